@@ -1,0 +1,167 @@
+//! The run's options: a line of `key=value` words that the host tool puts into an image.
+//!
+//! ```text
+//! leaf-map=autumn2021 workloads=cpuid,memory:64 watchdog=200000000
+//! ```
+//!
+//! The monitor and the guest read the same line; each takes what concerns it. The line is printed in the first record.
+
+use core::fmt;
+
+use crate::leaves::LeafMap;
+use crate::workload::{TABLE, Workload};
+
+/// Parsed options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options<'a> {
+    /// `leaf-map=`: where the course leaves are.
+    pub leaf_map: LeafMap,
+    /// `workloads=`: names, each with `:iterations` if not the default; empty for the default run.
+    workloads: &'a str,
+    /// `watchdog=`: TSC ticks without an exit after which the guest is stopped; 0 for never.
+    pub watchdog_ticks: u64,
+    /// `accounting=off`: run without the ledger, to measure what it costs. The account then stays empty.
+    pub accounting: bool,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self { leaf_map: LeafMap::default(), workloads: "", watchdog_ticks: 0, accounting: true }
+    }
+}
+
+/// Why an option was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionError<'a> {
+    /// A word that is not `key=value`, or whose key nobody knows.
+    Unknown(&'a str),
+    /// A value that the key does not take.
+    Value(&'a str),
+    /// A workload that does not exist.
+    Workload(&'a str),
+    /// A number of iterations that the workload does not take.
+    Iterations(&'a str),
+}
+
+impl fmt::Display for OptionError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OptionError::Unknown(word) => write!(f, "option `{word}` is unknown; there are leaf-map=, workloads=, watchdog=, accounting="),
+            OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
+            OptionError::Workload(name) => write!(f, "there is no workload `{name}`"),
+            OptionError::Iterations(item) => write!(f, "`{item}` asks for a number of iterations that the workload does not take"),
+        }
+    }
+}
+
+/// One selected workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Selected {
+    /// Its row.
+    pub workload: &'static Workload,
+    /// How many iterations.
+    pub iterations: u64,
+}
+
+/// Reads `name` or `name:iterations`.
+///
+/// # Errors
+/// The workload does not exist, or the number is not one in `1..=most`.
+pub fn parse_selected(item: &str) -> Result<Selected, OptionError<'_>> {
+    let (name, iterations) = item.split_once(':').map_or((item, None), |(name, n)| (name, Some(n)));
+    let workload = Workload::by_name(name).ok_or(OptionError::Workload(name))?;
+    let iterations = match iterations {
+        None => workload.iterations,
+        Some(digits) => match digits.parse() {
+            Ok(n) if (1..=workload.most).contains(&n) && !digits.starts_with('+') => n,
+            _ => return Err(OptionError::Iterations(item)),
+        },
+    };
+    Ok(Selected { workload, iterations })
+}
+
+impl<'a> Options<'a> {
+    /// Reads an options line.
+    ///
+    /// # Errors
+    /// The first word that is not an option with a value it takes.
+    pub fn parse(line: &'a str) -> Result<Self, OptionError<'a>> {
+        let mut options = Self::default();
+        for word in line.split_ascii_whitespace() {
+            let (key, value) = word.split_once('=').ok_or(OptionError::Unknown(word))?;
+            match key {
+                "leaf-map" => options.leaf_map = LeafMap::parse(value).ok_or(OptionError::Value(word))?,
+                "watchdog" => options.watchdog_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
+                "accounting" => {
+                    options.accounting = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(OptionError::Value(word)),
+                    }
+                }
+                "workloads" => {
+                    for item in value.split(',').filter(|item| !item.is_empty()) {
+                        parse_selected(item)?;
+                    }
+                    options.workloads = value;
+                }
+                _ => return Err(OptionError::Unknown(word)),
+            }
+        }
+        Ok(options)
+    }
+
+    /// The workloads to run, in order: those named, or all that return.
+    pub fn selected(&self) -> impl Iterator<Item = Selected> + use<'a> {
+        let named = self.workloads.split(',').filter_map(|item| parse_selected(item).ok());
+        let default = self.workloads.is_empty();
+        let all = TABLE.iter().filter(move |workload| default && workload.is_default());
+        named.chain(all.map(|workload| Selected { workload, iterations: workload.iterations }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::String;
+    use std::vec::Vec;
+
+    #[test]
+    fn an_empty_line_is_the_default_run() {
+        let options = Options::parse("").unwrap();
+        assert_eq!(options, Options::default());
+        assert_eq!(options.selected().count(), TABLE.iter().filter(|w| w.is_default()).count());
+    }
+
+    #[test]
+    fn named_workloads_come_in_their_order() {
+        let options = Options::parse("workloads=memory:64,cpuid leaf-map=autumn2022 watchdog=5 accounting=off").unwrap();
+        let selected: Vec<_> = options.selected().map(|s| (s.workload.name, s.iterations)).collect();
+        assert_eq!(selected, [("memory", 64), ("cpuid", 1000)]);
+        assert_eq!((options.leaf_map, options.watchdog_ticks, options.accounting), (LeafMap::Autumn2022, 5, false));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |line, error| assert_eq!(Options::parse(line), Err(error));
+        check("nonsense", OptionError::Unknown("nonsense"));
+        check("colour=red", OptionError::Unknown("colour=red"));
+        check("leaf-map=winter", OptionError::Value("leaf-map=winter"));
+        check("watchdog=-1", OptionError::Value("watchdog=-1"));
+        check("workloads=cpuid,cpuidd", OptionError::Workload("cpuidd"));
+        check("workloads=cpuid:0", OptionError::Iterations("cpuid:0"));
+        check("workloads=memory:99999", OptionError::Iterations("memory:99999"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_parses_without_panic(line in "\\PC{0,80}") {
+            if let Ok(options) = Options::parse(&line) {
+                let _ = options.selected().map(|s| s.iterations).collect::<Vec<_>>();
+            }
+            let worded: String = std::format!("workloads={line}");
+            let _ = Options::parse(&worded);
+        }
+    }
+}

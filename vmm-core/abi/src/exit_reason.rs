@@ -1,0 +1,382 @@
+//! THE table of basic exit reasons (SDM 3C appendix C), one row each, in order.
+//!
+//! Names in records and reports, the ledger's size, which leaf answers are "undefined" or "not enabled", and the
+//! documentation (`tollgate reasons`) all derive from it. No other file holds an exit reason's number.
+
+use core::fmt;
+
+/// The edition whose appendix C the table follows; printed with every account, because "undefined" depends on it.
+pub const SDM_EDITION: &str = "2025-06";
+
+/// Rows that a ledger keeps: every number up to the newest reason, and one for numbers beyond it.
+pub const ROWS: usize = NEWEST as usize + 2;
+
+/// The row where numbers beyond the newest reason are counted.
+pub const UNKNOWN_ROW: usize = ROWS - 1;
+
+/// A basic exit reason: bits 15:0 of the exit-reason field (SDM 3C 25.9.1). Any number is representable.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct ExitReason(pub u16);
+
+/// One thing that must hold for a reason to be possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// A bit of the pin-based VM-execution controls.
+    Pin(u8),
+    /// A bit of the primary processor-based VM-execution controls.
+    Proc(u8),
+    /// A bit of the secondary processor-based VM-execution controls.
+    Proc2(u8),
+    /// A bit of the tertiary processor-based VM-execution controls.
+    Proc3(u8),
+    /// At least one bit of the exception bitmap.
+    ExceptionBitmap,
+    /// At least one bit of the CR0 or CR4 guest/host mask.
+    CrMasks,
+    /// At least one port in the I/O bitmaps, or unconditional I/O exiting without bitmaps.
+    IoBitmaps,
+    /// At least one MSR read in the MSR bitmaps, or no bitmaps.
+    MsrReads,
+    /// At least one MSR write in the MSR bitmaps, or no bitmaps.
+    MsrWrites,
+    /// A property of the processor that the guest can reach.
+    Has(Feature),
+}
+
+/// Processor properties on which an unconditional exit depends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Feature {
+    /// EPT, hence INVEPT.
+    Ept,
+    /// VPID, hence INVVPID.
+    Vpid,
+    /// XSAVE, hence XSETBV.
+    Xsave,
+    /// SMX, with CR4.SMXE settable by the guest.
+    Smx,
+    /// Dual-monitor treatment of SMIs and SMM.
+    DualMonitor,
+    /// Trust Domain Extensions.
+    Tdx,
+    /// URDMSR and UWRMSR.
+    UserMsr,
+    /// The immediate forms of RDMSR and WRMSRNS.
+    MsrImmediate,
+}
+
+/// The VM-execution controls in force, as far as they decide which exits can happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Controls {
+    /// Pin-based controls.
+    pub pin: u32,
+    /// Primary processor-based controls.
+    pub proc: u32,
+    /// Secondary processor-based controls; 0 unless activated.
+    pub proc2: u32,
+    /// Tertiary processor-based controls; 0 unless activated.
+    pub proc3: u64,
+    /// Exception bitmap.
+    pub exception_bitmap: u32,
+    /// CR0 guest/host mask.
+    pub cr0_mask: u64,
+    /// CR4 guest/host mask.
+    pub cr4_mask: u64,
+    /// Some port exits.
+    pub io_exits: bool,
+    /// Some MSR read exits.
+    pub msr_reads_exit: bool,
+    /// Some MSR write exits.
+    pub msr_writes_exit: bool,
+    /// Bit `Feature as u8` set: the processor has it and the guest can reach it.
+    pub features: u8,
+}
+
+impl Controls {
+    /// Whether one need is met.
+    pub const fn meet(&self, need: Need) -> bool {
+        match need {
+            Need::Pin(bit) => self.pin >> bit & 1 != 0,
+            Need::Proc(bit) => self.proc >> bit & 1 != 0,
+            Need::Proc2(bit) => self.proc2 >> bit & 1 != 0,
+            Need::Proc3(bit) => self.proc3 >> bit & 1 != 0,
+            Need::ExceptionBitmap => self.exception_bitmap != 0,
+            Need::CrMasks => self.cr0_mask | self.cr4_mask != 0,
+            Need::IoBitmaps => self.io_exits,
+            Need::MsrReads => self.msr_reads_exit,
+            Need::MsrWrites => self.msr_writes_exit,
+            Need::Has(feature) => self.features >> feature as u8 & 1 != 0,
+        }
+    }
+
+    /// Whether these controls can produce an exit for `reason`. False for undefined reasons.
+    pub fn enable(&self, reason: ExitReason) -> bool {
+        reason.row().is_some_and(|row| match row.enabled_by {
+            EnabledBy::Always => true,
+            EnabledBy::AnyOf(ways) => ways.iter().any(|all| all.iter().all(|&need| self.meet(need))),
+        })
+    }
+}
+
+/// What makes a reason possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnabledBy {
+    /// Nothing: VMX operation alone produces it.
+    Always,
+    /// Any of these sets of needs, each met in full.
+    AnyOf(&'static [&'static [Need]]),
+}
+
+/// The table's answer about one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The SDM defines no such reason.
+    Undefined,
+    /// Defined, and the controls in force cannot produce it.
+    NotEnabled,
+    /// The controls in force can produce it.
+    Enabled,
+}
+
+impl Status {
+    /// The word in records and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Status::Undefined => "undefined",
+            Status::NotEnabled => "not-enabled",
+            Status::Enabled => "enabled",
+        }
+    }
+
+    /// The inverse of [`Status::as_str`].
+    pub fn parse(word: &str) -> Option<Self> {
+        [Status::Undefined, Status::NotEnabled, Status::Enabled].into_iter().find(|s| s.as_str() == word)
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The basic exit reason.
+    pub reason: ExitReason,
+    /// The name as the SDM writes it.
+    pub name: &'static str,
+    /// The first processor generation, or specification, with it.
+    pub since: &'static str,
+    /// What makes it possible.
+    pub enabled_by: EnabledBy,
+    /// What the guest does to provoke it.
+    pub provoked_by: &'static str,
+    /// Where it can be produced among Tollgate's platforms.
+    pub platforms: &'static str,
+}
+
+macro_rules! exit_reasons {
+    (@by always) => { EnabledBy::Always };
+    (@by $([$($need:expr),+])|+) => { EnabledBy::AnyOf(&[$(&[$($need),+]),+]) };
+    ($($number:literal $ident:ident $name:literal, $since:literal, ($($by:tt)+), $how:literal, $where:literal;)*) => {
+        impl ExitReason {
+            $(#[doc = concat!("Basic exit reason ", stringify!($number), ": ", $name, ".")]
+            pub const $ident: Self = Self($number);)*
+        }
+
+        /// Every defined reason, in ascending order.
+        pub const TABLE: &[Row] = &[$(Row {
+            reason: ExitReason::$ident,
+            name: $name,
+            since: $since,
+            enabled_by: exit_reasons!(@by $($by)+),
+            provoked_by: $how,
+            platforms: $where,
+        }),*];
+    };
+}
+
+use Feature::*;
+use Need::*;
+
+exit_reasons! {
+    0 EXCEPTION_OR_NMI "Exception or non-maskable interrupt", "VMX", ([ExceptionBitmap] | [Pin(3)]), "an exception whose bit is set in the exception bitmap; an NMI", "any VT-x";
+    1 EXTERNAL_INTERRUPT "External interrupt", "VMX", ([Pin(0)]), "a device or APIC interrupt", "any VT-x";
+    2 TRIPLE_FAULT "Triple fault", "VMX", (always), "an exception while #DF is delivered", "any VT-x";
+    3 INIT "INIT signal", "VMX", (always), "an INIT from another CPU", "any VT-x with two CPUs";
+    4 SIPI "Start-up IPI (SIPI)", "VMX", (always), "a SIPI while in the wait-for-SIPI state", "any VT-x with two CPUs";
+    5 IO_SMI "I/O system-management interrupt (SMI)", "VMX", ([Has(DualMonitor)]), "an SMI after I/O, under dual-monitor treatment", "silicon with an SMM monitor";
+    6 OTHER_SMI "Other SMI", "VMX", ([Has(DualMonitor)]), "any other SMI under dual-monitor treatment", "silicon with an SMM monitor";
+    7 INTERRUPT_WINDOW "Interrupt window", "VMX", ([Proc(2)]), "interrupts becoming deliverable", "any VT-x";
+    8 NMI_WINDOW "NMI window", "VMX", ([Proc(22)]), "NMIs becoming deliverable", "any VT-x";
+    9 TASK_SWITCH "Task switch", "VMX", (always), "a far JMP or CALL to a TSS, IRET with NT, a task gate", "any VT-x, 32-bit guest";
+    10 CPUID "CPUID", "VMX", (always), "CPUID", "any VT-x";
+    11 GETSEC "GETSEC", "SMX", ([Has(Smx)]), "GETSEC with CR4.SMXE set", "VT-x with SMX";
+    12 HLT "HLT", "VMX", ([Proc(7)]), "HLT", "any VT-x";
+    13 INVD "INVD", "VMX", (always), "INVD", "any VT-x";
+    14 INVLPG "INVLPG", "VMX", ([Proc(9)]), "INVLPG", "any VT-x";
+    15 RDPMC "RDPMC", "VMX", ([Proc(11)]), "RDPMC", "any VT-x";
+    16 RDTSC "RDTSC", "VMX", ([Proc(12)]), "RDTSC", "any VT-x";
+    17 RSM "RSM", "VMX", ([Has(DualMonitor)]), "RSM in SMM under dual-monitor treatment", "silicon with an SMM monitor";
+    18 VMCALL "VMCALL", "VMX", (always), "VMCALL", "any VT-x";
+    19 VMCLEAR "VMCLEAR", "VMX", (always), "VMCLEAR", "any VT-x";
+    20 VMLAUNCH "VMLAUNCH", "VMX", (always), "VMLAUNCH", "any VT-x";
+    21 VMPTRLD "VMPTRLD", "VMX", (always), "VMPTRLD", "any VT-x";
+    22 VMPTRST "VMPTRST", "VMX", (always), "VMPTRST", "any VT-x";
+    23 VMREAD "VMREAD", "VMX", (always), "VMREAD", "any VT-x";
+    24 VMRESUME "VMRESUME", "VMX", (always), "VMRESUME", "any VT-x";
+    25 VMWRITE "VMWRITE", "VMX", (always), "VMWRITE", "any VT-x";
+    26 VMXOFF "VMXOFF", "VMX", (always), "VMXOFF", "any VT-x";
+    27 VMXON "VMXON", "VMX", (always), "VMXON", "any VT-x";
+    28 CR_ACCESS "Control-register accesses", "VMX", ([CrMasks] | [Proc(15)] | [Proc(16)] | [Proc(19)] | [Proc(20)]), "MOV to or from CR0, CR3, CR4, CR8; CLTS; LMSW", "any VT-x";
+    29 MOV_DR "MOV DR", "VMX", ([Proc(23)]), "MOV to or from a debug register", "any VT-x";
+    30 IO_INSTRUCTION "I/O instruction", "VMX", ([IoBitmaps]), "IN, OUT, INS, OUTS", "any VT-x";
+    31 RDMSR "RDMSR", "VMX", ([MsrReads]), "RDMSR", "any VT-x";
+    32 WRMSR "WRMSR or WRMSRNS", "VMX", ([MsrWrites]), "WRMSR, WRMSRNS", "any VT-x";
+    33 ENTRY_FAILURE_GUEST_STATE "VM-entry failure due to invalid guest state", "VMX", (always), "a VM entry with invalid guest state", "any VT-x";
+    34 ENTRY_FAILURE_MSR_LOADING "VM-entry failure due to MSR loading", "VMX", (always), "a VM entry that loads a refused MSR value", "any VT-x";
+    36 MWAIT "MWAIT", "VMX", ([Proc(10)]), "MWAIT", "any VT-x";
+    37 MONITOR_TRAP_FLAG "Monitor trap flag", "Penryn", ([Proc(27)]), "any instruction while the monitor steps it; an injected MTF", "VT-x with MTF";
+    39 MONITOR "MONITOR", "VMX", ([Proc(29)]), "MONITOR", "any VT-x";
+    40 PAUSE "PAUSE", "VMX", ([Proc(30)] | [Proc2(10)]), "PAUSE; a long PAUSE loop", "any VT-x";
+    41 ENTRY_FAILURE_MACHINE_CHECK "VM-entry failure due to machine-check event", "VMX", (always), "a machine check during VM entry", "silicon";
+    43 TPR_BELOW_THRESHOLD "TPR below threshold", "VMX", ([Proc(21)]), "MOV to CR8 below the TPR threshold", "any VT-x";
+    44 APIC_ACCESS "APIC access", "Penryn", ([Proc2(0)]), "an access to the APIC-access page", "VT-x with APIC accesses";
+    45 VIRTUALIZED_EOI "Virtualized EOI", "Ivy Bridge-EP", ([Proc2(9)]), "an EOI of a vector in the EOI-exit bitmap", "VT-x with virtual-interrupt delivery";
+    46 GDTR_IDTR_ACCESS "Access to GDTR or IDTR", "Nehalem", ([Proc2(2)]), "SGDT, SIDT, LGDT, LIDT", "VT-x with descriptor-table exiting";
+    47 LDTR_TR_ACCESS "Access to LDTR or TR", "Nehalem", ([Proc2(2)]), "SLDT, STR, LLDT, LTR", "VT-x with descriptor-table exiting";
+    48 EPT_VIOLATION "EPT violation", "Nehalem", ([Proc2(1)]), "an access that the EPT entries do not allow", "VT-x with EPT";
+    49 EPT_MISCONFIGURATION "EPT misconfiguration", "Nehalem", ([Proc2(1)]), "an access through a malformed EPT entry", "VT-x with EPT";
+    50 INVEPT "INVEPT", "Nehalem", ([Has(Ept)]), "INVEPT", "VT-x with EPT";
+    51 RDTSCP "RDTSCP", "Nehalem", ([Proc(12), Proc2(3)]), "RDTSCP", "VT-x with RDTSCP";
+    52 PREEMPTION_TIMER "VMX-preemption timer expired", "Nehalem", ([Pin(6)]), "guest time passing", "VT-x with the preemption timer";
+    53 INVVPID "INVVPID", "Nehalem", ([Has(Vpid)]), "INVVPID", "VT-x with VPID";
+    54 WBINVD "WBINVD or WBNOINVD", "Nehalem", ([Proc2(6)]), "WBINVD, WBNOINVD", "VT-x with WBINVD exiting";
+    55 XSETBV "XSETBV", "Penryn", ([Has(Xsave)]), "XSETBV", "VT-x with XSAVE";
+    56 APIC_WRITE "APIC write", "Ivy Bridge-EP", ([Proc2(8)] | [Proc2(9)]), "a write to a virtualized APIC register", "VT-x with APIC-register virtualization";
+    57 RDRAND "RDRAND", "Ivy Bridge", ([Proc2(11)]), "RDRAND", "VT-x with RDRAND exiting";
+    58 INVPCID "INVPCID", "Haswell", ([Proc(9), Proc2(12)]), "INVPCID", "VT-x with INVPCID";
+    59 VMFUNC "VMFUNC", "Haswell", ([Proc2(13)]), "VMFUNC of a function that is not enabled or fails", "VT-x with VM functions";
+    60 ENCLS "ENCLS", "Skylake", ([Proc2(15)]), "ENCLS", "silicon with SGX";
+    61 RDSEED "RDSEED", "Broadwell", ([Proc2(16)]), "RDSEED", "VT-x with RDSEED exiting";
+    62 PML_FULL "Page-modification log full", "Broadwell", ([Proc2(17)]), "the 513th first write to a page", "VT-x with PML";
+    63 XSAVES "XSAVES", "Skylake", ([Proc2(20)]), "XSAVES of a component in the XSS-exiting bitmap", "VT-x with XSAVES";
+    64 XRSTORS "XRSTORS", "Skylake", ([Proc2(20)]), "XRSTORS of a component in the XSS-exiting bitmap", "VT-x with XSAVES";
+    65 PCONFIG "PCONFIG", "Ice Lake", ([Proc2(27)]), "PCONFIG", "silicon with MKTME";
+    66 SPP "SPP-related event", "Ice Lake", ([Proc2(23)]), "a write through a missing or malformed SPP entry", "VT-x with sub-page permissions";
+    67 UMWAIT "UMWAIT", "Tremont", ([Proc2(26), Proc(12)]), "UMWAIT", "silicon with WAITPKG";
+    68 TPAUSE "TPAUSE", "Tremont", ([Proc2(26), Proc(12)]), "TPAUSE", "silicon with WAITPKG";
+    69 LOADIWKEY "LOADIWKEY", "Tiger Lake", ([Proc3(0)]), "LOADIWKEY", "silicon with Key Locker";
+    70 ENCLV "ENCLV", "Ice Lake-SP", ([Proc2(28)]), "ENCLV", "silicon with SGX";
+    72 ENQCMD_PASID "ENQCMD PASID translation failure", "Sapphire Rapids", ([Proc2(21)]), "ENQCMD with an untranslatable PASID", "silicon with ENQCMD";
+    73 ENQCMDS_PASID "ENQCMDS PASID translation failure", "Sapphire Rapids", ([Proc2(21)]), "ENQCMDS with an untranslatable PASID", "silicon with ENQCMD";
+    74 BUS_LOCK "Bus lock", "Sapphire Rapids", ([Proc2(30)]), "a locked access that splits a cache line", "silicon with bus-lock detection";
+    75 INSTRUCTION_TIMEOUT "Instruction timeout", "Sapphire Rapids", ([Proc2(31)]), "no instruction boundary within the notify window", "silicon with notify-window exiting";
+    76 SEAMCALL "SEAMCALL", "TDX", ([Has(Tdx)]), "SEAMCALL", "silicon with TDX";
+    77 TDCALL "TDCALL", "TDX", ([Has(Tdx)]), "TDCALL", "silicon with TDX";
+    78 RDMSRLIST "RDMSRLIST", "Sierra Forest", ([Proc3(6)]), "RDMSRLIST", "silicon with MSRLIST";
+    79 WRMSRLIST "WRMSRLIST", "Sierra Forest", ([Proc3(6)]), "WRMSRLIST", "silicon with MSRLIST";
+    80 URDMSR "URDMSR", "Clearwater Forest", ([Has(UserMsr)]), "URDMSR", "silicon with USER_MSR";
+    81 UWRMSR "UWRMSR", "Clearwater Forest", ([Has(UserMsr)]), "UWRMSR", "silicon with USER_MSR";
+    84 RDMSR_IMMEDIATE "RDMSR (immediate)", "2025 lists", ([Has(MsrImmediate), MsrReads]), "RDMSR with an immediate MSR address", "silicon with MSR_IMM";
+    85 WRMSRNS_IMMEDIATE "WRMSRNS (immediate)", "2025 lists", ([Has(MsrImmediate), MsrWrites]), "WRMSRNS with an immediate MSR address", "silicon with MSR_IMM";
+}
+
+const NEWEST: u16 = TABLE[TABLE.len() - 1].reason.0;
+
+/// Position in [`TABLE`] plus one of each number up to the newest; 0 where undefined.
+const POSITION: [u8; NEWEST as usize + 1] = {
+    let mut position = [0; NEWEST as usize + 1];
+    let mut i = 0;
+    while i < TABLE.len() {
+        assert!(i == 0 || TABLE[i - 1].reason.0 < TABLE[i].reason.0, "the table is not in ascending order");
+        position[TABLE[i].reason.0 as usize] = i as u8 + 1;
+        i += 1;
+    }
+    position
+};
+
+impl ExitReason {
+    /// The table's row, or `None` for an undefined reason.
+    pub fn row(self) -> Option<&'static Row> {
+        match POSITION.get(self.0 as usize) {
+            Some(&position) if position > 0 => Some(&TABLE[position as usize - 1]),
+            _ => None,
+        }
+    }
+
+    /// Whether the SDM edition of the table defines this number.
+    pub fn is_defined(self) -> bool {
+        self.row().is_some()
+    }
+
+    /// The SDM's name, or `"undefined"`.
+    pub fn name(self) -> &'static str {
+        self.row().map_or("undefined", |row| row.name)
+    }
+
+    /// The ledger row that counts this number.
+    #[inline(always)]
+    pub const fn ledger_row(self) -> usize {
+        if self.0 as usize <= NEWEST as usize { self.0 as usize } else { UNKNOWN_ROW }
+    }
+
+    /// What the controls in force make of this number.
+    pub fn status(self, controls: &Controls) -> Status {
+        if !self.is_defined() {
+            Status::Undefined
+        } else if controls.enable(self) {
+            Status::Enabled
+        } else {
+            Status::NotEnabled
+        }
+    }
+}
+
+impl fmt::Debug for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.0, self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn undefined_numbers_are_those_of_the_edition() {
+        let undefined: Vec<u16> = (0..=NEWEST).filter(|&n| !ExitReason(n).is_defined()).collect();
+        assert_eq!(undefined, [35, 38, 42, 71, 82, 83]);
+        assert_eq!(TABLE.len() + undefined.len(), 86);
+        assert!((86..=u16::MAX).all(|n| !ExitReason(n).is_defined()));
+    }
+
+    #[test]
+    fn every_number_has_a_ledger_row() {
+        assert_eq!(ExitReason(85).ledger_row(), 85);
+        assert_eq!(ExitReason(86).ledger_row(), UNKNOWN_ROW);
+        assert_eq!(ExitReason(u16::MAX).ledger_row(), UNKNOWN_ROW);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = TABLE.iter().map(|row| row.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), TABLE.len());
+    }
+
+    #[test]
+    fn enabled_follows_the_controls() {
+        let none = Controls::default();
+        assert_eq!(ExitReason::CPUID.status(&none), Status::Enabled);
+        assert_eq!(ExitReason::HLT.status(&none), Status::NotEnabled);
+        assert_eq!(ExitReason(35).status(&none), Status::Undefined);
+        let rdtsc = Controls { proc: 1 << 12, ..none };
+        assert!(rdtsc.enable(ExitReason::RDTSC) && !rdtsc.enable(ExitReason::RDTSCP));
+        let rdtscp = Controls { proc2: 1 << 3, ..rdtsc };
+        assert!(rdtscp.enable(ExitReason::RDTSCP));
+        let ple = Controls { proc2: 1 << 10, ..none };
+        assert!(ple.enable(ExitReason::PAUSE));
+        let ept = Controls { features: 1 << Feature::Ept as u8, ..none };
+        assert!(ept.enable(ExitReason::INVEPT) && !ept.enable(ExitReason::EPT_VIOLATION));
+    }
+}

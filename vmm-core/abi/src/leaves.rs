@@ -1,0 +1,293 @@
+//! The CPUID leaves through which a guest reads the account: their numbers, questions and answers.
+//!
+//! Four leaves come from a university course that moved them between terms ([`LeafMap`]); the others are Tollgate's own
+//! and never move. The monitor decodes the question and encodes the answer here; so does whoever asks.
+
+use crate::exit_reason::Status;
+
+/// Version of this contract, in EAX of [`CONTRACT`].
+pub const CONTRACT_VERSION: u32 = 1;
+
+/// The signature in EBX, ECX, EDX of leaf `0x4000_0000`.
+pub const SIGNATURE: &[u8; 12] = b"TollgateVMM\0";
+
+/// The hypervisor signature leaf.
+pub const HYPERVISOR: u32 = 0x4000_0000;
+
+/// Version of this contract (EAX) and number of vCPUs (EBX).
+pub const CONTRACT: u32 = 0x4fff_fff0;
+/// One bucket of a reason's histogram; see [`BucketQuery`].
+pub const BUCKET: u32 = 0x4fff_fff9;
+/// Minimum (EBX:EAX) and maximum (EDX:ECX) cycles of one exit; see [`RowQuery`].
+pub const EXTREMES: u32 = 0x4fff_fffa;
+/// Status (EAX) and 64-bit count (EBX:ECX); see [`RowQuery`].
+pub const STATUS: u32 = 0x4fff_fffb;
+
+/// What a leaf asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaf {
+    /// Exits of all reasons, all vCPUs.
+    TotalCount,
+    /// Cycles of all exits, all vCPUs.
+    TotalCycles,
+    /// Both totals at once (spring 2021).
+    Totals,
+    /// Exits for the reason in ECX.
+    ReasonCount,
+    /// Cycles for the reason in ECX.
+    ReasonCycles,
+    /// [`STATUS`].
+    Status,
+    /// [`EXTREMES`].
+    Extremes,
+    /// [`BUCKET`].
+    Bucket,
+    /// [`CONTRACT`].
+    Contract,
+}
+
+/// Where the course put its leaves in a given term.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LeafMap {
+    /// FF both totals, FE count per reason.
+    Spring2021,
+    /// FF count, FE cycles, FD count per reason, FC cycles per reason.
+    #[default]
+    Autumn2021,
+    /// The reverse: FC count, FD cycles, FE count per reason, FF cycles per reason.
+    Autumn2022,
+}
+
+impl LeafMap {
+    /// Every map.
+    pub const ALL: [LeafMap; 3] = [LeafMap::Spring2021, LeafMap::Autumn2021, LeafMap::Autumn2022];
+
+    /// The term's name on command lines and in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LeafMap::Spring2021 => "spring2021",
+            LeafMap::Autumn2021 => "autumn2021",
+            LeafMap::Autumn2022 => "autumn2022",
+        }
+    }
+
+    /// The inverse of [`LeafMap::name`].
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|map| map.name() == name)
+    }
+
+    /// The term's leaves, from `0x4FFFFFFF` down.
+    const fn course(self) -> [Option<Leaf>; 4] {
+        match self {
+            LeafMap::Spring2021 => [Some(Leaf::Totals), Some(Leaf::ReasonCount), None, None],
+            LeafMap::Autumn2021 => {
+                [Some(Leaf::TotalCount), Some(Leaf::TotalCycles), Some(Leaf::ReasonCount), Some(Leaf::ReasonCycles)]
+            }
+            LeafMap::Autumn2022 => {
+                [Some(Leaf::ReasonCycles), Some(Leaf::ReasonCount), Some(Leaf::TotalCycles), Some(Leaf::TotalCount)]
+            }
+        }
+    }
+
+    /// What EAX asks for, or `None` where it is none of our leaves.
+    pub fn decode(self, eax: u32) -> Option<Leaf> {
+        match eax {
+            0x4fff_fffc..=0x4fff_ffff => self.course()[(0x4fff_ffff - eax) as usize],
+            STATUS => Some(Leaf::Status),
+            EXTREMES => Some(Leaf::Extremes),
+            BUCKET => Some(Leaf::Bucket),
+            CONTRACT => Some(Leaf::Contract),
+            _ => None,
+        }
+    }
+
+    /// The EAX that asks for `leaf`, or `None` where this term has no such leaf.
+    pub fn encode(self, leaf: Leaf) -> Option<u32> {
+        (CONTRACT..=0x4fff_ffff).find(|&eax| self.decode(eax) == Some(leaf))
+    }
+}
+
+/// The question in ECX of [`STATUS`] and [`EXTREMES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowQuery {
+    /// Bits 15:0: the basic exit reason.
+    pub reason: u16,
+    /// Bits 31:16 less one: the vCPU; 0 there, `None` here, asks for all together.
+    pub vcpu: Option<u16>,
+}
+
+impl RowQuery {
+    /// Reads ECX.
+    pub const fn decode(ecx: u32) -> Self {
+        Self { reason: ecx as u16, vcpu: ((ecx >> 16) as u16).checked_sub(1) }
+    }
+
+    /// Writes ECX. A vCPU of `u16::MAX` cannot be asked for and wraps to "all".
+    pub const fn encode(self) -> u32 {
+        let vcpu = match self.vcpu {
+            Some(vcpu) => vcpu.wrapping_add(1),
+            None => 0,
+        };
+        self.reason as u32 | (vcpu as u32) << 16
+    }
+}
+
+/// The question in ECX of [`BUCKET`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketQuery {
+    /// Bits 15:0: the basic exit reason.
+    pub reason: u16,
+    /// Bits 23:16: exits that took at least `1 << bucket` cycles and less than twice that (bucket 0 has 0 and 1).
+    pub bucket: u8,
+    /// Bits 31:24 less one: the vCPU; 0 there, `None` here, asks for all together.
+    pub vcpu: Option<u16>,
+}
+
+impl BucketQuery {
+    /// Reads ECX.
+    pub const fn decode(ecx: u32) -> Self {
+        let vcpu = match (ecx >> 24) as u16 {
+            0 => None,
+            vcpu => Some(vcpu - 1),
+        };
+        Self { reason: ecx as u16, bucket: (ecx >> 16) as u8, vcpu }
+    }
+
+    /// Writes ECX. A vCPU above 254 cannot be asked for.
+    pub const fn encode(self) -> u32 {
+        let vcpu = match self.vcpu {
+            Some(vcpu) => vcpu as u8 + 1,
+            None => 0,
+        };
+        self.reason as u32 | (self.bucket as u32) << 16 | (vcpu as u32) << 24
+    }
+}
+
+/// EAX, EBX, ECX, EDX after CPUID. The upper halves of RAX..RDX are zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Answer {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+impl Answer {
+    /// Zero in all four: a reason that is not enabled here.
+    pub const ZERO: Self = Self { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    /// A reason that the SDM does not define.
+    pub const UNDEFINED: Self = Self { edx: u32::MAX, ..Self::ZERO };
+
+    /// A count in EAX: its low 32 bits.
+    pub const fn count(count: u64) -> Self {
+        Self { eax: count as u32, ..Self::ZERO }
+    }
+
+    /// Cycles in EBX:ECX.
+    pub const fn cycles(cycles: u64) -> Self {
+        Self { ebx: (cycles >> 32) as u32, ecx: cycles as u32, ..Self::ZERO }
+    }
+
+    /// The answer of [`Leaf::Totals`]: a count in EAX, cycles in EBX:ECX.
+    pub const fn totals(count: u64, cycles: u64) -> Self {
+        Self { eax: count as u32, ..Self::cycles(cycles) }
+    }
+
+    /// The answer of [`STATUS`].
+    pub const fn status(status: Status, count: u64) -> Self {
+        Self { eax: status as u32, ..Self::cycles(count) }
+    }
+
+    /// The answer of [`EXTREMES`].
+    pub const fn extremes(min: u64, max: u64) -> Self {
+        Self { eax: min as u32, ebx: (min >> 32) as u32, ecx: max as u32, edx: (max >> 32) as u32 }
+    }
+
+    /// The answer of [`BUCKET`].
+    pub const fn bucket(count: u64) -> Self {
+        Self { eax: count as u32, edx: (count >> 32) as u32, ..Self::ZERO }
+    }
+
+    /// EBX:ECX as one number: cycles, or the count of [`STATUS`].
+    pub const fn ebx_ecx(self) -> u64 {
+        (self.ebx as u64) << 32 | self.ecx as u64
+    }
+
+    /// EBX:EAX as one number: the minimum of [`EXTREMES`].
+    pub const fn ebx_eax(self) -> u64 {
+        (self.ebx as u64) << 32 | self.eax as u64
+    }
+
+    /// EDX:ECX as one number: the maximum of [`EXTREMES`].
+    pub const fn edx_ecx(self) -> u64 {
+        (self.edx as u64) << 32 | self.ecx as u64
+    }
+
+    /// EDX:EAX as one number: the count of [`BUCKET`].
+    pub const fn edx_eax(self) -> u64 {
+        (self.edx as u64) << 32 | self.eax as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_default_map_is_the_contract() {
+        let map = LeafMap::default();
+        let expected = [
+            (0x4fff_ffff, Leaf::TotalCount),
+            (0x4fff_fffe, Leaf::TotalCycles),
+            (0x4fff_fffd, Leaf::ReasonCount),
+            (0x4fff_fffc, Leaf::ReasonCycles),
+            (0x4fff_fffb, Leaf::Status),
+            (0x4fff_fffa, Leaf::Extremes),
+            (0x4fff_fff9, Leaf::Bucket),
+            (0x4fff_fff0, Leaf::Contract),
+        ];
+        for (eax, leaf) in expected {
+            assert_eq!(map.decode(eax), Some(leaf));
+            assert_eq!(map.encode(leaf), Some(eax));
+        }
+        assert_eq!(map.decode(0x4fff_fff8), None);
+        assert_eq!(map.decode(0x5000_0000), None);
+    }
+
+    #[test]
+    fn other_terms_move_the_course_leaves_only() {
+        assert_eq!(LeafMap::Spring2021.decode(0x4fff_ffff), Some(Leaf::Totals));
+        assert_eq!(LeafMap::Spring2021.decode(0x4fff_fffe), Some(Leaf::ReasonCount));
+        assert_eq!(LeafMap::Spring2021.decode(0x4fff_fffd), None);
+        assert_eq!(LeafMap::Spring2021.encode(Leaf::ReasonCycles), None);
+        assert_eq!(LeafMap::Autumn2022.decode(0x4fff_fffc), Some(Leaf::TotalCount));
+        assert_eq!(LeafMap::Autumn2022.decode(0x4fff_fffd), Some(Leaf::TotalCycles));
+        assert_eq!(LeafMap::Autumn2022.decode(0x4fff_fffe), Some(Leaf::ReasonCount));
+        assert_eq!(LeafMap::Autumn2022.decode(0x4fff_ffff), Some(Leaf::ReasonCycles));
+        for map in LeafMap::ALL {
+            assert_eq!(map.decode(STATUS), Some(Leaf::Status));
+            assert_eq!(LeafMap::parse(map.name()), Some(map));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn queries_round_trip(ecx in any::<u32>()) {
+            prop_assert_eq!(RowQuery::decode(ecx).encode(), ecx);
+            prop_assert_eq!(BucketQuery::decode(ecx).encode(), ecx);
+        }
+
+        #[test]
+        fn pairs_round_trip(a in any::<u64>(), b in any::<u64>()) {
+            prop_assert_eq!(Answer::cycles(a).ebx_ecx(), a);
+            prop_assert_eq!(Answer::bucket(a).edx_eax(), a);
+            prop_assert_eq!((Answer::extremes(a, b).ebx_eax(), Answer::extremes(a, b).edx_ecx()), (a, b));
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The contracts between Tollgate's monitor, its guest and the host tool.
+//!
+//! Each module is one table or one format, and everything else derives from it: what an exit reason is called, which
+//! leaf answers what, how a record is written and read, what a workload provokes. Nothing here touches hardware,
+//! allocates, or needs `unsafe`, so the same code is tested on the host and runs in the image.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod command_line;
+pub mod ending;
+pub mod exit_reason;
+pub mod guest_image;
+pub mod hypercall;
+pub mod leaves;
+pub mod machine;
+pub mod profile;
+pub mod record;
+pub mod workload;
+
+pub use exit_reason::ExitReason;

@@ -1,0 +1,141 @@
+//! Intercept profiles: which VM exits a workload wants, beyond those that can't be avoided.
+//!
+//! The monitor turns a profile into controls (masked by what the processor allows); the guest derives from the same rows which of its
+//! own operations must exit. Bit numbers are those of SDM 3C 25.6.1, 25.6.2.
+
+/// A named set of intercepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Profile {
+    /// What VMX operation imposes and what the monitor's safety and repeatability need.
+    #[default]
+    Minimal,
+    /// Every instruction and exception that this processor lets us intercept.
+    Full,
+}
+
+/// Controls that a profile wants where the processor allows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intercepts {
+    /// Primary processor-based controls.
+    pub proc: u32,
+    /// Secondary processor-based controls.
+    pub proc2: u32,
+    /// Exception bitmap.
+    pub exception_bitmap: u32,
+    /// CR0 guest/host mask.
+    pub cr0_mask: u64,
+    /// CR4 guest/host mask.
+    pub cr4_mask: u64,
+    /// Every MSR access exits, the passed-through ones too.
+    pub all_msrs: bool,
+}
+
+const fn bits(list: &[u8]) -> u32 {
+    let (mut word, mut i) = (0, 0);
+    while i < list.len() {
+        word |= 1 << list[i];
+        i += 1;
+    }
+    word
+}
+
+/// CR0.PE, NE, NW, CD, PG: leaving long mode, the FPU's error reporting that VMX fixes, and the caches.
+const CR0_GUARDED: u64 = 1 | 1 << 5 | 1 << 29 | 1 << 30 | 1 << 31;
+/// CR4.PAE, VMXE, SMXE, OSXSAVE (mirrored by CPUID), CET and every bit above: state that the monitor does not switch.
+const CR4_GUARDED: u64 = 1 << 5 | 1 << 13 | 1 << 14 | 1 << 18 | !((1 << 23) - 1);
+
+/// HLT exiting: a halted guest must give the processor back.
+const MINIMAL_PROC: u32 = bits(&[7]);
+/// RDRAND and RDSEED exiting: their values do not repeat, so guests do not see them.
+const MINIMAL_PROC2: u32 = bits(&[11, 16]);
+
+const MINIMAL: Intercepts = Intercepts {
+    proc: MINIMAL_PROC,
+    proc2: MINIMAL_PROC2,
+    exception_bitmap: 0,
+    cr0_mask: CR0_GUARDED,
+    cr4_mask: CR4_GUARDED,
+    all_msrs: false,
+};
+
+const FULL: Intercepts = Intercepts {
+    // INVLPG, MWAIT, RDPMC, RDTSC, CR3 load, CR3 store, CR8 load, CR8 store, MOV DR, MONITOR, PAUSE
+    proc: MINIMAL_PROC | bits(&[9, 10, 11, 12, 15, 16, 19, 20, 23, 29, 30]),
+    // descriptor tables, WBINVD, INVPCID, VM functions (none of them enabled), ENCLS, PCONFIG, ENCLV
+    proc2: MINIMAL_PROC2 | bits(&[2, 6, 12, 13, 15, 27, 28]),
+    exception_bitmap: u32::MAX,
+    cr0_mask: u64::MAX,
+    cr4_mask: u64::MAX,
+    all_msrs: true,
+};
+
+/// MSRs that the guest reaches directly unless the profile intercepts all: FS base, GS base, kernel GS base.
+pub const PASSED_THROUGH_MSRS: &[u32] = &[0xc000_0100, 0xc000_0101, 0xc000_0102];
+
+impl Profile {
+    /// Every profile.
+    pub const ALL: [Profile; 2] = [Profile::Minimal, Profile::Full];
+
+    /// The profile's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Profile::Minimal => "minimal",
+            Profile::Full => "full",
+        }
+    }
+
+    /// The inverse of [`Profile::name`].
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+
+    /// What the profile wants.
+    pub const fn intercepts(self) -> Intercepts {
+        match self {
+            Profile::Minimal => MINIMAL,
+            Profile::Full => FULL,
+        }
+    }
+
+    /// Whether MOV to CR0 exits: it changes a guarded bit from what the guest reads (SDM 3C 26.1.3).
+    pub const fn cr0_write_exits(self, old: u64, new: u64) -> bool {
+        (old ^ new) & self.intercepts().cr0_mask != 0
+    }
+
+    /// Whether MOV to CR4 exits.
+    pub const fn cr4_write_exits(self, old: u64, new: u64) -> bool {
+        (old ^ new) & self.intercepts().cr4_mask != 0
+    }
+
+    /// Whether RDMSR and WRMSR of `msr` exit.
+    pub fn msr_exits(self, msr: u32) -> bool {
+        self.intercepts().all_msrs || !PASSED_THROUGH_MSRS.contains(&msr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_contains_minimal() {
+        let (minimal, full) = (Profile::Minimal.intercepts(), Profile::Full.intercepts());
+        assert_eq!(minimal.proc & !full.proc, 0);
+        assert_eq!(minimal.proc2 & !full.proc2, 0);
+        assert_eq!(minimal.cr0_mask & !full.cr0_mask, 0);
+        assert_eq!(minimal.cr4_mask & !full.cr4_mask, 0);
+    }
+
+    #[test]
+    fn control_register_writes_exit_by_mask() {
+        const MP: u64 = 2;
+        assert!(Profile::Full.cr0_write_exits(0x8000_0031, 0x8000_0031 | MP));
+        assert!(!Profile::Minimal.cr0_write_exits(0x8000_0031, 0x8000_0031 | MP));
+        assert!(!Profile::Full.cr0_write_exits(0x8000_0031, 0x8000_0031));
+        assert!(Profile::Minimal.cr4_write_exits(0x20, 0x20 | 1 << 18));
+        assert!(!Profile::Minimal.cr4_write_exits(0x20, 0x20 | 3 << 9));
+        assert!(Profile::Full.msr_exits(0xc000_0100) && !Profile::Minimal.msr_exits(0xc000_0100));
+        assert!(Profile::Minimal.msr_exits(0x1b));
+    }
+}

@@ -1,0 +1,408 @@
+//! The serial protocol: one record is one line of text that a person reads and a program parses.
+//!
+//! ```text
+//! exit      vcpu=0 reason=10 name="CPUID" status=enabled count=4096 cycles=331776 min=81 max=81 ~5c1e
+//! ```
+//!
+//! A fixed word padded to a column, then `key=value` separated by single spaces, then `~` and four hexadecimal digits:
+//! the CRC-16/CCITT-FALSE of everything before the ` ~`. Numbers are decimal, or hexadecimal behind `0x`. Text stands in
+//! double quotes; in it `"`, `\` and every byte outside printable ASCII are escaped (`\"`, `\\`, `\x1b`). The checksum is what lets a
+//! reader tell a record from one that was torn or written into by something else on the line.
+//!
+//! [`Writer`] writes and [`parse`] reads; neither allocates.
+
+use core::fmt::{self, Write};
+
+/// Version of the protocol, in the first record of every log.
+pub const PROTOCOL: u64 = 1;
+
+/// The longest line that [`parse`] accepts, in bytes. Longer lines are noise.
+pub const MAX_LINE_BYTES: usize = 4096;
+
+macro_rules! kinds {
+    ($($variant:ident $word:literal $about:literal;)*) => {
+        /// The first word of a record, and what its fields are.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Kind { $(#[doc = $about] $variant),* }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &[Kind] = &[$(Kind::$variant),*];
+
+            /// The word.
+            pub const fn word(self) -> &'static str {
+                match self { $(Kind::$variant => $word),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    Tollgate "tollgate" "First: `protocol`, `build`, `platform`, `virtualization`, `cpu`, `sdm`, `leaf_map`, `vcpus`, `options`.";
+    Memory "memory" "What the monitor found and gave the guest, in bytes: `total`, `guest`, `fresh`.";
+    Controls "controls" "The controls in force in one profile: `profile`, `pin`, `proc`, `proc2`, `exit`, `entry`, `exceptions`.";
+    Begin "begin" "A workload starts: `workload`, `profile`, `iterations`.";
+    Console "console" "A line that the guest wrote: `text`.";
+    Result "result" "A workload ended: `workload`, `iterations`, `verdict`, `exits`, `cycles` (TSC ticks of the window), `message` if it failed.";
+    Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`.";
+    Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`).";
+    Tally "tally" "The guest's own book: `reason`, `guest`.";
+    Total "total" "One vCPU's sums: `vcpu`, `exits`, `entries`, `cycles`, `elapsed` (TSC ticks from first entry to last exit).";
+    Stop "stop" "How the guest ended: `outcome`, `rip`, `detail`.";
+    Verdict "verdict" "Last: `result` (`balanced`, `differs`, `failed`, `stopped`, `refused`, `fault`), `detail`, `remedy`.";
+}
+
+/// Width to which the first word is padded.
+const WORD_COLUMNS: usize = 9;
+
+/// CRC-16/CCITT-FALSE: polynomial 0x1021, initial value 0xffff.
+#[derive(Clone, Copy)]
+struct Crc(u16);
+
+impl Crc {
+    const INITIAL: Crc = Crc(0xffff);
+
+    fn update(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 ^= u16::from(byte) << 8;
+            for _ in 0..8 {
+                self.0 = (self.0 << 1) ^ if self.0 & 0x8000 != 0 { 0x1021 } else { 0 };
+            }
+        }
+    }
+}
+
+/// Writes one record; the line is complete after [`Writer::finish`].
+pub struct Writer<'w, W: Write + ?Sized> {
+    out: &'w mut W,
+    crc: Crc,
+    result: fmt::Result,
+}
+
+impl<'w, W: Write + ?Sized> Writer<'w, W> {
+    /// Starts a record on a new line.
+    pub fn new(out: &'w mut W, kind: Kind) -> Self {
+        let mut writer = Self { out, crc: Crc::INITIAL, result: Ok(()) };
+        writer.put(format_args!("{:<WORD_COLUMNS$}", kind.word()));
+        writer
+    }
+
+    /// A decimal number.
+    #[must_use]
+    pub fn number(mut self, key: &str, value: u64) -> Self {
+        self.put(format_args!(" {key}={value}"));
+        self
+    }
+
+    /// A hexadecimal number.
+    #[must_use]
+    pub fn hex(mut self, key: &str, value: u64) -> Self {
+        self.put(format_args!(" {key}={value:#x}"));
+        self
+    }
+
+    /// A bare word: no spaces, no quotes. The caller passes words from tables only.
+    #[must_use]
+    pub fn word(mut self, key: &str, value: &str) -> Self {
+        self.put(format_args!(" {key}={value}"));
+        self
+    }
+
+    /// Any text, quoted and escaped. Accepts anything that formats, so `format_args!` fits.
+    #[must_use]
+    pub fn text(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.put(format_args!(" {key}=\"{}\"", Escaped(value)));
+        self
+    }
+
+    /// `bucket:count` pairs of the buckets that are not empty.
+    #[must_use]
+    pub fn histogram(mut self, key: &str, buckets: &[u64]) -> Self {
+        self.put(format_args!(" {key}="));
+        let mut separator = "";
+        for (bucket, &count) in buckets.iter().enumerate().filter(|&(_, &count)| count > 0) {
+            self.put(format_args!("{separator}{bucket}:{count}"));
+            separator = ",";
+        }
+        self
+    }
+
+    /// Ends the line with its checksum. An error is the sink's.
+    pub fn finish(self) -> fmt::Result {
+        self.result?;
+        writeln!(self.out, " ~{:04x}", self.crc.0)
+    }
+
+    fn put(&mut self, arguments: fmt::Arguments<'_>) {
+        struct Tee<'a, W: Write + ?Sized>(&'a mut W, &'a mut Crc);
+        impl<W: Write + ?Sized> Write for Tee<'_, W> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                self.1.update(text.as_bytes());
+                self.0.write_str(text)
+            }
+        }
+        if self.result.is_ok() {
+            self.result = Tee(self.out, &mut self.crc).write_fmt(arguments);
+        }
+    }
+}
+
+/// Displays text with the escapes of a quoted value.
+struct Escaped<T>(T);
+
+impl<T: fmt::Display> fmt::Display for Escaped<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Escape<'a, 'b>(&'a mut fmt::Formatter<'b>);
+        impl Write for Escape<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                for byte in text.bytes() {
+                    match byte {
+                        b'"' | b'\\' => write!(self.0, "\\{}", byte as char)?,
+                        b' '..=b'~' => self.0.write_char(byte as char)?,
+                        _ => write!(self.0, "\\x{byte:02x}")?,
+                    }
+                }
+                Ok(())
+            }
+        }
+        write!(Escape(f), "{}", self.0)
+    }
+}
+
+/// Why a line is not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// It does not start with a record's word: firmware messages, blank lines, other programs.
+    Noise,
+    /// It starts like a record and its checksum is missing or wrong: torn, or written into.
+    Damaged,
+}
+
+/// A parsed record: a view of its line, whose syntax and checksum have been verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What the record is about.
+    pub kind: Kind,
+    fields: &'a str,
+}
+
+/// Parses one line, with or without its line ending.
+///
+/// # Errors
+/// [`Reject::Noise`] or [`Reject::Damaged`]; a reader counts them and goes on.
+pub fn parse(line: &[u8]) -> Result<Record<'_>, Reject> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let kind = *Kind::ALL.iter().find(|kind| kind.word().as_bytes() == word).ok_or(Reject::Noise)?;
+    if line.len() > MAX_LINE_BYTES || !line.is_ascii() {
+        return Err(Reject::Damaged);
+    }
+    let (body, digits) = line.split_at_checked(line.len().wrapping_sub(6)).ok_or(Reject::Damaged)?;
+    let mut crc = Crc::INITIAL;
+    crc.update(body);
+    let digits = digits.strip_prefix(b" ~").and_then(|hex| core::str::from_utf8(hex).ok()).ok_or(Reject::Damaged)?;
+    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) || u16::from_str_radix(digits, 16) != Ok(crc.0) {
+        return Err(Reject::Damaged);
+    }
+    let fields = core::str::from_utf8(&body[word.len()..]).map_err(|_| Reject::Damaged)?.trim_start_matches(' ');
+    let record = Record { kind, fields };
+    let mut rest = fields;
+    while !rest.is_empty() {
+        rest = split_field(rest).ok_or(Reject::Damaged)?.2;
+    }
+    Ok(record)
+}
+
+/// Splits `key=value` off the front: key, raw value, rest without the separating space.
+fn split_field(fields: &str) -> Option<(&str, &str, &str)> {
+    let (key, rest) = fields.split_once('=')?;
+    let well_formed = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let value_end = if rest.starts_with('"') {
+        let mut bytes = rest.bytes().enumerate().skip(1);
+        loop {
+            match bytes.next()? {
+                (_, b'\\') => drop(bytes.next()?),
+                (end, b'"') => break end + 1,
+                _ => {}
+            }
+        }
+    } else {
+        rest.find(' ').unwrap_or(rest.len())
+    };
+    let (value, rest) = rest.split_at(value_end);
+    let rest = if rest.is_empty() { rest } else { rest.strip_prefix(' ')? };
+    (well_formed && (value.starts_with('"') || !value.contains('"'))).then_some((key, value, rest))
+}
+
+impl<'a> Record<'a> {
+    /// Keys and raw values, in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut rest = self.fields;
+        core::iter::from_fn(move || {
+            let (key, value, after) = split_field(rest)?;
+            rest = after;
+            Some((key, value))
+        })
+    }
+
+    /// The raw value of the first field `key`.
+    pub fn raw(&self, key: &str) -> Option<&'a str> {
+        self.fields().find(|&(name, _)| name == key).map(|(_, value)| value)
+    }
+
+    /// A number, decimal or hexadecimal. `None` if absent, malformed, or beyond 64 bits.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        let raw = self.raw(key)?;
+        let (digits, radix) = raw.strip_prefix("0x").map_or((raw, 10), |hex| (hex, 16));
+        // from_str_radix would take a sign, which no writer writes.
+        if digits.starts_with('+') { None } else { u64::from_str_radix(digits, radix).ok() }
+    }
+
+    /// A word or quoted text. Displays without quotes and escapes.
+    pub fn text(&self, key: &str) -> Option<Text<'a>> {
+        let raw = self.raw(key)?;
+        Some(Text(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)))
+    }
+
+    /// The pairs of a histogram. `None` if absent or malformed.
+    pub fn histogram(&self, key: &str) -> Option<impl Iterator<Item = (u8, u64)> + use<'a>> {
+        let raw = self.raw(key)?;
+        let pair = |item: &str| {
+            let (bucket, count) = item.split_once(':')?;
+            let bucket: u8 = bucket.parse().ok()?;
+            (bucket < 64).then_some((bucket, count.parse().ok()?))
+        };
+        let pairs = move || raw.split(',').filter(|item| !item.is_empty());
+        pairs().all(|item| pair(item).is_some()).then(|| pairs().filter_map(pair))
+    }
+}
+
+/// A text value, still escaped; [`fmt::Display`] undoes the escapes (each byte is one Latin-1 character).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text<'a>(&'a str);
+
+impl Text<'_> {
+    /// The text as one string slice, when nothing in it was escaped.
+    pub fn as_plain(&self) -> Option<&str> {
+        (!self.0.contains('\\')).then_some(self.0)
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        while let Some((plain, escape)) = rest.split_once('\\') {
+            f.write_str(plain)?;
+            rest = match escape.strip_prefix('x').and_then(|hex| Some((hex.get(..2)?, hex.get(2..)?))) {
+                Some((hex, after)) if u8::from_str_radix(hex, 16).is_ok() => {
+                    f.write_char(u8::from_str_radix(hex, 16).unwrap_or_default() as char)?;
+                    after
+                }
+                _ => {
+                    let mut chars = escape.chars();
+                    if let Some(escaped) = chars.next() {
+                        f.write_char(escaped)?;
+                    }
+                    chars.as_str()
+                }
+            };
+        }
+        f.write_str(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    fn sample() -> String {
+        let mut line = String::new();
+        Writer::new(&mut line, Kind::Exit)
+            .number("reason", 10)
+            .text("name", "CP\"U\\ID\u{1b}")
+            .word("status", "enabled")
+            .hex("rip", 0xffff_0000)
+            .histogram("histogram", &[0, 3, 0, 7])
+            .finish()
+            .unwrap();
+        line
+    }
+
+    #[test]
+    fn a_record_reads_as_it_was_written() {
+        let line = sample();
+        assert!(line.starts_with("exit      reason=10 name=\"CP\\\"U\\\\ID\\x1b\" status=enabled rip=0xffff0000 histogram=1:3,3:7 ~"), "{line}");
+        let record = parse(line.as_bytes()).unwrap();
+        assert_eq!(record.kind, Kind::Exit);
+        assert_eq!(record.number("reason"), Some(10));
+        assert_eq!(record.text("name").unwrap().to_string(), "CP\"U\\ID\u{1b}");
+        assert_eq!(record.text("status").unwrap().as_plain(), Some("enabled"));
+        assert_eq!(record.number("rip"), Some(0xffff_0000));
+        assert_eq!(record.histogram("histogram").unwrap().collect::<Vec<_>>(), [(1, 3), (3, 7)]);
+        assert_eq!(record.raw("absent"), None);
+        assert_eq!(record.number("status"), None);
+    }
+
+    #[test]
+    fn every_torn_line_is_rejected() {
+        let line = sample();
+        let line = line.trim_end();
+        for cut in 0..line.len() {
+            assert!(parse(&line.as_bytes()[..cut]).is_err(), "accepted {:?}", &line[..cut]);
+        }
+        assert!(parse(line.as_bytes()).is_ok());
+        assert!(parse([line, "\r\n"].concat().as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn noise_is_told_from_damage() {
+        assert_eq!(parse(b""), Err(Reject::Noise));
+        assert_eq!(parse(b"SeaBIOS (version 1.16)"), Err(Reject::Noise));
+        assert_eq!(parse(b"exit"), Err(Reject::Damaged));
+        assert_eq!(parse(b"exit      reason=10 ~0000"), Err(Reject::Damaged));
+        assert_eq!(parse("exit      name=\u{e9} ~0000".as_bytes()), Err(Reject::Damaged));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_parse_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn any_text_survives_the_line(text in "\\PC{0,60}", number in any::<u64>()) {
+            let mut line = String::new();
+            Writer::new(&mut line, Kind::Console).text("text", &text).number("n", number).finish().unwrap();
+            let record = parse(line.as_bytes()).unwrap();
+            let latin: String = text.bytes().map(|byte| byte as char).collect();
+            prop_assert_eq!(record.text("text").unwrap().to_string(), latin);
+            prop_assert_eq!(record.number("n"), Some(number));
+        }
+
+        #[test]
+        fn one_changed_byte_is_noticed(at in 0usize..100, bit in 0u8..8) {
+            let mut line = sample().trim_end().as_bytes().to_vec();
+            let at = at % line.len();
+            line[at] ^= 1 << bit;
+            let case_of_digit = at >= line.len() - 4 && bit == 5 && line[at].is_ascii_alphabetic();
+            if !case_of_digit { prop_assert!(parse(&line).is_err()); }
+        }
+
+        #[test]
+        fn any_fields_with_a_right_checksum_are_read_without_panic(fields in "[ -~]{0,80}") {
+            let body = std::format!("exit      {fields}");
+            let mut crc = Crc::INITIAL;
+            crc.update(body.as_bytes());
+            let line = std::format!("{body} ~{:04x}", crc.0);
+            if let Ok(record) = parse(line.as_bytes()) {
+                for (key, _) in record.fields() {
+                    let _ = (record.number(key), record.text(key).map(|t| t.to_string()), record.histogram(key).map(Iterator::count));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Tollgate monitor.
+#![cfg_attr(not(test), no_std)]
