@@ -315,7 +315,7 @@ impl ExitReason {
     /// The ledger row that counts this number.
     #[inline(always)]
     pub const fn ledger_row(self) -> usize {
-        if self.0 as usize <= NEWEST as usize { self.0 as usize } else { UNKNOWN_ROW }
+        if self.0 as usize <= NEWEST as usize { self.0 as usize } else { unlikely(UNKNOWN_ROW) }
     }
 
     /// What the controls in force make of this number.
@@ -328,6 +328,12 @@ impl ExitReason {
             Status::NotEnabled
         }
     }
+}
+
+/// A value that is rarely wanted: tells the compiler to branch to it instead of computing it on the way.
+#[cold]
+const fn unlikely(value: usize) -> usize {
+    value
 }
 
 impl fmt::Debug for ExitReason {

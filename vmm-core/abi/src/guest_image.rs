@@ -15,8 +15,14 @@ use crate::machine::{BOOT_AREA_BYTES, OPTIONS_BYTES, RAM_BYTES};
 pub const MAGIC: [u8; 8] = *b"TollGate";
 /// Version of this format.
 pub const VERSION: u32 = 1;
-/// Bytes of the directory page.
+/// Bytes of the ROM, which ends at 4 GiB.
+pub const ROM_BYTES: usize = 256 << 10;
+/// Bytes of the boot block at its end.
+pub const BOOT_BLOCK_BYTES: usize = 4096;
+/// Bytes of the directory page, which lies below the boot block.
 pub const DIRECTORY_BYTES: usize = 4096;
+/// Where that is in the ROM.
+pub const DIRECTORY_OFFSET: usize = ROM_BYTES - BOOT_BLOCK_BYTES - DIRECTORY_BYTES;
 /// The most segments that a guest may have.
 pub const MAX_SEGMENTS: usize = 16;
 

@@ -38,6 +38,10 @@ pub const BAD_ADDRESS: u64 = (-14i64) as u64;
 /// "Invalid argument" (EINVAL), as a result: an unknown workload, an end without a beginning, a reserved vector.
 pub const INVALID: u64 = (-22i64) as u64;
 
+/// As the number of [`Hypercall::Begin`]: only switches, to the full profile where RSI is 1 and back to the minimal one
+/// where it is 0. Opens no window and returns 0, so that a guest can ask beforehand what each profile enables.
+pub const PROFILE_ONLY: u64 = u64::MAX - 1;
+
 /// The most bytes that one [`Hypercall::Console`] takes.
 pub const CONSOLE_BYTES: u64 = 1024;
 

@@ -194,8 +194,8 @@ workloads! {
         "DR0 and DR3 written and read, DR6 and DR7 read";
     "rdtsc" Full 500/MANY, Returns, [each(R::RDTSC, 1)],
         "RDTSC";
-    "rdtscp" Full 500/MANY, Returns, [each(R::RDTSCP, 1)],
-        "RDTSCP";
+    "rdtscp" Full 500/MANY, Returns, [or_invalid_opcode(R::RDTSCP, 1)],
+        "RDTSCP, which raises #UD where the processor has none";
     "rdpmc" Full 100/MANY, Returns, [each(R::RDPMC, 1)],
         "RDPMC of a counter that does not exist; raises #GP";
     "hlt" Minimal 200/MANY, Returns, [each(R::HLT, 1), each(R::VMCALL, 1)],

@@ -115,7 +115,6 @@ pub extern "C" fn rust_eh_personality() -> ! {
 }
 
 /// Like [`rust_eh_personality`].
-#[expect(non_snake_case, reason = "the unwinder's name")]
 #[unsafe(no_mangle)]
 pub extern "C" fn _Unwind_Resume() -> ! {
     halt()

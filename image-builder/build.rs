@@ -1,0 +1,90 @@
+//! Builds the two bare-metal programs, which the host tool carries in itself.
+//!
+//! They need compiler flags that no host program may have, so a nested cargo builds them: the monitor without SSE, so
+//! that the guest's vector registers survive an exit untouched, and both without a red zone, which an interrupt would
+//! overwrite.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const PROFILE: &str = "bare";
+
+struct Program {
+    package: &'static str,
+    flags: &'static [&'static str],
+}
+
+const PROGRAMS: [Program; 2] = [
+    Program {
+        package: "monitor",
+        flags: &[
+            "-Ctarget-feature=-sse,-sse2",
+            "-Cno-redzone=yes",
+            "-Crelocation-model=static",
+            "-Cforce-frame-pointers=no",
+        ],
+    },
+    Program {
+        package: "unikernel-guest",
+        flags: &["-Cno-redzone=yes", "-Crelocation-model=static", "-Cforce-frame-pointers=no"],
+    },
+];
+
+const SOURCES: [&str; 4] = ["vmm-core", "unikernel-guest", "Cargo.toml", "Cargo.lock"];
+
+fn main() {
+    let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    let root = manifest.parent().expect("the package lies in the workspace").to_path_buf();
+    let out = PathBuf::from(variable("OUT_DIR"));
+    println!("cargo:rerun-if-changed=build.rs");
+    for source in SOURCES {
+        println!("cargo:rerun-if-changed={}", root.join(source).display());
+    }
+    for program in &PROGRAMS {
+        let elf = build(program, &root, &target_directory(&out, program));
+        let copy = out.join(program.package).with_extension("elf");
+        if let Err(error) = fs::copy(&elf, &copy) {
+            panic!("copying {} to {}: {error}", elf.display(), copy.display());
+        }
+    }
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
+}
+
+/// One directory for every profile of the host tool: below the outer target directory, which cargo marks with a tag.
+fn target_directory(out: &Path, program: &Program) -> PathBuf {
+    let outer = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file()).unwrap_or(out);
+    outer.join(PROFILE).join(program.package)
+}
+
+fn build(program: &Program, root: &Path, target: &Path) -> PathBuf {
+    let mut cargo = Command::new(variable("CARGO"));
+    cargo.current_dir(root).args(["build", "--profile", PROFILE, "--target", TARGET, "--package", program.package]);
+    cargo.arg("--target-dir").arg(target);
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(is_of_the_outer_build) {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", program.flags.join("\x1f"));
+    let output = cargo.output().unwrap_or_else(|error| panic!("starting cargo for `{}`: {error}", program.package));
+    if !output.status.success() {
+        // Shown on failure only: rustc warns about `-sse2` at every crate, which is what the image wants.
+        panic!("building `{}` failed:\n{}", program.package, String::from_utf8_lossy(&output.stderr));
+    }
+    target.join(TARGET).join(PROFILE).join(program.package)
+}
+
+/// Settings of the outer build that must not reach the inner one.
+fn is_of_the_outer_build(name: &str) -> bool {
+    const PREFIXES: [&str; 6] =
+        ["CARGO_FEATURE", "CARGO_CFG", "CARGO_PROFILE", "CARGO_BUILD", "CARGO_TARGET", "CARGO_ENCODED"];
+    const NAMES: [&str; 6] =
+        ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS", "CLIPPY_ARGS"];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
+}

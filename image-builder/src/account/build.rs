@@ -1,0 +1,134 @@
+//! Builds an account from a log and an audit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::command_line::Options;
+use tollgate_abi::exit_reason::UNKNOWN_ROW;
+
+use super::{
+    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, StopFacts, Totals, Verdict, WorkloadAccount, verify,
+};
+use crate::audit::Audit;
+use crate::log::{ExitRow, Log, WorkloadRun};
+
+impl Account {
+    /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
+    pub fn new(log: &Log, audit: Option<&Audit>, kind: Option<&str>) -> Self {
+        let refused = log.verdict.as_ref().is_some_and(|verdict| verdict.result == "refused");
+        let accounted = Options::parse(&log.header.options).map_or(true, |options| options.accounting);
+        let audit = audit.filter(|_| accounted && !refused);
+        let reasons = reasons(log, audit);
+        let totals = totals(log, audit);
+        let findings = if accounted && !refused { verify::findings(log, &reasons, &totals) } else { Vec::new() };
+        let verdict = Verdict::of(log, &findings, accounted);
+        let header = &log.header;
+        Self {
+            schema: SCHEMA,
+            platform: PlatformFacts {
+                kind: kind.unwrap_or(&header.platform).to_owned(),
+                virtualization: header.virtualization.clone(),
+                cpu: header.cpu.clone(),
+            },
+            verdict: verdict.to_string(),
+            remedy: log.verdict.as_ref().map(|verdict| verdict.remedy.clone()).filter(|remedy| !remedy.is_empty()),
+            findings,
+            vcpus: header.vcpus,
+            totals,
+            reasons,
+            workloads: log.workloads.iter().map(workload).collect(),
+            stop: log.stop.as_ref().map(|stop| StopFacts {
+                outcome: stop.outcome.clone(),
+                rip: stop.rip,
+                reason: stop.reason,
+                qualification: stop.qualification,
+                detail: stop.detail.clone(),
+            }),
+            build: header.build.clone(),
+            options: header.options.clone(),
+            leaf_map: header.leaf_map.clone(),
+            sdm_edition: header.sdm_edition.clone(),
+            log: LogFacts { records: log.quality.records, noise: log.quality.noise, damaged: log.quality.damaged },
+            status: verdict.status(),
+        }
+    }
+}
+
+/// The name of a ledger row.
+pub(crate) fn row_name(number: u16) -> &'static str {
+    if usize::from(number) == UNKNOWN_ROW { "unknown reasons" } else { ExitReason(number).name() }
+}
+
+/// One row for each reason that any book mentions.
+fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
+    let mut numbers: BTreeSet<u16> = log.exits.keys().map(|&(_, number)| number).collect();
+    numbers.extend(log.tally.iter().flatten().map(|(&number, _)| number));
+    numbers.extend(audit.iter().flat_map(|audit| audit.rows()));
+    let mut rows: BTreeMap<u16, Reason> = numbers
+        .into_iter()
+        .map(|number| {
+            let guest_count = log.tally.as_ref().map(|tally| tally.get(&number).copied().unwrap_or(0));
+            let audit_count = audit.map(|audit| audit.count(number));
+            let name = row_name(number).to_owned();
+            (number, Reason { number, name, guest_count, audit_count, ..Reason::default() })
+        })
+        .collect();
+    for (&(_, number), row) in &log.exits {
+        if let Some(reason) = rows.get_mut(&number) {
+            add(reason, row);
+        }
+    }
+    rows.into_values().collect()
+}
+
+/// Adds one vCPU's row.
+fn add(reason: &mut Reason, row: &ExitRow) {
+    if reason.status.is_empty() {
+        reason.status.clone_from(&row.status);
+        reason.name.clone_from(&row.name);
+    }
+    if row.count > 0 {
+        reason.min = if reason.count == 0 { row.min } else { reason.min.min(row.min) };
+        reason.max = reason.max.max(row.max);
+    }
+    reason.count = reason.count.saturating_add(row.count);
+    reason.cycles = reason.cycles.saturating_add(row.cycles);
+    for (&bucket, &count) in row.histogram.iter().filter(|&(_, &count)| count > 0) {
+        match reason.histogram.iter_mut().find(|known| known.bucket == bucket) {
+            Some(known) => known.count = known.count.saturating_add(count),
+            None => reason.histogram.push(Bucket { bucket, count }),
+        }
+    }
+    reason.histogram.sort_by_key(|bucket| bucket.bucket);
+}
+
+fn totals(log: &Log, audit: Option<&Audit>) -> Totals {
+    let sum = |counts: &mut dyn Iterator<Item = u64>| counts.fold(0, u64::saturating_add);
+    Totals {
+        exits: sum(&mut log.totals.values().map(|total| total.exits)),
+        entries: sum(&mut log.totals.values().map(|total| total.entries)),
+        cycles: sum(&mut log.totals.values().map(|total| total.cycles)),
+        elapsed: log.totals.values().map(|total| total.elapsed).max().unwrap_or(0),
+        guest_count: log.tally.as_ref().map(|tally| sum(&mut tally.values().copied())),
+        audit_count: audit.map(Audit::total),
+    }
+}
+
+fn workload(run: &WorkloadRun) -> WorkloadAccount {
+    let end = run.ended.clone().unwrap_or_default();
+    let book = |count: &dyn Fn(&crate::log::Count) -> Option<u64>| {
+        run.counts.iter().filter_map(|(&number, row)| Some((number, count(row)?))).collect::<BTreeMap<_, _>>()
+    };
+    WorkloadAccount {
+        name: run.name.clone(),
+        iterations: run.iterations,
+        predicted: book(&|row| row.predicted),
+        guest: book(&|row| row.guest),
+        observed: book(&|row| Some(row.observed)),
+        verdict: if run.ended.is_some() { end.verdict } else { "unfinished".to_owned() },
+        message: end.message,
+        exits: end.exits,
+        cycles: end.cycles,
+        cycles_per_iteration: if run.iterations == 0 { 0.0 } else { end.cycles as f64 / run.iterations as f64 },
+    }
+}

@@ -1,0 +1,170 @@
+//! The account of a run: what `--json` writes and every report shows.
+//!
+//! It is computed here from the records alone and checked again on the host (see [`verify`]), so that a verdict of the
+//! monitor that its own numbers contradict does not pass.
+
+mod build;
+mod verdict;
+mod verify;
+
+pub use verdict::Verdict;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::failure::Status;
+
+/// The document's format. Fields may be added under this name, not renamed.
+pub const SCHEMA: &str = "tollgate.account/1";
+
+/// One run's account.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Account {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// Where it ran.
+    pub platform: PlatformFacts,
+    /// `balanced`, or what failed.
+    pub verdict: String,
+    /// What a person can do about it; `null` where nothing is known.
+    pub remedy: Option<String>,
+    /// Everything that the host found wrong, the first of which may be the verdict.
+    pub findings: Vec<String>,
+    /// Number of vCPUs.
+    pub vcpus: u64,
+    /// Sums over all reasons and vCPUs.
+    pub totals: Totals,
+    /// One row for each reason that the log has, in ascending order.
+    pub reasons: Vec<Reason>,
+    /// The workloads, in the order in which they ran.
+    pub workloads: Vec<WorkloadAccount>,
+    /// How the guest ended, if the monitor said.
+    pub stop: Option<StopFacts>,
+    /// The monitor's build.
+    pub build: String,
+    /// The run's options.
+    pub options: String,
+    /// Where the course leaves were.
+    pub leaf_map: String,
+    /// Edition of the exit-reason table.
+    pub sdm_edition: String,
+    /// What the log was like.
+    pub log: LogFacts,
+    /// What the process exits with.
+    #[serde(skip)]
+    pub status: Status,
+}
+
+/// Where an account comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlatformFacts {
+    /// The emulator, or what the monitor took the machine for.
+    pub kind: String,
+    /// The virtualization extension in use.
+    pub virtualization: String,
+    /// The processor's name.
+    pub cpu: String,
+}
+
+/// Sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Exits.
+    pub exits: u64,
+    /// VM entries.
+    pub entries: u64,
+    /// TSC ticks spent on exits.
+    pub cycles: u64,
+    /// TSC ticks from the first entry to the last exit.
+    pub elapsed: u64,
+    /// Exits in the guest's own book; `null` where there is none.
+    pub guest_count: Option<u64>,
+    /// Exits in the emulator's log; `null` without an audit.
+    pub audit_count: Option<u64>,
+}
+
+/// One reason's row, over all vCPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// The basic exit reason; one past the newest collects unknown numbers.
+    pub number: u16,
+    /// The SDM's name.
+    pub name: String,
+    /// `enabled`, `not-enabled`, `undefined`; empty if the log has no row.
+    pub status: String,
+    /// Exits in the ledger.
+    pub count: u64,
+    /// TSC ticks of all of them.
+    pub cycles: u64,
+    /// The shortest.
+    pub min: u64,
+    /// The longest.
+    pub max: u64,
+    /// The buckets that are not empty.
+    pub histogram: Vec<Bucket>,
+    /// Exits in the guest's own book; `null` where there is none.
+    pub guest_count: Option<u64>,
+    /// Exits in the emulator's log; `null` without an audit.
+    pub audit_count: Option<u64>,
+}
+
+/// Exits that took from `1 << bucket` ticks to less than twice that; bucket 0 has 0 and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Bucket {
+    /// The power of two.
+    pub bucket: u8,
+    /// How many.
+    pub count: u64,
+}
+
+/// One workload. The maps go from a reason's number to a count.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkloadAccount {
+    /// Its name.
+    pub name: String,
+    /// How often.
+    pub iterations: u64,
+    /// What its row in the table predicts.
+    pub predicted: BTreeMap<u16, u64>,
+    /// What the guest booked.
+    pub guest: BTreeMap<u16, u64>,
+    /// What the ledger has.
+    pub observed: BTreeMap<u16, u64>,
+    /// The monitor's verdict, or `unfinished`.
+    pub verdict: String,
+    /// What did not hold; empty if all did.
+    pub message: String,
+    /// Exits in its window.
+    pub exits: u64,
+    /// TSC ticks of its window.
+    pub cycles: u64,
+    /// TSC ticks of its window over its iterations.
+    pub cycles_per_iteration: f64,
+}
+
+/// How the guest ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StopFacts {
+    /// The outcome's word.
+    pub outcome: String,
+    /// Where the guest was.
+    pub rip: Option<u64>,
+    /// The exit-reason field of its last exit.
+    pub reason: Option<u64>,
+    /// The exit qualification of its last exit.
+    pub qualification: Option<u64>,
+    /// More for a person.
+    pub detail: String,
+}
+
+/// What a log was like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LogFacts {
+    /// Records.
+    pub records: u64,
+    /// Lines that are no records.
+    pub noise: u64,
+    /// Records that were torn or written into.
+    pub damaged: u64,
+}

@@ -1,0 +1,167 @@
+//! The host's own check of the books, which trusts no sum that it can compute and no verdict at all.
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::command_line::Options;
+use tollgate_abi::exit_reason::{EnabledBy, TABLE};
+use tollgate_abi::workload::{Ends, Workload};
+
+use super::{Reason, Totals};
+use crate::log::{Count, ExitRow, Log, Total, WorkloadRun};
+
+/// Everything that is wrong, as sentences, the books first.
+pub(super) fn findings(log: &Log, reasons: &[Reason], totals: &Totals) -> Vec<String> {
+    let mut found = Vec::new();
+    reasons.iter().for_each(|reason| books(reason, &mut found));
+    log.workloads.iter().for_each(|workload| workload_books(workload, &mut found));
+    for (&(vcpu, number), row) in &log.exits {
+        row_invariants(row, &format!("reason {number} {} on vCPU {vcpu}", row.name), &mut found);
+    }
+    for (&vcpu, total) in &log.totals {
+        total_invariants(log, vcpu, total, &mut found);
+    }
+    if let Some(audit) = totals.audit_count
+        && audit != totals.exits
+    {
+        found.push(format!("all reasons: ledger {}, emulator {audit}", totals.exits));
+    }
+    completeness(log, &mut found);
+    found
+}
+
+/// Ledger against the guest's book and the emulator's.
+fn books(reason: &Reason, found: &mut Vec<String>) {
+    let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.count);
+    if differs(reason.guest_count) || differs(reason.audit_count) {
+        let mut sentence = format!("reason {} {}: ledger {}", reason.number, reason.name, reason.count);
+        for (book, count) in [("guest", reason.guest_count), ("emulator", reason.audit_count)] {
+            if let Some(count) = count {
+                sentence += &format!(", {book} {count}");
+            }
+        }
+        found.push(sentence);
+    }
+}
+
+/// Prediction, guest and ledger in one workload.
+fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
+    let Some(end) = &run.ended else { return };
+    for (&number, count) in &run.counts {
+        let Count { predicted, guest, observed } = *count;
+        let differs = |book: Option<u64>| book.is_some_and(|count| count != observed);
+        if differs(predicted) || differs(guest) {
+            let shown = |book: Option<u64>| book.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+            found.push(format!(
+                "workload {}, reason {number}: predicted {}, guest {}, ledger {observed}",
+                run.name,
+                shown(predicted),
+                shown(guest)
+            ));
+        }
+    }
+    let observed = sum(run.counts.values().map(|count| count.observed));
+    if observed != end.exits {
+        found.push(format!("workload {}: its reasons have {observed} exits, its window {}", run.name, end.exits));
+    }
+    predictions(run, found);
+}
+
+/// The predictions in the log against the table of workloads, as far as the log tells what was enabled.
+fn predictions(run: &WorkloadRun, found: &mut Vec<String>) {
+    let Some(workload) = Workload::by_name(&run.name).filter(|workload| workload.ends == Ends::Returns) else { return };
+    let logged = |reason: ExitReason| run.counts.get(&reason.0).and_then(|count| count.predicted).unwrap_or(0);
+    let enabled =
+        |reason: ExitReason| logged(reason) > 0 || reason.row().is_some_and(|row| row.enabled_by == EnabledBy::Always);
+    for row in TABLE {
+        let expected = workload.predict(row.reason, run.iterations, enabled);
+        if expected != logged(row.reason) {
+            found.push(format!(
+                "workload {}, reason {} {}: the monitor predicted {}, the table of workloads {expected}",
+                run.name,
+                row.reason.0,
+                row.name,
+                logged(row.reason)
+            ));
+        }
+    }
+}
+
+/// What must hold in each ledger row.
+fn row_invariants(row: &ExitRow, place: &str, found: &mut Vec<String>) {
+    let mut check = |holds: bool, problem: &dyn Fn() -> String| {
+        if !holds {
+            found.push(format!("{place}: {}", problem()));
+        }
+    };
+    let in_buckets = sum(row.histogram.values().copied());
+    check(in_buckets == row.count, &|| format!("the histogram has {in_buckets} exits, the count is {}", row.count));
+    if row.count == 0 {
+        check(row.cycles == 0, &|| format!("no exit took {} cycles", row.cycles));
+        return;
+    }
+    check(row.min <= row.max, &|| format!("the minimum {} is above the maximum {}", row.min, row.max));
+    let (count, cycles) = (u128::from(row.count), u128::from(row.cycles));
+    let in_range = (u128::from(row.min) * count..=u128::from(row.max) * count).contains(&cycles);
+    check(in_range, &|| {
+        format!("{} cycles are not {} exits of {} to {} each", row.cycles, row.count, row.min, row.max)
+    });
+    let occupied = || row.histogram.iter().filter(|&(_, &count)| count > 0).map(|(&bucket, _)| bucket);
+    let extremes = (occupied().next(), occupied().next_back());
+    check(extremes == (Some(bucket_of(row.min)), Some(bucket_of(row.max))), &|| {
+        format!("minimum {} and maximum {} are not in the histogram's outer buckets", row.min, row.max)
+    });
+}
+
+/// The bucket that counts an exit of `cycles`.
+fn bucket_of(cycles: u64) -> u8 {
+    cycles.max(1).ilog2() as u8
+}
+
+/// What must hold between a vCPU's rows and its sums.
+fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>) {
+    let rows = || log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(_, row)| row);
+    let (exits, cycles) = (sum(rows().map(|row| row.count)), sum(rows().map(|row| row.cycles)));
+    let mut check = |holds: bool, problem: String| {
+        if !holds {
+            found.push(format!("vCPU {vcpu}: {problem}"));
+        }
+    };
+    check(exits == total.exits, format!("its reasons have {exits} exits, its total {}", total.exits));
+    check(cycles == total.cycles, format!("its reasons have {cycles} cycles, its total {}", total.cycles));
+    check(total.exits == total.entries, format!("{} exits, {} entries", total.exits, total.entries));
+    check(total.cycles <= total.elapsed, format!("{} cycles of exits in {} elapsed", total.cycles, total.elapsed));
+}
+
+/// What a finished run must have said.
+fn completeness(log: &Log, found: &mut Vec<String>) {
+    let Some(verdict) = &log.verdict else { return };
+    if log.totals.len() as u64 != log.header.vcpus {
+        found.push(format!("the log has totals of {} vCPUs, and {} ran", log.totals.len(), log.header.vcpus));
+    }
+    if let Some(&(vcpu, _)) = log.exits.keys().find(|(vcpu, _)| !log.totals.contains_key(vcpu)) {
+        found.push(format!("the log has ledger rows of vCPU {vcpu} and no total"));
+    }
+    if log.quality.after_verdict > 0 {
+        found.push(format!("{} records follow the verdict", log.quality.after_verdict));
+    }
+    if verdict.result != "balanced" {
+        return;
+    }
+    if log.tally.is_none() {
+        found.push("the log has no book of the guest".to_owned());
+    }
+    if let Some(run) = log.workloads.iter().find(|run| run.ended.as_ref().is_none_or(|end| end.verdict != "balanced")) {
+        let ended = run.ended.as_ref().map_or("unfinished", |end| &end.verdict);
+        found.push(format!("workload {}: {ended}", run.name));
+    }
+    if let Ok(options) = Options::parse(&log.header.options) {
+        let ran = log.workloads.iter().map(|run| (run.name.as_str(), run.iterations));
+        let asked = options.selected().map(|selected| (selected.workload.name, selected.iterations));
+        if !asked.eq(ran) {
+            found.push("the workloads that ran are not those that the options ask for".to_owned());
+        }
+    }
+}
+
+fn sum(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
+}

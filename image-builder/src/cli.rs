@@ -1,0 +1,162 @@
+//! The command line: every command, option and example.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::report::{Format, SheetFormat};
+use crate::selection::DEFAULT_WATCHDOG_TICKS;
+
+const STATUSES: &str = "Exit statuses:
+  0  the books balance
+  1  the books differ, or the guest failed or had to be stopped
+  2  wrong usage, or a file that can't be used
+  3  the platform can't run it (the reason and the remedy are printed)
+  4  no verdict in time";
+
+const RUN_EXAMPLES: &str = "Examples:
+  tollgate run                                   every workload, on the best platform that is here
+  tollgate run --audit                           compare with Bochs' own log of VM exits, too
+  tollgate run --workload cpuid:100000,memory    two workloads, one of them longer
+  tollgate run --json --out results              JSON on standard output, all files in results/
+  tollgate run --workload triple-fault           what the monitor says of a guest that breaks";
+
+const IMAGE_EXAMPLES: &str = "Example:
+  tollgate image --rom tollgate.rom
+  qemu-system-x86_64 -bios tollgate.rom -serial stdio -display none -no-reboot";
+
+const REPORT_EXAMPLES: &str = "Examples:
+  tollgate report results/serial.log
+  tollgate report --format csv monday.log tuesday.log > exits.csv
+  ssh bench cat /dev/ttyS0 | tollgate report -";
+
+/// Boots a bare-metal monitor and its guest, counts every VM exit and the cycles it cost, and proves that the account
+/// balances.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, after_help = STATUSES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot the image, audit the run and print the account
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArguments),
+    /// Write the bootable image
+    #[command(after_help = IMAGE_EXAMPLES)]
+    Image(ImageArguments),
+    /// Inspect serial logs
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(ReportArguments),
+    /// Measure what each kind of exit costs, and what the ledger adds
+    Bench(BenchArguments),
+    /// List the exit reasons: what provokes each, and where it can be produced
+    Reasons(SheetArguments),
+    /// List the workloads and what each predicts
+    Workloads(SheetArguments),
+    /// List the platforms: what can run here, and why not
+    Platforms(SheetArguments),
+}
+
+/// Where to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum On {
+    /// Bochs if it is installed, else QEMU if KVM offers nested VT-x
+    #[default]
+    Auto,
+    /// Bochs: VT-x in full, repeatable to the byte
+    Bochs,
+    /// QEMU with KVM on an Intel host with nested VT-x
+    Qemu,
+}
+
+/// What goes into an image.
+#[derive(Clone, Debug, Args)]
+pub struct ImageOptions {
+    /// A workload, `NAME` or `NAME:ITERATIONS`; several by commas or by repeating it [default: all that return]
+    #[arg(long = "workload", value_name = "NAME[:ITERATIONS]")]
+    pub workloads: Vec<String>,
+    /// The term whose CPUID leaves to provide: spring2021, autumn2021, autumn2022
+    #[arg(long, value_name = "TERM", default_value = "autumn2021")]
+    pub leaf_map: String,
+    /// TSC ticks without an exit after which the guest is stopped; 0 for never
+    #[arg(long, value_name = "TICKS", default_value_t = DEFAULT_WATCHDOG_TICKS)]
+    pub watchdog: u64,
+    /// An ELF file to run instead of the built-in guest
+    #[arg(long, value_name = "ELF")]
+    pub guest: Option<PathBuf>,
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArguments {
+    /// Where to run
+    #[arg(long, value_enum, default_value_t)]
+    pub on: On,
+    /// What goes into the image.
+    #[command(flatten)]
+    pub image: ImageOptions,
+    /// Compare with the emulator's own log of VM exits, too (Bochs)
+    #[arg(long)]
+    pub audit: bool,
+    /// Write one JSON document to standard output, and nothing else there
+    #[arg(long)]
+    pub json: bool,
+    /// Keep every file of the run in this directory
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// The processor model of Bochs; `tollgate platforms` lists them
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u32,
+    /// Wall time in seconds until the run is given up [default: 60, with --audit 180]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}
+
+/// `image`.
+#[derive(Clone, Debug, Args)]
+pub struct ImageArguments {
+    /// Where to write the ROM
+    #[arg(long, value_name = "FILE", required = true)]
+    pub rom: PathBuf,
+    /// What goes into the image.
+    #[command(flatten)]
+    pub image: ImageOptions,
+}
+
+/// `report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArguments {
+    /// Serial logs; `-` or none for standard input
+    #[arg(value_name = "LOG")]
+    pub logs: Vec<PathBuf>,
+    /// The form of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `bench`.
+#[derive(Clone, Debug, Args)]
+pub struct BenchArguments {
+    /// The form of the result
+    #[arg(long, value_enum, default_value_t)]
+    pub format: SheetFormat,
+    /// Wall time in seconds until a run is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+}
+
+/// `reasons`, `workloads`, `platforms`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct SheetArguments {
+    /// The form of the table
+    #[arg(long, value_enum, default_value_t)]
+    pub format: SheetFormat,
+}

@@ -1,0 +1,145 @@
+//! `tollgate bench`: what each kind of exit costs on Bochs, where a TSC tick is an instruction, and what the ledger adds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::outcome;
+use super::print;
+use crate::account::Account;
+use crate::cli::BenchArguments;
+use crate::emulator::models::{self, Model};
+use crate::emulator::{Limits, Session, bochs};
+use crate::failure::{Failure, Status};
+use crate::image;
+use crate::progress::Progress;
+use crate::report::{Sheet, SheetFormat};
+use crate::selection::Selection;
+
+/// One measured operation, its budget, and what Linux 6.1's KVM takes for it on the same Bochs; in ticks an iteration.
+struct Budget {
+    what: &'static str,
+    workload: &'static str,
+    iterations: u64,
+    ticks: u64,
+    kvm_ticks: u64,
+}
+
+const fn budget(what: &'static str, workload: &'static str, iterations: u64, ticks: u64, kvm_ticks: u64) -> Budget {
+    Budget { what, workload, iterations, ticks, kvm_ticks }
+}
+
+/// A tenth of KVM.
+const BUDGETS: [Budget; 7] = [
+    budget("CPUID", "cpuid", 20_000, 98, 985),
+    budget("VMCALL", "hypercall", 20_000, 98, 984),
+    budget("RDMSR", "rdmsr", 20_000, 112, 1123),
+    budget("MOV to CR0", "cr0", 20_000, 112, 1129),
+    budget("IN", "port-in", 20_000, 128, 1283),
+    budget("OUT", "port-out", 20_000, 128, 3284),
+    budget("a page's first EPT violation", "memory", 1024, 340, 3425),
+];
+
+/// The most that count, cycles, minimum, maximum and histogram together may cost, in ticks of one exit.
+const ACCOUNTING_BUDGET_TICKS: f64 = 20.0;
+
+pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
+    let limit = Duration::from_secs(arguments.timeout);
+    let accounted = measure(true, limit)?;
+    let unaccounted = measure(false, limit)?;
+    let (sheet, over) = compare(&accounted, &unaccounted)?;
+    let mut text = sheet.render(arguments.format);
+    if matches!(arguments.format, SheetFormat::Table | SheetFormat::Markdown) {
+        text += &format!(
+            "\nTicks of one iteration, loop included, on Bochs ({}): one tick is one instruction.\n\
+             KVM: Linux 6.1 on the same Bochs. The ledger may cost {ACCOUNTING_BUDGET_TICKS} ticks of an exit.\n",
+            models::DEFAULT
+        );
+    }
+    print(&text)?;
+    Ok(if over { Status::Differs } else { Status::Balanced })
+}
+
+/// Ticks of one iteration by workload.
+type Ticks = BTreeMap<String, f64>;
+
+fn measure(accounting: bool, limit: Duration) -> Result<Ticks, Failure> {
+    let workloads = BUDGETS.iter().map(|row| format!("{}:{}", row.workload, row.iterations)).collect();
+    let options = Selection { workloads, accounting, ..Selection::default() }.options()?;
+    let rom = image::build(None, &options)?;
+    let model = Model::by_name(models::DEFAULT).ok_or_else(|| Failure::platform("the default model is unknown"))?;
+    let directory = tempfile::tempdir().map_err(|error| {
+        Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
+    })?;
+    let launch = bochs::prepare(directory.path(), &rom.bytes, model, false)?;
+    let progress = Progress::new(BUDGETS.len() as u64);
+    progress.phase(&format!("{}: {} the ledger", launch.name, if accounting { "with" } else { "without" }));
+    let session = Session::run(&launch, Limits::within(limit), |record| progress.record(record));
+    progress.finish();
+    let account = outcome::account(&launch, session?)?;
+    ticks(&account, accounting)
+}
+
+fn ticks(account: &Account, accounting: bool) -> Result<Ticks, Failure> {
+    let unfit = match account.status {
+        Status::Balanced => !accounting,
+        Status::Differs => accounting || !account.verdict.starts_with("unaccounted"),
+        _ => true,
+    };
+    if unfit {
+        return Err(Failure::new(
+            account.status.max(Status::Differs),
+            format_args!("nothing was measured: {}", account.verdict),
+        ));
+    }
+    Ok(account.workloads.iter().map(|workload| (workload.name.clone(), workload.cycles_per_iteration)).collect())
+}
+
+/// The table, and whether anything in it is over its budget.
+fn compare(accounted: &Ticks, unaccounted: &Ticks) -> Result<(Sheet, bool), Failure> {
+    let mut sheet = Sheet::new(&["exit", "ticks#", "budget#", "KVM#", "of KVM#", "ledger#", "verdict"]);
+    let mut any_over = false;
+    for row in &BUDGETS {
+        let of = |ticks: &Ticks| ticks.get(row.workload).copied();
+        let (Some(with), Some(without)) = (of(accounted), of(unaccounted)) else {
+            return Err(Failure::no_verdict(format_args!("workload {} has no result", row.workload)));
+        };
+        let ledger = with - without;
+        let over = [
+            (with > row.ticks as f64, "over its budget"),
+            (ledger > ACCOUNTING_BUDGET_TICKS, "the ledger is over its budget"),
+        ];
+        let over: Vec<_> = over.into_iter().filter(|&(over, _)| over).map(|(_, text)| text).collect();
+        any_over |= !over.is_empty();
+        sheet.row(vec![
+            row.what.to_owned(),
+            format!("{with:.1}"),
+            row.ticks.to_string(),
+            row.kvm_ticks.to_string(),
+            format!("{:.1}%", with * 100.0 / row.kvm_ticks as f64),
+            format!("{ledger:.1}"),
+            if over.is_empty() { "within".to_owned() } else { over.join("; ") },
+        ]);
+    }
+    Ok((sheet, any_over))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticks_of(each: f64) -> Ticks {
+        BUDGETS.iter().map(|row| (row.workload.to_owned(), each)).collect()
+    }
+
+    #[test]
+    fn what_is_over_its_budget_is_marked() {
+        let (_, over) = compare(&ticks_of(98.0), &ticks_of(80.0)).unwrap();
+        assert!(!over);
+        let (sheet, over) = compare(&ticks_of(98.1), &ticks_of(90.0)).unwrap();
+        assert!(over);
+        assert_eq!(sheet.render(SheetFormat::Csv).matches("over its budget").count(), 2);
+        let (sheet, over) = compare(&ticks_of(90.0), &ticks_of(69.0)).unwrap();
+        assert!(over && sheet.render(SheetFormat::Csv).contains("the ledger is over its budget"));
+        assert!(compare(&ticks_of(1.0), &Ticks::new()).is_err());
+    }
+}

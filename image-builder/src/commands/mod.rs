@@ -1,0 +1,61 @@
+//! The commands: each takes its arguments, joins the parts, prints, and says what to exit with.
+
+mod bench;
+mod image;
+mod outcome;
+mod platforms;
+mod report;
+mod run;
+mod tables;
+
+use std::io::{self, Write};
+
+use tollgate_abi::leaves::LeafMap;
+
+use crate::cli::{Command, ImageOptions};
+use crate::failure::{Failure, Status};
+use crate::selection::{Selection, nearest};
+
+/// Performs a command.
+///
+/// # Errors
+/// It ended early; the failure has the sentence and the status.
+pub fn run(command: Command) -> Result<Status, Failure> {
+    match command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Reasons(arguments) => print(&tables::reasons(arguments.format)).map(|()| Status::Balanced),
+        Command::Workloads(arguments) => {
+            print(&tables::workloads().render(arguments.format)).map(|()| Status::Balanced)
+        }
+        Command::Platforms(arguments) => print(&platforms::sheet().render(arguments.format)).map(|()| Status::Balanced),
+    }
+}
+
+/// Writes to standard output. A reader that went away, as `head` does, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::usage(format_args!("standard output can't be written: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl ImageOptions {
+    fn selection(&self) -> Result<Selection, Failure> {
+        let names = || LeafMap::ALL.iter().map(|map| map.name());
+        let leaf_map = LeafMap::parse(&self.leaf_map).ok_or_else(|| {
+            let remedy = match nearest(&self.leaf_map, names()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("choose one of {}", names().collect::<Vec<_>>().join(", ")),
+            };
+            Failure::usage(format_args!("there is no term `{}`", self.leaf_map)).remedy(remedy)
+        })?;
+        let workloads = self.workloads.clone();
+        Ok(Selection { workloads, leaf_map, watchdog_ticks: self.watchdog, accounting: true })
+    }
+}

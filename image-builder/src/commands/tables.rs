@@ -1,0 +1,82 @@
+//! `tollgate reasons` and `tollgate workloads`: the tables that the monitor itself is built from.
+
+use tollgate_abi::exit_reason::{EnabledBy, Need, SDM_EDITION, TABLE as REASONS};
+use tollgate_abi::workload::{Ends, Provokes, TABLE as WORKLOADS, Workload};
+
+use crate::report::{Sheet, SheetFormat};
+
+/// The table of exit reasons; with its edition where the form has room for a sentence.
+pub(super) fn reasons(format: SheetFormat) -> String {
+    let mut sheet = Sheet::new(&["no#", "name", "since", "enabled by", "provoked by", "platforms"]);
+    for row in REASONS {
+        sheet.row(vec![
+            row.reason.0.to_string(),
+            row.name.to_owned(),
+            row.since.to_owned(),
+            enabled_by(row.enabled_by),
+            row.provoked_by.to_owned(),
+            row.platforms.to_owned(),
+        ]);
+    }
+    let text = sheet.render(format);
+    match format {
+        SheetFormat::Table | SheetFormat::Markdown => {
+            format!(
+                "{text}\nBasic exit reasons of the Intel SDM, edition {SDM_EDITION}; numbers not listed are undefined.\n"
+            )
+        }
+        SheetFormat::Json | SheetFormat::Csv => text,
+    }
+}
+
+fn enabled_by(by: EnabledBy) -> String {
+    let all = |needs: &&[Need]| needs.iter().map(|&need| need_name(need)).collect::<Vec<_>>().join(" and ");
+    match by {
+        EnabledBy::Always => "always".to_owned(),
+        EnabledBy::AnyOf(ways) => ways.iter().map(all).collect::<Vec<_>>().join(" or "),
+    }
+}
+
+fn need_name(need: Need) -> String {
+    match need {
+        Need::Pin(bit) => format!("pin-based {bit}"),
+        Need::Proc(bit) => format!("primary {bit}"),
+        Need::Proc2(bit) => format!("secondary {bit}"),
+        Need::Proc3(bit) => format!("tertiary {bit}"),
+        Need::ExceptionBitmap => "exception bitmap".to_owned(),
+        Need::CrMasks => "CR0 or CR4 mask".to_owned(),
+        Need::IoBitmaps => "I/O bitmaps".to_owned(),
+        Need::MsrReads | Need::MsrWrites => "MSR bitmaps".to_owned(),
+        Need::Has(feature) => format!("processor: {feature:?}"),
+    }
+}
+
+/// The table of workloads.
+pub(super) fn workloads() -> Sheet {
+    let mut sheet = Sheet::new(&["workload", "profile", "iterations#", "most#", "predicts", "ends", "about"]);
+    for workload in WORKLOADS {
+        sheet.row(vec![
+            workload.name.to_owned(),
+            workload.profile.name().to_owned(),
+            workload.iterations.to_string(),
+            workload.most.to_string(),
+            predicts(workload),
+            match workload.ends {
+                Ends::Returns => "returns".to_owned(),
+                Ends::Stopped(outcome) => outcome.name().to_owned(),
+                Ends::Anyhow => "anyhow".to_owned(),
+            },
+            workload.about.to_owned(),
+        ]);
+    }
+    sheet
+}
+
+fn predicts(workload: &Workload) -> String {
+    let one = |row: &Provokes| match (row.each, row.once) {
+        (each, 0) => format!("{} x {each}/iteration", row.reason.name()),
+        (0, once) => format!("{} x {once}", row.reason.name()),
+        (each, once) => format!("{} x {each}/iteration + {once}", row.reason.name()),
+    };
+    workload.provokes.iter().map(one).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,183 @@
+//! One run of an emulator, from start to end: watched, read along, and stopped when it has said enough or too much.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use tollgate_abi::record::Record;
+
+use super::Launch;
+use super::process::{Group, STDERR, STDOUT};
+use super::tail::{CHUNK_BYTES, Tail};
+use crate::audit::{Audit, ExitLogReader};
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::log::{Log, LogError, LogReader};
+
+/// What a run may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Wall time.
+    pub wall: Duration,
+    /// Bytes on the serial port.
+    pub serial_bytes: u64,
+    /// Bytes in the emulator's exit log.
+    pub exit_log_bytes: u64,
+}
+
+impl Limits {
+    /// The limits for a run of at most `wall`.
+    pub fn within(wall: Duration) -> Self {
+        Self { wall, serial_bytes: 64 << 20, exit_log_bytes: 16 << 30 }
+    }
+}
+
+/// How the emulator ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself.
+    Exited(ExitStatus),
+    /// It had given its verdict and stayed; it was killed.
+    AfterVerdict,
+    /// It was killed at the end of its time.
+    TimedOut,
+    /// It was killed because the person wanted so.
+    Interrupted,
+    /// It was killed because a log grew beyond its limit: that log's name.
+    Flooded(&'static str),
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Session {
+    /// How it ended.
+    pub ended: Ended,
+    /// What the image said.
+    pub log: Result<Log, LogError>,
+    /// What the emulator logged, if it was asked to.
+    pub audit: Option<Audit>,
+    /// The last lines that the emulator itself printed.
+    pub said: String,
+    /// How long it took.
+    pub wall: Duration,
+}
+
+const POLL: Duration = Duration::from_millis(4);
+/// How long the image has to end the emulator after its verdict.
+const GRACE: Duration = Duration::from_secs(3);
+
+impl Session {
+    /// Starts the emulator and follows it to its end. `observe` sees every record as it comes.
+    ///
+    /// # Errors
+    /// The emulator can't be started or its files can't be read.
+    pub fn run(launch: &Launch, limits: Limits, mut observe: impl FnMut(&Record<'_>)) -> Result<Self, Failure> {
+        let start = Instant::now();
+        let mut books = Books::new(launch);
+        let group = Group::spawn(&launch.invocation).map_err(|error| cannot_start(launch, &error))?;
+        let unreadable =
+            |error: io::Error| Failure::no_verdict(format_args!("a log of {} can't be read: {error}", launch.name));
+        let mut verdict_at = None;
+        let stopped = loop {
+            let last_round = group.has_ended();
+            let news = books.read(limits, &mut observe).map_err(unreadable)?;
+            if verdict_at.is_none() && books.log.has_verdict() {
+                verdict_at = Some(Instant::now());
+            }
+            match news {
+                News::Flood(name) => break Some(Ended::Flooded(name)),
+                _ if interrupt::requested() => break Some(Ended::Interrupted),
+                News::Some | News::Full if last_round => {}
+                _ if last_round => break None,
+                _ if verdict_at.is_some_and(|at| at.elapsed() > GRACE) => break Some(Ended::AfterVerdict),
+                _ if start.elapsed() > limits.wall => break Some(Ended::TimedOut),
+                News::Full => {}
+                News::None | News::Some => std::thread::sleep(POLL),
+            }
+        };
+        let status = group.end().map_err(|error| cannot_start(launch, &error))?;
+        let said = last_words(&launch.invocation.directory);
+        let (log, audit) = books.close();
+        Ok(Self { ended: stopped.unwrap_or(Ended::Exited(status)), log, audit, said, wall: start.elapsed() })
+    }
+}
+
+fn cannot_start(launch: &Launch, error: &io::Error) -> Failure {
+    let program = launch.invocation.program.display();
+    Failure::platform(format_args!("{} can't be started ({program}): {error}", launch.name)).remedy("install it again")
+}
+
+/// The two logs as far as they were read.
+struct Books {
+    serial: Tail,
+    log: LogReader,
+    exits: Option<(Tail, ExitLogReader)>,
+}
+
+/// What one look at the logs brought.
+enum News {
+    None,
+    Some,
+    /// A whole chunk, so that more may be waiting.
+    Full,
+    Flood(&'static str),
+}
+
+impl Books {
+    fn new(launch: &Launch) -> Self {
+        let exits = launch.exit_log.clone().map(|path| (Tail::new(path), ExitLogReader::default()));
+        Self { serial: Tail::new(launch.serial.clone()), log: LogReader::new(), exits }
+    }
+
+    fn read(&mut self, limits: Limits, observe: &mut impl FnMut(&Record<'_>)) -> io::Result<News> {
+        let serial = self.serial.read()?;
+        let mut most = serial.len();
+        self.log.feed_observed(serial, observe);
+        if self.serial.bytes > limits.serial_bytes {
+            return Ok(News::Flood("serial log"));
+        }
+        if let Some((tail, reader)) = &mut self.exits {
+            let bytes = tail.read()?;
+            most = most.max(bytes.len());
+            reader.feed(bytes);
+            if tail.bytes > limits.exit_log_bytes {
+                return Ok(News::Flood("exit log"));
+            }
+        }
+        Ok(match most {
+            0 => News::None,
+            CHUNK_BYTES => News::Full,
+            _ => News::Some,
+        })
+    }
+
+    fn close(self) -> (Result<Log, LogError>, Option<Audit>) {
+        (self.log.finish(), self.exits.map(|(_, reader)| reader.finish()))
+    }
+}
+
+const LAST_WORDS_LINES: usize = 4;
+const LAST_WORDS_BYTES: u64 = 4096;
+
+/// The end of what the emulator printed, without its banner and its rulers.
+fn last_words(directory: &Path) -> String {
+    let tails = [STDOUT, STDERR].map(|name| end_of(&directory.join(name)).unwrap_or_default());
+    let lines = tails.iter().flat_map(|text| text.lines()).map(printable);
+    let telling: Vec<String> = lines.filter(|line| line.bytes().any(|byte| byte.is_ascii_alphanumeric())).collect();
+    telling[telling.len().saturating_sub(LAST_WORDS_LINES)..].join("\n")
+}
+
+fn printable(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+fn end_of(path: &Path) -> io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LAST_WORDS_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LAST_WORDS_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

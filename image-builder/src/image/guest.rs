@@ -1,0 +1,186 @@
+//! A guest's ELF file: what the tool takes, and why it refuses the rest.
+//!
+//! Taken is a static x86-64 executable whose segments lie in the guest's memory (`abi::machine`). Physical addresses
+//! count: the guest starts with its first 4 GiB mapped to themselves.
+
+use object::LittleEndian as LE;
+use object::elf::{self, FileHeader64, ProgramHeader64};
+use object::read::elf::{FileHeader, ProgramHeader};
+use tollgate_abi::guest_image::{self, LoadError, MAX_SEGMENTS, Segment};
+
+/// A guest that can be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest<'data> {
+    /// Where it starts.
+    pub entry_gpa: u64,
+    /// What is loaded, in the file's order.
+    pub pieces: Vec<Piece<'data>>,
+}
+
+/// A loadable segment and its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece<'data> {
+    /// Where it goes.
+    pub gpa: u64,
+    /// How long it is in memory.
+    pub memory_bytes: u64,
+    /// What the file holds of it.
+    pub bytes: &'data [u8],
+}
+
+/// Why a file is no guest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestError {
+    /// Nothing in it.
+    #[error("the file is empty")]
+    Empty,
+    /// Not an ELF file at all.
+    #[error("it is not an ELF file")]
+    NotElf,
+    /// The file ends before what it promises.
+    #[error("it is truncated: {part} reaches to byte {end}, and the file has {bytes}")]
+    Truncated {
+        /// What is cut off.
+        part: &'static str,
+        /// Where that ends.
+        end: u64,
+        /// Where the file ends.
+        bytes: u64,
+    },
+    /// 32-bit.
+    #[error("it is a 32-bit ELF file, and the guest runs in 64-bit mode")]
+    NotSixtyFourBit,
+    /// Another processor.
+    #[error("it is for another machine (ELF machine {0}), not for x86-64")]
+    Machine(u16),
+    /// An object file, a library, a core dump.
+    #[error("it is {0}, not a static executable")]
+    Kind(&'static str),
+    /// It wants a dynamic loader.
+    #[error("it wants a dynamic loader, and there is none")]
+    Dynamic,
+    /// Its tables contradict themselves.
+    #[error("its {0} is malformed")]
+    Malformed(&'static str),
+    /// The monitor could not load it.
+    #[error("{0}")]
+    Load(LoadError),
+}
+
+impl From<LoadError> for GuestError {
+    fn from(error: LoadError) -> Self {
+        GuestError::Load(error)
+    }
+}
+
+impl GuestError {
+    /// What the person can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            GuestError::Empty | GuestError::NotElf => "name the linked program, not its source or a flat binary",
+            GuestError::Truncated { .. } | GuestError::Malformed(_) => "copy or link the file again",
+            GuestError::NotSixtyFourBit | GuestError::Machine(_) => "build it for x86_64",
+            GuestError::Kind(_) | GuestError::Dynamic => {
+                "link it with -static -no-pie and without an interpreter, as unikernel-guest/build.rs does"
+            }
+            GuestError::Load(_) => "change its link script; unikernel-guest/link.ld shows where a guest may lie",
+        }
+    }
+}
+
+impl<'data> Guest<'data> {
+    /// Reads and checks an ELF file.
+    ///
+    /// # Errors
+    /// The first reason why the monitor could not load it.
+    pub fn parse(data: &'data [u8]) -> Result<Self, GuestError> {
+        let header = check_header(data)?;
+        let segments = program_headers(header, data)?;
+        if segments.iter().any(|segment| matches!(segment.p_type(LE), elf::PT_INTERP | elf::PT_DYNAMIC)) {
+            return Err(GuestError::Dynamic);
+        }
+        let loaded = |segment: &&ProgramHeader64<LE>| segment.p_type(LE) == elf::PT_LOAD && segment.p_memsz(LE) > 0;
+        let count = segments.iter().filter(loaded).count();
+        if count > MAX_SEGMENTS {
+            return Err(LoadError::TooManySegments(count).into());
+        }
+        let pieces =
+            segments.iter().filter(loaded).map(|segment| piece(segment, data)).collect::<Result<Vec<_>, _>>()?;
+        let guest = Self { entry_gpa: header.e_entry(LE), pieces };
+        guest_image::check(guest.entry_gpa, guest.segments(0).into_iter())?;
+        Ok(guest)
+    }
+
+    /// The directory's segments, were the bytes packed from `image_offset` on.
+    pub(super) fn segments(&self, image_offset: u64) -> Vec<Segment> {
+        let mut at = image_offset;
+        let mut pack = |piece: &Piece<'_>| {
+            let file_bytes = piece.bytes.len() as u64;
+            let segment = Segment { gpa: piece.gpa, memory_bytes: piece.memory_bytes, image_offset: at, file_bytes };
+            at = (at + file_bytes).next_multiple_of(16);
+            segment
+        };
+        self.pieces.iter().map(&mut pack).collect()
+    }
+}
+
+fn truncated(part: &'static str, end: u64, data: &[u8]) -> GuestError {
+    GuestError::Truncated { part, end, bytes: data.len() as u64 }
+}
+
+fn check_header(data: &[u8]) -> Result<&FileHeader64<LE>, GuestError> {
+    const HEADER_BYTES: u64 = size_of::<FileHeader64<LE>>() as u64;
+    if data.is_empty() {
+        return Err(GuestError::Empty);
+    }
+    if data.len() < elf::ELFMAG.len() && elf::ELFMAG.starts_with(data) {
+        return Err(truncated("the header", HEADER_BYTES, data));
+    }
+    if !data.starts_with(&elf::ELFMAG) {
+        return Err(GuestError::NotElf);
+    }
+    match data.get(4) {
+        Some(&elf::ELFCLASS32) => return Err(GuestError::NotSixtyFourBit),
+        Some(&elf::ELFCLASS64) | None => {}
+        Some(_) => return Err(GuestError::Malformed("class")),
+    }
+    if (data.len() as u64) < HEADER_BYTES {
+        return Err(truncated("the header", HEADER_BYTES, data));
+    }
+    if data[5] != elf::ELFDATA2LSB {
+        return Err(GuestError::Machine(u16::from_be_bytes([data[18], data[19]])));
+    }
+    let header = FileHeader64::<LE>::parse(data).map_err(|_| GuestError::Malformed("header"))?;
+    if header.e_machine(LE) != elf::EM_X86_64 {
+        return Err(GuestError::Machine(header.e_machine(LE)));
+    }
+    match header.e_type(LE) {
+        elf::ET_EXEC => Ok(header),
+        elf::ET_DYN => Err(GuestError::Kind("position-independent (a library or a PIE)")),
+        elf::ET_REL => Err(GuestError::Kind("an object file that is not linked yet")),
+        elf::ET_CORE => Err(GuestError::Kind("a core dump")),
+        _ => Err(GuestError::Malformed("type")),
+    }
+}
+
+fn program_headers<'data>(
+    header: &'data FileHeader64<LE>,
+    data: &'data [u8],
+) -> Result<&'data [ProgramHeader64<LE>], GuestError> {
+    let table_bytes = u64::from(header.e_phnum(LE)) * u64::from(header.e_phentsize(LE));
+    let end = header.e_phoff(LE).checked_add(table_bytes).ok_or(GuestError::Malformed("program-header table"))?;
+    if end > data.len() as u64 {
+        return Err(truncated("the program-header table", end, data));
+    }
+    header.program_headers(LE, data).map_err(|_| GuestError::Malformed("program-header table"))
+}
+
+fn piece<'data>(segment: &ProgramHeader64<LE>, data: &'data [u8]) -> Result<Piece<'data>, GuestError> {
+    let (offset, file_bytes) = segment.file_range(LE);
+    let end = offset.checked_add(file_bytes).ok_or(GuestError::Malformed("segment"))?;
+    if end > data.len() as u64 {
+        return Err(truncated("a segment", end, data));
+    }
+    let bytes = segment.data(LE, data).map_err(|()| GuestError::Malformed("segment"))?;
+    Ok(Piece { gpa: segment.p_paddr(LE), memory_bytes: segment.p_memsz(LE), bytes })
+}

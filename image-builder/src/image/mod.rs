@@ -1,0 +1,52 @@
+//! The bootable image: the guest's ELF file checked, and monitor, guest and directory laid into one ROM.
+
+mod guest;
+mod rom;
+
+pub use guest::{Guest, GuestError};
+pub use rom::{ROM_BYTES, Rom, RomError};
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::failure::Failure;
+
+/// The monitor, as this tool was built with it.
+pub const MONITOR_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.elf"));
+/// The built-in guest, as this tool was built with it.
+pub const GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unikernel-guest.elf"));
+
+/// The longest guest file that is read, debug information included. What is loaded from it must fit the ROM.
+const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
+
+/// Builds the ROM with the guest in `guest`, or the built-in one, and with `options` for the run.
+///
+/// # Errors
+/// The guest file can't be read, is no guest, or does not fit.
+pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
+    let bytes = guest.map(read_guest).transpose()?;
+    let name = guest.map_or_else(|| "the built-in guest".to_owned(), |path| path.display().to_string());
+    let refuse = |cause: &dyn std::fmt::Display, remedy: &str| {
+        Failure::usage(format_args!("{name} can't be the guest: {cause}")).remedy(remedy)
+    };
+    let guest = Guest::parse(bytes.as_deref().unwrap_or(GUEST_ELF)).map_err(|error| refuse(&error, error.remedy()))?;
+    Rom::build(MONITOR_ELF, &guest, options).map_err(|error| refuse(&error, error.remedy()))
+}
+
+fn read_guest(path: &Path) -> Result<Vec<u8>, Failure> {
+    let unreadable = |cause: &dyn std::fmt::Display| {
+        Failure::usage(format_args!("the guest {} can't be read: {cause}", path.display()))
+            .remedy("name an ELF file with --guest, or leave it out for the built-in guest")
+    };
+    let file = File::open(path).map_err(|error| unreadable(&error))?;
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Err(unreadable(&"it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_GUEST_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > MOST_GUEST_FILE_BYTES {
+        return Err(unreadable(&format_args!("it is longer than {MOST_GUEST_FILE_BYTES} bytes")));
+    }
+    Ok(bytes)
+}

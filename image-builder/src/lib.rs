@@ -1,0 +1,26 @@
+//! Tollgate's host tool: builds the image, boots it, audits and reports.
+//!
+//! ```text
+//! selection ► image (guest ELF, ROM) ► emulator (start, follow, stop) ► log ─┐
+//!                                                                 audit ────┴► account (verify) ► report
+//! ```
+//!
+//! [`commands`] joins these for the command line; everything else can be used and tested by itself. What comes from
+//! outside (a guest, a log, an emulator) may be missing, torn, huge or hostile: it ends in a [`failure::Failure`],
+//! never in a panic.
+#![forbid(unsafe_code)]
+
+pub mod account;
+pub mod audit;
+pub mod cli;
+pub mod commands;
+pub mod emulator;
+pub mod failure;
+pub mod image;
+pub mod interrupt;
+pub mod lines;
+pub mod log;
+pub mod output_file;
+pub mod progress;
+pub mod report;
+pub mod selection;

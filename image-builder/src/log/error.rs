@@ -1,0 +1,62 @@
+//! Why bytes are not the log of one run.
+
+use std::io;
+
+use tollgate_abi::record::PROTOCOL;
+
+/// Why bytes are not the log of one run.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// No bytes at all.
+    #[error("the log is empty: the image said nothing")]
+    Empty,
+    /// No record at all.
+    #[error("this is not a log of Tollgate: none of its {lines} lines is a record")]
+    NotOurs {
+        /// Lines that it has.
+        lines: u64,
+    },
+    /// Records, but not the first one.
+    #[error("the log has no beginning: {records} records, and none of them is the first, `tollgate`")]
+    NoBeginning {
+        /// Records that it has.
+        records: u64,
+    },
+    /// A second beginning.
+    #[error("line {line} starts another run: the file holds more than one; split it and report each part")]
+    AnotherRun {
+        /// Where.
+        line: u64,
+    },
+    /// Another version of the protocol.
+    #[error(
+        "the log is of protocol version {found}, and this tool reads version {PROTOCOL}; use the tool that wrote it"
+    )]
+    Protocol {
+        /// The version that it names.
+        found: u64,
+    },
+    /// A record with a right checksum and wrong contents.
+    #[error("line {line}: the record `{kind}` {problem}; the log comes from another build of the monitor")]
+    Record {
+        /// Where.
+        line: u64,
+        /// Its first word.
+        kind: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// More than any run writes.
+    #[error("line {line}: more than {most} {what}, which no run writes")]
+    TooMany {
+        /// Where.
+        line: u64,
+        /// What there is too much of.
+        what: &'static str,
+        /// The most.
+        most: usize,
+    },
+    /// The file system.
+    #[error("the log can't be read: {0}")]
+    Read(#[from] io::Error),
+}

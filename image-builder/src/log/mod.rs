@@ -1,0 +1,162 @@
+//! A serial log as the records it holds: who ran where, the workloads, the ledger, the guest's book, the verdict.
+//!
+//! Reading is streaming and bounded, whatever the log holds. Nothing is judged here; that is [`crate::account`]'s.
+
+mod error;
+mod fields;
+mod reader;
+
+pub use error::LogError;
+pub use reader::LogReader;
+
+use std::collections::BTreeMap;
+
+/// Everything that one run said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// The first record.
+    pub header: Header,
+    /// The workloads, in the order in which they ran.
+    pub workloads: Vec<WorkloadRun>,
+    /// The ledger's rows by vCPU and reason.
+    pub exits: BTreeMap<(u64, u16), ExitRow>,
+    /// The guest's own book by reason; `None` if the log has none.
+    pub tally: Option<BTreeMap<u16, u64>>,
+    /// Sums by vCPU.
+    pub totals: BTreeMap<u64, Total>,
+    /// How the guest ended.
+    pub stop: Option<Stop>,
+    /// The last record; `None` in the log of an unfinished run.
+    pub verdict: Option<Verdict>,
+    /// What the log was like.
+    pub quality: Quality,
+}
+
+/// Who ran where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The monitor's build.
+    pub build: String,
+    /// What the monitor took the machine for.
+    pub platform: String,
+    /// `vt-x` and the like.
+    pub virtualization: String,
+    /// The processor's name.
+    pub cpu: String,
+    /// Edition of the exit-reason table.
+    pub sdm_edition: String,
+    /// Where the course leaves were.
+    pub leaf_map: String,
+    /// Number of vCPUs.
+    pub vcpus: u64,
+    /// The run's options.
+    pub options: String,
+}
+
+/// One workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkloadRun {
+    /// Its name.
+    pub name: String,
+    /// How often.
+    pub iterations: u64,
+    /// Its `result` record.
+    pub ended: Option<WorkloadEnd>,
+    /// Its `count` records by reason.
+    pub counts: BTreeMap<u16, Count>,
+}
+
+/// How a workload ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkloadEnd {
+    /// The monitor's verdict on it.
+    pub verdict: String,
+    /// Exits in its window.
+    pub exits: u64,
+    /// TSC ticks of its window.
+    pub cycles: u64,
+    /// What did not hold.
+    pub message: String,
+}
+
+/// The books on one reason in one workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// By its row in the table of workloads.
+    pub predicted: Option<u64>,
+    /// By the guest's own tally.
+    pub guest: Option<u64>,
+    /// By the ledger.
+    pub observed: u64,
+}
+
+/// One row of the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExitRow {
+    /// The reason's name.
+    pub name: String,
+    /// `enabled`, `not-enabled` or `undefined`.
+    pub status: String,
+    /// Exits.
+    pub count: u64,
+    /// TSC ticks of all of them.
+    pub cycles: u64,
+    /// The shortest.
+    pub min: u64,
+    /// The longest.
+    pub max: u64,
+    /// Exits by power of two of their ticks.
+    pub histogram: BTreeMap<u8, u64>,
+}
+
+/// One vCPU's sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Exits.
+    pub exits: u64,
+    /// VM entries.
+    pub entries: u64,
+    /// TSC ticks of all exits.
+    pub cycles: u64,
+    /// TSC ticks from the first entry to the last exit.
+    pub elapsed: u64,
+}
+
+/// How the guest ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stop {
+    /// A word of `abi::workload::Outcome`.
+    pub outcome: String,
+    /// Where it was.
+    pub rip: Option<u64>,
+    /// The exit-reason field of its last exit.
+    pub reason: Option<u64>,
+    /// The exit qualification of its last exit.
+    pub qualification: Option<u64>,
+    /// More for a person.
+    pub detail: String,
+}
+
+/// The monitor's verdict.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// `balanced`, `differs`, `failed`, `stopped`, `refused` or `fault`.
+    pub result: String,
+    /// More for a person.
+    pub detail: String,
+    /// What a person can do about it.
+    pub remedy: String,
+}
+
+/// How readable a log was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quality {
+    /// Records.
+    pub records: u64,
+    /// Lines that are no records: firmware messages, other programs.
+    pub noise: u64,
+    /// Records that were torn or written into.
+    pub damaged: u64,
+    /// Records behind the verdict, where nothing should be.
+    pub after_verdict: u64,
+}

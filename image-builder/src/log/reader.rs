@@ -1,0 +1,272 @@
+//! Reads a serial log, line by line, into a [`Log`].
+
+use std::io::{self, Read};
+
+use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject};
+
+use super::error::LogError;
+use super::fields::Fields;
+use super::{Count, ExitRow, Header, Log, Stop, Total, Verdict, WorkloadEnd, WorkloadRun};
+use crate::lines::{Line, Lines};
+
+/// The most workloads in one log.
+const MOST_WORKLOADS: usize = 10_000;
+/// The most rows of one kind in one log: reasons on every vCPU, or reasons of a workload.
+const MOST_ROWS: usize = 100_000;
+
+/// Reads a log as it comes.
+#[derive(Debug)]
+pub struct LogReader {
+    lines: Lines,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    log: Log,
+    line: u64,
+    began: bool,
+    counts: usize,
+    error: Option<LogError>,
+}
+
+impl Default for LogReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LogReader {
+    /// A reader at the beginning of a log.
+    pub fn new() -> Self {
+        Self { lines: Lines::new(MAX_LINE_BYTES + 2), state: State::default() }
+    }
+
+    /// Reads a log to its end.
+    ///
+    /// # Errors
+    /// It can't be read, or is not the log of one run.
+    pub fn read(mut source: impl Read) -> Result<Log, LogError> {
+        let mut reader = Self::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match source.read(&mut buffer) {
+                Ok(0) => return reader.finish(),
+                Ok(count) => reader.feed(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+            if let Some(error) = reader.state.error.take() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Takes the next bytes of the log.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.feed_observed(bytes, &mut |_| {});
+    }
+
+    /// Takes the next bytes of the log and shows `observe` each record.
+    pub fn feed_observed(&mut self, bytes: &[u8], observe: &mut impl FnMut(&Record<'_>)) {
+        let state = &mut self.state;
+        if state.error.is_none()
+            && let Err(error) = self.lines.feed(bytes, |line| state.line(line, observe))
+        {
+            state.error = Some(error);
+        }
+    }
+
+    /// Whether the verdict has come.
+    pub fn has_verdict(&self) -> bool {
+        self.state.log.verdict.is_some()
+    }
+
+    /// The log, once there is no more of it.
+    ///
+    /// # Errors
+    /// It is not the log of one run.
+    pub fn finish(mut self) -> Result<Log, LogError> {
+        let state = &mut self.state;
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        self.lines.finish(|line| state.line(line, &mut |_| {}))?;
+        match (state.line, state.log.quality.records) {
+            (0, _) => Err(LogError::Empty),
+            (lines, 0) => Err(LogError::NotOurs { lines }),
+            (_, records) if !state.began => Err(LogError::NoBeginning { records }),
+            _ => Ok(self.state.log),
+        }
+    }
+}
+
+impl State {
+    fn line(&mut self, line: Line<'_>, observe: &mut impl FnMut(&Record<'_>)) -> Result<(), LogError> {
+        self.line += 1;
+        let Line::Whole(line) = line else {
+            self.log.quality.noise += 1;
+            return Ok(());
+        };
+        match record::parse(line) {
+            Ok(record) => {
+                self.log.quality.records += 1;
+                self.record(&record)?;
+                observe(&record);
+            }
+            Err(Reject::Noise) => self.log.quality.noise += 1,
+            Err(Reject::Damaged) => self.log.quality.damaged += 1,
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Record<'_>) -> Result<(), LogError> {
+        let fields = Fields { record, line: self.line };
+        if record.kind == Kind::Tollgate {
+            return self.begin(&fields);
+        }
+        if !self.began {
+            return Ok(());
+        }
+        if self.log.verdict.is_some() {
+            self.log.quality.after_verdict += 1;
+            return Ok(());
+        }
+        match record.kind {
+            Kind::Begin => self.workload_begins(&fields),
+            Kind::Result => self.workload_ends(&fields),
+            Kind::Count => self.count(&fields),
+            Kind::Exit => self.exit(&fields),
+            Kind::Tally => self.tally(&fields),
+            Kind::Total => self.total(&fields),
+            Kind::Stop => {
+                let [rip, reason, qualification] =
+                    ["rip", "reason", "qualification"].map(|key| fields.optional_number(key));
+                let (outcome, detail) = (fields.text("outcome")?, fields.optional_text("detail"));
+                self.log.stop = Some(Stop { outcome, rip, reason, qualification, detail });
+                Ok(())
+            }
+            Kind::Verdict => {
+                let [detail, remedy] = ["detail", "remedy"].map(|key| fields.optional_text(key));
+                self.log.verdict = Some(Verdict { result: fields.text("result")?, detail, remedy });
+                Ok(())
+            }
+            Kind::Tollgate | Kind::Memory | Kind::Controls | Kind::Console => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        if self.began {
+            return Err(LogError::AnotherRun { line: self.line });
+        }
+        self.began = true;
+        let found = fields.number("protocol")?;
+        if found != PROTOCOL {
+            return Err(LogError::Protocol { found });
+        }
+        self.log.header = Header {
+            build: fields.optional_text("build"),
+            platform: fields.optional_text("platform"),
+            virtualization: fields.optional_text("virtualization"),
+            cpu: fields.optional_text("cpu"),
+            sdm_edition: fields.optional_text("sdm"),
+            leaf_map: fields.optional_text("leaf_map"),
+            vcpus: fields.optional_number("vcpus").unwrap_or(1),
+            options: fields.optional_text("options"),
+        };
+        Ok(())
+    }
+
+    fn workload_begins(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let (name, iterations) = (fields.text("workload")?, fields.number("iterations")?);
+        self.log.workloads.push(WorkloadRun { name, iterations, ..WorkloadRun::default() });
+        self.bounded("workloads", self.log.workloads.len(), MOST_WORKLOADS)
+    }
+
+    fn workload_ends(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let end = WorkloadEnd {
+            verdict: fields.text("verdict")?,
+            exits: fields.number("exits")?,
+            cycles: fields.number("cycles")?,
+            message: fields.optional_text("message"),
+        };
+        let iterations = fields.number("iterations")?;
+        let workload = self.workload(fields, |workload| workload.ended.is_none())?;
+        workload.iterations = iterations;
+        workload.ended = Some(end);
+        Ok(())
+    }
+
+    fn count(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let reason = fields.reason()?;
+        let count = Count {
+            predicted: fields.optional_number("predicted"),
+            guest: fields.optional_number("guest"),
+            observed: fields.number("observed")?,
+        };
+        self.workload(fields, |workload| !workload.counts.contains_key(&reason))?.counts.insert(reason, count);
+        self.counts += 1;
+        self.bounded("counts", self.counts, MOST_ROWS)
+    }
+
+    /// The workload that a record belongs to: the last one, or a new one whose beginning was lost.
+    fn workload(
+        &mut self,
+        fields: &Fields<'_>,
+        lacks: impl Fn(&WorkloadRun) -> bool,
+    ) -> Result<&mut WorkloadRun, LogError> {
+        let name = fields.text("workload")?;
+        let workloads = &mut self.log.workloads;
+        if !workloads.last().is_some_and(|last| last.name == name && lacks(last)) {
+            if workloads.len() >= MOST_WORKLOADS {
+                return Err(LogError::TooMany { line: self.line, what: "workloads", most: MOST_WORKLOADS });
+            }
+            workloads.push(WorkloadRun { name, ..WorkloadRun::default() });
+        }
+        let last = workloads.len() - 1;
+        Ok(&mut workloads[last])
+    }
+
+    fn exit(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let place = (fields.number("vcpu")?, fields.reason()?);
+        let row = ExitRow {
+            name: fields.text("name")?,
+            status: fields.text("status")?,
+            count: fields.number("count")?,
+            cycles: fields.number("cycles")?,
+            min: fields.number("min")?,
+            max: fields.number("max")?,
+            histogram: fields.histogram()?,
+        };
+        match self.log.exits.insert(place, row) {
+            Some(_) => Err(fields.problem(format!("repeats reason {} of vCPU {}", place.1, place.0))),
+            None => self.bounded("ledger rows", self.log.exits.len(), MOST_ROWS),
+        }
+    }
+
+    fn tally(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let (reason, guest) = (fields.reason()?, fields.number("guest")?);
+        match self.log.tally.get_or_insert_default().insert(reason, guest) {
+            Some(_) => Err(fields.problem(format!("repeats reason {reason}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn total(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let vcpu = fields.number("vcpu")?;
+        let total = Total {
+            exits: fields.number("exits")?,
+            entries: fields.number("entries")?,
+            cycles: fields.number("cycles")?,
+            elapsed: fields.number("elapsed")?,
+        };
+        match self.log.totals.insert(vcpu, total) {
+            Some(_) => Err(fields.problem(format!("repeats vCPU {vcpu}"))),
+            None => self.bounded("vCPUs", self.log.totals.len(), MOST_ROWS),
+        }
+    }
+
+    fn bounded(&self, what: &'static str, count: usize, most: usize) -> Result<(), LogError> {
+        if count > most { Err(LogError::TooMany { line: self.line, what, most }) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,57 @@
+//! Progress on standard error: a line that moves on a terminal, a plain line for each phase elsewhere.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tollgate_abi::record::{Kind, Record};
+
+/// What a run shows while it works.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+}
+
+const REDRAWS_EACH_SECOND: u8 = 15;
+
+impl Progress {
+    /// Progress through `workloads` workloads.
+    pub fn new(workloads: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_EACH_SECOND);
+            let style = ProgressStyle::with_template("{spinner} {pos}/{len} {msg}");
+            ProgressBar::with_draw_target(Some(workloads), target)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+        });
+        if let Some(bar) = &bar {
+            bar.enable_steady_tick(Duration::from_millis(100));
+        }
+        Self { bar }
+    }
+
+    /// A phase begins, or something is worth a line.
+    pub fn phase(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// A record has come.
+    pub fn record(&self, record: &Record<'_>) {
+        let Some(bar) = &self.bar else { return };
+        let workload = || record.text("workload").map(|name| name.to_string()).unwrap_or_default();
+        match record.kind {
+            Kind::Begin => bar.set_message(workload()),
+            Kind::Result => bar.inc(1),
+            _ => {}
+        }
+    }
+
+    /// Nothing more comes: the moving line goes.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

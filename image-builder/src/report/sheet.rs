@@ -1,0 +1,114 @@
+//! Any table: a heading and rows of text, written as columns, JSON, CSV or Markdown.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+/// A form in which a [`Sheet`] can be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SheetFormat {
+    /// Aligned columns for people.
+    #[default]
+    Table,
+    /// An array of objects.
+    Json,
+    /// A line for each row, after a heading.
+    Csv,
+    /// A table for a document.
+    Markdown,
+}
+
+/// A table of text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sheet {
+    heading: Vec<&'static str>,
+    numeric: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+/// Columns to which text is wrapped.
+const COLUMNS: u16 = 120;
+
+impl Sheet {
+    /// A sheet with these columns; those whose name ends in `#` hold numbers and are set flush right.
+    pub fn new(heading: &[&'static str]) -> Self {
+        Self {
+            heading: heading.iter().map(|name| name.trim_end_matches('#')).collect(),
+            numeric: heading.iter().map(|name| name.ends_with('#')).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row, a cell for each column.
+    pub fn row(&mut self, cells: Vec<String>) {
+        debug_assert_eq!(cells.len(), self.heading.len());
+        self.rows.push(cells);
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Writes the sheet.
+    pub fn render(&self, format: SheetFormat) -> String {
+        match format {
+            SheetFormat::Table => self.columns(presets::NOTHING, ContentArrangement::Dynamic),
+            SheetFormat::Markdown => self.columns(presets::ASCII_MARKDOWN, ContentArrangement::Disabled),
+            SheetFormat::Csv => self.csv(),
+            SheetFormat::Json => self.json(),
+        }
+    }
+
+    fn columns(&self, preset: &str, arrangement: ContentArrangement) -> String {
+        let mut table = Table::new();
+        table.load_preset(preset).set_content_arrangement(arrangement).set_width(COLUMNS);
+        table.set_header(&self.heading);
+        for row in &self.rows {
+            table.add_row(row);
+        }
+        for (column, &numeric) in table.column_iter_mut().zip(&self.numeric) {
+            if numeric {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.trim_fmt() + "\n"
+    }
+
+    fn csv(&self) -> String {
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        // Writing to memory can't fail, and every row has the heading's length.
+        let _ = writer.write_record(&self.heading);
+        for row in &self.rows {
+            let _ = writer.write_record(row);
+        }
+        writer.into_inner().map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn json(&self) -> String {
+        let cell = |text: &String, numeric: bool| match text.parse::<u64>() {
+            Ok(number) if numeric => number.into(),
+            _ => serde_json::Value::from(text.as_str()),
+        };
+        let object = |row: &Vec<String>| -> serde_json::Value {
+            let cells = row.iter().zip(&self.numeric).map(|(text, &numeric)| cell(text, numeric));
+            self.heading.iter().map(|name| name.replace(' ', "_")).zip(cells).collect()
+        };
+        let rows: Vec<_> = self.rows.iter().map(object).collect();
+        serde_json::to_string_pretty(&rows).unwrap_or_default() + "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sheet_in_every_form() {
+        let mut sheet = Sheet::new(&["no#", "full name"]);
+        sheet.row(vec!["10".into(), "CPUID, \"quoted\"".into()]);
+        assert_eq!(sheet.render(SheetFormat::Csv), "no,full name\n10,\"CPUID, \"\"quoted\"\"\"\n");
+        assert!(sheet.render(SheetFormat::Json).contains("\"full_name\": \"CPUID, \\\"quoted\\\"\""));
+        assert!(sheet.render(SheetFormat::Json).contains("\"no\": 10"));
+        assert!(sheet.render(SheetFormat::Markdown).starts_with("| no | full name"));
+        assert_eq!(sheet.render(SheetFormat::Table).lines().count(), 2);
+    }
+}

@@ -1,0 +1,138 @@
+//! Accounts for people: the reasons, the workloads, the verdict.
+
+use super::{Sheet, SheetFormat, Titled};
+use crate::account::{Account, Reason};
+
+/// Writes accounts one after the other, with titles where there are several.
+pub(super) fn render(accounts: &[Titled]) -> String {
+    let one = |titled: &Titled| {
+        let title = if accounts.len() > 1 { format!("{}\n\n", titled.title) } else { String::new() };
+        title + &account(&titled.account)
+    };
+    accounts.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+fn account(account: &Account) -> String {
+    let mut text = heading(account);
+    for part in [reasons(account), workloads(account)] {
+        if !part.is_empty() {
+            text += "\n";
+            text += &part.render(SheetFormat::Table);
+        }
+    }
+    text += "\n";
+    text += &verdict(account);
+    text
+}
+
+fn heading(account: &Account) -> String {
+    let platform = &account.platform;
+    let known = |word: &str| if word.is_empty() { "unknown".to_owned() } else { word.to_owned() };
+    format!(
+        "{} on {}, {}, {} vCPU{}; reasons of SDM {}, leaves of {}\n",
+        known(&platform.virtualization),
+        known(&platform.kind),
+        known(&platform.cpu),
+        account.vcpus,
+        if account.vcpus == 1 { "" } else { "s" },
+        known(&account.sdm_edition),
+        known(&account.leaf_map),
+    )
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "-".to_owned() } else { format!("{:.2}%", part as f64 * 100.0 / whole as f64) }
+}
+
+fn book(count: Option<u64>) -> String {
+    count.map_or_else(|| "-".to_owned(), |count| count.to_string())
+}
+
+/// The reasons that any book has, the costliest first as `perf kvm stat` has them.
+fn reasons(account: &Account) -> Sheet {
+    let mut sheet = Sheet::new(&[
+        "no#",
+        "exit reason",
+        "samples#",
+        "samples%#",
+        "time%#",
+        "min#",
+        "max#",
+        "avg#",
+        "guest#",
+        "audit#",
+    ]);
+    let seen = |reason: &&Reason| reason.count > 0 || reason.guest_count > Some(0) || reason.audit_count > Some(0);
+    let mut rows: Vec<&Reason> = account.reasons.iter().filter(seen).collect();
+    rows.sort_by_key(|reason| (std::cmp::Reverse(reason.cycles), reason.number));
+    let totals = &account.totals;
+    for reason in rows {
+        let average = if reason.count == 0 { 0.0 } else { reason.cycles as f64 / reason.count as f64 };
+        sheet.row(vec![
+            reason.number.to_string(),
+            reason.name.clone(),
+            reason.count.to_string(),
+            percent(reason.count, totals.exits),
+            percent(reason.cycles, totals.cycles),
+            reason.min.to_string(),
+            reason.max.to_string(),
+            format!("{average:.1}"),
+            book(reason.guest_count),
+            book(reason.audit_count),
+        ]);
+    }
+    if !sheet.is_empty() {
+        let mut all = vec![String::new(), "all".to_owned(), totals.exits.to_string()];
+        all.extend([percent(totals.exits, totals.exits), percent(totals.cycles, totals.cycles)]);
+        all.extend([String::new(), String::new()]);
+        let average = if totals.exits == 0 { 0.0 } else { totals.cycles as f64 / totals.exits as f64 };
+        all.extend([format!("{average:.1}"), book(totals.guest_count), book(totals.audit_count)]);
+        sheet.row(all);
+    }
+    sheet
+}
+
+fn workloads(account: &Account) -> Sheet {
+    let mut sheet = Sheet::new(&["workload", "iterations#", "exits#", "cycles/iteration#", "verdict"]);
+    for workload in &account.workloads {
+        let verdict = match workload.message.as_str() {
+            "" => workload.verdict.clone(),
+            message => format!("{}: {message}", workload.verdict),
+        };
+        sheet.row(vec![
+            workload.name.clone(),
+            workload.iterations.to_string(),
+            workload.exits.to_string(),
+            format!("{:.1}", workload.cycles_per_iteration),
+            verdict,
+        ]);
+    }
+    sheet
+}
+
+fn verdict(account: &Account) -> String {
+    let mut text = format!("verdict: {}\n", account.verdict);
+    let told = |finding: &&String| !account.verdict.ends_with(finding.as_str());
+    for finding in account.findings.iter().filter(told) {
+        text += &format!("  also: {finding}\n");
+    }
+    if let Some(stop) = &account.stop
+        && stop.outcome != "exited"
+    {
+        text += &format!("  the guest ended: {}", stop.outcome);
+        for (what, number) in [("at", stop.rip), ("exit reason", stop.reason), ("qualification", stop.qualification)] {
+            text += &number.map_or_else(String::new, |number| format!(", {what} {number:#x}"));
+        }
+        text += &if stop.detail.is_empty() { "\n".to_owned() } else { format!(": {}\n", stop.detail) };
+    }
+    if let Some(remedy) = &account.remedy {
+        text += &format!("  remedy: {remedy}\n");
+    }
+    if account.log.damaged > 0 {
+        text += &format!(
+            "  {} damaged records and {} lines of noise were skipped\n",
+            account.log.damaged, account.log.noise
+        );
+    }
+    text
+}

@@ -1,0 +1,127 @@
+//! The run's options: what the command line asks for, as the line of words that goes into the image.
+
+use tollgate_abi::command_line::{OptionError, Options, parse_selected};
+use tollgate_abi::leaves::LeafMap;
+use tollgate_abi::machine::OPTIONS_BYTES;
+use tollgate_abi::workload::{TABLE, Workload};
+
+use crate::failure::Failure;
+
+/// Ticks without an exit after which a guest is stopped, unless asked otherwise: some seconds of Bochs.
+pub const DEFAULT_WATCHDOG_TICKS: u64 = 200_000_000;
+/// The preemption timer, by which the monitor keeps the watchdog, has 32 bits.
+const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
+
+/// What a run is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// Items of `name` or `name:iterations`; none for the default run.
+    pub workloads: Vec<String>,
+    /// Where the course leaves are.
+    pub leaf_map: LeafMap,
+    /// 0 for never.
+    pub watchdog_ticks: u64,
+    /// Keep the ledger.
+    pub accounting: bool,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self {
+            workloads: Vec::new(),
+            leaf_map: LeafMap::default(),
+            watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
+            accounting: true,
+        }
+    }
+}
+
+impl Selection {
+    /// The options line.
+    ///
+    /// # Errors
+    /// A workload or a value that does not exist; the sentence suggests the nearest that does.
+    pub fn options(&self) -> Result<String, Failure> {
+        let items =
+            self.workloads.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|item| !item.is_empty());
+        let items =
+            items.map(|item| parse_selected(item).map(|_| item).map_err(refuse)).collect::<Result<Vec<_>, _>>()?;
+        if self.watchdog_ticks > MOST_WATCHDOG_TICKS {
+            let sentence = format!("a watchdog of {} ticks is too long", self.watchdog_ticks);
+            return Err(
+                Failure::usage(sentence).remedy(format_args!("choose at most {MOST_WATCHDOG_TICKS}, or 0 for none"))
+            );
+        }
+        let mut line = format!("leaf-map={} watchdog={}", self.leaf_map.name(), self.watchdog_ticks);
+        if !items.is_empty() {
+            line += &format!(" workloads={}", items.join(","));
+        }
+        if !self.accounting {
+            line += " accounting=off";
+        }
+        if line.len() > OPTIONS_BYTES {
+            let sentence = format!("the list of workloads is too long: the options have {} bytes", line.len());
+            return Err(
+                Failure::usage(sentence).remedy(format_args!("name fewer; the image holds {OPTIONS_BYTES} bytes"))
+            );
+        }
+        Options::parse(&line).map_err(refuse)?;
+        Ok(line)
+    }
+}
+
+fn refuse(error: OptionError<'_>) -> Failure {
+    let remedy = match error {
+        OptionError::Workload(name) => match nearest(name, TABLE.iter().map(|workload| workload.name)) {
+            Some(near) => format!("did you mean `{near}`? `tollgate workloads` lists them all"),
+            None => "`tollgate workloads` lists them".to_owned(),
+        },
+        OptionError::Iterations(item) => {
+            let name = item.split(':').next().unwrap_or_default();
+            let most = Workload::by_name(name).map_or(1, |workload| workload.most);
+            format!("`{name}` takes 1 to {most} iterations")
+        }
+        OptionError::Unknown(_) | OptionError::Value(_) => "`tollgate run --help` lists them".to_owned(),
+    };
+    Failure::usage(error).remedy(remedy)
+}
+
+/// The name most like `word`, if any is alike at all.
+pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    const ALIKE: f64 = 0.7;
+    let likeness = |name: &str| strsim::jaro_winkler(&word.to_lowercase(), name);
+    let best = names.map(|name| (likeness(name), name)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 >= ALIKE).then_some(best.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(workloads: &[&str]) -> Result<String, Failure> {
+        Selection { workloads: workloads.iter().map(|&item| item.to_owned()).collect(), ..Selection::default() }
+            .options()
+    }
+
+    #[test]
+    fn workloads_are_repeated_or_listed() {
+        assert_eq!(line(&[]).unwrap(), "leaf-map=autumn2021 watchdog=200000000");
+        let listed = line(&["cpuid:5,memory", "hlt"]).unwrap();
+        assert!(listed.ends_with(" workloads=cpuid:5,memory,hlt"), "{listed}");
+    }
+
+    #[test]
+    fn the_nearest_workload_is_suggested() {
+        let check = |item: &str, part: &str| {
+            let failure = line(&[item]).unwrap_err().to_string();
+            assert!(failure.contains(part), "{failure}");
+        };
+        check("cpuidd", "did you mean `cpuid`?");
+        check("HYPERCAL", "did you mean `hypercall`?");
+        check("zzz", "`tollgate workloads` lists them");
+        check("memory:1000000", "`memory` takes 1 to 1536 iterations");
+        check("cpuid:0", "`cpuid` takes 1 to");
+        let long = vec!["vmx-instructions"; 100].join(",");
+        check(&long, "too long");
+    }
+}

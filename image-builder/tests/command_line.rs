@@ -1,0 +1,127 @@
+//! The command line as a script sees it: standard output, standard error, exit status.
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use common::{LogText, balanced, text, tollgate, tollgate_in};
+
+fn check(arguments: &[&str], status: i32, part: &str) {
+    let output = tollgate(arguments);
+    let all = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {all}");
+    assert!(all.contains(part), "{arguments:?} does not say `{part}`: {all}");
+}
+
+#[test]
+fn wrong_usage_is_named_with_a_remedy() {
+    check(&["run", "--workload", "cpiud"], 2, "did you mean `cpuid`?");
+    check(&["run", "--workload", "memory:5000"], 2, "`memory` takes 1 to 1536 iterations");
+    check(&["run", "--leaf-map", "autum2021"], 2, "did you mean `autumn2021`?");
+    check(&["run", "--cpu", "tigerlak"], 2, "did you mean `tigerlake`?");
+    check(&["run", "--cpus", "2"], 2, "the monitor runs one");
+    check(&["run", "--watchdog", "5000000000"], 2, "too long");
+    check(&["run", "--guest", "/no/such/file"], 2, "/no/such/file can't be read");
+    check(&["run", "--guest", "/"], 2, "not a regular file");
+    check(&["report", "/no/such/file"], 2, "/no/such/file: ");
+    check(&["report", "/"], 2, "can't be read");
+    check(&["reprot"], 2, "report");
+    check(&["run", "--on", "vax"], 2, "possible values");
+}
+
+#[test]
+fn tables_come_in_every_form() {
+    check(&["reasons"], 0, "edition 2025-06");
+    check(&["reasons", "--format", "csv"], 0, "10,CPUID,VMX,always,CPUID,any VT-x");
+    check(&["reasons", "--format", "markdown"], 0, "| no | name");
+    check(&["workloads"], 0, "x 1/iteration");
+    check(&["workloads", "--format", "json"], 0, "\"workload\": \"compute\"");
+    check(&["platforms", "--format", "csv"], 0, "bochs,tigerlake,");
+    let output = tollgate(&["reasons", "--format", "json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), tollgate_abi::exit_reason::TABLE.len());
+}
+
+#[test]
+fn an_image_is_written_whole_and_nothing_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = tollgate_in(directory.path(), &["image", "--rom", "tollgate.rom"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let rom = fs::read(directory.path().join("tollgate.rom")).unwrap();
+    assert_eq!(rom.len(), 256 << 10);
+    assert_eq!(&rom[rom.len() - 8192..][..8], b"TollGate");
+
+    fs::write(directory.path().join("guest.elf"), b"\x7fELF").unwrap();
+    let output = tollgate_in(directory.path(), &["image", "--rom", "tollgate.rom", "--guest", "guest.elf"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("guest.elf can't be the guest: it is truncated"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("remedy: "));
+    assert_eq!(fs::read(directory.path().join("tollgate.rom")).unwrap(), rom, "the image was lost");
+
+    let output = tollgate_in(directory.path(), &["image", "--rom", "absent/tollgate.rom"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("can't be written"));
+}
+
+fn report(log: &[u8], arguments: &[&str]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .arg("report")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A reader that refuses early closes its end.
+    let _ = child.stdin.take().unwrap().write_all(log);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_log_from_standard_input_is_reported_with_its_status() {
+    let output = report(balanced().0.as_bytes(), &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("verdict: balanced"));
+
+    let output = report(balanced().0.as_bytes(), &["--format", "json", "-"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["schema"], "tollgate.account/1");
+
+    let whole = balanced().0;
+    let torn = &whole.as_bytes()[..whole.len() - 10];
+    let output = report(torn, &[]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(text(&output.stdout).contains("verdict: unfinished"));
+
+    let mut refused = LogText::default();
+    refused.header("");
+    refused.verdict("refused", "no VT-x");
+    assert_eq!(report(refused.0.as_bytes(), &[]).status.code(), Some(3));
+
+    for bytes in [&b""[..], b"hello\n", &[0xff; 5000], whole.repeat(2).as_bytes()] {
+        let output = report(bytes, &[]);
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+        assert!(output.stdout.is_empty());
+        assert!(text(&output.stderr).starts_with("tollgate: -: "), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn the_worst_of_several_logs_is_the_status_and_the_readable_ones_are_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("good.log"), balanced().0).unwrap();
+    fs::write(directory.path().join("bad.log"), "not a log\n").unwrap();
+    let output = tollgate_in(directory.path(), &["report", "good.log", "bad.log"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stdout).contains("verdict: balanced"));
+    assert!(text(&output.stderr).contains("bad.log: this is not a log of Tollgate"));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let script = format!("{} reasons | head -n 1", env!("CARGO_BIN_EXE_tollgate"));
+    let output = Command::new("bash").args(["-c", "set -o pipefail; eval \"$1\"", "bash", &script]).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+}

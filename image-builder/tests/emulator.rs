@@ -1,0 +1,239 @@
+//! The image in real emulators. What is asserted is the audit: prediction, guest, ledger and the emulator's own log.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use common::{text, tollgate_in};
+use image_builder::account::Account;
+use image_builder::emulator::models::{MODELS, Model, Vtx};
+use image_builder::emulator::{Limits, Session, bochs, qemu};
+use image_builder::failure::Status;
+use image_builder::image;
+use serde_json::Value;
+use tempfile::TempDir;
+use tollgate_abi::leaves::LeafMap;
+use tollgate_abi::workload::{Ends, TABLE, Workload};
+
+/// A run of the tool on Bochs.
+struct Run {
+    output: Output,
+    account: Value,
+    place: TempDir,
+}
+
+impl Run {
+    fn new(arguments: &[&str]) -> Self {
+        if let Err(missing) = bochs::find() {
+            panic!("this test needs Bochs. {missing}");
+        }
+        let place = tempfile::tempdir().unwrap();
+        let fixed = ["run", "--on", "bochs", "--json", "--out", "."];
+        let output = tollgate_in(place.path(), &[&fixed, arguments].concat(), &[]);
+        let account = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{arguments:?}: {}", text(&output.stderr)));
+        Self { output, account, place }
+    }
+
+    fn status(&self) -> Option<i32> {
+        self.output.status.code()
+    }
+
+    fn verdict(&self) -> &str {
+        self.account["verdict"].as_str().unwrap_or_default()
+    }
+
+    /// Its verdict, findings and what it said, for a failed assertion.
+    fn story(&self) -> String {
+        format!("{}\n{:#}\n{}", self.verdict(), self.account["findings"], text(&self.output.stderr))
+    }
+
+    fn check_balanced(&self) {
+        assert_eq!((self.status(), self.verdict()), (Some(0), "balanced"), "{}", self.story());
+    }
+
+    /// The host found nothing wrong in the books, whatever became of the guest.
+    fn check_books(&self) {
+        assert_eq!(self.account["findings"], Value::Array(vec![]), "{}", self.story());
+    }
+}
+
+/// The first of each kind of thing that fails in a list that two threads work through.
+fn in_parallel<T: Sync>(items: &[T], check: impl Fn(&T) + Sync) {
+    let next = Mutex::new(items.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let item = next.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).next();
+                    match item {
+                        Some(item) => check(item),
+                        None => return,
+                    }
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_default_run_balances_with_the_emulators_own_log() {
+    let run = Run::new(&["--audit"]);
+    run.check_balanced();
+    let account = &run.account;
+    assert_eq!(account["schema"], "tollgate.account/1");
+    assert_eq!(account["platform"]["kind"], "bochs");
+    assert_eq!((&account["vcpus"], &account["sdm_edition"]), (&1.into(), &"2025-06".into()));
+    let exits = account["totals"]["exits"].as_u64().unwrap();
+    assert!(exits > 10_000, "only {exits} exits");
+    assert_eq!((&account["totals"]["audit_count"], &account["totals"]["guest_count"]), (&exits.into(), &exits.into()));
+    for reason in account["reasons"].as_array().unwrap() {
+        assert_eq!(reason["count"], reason["guest_count"], "{reason}");
+        assert_eq!(reason["count"], reason["audit_count"], "{reason}");
+    }
+    let ran: Vec<&str> =
+        account["workloads"].as_array().unwrap().iter().map(|workload| workload["name"].as_str().unwrap()).collect();
+    let expected: Vec<&str> =
+        TABLE.iter().filter(|workload| workload.is_default()).map(|workload| workload.name).collect();
+    assert_eq!(ran, expected);
+    for file in ["serial.log", "bochs.log", "bochsrc", "account.json", "rom.bin"] {
+        assert!(run.place.path().join(file).exists(), "{file} was not kept");
+    }
+    let reported = tollgate_in(run.place.path(), &["report", "serial.log"], &[]);
+    assert_eq!(reported.status.code(), Some(0), "{}", text(&reported.stdout));
+}
+
+#[test]
+fn two_runs_are_identical_to_the_byte() {
+    let logs = [(); 2].map(|()| {
+        let run = Run::new(&[]);
+        run.check_balanced();
+        fs::read(run.place.path().join("serial.log")).unwrap()
+    });
+    assert!(logs[0] == logs[1], "two runs differ:\n{}", first_difference(&text(&logs[0]), &text(&logs[1])));
+}
+
+fn first_difference(a: &str, b: &str) -> String {
+    a.lines().zip(b.lines()).find(|(a, b)| a != b).map_or_else(|| "in length".to_owned(), |(a, b)| format!("{a}\n{b}"))
+}
+
+#[test]
+fn a_hostile_guest_is_stopped_and_named_with_a_full_account() {
+    let hostile: Vec<&Workload> = TABLE.iter().filter(|workload| matches!(workload.ends, Ends::Stopped(_))).collect();
+    assert!(hostile.len() >= 5);
+    in_parallel(&hostile, |workload| {
+        let Ends::Stopped(outcome) = workload.ends else { return };
+        let run = Run::new(&["--audit", "--workload", workload.name]);
+        assert_eq!(run.status(), Some(1), "{}: {}", workload.name, run.story());
+        assert!(run.verdict().starts_with("stopped: "), "{}: {}", workload.name, run.story());
+        assert_eq!(run.account["stop"]["outcome"], outcome.name(), "{}: {}", workload.name, run.story());
+        run.check_books();
+    });
+}
+
+#[test]
+fn random_bytes_never_break_the_monitor() {
+    let seeds: Vec<u64> = (1..=6).collect();
+    in_parallel(&seeds, |seed| {
+        let run = Run::new(&["--audit", "--watchdog", "2000000", "--workload", &format!("random-bytes:{seed}")]);
+        assert!(matches!(run.status(), Some(0 | 1)), "seed {seed}: {}", run.story());
+        assert!(!run.verdict().starts_with("fault"), "seed {seed}: {}", run.story());
+        run.check_books();
+    });
+}
+
+#[test]
+fn every_model_with_enough_of_vtx_balances() {
+    let models: Vec<&Model> = MODELS.iter().filter(|model| model.vtx == Vtx::Enough).collect();
+    in_parallel(&models, |model| {
+        let run = Run::new(&["--cpu", model.name]);
+        assert_eq!((run.status(), run.verdict()), (Some(0), "balanced"), "{}: {}", model.name, run.story());
+    });
+}
+
+#[test]
+fn every_other_model_says_what_it_lacks() {
+    let models: Vec<&Model> = MODELS.iter().filter(|model| model.vtx != Vtx::Enough).collect();
+    in_parallel(&models, |model| {
+        let run = Run::new(&["--cpu", model.name]);
+        assert_eq!(run.status(), Some(3), "{}: {}", model.name, run.story());
+        let lacks = match model.vtx {
+            Vtx::Lacks(what) => what,
+            _ => "VT-x",
+        };
+        let refused = run.verdict().starts_with("refused: ") && run.verdict().contains(lacks);
+        assert!(refused, "{} does not say that it lacks {lacks}: {}", model.name, run.story());
+        assert!(run.account["remedy"].is_string(), "{} has no remedy: {}", model.name, run.account);
+    });
+}
+
+#[test]
+fn every_term_has_its_leaves() {
+    for map in LeafMap::ALL {
+        let run = Run::new(&["--audit", "--workload", "leaves,cpuid:10", "--leaf-map", map.name()]);
+        run.check_balanced();
+        assert_eq!(run.account["leaf_map"], map.name());
+    }
+}
+
+#[test]
+fn the_budgets_hold() {
+    if let Err(missing) = bochs::find() {
+        panic!("this test needs Bochs. {missing}");
+    }
+    let output = tollgate_in(Path::new("."), &["bench"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn an_emulator_without_vtx_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let rom = image::build(None, "").unwrap();
+    let launch = match qemu::prepare(place.path(), &rom.bytes, qemu::Accelerator::Tcg) {
+        Ok(launch) => launch,
+        Err(missing) => panic!("this test needs QEMU. {missing}"),
+    };
+    let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
+    let log = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
+    let account = Account::new(&log, None, Some(launch.kind));
+    assert_eq!(account.status, Status::Platform, "{}", account.verdict);
+    assert!(account.verdict.starts_with("refused: ") && account.verdict.contains("VT-x"), "{}", account.verdict);
+    assert!(account.remedy.is_some());
+}
+
+#[test]
+fn no_emulator_listens_on_a_network() {
+    let place = tempfile::tempdir().unwrap();
+    let rom = image::build(None, "workloads=endless-loop watchdog=100000000").unwrap();
+    let model = Model::by_name("tigerlake").unwrap();
+    let launch = bochs::prepare(place.path(), &rom.bytes, model, false).unwrap_or_else(|missing| panic!("{missing}"));
+    let looked = Mutex::new(0);
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}));
+        while !run.is_finished() {
+            *looked.lock().unwrap() += sockets_of_processes_in(place.path());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    assert!(*looked.lock().unwrap() > 0, "the emulator was never seen running");
+}
+
+/// How many processes work in `directory`; panics if one of them has a socket.
+fn sockets_of_processes_in(directory: &Path) -> usize {
+    let mut seen = 0;
+    for process in fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path())) {
+        if !fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == directory) {
+            continue;
+        }
+        seen += 1;
+        let Ok(descriptors) = fs::read_dir(process.join("fd")) else { continue };
+        for target in descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()) {
+            assert!(!target.to_string_lossy().starts_with("socket:"), "the emulator has a socket");
+        }
+    }
+    seen
+}

@@ -1,0 +1,353 @@
+//! Serial logs of every kind: whole, torn, noisy, endless, not ours. And the books in them, each made wrong in turn.
+
+mod common;
+
+use common::{CPUID, LogText, Row, VMCALL, balanced, books};
+use image_builder::account::Account;
+use image_builder::audit::{Audit, ExitLogReader};
+use image_builder::failure::Status;
+use image_builder::log::{LogError, LogReader};
+use proptest::prelude::*;
+use tollgate_abi::record::{Kind, Writer};
+
+fn account_of(log: &LogText) -> Account {
+    account_of_bytes(log.0.as_bytes())
+}
+
+fn account_of_bytes(bytes: &[u8]) -> Account {
+    Account::new(&LogReader::read(bytes).unwrap(), None, None)
+}
+
+fn error_of(bytes: &[u8]) -> String {
+    LogReader::read(bytes).unwrap_err().to_string()
+}
+
+#[test]
+fn a_balanced_log_balances() {
+    let account = account_of(&balanced());
+    assert_eq!((account.verdict.as_str(), account.status), ("balanced", Status::Balanced), "{:?}", account.findings);
+    assert_eq!((account.totals.exits, account.totals.cycles, account.totals.guest_count), (8, 650, Some(8)));
+    assert_eq!(account.workloads[0].cycles_per_iteration, 98.0);
+    let cpuid = &account.reasons[0];
+    assert_eq!((cpuid.number, cpuid.count, cpuid.min, cpuid.max, cpuid.guest_count), (10, 5, 70, 70, Some(5)));
+}
+
+#[test]
+fn files_that_are_no_log_are_named() {
+    assert!(matches!(LogReader::read(&b""[..]), Err(LogError::Empty)));
+    assert!(matches!(LogReader::read(&b"SeaBIOS\r\n\r\nBooting\n"[..]), Err(LogError::NotOurs { lines: 3 })));
+    assert!(matches!(LogReader::read(&[0u8; 100_000][..]), Err(LogError::NotOurs { lines: 1 })));
+    let mut headless = LogText::default();
+    books(&mut headless);
+    assert!(error_of(headless.0.as_bytes()).contains("no beginning: 5 records"));
+}
+
+#[test]
+fn two_runs_in_one_file_are_refused() {
+    let twice = balanced().0.repeat(2);
+    assert!(error_of(twice.as_bytes()).contains("line 12 starts another run"), "{}", error_of(twice.as_bytes()));
+}
+
+#[test]
+fn another_protocol_is_refused() {
+    let mut log = LogText::default();
+    log.record(Kind::Tollgate).number("protocol", 2).finish().unwrap();
+    assert!(error_of(log.0.as_bytes()).contains("protocol version 2, and this tool reads version 1"));
+    let mut log = LogText::default();
+    log.record(Kind::Tollgate).text("protocol", "one").finish().unwrap();
+    assert!(error_of(log.0.as_bytes()).contains("line 1: the record `tollgate` has no usable `protocol`"));
+}
+
+#[test]
+fn records_of_another_build_are_named() {
+    let mut log = LogText::default();
+    log.header("");
+    log.record(Kind::Exit).number("vcpu", 0).finish().unwrap();
+    assert!(error_of(log.0.as_bytes()).contains("line 2: the record `exit` has no usable `reason`"));
+    let mut log = LogText::default();
+    log.header("");
+    log.exit(&CPUID);
+    log.exit(&CPUID);
+    assert!(error_of(log.0.as_bytes()).contains("line 3: the record `exit` repeats reason 10 of vCPU 0"));
+}
+
+#[test]
+fn noise_and_damage_are_counted_and_skipped() {
+    let clean = balanced();
+    let mut noisy = LogText::default();
+    for line in clean.0.lines() {
+        noisy.noise("SeaBIOS (version 1.16)");
+        noisy.noise(line);
+    }
+    noisy.noise(&clean.0.lines().next().unwrap()[..20]);
+    let account = account_of(&noisy);
+    assert_eq!(account.verdict, "balanced");
+    assert_eq!((account.log.records, account.log.noise, account.log.damaged), (11, 11, 1));
+}
+
+#[test]
+fn a_log_without_verdict_is_unfinished_wherever_it_was_torn() {
+    let log = balanced().0;
+    let header = log.find('\n').unwrap() + 1;
+    for cut in header..log.len() - 1 {
+        let account = account_of_bytes(&log.as_bytes()[..cut]);
+        assert_eq!((account.verdict.as_str(), account.status), ("unfinished", Status::NoVerdict), "cut at {cut}");
+    }
+    for cut in 1..header - 1 {
+        assert!(LogReader::read(&log.as_bytes()[..cut]).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_line_without_end_is_skipped_in_bounded_memory() {
+    let mut reader = LogReader::new();
+    reader.feed(&balanced().0.as_bytes()[..balanced().0.find('\n').unwrap() + 1]);
+    for _ in 0..4096 {
+        reader.feed(&[b'e'; 64 << 10]);
+    }
+    reader.feed(b"\n");
+    let rest = balanced().0;
+    reader.feed(&rest.as_bytes()[rest.find('\n').unwrap() + 1..]);
+    let log = reader.finish().unwrap();
+    assert_eq!((log.quality.noise, Account::new(&log, None, None).verdict.as_str()), (1, "balanced"));
+}
+
+#[test]
+fn a_log_with_more_than_any_run_writes_is_refused() {
+    let mut reader = LogReader::new();
+    let mut log = LogText::default();
+    log.header("");
+    for _ in 0..10_001 {
+        log.record(Kind::Begin).word("workload", "cpuid").number("iterations", 1).finish().unwrap();
+    }
+    reader.feed(log.0.as_bytes());
+    assert!(reader.finish().unwrap_err().to_string().contains("more than 10000 workloads"));
+}
+
+/// A log in which `change` rewrites what it likes; its account's verdict must name `part`.
+fn check(part: &str, build: impl Fn(&mut LogText)) {
+    let mut log = LogText::default();
+    log.header("workloads=cpuid:5");
+    build(&mut log);
+    log.stop("exited");
+    log.verdict("balanced", "");
+    let account = account_of(&log);
+    assert!(account.verdict.starts_with("differs: "), "{part}: {}", account.verdict);
+    assert!(account.findings.iter().any(|finding| finding.contains(part)), "{part}: {:#?}", account.findings);
+    assert_eq!(account.status, Status::Differs);
+}
+
+fn cpuid_workload(log: &mut LogText) {
+    log.workload("cpuid", 5, &[(10, 5, 5, 5)]);
+}
+
+#[test]
+fn every_book_that_differs_is_found_whatever_the_monitor_says() {
+    check("workload cpuid, reason 10: predicted 5, guest 4, ledger 5", |log| {
+        log.workload("cpuid", 5, &[(10, 5, 4, 5)]);
+        books(log);
+    });
+    check("workload cpuid, reason 10: predicted 5, guest 6, ledger 6", |log| {
+        log.workload("cpuid", 5, &[(10, 5, 6, 6)]);
+        books(log);
+    });
+    check("the monitor predicted 6, the table of workloads 5", |log| {
+        log.workload("cpuid", 5, &[(10, 6, 6, 6)]);
+        books(log);
+    });
+    check("workloads that ran are not those", books);
+    check("workloads that ran are not those", |log| {
+        log.workload("cpuid", 6, &[(10, 6, 6, 6)]);
+        books(log);
+    });
+    check("reason 10 CPUID: ledger 5, guest 4", |log| {
+        cpuid_workload(log);
+        log.exit(&CPUID);
+        log.total(5, 5, 350);
+        log.tally(10, 4);
+    });
+    check("reason 18 VMCALL: ledger 3, guest 0", |log| {
+        cpuid_workload(log);
+        log.exit(&CPUID);
+        log.exit(&VMCALL);
+        log.total(8, 8, 650);
+        log.tally(10, 5);
+    });
+    check("no book of the guest", |log| {
+        cpuid_workload(log);
+        log.exit(&CPUID);
+        log.total(5, 5, 350);
+    });
+    check("the log has totals of 0 vCPUs", |log| {
+        cpuid_workload(log);
+        log.exit(&CPUID);
+        log.tally(10, 5);
+    });
+}
+
+#[test]
+fn every_invariant_is_checked() {
+    let total = |part, exits, entries, cycles| {
+        check(part, |log| {
+            cpuid_workload(log);
+            log.exit(&CPUID);
+            log.total(exits, entries, cycles);
+            log.tally(10, 5);
+        });
+    };
+    total("its reasons have 5 exits, its total 6", 6, 6, 350);
+    total("its reasons have 350 cycles, its total 351", 5, 5, 351);
+    total("5 exits, 6 entries", 5, 6, 350);
+    let row = |part, cycles, min, max, histogram: &[u64]| {
+        check(part, |log| {
+            cpuid_workload(log);
+            let record = log.record(Kind::Exit).number("vcpu", 0).number("reason", 10).text("name", "CPUID");
+            let record = record.word("status", "enabled").number("count", 5).number("cycles", cycles);
+            record.number("min", min).number("max", max).histogram("histogram", histogram).finish().unwrap();
+            log.total(5, 5, cycles);
+            log.tally(10, 5);
+        });
+    };
+    row("the histogram has 4 exits, the count is 5", 350, 70, 70, &[0, 0, 0, 0, 0, 0, 4]);
+    row("the minimum 80 is above the maximum 70", 350, 80, 70, &[0, 0, 0, 0, 0, 0, 5]);
+    row("351 cycles are not 5 exits of 70 to 70", 351, 70, 70, &[0, 0, 0, 0, 0, 0, 5]);
+    row("not in the histogram's outer buckets", 350, 70, 70, &[0, 0, 0, 0, 0, 5, 0]);
+}
+
+#[test]
+fn the_emulators_book_is_compared() {
+    let audit = |cpuid: usize| -> Audit {
+        let mut reader = ExitLogReader::default();
+        reader.feed("0d[CPU0  ] VMEXIT reason = 10 (CPUID) q\n".repeat(cpuid).as_bytes());
+        reader.feed("0d[CPU0  ] VMEXIT reason = 18 (VMCALL) q\n".repeat(3).as_bytes());
+        reader.finish()
+    };
+    let log = LogReader::read(balanced().0.as_bytes()).unwrap();
+    let account = Account::new(&log, Some(&audit(5)), Some("bochs"));
+    assert_eq!((account.verdict.as_str(), account.totals.audit_count), ("balanced", Some(8)));
+    let account = Account::new(&log, Some(&audit(6)), Some("bochs"));
+    assert_eq!(account.verdict, "differs: reason 10 CPUID: ledger 5, guest 5, emulator 6");
+    let account = Account::new(&log, Some(&ExitLogReader::default().finish()), Some("bochs"));
+    assert_eq!(account.status, Status::Differs);
+}
+
+#[test]
+fn verdicts_have_their_statuses() {
+    let status = |result: &str| {
+        let mut log = LogText::default();
+        log.header("workloads=cpuid:5");
+        log.verdict(result, "because");
+        (account_of(&log).verdict, account_of(&log).status)
+    };
+    assert_eq!(status("refused"), ("refused: because".to_owned(), Status::Platform));
+    assert_eq!(status("stopped"), ("stopped: because".to_owned(), Status::Differs));
+    assert_eq!(status("failed"), ("failed: because".to_owned(), Status::Differs));
+    assert_eq!(status("fault"), ("fault: because".to_owned(), Status::Differs));
+    assert_eq!(status("differs"), ("differs: because".to_owned(), Status::Differs));
+    assert_eq!(status("marvellous"), ("marvellous: because".to_owned(), Status::Differs));
+}
+
+#[test]
+fn records_behind_the_verdict_are_found() {
+    let mut log = balanced();
+    log.tally(11, 1);
+    assert_eq!(account_of(&log).verdict, "differs: 1 records follow the verdict");
+}
+
+#[test]
+fn rows_of_several_vcpus_are_summed() {
+    let mut log = LogText::default();
+    let record = log.record(Kind::Tollgate).number("protocol", 1).number("vcpus", 2);
+    record.text("options", "").finish().unwrap();
+    for (vcpu, count, each) in [(0, 2, 64), (1, 3, 200)] {
+        let mut histogram = [0; 64];
+        histogram[6 + vcpu as usize] = count;
+        let record = log.record(Kind::Exit).number("vcpu", vcpu).number("reason", 10).text("name", "CPUID");
+        let record = record.word("status", "enabled").number("count", count).number("cycles", count * each);
+        record.number("min", each).number("max", each).histogram("histogram", &histogram).finish().unwrap();
+        let record = log.record(Kind::Total).number("vcpu", vcpu).number("exits", count).number("entries", count);
+        record.number("cycles", count * each).number("elapsed", 1000 + vcpu).finish().unwrap();
+    }
+    let account = account_of(&log);
+    let cpuid = &account.reasons[0];
+    assert_eq!((cpuid.count, cpuid.cycles, cpuid.min, cpuid.max, cpuid.histogram.len()), (5, 728, 64, 200, 2));
+    assert_eq!((account.totals.exits, account.totals.cycles, account.totals.elapsed), (5, 728, 1001));
+    assert_eq!(account.findings, Vec::<String>::new());
+}
+
+/// Every key that holds a number in some record.
+const NUMBERS: [&str; 13] = [
+    "vcpu",
+    "iterations",
+    "count",
+    "cycles",
+    "min",
+    "max",
+    "exits",
+    "entries",
+    "elapsed",
+    "predicted",
+    "guest",
+    "observed",
+    "rip",
+];
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        if let Ok(log) = LogReader::read(&bytes[..]) {
+            let _ = Account::new(&log, None, None);
+        }
+    }
+
+    #[test]
+    fn any_records_are_judged_without_panic(
+        kinds in proptest::collection::vec(0..Kind::ALL.len(), 0..30),
+        numbers in proptest::collection::vec(prop_oneof![Just(0), Just(u64::MAX), 0u64..100, any::<u64>()], 12),
+        words in proptest::collection::vec("cpuid|hidden-instructions|memory|balanced|[a-z]{1,6}", 4),
+    ) {
+        let mut log = LogText::default();
+        log.header("");
+        for (i, &kind) in kinds.iter().enumerate() {
+            let number = |at: usize| numbers[(at + i) % numbers.len()];
+            let mut record: Writer<'_, String> = log.record(Kind::ALL[kind]);
+            for (at, key) in NUMBERS.iter().enumerate() {
+                record = record.number(key, number(at));
+            }
+            record = record.number("reason", number(1) % 70_000);
+            record = record.text("name", &words[i % 4]).text("workload", &words[(i + 1) % 4]);
+            record = record.text("verdict", &words[(i + 2) % 4]).text("status", "enabled").text("outcome", "exited");
+            let mut buckets = [0; 64];
+            buckets[i % 64] = number(3);
+            record.text("result", &words[(i + 3) % 4]).histogram("histogram", &buckets).finish().unwrap();
+        }
+        if let Ok(read) = LogReader::read(log.0.as_bytes()) {
+            let account = Account::new(&read, Some(&ExitLogReader::default().finish()), None);
+            prop_assert_eq!(account.status == Status::Balanced, account.verdict == "balanced");
+        }
+    }
+
+    #[test]
+    fn a_run_of_any_rows_that_balance_sums_up(
+        rows in proptest::collection::btree_map(0u64..87, (1u64..1000, 1u64..100_000), 1..40),
+    ) {
+        let mut log = LogText::default();
+        log.header("");
+        let (mut exits, mut cycles) = (0, 0);
+        for (&reason, &(count, each)) in &rows {
+            log.exit(&Row { reason, name: "some reason", count, each });
+            log.tally(reason, count);
+            exits += count;
+            cycles += count * each;
+        }
+        let record = log.record(Kind::Total).number("vcpu", 0).number("exits", exits).number("entries", exits);
+        record.number("cycles", cycles).number("elapsed", cycles).finish().unwrap();
+        log.stop("exited");
+        log.verdict("stopped", "");
+        let account = account_of(&log);
+        prop_assert_eq!(&account.findings, &Vec::<String>::new());
+        prop_assert_eq!(account.reasons.iter().map(|reason| reason.count).sum::<u64>(), exits);
+        prop_assert_eq!(account.reasons.iter().map(|reason| reason.cycles).sum::<u64>(), account.totals.cycles);
+        prop_assert_eq!(account.totals.guest_count, Some(exits));
+    }
+}

@@ -1,0 +1,143 @@
+//! The monitor's image has no SSE, AVX, MMX or x87 instruction: the guest's registers stay in place across an exit.
+//!
+//! Every executable section is decoded, from symbol to symbol so that one odd byte can't hide the rest. Sections
+//! besides `.text` start a machine and switch modes: there a symbol whose name ends in 16, 32 or 64 begins code of that width.
+
+use iced_x86::{CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register};
+use image_builder::image::MONITOR_ELF;
+use object::read::elf::{ElfFile64, SectionHeader};
+use object::{LittleEndian as LE, Object, ObjectSection, ObjectSymbol, elf};
+
+/// A stretch of code between two symbols.
+struct Stretch {
+    name: String,
+    bitness: u32,
+    address: u64,
+    bytes: Vec<u8>,
+}
+
+fn stretches() -> Vec<Stretch> {
+    let file = ElfFile64::<LE>::parse(MONITOR_ELF).unwrap();
+    let mut all = Vec::new();
+    for section in
+        file.sections().filter(|section| section.elf_section_header().sh_flags(LE) & u64::from(elf::SHF_EXECINSTR) != 0)
+    {
+        let (start, data) = (section.address(), section.data().unwrap());
+        let name = section.name().unwrap().to_owned();
+        let end = start + data.len() as u64;
+        let in_section = |symbol: &object::read::elf::ElfSymbol64<'_, '_, LE>| (start..end).contains(&symbol.address());
+        let mut symbols: Vec<(u64, String)> = file
+            .symbols()
+            .filter(in_section)
+            .filter(|symbol| {
+                symbol.section_index() == Some(section.index()) && !symbol.name().unwrap_or("").starts_with("__")
+            })
+            .map(|symbol| (symbol.address(), symbol.name().unwrap_or("?").to_owned()))
+            .collect();
+        symbols.push((start, name.clone()));
+        symbols.sort();
+        symbols.dedup_by_key(|symbol| symbol.0);
+        let mut bitness = if name.starts_with(".text") { 64 } else { 16 };
+        for (i, (address, symbol)) in symbols.iter().enumerate() {
+            if !name.starts_with(".text") {
+                bitness =
+                    [16, 32, 64].into_iter().find(|width| symbol.ends_with(&width.to_string())).unwrap_or(bitness);
+            }
+            let to = symbols.get(i + 1).map_or(end, |next| next.0);
+            let bytes = data[(address - start) as usize..(to - start) as usize].to_vec();
+            all.push(Stretch { name: symbol.clone(), bitness, address: *address, bytes });
+        }
+    }
+    all
+}
+
+fn touches_vector_state(instruction: &Instruction) -> bool {
+    let vector_register = |register: Register| {
+        register.is_vector_register() || register.is_mm() || register.is_st() || register.is_k() || register.is_tmm()
+    };
+    let operand = |i: u32| instruction.op_kind(i) == OpKind::Register && vector_register(instruction.op_register(i));
+    let x87 = |feature: &CpuidFeature| {
+        matches!(feature, CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387 | CpuidFeature::MMX)
+    };
+    let of_general_registers =
+        matches!(instruction.cpuid_features(), [CpuidFeature::BMI1 | CpuidFeature::BMI2 | CpuidFeature::ADX]);
+    let saves_or_loads = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Fxsave
+            | Mnemonic::Fxsave64
+            | Mnemonic::Fxrstor
+            | Mnemonic::Fxrstor64
+            | Mnemonic::Ldmxcsr
+            | Mnemonic::Stmxcsr
+            | Mnemonic::Xsave
+            | Mnemonic::Xsave64
+            | Mnemonic::Xsaveopt
+            | Mnemonic::Xsavec
+            | Mnemonic::Xsaves
+            | Mnemonic::Xrstor
+            | Mnemonic::Xrstor64
+            | Mnemonic::Xrstors
+            | Mnemonic::Emms
+            | Mnemonic::Wait
+    );
+    (0..instruction.op_count()).any(operand)
+        || instruction.cpuid_features().iter().any(x87)
+        || saves_or_loads
+        || (instruction.encoding() != EncodingKind::Legacy && !of_general_registers)
+}
+
+/// The offending instructions, and how many were decoded.
+fn scan(stretches: &[Stretch]) -> (Vec<String>, usize) {
+    let (mut found, mut decoded) = (Vec::new(), 0);
+    for stretch in stretches {
+        let mut decoder = Decoder::with_ip(stretch.bitness, &stretch.bytes, stretch.address, DecoderOptions::NONE);
+        for instruction in decoder.iter().filter(|instruction| !instruction.is_invalid()) {
+            decoded += 1;
+            if touches_vector_state(&instruction) {
+                found.push(format!("{:#x} in {}: {instruction}", instruction.ip(), stretch.name));
+            }
+        }
+    }
+    (found, decoded)
+}
+
+#[test]
+fn the_monitor_has_no_vector_instruction() {
+    let (found, decoded) = scan(&stretches());
+    assert!(found.is_empty(), "{} of {decoded} instructions:\n{}", found.len(), found.join("\n"));
+    assert!(decoded > 1000, "only {decoded} instructions were decoded: is this the monitor?");
+}
+
+#[test]
+fn the_scan_sees_what_it_looks_for_and_nothing_else() {
+    let stretch =
+        |bytes: &[u8]| vec![Stretch { name: "test".to_owned(), bitness: 64, address: 0x1000, bytes: bytes.to_vec() }];
+    let vector: [&[u8]; 9] = [
+        &[0x0f, 0x28, 0xc1],                   // movaps xmm0, xmm1
+        &[0x0f, 0x11, 0x07],                   // movups [rdi], xmm0
+        &[0xc5, 0xfc, 0x28, 0xc1],             // vmovaps ymm0, ymm1
+        &[0x62, 0xf1, 0x7c, 0x48, 0x28, 0xc1], // vmovaps zmm0, zmm1
+        &[0xd9, 0x07],                         // fld dword [rdi]
+        &[0x0f, 0x6f, 0xc1],                   // movq mm0, mm1
+        &[0x0f, 0xae, 0x07],                   // fxsave [rdi]
+        &[0x0f, 0xae, 0x17],                   // ldmxcsr [rdi]
+        &[0x9b],                               // wait
+    ];
+    for bytes in vector {
+        let mut code = vec![0x90];
+        code.extend(bytes);
+        code.push(0xc3);
+        assert_eq!(scan(&stretch(&code)).0.len(), 1, "{bytes:02x?}");
+    }
+    let plain: [&[u8]; 6] = [
+        &[0xf3, 0xa4],                   // rep movsb
+        &[0x0f, 0x01, 0xc3],             // vmresume
+        &[0x0f, 0x01, 0xd1],             // xsetbv
+        &[0x0f, 0xae, 0xf0],             // mfence
+        &[0xf3, 0x90],                   // pause
+        &[0xf3, 0x48, 0x0f, 0xb8, 0xc1], // popcnt rax, rcx
+    ];
+    for bytes in plain {
+        assert_eq!(scan(&stretch(bytes)), (vec![], 1), "{bytes:02x?}");
+    }
+}

@@ -1,0 +1,106 @@
+//! Rules that reviewers would otherwise have to check by eye.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every file below the workspace's own folders, sorted.
+fn files() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open: Vec<PathBuf> =
+        ["vmm-core", "unikernel-guest", "image-builder", "ci", ".ci"].map(|name| root().join(name)).into();
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.is_file() {
+            found.push(path);
+        }
+    }
+    found.extend(
+        ["README.md", "ARCHITECTURE.md", "Cargo.toml"]
+            .map(|name| root().join(name))
+            .into_iter()
+            .filter(|path| path.is_file()),
+    );
+    found.sort();
+    found
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn none(rule: &str, offenders: Vec<String>) {
+    assert!(offenders.is_empty(), "{rule}:\n  {}", offenders.join("\n  "));
+}
+
+fn name(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().display().to_string()
+}
+
+fn rust_files() -> impl Iterator<Item = PathBuf> {
+    files().into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+}
+
+#[test]
+fn every_rust_file_says_what_it_is() {
+    assert!(rust_files().count() > 20);
+    none(
+        "files that do not start with `//!`",
+        rust_files().filter(|path| !read(path).starts_with("//! ")).map(|path| name(&path)).collect(),
+    );
+}
+
+#[test]
+fn no_file_knows_the_machine_that_it_was_written_on() {
+    let paths = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/tm", "p/")];
+    let offends = |path: &PathBuf| paths.iter().any(|needle| read(path).contains(needle));
+    none(
+        "files with a path of one machine",
+        files().iter().filter(|path| offends(path)).map(|path| name(path)).collect(),
+    );
+}
+
+#[test]
+fn no_name_says_nothing() {
+    let empty = ["utils", "util", "helpers", "helper", "manager", "misc", "common_utils"];
+    let offends = |path: &PathBuf| path.file_stem().is_some_and(|stem| empty.contains(&stem.to_str().unwrap_or("")));
+    none("files with an empty name", files().iter().filter(|path| offends(path)).map(|path| name(path)).collect());
+}
+
+#[test]
+fn the_architecture_names_the_folders_that_exist() {
+    let text = read(&root().join("ARCHITECTURE.md"));
+    assert!(!text.is_empty(), "ARCHITECTURE.md is missing");
+    let folders =
+        ["vmm-core", "vmm-core/abi", "vmm-core/bare-rt", "vmm-core/monitor", "unikernel-guest", "image-builder", "ci"];
+    let unnamed = |folder: &&str| !text.contains(&format!("`{folder}"));
+    none(
+        "folders that ARCHITECTURE.md does not name",
+        folders.into_iter().filter(unnamed).map(str::to_owned).collect(),
+    );
+    let quoted = text.split('`').skip(1).step_by(2).filter(|word| !word.contains(char::is_whitespace));
+    let of_ours = |word: &&str| folders.iter().any(|folder| word.starts_with(&format!("{folder}/")));
+    let absent = |word: &&str| !root().join(word.trim_end_matches('/')).exists();
+    none(
+        "paths in ARCHITECTURE.md that do not exist",
+        quoted.filter(of_ours).filter(absent).map(str::to_owned).collect(),
+    );
+}
+
+#[test]
+fn scripts_stop_at_the_first_error_and_can_be_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let scripts: Vec<PathBuf> =
+        files().into_iter().filter(|path| name(path).starts_with("ci/") || name(path).starts_with(".ci/")).collect();
+    assert!(scripts.len() >= 4);
+    let strict = |path: &PathBuf| {
+        read(path).starts_with("#!/usr/bin/env bash\n") && read(path).contains("\nset -euo pipefail\n")
+    };
+    none("scripts that are not strict", scripts.iter().filter(|path| !strict(path)).map(|path| name(path)).collect());
+    let runs = |path: &PathBuf| path.metadata().unwrap().permissions().mode() & 0o111 != 0;
+    none("scripts that can't be run", scripts.iter().filter(|path| !runs(path)).map(|path| name(path)).collect());
+}

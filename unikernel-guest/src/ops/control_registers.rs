@@ -1,0 +1,100 @@
+//! MOV to and from CR0, CR3, CR4 and CR8; CLTS and LMSW (SDM 3C 26.1.3).
+#![expect(unsafe_code, reason = "reads and writes control registers")]
+
+use core::arch::asm;
+
+use tollgate_abi::exit_reason::ExitReason;
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+
+use crate::runtime::book::{book, book_times};
+use crate::runtime::intercepts::{Proc, current, wants};
+use crate::runtime::recovery::{Trap, attempt};
+
+macro_rules! control_register {
+    ($name:literal, $read:ident if $read_exits:expr, $write:ident, $try_write:ident if $write_exits:expr) => {
+        #[doc = concat!("MOV from ", $name, ".")]
+        pub(crate) fn $read() -> u64 {
+            let value;
+            book_if($read_exits);
+            // SAFETY: reading a control register changes nothing.
+            unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
+            value
+        }
+
+        #[doc = concat!("MOV to ", $name, ".")]
+        ///
+        /// # Safety
+        /// The value suits the code that runs.
+        pub(crate) unsafe fn $write(value: u64) {
+            book_if($write_exits(value));
+            // SAFETY: the caller says so. Not `nomem`: it may change how memory is reached.
+            unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+        }
+
+        #[doc = concat!("MOV to ", $name, " of a value that should be refused.")]
+        ///
+        /// # Safety
+        /// If it is not refused, the value suits the code that runs.
+        pub(crate) unsafe fn $try_write(value: u64) -> Result<(), Trap> {
+            book_if($write_exits(value));
+            // SAFETY: the caller says so, and the exception is expected.
+            unsafe { attempt!(concat!("mov ", $name, ", {value}"), value = in(reg) value) }
+        }
+    };
+}
+
+control_register!("cr0", read_cr0 if false, write_cr0, try_write_cr0 if |value| current().cr0_write_exits(read_cr0(), value));
+control_register!("cr3", read_cr3 if wants(Proc::Cr3Store), write_cr3, try_write_cr3 if |_| wants(Proc::Cr3Load));
+control_register!("cr4", read_cr4 if false, write_cr4, try_write_cr4 if |value| current().cr4_write_exits(read_cr4(), value));
+control_register!("cr8", read_cr8 if wants(Proc::Cr8Store), write_cr8, try_write_cr8 if |_| wants(Proc::Cr8Load));
+
+fn book_if(exits: bool) {
+    if exits {
+        book(ExitReason::CR_ACCESS);
+    }
+}
+
+/// Toggles CR0.MP, so many times.
+pub(crate) fn toggle_mp_times(times: u64) {
+    const MP: u64 = Cr0Flags::MONITOR_COPROCESSOR.bits();
+    let cr0 = read_cr0();
+    if current().cr0_write_exits(cr0, cr0 ^ MP) {
+        book_times(ExitReason::CR_ACCESS, times);
+    }
+    // SAFETY: MP matters only to WAIT while TS is set, which it never is here.
+    unsafe {
+        asm!(
+            "2:",
+            "xor {cr0}, {mp}",
+            "mov cr0, {cr0}",
+            "dec {times}",
+            "jnz 2b",
+            cr0 = inout(reg) cr0 => _,
+            times = inout(reg) times => _,
+            mp = const MP,
+            options(nomem, nostack),
+        );
+    }
+}
+
+/// LMSW that sets TS, and CLTS. One block, because the compiler may use SSE anywhere, which TS forbids.
+pub(crate) fn set_and_clear_ts() {
+    const TS: u64 = Cr0Flags::TASK_SWITCHED.bits();
+    let cr0 = read_cr0();
+    let changes_exit = current().cr0_write_exits(cr0, cr0 ^ TS);
+    book_if(changes_exit);
+    book_if(changes_exit);
+    // SAFETY: the other low bits stay as they are, and TS is clear again before anything could need SSE.
+    unsafe { asm!("lmsw {0:x}", "clts", in(reg) cr0 | TS, options(nomem, nostack, preserves_flags)) };
+}
+
+/// Puts CR0.MP and CR4.DE back as the entry point set them; workloads may leave them changed.
+pub(crate) fn restore() {
+    let cr0 = read_cr0() | Cr0Flags::MONITOR_COPROCESSOR.bits();
+    let cr4 = read_cr4() | Cr4Flags::DEBUGGING_EXTENSIONS.bits();
+    // SAFETY: these are the values that all code ran with from the start.
+    unsafe {
+        write_cr0(cr0);
+        write_cr4(cr4);
+    }
+}

@@ -1,0 +1,29 @@
+//! XSETBV.
+#![expect(unsafe_code, reason = "writes an extended control register")]
+
+use core::arch::asm;
+
+use tollgate_abi::exit_reason::ExitReason;
+
+use crate::runtime::book::book;
+use crate::runtime::intercepts::{INVALID_OPCODE, book_exception};
+use crate::runtime::recovery::{Trap, attempt};
+
+/// XSETBV.
+///
+/// # Safety
+/// CR4.OSXSAVE is set and the processor supports every bit of `value`.
+pub(crate) unsafe fn xsetbv(register: u32, value: u64) {
+    book(ExitReason::XSETBV);
+    // SAFETY: the caller says so.
+    unsafe {
+        asm!("xsetbv", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// XSETBV on a processor without XSAVE, where CR4.OSXSAVE is clear.
+pub(crate) fn xsetbv_without_xsave() -> Result<(), Trap> {
+    book_exception(INVALID_OPCODE);
+    // SAFETY: #UD comes before anything is written, and is expected.
+    unsafe { attempt!("xsetbv", in("ecx") 0, in("eax") 1, in("edx") 0) }
+}

@@ -1,0 +1,39 @@
+//! PAUSE and HLT.
+#![expect(unsafe_code, reason = "executes PAUSE and HLT, switches interrupts on and off")]
+
+use core::arch::asm;
+
+use tollgate_abi::exit_reason::ExitReason;
+
+use crate::runtime::intercepts::book_if_enabled;
+
+/// PAUSE.
+pub(crate) fn pause() {
+    pause_times(1);
+}
+
+/// PAUSE, so many times.
+pub(crate) fn pause_times(times: u64) {
+    book_if_enabled(ExitReason::PAUSE, times);
+    // SAFETY: PAUSE changes nothing.
+    unsafe {
+        asm!("2:", "pause", "dec {times}", "jnz 2b", times = inout(reg) times => _, options(nomem, nostack));
+    }
+}
+
+/// HLT with interrupts enabled, until one comes. STI takes effect behind HLT, so an interrupt that is already pending
+/// does not come before it.
+pub(crate) fn hlt_until_interrupt() {
+    book_if_enabled(ExitReason::HLT, 1);
+    // SAFETY: the IDT has an entry for every interrupt that the guest arms. Not `nomem`: the handler counts in memory.
+    unsafe { asm!("sti", "hlt", "cli") };
+}
+
+/// HLT with interrupts disabled.
+pub(crate) fn hlt_for_ever() -> ! {
+    loop {
+        book_if_enabled(ExitReason::HLT, 1);
+        // SAFETY: nothing wakes the vCPU, which is what is asked for.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}

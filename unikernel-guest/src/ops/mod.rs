@@ -1,0 +1,17 @@
+//! Privileged operations: one function each, which books the exit that it must cause and then causes it.
+//!
+//! Whether an operation must exit follows from the profile in force and what the processor enables of it; see
+//! [`intercepts`](crate::runtime::intercepts). The loops named `…_times` are what the budgets measure, so they are bare
+//! assembly and book all their iterations at once.
+
+pub(crate) mod caches;
+pub(crate) mod control_registers;
+pub(crate) mod cpuid;
+pub(crate) mod debug_registers;
+pub(crate) mod descriptor_tables;
+pub(crate) mod extended_state;
+pub(crate) mod hypercall;
+pub(crate) mod idle;
+pub(crate) mod msr;
+pub(crate) mod ports;
+pub(crate) mod time_stamp;

@@ -1,0 +1,73 @@
+//! RDMSR and WRMSR.
+#![expect(unsafe_code, reason = "executes RDMSR and WRMSR")]
+
+use core::arch::asm;
+
+use tollgate_abi::exit_reason::ExitReason;
+
+use crate::runtime::book::{book, book_times};
+use crate::runtime::intercepts::current;
+use crate::runtime::recovery::{Trap, attempt};
+
+/// IA32_APIC_BASE.
+pub(crate) const APIC_BASE: u32 = 0x1b;
+/// IA32_SYSENTER_ESP, which nothing in 64-bit mode on one privilege level uses.
+pub(crate) const SYSENTER_ESP: u32 = 0x175;
+
+fn book_access(reason: ExitReason, msr: u32) {
+    if current().msr_exits(msr) {
+        book(reason);
+    }
+}
+
+/// RDMSR, so many times; returns the last RDX and RAX.
+pub(crate) fn rdmsr_times(msr: u32, times: u64) -> (u64, u64) {
+    let (high, low): (u64, u64);
+    if current().msr_exits(msr) {
+        book_times(ExitReason::RDMSR, times);
+    }
+    // SAFETY: reading an MSR changes nothing else; one that is refused raises #GP, which ends the guest.
+    unsafe {
+        asm!(
+            "2:",
+            "rdmsr",
+            "dec {times}",
+            "jnz 2b",
+            times = inout(reg) times => _,
+            in("ecx") msr,
+            // RDMSR clears the upper halves; whoever emulates it must, too.
+            inout("rax") u64::MAX => low,
+            inout("rdx") u64::MAX => high,
+            options(nomem, nostack),
+        );
+    }
+    (high, low)
+}
+
+/// RDMSR that may be refused.
+pub(crate) fn try_rdmsr(msr: u32) -> Result<(), Trap> {
+    book_access(ExitReason::RDMSR, msr);
+    // SAFETY: as above, and the exception is expected.
+    unsafe { attempt!("rdmsr", in("ecx") msr, out("eax") _, out("edx") _) }
+}
+
+/// WRMSR that should be refused.
+///
+/// # Safety
+/// Whatever `value` does in the MSR, the guest can live with.
+pub(crate) unsafe fn try_wrmsr(msr: u32, value: u64) -> Result<(), Trap> {
+    book_access(ExitReason::WRMSR, msr);
+    // SAFETY: the caller says so, and the exception is expected.
+    unsafe { attempt!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32) }
+}
+
+/// WRMSR of `high` and a count from `times` down to 1 to IA32_SYSENTER_ESP.
+pub(crate) fn wrmsr_sysenter_esp_times(high: u32, times: u64) {
+    if current().msr_exits(SYSENTER_ESP) {
+        book_times(ExitReason::WRMSR, times);
+    }
+    // SAFETY: nobody executes SYSENTER.
+    unsafe {
+        asm!("2:", "wrmsr", "dec rax", "jnz 2b", in("ecx") SYSENTER_ESP, in("edx") high, inout("rax") times => _, options(nomem, nostack));
+    }
+}

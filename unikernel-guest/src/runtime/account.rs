@@ -1,0 +1,54 @@
+//! The monitor's account, read through the CPUID leaves. Every query is itself an exit, and booked.
+
+use tollgate_abi::command_line::Options;
+use tollgate_abi::exit_reason::{ExitReason, Status};
+use tollgate_abi::leaves::{Leaf, LeafMap, RowQuery, STATUS};
+
+use crate::ops::cpuid::cpuid;
+
+/// How this run's account can be read.
+#[derive(Clone, Copy)]
+pub(crate) struct Account {
+    /// Where the course leaves are.
+    pub(crate) leaf_map: LeafMap,
+    /// Whether the monitor keeps one at all.
+    pub(crate) kept: bool,
+}
+
+impl Account {
+    pub(crate) fn new(options: &Options<'_>) -> Self {
+        Self { leaf_map: options.leaf_map, kept: options.accounting }
+    }
+
+    /// Low half of the number of exits of all reasons; the query is included.
+    pub(crate) fn total_exits(&self) -> u32 {
+        let leaf = self.leaf_map.encode(Leaf::TotalCount).or_else(|| self.leaf_map.encode(Leaf::Totals));
+        leaf.map_or(0, |leaf| cpuid(leaf, 0).eax)
+    }
+
+    /// Runs `work` and returns the number of exits that it caused, less those of the two queries that tell.
+    /// Without an account it can't be told, and 0 is returned.
+    pub(crate) fn exits_during<R>(&self, work: impl FnOnce() -> R) -> (R, u32) {
+        let before = self.total_exits();
+        let result = work();
+        let after = self.total_exits();
+        // The second query is in its own answer.
+        let second_query = u32::from(self.kept);
+        (result, after.wrapping_sub(before).wrapping_sub(second_query))
+    }
+}
+
+fn status(reason: ExitReason) -> (u32, u64) {
+    let answer = cpuid(STATUS, RowQuery { reason: reason.0, vcpu: None }.encode());
+    (answer.eax, answer.ebx_ecx())
+}
+
+/// Whether the controls in force enable `reason`.
+pub(crate) fn is_enabled(reason: ExitReason) -> bool {
+    status(reason).0 == Status::Enabled as u32
+}
+
+/// Exits for `reason` so far, on all vCPUs.
+pub(crate) fn exits(reason: ExitReason) -> u64 {
+    status(reason).1
+}

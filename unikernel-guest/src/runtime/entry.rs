@@ -1,0 +1,76 @@
+//! From the entry state that [`machine::BootInfo`](tollgate_abi::machine::BootInfo) describes to the application.
+//!
+//! The application's entry point is `runtime_entry`, as for every program written against `hermit-abi`.
+#![expect(unsafe_code, reason = "the entry point, and the page that the monitor wrote")]
+
+use core::arch::naked_asm;
+use core::cell::UnsafeCell;
+
+use tollgate_abi::machine::{BOOT_INFO_GPA, BOOT_INFO_MAGIC, BootInfo};
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+
+use super::{fresh, heap, intercepts, processor, segments, time, traps};
+
+const STACK_BYTES: usize = 64 << 10;
+
+#[repr(align(16))]
+struct Stack(#[expect(dead_code, reason = "only the assembly refers to it")] UnsafeCell<[u8; STACK_BYTES]>);
+
+// SAFETY: only the one vCPU's stack pointer ever refers to it.
+unsafe impl Sync for Stack {}
+
+static STACK: Stack = Stack(UnsafeCell::new([0; STACK_BYTES]));
+
+unsafe extern "C" {
+    fn runtime_entry(argc: i32, argv: *const *const u8, env: *const *const u8) -> !;
+}
+
+/// The entry point. SSE is switched on here because any compiled code may use it; the bits that this changes belong to
+/// the guest in the minimal profile, so nothing exits.
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".text.boot")]
+extern "C" fn _start() -> ! {
+    naked_asm!(
+        "cld",
+        "lea rsp, [rip + {stack} + {stack_bytes}]",
+        "mov rax, cr0",
+        "and eax, {not_emulated}",
+        "or eax, {monitored}",
+        "mov cr0, rax",
+        "mov rax, cr4",
+        "or eax, {sse}",
+        "mov cr4, rax",
+        "xor ebp, ebp",
+        "call {start}",
+        "ud2",
+        stack = sym STACK,
+        stack_bytes = const STACK_BYTES,
+        not_emulated = const !(Cr0Flags::EMULATE_COPROCESSOR.bits() | Cr0Flags::TASK_SWITCHED.bits()) as u32,
+        monitored = const Cr0Flags::MONITOR_COPROCESSOR.bits() as u32,
+        sse = const (Cr4Flags::OSFXSR.bits() | Cr4Flags::OSXMMEXCPT_ENABLE.bits() | Cr4Flags::DEBUGGING_EXTENSIONS.bits()) as u32,
+        start = sym start,
+    )
+}
+
+extern "C" fn start() -> ! {
+    segments::load();
+    traps::load();
+    let boot = boot_info();
+    heap::set_up(boot.ram_bytes);
+    fresh::set_up(boot.fresh_gpa, boot.fresh_bytes);
+    processor::set_up();
+    time::set_up();
+    intercepts::learn();
+    // SAFETY: the application's entry point, called once, on a stack of its own with all of the kernel set up.
+    unsafe { runtime_entry(0, core::ptr::null(), core::ptr::null()) }
+}
+
+/// What the monitor told the guest.
+pub(crate) fn boot_info() -> &'static BootInfo {
+    // SAFETY: the monitor wrote the page before the first entry, its address is part of the contract (RDI at the entry
+    // has the same), it is mapped to itself, and nobody writes it again.
+    let boot = unsafe { &*(BOOT_INFO_GPA as *const BootInfo) };
+    assert!(boot.magic == BOOT_INFO_MAGIC, "there is no boot information at {BOOT_INFO_GPA:#x}");
+    boot
+}

@@ -1,0 +1,30 @@
+//! The kernel: what the workloads stand on.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `entry` | the way from the monitor's entry state to the application |
+//! | `processor`, `segments`, `traps`, `recovery` | features and extended state, GDT and TSS, IDT, exceptions that are expected |
+//! | `book`, `intercepts`, `account` | the guest's own tally, what exits now, and the monitor's account read through the leaves |
+//! | `console`, `heap`, `time`, `process`, `sync`, `refused` | the `hermit-abi` symbols |
+//! | `fresh` | memory whose first touch is an EPT violation |
+//! | `message`, `one_cpu` | the text in a book, mutable statics without locks |
+
+pub(crate) mod account;
+pub(crate) mod book;
+mod console;
+mod entry;
+pub(crate) mod fresh;
+mod heap;
+pub(crate) mod intercepts;
+pub(crate) mod message;
+pub(crate) mod one_cpu;
+pub(crate) mod process;
+pub(crate) mod processor;
+pub(crate) mod recovery;
+mod refused;
+pub(crate) mod segments;
+mod sync;
+mod time;
+pub(crate) mod traps;
+
+pub(crate) use entry::boot_info;

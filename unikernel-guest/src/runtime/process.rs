@@ -1,0 +1,82 @@
+//! The end of the guest, and the process that a unikernel is: `sys_exit`, `sys_abort`, `sys_getpid`, `errno`.
+#![expect(unsafe_code, reason = "defines hermit-abi symbols by name")]
+
+use core::fmt;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+
+use tollgate_abi::hypercall::Book;
+
+use super::message::Message;
+use super::one_cpu::OneCpu;
+use crate::ops::hypercall;
+
+/// Exit status after a panic, as for Rust programs elsewhere.
+const PANIC_STATUS: i32 = 101;
+/// Exit status after `abort`: 128 + SIGABRT, as shells report it.
+const ABORT_STATUS: i32 = 134;
+
+/// The first thing that did not hold.
+static FAILURE: OneCpu<Message> = OneCpu::new(Message::EMPTY);
+
+static ERRNO: AtomicI32 = AtomicI32::new(0);
+
+/// Notes that an assertion of the guest did not hold. The first one's text goes into the final book.
+pub(crate) fn note_failure(what: fmt::Arguments<'_>) {
+    if let Some(mut failure) = FAILURE.try_borrow()
+        && failure.is_empty()
+    {
+        *failure = Message::new(what);
+    }
+}
+
+/// Ends the guest because of `why`.
+pub(crate) fn end(status: i32, why: fmt::Arguments<'_>) -> ! {
+    note_failure(why);
+    exit(status)
+}
+
+fn exit(status: i32) -> ! {
+    let failure = FAILURE.try_borrow().map_or(Message::EMPTY, |failure| *failure);
+    let passed = status == 0 && failure.is_empty();
+    hypercall::exit(status, Book { passed: u64::from(passed), message: failure.bytes(), ..Book::new() })
+}
+
+/// Sets `errno` and returns its negative, as the calls of hermit-abi do.
+pub(crate) fn refused(errno: i32) -> i32 {
+    ERRNO.store(errno, Relaxed);
+    -errno
+}
+
+#[panic_handler]
+fn panic(panic: &PanicInfo<'_>) -> ! {
+    match panic.location() {
+        Some(at) => end(PANIC_STATUS, format_args!("{}:{}: {}", at.file(), at.line(), panic.message())),
+        None => end(PANIC_STATUS, format_args!("{}", panic.message())),
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sys_exit(status: i32) -> ! {
+    exit(status)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sys_abort() -> ! {
+    end(ABORT_STATUS, format_args!("aborted"))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sys_getpid() -> i32 {
+    1
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sys_get_errno() -> i32 {
+    ERRNO.load(Relaxed)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sys_errno() -> i32 {
+    ERRNO.load(Relaxed)
+}

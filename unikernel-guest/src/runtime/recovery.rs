@@ -1,0 +1,81 @@
+//! Recovery from an exception that is expected: [`attempt!`] tries one instruction, and the trap's assembly notes what
+//! came of it and goes on behind it.
+
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What an expected exception left behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trap {
+    /// Vector.
+    pub(crate) vector: u8,
+    /// Error code; 0 where the vector has none.
+    pub(crate) error: u64,
+    /// RIP that was pushed.
+    pub(crate) rip: u64,
+    /// CR2.
+    pub(crate) cr2: u64,
+    /// Address of the instruction that was tried.
+    pub(crate) tried: u64,
+}
+
+/// Written by [`attempt!`], and by the assembly in `traps` when the exception comes.
+#[repr(C)]
+pub(crate) struct Recovery {
+    /// Where to go on after an exception; 0 where none is expected.
+    pub(super) resume: AtomicU64,
+    pub(super) taken: AtomicU64,
+    pub(super) vector: AtomicU64,
+    pub(super) error: AtomicU64,
+    pub(super) rip: AtomicU64,
+    pub(super) cr2: AtomicU64,
+}
+
+pub(crate) static RECOVERY: Recovery = Recovery {
+    resume: AtomicU64::new(0),
+    taken: AtomicU64::new(0),
+    vector: AtomicU64::new(0),
+    error: AtomicU64::new(0),
+    rip: AtomicU64::new(0),
+    cr2: AtomicU64::new(0),
+};
+
+// `attempt!` writes `resume` by the symbol alone.
+const _: () = assert!(offset_of!(Recovery, resume) == 0);
+
+/// Executes one instruction that may raise an exception: `Err(Trap)` if it did. Operands as for `asm!`. An exception
+/// leaves the output operands with whatever the instruction had written.
+macro_rules! attempt {
+    ($instruction:expr $(, $($operands:tt)*)?) => {{
+        let tried: u64;
+        core::arch::asm!(
+            "lea {tried}, [rip + 3f]",
+            "mov qword ptr [rip + {recovery}], {tried}",
+            "lea {tried}, [rip + 2f]",
+            "2:",
+            $instruction,
+            "3:",
+            "mov qword ptr [rip + {recovery}], 0",
+            tried = out(reg) tried,
+            recovery = sym $crate::runtime::recovery::RECOVERY,
+            $($($operands)*)?
+        );
+        $crate::runtime::recovery::outcome(tried)
+    }};
+}
+pub(crate) use attempt;
+
+/// What came of the attempt that just ended.
+pub(crate) fn outcome(tried: u64) -> Result<(), Trap> {
+    if RECOVERY.taken.load(Relaxed) == 0 {
+        return Ok(());
+    }
+    RECOVERY.taken.store(0, Relaxed);
+    Err(Trap {
+        vector: RECOVERY.vector.load(Relaxed) as u8,
+        error: RECOVERY.error.load(Relaxed),
+        rip: RECOVERY.rip.load(Relaxed),
+        cr2: RECOVERY.cr2.load(Relaxed),
+        tried,
+    })
+}

@@ -1,0 +1,41 @@
+//! What workloads assert: conditions, and exceptions that must come.
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::runtime::recovery::Trap;
+
+/// Returns from the workload with the formatted text unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err(alloc::format!($($text)+));
+        }
+    };
+}
+pub(super) use ensure;
+
+/// Vectors that workloads provoke (SDM 3A 6.15).
+pub(super) mod vector {
+    pub(in super::super) const DIVIDE_ERROR: u8 = 0;
+    pub(in super::super) const DEBUG: u8 = 1;
+    pub(in super::super) const BREAKPOINT: u8 = 3;
+    pub(in super::super) const INVALID_OPCODE: u8 = 6;
+    pub(in super::super) const GENERAL_PROTECTION: u8 = 13;
+    pub(in super::super) const PAGE_FAULT: u8 = 14;
+}
+
+/// The attempt must have ended in this exception.
+pub(super) fn exception(what: &str, got: Result<(), Trap>, vector: u8, error: u64) -> Result<Trap, String> {
+    match got {
+        Ok(()) => Err(format!("{what} raised no exception, not even {vector}")),
+        Err(trap) if (trap.vector, trap.error) == (vector, error) => Ok(trap),
+        Err(trap) => Err(format!("{what} raised exception {} ({:#x}), not {vector} ({error:#x})", trap.vector, trap.error)),
+    }
+}
+
+/// The attempt must have ended in this fault: an exception whose RIP is that of the instruction itself.
+pub(super) fn fault(what: &str, got: Result<(), Trap>, vector: u8, error: u64) -> Result<Trap, String> {
+    let trap = exception(what, got, vector, error)?;
+    if trap.rip == trap.tried { Ok(trap) } else { Err(format!("{what} at {:#x} left RIP {:#x}", trap.tried, trap.rip)) }
+}

@@ -1,0 +1,210 @@
+//! The leaf contract, to the letter: every leaf, for every reason 0 to 127 and for wild ones.
+//!
+//! Counts must equal the guest's own book exactly, which works because every exit so far was booked before it came.
+//! Times can only be bounded: the CPUID that asks is counted, but its own time is not yet in.
+
+use tollgate_abi::exit_reason::{ExitReason, Status};
+use tollgate_abi::leaves::{Answer, BucketQuery, CONTRACT, CONTRACT_VERSION, HYPERVISOR, Leaf, RowQuery, SIGNATURE};
+use tollgate_abi::workload::WILD_REASONS;
+
+use super::expect::ensure;
+use super::{Outcome, Run};
+use crate::ops::cpuid::cpuid_wide;
+use crate::runtime::book::{booked, total};
+use crate::runtime::intercepts::enabled;
+
+/// In the upper halves of the registers before, where nothing of it may be left afterwards.
+const POISON: u64 = 0xdead_beef_0000_0000;
+/// In the lower halves that ask nothing.
+const STALE: u64 = 0x5a5a_5a5a;
+
+/// CPUID.1:ECX, bit 31: there is a hypervisor.
+const HYPERVISOR_PRESENT: u32 = 1 << 31;
+const HYPERVISOR_LEAVES: core::ops::RangeInclusive<u32> = HYPERVISOR..=0x4fff_ffff;
+
+/// The leaves that are asked for each reason, in this order, and those that are asked once.
+const PER_REASON: [u32; 5] = [0x4fff_fffd, 0x4fff_fffc, 0x4fff_fffb, 0x4fff_fffa, 0x4fff_fff9];
+const ONCE: [u32; 2] = [0x4fff_ffff, 0x4fff_fffe];
+
+const _: () =
+    assert!(PER_REASON.len() as u64 * (128 + WILD_REASONS.len() as u64) + ONCE.len() as u64 + 3 == tollgate_abi::workload::LEAF_QUERIES);
+
+pub(super) fn leaves(run: &Run) -> Outcome {
+    ensure!(run.account.kept, "the leaves need the account, and this run has accounting=off");
+    let mut questioner = Questioner { run, seen: Seen::default(), last_total_cycles: 0 };
+    for _ in 0..run.iterations {
+        questioner.ask_all()?;
+    }
+    Ok(())
+}
+
+/// What earlier answers about the same reason said.
+#[derive(Default)]
+struct Seen {
+    /// Cycles, and how many exits had been timed then.
+    cycles: Option<(u64, u64)>,
+    max: u64,
+}
+
+struct Questioner<'r> {
+    run: &'r Run,
+    seen: Seen,
+    last_total_cycles: u64,
+}
+
+impl Questioner<'_> {
+    fn ask_all(&mut self) -> Outcome {
+        for reason in 0..128 {
+            self.seen = Seen::default();
+            for eax in PER_REASON {
+                let ecx = match self.run.account.leaf_map.decode(eax) {
+                    // The bucket of the longest exit, which can't be empty.
+                    Some(Leaf::Bucket) => BucketQuery { reason: reason as u16, bucket: bucket_of(self.seen.max), vcpu: None }.encode(),
+                    _ => reason,
+                };
+                self.ask(eax, ecx)?;
+            }
+        }
+        for &ecx in WILD_REASONS {
+            self.seen = Seen::default();
+            for eax in PER_REASON {
+                self.ask(eax, ecx)?;
+            }
+        }
+        self.seen = Seen::default();
+        for eax in ONCE {
+            self.ask(eax, ExitReason::CPUID.0.into())?;
+        }
+        self.ask(CONTRACT, 0)?;
+        identity()
+    }
+
+    /// Asks one of our leaves and checks the answer.
+    fn ask(&mut self, eax: u32, ecx: u32) -> Outcome {
+        let answer = question(eax, ecx)?;
+        let checked = match self.run.account.leaf_map.decode(eax) {
+            None => equal(answer, Answer::ZERO),
+            Some(Leaf::TotalCount) => equal(answer, Answer::count(total())),
+            Some(Leaf::TotalCycles) => self.total_cycles(answer, Answer::cycles(answer.ebx_ecx())),
+            Some(Leaf::Totals) => self.total_cycles(answer, Answer::totals(total(), answer.ebx_ecx())),
+            Some(Leaf::ReasonCount) => equal(answer, course_answer(ecx, |reason| Answer::count(booked(reason)))),
+            Some(Leaf::ReasonCycles) => self.reason_cycles(answer, ecx),
+            Some(Leaf::Status) => self.status(answer, ecx),
+            Some(Leaf::Extremes) => self.extremes(answer, ecx),
+            Some(Leaf::Bucket) => self.bucket(answer, ecx),
+            Some(Leaf::Contract) => equal(answer, Answer { eax: CONTRACT_VERSION, ebx: self.run.vcpus as u32, ..Answer::ZERO }),
+        };
+        checked.map_err(|what| alloc::format!("leaf {eax:#x}, ECX {ecx:#x}: {what}"))
+    }
+
+    fn total_cycles(&mut self, answer: Answer, shape: Answer) -> Outcome {
+        equal(answer, shape)?;
+        let cycles = answer.ebx_ecx();
+        ensure!(cycles >= total() - 1, "{cycles} cycles for {} exits", total() - 1);
+        ensure!(cycles > self.last_total_cycles, "cycles went from {} to {cycles}", self.last_total_cycles);
+        self.last_total_cycles = cycles;
+        Ok(())
+    }
+
+    fn reason_cycles(&mut self, answer: Answer, ecx: u32) -> Outcome {
+        equal(answer, course_answer(ecx, |_| Answer::cycles(answer.ebx_ecx())))?;
+        if let Some(reason) = course_reason(ecx).filter(|&reason| enabled(reason)) {
+            self.seen.cycles = Some((answer.ebx_ecx(), timed(reason)));
+        }
+        Ok(())
+    }
+
+    /// The row that our own leaves answer for, if there is one.
+    fn row(&self, reason: u16, vcpu: Option<u16>) -> Option<ExitReason> {
+        let reason = ExitReason(reason);
+        let vcpu_exists = vcpu.is_none_or(|vcpu| u64::from(vcpu) < self.run.vcpus);
+        (reason.is_defined() && vcpu_exists).then_some(reason)
+    }
+
+    fn status(&self, answer: Answer, ecx: u32) -> Outcome {
+        let query = RowQuery::decode(ecx);
+        let expected = match self.row(query.reason, query.vcpu) {
+            None => Answer::status(Status::Undefined, 0),
+            Some(reason) => Answer::status(if enabled(reason) { Status::Enabled } else { Status::NotEnabled }, booked(reason)),
+        };
+        equal(answer, expected)
+    }
+
+    fn extremes(&mut self, answer: Answer, ecx: u32) -> Outcome {
+        let query = RowQuery::decode(ecx);
+        let Some(reason) = self.row(query.reason, query.vcpu).filter(|&reason| timed(reason) > 0) else {
+            return equal(answer, Answer::ZERO);
+        };
+        let (min, max) = (answer.ebx_eax(), answer.edx_ecx());
+        ensure!(0 < min && min <= max, "minimum {min}, maximum {max} of {} exits", timed(reason));
+        self.seen.max = max;
+        if let Some((cycles, exits)) = self.seen.cycles {
+            // Cycles of all were read before the extremes, which can only have widened since.
+            let (least, most) = (min.saturating_mul(exits), max.saturating_mul(exits));
+            ensure!(least <= cycles && cycles <= most, "{cycles} cycles for {exits} exits of {min} to {max}");
+        }
+        Ok(())
+    }
+
+    fn bucket(&self, answer: Answer, ecx: u32) -> Outcome {
+        let query = BucketQuery::decode(ecx);
+        let count = answer.edx_eax();
+        equal(answer, Answer::bucket(count))?;
+        let exits = self.row(query.reason, query.vcpu).map_or(0, timed);
+        ensure!(count <= exits, "{count} of {exits} exits");
+        let holds_longest = self.seen.max > 0 && query.bucket == bucket_of(self.seen.max);
+        ensure!(count > 0 || !holds_longest, "no exit, and the longest took {} cycles", self.seen.max);
+        Ok(())
+    }
+}
+
+/// The leaves by which any hypervisor is recognized.
+fn identity() -> Outcome {
+    let features = question(1, 0)?;
+    ensure!(features.ecx & HYPERVISOR_PRESENT != 0, "CPUID.1:ECX is {:#x}: no hypervisor", features.ecx);
+    let signature = question(HYPERVISOR, 0)?;
+    let mut text = [0; 12];
+    for (bytes, register) in text.chunks_exact_mut(4).zip([signature.ebx, signature.ecx, signature.edx]) {
+        bytes.copy_from_slice(&register.to_le_bytes());
+    }
+    ensure!(&text == SIGNATURE, "the signature is {text:02x?}");
+    ensure!(HYPERVISOR_LEAVES.contains(&signature.eax), "the highest hypervisor leaf is {:#x}", signature.eax);
+    Ok(())
+}
+
+/// CPUID with poison wherever nothing is asked; the upper halves must come back zero.
+fn question(eax: u32, ecx: u32) -> Result<Answer, alloc::string::String> {
+    let after = cpuid_wide([POISON | u64::from(eax), POISON | STALE, POISON | u64::from(ecx), POISON | STALE]);
+    ensure!(after.iter().all(|register| register >> 32 == 0), "leaf {eax:#x}, ECX {ecx:#x}: RAX, RBX, RCX, RDX are {after:x?}");
+    let [eax, ebx, ecx, edx] = after.map(|register| register as u32);
+    Ok(Answer { eax, ebx, ecx, edx })
+}
+
+fn equal(answer: Answer, expected: Answer) -> Outcome {
+    ensure!(answer == expected, "{answer:x?}, expected {expected:x?}");
+    Ok(())
+}
+
+/// The course's leaves take all of ECX as the reason.
+fn course_reason(ecx: u32) -> Option<ExitReason> {
+    u16::try_from(ecx).ok().map(ExitReason).filter(|reason| reason.is_defined())
+}
+
+/// What a course leaf answers, given what it answers for an enabled reason.
+fn course_answer(ecx: u32, enabled_answer: impl Fn(ExitReason) -> Answer) -> Answer {
+    match course_reason(ecx) {
+        None => Answer::UNDEFINED,
+        Some(reason) if enabled(reason) => enabled_answer(reason),
+        Some(_) => Answer::ZERO,
+    }
+}
+
+/// Exits whose time is in the account: all that were booked but the CPUID that asks.
+fn timed(reason: ExitReason) -> u64 {
+    booked(reason) - u64::from(reason == ExitReason::CPUID)
+}
+
+/// The histogram's bucket for an exit of so many cycles.
+fn bucket_of(cycles: u64) -> u8 {
+    cycles.checked_ilog2().unwrap_or(0) as u8
+}

@@ -1,0 +1,45 @@
+//! First touches: each write to a fresh page is one EPT violation.
+#![expect(unsafe_code, reason = "touches memory that Rust does not know")]
+
+use core::arch::asm;
+
+use tollgate_abi::exit_reason::ExitReason;
+use tollgate_abi::machine::PAGE_BYTES;
+
+use super::expect::ensure;
+use super::{Outcome, Run};
+use crate::runtime::book::book_times;
+use crate::runtime::fresh;
+
+pub(super) fn memory(run: &Run) -> Outcome {
+    let Some(first) = fresh::take(run.iterations) else {
+        return Err(alloc::format!("there are no {} fresh pages left", run.iterations));
+    };
+    touch(first, run.iterations);
+    for page in 0..run.iterations {
+        let address = first + page * PAGE_BYTES;
+        // SAFETY: the page was handed out to nobody else, is mapped to itself, and has just been written.
+        let found = unsafe { (address as *const u64).read_volatile() };
+        ensure!(found == address, "{address:#x} holds {found:#x} after its own address was written");
+    }
+    Ok(())
+}
+
+/// Writes to each page its own address.
+fn touch(first: u64, pages: u64) {
+    book_times(ExitReason::EPT_VIOLATION, pages);
+    // SAFETY: the pages were handed out to nobody else, and the identity map covers them.
+    unsafe {
+        asm!(
+            "2:",
+            "mov [{address}], {address}",
+            "add {address}, {page_bytes}",
+            "dec {pages}",
+            "jnz 2b",
+            address = inout(reg) first => _,
+            pages = inout(reg) pages => _,
+            page_bytes = const PAGE_BYTES,
+            options(nostack),
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! The workloads: applications written against `hermit-abi`, plus the privileged operations that they are about.
+//!
+//! [`tollgate_abi::workload::TABLE`] says what each provokes; [`CODE`] has the code, row by row. `harness` runs a
+//! workload between two hypercalls and compares what was booked with what was predicted.
+#![expect(unsafe_code, reason = "the entry point and the end of a hermit-abi application")]
+
+mod allocator;
+mod compute;
+mod denied;
+mod descriptor_tables;
+mod exceptions;
+mod expect;
+mod harness;
+mod instructions;
+mod leaves;
+mod memory;
+mod msrs;
+mod ports;
+mod registers;
+mod stopping;
+mod vectors;
+
+use alloc::string::String;
+
+use tollgate_abi::command_line::Options;
+use tollgate_abi::machine::{BootInfo, OPTIONS_BYTES};
+use tollgate_abi::workload::TABLE;
+
+use crate::ops::ports::post;
+use crate::runtime::account::Account;
+use crate::runtime::boot_info;
+use crate::runtime::process::note_failure;
+
+/// What a workload is told.
+pub(crate) struct Run {
+    iterations: u64,
+    account: Account,
+    vcpus: u64,
+}
+
+/// What did not hold, in words.
+type Outcome = Result<(), String>;
+type Code = fn(&Run) -> Outcome;
+
+/// The code of each row of the table.
+const CODE: &[(&str, Code)] = &[
+    ("leaves", leaves::leaves),
+    ("cpuid", instructions::cpuid),
+    ("hypercall", instructions::hypercall),
+    ("console", instructions::console),
+    ("port-in", ports::port_in),
+    ("port-out", ports::port_out),
+    ("port-string", ports::port_string),
+    ("wild-ports", ports::wild_ports),
+    ("rdmsr", msrs::rdmsr),
+    ("wrmsr", msrs::wrmsr),
+    ("wild-msrs", msrs::wild_msrs),
+    ("cr0", registers::cr0),
+    ("control-registers", registers::control_registers),
+    ("wild-control-registers", registers::wild_control_registers),
+    ("debug-registers", registers::debug_registers),
+    ("rdtsc", instructions::rdtsc),
+    ("rdtscp", instructions::rdtscp),
+    ("rdpmc", instructions::rdpmc),
+    ("hlt", instructions::hlt),
+    ("caches", instructions::caches),
+    ("invlpg", instructions::invlpg),
+    ("pause", instructions::pause),
+    ("xsetbv", instructions::xsetbv),
+    ("descriptor-tables", descriptor_tables::descriptor_tables),
+    ("exceptions", exceptions::exceptions),
+    ("wild-jumps", exceptions::wild_jumps),
+    ("hidden-instructions", denied::hidden_instructions),
+    ("vmx-instructions", denied::vmx_instructions),
+    ("memory", memory::memory),
+    ("vectors", vectors::vectors),
+    ("compute", compute::compute),
+    ("triple-fault", stopping::triple_fault),
+    ("outside-memory", stopping::outside_memory),
+    ("endless-loop", stopping::endless_loop),
+    ("halt-for-ever", stopping::halt_for_ever),
+    ("left-long-mode", stopping::left_long_mode),
+    ("random-bytes", stopping::random_bytes),
+];
+
+const _: () = {
+    assert!(CODE.len() == TABLE.len(), "a workload has no code, or code has no workload");
+    let mut row = 0;
+    while row < CODE.len() {
+        let (code, table) = (CODE[row].0.as_bytes(), TABLE[row].name.as_bytes());
+        assert!(code.len() == table.len(), "CODE and the table differ");
+        let mut at = 0;
+        while at < code.len() {
+            assert!(code[at] == table[at], "CODE and the table differ");
+            at += 1;
+        }
+        row += 1;
+    }
+};
+
+/// Written to the POST port before the first workload.
+const STARTED: u8 = 0xb0;
+
+fn options(boot: &'static BootInfo) -> Result<Options<'static>, String> {
+    let bytes = usize::try_from(boot.options_bytes).unwrap_or(usize::MAX).min(OPTIONS_BYTES);
+    let line = core::str::from_utf8(&boot.options[..bytes]).map_err(|error| alloc::format!("the options: {error}"))?;
+    Options::parse(line).map_err(|error| alloc::format!("{error}"))
+}
+
+fn run(boot: &'static BootInfo) -> Outcome {
+    let options = options(boot)?;
+    let account = Account::new(&options);
+    post(STARTED);
+    let mut outcome = Ok(());
+    for selected in options.selected() {
+        let run = Run { iterations: selected.iterations, account, vcpus: boot.vcpus };
+        outcome = outcome.and(harness::perform(selected.workload, CODE[selected.workload.number()].1, &run));
+    }
+    outcome
+}
+
+/// The application's entry point.
+#[unsafe(no_mangle)]
+extern "C" fn runtime_entry(_argc: i32, _argv: *const *const u8, _env: *const *const u8) -> ! {
+    let status = match run(boot_info()) {
+        Ok(()) => 0,
+        Err(what) => {
+            note_failure(format_args!("{what}"));
+            1
+        }
+    };
+    // SAFETY: ends the guest; has no precondition.
+    unsafe { hermit_abi::exit(status) }
+}

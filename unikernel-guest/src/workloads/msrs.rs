@@ -1,0 +1,44 @@
+//! RDMSR and WRMSR: of registers that the guest has, and of some that it may not.
+#![expect(unsafe_code, reason = "writes MSRs")]
+
+use super::expect::{ensure, fault, vector};
+use super::{Outcome, Run};
+use crate::ops::msr::{APIC_BASE, SYSENTER_ESP, rdmsr_times, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times};
+
+/// IA32_APIC_BASE.BSP.
+const BOOTSTRAP_PROCESSOR: u64 = 1 << 8;
+
+pub(super) fn rdmsr(run: &Run) -> Outcome {
+    let (high, low) = rdmsr_times(APIC_BASE, run.iterations);
+    ensure!(high >> 32 == 0 && low >> 32 == 0, "RDMSR left RDX = {high:#x}, RAX = {low:#x}");
+    ensure!(low & BOOTSTRAP_PROCESSOR != 0, "IA32_APIC_BASE is {low:#x}: not the bootstrap processor");
+    Ok(())
+}
+
+/// Upper half of what is written; the whole stays canonical.
+const HIGH: u32 = 0x0000_1234;
+
+pub(super) fn wrmsr(run: &Run) -> Outcome {
+    wrmsr_sysenter_esp_times(HIGH, run.iterations);
+    let back = rdmsr_times(SYSENTER_ESP, 1);
+    ensure!(back == (HIGH.into(), 1), "IA32_SYSENTER_ESP reads (RDX, RAX) = {back:x?}");
+    Ok(())
+}
+
+/// The microcode trigger, the SMM base, a performance counter's selector, two VMX capabilities, and three numbers that
+/// are nothing: a hypervisor's range, past the bitmaps' high range, and the last of all.
+const DENIED: [u32; 8] = [0x79, 0x9e, 0x186, 0x480, 0x48c, 0x4000_0000, 0xc000_2fff, 0xffff_ffff];
+
+pub(super) fn wild_msrs(run: &Run) -> Outcome {
+    for _ in 0..run.iterations {
+        for msr in DENIED {
+            let read = try_rdmsr(msr);
+            // SAFETY: none of these may be reached; were one, its value would matter to nothing that the guest does.
+            let written = unsafe { try_wrmsr(msr, 0xdead_beef_0bad_f00d) };
+            for (what, got) in [("RDMSR", read), ("WRMSR", written)] {
+                fault(what, got, vector::GENERAL_PROTECTION, 0).map_err(|what| alloc::format!("MSR {msr:#x}: {what}"))?;
+            }
+        }
+    }
+    Ok(())
+}

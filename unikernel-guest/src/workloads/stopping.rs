@@ -1,0 +1,92 @@
+//! Guests that misbehave, so that the monitor has to stop them: each books what it is about to do and does not return.
+#![expect(unsafe_code, reason = "misbehaves")]
+
+use core::arch::asm;
+
+use tollgate_abi::exit_reason::ExitReason;
+use tollgate_abi::machine::{GUEST_BYTES, PAGE_BYTES};
+use x86_64::VirtAddr;
+use x86_64::registers::control::Cr0Flags;
+use x86_64::structures::DescriptorTablePointer;
+
+use super::compute::Random;
+use super::{Outcome, Run};
+use crate::ops::descriptor_tables::lidt;
+use crate::ops::idle::hlt_for_ever;
+use crate::runtime::book::book;
+use crate::runtime::segments::CODE32;
+
+/// An exception without an IDT: its delivery fails, so does that of #DF, and the processor shuts down.
+pub(super) fn triple_fault(_: &Run) -> Outcome {
+    let nothing = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
+    // SAFETY: it ends in a triple fault, as it should.
+    unsafe { lidt(&nothing) };
+    book(ExitReason::TRIPLE_FAULT);
+    // SAFETY: as above.
+    unsafe { asm!("ud2", options(noreturn)) }
+}
+
+/// Mapped by the guest's page tables, and none of its memory.
+const OUTSIDE: u64 = 0x4000_0000;
+const _: () = assert!(OUTSIDE >= GUEST_BYTES);
+
+pub(super) fn outside_memory(_: &Run) -> Outcome {
+    book(ExitReason::EPT_VIOLATION);
+    // SAFETY: in assembly, so that it happens whatever Rust thinks of the address; the monitor stops the guest here.
+    unsafe { asm!("mov {0}, [{0}]", inout(reg) OUTSIDE => _, options(readonly, nostack)) };
+    Err("memory outside the guest's could be read".into())
+}
+
+pub(super) fn endless_loop(_: &Run) -> Outcome {
+    book(ExitReason::PREEMPTION_TIMER);
+    // SAFETY: does nothing, for ever.
+    unsafe { asm!("2:", "jmp 2b", options(noreturn, nomem, nostack)) }
+}
+
+pub(super) fn halt_for_ever(_: &Run) -> Outcome {
+    hlt_for_ever()
+}
+
+/// Compatibility mode, then paging off (SDM 3A 10.8.5.4).
+pub(super) fn left_long_mode(_: &Run) -> Outcome {
+    book(ExitReason::CR_ACCESS);
+    // SAFETY: the code lies below 4 GiB, the segment is in the GDT, and no memory is used on the way; the monitor stops
+    // the guest at the write to CR0.
+    unsafe {
+        asm!(
+            "push {code32}",
+            "lea rax, [rip + 2f]",
+            "push rax",
+            "retfq",
+            ".code32",
+            "2:",
+            "mov eax, cr0",
+            "and eax, {no_paging}",
+            "mov cr0, eax",
+            "3:",
+            "jmp 3b",
+            ".code64",
+            code32 = const CODE32.0,
+            no_paging = const !Cr0Flags::PAGING.bits() as i32,
+            options(noreturn),
+        )
+    }
+}
+
+/// A page of random bytes on the heap, executed where it lies.
+pub(super) fn random_bytes(run: &Run) -> Outcome {
+    let bytes = PAGE_BYTES as usize;
+    // SAFETY: any size and alignment may be asked for.
+    let page = unsafe { hermit_abi::alloc(bytes, bytes) };
+    if page.is_null() {
+        return Err("there is no page left".into());
+    }
+    let mut random = Random(run.iterations);
+    for at in (0..bytes).step_by(8) {
+        // SAFETY: within the page that was just allocated, aligned for a u64.
+        unsafe { page.add(at).cast::<u64>().write(random.next()) };
+    }
+    // SAFETY: nothing is promised about what follows; the monitor has to cope. A RET comes to UD2, an unexpected
+    // exception, as most of what else can happen.
+    unsafe { asm!("lea rax, [rip + 2f]", "push rax", "jmp rcx", "2:", "ud2", in("rcx") page, options(noreturn)) }
+}

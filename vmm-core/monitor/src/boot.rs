@@ -1,0 +1,137 @@
+//! From the reset vector to Rust: real mode, protected mode, long mode (SDM 3A 10.1.4, 10.8.5).
+//!
+//! The boot block is executed in place at the top of the ROM. It copies the image to RAM at 1 MiB, clears `.bss`, maps
+//! the first 4 GiB to themselves, and calls [`crate::rust_main`] on a stack in `.bss`.
+#![expect(unsafe_code, reason = "boots the processor")]
+
+use core::arch::global_asm;
+
+use crate::rust_main;
+
+/// Bytes of the stack on which everything but exits runs.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// That stack. Only the boot block takes its address.
+#[repr(C, align(16))]
+struct BootStack(core::cell::UnsafeCell<[u8; STACK_BYTES]>);
+
+// SAFETY: used as a stack by one processor, never as a value.
+unsafe impl Sync for BootStack {}
+
+static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; STACK_BYTES]));
+
+/// PML4, PDPT and four page directories below 640 KiB, where every machine has RAM.
+const PML4: u32 = 0x1000;
+const PDPT: u32 = PML4 + 0x1000;
+const DIRECTORIES: u32 = PDPT + 0x1000;
+
+global_asm!(
+    r#"
+    .section .reset, "ax"
+    .code16
+    .globl reset_vector
+reset_vector:
+    jmp start16                     # a near jump stays in the last 64 KiB
+    .balign 16, 0xf4
+
+    .section .boot, "ax"
+    .code16
+start16:
+    cli
+    cld
+    mov ebx, offset gdt_pointer     # CS base is 0xFFFF0000 until the first far jump
+    sub ebx, 0xFFFF0000
+    lgdtd cs:[bx]
+    mov eax, cr0
+    or eax, 1                       # PE
+    and eax, 0x9FFFFFFF             # caches on: clear CD, NW
+    mov cr0, eax
+    .byte 0x66, 0xEA                # ljmpl $0x08, $start32
+    .long start32
+    .word 0x08
+
+    .code32
+start32:
+    mov ax, 0x10
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+
+    mov esi, offset __rom_image     # the image goes to where it was linked
+    mov edi, offset __image_start
+    mov ecx, offset __image_end
+    sub ecx, edi
+    rep movsb
+    mov edi, offset __bss_start
+    mov ecx, offset __bss_end
+    sub ecx, edi
+    xor eax, eax
+    rep stosb
+
+    mov edi, {pml4}                 # six pages of tables
+    mov ecx, 6 * 1024
+    rep stosd
+    mov dword ptr [{pml4}], {pdpt} + 3
+    mov dword ptr [{pdpt}], {directories} + 3
+    mov dword ptr [{pdpt} + 8], {directories} + 0x1003
+    mov dword ptr [{pdpt} + 16], {directories} + 0x2003
+    mov dword ptr [{pdpt} + 24], {directories} + 0x3003
+    mov edi, {directories}
+    mov eax, 0x83                   # present, writable, 2 MiB
+    mov ecx, 4 * 512
+2:  mov [edi], eax
+    mov dword ptr [edi + 4], 0
+    add eax, 0x200000
+    add edi, 8
+    dec ecx
+    jnz 2b
+
+    mov eax, 0x20                   # PAE
+    mov cr4, eax
+    mov eax, {pml4}
+    mov cr3, eax
+    mov ecx, 0xC0000080             # EFER.LME
+    rdmsr
+    or eax, 0x100
+    wrmsr
+    mov eax, cr0
+    or eax, 0x80010000              # PG, WP
+    mov cr0, eax
+    .byte 0xEA                      # ljmp $0x18, $start64
+    .long start64
+    .word 0x18
+
+    .code64
+start64:
+    xor eax, eax
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    mov fs, ax
+    mov gs, ax
+    mov rsp, offset {stack} + {stack_bytes}
+    mov rax, offset {rust_main}
+    call rax
+3:  hlt
+    jmp 3b
+
+    # Data stands apart from code, so that disassembling the code sections sees instructions only.
+    .section .boot.rodata, "a"
+    .balign 8
+gdt:
+    .quad 0
+    .quad 0x00CF9B000000FFFF        # 08: 32-bit code
+    .quad 0x00CF93000000FFFF        # 10: data
+    .quad 0x00AF9B000000FFFF        # 18: 64-bit code
+gdt_pointer:
+    .word gdt_pointer - gdt - 1
+    .long gdt
+    .text
+"#,
+    pml4 = const PML4,
+    pdpt = const PDPT,
+    directories = const DIRECTORIES,
+    stack = sym BOOT_STACK,
+    stack_bytes = const STACK_BYTES,
+    rust_main = sym rust_main,
+);

@@ -1,0 +1,45 @@
+//! The few ports of the PC that the monitor itself uses: CMOS, interrupt controllers, and those that end an emulator.
+#![expect(unsafe_code, reason = "port I/O")]
+
+use tollgate_abi::ending::{BOCHS_PORT, Ending, QEMU_PORT};
+use x86_64::instructions::port::Port;
+
+/// Reads a byte of CMOS memory.
+fn cmos(index: u8) -> u64 {
+    // SAFETY: the index/data pair of the real-time clock; bit 7 keeps NMIs off between the two.
+    unsafe {
+        Port::new(0x70).write(index | 0x80);
+        u64::from(Port::<u8>::new(0x71).read())
+    }
+}
+
+/// Bytes of memory below 4 GiB, from address 0, as firmware setup stores it in CMOS on Bochs and QEMU.
+pub(crate) fn memory_bytes() -> u64 {
+    let above_1m = (cmos(0x31) << 8 | cmos(0x30)) << 10;
+    let above_16m = (cmos(0x35) << 8 | cmos(0x34)) << 16;
+    if above_16m > 0 { (16 << 20) + above_16m } else { (1 << 20) + above_1m }
+}
+
+/// Masks both interrupt controllers: nothing may interrupt the monitor, or the guest.
+pub(crate) fn mask_interrupts() {
+    // SAFETY: the mask registers of the two 8259s.
+    unsafe {
+        Port::new(0x21).write(0xffu8);
+        Port::new(0xa1).write(0xffu8);
+    }
+}
+
+/// Ends the emulator with the status that stands for `ending`; on a real machine, halts.
+pub(crate) fn end(ending: Ending) -> ! {
+    // SAFETY: Bochs and QEMU each read their own port; on a real machine nobody does.
+    unsafe {
+        for &byte in ending.bochs_bytes() {
+            Port::new(BOCHS_PORT).write(byte);
+        }
+        Port::new(QEMU_PORT).write(ending.qemu_value());
+    }
+    loop {
+        x86_64::instructions::interrupts::disable();
+        x86_64::instructions::hlt();
+    }
+}

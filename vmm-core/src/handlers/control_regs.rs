@@ -1,0 +1,233 @@
+//! Control-register accesses: MOV to and from CR0, CR3, CR4, CR8, CLTS and LMSW.
+//!
+//! The guest stays in IA-32e mode: a value that would leave it is refused as the processor refuses it in 64-bit mode,
+//! and stops a guest that tries from compatibility mode.
+
+use tollgate_abi::workload::Outcome;
+
+use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, State};
+use crate::machine::Machine;
+
+const CR0_PE: u64 = 1;
+const CR0_TS: u64 = 1 << 3;
+const CR0_ET: u64 = 1 << 4;
+const CR0_NW: u64 = 1 << 29;
+const CR0_CD: u64 = 1 << 30;
+const CR0_PG: u64 = 1 << 31;
+/// PE MP EM TS ET NE WP AM NW CD PG; writes to the other low bits are ignored (SDM 3A 2.5).
+const CR0_DEFINED: u64 = 0xe005_003f;
+/// The low bits that LMSW loads: PE, MP, EM, TS.
+const LMSW_BITS: u64 = 0xf;
+
+const CR4_PAE: u64 = 1 << 5;
+const CR4_OSXSAVE: u64 = 1 << 18;
+/// TLB-relevant: PSE, PAE, PGE, SMEP, SMAP.
+const CR4_FLUSHES: u64 = 1 << 4 | CR4_PAE | 1 << 7 | 1 << 20 | 1 << 21;
+/// CR4 bits whose features the guest is not shown: VMXE, SMXE, LA57, PCIDE, and CET and above.
+const CR4_HIDDEN: u64 = 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 22 | !((1 << 23) - 1);
+
+/// CR3 bits that must be zero: 63:52, as for a physical address of the widest kind.
+const CR3_RESERVED: u64 = !((1 << 52) - 1);
+
+/// CS access rights: L, 64-bit code.
+const CS_LONG: u64 = 1 << 13;
+
+const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
+
+/// MOV to CR0 of a value that needs no more than to be stored.
+#[inline(always)]
+pub fn quick<B: Backend>(access: CrAccess, registers: &mut GuestRegisters, backend: &mut B) -> bool {
+    let CrAccess::Write { cr: 0, register } = access else { return false };
+    let Some(&mut value) = registers.by_number(register) else { return false };
+    cr0_stays(value) && {
+        backend.set(State::Cr0, cr0_stored(value));
+        true
+    }
+}
+
+/// Whether CR0 can hold the value in IA-32e mode.
+#[inline(always)]
+const fn cr0_stays(value: u64) -> bool {
+    value & (!0 << 32 | CR0_PE | CR0_PG) == CR0_PE | CR0_PG && value & (CR0_NW | CR0_CD) != CR0_NW
+}
+
+#[inline(always)]
+const fn cr0_stored(value: u64) -> u64 {
+    value & CR0_DEFINED | CR0_ET
+}
+
+/// Performs the access.
+#[inline(never)]
+pub fn handle<B: Backend>(access: CrAccess, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
+    match access {
+        CrAccess::Write { cr, register } => {
+            let value = match registers.by_number(register) {
+                Some(value) => *value,
+                None => backend.get(State::Rsp),
+            };
+            match cr {
+                0 => write_cr0(value, backend),
+                3 => write_cr3(value, backend),
+                4 => write_cr4(value, backend, machine),
+                _ => write_cr8(value, machine),
+            }
+        }
+        CrAccess::Read { cr, register } => {
+            let value = if cr == 3 { backend.get(State::Cr3) } else { machine.cr8 };
+            match registers.by_number(register) {
+                Some(into) => *into = value,
+                None => backend.set(State::Rsp, value),
+            }
+            Action::Advance
+        }
+        CrAccess::Clts => write_cr0(backend.get(State::Cr0) & !CR0_TS, backend),
+        CrAccess::Lmsw { source } => {
+            let old = backend.get(State::Cr0);
+            // LMSW sets PE and never clears it.
+            write_cr0(old & (!LMSW_BITS | CR0_PE) | u64::from(source) & LMSW_BITS, backend)
+        }
+    }
+}
+
+fn write_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
+    if !cr0_stays(value) {
+        return refuse_cr0(value, backend);
+    }
+    backend.set(State::Cr0, cr0_stored(value));
+    Action::Advance
+}
+
+fn refuse_cr0<B: Backend>(value: u64, backend: &B) -> Action {
+    let refused = value >> 32 != 0 || value & (CR0_NW | CR0_CD) == CR0_NW;
+    let paging_without_protection = value & CR0_PG != 0 && value & CR0_PE == 0;
+    let in_64_bit_mode = backend.get(State::CsRights) & CS_LONG != 0;
+    if refused || paging_without_protection || in_64_bit_mode { REFUSED } else { Action::Stop(Outcome::LeftLongMode) }
+}
+
+#[inline(never)]
+fn write_cr3<B: Backend>(value: u64, backend: &mut B) -> Action {
+    if value & CR3_RESERVED != 0 {
+        return REFUSED;
+    }
+    backend.set(State::Cr3, value);
+    backend.flush_translations(None);
+    Action::Advance
+}
+
+#[inline(never)]
+fn write_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    let allowed = machine.cr4_allowed & !CR4_HIDDEN;
+    if value & !allowed != 0 || value & CR4_PAE == 0 {
+        return REFUSED;
+    }
+    let changed = value ^ backend.get(State::Cr4);
+    backend.set(State::Cr4, value);
+    if changed & CR4_OSXSAVE != 0 {
+        machine.cpuid.set_osxsave(value & CR4_OSXSAVE != 0);
+    }
+    if changed & CR4_FLUSHES != 0 {
+        backend.flush_translations(None);
+    }
+    Action::Advance
+}
+
+fn write_cr8(value: u64, machine: &mut Machine) -> Action {
+    if value > 15 {
+        return REFUSED;
+    }
+    machine.cr8 = value;
+    Action::Advance
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Script, machine};
+
+    const CR0: u64 = CR0_PG | CR0_ET | CR0_PE | 1 << 5;
+
+    fn script() -> Script {
+        let mut backend = Script::default();
+        backend.set(State::Cr0, CR0);
+        backend.set(State::Cr4, CR4_PAE);
+        backend.set(State::CsRights, CS_LONG);
+        backend
+    }
+
+    fn write(backend: &mut Script, cr: u8, value: u64) -> Action {
+        let mut registers = GuestRegisters { rbx: value, ..Default::default() };
+        handle(CrAccess::Write { cr, register: 3 }, &mut registers, backend, &mut machine())
+    }
+
+    #[test]
+    fn values_that_the_processor_refuses_raise_gp() {
+        for (cr, value) in [
+            (0, CR0 & !CR0_PG),
+            (0, CR0 & !CR0_PE),
+            (0, CR0 | CR0_NW),
+            (0, CR0 | 1 << 63),
+            (3, 1 << 62),
+            (4, CR4_PAE | 1 << 13),
+            (4, 0),
+            (4, CR4_PAE | 1 << 63),
+            (4, CR4_PAE | 1 << 12),
+            (8, 16),
+        ] {
+            let mut backend = script();
+            assert_eq!(write(&mut backend, cr, value), REFUSED, "CR{cr} = {value:#x}");
+            assert_eq!((backend.get(State::Cr0), backend.get(State::Cr4)), (CR0, CR4_PAE));
+        }
+    }
+
+    #[test]
+    fn leaving_long_mode_from_compatibility_mode_stops() {
+        let mut backend = script();
+        backend.set(State::CsRights, 0);
+        assert_eq!(write(&mut backend, 0, CR0 & !CR0_PG), Action::Stop(Outcome::LeftLongMode));
+        assert_eq!(write(&mut backend, 0, CR0 & !CR0_PE), REFUSED);
+    }
+
+    #[test]
+    fn reserved_low_bits_of_cr0_are_ignored() {
+        let mut backend = script();
+        assert_eq!(write(&mut backend, 0, CR0 | 1 << 10 | 2), Action::Advance);
+        assert_eq!(backend.get(State::Cr0), CR0 | 2);
+    }
+
+    #[test]
+    fn clts_and_lmsw_touch_their_bits() {
+        let mut backend = script();
+        backend.set(State::Cr0, CR0 | CR0_TS);
+        let mut run = |access| {
+            assert_eq!(handle(access, &mut GuestRegisters::default(), &mut backend, &mut machine()), Action::Advance);
+            backend.get(State::Cr0)
+        };
+        assert_eq!(run(CrAccess::Clts), CR0);
+        assert_eq!(run(CrAccess::Lmsw { source: 0xfffa }), CR0 | 0xa);
+        assert_eq!(run(CrAccess::Lmsw { source: 0 }), CR0, "PE stays");
+    }
+
+    #[test]
+    fn osxsave_shows_in_cpuid() {
+        let (mut backend, mut machine) = (script(), machine());
+        let mut registers = GuestRegisters { rax: CR4_PAE | CR4_OSXSAVE, ..Default::default() };
+        assert_eq!(handle(CrAccess::Write { cr: 4, register: 0 }, &mut registers, &mut backend, &mut machine), Action::Advance);
+        assert_ne!(machine.cpuid.answer(1, 0, 0).ecx & 1 << 27, 0);
+    }
+
+    #[test]
+    fn cr8_and_cr3_read_back() {
+        let (mut backend, mut machine) = (script(), machine());
+        let mut registers = GuestRegisters { rcx: 5, rdx: 0x4000, ..Default::default() };
+        for access in [
+            CrAccess::Write { cr: 8, register: 1 },
+            CrAccess::Write { cr: 3, register: 2 },
+            CrAccess::Read { cr: 8, register: 15 },
+            CrAccess::Read { cr: 3, register: 4 },
+        ] {
+            assert_eq!(handle(access, &mut registers, &mut backend, &mut machine), Action::Advance);
+        }
+        assert_eq!((registers.r15, backend.get(State::Rsp)), (5, 0x4000));
+        assert_eq!(backend.flushes, 1);
+    }
+}

@@ -1,0 +1,260 @@
+//! CPUID: a table of answers, built once from what the processor says and what the monitor can't or won't offer.
+//!
+//! The handler never executes CPUID: natively that is slow, and under another hypervisor it is an exit of its own.
+
+use tollgate_abi::leaves::{Answer, HYPERVISOR, SIGNATURE};
+
+use crate::exit::GuestRegisters;
+
+/// Basic leaves that the table holds.
+const BASIC: usize = 32;
+/// Extended leaves that the table holds, from 0x8000_0000.
+const EXTENDED: usize = 9;
+/// Sub-leaves of leaf 4 that the table holds; the hardware ends the list with a null type.
+const CACHES: usize = 8;
+/// Sub-leaves of leaf 0xD that the table holds: one per state component up to PKRU.
+const COMPONENTS: usize = 10;
+
+/// State components that the guest may enable: x87, SSE, AVX, and the three of AVX-512.
+pub const XCR0_OFFERED: u64 = 0b1110_0111;
+
+/// Leaf 1, ECX: DTES64, MONITOR, DS-CPL, VMX, SMX, EIST, TM2, PDCM, PCID, DCA, x2APIC, TSC deadline, OSXSAVE, RDRAND.
+const HIDDEN_1_ECX: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 17 | 1 << 18 | 1 << 21 | 1 << 24 | OSXSAVE | 1 << 30;
+const OSXSAVE: u32 = 1 << 27;
+const UNDER_HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1, EDX: MCE, APIC, MTRR, MCA, PAT, DS, ACPI, HTT, TM, PBE.
+const HIDDEN_1_EDX: u32 = 1 << 7 | 1 << 9 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 21 | 1 << 22 | 1 << 28 | 1 << 29 | 1 << 31;
+/// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, AVX512F/DQ, ADX, SMAP, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
+const OFFERED_7_EBX: u32 = 1 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 16 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 23 | 1 << 24 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31;
+/// Leaf 7, ECX offered: AVX512-VBMI, UMIP, AVX512-VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512-VNNI, AVX512-BITALG, AVX512-VPOPCNTDQ, RDPID.
+const OFFERED_7_ECX: u32 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14 | 1 << 22;
+/// Leaf 7, EDX offered: fast short REP MOV, AVX512-VP2INTERSECT.
+const OFFERED_7_EDX: u32 = 1 << 4 | 1 << 8;
+/// Leaf 0xD sub-leaf 1, EAX offered: XSAVEOPT, XGETBV with ECX = 1.
+const OFFERED_D1_EAX: u32 = 1 << 0 | 1 << 2;
+
+/// Leaves whose answer depends on ECX or on guest state.
+const NOT_PLAIN: u64 = 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd;
+/// Leaves that describe what the guest does not get: MONITOR, power, DCA, PMU, and the resource and trace leaves.
+const EMPTY: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 0xa | 1 << 0xf | 1 << 0x10 | 1 << 0x12 | 1 << 0x14 | !((1 << 0x17) - 1);
+
+/// What CPUID answers.
+#[derive(Clone, Debug)]
+pub struct CpuidTable {
+    /// Basic leaf n is answered by `basic[n]` whatever ECX is.
+    plain: [bool; BASIC],
+    basic: [Answer; BASIC],
+    extended: [Answer; EXTENDED],
+    caches: [Answer; CACHES],
+    components: [Answer; COMPONENTS],
+    max_basic: u32,
+    max_extended: u32,
+}
+
+impl CpuidTable {
+    /// Builds the table from `native(leaf, sub-leaf)`. `apic_id` is the vCPU's.
+    pub fn new(native: impl Fn(u32, u32) -> Answer, apic_id: u8) -> Self {
+        let max_basic = native(0, 0).eax.min(0x16);
+        let max_extended = native(0x8000_0000, 0).eax.clamp(0x8000_0000, 0x8000_0000 + EXTENDED as u32 - 1);
+        let mut table = Self {
+            plain: core::array::from_fn(|leaf| NOT_PLAIN >> leaf & 1 == 0),
+            basic: [Answer::ZERO; BASIC],
+            extended: [Answer::ZERO; EXTENDED],
+            caches: [Answer::ZERO; CACHES],
+            components: [Answer::ZERO; COMPONENTS],
+            max_basic,
+            max_extended,
+        };
+        for leaf in (0..=max_basic).filter(|leaf| EMPTY >> leaf & 1 == 0) {
+            table.basic[leaf as usize] = native(leaf, 0);
+        }
+        for leaf in 0x8000_0000..=max_extended {
+            table.extended[(leaf & 0xff) as usize] = native(leaf, 0);
+        }
+        for (sub_leaf, answer) in table.caches.iter_mut().enumerate().filter(|_| max_basic >= 4) {
+            // One logical processor shares each cache, and there is one core.
+            *answer = native(4, sub_leaf as u32);
+            answer.eax &= 0x3fff;
+        }
+        for (component, answer) in table.components.iter_mut().enumerate().filter(|_| max_basic >= 0xd) {
+            if component < 2 || XCR0_OFFERED >> component & 1 != 0 {
+                *answer = native(0xd, component as u32);
+            }
+        }
+        table.restrict(apic_id);
+        // An overlong leaf number is answered like the highest basic leaf (SDM 2A, CPUID).
+        let overlong = table.basic[max_basic as usize];
+        table.basic[max_basic as usize + 1..].fill(overlong);
+        table
+    }
+
+    fn restrict(&mut self, apic_id: u8) {
+        self.basic[0].eax = self.max_basic;
+        let features = &mut self.basic[1];
+        features.ebx = features.ebx & 0xff00 | 1 << 16 | u32::from(apic_id) << 24;
+        features.ecx = features.ecx & !HIDDEN_1_ECX | UNDER_HYPERVISOR;
+        features.edx &= !HIDDEN_1_EDX;
+        let structured = &mut self.basic[7];
+        *structured = Answer {
+            eax: 0,
+            ebx: structured.ebx & OFFERED_7_EBX,
+            ecx: structured.ecx & OFFERED_7_ECX,
+            edx: structured.edx & OFFERED_7_EDX,
+        };
+        self.basic[0xb] = Answer::ZERO;
+        self.components[0].eax &= XCR0_OFFERED as u32;
+        self.components[0].edx = 0;
+        self.components[1] = Answer { eax: self.components[1].eax & OFFERED_D1_EAX, ..Answer::ZERO };
+        self.components[0].ecx = self.save_area_bytes(u64::from(self.components[0].eax));
+        self.extended[0].eax = self.max_extended;
+        // Bit 27, RDTSCP, stays: the monitor enables it wherever the processor has it.
+    }
+
+    /// Bytes of the XSAVE area, standard format, for these components.
+    fn save_area_bytes(&self, xcr0: u64) -> u32 {
+        let end = |(component, answer): (usize, &Answer)| if component >= 2 && xcr0 >> component & 1 != 0 { answer.ebx + answer.eax } else { 576 };
+        self.components.iter().enumerate().map(end).max().unwrap_or(576)
+    }
+
+    /// Whether the guest sees XSAVE.
+    pub fn has_xsave(&self) -> bool {
+        self.basic[1].ecx >> 26 & 1 != 0
+    }
+
+    /// The state components that XSETBV may enable.
+    pub fn xcr0_allowed(&self) -> u64 {
+        u64::from(self.components[0].eax)
+    }
+
+    /// Whether the guest sees RDTSCP, and with it IA32_TSC_AUX.
+    pub fn has_rdtscp(&self) -> bool {
+        self.extended[1].edx >> 27 & 1 != 0
+    }
+
+    /// Mirrors CR4.OSXSAVE (SDM 2A, CPUID.1:ECX.OSXSAVE).
+    pub fn set_osxsave(&mut self, enabled: bool) {
+        self.basic[1].ecx = self.basic[1].ecx & !OSXSAVE | if enabled { OSXSAVE } else { 0 };
+    }
+
+    /// The vendor and brand strings, for the first record.
+    pub fn vendor(&self) -> [u8; 12] {
+        let Answer { ebx, ecx, edx, .. } = self.basic[0];
+        let mut bytes = [0; 12];
+        for (into, register) in bytes.chunks_exact_mut(4).zip([ebx, edx, ecx]) {
+            into.copy_from_slice(&register.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Any leaf that is not one of the account's.
+    pub fn answer(&self, leaf: u32, sub_leaf: u32, xcr0: u64) -> Answer {
+        match leaf {
+            4 => self.caches.get(sub_leaf as usize).copied().unwrap_or(Answer::ZERO),
+            7 => if sub_leaf == 0 { self.basic[7] } else { Answer::ZERO },
+            0xb => Answer { ecx: sub_leaf & 0xff, ..Answer::ZERO },
+            0xd if self.max_basic >= 0xd => {
+                let mut answer = self.components.get(sub_leaf as usize).copied().unwrap_or(Answer::ZERO);
+                if sub_leaf == 0 {
+                    answer.ebx = self.save_area_bytes(xcr0);
+                }
+                answer
+            }
+            HYPERVISOR => {
+                let word = |at: usize| u32::from_le_bytes([SIGNATURE[at], SIGNATURE[at + 1], SIGNATURE[at + 2], SIGNATURE[at + 3]]);
+                Answer { eax: HYPERVISOR, ebx: word(0), ecx: word(4), edx: word(8) }
+            }
+            0x4000_0001..=0x4fff_ffff => Answer::ZERO,
+            0x8000_0000.. if leaf <= self.max_extended => self.extended[(leaf & 0xff) as usize],
+            _ => self.basic[(leaf as usize).min(BASIC - 1)],
+        }
+    }
+}
+
+/// Answers a leaf that has one answer; false for the others, the account's among them.
+#[inline(always)]
+pub fn quick(registers: &mut GuestRegisters, table: &CpuidTable) -> bool {
+    let leaf = registers.rax as u32 as usize;
+    match (table.basic.get(leaf), table.plain.get(leaf)) {
+        (Some(&answer), Some(true)) => {
+            put(registers, answer);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Writes all 64 bits of RAX, RBX, RCX, RDX.
+#[inline(always)]
+pub fn put(registers: &mut GuestRegisters, answer: Answer) {
+    registers.rax = u64::from(answer.eax);
+    registers.rbx = u64::from(answer.ebx);
+    registers.rcx = u64::from(answer.ecx);
+    registers.rdx = u64::from(answer.edx);
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A processor with everything: all feature bits set, AVX behind the legacy area.
+    pub(crate) fn everything(leaf: u32, sub_leaf: u32) -> Answer {
+        match (leaf, sub_leaf) {
+            (0, _) => Answer { eax: 0x20, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 },
+            (0x8000_0000, _) => Answer { eax: 0x8000_0008, ..Answer::ZERO },
+            (0xd, 2) => Answer { eax: 256, ebx: 576, ..Answer::ZERO },
+            (0xd, 5..) => Answer { eax: 64, ebx: 1000 + 64 * sub_leaf, ..Answer::ZERO },
+            _ => Answer { eax: !0, ebx: !0, ecx: !0, edx: !0 },
+        }
+    }
+
+    #[test]
+    fn what_the_guest_may_not_have_is_hidden() {
+        let table = CpuidTable::new(everything, 3);
+        let features = table.answer(1, 0, 0);
+        assert_eq!(features.ecx & (1 << 5 | 1 << 3 | 1 << 30 | OSXSAVE), 0, "VMX, MONITOR, RDRAND, OSXSAVE");
+        assert_ne!(features.ecx & UNDER_HYPERVISOR, 0);
+        assert_eq!(features.ebx >> 24, 3);
+        let structured = table.answer(7, 0, 0);
+        assert_eq!((structured.ebx >> 10 & 1, structured.ebx >> 18 & 1, structured.ecx >> 16 & 1), (0, 0, 0), "INVPCID, RDSEED, LA57");
+        assert_eq!(table.answer(7, 1, 0), Answer::ZERO);
+        assert_eq!(table.answer(0xd, 1, 0).eax & 1 << 3, 0, "XSAVES");
+        assert_eq!(table.answer(0xa, 0, 0), Answer::ZERO);
+    }
+
+    #[test]
+    fn osxsave_and_the_save_area_follow_the_guest() {
+        let mut table = CpuidTable::new(everything, 0);
+        table.set_osxsave(true);
+        assert_ne!(table.answer(1, 0, 0).ecx & OSXSAVE, 0);
+        assert_eq!(table.answer(0xd, 0, 0b11).ebx, 576);
+        assert_eq!(table.answer(0xd, 0, 0b111).ebx, 576 + 256);
+        assert_eq!(table.answer(0xd, 99, 0b111), Answer::ZERO);
+    }
+
+    #[test]
+    fn ranges_end_as_the_manual_says() {
+        let table = CpuidTable::new(everything, 0);
+        assert_eq!(table.answer(0, 0, 0).eax, 0x16);
+        assert_eq!(table.answer(0x17, 0, 0), table.answer(0x16, 0, 0));
+        assert_eq!(table.answer(0x3fff_ffff, 0, 0), table.answer(0x16, 0, 0));
+        assert_eq!(table.answer(0x8000_0009, 0, 0), table.answer(0x16, 0, 0));
+        assert_eq!(table.answer(0x8000_0000, 0, 0).eax, 0x8000_0008);
+        assert_eq!(table.answer(0x4000_0001, 0, 0), Answer::ZERO);
+        let signature = table.answer(HYPERVISOR, 0, 0);
+        assert_eq!(signature.ebx.to_le_bytes(), *b"Toll");
+        assert_eq!(table.vendor(), *b"GenuineIntel");
+    }
+
+    #[test]
+    fn plain_leaves_fill_whole_registers() {
+        let table = CpuidTable::new(everything, 0);
+        let poisoned = GuestRegisters { rax: 0xdead_beef_0000_0000, rbx: !0, rcx: !0, rdx: !0, ..Default::default() };
+        let mut registers = poisoned;
+        assert!(quick(&mut registers, &table));
+        assert_eq!((registers.rax, registers.rbx), (0x16, 0x756e_6547));
+        for leaf in [4, 7, 0xb, 0xd, 32, 0x4fff_ffff, 0x8000_0000] {
+            let mut registers = GuestRegisters { rax: leaf, ..poisoned };
+            assert!(!quick(&mut registers, &table));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! MOV to and from debug registers (SDM 3B 18.2).
+//!
+//! DR0 to DR3 and DR6 are the guest's own: the monitor uses no breakpoints, and VM exits leave DR7 disabled for it.
+
+use crate::exit::{Action, Backend, DrAccess, Event, GuestRegisters, State, vector};
+
+const CR4_DE: u64 = 1 << 3;
+const DR7_GD: u64 = 1 << 13;
+const DR6_BD: u64 = 1 << 13;
+/// DR6 bits that always read 1, and those that can be set.
+const DR6_ONES: u64 = 0xfffe_0ff0;
+const DR6_SETTABLE: u64 = 0x0001_e00f;
+/// DR7 bits that always read 1, and those that always read 0 below bit 32.
+const DR7_ONES: u64 = 1 << 10;
+const DR7_ZEROS: u64 = 0xd000;
+
+/// Performs the access.
+#[inline(never)]
+pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, backend: &mut B) -> Action {
+    let dr = match access.dr {
+        4 | 5 if backend.get(State::Cr4) & CR4_DE != 0 => return Action::Inject(Event::UNDEFINED_OPCODE),
+        4 | 5 => access.dr + 2,
+        dr => dr,
+    };
+    let dr7 = backend.get(State::Dr7);
+    if dr7 & DR7_GD != 0 {
+        backend.set(State::Dr6, backend.get(State::Dr6) | DR6_BD);
+        backend.set(State::Dr7, dr7 & !DR7_GD);
+        return Action::Inject(Event::exception(vector::DB));
+    }
+    let state = [State::Dr0, State::Dr1, State::Dr2, State::Dr3, State::Dr0, State::Dr0, State::Dr6, State::Dr7][usize::from(dr & 7)];
+    if access.is_read {
+        let value = backend.get(state);
+        match registers.by_number(access.register) {
+            Some(into) => *into = value,
+            None => backend.set(State::Rsp, value),
+        }
+        return Action::Advance;
+    }
+    let value = match registers.by_number(access.register) {
+        Some(value) => *value,
+        None => backend.get(State::Rsp),
+    };
+    if dr >= 6 && value >> 32 != 0 {
+        return Action::Inject(Event::GENERAL_PROTECTION);
+    }
+    backend.set(
+        state,
+        match state {
+            State::Dr6 => value & DR6_SETTABLE | DR6_ONES,
+            State::Dr7 => value & !DR7_ZEROS | DR7_ONES,
+            _ => value,
+        },
+    );
+    Action::Advance
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::Script;
+
+    fn access(backend: &mut Script, dr: u8, is_read: bool, rax: u64) -> (Action, u64) {
+        let mut registers = GuestRegisters { rax, ..Default::default() };
+        (handle(DrAccess { dr, register: 0, is_read }, &mut registers, backend), registers.rax)
+    }
+
+    #[test]
+    fn registers_read_back_with_their_fixed_bits() {
+        let mut backend = Script::default();
+        for (dr, value, read) in [(0, 0x1234, 0x1234), (3, !0, !0), (6, 0, DR6_ONES), (7, 0xd001, 0x401)] {
+            assert_eq!(access(&mut backend, dr, false, value).0, Action::Advance);
+            assert_eq!(access(&mut backend, dr, true, 0), (Action::Advance, read), "DR{dr}");
+        }
+        assert_eq!(access(&mut backend, 7, false, 1 << 32).0, Action::Inject(Event::GENERAL_PROTECTION));
+        assert_eq!(access(&mut backend, 4, true, 0), (Action::Advance, DR6_ONES), "DR4 is DR6");
+        backend.set(State::Cr4, CR4_DE);
+        assert_eq!(access(&mut backend, 4, true, 0).0, Action::Inject(Event::UNDEFINED_OPCODE));
+    }
+
+    #[test]
+    fn general_detect_raises_db() {
+        let mut backend = Script::default();
+        backend.set(State::Dr7, DR7_GD | DR7_ONES);
+        assert_eq!(access(&mut backend, 0, true, 0).0, Action::Inject(Event::exception(vector::DB)));
+        assert_eq!((backend.get(State::Dr7), backend.get(State::Dr6) & DR6_BD), (DR7_ONES, DR6_BD));
+    }
+}

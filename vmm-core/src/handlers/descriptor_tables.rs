@@ -1,0 +1,263 @@
+//! SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR (SDM 2A, 2B; descriptors in SDM 3A 3.5, 7.2).
+
+use crate::exit::{Action, Backend, Event, GuestRegisters, Operand, State, TableInstruction, vector};
+use crate::machine::Machine;
+use crate::memory::GuestMemory;
+use crate::paging;
+
+/// Access rights of an LDTR that holds no table (SDM 3C 25.4.1).
+const UNUSABLE: u64 = 1 << 16;
+const TYPE_LDT: u64 = 2;
+const TYPE_AVAILABLE_TSS: u64 = 9;
+/// What turns an available TSS descriptor into a busy one.
+const BUSY: u64 = 2;
+
+/// Performs the instruction.
+#[inline(never)]
+pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
+    let (instruction, operand) = backend.table_access(registers);
+    match perform(instruction, operand, registers, backend, &mut machine.memory) {
+        Ok(()) => Action::Advance,
+        Err(event) => Action::Inject(event),
+    }
+}
+
+fn perform<B: Backend>(
+    instruction: TableInstruction,
+    operand: Operand,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    memory: &mut GuestMemory,
+) -> Result<(), Event> {
+    use TableInstruction::*;
+    match instruction {
+        Sgdt => store_table(operand, State::GdtrLimit, State::GdtrBase, backend, memory),
+        Sidt => store_table(operand, State::IdtrLimit, State::IdtrBase, backend, memory),
+        Lgdt => load_table(operand, State::GdtrLimit, State::GdtrBase, backend, memory),
+        Lidt => load_table(operand, State::IdtrLimit, State::IdtrBase, backend, memory),
+        Sldt => store_selector(operand, backend.get(State::LdtrSelector), registers, backend, memory),
+        Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, memory),
+        Lldt => load_ldt(load_selector(operand, registers, backend, memory)?, backend, memory),
+        Ltr => load_task_register(load_selector(operand, registers, backend, memory)?, backend, memory),
+    }
+}
+
+fn address(operand: Operand) -> Result<u64, Event> {
+    match operand {
+        Operand::Memory(linear) => Ok(linear),
+        Operand::Register(_) => Err(Event::UNDEFINED_OPCODE),
+    }
+}
+
+/// Limit and base as 10 bytes: the 64-bit form.
+fn store_table<B: Backend>(operand: Operand, limit: State, base: State, backend: &mut B, memory: &mut GuestMemory) -> Result<(), Event> {
+    let mut bytes = [0; 10];
+    bytes[..2].copy_from_slice(&(backend.get(limit) as u16).to_le_bytes());
+    bytes[2..].copy_from_slice(&backend.get(base).to_le_bytes());
+    paging::write(backend, memory, address(operand)?, &bytes)
+}
+
+fn load_table<B: Backend>(operand: Operand, limit: State, base: State, backend: &mut B, memory: &mut GuestMemory) -> Result<(), Event> {
+    let mut bytes = [0; 10];
+    paging::read(backend, memory, address(operand)?, &mut bytes)?;
+    let [l0, l1, b @ ..] = bytes;
+    let address = u64::from_le_bytes(b);
+    if !paging::is_canonical(address) {
+        return Err(Event::GENERAL_PROTECTION);
+    }
+    backend.set(limit, u64::from(u16::from_le_bytes([l0, l1])));
+    backend.set(base, address);
+    Ok(())
+}
+
+/// A 16-bit register operand keeps its upper bits; wider ones are zero-extended.
+fn store_selector<B: Backend>(
+    operand: Operand,
+    selector: u64,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    memory: &mut GuestMemory,
+) -> Result<(), Event> {
+    match operand {
+        Operand::Memory(linear) => paging::write(backend, memory, linear, &(selector as u16).to_le_bytes()),
+        Operand::Register(number) => {
+            let old = registers.by_number(number).map_or_else(|| backend.get(State::Rsp), |register| *register);
+            let new = if has_operand_size_prefix(backend, memory)? { old & !0xffff | selector } else { selector };
+            match registers.by_number(number) {
+                Some(register) => *register = new,
+                None => backend.set(State::Rsp, new),
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Whether 66H comes before the opcode: the one fact about SLDT and STR that the instruction information leaves out.
+fn has_operand_size_prefix<B: Backend>(backend: &mut B, memory: &mut GuestMemory) -> Result<bool, Event> {
+    let mut instruction = [0; 15];
+    let bytes = (backend.get(State::InstructionBytes) as usize).min(instruction.len());
+    let rip = backend.get(State::Rip);
+    paging::read(backend, memory, rip, &mut instruction[..bytes])?;
+    Ok(instruction[..bytes].iter().take_while(|&&byte| byte != 0x0f).any(|&byte| byte == 0x66))
+}
+
+fn load_selector<B: Backend>(operand: Operand, registers: &mut GuestRegisters, backend: &mut B, memory: &mut GuestMemory) -> Result<u16, Event> {
+    match operand {
+        Operand::Register(number) => Ok(registers.by_number(number).map_or_else(|| backend.get(State::Rsp), |register| *register) as u16),
+        Operand::Memory(linear) => {
+            let mut bytes = [0; 2];
+            paging::read(backend, memory, linear, &mut bytes)?;
+            Ok(u16::from_le_bytes(bytes))
+        }
+    }
+}
+
+/// A system descriptor of the GDT: 16 bytes in IA-32e mode.
+struct Descriptor {
+    linear: u64,
+    low: u64,
+    high: u64,
+}
+
+impl Descriptor {
+    fn load<B: Backend>(selector: u16, wanted_type: u64, backend: &mut B, memory: &mut GuestMemory) -> Result<Self, Event> {
+        let (offset, error_code) = (u64::from(selector & !7), u32::from(selector & !3));
+        let refused = Event::fault(vector::GP, error_code);
+        if selector & 4 != 0 || offset + 15 > backend.get(State::GdtrLimit) {
+            return Err(refused);
+        }
+        let linear = backend.get(State::GdtrBase).wrapping_add(offset);
+        let mut bytes = [0; 16];
+        paging::read(backend, memory, linear, &mut bytes)?;
+        let both = u128::from_le_bytes(bytes);
+        let descriptor = Self { linear, low: both as u64, high: (both >> 64) as u64 };
+        // Type and S together: a system descriptor has S = 0.
+        if descriptor.low >> 40 & 0x1f != wanted_type {
+            return Err(refused);
+        }
+        if descriptor.low >> 47 & 1 == 0 {
+            return Err(Event::fault(vector::NP, error_code));
+        }
+        Ok(descriptor)
+    }
+
+    fn base(&self) -> u64 {
+        self.low >> 16 & 0xff_ffff | self.low >> 32 & 0xff00_0000 | self.high << 32
+    }
+
+    fn limit(&self) -> u64 {
+        let raw = self.low & 0xffff | self.low >> 32 & 0xf_0000;
+        if self.low >> 55 & 1 != 0 { raw << 12 | 0xfff } else { raw }
+    }
+
+    fn rights(&self) -> u64 {
+        self.low >> 40 & 0xf0ff
+    }
+}
+
+fn load_ldt<B: Backend>(selector: u16, backend: &mut B, memory: &mut GuestMemory) -> Result<(), Event> {
+    if selector & !3 == 0 {
+        backend.set(State::LdtrSelector, u64::from(selector));
+        backend.set(State::LdtrRights, UNUSABLE);
+        return Ok(());
+    }
+    let descriptor = Descriptor::load(selector, TYPE_LDT, backend, memory)?;
+    if !paging::is_canonical(descriptor.base()) {
+        return Err(Event::fault(vector::GP, u32::from(selector & !3)));
+    }
+    backend.set(State::LdtrSelector, u64::from(selector));
+    backend.set(State::LdtrBase, descriptor.base());
+    backend.set(State::LdtrLimit, descriptor.limit());
+    backend.set(State::LdtrRights, descriptor.rights());
+    Ok(())
+}
+
+fn load_task_register<B: Backend>(selector: u16, backend: &mut B, memory: &mut GuestMemory) -> Result<(), Event> {
+    if selector & !3 == 0 {
+        return Err(Event::GENERAL_PROTECTION);
+    }
+    let descriptor = Descriptor::load(selector, TYPE_AVAILABLE_TSS, backend, memory)?;
+    if !paging::is_canonical(descriptor.base()) {
+        return Err(Event::fault(vector::GP, u32::from(selector & !3)));
+    }
+    paging::write(backend, memory, descriptor.linear + 5, &[(descriptor.low >> 40) as u8 | BUSY as u8])?;
+    backend.set(State::TrSelector, u64::from(selector));
+    backend.set(State::TrBase, descriptor.base());
+    backend.set(State::TrLimit, descriptor.limit());
+    backend.set(State::TrRights, descriptor.rights() | BUSY);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Script, machine};
+
+    const GDT: u64 = 0x4000;
+
+    /// Identity-mapped memory with a GDT of null, LDT (0x10) and TSS (0x20).
+    fn set_up() -> (Script, Machine) {
+        let (mut backend, mut machine) = (Script::default(), machine());
+        for (at, value) in [
+            (0x1000, 0x2003),
+            (0x2000, 0x83),
+            (GDT + 0x10, 0x1200_8234_5678_000f),
+            (GDT + 0x18, 0xffff_8000),
+            (GDT + 0x20, 0x0000_8900_6000_0067),
+        ] {
+            machine.memory.write_u64(at, value).unwrap();
+        }
+        backend.set(State::Cr3, 0x1000);
+        backend.set(State::GdtrBase, GDT);
+        backend.set(State::GdtrLimit, 0x2f);
+        (backend, machine)
+    }
+
+    fn run(set_up: &mut (Script, Machine), instruction: TableInstruction, operand: Operand, rax: u64) -> (Action, u64) {
+        let mut registers = GuestRegisters { rax, ..Default::default() };
+        set_up.0.table = Some((instruction, operand));
+        let action = handle(&mut registers, &mut set_up.0, &mut set_up.1);
+        (action, registers.rax)
+    }
+
+    #[test]
+    fn tables_are_stored_and_loaded() {
+        let mut up = set_up();
+        up.0.set(State::IdtrBase, 0x1234_5678_9abc);
+        up.0.set(State::IdtrLimit, 0xfff);
+        assert_eq!(run(&mut up, TableInstruction::Sidt, Operand::Memory(0x5000), 0).0, Action::Advance);
+        assert_eq!(run(&mut up, TableInstruction::Lgdt, Operand::Memory(0x5000), 0).0, Action::Advance);
+        assert_eq!((up.0.get(State::GdtrBase), up.0.get(State::GdtrLimit)), (0x1234_5678_9abc, 0xfff));
+        up.1.memory.write_u64(0x5002, 1 << 63).unwrap();
+        assert_eq!(run(&mut up, TableInstruction::Lidt, Operand::Memory(0x5000), 0).0, Action::Inject(Event::GENERAL_PROTECTION));
+    }
+
+    #[test]
+    fn selectors_keep_or_clear_what_is_above_them() {
+        let mut up = set_up();
+        up.0.set(State::TrSelector, 0x20);
+        up.0.set(State::Rip, 0x5000);
+        for (code, bytes, expected) in [(0x00c8_000f_u64, 3, 0x20), (0xc800_0f66, 4, !0xffff | 0x20), (0xc800_0f48, 4, 0x20)] {
+            up.1.memory.write_u64(0x5000, code).unwrap();
+            up.0.set(State::InstructionBytes, bytes);
+            assert_eq!(run(&mut up, TableInstruction::Str, Operand::Register(0), !0), (Action::Advance, expected));
+        }
+    }
+
+    #[test]
+    fn system_descriptors_are_checked_and_loaded() {
+        let mut up = set_up();
+        assert_eq!(run(&mut up, TableInstruction::Lldt, Operand::Register(0), 0x10).0, Action::Advance);
+        assert_eq!((up.0.get(State::LdtrBase), up.0.get(State::LdtrLimit)), (0xffff_8000_1234_5678, 0xf));
+        assert_eq!(run(&mut up, TableInstruction::Lldt, Operand::Register(0), 0).0, Action::Advance);
+        assert_eq!(up.0.get(State::LdtrRights), UNUSABLE);
+        assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0x20).0, Action::Advance);
+        assert_eq!((up.0.get(State::TrBase), up.0.get(State::TrRights)), (0x6000, 0x8b));
+        let gp = |error_code| Action::Inject(Event::fault(vector::GP, error_code));
+        assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0x20).0, gp(0x20), "busy now");
+        assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0).0, gp(0));
+        assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0x10).0, gp(0x10), "not a TSS");
+        assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0x30).0, gp(0x30), "beyond the limit");
+        assert_eq!(run(&mut up, TableInstruction::Lldt, Operand::Register(0), 0x14).0, gp(0x14), "in the LDT");
+    }
+}

@@ -1,0 +1,133 @@
+//! Exceptions, and accesses that EPT refuses: what goes back to the guest, what is mapped, what ends it.
+//!
+//! An exception that the monitor intercepts is the guest's own and goes back to it. If it came up while another event
+//! was being delivered, the two combine as the processor would combine them (SDM 3A 6.15, interrupt 8).
+
+use tollgate_abi::workload::Outcome;
+
+use crate::exit::{Action, Backend, Event, EventKind, State, vector};
+
+/// DR6 bits that the exit qualification of #DB carries: B0 to B3, BD, BS.
+const DR6_CAUSES: u64 = 0x600f;
+const DR7_GD: u64 = 1 << 13;
+
+/// An exception or NMI.
+#[inline(never)]
+pub fn exception<B: Backend>(backend: &mut B) -> Action {
+    let Some(event) = backend.exit_event() else {
+        return Action::Stop(Outcome::UnhandledExit);
+    };
+    // NMIs are the platform's, not the guest's: counted, and over.
+    if event.kind == EventKind::Nmi {
+        return resume_delivery(backend);
+    }
+    if event.vector == vector::MC {
+        return Action::Stop(Outcome::UnhandledExit);
+    }
+    match combine(backend.vectoring_event(), event) {
+        Combined::Single => deliver(event, backend),
+        Combined::DoubleFault => Action::Inject(Event::fault(vector::DF, 0)),
+        Combined::TripleFault => Action::Stop(Outcome::TripleFault),
+    }
+}
+
+/// Hands an exception over, with the state that the processor would have set for it.
+fn deliver<B: Backend>(event: Event, backend: &mut B) -> Action {
+    match event.vector {
+        vector::PF => backend.set(State::Cr2, backend.qualification()),
+        vector::DB => {
+            backend.set(State::Dr6, backend.get(State::Dr6) | backend.qualification() & DR6_CAUSES);
+            backend.set(State::Dr7, backend.get(State::Dr7) & !DR7_GD);
+        }
+        _ => {}
+    }
+    Action::Inject(event)
+}
+
+/// What two exceptions become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Combined {
+    Single,
+    DoubleFault,
+    TripleFault,
+}
+
+fn combine(first: Option<Event>, second: Event) -> Combined {
+    let Some(first) = first.filter(|first| first.kind == EventKind::HardwareException) else {
+        return Combined::Single;
+    };
+    let contributory = |vector| matches!(vector, vector::DE | vector::TS | vector::NP | vector::SS | vector::GP);
+    match (first.vector, second.vector) {
+        (vector::DF, second) if contributory(second) || second == vector::PF => Combined::TripleFault,
+        (vector::PF, second) if contributory(second) || second == vector::PF => Combined::DoubleFault,
+        (first, second) if contributory(first) && contributory(second) => Combined::DoubleFault,
+        _ => Combined::Single,
+    }
+}
+
+/// An EPT violation: the first touch of a fresh page, or an access outside the guest's memory.
+#[inline(always)]
+pub fn physical_fault<B: Backend>(backend: &mut B) -> Action {
+    let fault = backend.physical_fault();
+    if !backend.map_fresh_page(fault.gpa) {
+        return Action::Stop(Outcome::OutsideMemory);
+    }
+    resume_delivery(backend)
+}
+
+/// Goes on where the guest was, delivering again what the exit interrupted: the fault was in the event's own stack or
+/// tables, or something from outside came in between.
+#[inline(always)]
+pub fn resume_delivery<B: Backend>(backend: &B) -> Action {
+    backend.vectoring_event().map_or(Action::Resume, Action::Inject)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::PhysicalFault;
+    use crate::script::Script;
+
+    #[test]
+    fn exceptions_combine_as_the_manual_says() {
+        let (gp, pf, df) = (Event::GENERAL_PROTECTION, Event::fault(vector::PF, 2), Event::fault(vector::DF, 0));
+        let (db, ud, de) = (Event::exception(vector::DB), Event::UNDEFINED_OPCODE, Event::exception(vector::DE));
+        let check = |first, second, expected| assert_eq!(combine(first, second), expected, "{first:?} then {second:?}");
+        check(None, pf, Combined::Single);
+        check(Some(Event::interrupt(32)), gp, Combined::Single);
+        check(Some(ud), gp, Combined::Single);
+        check(Some(gp), pf, Combined::Single);
+        check(Some(gp), de, Combined::DoubleFault);
+        check(Some(pf), pf, Combined::DoubleFault);
+        check(Some(pf), gp, Combined::DoubleFault);
+        check(Some(pf), db, Combined::Single);
+        check(Some(df), pf, Combined::TripleFault);
+        check(Some(df), gp, Combined::TripleFault);
+        check(Some(df), ud, Combined::Single);
+    }
+
+    #[test]
+    fn a_page_fault_goes_back_with_its_address() {
+        let mut backend = Script { exit_event: Some(Event::fault(vector::PF, 2)), qualification: 0x1234, ..Script::default() };
+        assert_eq!(exception(&mut backend), Action::Inject(Event::fault(vector::PF, 2)));
+        assert_eq!(backend.get(State::Cr2), 0x1234);
+    }
+
+    #[test]
+    fn a_single_step_goes_back_with_its_cause() {
+        let mut backend = Script { exit_event: Some(Event::exception(vector::DB)), qualification: 0x4000, ..Script::default() };
+        assert_eq!(exception(&mut backend), Action::Inject(Event::exception(vector::DB)));
+        assert_eq!(backend.get(State::Dr6), 0x4000);
+    }
+
+    #[test]
+    fn fresh_pages_are_mapped_and_others_end_the_guest() {
+        let fault = |gpa| PhysicalFault { gpa, read: false, write: true, fetch: false };
+        let mut backend = Script { physical_fault: Some(fault(0x80_0000)), fresh: 0x80_0000..0x100_0000, ..Script::default() };
+        assert_eq!(physical_fault(&mut backend), Action::Resume);
+        backend.vectoring_event = Some(Event::interrupt(32));
+        assert_eq!(physical_fault(&mut backend), Action::Inject(Event::interrupt(32)));
+        backend.physical_fault = Some(fault(0x4000_0000));
+        assert_eq!(physical_fault(&mut backend), Action::Stop(Outcome::OutsideMemory));
+    }
+}

@@ -1,0 +1,124 @@
+//! VMCALL: the calls of [`tollgate_abi::hypercall`].
+
+use tollgate_abi::hypercall::{BAD_ADDRESS, CONSOLE_BYTES, Hypercall, INVALID, NO_SUCH_CALL, PROFILE_ONLY};
+use tollgate_abi::profile::Profile;
+use tollgate_abi::workload::{Outcome, TABLE};
+
+use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
+use crate::machine::{GuestExit, Machine, Wake};
+
+/// SS access rights, DPL: the current privilege level (SDM 3C 25.4.1).
+const DPL: u64 = 3 << 5;
+
+/// [`Hypercall::Nothing`], whose result is the number that is in RAX already.
+#[inline(always)]
+pub fn quick(registers: &GuestRegisters) -> bool {
+    const { assert!(Hypercall::Nothing as u64 == 0) };
+    registers.rax == Hypercall::Nothing as u64
+}
+
+/// Performs the call.
+#[inline(never)]
+pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &mut Machine) -> Action {
+    if backend.get(State::SsRights) & DPL != 0 {
+        return Action::Inject(Event::UNDEFINED_OPCODE);
+    }
+    let (first, second) = (registers.rdi, registers.rsi);
+    let (result, action) = match Hypercall::from_number(registers.rax) {
+        None => (NO_SUCH_CALL, Action::Advance),
+        Some(Hypercall::Nothing) => (0, Action::Advance),
+        Some(Hypercall::Console) => (console(first, second, machine), Action::Advance),
+        Some(Hypercall::Begin) => begin(first, second, machine),
+        Some(Hypercall::End) if !machine.window_open => (INVALID, Action::Advance),
+        Some(Hypercall::End) => {
+            machine.window_open = false;
+            (0, Action::AdvanceAndPause(Pause::End { book_gpa: first, tsc: backend.tsc() }))
+        }
+        Some(Hypercall::WakeAfter) => (wake_after(first, second, backend.tsc(), machine), Action::Advance),
+        Some(Hypercall::Exit) => {
+            machine.exit = Some(GuestExit { status: first, book_gpa: second });
+            (0, Action::Stop(Outcome::Exited))
+        }
+    };
+    registers.rax = result;
+    action
+}
+
+fn console(gpa: u64, bytes: u64, machine: &mut Machine) -> u64 {
+    let bytes = bytes.min(CONSOLE_BYTES);
+    if gpa.checked_add(bytes).is_none_or(|end| end > machine.memory.bytes()) {
+        return BAD_ADDRESS;
+    }
+    let room = machine.console.reserve(bytes as usize);
+    match machine.memory.read(gpa, room) {
+        Ok(()) => bytes,
+        Err(_) => BAD_ADDRESS,
+    }
+}
+
+fn begin(number: u64, iterations: u64, machine: &mut Machine) -> (u64, Action) {
+    if number == PROFILE_ONLY {
+        let profile = if iterations == 0 { Profile::Minimal } else { Profile::Full };
+        return (0, Action::AdvanceAndPause(Pause::Profile(profile)));
+    }
+    match usize::try_from(number).ok().and_then(|number| TABLE.get(number)) {
+        Some(workload) if (1..=workload.most).contains(&iterations) && !machine.window_open => {
+            machine.window_open = true;
+            (0, Action::AdvanceAndPause(Pause::Begin { number: number as usize, iterations }))
+        }
+        _ => (INVALID, Action::Advance),
+    }
+}
+
+/// Vectors below 32 are the processor's.
+fn wake_after(ticks: u64, vector: u64, now: u64, machine: &mut Machine) -> u64 {
+    match u8::try_from(vector) {
+        Ok(vector @ 32..) => {
+            machine.wake = Some(Wake { deadline_tsc: now.saturating_add(ticks), vector });
+            0
+        }
+        _ => INVALID,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Script, machine};
+
+    fn call(machine: &mut Machine, rax: u64, rdi: u64, rsi: u64) -> (u64, Action) {
+        let mut registers = GuestRegisters { rax, rdi, rsi, ..Default::default() };
+        let action = handle(&mut registers, &Script::default(), machine);
+        (registers.rax, action)
+    }
+
+    #[test]
+    fn bad_arguments_are_refused() {
+        let machine = &mut machine();
+        assert_eq!(call(machine, 99, 0, 0), (NO_SUCH_CALL, Action::Advance));
+        assert_eq!(call(machine, u64::MAX, 0, 0), (NO_SUCH_CALL, Action::Advance));
+        assert_eq!(call(machine, Hypercall::Console as u64, u64::MAX, 10), (BAD_ADDRESS, Action::Advance));
+        assert_eq!(call(machine, Hypercall::Begin as u64, 4711, 1), (INVALID, Action::Advance));
+        assert_eq!(call(machine, Hypercall::Begin as u64, 1, 0), (INVALID, Action::Advance));
+        assert_eq!(call(machine, Hypercall::End as u64, 0, 0), (INVALID, Action::Advance), "an end without a beginning");
+        assert_eq!(call(machine, Hypercall::WakeAfter as u64, 1, 31), (INVALID, Action::Advance));
+        assert_eq!(call(machine, Hypercall::WakeAfter as u64, 1, 256), (INVALID, Action::Advance));
+        assert_eq!((machine.wake, machine.console.contents()), (None, (&[][..], 0)));
+    }
+
+    #[test]
+    fn console_bytes_are_kept_for_printing() {
+        let machine = &mut machine();
+        machine.memory.write(0x100, b"hello").unwrap();
+        assert_eq!(call(machine, Hypercall::Console as u64, 0x100, 5), (5, Action::Advance));
+        assert_eq!(machine.console.contents(), (&b"hello"[..], 0));
+    }
+
+    #[test]
+    fn only_the_kernel_may_call() {
+        let mut backend = Script::default();
+        backend.set(State::SsRights, DPL);
+        let mut registers = GuestRegisters { rax: Hypercall::Exit as u64, ..Default::default() };
+        assert_eq!(handle(&mut registers, &backend, &mut machine()), Action::Inject(Event::UNDEFINED_OPCODE));
+    }
+}

@@ -1,0 +1,102 @@
+//! One handler per kind of exit, and the one place that chooses among them.
+//!
+//! A handler sees the decoded exit, the registers and its device, and returns an [`Action`]. It does not count, print,
+//! or know which virtualization extension is at work, and has no `unsafe`.
+
+pub mod control_regs;
+pub mod cpuid;
+pub mod debug_regs;
+pub mod descriptor_tables;
+pub mod event;
+pub mod hypercall;
+pub mod io;
+pub mod leaves;
+pub mod msr;
+pub mod power;
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::workload::Outcome;
+
+use crate::exit::{Action, Backend, Event, GuestRegisters, RawReason, State};
+use crate::ledger::Ledger;
+use crate::machine::Machine;
+
+/// Emulates the most frequent exits where nothing out of the ordinary is asked for: true if the instruction was
+/// emulated and the guest goes on behind it, false if [`dispatch`] is to decide.
+///
+/// Calls nothing, so that its caller needs no stack frame.
+#[inline(always)]
+pub fn quick<B: Backend>(raw: RawReason, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> bool {
+    // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits. CPUID
+    // first: it has the tightest budget, and two instructions are less than a jump table.
+    if raw.0 == CPUID {
+        return cpuid::quick(registers, &machine.cpuid);
+    }
+    match raw.0 {
+        VMCALL => hypercall::quick(registers),
+        RDMSR => msr::quick(registers),
+        CR_ACCESS => control_regs::quick(backend.cr_access(), registers, backend),
+        IO_INSTRUCTION => io::quick(backend.io_access(), registers, machine),
+        _ => false,
+    }
+}
+
+const CPUID: u32 = ExitReason::CPUID.0 as u32;
+const VMCALL: u32 = ExitReason::VMCALL.0 as u32;
+const RDMSR: u32 = ExitReason::RDMSR.0 as u32;
+const CR_ACCESS: u32 = ExitReason::CR_ACCESS.0 as u32;
+const IO_INSTRUCTION: u32 = ExitReason::IO_INSTRUCTION.0 as u32;
+
+/// Decides what one exit leads to.
+pub fn dispatch<B: Backend>(raw: RawReason, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine, ledger: &Ledger) -> Action {
+    if raw.is_entry_failure() {
+        return Action::Stop(Outcome::EntryFailed);
+    }
+    match raw.basic() {
+        ExitReason::CPUID => leaves::handle(registers, machine, backend.get(State::Xcr0), &[ledger]),
+        ExitReason::VMCALL => hypercall::handle(registers, backend, machine),
+        ExitReason::RDMSR => msr::read(registers, backend),
+        ExitReason::WRMSR => msr::write(registers, backend, machine),
+        ExitReason::IO_INSTRUCTION => io::handle(backend.io_access(), registers, backend, machine),
+        ExitReason::CR_ACCESS => control_regs::handle(backend.cr_access(), registers, backend, machine),
+        ExitReason::EPT_VIOLATION => event::physical_fault(backend),
+        ExitReason::MOV_DR => debug_regs::handle(backend.dr_access(), registers, backend),
+        ExitReason::GDTR_IDTR_ACCESS | ExitReason::LDTR_TR_ACCESS => descriptor_tables::handle(registers, backend, machine),
+        ExitReason::RDTSC => power::read_tsc(registers, backend),
+        ExitReason::RDTSCP => power::read_tscp(registers, backend),
+        ExitReason::XSETBV => power::set_xcr0(registers, backend, machine),
+        ExitReason::HLT => power::halt(backend, machine),
+        ExitReason::INVLPG => power::invalidate_page(backend),
+        // Caches are coherent and their contents are not the guest's to drop; a pause is over once it has exited.
+        ExitReason::INVD | ExitReason::WBINVD | ExitReason::PAUSE => Action::Advance,
+        ExitReason::EXCEPTION_OR_NMI => event::exception(backend),
+        ExitReason::EXTERNAL_INTERRUPT => event::resume_delivery(backend),
+        // No performance counter exists, so that every index is out of range.
+        ExitReason::RDPMC => Action::Inject(Event::GENERAL_PROTECTION),
+        ExitReason::VMCLEAR
+        | ExitReason::VMLAUNCH
+        | ExitReason::VMPTRLD
+        | ExitReason::VMPTRST
+        | ExitReason::VMREAD
+        | ExitReason::VMRESUME
+        | ExitReason::VMWRITE
+        | ExitReason::VMXOFF
+        | ExitReason::VMXON
+        | ExitReason::INVEPT
+        | ExitReason::INVVPID
+        | ExitReason::VMFUNC
+        | ExitReason::MONITOR
+        | ExitReason::MWAIT
+        | ExitReason::RDRAND
+        | ExitReason::RDSEED
+        | ExitReason::INVPCID
+        | ExitReason::ENCLS
+        | ExitReason::ENCLV
+        | ExitReason::PCONFIG
+        | ExitReason::GETSEC => Action::Inject(Event::UNDEFINED_OPCODE),
+        ExitReason::PREEMPTION_TIMER => Action::Stop(Outcome::NoExits),
+        ExitReason::TRIPLE_FAULT => Action::Stop(Outcome::TripleFault),
+        ExitReason::TASK_SWITCH => Action::Stop(Outcome::TaskSwitch),
+        _ => Action::Stop(Outcome::UnhandledExit),
+    }
+}

@@ -1,0 +1,165 @@
+//! RDMSR and WRMSR: one table of the MSRs that the guest has. Any other raises #GP(0).
+
+use crate::exit::{Action, Backend, Event, GuestRegisters, State};
+use crate::machine::Machine;
+use crate::paging::is_canonical;
+
+/// How an MSR behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Reads a constant; a write raises #GP.
+    Constant(u64),
+    /// Reads a constant; a write is ignored.
+    Ignored(u64),
+    /// The guest's own: any value.
+    Own(State),
+    /// The guest's own: 32 bits; more raise #GP.
+    Low(State),
+    /// The guest's own: a canonical address.
+    Address(State),
+    /// Readable guest state that the guest may not write.
+    Readable(State),
+    /// EFER.
+    Efer,
+}
+
+/// IA32_APIC_BASE: at its usual address, boot processor, not enabled (CPUID shows no APIC).
+const APIC_BASE: u64 = 0xfee0_0100;
+
+/// EFER bits that the guest may write: SCE, LME, NXE. LMA is the processor's.
+const EFER_WRITABLE: u64 = 1 | EFER_LME | 1 << 11;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+
+/// The table, by MSR number (SDM 4, table 2-2).
+#[inline(always)]
+fn kind(msr: u32) -> Option<Kind> {
+    Some(match msr {
+        0x1b => Kind::Constant(APIC_BASE),         // IA32_APIC_BASE
+        0x10 => Kind::Readable(State::Tsc),        // IA32_TIME_STAMP_COUNTER
+        0x8b => Kind::Ignored(0),                  // IA32_BIOS_SIGN_ID: no microcode
+        0x174 => Kind::Low(State::SysenterCs),     // IA32_SYSENTER_CS
+        0x175 => Kind::Address(State::SysenterEsp), // IA32_SYSENTER_ESP
+        0x176 => Kind::Address(State::SysenterEip), // IA32_SYSENTER_EIP
+        0x1a0 => Kind::Constant(1),                // IA32_MISC_ENABLE: fast strings
+        0xc000_0080 => Kind::Efer,                 // IA32_EFER
+        0xc000_0081 => Kind::Own(State::Star),     // IA32_STAR
+        0xc000_0082 => Kind::Address(State::Lstar), // IA32_LSTAR
+        0xc000_0083 => Kind::Address(State::Cstar), // IA32_CSTAR
+        0xc000_0084 => Kind::Low(State::Fmask),    // IA32_FMASK
+        0xc000_0100 => Kind::Address(State::FsBase), // IA32_FS_BASE
+        0xc000_0101 => Kind::Address(State::GsBase), // IA32_GS_BASE
+        0xc000_0102 => Kind::Address(State::KernelGsBase), // IA32_KERNEL_GS_BASE
+        0xc000_0103 => Kind::Low(State::TscAux),   // IA32_TSC_AUX
+        _ => return None,
+    })
+}
+
+const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
+
+/// RDMSR of a constant.
+#[inline(always)]
+pub fn quick(registers: &mut GuestRegisters) -> bool {
+    let Some(Kind::Constant(value) | Kind::Ignored(value)) = kind(registers.rcx as u32) else { return false };
+    put(registers, value);
+    true
+}
+
+#[inline(always)]
+fn put(registers: &mut GuestRegisters, value: u64) {
+    registers.rax = value & 0xffff_ffff;
+    registers.rdx = value >> 32;
+}
+
+/// RDMSR.
+#[inline(never)]
+pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Action {
+    let value = match kind(registers.rcx as u32) {
+        Some(Kind::Constant(value) | Kind::Ignored(value)) => value,
+        Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state) | Kind::Readable(state)) => backend.get(state),
+        Some(Kind::Efer) => backend.get(State::Efer),
+        None => return REFUSED,
+    };
+    put(registers, value);
+    Action::Advance
+}
+
+/// WRMSR.
+#[inline(never)]
+pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
+    let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
+    match kind(registers.rcx as u32) {
+        Some(Kind::Ignored(_)) => {}
+        Some(Kind::Low(State::TscAux)) if !machine.cpuid.has_rdtscp() => return REFUSED,
+        Some(Kind::Own(state)) => backend.set(state, value),
+        Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
+        Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
+        Some(Kind::Efer) => return write_efer(value, backend),
+        _ => return REFUSED,
+    }
+    Action::Advance
+}
+
+/// LME can't change while paging is on (SDM 3A 2.2.1), which it always is in this guest.
+fn write_efer<B: Backend>(value: u64, backend: &mut B) -> Action {
+    let old = backend.get(State::Efer);
+    if value & !(EFER_WRITABLE | EFER_LMA) != 0 || (value ^ old) & EFER_LME != 0 {
+        return REFUSED;
+    }
+    backend.set(State::Efer, value & EFER_WRITABLE | old & EFER_LMA);
+    backend.flush_translations(None);
+    Action::Advance
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Script, machine};
+
+    fn rdmsr(backend: &Script, msr: u64) -> Option<u64> {
+        let mut registers = GuestRegisters { rcx: msr, rax: !0, rdx: !0, ..Default::default() };
+        match read(&mut registers, backend) {
+            Action::Advance => Some(registers.rax | registers.rdx << 32),
+            action => {
+                assert_eq!(action, REFUSED);
+                None
+            }
+        }
+    }
+
+    fn wrmsr(backend: &mut Script, msr: u64, value: u64) -> bool {
+        let mut registers = GuestRegisters { rcx: msr, rax: value & 0xffff_ffff | 0xdead << 32, rdx: value >> 32, ..Default::default() };
+        write(&mut registers, backend, &machine()) == Action::Advance
+    }
+
+    #[test]
+    fn the_guest_has_its_own_msrs_and_no_others() {
+        let mut backend = Script::default();
+        assert_eq!(rdmsr(&backend, 0x1b), Some(APIC_BASE));
+        assert!(wrmsr(&mut backend, 0x175, 0x1234_5678_9abc));
+        assert_eq!(rdmsr(&backend, 0x175), Some(0x1234_5678_9abc));
+        for msr in [0x3a, 0x480, 0x48b, 0x1d9, 0x277, 0x4000_0000, 0xc000_0104, 0xffff_ffff] {
+            assert_eq!(rdmsr(&backend, msr), None, "{msr:#x}");
+            assert!(!wrmsr(&mut backend, msr, 0), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn values_that_the_processor_refuses_are_refused() {
+        let mut backend = Script::default();
+        assert!(!wrmsr(&mut backend, 0x1b, APIC_BASE));
+        assert!(!wrmsr(&mut backend, 0x175, 1 << 63));
+        assert!(!wrmsr(&mut backend, 0x174, 1 << 32));
+        assert!(wrmsr(&mut backend, 0x8b, 0));
+    }
+
+    #[test]
+    fn efer_keeps_long_mode() {
+        let mut backend = Script::default();
+        backend.set(State::Efer, 0x501);
+        assert!(wrmsr(&mut backend, 0xc000_0080, 0x900));
+        assert_eq!(rdmsr(&backend, 0xc000_0080), Some(0xd00));
+        assert!(!wrmsr(&mut backend, 0xc000_0080, 0x800), "LME cleared");
+        assert!(!wrmsr(&mut backend, 0xc000_0080, 0x1500), "SVME");
+    }
+}

@@ -1,0 +1,100 @@
+//! Instructions about time, waiting and processor state: RDTSC, RDTSCP, HLT, XSETBV, INVLPG.
+
+use tollgate_abi::workload::Outcome;
+
+use crate::exit::{Action, Backend, Event, GuestRegisters, State};
+use crate::handlers::cpuid::XCR0_OFFERED;
+use crate::machine::Machine;
+
+const RFLAGS_IF: u64 = 1 << 9;
+const X87: u64 = 1;
+const SSE: u64 = 1 << 1;
+const AVX: u64 = 1 << 2;
+const AVX512: u64 = 0b111 << 5;
+
+/// RDTSC.
+pub fn read_tsc<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Action {
+    let tsc = backend.tsc();
+    registers.rax = tsc & 0xffff_ffff;
+    registers.rdx = tsc >> 32;
+    Action::Advance
+}
+
+/// RDTSCP.
+pub fn read_tscp<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Action {
+    registers.rcx = backend.get(State::TscAux);
+    read_tsc(registers, backend)
+}
+
+/// INVLPG. The qualification is the linear address.
+pub fn invalidate_page<B: Backend>(backend: &mut B) -> Action {
+    backend.flush_translations(Some(backend.qualification()));
+    Action::Advance
+}
+
+/// XSETBV, with the checks of SDM 3A 2.6.
+#[inline(never)]
+pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
+    let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
+    let allowed = machine.cpuid.xcr0_allowed() & XCR0_OFFERED;
+    let consistent = value & X87 != 0
+        && value & !allowed == 0
+        && (value & AVX == 0 || value & SSE != 0)
+        && (value & AVX512 == 0 || value & (AVX512 | AVX) == AVX512 | AVX);
+    if registers.rcx as u32 != 0 || !consistent {
+        return Action::Inject(Event::GENERAL_PROTECTION);
+    }
+    backend.set(State::Xcr0, value);
+    Action::Advance
+}
+
+/// HLT: waits for the armed interrupt and delivers it; without one, nothing can ever wake the guest.
+#[inline(never)]
+pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    if backend.get(State::Rflags) & RFLAGS_IF == 0 {
+        return Action::Stop(Outcome::HaltedForEver);
+    }
+    let Some(wake) = machine.wake.take() else {
+        return Action::Stop(Outcome::HaltedForEver);
+    };
+    while backend.tsc() < wake.deadline_tsc {
+        core::hint::spin_loop();
+    }
+    Action::AdvanceAndInject(Event::interrupt(wake.vector))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Wake;
+    use crate::script::{Script, machine};
+
+    #[test]
+    fn xcr0_must_be_consistent() {
+        let set = |rcx, value: u64| {
+            let registers = GuestRegisters { rcx, rax: value & 0xffff_ffff, rdx: value >> 32, ..Default::default() };
+            set_xcr0(&registers, &mut Script::default(), &machine()) == Action::Advance
+        };
+        for value in [1, 3, 7, 0xe7] {
+            assert!(set(0, value), "{value:#x}");
+        }
+        for value in [0, 2, 5, 0x27, 0xe3, 8, 0x18, 0x207, 1 << 63 | 1] {
+            assert!(!set(0, value), "{value:#x}");
+        }
+        assert!(!set(1, 1), "there is only XCR0");
+    }
+
+    #[test]
+    fn hlt_wakes_only_if_something_can_wake_it() {
+        let mut machine = machine();
+        let mut backend = Script::default();
+        backend.set(State::Rflags, 2 | RFLAGS_IF);
+        assert_eq!(halt(&mut backend, &mut machine), Action::Stop(Outcome::HaltedForEver));
+        machine.wake = Some(Wake { deadline_tsc: 0, vector: 32 });
+        assert_eq!(halt(&mut backend, &mut machine), Action::AdvanceAndInject(Event::interrupt(32)));
+        assert_eq!(machine.wake, None);
+        machine.wake = Some(Wake { deadline_tsc: 0, vector: 32 });
+        backend.set(State::Rflags, 2);
+        assert_eq!(halt(&mut backend, &mut machine), Action::Stop(Outcome::HaltedForEver));
+    }
+}

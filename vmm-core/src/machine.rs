@@ -1,0 +1,114 @@
+//! What the guest finds around its processor: memory, ports, a wake-up timer, and CPUID.
+
+use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::leaves::LeafMap;
+
+use crate::handlers::cpuid::CpuidTable;
+use crate::handlers::io::Ports;
+use crate::memory::GuestMemory;
+
+/// The machine of one guest.
+#[derive(Debug)]
+pub struct Machine {
+    /// What CPUID answers.
+    pub cpuid: CpuidTable,
+    /// The devices behind ports.
+    pub ports: Ports,
+    /// The guest's memory.
+    pub memory: GuestMemory,
+    /// The interrupt that HLT waits for.
+    pub wake: Option<Wake>,
+    /// Where the course leaves are.
+    pub leaf_map: LeafMap,
+    /// The controls in force, which say what is enabled.
+    pub controls: Controls,
+    /// The controls of every profile together, which say what the run as a whole could have produced.
+    pub enabled_in_any_profile: Controls,
+    /// CR4 bits that the processor allows in VMX operation.
+    pub cr4_allowed: u64,
+    /// The task-priority register, behind CR8. Nothing is delivered by priority yet.
+    pub cr8: u64,
+    /// How many vCPUs there are.
+    pub vcpus: u32,
+    /// What the guest wrote and nobody has printed yet.
+    pub console: Console,
+    /// Between the beginning and the end of a workload.
+    pub window_open: bool,
+    /// How the guest ended itself.
+    pub exit: Option<GuestExit>,
+}
+
+/// An armed interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// When it is due.
+    pub deadline_tsc: u64,
+    /// Its vector.
+    pub vector: u8,
+}
+
+/// The guest's last words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestExit {
+    /// Its exit status.
+    pub status: u64,
+    /// Where its book is.
+    pub book_gpa: u64,
+}
+
+/// Bytes that [`Console`] keeps.
+const CONSOLE_BYTES: usize = 16 * 1024;
+
+/// A buffer for what the guest writes, printed when no exit is open.
+#[derive(Clone, Debug)]
+pub struct Console {
+    bytes: [u8; CONSOLE_BYTES],
+    used: usize,
+    dropped: u64,
+}
+
+impl Console {
+    /// An empty buffer.
+    pub const fn new() -> Self {
+        Self { bytes: [0; CONSOLE_BYTES], used: 0, dropped: 0 }
+    }
+
+    /// Room for `bytes` more, to be filled by the caller; what does not fit is counted as dropped.
+    pub fn reserve(&mut self, bytes: usize) -> &mut [u8] {
+        let start = self.used;
+        self.used = (start + bytes).min(CONSOLE_BYTES);
+        self.dropped += (start + bytes - self.used) as u64;
+        &mut self.bytes[start..self.used]
+    }
+
+    /// What was written since the last [`Console::clear`], and how many bytes did not fit.
+    pub fn contents(&self) -> (&[u8], u64) {
+        (&self.bytes[..self.used], self.dropped)
+    }
+
+    /// Empties the buffer.
+    pub fn clear(&mut self) {
+        (self.used, self.dropped) = (0, 0);
+    }
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_console_says_how_much_it_dropped() {
+        let mut console = Console::new();
+        console.reserve(CONSOLE_BYTES - 1).fill(b'x');
+        assert_eq!(console.reserve(3).len(), 1);
+        assert_eq!(console.contents().1, 2);
+        console.clear();
+        assert_eq!(console.contents(), (&[][..], 0));
+    }
+}

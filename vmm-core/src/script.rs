@@ -1,0 +1,120 @@
+//! A backend that tests script: state is a map, facts are fields, effects are recorded.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::leaves::LeafMap;
+use tollgate_abi::profile::Profile;
+
+use crate::exit::{Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State, TableInstruction};
+use crate::handlers::cpuid::{CpuidTable, tests::everything};
+use crate::handlers::io::Ports;
+use crate::machine::{Console, Machine};
+use crate::memory::tests::memory;
+
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    pub(crate) reason: u32,
+    pub(crate) qualification: u64,
+    pub(crate) io: Option<IoAccess>,
+    pub(crate) string_io: (u64, u8),
+    pub(crate) table: Option<(TableInstruction, Operand)>,
+    pub(crate) physical_fault: Option<PhysicalFault>,
+    pub(crate) exit_event: Option<Event>,
+    pub(crate) vectoring_event: Option<Event>,
+    pub(crate) fresh: Range<u64>,
+    pub(crate) profile: Profile,
+    pub(crate) advances: usize,
+    pub(crate) flushes: usize,
+    pub(crate) injected: Vec<Event>,
+    pub(crate) state: HashMap<State, u64>,
+    pub(crate) tsc: u64,
+}
+
+impl Script {
+    pub(crate) fn elapse(&mut self, ticks: u64) {
+        self.tsc += ticks;
+    }
+}
+
+/// A machine with 64 KiB of memory and a processor that has everything.
+pub(crate) fn machine() -> Machine {
+    Machine {
+        cpuid: CpuidTable::new(everything, 0),
+        ports: Ports::default(),
+        memory: memory(64 << 10),
+        wake: None,
+        leaf_map: LeafMap::default(),
+        controls: Controls::default(),
+        enabled_in_any_profile: Controls::default(),
+        cr4_allowed: u64::MAX,
+        cr8: 0,
+        vcpus: 1,
+        console: Console::new(),
+        window_open: false,
+        exit: None,
+    }
+}
+
+impl Backend for Script {
+    fn exit_reason(&self) -> RawReason {
+        RawReason(self.reason)
+    }
+    fn qualification(&self) -> u64 {
+        self.qualification
+    }
+    fn io_access(&self) -> IoAccess {
+        self.io.unwrap_or(IoAccess { port: 0x80, bytes: 1, is_in: false, is_string: false, is_repeated: false })
+    }
+    fn string_io_address(&self) -> u64 {
+        self.string_io.0
+    }
+    fn string_io_address_bytes(&self) -> u8 {
+        self.string_io.1
+    }
+    fn cr_access(&self) -> CrAccess {
+        CrAccess::Clts
+    }
+    fn dr_access(&self) -> DrAccess {
+        DrAccess { dr: 0, register: 0, is_read: true }
+    }
+    fn table_access(&self, _: &mut GuestRegisters) -> (TableInstruction, Operand) {
+        self.table.unwrap_or((TableInstruction::Sldt, Operand::Register(0)))
+    }
+    fn physical_fault(&self) -> PhysicalFault {
+        self.physical_fault.unwrap_or(PhysicalFault { gpa: 0, read: true, write: false, fetch: false })
+    }
+    fn exit_event(&self) -> Option<Event> {
+        self.exit_event
+    }
+    fn vectoring_event(&self) -> Option<Event> {
+        self.vectoring_event
+    }
+    fn get(&self, state: State) -> u64 {
+        self.state.get(&state).copied().unwrap_or_default()
+    }
+    fn set(&mut self, state: State, value: u64) {
+        self.state.insert(state, value);
+    }
+    fn advance(&mut self) {
+        self.advances += 1;
+    }
+    fn inject(&mut self, event: Event) {
+        self.injected.push(event);
+    }
+    fn clear_interrupt_shadow(&mut self) {}
+    fn flush_translations(&mut self, _: Option<u64>) {
+        self.flushes += 1;
+    }
+    fn map_fresh_page(&mut self, gpa: u64) -> bool {
+        self.fresh.contains(&gpa)
+    }
+    fn set_profile(&mut self, profile: Profile) -> Controls {
+        self.profile = profile;
+        Controls::default()
+    }
+    fn tsc(&self) -> u64 {
+        self.tsc
+    }
+}

@@ -1,0 +1,265 @@
+//! The spine: what happens at every exit, and what happens between two stretches of guest execution.
+
+use tollgate_abi::workload::Outcome;
+
+use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
+use crate::handlers::{dispatch, quick};
+use crate::ledger::{Account, Open};
+use crate::machine::Machine;
+
+/// One virtual processor with its account and its machine.
+#[derive(Debug)]
+pub struct Vcpu<B, A> {
+    /// The virtualization extension.
+    pub backend: B,
+    /// The account.
+    pub account: A,
+    /// The guest's surroundings.
+    pub machine: Machine,
+    leave: Leave,
+    last_exit_tsc: u64,
+}
+
+/// Why the guest is not running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Something is to be done outside the account.
+    Pause(Pause),
+    /// The guest is over.
+    Stop(Outcome),
+}
+
+/// Whether the guest goes on after an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Flow {
+    /// It goes on at once.
+    Resume = 0,
+    /// It does not; [`Vcpu::take_leave`] says why.
+    Leave = 1,
+}
+
+/// An exit that has been counted and not yet decided.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Opened {
+    raw: RawReason,
+    open: Open,
+}
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End<F> {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Where it was.
+    pub rip: u64,
+    /// The exit-reason field of the last exit.
+    pub reason: u32,
+    /// The exit qualification of the last exit.
+    pub qualification: u64,
+    /// The entry instruction's own error, if it failed without an exit.
+    pub failure: Option<F>,
+    /// TSC ticks from the first entry to the last exit.
+    pub elapsed_tsc: u64,
+}
+
+impl<B: Backend, A: Account> Vcpu<B, A> {
+    /// A vCPU that has not run yet.
+    pub fn new(backend: B, account: A, machine: Machine) -> Self {
+        Self { backend, account, machine, leave: Leave::Stop(Outcome::UnhandledExit), last_exit_tsc: 0 }
+    }
+
+    /// One exit, from the time stamp `exit_tsc` that the stub took to the entry that follows.
+    pub fn exit(&mut self, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
+        match self.exit_quickly(registers, exit_tsc) {
+            Ok(()) => Flow::Resume,
+            Err(opened) => self.exit_thoroughly(registers, exit_tsc, opened),
+        }
+    }
+
+    /// The first half of [`Vcpu::exit`]: opens the exit, and closes it if [`quick`] can decide it. It needs no stack
+    /// frame, which the frequent exits are spared that way.
+    ///
+    /// # Errors
+    /// The exit is open and is to be handed to [`Vcpu::exit_thoroughly`].
+    #[inline(always)]
+    pub fn exit_quickly(&mut self, registers: &mut GuestRegisters, exit_tsc: u64) -> Result<(), Opened> {
+        let raw = self.backend.exit_reason();
+        let open = self.account.open(raw.basic());
+        if !quick(raw, registers, &mut self.backend, &mut self.machine) {
+            return Err(Opened { raw, open });
+        }
+        self.backend.advance();
+        let backend = &self.backend;
+        self.account.close(open, exit_tsc, || backend.tsc());
+        Ok(())
+    }
+
+    /// The second half: any exit there is. What [`quick`] decides, this would decide in the same way.
+    #[inline(always)]
+    pub fn exit_thoroughly(&mut self, registers: &mut GuestRegisters, exit_tsc: u64, Opened { raw, open }: Opened) -> Flow {
+        let action = dispatch(raw, registers, &mut self.backend, &mut self.machine, self.account.ledger());
+        let flow = self.apply(action, exit_tsc);
+        let backend = &self.backend;
+        self.account.close(open, exit_tsc, || backend.tsc());
+        flow
+    }
+
+    #[inline(always)]
+    fn apply(&mut self, action: Action, exit_tsc: u64) -> Flow {
+        match action {
+            Action::Advance => self.backend.advance(),
+            Action::Resume => {}
+            Action::Inject(event) => self.backend.inject(event),
+            Action::AdvanceAndInject(event) => {
+                self.backend.advance();
+                self.backend.clear_interrupt_shadow();
+                self.backend.inject(event);
+            }
+            Action::AdvanceAndPause(pause) => {
+                self.backend.advance();
+                self.leave = Leave::Pause(pause);
+                return Flow::Leave;
+            }
+            Action::Stop(outcome) => {
+                self.last_exit_tsc = exit_tsc;
+                self.leave = Leave::Stop(outcome);
+                return Flow::Leave;
+            }
+        }
+        Flow::Resume
+    }
+
+    /// Runs the guest to its end. `enter` runs it until an exit leaves; `pause` does what is to be done in between.
+    ///
+    /// # Panics
+    /// Never by itself; `enter` and `pause` are the caller's.
+    pub fn run<F>(&mut self, mut enter: impl FnMut(&mut Self) -> Result<(), F>, mut pause: impl FnMut(&mut Self, Pause)) -> End<F> {
+        let first_entry_tsc = self.backend.tsc();
+        self.account.first_entry();
+        let (outcome, failure) = loop {
+            match enter(self).map(|()| self.leave) {
+                Ok(Leave::Pause(what)) => pause(self, what),
+                Ok(Leave::Stop(outcome)) => break (outcome, None),
+                Err(failure) => {
+                    self.last_exit_tsc = self.backend.tsc();
+                    break (Outcome::EntryFailed, Some(failure));
+                }
+            }
+        };
+        self.account.no_entry_followed();
+        End {
+            outcome,
+            rip: self.backend.get(State::Rip),
+            reason: self.backend.exit_reason().0,
+            qualification: self.backend.qualification(),
+            failure,
+            elapsed_tsc: self.last_exit_tsc.wrapping_sub(first_entry_tsc),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Event;
+    use crate::ledger::{Ledger, Unaccounted};
+    use crate::script::{Script, machine};
+    use proptest::prelude::*;
+    use tollgate_abi::ExitReason;
+    use tollgate_abi::hypercall::Hypercall;
+
+    /// Runs a guest whose exits, and RAX at each, are given.
+    fn run<A: Account>(account: A, exits: &[(ExitReason, u64)]) -> (Vcpu<Script, A>, End<()>, Vec<Pause>) {
+        let mut vcpu = Vcpu::new(Script::default(), account, machine());
+        let (mut exits, mut pauses) = (exits.iter(), vec![]);
+        let end = vcpu.run(
+            |vcpu| {
+                loop {
+                    let &(reason, rax) = exits.next().ok_or(())?;
+                    vcpu.backend.reason = u32::from(reason.0);
+                    vcpu.backend.elapse(100);
+                    let stamp = vcpu.backend.tsc();
+                    let mut registers = GuestRegisters { rax, rdi: 1, rsi: 1, ..Default::default() };
+                    vcpu.backend.elapse(80);
+                    if vcpu.exit(&mut registers, stamp) == Flow::Leave {
+                        return Ok(());
+                    }
+                }
+            },
+            |_, pause| pauses.push(pause),
+        );
+        (vcpu, end, pauses)
+    }
+
+    const EXIT: (ExitReason, u64) = (ExitReason::VMCALL, Hypercall::Exit as u64);
+
+    #[test]
+    fn every_exit_is_counted_once_and_timed() {
+        let (vcpu, end, _) = run(Ledger::new(), &[(ExitReason::CPUID, 0), (ExitReason::CPUID, 1), (ExitReason::WBINVD, 0), EXIT]);
+        assert_eq!(end.outcome, Outcome::Exited);
+        let ledger = vcpu.account.ledger();
+        assert_eq!((ledger.exits(), ledger.entries()), (4, 4));
+        let cpuid = ledger.row(ExitReason::CPUID);
+        assert_eq!((cpuid.count, cpuid.cycles, cpuid.min(), cpuid.max()), (2, 160, 80, 80));
+        assert_eq!(ledger.check(), Ok(()));
+        assert_eq!(vcpu.backend.advances, 3);
+        assert_eq!(end.elapsed_tsc, 3 * 180 + 100);
+    }
+
+    #[test]
+    fn what_nobody_handles_is_counted_and_stops() {
+        for reason in [ExitReason(35), ExitReason(86), ExitReason(0xffff), ExitReason::SPP] {
+            let (vcpu, end, _) = run(Ledger::new(), &[(reason, 0)]);
+            assert_eq!(end.outcome, Outcome::UnhandledExit);
+            assert_eq!(vcpu.account.row(reason).count, 1);
+            assert_eq!(vcpu.account.check(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn refused_instructions_raise_their_event_and_do_not_advance() {
+        let (vcpu, ..) = run(Ledger::new(), &[(ExitReason::VMXON, 0), (ExitReason::RDPMC, 0), EXIT]);
+        assert_eq!(vcpu.backend.injected, [Event::UNDEFINED_OPCODE, Event::GENERAL_PROTECTION]);
+        assert_eq!(vcpu.backend.advances, 0);
+    }
+
+    #[test]
+    fn a_pause_closes_its_exit_first() {
+        let (vcpu, _, pauses) = run(Ledger::new(), &[(ExitReason::VMCALL, Hypercall::Begin as u64), EXIT]);
+        assert_eq!(pauses, [Pause::Begin { number: 1, iterations: 1 }]);
+        assert_eq!((vcpu.backend.advances, vcpu.account.check()), (1, Ok(())));
+    }
+
+    #[test]
+    fn a_failed_entry_is_a_value() {
+        let (vcpu, end, _) = run(Ledger::new(), &[(ExitReason::CPUID, 0)]);
+        assert_eq!((end.outcome, end.failure), (Outcome::EntryFailed, Some(())));
+        assert_eq!(vcpu.account.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_entry_that_fails_by_exit_is_counted() {
+        let mut vcpu = Vcpu::new(Script { reason: 1 << 31 | 33, ..Script::default() }, Ledger::new(), machine());
+        assert_eq!(vcpu.exit(&mut GuestRegisters::default(), 0), Flow::Leave);
+        assert_eq!(vcpu.leave, Leave::Stop(Outcome::EntryFailed));
+        assert_eq!(vcpu.account.row(ExitReason::ENTRY_FAILURE_GUEST_STATE).count, 1);
+    }
+
+    #[test]
+    fn without_an_account_nothing_is_booked() {
+        let (vcpu, end, _) = run(Unaccounted::default(), &[(ExitReason::CPUID, 0), EXIT]);
+        assert_eq!(end.outcome, Outcome::Exited);
+        assert_eq!(vcpu.account.ledger().exits(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn any_sequence_of_exits_balances(reasons in proptest::collection::vec((0u16..100, any::<u64>()), 0..60)) {
+            let exits: Vec<_> = reasons.into_iter().map(|(reason, rax)| (ExitReason(reason), rax)).collect();
+            let (vcpu, ..) = run(Ledger::new(), &exits);
+            prop_assert_eq!(vcpu.account.check(), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What this processor's VT-x offers (SDM 3D appendix A), and whether that is enough.
+//!
+//! Pure: the MSRs come in as a function, so that every processor whose values are known is a test row.
+
+use core::fmt;
+
+use super::controls::{ENTRY_REQUIRED, EXIT_REQUIRED, NamedBit, PIN_REQUIRED, PROC_REQUIRED, PROC2_REQUIRED};
+
+/// IA32_FEATURE_CONTROL.
+pub const IA32_FEATURE_CONTROL: u32 = 0x3a;
+const LOCKED: u64 = 1;
+const VMX_OUTSIDE_SMX: u64 = 1 << 2;
+
+const IA32_VMX_BASIC: u32 = 0x480;
+const IA32_VMX_PINBASED_CTLS: u32 = 0x481;
+const IA32_VMX_PROCBASED_CTLS: u32 = 0x482;
+const IA32_VMX_EXIT_CTLS: u32 = 0x483;
+const IA32_VMX_ENTRY_CTLS: u32 = 0x484;
+const IA32_VMX_MISC: u32 = 0x485;
+const IA32_VMX_CR0_FIXED0: u32 = 0x486;
+const IA32_VMX_CR0_FIXED1: u32 = 0x487;
+const IA32_VMX_CR4_FIXED0: u32 = 0x488;
+const IA32_VMX_CR4_FIXED1: u32 = 0x489;
+const IA32_VMX_PROCBASED_CTLS2: u32 = 0x48b;
+const IA32_VMX_EPT_VPID_CAP: u32 = 0x48c;
+const IA32_VMX_TRUE_PINBASED_CTLS: u32 = 0x48d;
+const IA32_VMX_TRUE_PROCBASED_CTLS: u32 = 0x48e;
+const IA32_VMX_TRUE_EXIT_CTLS: u32 = 0x48f;
+const IA32_VMX_TRUE_ENTRY_CTLS: u32 = 0x490;
+
+/// IA32_VMX_BASIC bit 55: the TRUE MSRs exist.
+const HAS_TRUE_CONTROLS: u64 = 1 << 55;
+/// Primary controls bit 31: there are secondary controls.
+const SECONDARY: u32 = 1 << 31;
+
+/// The allowed settings of a 32-bit control field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// Bits that must be 1.
+    pub must: u32,
+    /// Bits that may be 1.
+    pub may: u32,
+}
+
+impl Allowed {
+    const fn from_msr(value: u64) -> Self {
+        Self { must: value as u32, may: (value >> 32) as u32 }
+    }
+
+    /// The wanted bits as far as they are allowed, and those that are imposed.
+    pub const fn settle(self, wanted: u32) -> u32 {
+        (wanted | self.must) & self.may
+    }
+}
+
+/// The capability MSRs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named after the MSRs")]
+pub struct Capabilities {
+    pub revision: u32,
+    pub pin: Allowed,
+    pub proc: Allowed,
+    pub proc2: Allowed,
+    pub exit: Allowed,
+    pub entry: Allowed,
+    pub misc: u64,
+    pub ept_vpid: u64,
+    pub cr0_fixed0: u64,
+    pub cr0_fixed1: u64,
+    pub cr4_fixed0: u64,
+    pub cr4_fixed1: u64,
+}
+
+/// What IA32_FEATURE_CONTROL says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeatureControl {
+    /// Locked with VMX enabled.
+    Ready,
+    /// Not locked: to be written with this value before VMXON.
+    Unlocked(u64),
+}
+
+/// Why this processor can't run the monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// CPUID.1:ECX.VMX is 0.
+    NoVmx,
+    /// IA32_FEATURE_CONTROL is locked without VMX.
+    LockedOff,
+    /// A control that the monitor needs can't be set.
+    NoControl(&'static str),
+    /// A property of EPT that the monitor needs is missing.
+    NoEptFeature(&'static str),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NoVmx => write!(f, "this CPU has no VT-x (CPUID.1:ECX.VMX is 0)"),
+            Refusal::LockedOff => write!(f, "the firmware has locked VT-x off (IA32_FEATURE_CONTROL is locked and its VMX bit is 0)"),
+            Refusal::NoControl(name) => write!(f, "this CPU's VT-x lacks a control that the monitor needs: {name}"),
+            Refusal::NoEptFeature(name) => write!(f, "this CPU's EPT lacks a property that the monitor needs: {name}"),
+        }
+    }
+}
+
+impl Refusal {
+    /// What a person can do about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Refusal::NoVmx => "run it on an Intel CPU, or an emulator's CPU model, with VT-x (Bochs: model=tigerlake)",
+            Refusal::LockedOff => "enable VT-x (Intel Virtualization Technology) in the firmware's set-up and power-cycle the machine",
+            Refusal::NoControl(_) | Refusal::NoEptFeature(_) => {
+                "run it on a CPU, or an emulator's CPU model, with EPT and unconditional basics: Nehalem or later (Bochs: model=tigerlake)"
+            }
+        }
+    }
+}
+
+/// Reads IA32_FEATURE_CONTROL's value.
+///
+/// # Errors
+/// VT-x is locked off.
+pub const fn feature_control(value: u64) -> Result<FeatureControl, Refusal> {
+    match (value & LOCKED != 0, value & VMX_OUTSIDE_SMX != 0) {
+        (true, true) => Ok(FeatureControl::Ready),
+        (true, false) => Err(Refusal::LockedOff),
+        (false, _) => Ok(FeatureControl::Unlocked(value | LOCKED | VMX_OUTSIDE_SMX)),
+    }
+}
+
+impl Capabilities {
+    /// Reads the MSRs; the TRUE ones where they exist.
+    pub fn read(msr: impl Fn(u32) -> u64) -> Self {
+        let basic = msr(IA32_VMX_BASIC);
+        let choose = |plain, with_true| Allowed::from_msr(msr(if basic & HAS_TRUE_CONTROLS != 0 { with_true } else { plain }));
+        let proc = choose(IA32_VMX_PROCBASED_CTLS, IA32_VMX_TRUE_PROCBASED_CTLS);
+        let proc2 = if proc.may & SECONDARY != 0 { Allowed::from_msr(msr(IA32_VMX_PROCBASED_CTLS2)) } else { Allowed::default() };
+        // The MSR exists if EPT (bit 1) or VPID (bit 5) does.
+        let ept_vpid = if proc2.may & (1 << 1 | 1 << 5) != 0 { msr(IA32_VMX_EPT_VPID_CAP) } else { 0 };
+        Self {
+            revision: basic as u32 & 0x7fff_ffff,
+            pin: choose(IA32_VMX_PINBASED_CTLS, IA32_VMX_TRUE_PINBASED_CTLS),
+            proc,
+            proc2,
+            exit: choose(IA32_VMX_EXIT_CTLS, IA32_VMX_TRUE_EXIT_CTLS),
+            entry: choose(IA32_VMX_ENTRY_CTLS, IA32_VMX_TRUE_ENTRY_CTLS),
+            misc: msr(IA32_VMX_MISC),
+            ept_vpid,
+            cr0_fixed0: msr(IA32_VMX_CR0_FIXED0),
+            cr0_fixed1: msr(IA32_VMX_CR0_FIXED1),
+            cr4_fixed0: msr(IA32_VMX_CR4_FIXED0),
+            cr4_fixed1: msr(IA32_VMX_CR4_FIXED1),
+        }
+    }
+
+    /// Whether the monitor can run.
+    ///
+    /// # Errors
+    /// The first control or EPT property that is missing.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let missing = |allowed: Allowed, required: &[NamedBit]| {
+            required.iter().find(|required| allowed.may >> required.bit & 1 == 0).map_or(Ok(()), |required| Err(Refusal::NoControl(required.name)))
+        };
+        missing(self.pin, PIN_REQUIRED)?;
+        missing(self.proc, PROC_REQUIRED)?;
+        missing(self.proc2, PROC2_REQUIRED)?;
+        missing(self.exit, EXIT_REQUIRED)?;
+        missing(self.entry, ENTRY_REQUIRED)?;
+        let properties = [(6, "page walks of length 4"), (14, "write-back paging structures"), (20, "INVEPT"), (25, "single-context INVEPT")];
+        match properties.iter().find(|(bit, _)| self.ept_vpid >> bit & 1 == 0) {
+            Some((_, name)) => Err(Refusal::NoEptFeature(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// EPT can map 2 MiB pages.
+    pub const fn has_large_pages(&self) -> bool {
+        self.ept_vpid >> 16 & 1 != 0
+    }
+
+    /// VPIDs, with the INVVPID types that the monitor uses: individual-address and single-context.
+    pub const fn has_vpid(&self) -> bool {
+        self.proc2.may >> 5 & 1 != 0 && self.ept_vpid >> 32 & 1 != 0 && self.ept_vpid >> 40 & 0b11 == 0b11
+    }
+
+    /// How many TSC ticks one tick of the VMX-preemption timer lasts, as a power of two.
+    pub const fn preemption_timer_shift(&self) -> u32 {
+        (self.misc & 31) as u32
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Bochs' CPU models with VT-x: PIN, PROC, PROC2, EXIT, ENTRY (high halves), EPT/VPID, CR4_FIXED1.
+    type Model = (&'static str, [u32; 5], u64, u64);
+    pub(crate) const MODELS: [Model; 12] = [
+        ("bx_generic", [0x3f, 0xf7f9_fffe, 0x49, 0x0003_efff, 0x1fff], 0, 0x27ff),
+        ("core2_penryn_t9600", [0x3f, 0xf7f9_fffe, 0x41, 0x0003_ffff, 0x3fff], 0, 0x467ff),
+        ("corei5_lynnfield_750", [0x7f, 0xf7f9_fffe, 0x7f, 0x007f_ffff, 0xffff], 0xf01_0611_4141, 0x67ff),
+        ("corei5_arrandale_m520", [0x7f, 0xf7f9_fffe, 0xff, 0x007f_ffff, 0xffff], 0xf01_0611_4141, 0x67ff),
+        ("corei7_sandy_bridge_2600k", [0x7f, 0xf7f9_fffe, 0xff, 0x007f_ffff, 0xffff], 0xf01_0611_4141, 0x627ff),
+        ("corei7_ivy_bridge_3770k", [0x7f, 0xf7f9_fffe, 0x8ff, 0x007f_ffff, 0xffff], 0xf01_0611_4141, 0x1727ff),
+        ("corei7_haswell_4770", [0x7f, 0xf7f9_fffe, 0x0004_7fff, 0x007f_ffff, 0xffff], 0xf01_0633_4141, 0x1727ff),
+        ("broadwell_ult", [0x7f, 0xf7f9_fffe, 0x0005_7fff, 0x007f_ffff, 0xffff], 0xf01_0633_4141, 0x3727ff),
+        ("corei7_skylake_x", [0x7f, 0xf7f9_fffe, 0x0217_7fff, 0x007f_ffff, 0xffff], 0xf01_0633_4141, 0x3727ff),
+        ("corei3_cnl", [0x7f, 0xf7f9_fffe, 0x0215_7cff, 0x007f_ffff, 0xffff], 0xf01_0633_4141, 0x77_2fff),
+        ("corei7_icelake_u", [0x7f, 0xfff9_fffe, 0x0297_7fff, 0x007f_ffff, 0xffff], 0xf01_0633_4141, 0x77_2fff),
+        ("tigerlake", [0x7f, 0xfff9_fffe, 0x0297_7fff, 0x107f_ffff, 0x0010_ffff], 0xf01_06b3_4141, 0xf7_2fff),
+    ];
+
+    pub(crate) fn model(name: &str) -> Capabilities {
+        let (_, [pin, proc, proc2, exit, entry], ept_vpid, cr4) = *MODELS.iter().find(|model| model.0 == name).unwrap();
+        let high = |value: u32, low: u64| u64::from(value) << 32 | low;
+        Capabilities::read(|msr| match msr {
+            IA32_VMX_BASIC => 0x00d8_1000_0000_002b,
+            IA32_VMX_TRUE_PINBASED_CTLS => high(pin, 0x16),
+            IA32_VMX_TRUE_PROCBASED_CTLS => high(proc, 0x0400_6172),
+            IA32_VMX_PROCBASED_CTLS2 => high(proc2, 0),
+            IA32_VMX_TRUE_EXIT_CTLS => high(exit, 0x0003_6dfb),
+            IA32_VMX_TRUE_ENTRY_CTLS => high(entry, 0x11fb),
+            IA32_VMX_MISC => 0x0004_01e0,
+            IA32_VMX_EPT_VPID_CAP => ept_vpid,
+            IA32_VMX_CR0_FIXED0 => 0x8000_0021,
+            IA32_VMX_CR0_FIXED1 => 0xffff_ffff,
+            IA32_VMX_CR4_FIXED0 => 0x2000,
+            IA32_VMX_CR4_FIXED1 => cr4,
+            _ => panic!("read of MSR {msr:#x}"),
+        })
+    }
+
+    #[test]
+    fn every_model_runs_or_names_what_it_lacks() {
+        for (name, ..) in &MODELS[2..] {
+            assert_eq!(model(name).check(), Ok(()), "{name}");
+        }
+        assert_eq!(model("bx_generic").check(), Err(Refusal::NoControl("EPT")));
+        assert_eq!(model("core2_penryn_t9600").check(), Err(Refusal::NoControl("EPT")));
+        assert!(model("tigerlake").has_vpid() && model("tigerlake").has_large_pages());
+    }
+
+    #[test]
+    fn older_processors_without_true_msrs_are_read_by_the_plain_ones() {
+        let plain = Capabilities::read(|msr| match msr {
+            IA32_VMX_BASIC => 0x1234,
+            IA32_VMX_PINBASED_CTLS | IA32_VMX_PROCBASED_CTLS | IA32_VMX_EXIT_CTLS | IA32_VMX_ENTRY_CTLS => 0x3f_0000_0016,
+            IA32_VMX_MISC..=IA32_VMX_CR4_FIXED1 => 0,
+            _ => panic!("read of MSR {msr:#x}"),
+        });
+        assert_eq!((plain.pin, plain.revision, plain.proc2.may), (Allowed { must: 0x16, may: 0x3f }, 0x1234, 0));
+        assert!(matches!(plain.check(), Err(Refusal::NoControl(_))));
+    }
+
+    #[test]
+    fn the_feature_control_msr_decides() {
+        assert_eq!(feature_control(5), Ok(FeatureControl::Ready));
+        assert_eq!(feature_control(0), Ok(FeatureControl::Unlocked(5)));
+        assert_eq!(feature_control(1), Err(Refusal::LockedOff));
+        assert_eq!(feature_control(3), Err(Refusal::LockedOff), "VMX inside SMX only");
+    }
+}

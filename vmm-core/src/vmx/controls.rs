@@ -1,0 +1,143 @@
+//! The VM-execution, VM-exit and VM-entry controls (SDM 3C 25.6 to 25.8): what the monitor needs, what a profile adds,
+//! and what this processor makes of it.
+
+use tollgate_abi::exit_reason::{Controls, Feature};
+use tollgate_abi::profile::Profile;
+
+use super::capability::Capabilities;
+
+/// A control bit with the SDM's name.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "position and name")]
+pub struct NamedBit {
+    pub bit: u8,
+    pub name: &'static str,
+}
+
+const fn named(bit: u8, name: &'static str) -> NamedBit {
+    NamedBit { bit, name }
+}
+
+/// Without these the monitor refuses to run.
+pub const PIN_REQUIRED: &[NamedBit] = &[named(0, "external-interrupt exiting"), named(3, "NMI exiting")];
+/// Primary processor-based controls.
+pub const PROC_REQUIRED: &[NamedBit] = &[
+    named(7, "HLT exiting"),
+    named(25, "use I/O bitmaps"),
+    named(28, "use MSR bitmaps"),
+    named(31, "activate secondary controls"),
+];
+/// Secondary processor-based controls.
+pub const PROC2_REQUIRED: &[NamedBit] = &[named(1, "EPT")];
+/// VM-exit controls.
+pub const EXIT_REQUIRED: &[NamedBit] = &[
+    named(2, "save debug controls"),
+    named(9, "host address-space size"),
+    named(15, "acknowledge interrupt on exit"),
+    named(20, "save IA32_EFER"),
+    named(21, "load IA32_EFER on exit"),
+];
+/// VM-entry controls.
+pub const ENTRY_REQUIRED: &[NamedBit] = &[named(2, "load debug controls"), named(9, "IA-32e mode guest"), named(15, "load IA32_EFER on entry")];
+
+/// Pin-based control: the watchdog's.
+const PREEMPTION_TIMER: u32 = 1 << 6;
+const USE_VPID: u32 = 1 << 5;
+/// Secondary controls that offer an instruction to the guest instead of intercepting one.
+const ENABLE_RDTSCP: u32 = 1 << 3;
+
+/// The control fields of one profile on one processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named after the fields")]
+pub struct ControlFields {
+    pub pin: u32,
+    pub proc: u32,
+    pub proc2: u32,
+    pub exit: u32,
+    pub entry: u32,
+    pub exception_bitmap: u32,
+    pub cr0_mask: u64,
+    pub cr4_mask: u64,
+}
+
+fn bits(required: &[NamedBit]) -> u32 {
+    required.iter().fold(0, |word, required| word | 1 << required.bit)
+}
+
+impl ControlFields {
+    /// Settles a profile's wishes with what the processor allows.
+    pub fn new(capabilities: &Capabilities, profile: Profile, watchdog: bool) -> Self {
+        let wanted = profile.intercepts();
+        let vpid = if capabilities.has_vpid() { USE_VPID } else { 0 };
+        Self {
+            pin: capabilities.pin.settle(bits(PIN_REQUIRED) | if watchdog { PREEMPTION_TIMER } else { 0 }),
+            proc: capabilities.proc.settle(bits(PROC_REQUIRED) | wanted.proc),
+            proc2: capabilities.proc2.settle(bits(PROC2_REQUIRED) | wanted.proc2 | ENABLE_RDTSCP | vpid),
+            exit: capabilities.exit.settle(bits(EXIT_REQUIRED)),
+            entry: capabilities.entry.settle(bits(ENTRY_REQUIRED)),
+            exception_bitmap: wanted.exception_bitmap,
+            cr0_mask: wanted.cr0_mask,
+            cr4_mask: wanted.cr4_mask,
+        }
+    }
+
+    /// What they mean for the question which exits can happen.
+    pub fn in_force(&self, capabilities: &Capabilities, has_xsave: bool) -> Controls {
+        let feature = |present: bool, feature: Feature| if present { 1 << feature as u8 } else { 0 };
+        Controls {
+            pin: self.pin,
+            proc: self.proc,
+            proc2: self.proc2,
+            proc3: 0,
+            exception_bitmap: self.exception_bitmap,
+            cr0_mask: self.cr0_mask,
+            cr4_mask: self.cr4_mask,
+            io_exits: true,
+            msr_reads_exit: true,
+            msr_writes_exit: true,
+            features: feature(true, Feature::Ept) | feature(capabilities.proc2.may & USE_VPID != 0, Feature::Vpid) | feature(has_xsave, Feature::Xsave),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmx::capability::tests::{MODELS, model};
+    use tollgate_abi::ExitReason;
+
+    #[test]
+    fn what_is_required_is_in_force_and_nothing_is_forbidden() {
+        for (name, ..) in MODELS {
+            let capabilities = model(name);
+            for profile in Profile::ALL.into_iter().filter(|_| capabilities.check().is_ok()) {
+                let fields = ControlFields::new(&capabilities, profile, true);
+                for (field, allowed, required) in [
+                    (fields.pin, capabilities.pin, PIN_REQUIRED),
+                    (fields.proc, capabilities.proc, PROC_REQUIRED),
+                    (fields.proc2, capabilities.proc2, PROC2_REQUIRED),
+                    (fields.exit, capabilities.exit, EXIT_REQUIRED),
+                    (fields.entry, capabilities.entry, ENTRY_REQUIRED),
+                ] {
+                    assert_eq!(field & bits(required), bits(required), "{name}");
+                    assert_eq!((field & !allowed.may, allowed.must & !field), (0, 0), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn profiles_enable_what_the_processor_has() {
+        let enabled = |name, profile, reason| {
+            let capabilities = model(name);
+            ControlFields::new(&capabilities, profile, false).in_force(&capabilities, true).enable(reason)
+        };
+        assert!(!enabled("tigerlake", Profile::Minimal, ExitReason::RDTSC));
+        assert!(enabled("tigerlake", Profile::Full, ExitReason::RDTSC));
+        assert!(enabled("tigerlake", Profile::Minimal, ExitReason::HLT));
+        assert!(enabled("tigerlake", Profile::Minimal, ExitReason::RDSEED));
+        assert!(!enabled("corei5_lynnfield_750", Profile::Full, ExitReason::RDSEED));
+        assert!(!enabled("tigerlake", Profile::Full, ExitReason::PREEMPTION_TIMER));
+        assert!(!enabled("tigerlake", Profile::Full, ExitReason::MONITOR_TRAP_FLAG));
+    }
+}

@@ -1,0 +1,189 @@
+//! Extended page tables (SDM 3C 29.3): the guest's memory, and nothing else.
+//!
+//! Tables live in one arena and refer to each other by position in it, so that building and walking them is safe code.
+
+/// Entries of a table.
+const ENTRIES: usize = 512;
+
+/// One table, or one page that holds something else of the processor's.
+#[derive(Clone, Debug)]
+#[repr(C, align(4096))]
+pub struct Table(pub [u64; ENTRIES]);
+
+const _: () = assert!(size_of::<Table>() == 4096);
+
+impl Table {
+    /// No entry is present.
+    pub const EMPTY: Self = Self([0; ENTRIES]);
+}
+
+/// Read, write and execute.
+const RWX: u64 = 7;
+/// Memory type write-back, in a leaf.
+const WRITE_BACK: u64 = 6 << 3;
+const LARGE: u64 = 1 << 7;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Bytes of a 2 MiB page.
+pub const LARGE_BYTES: u64 = 2 << 20;
+
+/// A four-level hierarchy.
+#[derive(Debug)]
+pub struct Ept {
+    tables: &'static mut [Table],
+    used: usize,
+    base_hpa: u64,
+}
+
+/// The arena has no room for another table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaFull;
+
+impl Ept {
+    /// An empty hierarchy in `tables`, whose first element lies at host-physical `base_hpa`.
+    pub fn new(tables: &'static mut [Table], base_hpa: u64) -> Self {
+        tables.fill(Table::EMPTY);
+        Self { tables, used: 1, base_hpa }
+    }
+
+    /// The EPT pointer: write-back, walk length 4 (SDM 3C table 25-9).
+    pub fn pointer(&self) -> u64 {
+        self.base_hpa | 3 << 3 | 6
+    }
+
+    /// Maps `bytes` from `gpa` to `hpa`, all of them multiples of 4 KiB; by 2 MiB pages where allowed and aligned.
+    ///
+    /// # Errors
+    /// No room for a table; what was mapped until then stays.
+    pub fn map(&mut self, mut gpa: u64, mut hpa: u64, bytes: u64, large_pages: bool) -> Result<(), ArenaFull> {
+        let end = gpa + bytes;
+        while gpa < end {
+            let large = large_pages && (gpa | hpa).is_multiple_of(LARGE_BYTES) && end - gpa >= LARGE_BYTES;
+            let (size, level, flags) = if large { (LARGE_BYTES, 2, LARGE) } else { (4096, 1, 0) };
+            *self.leaf(gpa, level)? = hpa | flags | WRITE_BACK | RWX;
+            (gpa, hpa) = (gpa + size, hpa + size);
+        }
+        Ok(())
+    }
+
+    /// The entry of `gpa` in the table of that level, with the tables above it.
+    #[inline(always)]
+    fn leaf(&mut self, gpa: u64, level: u32) -> Result<&mut u64, ArenaFull> {
+        let mut table = 0;
+        let mut above = 4;
+        while above > level {
+            let entry = self.tables[table].0[index(gpa, above)];
+            table = if entry & RWX != 0 { ((entry & ADDRESS) - self.base_hpa) as usize / size_of::<Table>() } else { self.add(table, gpa, above)? };
+            above -= 1;
+        }
+        Ok(&mut self.tables[table].0[index(gpa, level)])
+    }
+
+    #[cold]
+    fn add(&mut self, parent: usize, gpa: u64, level: u32) -> Result<usize, ArenaFull> {
+        let table = self.used;
+        if table >= self.tables.len() {
+            return Err(ArenaFull);
+        }
+        self.used += 1;
+        self.tables[parent].0[index(gpa, level)] = self.base_hpa + (table * size_of::<Table>()) as u64 | RWX;
+        Ok(table)
+    }
+
+    /// Makes the tables that single pages in a range will need, so that mapping one of them later can't fail.
+    ///
+    /// # Errors
+    /// No room.
+    pub fn prepare(&mut self, gpa: u64, bytes: u64) -> Result<(), ArenaFull> {
+        (gpa..gpa + bytes).step_by(LARGE_BYTES as usize).try_for_each(|gpa| self.leaf(gpa, 1).map(drop))
+    }
+
+    /// Maps one 4 KiB page in a prepared range. True unless the range was not prepared.
+    #[inline(always)]
+    pub fn map_page(&mut self, gpa: u64, hpa: u64) -> bool {
+        match self.leaf(gpa, 1) {
+            Ok(entry) => {
+                *entry = hpa & ADDRESS | WRITE_BACK | RWX;
+                true
+            }
+            Err(ArenaFull) => false,
+        }
+    }
+}
+
+#[inline(always)]
+const fn index(gpa: u64, level: u32) -> usize {
+    (gpa >> (3 + 9 * level)) as usize % ENTRIES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ept(tables: usize) -> Ept {
+        Ept::new(Box::leak(vec![Table::EMPTY; tables].into_boxed_slice()), 0x10_0000)
+    }
+
+    /// Walks as the processor does.
+    fn translate(ept: &Ept, gpa: u64) -> Option<u64> {
+        let mut table = 0;
+        for level in (1..=4).rev() {
+            let entry = ept.tables[table].0[index(gpa, level)];
+            if entry & RWX == 0 {
+                return None;
+            }
+            let offset = (1u64 << (3 + 9 * level)) - 1;
+            if level == 1 || entry & LARGE != 0 {
+                assert_eq!(entry & (RWX | WRITE_BACK), RWX | WRITE_BACK);
+                return Some(entry & ADDRESS & !offset | gpa & offset);
+            }
+            table = ((entry & ADDRESS) - ept.base_hpa) as usize / 4096;
+        }
+        None
+    }
+
+    #[test]
+    fn the_guests_memory_is_mapped_and_nothing_else() {
+        for large in [false, true] {
+            let mut ept = ept(16);
+            ept.map(0, 0x40_0000, 8 << 20, large).unwrap();
+            assert_eq!(translate(&ept, 0), Some(0x40_0000));
+            assert_eq!(translate(&ept, (8 << 20) - 1), Some(0xbf_ffff));
+            assert_eq!(translate(&ept, 8 << 20), None);
+            assert_eq!(translate(&ept, 1 << 30), None);
+            assert_eq!(translate(&ept, 1 << 39), None);
+            assert_eq!(ept.used, if large { 3 } else { 7 });
+        }
+    }
+
+    #[test]
+    fn fresh_pages_come_one_by_one() {
+        let mut ept = ept(8);
+        ept.prepare(8 << 20, 4 << 20).unwrap();
+        assert_eq!(translate(&ept, 8 << 20), None);
+        assert!(ept.map_page((8 << 20) + 0x1234, 0x1000_1234));
+        assert_eq!(translate(&ept, (8 << 20) + 0x1fff), Some(0x1000_1fff));
+        assert_eq!(translate(&ept, (8 << 20) + 0x2000), None);
+        assert_eq!(translate(&ept, 8 << 20), None);
+    }
+
+    #[test]
+    fn a_full_arena_is_an_error() {
+        assert_eq!(ept(3).map(0, 0, 4096, true), Err(ArenaFull));
+        assert!(!ept(3).map_page(0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn any_mapping_translates(gpa in 0u64..1 << 30, hpa in 0u64..1 << 40, pages in 1u64..1100, large in any::<bool>()) {
+            let (gpa, hpa) = (gpa & !0xfff, hpa & !0xfff);
+            let mut ept = ept(16);
+            ept.map(gpa, hpa, pages * 4096, large).unwrap();
+            for page in 0..pages {
+                prop_assert_eq!(translate(&ept, gpa + page * 4096 + 5), Some(hpa + page * 4096 + 5));
+            }
+            prop_assert_eq!(translate(&ept, gpa + pages * 4096), None);
+        }
+    }
+}

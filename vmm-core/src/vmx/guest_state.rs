@@ -1,0 +1,72 @@
+//! The guest's state at its entry point (SDM 3C 25.4): 64-bit mode with flat segments, as [`tollgate_abi::machine::BootInfo`]
+//! promises.
+
+use super::field::*;
+use super::instructions::CurrentVmcs;
+
+/// PG WP NE ET PE.
+pub const CR0: u64 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1;
+/// PAE.
+pub const CR4: u64 = 1 << 5;
+/// NXE LMA LME SCE.
+const EFER: u64 = 1 << 11 | 1 << 10 | 1 << 8 | 1;
+/// Only bit 1, which always reads 1.
+const RFLAGS: u64 = 2;
+/// Only bit 10, likewise.
+const DR7: u64 = 1 << 10;
+
+const CODE_SELECTOR: u16 = 0x08;
+const DATA_SELECTOR: u16 = 0x10;
+const TSS_SELECTOR: u16 = 0x18;
+
+/// Access rights (SDM 3C table 25-2): present, code or data, accessed, with L or D/B, and G.
+const CODE_64: u32 = 0xa09b;
+const DATA: u32 = 0xc093;
+/// Present, busy 64-bit TSS.
+const BUSY_TSS: u32 = 0x8b;
+const UNUSABLE: u32 = 1 << 16;
+
+/// Writes the guest-state area, except for CR0 and CR4, whose masks and shadows are the backend's.
+pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {
+    vmcs.write(GUEST_CR3, cr3);
+    vmcs.write(GUEST_IA32_EFER, EFER);
+    vmcs.write(GUEST_RIP, rip);
+    vmcs.write(GUEST_RSP, 0);
+    vmcs.write(GUEST_RFLAGS, RFLAGS);
+    vmcs.write(GUEST_DR7, DR7);
+    segments(vmcs);
+    for base in [GUEST_GDTR_BASE, GUEST_IDTR_BASE, GUEST_IA32_SYSENTER_ESP, GUEST_IA32_SYSENTER_EIP, GUEST_PENDING_DEBUG] {
+        vmcs.write(base, 0);
+    }
+    for zero in [GUEST_GDTR_LIMIT, GUEST_IDTR_LIMIT, GUEST_INTERRUPTIBILITY, GUEST_ACTIVITY, GUEST_IA32_SYSENTER_CS] {
+        vmcs.write(zero, 0);
+    }
+    vmcs.write(GUEST_IA32_DEBUGCTL, 0);
+    vmcs.write(VMCS_LINK_POINTER, u64::MAX);
+}
+
+fn segments(vmcs: &mut CurrentVmcs) {
+    for (selector, base, limit, rights) in [
+        (GUEST_ES_SELECTOR, GUEST_ES_BASE, GUEST_ES_LIMIT, GUEST_ES_RIGHTS),
+        (GUEST_CS_SELECTOR, GUEST_CS_BASE, GUEST_CS_LIMIT, GUEST_CS_RIGHTS),
+        (GUEST_SS_SELECTOR, GUEST_SS_BASE, GUEST_SS_LIMIT, GUEST_SS_RIGHTS),
+        (GUEST_DS_SELECTOR, GUEST_DS_BASE, GUEST_DS_LIMIT, GUEST_DS_RIGHTS),
+        (GUEST_FS_SELECTOR, GUEST_FS_BASE, GUEST_FS_LIMIT, GUEST_FS_RIGHTS),
+        (GUEST_GS_SELECTOR, GUEST_GS_BASE, GUEST_GS_LIMIT, GUEST_GS_RIGHTS),
+    ] {
+        vmcs.write(selector, DATA_SELECTOR);
+        vmcs.write(base, 0);
+        vmcs.write(limit, u32::MAX);
+        vmcs.write(rights, DATA);
+    }
+    vmcs.write(GUEST_CS_SELECTOR, CODE_SELECTOR);
+    vmcs.write(GUEST_CS_RIGHTS, CODE_64);
+    vmcs.write(GUEST_LDTR_SELECTOR, 0);
+    vmcs.write(GUEST_LDTR_BASE, 0);
+    vmcs.write(GUEST_LDTR_LIMIT, 0);
+    vmcs.write(GUEST_LDTR_RIGHTS, UNUSABLE);
+    vmcs.write(GUEST_TR_SELECTOR, TSS_SELECTOR);
+    vmcs.write(GUEST_TR_BASE, 0);
+    vmcs.write(GUEST_TR_LIMIT, 0x67);
+    vmcs.write(GUEST_TR_RIGHTS, BUSY_TSS);
+}

@@ -1,0 +1,357 @@
+//! VT-x: one vCPU's VMCS as a [`Backend`].
+//!
+//! One file per topic of the SDM: [`capability`] (appendix A), [`controls`] (25.6 to 25.8), [`field`] (appendix B),
+//! [`instructions`] (chapter 31), [`qualification`] (28.2), [`ept`] (29.3), [`bitmaps`] (25.6), [`guest_state`] and
+//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`registers`] (state that a VMCS does not hold).
+
+pub mod bitmaps;
+pub mod capability;
+pub mod controls;
+pub mod entry;
+pub mod ept;
+pub mod field;
+pub mod guest_state;
+pub mod host_state;
+pub mod instructions;
+pub mod qualification;
+pub mod registers;
+
+use core::ops::Range;
+
+use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::profile::Profile;
+
+use self::capability::Capabilities;
+use self::controls::ControlFields;
+use self::ept::{Ept, Table};
+use self::field as f;
+use self::instructions::CurrentVmcs;
+use crate::exit::{Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State, TableInstruction};
+
+/// What one vCPU needs besides its VMCS.
+#[derive(Debug)]
+pub struct Vmx {
+    vmcs: CurrentVmcs,
+    capabilities: Capabilities,
+    ept: Ept,
+    /// Guest-physical addresses that are mapped on first touch.
+    fresh: Range<u64>,
+    /// Host-physical address of guest-physical 0.
+    memory_hpa: u64,
+    msr_bitmaps: &'static mut Table,
+    /// 0 where there are no VPIDs: then every transition flushes.
+    vpid: u16,
+    watchdog: bool,
+    has_xsave: bool,
+    /// Mirrors of the VMCS fields, which need not be read back.
+    cr0_mask: u64,
+    cr4_mask: u64,
+    launched: bool,
+}
+
+/// The parts from which [`Vmx::new`] makes a backend.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "as in `Vmx`")]
+pub struct Parts {
+    pub vmcs: CurrentVmcs,
+    pub capabilities: Capabilities,
+    pub ept: Ept,
+    pub fresh: Range<u64>,
+    pub memory_hpa: u64,
+    pub msr_bitmaps: &'static mut Table,
+    /// TSC ticks without an exit after which the guest is stopped; 0 for never.
+    pub watchdog_ticks: u64,
+    pub has_xsave: bool,
+}
+
+/// Pages that the processor reads: host-physical addresses.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named after the fields")]
+pub struct SharedPages {
+    pub io_bitmap_a: u64,
+    pub io_bitmap_b: u64,
+    pub msr_bitmaps: u64,
+}
+
+impl Vmx {
+    /// Fills the VMCS: controls, host state, and the guest's state at its entry point.
+    pub fn new(parts: Parts, pages: SharedPages, host: &host_state::HostState, entry_rip: u64, boot_info_gpa: u64, page_tables_gpa: u64) -> (Self, GuestRegisters) {
+        let Parts { vmcs, capabilities, ept, fresh, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave } = parts;
+        // The timer has 32 bits and counts TSC ticks divided by a power of two.
+        let timer = u32::try_from(watchdog_ticks >> capabilities.preemption_timer_shift()).unwrap_or(u32::MAX);
+        let watchdog = timer > 0 && capabilities.pin.may >> 6 & 1 != 0;
+        let vpid = u16::from(capabilities.has_vpid());
+        let mut vmx = Self {
+            vmcs,
+            capabilities,
+            ept,
+            fresh,
+            memory_hpa,
+            msr_bitmaps,
+            vpid,
+            watchdog,
+            has_xsave,
+            cr0_mask: 0,
+            cr4_mask: 0,
+            launched: false,
+        };
+        let vmcs = &mut vmx.vmcs;
+        vmcs.write(f::IO_BITMAP_A, pages.io_bitmap_a);
+        vmcs.write(f::IO_BITMAP_B, pages.io_bitmap_b);
+        vmcs.write(f::MSR_BITMAPS, pages.msr_bitmaps);
+        vmcs.write(f::EPT_POINTER, vmx.ept.pointer());
+        if vpid != 0 {
+            vmcs.write(f::VPID, vpid);
+            vmcs.invalidate_vpid(vpid);
+        }
+        vmcs.invalidate_ept(vmx.ept.pointer());
+        if watchdog {
+            vmcs.write(f::PREEMPTION_TIMER, timer);
+        }
+        for counter in [f::CR3_TARGET_COUNT, f::EXIT_MSR_STORE_COUNT, f::EXIT_MSR_LOAD_COUNT, f::ENTRY_MSR_LOAD_COUNT, f::PAGE_FAULT_ERROR_CODE_MASK, f::PAGE_FAULT_ERROR_CODE_MATCH] {
+            vmcs.write(counter, 0);
+        }
+        vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, 0);
+        vmcs.write(f::TSC_OFFSET, 0);
+        host.write(vmcs);
+        guest_state::write(vmcs, entry_rip, page_tables_gpa);
+        vmx.set(State::Cr0, guest_state::CR0);
+        vmx.set(State::Cr4, guest_state::CR4);
+        let _ = vmx.set_profile(Profile::Minimal);
+        (vmx, GuestRegisters { rdi: boot_info_gpa, ..GuestRegisters::default() })
+    }
+
+    /// The control fields of a profile on this processor.
+    pub fn control_fields(&self, profile: Profile) -> ControlFields {
+        ControlFields::new(&self.capabilities, profile, self.watchdog)
+    }
+
+    /// Which exits a profile's controls can produce.
+    pub fn controls(&self, profile: Profile) -> Controls {
+        self.control_fields(profile).in_force(&self.capabilities, self.has_xsave)
+    }
+
+    /// What the guest reads from a control register with a guest/host mask (SDM 3C 26.3).
+    #[inline(always)]
+    fn masked(&self, mask: u64, shadow: f::Field<u64>, real: f::Field<u64>) -> u64 {
+        let shadow = self.vmcs.read(shadow);
+        if mask == u64::MAX { shadow } else { shadow & mask | self.vmcs.read(real) & !mask }
+    }
+}
+
+impl Backend for Vmx {
+    #[inline(always)]
+    fn exit_reason(&self) -> RawReason {
+        RawReason(self.vmcs.read(f::EXIT_REASON))
+    }
+
+    #[inline(always)]
+    fn qualification(&self) -> u64 {
+        self.vmcs.read(f::EXIT_QUALIFICATION)
+    }
+
+    #[inline(always)]
+    fn io_access(&self) -> IoAccess {
+        qualification::io_access(self.qualification())
+    }
+
+    fn string_io_address(&self) -> u64 {
+        self.vmcs.read(f::GUEST_LINEAR_ADDRESS)
+    }
+
+    fn string_io_address_bytes(&self) -> u8 {
+        2 << (self.vmcs.read(f::EXIT_INSTRUCTION_INFORMATION) >> 7 & 7).min(2)
+    }
+
+    #[inline(always)]
+    fn cr_access(&self) -> CrAccess {
+        qualification::cr_access(self.qualification())
+    }
+
+    fn dr_access(&self) -> DrAccess {
+        qualification::dr_access(self.qualification())
+    }
+
+    fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand) {
+        let is_system_table = self.exit_reason().basic() == tollgate_abi::ExitReason::LDTR_TR_ACCESS;
+        let segment_base = |segment| self.vmcs.read(if segment == 4 { f::GUEST_FS_BASE } else { f::GUEST_GS_BASE });
+        let information = self.vmcs.read(f::EXIT_INSTRUCTION_INFORMATION);
+        qualification::table_access(is_system_table, information, self.qualification(), registers, self.vmcs.read(f::GUEST_RSP), segment_base)
+    }
+
+    #[inline(always)]
+    fn physical_fault(&self) -> PhysicalFault {
+        qualification::physical_fault(self.qualification(), self.vmcs.read(f::GUEST_PHYSICAL_ADDRESS))
+    }
+
+    fn exit_event(&self) -> Option<Event> {
+        let vmcs = &self.vmcs;
+        qualification::event(
+            vmcs.read(f::EXIT_INTERRUPTION_INFORMATION),
+            vmcs.read(f::EXIT_INTERRUPTION_ERROR_CODE),
+            vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
+        )
+    }
+
+    #[inline(always)]
+    fn vectoring_event(&self) -> Option<Event> {
+        let information = self.vmcs.read(f::IDT_VECTORING_INFORMATION);
+        if information >> 31 == 0 {
+            return None;
+        }
+        qualification::event(information, self.vmcs.read(f::IDT_VECTORING_ERROR_CODE), self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH))
+    }
+
+    #[inline(always)]
+    fn get(&self, state: State) -> u64 {
+        let vmcs = &self.vmcs;
+        match state {
+            State::Rip => vmcs.read(f::GUEST_RIP),
+            State::InstructionBytes => vmcs.read(f::EXIT_INSTRUCTION_LENGTH).into(),
+            State::Rsp => vmcs.read(f::GUEST_RSP),
+            State::Rflags => vmcs.read(f::GUEST_RFLAGS),
+            State::Cr0 => self.masked(self.cr0_mask, f::CR0_READ_SHADOW, f::GUEST_CR0),
+            State::Cr3 => vmcs.read(f::GUEST_CR3),
+            State::Cr4 => self.masked(self.cr4_mask, f::CR4_READ_SHADOW, f::GUEST_CR4),
+            State::Dr7 => vmcs.read(f::GUEST_DR7),
+            State::Efer => vmcs.read(f::GUEST_IA32_EFER),
+            State::CsRights => vmcs.read(f::GUEST_CS_RIGHTS).into(),
+            State::SsRights => vmcs.read(f::GUEST_SS_RIGHTS).into(),
+            State::FsBase => vmcs.read(f::GUEST_FS_BASE),
+            State::GsBase => vmcs.read(f::GUEST_GS_BASE),
+            State::GdtrBase => vmcs.read(f::GUEST_GDTR_BASE),
+            State::GdtrLimit => vmcs.read(f::GUEST_GDTR_LIMIT).into(),
+            State::IdtrBase => vmcs.read(f::GUEST_IDTR_BASE),
+            State::IdtrLimit => vmcs.read(f::GUEST_IDTR_LIMIT).into(),
+            State::LdtrSelector => vmcs.read(f::GUEST_LDTR_SELECTOR).into(),
+            State::LdtrBase => vmcs.read(f::GUEST_LDTR_BASE),
+            State::LdtrLimit => vmcs.read(f::GUEST_LDTR_LIMIT).into(),
+            State::LdtrRights => vmcs.read(f::GUEST_LDTR_RIGHTS).into(),
+            State::TrSelector => vmcs.read(f::GUEST_TR_SELECTOR).into(),
+            State::TrBase => vmcs.read(f::GUEST_TR_BASE),
+            State::TrLimit => vmcs.read(f::GUEST_TR_LIMIT).into(),
+            State::TrRights => vmcs.read(f::GUEST_TR_RIGHTS).into(),
+            State::SysenterCs => vmcs.read(f::GUEST_IA32_SYSENTER_CS).into(),
+            State::SysenterEsp => vmcs.read(f::GUEST_IA32_SYSENTER_ESP),
+            State::SysenterEip => vmcs.read(f::GUEST_IA32_SYSENTER_EIP),
+            State::Tsc => self.tsc(),
+            live => registers::read(live),
+        }
+    }
+
+    #[inline(always)]
+    fn set(&mut self, state: State, value: u64) {
+        let (capabilities, vmcs) = (&self.capabilities, &mut self.vmcs);
+        match state {
+            State::Rip => vmcs.write(f::GUEST_RIP, value),
+            State::Rsp => vmcs.write(f::GUEST_RSP, value),
+            State::Rflags => vmcs.write(f::GUEST_RFLAGS, value),
+            State::Cr0 => {
+                vmcs.write(f::CR0_READ_SHADOW, value);
+                vmcs.write(f::GUEST_CR0, value | capabilities.cr0_fixed0);
+            }
+            State::Cr3 => vmcs.write(f::GUEST_CR3, value),
+            State::Cr4 => {
+                vmcs.write(f::CR4_READ_SHADOW, value);
+                vmcs.write(f::GUEST_CR4, value | capabilities.cr4_fixed0);
+            }
+            State::Dr7 => vmcs.write(f::GUEST_DR7, value),
+            State::Efer => vmcs.write(f::GUEST_IA32_EFER, value),
+            State::FsBase => vmcs.write(f::GUEST_FS_BASE, value),
+            State::GsBase => vmcs.write(f::GUEST_GS_BASE, value),
+            State::GdtrBase => vmcs.write(f::GUEST_GDTR_BASE, value),
+            State::GdtrLimit => vmcs.write(f::GUEST_GDTR_LIMIT, value as u32),
+            State::IdtrBase => vmcs.write(f::GUEST_IDTR_BASE, value),
+            State::IdtrLimit => vmcs.write(f::GUEST_IDTR_LIMIT, value as u32),
+            State::LdtrSelector => vmcs.write(f::GUEST_LDTR_SELECTOR, value as u16),
+            State::LdtrBase => vmcs.write(f::GUEST_LDTR_BASE, value),
+            State::LdtrLimit => vmcs.write(f::GUEST_LDTR_LIMIT, value as u32),
+            State::LdtrRights => vmcs.write(f::GUEST_LDTR_RIGHTS, value as u32),
+            State::TrSelector => vmcs.write(f::GUEST_TR_SELECTOR, value as u16),
+            State::TrBase => vmcs.write(f::GUEST_TR_BASE, value),
+            State::TrLimit => vmcs.write(f::GUEST_TR_LIMIT, value as u32),
+            State::TrRights => vmcs.write(f::GUEST_TR_RIGHTS, value as u32),
+            State::SysenterCs => vmcs.write(f::GUEST_IA32_SYSENTER_CS, value as u32),
+            State::SysenterEsp => vmcs.write(f::GUEST_IA32_SYSENTER_ESP, value),
+            State::SysenterEip => vmcs.write(f::GUEST_IA32_SYSENTER_EIP, value),
+            State::CsRights | State::SsRights | State::Tsc | State::InstructionBytes => {
+                unreachable!("no instruction that a handler emulates writes {state:?}")
+            }
+            live => registers::write(live, value),
+        }
+    }
+
+    #[inline(always)]
+    fn advance(&mut self) {
+        let bytes = self.vmcs.read_extended(f::EXIT_INSTRUCTION_LENGTH);
+        self.vmcs.add(f::GUEST_RIP, bytes);
+    }
+
+    #[inline(always)]
+    fn inject(&mut self, event: Event) {
+        self.vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, qualification::entry_information(event));
+        if let Some(error_code) = event.error_code {
+            self.vmcs.write(f::ENTRY_EXCEPTION_ERROR_CODE, error_code);
+        }
+        if event.instruction_bytes != 0 {
+            self.vmcs.write(f::ENTRY_INSTRUCTION_LENGTH, event.instruction_bytes.into());
+        }
+    }
+
+    fn clear_interrupt_shadow(&mut self) {
+        // Bit 0: blocking by STI; bit 1: by MOV SS (SDM 3C table 25-3).
+        let interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
+        self.vmcs.write(f::GUEST_INTERRUPTIBILITY, interruptibility & !0b11);
+    }
+
+    fn flush_translations(&mut self, linear: Option<u64>) {
+        match (self.vpid, linear) {
+            (0, _) => {}
+            (vpid, None) => self.vmcs.invalidate_vpid(vpid),
+            // INVLPG of a non-canonical address does nothing, and INVVPID of one fails.
+            (vpid, Some(linear)) if crate::paging::is_canonical(linear) => self.vmcs.invalidate_address(vpid, linear),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn map_fresh_page(&mut self, gpa: u64) -> bool {
+        self.fresh.contains(&gpa) && self.ept.map_page(gpa, self.memory_hpa + gpa)
+    }
+
+    fn set_profile(&mut self, profile: Profile) -> Controls {
+        let fields = self.control_fields(profile);
+        let (cr0, cr4) = (self.get(State::Cr0), self.get(State::Cr4));
+        let vmcs = &mut self.vmcs;
+        vmcs.write(f::PIN_CONTROLS, fields.pin);
+        vmcs.write(f::PROC_CONTROLS, fields.proc);
+        vmcs.write(f::PROC2_CONTROLS, fields.proc2);
+        vmcs.write(f::EXIT_CONTROLS, fields.exit);
+        vmcs.write(f::ENTRY_CONTROLS, fields.entry);
+        vmcs.write(f::EXCEPTION_BITMAP, fields.exception_bitmap);
+        vmcs.write(f::CR0_MASK, fields.cr0_mask);
+        vmcs.write(f::CR4_MASK, fields.cr4_mask);
+        // Fields that exist with their control: no VM function is enabled, and every leaf of the SGX and MKTME
+        // instructions exits.
+        for (bit, field, value) in [
+            (13, f::VM_FUNCTION_CONTROLS, 0),
+            (15, f::ENCLS_EXITING_BITMAP, u64::MAX),
+            (27, f::PCONFIG_EXITING_BITMAP, u64::MAX),
+            (28, f::ENCLV_EXITING_BITMAP, u64::MAX),
+        ] {
+            if fields.proc2 >> bit & 1 != 0 {
+                vmcs.write(field, value);
+            }
+        }
+        (self.cr0_mask, self.cr4_mask) = (fields.cr0_mask, fields.cr4_mask);
+        self.set(State::Cr0, cr0);
+        self.set(State::Cr4, cr4);
+        bitmaps::fill_msr_bitmaps(self.msr_bitmaps, profile);
+        self.controls(profile)
+    }
+
+    #[inline(always)]
+    fn tsc(&self) -> u64 {
+        registers::tsc()
+    }
+}

@@ -1,0 +1,103 @@
+//! Guest state that lives in the processor and not in the VMCS: CR2, XCR0, DR0 to DR3, DR6, and the MSRs of SYSCALL.
+//!
+//! The monitor uses none of it, so that the guest's values stay in place across exits at no cost.
+#![expect(unsafe_code, reason = "reads and writes registers")]
+
+use core::arch::asm;
+
+use x86_64::registers::model_specific::Msr;
+
+use crate::exit::State;
+
+/// The time-stamp counter.
+#[inline(always)]
+pub fn tsc() -> u64 {
+    // SAFETY: every processor with VT-x has RDTSC, and CR4.TSD does not concern CPL 0.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+fn msr_of(state: State) -> Option<Msr> {
+    Some(Msr::new(match state {
+        State::Star => 0xc000_0081,
+        State::Lstar => 0xc000_0082,
+        State::Cstar => 0xc000_0083,
+        State::Fmask => 0xc000_0084,
+        State::KernelGsBase => 0xc000_0102,
+        State::TscAux => 0xc000_0103,
+        _ => return None,
+    }))
+}
+
+macro_rules! read_register {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: reading a control or debug register has no side effect (CR4.DE and DR7.GD are clear in the monitor).
+        unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
+        value
+    }};
+}
+
+macro_rules! write_register {
+    ($name:literal, $value:expr) => {{
+        // SAFETY: CR2 is read by page-fault handlers only, and a page fault in the monitor is fatal; DR0 to DR3 and DR6
+        // do nothing while DR7 is clear, as it is in the monitor.
+        unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) $value, options(nomem, nostack, preserves_flags)) }
+    }};
+}
+
+/// Reads a register.
+#[cold]
+#[inline(never)]
+pub fn read(state: State) -> u64 {
+    match state {
+        State::Cr2 => read_register!("cr2"),
+        State::Dr0 => read_register!("dr0"),
+        State::Dr1 => read_register!("dr1"),
+        State::Dr2 => read_register!("dr2"),
+        State::Dr3 => read_register!("dr3"),
+        State::Dr6 => read_register!("dr6"),
+        State::Xcr0 => read_xcr0(),
+        state => match msr_of(state) {
+            // SAFETY: every 64-bit processor has the MSRs of SYSCALL; TSC_AUX is read only where CPUID shows RDTSCP.
+            Some(msr) => unsafe { msr.read() },
+            None => unreachable!("{state:?} is in the VMCS"),
+        },
+    }
+}
+
+/// Writes a register. The caller has checked the value as the guest's instruction demands.
+#[cold]
+#[inline(never)]
+pub fn write(state: State, value: u64) {
+    match state {
+        State::Cr2 => write_register!("cr2", value),
+        State::Dr0 => write_register!("dr0", value),
+        State::Dr1 => write_register!("dr1", value),
+        State::Dr2 => write_register!("dr2", value),
+        State::Dr3 => write_register!("dr3", value),
+        State::Dr6 => write_register!("dr6", value),
+        State::Xcr0 => write_xcr0(value),
+        state => match msr_of(state) {
+            // SAFETY: as in `read`; the MSR handler has checked that the value is canonical or has 32 bits.
+            Some(mut msr) => unsafe { msr.write(value) },
+            None => unreachable!("{state:?} is in the VMCS"),
+        },
+    }
+}
+
+/// 1, the value at reset, on processors without XSAVE.
+fn read_xcr0() -> u64 {
+    if !x86_64::registers::control::Cr4::read().contains(x86_64::registers::control::Cr4Flags::OSXSAVE) {
+        return 1;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: CR4.OSXSAVE is set, as just read; the monitor sets it wherever the processor has XSAVE.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+fn write_xcr0(value: u64) {
+    // SAFETY: the XSETBV handler has checked the value against what CPUID offers, which the guest sees only where the
+    // monitor has set CR4.OSXSAVE.
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags)) };
+}
