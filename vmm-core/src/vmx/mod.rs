@@ -91,8 +91,9 @@ impl Vmx {
             vpid,
             watchdog,
             has_xsave,
-            cr0_mask: 0,
-            cr4_mask: 0,
+            // Until the first profile is set, what the guest reads is all in the shadows.
+            cr0_mask: u64::MAX,
+            cr4_mask: u64::MAX,
             launched: false,
         };
         let vmcs = &mut vmx.vmcs;
