@@ -150,7 +150,7 @@ fn random_bytes_never_break_the_monitor() {
 fn every_model_with_enough_of_vtx_balances() {
     let models: Vec<&Model> = MODELS.iter().filter(|model| model.vtx == Vtx::Enough).collect();
     in_parallel(&models, |model| {
-        let run = Run::new(&["--cpu", model.name]);
+        let run = Run::new(&["--audit", "--cpu", model.name]);
         assert_eq!((run.status(), run.verdict()), (Some(0), "balanced"), "{}: {}", model.name, run.story());
     });
 }

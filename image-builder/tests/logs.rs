@@ -232,6 +232,21 @@ fn the_emulators_book_is_compared() {
 }
 
 #[test]
+fn a_guest_that_runs_unknown_code_is_not_asked_for_its_book() {
+    let mut log = LogText::default();
+    log.header("workloads=random-bytes");
+    log.record(Kind::Begin).word("workload", "random-bytes").number("iterations", 1).finish().unwrap();
+    log.exit(&CPUID);
+    log.total(5, 5, 350);
+    log.tally(VMCALL.reason, 1);
+    log.stop("exited");
+    log.verdict("failed", "unexpected exception");
+    assert_eq!(account_of(&log).findings, Vec::<String>::new());
+    let audited = Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), Some(&Audit::default()), None);
+    assert!(audited.findings[0].contains("ledger 5, guest 0, emulator 0"), "{:?}", audited.findings);
+}
+
+#[test]
 fn verdicts_have_their_statuses() {
     let status = |result: &str| {
         let mut log = LogText::default();

@@ -23,12 +23,12 @@ pub struct GuestRegisters {
     pub r10: u64,
     pub r9: u64,
     pub r8: u64,
-    pub rdi: u64,
     pub rsi: u64,
     pub rbp: u64,
     pub rbx: u64,
-    pub rdx: u64,
     pub rcx: u64,
+    pub rdi: u64,
+    pub rdx: u64,
     pub rax: u64,
 }
 

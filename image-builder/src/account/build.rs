@@ -36,7 +36,7 @@ impl Account {
             vcpus: header.vcpus,
             totals,
             reasons,
-            workloads: log.workloads.iter().map(workload).collect(),
+            workloads: log.workloads.iter().map(|run| workload(run, log.stop.is_some())).collect(),
             stop: log.stop.as_ref().map(|stop| StopFacts {
                 outcome: stop.outcome.clone(),
                 rip: stop.rip,
@@ -114,7 +114,8 @@ fn totals(log: &Log, audit: Option<&Audit>) -> Totals {
     }
 }
 
-fn workload(run: &WorkloadRun) -> WorkloadAccount {
+/// `stopped` says that the guest ended, so that a workload without an end is one that it was stopped in.
+fn workload(run: &WorkloadRun, stopped: bool) -> WorkloadAccount {
     let end = run.ended.clone().unwrap_or_default();
     let book = |count: &dyn Fn(&crate::log::Count) -> Option<u64>| {
         run.counts.iter().filter_map(|(&number, row)| Some((number, count(row)?))).collect::<BTreeMap<_, _>>()
@@ -125,7 +126,11 @@ fn workload(run: &WorkloadRun) -> WorkloadAccount {
         predicted: book(&|row| row.predicted),
         guest: book(&|row| row.guest),
         observed: book(&|row| Some(row.observed)),
-        verdict: if run.ended.is_some() { end.verdict } else { "unfinished".to_owned() },
+        verdict: match run.ended {
+            Some(_) => end.verdict,
+            None if stopped => "stopped".to_owned(),
+            None => "unfinished".to_owned(),
+        },
         message: end.message,
         exits: end.exits,
         cycles: end.cycles,

@@ -131,7 +131,7 @@ pub struct WorkloadAccount {
     pub guest: BTreeMap<u16, u64>,
     /// What the ledger has.
     pub observed: BTreeMap<u16, u64>,
-    /// The monitor's verdict, or `unfinished`.
+    /// The monitor's verdict; `stopped` where the guest was stopped in it, `unfinished` where the log ends in it.
     pub verdict: String,
     /// What did not hold; empty if all did.
     pub message: String,

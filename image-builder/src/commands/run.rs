@@ -39,7 +39,8 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
         Platform::Bochs => bochs::prepare(place.path(), &rom.bytes, model, arguments.audit)?,
         Platform::Qemu => qemu::prepare(place.path(), &rom.bytes, qemu::Accelerator::Kvm)?,
     };
-    progress.phase(&format!("{}: {workloads} workloads", launch.name));
+    let plural = if workloads == 1 { "" } else { "s" };
+    progress.phase(&format!("{}: {workloads} workload{plural}", launch.name));
     let limits = Limits::within(Duration::from_secs(seconds(arguments)));
     let session = Session::run(&launch, limits, |record| progress.record(record));
     progress.finish();

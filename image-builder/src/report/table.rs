@@ -1,7 +1,9 @@
 //! Accounts for people: the reasons, the workloads, the verdict.
 
+use tollgate_abi::ExitReason;
+
 use super::{Sheet, SheetFormat, Titled};
-use crate::account::{Account, Reason};
+use crate::account::{Account, Reason, StopFacts};
 
 /// Writes accounts one after the other, with titles where there are several.
 pub(super) fn render(accounts: &[Titled]) -> String {
@@ -99,11 +101,13 @@ fn workloads(account: &Account) -> Sheet {
             "" => workload.verdict.clone(),
             message => format!("{}: {message}", workload.verdict),
         };
+        let ended = !matches!(workload.verdict.as_str(), "stopped" | "unfinished");
+        let known = |figure: String| if ended { figure } else { "-".to_owned() };
         sheet.row(vec![
             workload.name.clone(),
             workload.iterations.to_string(),
-            workload.exits.to_string(),
-            format!("{:.1}", workload.cycles_per_iteration),
+            known(workload.exits.to_string()),
+            known(format!("{:.1}", workload.cycles_per_iteration)),
             verdict,
         ]);
     }
@@ -116,14 +120,8 @@ fn verdict(account: &Account) -> String {
     for finding in account.findings.iter().filter(told) {
         text += &format!("  also: {finding}\n");
     }
-    if let Some(stop) = &account.stop
-        && stop.outcome != "exited"
-    {
-        text += &format!("  the guest ended: {}", stop.outcome);
-        for (what, number) in [("at", stop.rip), ("exit reason", stop.reason), ("qualification", stop.qualification)] {
-            text += &number.map_or_else(String::new, |number| format!(", {what} {number:#x}"));
-        }
-        text += &if stop.detail.is_empty() { "\n".to_owned() } else { format!(": {}\n", stop.detail) };
+    if let Some(stop) = account.stop.as_ref().filter(|stop| stop.outcome != "exited") {
+        text += &last_exit(stop);
     }
     if let Some(remedy) = &account.remedy {
         text += &format!("  remedy: {remedy}\n");
@@ -135,4 +133,18 @@ fn verdict(account: &Account) -> String {
         );
     }
     text
+}
+
+/// The exit after which the guest did not run again.
+fn last_exit(stop: &StopFacts) -> String {
+    let mut parts = vec![stop.outcome.clone()];
+    if let Some(field) = stop.reason {
+        // Bits 15:0 are the basic exit reason (SDM 3C 25.9.1).
+        let reason = ExitReason(field as u16);
+        parts.push(format!("reason {} {}", reason.0, reason.name()));
+    }
+    parts.extend(stop.qualification.map(|qualification| format!("qualification {qualification:#x}")));
+    parts.extend(stop.rip.map(|rip| format!("RIP {rip:#x}")));
+    parts.extend(Some(stop.detail.clone()).filter(|detail| !detail.is_empty()));
+    format!("  last exit: {}\n", parts.join(", "))
 }

@@ -29,27 +29,40 @@ impl Default for Ports {
 }
 
 impl Ports {
-    /// IN of `bytes` bytes.
+    /// IN from a port without a queue.
     #[inline(always)]
-    pub fn read(&mut self, port: u16, bytes: u8) -> u32 {
+    fn read_plain(&self, port: u16) -> Option<u32> {
         match port {
-            POST_PORT => u32::from(self.post) | !0xff,
-            LOOPBACK_PORT => (0..bytes).fold(!0, |value, i| value & !(0xff << (8 * i)) | u32::from(self.pop()) << (8 * i)),
-            _ => !0,
+            LOOPBACK_PORT => None,
+            POST_PORT => Some(u32::from(self.post) | !0xff),
+            _ => Some(!0),
         }
+    }
+
+    /// OUT to a port without a queue; false if it has one.
+    #[inline(always)]
+    fn write_plain(&mut self, port: u16, value: u32) -> bool {
+        match port {
+            LOOPBACK_PORT => return false,
+            POST_PORT => self.post = value as u8,
+            _ => {}
+        }
+        true
+    }
+
+    /// IN of `bytes` bytes.
+    pub fn read(&mut self, port: u16, bytes: u8) -> u32 {
+        let from_queue = |ports: &mut Self| (0..bytes).fold(!0, |value, i| value & !(0xff << (8 * i)) | u32::from(ports.pop()) << (8 * i));
+        self.read_plain(port).unwrap_or_else(|| from_queue(self))
     }
 
     /// OUT of the low `bytes` bytes of `value`.
-    #[inline(always)]
     pub fn write(&mut self, port: u16, bytes: u8, value: u32) {
-        match port {
-            POST_PORT => self.post = value as u8,
-            LOOPBACK_PORT => value.to_le_bytes().iter().take(usize::from(bytes)).for_each(|&byte| self.push(byte)),
-            _ => {}
+        if !self.write_plain(port, value) {
+            value.to_le_bytes().iter().take(usize::from(bytes)).for_each(|&byte| self.push(byte));
         }
     }
 
-    #[inline(never)]
     fn push(&mut self, byte: u8) {
         if self.queued < LOOPBACK_BYTES {
             self.queue[(self.first + self.queued) % LOOPBACK_BYTES] = byte;
@@ -57,7 +70,6 @@ impl Ports {
         }
     }
 
-    #[inline(never)]
     fn pop(&mut self) -> u8 {
         if self.queued == 0 {
             return 0xff;
@@ -72,11 +84,16 @@ impl Ports {
 /// IN and OUT on ports without a queue.
 #[inline(always)]
 pub fn quick(access: IoAccess, registers: &mut GuestRegisters, machine: &mut Machine) -> bool {
-    if access.is_string || access.port == LOOPBACK_PORT {
+    if access.is_string {
         return false;
     }
-    single(access, registers, machine);
-    true
+    if access.is_in {
+        let Some(value) = machine.ports.read_plain(access.port) else { return false };
+        registers.rax = merge(registers.rax, value, access.bytes);
+        true
+    } else {
+        machine.ports.write_plain(access.port, registers.rax as u32)
+    }
 }
 
 /// Performs the access.
@@ -85,17 +102,12 @@ pub fn handle<B: Backend>(access: IoAccess, registers: &mut GuestRegisters, back
     if access.is_string {
         return string(access, registers, backend, machine);
     }
-    single(access, registers, machine);
-    Action::Advance
-}
-
-#[inline(always)]
-fn single(access: IoAccess, registers: &mut GuestRegisters, machine: &mut Machine) {
     if access.is_in {
         registers.rax = merge(registers.rax, machine.ports.read(access.port, access.bytes), access.bytes);
     } else {
         machine.ports.write(access.port, access.bytes, registers.rax as u32);
     }
+    Action::Advance
 }
 
 /// What IN leaves in RAX: a 32-bit result clears the upper half, smaller ones keep what is above them.

@@ -2,6 +2,9 @@
 //!
 //! A handler sees the decoded exit, the registers and its device, and returns an [`Action`]. It does not count, print,
 //! or know which virtualization extension is at work, and has no `unsafe`.
+//!
+//! The most frequent kinds also have a `quick` form for what is nothing out of the ordinary: true if the instruction was
+//! emulated. It calls nothing, so that the spine needs no stack frame for it; whatever it leaves is [`dispatch`]'s.
 
 pub mod control_regs;
 pub mod cpuid;
@@ -20,32 +23,6 @@ use tollgate_abi::workload::Outcome;
 use crate::exit::{Action, Backend, Event, GuestRegisters, RawReason, State};
 use crate::ledger::Ledger;
 use crate::machine::Machine;
-
-/// Emulates the most frequent exits where nothing out of the ordinary is asked for: true if the instruction was
-/// emulated and the guest goes on behind it, false if [`dispatch`] is to decide.
-///
-/// Calls nothing, so that its caller needs no stack frame.
-#[inline(always)]
-pub fn quick<B: Backend>(raw: RawReason, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> bool {
-    // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits. CPUID
-    // first: it has the tightest budget, and two instructions are less than a jump table.
-    if raw.0 == CPUID {
-        return cpuid::quick(registers, &machine.cpuid);
-    }
-    match raw.0 {
-        VMCALL => hypercall::quick(registers),
-        RDMSR => msr::quick(registers),
-        CR_ACCESS => control_regs::quick(backend.cr_access(), registers, backend),
-        IO_INSTRUCTION => io::quick(backend.io_access(), registers, machine),
-        _ => false,
-    }
-}
-
-const CPUID: u32 = ExitReason::CPUID.0 as u32;
-const VMCALL: u32 = ExitReason::VMCALL.0 as u32;
-const RDMSR: u32 = ExitReason::RDMSR.0 as u32;
-const CR_ACCESS: u32 = ExitReason::CR_ACCESS.0 as u32;
-const IO_INSTRUCTION: u32 = ExitReason::IO_INSTRUCTION.0 as u32;
 
 /// Decides what one exit leads to.
 pub fn dispatch<B: Backend>(raw: RawReason, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine, ledger: &Ledger) -> Action {

@@ -116,12 +116,12 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, first: bool) -> u64 {
         "pop r10",
         "pop r9",
         "pop r8",
-        "pop rdi",
         "pop rsi",
         "pop rbp",
         "pop rbx",
-        "pop rdx",
         "pop rcx",
+        "pop rdi",
+        "pop rdx",
         "pop rax",
         "vmlaunch",
         "jmp {failed}",
@@ -144,12 +144,12 @@ unsafe extern "sysv64" fn resume() {
         "pop r10",
         "pop r9",
         "pop r8",
-        "pop rdi",
         "pop rsi",
         "pop rbp",
         "pop rbx",
-        "pop rdx",
         "pop rcx",
+        "pop rdi",
+        "pop rdx",
         "pop rax",
         "vmresume",
         "jmp {failed}",
@@ -180,19 +180,19 @@ unsafe extern "sysv64" fn entry_failed() {
 #[unsafe(naked)]
 unsafe extern "sysv64" fn exit_stub<A: Account>() {
     naked_asm!(
-        // Three registers saved, the time stamp.
+        // Three registers saved, the time stamp, in RDI.
         "push rax",
-        "push rcx",
         "push rdx",
+        "push rdi",
         ".if {keeps}",
         "rdtsc",
         "shl rdx, 32",
-        "or rdx, rax",
+        "lea rdi, [rdx + rax]",
         ".endif",
+        "push rcx",
         "push rbx",
         "push rbp",
         "push rsi",
-        "push rdi",
         "push r8",
         "push r9",
         "push r10",
@@ -201,9 +201,9 @@ unsafe extern "sysv64" fn exit_stub<A: Account>() {
         "push r13",
         "push r14",
         "push r15",
-        // on_exit(registers, vcpu, time stamp)
-        "mov rdi, rsp",
+        // on_exit(time stamp, vcpu, registers)
         "mov rsi, [rsp + {registers_end}]",
+        "mov rdx, rsp",
         "call {on_exit}",
         "pop r15",
         "pop r14",
@@ -213,12 +213,12 @@ unsafe extern "sysv64" fn exit_stub<A: Account>() {
         "pop r10",
         "pop r9",
         "pop r8",
-        "pop rdi",
         "pop rsi",
         "pop rbp",
         "pop rbx",
-        "pop rdx",
         "pop rcx",
+        "pop rdi",
+        "pop rdx",
         "pop rax",
         "vmresume",
         "jmp {failed}",
@@ -233,10 +233,10 @@ unsafe extern "sysv64" fn exit_stub<A: Account>() {
 ///
 /// # Safety
 /// `registers` and `vcpu` are those that [`Stack::run`] put into the frame, and nobody else uses them now.
-unsafe extern "sysv64" fn on_exit<A: Account>(registers: &mut GuestRegisters, vcpu: &mut Vcpu<Vmx, A>, exit_tsc: u64) {
+unsafe extern "sysv64" fn on_exit<A: Account>(exit_tsc: u64, vcpu: &mut Vcpu<Vmx, A>, registers: &mut GuestRegisters) {
     if let Err(opened) = vcpu.exit_quickly(registers, exit_tsc) {
         // SAFETY: the caller's contract, handed on.
-        unsafe { on_exit_thoroughly(registers, vcpu, exit_tsc, opened) }
+        unsafe { on_exit_thoroughly(exit_tsc, vcpu, registers, opened) }
     }
 }
 
@@ -245,7 +245,7 @@ unsafe extern "sysv64" fn on_exit<A: Account>(registers: &mut GuestRegisters, vc
 /// # Safety
 /// As for `on_exit`.
 #[inline(never)]
-unsafe extern "sysv64" fn on_exit_thoroughly<A: Account>(registers: &mut GuestRegisters, vcpu: &mut Vcpu<Vmx, A>, exit_tsc: u64, opened: Opened) {
+unsafe extern "sysv64" fn on_exit_thoroughly<A: Account>(exit_tsc: u64, vcpu: &mut Vcpu<Vmx, A>, registers: &mut GuestRegisters, opened: Opened) {
     if vcpu.exit_thoroughly(registers, exit_tsc, opened) == Flow::Leave {
         // SAFETY: `registers` is the frame's first field, by the caller's contract; nothing here is left to be dropped.
         unsafe { leave(registers) }
