@@ -19,7 +19,10 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --audit                           compare with Bochs' own log of VM exits, too
   tollgate run --workload cpuid:100000,memory    two workloads, one of them longer
   tollgate run --json --out results              JSON on standard output, all files in results/
-  tollgate run --workload triple-fault           what the monitor says of a guest that breaks";
+  tollgate run --workload triple-fault           what the monitor says of a guest that breaks
+
+Environment:
+  TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH";
 
 const IMAGE_EXAMPLES: &str = "Example:
   tollgate image --rom tollgate.rom

@@ -204,6 +204,17 @@ fn files_are_kept_where_asked() {
 }
 
 #[test]
+fn the_logs_of_an_earlier_run_are_not_taken_for_this_ones() {
+    let fake = Fake::new("exit 1");
+    let out = fake.path("results");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("serial.log"), balanced().0).unwrap();
+    check(&fake, &["--out", out.to_str().unwrap()], 4, "it printed nothing");
+    fs::create_dir(out.join("serial.log")).unwrap();
+    check(&fake, &["--out", out.to_str().unwrap()], 2, "can't be removed");
+}
+
+#[test]
 fn an_interrupted_run_takes_the_emulator_with_it() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let fake = Fake::new("touch ../../started; sleep 1000 & sleep 1000");

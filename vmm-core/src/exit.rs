@@ -303,6 +303,8 @@ pub trait Backend {
     fn string_io_address(&self) -> u64;
     /// Width in bytes of the addresses that a string I/O instruction steps: 2, 4 or 8.
     fn string_io_address_bytes(&self) -> u8;
+    /// The number of the register that a MOV to CR0 reads; `None` for any other control-register access.
+    fn cr0_write(&self) -> Option<u8>;
     /// The access of a control-register exit.
     fn cr_access(&self) -> CrAccess;
     /// The access of a debug-register exit.

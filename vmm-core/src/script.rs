@@ -18,6 +18,7 @@ pub(crate) struct Script {
     pub(crate) reason: u32,
     pub(crate) qualification: u64,
     pub(crate) io: Option<IoAccess>,
+    pub(crate) cr: Option<CrAccess>,
     pub(crate) string_io: (u64, u8),
     pub(crate) table: Option<(TableInstruction, Operand)>,
     pub(crate) physical_fault: Option<PhysicalFault>,
@@ -73,8 +74,14 @@ impl Backend for Script {
     fn string_io_address_bytes(&self) -> u8 {
         self.string_io.1
     }
+    fn cr0_write(&self) -> Option<u8> {
+        match self.cr {
+            Some(CrAccess::Write { cr: 0, register }) => Some(register),
+            _ => None,
+        }
+    }
     fn cr_access(&self) -> CrAccess {
-        CrAccess::Clts
+        self.cr.unwrap_or(CrAccess::Clts)
     }
     fn dr_access(&self) -> DrAccess {
         DrAccess { dr: 0, register: 0, is_read: true }

@@ -4,7 +4,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
-use crate::handlers::{control_regs, cpuid, dispatch, hypercall, io, msr};
+use crate::handlers::{control_regs, cpuid, dispatch, event, hypercall, io, msr};
 use crate::ledger::{Account, Open};
 use crate::machine::Machine;
 
@@ -91,14 +91,18 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
         const CR_ACCESS: u32 = ExitReason::CR_ACCESS.0 as u32;
         const IO_INSTRUCTION: u32 = ExitReason::IO_INSTRUCTION.0 as u32;
         const RDMSR: u32 = ExitReason::RDMSR.0 as u32;
+        const EPT_VIOLATION: u32 = ExitReason::EPT_VIOLATION.0 as u32;
         let raw = self.backend.exit_reason();
         // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
         match raw.0 {
             CPUID => self.emulate(raw, exit_tsc, |_, machine| cpuid::quick(registers, &machine.cpuid)),
             VMCALL => self.emulate(raw, exit_tsc, |_, _| hypercall::quick(registers)),
-            CR_ACCESS => self.emulate(raw, exit_tsc, |backend, _| control_regs::quick(backend.cr_access(), registers, backend)),
+            CR_ACCESS => self.emulate(raw, exit_tsc, |backend, _| {
+                backend.cr0_write().is_some_and(|register| control_regs::quick(register, registers, backend))
+            }),
             IO_INSTRUCTION => self.emulate(raw, exit_tsc, |backend, machine| io::quick(backend.io_access(), registers, machine)),
             RDMSR => self.emulate(raw, exit_tsc, |_, _| msr::quick(registers)),
+            EPT_VIOLATION => self.repeat(raw, exit_tsc, event::quick),
             _ => Err(Opened { raw, open: self.account.open(raw.basic()) }),
         }
     }
@@ -111,6 +115,18 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
             return Err(Opened { raw, open });
         }
         self.backend.advance();
+        let backend = &self.backend;
+        self.account.close(open, exit_tsc, || backend.tsc());
+        Ok(())
+    }
+
+    /// Likewise for what lets the guest repeat the instruction.
+    #[inline(always)]
+    fn repeat(&mut self, raw: RawReason, exit_tsc: u64, quick: impl FnOnce(&mut B) -> bool) -> Result<(), Opened> {
+        let open = self.account.open(raw.basic());
+        if !quick(&mut self.backend) {
+            return Err(Opened { raw, open });
+        }
         let backend = &self.backend;
         self.account.close(open, exit_tsc, || backend.tsc());
         Ok(())

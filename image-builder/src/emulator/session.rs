@@ -74,6 +74,7 @@ impl Session {
     /// The emulator can't be started or its files can't be read.
     pub fn run(launch: &Launch, limits: Limits, mut observe: impl FnMut(&Record<'_>)) -> Result<Self, Failure> {
         let start = Instant::now();
+        clear_logs(launch)?;
         let mut books = Books::new(launch);
         let group = Group::spawn(&launch.invocation).map_err(|error| cannot_start(launch, &error))?;
         let unreadable =
@@ -101,6 +102,20 @@ impl Session {
         let (log, audit) = books.close();
         Ok(Self { ended: stopped.unwrap_or(Ended::Exited(status)), log, audit, said, wall: start.elapsed() })
     }
+}
+
+/// Removes the logs of an earlier run in the same directory, which would be read as this run's.
+fn clear_logs(launch: &Launch) -> Result<(), Failure> {
+    for path in std::iter::once(&launch.serial).chain(&launch.exit_log) {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let sentence = format!("the old {} can't be removed: {error}", path.display());
+                return Err(Failure::usage(sentence).remedy("choose another directory with --out"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn cannot_start(launch: &Launch, error: &io::Error) -> Failure {

@@ -152,7 +152,6 @@ fn run_guest<A: Account>(
         vmcs,
         capabilities,
         ept,
-        fresh: RAM_BYTES..RAM_BYTES + FRESH_BYTES,
         memory_hpa: memory.host_base(),
         msr_bitmaps,
         watchdog_ticks: options.watchdog_ticks,

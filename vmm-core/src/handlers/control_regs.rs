@@ -34,19 +34,20 @@ const CS_LONG: u64 = 1 << 13;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
-/// MOV to CR0 of a value that needs no more than to be stored.
+/// MOV to CR0 from `register` of a value that needs no more than to be stored: caches on, still in IA-32e mode.
 #[inline(always)]
-pub fn quick<B: Backend>(access: CrAccess, registers: &mut GuestRegisters, backend: &mut B) -> bool {
-    let CrAccess::Write { cr: 0, register } = access else { return false };
-    let Some(&mut value) = registers.by_number(register) else { return false };
-    cr0_stays(value) && {
-        backend.set(State::Cr0, cr0_stored(value));
-        true
+pub fn quick<B: Backend>(register: u8, registers: &mut GuestRegisters, backend: &mut B) -> bool {
+    const LOOKED_AT: u64 = !0 << 32 | CR0_PG | CR0_CD | CR0_NW | CR0_PE;
+    match registers.by_number(register) {
+        Some(&mut value) if value & LOOKED_AT == CR0_PG | CR0_PE => {
+            backend.set(State::Cr0, cr0_stored(value));
+            true
+        }
+        _ => false,
     }
 }
 
 /// Whether CR0 can hold the value in IA-32e mode.
-#[inline(always)]
 const fn cr0_stays(value: u64) -> bool {
     value & (!0 << 32 | CR0_PE | CR0_PG) == CR0_PE | CR0_PG && value & (CR0_NW | CR0_CD) != CR0_NW
 }

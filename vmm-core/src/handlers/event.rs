@@ -65,8 +65,15 @@ fn combine(first: Option<Event>, second: Event) -> Combined {
     }
 }
 
-/// An EPT violation: the first touch of a fresh page, or an access outside the guest's memory.
+/// The first touch of a fresh page, while no event was being delivered.
 #[inline(always)]
+pub fn quick<B: Backend>(backend: &mut B) -> bool {
+    let fault = backend.physical_fault();
+    backend.vectoring_event().is_none() && backend.map_fresh_page(fault.gpa)
+}
+
+/// An EPT violation: the first touch of a fresh page, or an access outside the guest's memory.
+#[inline(never)]
 pub fn physical_fault<B: Backend>(backend: &mut B) -> Action {
     let fault = backend.physical_fault();
     if !backend.map_fresh_page(fault.gpa) {

@@ -2,6 +2,8 @@
 //!
 //! Tables live in one arena and refer to each other by position in it, so that building and walking them is safe code.
 
+use core::ops::Range;
+
 /// Entries of a table.
 const ENTRIES: usize = 512;
 
@@ -33,6 +35,10 @@ pub struct Ept {
     tables: &'static mut [Table],
     used: usize,
     base_hpa: u64,
+    /// Guest-physical addresses that are mapped page by page, later.
+    fresh: Range<u64>,
+    /// Position of the first of their last-level tables, which follow each other.
+    fresh_tables: usize,
 }
 
 /// The arena has no room for another table.
@@ -43,7 +49,7 @@ impl Ept {
     /// An empty hierarchy in `tables`, whose first element lies at host-physical `base_hpa`.
     pub fn new(tables: &'static mut [Table], base_hpa: u64) -> Self {
         tables.fill(Table::EMPTY);
-        Self { tables, used: 1, base_hpa }
+        Self { tables, used: 1, base_hpa, fresh: 0..0, fresh_tables: 0 }
     }
 
     /// The EPT pointer: write-back, walk length 4 (SDM 3C table 25-9).
@@ -67,7 +73,6 @@ impl Ept {
     }
 
     /// The entry of `gpa` in the table of that level, with the tables above it.
-    #[inline(always)]
     fn leaf(&mut self, gpa: u64, level: u32) -> Result<&mut u64, ArenaFull> {
         let mut table = 0;
         let mut above = 4;
@@ -79,7 +84,6 @@ impl Ept {
         Ok(&mut self.tables[table].0[index(gpa, level)])
     }
 
-    #[cold]
     fn add(&mut self, parent: usize, gpa: u64, level: u32) -> Result<usize, ArenaFull> {
         let table = self.used;
         if table >= self.tables.len() {
@@ -90,24 +94,31 @@ impl Ept {
         Ok(table)
     }
 
-    /// Makes the tables that single pages in a range will need, so that mapping one of them later can't fail.
+    /// Makes the tables for a range that [`Ept::map_fresh`] will map: multiples of 2 MiB with nothing mapped yet. There
+    /// is one such range.
     ///
     /// # Errors
     /// No room.
     pub fn prepare(&mut self, gpa: u64, bytes: u64) -> Result<(), ArenaFull> {
-        (gpa..gpa + bytes).step_by(LARGE_BYTES as usize).try_for_each(|gpa| self.leaf(gpa, 1).map(drop))
+        debug_assert!((gpa | bytes).is_multiple_of(LARGE_BYTES));
+        let large_pages = || (gpa..gpa + bytes).step_by(LARGE_BYTES as usize);
+        large_pages().try_for_each(|gpa| self.leaf(gpa, 2).map(drop))?;
+        let first = self.used;
+        large_pages().try_for_each(|gpa| self.leaf(gpa, 1).map(drop))?;
+        (self.fresh, self.fresh_tables) = (gpa..gpa + bytes, first);
+        Ok(())
     }
 
-    /// Maps one 4 KiB page in a prepared range. True unless the range was not prepared.
+    /// Maps the 4 KiB page of `gpa` to the one of `hpa`; false if it is not in the prepared range.
     #[inline(always)]
-    pub fn map_page(&mut self, gpa: u64, hpa: u64) -> bool {
-        match self.leaf(gpa, 1) {
-            Ok(entry) => {
-                *entry = hpa & ADDRESS | WRITE_BACK | RWX;
-                true
-            }
-            Err(ArenaFull) => false,
+    pub fn map_fresh(&mut self, gpa: u64, hpa: u64) -> bool {
+        if !self.fresh.contains(&gpa) {
+            return false;
         }
+        let table = self.fresh_tables + ((gpa - self.fresh.start) / LARGE_BYTES) as usize;
+        let Some(table) = self.tables.get_mut(table) else { return false };
+        table.0[index(gpa, 1)] = hpa & ADDRESS | WRITE_BACK | RWX;
+        true
     }
 }
 
@@ -162,7 +173,10 @@ mod tests {
         let mut ept = ept(8);
         ept.prepare(8 << 20, 4 << 20).unwrap();
         assert_eq!(translate(&ept, 8 << 20), None);
-        assert!(ept.map_page((8 << 20) + 0x1234, 0x1000_1234));
+        assert!(ept.map_fresh((8 << 20) + 0x1234, 0x1000_1234));
+        assert!(ept.map_fresh((12 << 20) - 1, 0x2000_0000));
+        assert!(!ept.map_fresh(12 << 20, 0) && !ept.map_fresh((8 << 20) - 1, 0));
+        assert_eq!(translate(&ept, (12 << 20) - 1), Some(0x2000_0fff));
         assert_eq!(translate(&ept, (8 << 20) + 0x1fff), Some(0x1000_1fff));
         assert_eq!(translate(&ept, (8 << 20) + 0x2000), None);
         assert_eq!(translate(&ept, 8 << 20), None);
@@ -171,7 +185,7 @@ mod tests {
     #[test]
     fn a_full_arena_is_an_error() {
         assert_eq!(ept(3).map(0, 0, 4096, true), Err(ArenaFull));
-        assert!(!ept(3).map_page(0, 0));
+        assert_eq!(ept(3).prepare(0, LARGE_BYTES), Err(ArenaFull));
     }
 
     proptest! {

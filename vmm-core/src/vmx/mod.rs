@@ -16,8 +16,6 @@ pub mod instructions;
 pub mod qualification;
 pub mod registers;
 
-use core::ops::Range;
-
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 
@@ -34,8 +32,6 @@ pub struct Vmx {
     vmcs: CurrentVmcs,
     capabilities: Capabilities,
     ept: Ept,
-    /// Guest-physical addresses that are mapped on first touch.
-    fresh: Range<u64>,
     /// Host-physical address of guest-physical 0.
     memory_hpa: u64,
     msr_bitmaps: &'static mut Table,
@@ -56,7 +52,6 @@ pub struct Parts {
     pub vmcs: CurrentVmcs,
     pub capabilities: Capabilities,
     pub ept: Ept,
-    pub fresh: Range<u64>,
     pub memory_hpa: u64,
     pub msr_bitmaps: &'static mut Table,
     /// TSC ticks without an exit after which the guest is stopped; 0 for never.
@@ -76,7 +71,7 @@ pub struct SharedPages {
 impl Vmx {
     /// Fills the VMCS: controls, host state, and the guest's state at its entry point.
     pub fn new(parts: Parts, pages: SharedPages, host: &host_state::HostState, entry_rip: u64, boot_info_gpa: u64, page_tables_gpa: u64) -> (Self, GuestRegisters) {
-        let Parts { vmcs, capabilities, ept, fresh, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave } = parts;
+        let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave } = parts;
         // The timer has 32 bits and counts TSC ticks divided by a power of two.
         let timer = u32::try_from(watchdog_ticks >> capabilities.preemption_timer_shift()).unwrap_or(u32::MAX);
         let watchdog = timer > 0 && capabilities.pin.may >> 6 & 1 != 0;
@@ -85,7 +80,6 @@ impl Vmx {
             vmcs,
             capabilities,
             ept,
-            fresh,
             memory_hpa,
             msr_bitmaps,
             vpid,
@@ -165,6 +159,10 @@ impl Backend for Vmx {
     }
 
     #[inline(always)]
+    fn cr0_write(&self) -> Option<u8> {
+        qualification::cr0_write(self.qualification())
+    }
+
     fn cr_access(&self) -> CrAccess {
         qualification::cr_access(self.qualification())
     }
@@ -317,7 +315,7 @@ impl Backend for Vmx {
 
     #[inline(always)]
     fn map_fresh_page(&mut self, gpa: u64) -> bool {
-        self.fresh.contains(&gpa) && self.ept.map_page(gpa, self.memory_hpa + gpa)
+        self.ept.map_fresh(gpa, self.memory_hpa + gpa)
     }
 
     fn set_profile(&mut self, profile: Profile) -> Controls {

@@ -19,7 +19,6 @@ pub const fn io_access(qualification: u64) -> IoAccess {
 }
 
 /// Control-register accesses (table 28-3).
-#[inline(always)]
 pub const fn cr_access(qualification: u64) -> CrAccess {
     let (cr, register) = ((qualification & 15) as u8, (qualification >> 8 & 15) as u8);
     match qualification >> 4 & 3 {
@@ -28,6 +27,12 @@ pub const fn cr_access(qualification: u64) -> CrAccess {
         2 => CrAccess::Clts,
         _ => CrAccess::Lmsw { source: (qualification >> 16) as u16 },
     }
+}
+
+/// The register of a MOV to CR0: CR number and access type both 0.
+#[inline(always)]
+pub const fn cr0_write(qualification: u64) -> Option<u8> {
+    if qualification & 0x3f == 0 { Some((qualification >> 8 & 15) as u8) } else { None }
 }
 
 /// MOV DR (table 28-4).
@@ -138,6 +143,7 @@ mod tests {
         assert_eq!(io_access(0x80_0030), IoAccess { port: 0x80, bytes: 1, is_in: false, is_string: true, is_repeated: true });
         assert_eq!(cr_access(0x13), CrAccess::Read { cr: 3, register: 0 });
         assert_eq!(cr_access(0x8), CrAccess::Write { cr: 8, register: 0 });
+        assert_eq!((cr0_write(0x300), cr0_write(0x304), cr0_write(0x20)), (Some(3), None, None));
         assert_eq!(cr_access(0x20), CrAccess::Clts);
         assert_eq!(cr_access(0xb_0030), CrAccess::Lmsw { source: 0xb });
         assert_eq!(dr_access(0x17), DrAccess { dr: 7, register: 0, is_read: true });
