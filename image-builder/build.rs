@@ -21,6 +21,7 @@ const PROGRAMS: [Program; 2] = [
     Program {
         package: "monitor",
         flags: &[
+            "--cfg=bare",
             "-Ctarget-feature=-sse,-sse2",
             "-Cno-redzone=yes",
             "-Crelocation-model=static",
@@ -29,7 +30,7 @@ const PROGRAMS: [Program; 2] = [
     },
     Program {
         package: "unikernel-guest",
-        flags: &["-Cno-redzone=yes", "-Crelocation-model=static", "-Cforce-frame-pointers=no"],
+        flags: &["--cfg=bare", "-Cno-redzone=yes", "-Crelocation-model=static", "-Cforce-frame-pointers=no"],
     },
 ];
 

@@ -1,10 +1,16 @@
 //! Links the monitor by its own script, without an operating system's start files.
 
 fn main() {
-    let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     println!("cargo:rerun-if-changed=link.ld");
+    // Without `--cfg bare` this is a host program, which is only checked.
+    if std::env::var_os("CARGO_CFG_BARE").is_none() {
+        return;
+    }
+    let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let script = format!("-Wl,-T,{directory}/link.ld");
-    for argument in ["-nostartfiles", "-nostdlib", "-static", "-no-pie", &script, "-Wl,--build-id=none", "-Wl,-z,norelro"] {
+    for argument in
+        ["-nostartfiles", "-nostdlib", "-static", "-no-pie", &script, "-Wl,--build-id=none", "-Wl,-z,norelro"]
+    {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
 }

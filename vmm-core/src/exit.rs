@@ -165,9 +165,19 @@ pub enum Pause {
     /// Switch the profile and nothing else.
     Profile(Profile),
     /// Start workload `number` with `iterations`.
-    Begin { /** Position in the table. */ number: usize, /** As asked for. */ iterations: u64 },
+    Begin {
+        /** Position in the table. */
+        number: usize,
+        /** As asked for. */
+        iterations: u64,
+    },
     /// End it; the guest's book is at this guest-physical address.
-    End { /** Where. */ book_gpa: u64, /** TSC when it was asked for. */ tsc: u64 },
+    End {
+        /** Where. */
+        book_gpa: u64,
+        /** TSC when it was asked for. */
+        tsc: u64,
+    },
 }
 
 /// A port access.

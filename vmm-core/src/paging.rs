@@ -35,7 +35,14 @@ pub const fn is_canonical(linear: u64) -> bool {
 struct WalkFault(u32);
 
 /// Translates a linear address, setting accessed and dirty flags as the processor would.
-fn walk(memory: &mut GuestMemory, cr3: u64, write_protect: bool, user: bool, linear: u64, access: Access) -> Result<u64, WalkFault> {
+fn walk(
+    memory: &mut GuestMemory,
+    cr3: u64,
+    write_protect: bool,
+    user: bool,
+    linear: u64,
+    access: Access,
+) -> Result<u64, WalkFault> {
     let kind = if access == Access::Write { WRITE } else { 0 } | if user { USER } else { 0 };
     let (mut table, mut writable, mut user_page) = (cr3 & ADDRESS, true, true);
     for level in (1..=4u32).rev() {
@@ -71,7 +78,13 @@ fn walk(memory: &mut GuestMemory, cr3: u64, write_protect: bool, user: bool, lin
 ///
 /// # Errors
 /// The event that the instruction raises: #GP for a non-canonical address, #PF (with CR2 set) otherwise.
-fn piece<B: Backend>(backend: &mut B, memory: &mut GuestMemory, linear: u64, bytes: usize, access: Access) -> Result<(u64, usize), Event> {
+fn piece<B: Backend>(
+    backend: &mut B,
+    memory: &mut GuestMemory,
+    linear: u64,
+    bytes: usize,
+    access: Access,
+) -> Result<(u64, usize), Event> {
     if !is_canonical(linear) {
         return Err(Event::GENERAL_PROTECTION);
     }
@@ -90,7 +103,12 @@ fn piece<B: Backend>(backend: &mut B, memory: &mut GuestMemory, linear: u64, byt
 ///
 /// # Errors
 /// The event that the access raises. Memory that the guest does not have reads as an unmapped page.
-pub fn read<B: Backend>(backend: &mut B, memory: &mut GuestMemory, mut linear: u64, mut into: &mut [u8]) -> Result<(), Event> {
+pub fn read<B: Backend>(
+    backend: &mut B,
+    memory: &mut GuestMemory,
+    mut linear: u64,
+    mut into: &mut [u8],
+) -> Result<(), Event> {
     while !into.is_empty() {
         let (gpa, bytes) = piece(backend, memory, linear, into.len(), Access::Read)?;
         let (now, later) = into.split_at_mut(bytes);

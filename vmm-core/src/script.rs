@@ -7,7 +7,10 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::profile::Profile;
 
-use crate::exit::{Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State, TableInstruction};
+use crate::exit::{
+    Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
+    TableInstruction,
+};
 use crate::handlers::cpuid::{CpuidTable, tests::everything};
 use crate::handlers::io::Ports;
 use crate::machine::{Console, Machine};

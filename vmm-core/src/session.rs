@@ -98,10 +98,18 @@ impl<W: Write> Session<W> {
         vcpu.machine.controls = vcpu.backend.set_profile(Profile::Minimal);
     }
 
-    fn compare<B: Backend, A: Account>(&mut self, window: &Window, observed: &[u64; ROWS], book: Option<Book>, tsc: u64, vcpu: &Vcpu<B, A>) {
+    fn compare<B: Backend, A: Account>(
+        &mut self,
+        window: &Window,
+        observed: &[u64; ROWS],
+        book: Option<Book>,
+        tsc: u64,
+        vcpu: &Vcpu<B, A>,
+    ) {
         let Window { workload, iterations, start_tsc, .. } = *window;
         let controls = vcpu.machine.controls;
-        let predicted = |row: usize| workload.predict(ExitReason(row as u16), iterations, |reason| controls.enable(reason));
+        let predicted =
+            |row: usize| workload.predict(ExitReason(row as u16), iterations, |reason| controls.enable(reason));
         let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
         let agrees = |row: usize| predicted(row) == observed[row] && guest(row) == observed[row];
         let (verdict, message) = match &book {
@@ -114,7 +122,11 @@ impl<W: Write> Session<W> {
         if verdict == "failed" || verdict == "differs" {
             self.differing = self.differing.or(Some(workload));
         }
-        let record = self.record(Kind::Result).word("workload", workload.name).number("iterations", iterations).word("verdict", verdict);
+        let record = self
+            .record(Kind::Result)
+            .word("workload", workload.name)
+            .number("iterations", iterations)
+            .word("verdict", verdict);
         let record = record.number("exits", observed.iter().sum()).number("cycles", tsc.wrapping_sub(start_tsc));
         let _ = if message.is_empty() { record } else { record.text("message", message) }.finish();
         for row in (0..ROWS).filter(|&row| A::KEEPS && predicted(row) | guest(row) | observed[row] != 0) {
@@ -130,7 +142,10 @@ impl<W: Write> Session<W> {
             let _ = self.record(Kind::Console).text("text", Bytes(line)).finish();
         }
         if dropped > 0 {
-            let _ = self.record(Kind::Console).text("text", format_args!("({dropped} bytes did not fit the console's buffer)")).finish();
+            let _ = self
+                .record(Kind::Console)
+                .text("text", format_args!("({dropped} bytes did not fit the console's buffer)"))
+                .finish();
         }
         machine.console.clear();
     }
@@ -142,7 +157,8 @@ impl<W: Write> Session<W> {
         if A::KEEPS {
             self.account(vcpu, end.elapsed_tsc, book.as_ref());
         }
-        let outcome = if end.outcome == Outcome::Exited && book.is_none() { Outcome::ExitedWithoutBook } else { end.outcome };
+        let outcome =
+            if end.outcome == Outcome::Exited && book.is_none() { Outcome::ExitedWithoutBook } else { end.outcome };
         let record = self.record(Kind::Stop).word("outcome", outcome.name()).hex("rip", end.rip);
         let record = record.hex("reason", end.reason.into()).hex("qualification", end.qualification);
         let _ = match &end.failure {
@@ -161,19 +177,32 @@ impl<W: Write> Session<W> {
             if status == Status::Undefined && row.count == 0 {
                 continue;
             }
-            let record = self.record(Kind::Exit).number("vcpu", 0).number("reason", number as u64).text("name", reason.name());
+            let record =
+                self.record(Kind::Exit).number("vcpu", 0).number("reason", number as u64).text("name", reason.name());
             let record = record.word("status", status.as_str()).number("count", row.count).number("cycles", row.cycles);
             let record = record.number("min", row.min()).number("max", row.max());
             let _ = if row.count > 0 { record.histogram("histogram", &row.histogram) } else { record }.finish();
         }
-        let record = self.record(Kind::Total).number("vcpu", 0).number("exits", ledger.exits()).number("entries", ledger.entries());
+        let record = self
+            .record(Kind::Total)
+            .number("vcpu", 0)
+            .number("exits", ledger.exits())
+            .number("entries", ledger.entries());
         let _ = record.number("cycles", ledger.cycles()).number("elapsed", elapsed_tsc).finish();
-        for (number, &count) in book.iter().flat_map(|book| book.tally.iter().enumerate()).filter(|&(_, &count)| count > 0) {
+        for (number, &count) in
+            book.iter().flat_map(|book| book.tally.iter().enumerate()).filter(|&(_, &count)| count > 0)
+        {
             let _ = self.record(Kind::Tally).number("reason", number as u64).number("guest", count).finish();
         }
     }
 
-    fn judge<B: Backend, A: Account, F>(&mut self, vcpu: &Vcpu<B, A>, end: &End<F>, outcome: Outcome, book: Option<&Book>) -> Ending {
+    fn judge<B: Backend, A: Account, F>(
+        &mut self,
+        vcpu: &Vcpu<B, A>,
+        end: &End<F>,
+        outcome: Outcome,
+        book: Option<&Book>,
+    ) -> Ending {
         let ledger = vcpu.account.ledger();
         let status = vcpu.machine.exit.map_or(0, |exit| exit.status);
         let unequal = |book: &Book| (0..ROWS).find(|&row| A::KEEPS && book.tally[row] != ledger.rows()[row].count);
@@ -182,21 +211,35 @@ impl<W: Write> Session<W> {
             return self.verdict(&fail("differs", format_args!("the ledger does not add up: {imbalance:?}")));
         }
         let Some(book) = book.filter(|_| outcome == Outcome::Exited) else {
-            return self.verdict(&fail("stopped", format_args!("the guest ended as {} at {:#x}", outcome.name(), end.rip)));
+            return self
+                .verdict(&fail("stopped", format_args!("the guest ended as {} at {:#x}", outcome.name(), end.rip)));
         };
         if let Some(workload) = self.differing {
             let result = if book.passed == 0 { "failed" } else { "differs" };
-            return self.verdict(&fail(result, format_args!("workload {}: {}", workload.name, NonEmpty(book.message(), "its books differ"))));
+            return self.verdict(&fail(
+                result,
+                format_args!("workload {}: {}", workload.name, NonEmpty(book.message(), "its books differ")),
+            ));
         }
         if book.passed == 0 || status != 0 {
-            return self.verdict(&fail("failed", format_args!("exit status {status}: {}", NonEmpty(book.message(), "no message"))));
+            return self.verdict(&fail(
+                "failed",
+                format_args!("exit status {status}: {}", NonEmpty(book.message(), "no message")),
+            ));
         }
         if let Some(row) = unequal(book) {
             let reason = ExitReason(row as u16);
             let (ledger, guest) = (ledger.rows()[row].count, book.tally[row]);
-            return self.verdict(&fail("differs", format_args!("reason {row} {}: the ledger has {ledger}, the guest {guest}", reason.name())));
+            return self.verdict(&fail(
+                "differs",
+                format_args!("reason {row} {}: the ledger has {ledger}, the guest {guest}", reason.name()),
+            ));
         }
-        let detail = if A::KEEPS { format_args!("{} exits, every book agrees", ledger.exits()) } else { format_args!("accounting is off") };
+        let detail = if A::KEEPS {
+            format_args!("{} exits, every book agrees", ledger.exits())
+        } else {
+            format_args!("accounting is off")
+        };
         self.verdict(&Verdict { ending: Ending::Pass, result: "balanced", detail })
     }
 

@@ -100,7 +100,9 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
             CR_ACCESS => self.emulate(raw, exit_tsc, |backend, _| {
                 backend.cr0_write().is_some_and(|register| control_regs::quick(register, registers, backend))
             }),
-            IO_INSTRUCTION => self.emulate(raw, exit_tsc, |backend, machine| io::quick(backend.io_access(), registers, machine)),
+            IO_INSTRUCTION => {
+                self.emulate(raw, exit_tsc, |backend, machine| io::quick(backend.io_access(), registers, machine))
+            }
             RDMSR => self.emulate(raw, exit_tsc, |_, _| msr::quick(registers)),
             EPT_VIOLATION => self.repeat(raw, exit_tsc, event::quick),
             _ => Err(Opened { raw, open: self.account.open(raw.basic()) }),
@@ -109,7 +111,12 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
 
     /// Opens an exit, tries to emulate the instruction, and closes the exit if that was possible.
     #[inline(always)]
-    fn emulate(&mut self, raw: RawReason, exit_tsc: u64, quick: impl FnOnce(&mut B, &mut Machine) -> bool) -> Result<(), Opened> {
+    fn emulate(
+        &mut self,
+        raw: RawReason,
+        exit_tsc: u64,
+        quick: impl FnOnce(&mut B, &mut Machine) -> bool,
+    ) -> Result<(), Opened> {
         let open = self.account.open(raw.basic());
         if !quick(&mut self.backend, &mut self.machine) {
             return Err(Opened { raw, open });
@@ -134,7 +141,12 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
 
     /// The second half: any exit there is. What the first half decides, this would decide in the same way.
     #[inline(always)]
-    pub fn exit_thoroughly(&mut self, registers: &mut GuestRegisters, exit_tsc: u64, Opened { raw, open }: Opened) -> Flow {
+    pub fn exit_thoroughly(
+        &mut self,
+        registers: &mut GuestRegisters,
+        exit_tsc: u64,
+        Opened { raw, open }: Opened,
+    ) -> Flow {
         let action = dispatch(raw, registers, &mut self.backend, &mut self.machine, self.account.ledger());
         let flow = self.apply(action, exit_tsc);
         let backend = &self.backend;
@@ -171,7 +183,11 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
     ///
     /// # Panics
     /// Never by itself; `enter` and `pause` are the caller's.
-    pub fn run<F>(&mut self, mut enter: impl FnMut(&mut Self) -> Result<(), F>, mut pause: impl FnMut(&mut Self, Pause)) -> End<F> {
+    pub fn run<F>(
+        &mut self,
+        mut enter: impl FnMut(&mut Self) -> Result<(), F>,
+        mut pause: impl FnMut(&mut Self, Pause),
+    ) -> End<F> {
         let first_entry_tsc = self.backend.tsc();
         self.account.first_entry();
         let (outcome, failure) = loop {
@@ -232,7 +248,8 @@ mod tests {
 
     #[test]
     fn every_exit_is_counted_once_and_timed() {
-        let (vcpu, end, _) = run(Ledger::new(), &[(ExitReason::CPUID, 0), (ExitReason::CPUID, 1), (ExitReason::WBINVD, 0), EXIT]);
+        let (vcpu, end, _) =
+            run(Ledger::new(), &[(ExitReason::CPUID, 0), (ExitReason::CPUID, 1), (ExitReason::WBINVD, 0), EXIT]);
         assert_eq!(end.outcome, Outcome::Exited);
         let ledger = vcpu.account.ledger();
         assert_eq!((ledger.exits(), ledger.entries()), (4, 4));

@@ -26,7 +26,9 @@ pub(crate) fn sgdt() -> DescriptorTablePointer {
     let mut pointer = NOTHING;
     book_table();
     // SAFETY: the operand is the ten bytes of `pointer`.
-    unsafe { asm!("sgdt [{0} + 16]", in(reg) (&raw mut pointer).wrapping_byte_sub(16), options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("sgdt [{0} + 16]", in(reg) (&raw mut pointer).wrapping_byte_sub(16), options(nostack, preserves_flags))
+    };
     pointer
 }
 

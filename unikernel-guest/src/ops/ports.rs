@@ -95,7 +95,9 @@ pub(crate) fn out_string(port: u16, bytes: &[u8]) -> (usize, usize) {
     let (mut left, mut end) = (bytes.len(), bytes.as_ptr());
     book(ExitReason::IO_INSTRUCTION);
     // SAFETY: the slice can be read. The direction flag is clear, as the ABI wants it.
-    unsafe { asm!("rep outsb", in("dx") port, inout("rcx") left, inout("rsi") end, options(readonly, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rep outsb", in("dx") port, inout("rcx") left, inout("rsi") end, options(readonly, nostack, preserves_flags))
+    };
     (left, end.addr().wrapping_sub(bytes.as_ptr().addr()))
 }
 

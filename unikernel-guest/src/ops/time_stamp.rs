@@ -14,7 +14,9 @@ pub(crate) fn rdtsc() -> u64 {
     let (low, high): (u64, u64);
     book_if_enabled(ExitReason::RDTSC, 1);
     // SAFETY: RDTSC writes RAX and RDX alone; CR4.TSD does not matter at CPL 0.
-    unsafe { asm!("rdtsc", inout("rax") u64::MAX => low, inout("rdx") u64::MAX => high, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdtsc", inout("rax") u64::MAX => low, inout("rdx") u64::MAX => high, options(nomem, nostack, preserves_flags))
+    };
     // The upper halves must have become zero, else this is no time.
     high << 32 | low
 }

@@ -28,7 +28,7 @@ unsafe extern "C" {
 /// The entry point. SSE is switched on here because any compiled code may use it; the bits that this changes belong to
 /// the guest in the minimal profile, so nothing exits.
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
+#[cfg_attr(bare, unsafe(no_mangle))]
 #[unsafe(link_section = ".text.boot")]
 extern "C" fn _start() -> ! {
     naked_asm!(

@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name")]
 
 use core::fmt;
-use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use tollgate_abi::hypercall::Book;
@@ -48,8 +47,9 @@ pub(crate) fn refused(errno: i32) -> i32 {
     -errno
 }
 
+#[cfg(bare)]
 #[panic_handler]
-fn panic(panic: &PanicInfo<'_>) -> ! {
+fn panic(panic: &core::panic::PanicInfo<'_>) -> ! {
     match panic.location() {
         Some(at) => end(PANIC_STATUS, format_args!("{}:{}: {}", at.file(), at.line(), panic.message())),
         None => end(PANIC_STATUS, format_args!("{}", panic.message())),

@@ -6,8 +6,8 @@
 use core::ffi::{c_char, c_void};
 
 use hermit_abi::{
-    EAFNOSUPPORT, EAI_FAIL, EBADF, EINVAL, EMFILE, ENOENT, ENOSYS, ENOTSOCK, ENOTTY, EROFS, addrinfo, dirent64, nfds_t, pollfd, sockaddr,
-    socklen_t,
+    EAFNOSUPPORT, EAI_FAIL, EBADF, EINVAL, EMFILE, ENOENT, ENOSYS, ENOTSOCK, ENOTTY, EROFS, addrinfo, dirent64, nfds_t,
+    pollfd, sockaddr, socklen_t,
 };
 
 use super::process::refused;
@@ -68,7 +68,12 @@ refused! {
 
 /// The one call whose errors are `EAI_` numbers. The list of results is left as it is.
 #[unsafe(no_mangle)]
-extern "C" fn sys_getaddrinfo(_node: *const c_char, _service: *const c_char, _hints: *const addrinfo, _result: *mut *mut addrinfo) -> i32 {
+extern "C" fn sys_getaddrinfo(
+    _node: *const c_char,
+    _service: *const c_char,
+    _hints: *const addrinfo,
+    _result: *mut *mut addrinfo,
+) -> i32 {
     EAI_FAIL
 }
 

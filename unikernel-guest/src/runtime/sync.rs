@@ -6,7 +6,9 @@
 
 use core::ptr;
 
-use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ESRCH, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, NORMAL_PRIO, Tid, sem_t, timespec};
+use hermit_abi::{
+    EAGAIN, EINVAL, EOVERFLOW, ESRCH, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, NORMAL_PRIO, Tid, sem_t, timespec,
+};
 
 use super::process::refused;
 use super::time;
@@ -142,12 +144,24 @@ extern "C" fn sys_join(thread: Tid) -> i32 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn sys_spawn(_id: *mut Tid, _start: extern "C" fn(usize), _argument: usize, _priority: u8, _core: isize) -> i32 {
+extern "C" fn sys_spawn(
+    _id: *mut Tid,
+    _start: extern "C" fn(usize),
+    _argument: usize,
+    _priority: u8,
+    _core: isize,
+) -> i32 {
     refused(EAGAIN)
 }
 
 /// The interface has no error value; this number never belongs to a thread.
 #[unsafe(no_mangle)]
-extern "C" fn sys_spawn2(_start: extern "C" fn(usize), _argument: usize, _priority: u8, _stack_bytes: usize, _core: isize) -> Tid {
+extern "C" fn sys_spawn2(
+    _start: extern "C" fn(usize),
+    _argument: usize,
+    _priority: u8,
+    _stack_bytes: usize,
+    _core: isize,
+) -> Tid {
     refused(EAGAIN) as Tid
 }

@@ -163,7 +163,10 @@ extern "C" fn unexpected(frame: &Frame) -> ! {
     let cr2 = Cr2::read_raw();
     process::end(
         UNEXPECTED_STATUS,
-        format_args!("unexpected exception {} at {:#x}, error code {:#x}, CR2 {cr2:#x}", frame.vector, frame.rip, frame.error),
+        format_args!(
+            "unexpected exception {} at {:#x}, error code {:#x}, CR2 {cr2:#x}",
+            frame.vector, frame.rip, frame.error
+        ),
     )
 }
 

@@ -5,7 +5,7 @@ use core::alloc::{GlobalAlloc, Layout};
 
 struct HermitAllocator;
 
-#[global_allocator]
+#[cfg_attr(bare, global_allocator)]
 static ALLOCATOR: HermitAllocator = HermitAllocator;
 
 // SAFETY: `hermit_abi::alloc` and its kin have the contract of `GlobalAlloc`, with a layout in two numbers.

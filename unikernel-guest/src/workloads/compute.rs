@@ -79,7 +79,8 @@ fn hash() -> u64 {
 /// Eighths of small integers in `f64`, so that the result is exact whatever the order of the additions.
 fn multiply() -> u64 {
     let mut random = Random(3);
-    let mut matrix = || -> Vec<f64> { (0..MATRIX_ORDER * MATRIX_ORDER).map(|_| (random.next() % 1000) as f64 / 8.0).collect() };
+    let mut matrix =
+        || -> Vec<f64> { (0..MATRIX_ORDER * MATRIX_ORDER).map(|_| (random.next() % 1000) as f64 / 8.0).collect() };
     let (a, b) = (matrix(), matrix());
     let mut product = vec![0.0; MATRIX_ORDER * MATRIX_ORDER];
     for (a_row, out_row) in a.chunks_exact(MATRIX_ORDER).zip(product.chunks_exact_mut(MATRIX_ORDER)) {

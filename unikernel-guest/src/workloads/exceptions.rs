@@ -79,7 +79,12 @@ pub(super) fn wild_jumps(run: &Run) -> Outcome {
         // SAFETY: the exception is expected, and comes before anything there is executed.
         let got = unsafe { attempt!("jmp {at}", at = in(reg) UNMAPPED) };
         let trap = exception("a jump to an unmapped address", got, vector::PAGE_FAULT, FETCH)?;
-        ensure!((trap.rip, trap.cr2) == (UNMAPPED, UNMAPPED), "a jump to {UNMAPPED:#x} left RIP {:#x}, CR2 {:#x}", trap.rip, trap.cr2);
+        ensure!(
+            (trap.rip, trap.cr2) == (UNMAPPED, UNMAPPED),
+            "a jump to {UNMAPPED:#x} left RIP {:#x}, CR2 {:#x}",
+            trap.rip,
+            trap.cr2
+        );
 
         book_exception(vector::GENERAL_PROTECTION);
         // SAFETY: the exception is expected, and comes before anything there is executed.

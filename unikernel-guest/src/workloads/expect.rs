@@ -30,7 +30,9 @@ pub(super) fn exception(what: &str, got: Result<(), Trap>, vector: u8, error: u6
     match got {
         Ok(()) => Err(format!("{what} raised no exception, not even {vector}")),
         Err(trap) if (trap.vector, trap.error) == (vector, error) => Ok(trap),
-        Err(trap) => Err(format!("{what} raised exception {} ({:#x}), not {vector} ({error:#x})", trap.vector, trap.error)),
+        Err(trap) => {
+            Err(format!("{what} raised exception {} ({:#x}), not {vector} ({error:#x})", trap.vector, trap.error))
+        }
     }
 }
 

@@ -55,7 +55,8 @@ fn as_predicted(workload: &Workload, run: &Run, window: &Tally) -> Outcome {
 /// None where the monitor keeps no account.
 fn watched(workload: &Workload, run: &Run) -> Vec<ExitReason> {
     let own = [ExitReason::CPUID, ExitReason::VMCALL];
-    let is_watched = |&reason: &ExitReason| run.account.kept && (own.contains(&reason) || predicted(workload, run, reason) > 0);
+    let is_watched =
+        |&reason: &ExitReason| run.account.kept && (own.contains(&reason) || predicted(workload, run, reason) > 0);
     TABLE.iter().map(|row| row.reason).filter(is_watched).collect()
 }
 

@@ -14,7 +14,11 @@ use crate::runtime::{processor, traps};
 
 pub(super) fn cpuid(run: &Run) -> Outcome {
     let highest = ops::cpuid::cpuid_times(run.iterations);
-    ensure!(highest == processor::highest_leaf(), "leaf 0 gave {highest:#x}, and at the start {:#x}", processor::highest_leaf());
+    ensure!(
+        highest == processor::highest_leaf(),
+        "leaf 0 gave {highest:#x}, and at the start {:#x}",
+        processor::highest_leaf()
+    );
     Ok(())
 }
 

@@ -26,8 +26,10 @@ const HYPERVISOR_LEAVES: core::ops::RangeInclusive<u32> = HYPERVISOR..=0x4fff_ff
 const PER_REASON: [u32; 5] = [0x4fff_fffd, 0x4fff_fffc, 0x4fff_fffb, 0x4fff_fffa, 0x4fff_fff9];
 const ONCE: [u32; 2] = [0x4fff_ffff, 0x4fff_fffe];
 
-const _: () =
-    assert!(PER_REASON.len() as u64 * (128 + WILD_REASONS.len() as u64) + ONCE.len() as u64 + 3 == tollgate_abi::workload::LEAF_QUERIES);
+const _: () = assert!(
+    PER_REASON.len() as u64 * (128 + WILD_REASONS.len() as u64) + ONCE.len() as u64 + 3
+        == tollgate_abi::workload::LEAF_QUERIES
+);
 
 pub(super) fn leaves(run: &Run) -> Outcome {
     ensure!(run.account.kept, "the leaves need the account, and this run has accounting=off");
@@ -59,7 +61,9 @@ impl Questioner<'_> {
             for eax in PER_REASON {
                 let ecx = match self.run.account.leaf_map.decode(eax) {
                     // The bucket of the longest exit, which can't be empty.
-                    Some(Leaf::Bucket) => BucketQuery { reason: reason as u16, bucket: bucket_of(self.seen.max), vcpu: None }.encode(),
+                    Some(Leaf::Bucket) => {
+                        BucketQuery { reason: reason as u16, bucket: bucket_of(self.seen.max), vcpu: None }.encode()
+                    }
                     _ => reason,
                 };
                 self.ask(eax, ecx)?;
@@ -92,7 +96,9 @@ impl Questioner<'_> {
             Some(Leaf::Status) => self.status(answer, ecx),
             Some(Leaf::Extremes) => self.extremes(answer, ecx),
             Some(Leaf::Bucket) => self.bucket(answer, ecx),
-            Some(Leaf::Contract) => equal(answer, Answer { eax: CONTRACT_VERSION, ebx: self.run.vcpus as u32, ..Answer::ZERO }),
+            Some(Leaf::Contract) => {
+                equal(answer, Answer { eax: CONTRACT_VERSION, ebx: self.run.vcpus as u32, ..Answer::ZERO })
+            }
         };
         checked.map_err(|what| alloc::format!("leaf {eax:#x}, ECX {ecx:#x}: {what}"))
     }
@@ -125,7 +131,9 @@ impl Questioner<'_> {
         let query = RowQuery::decode(ecx);
         let expected = match self.row(query.reason, query.vcpu) {
             None => Answer::status(Status::Undefined, 0),
-            Some(reason) => Answer::status(if enabled(reason) { Status::Enabled } else { Status::NotEnabled }, booked(reason)),
+            Some(reason) => {
+                Answer::status(if enabled(reason) { Status::Enabled } else { Status::NotEnabled }, booked(reason))
+            }
         };
         equal(answer, expected)
     }
@@ -175,7 +183,10 @@ fn identity() -> Outcome {
 /// CPUID with poison wherever nothing is asked; the upper halves must come back zero.
 fn question(eax: u32, ecx: u32) -> Result<Answer, alloc::string::String> {
     let after = cpuid_wide([POISON | u64::from(eax), POISON | STALE, POISON | u64::from(ecx), POISON | STALE]);
-    ensure!(after.iter().all(|register| register >> 32 == 0), "leaf {eax:#x}, ECX {ecx:#x}: RAX, RBX, RCX, RDX are {after:x?}");
+    ensure!(
+        after.iter().all(|register| register >> 32 == 0),
+        "leaf {eax:#x}, ECX {ecx:#x}: RAX, RBX, RCX, RDX are {after:x?}"
+    );
     let [eax, ebx, ecx, edx] = after.map(|register| register as u32);
     Ok(Answer { eax, ebx, ecx, edx })
 }

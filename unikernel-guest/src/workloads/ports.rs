@@ -5,7 +5,8 @@ use tollgate_abi::machine::{LOOPBACK_BYTES, LOOPBACK_PORT};
 use super::expect::ensure;
 use super::{Outcome, Run};
 use crate::ops::ports::{
-    in_byte, in_double, in_post_times, in_string, in_word, last_post, out_byte, out_double, out_post_times, out_string, out_word,
+    in_byte, in_double, in_post_times, in_string, in_word, last_post, out_byte, out_double, out_post_times, out_string,
+    out_word,
 };
 
 pub(super) fn port_in(run: &Run) -> Outcome {
@@ -24,7 +25,8 @@ const _: () = assert!(STRING_BYTES <= LOOPBACK_BYTES);
 
 pub(super) fn port_string(run: &Run) -> Outcome {
     for iteration in 0..run.iterations {
-        let sent: [u8; STRING_BYTES] = core::array::from_fn(|at| (iteration as u8).wrapping_mul(7).wrapping_add(at as u8 * 5));
+        let sent: [u8; STRING_BYTES] =
+            core::array::from_fn(|at| (iteration as u8).wrapping_mul(7).wrapping_add(at as u8 * 5));
         let mut received = [0; STRING_BYTES];
         let out = out_string(LOOPBACK_PORT, &sent);
         ensure!(out == (0, STRING_BYTES), "REP OUTSB left (RCX, RSI) at {out:?}");

@@ -6,8 +6,8 @@ use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
 use crate::ops::control_registers::{
-    read_cr0, read_cr3, read_cr4, read_cr8, set_and_clear_ts, toggle_mp_times, try_write_cr0, try_write_cr3, try_write_cr4, try_write_cr8,
-    write_cr3, write_cr4, write_cr8,
+    read_cr0, read_cr3, read_cr4, read_cr8, set_and_clear_ts, toggle_mp_times, try_write_cr0, try_write_cr3,
+    try_write_cr4, try_write_cr8, write_cr3, write_cr4, write_cr8,
 };
 use crate::ops::debug_registers::{read_dr0, read_dr3, read_dr6, read_dr7, write_dr0, write_dr3};
 use crate::runtime::recovery::Trap;
@@ -71,7 +71,12 @@ pub(super) fn wild_control_registers(run: &Run) -> Outcome {
             // SAFETY: no processor accepts any of these values, so nothing changes.
             fault(what, unsafe { try_write(value) }, vector::GENERAL_PROTECTION, 0)?;
         }
-        ensure!((read_cr0(), read_cr4()) == (cr0, cr4), "CR0, CR4 are {:#x}, {:#x}, and were {cr0:#x}, {cr4:#x}", read_cr0(), read_cr4());
+        ensure!(
+            (read_cr0(), read_cr4()) == (cr0, cr4),
+            "CR0, CR4 are {:#x}, {:#x}, and were {cr0:#x}, {cr4:#x}",
+            read_cr0(),
+            read_cr4()
+        );
     }
     Ok(())
 }

@@ -168,7 +168,10 @@ impl Image {
         for region in control.into_iter().chain(Self::regions()) {
             for at in region {
                 let (before, after) = (self.0[at], after.0[at]);
-                ensure!(before == after, "exit {reason:?} changed byte {at} of the extended state from {before:#x} to {after:#x}");
+                ensure!(
+                    before == after,
+                    "exit {reason:?} changed byte {at} of the extended state from {before:#x} to {after:#x}"
+                );
             }
         }
         Ok(())

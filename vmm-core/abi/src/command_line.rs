@@ -46,10 +46,14 @@ pub enum OptionError<'a> {
 impl fmt::Display for OptionError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OptionError::Unknown(word) => write!(f, "option `{word}` is unknown; there are leaf-map=, workloads=, watchdog=, accounting="),
+            OptionError::Unknown(word) => {
+                write!(f, "option `{word}` is unknown; there are leaf-map=, workloads=, watchdog=, accounting=")
+            }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
             OptionError::Workload(name) => write!(f, "there is no workload `{name}`"),
-            OptionError::Iterations(item) => write!(f, "`{item}` asks for a number of iterations that the workload does not take"),
+            OptionError::Iterations(item) => {
+                write!(f, "`{item}` asks for a number of iterations that the workload does not take")
+            }
         }
     }
 }
@@ -136,7 +140,8 @@ mod tests {
 
     #[test]
     fn named_workloads_come_in_their_order() {
-        let options = Options::parse("workloads=memory:64,cpuid leaf-map=autumn2022 watchdog=5 accounting=off").unwrap();
+        let options =
+            Options::parse("workloads=memory:64,cpuid leaf-map=autumn2022 watchdog=5 accounting=off").unwrap();
         let selected: Vec<_> = options.selected().map(|s| (s.workload.name, s.iterations)).collect();
         assert_eq!(selected, [("memory", 64), ("cpuid", 1000)]);
         assert_eq!((options.leaf_map, options.watchdog_ticks, options.accounting), (LeafMap::Autumn2022, 5, false));

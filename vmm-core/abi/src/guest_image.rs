@@ -86,24 +86,42 @@ impl fmt::Display for LoadError {
         let range = |segment: &Segment| (segment.gpa, segment.memory_bytes);
         match self {
             LoadError::NoDirectory => write!(f, "the image holds no guest"),
-            LoadError::Version(version) => write!(f, "the image's directory has version {version}; this monitor reads version {VERSION}"),
+            LoadError::Version(version) => {
+                write!(f, "the image's directory has version {version}; this monitor reads version {VERSION}")
+            }
             LoadError::Malformed => write!(f, "the image's directory is malformed"),
             LoadError::Empty => write!(f, "the guest has nothing to load"),
-            LoadError::TooManySegments(n) => write!(f, "the guest has {n} segments; at most {MAX_SEGMENTS} are allowed"),
+            LoadError::TooManySegments(n) => {
+                write!(f, "the guest has {n} segments; at most {MAX_SEGMENTS} are allowed")
+            }
             LoadError::FileLongerThanMemory(segment) => {
-                write!(f, "the guest's segment at {:#x} has more bytes in the file ({:#x}) than in memory ({:#x})", segment.gpa, segment.file_bytes, segment.memory_bytes)
+                write!(
+                    f,
+                    "the guest's segment at {:#x} has more bytes in the file ({:#x}) than in memory ({:#x})",
+                    segment.gpa, segment.file_bytes, segment.memory_bytes
+                )
             }
             LoadError::OutsideMemory(segment) => {
                 let (gpa, bytes) = range(segment);
-                write!(f, "the guest's segment at {gpa:#x}, {bytes:#x} bytes long, lies outside the guest's memory (0 to {RAM_BYTES:#x})")
+                write!(
+                    f,
+                    "the guest's segment at {gpa:#x}, {bytes:#x} bytes long, lies outside the guest's memory (0 to {RAM_BYTES:#x})"
+                )
             }
             LoadError::OverlapsBootArea(segment) => {
                 let (gpa, bytes) = range(segment);
-                write!(f, "the guest's segment at {gpa:#x}, {bytes:#x} bytes long, overlaps the monitor's boot area (0 to {BOOT_AREA_BYTES:#x})")
+                write!(
+                    f,
+                    "the guest's segment at {gpa:#x}, {bytes:#x} bytes long, overlaps the monitor's boot area (0 to {BOOT_AREA_BYTES:#x})"
+                )
             }
             LoadError::Overlap(a, b) => write!(f, "the guest's segments at {:#x} and {:#x} overlap", a.gpa, b.gpa),
-            LoadError::OutsideImage(segment) => write!(f, "the guest's segment at {:#x} has its bytes outside the image", segment.gpa),
-            LoadError::EntryOutside(entry) => write!(f, "the guest's entry point {entry:#x} is in none of its segments"),
+            LoadError::OutsideImage(segment) => {
+                write!(f, "the guest's segment at {:#x} has its bytes outside the image", segment.gpa)
+            }
+            LoadError::EntryOutside(entry) => {
+                write!(f, "the guest's entry point {entry:#x} is in none of its segments")
+            }
             LoadError::Options => write!(f, "the options are longer than {OPTIONS_BYTES} bytes or not printable ASCII"),
         }
     }
@@ -135,7 +153,8 @@ pub fn check(entry_gpa: u64, segments: impl Iterator<Item = Segment> + Clone) ->
             return Err(LoadError::Overlap(segment, other));
         }
     }
-    let holds_entry = |segment: &Segment| entry_gpa.checked_sub(segment.gpa).is_some_and(|offset| offset < segment.memory_bytes);
+    let holds_entry =
+        |segment: &Segment| entry_gpa.checked_sub(segment.gpa).is_some_and(|offset| offset < segment.memory_bytes);
     if !segments.clone().any(|segment| holds_entry(&segment)) {
         return Err(LoadError::EntryOutside(entry_gpa));
     }
@@ -150,7 +169,12 @@ fn options_fit(options: &[u8]) -> bool {
 ///
 /// # Errors
 /// What [`check`] says, or options that do not fit.
-pub fn write_directory(page: &mut [u8; DIRECTORY_BYTES], entry_gpa: u64, segments: &[Segment], options: &str) -> Result<(), LoadError> {
+pub fn write_directory(
+    page: &mut [u8; DIRECTORY_BYTES],
+    entry_gpa: u64,
+    segments: &[Segment],
+    options: &str,
+) -> Result<(), LoadError> {
     check(entry_gpa, segments.iter().copied())?;
     if !options_fit(options.as_bytes()) {
         return Err(LoadError::Options);
@@ -202,7 +226,9 @@ impl<'a> Directory<'a> {
         let options = core::str::from_utf8(options).map_err(|_| LoadError::Options)?;
         let directory = Self { entry_gpa: word(&page[16..24]), options, segments };
         check(directory.entry_gpa, directory.segments())?;
-        let in_image = |segment: &Segment| segment.image_offset.checked_add(segment.file_bytes).is_some_and(|end| end <= image_bytes);
+        let in_image = |segment: &Segment| {
+            segment.image_offset.checked_add(segment.file_bytes).is_some_and(|end| end <= image_bytes)
+        };
         match directory.segments().find(|segment| !in_image(segment)) {
             Some(segment) => Err(LoadError::OutsideImage(segment)),
             None => Ok(directory),

@@ -73,6 +73,8 @@ impl Crc {
 }
 
 /// Writes one record; the line is complete after [`Writer::finish`].
+///
+/// Kept out of line: records are many, and an image has to fit its ROM.
 pub struct Writer<'w, W: Write + ?Sized> {
     out: &'w mut W,
     crc: Crc,
@@ -81,6 +83,7 @@ pub struct Writer<'w, W: Write + ?Sized> {
 
 impl<'w, W: Write + ?Sized> Writer<'w, W> {
     /// Starts a record on a new line.
+    #[inline(never)]
     pub fn new(out: &'w mut W, kind: Kind) -> Self {
         let mut writer = Self { out, crc: Crc::INITIAL, result: Ok(()) };
         writer.put(format_args!("{:<WORD_COLUMNS$}", kind.word()));
@@ -89,6 +92,7 @@ impl<'w, W: Write + ?Sized> Writer<'w, W> {
 
     /// A decimal number.
     #[must_use]
+    #[inline(never)]
     pub fn number(mut self, key: &str, value: u64) -> Self {
         self.put(format_args!(" {key}={value}"));
         self
@@ -96,6 +100,7 @@ impl<'w, W: Write + ?Sized> Writer<'w, W> {
 
     /// A hexadecimal number.
     #[must_use]
+    #[inline(never)]
     pub fn hex(mut self, key: &str, value: u64) -> Self {
         self.put(format_args!(" {key}={value:#x}"));
         self
@@ -103,6 +108,7 @@ impl<'w, W: Write + ?Sized> Writer<'w, W> {
 
     /// A bare word: no spaces, no quotes. The caller passes words from tables only.
     #[must_use]
+    #[inline(never)]
     pub fn word(mut self, key: &str, value: &str) -> Self {
         self.put(format_args!(" {key}={value}"));
         self
@@ -117,6 +123,7 @@ impl<'w, W: Write + ?Sized> Writer<'w, W> {
 
     /// `bucket:count` pairs of the buckets that are not empty.
     #[must_use]
+    #[inline(never)]
     pub fn histogram(mut self, key: &str, buckets: &[u64]) -> Self {
         self.put(format_args!(" {key}="));
         let mut separator = "";
@@ -128,11 +135,13 @@ impl<'w, W: Write + ?Sized> Writer<'w, W> {
     }
 
     /// Ends the line with its checksum. An error is the sink's.
+    #[inline(never)]
     pub fn finish(self) -> fmt::Result {
         self.result?;
         writeln!(self.out, " ~{:04x}", self.crc.0)
     }
 
+    #[inline(never)]
     fn put(&mut self, arguments: fmt::Arguments<'_>) {
         struct Tee<'a, W: Write + ?Sized>(&'a mut W, &'a mut Crc);
         impl<W: Write + ?Sized> Write for Tee<'_, W> {
@@ -217,7 +226,8 @@ pub fn parse(line: &[u8]) -> Result<Record<'_>, Reject> {
 /// Splits `key=value` off the front: key, raw value, rest without the separating space.
 fn split_field(fields: &str) -> Option<(&str, &str, &str)> {
     let (key, rest) = fields.split_once('=')?;
-    let well_formed = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let well_formed =
+        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     let value_end = if rest.starts_with('"') {
         let mut bytes = rest.bytes().enumerate().skip(1);
         loop {
@@ -335,7 +345,12 @@ mod tests {
     #[test]
     fn a_record_reads_as_it_was_written() {
         let line = sample();
-        assert!(line.starts_with("exit      reason=10 name=\"CP\\\"U\\\\ID\\x1b\" status=enabled rip=0xffff0000 histogram=1:3,3:7 ~"), "{line}");
+        assert!(
+            line.starts_with(
+                "exit      reason=10 name=\"CP\\\"U\\\\ID\\x1b\" status=enabled rip=0xffff0000 histogram=1:3,3:7 ~"
+            ),
+            "{line}"
+        );
         let record = parse(line.as_bytes()).unwrap();
         assert_eq!(record.kind, Kind::Exit);
         assert_eq!(record.number("reason"), Some(10));

@@ -255,7 +255,10 @@ impl Workload {
 
     /// Its position in [`TABLE`], which is its number in hypercalls.
     pub fn number(&self) -> usize {
-        TABLE.iter().position(|workload| core::ptr::eq(workload, self) || workload.name == self.name).unwrap_or(TABLE.len())
+        TABLE
+            .iter()
+            .position(|workload| core::ptr::eq(workload, self) || workload.name == self.name)
+            .unwrap_or(TABLE.len())
     }
 
     /// Whether the default run performs it.
@@ -287,7 +290,9 @@ mod tests {
     #[test]
     fn names_are_unique_words() {
         let mut names: Vec<_> = TABLE.iter().map(|workload| workload.name).collect();
-        assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
+        assert!(
+            names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'))
+        );
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), TABLE.len());
@@ -305,6 +310,10 @@ mod tests {
         let wrmsr = Workload::by_name("wrmsr").unwrap();
         assert_eq!((wrmsr.predict(R::WRMSR, 7, |_| true), wrmsr.predict(R::RDMSR, 7, |_| true)), (7, 1));
         let xsetbv = Workload::by_name("xsetbv").unwrap();
-        assert_eq!(xsetbv.predict(R::EXCEPTION_OR_NMI, 7, |_| false), 0, "exceptions do not exit in the minimal profile");
+        assert_eq!(
+            xsetbv.predict(R::EXCEPTION_OR_NMI, 7, |_| false),
+            0,
+            "exceptions do not exit in the minimal profile"
+        );
     }
 }

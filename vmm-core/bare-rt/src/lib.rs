@@ -14,7 +14,16 @@ use core::arch::naked_asm;
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
-    naked_asm!("mov rax, rdi", "mov rcx, rdx", "shr rcx, 3", "rep movsq", "mov ecx, edx", "and ecx, 7", "rep movsb", "ret")
+    naked_asm!(
+        "mov rax, rdi",
+        "mov rcx, rdx",
+        "shr rcx, 3",
+        "rep movsq",
+        "mov ecx, edx",
+        "and ecx, 7",
+        "rep movsb",
+        "ret"
+    )
 }
 
 /// Copies `bytes` bytes between regions that may overlap; returns `to`.
@@ -109,17 +118,20 @@ pub unsafe extern "C" fn strlen(string: *const u8) -> usize {
 }
 
 /// Referenced by the prebuilt `alloc`, which was compiled to unwind; never called in an image that aborts on panic.
+#[cfg(bare)]
 #[unsafe(no_mangle)]
 pub extern "C" fn rust_eh_personality() -> ! {
     halt()
 }
 
 /// Like [`rust_eh_personality`].
+#[cfg(bare)]
 #[unsafe(no_mangle)]
 pub extern "C" fn _Unwind_Resume() -> ! {
     halt()
 }
 
+#[cfg(bare)]
 fn halt() -> ! {
     loop {
         // SAFETY: stops this processor; nothing else is expected of an impossible path.

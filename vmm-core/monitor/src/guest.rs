@@ -46,7 +46,7 @@ fn page_tables(memory: &mut GuestMemory) -> Result<(), BadAddress> {
     let (pml4, pdpt, directories) = (PAGE_TABLES_GPA, PAGE_TABLES_GPA + PAGE_BYTES, PAGE_TABLES_GPA + 2 * PAGE_BYTES);
     memory.write_u64(pml4, pdpt | TABLE)?;
     for gib in 0..4 {
-        memory.write_u64(pdpt + 8 * gib, directories + gib * PAGE_BYTES | TABLE)?;
+        memory.write_u64(pdpt + 8 * gib, (directories + gib * PAGE_BYTES) | TABLE)?;
     }
     (0..4 * 512).try_for_each(|page| memory.write_u64(directories + 8 * page, page << 21 | LARGE_PAGE))
 }

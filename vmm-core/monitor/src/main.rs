@@ -2,12 +2,13 @@
 //!
 //! [`boot`] brings the processor to Rust; [`rust_main`] finds out what there is, puts the guest in place, runs it, and writes the
 //! account. What it can't do it says in the verdict, which is the last record of every log.
-#![no_std]
-#![no_main]
+#![cfg_attr(bare, no_std, no_main)]
+#![cfg_attr(not(bare), allow(dead_code, reason = "a host build only checks the image"))]
 #![expect(unsafe_code, reason = "sets up the heap")]
 
 extern crate alloc;
 
+#[cfg(bare)]
 mod boot;
 mod guest;
 mod ports;
@@ -48,7 +49,7 @@ use crate::serial::Serial;
 const HEAP_START: usize = 2 << 20;
 const HEAP_BYTES: usize = 2 << 20;
 
-#[global_allocator]
+#[cfg_attr(bare, global_allocator)]
 static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Tables of the EPT arena: three levels, and one per 2 MiB of the guest's memory where large pages are missing.
@@ -86,8 +87,10 @@ extern "C" fn rust_main() -> ! {
 }
 
 fn run(session: &mut Session<Serial>, host: HostState) -> Result<Ending, Refused> {
-    let directory = guest::directory().map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))?;
-    let options = Options::parse(directory.options).map_err(|error| Refused::new(error, "write the image again with options that exist"))?;
+    let directory =
+        guest::directory().map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))?;
+    let options = Options::parse(directory.options)
+        .map_err(|error| Refused::new(error, "write the image again with options that exist"))?;
     let capabilities = processor::capabilities();
     introduce(session, &directory, &options, capabilities.is_ok());
     let memory_bytes = ports::memory_bytes();
@@ -133,12 +136,14 @@ fn run_guest<A: Account>(
     account: A,
 ) -> Ending {
     let memory = guest::load(directory).expect("the directory was checked against the guest's memory");
-    let vmcs = processor::enter_vmx_operation(&capabilities).unwrap_or_else(|error| panic!("VMX operation failed: {error}"));
+    let vmcs =
+        processor::enter_vmx_operation(&capabilities).unwrap_or_else(|error| panic!("VMX operation failed: {error}"));
     let cpuid = CpuidTable::new(processor::cpuid, 0);
     let tables = vec![Table::EMPTY; EPT_TABLES].leak();
     let base_hpa = tables.as_ptr() as u64;
     let mut ept = Ept::new(tables, base_hpa);
-    ept.map(0, memory.host_base(), RAM_BYTES, capabilities.has_large_pages()).expect("the arena holds the guest's memory");
+    ept.map(0, memory.host_base(), RAM_BYTES, capabilities.has_large_pages())
+        .expect("the arena holds the guest's memory");
     ept.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
     let (msr_bitmaps, io_bitmap_a, io_bitmap_b) = (processor::page(), processor::page(), processor::page());
     io_bitmap_a.0.fill(u64::MAX);
@@ -161,7 +166,8 @@ fn run_guest<A: Account>(
     for profile in Profile::ALL {
         let fields = vmx.control_fields(profile);
         let record = session.record(Kind::Controls).word("profile", profile.name()).hex("pin", fields.pin.into());
-        let record = record.hex("proc", fields.proc.into()).hex("proc2", fields.proc2.into()).hex("exit", fields.exit.into());
+        let record =
+            record.hex("proc", fields.proc.into()).hex("proc2", fields.proc2.into()).hex("exit", fields.exit.into());
         let _ = record.hex("entry", fields.entry.into()).hex("exceptions", fields.exception_bitmap.into()).finish();
     }
     let machine = Machine {
@@ -201,7 +207,14 @@ fn fault(detail: fmt::Arguments<'_>) -> ! {
     ports::end(Ending::Fail)
 }
 
+#[cfg(bare)]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     fault(format_args!("the monitor panicked: {info}"))
+}
+
+/// The images are built by the host tool's build script; a plain build of this package makes a program that says so.
+#[cfg(not(bare))]
+fn main() {
+    std::eprintln!("This is Tollgate's monitor, which runs on bare metal: `cargo run --release -- run` boots it.");
 }

@@ -69,7 +69,9 @@ fn fill(idt: &mut InterruptDescriptorTable) {
         19 simd_floating_point
     );
     // SAFETY: the stub returns with everything as it was.
-    unsafe { idt.non_maskable_interrupt.set_handler_addr(VirtAddr::new(ignore as *const () as u64)).set_stack_index(0) };
+    unsafe {
+        idt.non_maskable_interrupt.set_handler_addr(VirtAddr::new(ignore as *const () as u64)).set_stack_index(0)
+    };
 }
 
 /// An NMI while the monitor runs is the platform's business.

@@ -59,7 +59,12 @@ const fn cr0_stored(value: u64) -> u64 {
 
 /// Performs the access.
 #[inline(never)]
-pub fn handle<B: Backend>(access: CrAccess, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
+pub fn handle<B: Backend>(
+    access: CrAccess,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Action {
     match access {
         CrAccess::Write { cr, register } => {
             let value = match registers.by_number(register) {
@@ -212,7 +217,10 @@ mod tests {
     fn osxsave_shows_in_cpuid() {
         let (mut backend, mut machine) = (script(), machine());
         let mut registers = GuestRegisters { rax: CR4_PAE | CR4_OSXSAVE, ..Default::default() };
-        assert_eq!(handle(CrAccess::Write { cr: 4, register: 0 }, &mut registers, &mut backend, &mut machine), Action::Advance);
+        assert_eq!(
+            handle(CrAccess::Write { cr: 4, register: 0 }, &mut registers, &mut backend, &mut machine),
+            Action::Advance
+        );
         assert_ne!(machine.cpuid.answer(1, 0, 0).ecx & 1 << 27, 0);
     }
 

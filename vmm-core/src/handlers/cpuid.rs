@@ -19,13 +19,43 @@ const COMPONENTS: usize = 10;
 pub const XCR0_OFFERED: u64 = 0b1110_0111;
 
 /// Leaf 1, ECX: DTES64, MONITOR, DS-CPL, VMX, SMX, EIST, TM2, PDCM, PCID, DCA, x2APIC, TSC deadline, OSXSAVE, RDRAND.
-const HIDDEN_1_ECX: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 17 | 1 << 18 | 1 << 21 | 1 << 24 | OSXSAVE | 1 << 30;
+const HIDDEN_1_ECX: u32 = 1 << 2
+    | 1 << 3
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 7
+    | 1 << 8
+    | 1 << 15
+    | 1 << 17
+    | 1 << 18
+    | 1 << 21
+    | 1 << 24
+    | OSXSAVE
+    | 1 << 30;
 const OSXSAVE: u32 = 1 << 27;
 const UNDER_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, EDX: MCE, APIC, MTRR, MCA, PAT, DS, ACPI, HTT, TM, PBE.
-const HIDDEN_1_EDX: u32 = 1 << 7 | 1 << 9 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 21 | 1 << 22 | 1 << 28 | 1 << 29 | 1 << 31;
+const HIDDEN_1_EDX: u32 =
+    1 << 7 | 1 << 9 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 21 | 1 << 22 | 1 << 28 | 1 << 29 | 1 << 31;
 /// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, AVX512F/DQ, ADX, SMAP, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
-const OFFERED_7_EBX: u32 = 1 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 16 | 1 << 17 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 23 | 1 << 24 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31;
+const OFFERED_7_EBX: u32 = 1
+    | 1 << 3
+    | 1 << 5
+    | 1 << 7
+    | 1 << 8
+    | 1 << 9
+    | 1 << 16
+    | 1 << 17
+    | 1 << 19
+    | 1 << 20
+    | 1 << 21
+    | 1 << 23
+    | 1 << 24
+    | 1 << 28
+    | 1 << 29
+    | 1 << 30
+    | 1 << 31;
 /// Leaf 7, ECX offered: AVX512-VBMI, UMIP, AVX512-VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512-VNNI, AVX512-BITALG, AVX512-VPOPCNTDQ, RDPID.
 const OFFERED_7_ECX: u32 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14 | 1 << 22;
 /// Leaf 7, EDX offered: fast short REP MOV, AVX512-VP2INTERSECT.
@@ -36,7 +66,8 @@ const OFFERED_D1_EAX: u32 = 1 << 0 | 1 << 2;
 /// Leaves whose answer depends on ECX or on guest state.
 const NOT_PLAIN: u64 = 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd;
 /// Leaves that describe what the guest does not get: MONITOR, power, DCA, PMU, and the resource and trace leaves.
-const EMPTY: u64 = 1 << 5 | 1 << 6 | 1 << 9 | 1 << 0xa | 1 << 0xf | 1 << 0x10 | 1 << 0x12 | 1 << 0x14 | !((1 << 0x17) - 1);
+const EMPTY: u64 =
+    1 << 5 | 1 << 6 | 1 << 9 | 1 << 0xa | 1 << 0xf | 1 << 0x10 | 1 << 0x12 | 1 << 0x14 | !((1 << 0x17) - 1);
 
 /// What CPUID answers.
 #[derive(Clone, Debug)]
@@ -112,7 +143,9 @@ impl CpuidTable {
 
     /// Bytes of the XSAVE area, standard format, for these components.
     fn save_area_bytes(&self, xcr0: u64) -> u32 {
-        let end = |(component, answer): (usize, &Answer)| if component >= 2 && xcr0 >> component & 1 != 0 { answer.ebx + answer.eax } else { 576 };
+        let end = |(component, answer): (usize, &Answer)| {
+            if component >= 2 && xcr0 >> component & 1 != 0 { answer.ebx + answer.eax } else { 576 }
+        };
         self.components.iter().enumerate().map(end).max().unwrap_or(576)
     }
 
@@ -150,7 +183,13 @@ impl CpuidTable {
     pub fn answer(&self, leaf: u32, sub_leaf: u32, xcr0: u64) -> Answer {
         match leaf {
             4 => self.caches.get(sub_leaf as usize).copied().unwrap_or(Answer::ZERO),
-            7 => if sub_leaf == 0 { self.basic[7] } else { Answer::ZERO },
+            7 => {
+                if sub_leaf == 0 {
+                    self.basic[7]
+                } else {
+                    Answer::ZERO
+                }
+            }
             0xb => Answer { ecx: sub_leaf & 0xff, ..Answer::ZERO },
             0xd if self.max_basic >= 0xd => {
                 let mut answer = self.components.get(sub_leaf as usize).copied().unwrap_or(Answer::ZERO);
@@ -160,7 +199,9 @@ impl CpuidTable {
                 answer
             }
             HYPERVISOR => {
-                let word = |at: usize| u32::from_le_bytes([SIGNATURE[at], SIGNATURE[at + 1], SIGNATURE[at + 2], SIGNATURE[at + 3]]);
+                let word = |at: usize| {
+                    u32::from_le_bytes([SIGNATURE[at], SIGNATURE[at + 1], SIGNATURE[at + 2], SIGNATURE[at + 3]])
+                };
                 Answer { eax: HYPERVISOR, ebx: word(0), ecx: word(4), edx: word(8) }
             }
             0x4000_0001..=0x4fff_ffff => Answer::ZERO,
@@ -215,7 +256,11 @@ pub(crate) mod tests {
         assert_ne!(features.ecx & UNDER_HYPERVISOR, 0);
         assert_eq!(features.ebx >> 24, 3);
         let structured = table.answer(7, 0, 0);
-        assert_eq!((structured.ebx >> 10 & 1, structured.ebx >> 18 & 1, structured.ecx >> 16 & 1), (0, 0, 0), "INVPCID, RDSEED, LA57");
+        assert_eq!(
+            (structured.ebx >> 10 & 1, structured.ebx >> 18 & 1, structured.ecx >> 16 & 1),
+            (0, 0, 0),
+            "INVPCID, RDSEED, LA57"
+        );
         assert_eq!(table.answer(7, 1, 0), Answer::ZERO);
         assert_eq!(table.answer(0xd, 1, 0).eax & 1 << 3, 0, "XSAVES");
         assert_eq!(table.answer(0xa, 0, 0), Answer::ZERO);

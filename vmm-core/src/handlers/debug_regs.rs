@@ -28,7 +28,8 @@ pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, back
         backend.set(State::Dr7, dr7 & !DR7_GD);
         return Action::Inject(Event::exception(vector::DB));
     }
-    let state = [State::Dr0, State::Dr1, State::Dr2, State::Dr3, State::Dr0, State::Dr0, State::Dr6, State::Dr7][usize::from(dr & 7)];
+    let state = [State::Dr0, State::Dr1, State::Dr2, State::Dr3, State::Dr0, State::Dr0, State::Dr6, State::Dr7]
+        [usize::from(dr & 7)];
     if access.is_read {
         let value = backend.get(state);
         match registers.by_number(access.register) {

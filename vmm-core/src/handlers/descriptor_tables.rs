@@ -50,14 +50,26 @@ fn address(operand: Operand) -> Result<u64, Event> {
 }
 
 /// Limit and base as 10 bytes: the 64-bit form.
-fn store_table<B: Backend>(operand: Operand, limit: State, base: State, backend: &mut B, memory: &mut GuestMemory) -> Result<(), Event> {
+fn store_table<B: Backend>(
+    operand: Operand,
+    limit: State,
+    base: State,
+    backend: &mut B,
+    memory: &mut GuestMemory,
+) -> Result<(), Event> {
     let mut bytes = [0; 10];
     bytes[..2].copy_from_slice(&(backend.get(limit) as u16).to_le_bytes());
     bytes[2..].copy_from_slice(&backend.get(base).to_le_bytes());
     paging::write(backend, memory, address(operand)?, &bytes)
 }
 
-fn load_table<B: Backend>(operand: Operand, limit: State, base: State, backend: &mut B, memory: &mut GuestMemory) -> Result<(), Event> {
+fn load_table<B: Backend>(
+    operand: Operand,
+    limit: State,
+    base: State,
+    backend: &mut B,
+    memory: &mut GuestMemory,
+) -> Result<(), Event> {
     let mut bytes = [0; 10];
     paging::read(backend, memory, address(operand)?, &mut bytes)?;
     let [l0, l1, b @ ..] = bytes;
@@ -101,9 +113,16 @@ fn has_operand_size_prefix<B: Backend>(backend: &mut B, memory: &mut GuestMemory
     Ok(instruction[..bytes].iter().take_while(|&&byte| byte != 0x0f).any(|&byte| byte == 0x66))
 }
 
-fn load_selector<B: Backend>(operand: Operand, registers: &mut GuestRegisters, backend: &mut B, memory: &mut GuestMemory) -> Result<u16, Event> {
+fn load_selector<B: Backend>(
+    operand: Operand,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    memory: &mut GuestMemory,
+) -> Result<u16, Event> {
     match operand {
-        Operand::Register(number) => Ok(registers.by_number(number).map_or_else(|| backend.get(State::Rsp), |register| *register) as u16),
+        Operand::Register(number) => {
+            Ok(registers.by_number(number).map_or_else(|| backend.get(State::Rsp), |register| *register) as u16)
+        }
         Operand::Memory(linear) => {
             let mut bytes = [0; 2];
             paging::read(backend, memory, linear, &mut bytes)?;
@@ -120,7 +139,12 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    fn load<B: Backend>(selector: u16, wanted_type: u64, backend: &mut B, memory: &mut GuestMemory) -> Result<Self, Event> {
+    fn load<B: Backend>(
+        selector: u16,
+        wanted_type: u64,
+        backend: &mut B,
+        memory: &mut GuestMemory,
+    ) -> Result<Self, Event> {
         let (offset, error_code) = (u64::from(selector & !7), u32::from(selector & !3));
         let refused = Event::fault(vector::GP, error_code);
         if selector & 4 != 0 || offset + 15 > backend.get(State::GdtrLimit) {
@@ -229,7 +253,10 @@ mod tests {
         assert_eq!(run(&mut up, TableInstruction::Lgdt, Operand::Memory(0x5000), 0).0, Action::Advance);
         assert_eq!((up.0.get(State::GdtrBase), up.0.get(State::GdtrLimit)), (0x1234_5678_9abc, 0xfff));
         up.1.memory.write_u64(0x5002, 1 << 63).unwrap();
-        assert_eq!(run(&mut up, TableInstruction::Lidt, Operand::Memory(0x5000), 0).0, Action::Inject(Event::GENERAL_PROTECTION));
+        assert_eq!(
+            run(&mut up, TableInstruction::Lidt, Operand::Memory(0x5000), 0).0,
+            Action::Inject(Event::GENERAL_PROTECTION)
+        );
     }
 
     #[test]
@@ -237,7 +264,9 @@ mod tests {
         let mut up = set_up();
         up.0.set(State::TrSelector, 0x20);
         up.0.set(State::Rip, 0x5000);
-        for (code, bytes, expected) in [(0x00c8_000f_u64, 3, 0x20), (0xc800_0f66, 4, !0xffff | 0x20), (0xc800_0f48, 4, 0x20)] {
+        for (code, bytes, expected) in
+            [(0x00c8_000f_u64, 3, 0x20), (0xc800_0f66, 4, !0xffff | 0x20), (0xc800_0f48, 4, 0x20)]
+        {
             up.1.memory.write_u64(0x5000, code).unwrap();
             up.0.set(State::InstructionBytes, bytes);
             assert_eq!(run(&mut up, TableInstruction::Str, Operand::Register(0), !0), (Action::Advance, expected));

@@ -115,14 +115,16 @@ mod tests {
 
     #[test]
     fn a_page_fault_goes_back_with_its_address() {
-        let mut backend = Script { exit_event: Some(Event::fault(vector::PF, 2)), qualification: 0x1234, ..Script::default() };
+        let mut backend =
+            Script { exit_event: Some(Event::fault(vector::PF, 2)), qualification: 0x1234, ..Script::default() };
         assert_eq!(exception(&mut backend), Action::Inject(Event::fault(vector::PF, 2)));
         assert_eq!(backend.get(State::Cr2), 0x1234);
     }
 
     #[test]
     fn a_single_step_goes_back_with_its_cause() {
-        let mut backend = Script { exit_event: Some(Event::exception(vector::DB)), qualification: 0x4000, ..Script::default() };
+        let mut backend =
+            Script { exit_event: Some(Event::exception(vector::DB)), qualification: 0x4000, ..Script::default() };
         assert_eq!(exception(&mut backend), Action::Inject(Event::exception(vector::DB)));
         assert_eq!(backend.get(State::Dr6), 0x4000);
     }
@@ -130,7 +132,8 @@ mod tests {
     #[test]
     fn fresh_pages_are_mapped_and_others_end_the_guest() {
         let fault = |gpa| PhysicalFault { gpa, read: false, write: true, fetch: false };
-        let mut backend = Script { physical_fault: Some(fault(0x80_0000)), fresh: 0x80_0000..0x100_0000, ..Script::default() };
+        let mut backend =
+            Script { physical_fault: Some(fault(0x80_0000)), fresh: 0x80_0000..0x100_0000, ..Script::default() };
         assert_eq!(physical_fault(&mut backend), Action::Resume);
         backend.vectoring_event = Some(Event::interrupt(32));
         assert_eq!(physical_fault(&mut backend), Action::Inject(Event::interrupt(32)));

@@ -100,7 +100,11 @@ mod tests {
         assert_eq!(call(machine, Hypercall::Console as u64, u64::MAX, 10), (BAD_ADDRESS, Action::Advance));
         assert_eq!(call(machine, Hypercall::Begin as u64, 4711, 1), (INVALID, Action::Advance));
         assert_eq!(call(machine, Hypercall::Begin as u64, 1, 0), (INVALID, Action::Advance));
-        assert_eq!(call(machine, Hypercall::End as u64, 0, 0), (INVALID, Action::Advance), "an end without a beginning");
+        assert_eq!(
+            call(machine, Hypercall::End as u64, 0, 0),
+            (INVALID, Action::Advance),
+            "an end without a beginning"
+        );
         assert_eq!(call(machine, Hypercall::WakeAfter as u64, 1, 31), (INVALID, Action::Advance));
         assert_eq!(call(machine, Hypercall::WakeAfter as u64, 1, 256), (INVALID, Action::Advance));
         assert_eq!((machine.wake, machine.console.contents()), (None, (&[][..], 0)));

@@ -52,7 +52,9 @@ impl Ports {
 
     /// IN of `bytes` bytes.
     pub fn read(&mut self, port: u16, bytes: u8) -> u32 {
-        let from_queue = |ports: &mut Self| (0..bytes).fold(!0, |value, i| value & !(0xff << (8 * i)) | u32::from(ports.pop()) << (8 * i));
+        let from_queue = |ports: &mut Self| {
+            (0..bytes).fold(!0, |value, i| value & !(0xff << (8 * i)) | u32::from(ports.pop()) << (8 * i))
+        };
         self.read_plain(port).unwrap_or_else(|| from_queue(self))
     }
 
@@ -98,7 +100,12 @@ pub fn quick(access: IoAccess, registers: &mut GuestRegisters, machine: &mut Mac
 
 /// Performs the access.
 #[inline(never)]
-pub fn handle<B: Backend>(access: IoAccess, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
+pub fn handle<B: Backend>(
+    access: IoAccess,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Action {
     if access.is_string {
         return string(access, registers, backend, machine);
     }
@@ -129,56 +136,76 @@ fn step(register: &mut u64, bytes: u8, value: u64) {
     };
 }
 
-fn string<B: Backend>(access: IoAccess, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
+fn string<B: Backend>(
+    access: IoAccess,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Action {
     let address_bytes = backend.string_io_address_bytes();
     let address_mask = u64::MAX >> (64 - 8 * u32::from(address_bytes));
-    let size = u64::from(access.bytes);
     let wanted = if access.is_repeated { registers.rcx & address_mask } else { 1 };
-    let elements = wanted.min(STRING_BYTES / size);
     let backwards = backend.get(State::Rflags) & RFLAGS_DF != 0;
     let mut linear = backend.string_io_address();
-    let mut outcome = Ok(());
-    for _ in 0..elements {
-        outcome = element(access, linear, backend, machine);
-        if outcome.is_err() {
-            break;
+    let mut left = wanted.min(STRING_BYTES / u64::from(access.bytes));
+    let stops_early = left < wanted;
+    while left > 0 {
+        let elements = if backwards { 1 } else { left.min(elements_in_page(linear, access.bytes)) };
+        let bytes = elements * u64::from(access.bytes);
+        if let Err(event) = piece(access, linear, bytes as usize, backend, machine) {
+            return Action::Inject(event);
         }
-        let delta = if backwards { size.wrapping_neg() } else { size };
+        let delta = if backwards { bytes.wrapping_neg() } else { bytes };
         linear = linear.wrapping_add(delta);
         let pointer = if access.is_in { &mut registers.rdi } else { &mut registers.rsi };
         let next = pointer.wrapping_add(delta);
         step(pointer, address_bytes, next);
         if access.is_repeated {
-            let left = registers.rcx.wrapping_sub(1);
-            step(&mut registers.rcx, address_bytes, left);
+            let count = registers.rcx.wrapping_sub(elements);
+            step(&mut registers.rcx, address_bytes, count);
         }
+        left -= elements;
     }
-    match outcome {
-        Err(event) => Action::Inject(event),
-        Ok(()) if elements < wanted => Action::Resume,
-        Ok(()) => Action::Advance,
-    }
+    if stops_early { Action::Resume } else { Action::Advance }
 }
 
-fn element<B: Backend>(access: IoAccess, linear: u64, backend: &mut B, machine: &mut Machine) -> Result<(), Event> {
+/// How many whole elements lie between a linear address and the end of its page; 1 for one that crosses the end.
+fn elements_in_page(linear: u64, bytes: u8) -> u64 {
+    ((4096 - (linear & 4095)) / u64::from(bytes)).max(1)
+}
+
+/// Moves elements that lie in one page, or one that does not. Nothing is moved if any of them faults: guest memory is
+/// tried before the port is asked, since what a port delivers can't be given back.
+fn piece<B: Backend>(
+    access: IoAccess,
+    linear: u64,
+    bytes: usize,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Result<(), Event> {
     let Machine { ports, memory, .. } = machine;
-    let bytes = usize::from(access.bytes);
-    let mut value = [0; 4];
+    let mut buffer = [0; STRING_BYTES as usize];
+    let buffer = &mut buffer[..bytes];
+    paging::read(backend, memory, linear, buffer)?;
     if access.is_in {
-        // Room first: a fault must not swallow what the port delivered.
-        paging::read(backend, memory, linear, &mut value[..bytes])?;
-        let value = ports.read(access.port, access.bytes).to_le_bytes();
-        paging::write(backend, memory, linear, &value[..bytes])
-    } else {
-        paging::read(backend, memory, linear, &mut value[..bytes])?;
-        ports.write(access.port, access.bytes, u32::from_le_bytes(value));
-        Ok(())
+        paging::write(backend, memory, linear, buffer)?;
+        for element in buffer.chunks_exact_mut(usize::from(access.bytes)) {
+            element.copy_from_slice(&ports.read(access.port, access.bytes).to_le_bytes()[..usize::from(access.bytes)]);
+        }
+        return paging::write(backend, memory, linear, buffer);
     }
+    for element in buffer.chunks_exact(usize::from(access.bytes)) {
+        let mut value = [0; 4];
+        value[..element.len()].copy_from_slice(element);
+        ports.write(access.port, access.bytes, u32::from_le_bytes(value));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::script::{Script, machine};
 
     #[test]
     fn the_loopback_port_is_a_bounded_queue() {
@@ -199,6 +226,67 @@ mod tests {
         assert_eq!(merge(!0, 0x12, 1), !0xff | 0x12);
         assert_eq!(merge(!0, 0x1234, 2), !0xffff | 0x1234);
         assert_eq!(merge(!0, 0x1234_5678, 4), 0x1234_5678);
+    }
+
+    /// Identity-mapped memory with a string at 0xff0.
+    fn string_machine(access: IoAccess) -> (Script, Machine) {
+        let (mut backend, mut machine) = (Script { string_io: (0xff0, 8), ..Script::default() }, machine());
+        for (at, value) in
+            [(0x1000, 0x2003), (0x2000, 0x3003), (0x3000, 0x4003), (0x4000, 0x3), (0x4008, 0x1003), (0x4010, 0x2002)]
+        {
+            machine.memory.write_u64(at, value).unwrap();
+        }
+        machine.memory.write(0xff0, b"0123456789abcdef").unwrap();
+        backend.set(State::Cr3, 0x1000);
+        backend.io = Some(access);
+        (backend, machine)
+    }
+
+    #[test]
+    fn strings_go_out_and_come_in() {
+        let access = IoAccess { port: LOOPBACK_PORT, bytes: 2, is_in: false, is_string: true, is_repeated: true };
+        let (mut backend, mut machine) = string_machine(access);
+        let mut registers = GuestRegisters { rcx: 8, rsi: 0xff0, rdi: 0xff8, ..Default::default() };
+        assert_eq!(handle(access, &mut registers, &mut backend, &mut machine), Action::Advance);
+        assert_eq!((registers.rcx, registers.rsi), (0, 0x1000));
+        backend.string_io.0 = 0xff8;
+        registers.rcx = 3;
+        assert_eq!(
+            handle(IoAccess { is_in: true, ..access }, &mut registers, &mut backend, &mut machine),
+            Action::Advance
+        );
+        assert_eq!((registers.rcx, registers.rdi), (0, 0xffe));
+        let mut bytes = [0; 8];
+        machine.memory.read(0xff8, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"012345ef");
+    }
+
+    #[test]
+    fn a_string_that_runs_into_an_unmapped_page_stops_there() {
+        let access = IoAccess { port: POST_PORT, bytes: 1, is_in: false, is_string: true, is_repeated: true };
+        let (mut backend, mut machine) = string_machine(access);
+        backend.string_io.0 = 0x1ffe;
+        let mut registers = GuestRegisters { rcx: 5, rsi: 0x1ffe, ..Default::default() };
+        assert_eq!(
+            handle(access, &mut registers, &mut backend, &mut machine),
+            Action::Inject(Event::fault(crate::exit::vector::PF, 0))
+        );
+        assert_eq!((registers.rcx, registers.rsi, backend.get(State::Cr2)), (3, 0x2000, 0x2000));
+    }
+
+    #[test]
+    fn backwards_and_very_long_strings() {
+        let access = IoAccess { port: POST_PORT, bytes: 1, is_in: false, is_string: true, is_repeated: true };
+        let (mut backend, mut machine) = string_machine(access);
+        backend.set(State::Rflags, RFLAGS_DF);
+        let mut registers = GuestRegisters { rcx: 4, rsi: 0xff0, ..Default::default() };
+        assert_eq!(handle(access, &mut registers, &mut backend, &mut machine), Action::Advance);
+        assert_eq!((registers.rcx, registers.rsi), (0, 0xfec));
+        backend.set(State::Rflags, 0);
+        backend.string_io.0 = 0;
+        let mut registers = GuestRegisters { rcx: u64::MAX, ..Default::default() };
+        assert_eq!(handle(access, &mut registers, &mut backend, &mut machine), Action::Resume);
+        assert_eq!((registers.rcx, registers.rsi), (u64::MAX - 4096, 4096));
     }
 
     #[test]

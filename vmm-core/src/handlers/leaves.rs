@@ -74,7 +74,11 @@ fn exists(vcpu: Option<u16>, ledgers: &[&Ledger]) -> bool {
 
 /// The ledger of one vCPU, or all; none if there is no such vCPU.
 fn chosen<'a>(ledgers: &'a [&'a Ledger], vcpu: Option<u16>) -> impl Iterator<Item = &'a Ledger> {
-    ledgers.iter().enumerate().filter(move |&(number, _)| vcpu.is_none_or(|vcpu| usize::from(vcpu) == number)).map(|(_, ledger)| *ledger)
+    ledgers
+        .iter()
+        .enumerate()
+        .filter(move |&(number, _)| vcpu.is_none_or(|vcpu| usize::from(vcpu) == number))
+        .map(|(_, ledger)| *ledger)
 }
 
 fn sum(ledgers: &[&Ledger], vcpu: Option<u16>, reason: u16, of: impl Fn(&Row) -> u64) -> u64 {
@@ -91,7 +95,12 @@ mod tests {
     use tollgate_abi::leaves::LeafMap;
 
     fn machine(leaf_map: LeafMap) -> Machine {
-        Machine { leaf_map, controls: Controls { proc: 1 << 7, ..Controls::default() }, vcpus: 2, ..crate::script::machine() }
+        Machine {
+            leaf_map,
+            controls: Controls { proc: 1 << 7, ..Controls::default() },
+            vcpus: 2,
+            ..crate::script::machine()
+        }
     }
 
     fn ledger(exits: &[(ExitReason, u64)]) -> Ledger {
@@ -107,7 +116,13 @@ mod tests {
     fn ask(map: LeafMap, leaf: u32, ecx: u32) -> [u64; 4] {
         let first = ledger(&[(ExitReason::CPUID, 1 << 33), (ExitReason::CPUID, 5), (ExitReason::HLT, 7)]);
         let second = ledger(&[(ExitReason::CPUID, 3)]);
-        let mut registers = GuestRegisters { rax: !0 << 32 | u64::from(leaf), rbx: !0, rcx: !0 << 32 | u64::from(ecx), rdx: !0, ..Default::default() };
+        let mut registers = GuestRegisters {
+            rax: !0 << 32 | u64::from(leaf),
+            rbx: !0,
+            rcx: !0 << 32 | u64::from(ecx),
+            rdx: !0,
+            ..Default::default()
+        };
         assert_eq!(handle(&mut registers, &machine(map), 3, &[&first, &second]), Action::Advance);
         [registers.rax, registers.rbx, registers.rcx, registers.rdx]
     }

@@ -25,7 +25,13 @@ use crate::ledger::Ledger;
 use crate::machine::Machine;
 
 /// Decides what one exit leads to.
-pub fn dispatch<B: Backend>(raw: RawReason, registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine, ledger: &Ledger) -> Action {
+pub fn dispatch<B: Backend>(
+    raw: RawReason,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+    ledger: &Ledger,
+) -> Action {
     if raw.is_entry_failure() {
         return Action::Stop(Outcome::EntryFailed);
     }
@@ -38,7 +44,9 @@ pub fn dispatch<B: Backend>(raw: RawReason, registers: &mut GuestRegisters, back
         ExitReason::CR_ACCESS => control_regs::handle(backend.cr_access(), registers, backend, machine),
         ExitReason::EPT_VIOLATION => event::physical_fault(backend),
         ExitReason::MOV_DR => debug_regs::handle(backend.dr_access(), registers, backend),
-        ExitReason::GDTR_IDTR_ACCESS | ExitReason::LDTR_TR_ACCESS => descriptor_tables::handle(registers, backend, machine),
+        ExitReason::GDTR_IDTR_ACCESS | ExitReason::LDTR_TR_ACCESS => {
+            descriptor_tables::handle(registers, backend, machine)
+        }
         ExitReason::RDTSC => power::read_tsc(registers, backend),
         ExitReason::RDTSCP => power::read_tscp(registers, backend),
         ExitReason::XSETBV => power::set_xcr0(registers, backend, machine),

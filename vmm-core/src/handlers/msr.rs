@@ -35,22 +35,22 @@ const EFER_LMA: u64 = 1 << 10;
 #[inline(always)]
 fn kind(msr: u32) -> Option<Kind> {
     Some(match msr {
-        0x1b => Kind::Constant(APIC_BASE),         // IA32_APIC_BASE
-        0x10 => Kind::Readable(State::Tsc),        // IA32_TIME_STAMP_COUNTER
-        0x8b => Kind::Ignored(0),                  // IA32_BIOS_SIGN_ID: no microcode
-        0x174 => Kind::Low(State::SysenterCs),     // IA32_SYSENTER_CS
-        0x175 => Kind::Address(State::SysenterEsp), // IA32_SYSENTER_ESP
-        0x176 => Kind::Address(State::SysenterEip), // IA32_SYSENTER_EIP
-        0x1a0 => Kind::Constant(1),                // IA32_MISC_ENABLE: fast strings
-        0xc000_0080 => Kind::Efer,                 // IA32_EFER
-        0xc000_0081 => Kind::Own(State::Star),     // IA32_STAR
-        0xc000_0082 => Kind::Address(State::Lstar), // IA32_LSTAR
-        0xc000_0083 => Kind::Address(State::Cstar), // IA32_CSTAR
-        0xc000_0084 => Kind::Low(State::Fmask),    // IA32_FMASK
-        0xc000_0100 => Kind::Address(State::FsBase), // IA32_FS_BASE
-        0xc000_0101 => Kind::Address(State::GsBase), // IA32_GS_BASE
+        0x1b => Kind::Constant(APIC_BASE),                 // IA32_APIC_BASE
+        0x10 => Kind::Readable(State::Tsc),                // IA32_TIME_STAMP_COUNTER
+        0x8b => Kind::Ignored(0),                          // IA32_BIOS_SIGN_ID: no microcode
+        0x174 => Kind::Low(State::SysenterCs),             // IA32_SYSENTER_CS
+        0x175 => Kind::Address(State::SysenterEsp),        // IA32_SYSENTER_ESP
+        0x176 => Kind::Address(State::SysenterEip),        // IA32_SYSENTER_EIP
+        0x1a0 => Kind::Constant(1),                        // IA32_MISC_ENABLE: fast strings
+        0xc000_0080 => Kind::Efer,                         // IA32_EFER
+        0xc000_0081 => Kind::Own(State::Star),             // IA32_STAR
+        0xc000_0082 => Kind::Address(State::Lstar),        // IA32_LSTAR
+        0xc000_0083 => Kind::Address(State::Cstar),        // IA32_CSTAR
+        0xc000_0084 => Kind::Low(State::Fmask),            // IA32_FMASK
+        0xc000_0100 => Kind::Address(State::FsBase),       // IA32_FS_BASE
+        0xc000_0101 => Kind::Address(State::GsBase),       // IA32_GS_BASE
         0xc000_0102 => Kind::Address(State::KernelGsBase), // IA32_KERNEL_GS_BASE
-        0xc000_0103 => Kind::Low(State::TscAux),   // IA32_TSC_AUX
+        0xc000_0103 => Kind::Low(State::TscAux),           // IA32_TSC_AUX
         _ => return None,
     })
 }
@@ -128,7 +128,12 @@ mod tests {
     }
 
     fn wrmsr(backend: &mut Script, msr: u64, value: u64) -> bool {
-        let mut registers = GuestRegisters { rcx: msr, rax: value & 0xffff_ffff | 0xdead << 32, rdx: value >> 32, ..Default::default() };
+        let mut registers = GuestRegisters {
+            rcx: msr,
+            rax: value & 0xffff_ffff | 0xdead << 32,
+            rdx: value >> 32,
+            ..Default::default()
+        };
         write(&mut registers, backend, &machine()) == Action::Advance
     }
 

@@ -97,7 +97,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::NoVmx => write!(f, "this CPU has no VT-x (CPUID.1:ECX.VMX is 0)"),
-            Refusal::LockedOff => write!(f, "the firmware has locked VT-x off (IA32_FEATURE_CONTROL is locked and its VMX bit is 0)"),
+            Refusal::LockedOff => {
+                write!(f, "the firmware has locked VT-x off (IA32_FEATURE_CONTROL is locked and its VMX bit is 0)")
+            }
             Refusal::NoControl(name) => write!(f, "this CPU's VT-x lacks a control that the monitor needs: {name}"),
             Refusal::NoEptFeature(name) => write!(f, "this CPU's EPT lacks a property that the monitor needs: {name}"),
         }
@@ -109,7 +111,9 @@ impl Refusal {
     pub const fn remedy(self) -> &'static str {
         match self {
             Refusal::NoVmx => "run it on an Intel CPU, or an emulator's CPU model, with VT-x (Bochs: model=tigerlake)",
-            Refusal::LockedOff => "enable VT-x (Intel Virtualization Technology) in the firmware's set-up and power-cycle the machine",
+            Refusal::LockedOff => {
+                "enable VT-x (Intel Virtualization Technology) in the firmware's set-up and power-cycle the machine"
+            }
             Refusal::NoControl(_) | Refusal::NoEptFeature(_) => {
                 "run it on a CPU, or an emulator's CPU model, with EPT and unconditional basics: Nehalem or later (Bochs: model=tigerlake)"
             }
@@ -133,9 +137,14 @@ impl Capabilities {
     /// Reads the MSRs; the TRUE ones where they exist.
     pub fn read(msr: impl Fn(u32) -> u64) -> Self {
         let basic = msr(IA32_VMX_BASIC);
-        let choose = |plain, with_true| Allowed::from_msr(msr(if basic & HAS_TRUE_CONTROLS != 0 { with_true } else { plain }));
+        let choose =
+            |plain, with_true| Allowed::from_msr(msr(if basic & HAS_TRUE_CONTROLS != 0 { with_true } else { plain }));
         let proc = choose(IA32_VMX_PROCBASED_CTLS, IA32_VMX_TRUE_PROCBASED_CTLS);
-        let proc2 = if proc.may & SECONDARY != 0 { Allowed::from_msr(msr(IA32_VMX_PROCBASED_CTLS2)) } else { Allowed::default() };
+        let proc2 = if proc.may & SECONDARY != 0 {
+            Allowed::from_msr(msr(IA32_VMX_PROCBASED_CTLS2))
+        } else {
+            Allowed::default()
+        };
         // The MSR exists if EPT (bit 1) or VPID (bit 5) does.
         let ept_vpid = if proc2.may & (1 << 1 | 1 << 5) != 0 { msr(IA32_VMX_EPT_VPID_CAP) } else { 0 };
         Self {
@@ -160,14 +169,22 @@ impl Capabilities {
     /// The first control or EPT property that is missing.
     pub fn check(&self) -> Result<(), Refusal> {
         let missing = |allowed: Allowed, required: &[NamedBit]| {
-            required.iter().find(|required| allowed.may >> required.bit & 1 == 0).map_or(Ok(()), |required| Err(Refusal::NoControl(required.name)))
+            required
+                .iter()
+                .find(|required| allowed.may >> required.bit & 1 == 0)
+                .map_or(Ok(()), |required| Err(Refusal::NoControl(required.name)))
         };
         missing(self.pin, PIN_REQUIRED)?;
         missing(self.proc, PROC_REQUIRED)?;
         missing(self.proc2, PROC2_REQUIRED)?;
         missing(self.exit, EXIT_REQUIRED)?;
         missing(self.entry, ENTRY_REQUIRED)?;
-        let properties = [(6, "page walks of length 4"), (14, "write-back paging structures"), (20, "INVEPT"), (25, "single-context INVEPT")];
+        let properties = [
+            (6, "page walks of length 4"),
+            (14, "write-back paging structures"),
+            (20, "INVEPT"),
+            (25, "single-context INVEPT"),
+        ];
         match properties.iter().find(|(bit, _)| self.ept_vpid >> bit & 1 == 0) {
             Some((_, name)) => Err(Refusal::NoEptFeature(name)),
             None => Ok(()),
@@ -245,7 +262,9 @@ pub(crate) mod tests {
     fn older_processors_without_true_msrs_are_read_by_the_plain_ones() {
         let plain = Capabilities::read(|msr| match msr {
             IA32_VMX_BASIC => 0x1234,
-            IA32_VMX_PINBASED_CTLS | IA32_VMX_PROCBASED_CTLS | IA32_VMX_EXIT_CTLS | IA32_VMX_ENTRY_CTLS => 0x3f_0000_0016,
+            IA32_VMX_PINBASED_CTLS | IA32_VMX_PROCBASED_CTLS | IA32_VMX_EXIT_CTLS | IA32_VMX_ENTRY_CTLS => {
+                0x3f_0000_0016
+            }
             IA32_VMX_MISC..=IA32_VMX_CR4_FIXED1 => 0,
             _ => panic!("read of MSR {msr:#x}"),
         });

@@ -38,7 +38,8 @@ pub const EXIT_REQUIRED: &[NamedBit] = &[
     named(21, "load IA32_EFER on exit"),
 ];
 /// VM-entry controls.
-pub const ENTRY_REQUIRED: &[NamedBit] = &[named(2, "load debug controls"), named(9, "IA-32e mode guest"), named(15, "load IA32_EFER on entry")];
+pub const ENTRY_REQUIRED: &[NamedBit] =
+    &[named(2, "load debug controls"), named(9, "IA-32e mode guest"), named(15, "load IA32_EFER on entry")];
 
 /// Pin-based control: the watchdog's.
 const PREEMPTION_TIMER: u32 = 1 << 6;
@@ -95,7 +96,9 @@ impl ControlFields {
             io_exits: true,
             msr_reads_exit: true,
             msr_writes_exit: true,
-            features: feature(true, Feature::Ept) | feature(capabilities.proc2.may & USE_VPID != 0, Feature::Vpid) | feature(has_xsave, Feature::Xsave),
+            features: feature(true, Feature::Ept)
+                | feature(capabilities.proc2.may & USE_VPID != 0, Feature::Vpid)
+                | feature(has_xsave, Feature::Xsave),
         }
     }
 }

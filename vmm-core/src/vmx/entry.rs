@@ -245,7 +245,12 @@ unsafe extern "sysv64" fn on_exit<A: Account>(exit_tsc: u64, vcpu: &mut Vcpu<Vmx
 /// # Safety
 /// As for `on_exit`.
 #[inline(never)]
-unsafe extern "sysv64" fn on_exit_thoroughly<A: Account>(exit_tsc: u64, vcpu: &mut Vcpu<Vmx, A>, registers: &mut GuestRegisters, opened: Opened) {
+unsafe extern "sysv64" fn on_exit_thoroughly<A: Account>(
+    exit_tsc: u64,
+    vcpu: &mut Vcpu<Vmx, A>,
+    registers: &mut GuestRegisters,
+    opened: Opened,
+) {
     if vcpu.exit_thoroughly(registers, exit_tsc, opened) == Flow::Leave {
         // SAFETY: `registers` is the frame's first field, by the caller's contract; nothing here is left to be dropped.
         unsafe { leave(registers) }

@@ -78,7 +78,11 @@ impl Ept {
         let mut above = 4;
         while above > level {
             let entry = self.tables[table].0[index(gpa, above)];
-            table = if entry & RWX != 0 { ((entry & ADDRESS) - self.base_hpa) as usize / size_of::<Table>() } else { self.add(table, gpa, above)? };
+            table = if entry & RWX != 0 {
+                ((entry & ADDRESS) - self.base_hpa) as usize / size_of::<Table>()
+            } else {
+                self.add(table, gpa, above)?
+            };
             above -= 1;
         }
         Ok(&mut self.tables[table].0[index(gpa, level)])
@@ -90,7 +94,7 @@ impl Ept {
             return Err(ArenaFull);
         }
         self.used += 1;
-        self.tables[parent].0[index(gpa, level)] = self.base_hpa + (table * size_of::<Table>()) as u64 | RWX;
+        self.tables[parent].0[index(gpa, level)] = (self.base_hpa + (table * size_of::<Table>()) as u64) | RWX;
         Ok(table)
     }
 

@@ -35,7 +35,9 @@ pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {
     vmcs.write(GUEST_RFLAGS, RFLAGS);
     vmcs.write(GUEST_DR7, DR7);
     segments(vmcs);
-    for base in [GUEST_GDTR_BASE, GUEST_IDTR_BASE, GUEST_IA32_SYSENTER_ESP, GUEST_IA32_SYSENTER_EIP, GUEST_PENDING_DEBUG] {
+    for base in
+        [GUEST_GDTR_BASE, GUEST_IDTR_BASE, GUEST_IA32_SYSENTER_ESP, GUEST_IA32_SYSENTER_EIP, GUEST_PENDING_DEBUG]
+    {
         vmcs.write(base, 0);
     }
     for zero in [GUEST_GDTR_LIMIT, GUEST_IDTR_LIMIT, GUEST_INTERRUPTIBILITY, GUEST_ACTIVITY, GUEST_IA32_SYSENTER_CS] {

@@ -171,7 +171,9 @@ impl CurrentVmcs {
     fn invvpid(&mut self, kind: u64, descriptor: [u64; 2]) {
         let failed: u8;
         // SAFETY: in VMX operation, since a VMCS is current; only drops cached translations of the guest.
-        unsafe { asm!("invvpid {}, [{}]", "setbe {}", in(reg) kind, in(reg) &descriptor, out(reg_byte) failed, options(nostack)) };
+        unsafe {
+            asm!("invvpid {}, [{}]", "setbe {}", in(reg) kind, in(reg) &descriptor, out(reg_byte) failed, options(nostack))
+        };
         assert!(failed == 0, "INVVPID type {kind} failed for {descriptor:x?}");
     }
 
@@ -180,7 +182,9 @@ impl CurrentVmcs {
         let (failed, descriptor): (u8, _) = (0, [ept_pointer, 0]);
         let mut failed = failed;
         // SAFETY: as for INVVPID.
-        unsafe { asm!("invept {}, [{}]", "setbe {}", in(reg) 1u64, in(reg) &descriptor, inout(reg_byte) failed, options(nostack)) };
+        unsafe {
+            asm!("invept {}, [{}]", "setbe {}", in(reg) 1u64, in(reg) &descriptor, inout(reg_byte) failed, options(nostack))
+        };
         assert!(failed == 0, "INVEPT of EPT pointer {ept_pointer:#x} failed");
     }
 }

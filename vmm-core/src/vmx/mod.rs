@@ -24,7 +24,10 @@ use self::controls::ControlFields;
 use self::ept::{Ept, Table};
 use self::field as f;
 use self::instructions::CurrentVmcs;
-use crate::exit::{Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State, TableInstruction};
+use crate::exit::{
+    Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
+    TableInstruction,
+};
 
 /// What one vCPU needs besides its VMCS.
 #[derive(Debug)]
@@ -70,7 +73,14 @@ pub struct SharedPages {
 
 impl Vmx {
     /// Fills the VMCS: controls, host state, and the guest's state at its entry point.
-    pub fn new(parts: Parts, pages: SharedPages, host: &host_state::HostState, entry_rip: u64, boot_info_gpa: u64, page_tables_gpa: u64) -> (Self, GuestRegisters) {
+    pub fn new(
+        parts: Parts,
+        pages: SharedPages,
+        host: &host_state::HostState,
+        entry_rip: u64,
+        boot_info_gpa: u64,
+        page_tables_gpa: u64,
+    ) -> (Self, GuestRegisters) {
         let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave } = parts;
         // The timer has 32 bits and counts TSC ticks divided by a power of two.
         let timer = u32::try_from(watchdog_ticks >> capabilities.preemption_timer_shift()).unwrap_or(u32::MAX);
@@ -103,7 +113,14 @@ impl Vmx {
         if watchdog {
             vmcs.write(f::PREEMPTION_TIMER, timer);
         }
-        for counter in [f::CR3_TARGET_COUNT, f::EXIT_MSR_STORE_COUNT, f::EXIT_MSR_LOAD_COUNT, f::ENTRY_MSR_LOAD_COUNT, f::PAGE_FAULT_ERROR_CODE_MASK, f::PAGE_FAULT_ERROR_CODE_MATCH] {
+        for counter in [
+            f::CR3_TARGET_COUNT,
+            f::EXIT_MSR_STORE_COUNT,
+            f::EXIT_MSR_LOAD_COUNT,
+            f::ENTRY_MSR_LOAD_COUNT,
+            f::PAGE_FAULT_ERROR_CODE_MASK,
+            f::PAGE_FAULT_ERROR_CODE_MATCH,
+        ] {
             vmcs.write(counter, 0);
         }
         vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, 0);
@@ -175,7 +192,14 @@ impl Backend for Vmx {
         let is_system_table = self.exit_reason().basic() == tollgate_abi::ExitReason::LDTR_TR_ACCESS;
         let segment_base = |segment| self.vmcs.read(if segment == 4 { f::GUEST_FS_BASE } else { f::GUEST_GS_BASE });
         let information = self.vmcs.read(f::EXIT_INSTRUCTION_INFORMATION);
-        qualification::table_access(is_system_table, information, self.qualification(), registers, self.vmcs.read(f::GUEST_RSP), segment_base)
+        qualification::table_access(
+            is_system_table,
+            information,
+            self.qualification(),
+            registers,
+            self.vmcs.read(f::GUEST_RSP),
+            segment_base,
+        )
     }
 
     #[inline(always)]
@@ -198,7 +222,11 @@ impl Backend for Vmx {
         if information >> 31 == 0 {
             return None;
         }
-        qualification::event(information, self.vmcs.read(f::IDT_VECTORING_ERROR_CODE), self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH))
+        qualification::event(
+            information,
+            self.vmcs.read(f::IDT_VECTORING_ERROR_CODE),
+            self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
+        )
     }
 
     #[inline(always)]

@@ -1,6 +1,8 @@
 //! Exit qualifications, instruction information and interruption information, decoded (SDM 3C 28.2).
 
-use crate::exit::{CrAccess, DrAccess, Event, EventKind, GuestRegisters, IoAccess, Operand, PhysicalFault, TableInstruction};
+use crate::exit::{
+    CrAccess, DrAccess, Event, EventKind, GuestRegisters, IoAccess, Operand, PhysicalFault, TableInstruction,
+};
 
 const fn bit(word: u64, position: u32) -> bool {
     word >> position & 1 != 0
@@ -37,7 +39,11 @@ pub const fn cr0_write(qualification: u64) -> Option<u8> {
 
 /// MOV DR (table 28-4).
 pub const fn dr_access(qualification: u64) -> DrAccess {
-    DrAccess { dr: (qualification & 7) as u8, register: (qualification >> 8 & 15) as u8, is_read: bit(qualification, 4) }
+    DrAccess {
+        dr: (qualification & 7) as u8,
+        register: (qualification >> 8 & 15) as u8,
+        is_read: bit(qualification, 4),
+    }
 }
 
 /// EPT violations (table 28-7).
@@ -92,7 +98,13 @@ struct MemoryOperand(u32);
 
 impl MemoryOperand {
     /// Its linear address. `segment_base` is asked for FS (4) and GS (5) only, the others being 0 in 64-bit mode.
-    fn linear(&self, displacement: u64, registers: &mut GuestRegisters, rsp: u64, segment_base: impl Fn(u8) -> u64) -> u64 {
+    fn linear(
+        &self,
+        displacement: u64,
+        registers: &mut GuestRegisters,
+        rsp: u64,
+        segment_base: impl Fn(u8) -> u64,
+    ) -> u64 {
         let field = |low: u32, mask: u32| (self.0 >> low & mask) as u8;
         let mut register = |number| registers.by_number(number).map_or(rsp, |register| *register);
         let index = if bit(self.0.into(), 22) { 0 } else { register(field(18, 15)) << field(0, 3) };
@@ -139,16 +151,25 @@ mod tests {
 
     #[test]
     fn qualifications_seen_on_bochs_decode() {
-        assert_eq!(io_access(0x80_0000), IoAccess { port: 0x80, bytes: 1, is_in: false, is_string: false, is_repeated: false });
-        assert_eq!(io_access(0x80_0030), IoAccess { port: 0x80, bytes: 1, is_in: false, is_string: true, is_repeated: true });
+        assert_eq!(
+            io_access(0x80_0000),
+            IoAccess { port: 0x80, bytes: 1, is_in: false, is_string: false, is_repeated: false }
+        );
+        assert_eq!(
+            io_access(0x80_0030),
+            IoAccess { port: 0x80, bytes: 1, is_in: false, is_string: true, is_repeated: true }
+        );
         assert_eq!(cr_access(0x13), CrAccess::Read { cr: 3, register: 0 });
         assert_eq!(cr_access(0x8), CrAccess::Write { cr: 8, register: 0 });
         assert_eq!((cr0_write(0x300), cr0_write(0x304), cr0_write(0x20)), (Some(3), None, None));
         assert_eq!(cr_access(0x20), CrAccess::Clts);
         assert_eq!(cr_access(0xb_0030), CrAccess::Lmsw { source: 0xb });
         assert_eq!(dr_access(0x17), DrAccess { dr: 7, register: 0, is_read: true });
-        assert_eq!(physical_fault(0x1aa, 0x80_1000), PhysicalFault { gpa: 0x80_1000, read: false, write: true, fetch: false });
-        assert_eq!(physical_fault(0x19c, 0).fetch, true);
+        assert_eq!(
+            physical_fault(0x1aa, 0x80_1000),
+            PhysicalFault { gpa: 0x80_1000, read: false, write: true, fetch: false }
+        );
+        assert!(physical_fault(0x19c, 0).fetch);
         assert_eq!(event(0x8000_0306, 0, 2), Some(Event::UNDEFINED_OPCODE));
         assert_eq!(event(0x8000_0202, 0, 0).map(|event| event.kind), Some(EventKind::Nmi));
         assert_eq!(event(0x0000_0306, 0, 0), None);
@@ -157,11 +178,16 @@ mod tests {
     #[test]
     fn table_operands_are_found() {
         let mut registers = GuestRegisters { rax: 0x1000, rcx: 0x10, ..Default::default() };
-        let mut find = |system, information| table_access(system, information, 8, &mut registers, 0x7000, |segment| u64::from(segment) << 20);
+        let mut find = |system, information| {
+            table_access(system, information, 8, &mut registers, 0x7000, |segment| u64::from(segment) << 20)
+        };
         // SGDT 8(%rax,%rcx,4), 64-bit addresses, DS
         assert_eq!(find(false, 2 | 2 << 7 | 3 << 15 | 1 << 18), (TableInstruction::Sgdt, Operand::Memory(0x1048)));
         // LIDT %gs:8(%rsp), no index
-        assert_eq!(find(false, 2 << 7 | 5 << 15 | 1 << 22 | 4 << 23 | 3 << 28), (TableInstruction::Lidt, Operand::Memory(0x50_7008)));
+        assert_eq!(
+            find(false, 2 << 7 | 5 << 15 | 1 << 22 | 4 << 23 | 3 << 28),
+            (TableInstruction::Lidt, Operand::Memory(0x50_7008))
+        );
         // LTR %cx
         assert_eq!(find(true, 1 << 3 | 1 << 10 | 3 << 28), (TableInstruction::Ltr, Operand::Register(1)));
         // STR 8, 32-bit addresses, neither base nor index

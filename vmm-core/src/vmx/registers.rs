@@ -99,5 +99,7 @@ fn read_xcr0() -> u64 {
 fn write_xcr0(value: u64) {
     // SAFETY: the XSETBV handler has checked the value against what CPUID offers, which the guest sees only where the
     // monitor has set CR4.OSXSAVE.
-    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags))
+    };
 }
