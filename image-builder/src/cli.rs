@@ -115,6 +115,9 @@ pub struct RunArguments {
     /// The processor model of Bochs; `tollgate platforms` lists them
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
+    /// Memory of Bochs' machine in MiB [default: 32]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(4..=2048))]
+    pub memory: Option<u16>,
     /// Number of vCPUs
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,

@@ -172,6 +172,13 @@ fn every_other_model_says_what_it_lacks() {
 }
 
 #[test]
+fn a_machine_with_too_little_memory_is_refused() {
+    let run = Run::new(&["--memory", "16"]);
+    assert_eq!(run.status(), Some(3), "{}", run.story());
+    assert!(run.verdict().contains("16 MiB of memory") && run.verdict().contains("need 20 MiB"), "{}", run.story());
+}
+
+#[test]
 fn every_term_has_its_leaves() {
     for map in LeafMap::ALL {
         let run = Run::new(&["--audit", "--workload", "leaves,cpuid:10", "--leaf-map", map.name()]);
@@ -210,7 +217,8 @@ fn no_emulator_listens_on_a_network() {
     let place = tempfile::tempdir().unwrap();
     let rom = image::build(None, "workloads=endless-loop watchdog=100000000").unwrap();
     let model = Model::by_name("tigerlake").unwrap();
-    let launch = bochs::prepare(place.path(), &rom.bytes, model, false).unwrap_or_else(|missing| panic!("{missing}"));
+    let launch = bochs::prepare(place.path(), &rom.bytes, bochs::Machine::new(model), false)
+        .unwrap_or_else(|missing| panic!("{missing}"));
     let looked = Mutex::new(0);
     std::thread::scope(|scope| {
         let run = scope.spawn(|| Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}));

@@ -343,6 +343,8 @@ pub trait Backend {
     fn map_fresh_page(&mut self, gpa: u64) -> bool;
     /// Puts another profile's controls in force, and says which those are.
     fn set_profile(&mut self, profile: Profile) -> Controls;
+    /// Which check a VM entry failed, as far as it can be told, after an exit that says that one did.
+    fn entry_failure(&self) -> &'static str;
     /// The time-stamp counter.
     fn tsc(&self) -> u64;
 }

@@ -124,6 +124,9 @@ impl Backend for Script {
         self.profile = profile;
         Controls::default()
     }
+    fn entry_failure(&self) -> &'static str {
+        "scripted"
+    }
     fn tsc(&self) -> u64 {
         self.tsc
     }

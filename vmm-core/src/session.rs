@@ -12,7 +12,7 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, Writer};
 use tollgate_abi::workload::{Outcome, TABLE, Workload};
 
-use crate::exit::{Backend, Pause};
+use crate::exit::{Backend, Pause, RawReason};
 use crate::ledger::Account;
 use crate::machine::Machine;
 use crate::vcpu::{End, Vcpu};
@@ -163,6 +163,7 @@ impl<W: Write> Session<W> {
         let record = record.hex("reason", end.reason.into()).hex("qualification", end.qualification);
         let _ = match &end.failure {
             Some(failure) => record.text("detail", failure),
+            None if RawReason(end.reason).is_entry_failure() => record.text("detail", vcpu.backend.entry_failure()),
             None => record,
         }
         .finish();

@@ -74,7 +74,7 @@ fn measure(accounting: bool, limit: Duration) -> Result<Ticks, Failure> {
     let directory = tempfile::tempdir().map_err(|error| {
         Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
     })?;
-    let launch = bochs::prepare(directory.path(), &rom.bytes, model, false)?;
+    let launch = bochs::prepare(directory.path(), &rom.bytes, bochs::Machine::new(model), false)?;
     let progress = Progress::new(2 * BUDGETS.len() as u64);
     progress.phase(&format!("{}: {} the ledger", launch.name, if accounting { "with" } else { "without" }));
     let session = Session::run(&launch, Limits::within(limit), |record| progress.record(record));

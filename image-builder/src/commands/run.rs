@@ -36,7 +36,10 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     let platform = platform(arguments, &progress)?;
     let place = Place::new(arguments.out.as_deref())?;
     let launch = match platform {
-        Platform::Bochs => bochs::prepare(place.path(), &rom.bytes, model, arguments.audit)?,
+        Platform::Bochs => {
+            let memory_mib = arguments.memory.unwrap_or(bochs::MEMORY_MIB);
+            bochs::prepare(place.path(), &rom.bytes, bochs::Machine { model, memory_mib }, arguments.audit)?
+        }
         Platform::Qemu => qemu::prepare(place.path(), &rom.bytes, qemu::Accelerator::Kvm)?,
     };
     let plural = if workloads == 1 { "" } else { "s" };
@@ -82,6 +85,9 @@ fn platform(arguments: &RunArguments, progress: &Progress) -> Result<Platform, F
         if arguments.audit {
             return Err(Failure::platform("QEMU keeps no log of VM exits to audit against")
                 .remedy("use --on bochs, or leave --audit out"));
+        }
+        if arguments.memory.is_some() {
+            return Err(Failure::usage("--memory sizes Bochs' machine").remedy("use --on bochs"));
         }
         if arguments.cpu.is_some() {
             return Err(Failure::usage("--cpu chooses a model of Bochs; KVM offers the processor that is there")

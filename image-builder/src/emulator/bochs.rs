@@ -23,6 +23,25 @@ const SCRIPT: &str = "debugger.rc";
 /// `c` starts the machine; `q` leaves it when the image breaks into the debugger to say that all is well.
 const SCRIPT_TEXT: &str = "c\nq\n";
 
+/// What Bochs emulates.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// The processor.
+    pub model: &'static Model,
+    /// Memory in MiB. Bochs' start takes longer with more: half a second from 512 MiB on.
+    pub memory_mib: u16,
+}
+
+/// Memory in MiB unless asked otherwise: what the monitor and its guest need, and some.
+pub const MEMORY_MIB: u16 = 32;
+
+impl Machine {
+    /// A processor with the usual memory.
+    pub fn new(model: &'static Model) -> Self {
+        Self { model, memory_mib: MEMORY_MIB }
+    }
+}
+
 /// The Bochs to use.
 ///
 /// # Errors
@@ -45,15 +64,15 @@ pub fn find() -> Result<PathBuf, Failure> {
 ///
 /// # Errors
 /// There is no Bochs, or the directory can't be written.
-pub fn prepare(directory: &Path, rom: &[u8], model: &Model, audit: bool) -> Result<Launch, Failure> {
+pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> Result<Launch, Failure> {
     let program = find()?;
     output_file::write(&directory.join(ROM), rom)?;
-    output_file::write(&directory.join(CONFIGURATION), configuration(model, audit).as_bytes())?;
+    output_file::write(&directory.join(CONFIGURATION), configuration(machine, audit).as_bytes())?;
     output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
     let arguments = ["-q", "-f", CONFIGURATION, "-rc", SCRIPT].map(Into::into).to_vec();
     Ok(Launch {
         platform: Platform::Bochs,
-        name: format!("Bochs ({})", model.name),
+        name: format!("Bochs ({})", machine.model.name),
         kind: REPORTED_KIND_BOCHS,
         invocation: Invocation { program, arguments, directory: directory.to_owned() },
         serial: directory.join(SERIAL),
@@ -62,14 +81,14 @@ pub fn prepare(directory: &Path, rom: &[u8], model: &Model, audit: bool) -> Resu
     })
 }
 
-fn configuration(model: &Model, audit: bool) -> String {
+fn configuration(Machine { model, memory_mib }: Machine, audit: bool) -> String {
     let debug = if audit { "debug: action=ignore, cpu0=report" } else { "debug: action=ignore" };
     format!(
         "plugin_ctrl: biosdev=0, speaker=0, extfpuirq=0, parallel=0, gameport=0, iodebug=0
 display_library: term
 romimage: file={ROM}
 cpu: model={}, count=1, ips=1000000, reset_on_triple_fault=0, ignore_bad_msrs=0, cpuid_limit_winnt=0
-memory: guest=32, host=32
+memory: guest={memory_mib}, host={memory_mib}
 clock: sync=none, time0=1000000000
 pci: enabled=0
 vga: extension=none, realtime=0

@@ -31,6 +31,13 @@ impl<A> Field<u32, A> {
     }
 }
 
+impl Field<u64> {
+    /// A field by its encoding, read as 64 bits.
+    pub(super) const fn of(encoding: u32) -> Self {
+        Self { encoding, _typed: PhantomData }
+    }
+}
+
 /// What a field can hold.
 pub trait Value: Copy {
     /// Width in bits 14:13 of the encodings of such fields, as a bit set (64-bit and natural width share u64).

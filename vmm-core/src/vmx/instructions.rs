@@ -158,6 +158,11 @@ impl CurrentVmcs {
         self.read(field.extended())
     }
 
+    /// VMREAD by encoding, of a field that is known to exist: for reports.
+    pub fn read_encoding(&self, encoding: u32) -> u64 {
+        self.read(Field::<u64>::of(encoding))
+    }
+
     /// INVVPID, single-context (type 1): all translations of one VPID.
     pub fn invalidate_vpid(&mut self, vpid: u16) {
         self.invvpid(1, [u64::from(vpid), 0]);

@@ -2,12 +2,13 @@
 //!
 //! One file per topic of the SDM: [`capability`] (appendix A), [`controls`] (25.6 to 25.8), [`field`] (appendix B),
 //! [`instructions`] (chapter 31), [`qualification`] (28.2), [`ept`] (29.3), [`bitmaps`] (25.6), [`guest_state`] and
-//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`registers`] (state that a VMCS does not hold).
+//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3), [`registers`] (state that a VMCS does not hold).
 
 pub mod bitmaps;
 pub mod capability;
 pub mod controls;
 pub mod entry;
+pub mod entry_checks;
 pub mod ept;
 pub mod field;
 pub mod guest_state;
@@ -375,6 +376,19 @@ impl Backend for Vmx {
         self.set(State::Cr4, cr4);
         bitmaps::fill_msr_bitmaps(self.msr_bitmaps, profile);
         self.controls(profile)
+    }
+
+    fn entry_failure(&self) -> &'static str {
+        let raw = self.exit_reason();
+        let told = qualification::entry_failure(raw.basic().0, self.qualification());
+        if raw.basic() != tollgate_abi::ExitReason::ENTRY_FAILURE_GUEST_STATE || self.qualification() != 0 {
+            return told;
+        }
+        let Capabilities { cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, .. } = self.capabilities;
+        let read = |encoding| self.vmcs.read_encoding(encoding);
+        let area =
+            entry_checks::GuestArea { read, cr0_fixed: (cr0_fixed0, cr0_fixed1), cr4_fixed: (cr4_fixed0, cr4_fixed1) };
+        area.first_failure().unwrap_or(told)
     }
 
     #[inline(always)]
