@@ -147,6 +147,8 @@ impl Event {
 pub enum Action {
     /// The instruction was emulated: go on behind it.
     Advance,
+    /// Likewise, without a look at interrupt shadow and single step: CPUID, which has a budget of VMREADs.
+    StepOver,
     /// Go on at the same instruction.
     Resume,
     /// Raise an event instead of completing the instruction.
@@ -274,7 +276,6 @@ pub enum State {
     Efer,
     CsRights,
     SsRights,
-    EsBase,
     FsBase,
     GsBase,
     GdtrBase,
@@ -331,12 +332,17 @@ pub trait Backend {
     fn get(&self, state: State) -> u64;
     /// Writes guest state. The caller has checked the value as the instruction demands.
     fn set(&mut self, state: State, value: u64);
-    /// Moves RIP behind the instruction that exited.
+    /// Moves RIP behind the instruction that exited, and nothing else.
+    fn step_over(&mut self);
+    /// Whether ending the instruction that exited takes no more than that: no interrupt shadow, no single step.
+    fn ends_plainly(&self) -> bool;
+    /// Ends the instruction that exited as the processor would have: RIP behind it, blocking by STI and MOV SS over, the
+    /// single-step #DB pending if RFLAGS.TF is set.
     fn advance(&mut self);
+    /// Before #DB is handed back: keeps the entry checks content where a single step meets blocking by STI or MOV SS.
+    fn keep_single_step(&mut self);
     /// Delivers `event` at the next entry.
     fn inject(&mut self, event: Event);
-    /// Lifts blocking by STI and MOV SS, as the end of the next instruction would.
-    fn clear_interrupt_shadow(&mut self);
     /// Drops the guest's cached translations: of one linear address, or all.
     fn flush_translations(&mut self, linear: Option<u64>);
     /// Maps one fresh page of the guest's memory; false if there is no such page.

@@ -1,69 +1,125 @@
 //! The guest's own page tables, walked for instructions that the monitor emulates (SDM 3A 4.5, 4-level paging).
 //!
-//! Left out: 5-level paging, protection keys and SMAP, none of which the guest's CPUID shows or supervisor data
-//! accesses of 64-bit guests need.
+//! Left out: 5-level paging, protection keys and SMAP, which the guest's CPUID does not show.
 
+use tollgate_abi::workload::Outcome;
 use x86_64::structures::paging::PageTableFlags as Flags;
 
-use crate::exit::{Backend, Event, State, vector};
+use crate::exit::{Action, Backend, Event, State, vector};
+use crate::machine::Machine;
 use crate::memory::GuestMemory;
 
 /// What an access wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// A data read.
+enum Access {
     Read,
-    /// A data write.
     Write,
 }
 
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const CR0_WP: u64 = 1 << 16;
+const EFER_NXE: u64 = 1 << 11;
 
 /// #PF error-code bits (SDM 3A 4.7).
 const PRESENT: u32 = 1;
 const WRITE: u32 = 2;
 const USER: u32 = 4;
+const RESERVED: u32 = 8;
 
 /// Whether bits 63:47 are equal.
 pub const fn is_canonical(linear: u64) -> bool {
     (linear as i64) << 16 >> 16 == linear as i64
 }
 
-/// A walk that did not arrive: the error code of the #PF.
+/// Why an emulated instruction does not get at its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct WalkFault(u32);
+pub enum Fault {
+    /// The access raises this.
+    Raise(Event),
+    /// It, or a page table on the way, is outside the guest's memory: without emulation, an EPT violation.
+    OutsideMemory,
+}
 
-/// Translates a linear address, setting accessed and dirty flags as the processor would.
-fn walk(
-    memory: &mut GuestMemory,
+impl From<Fault> for Action {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Raise(event) => Action::Inject(event),
+            Fault::OutsideMemory => Action::Stop(Outcome::OutsideMemory),
+        }
+    }
+}
+
+impl From<Event> for Fault {
+    fn from(event: Event) -> Self {
+        Fault::Raise(event)
+    }
+}
+
+/// The control state that a walk depends on.
+#[derive(Clone, Copy, Debug)]
+struct Mode {
     cr3: u64,
     write_protect: bool,
+    execute_disable: bool,
     user: bool,
-    linear: u64,
-    access: Access,
-) -> Result<u64, WalkFault> {
-    let kind = if access == Access::Write { WRITE } else { 0 } | if user { USER } else { 0 };
-    let (mut table, mut writable, mut user_page) = (cr3 & ADDRESS, true, true);
+    physical_bits: u32,
+}
+
+impl Mode {
+    fn of<B: Backend>(backend: &B, machine: &Machine) -> Self {
+        Self {
+            cr3: backend.get(State::Cr3),
+            write_protect: backend.get(State::Cr0) & CR0_WP != 0,
+            execute_disable: backend.get(State::Efer) & EFER_NXE != 0,
+            user: backend.get(State::SsRights) >> 5 & 3 == 3,
+            physical_bits: machine.cpuid.physical_address_bits(),
+        }
+    }
+
+    /// Bits that must be 0 in a present entry of that level (SDM 3A tables 4-15 to 4-20).
+    fn reserved(self, level: u32, is_page: bool) -> u64 {
+        let beyond_width = ADDRESS & !((1 << self.physical_bits) - 1);
+        let below_page = if is_page && level > 1 { ((1 << (3 + 9 * level)) - 1) & !0x1fff } else { 0 };
+        let no_execute = if self.execute_disable { 0 } else { Flags::NO_EXECUTE.bits() };
+        let size = if level == 4 { Flags::HUGE_PAGE.bits() } else { 0 };
+        beyond_width | below_page | no_execute | size
+    }
+}
+
+/// A walk that did not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WalkFault {
+    /// #PF with this error code.
+    Page(u32),
+    OutsideMemory,
+}
+
+/// Translates a linear address, setting accessed and dirty flags as the processor would.
+fn walk(memory: &mut GuestMemory, mode: Mode, linear: u64, access: Access) -> Result<u64, WalkFault> {
+    let kind = if access == Access::Write { WRITE } else { 0 } | if mode.user { USER } else { 0 };
+    let (mut table, mut writable, mut user_page) = (mode.cr3 & ADDRESS, true, true);
     for level in (1..=4u32).rev() {
         let entry_gpa = table + (linear >> (9 * level) & 0xff8);
-        let bits = memory.read_u64(entry_gpa).map_err(|_| WalkFault(kind))?;
+        let bits = memory.read_u64(entry_gpa).map_err(|_| WalkFault::OutsideMemory)?;
         let entry = Flags::from_bits_retain(bits);
         if !entry.contains(Flags::PRESENT) {
-            return Err(WalkFault(kind));
+            return Err(WalkFault::Page(kind));
+        }
+        let is_page = level == 1 || level < 4 && entry.contains(Flags::HUGE_PAGE);
+        if bits & mode.reserved(level, is_page) != 0 {
+            return Err(WalkFault::Page(RESERVED | PRESENT | kind));
         }
         writable &= entry.contains(Flags::WRITABLE);
         user_page &= entry.contains(Flags::USER_ACCESSIBLE);
-        let is_page = level == 1 || level < 4 && entry.contains(Flags::HUGE_PAGE);
         if is_page {
-            let refused = user && !user_page || access == Access::Write && !writable && (user || write_protect);
-            if refused {
-                return Err(WalkFault(PRESENT | kind));
+            let write_refused = access == Access::Write && !writable && (mode.user || mode.write_protect);
+            if mode.user && !user_page || write_refused {
+                return Err(WalkFault::Page(PRESENT | kind));
             }
         }
         let mark = if is_page && access == Access::Write { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
         if !entry.contains(mark) {
-            memory.write_u64(entry_gpa, bits | mark.bits()).map_err(|_| WalkFault(kind))?;
+            memory.write_u64(entry_gpa, bits | mark.bits()).map_err(|_| WalkFault::OutsideMemory)?;
         }
         if is_page {
             let offset_mask = (1u64 << (3 + 9 * level)) - 1;
@@ -74,27 +130,25 @@ fn walk(
     unreachable!("level 1 maps a page")
 }
 
-/// Where a linear range lies in guest-physical memory, as pieces that do not cross a page.
-///
-/// # Errors
-/// The event that the instruction raises: #GP for a non-canonical address, #PF (with CR2 set) otherwise.
+/// Where the first bytes of a linear range lie in guest-physical memory, and how many before the page ends.
 fn piece<B: Backend>(
     backend: &mut B,
-    memory: &mut GuestMemory,
+    machine: &mut Machine,
     linear: u64,
     bytes: usize,
     access: Access,
-) -> Result<(u64, usize), Event> {
+) -> Result<(u64, usize), Fault> {
     if !is_canonical(linear) {
-        return Err(Event::GENERAL_PROTECTION);
+        return Err(Event::GENERAL_PROTECTION.into());
     }
-    let user = backend.get(State::SsRights) >> 5 & 3 == 3;
-    let write_protect = backend.get(State::Cr0) & CR0_WP != 0;
-    match walk(memory, backend.get(State::Cr3), write_protect, user, linear, access) {
-        Ok(gpa) => Ok((gpa, bytes.min(4096 - (linear as usize & 4095)))),
-        Err(WalkFault(error_code)) => {
+    let bytes = bytes.min(4096 - (linear as usize & 4095));
+    let mode = Mode::of(backend, machine);
+    match walk(&mut machine.memory, mode, linear, access) {
+        Ok(gpa) if gpa.checked_add(bytes as u64).is_some_and(|end| end <= machine.memory.bytes()) => Ok((gpa, bytes)),
+        Ok(_) | Err(WalkFault::OutsideMemory) => Err(Fault::OutsideMemory),
+        Err(WalkFault::Page(error_code)) => {
             backend.set(State::Cr2, linear);
-            Err(Event::fault(vector::PF, error_code))
+            Err(Event::fault(vector::PF, error_code).into())
         }
     }
 }
@@ -102,18 +156,35 @@ fn piece<B: Backend>(
 /// Reads guest-virtual memory.
 ///
 /// # Errors
-/// The event that the access raises. Memory that the guest does not have reads as an unmapped page.
+/// What the access raises, or that the guest does not have that memory.
 pub fn read<B: Backend>(
     backend: &mut B,
-    memory: &mut GuestMemory,
+    machine: &mut Machine,
     mut linear: u64,
     mut into: &mut [u8],
-) -> Result<(), Event> {
+) -> Result<(), Fault> {
     while !into.is_empty() {
-        let (gpa, bytes) = piece(backend, memory, linear, into.len(), Access::Read)?;
+        let (gpa, bytes) = piece(backend, machine, linear, into.len(), Access::Read)?;
         let (now, later) = into.split_at_mut(bytes);
-        memory.read(gpa, now).map_err(|_| Event::fault(vector::PF, 0))?;
+        machine.memory.read(gpa, now).map_err(|_| Fault::OutsideMemory)?;
         (into, linear) = (later, linear.wrapping_add(bytes as u64));
+    }
+    Ok(())
+}
+
+/// Finds out whether guest-virtual memory can be written.
+///
+/// # Errors
+/// As [`write`].
+pub fn probe_write<B: Backend>(
+    backend: &mut B,
+    machine: &mut Machine,
+    mut linear: u64,
+    mut bytes: usize,
+) -> Result<(), Fault> {
+    while bytes > 0 {
+        let (_, now) = piece(backend, machine, linear, bytes, Access::Write)?;
+        (bytes, linear) = (bytes - now, linear.wrapping_add(now as u64));
     }
     Ok(())
 }
@@ -122,16 +193,18 @@ pub fn read<B: Backend>(
 ///
 /// # Errors
 /// As [`read`].
-pub fn write<B: Backend>(backend: &mut B, memory: &mut GuestMemory, linear: u64, from: &[u8]) -> Result<(), Event> {
-    for commit in [false, true] {
-        let (mut at, mut rest) = (linear, from);
-        while !rest.is_empty() {
-            let (gpa, bytes) = piece(backend, memory, at, rest.len(), Access::Write)?;
-            let (now, later) = rest.split_at(bytes);
-            let done = if commit { memory.write(gpa, now) } else { memory.read(gpa, &mut [0; 1]) };
-            done.map_err(|_| Event::fault(vector::PF, WRITE))?;
-            (rest, at) = (later, at.wrapping_add(bytes as u64));
-        }
+pub fn write<B: Backend>(
+    backend: &mut B,
+    machine: &mut Machine,
+    mut linear: u64,
+    mut from: &[u8],
+) -> Result<(), Fault> {
+    probe_write(backend, machine, linear, from.len())?;
+    while !from.is_empty() {
+        let (gpa, bytes) = piece(backend, machine, linear, from.len(), Access::Write)?;
+        let (now, later) = from.split_at(bytes);
+        machine.memory.write(gpa, now).map_err(|_| Fault::OutsideMemory)?;
+        (from, linear) = (later, linear.wrapping_add(bytes as u64));
     }
     Ok(())
 }
@@ -140,19 +213,26 @@ pub fn write<B: Backend>(backend: &mut B, memory: &mut GuestMemory, linear: u64,
 mod tests {
     use super::*;
     use crate::memory::tests::memory;
+    use crate::script::Script;
 
-    const TABLES: u64 = 0x1000;
+    const MODE: Mode =
+        Mode { cr3: 0x1000, write_protect: true, execute_disable: false, user: false, physical_bits: 39 };
 
     /// PML4 at 0x1000, PDPT 0x2000, PD 0x3000, PT 0x4000; linear 2 MiB is a large page at 0, linear 0x5000 a small one.
     fn tables() -> GuestMemory {
         let mut memory = memory(0x8000);
         for (at, entry) in [
             (0x1000, 0x2007),
+            (0x1008, 0x2087),
             (0x2000, 0x3007),
             (0x3000, 0x4007),
             (0x3008, 0x0000_0083),
+            (0x3010, 0x0000_2083),
             (0x4028, 0x6005),
             (0x4030, 0x7003),
+            (0x4040, 1 << 63 | 0x6003),
+            (0x4048, 1 << 45 | 0x6003),
+            (0x4050, 0x10_0003),
         ] {
             memory.write_u64(at, entry).unwrap();
         }
@@ -162,26 +242,43 @@ mod tests {
     #[test]
     fn pages_of_both_sizes_are_found_and_marked() {
         let mut memory = tables();
-        assert_eq!(walk(&mut memory, TABLES, true, false, 0x5123, Access::Read), Ok(0x6123));
+        assert_eq!(walk(&mut memory, MODE, 0x5123, Access::Read), Ok(0x6123));
         assert_eq!(memory.read_u64(0x4028), Ok(0x6025));
-        assert_eq!(walk(&mut memory, TABLES, true, false, 0x20_0456, Access::Write), Ok(0x456));
+        assert_eq!(walk(&mut memory, MODE, 0x20_0456, Access::Write), Ok(0x456));
         assert_eq!(memory.read_u64(0x3008), Ok(0x0000_00e3));
+        assert_eq!(walk(&mut memory, Mode { write_protect: false, ..MODE }, 0x5000, Access::Write), Ok(0x6000));
+        assert_eq!(walk(&mut memory, Mode { execute_disable: true, ..MODE }, 0x8000, Access::Read), Ok(0x6000));
     }
 
     #[test]
     fn faults_have_their_error_codes() {
         let mut memory = tables();
-        let mut check = |protect, user, linear, access, error| {
-            assert_eq!(walk(&mut memory, TABLES, protect, user, linear, access), Err(WalkFault(error)));
+        let user = Mode { user: true, ..MODE };
+        let mut check = |mode, linear, access, error| {
+            assert_eq!(walk(&mut memory, mode, linear, access), Err(WalkFault::Page(error)), "{linear:#x}");
         };
-        check(true, false, 0x7000, Access::Read, 0);
-        check(true, false, 0x7000, Access::Write, WRITE);
-        check(true, false, 0x5000, Access::Write, PRESENT | WRITE);
-        check(true, true, 0x6000, Access::Read, PRESENT | USER);
-        check(false, true, 0x5000, Access::Write, PRESENT | WRITE | USER);
-        check(true, false, 1 << 39, Access::Read, 0);
-        assert_eq!(walk(&mut memory, TABLES, false, false, 0x5000, Access::Write), Ok(0x6000));
-        assert_eq!(walk(&mut memory, 0xffff_f000, true, false, 0, Access::Read), Err(WalkFault(0)));
+        check(MODE, 0x7000, Access::Read, 0);
+        check(MODE, 0x7000, Access::Write, WRITE);
+        check(MODE, 0x5000, Access::Write, PRESENT | WRITE);
+        check(user, 0x6000, Access::Read, PRESENT | USER);
+        check(Mode { write_protect: false, ..user }, 0x5000, Access::Write, PRESENT | WRITE | USER);
+        check(MODE, 2 << 39, Access::Read, 0);
+        check(MODE, 1 << 39, Access::Read, RESERVED | PRESENT);
+        check(MODE, 0x8000, Access::Read, RESERVED | PRESENT);
+        check(MODE, 0x9000, Access::Read, RESERVED | PRESENT);
+        check(MODE, 0x40_0000, Access::Write, RESERVED | PRESENT | WRITE);
+        let elsewhere = Mode { cr3: 0xffff_f000, ..MODE };
+        assert_eq!(walk(&mut memory, elsewhere, 0, Access::Read), Err(WalkFault::OutsideMemory));
+    }
+
+    #[test]
+    fn memory_that_the_guest_lacks_is_no_page_fault() {
+        let (mut backend, mut machine) = (Script::default(), Machine { memory: tables(), ..crate::script::machine() });
+        backend.set(State::Cr3, 0x1000);
+        assert_eq!(read(&mut backend, &mut machine, 0xa000, &mut [0; 4]), Err(Fault::OutsideMemory));
+        assert_eq!(read(&mut backend, &mut machine, 1 << 63, &mut [0; 4]), Err(Event::GENERAL_PROTECTION.into()));
+        assert_eq!(write(&mut backend, &mut machine, 0x7000, &[0; 4]), Err(Event::fault(vector::PF, WRITE).into()));
+        assert_eq!(backend.get(State::Cr2), 0x7000);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Script {
 /// A machine with 64 KiB of memory and a processor that has everything.
 pub(crate) fn machine() -> Machine {
     Machine {
-        cpuid: CpuidTable::new(everything, 0),
+        cpuid: CpuidTable::new(everything, 0, true),
         ports: Ports::default(),
         memory: memory(64 << 10),
         wake: None,
@@ -107,13 +107,19 @@ impl Backend for Script {
     fn set(&mut self, state: State, value: u64) {
         self.state.insert(state, value);
     }
+    fn step_over(&mut self) {
+        self.advances += 1;
+    }
+    fn ends_plainly(&self) -> bool {
+        self.get(State::Rflags) & 1 << 8 == 0
+    }
+    fn keep_single_step(&mut self) {}
     fn advance(&mut self) {
         self.advances += 1;
     }
     fn inject(&mut self, event: Event) {
         self.injected.push(event);
     }
-    fn clear_interrupt_shadow(&mut self) {}
     fn flush_translations(&mut self, _: Option<u64>) {
         self.flushes += 1;
     }

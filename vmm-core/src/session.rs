@@ -9,7 +9,7 @@ use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{ROWS, Status};
 use tollgate_abi::hypercall::{BOOK_BYTES, Book};
 use tollgate_abi::profile::Profile;
-use tollgate_abi::record::{Kind, Writer};
+use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::workload::{Outcome, TABLE, Workload};
 
 use crate::exit::{Backend, Pause, RawReason};
@@ -24,6 +24,10 @@ pub struct Session<W> {
     window: Option<Window>,
     differing: Option<&'static Workload>,
 }
+
+/// The most bytes of guest output in one record: escaped, each takes four, and the record has to fit its line.
+const CONSOLE_RECORD_BYTES: usize = 900;
+const _: () = assert!(4 * CONSOLE_RECORD_BYTES + 100 < MAX_LINE_BYTES);
 
 /// A workload under way.
 #[derive(Debug)]
@@ -138,7 +142,7 @@ impl<W: Write> Session<W> {
 
     fn print_console(&mut self, machine: &mut Machine) {
         let (bytes, dropped) = machine.console.contents();
-        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in bytes.split(|&byte| byte == b'\n').flat_map(|line| line.chunks(CONSOLE_RECORD_BYTES)) {
             let _ = self.record(Kind::Console).text("text", Bytes(line)).finish();
         }
         if dropped > 0 {

@@ -95,23 +95,36 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
         let raw = self.backend.exit_reason();
         // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
         match raw.0 {
-            CPUID => self.emulate(raw, exit_tsc, |_, machine| cpuid::quick(registers, &machine.cpuid)),
-            VMCALL => self.emulate(raw, exit_tsc, |_, _| hypercall::quick(registers)),
-            CR_ACCESS => self.emulate(raw, exit_tsc, |backend, _| {
-                backend.cr0_write().is_some_and(|register| control_regs::quick(register, registers, backend))
+            // The one exit with a budget of VMREADs: it spares those that would show an interrupt shadow or a single step.
+            CPUID => self.decide(raw, exit_tsc, |backend, machine| {
+                let done = cpuid::quick(registers, &machine.cpuid);
+                step_over_if(done, backend)
             }),
-            IO_INSTRUCTION => {
-                self.emulate(raw, exit_tsc, |backend, machine| io::quick(backend.io_access(), registers, machine))
-            }
-            RDMSR => self.emulate(raw, exit_tsc, |_, _| msr::quick(registers)),
-            EPT_VIOLATION => self.repeat(raw, exit_tsc, event::quick),
+            VMCALL => self.decide(raw, exit_tsc, |backend, _| {
+                let done = backend.ends_plainly() && hypercall::quick(registers);
+                step_over_if(done, backend)
+            }),
+            CR_ACCESS => self.decide(raw, exit_tsc, |backend, _| {
+                let done = backend.ends_plainly()
+                    && backend.cr0_write().is_some_and(|register| control_regs::quick(register, registers, backend));
+                step_over_if(done, backend)
+            }),
+            IO_INSTRUCTION => self.decide(raw, exit_tsc, |backend, machine| {
+                let done = backend.ends_plainly() && io::quick(backend.io_access(), registers, machine);
+                step_over_if(done, backend)
+            }),
+            RDMSR => self.decide(raw, exit_tsc, |backend, _| {
+                let done = backend.ends_plainly() && msr::quick(registers);
+                step_over_if(done, backend)
+            }),
+            EPT_VIOLATION => self.decide(raw, exit_tsc, |backend, _| event::quick(backend)),
             _ => Err(Opened { raw, open: self.account.open(raw.basic()) }),
         }
     }
 
-    /// Opens an exit, tries to emulate the instruction, and closes the exit if that was possible.
+    /// Opens an exit, and closes it if `quick` could deal with all of it.
     #[inline(always)]
-    fn emulate(
+    fn decide(
         &mut self,
         raw: RawReason,
         exit_tsc: u64,
@@ -119,19 +132,6 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
     ) -> Result<(), Opened> {
         let open = self.account.open(raw.basic());
         if !quick(&mut self.backend, &mut self.machine) {
-            return Err(Opened { raw, open });
-        }
-        self.backend.advance();
-        let backend = &self.backend;
-        self.account.close(open, exit_tsc, || backend.tsc());
-        Ok(())
-    }
-
-    /// Likewise for what lets the guest repeat the instruction.
-    #[inline(always)]
-    fn repeat(&mut self, raw: RawReason, exit_tsc: u64, quick: impl FnOnce(&mut B) -> bool) -> Result<(), Opened> {
-        let open = self.account.open(raw.basic());
-        if !quick(&mut self.backend) {
             return Err(Opened { raw, open });
         }
         let backend = &self.backend;
@@ -158,11 +158,11 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
     fn apply(&mut self, action: Action, exit_tsc: u64) -> Flow {
         match action {
             Action::Advance => self.backend.advance(),
+            Action::StepOver => self.backend.step_over(),
             Action::Resume => {}
             Action::Inject(event) => self.backend.inject(event),
             Action::AdvanceAndInject(event) => {
                 self.backend.advance();
-                self.backend.clear_interrupt_shadow();
                 self.backend.inject(event);
             }
             Action::AdvanceAndPause(pause) => {
@@ -212,10 +212,19 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
     }
 }
 
+/// Moves behind an instruction that was emulated.
+#[inline(always)]
+fn step_over_if<B: Backend>(done: bool, backend: &mut B) -> bool {
+    if done {
+        backend.step_over();
+    }
+    done
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::Event;
+    use crate::exit::{CrAccess, Event, IoAccess};
     use crate::ledger::{Ledger, Unaccounted};
     use crate::script::{Script, machine};
     use proptest::prelude::*;
@@ -304,6 +313,54 @@ mod tests {
         let (vcpu, end, _) = run(Unaccounted::default(), &[(ExitReason::CPUID, 0), EXIT]);
         assert_eq!(end.outcome, Outcome::Exited);
         assert_eq!(vcpu.account.ledger().exits(), 0);
+    }
+
+    #[test]
+    fn what_the_first_half_decides_the_second_would_decide_alike() {
+        let io = |port, is_in| IoAccess { port, bytes: 1, is_in, is_string: false, is_repeated: false };
+        let cr0 = |rbx| (ExitReason::CR_ACCESS, Some(CrAccess::Write { cr: 0, register: 3 }), io(0, false), 0, 0, rbx);
+        let mut quick = 0;
+        for (reason, cr, io, rax, rcx, rbx) in [
+            (ExitReason::CPUID, None, io(0, false), 1, 0, 0),
+            (ExitReason::CPUID, None, io(0, false), 0x4fff_ffff, 0, 0),
+            (ExitReason::VMCALL, None, io(0, false), 0, 0, 0),
+            (ExitReason::VMCALL, None, io(0, false), 99, 0, 0),
+            (ExitReason::RDMSR, None, io(0, false), !0, 0x1b, 0),
+            (ExitReason::RDMSR, None, io(0, false), !0, 0x3a, 0),
+            (ExitReason::IO_INSTRUCTION, None, io(0x80, true), !0, 0, 0),
+            (ExitReason::IO_INSTRUCTION, None, io(0x80, false), 7, 0, 0),
+            (ExitReason::IO_INSTRUCTION, None, io(0x5f0, true), 7, 0, 0),
+            cr0(0x8000_0031),
+            cr0(0x8001_0437),
+            cr0(0xe000_0031),
+            cr0(0x31),
+        ] {
+            let vcpu = || {
+                let mut backend = Script { reason: u32::from(reason.0), cr, io: Some(io), ..Script::default() };
+                backend.set(State::CsRights, 1 << 13);
+                let registers = GuestRegisters { rax, rcx, rbx, ..Default::default() };
+                (Vcpu::new(backend, Ledger::new(), machine()), registers)
+            };
+            let ((mut first, mut registers), (mut second, mut expected)) = (vcpu(), vcpu());
+            let decided = first.exit_quickly(&mut registers, 0).is_ok();
+            quick += usize::from(decided);
+            let raw = second.backend.exit_reason();
+            let open = second.account.open(raw.basic());
+            let flow = second.exit_thoroughly(&mut expected, 0, Opened { raw, open });
+            if decided {
+                assert_eq!((registers, flow), (expected, Flow::Resume), "{reason:?}");
+                assert_eq!(first.backend.get(State::Cr0), second.backend.get(State::Cr0));
+                assert_eq!((first.backend.advances, second.backend.advances), (1, 1), "{reason:?}");
+            }
+        }
+        assert_eq!(quick, 7);
+    }
+
+    #[test]
+    fn a_single_step_is_left_to_the_second_half() {
+        let mut vcpu = Vcpu::new(Script { reason: 18, ..Script::default() }, Ledger::new(), machine());
+        vcpu.backend.set(State::Rflags, 1 << 8);
+        assert!(vcpu.exit_quickly(&mut GuestRegisters::default(), 0).is_err());
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! Hypercalls: what a guest can ask of the monitor by VMCALL, and the book that it hands over.
 //!
 //! The number is in RAX, arguments in RDI, RSI, RDX; the result is in RAX, a negative errno in case of refusal.
-//! Addresses are guest-physical. Only CPL 0 may call; elsewhere VMCALL raises #UD.
+//! Addresses are guest-physical. Only CPL 0 may call; elsewhere VMCALL raises #UD, except for
+//! [`Hypercall::Nothing`], which is nothing for anybody.
 
 use crate::exit_reason::ROWS;
 
@@ -27,7 +28,7 @@ hypercalls! {
     Console = 1 "Writes RSI bytes at RDI to the log; returns how many.";
     Begin = 2 "Starts workload number RDI with RSI iterations, switching to its profile. Nothing before it counts for it.";
     End = 3 "Ends it: the [`Book`] at RDI holds the guest's tally of the workload. Returns to the minimal profile and prints.";
-    WakeAfter = 4 "Arms one interrupt: vector RSI becomes pending RDI TSC ticks from now, and wakes HLT.";
+    WakeAfter = 4 "Arms one interrupt: vector RSI wakes the next HLT, RDI TSC ticks from now at the earliest; at most [`LONGEST_WAKE_TICKS`].";
     Exit = 5 "Ends the guest with status RDI; the [`Book`] at RSI holds its whole tally.";
 }
 
@@ -41,6 +42,9 @@ pub const INVALID: u64 = (-22i64) as u64;
 /// As the number of [`Hypercall::Begin`]: only switches, to the full profile where RSI is 1 and back to the minimal one
 /// where it is 0. Opens no window and returns 0, so that a guest can ask beforehand what each profile enables.
 pub const PROFILE_ONLY: u64 = u64::MAX - 1;
+
+/// The most TSC ticks of a [`Hypercall::WakeAfter`]: the monitor waits for them, and nothing watches over it then.
+pub const LONGEST_WAKE_TICKS: u64 = 1 << 28;
 
 /// The most bytes that one [`Hypercall::Console`] takes.
 pub const CONSOLE_BYTES: u64 = 1024;

@@ -42,28 +42,36 @@ const fn bits(list: &[u8]) -> u32 {
 
 /// CR0.PE, NE, NW, CD, PG: leaving long mode, the FPU's error reporting that VMX fixes, and the caches.
 const CR0_GUARDED: u64 = 1 | 1 << 5 | 1 << 29 | 1 << 30 | 1 << 31;
-/// CR4.PAE, VMXE, SMXE, OSXSAVE (mirrored by CPUID), CET and every bit above: state that the monitor does not switch.
-const CR4_GUARDED: u64 = 1 << 5 | 1 << 13 | 1 << 14 | 1 << 18 | !((1 << 23) - 1);
 
-/// HLT exiting: a halted guest must give the processor back.
-const MINIMAL_PROC: u32 = bits(&[7]);
-/// RDRAND and RDSEED exiting: their values do not repeat, so guests do not see them.
-const MINIMAL_PROC2: u32 = bits(&[11, 16]);
+/// The CR4 bits that a guest may set, as far as the processor has them: VME, PVI, TSD, DE, PSE, PAE, PGE, PCE, OSFXSR,
+/// OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP. Any other, new ones included, is of a feature that CPUID does not show.
+pub const CR4_OFFERED: u64 = 0x1bf | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 16 | 1 << 18 | 1 << 20;
+/// What is not offered, PAE (leaving long mode), and OSXSAVE (mirrored by CPUID).
+const CR4_GUARDED: u64 = !CR4_OFFERED | 1 << 5 | 1 << 18;
+
+/// Of the primary controls: HLT, since a halted guest must give the processor back; MWAIT and MONITOR, likewise, and
+/// hidden; RDPMC, of counters that are hidden; CR8 load and store, since the processor's own TPR is not the guest's.
+const MINIMAL_PROC: u32 = bits(&[7, 10, 11, 19, 20, 29]);
+/// Of the secondary ones: RDRAND and RDSEED, whose values do not repeat and which are hidden; ENCLS, PCONFIG and ENCLV,
+/// which are hidden.
+const MINIMAL_PROC2: u32 = bits(&[11, 15, 16, 27, 28]);
+/// #DB and #AC, whose delivery a guest can make endless; #MC, which is not the guest's.
+const MINIMAL_EXCEPTIONS: u32 = bits(&[1, 17, 18]);
 
 const MINIMAL: Intercepts = Intercepts {
     proc: MINIMAL_PROC,
     proc2: MINIMAL_PROC2,
-    exception_bitmap: 0,
+    exception_bitmap: MINIMAL_EXCEPTIONS,
     cr0_mask: CR0_GUARDED,
     cr4_mask: CR4_GUARDED,
     all_msrs: false,
 };
 
 const FULL: Intercepts = Intercepts {
-    // INVLPG, MWAIT, RDPMC, RDTSC, CR3 load, CR3 store, CR8 load, CR8 store, MOV DR, MONITOR, PAUSE
-    proc: MINIMAL_PROC | bits(&[9, 10, 11, 12, 15, 16, 19, 20, 23, 29, 30]),
-    // descriptor tables, WBINVD, INVPCID, VM functions (none of them enabled), ENCLS, PCONFIG, ENCLV
-    proc2: MINIMAL_PROC2 | bits(&[2, 6, 12, 13, 15, 27, 28]),
+    // INVLPG, RDTSC, CR3 load, CR3 store, MOV DR, PAUSE
+    proc: MINIMAL_PROC | bits(&[9, 12, 15, 16, 23, 30]),
+    // descriptor tables, WBINVD, INVPCID, VM functions (none of them enabled)
+    proc2: MINIMAL_PROC2 | bits(&[2, 6, 12, 13]),
     exception_bitmap: u32::MAX,
     cr0_mask: u64::MAX,
     cr4_mask: u64::MAX,
@@ -134,6 +142,11 @@ mod tests {
         assert!(!Profile::Minimal.cr0_write_exits(0x8000_0031, 0x8000_0031 | MP));
         assert!(!Profile::Full.cr0_write_exits(0x8000_0031, 0x8000_0031));
         assert!(Profile::Minimal.cr4_write_exits(0x20, 0x20 | 1 << 18));
+        assert!(
+            [12, 13, 14, 17, 19, 21, 22, 23, 63]
+                .iter()
+                .all(|bit| Profile::Minimal.cr4_write_exits(0x20, 0x20 | 1 << bit))
+        );
         assert!(!Profile::Minimal.cr4_write_exits(0x20, 0x20 | 3 << 9));
         assert!(Profile::Full.msr_exits(0xc000_0100) && !Profile::Minimal.msr_exits(0xc000_0100));
         assert!(Profile::Minimal.msr_exits(0x1b));

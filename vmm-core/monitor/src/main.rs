@@ -138,7 +138,7 @@ fn run_guest<A: Account>(
     let memory = guest::load(directory).expect("the directory was checked against the guest's memory");
     let vmcs =
         processor::enter_vmx_operation(&capabilities).unwrap_or_else(|error| panic!("VMX operation failed: {error}"));
-    let cpuid = CpuidTable::new(processor::cpuid, 0);
+    let cpuid = CpuidTable::new(processor::cpuid, 0, capabilities.proc2.may >> 3 & 1 != 0);
     let tables = vec![Table::EMPTY; EPT_TABLES].leak();
     let base_hpa = tables.as_ptr() as u64;
     let mut ept = Ept::new(tables, base_hpa);
@@ -161,6 +161,7 @@ fn run_guest<A: Account>(
         msr_bitmaps,
         watchdog_ticks: options.watchdog_ticks,
         has_xsave: cpuid.has_xsave(),
+        physical_bits: cpuid.physical_address_bits(),
     };
     let (vmx, registers) = Vmx::new(parts, pages, &host, directory.entry_gpa, BOOT_INFO_GPA, PAGE_TABLES_GPA);
     for profile in Profile::ALL {

@@ -6,9 +6,9 @@ use x86_64::instructions::port::Port;
 
 /// Reads a byte of CMOS memory.
 fn cmos(index: u8) -> u64 {
-    // SAFETY: the index/data pair of the real-time clock; bit 7 keeps NMIs off between the two.
+    // SAFETY: the index/data pair of the real-time clock; bit 7 of the index, which would mask NMIs, stays clear.
     unsafe {
-        Port::new(0x70).write(index | 0x80);
+        Port::new(0x70).write(index);
         u64::from(Port::<u8>::new(0x71).read())
     }
 }

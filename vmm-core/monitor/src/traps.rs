@@ -13,8 +13,11 @@ use x86_64::structures::tss::TaskStateSegment;
 
 use vmm_core::vmx::host_state::HostState;
 
-/// Bytes of the stack on which traps are handled, whatever state the other stacks are in.
+/// Bytes of a stack on which traps are handled, whatever state the other stacks are in.
 const TRAP_STACK_BYTES: usize = 16 * 1024;
+/// An NMI has a stack of its own, so that one during a fault's report does not overwrite it.
+const FAULT_STACK: u16 = 0;
+const NMI_STACK: u16 = 1;
 
 /// What the processor pushes, without an error code.
 #[repr(C)]
@@ -27,9 +30,11 @@ struct TrapFrame {
 
 /// Loads the tables; they stay for ever.
 pub(crate) fn install() -> HostState {
-    let stack = Box::leak(Box::new([0u8; TRAP_STACK_BYTES])).as_ptr_range().end;
     let tss = Box::leak(Box::new(TaskStateSegment::new()));
-    tss.interrupt_stack_table[0] = VirtAddr::from_ptr(stack).align_down(16u64);
+    for index in [FAULT_STACK, NMI_STACK] {
+        let end = Box::leak(Box::new([0u8; TRAP_STACK_BYTES])).as_ptr_range().end;
+        tss.interrupt_stack_table[usize::from(index)] = VirtAddr::from_ptr(end).align_down(16u64);
+    }
     let tss: &'static TaskStateSegment = tss;
     let gdt = Box::leak(Box::new(GlobalDescriptorTable::new()));
     let code = gdt.append(Descriptor::kernel_code_segment());
@@ -56,7 +61,7 @@ macro_rules! handlers {
     ($idt:ident, $($vector:literal $field:ident),*) => {
         $(
             // SAFETY: the stub takes the trap on its own stack and never returns; its frame is this vector's.
-            unsafe { $idt.$field.set_handler_addr(VirtAddr::new(trap::<$vector> as *const () as u64)).set_stack_index(0) };
+            unsafe { $idt.$field.set_handler_addr(VirtAddr::new(trap::<$vector> as *const () as u64)).set_stack_index(FAULT_STACK) };
         )*
     };
 }
@@ -70,7 +75,9 @@ fn fill(idt: &mut InterruptDescriptorTable) {
     );
     // SAFETY: the stub returns with everything as it was.
     unsafe {
-        idt.non_maskable_interrupt.set_handler_addr(VirtAddr::new(ignore as *const () as u64)).set_stack_index(0)
+        idt.non_maskable_interrupt
+            .set_handler_addr(VirtAddr::new(ignore as *const () as u64))
+            .set_stack_index(NMI_STACK)
     };
 }
 

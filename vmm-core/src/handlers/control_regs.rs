@@ -3,6 +3,7 @@
 //! The guest stays in IA-32e mode: a value that would leave it is refused as the processor refuses it in 64-bit mode,
 //! and stops a guest that tries from compatibility mode.
 
+use tollgate_abi::profile::CR4_OFFERED;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, State};
@@ -21,13 +22,8 @@ const LMSW_BITS: u64 = 0xf;
 
 const CR4_PAE: u64 = 1 << 5;
 const CR4_OSXSAVE: u64 = 1 << 18;
-/// TLB-relevant: PSE, PAE, PGE, SMEP, SMAP.
-const CR4_FLUSHES: u64 = 1 << 4 | CR4_PAE | 1 << 7 | 1 << 20 | 1 << 21;
-/// CR4 bits whose features the guest is not shown: VMXE, SMXE, LA57, PCIDE, and CET and above.
-const CR4_HIDDEN: u64 = 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 22 | !((1 << 23) - 1);
-
-/// CR3 bits that must be zero: 63:52, as for a physical address of the widest kind.
-const CR3_RESERVED: u64 = !((1 << 52) - 1);
+/// TLB-relevant: PSE, PAE, PGE, SMEP.
+const CR4_FLUSHES: u64 = 1 << 4 | CR4_PAE | 1 << 7 | 1 << 20;
 
 /// CS access rights: L, 64-bit code.
 const CS_LONG: u64 = 1 << 13;
@@ -73,7 +69,7 @@ pub fn handle<B: Backend>(
             };
             match cr {
                 0 => write_cr0(value, backend),
-                3 => write_cr3(value, backend),
+                3 => write_cr3(value, backend, machine),
                 4 => write_cr4(value, backend, machine),
                 _ => write_cr8(value, machine),
             }
@@ -111,8 +107,8 @@ fn refuse_cr0<B: Backend>(value: u64, backend: &B) -> Action {
 }
 
 #[inline(never)]
-fn write_cr3<B: Backend>(value: u64, backend: &mut B) -> Action {
-    if value & CR3_RESERVED != 0 {
+fn write_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
+    if value >> machine.cpuid.physical_address_bits() != 0 {
         return REFUSED;
     }
     backend.set(State::Cr3, value);
@@ -122,7 +118,7 @@ fn write_cr3<B: Backend>(value: u64, backend: &mut B) -> Action {
 
 #[inline(never)]
 fn write_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
-    let allowed = machine.cr4_allowed & !CR4_HIDDEN;
+    let allowed = machine.cr4_allowed & CR4_OFFERED;
     if value & !allowed != 0 || value & CR4_PAE == 0 {
         return REFUSED;
     }
@@ -173,6 +169,8 @@ mod tests {
             (0, CR0 | CR0_NW),
             (0, CR0 | 1 << 63),
             (3, 1 << 62),
+            (3, 1 << 45),
+            (4, CR4_PAE | 1 << 21),
             (4, CR4_PAE | 1 << 13),
             (4, 0),
             (4, CR4_PAE | 1 << 63),

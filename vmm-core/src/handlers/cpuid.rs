@@ -18,27 +18,29 @@ const COMPONENTS: usize = 10;
 /// State components that the guest may enable: x87, SSE, AVX, and the three of AVX-512.
 pub const XCR0_OFFERED: u64 = 0b1110_0111;
 
-/// Leaf 1, ECX: DTES64, MONITOR, DS-CPL, VMX, SMX, EIST, TM2, PDCM, PCID, DCA, x2APIC, TSC deadline, OSXSAVE, RDRAND.
-const HIDDEN_1_ECX: u32 = 1 << 2
-    | 1 << 3
-    | 1 << 4
-    | 1 << 5
-    | 1 << 6
-    | 1 << 7
-    | 1 << 8
-    | 1 << 15
-    | 1 << 17
-    | 1 << 18
-    | 1 << 21
-    | 1 << 24
-    | OSXSAVE
-    | 1 << 30;
+/// Leaf 1, ECX offered: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C.
+const OFFERED_1_ECX: u32 = 1
+    | 1 << 1
+    | 1 << 9
+    | 1 << 12
+    | 1 << 13
+    | 1 << 19
+    | 1 << 20
+    | 1 << 22
+    | 1 << 23
+    | 1 << 25
+    | 1 << 26
+    | 1 << 28
+    | 1 << 29;
 const OSXSAVE: u32 = 1 << 27;
+/// Leaf 0x8000_0001, EDX; leaf 7, ECX.
+const RDTSCP: u32 = 1 << 27;
+const RDPID: u32 = 1 << 22;
 const UNDER_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, EDX: MCE, APIC, MTRR, MCA, PAT, DS, ACPI, HTT, TM, PBE.
 const HIDDEN_1_EDX: u32 =
     1 << 7 | 1 << 9 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 21 | 1 << 22 | 1 << 28 | 1 << 29 | 1 << 31;
-/// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, AVX512F/DQ, ADX, SMAP, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
+/// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, AVX512F/DQ, ADX, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
 const OFFERED_7_EBX: u32 = 1
     | 1 << 3
     | 1 << 5
@@ -48,7 +50,6 @@ const OFFERED_7_EBX: u32 = 1
     | 1 << 16
     | 1 << 17
     | 1 << 19
-    | 1 << 20
     | 1 << 21
     | 1 << 23
     | 1 << 24
@@ -83,8 +84,8 @@ pub struct CpuidTable {
 }
 
 impl CpuidTable {
-    /// Builds the table from `native(leaf, sub-leaf)`. `apic_id` is the vCPU's.
-    pub fn new(native: impl Fn(u32, u32) -> Answer, apic_id: u8) -> Self {
+    /// Builds the table from `native(leaf, sub-leaf)`. `apic_id` is the vCPU's; RDTSCP and RDPID need a control.
+    pub fn new(native: impl Fn(u32, u32) -> Answer, apic_id: u8, allows_rdtscp: bool) -> Self {
         let max_basic = native(0, 0).eax.min(0x16);
         let max_extended = native(0x8000_0000, 0).eax.clamp(0x8000_0000, 0x8000_0000 + EXTENDED as u32 - 1);
         let mut table = Self {
@@ -112,18 +113,18 @@ impl CpuidTable {
                 *answer = native(0xd, component as u32);
             }
         }
-        table.restrict(apic_id);
+        table.restrict(apic_id, allows_rdtscp);
         // An overlong leaf number is answered like the highest basic leaf (SDM 2A, CPUID).
         let overlong = table.basic[max_basic as usize];
         table.basic[max_basic as usize + 1..].fill(overlong);
         table
     }
 
-    fn restrict(&mut self, apic_id: u8) {
+    fn restrict(&mut self, apic_id: u8, allows_rdtscp: bool) {
         self.basic[0].eax = self.max_basic;
         let features = &mut self.basic[1];
         features.ebx = features.ebx & 0xff00 | 1 << 16 | u32::from(apic_id) << 24;
-        features.ecx = features.ecx & !HIDDEN_1_ECX | UNDER_HYPERVISOR;
+        features.ecx = features.ecx & OFFERED_1_ECX | UNDER_HYPERVISOR;
         features.edx &= !HIDDEN_1_EDX;
         let structured = &mut self.basic[7];
         *structured = Answer {
@@ -138,7 +139,13 @@ impl CpuidTable {
         self.components[1] = Answer { eax: self.components[1].eax & OFFERED_D1_EAX, ..Answer::ZERO };
         self.components[0].ecx = self.save_area_bytes(u64::from(self.components[0].eax));
         self.extended[0].eax = self.max_extended;
-        // Bit 27, RDTSCP, stays: the monitor enables it wherever the processor has it.
+        if !allows_rdtscp {
+            self.extended[1].edx &= !RDTSCP;
+            self.basic[7].ecx &= !RDPID;
+        }
+        // 48 bits of linear address: LA57 is hidden. No WBNOINVD or other extras of this leaf.
+        let sizes = &mut self.extended[8];
+        *sizes = Answer { eax: sizes.eax & 0xff | 48 << 8, ..Answer::ZERO };
     }
 
     /// Bytes of the XSAVE area, standard format, for these components.
@@ -161,7 +168,15 @@ impl CpuidTable {
 
     /// Whether the guest sees RDTSCP, and with it IA32_TSC_AUX.
     pub fn has_rdtscp(&self) -> bool {
-        self.extended[1].edx >> 27 & 1 != 0
+        self.extended[1].edx & RDTSCP != 0
+    }
+
+    /// Width of a physical address in bits; 36 where the processor does not say (SDM 3A 4.1.4).
+    pub fn physical_address_bits(&self) -> u32 {
+        match self.extended[8].eax & 0xff {
+            0 => 36,
+            bits => bits.min(52),
+        }
     }
 
     /// Mirrors CR4.OSXSAVE (SDM 2A, CPUID.1:ECX.OSXSAVE).
@@ -241,6 +256,7 @@ pub(crate) mod tests {
     pub(crate) fn everything(leaf: u32, sub_leaf: u32) -> Answer {
         match (leaf, sub_leaf) {
             (0, _) => Answer { eax: 0x20, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 },
+            (0x8000_0008, _) => Answer { eax: 0x3927, ebx: !0, ..Answer::ZERO },
             (0x8000_0000, _) => Answer { eax: 0x8000_0008, ..Answer::ZERO },
             (0xd, 2) => Answer { eax: 256, ebx: 576, ..Answer::ZERO },
             (0xd, 5..) => Answer { eax: 64, ebx: 1000 + 64 * sub_leaf, ..Answer::ZERO },
@@ -250,7 +266,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_the_guest_may_not_have_is_hidden() {
-        let table = CpuidTable::new(everything, 3);
+        let table = CpuidTable::new(everything, 3, true);
         let features = table.answer(1, 0, 0);
         assert_eq!(features.ecx & (1 << 5 | 1 << 3 | 1 << 30 | OSXSAVE), 0, "VMX, MONITOR, RDRAND, OSXSAVE");
         assert_ne!(features.ecx & UNDER_HYPERVISOR, 0);
@@ -264,11 +280,15 @@ pub(crate) mod tests {
         assert_eq!(table.answer(7, 1, 0), Answer::ZERO);
         assert_eq!(table.answer(0xd, 1, 0).eax & 1 << 3, 0, "XSAVES");
         assert_eq!(table.answer(0xa, 0, 0), Answer::ZERO);
+        assert_eq!(table.answer(0x8000_0008, 0, 0), Answer { eax: 0x3027, ..Answer::ZERO });
+        assert_eq!((table.physical_address_bits(), table.has_rdtscp()), (39, true));
+        let without = CpuidTable::new(everything, 3, false);
+        assert_eq!((without.has_rdtscp(), without.answer(7, 0, 0).ecx & RDPID), (false, 0));
     }
 
     #[test]
     fn osxsave_and_the_save_area_follow_the_guest() {
-        let mut table = CpuidTable::new(everything, 0);
+        let mut table = CpuidTable::new(everything, 0, true);
         table.set_osxsave(true);
         assert_ne!(table.answer(1, 0, 0).ecx & OSXSAVE, 0);
         assert_eq!(table.answer(0xd, 0, 0b11).ebx, 576);
@@ -278,7 +298,7 @@ pub(crate) mod tests {
 
     #[test]
     fn ranges_end_as_the_manual_says() {
-        let table = CpuidTable::new(everything, 0);
+        let table = CpuidTable::new(everything, 0, true);
         assert_eq!(table.answer(0, 0, 0).eax, 0x16);
         assert_eq!(table.answer(0x17, 0, 0), table.answer(0x16, 0, 0));
         assert_eq!(table.answer(0x3fff_ffff, 0, 0), table.answer(0x16, 0, 0));
@@ -292,7 +312,7 @@ pub(crate) mod tests {
 
     #[test]
     fn plain_leaves_fill_whole_registers() {
-        let table = CpuidTable::new(everything, 0);
+        let table = CpuidTable::new(everything, 0, true);
         let poisoned = GuestRegisters { rax: 0xdead_beef_0000_0000, rbx: !0, rcx: !0, rdx: !0, ..Default::default() };
         let mut registers = poisoned;
         assert!(quick(&mut registers, &table));

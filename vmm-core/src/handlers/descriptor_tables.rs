@@ -2,9 +2,10 @@
 
 use crate::exit::{Action, Backend, Event, GuestRegisters, Operand, State, TableInstruction, vector};
 use crate::machine::Machine;
-use crate::memory::GuestMemory;
-use crate::paging;
+use crate::paging::{self, Fault};
 
+/// CS access rights: L, 64-bit code.
+const CS_LONG: u64 = 1 << 13;
 /// Access rights of an LDTR that holds no table (SDM 3C 25.4.1).
 const UNUSABLE: u64 = 1 << 16;
 const TYPE_LDT: u64 = 2;
@@ -16,9 +17,9 @@ const BUSY: u64 = 2;
 #[inline(never)]
 pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
     let (instruction, operand) = backend.table_access(registers);
-    match perform(instruction, operand, registers, backend, &mut machine.memory) {
+    match perform(instruction, operand, registers, backend, machine) {
         Ok(()) => Action::Advance,
-        Err(event) => Action::Inject(event),
+        Err(fault) => fault.into(),
     }
 }
 
@@ -27,40 +28,45 @@ fn perform<B: Backend>(
     operand: Operand,
     registers: &mut GuestRegisters,
     backend: &mut B,
-    memory: &mut GuestMemory,
-) -> Result<(), Event> {
+    machine: &mut Machine,
+) -> Result<(), Fault> {
     use TableInstruction::*;
     match instruction {
-        Sgdt => store_table(operand, State::GdtrLimit, State::GdtrBase, backend, memory),
-        Sidt => store_table(operand, State::IdtrLimit, State::IdtrBase, backend, memory),
-        Lgdt => load_table(operand, State::GdtrLimit, State::GdtrBase, backend, memory),
-        Lidt => load_table(operand, State::IdtrLimit, State::IdtrBase, backend, memory),
-        Sldt => store_selector(operand, backend.get(State::LdtrSelector), registers, backend, memory),
-        Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, memory),
-        Lldt => load_ldt(load_selector(operand, registers, backend, memory)?, backend, memory),
-        Ltr => load_task_register(load_selector(operand, registers, backend, memory)?, backend, memory),
+        Sgdt => store_table(operand, State::GdtrLimit, State::GdtrBase, backend, machine),
+        Sidt => store_table(operand, State::IdtrLimit, State::IdtrBase, backend, machine),
+        Lgdt => load_table(operand, State::GdtrLimit, State::GdtrBase, backend, machine),
+        Lidt => load_table(operand, State::IdtrLimit, State::IdtrBase, backend, machine),
+        Sldt => store_selector(operand, backend.get(State::LdtrSelector), registers, backend, machine),
+        Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, machine),
+        Lldt => load_ldt(load_selector(operand, registers, backend, machine)?, backend, machine),
+        Ltr => load_task_register(load_selector(operand, registers, backend, machine)?, backend, machine),
     }
 }
 
-fn address(operand: Operand) -> Result<u64, Event> {
+fn address(operand: Operand) -> Result<u64, Fault> {
     match operand {
         Operand::Memory(linear) => Ok(linear),
-        Operand::Register(_) => Err(Event::UNDEFINED_OPCODE),
+        Operand::Register(_) => Err(Event::UNDEFINED_OPCODE.into()),
     }
 }
 
-/// Limit and base as 10 bytes: the 64-bit form.
+/// How many bytes limit and base take: 10 in 64-bit mode, 6 in compatibility mode.
+fn table_bytes<B: Backend>(backend: &B) -> usize {
+    if backend.get(State::CsRights) & CS_LONG != 0 { 10 } else { 6 }
+}
+
 fn store_table<B: Backend>(
     operand: Operand,
     limit: State,
     base: State,
     backend: &mut B,
-    memory: &mut GuestMemory,
-) -> Result<(), Event> {
+    machine: &mut Machine,
+) -> Result<(), Fault> {
     let mut bytes = [0; 10];
     bytes[..2].copy_from_slice(&(backend.get(limit) as u16).to_le_bytes());
     bytes[2..].copy_from_slice(&backend.get(base).to_le_bytes());
-    paging::write(backend, memory, address(operand)?, &bytes)
+    let form = table_bytes(backend);
+    paging::write(backend, machine, address(operand)?, &bytes[..form])
 }
 
 fn load_table<B: Backend>(
@@ -68,14 +74,15 @@ fn load_table<B: Backend>(
     limit: State,
     base: State,
     backend: &mut B,
-    memory: &mut GuestMemory,
-) -> Result<(), Event> {
+    machine: &mut Machine,
+) -> Result<(), Fault> {
     let mut bytes = [0; 10];
-    paging::read(backend, memory, address(operand)?, &mut bytes)?;
+    let form = table_bytes(backend);
+    paging::read(backend, machine, address(operand)?, &mut bytes[..form])?;
     let [l0, l1, b @ ..] = bytes;
     let address = u64::from_le_bytes(b);
     if !paging::is_canonical(address) {
-        return Err(Event::GENERAL_PROTECTION);
+        return Err(Event::GENERAL_PROTECTION.into());
     }
     backend.set(limit, u64::from(u16::from_le_bytes([l0, l1])));
     backend.set(base, address);
@@ -88,13 +95,13 @@ fn store_selector<B: Backend>(
     selector: u64,
     registers: &mut GuestRegisters,
     backend: &mut B,
-    memory: &mut GuestMemory,
-) -> Result<(), Event> {
+    machine: &mut Machine,
+) -> Result<(), Fault> {
     match operand {
-        Operand::Memory(linear) => paging::write(backend, memory, linear, &(selector as u16).to_le_bytes()),
+        Operand::Memory(linear) => paging::write(backend, machine, linear, &(selector as u16).to_le_bytes()),
         Operand::Register(number) => {
             let old = registers.by_number(number).map_or_else(|| backend.get(State::Rsp), |register| *register);
-            let new = if has_operand_size_prefix(backend, memory)? { old & !0xffff | selector } else { selector };
+            let new = if is_16_bit_operand(backend, machine)? { old & !0xffff | selector } else { selector };
             match registers.by_number(number) {
                 Some(register) => *register = new,
                 None => backend.set(State::Rsp, new),
@@ -104,28 +111,31 @@ fn store_selector<B: Backend>(
     }
 }
 
-/// Whether 66H comes before the opcode: the one fact about SLDT and STR that the instruction information leaves out.
-fn has_operand_size_prefix<B: Backend>(backend: &mut B, memory: &mut GuestMemory) -> Result<bool, Event> {
+/// Whether the operand has 16 bits: the one fact about SLDT and STR that the instruction information leaves out. It has
+/// where 66H comes before the opcode, unless a REX prefix with W, which comes last, says 64.
+fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Result<bool, Fault> {
     let mut instruction = [0; 15];
     let bytes = (backend.get(State::InstructionBytes) as usize).min(instruction.len());
     let rip = backend.get(State::Rip);
-    paging::read(backend, memory, rip, &mut instruction[..bytes])?;
-    Ok(instruction[..bytes].iter().take_while(|&&byte| byte != 0x0f).any(|&byte| byte == 0x66))
+    paging::read(backend, machine, rip, &mut instruction[..bytes])?;
+    let prefixes = instruction[..bytes].split(|&byte| byte == 0x0f).next().unwrap_or_default();
+    let is_wide = prefixes.last().is_some_and(|byte| byte & 0xf8 == 0x48);
+    Ok(prefixes.contains(&0x66) && !is_wide)
 }
 
 fn load_selector<B: Backend>(
     operand: Operand,
     registers: &mut GuestRegisters,
     backend: &mut B,
-    memory: &mut GuestMemory,
-) -> Result<u16, Event> {
+    machine: &mut Machine,
+) -> Result<u16, Fault> {
     match operand {
         Operand::Register(number) => {
             Ok(registers.by_number(number).map_or_else(|| backend.get(State::Rsp), |register| *register) as u16)
         }
         Operand::Memory(linear) => {
             let mut bytes = [0; 2];
-            paging::read(backend, memory, linear, &mut bytes)?;
+            paging::read(backend, machine, linear, &mut bytes)?;
             Ok(u16::from_le_bytes(bytes))
         }
     }
@@ -143,16 +153,16 @@ impl Descriptor {
         selector: u16,
         wanted_type: u64,
         backend: &mut B,
-        memory: &mut GuestMemory,
-    ) -> Result<Self, Event> {
+        machine: &mut Machine,
+    ) -> Result<Self, Fault> {
         let (offset, error_code) = (u64::from(selector & !7), u32::from(selector & !3));
-        let refused = Event::fault(vector::GP, error_code);
+        let refused = Fault::Raise(Event::fault(vector::GP, error_code));
         if selector & 4 != 0 || offset + 15 > backend.get(State::GdtrLimit) {
             return Err(refused);
         }
         let linear = backend.get(State::GdtrBase).wrapping_add(offset);
         let mut bytes = [0; 16];
-        paging::read(backend, memory, linear, &mut bytes)?;
+        paging::read(backend, machine, linear, &mut bytes)?;
         let both = u128::from_le_bytes(bytes);
         let descriptor = Self { linear, low: both as u64, high: (both >> 64) as u64 };
         // Type and S together: a system descriptor has S = 0.
@@ -160,7 +170,7 @@ impl Descriptor {
             return Err(refused);
         }
         if descriptor.low >> 47 & 1 == 0 {
-            return Err(Event::fault(vector::NP, error_code));
+            return Err(Event::fault(vector::NP, error_code).into());
         }
         Ok(descriptor)
     }
@@ -179,15 +189,15 @@ impl Descriptor {
     }
 }
 
-fn load_ldt<B: Backend>(selector: u16, backend: &mut B, memory: &mut GuestMemory) -> Result<(), Event> {
+fn load_ldt<B: Backend>(selector: u16, backend: &mut B, machine: &mut Machine) -> Result<(), Fault> {
     if selector & !3 == 0 {
         backend.set(State::LdtrSelector, u64::from(selector));
         backend.set(State::LdtrRights, UNUSABLE);
         return Ok(());
     }
-    let descriptor = Descriptor::load(selector, TYPE_LDT, backend, memory)?;
+    let descriptor = Descriptor::load(selector, TYPE_LDT, backend, machine)?;
     if !paging::is_canonical(descriptor.base()) {
-        return Err(Event::fault(vector::GP, u32::from(selector & !3)));
+        return Err(Event::fault(vector::GP, u32::from(selector & !3)).into());
     }
     backend.set(State::LdtrSelector, u64::from(selector));
     backend.set(State::LdtrBase, descriptor.base());
@@ -196,15 +206,15 @@ fn load_ldt<B: Backend>(selector: u16, backend: &mut B, memory: &mut GuestMemory
     Ok(())
 }
 
-fn load_task_register<B: Backend>(selector: u16, backend: &mut B, memory: &mut GuestMemory) -> Result<(), Event> {
+fn load_task_register<B: Backend>(selector: u16, backend: &mut B, machine: &mut Machine) -> Result<(), Fault> {
     if selector & !3 == 0 {
-        return Err(Event::GENERAL_PROTECTION);
+        return Err(Event::GENERAL_PROTECTION.into());
     }
-    let descriptor = Descriptor::load(selector, TYPE_AVAILABLE_TSS, backend, memory)?;
+    let descriptor = Descriptor::load(selector, TYPE_AVAILABLE_TSS, backend, machine)?;
     if !paging::is_canonical(descriptor.base()) {
-        return Err(Event::fault(vector::GP, u32::from(selector & !3)));
+        return Err(Event::fault(vector::GP, u32::from(selector & !3)).into());
     }
-    paging::write(backend, memory, descriptor.linear + 5, &[(descriptor.low >> 40) as u8 | BUSY as u8])?;
+    paging::write(backend, machine, descriptor.linear + 5, &[(descriptor.low >> 40) as u8 | BUSY as u8])?;
     backend.set(State::TrSelector, u64::from(selector));
     backend.set(State::TrBase, descriptor.base());
     backend.set(State::TrLimit, descriptor.limit());
@@ -232,6 +242,7 @@ mod tests {
             machine.memory.write_u64(at, value).unwrap();
         }
         backend.set(State::Cr3, 0x1000);
+        backend.set(State::CsRights, CS_LONG);
         backend.set(State::GdtrBase, GDT);
         backend.set(State::GdtrLimit, 0x2f);
         (backend, machine)
@@ -260,13 +271,29 @@ mod tests {
     }
 
     #[test]
+    fn compatibility_mode_has_the_short_form() {
+        let mut up = set_up();
+        up.0.set(State::CsRights, 0);
+        up.0.set(State::GdtrBase, 0x1_2345_6789);
+        up.1.memory.write_u64(0x5006, !0).unwrap();
+        assert_eq!(run(&mut up, TableInstruction::Sgdt, Operand::Memory(0x5000), 0).0, Action::Advance);
+        assert_eq!(up.1.memory.read_u64(0x5000), Ok(0xffff_2345_6789_002f));
+        assert_eq!(run(&mut up, TableInstruction::Lidt, Operand::Memory(0x5000), 0).0, Action::Advance);
+        assert_eq!(up.0.get(State::IdtrBase), 0x2345_6789);
+    }
+
+    #[test]
     fn selectors_keep_or_clear_what_is_above_them() {
         let mut up = set_up();
         up.0.set(State::TrSelector, 0x20);
         up.0.set(State::Rip, 0x5000);
-        for (code, bytes, expected) in
-            [(0x00c8_000f_u64, 3, 0x20), (0xc800_0f66, 4, !0xffff | 0x20), (0xc800_0f48, 4, 0x20)]
-        {
+        for (code, bytes, expected) in [
+            (0x00c8_000f_u64, 3, 0x20),
+            (0xc800_0f66, 4, !0xffff | 0x20),
+            (0xc800_0f48, 4, 0x20),
+            (0xc8_000f_4866, 5, 0x20),
+            (0xc8_000f_4866, 5, 0x20),
+        ] {
             up.1.memory.write_u64(0x5000, code).unwrap();
             up.0.set(State::InstructionBytes, bytes);
             assert_eq!(run(&mut up, TableInstruction::Str, Operand::Register(0), !0), (Action::Advance, expected));

@@ -9,6 +9,7 @@ use crate::exit::{Action, Backend, Event, EventKind, State, vector};
 
 /// DR6 bits that the exit qualification of #DB carries: B0 to B3, BD, BS.
 const DR6_CAUSES: u64 = 0x600f;
+const DR6_BREAKPOINTS: u64 = 0xf;
 const DR7_GD: u64 = 1 << 13;
 
 /// An exception or NMI.
@@ -36,7 +37,10 @@ fn deliver<B: Backend>(event: Event, backend: &mut B) -> Action {
     match event.vector {
         vector::PF => backend.set(State::Cr2, backend.qualification()),
         vector::DB => {
-            backend.set(State::Dr6, backend.get(State::Dr6) | backend.qualification() & DR6_CAUSES);
+            // B0 to B3 are those of this #DB alone; BD and BS stay until the guest clears them (SDM 3B 18.2.3).
+            let kept = backend.get(State::Dr6) & !DR6_BREAKPOINTS;
+            backend.set(State::Dr6, kept | backend.qualification() & DR6_CAUSES);
+            backend.keep_single_step();
             backend.set(State::Dr7, backend.get(State::Dr7) & !DR7_GD);
         }
         _ => {}
@@ -127,6 +131,10 @@ mod tests {
             Script { exit_event: Some(Event::exception(vector::DB)), qualification: 0x4000, ..Script::default() };
         assert_eq!(exception(&mut backend), Action::Inject(Event::exception(vector::DB)));
         assert_eq!(backend.get(State::Dr6), 0x4000);
+        backend.set(State::Dr6, 0x400f);
+        backend.qualification = 2;
+        assert_eq!(exception(&mut backend), Action::Inject(Event::exception(vector::DB)));
+        assert_eq!(backend.get(State::Dr6), 0x4002);
     }
 
     #[test]

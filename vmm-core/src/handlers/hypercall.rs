@@ -1,6 +1,8 @@
 //! VMCALL: the calls of [`tollgate_abi::hypercall`].
 
-use tollgate_abi::hypercall::{BAD_ADDRESS, CONSOLE_BYTES, Hypercall, INVALID, NO_SUCH_CALL, PROFILE_ONLY};
+use tollgate_abi::hypercall::{
+    BAD_ADDRESS, CONSOLE_BYTES, Hypercall, INVALID, LONGEST_WAKE_TICKS, NO_SUCH_CALL, PROFILE_ONLY,
+};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::{Outcome, TABLE};
 
@@ -73,7 +75,7 @@ fn begin(number: u64, iterations: u64, machine: &mut Machine) -> (u64, Action) {
 /// Vectors below 32 are the processor's.
 fn wake_after(ticks: u64, vector: u64, now: u64, machine: &mut Machine) -> u64 {
     match u8::try_from(vector) {
-        Ok(vector @ 32..) => {
+        Ok(vector @ 32..) if ticks <= LONGEST_WAKE_TICKS => {
             machine.wake = Some(Wake { deadline_tsc: now.saturating_add(ticks), vector });
             0
         }
@@ -107,6 +109,11 @@ mod tests {
         );
         assert_eq!(call(machine, Hypercall::WakeAfter as u64, 1, 31), (INVALID, Action::Advance));
         assert_eq!(call(machine, Hypercall::WakeAfter as u64, 1, 256), (INVALID, Action::Advance));
+        assert_eq!(
+            call(machine, Hypercall::WakeAfter as u64, u64::MAX, 33),
+            (INVALID, Action::Advance),
+            "a wait for ever"
+        );
         assert_eq!((machine.wake, machine.console.contents()), (None, (&[][..], 0)));
     }
 

@@ -4,9 +4,9 @@
 
 use tollgate_abi::machine::{LOOPBACK_BYTES, LOOPBACK_PORT, POST_PORT};
 
-use crate::exit::{Action, Backend, Event, GuestRegisters, IoAccess, State};
+use crate::exit::{Action, Backend, GuestRegisters, IoAccess, State};
 use crate::machine::Machine;
-use crate::paging;
+use crate::paging::{self, Fault};
 
 const RFLAGS_DF: u64 = 1 << 10;
 
@@ -146,19 +146,20 @@ fn string<B: Backend>(
     let address_mask = u64::MAX >> (64 - 8 * u32::from(address_bytes));
     let wanted = if access.is_repeated { registers.rcx & address_mask } else { 1 };
     let backwards = backend.get(State::Rflags) & RFLAGS_DF != 0;
-    let mut linear = backend.string_io_address();
+    let offset = if access.is_in { registers.rdi } else { registers.rsi } & address_mask;
+    let segment_base = backend.string_io_address().wrapping_sub(offset);
     let mut left = wanted.min(STRING_BYTES / u64::from(access.bytes));
     let stops_early = left < wanted;
     while left > 0 {
-        let elements = if backwards { 1 } else { left.min(elements_in_page(linear, access.bytes)) };
-        let bytes = elements * u64::from(access.bytes);
-        if let Err(event) = piece(access, linear, bytes as usize, backend, machine) {
-            return Action::Inject(event);
-        }
-        let delta = if backwards { bytes.wrapping_neg() } else { bytes };
-        linear = linear.wrapping_add(delta);
         let pointer = if access.is_in { &mut registers.rdi } else { &mut registers.rsi };
-        let next = pointer.wrapping_add(delta);
+        let offset = *pointer & address_mask;
+        let linear = segment_base.wrapping_add(offset);
+        let elements = if backwards { 1 } else { left.min(elements_ahead(linear, offset, address_mask, access.bytes)) };
+        let bytes = elements * u64::from(access.bytes);
+        if let Err(fault) = piece(access, linear, bytes as usize, backend, machine) {
+            return fault.into();
+        }
+        let next = if backwards { pointer.wrapping_sub(bytes) } else { pointer.wrapping_add(bytes) };
         step(pointer, address_bytes, next);
         if access.is_repeated {
             let count = registers.rcx.wrapping_sub(elements);
@@ -169,9 +170,11 @@ fn string<B: Backend>(
     if stops_early { Action::Resume } else { Action::Advance }
 }
 
-/// How many whole elements lie between a linear address and the end of its page; 1 for one that crosses the end.
-fn elements_in_page(linear: u64, bytes: u8) -> u64 {
-    ((4096 - (linear & 4095)) / u64::from(bytes)).max(1)
+/// How many whole elements lie before the end of the page and the wrap of the address; 1 where the first crosses.
+fn elements_ahead(linear: u64, offset: u64, address_mask: u64, bytes: u8) -> u64 {
+    let in_page = 4096 - (linear & 4095);
+    let before_wrap = (address_mask - offset).saturating_add(1);
+    (in_page.min(before_wrap) / u64::from(bytes)).max(1)
 }
 
 /// Moves elements that lie in one page, or one that does not. Nothing is moved if any of them faults: guest memory is
@@ -182,22 +185,22 @@ fn piece<B: Backend>(
     bytes: usize,
     backend: &mut B,
     machine: &mut Machine,
-) -> Result<(), Event> {
-    let Machine { ports, memory, .. } = machine;
+) -> Result<(), Fault> {
     let mut buffer = [0; STRING_BYTES as usize];
     let buffer = &mut buffer[..bytes];
-    paging::read(backend, memory, linear, buffer)?;
+    let size = usize::from(access.bytes);
     if access.is_in {
-        paging::write(backend, memory, linear, buffer)?;
-        for element in buffer.chunks_exact_mut(usize::from(access.bytes)) {
-            element.copy_from_slice(&ports.read(access.port, access.bytes).to_le_bytes()[..usize::from(access.bytes)]);
+        paging::probe_write(backend, machine, linear, bytes)?;
+        for element in buffer.chunks_exact_mut(size) {
+            element.copy_from_slice(&machine.ports.read(access.port, access.bytes).to_le_bytes()[..size]);
         }
-        return paging::write(backend, memory, linear, buffer);
+        return paging::write(backend, machine, linear, buffer);
     }
-    for element in buffer.chunks_exact(usize::from(access.bytes)) {
+    paging::read(backend, machine, linear, buffer)?;
+    for element in buffer.chunks_exact(size) {
         let mut value = [0; 4];
-        value[..element.len()].copy_from_slice(element);
-        ports.write(access.port, access.bytes, u32::from_le_bytes(value));
+        value[..size].copy_from_slice(element);
+        machine.ports.write(access.port, access.bytes, u32::from_le_bytes(value));
     }
     Ok(())
 }
@@ -205,6 +208,7 @@ fn piece<B: Backend>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::{Event, vector};
     use crate::script::{Script, machine};
 
     #[test]
@@ -269,9 +273,28 @@ mod tests {
         let mut registers = GuestRegisters { rcx: 5, rsi: 0x1ffe, ..Default::default() };
         assert_eq!(
             handle(access, &mut registers, &mut backend, &mut machine),
-            Action::Inject(Event::fault(crate::exit::vector::PF, 0))
+            Action::Inject(Event::fault(vector::PF, 0))
         );
         assert_eq!((registers.rcx, registers.rsi, backend.get(State::Cr2)), (3, 0x2000, 0x2000));
+        backend.string_io.0 = 0x2000;
+        let mut registers = GuestRegisters { rcx: 1, rdi: 0x2000, ..Default::default() };
+        let action = handle(IoAccess { is_in: true, ..access }, &mut registers, &mut backend, &mut machine);
+        assert_eq!(action, Action::Inject(Event::fault(vector::PF, 2)), "a write");
+    }
+
+    #[test]
+    fn addresses_wrap_at_their_size() {
+        assert_eq!(elements_ahead(0x1_0000_0ff8, 0xffff_fff8, 0xffff_ffff, 4), 2);
+        assert_eq!(elements_ahead(0xffff_fff0, 0xffff_fff0, 0xffff_ffff, 1), 16);
+        assert_eq!(elements_ahead(0xfff, 0xfff, u64::MAX, 2), 1);
+        let access = IoAccess { port: POST_PORT, bytes: 1, is_in: false, is_string: true, is_repeated: true };
+        let (mut backend, mut machine) = string_machine(access);
+        // Offset 0xffff with a segment base of 0x1000 - 0xffff: the first byte lies at 0x1000, the next at the base.
+        backend.string_io = (0x1000, 2);
+        let mut registers = GuestRegisters { rcx: 0x5_0002, rsi: 0x7_ffff, ..Default::default() };
+        let action = handle(access, &mut registers, &mut backend, &mut machine);
+        assert_eq!(action, Action::Inject(Event::fault(vector::PF, 0)), "the base wraps to the top, which is unmapped");
+        assert_eq!((registers.rcx, registers.rsi), (0x5_0001, 0x7_0000));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn handle(registers: &mut GuestRegisters, machine: &Machine, xcr0: u64, ledg
         None => machine.cpuid.answer(leaf, ecx, xcr0),
     };
     put(registers, answer);
-    Action::Advance
+    Action::StepOver
 }
 
 fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answer {
@@ -123,7 +123,7 @@ mod tests {
             rdx: !0,
             ..Default::default()
         };
-        assert_eq!(handle(&mut registers, &machine(map), 3, &[&first, &second]), Action::Advance);
+        assert_eq!(handle(&mut registers, &machine(map), 3, &[&first, &second]), Action::StepOver);
         [registers.rax, registers.rbx, registers.rcx, registers.rdx]
     }
 

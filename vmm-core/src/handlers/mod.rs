@@ -38,7 +38,7 @@ pub fn dispatch<B: Backend>(
     match raw.basic() {
         ExitReason::CPUID => leaves::handle(registers, machine, backend.get(State::Xcr0), &[ledger]),
         ExitReason::VMCALL => hypercall::handle(registers, backend, machine),
-        ExitReason::RDMSR => msr::read(registers, backend),
+        ExitReason::RDMSR => msr::read(registers, backend, machine),
         ExitReason::WRMSR => msr::write(registers, backend, machine),
         ExitReason::IO_INSTRUCTION => io::handle(backend.io_access(), registers, backend, machine),
         ExitReason::CR_ACCESS => control_regs::handle(backend.cr_access(), registers, backend, machine),

@@ -73,8 +73,9 @@ fn put(registers: &mut GuestRegisters, value: u64) {
 
 /// RDMSR.
 #[inline(never)]
-pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Action {
+pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
     let value = match kind(registers.rcx as u32) {
+        Some(Kind::Low(State::TscAux)) if !machine.cpuid.has_rdtscp() => return REFUSED,
         Some(Kind::Constant(value) | Kind::Ignored(value)) => value,
         Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state) | Kind::Readable(state)) => backend.get(state),
         Some(Kind::Efer) => backend.get(State::Efer),
@@ -118,7 +119,7 @@ mod tests {
 
     fn rdmsr(backend: &Script, msr: u64) -> Option<u64> {
         let mut registers = GuestRegisters { rcx: msr, rax: !0, rdx: !0, ..Default::default() };
-        match read(&mut registers, backend) {
+        match read(&mut registers, backend, &machine()) {
             Action::Advance => Some(registers.rax | registers.rdx << 32),
             action => {
                 assert_eq!(action, REFUSED);

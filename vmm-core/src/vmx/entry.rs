@@ -62,10 +62,8 @@ impl Stack {
         let frame = &raw mut self.frame;
         let vmx = &mut vcpu.backend;
         let first = !vmx.launched;
-        if first {
-            vmx.vmcs.write(HOST_RSP, frame as u64 + REGISTERS_END as u64);
-            vmx.vmcs.write(HOST_RIP, exit_stub::<A> as *const () as u64);
-        }
+        vmx.vmcs.write(HOST_RSP, frame as u64 + REGISTERS_END as u64);
+        vmx.vmcs.write(HOST_RIP, exit_stub::<A> as *const () as u64);
         vmx.launched = true;
         let vcpu: *mut Vcpu<Vmx, A> = vcpu;
         // SAFETY: `self` is borrowed for ever, so the frame and the stack below it stay; the VMCS is current, by `vmcs`,

@@ -10,6 +10,8 @@ use super::field::*;
 pub struct GuestArea<R> {
     /// VMREAD.
     pub read: R,
+    /// Width of a physical address.
+    pub physical_bits: u32,
     /// CR0 bits that must be 1, and that may be.
     pub cr0_fixed: (u64, u64),
     /// CR4 likewise.
@@ -42,7 +44,7 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
             (cr0 >> 31 & 1 == 0 || cr0 & 1 == 1, "CR0.PG is 1 and CR0.PE is 0"),
             (within(cr4, self.cr4_fixed), "CR4 has a bit that VMX operation does not allow"),
             (ia32e == 0 || cr0 >> 31 & 1 == 1 && cr4 >> 5 & 1 == 1, "IA-32e mode without CR0.PG or CR4.PAE"),
-            (self.get(GUEST_CR3) >> 52 == 0, "CR3 has bits beyond the physical-address width"),
+            (self.get(GUEST_CR3) >> self.physical_bits == 0, "CR3 has bits beyond the physical-address width"),
             (self.get(GUEST_DR7) >> 32 == 0, "DR7 bits 63:32 are not 0"),
             (is_canonical(self.get(GUEST_IA32_SYSENTER_ESP)), "IA32_SYSENTER_ESP is not canonical"),
             (is_canonical(self.get(GUEST_IA32_SYSENTER_EIP)), "IA32_SYSENTER_EIP is not canonical"),
@@ -105,6 +107,8 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
     fn non_register_state(&self) -> Option<&'static str> {
         let (activity, blocking) = (self.get(GUEST_ACTIVITY), self.get(GUEST_INTERRUPTIBILITY));
         let enabled = self.get(GUEST_RFLAGS) >> 9 & 1 == 1;
+        let steps = self.get(GUEST_RFLAGS) >> 8 & 1 == 1;
+        let pending_step = self.get(GUEST_PENDING_DEBUG) >> 14 & 1 == 1;
         let privileged = self.get(GUEST_SS_RIGHTS) >> 5 & 3 == 0;
         first(&[
             (activity <= 3, "the activity state does not exist"),
@@ -113,6 +117,10 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
             (blocking & !0x1f == 0, "the interruptibility state has a reserved bit"),
             (blocking & 3 != 3, "blocking by STI and by MOV SS at once"),
             (blocking & 1 == 0 || enabled, "blocking by STI while RFLAGS.IF is 0"),
+            (
+                !steps || blocking & 3 == 0 || pending_step,
+                "no single step is pending, with RFLAGS.TF and blocking by STI or MOV SS",
+            ),
             (self.get(VMCS_LINK_POINTER) == u64::MAX, "the VMCS link pointer is not all ones"),
         ])
     }
@@ -142,7 +150,8 @@ mod tests {
             _ if encoding == VMCS_LINK_POINTER.encoding() => u64::MAX,
             _ => 0,
         };
-        GuestArea { read, cr0_fixed: (0x8000_0021, 0xffff_ffff), cr4_fixed: (0x2000, 0xf7_2fff) }.first_failure()
+        GuestArea { read, physical_bits: 39, cr0_fixed: (0x8000_0021, 0xffff_ffff), cr4_fixed: (0x2000, 0xf7_2fff) }
+            .first_failure()
     }
 
     #[test]
@@ -153,6 +162,7 @@ mod tests {
             (GUEST_CR4.encoding(), 0x20, "CR4 has a bit that VMX operation does not allow"),
             (GUEST_CR4.encoding(), 0x2000, "IA-32e mode without CR0.PG or CR4.PAE"),
             (GUEST_IA32_EFER.encoding(), 0x101, "IA32_EFER.LMA differs from the IA-32e mode guest control"),
+            (GUEST_CR3.encoding(), 1 << 45, "CR3 has bits beyond the physical-address width"),
             (GUEST_RFLAGS.encoding(), 0, "RFLAGS[1] is 0"),
             (GUEST_RIP.encoding(), 1 << 63, "RIP is not valid in the mode of CS"),
             (GUEST_TR_RIGHTS.encoding(), 0x89, "TR is not a present, busy TSS"),

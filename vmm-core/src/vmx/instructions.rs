@@ -82,14 +82,14 @@ impl VmxOperation {
         if failed != 0 { Err(VmFail::Invalid) } else { Ok(Self { _not_send: PhantomData }) }
     }
 
-    /// VMCLEAR then VMPTRLD: makes a clear VMCS current.
+    /// VMCLEAR then VMPTRLD: makes a clear VMCS current, the only one on this processor from now on.
     ///
     /// # Safety
     /// `region` is the physical address of a page that starts with the VMCS revision and that nobody else uses.
     ///
     /// # Errors
     /// VMfail, when the region or its revision is bad.
-    pub unsafe fn load_clear_vmcs(&mut self, region: u64) -> Result<CurrentVmcs, VmFail> {
+    pub unsafe fn load_clear_vmcs(self, region: u64) -> Result<CurrentVmcs, VmFail> {
         let (mut failed, mut invalid): (u8, u8);
         // SAFETY: in VMX operation by `self`; the region by the caller's contract.
         unsafe {

@@ -30,6 +30,12 @@ use crate::exit::{
     TableInstruction,
 };
 
+/// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
+const SHADOW: u32 = 0b11;
+const RFLAGS_TF: u64 = 1 << 8;
+/// Pending debug exceptions: a single step.
+const PENDING_BS: u64 = 1 << 14;
+
 /// What one vCPU needs besides its VMCS.
 #[derive(Debug)]
 pub struct Vmx {
@@ -43,6 +49,7 @@ pub struct Vmx {
     vpid: u16,
     watchdog: bool,
     has_xsave: bool,
+    physical_bits: u32,
     /// Mirrors of the VMCS fields, which need not be read back.
     cr0_mask: u64,
     cr4_mask: u64,
@@ -61,6 +68,8 @@ pub struct Parts {
     /// TSC ticks without an exit after which the guest is stopped; 0 for never.
     pub watchdog_ticks: u64,
     pub has_xsave: bool,
+    /// Width of a physical address.
+    pub physical_bits: u32,
 }
 
 /// Pages that the processor reads: host-physical addresses.
@@ -82,7 +91,8 @@ impl Vmx {
         boot_info_gpa: u64,
         page_tables_gpa: u64,
     ) -> (Self, GuestRegisters) {
-        let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave } = parts;
+        let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave, physical_bits } =
+            parts;
         // The timer has 32 bits and counts TSC ticks divided by a power of two.
         let timer = u32::try_from(watchdog_ticks >> capabilities.preemption_timer_shift()).unwrap_or(u32::MAX);
         let watchdog = timer > 0 && capabilities.pin.may >> 6 & 1 != 0;
@@ -96,6 +106,7 @@ impl Vmx {
             vpid,
             watchdog,
             has_xsave,
+            physical_bits,
             // Until the first profile is set, what the guest reads is all in the shadows.
             cr0_mask: u64::MAX,
             cr4_mask: u64::MAX,
@@ -142,6 +153,21 @@ impl Vmx {
     /// Which exits a profile's controls can produce.
     pub fn controls(&self, profile: Profile) -> Controls {
         self.control_fields(profile).in_force(&self.capabilities, self.has_xsave)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn clear_interrupt_shadow(&mut self) {
+        let interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
+        self.vmcs.write(f::GUEST_INTERRUPTIBILITY, interruptibility & !SHADOW);
+    }
+
+    /// Makes the single-step trap pending (SDM 3C table 25-4).
+    #[cold]
+    #[inline(never)]
+    fn raise_single_step(&mut self) {
+        let pending = self.vmcs.read(f::GUEST_PENDING_DEBUG);
+        self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | PENDING_BS);
     }
 
     /// What the guest reads from a control register with a guest/host mask (SDM 3C 26.3).
@@ -191,7 +217,19 @@ impl Backend for Vmx {
 
     fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand) {
         let is_system_table = self.exit_reason().basic() == tollgate_abi::ExitReason::LDTR_TR_ACCESS;
-        let segment_base = |segment| self.vmcs.read(if segment == 4 { f::GUEST_FS_BASE } else { f::GUEST_GS_BASE });
+        let in_64_bit_mode = self.vmcs.read(f::GUEST_CS_RIGHTS) >> 13 & 1 != 0;
+        let bases = [
+            f::GUEST_ES_BASE,
+            f::GUEST_CS_BASE,
+            f::GUEST_SS_BASE,
+            f::GUEST_DS_BASE,
+            f::GUEST_FS_BASE,
+            f::GUEST_GS_BASE,
+        ];
+        let segment_base = |segment: u8| match bases.get(usize::from(segment)) {
+            Some(&base) if segment >= 4 || !in_64_bit_mode => self.vmcs.read(base),
+            _ => 0,
+        };
         let information = self.vmcs.read(f::EXIT_INSTRUCTION_INFORMATION);
         qualification::table_access(
             is_system_table,
@@ -310,9 +348,31 @@ impl Backend for Vmx {
     }
 
     #[inline(always)]
-    fn advance(&mut self) {
+    fn step_over(&mut self) {
         let bytes = self.vmcs.read_extended(f::EXIT_INSTRUCTION_LENGTH);
         self.vmcs.add(f::GUEST_RIP, bytes);
+    }
+
+    #[inline(always)]
+    fn ends_plainly(&self) -> bool {
+        self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW == 0 && self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF == 0
+    }
+
+    fn advance(&mut self) {
+        self.step_over();
+        if self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW != 0 {
+            self.clear_interrupt_shadow();
+        }
+        if self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF != 0 {
+            self.raise_single_step();
+        }
+    }
+
+    fn keep_single_step(&mut self) {
+        let steps = self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF != 0;
+        if steps && self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW != 0 {
+            self.raise_single_step();
+        }
     }
 
     #[inline(always)]
@@ -324,12 +384,6 @@ impl Backend for Vmx {
         if event.instruction_bytes != 0 {
             self.vmcs.write(f::ENTRY_INSTRUCTION_LENGTH, event.instruction_bytes.into());
         }
-    }
-
-    fn clear_interrupt_shadow(&mut self) {
-        // Bit 0: blocking by STI; bit 1: by MOV SS (SDM 3C table 25-3).
-        let interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
-        self.vmcs.write(f::GUEST_INTERRUPTIBILITY, interruptibility & !0b11);
     }
 
     fn flush_translations(&mut self, linear: Option<u64>) {
@@ -386,8 +440,12 @@ impl Backend for Vmx {
         }
         let Capabilities { cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, .. } = self.capabilities;
         let read = |encoding| self.vmcs.read_encoding(encoding);
-        let area =
-            entry_checks::GuestArea { read, cr0_fixed: (cr0_fixed0, cr0_fixed1), cr4_fixed: (cr4_fixed0, cr4_fixed1) };
+        let area = entry_checks::GuestArea {
+            read,
+            physical_bits: self.physical_bits,
+            cr0_fixed: (cr0_fixed0, cr0_fixed1),
+            cr4_fixed: (cr4_fixed0, cr4_fixed1),
+        };
         area.first_failure().unwrap_or(told)
     }
 

@@ -97,7 +97,7 @@ pub const fn entry_failure(basic_reason: u16, qualification: u64) -> &'static st
 struct MemoryOperand(u32);
 
 impl MemoryOperand {
-    /// Its linear address. `segment_base` is asked for FS (4) and GS (5) only, the others being 0 in 64-bit mode.
+    /// Its linear address.
     fn linear(
         &self,
         displacement: u64,
@@ -111,12 +111,12 @@ impl MemoryOperand {
         let base = if bit(self.0.into(), 27) { 0 } else { register(field(23, 15)) };
         let address_mask = [0xffff, 0xffff_ffff, u64::MAX, u64::MAX][usize::from(field(7, 3))];
         let offset = base.wrapping_add(index).wrapping_add(displacement) & address_mask;
-        let segment = field(15, 7);
-        offset.wrapping_add(if segment >= 4 { segment_base(segment) } else { 0 })
+        offset.wrapping_add(segment_base(field(15, 7)))
     }
 }
 
 /// The instruction and operand of an access to GDTR or IDTR (`is_system_table` false) or to LDTR or TR (true).
+/// `segment_base` tells the base of ES, CS, SS, DS, FS, GS (0 to 5) in the guest's mode.
 pub fn table_access(
     is_system_table: bool,
     information: u32,
@@ -179,7 +179,9 @@ mod tests {
     fn table_operands_are_found() {
         let mut registers = GuestRegisters { rax: 0x1000, rcx: 0x10, ..Default::default() };
         let mut find = |system, information| {
-            table_access(system, information, 8, &mut registers, 0x7000, |segment| u64::from(segment) << 20)
+            table_access(system, information, 8, &mut registers, 0x7000, |segment| {
+                if segment < 4 { 0 } else { u64::from(segment) << 20 }
+            })
         };
         // SGDT 8(%rax,%rcx,4), 64-bit addresses, DS
         assert_eq!(find(false, 2 | 2 << 7 | 3 << 15 | 1 << 18), (TableInstruction::Sgdt, Operand::Memory(0x1048)));
