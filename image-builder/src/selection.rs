@@ -1,8 +1,9 @@
 //! The run's options: what the command line asks for, as the line of words that goes into the image.
 
-use tollgate_abi::command_line::{OptionError, Options, parse_selected};
+use tollgate_abi::command_line::{ALL, NONE, OptionError, Options, parse_selected};
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::OPTIONS_BYTES;
+use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::workload::{TABLE, Workload};
 
 use crate::failure::Failure;
@@ -11,6 +12,9 @@ use crate::failure::Failure;
 pub const DEFAULT_WATCHDOG_TICKS: u64 = 200_000_000;
 /// The preemption timer, by which the monitor keeps the watchdog, has 32 bits.
 const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
+
+/// The name that stands for every workload that returns and every scenario.
+pub const ATLAS: &str = "atlas";
 
 /// What a run is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +48,11 @@ impl Selection {
     pub fn options(&self) -> Result<String, Failure> {
         let items =
             self.workloads.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|item| !item.is_empty());
-        let items =
-            items.map(|item| parse_selected(item).map(|_| item).map_err(refuse)).collect::<Result<Vec<_>, _>>()?;
+        let is_scenario = |item: &&str| *item == ATLAS || Scenario::by_name(item).is_some();
+        let (scenarios, items): (Vec<&str>, Vec<&str>) = items.partition(is_scenario);
+        let items = items.into_iter().map(|item| parse_selected(item).map(|_| item).map_err(refuse));
+        let items = items.collect::<Result<Vec<_>, _>>()?;
+        let atlas = scenarios.contains(&ATLAS);
         if self.watchdog_ticks > MOST_WATCHDOG_TICKS {
             let sentence = format!("a watchdog of {} ticks is too long", self.watchdog_ticks);
             return Err(
@@ -55,6 +62,12 @@ impl Selection {
         let mut line = format!("leaf-map={} watchdog={}", self.leaf_map.name(), self.watchdog_ticks);
         if !items.is_empty() {
             line += &format!(" workloads={}", items.join(","));
+        }
+        if items.is_empty() && !scenarios.is_empty() && !atlas {
+            line += &format!(" workloads={NONE}");
+        }
+        if !scenarios.is_empty() {
+            line += &format!(" scenarios={}", if atlas { ALL.to_owned() } else { scenarios.join(",") });
         }
         if !self.accounting {
             line += " accounting=off";
@@ -72,7 +85,7 @@ impl Selection {
 
 fn refuse(error: OptionError<'_>) -> Failure {
     let remedy = match error {
-        OptionError::Workload(name) => match nearest(name, TABLE.iter().map(|workload| workload.name)) {
+        OptionError::Workload(name) | OptionError::Scenario(name) => match nearest(name, names()) {
             Some(near) => format!("did you mean `{near}`? `tollgate workloads` lists them all"),
             None => "`tollgate workloads` lists them".to_owned(),
         },
@@ -84,6 +97,12 @@ fn refuse(error: OptionError<'_>) -> Failure {
         OptionError::Unknown(_) | OptionError::Value(_) => "`tollgate run --help` lists them".to_owned(),
     };
     Failure::usage(error).remedy(remedy)
+}
+
+/// Every name that a run can be asked for.
+fn names() -> impl Iterator<Item = &'static str> {
+    let workloads = TABLE.iter().map(|workload| workload.name);
+    workloads.chain(scenario::TABLE.iter().map(|scenario| scenario.name)).chain([ATLAS])
 }
 
 /// The name most like `word`, if any is alike at all.
@@ -111,12 +130,20 @@ mod tests {
     }
 
     #[test]
+    fn scenarios_are_asked_for_by_the_same_option() {
+        assert!(line(&["atlas"]).unwrap().ends_with("watchdog=200000000 scenarios=all"));
+        assert!(line(&["getsec,xsaves"]).unwrap().ends_with(" workloads=none scenarios=getsec,xsaves"));
+        assert!(line(&["cpuid,getsec"]).unwrap().ends_with(" workloads=cpuid scenarios=getsec"));
+    }
+
+    #[test]
     fn the_nearest_workload_is_suggested() {
         let check = |item: &str, part: &str| {
             let failure = line(&[item]).unwrap_err().to_string();
             assert!(failure.contains(part), "{failure}");
         };
         check("cpuidd", "did you mean `cpuid`?");
+        check("getsex", "did you mean `getsec`?");
         check("HYPERCAL", "did you mean `hypercall`?");
         check("zzz", "`tollgate workloads` lists them");
         check("memory:1000000", "`memory` takes 1 to 1536 iterations");

@@ -34,6 +34,8 @@ pub struct Machine {
     pub console: Console,
     /// Between the beginning and the end of a workload.
     pub window_open: bool,
+    /// A scenario runs: any exit that the spine does not decide at once ends it.
+    pub in_scenario: bool,
     /// How the guest ended itself.
     pub exit: Option<GuestExit>,
 }

@@ -57,6 +57,7 @@ pub(crate) fn machine() -> Machine {
         vcpus: 1,
         console: Console::new(),
         window_open: false,
+        in_scenario: false,
         exit: None,
     }
 }

@@ -6,10 +6,11 @@ use core::fmt::{self, Write};
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::ending::Ending;
-use tollgate_abi::exit_reason::{ROWS, Status};
+use tollgate_abi::exit_reason::{Need, ROWS, Status};
 use tollgate_abi::hypercall::{BOOK_BYTES, Book};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
+use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Outcome, TABLE, Workload};
 
 use crate::exit::{Backend, Pause, RawReason};
@@ -23,6 +24,9 @@ pub struct Session<W> {
     out: W,
     window: Option<Window>,
     differing: Option<&'static Workload>,
+    differing_scenario: Option<&'static Scenario>,
+    /// Exits that scenarios provoked, which are not in the guest's book.
+    by_scenarios: [u64; ROWS],
 }
 
 /// The most bytes of guest output in one record: escaped, each takes four, and the record has to fit its line.
@@ -58,7 +62,7 @@ fn read_book(machine: &Machine, gpa: u64) -> Option<Book> {
 impl<W: Write> Session<W> {
     /// A session that writes its records to `out`. Errors of the sink are dropped: there is nowhere to report them.
     pub fn new(out: W) -> Self {
-        Self { out, window: None, differing: None }
+        Self { out, window: None, differing: None, differing_scenario: None, by_scenarios: [0; ROWS] }
     }
 
     /// Where the records go.
@@ -140,6 +144,51 @@ impl<W: Write> Session<W> {
         }
     }
 
+    /// Records that the platform can't run a scenario.
+    pub fn scenario_denied(&mut self, scenario: &Scenario, need: Need) {
+        let record = self.record(Kind::Scenario).word("scenario", scenario.name);
+        let record = record.number("reason", scenario.reason.0.into()).word("verdict", "denied");
+        let record = record.number("predicted", 0).number("observed", 0);
+        let _ = record.text("detail", format_args!("this processor lacks {need}")).finish();
+    }
+
+    /// What the ledger has, to be handed to [`Session::scenario`].
+    pub fn before_scenario<B: Backend, A: Account>(&self, vcpu: &Vcpu<B, A>) -> [u64; ROWS] {
+        counts(vcpu)
+    }
+
+    /// Compares what a scenario provoked in its runs with what it predicts.
+    pub fn scenario<B: Backend, A: Account>(
+        &mut self,
+        vcpu: &Vcpu<B, A>,
+        scenario: &'static Scenario,
+        before: &[u64; ROWS],
+        failure: Option<impl fmt::Display>,
+    ) {
+        let mut observed = counts(vcpu);
+        for (row, count) in observed.iter_mut().enumerate() {
+            *count -= before[row];
+            self.by_scenarios[row] += *count;
+        }
+        let row = scenario.reason.ledger_row();
+        let predicted = if A::KEEPS { RUNS } else { 0 };
+        let stray = (0..ROWS).find(|&other| other != row && observed[other] > 0);
+        let balanced = observed[row] == predicted && stray.is_none() && failure.is_none();
+        if !balanced {
+            self.differing_scenario = self.differing_scenario.or(Some(scenario));
+        }
+        let record = self.record(Kind::Scenario).word("scenario", scenario.name);
+        let record = record.number("reason", scenario.reason.0.into());
+        let record = record.word("verdict", if balanced { "balanced" } else { "differs" });
+        let record = record.number("predicted", predicted).number("observed", observed[row]);
+        let _ = match (failure, stray) {
+            (Some(failure), _) => record.text("detail", failure),
+            (None, Some(other)) => record.text("detail", format_args!("{:?} came up", ExitReason(other as u16))),
+            _ => record,
+        }
+        .finish();
+    }
+
     fn print_console(&mut self, machine: &mut Machine) {
         let (bytes, dropped) = machine.console.contents();
         for line in bytes.split(|&byte| byte == b'\n').flat_map(|line| line.chunks(CONSOLE_RECORD_BYTES)) {
@@ -210,7 +259,9 @@ impl<W: Write> Session<W> {
     ) -> Ending {
         let ledger = vcpu.account.ledger();
         let status = vcpu.machine.exit.map_or(0, |exit| exit.status);
-        let unequal = |book: &Book| (0..ROWS).find(|&row| A::KEEPS && book.tally[row] != ledger.rows()[row].count);
+        let by_scenarios = self.by_scenarios;
+        let booked = |book: &Book, row: usize| book.tally[row] + by_scenarios[row];
+        let unequal = |book: &Book| (0..ROWS).find(|&row| A::KEEPS && booked(book, row) != ledger.rows()[row].count);
         let fail = |result, detail| Verdict { ending: Ending::Fail, result, detail };
         if let (true, Err(imbalance)) = (A::KEEPS, ledger.check()) {
             return self.verdict(&fail("differs", format_args!("the ledger does not add up: {imbalance:?}")));
@@ -226,6 +277,9 @@ impl<W: Write> Session<W> {
                 format_args!("workload {}: {}", workload.name, NonEmpty(book.message(), "its books differ")),
             ));
         }
+        if let Some(scenario) = self.differing_scenario {
+            return self.verdict(&fail("differs", format_args!("scenario {}: its books differ", scenario.name)));
+        }
         if book.passed == 0 || status != 0 {
             return self.verdict(&fail(
                 "failed",
@@ -234,7 +288,7 @@ impl<W: Write> Session<W> {
         }
         if let Some(row) = unequal(book) {
             let reason = ExitReason(row as u16);
-            let (ledger, guest) = (ledger.rows()[row].count, book.tally[row]);
+            let (ledger, guest) = (ledger.rows()[row].count, booked(book, row));
             return self.verdict(&fail(
                 "differs",
                 format_args!("reason {row} {}: the ledger has {ledger}, the guest {guest}", reason.name()),

@@ -7,10 +7,11 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
 use super::{
-    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, StopFacts, Totals, Verdict, WorkloadAccount, verify,
+    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, ScenarioAccount, StopFacts, Totals, Verdict,
+    WorkloadAccount, verify,
 };
 use crate::audit::Audit;
-use crate::log::{ExitRow, Log, WorkloadRun};
+use crate::log::{ExitRow, Log, ScenarioRun, WorkloadRun};
 
 impl Account {
     /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
@@ -37,6 +38,8 @@ impl Account {
             totals,
             reasons,
             workloads: log.workloads.iter().map(|run| workload(run, log.stop.is_some())).collect(),
+            scenarios: log.scenarios.iter().map(scenario).collect(),
+            atlas: Vec::new(),
             stop: log.stop.as_ref().map(|stop| StopFacts {
                 outcome: stop.outcome.clone(),
                 rip: stop.rip,
@@ -70,7 +73,9 @@ fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
             let guest_count = log.tally.as_ref().map(|tally| tally.get(&number).copied().unwrap_or(0));
             let audit_count = audit.map(|audit| audit.count(number));
             let name = row_name(number).to_owned();
-            (number, Reason { number, name, guest_count, audit_count, ..Reason::default() })
+            let of_reason = log.scenarios.iter().filter(|run| run.reason == number);
+            let scenario_count = of_reason.map(|run| run.observed).fold(0, u64::saturating_add);
+            (number, Reason { number, name, guest_count, scenario_count, audit_count, ..Reason::default() })
         })
         .collect();
     for (&(_, number), row) in &log.exits {
@@ -112,6 +117,11 @@ fn totals(log: &Log, audit: Option<&Audit>) -> Totals {
         guest_count: log.tally.as_ref().map(|tally| sum(&mut tally.values().copied())),
         audit_count: audit.map(Audit::total),
     }
+}
+
+fn scenario(run: &ScenarioRun) -> ScenarioAccount {
+    let ScenarioRun { name, reason, verdict, predicted, observed, detail } = run.clone();
+    ScenarioAccount { name, reason, verdict, predicted, observed, detail }
 }
 
 /// `stopped` says that the guest ended, so that a workload without an end is one that it was stopped in.

@@ -39,6 +39,11 @@ pub struct Account {
     pub reasons: Vec<Reason>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadAccount>,
+    /// The scenarios, in the order in which they ran.
+    pub scenarios: Vec<ScenarioAccount>,
+    /// The exits of several runs together, where an atlas was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub atlas: Vec<AtlasRow>,
     /// How the guest ended, if the monitor said.
     pub stop: Option<StopFacts>,
     /// The monitor's build.
@@ -105,6 +110,8 @@ pub struct Reason {
     pub histogram: Vec<Bucket>,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
+    /// Exits that scenarios provoked: they are in the ledger, and not in the guest's book.
+    pub scenario_count: u64,
     /// Exits in the emulator's log; `null` without an audit.
     pub audit_count: Option<u64>,
 }
@@ -141,6 +148,48 @@ pub struct WorkloadAccount {
     pub cycles: u64,
     /// TSC ticks of its window over its iterations.
     pub cycles_per_iteration: f64,
+}
+
+/// One scenario.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ScenarioAccount {
+    /// Its name.
+    pub name: String,
+    /// The reason that it is about.
+    pub reason: u16,
+    /// `balanced`, `differs` or `denied`.
+    pub verdict: String,
+    /// Exits that it predicts.
+    pub predicted: u64,
+    /// Exits that the ledger has.
+    pub observed: u64,
+    /// What was wrong, or lacking.
+    pub detail: String,
+}
+
+/// One reason in an atlas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AtlasRow {
+    /// The basic exit reason.
+    pub number: u16,
+    /// The SDM's name.
+    pub name: String,
+    /// Exits in the run that produced it; 0 if none did.
+    pub count: u64,
+    /// TSC ticks of all of them.
+    pub cycles: u64,
+    /// The shortest.
+    pub min: u64,
+    /// The longest.
+    pub max: u64,
+    /// Exits in the emulator's log of that run.
+    pub audit_count: Option<u64>,
+    /// How it was provoked, or why it was not.
+    pub how: String,
+    /// Where; empty if nowhere.
+    pub platform: String,
+    /// Whether this emulator can produce it at all.
+    pub possible: bool,
 }
 
 /// How the guest ended.

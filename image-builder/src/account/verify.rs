@@ -3,10 +3,11 @@
 use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::{EnabledBy, TABLE};
+use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
 use super::{Reason, Totals};
-use crate::log::{Count, ExitRow, Log, Total, WorkloadRun};
+use crate::log::{Count, ExitRow, Log, ScenarioRun, Total, WorkloadRun};
 
 /// Everything that is wrong, as sentences, the books first.
 pub(super) fn findings(log: &Log, reasons: &[Reason], totals: &Totals) -> Vec<String> {
@@ -14,6 +15,7 @@ pub(super) fn findings(log: &Log, reasons: &[Reason], totals: &Totals) -> Vec<St
     let guest_knows = !runs_unknown_code(log);
     reasons.iter().for_each(|reason| books(reason, guest_knows, &mut found));
     log.workloads.iter().for_each(|workload| workload_books(workload, &mut found));
+    log.scenarios.iter().for_each(|run| scenario_books(run, &mut found));
     for (&(vcpu, number), row) in &log.exits {
         row_invariants(row, &format!("reason {number} {} on vCPU {vcpu}", row.name), &mut found);
     }
@@ -38,9 +40,12 @@ fn runs_unknown_code(log: &Log) -> bool {
 /// Ledger against the emulator's book, and the guest's where it knows.
 fn books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
     let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.count);
-    if guest_knows && differs(reason.guest_count) || differs(reason.audit_count) {
+    let known = reason.guest_count.map(|count| count.saturating_add(reason.scenario_count));
+    if guest_knows && differs(known) || differs(reason.audit_count) {
         let mut sentence = format!("reason {} {}: ledger {}", reason.number, reason.name, reason.count);
-        for (book, count) in [("guest", reason.guest_count), ("emulator", reason.audit_count)] {
+        let scenarios = Some(reason.scenario_count).filter(|&count| count > 0);
+        for (book, count) in [("guest", reason.guest_count), ("scenarios", scenarios), ("emulator", reason.audit_count)]
+        {
             if let Some(count) = count {
                 sentence += &format!(", {book} {count}");
             }
@@ -70,6 +75,23 @@ fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
         found.push(format!("workload {}: its reasons have {observed} exits, its window {}", run.name, end.exits));
     }
     predictions(run, found);
+}
+
+/// A scenario against its row in the table.
+fn scenario_books(run: &ScenarioRun, found: &mut Vec<String>) {
+    let Some(scenario) = Scenario::by_name(&run.name) else {
+        return found.push(format!("there is no scenario {}", run.name));
+    };
+    let denied = run.verdict == "denied";
+    let expected = if denied { 0 } else { RUNS };
+    if run.reason != scenario.reason.0 || run.predicted != expected || run.observed != expected {
+        let ScenarioRun { name, reason, predicted, observed, .. } = run;
+        found.push(format!(
+            "scenario {name}, reason {reason}: predicted {predicted}, ledger {observed}, table {expected}"
+        ));
+    } else if !denied && run.verdict != "balanced" {
+        found.push(format!("scenario {}: {} ({})", run.name, run.verdict, run.detail));
+    }
 }
 
 /// The predictions in the log against the table of workloads, as far as the log tells what was enabled.
@@ -165,6 +187,9 @@ fn completeness(log: &Log, found: &mut Vec<String>) {
         let asked = options.selected().map(|selected| (selected.workload.name, selected.iterations));
         if !asked.eq(ran) {
             found.push("the workloads that ran are not those that the options ask for".to_owned());
+        }
+        if !options.scenarios().map(|scenario| scenario.name).eq(log.scenarios.iter().map(|run| run.name.as_str())) {
+            found.push("the scenarios that ran are not those that the options ask for".to_owned());
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Log {
     pub header: Header,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadRun>,
+    /// The scenarios, in the order in which they ran.
+    pub scenarios: Vec<ScenarioRun>,
     /// The ledger's rows by vCPU and reason.
     pub exits: BTreeMap<(u64, u16), ExitRow>,
     /// The guest's own book by reason; `None` if the log has none.
@@ -64,6 +66,23 @@ pub struct WorkloadRun {
     pub ended: Option<WorkloadEnd>,
     /// Its `count` records by reason.
     pub counts: BTreeMap<u16, Count>,
+}
+
+/// One scenario.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScenarioRun {
+    /// Its name.
+    pub name: String,
+    /// The reason that it is about.
+    pub reason: u16,
+    /// `balanced`, `differs` or `denied`.
+    pub verdict: String,
+    /// Exits that it predicts.
+    pub predicted: u64,
+    /// Exits that the ledger has.
+    pub observed: u64,
+    /// What was wrong, or lacking.
+    pub detail: String,
 }
 
 /// How a workload ended.

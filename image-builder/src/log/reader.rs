@@ -6,7 +6,7 @@ use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject}
 
 use super::error::LogError;
 use super::fields::Fields;
-use super::{Count, ExitRow, Header, Log, Stop, Total, Verdict, WorkloadEnd, WorkloadRun};
+use super::{Count, ExitRow, Header, Log, ScenarioRun, Stop, Total, Verdict, WorkloadEnd, WorkloadRun};
 use crate::lines::{Line, Lines};
 
 /// The most workloads in one log.
@@ -136,6 +136,7 @@ impl State {
             Kind::Begin => self.workload_begins(&fields),
             Kind::Result => self.workload_ends(&fields),
             Kind::Count => self.count(&fields),
+            Kind::Scenario => self.scenario(&fields),
             Kind::Exit => self.exit(&fields),
             Kind::Tally => self.tally(&fields),
             Kind::Total => self.total(&fields),
@@ -225,6 +226,18 @@ impl State {
         }
         let last = workloads.len() - 1;
         Ok(&mut workloads[last])
+    }
+
+    fn scenario(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        self.log.scenarios.push(ScenarioRun {
+            name: fields.text("scenario")?,
+            reason: fields.reason()?,
+            verdict: fields.text("verdict")?,
+            predicted: fields.number("predicted")?,
+            observed: fields.number("observed")?,
+            detail: fields.optional_text("detail"),
+        });
+        self.bounded("scenarios", self.log.scenarios.len(), MOST_WORKLOADS)
     }
 
     fn exit(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {

@@ -16,11 +16,15 @@ pub(super) fn render(accounts: &[Titled]) -> String {
 
 fn account(account: &Account) -> String {
     let mut text = heading(account);
-    for part in [reasons(account), workloads(account)] {
+    for part in [reasons(account), workloads(account), scenarios(account), atlas(account)] {
         if !part.is_empty() {
             text += "\n";
             text += &part.render(SheetFormat::Table);
         }
+    }
+    if !account.atlas.is_empty() {
+        let (produced, possible) = atlas_score(account);
+        text += &format!("\natlas: {produced} of the {possible} reasons that this emulator can produce\n");
     }
     text += "\n";
     text += &verdict(account);
@@ -79,7 +83,7 @@ fn reasons(account: &Account) -> Sheet {
             reason.min.to_string(),
             reason.max.to_string(),
             format!("{average:.1}"),
-            book(reason.guest_count),
+            with_scenarios(reason),
             book(reason.audit_count),
         ]);
     }
@@ -109,6 +113,52 @@ fn workloads(account: &Account) -> Sheet {
             known(workload.exits.to_string()),
             known(format!("{:.1}", workload.cycles_per_iteration)),
             verdict,
+        ]);
+    }
+    sheet
+}
+
+/// The guest's own count, and behind a plus sign what scenarios added to the ledger.
+fn with_scenarios(reason: &Reason) -> String {
+    match reason.scenario_count {
+        0 => book(reason.guest_count),
+        more => format!("{}+{more}", reason.guest_count.unwrap_or(0)),
+    }
+}
+
+fn scenarios(account: &Account) -> Sheet {
+    let mut sheet = Sheet::new(&["scenario", "reason#", "exits#", "verdict"]);
+    for scenario in &account.scenarios {
+        let verdict = match scenario.detail.as_str() {
+            "" => scenario.verdict.clone(),
+            detail => format!("{}: {detail}", scenario.verdict),
+        };
+        sheet.row(vec![scenario.name.clone(), scenario.reason.to_string(), scenario.observed.to_string(), verdict]);
+    }
+    sheet
+}
+
+/// How many reasons an atlas has, and how many it could have.
+fn atlas_score(account: &Account) -> (usize, usize) {
+    let possible = account.atlas.iter().filter(|row| row.possible);
+    (possible.clone().filter(|row| row.count > 0).count(), possible.count())
+}
+
+fn atlas(account: &Account) -> Sheet {
+    let mut sheet =
+        Sheet::new(&["no#", "exit reason", "exits#", "min#", "avg#", "max#", "audit#", "on", "how, or why not"]);
+    for row in &account.atlas {
+        let figure = |figure: String| if row.count > 0 { figure } else { "-".to_owned() };
+        sheet.row(vec![
+            row.number.to_string(),
+            row.name.clone(),
+            figure(row.count.to_string()),
+            figure(row.min.to_string()),
+            figure(format!("{:.1}", row.cycles as f64 / row.count.max(1) as f64)),
+            figure(row.max.to_string()),
+            figure(book(row.audit_count)),
+            row.platform.clone(),
+            row.how.clone(),
         ]);
     }
     sheet

@@ -9,6 +9,7 @@
 use core::fmt;
 
 use crate::leaves::LeafMap;
+use crate::scenario::{self, Scenario};
 use crate::workload::{TABLE, Workload};
 
 /// Parsed options.
@@ -16,8 +17,10 @@ use crate::workload::{TABLE, Workload};
 pub struct Options<'a> {
     /// `leaf-map=`: where the course leaves are.
     pub leaf_map: LeafMap,
-    /// `workloads=`: names, each with `:iterations` if not the default; empty for the default run.
+    /// `workloads=`: names, each with `:iterations` if not the default; `none`; empty for the default run.
     workloads: &'a str,
+    /// `scenarios=`: names, or `all`; empty for none.
+    scenarios: &'a str,
     /// `watchdog=`: TSC ticks without an exit after which the guest is stopped; 0 for never.
     pub watchdog_ticks: u64,
     /// `accounting=off`: run without the ledger, to measure what it costs. The account then stays empty.
@@ -26,9 +29,14 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { leaf_map: LeafMap::default(), workloads: "", watchdog_ticks: 0, accounting: true }
+        Self { leaf_map: LeafMap::default(), workloads: "", scenarios: "", watchdog_ticks: 0, accounting: true }
     }
 }
+
+/// All scenarios.
+pub const ALL: &str = "all";
+/// No workload.
+pub const NONE: &str = "none";
 
 /// Why an option was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +47,8 @@ pub enum OptionError<'a> {
     Value(&'a str),
     /// A workload that does not exist.
     Workload(&'a str),
+    /// A scenario that does not exist.
+    Scenario(&'a str),
     /// A number of iterations that the workload does not take.
     Iterations(&'a str),
 }
@@ -47,10 +57,14 @@ impl fmt::Display for OptionError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OptionError::Unknown(word) => {
-                write!(f, "option `{word}` is unknown; there are leaf-map=, workloads=, watchdog=, accounting=")
+                write!(
+                    f,
+                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, watchdog=, accounting="
+                )
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
             OptionError::Workload(name) => write!(f, "there is no workload `{name}`"),
+            OptionError::Scenario(name) => write!(f, "there is no scenario `{name}`"),
             OptionError::Iterations(item) => {
                 write!(f, "`{item}` asks for a number of iterations that the workload does not take")
             }
@@ -104,15 +118,28 @@ impl<'a> Options<'a> {
                     }
                 }
                 "workloads" => {
-                    for item in value.split(',').filter(|item| !item.is_empty()) {
+                    for item in value.split(',').filter(|&item| !item.is_empty() && value != NONE) {
                         parse_selected(item)?;
                     }
                     options.workloads = value;
+                }
+                "scenarios" => {
+                    for name in value.split(',').filter(|&name| !name.is_empty() && value != ALL) {
+                        Scenario::by_name(name).ok_or(OptionError::Scenario(name))?;
+                    }
+                    options.scenarios = value;
                 }
                 _ => return Err(OptionError::Unknown(word)),
             }
         }
         Ok(options)
+    }
+
+    /// The scenarios to run, in the table's order.
+    pub fn scenarios(&self) -> impl Iterator<Item = &'static Scenario> + use<'a> {
+        let named = self.scenarios;
+        let wanted = move |scenario: &&Scenario| named == ALL || named.split(',').any(|name| name == scenario.name);
+        scenario::TABLE.iter().filter(wanted)
     }
 
     /// The workloads to run, in order: those named, or all that return.
@@ -155,8 +182,19 @@ mod tests {
         check("leaf-map=winter", OptionError::Value("leaf-map=winter"));
         check("watchdog=-1", OptionError::Value("watchdog=-1"));
         check("workloads=cpuid,cpuidd", OptionError::Workload("cpuidd"));
+        check("scenarios=getsec,getsex", OptionError::Scenario("getsex"));
         check("workloads=cpuid:0", OptionError::Iterations("cpuid:0"));
         check("workloads=memory:99999", OptionError::Iterations("memory:99999"));
+    }
+
+    #[test]
+    fn scenarios_are_named_or_all() {
+        let count = |line| Options::parse(line).unwrap().scenarios().count();
+        assert_eq!(Options::parse("workloads=none").unwrap().selected().count(), 0);
+        assert_eq!(
+            (count(""), count("scenarios=all"), count("scenarios=getsec,xsaves")),
+            (0, scenario::TABLE.len(), 2)
+        );
     }
 
     proptest! {

@@ -44,6 +44,22 @@ pub enum Need {
     Has(Feature),
 }
 
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Need::Pin(bit) => write!(f, "pin-based control {bit}"),
+            Need::Proc(bit) => write!(f, "primary processor-based control {bit}"),
+            Need::Proc2(bit) => write!(f, "secondary processor-based control {bit}"),
+            Need::Proc3(bit) => write!(f, "tertiary processor-based control {bit}"),
+            Need::ExceptionBitmap => write!(f, "the exception bitmap"),
+            Need::CrMasks => write!(f, "the CR0 and CR4 masks"),
+            Need::IoBitmaps => write!(f, "the I/O bitmaps"),
+            Need::MsrReads | Need::MsrWrites => write!(f, "the MSR bitmaps"),
+            Need::Has(feature) => write!(f, "{feature:?}"),
+        }
+    }
+}
+
 /// Processor properties on which an unconditional exit depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -94,6 +110,24 @@ pub struct Controls {
 }
 
 impl Controls {
+    /// What either of two sets of controls can produce.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self {
+            pin: self.pin | other.pin,
+            proc: self.proc | other.proc,
+            proc2: self.proc2 | other.proc2,
+            proc3: self.proc3 | other.proc3,
+            exception_bitmap: self.exception_bitmap | other.exception_bitmap,
+            cr0_mask: self.cr0_mask | other.cr0_mask,
+            cr4_mask: self.cr4_mask | other.cr4_mask,
+            io_exits: self.io_exits || other.io_exits,
+            msr_reads_exit: self.msr_reads_exit || other.msr_reads_exit,
+            msr_writes_exit: self.msr_writes_exit || other.msr_writes_exit,
+            features: self.features | other.features,
+        }
+    }
+
     /// Whether one need is met.
     pub const fn meet(&self, need: Need) -> bool {
         match need {

@@ -18,6 +18,7 @@ pub mod leaves;
 pub mod machine;
 pub mod profile;
 pub mod record;
+pub mod scenario;
 pub mod workload;
 
 pub use exit_reason::ExitReason;

@@ -45,6 +45,7 @@ kinds! {
     Console "console" "A line that the guest wrote: `text`.";
     Result "result" "A workload ended: `workload`, `iterations`, `verdict`, `exits`, `cycles` (TSC ticks of the window), `message` if it failed.";
     Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`.";
+    Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed`, `detail` if not balanced.";
     Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`).";
     Tally "tally" "The guest's own book: `reason`, `guest`.";
     Total "total" "One vCPU's sums: `vcpu`, `exits`, `entries`, `cycles`, `elapsed` (TSC ticks from first entry to last exit).";

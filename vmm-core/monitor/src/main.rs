@@ -13,6 +13,7 @@ mod boot;
 mod guest;
 mod ports;
 mod processor;
+mod scenarios;
 mod serial;
 mod traps;
 
@@ -30,6 +31,7 @@ use tollgate_abi::guest_image::Directory;
 use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, PROTOCOL};
+use tollgate_abi::workload::Outcome;
 use vmm_core::handlers::cpuid::CpuidTable;
 use vmm_core::handlers::io::Ports;
 use vmm_core::ledger::{Account, Ledger, Unaccounted};
@@ -184,11 +186,12 @@ fn run_guest<A: Account>(
         vcpus: 1,
         console: Console::new(),
         window_open: false,
+        in_scenario: false,
         exit: None,
     };
     let mut vcpu = Box::new(Vcpu::new(vmx, account, machine));
     let mut stack = Some(Box::leak(Box::new(Stack::new(registers))));
-    let end: End<VmFail> = vcpu.run(
+    let mut end: End<VmFail> = vcpu.run(
         |vcpu| {
             let entered = stack.take().expect("a failed entry ends the run").run(vcpu)?;
             stack = Some(entered);
@@ -196,6 +199,9 @@ fn run_guest<A: Account>(
         },
         |vcpu, pause| session.pause(vcpu, pause),
     );
+    if let (Outcome::Exited, Some(stack)) = (end.outcome, stack) {
+        end.elapsed_tsc += scenarios::run(&mut vcpu, stack, session, options.scenarios());
+    }
     session.finish(&mut vcpu, &end)
 }
 

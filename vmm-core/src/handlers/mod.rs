@@ -32,6 +32,9 @@ pub fn dispatch<B: Backend>(
     machine: &mut Machine,
     ledger: &Ledger,
 ) -> Action {
+    if machine.in_scenario {
+        return Action::Stop(Outcome::Exited);
+    }
     if raw.is_entry_failure() {
         return Action::Stop(Outcome::EntryFailed);
     }

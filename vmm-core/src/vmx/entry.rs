@@ -54,6 +54,11 @@ impl Stack {
         Self { below: [0; STACK_BYTES], frame: Frame { registers, vcpu: core::ptr::null_mut(), caller_rsp: 0 } }
     }
 
+    /// Gives the guest other registers, for its next entry.
+    pub fn set_registers(&mut self, registers: GuestRegisters) {
+        self.frame.registers = registers;
+    }
+
     /// Runs the guest until an exit leaves it.
     ///
     /// # Errors

@@ -124,6 +124,14 @@ impl Ept {
         table.0[index(gpa, 1)] = hpa & ADDRESS | WRITE_BACK | RWX;
         true
     }
+
+    /// Writes the entry of a page in the prepared range as it is: for scenarios about odd entries. The caller invalidates.
+    pub fn set_fresh_entry(&mut self, gpa: u64, entry: u64) {
+        let _ = self.map_fresh(gpa, 0);
+        if let Ok(leaf) = self.leaf(gpa, 1) {
+            *leaf = entry;
+        }
+    }
 }
 
 #[inline(always)]

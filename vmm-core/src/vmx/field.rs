@@ -79,6 +79,8 @@ fields! {
         VPID                            0x0000 u16;
     }
     "16-bit guest-state fields" {
+        GUEST_INTERRUPT_STATUS          0x0810 u16;
+        PML_INDEX                       0x0812 u16;
         GUEST_ES_SELECTOR               0x0800 u16;
         GUEST_CS_SELECTOR               0x0802 u16;
         GUEST_SS_SELECTOR               0x0804 u16;
@@ -101,10 +103,18 @@ fields! {
         IO_BITMAP_A                     0x2000 u64;
         IO_BITMAP_B                     0x2002 u64;
         MSR_BITMAPS                     0x2004 u64;
+        ENTRY_MSR_LOAD_ADDRESS          0x200a u64;
+        PML_ADDRESS                     0x200e u64;
         TSC_OFFSET                      0x2010 u64;
+        VIRTUAL_APIC_ADDRESS            0x2012 u64;
+        APIC_ACCESS_ADDRESS             0x2014 u64;
         VM_FUNCTION_CONTROLS            0x2018 u64;
         EPT_POINTER                     0x201a u64;
+        EOI_EXIT_BITMAP_0               0x201c u64;
+        EPTP_LIST_ADDRESS               0x2024 u64;
+        XSS_EXITING_BITMAP              0x202c u64;
         ENCLS_EXITING_BITMAP            0x202e u64;
+        SPP_TABLE_POINTER               0x2030 u64;
         ENCLV_EXITING_BITMAP            0x2036 u64;
         PCONFIG_EXITING_BITMAP          0x203e u64;
     }
@@ -134,6 +144,7 @@ fields! {
         ENTRY_INTERRUPTION_INFORMATION  0x4016 u32;
         ENTRY_EXCEPTION_ERROR_CODE      0x4018 u32;
         ENTRY_INSTRUCTION_LENGTH        0x401a u32;
+        TPR_THRESHOLD                   0x401c u32;
         PROC2_CONTROLS                  0x401e u32;
     }
     "32-bit read-only data fields" {

@@ -2,7 +2,7 @@
 //!
 //! One file per topic of the SDM: [`capability`] (appendix A), [`controls`] (25.6 to 25.8), [`field`] (appendix B),
 //! [`instructions`] (chapter 31), [`qualification`] (28.2), [`ept`] (29.3), [`bitmaps`] (25.6), [`guest_state`] and
-//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3), [`registers`] (state that a VMCS does not hold).
+//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3), [`registers`] (state that a VMCS does not hold). [`scenario`] stages guests of another kind.
 
 pub mod bitmaps;
 pub mod capability;
@@ -16,6 +16,8 @@ pub mod host_state;
 pub mod instructions;
 pub mod qualification;
 pub mod registers;
+pub mod scenario;
+mod scenario_hardware;
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;

@@ -1,0 +1,123 @@
+//! The table of scenarios: exits that the unikernel can't provoke by itself, because they need other controls or another
+//! kind of guest. Each is a few instructions in a state of their own, run by the monitor once the unikernel is done.
+//!
+//! Like a workload a scenario predicts what it provokes: one exit of its reason each time it runs. The code and the state
+//! that goes with a name are in `vmm-core/src/vmx/scenario.rs`.
+
+use crate::exit_reason::{Controls, ExitReason, Feature, Need};
+
+/// One row of the table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// The name on command lines and in records.
+    pub name: &'static str,
+    /// The reason that it provokes.
+    pub reason: ExitReason,
+    /// How, in one line for people.
+    pub about: &'static str,
+    /// What the processor must allow, all of it; control bits are meant as allowed-1 settings.
+    pub needs: &'static [Need],
+}
+
+/// How often a run performs each scenario, so that minimum, average and maximum mean something.
+pub const RUNS: u64 = 4;
+
+use ExitReason as R;
+use Need::{Has, Pin, Proc, Proc2};
+
+macro_rules! scenarios {
+    ($($name:literal $reason:ident, [$($need:expr),*], $about:literal;)*) => {
+        /// Every scenario, in the order in which they run.
+        pub const TABLE: &[Scenario] = &[$(Scenario {
+            name: $name,
+            reason: R::$reason,
+            about: $about,
+            needs: &[$($need),*],
+        }),*];
+    };
+}
+
+/// Activate secondary controls, EPT.
+const EPT: Need = Proc2(1);
+/// TPR shadow.
+const SHADOW: Need = Proc(21);
+
+scenarios! {
+    "external-interrupt" EXTERNAL_INTERRUPT, [Pin(0)],
+        "an interrupt that the monitor sent to its own APIC, taken at the guest's STI";
+    "triple-fault-exit" TRIPLE_FAULT, [],
+        "UD2 without an interrupt-descriptor table";
+    "interrupt-window" INTERRUPT_WINDOW, [Proc(2)],
+        "STI while the monitor waits for the interrupt window";
+    "nmi-window" NMI_WINDOW, [Pin(3), Pin(5), Proc(22)],
+        "a VM entry while the monitor waits for the NMI window";
+    "task-switch" TASK_SWITCH, [Proc2(7)],
+        "a far JMP to a task-state segment, in 32-bit protected mode without paging";
+    "getsec" GETSEC, [Has(Feature::Smx)],
+        "GETSEC[CAPABILITIES] with CR4.SMXE set";
+    "invalid-guest-state" ENTRY_FAILURE_GUEST_STATE, [],
+        "a VM entry with RFLAGS[1] clear";
+    "refused-msr-load" ENTRY_FAILURE_MSR_LOADING, [],
+        "a VM entry that is to load IA32_FS_BASE from the MSR-load area";
+    "monitor-trap-flag" MONITOR_TRAP_FLAG, [Proc(27)],
+        "an injected monitor-trap-flag event";
+    "tpr-threshold" TPR_BELOW_THRESHOLD, [SHADOW],
+        "MOV to CR8 of a priority below the TPR threshold";
+    "apic-access" APIC_ACCESS, [SHADOW, Proc2(0)],
+        "a read of the APIC-access page";
+    "virtualized-eoi" VIRTUALIZED_EOI, [Pin(0), SHADOW, Proc2(0), Proc2(8), Proc2(9)],
+        "an EOI of a vector in the EOI-exit bitmap";
+    "apic-write" APIC_WRITE, [SHADOW, Proc2(0), Proc2(8)],
+        "a write to the spurious-interrupt register of the APIC-access page";
+    "ept-misconfiguration" EPT_MISCONFIGURATION, [EPT],
+        "a read through an EPT entry that allows writing alone";
+    "preemption-timer" PREEMPTION_TIMER, [Pin(6)],
+        "a loop that outlasts the VMX-preemption timer";
+    "vm-function" VMFUNC, [EPT, Proc2(13)],
+        "VMFUNC of function 5, which does not exist";
+    "page-modification-log" PML_FULL, [EPT, Proc2(17)],
+        "a page-table access that sets a dirty flag while the log is full";
+    "xsaves" XSAVES, [Proc2(20)],
+        "XSAVES of a component in the XSS-exiting bitmap";
+    "xrstors" XRSTORS, [Proc2(20)],
+        "XRSTORS of a component in the XSS-exiting bitmap";
+    "sub-page-permission" SPP, [EPT, Proc2(23)],
+        "a write to a page with sub-page permissions that has no SPP entry";
+}
+
+impl Scenario {
+    /// The scenario called `name`.
+    pub fn by_name(name: &str) -> Option<&'static Scenario> {
+        TABLE.iter().find(|scenario| scenario.name == name)
+    }
+
+    /// What of its needs the allowed settings do not meet, if anything.
+    pub fn missing(&self, allowed: &Controls) -> Option<Need> {
+        self.needs.iter().copied().find(|&need| !allowed.meet(need))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Workload;
+    use std::vec::Vec;
+
+    #[test]
+    fn names_are_unique_and_no_workloads() {
+        let mut names: Vec<_> = TABLE.iter().map(|scenario| scenario.name).collect();
+        assert!(names.iter().all(|name| Workload::by_name(name).is_none()));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), TABLE.len());
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let eoi = Scenario::by_name("virtualized-eoi").unwrap();
+        let allowed = Controls { pin: 1, proc: 1 << 21, proc2: 0x101, ..Controls::default() };
+        assert_eq!(eoi.missing(&allowed), Some(Proc2(9)));
+        assert_eq!(eoi.missing(&Controls { proc2: 0x301, ..allowed }), None);
+        assert_eq!(Scenario::by_name("getsec").unwrap().missing(&allowed), Some(Has(Feature::Smx)));
+    }
+}
