@@ -145,6 +145,7 @@ impl<W: Write> Session<W> {
     }
 
     /// Records that the platform can't run a scenario.
+    #[inline(never)]
     pub fn scenario_denied(&mut self, scenario: &Scenario, need: Need) {
         let record = self.record(Kind::Scenario).word("scenario", scenario.name);
         let record = record.number("reason", scenario.reason.0.into()).word("verdict", "denied");
@@ -158,6 +159,7 @@ impl<W: Write> Session<W> {
     }
 
     /// Compares what a scenario provoked in its runs with what it predicts.
+    #[inline(never)]
     pub fn scenario<B: Backend, A: Account>(
         &mut self,
         vcpu: &Vcpu<B, A>,

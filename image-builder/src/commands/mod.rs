@@ -1,5 +1,6 @@
 //! The commands: each takes its arguments, joins the parts, prints, and says what to exit with.
 
+mod atlas;
 mod bench;
 mod image;
 mod outcome;
@@ -14,7 +15,7 @@ use tollgate_abi::leaves::LeafMap;
 
 use crate::cli::{Command, ImageOptions};
 use crate::failure::{Failure, Status};
-use crate::selection::{Selection, nearest};
+use crate::selection::{ATLAS, Selection, nearest};
 
 /// Performs a command.
 ///
@@ -46,6 +47,11 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 impl ImageOptions {
+    /// Whether everything is asked for that the emulator can produce.
+    fn wants_atlas(&self) -> bool {
+        self.workloads.iter().flat_map(|list| list.split(',')).any(|item| item.trim() == ATLAS)
+    }
+
     fn selection(&self) -> Result<Selection, Failure> {
         let names = || LeafMap::ALL.iter().map(|map| map.name());
         let leaf_map = LeafMap::parse(&self.leaf_map).ok_or_else(|| {

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tollgate_abi::command_line::Options;
+use tollgate_abi::exit_reason::{Feature, Need};
+use tollgate_abi::scenario::Scenario;
 
+use super::atlas;
 use super::outcome::account;
 use super::print;
 use crate::account::Account;
@@ -17,7 +20,7 @@ use crate::image;
 use crate::output_file;
 use crate::progress::Progress;
 use crate::report::{Format, Titled, render};
-use crate::selection::nearest;
+use crate::selection::{Selection, nearest};
 
 const DEFAULT_SECONDS: u64 = 60;
 /// Bochs writes some hundred bytes for each exit then.
@@ -28,31 +31,67 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
         let sentence = format!("{} vCPUs are asked for, and the monitor runs one", arguments.cpus);
         return Err(Failure::usage(sentence).remedy("leave --cpus out"));
     }
+    let atlas = arguments.image.wants_atlas();
+    let mut arguments = arguments.clone();
+    arguments.audit |= atlas;
+    let arguments = &arguments;
     let options = arguments.image.selection()?.options()?;
     let model = model(arguments.cpu.as_deref())?;
-    let rom = image::build(arguments.image.guest.as_deref(), &options)?;
-    let workloads = Options::parse(&options).map_or(0, |options| options.selected().count()) as u64;
-    let progress = Progress::new(workloads);
-    let platform = platform(arguments, &progress)?;
     let place = Place::new(arguments.out.as_deref())?;
-    let launch = match platform {
-        Platform::Bochs => {
-            let memory_mib = arguments.memory.unwrap_or(bochs::MEMORY_MIB);
-            bochs::prepare(place.path(), &rom.bytes, bochs::Machine { model, memory_mib }, arguments.audit)?
+    let (title, mut account) = run_image(arguments, &options, model, place.path())?;
+    if atlas {
+        let mut produced_on = vec![(model.name, account.clone())];
+        // One run can't have it all: the processor with the most has no SMX. A model that was asked for stays alone.
+        if arguments.cpu.is_none() && account.status == Status::Balanced {
+            let elsewhere = Selection { workloads: vec![SMX_SCENARIO.to_owned()], ..Selection::default() }.options()?;
+            let directory = place.path().join(SMX_MODEL);
+            output_file::create_directory(&directory)?;
+            let (_, other) = run_image(arguments, &elsewhere, self::model(Some(SMX_MODEL))?, &directory)?;
+            if other.status != Status::Balanced {
+                (account.status, account.verdict) = (other.status, format!("{} on {SMX_MODEL}", other.verdict));
+            }
+            produced_on.push((SMX_MODEL, other));
         }
-        Platform::Qemu => qemu::prepare(place.path(), &rom.bytes, qemu::Accelerator::Kvm)?,
-    };
-    let plural = if workloads == 1 { "" } else { "s" };
-    progress.phase(&format!("{}: {workloads} workload{plural}", launch.name));
-    let limits = Limits::within(Duration::from_secs(seconds(arguments)));
-    let session = Session::run(&launch, limits, |record| progress.record(record));
-    progress.finish();
-    let account = account(&launch, session?)?;
+        account.atlas = atlas::rows(&produced_on);
+    }
     place.keep(&account)?;
     let format = if arguments.json { Format::Json } else { Format::Table };
     let status = account.status;
-    print(&render(&[Titled { title: launch.name, account }], format))?;
+    print(&render(&[Titled { title, account }], format))?;
     Ok(status)
+}
+
+/// The model for what the default one lacks, and the scenario that is about it.
+const SMX_MODEL: &str = "corei5_arrandale_m520";
+const SMX_SCENARIO: &str = "getsec";
+
+/// Boots an image with these options, in a directory, to its account.
+fn run_image(
+    arguments: &RunArguments,
+    options: &str,
+    model: &'static Model,
+    directory: &Path,
+) -> Result<(String, Account), Failure> {
+    let rom = image::build(arguments.image.guest.as_deref(), options)?;
+    let parsed = Options::parse(options).unwrap_or_default();
+    let workloads = parsed.selected().count() as u64;
+    let progress = Progress::new(workloads);
+    let launch = match platform(arguments, &progress)? {
+        Platform::Bochs => {
+            let memory_mib = arguments.memory.unwrap_or(bochs::MEMORY_MIB);
+            let wants_other = |scenario: &Scenario| scenario.needs.contains(&Need::Has(Feature::OtherCpu));
+            let cpus = if parsed.scenarios().any(wants_other) { 2 } else { 1 };
+            bochs::prepare(directory, &rom.bytes, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?
+        }
+        Platform::Qemu => qemu::prepare(directory, &rom.bytes, qemu::Accelerator::Kvm)?,
+    };
+    let (plural, scenarios) = (if workloads == 1 { "" } else { "s" }, parsed.scenarios().count());
+    let and_scenarios = if scenarios > 0 { format!(", {scenarios} scenarios") } else { String::new() };
+    progress.phase(&format!("{}: {workloads} workload{plural}{and_scenarios}", launch.name));
+    let limits = Limits::within(Duration::from_secs(seconds(arguments)));
+    let session = Session::run(&launch, limits, |record| progress.record(record));
+    progress.finish();
+    Ok((launch.name.clone(), account(&launch, session?)?))
 }
 
 fn seconds(arguments: &RunArguments) -> u64 {

@@ -30,6 +30,8 @@ pub struct Machine {
     pub model: &'static Model,
     /// Memory in MiB. Bochs' start takes longer with more: half a second from 512 MiB on.
     pub memory_mib: u16,
+    /// Processors. The monitor runs its guest on the first; a second one can send it INIT and SIPI.
+    pub cpus: u8,
 }
 
 /// Memory in MiB unless asked otherwise: what the monitor and its guest need, and some.
@@ -38,7 +40,7 @@ pub const MEMORY_MIB: u16 = 32;
 impl Machine {
     /// A processor with the usual memory.
     pub fn new(model: &'static Model) -> Self {
-        Self { model, memory_mib: MEMORY_MIB }
+        Self { model, memory_mib: MEMORY_MIB, cpus: 1 }
     }
 }
 
@@ -81,13 +83,13 @@ pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> R
     })
 }
 
-fn configuration(Machine { model, memory_mib }: Machine, audit: bool) -> String {
+fn configuration(Machine { model, memory_mib, cpus }: Machine, audit: bool) -> String {
     let debug = if audit { "debug: action=ignore, cpu0=report" } else { "debug: action=ignore" };
     format!(
         "plugin_ctrl: biosdev=0, speaker=0, extfpuirq=0, parallel=0, gameport=0, iodebug=0
 display_library: term
 romimage: file={ROM}
-cpu: model={}, count=1, ips=1000000, reset_on_triple_fault=0, ignore_bad_msrs=0, cpuid_limit_winnt=0
+cpu: model={}, count={cpus}, ips=1000000, reset_on_triple_fault=0, ignore_bad_msrs=0, cpuid_limit_winnt=0
 memory: guest={memory_mib}, host={memory_mib}
 clock: sync=none, time0=1000000000
 pci: enabled=0

@@ -55,6 +55,7 @@ impl fmt::Display for Need {
             Need::CrMasks => write!(f, "the CR0 and CR4 masks"),
             Need::IoBitmaps => write!(f, "the I/O bitmaps"),
             Need::MsrReads | Need::MsrWrites => write!(f, "the MSR bitmaps"),
+            Need::Has(Feature::OtherCpu) => write!(f, "another CPU"),
             Need::Has(feature) => write!(f, "{feature:?}"),
         }
     }
@@ -80,6 +81,8 @@ pub enum Feature {
     UserMsr,
     /// The immediate forms of RDMSR and WRMSRNS.
     MsrImmediate,
+    /// Another CPU, which can send this one INIT and SIPI.
+    OtherCpu,
 }
 
 /// The VM-execution controls in force, as far as they decide which exits can happen.
@@ -106,7 +109,7 @@ pub struct Controls {
     /// Some MSR write exits.
     pub msr_writes_exit: bool,
     /// Bit `Feature as u8` set: the processor has it and the guest can reach it.
-    pub features: u8,
+    pub features: u16,
 }
 
 impl Controls {

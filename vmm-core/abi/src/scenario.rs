@@ -83,6 +83,11 @@ scenarios! {
         "XRSTORS of a component in the XSS-exiting bitmap";
     "sub-page-permission" SPP, [EPT, Proc2(23)],
         "a write to a page with sub-page permissions that has no SPP entry";
+    "start-up-ipi" SIPI, [Has(Feature::OtherCpu)],
+        "a SIPI from another CPU in the wait-for-SIPI state";
+    // Last: on Bochs 2.7 an INIT that has made its exit stays pending.
+    "init-signal" INIT, [Has(Feature::OtherCpu)],
+        "an INIT from another CPU";
 }
 
 impl Scenario {

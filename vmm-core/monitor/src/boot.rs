@@ -20,6 +20,28 @@ unsafe impl Sync for BootStack {}
 
 static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; STACK_BYTES]));
 
+/// Bytes of the stack of the CPU that sends INIT and SIPI.
+const OTHER_STACK_BYTES: usize = 16 * 1024;
+
+/// A stack. Only the boot block takes its address.
+#[repr(C, align(16))]
+struct OtherStack(core::cell::UnsafeCell<[u8; OTHER_STACK_BYTES]>);
+
+// SAFETY: used as a stack by the one CPU that has claimed it, never as a value.
+unsafe impl Sync for OtherStack {}
+
+static OTHER_STACK: OtherStack = OtherStack(core::cell::UnsafeCell::new([0; OTHER_STACK_BYTES]));
+
+/// Bit 0: a CPU other than the first has claimed that stack.
+static CLAIMED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
+
+extern "C" fn serve() -> ! {
+    vmm_core::vmx::other_cpu::serve()
+}
+
+/// The SIPI vector of `sipi16`: physical 0xFF000.
+pub(crate) const SIPI_VECTOR: u8 = 0xff;
+
 /// PML4, PDPT and four page directories below 640 KiB, where every machine has RAM.
 const PML4: u32 = 0x1000;
 const PDPT: u32 = PML4 + 0x1000;
@@ -36,6 +58,10 @@ reset_vector:
 
     .section .boot, "ax"
     .code16
+sipi16:                             # another CPU arrives here: the ROM's last page, at its alias below 1 MiB
+    .byte 0xEA                      # ljmp $0xF000, $start16
+    .word start16 - 0xFFFF0000
+    .word 0xF000
 start16:
     cli
     cld
@@ -56,6 +82,11 @@ start32:
     mov ds, ax
     mov es, ax
     mov ss, ax
+
+    mov ecx, 0x1B                   # IA32_APIC_BASE: what the boot processor has done, the others find done
+    rdmsr
+    test eax, 0x100
+    jz paging32
 
     mov esi, offset __rom_image     # the image goes to where it was linked
     mov edi, offset __image_start
@@ -86,6 +117,7 @@ start32:
     dec ecx
     jnz 2b
 
+paging32:
     mov eax, 0x20                   # PAE
     mov cr4, eax
     mov eax, {pml4}
@@ -109,8 +141,19 @@ start64:
     mov ss, ax
     mov fs, ax
     mov gs, ax
+    mov ecx, 0x1B
+    rdmsr
+    test eax, 0x100
+    jz other64
     mov rsp, offset {stack} + {stack_bytes}
     mov rax, offset {rust_main}
+    call rax
+
+other64:
+    lock bts dword ptr [{claimed}], 0
+    jc 3f                           # one serves; there is nothing to do for more
+    mov rsp, offset {other_stack} + {other_stack_bytes}
+    mov rax, offset {serve}
     call rax
 3:  hlt
     jmp 3b
@@ -134,4 +177,8 @@ gdt_pointer:
     stack = sym BOOT_STACK,
     stack_bytes = const STACK_BYTES,
     rust_main = sym rust_main,
+    claimed = sym CLAIMED,
+    other_stack = sym OTHER_STACK,
+    other_stack_bytes = const OTHER_STACK_BYTES,
+    serve = sym serve,
 );

@@ -1,7 +1,9 @@
 //! Runs scenarios after the unikernel has ended: through the same stub, spine and ledger.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
+use tollgate_abi::exit_reason::{Feature, Need};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use vmm_core::ledger::Account;
 use vmm_core::session::Session;
@@ -31,7 +33,10 @@ pub(crate) fn run<A: Account>(
         eptp_list: processor::page(),
         spp: processor::page(),
     };
-    let allowed = vcpu.backend.allowed(processor::cpuid(1, 0).ecx & SMX != 0);
+    let scenarios: Vec<_> = scenarios.collect();
+    let wants_other_cpu = scenarios.iter().any(|scenario| scenario.needs.contains(&Need::Has(Feature::OtherCpu)));
+    let has_other_cpu = wants_other_cpu && start_other_cpu();
+    let allowed = vcpu.backend.allowed(processor::cpuid(1, 0).ecx & SMX != 0, has_other_cpu);
     let mut elapsed_tsc = 0;
     vcpu.machine.in_scenario = true;
     for scenario in scenarios {
@@ -71,4 +76,13 @@ pub(crate) fn run<A: Account>(
     }
     vcpu.machine.in_scenario = false;
     elapsed_tsc
+}
+
+/// Brings up a CPU that can send this one INIT and SIPI; false where there is none.
+fn start_other_cpu() -> bool {
+    #[cfg(bare)]
+    let vector = crate::boot::SIPI_VECTOR;
+    #[cfg(not(bare))]
+    let vector = 0;
+    vmm_core::vmx::other_cpu::start(vector)
 }

@@ -84,7 +84,7 @@ impl ControlFields {
 
     /// What they mean for the question which exits can happen.
     pub fn in_force(&self, capabilities: &Capabilities, has_xsave: bool) -> Controls {
-        let feature = |present: bool, feature: Feature| if present { 1 << feature as u8 } else { 0 };
+        let feature = |present: bool, feature: Feature| u16::from(present) << feature as u8;
         Controls {
             pin: self.pin,
             proc: self.proc,

@@ -14,6 +14,7 @@ pub mod field;
 pub mod guest_state;
 pub mod host_state;
 pub mod instructions;
+pub mod other_cpu;
 pub mod qualification;
 pub mod registers;
 pub mod scenario;

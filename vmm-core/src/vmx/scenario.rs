@@ -13,6 +13,7 @@ use super::Vmx;
 use super::ept::Table;
 use super::field::{self as f, *};
 use super::guest_state;
+use super::other_cpu;
 use super::scenario_hardware as hardware;
 use crate::exit::{Backend, GuestRegisters, State};
 use crate::memory::GuestMemory;
@@ -181,7 +182,15 @@ const TABLE: &[Row] = &[
         },
         clean_up: |frame| frame.fresh_entry(0),
     },
+    row("start-up-ipi", LOOP, |frame| {
+        frame.vmx.vmcs.write(GUEST_ACTIVITY, WAIT_FOR_SIPI);
+        other_cpu::ask(other_cpu::Signal::StartUp);
+    }),
+    row("init-signal", LOOP, |_| other_cpu::ask(other_cpu::Signal::Init)),
 ];
+
+/// Activity state (SDM 3C 25.4.2).
+const WAIT_FOR_SIPI: u32 = 3;
 
 /// EPT pointer bit 6.
 const ACCESSED_AND_DIRTY: u64 = 1 << 6;
@@ -192,14 +201,14 @@ fn address(page: &Table) -> u64 {
 
 impl Vmx {
     /// What this processor allows, as far as scenarios ask: the allowed-1 settings, and features.
-    pub fn allowed(&self, has_smx: bool) -> Controls {
+    pub fn allowed(&self, has_smx: bool, has_other_cpu: bool) -> Controls {
         let capabilities = &self.capabilities;
         let smx = has_smx && capabilities.cr4_fixed1 & CR4_SMXE != 0;
         Controls {
             pin: capabilities.pin.may,
             proc: capabilities.proc.may,
             proc2: capabilities.proc2.may,
-            features: u8::from(smx) << Feature::Smx as u8,
+            features: u16::from(smx) << Feature::Smx as u8 | u16::from(has_other_cpu) << Feature::OtherCpu as u8,
             ..Controls::default()
         }
     }
@@ -209,10 +218,11 @@ impl Vmx {
         let read = |field| self.vmcs.read(field);
         let (pin, proc, proc2) = (read(PIN_CONTROLS), read(PROC_CONTROLS), read(PROC2_CONTROLS));
         let features = self.vmcs.read(GUEST_CR4) & CR4_SMXE != 0;
-        Controls { pin, proc, proc2, features: u8::from(features) << Feature::Smx as u8, ..Controls::default() }
+        Controls { pin, proc, proc2, features: u16::from(features) << Feature::Smx as u8, ..Controls::default() }
     }
 
     /// Stages a scenario: what is left is to enter the guest with these registers.
+    #[inline(never)]
     pub fn stage(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages) -> GuestRegisters {
         let Some(row) = TABLE.iter().find(|row| row.name == scenario.name) else {
             unreachable!("scenario {} has no row", scenario.name)
@@ -227,6 +237,7 @@ impl Vmx {
     }
 
     /// Undoes what the next frame would not overwrite.
+    #[inline(never)]
     pub fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages) {
         if let Some(row) = TABLE.iter().find(|row| row.name == scenario.name) {
             (row.clean_up)(&mut Frame { vmx: self, memory, pages, registers: GuestRegisters::default() });
@@ -236,6 +247,7 @@ impl Vmx {
 
 impl Frame<'_> {
     /// The state that every row starts from.
+    #[inline(never)]
     fn reset(&mut self) {
         let _ = self.vmx.set_profile(Profile::Minimal);
         guest_state::write(&mut self.vmx.vmcs, CODE, PAGE_TABLES_GPA);
@@ -252,22 +264,26 @@ impl Frame<'_> {
         self.vmx.flush_translations(None);
     }
 
+    #[inline(never)]
     fn pin(&mut self, bits: u32) {
         let pin = self.vmx.vmcs.read(PIN_CONTROLS);
         self.vmx.vmcs.write(PIN_CONTROLS, pin | bits);
     }
 
+    #[inline(never)]
     fn proc(&mut self, set: u32, clear: u32) {
         let proc = self.vmx.vmcs.read(PROC_CONTROLS);
         self.vmx.vmcs.write(PROC_CONTROLS, (proc | set) & !clear);
     }
 
+    #[inline(never)]
     fn proc2(&mut self, bits: u32) {
         let proc2 = self.vmx.vmcs.read(PROC2_CONTROLS);
         self.vmx.vmcs.write(PROC2_CONTROLS, proc2 | bits);
     }
 
     /// TPR shadow instead of CR8 exits, with these doublewords in the virtual-APIC page.
+    #[inline(never)]
     fn virtual_apic(&mut self, registers: &[(usize, u64)]) {
         self.pages.virtual_apic.0.fill(0);
         for &(offset, value) in registers {
@@ -279,6 +295,7 @@ impl Frame<'_> {
     }
 
     /// The APIC-access page with these secondary controls; RDI points at a register in it.
+    #[inline(never)]
     fn apic_access(&mut self, offset: u64, proc2: u32) {
         self.proc2(proc2);
         self.vmx.vmcs.write(APIC_ACCESS_ADDRESS, self.vmx.memory_hpa + APIC_PAGE);
@@ -289,11 +306,13 @@ impl Frame<'_> {
         self.registers.rdi = APIC_PAGE + offset;
     }
 
+    #[inline(never)]
     fn fresh_entry(&mut self, entry: u64) {
         self.vmx.ept.set_fresh_entry(FRESH, entry);
         self.ept_pointer(0);
     }
 
+    #[inline(never)]
     fn ept_pointer(&mut self, extra: u64) {
         let pointer = self.vmx.ept.pointer() | extra;
         self.vmx.vmcs.write(EPT_POINTER, pointer);
@@ -301,6 +320,7 @@ impl Frame<'_> {
     }
 
     /// IA32_XSS and the XSS-exiting bitmap with one component in common, and EDX:EAX asking for it.
+    #[inline(never)]
     fn supervisor_state(&mut self) {
         self.proc2(1 << 20);
         self.vmx.vmcs.write(XSS_EXITING_BITMAP, XSS_COMPONENT);
@@ -310,6 +330,7 @@ impl Frame<'_> {
     }
 
     /// 32-bit protected mode without paging, with a task-state segment at selector 0x28.
+    #[inline(never)]
     fn protected_mode(&mut self) {
         let _ = self.memory.write_u64(DATA + 0x28, 0x0000_8900_0000_0067 | TSS << 16);
         let vmcs = &mut self.vmx.vmcs;
