@@ -122,6 +122,27 @@ fn first_difference(a: &str, b: &str) -> String {
 }
 
 #[test]
+fn the_atlas_has_every_exit_that_the_emulator_can_produce() {
+    let runs = [(); 2].map(|()| Run::new(&["--workload", "atlas"]));
+    let run = &runs[0];
+    run.check_balanced();
+    run.check_books();
+    let rows = run.account["atlas"].as_array().unwrap();
+    let possible = || rows.iter().filter(|row| row["possible"] == true);
+    let missing: Vec<&Value> = possible().filter(|row| row["count"] == 0).map(|row| &row["number"]).collect();
+    assert_eq!((possible().count(), missing), (58, vec![]));
+    for row in possible() {
+        assert_eq!(row["count"], row["audit_count"], "{row}");
+        assert!(row["min"].as_u64() <= row["max"].as_u64() && row["min"].as_u64() > Some(0), "{row}");
+    }
+    for row in rows.iter().filter(|row| row["possible"] == false) {
+        assert!(row["count"] == 0 && row["how"].as_str().unwrap().starts_with("needs silicon"), "{row}");
+    }
+    let logs = runs.each_ref().map(|run| fs::read(run.place.path().join("serial.log")).unwrap());
+    assert!(logs[0] == logs[1], "two runs differ:\n{}", first_difference(&text(&logs[0]), &text(&logs[1])));
+}
+
+#[test]
 fn a_hostile_guest_is_stopped_and_named_with_a_full_account() {
     let hostile: Vec<&Workload> = TABLE.iter().filter(|workload| matches!(workload.ends, Ends::Stopped(_))).collect();
     assert!(hostile.len() >= 5);
@@ -150,8 +171,13 @@ fn random_bytes_never_break_the_monitor() {
 fn every_model_with_enough_of_vtx_balances() {
     let models: Vec<&Model> = MODELS.iter().filter(|model| model.vtx == Vtx::Enough).collect();
     in_parallel(&models, |model| {
-        let run = Run::new(&["--audit", "--cpu", model.name]);
+        let run = Run::new(&["--workload", "atlas", "--cpu", model.name]);
         assert_eq!((run.status(), run.verdict()), (Some(0), "balanced"), "{}: {}", model.name, run.story());
+        for scenario in run.account["scenarios"].as_array().unwrap() {
+            let denied = scenario["verdict"] == "denied";
+            let says_why = scenario["detail"].as_str().unwrap().contains("lacks");
+            assert!(denied == says_why && (denied || scenario["verdict"] == "balanced"), "{}: {scenario}", model.name);
+        }
     });
 }
 

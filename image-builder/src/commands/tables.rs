@@ -1,6 +1,7 @@
 //! `tollgate reasons` and `tollgate workloads`: the tables that the monitor itself is built from.
 
 use tollgate_abi::exit_reason::{EnabledBy, Need, SDM_EDITION, TABLE as REASONS};
+use tollgate_abi::scenario::{RUNS, TABLE as SCENARIOS};
 use tollgate_abi::workload::{Ends, Provokes, TABLE as WORKLOADS, Workload};
 
 use crate::report::{Sheet, SheetFormat};
@@ -51,7 +52,7 @@ fn need_name(need: Need) -> String {
     }
 }
 
-/// The table of workloads.
+/// The table of workloads, and of scenarios, which are asked for in the same way.
 pub(super) fn workloads() -> Sheet {
     let mut sheet = Sheet::new(&["workload", "profile", "iterations#", "most#", "predicts", "ends", "about"]);
     for workload in WORKLOADS {
@@ -67,6 +68,17 @@ pub(super) fn workloads() -> Sheet {
                 Ends::Anyhow => "anyhow".to_owned(),
             },
             workload.about.to_owned(),
+        ]);
+    }
+    for scenario in SCENARIOS {
+        sheet.row(vec![
+            scenario.name.to_owned(),
+            "own".to_owned(),
+            RUNS.to_string(),
+            RUNS.to_string(),
+            format!("{} x 1/run", scenario.reason.name()),
+            "scenario".to_owned(),
+            scenario.about.to_owned(),
         ]);
     }
     sheet
