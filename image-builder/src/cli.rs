@@ -62,7 +62,18 @@ pub enum Command {
     /// List the workloads and what each predicts
     Workloads(SheetArguments),
     /// List the platforms: what can run here, and why not
-    Platforms(SheetArguments),
+    Platforms(PlatformsArguments),
+}
+
+/// `platforms`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct PlatformsArguments {
+    /// Run the atlas on every processor model of Bochs and show which exits each produces
+    #[arg(long)]
+    pub exits: bool,
+    /// The table's form.
+    #[command(flatten)]
+    pub sheet: SheetArguments,
 }
 
 /// Where to run.

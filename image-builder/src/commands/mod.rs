@@ -2,6 +2,7 @@
 
 mod atlas;
 mod bench;
+mod exits_by_model;
 mod image;
 mod outcome;
 mod platforms;
@@ -31,7 +32,10 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Workloads(arguments) => {
             print(&tables::workloads().render(arguments.format)).map(|()| Status::Balanced)
         }
-        Command::Platforms(arguments) => print(&platforms::sheet().render(arguments.format)).map(|()| Status::Balanced),
+        Command::Platforms(arguments) => {
+            let sheet = if arguments.exits { exits_by_model::sheet()? } else { platforms::sheet() };
+            print(&sheet.render(arguments.sheet.format)).map(|()| Status::Balanced)
+        }
     }
 }
 

@@ -1,0 +1,90 @@
+//! `tollgate platforms --exits`: which exits each processor model of Bochs produced when the atlas ran on it.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use tollgate_abi::exit_reason::TABLE;
+
+use super::outcome;
+use crate::account::Account;
+use crate::emulator::models::{MODELS, Model, Vtx};
+use crate::emulator::{Limits, Session, bochs};
+use crate::failure::{Failure, Status};
+use crate::image;
+use crate::report::Sheet;
+use crate::selection::{ATLAS, Selection};
+
+/// Runs at once: each keeps a processor busy.
+const AT_ONCE: usize = 2;
+const SECONDS: u64 = 180;
+
+/// Runs the atlas on every model that has VT-x and tells what came of it, reason by reason.
+///
+/// # Errors
+/// A run gave no verdict, or its books differ: then no table is true.
+pub(super) fn sheet() -> Result<Sheet, Failure> {
+    let models: Vec<&'static Model> = MODELS.iter().filter(|model| model.vtx != Vtx::Absent).collect();
+    eprintln!("running the atlas on {} processor models of Bochs", models.len());
+    let accounts = run_all(&models)?;
+    let heading: Vec<&str> = ["no#", "exit reason"].into_iter().chain(models.iter().map(|model| model.name)).collect();
+    let mut sheet = Sheet::new(&heading);
+    let column = |cell: &dyn Fn(&Model, &Account) -> String| {
+        models.iter().zip(&accounts).map(|(model, account)| cell(model, account)).collect::<Vec<_>>()
+    };
+    let runs = column(&|model, account| match (account.status, model.vtx) {
+        (Status::Balanced, _) => "runs".to_owned(),
+        (_, Vtx::Lacks(what)) => format!("no {what}"),
+        _ => "refused".to_owned(),
+    });
+    sheet.row([String::new(), "the default run and the atlas".to_owned()].into_iter().chain(runs).collect());
+    for row in TABLE.iter().filter(|row| !row.platforms.starts_with("silicon")) {
+        let produced =
+            |account: &Account| account.reasons.iter().any(|reason| reason.number == row.reason.0 && reason.count > 0);
+        let cells = column(&|_, account| if produced(account) { "x" } else { "" }.to_owned());
+        sheet.row([row.reason.0.to_string(), row.name.to_owned()].into_iter().chain(cells).collect());
+    }
+    Ok(sheet)
+}
+
+fn run_all(models: &[&'static Model]) -> Result<Vec<Account>, Failure> {
+    let options = Selection { workloads: vec![ATLAS.to_owned()], ..Selection::default() }.options()?;
+    let rom = image::build(None, &options)?.bytes;
+    let place = tempfile::tempdir().map_err(|error| {
+        Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
+    })?;
+    let (next, found) = (Mutex::new(0..models.len()), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(at) = next.lock().ok().and_then(|mut next| next.next()) {
+                    let account = run(models[at], &rom, &place.path().join(models[at].name));
+                    if let Ok(mut found) = found.lock() {
+                        found.push((at, account));
+                    }
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap_or_default();
+    found.sort_by_key(|(at, _)| *at);
+    found.into_iter().map(|(at, account)| account.and_then(|account| acceptable(models[at], account))).collect()
+}
+
+fn run(model: &'static Model, rom: &[u8], directory: &Path) -> Result<Account, Failure> {
+    crate::output_file::create_directory(directory)?;
+    // The second processor is the one that sends INIT and SIPI.
+    let launch = bochs::prepare(directory, rom, bochs::Machine { cpus: 2, ..bochs::Machine::new(model) }, true)?;
+    let session = Session::run(&launch, Limits::within(Duration::from_secs(SECONDS)), |_| {})?;
+    outcome::account(&launch, session)
+}
+
+/// A balanced account, or the refusal that the model is known for.
+fn acceptable(model: &Model, account: Account) -> Result<Account, Failure> {
+    let expected = if model.vtx == Vtx::Enough { Status::Balanced } else { Status::Platform };
+    if account.status == expected {
+        return Ok(account);
+    }
+    Err(Failure::new(account.status, format_args!("{}: {}", model.name, account.verdict)))
+}
