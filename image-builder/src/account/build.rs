@@ -7,11 +7,10 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
 use super::{
-    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, ScenarioAccount, StopFacts, Totals, Verdict,
-    WorkloadAccount, verify,
+    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, StopFacts, Totals, Verdict, WorkloadAccount, verify,
 };
 use crate::audit::Audit;
-use crate::log::{ExitRow, Log, ScenarioRun, WorkloadRun};
+use crate::log::{ExitRow, Log, WorkloadRun};
 
 impl Account {
     /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
@@ -38,7 +37,7 @@ impl Account {
             totals,
             reasons,
             workloads: log.workloads.iter().map(|run| workload(run, log.stop.is_some())).collect(),
-            scenarios: log.scenarios.iter().map(scenario).collect(),
+            scenarios: log.scenarios.clone(),
             atlas: Vec::new(),
             stop: log.stop.as_ref().map(|stop| StopFacts {
                 outcome: stop.outcome.clone(),
@@ -117,11 +116,6 @@ fn totals(log: &Log, audit: Option<&Audit>) -> Totals {
         guest_count: log.tally.as_ref().map(|tally| sum(&mut tally.values().copied())),
         audit_count: audit.map(Audit::total),
     }
-}
-
-fn scenario(run: &ScenarioRun) -> ScenarioAccount {
-    let ScenarioRun { name, reason, verdict, predicted, observed, detail } = run.clone();
-    ScenarioAccount { name, reason, verdict, predicted, observed, detail }
 }
 
 /// `stopped` says that the guest ended, so that a workload without an end is one that it was stopped in.

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::failure::Status;
+use crate::log::ScenarioRun;
 
 /// The document's format. Fields may be added under this name, not renamed.
 pub const SCHEMA: &str = "tollgate.account/1";
@@ -40,7 +41,7 @@ pub struct Account {
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadAccount>,
     /// The scenarios, in the order in which they ran.
-    pub scenarios: Vec<ScenarioAccount>,
+    pub scenarios: Vec<ScenarioRun>,
     /// The exits of several runs together, where an atlas was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub atlas: Vec<AtlasRow>,
@@ -148,23 +149,6 @@ pub struct WorkloadAccount {
     pub cycles: u64,
     /// TSC ticks of its window over its iterations.
     pub cycles_per_iteration: f64,
-}
-
-/// One scenario.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ScenarioAccount {
-    /// Its name.
-    pub name: String,
-    /// The reason that it is about.
-    pub reason: u16,
-    /// `balanced`, `differs` or `denied`.
-    pub verdict: String,
-    /// Exits that it predicts.
-    pub predicted: u64,
-    /// Exits that the ledger has.
-    pub observed: u64,
-    /// What was wrong, or lacking.
-    pub detail: String,
 }
 
 /// One reason in an atlas.

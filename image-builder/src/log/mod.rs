@@ -11,6 +11,8 @@ pub use reader::LogReader;
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 /// Everything that one run said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
@@ -68,8 +70,8 @@ pub struct WorkloadRun {
     pub counts: BTreeMap<u16, Count>,
 }
 
-/// One scenario.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One scenario, as an account shows it, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ScenarioRun {
     /// Its name.
     pub name: String,

@@ -87,6 +87,27 @@ impl Stack {
     }
 }
 
+/// Takes the guest's registers off the frame, in the order of [`GuestRegisters`].
+macro_rules! restore_guest {
+    () => {
+        "pop r15
+        pop r14
+        pop r13
+        pop r12
+        pop r11
+        pop r10
+        pop r9
+        pop r8
+        pop rsi
+        pop rbp
+        pop rbx
+        pop rcx
+        pop rdi
+        pop rdx
+        pop rax"
+    };
+}
+
 /// What [`enter`] returns when the guest ran and an exit left it; otherwise RFLAGS after the failed instruction.
 const LEFT: u64 = 0;
 const CARRY: u64 = 1;
@@ -111,21 +132,7 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, first: bool) -> u64 {
         "mov rsp, rdi",
         "test sil, sil",
         "jz {resume}",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop r11",
-        "pop r10",
-        "pop r9",
-        "pop r8",
-        "pop rsi",
-        "pop rbp",
-        "pop rbx",
-        "pop rcx",
-        "pop rdi",
-        "pop rdx",
-        "pop rax",
+        restore_guest!(),
         "vmlaunch",
         "jmp {failed}",
         registers_end = const REGISTERS_END,
@@ -139,21 +146,7 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, first: bool) -> u64 {
 #[unsafe(naked)]
 unsafe extern "sysv64" fn resume() {
     naked_asm!(
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop r11",
-        "pop r10",
-        "pop r9",
-        "pop r8",
-        "pop rsi",
-        "pop rbp",
-        "pop rbx",
-        "pop rcx",
-        "pop rdi",
-        "pop rdx",
-        "pop rax",
+        restore_guest!(),
         "vmresume",
         "jmp {failed}",
         failed = sym entry_failed,
@@ -208,21 +201,7 @@ unsafe extern "sysv64" fn exit_stub<A: Account>() {
         "mov rsi, [rsp + {registers_end}]",
         "mov rdx, rsp",
         "call {on_exit}",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop r11",
-        "pop r10",
-        "pop r9",
-        "pop r8",
-        "pop rsi",
-        "pop rbp",
-        "pop rbx",
-        "pop rcx",
-        "pop rdi",
-        "pop rdx",
-        "pop rax",
+        restore_guest!(),
         "vmresume",
         "jmp {failed}",
         keeps = const A::KEEPS as u64,

@@ -1,0 +1,320 @@
+//! The VMCS as a [`Backend`]: facts are VM-exit information fields (SDM 3C 25.9), effects are guest-state and control fields.
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::profile::Profile;
+
+use super::capability::Capabilities;
+use super::field as f;
+use super::{Vmx, bitmaps, entry_checks, qualification, registers};
+use crate::exit::{
+    Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
+    TableInstruction,
+};
+
+/// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
+const SHADOW: u32 = 0b11;
+const RFLAGS_TF: u64 = 1 << 8;
+/// Pending debug exceptions: a single step.
+const PENDING_BS: u64 = 1 << 14;
+
+impl Vmx {
+    #[cold]
+    #[inline(never)]
+    fn clear_interrupt_shadow(&mut self) {
+        let interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
+        self.vmcs.write(f::GUEST_INTERRUPTIBILITY, interruptibility & !SHADOW);
+    }
+
+    /// Makes the single-step trap pending (SDM 3C table 25-4).
+    #[cold]
+    #[inline(never)]
+    fn raise_single_step(&mut self) {
+        let pending = self.vmcs.read(f::GUEST_PENDING_DEBUG);
+        self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | PENDING_BS);
+    }
+
+    /// What the guest reads from a control register with a guest/host mask (SDM 3C 26.3).
+    #[inline(always)]
+    fn masked(&self, mask: u64, shadow: f::Field<u64>, real: f::Field<u64>) -> u64 {
+        let shadow = self.vmcs.read(shadow);
+        if mask == u64::MAX { shadow } else { shadow & mask | self.vmcs.read(real) & !mask }
+    }
+}
+
+impl Backend for Vmx {
+    #[inline(always)]
+    fn exit_reason(&self) -> RawReason {
+        RawReason(self.vmcs.read(f::EXIT_REASON))
+    }
+
+    #[inline(always)]
+    fn qualification(&self) -> u64 {
+        self.vmcs.read(f::EXIT_QUALIFICATION)
+    }
+
+    #[inline(always)]
+    fn io_access(&self) -> IoAccess {
+        qualification::io_access(self.qualification())
+    }
+
+    fn string_io_address(&self) -> u64 {
+        self.vmcs.read(f::GUEST_LINEAR_ADDRESS)
+    }
+
+    fn string_io_address_bytes(&self) -> u8 {
+        2 << (self.vmcs.read(f::EXIT_INSTRUCTION_INFORMATION) >> 7 & 7).min(2)
+    }
+
+    #[inline(always)]
+    fn cr0_write(&self) -> Option<u8> {
+        qualification::cr0_write(self.qualification())
+    }
+
+    fn cr_access(&self) -> CrAccess {
+        qualification::cr_access(self.qualification())
+    }
+
+    fn dr_access(&self) -> DrAccess {
+        qualification::dr_access(self.qualification())
+    }
+
+    fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand) {
+        let is_system_table = self.exit_reason().basic() == ExitReason::LDTR_TR_ACCESS;
+        let in_64_bit_mode = self.vmcs.read(f::GUEST_CS_RIGHTS) >> 13 & 1 != 0;
+        let bases = [
+            f::GUEST_ES_BASE,
+            f::GUEST_CS_BASE,
+            f::GUEST_SS_BASE,
+            f::GUEST_DS_BASE,
+            f::GUEST_FS_BASE,
+            f::GUEST_GS_BASE,
+        ];
+        let segment_base = |segment: u8| match bases.get(usize::from(segment)) {
+            Some(&base) if segment >= 4 || !in_64_bit_mode => self.vmcs.read(base),
+            _ => 0,
+        };
+        let information = self.vmcs.read(f::EXIT_INSTRUCTION_INFORMATION);
+        qualification::table_access(
+            is_system_table,
+            information,
+            self.qualification(),
+            registers,
+            self.vmcs.read(f::GUEST_RSP),
+            segment_base,
+        )
+    }
+
+    #[inline(always)]
+    fn physical_fault(&self) -> PhysicalFault {
+        qualification::physical_fault(self.qualification(), self.vmcs.read(f::GUEST_PHYSICAL_ADDRESS))
+    }
+
+    fn exit_event(&self) -> Option<Event> {
+        let vmcs = &self.vmcs;
+        qualification::event(
+            vmcs.read(f::EXIT_INTERRUPTION_INFORMATION),
+            vmcs.read(f::EXIT_INTERRUPTION_ERROR_CODE),
+            vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
+        )
+    }
+
+    #[inline(always)]
+    fn vectoring_event(&self) -> Option<Event> {
+        let information = self.vmcs.read(f::IDT_VECTORING_INFORMATION);
+        if information >> 31 == 0 {
+            return None;
+        }
+        qualification::event(
+            information,
+            self.vmcs.read(f::IDT_VECTORING_ERROR_CODE),
+            self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
+        )
+    }
+
+    #[inline(always)]
+    fn get(&self, state: State) -> u64 {
+        let vmcs = &self.vmcs;
+        match state {
+            State::Rip => vmcs.read(f::GUEST_RIP),
+            State::InstructionBytes => vmcs.read(f::EXIT_INSTRUCTION_LENGTH).into(),
+            State::Rsp => vmcs.read(f::GUEST_RSP),
+            State::Rflags => vmcs.read(f::GUEST_RFLAGS),
+            State::Cr0 => self.masked(self.cr0_mask, f::CR0_READ_SHADOW, f::GUEST_CR0),
+            State::Cr3 => vmcs.read(f::GUEST_CR3),
+            State::Cr4 => self.masked(self.cr4_mask, f::CR4_READ_SHADOW, f::GUEST_CR4),
+            State::Dr7 => vmcs.read(f::GUEST_DR7),
+            State::Efer => vmcs.read(f::GUEST_IA32_EFER),
+            State::CsRights => vmcs.read(f::GUEST_CS_RIGHTS).into(),
+            State::SsRights => vmcs.read(f::GUEST_SS_RIGHTS).into(),
+            State::FsBase => vmcs.read(f::GUEST_FS_BASE),
+            State::GsBase => vmcs.read(f::GUEST_GS_BASE),
+            State::GdtrBase => vmcs.read(f::GUEST_GDTR_BASE),
+            State::GdtrLimit => vmcs.read(f::GUEST_GDTR_LIMIT).into(),
+            State::IdtrBase => vmcs.read(f::GUEST_IDTR_BASE),
+            State::IdtrLimit => vmcs.read(f::GUEST_IDTR_LIMIT).into(),
+            State::LdtrSelector => vmcs.read(f::GUEST_LDTR_SELECTOR).into(),
+            State::LdtrBase => vmcs.read(f::GUEST_LDTR_BASE),
+            State::LdtrLimit => vmcs.read(f::GUEST_LDTR_LIMIT).into(),
+            State::LdtrRights => vmcs.read(f::GUEST_LDTR_RIGHTS).into(),
+            State::TrSelector => vmcs.read(f::GUEST_TR_SELECTOR).into(),
+            State::TrBase => vmcs.read(f::GUEST_TR_BASE),
+            State::TrLimit => vmcs.read(f::GUEST_TR_LIMIT).into(),
+            State::TrRights => vmcs.read(f::GUEST_TR_RIGHTS).into(),
+            State::SysenterCs => vmcs.read(f::GUEST_IA32_SYSENTER_CS).into(),
+            State::SysenterEsp => vmcs.read(f::GUEST_IA32_SYSENTER_ESP),
+            State::SysenterEip => vmcs.read(f::GUEST_IA32_SYSENTER_EIP),
+            State::Tsc => self.tsc(),
+            live => registers::read(live),
+        }
+    }
+
+    #[inline(always)]
+    fn set(&mut self, state: State, value: u64) {
+        let (capabilities, vmcs) = (&self.capabilities, &mut self.vmcs);
+        match state {
+            State::Rip => vmcs.write(f::GUEST_RIP, value),
+            State::Rsp => vmcs.write(f::GUEST_RSP, value),
+            State::Rflags => vmcs.write(f::GUEST_RFLAGS, value),
+            State::Cr0 => {
+                vmcs.write(f::CR0_READ_SHADOW, value);
+                vmcs.write(f::GUEST_CR0, value | capabilities.cr0_fixed0);
+            }
+            State::Cr3 => vmcs.write(f::GUEST_CR3, value),
+            State::Cr4 => {
+                vmcs.write(f::CR4_READ_SHADOW, value);
+                vmcs.write(f::GUEST_CR4, value | capabilities.cr4_fixed0);
+            }
+            State::Dr7 => vmcs.write(f::GUEST_DR7, value),
+            State::Efer => vmcs.write(f::GUEST_IA32_EFER, value),
+            State::FsBase => vmcs.write(f::GUEST_FS_BASE, value),
+            State::GsBase => vmcs.write(f::GUEST_GS_BASE, value),
+            State::GdtrBase => vmcs.write(f::GUEST_GDTR_BASE, value),
+            State::GdtrLimit => vmcs.write(f::GUEST_GDTR_LIMIT, value as u32),
+            State::IdtrBase => vmcs.write(f::GUEST_IDTR_BASE, value),
+            State::IdtrLimit => vmcs.write(f::GUEST_IDTR_LIMIT, value as u32),
+            State::LdtrSelector => vmcs.write(f::GUEST_LDTR_SELECTOR, value as u16),
+            State::LdtrBase => vmcs.write(f::GUEST_LDTR_BASE, value),
+            State::LdtrLimit => vmcs.write(f::GUEST_LDTR_LIMIT, value as u32),
+            State::LdtrRights => vmcs.write(f::GUEST_LDTR_RIGHTS, value as u32),
+            State::TrSelector => vmcs.write(f::GUEST_TR_SELECTOR, value as u16),
+            State::TrBase => vmcs.write(f::GUEST_TR_BASE, value),
+            State::TrLimit => vmcs.write(f::GUEST_TR_LIMIT, value as u32),
+            State::TrRights => vmcs.write(f::GUEST_TR_RIGHTS, value as u32),
+            State::SysenterCs => vmcs.write(f::GUEST_IA32_SYSENTER_CS, value as u32),
+            State::SysenterEsp => vmcs.write(f::GUEST_IA32_SYSENTER_ESP, value),
+            State::SysenterEip => vmcs.write(f::GUEST_IA32_SYSENTER_EIP, value),
+            State::CsRights | State::SsRights | State::Tsc | State::InstructionBytes => {
+                unreachable!("no instruction that a handler emulates writes {state:?}")
+            }
+            live => registers::write(live, value),
+        }
+    }
+
+    #[inline(always)]
+    fn step_over(&mut self) {
+        let bytes = self.vmcs.read_extended(f::EXIT_INSTRUCTION_LENGTH);
+        self.vmcs.add(f::GUEST_RIP, bytes);
+    }
+
+    #[inline(always)]
+    fn ends_plainly(&self) -> bool {
+        self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW == 0 && self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF == 0
+    }
+
+    fn advance(&mut self) {
+        self.step_over();
+        if self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW != 0 {
+            self.clear_interrupt_shadow();
+        }
+        if self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF != 0 {
+            self.raise_single_step();
+        }
+    }
+
+    fn keep_single_step(&mut self) {
+        let steps = self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF != 0;
+        if steps && self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW != 0 {
+            self.raise_single_step();
+        }
+    }
+
+    #[inline(always)]
+    fn inject(&mut self, event: Event) {
+        self.vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, qualification::entry_information(event));
+        if let Some(error_code) = event.error_code {
+            self.vmcs.write(f::ENTRY_EXCEPTION_ERROR_CODE, error_code);
+        }
+        if event.instruction_bytes != 0 {
+            self.vmcs.write(f::ENTRY_INSTRUCTION_LENGTH, event.instruction_bytes.into());
+        }
+    }
+
+    fn flush_translations(&mut self, linear: Option<u64>) {
+        match (self.vpid, linear) {
+            (0, _) => {}
+            (vpid, None) => self.vmcs.invalidate_vpid(vpid),
+            // INVLPG of a non-canonical address does nothing, and INVVPID of one fails.
+            (vpid, Some(linear)) if crate::paging::is_canonical(linear) => self.vmcs.invalidate_address(vpid, linear),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn map_fresh_page(&mut self, gpa: u64) -> bool {
+        self.ept.map_fresh(gpa, self.memory_hpa + gpa)
+    }
+
+    fn set_profile(&mut self, profile: Profile) -> Controls {
+        let fields = self.control_fields(profile);
+        let (cr0, cr4) = (self.get(State::Cr0), self.get(State::Cr4));
+        let vmcs = &mut self.vmcs;
+        vmcs.write(f::PIN_CONTROLS, fields.pin);
+        vmcs.write(f::PROC_CONTROLS, fields.proc);
+        vmcs.write(f::PROC2_CONTROLS, fields.proc2);
+        vmcs.write(f::EXIT_CONTROLS, fields.exit);
+        vmcs.write(f::ENTRY_CONTROLS, fields.entry);
+        vmcs.write(f::EXCEPTION_BITMAP, fields.exception_bitmap);
+        vmcs.write(f::CR0_MASK, fields.cr0_mask);
+        vmcs.write(f::CR4_MASK, fields.cr4_mask);
+        // Fields that exist with their control: no VM function is enabled, and every leaf of the SGX and MKTME
+        // instructions exits.
+        for (bit, field, value) in [
+            (13, f::VM_FUNCTION_CONTROLS, 0),
+            (15, f::ENCLS_EXITING_BITMAP, u64::MAX),
+            (27, f::PCONFIG_EXITING_BITMAP, u64::MAX),
+            (28, f::ENCLV_EXITING_BITMAP, u64::MAX),
+        ] {
+            if fields.proc2 >> bit & 1 != 0 {
+                vmcs.write(field, value);
+            }
+        }
+        (self.cr0_mask, self.cr4_mask) = (fields.cr0_mask, fields.cr4_mask);
+        self.set(State::Cr0, cr0);
+        self.set(State::Cr4, cr4);
+        bitmaps::fill_msr_bitmaps(self.msr_bitmaps, profile);
+        self.controls(profile)
+    }
+
+    fn entry_failure(&self) -> &'static str {
+        let raw = self.exit_reason();
+        let told = qualification::entry_failure(raw.basic().0, self.qualification());
+        if raw.basic() != ExitReason::ENTRY_FAILURE_GUEST_STATE || self.qualification() != 0 {
+            return told;
+        }
+        let Capabilities { cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, .. } = self.capabilities;
+        let read = |encoding| self.vmcs.read_encoding(encoding);
+        let area = entry_checks::GuestArea {
+            read,
+            physical_bits: self.physical_bits,
+            cr0_fixed: (cr0_fixed0, cr0_fixed1),
+            cr4_fixed: (cr4_fixed0, cr4_fixed1),
+        };
+        area.first_failure().unwrap_or(told)
+    }
+
+    #[inline(always)]
+    fn tsc(&self) -> u64 {
+        registers::tsc()
+    }
+}
