@@ -97,6 +97,9 @@ pub struct ImageOptions {
     /// The term whose CPUID leaves to provide: spring2021, autumn2021, autumn2022
     #[arg(long, value_name = "TERM", default_value = "autumn2021")]
     pub leaf_map: String,
+    /// Keep within each reason what tells its exits apart: CPUID leaf, MSR, port, control register, page, ...
+    #[arg(long)]
+    pub keys: bool,
     /// TSC ticks without an exit after which the guest is stopped; 0 for never
     #[arg(long, value_name = "TICKS", default_value_t = DEFAULT_WATCHDOG_TICKS)]
     pub watchdog: u64,

@@ -27,6 +27,8 @@ pub struct Selection {
     pub watchdog_ticks: u64,
     /// Keep the ledger.
     pub accounting: bool,
+    /// Keep keys within reasons, too.
+    pub keys: bool,
 }
 
 impl Default for Selection {
@@ -36,6 +38,7 @@ impl Default for Selection {
             leaf_map: LeafMap::default(),
             watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
             accounting: true,
+            keys: false,
         }
     }
 }
@@ -68,6 +71,9 @@ impl Selection {
         }
         if !scenarios.is_empty() {
             line += &format!(" scenarios={}", if atlas { ALL.to_owned() } else { scenarios.join(",") });
+        }
+        if self.keys {
+            line += " keys=on";
         }
         if !self.accounting {
             line += " accounting=off";

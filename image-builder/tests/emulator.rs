@@ -197,6 +197,32 @@ fn every_other_model_says_what_it_lacks() {
     });
 }
 
+#[test]
+fn keys_are_parts_of_their_reasons() {
+    let run =
+        Run::new(&["--keys", "--audit", "--workload", "cpuid:100,port-in:50,port-out:7,cr0:30,memory:40,exceptions:5"]);
+    run.check_balanced();
+    run.check_books();
+    let reasons = run.account["reasons"].as_array().unwrap();
+    let of = |number: u64| reasons.iter().find(|reason| reason["number"] == number).unwrap();
+    for number in [0, 10, 18, 28, 30, 48] {
+        let keys = of(number)["keys"].as_array().unwrap();
+        for field in ["count", "cycles"] {
+            let sum: u64 = keys.iter().map(|key| key[field].as_u64().unwrap()).sum();
+            assert_eq!(sum, of(number)[field], "reason {number}, {field}");
+        }
+    }
+    let count = |number: u64, name: &str| {
+        let keys = of(number)["keys"].as_array().unwrap();
+        keys.iter().find(|key| key["name"] == name).map_or(0, |key| key["count"].as_u64().unwrap())
+    };
+    // The guest sets the port once before it reads it.
+    assert_eq!((count(30, "port 0x80 in"), count(30, "port 0x80 out")), (50, 7 + 1));
+    assert_eq!((count(28, "CR0 write"), count(0, "#PF"), count(48, "page 0x800000")), (30, 5, 1));
+    assert!(count(10, "leaf 0x0") >= 100);
+    assert_eq!(count(48, "others"), 40 - 24, "pages beyond the slots");
+}
+
 /// The table in the documentation is what the tool writes, from runs on every model.
 #[test]
 fn the_documented_exits_are_those_of_each_model() {

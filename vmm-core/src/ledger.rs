@@ -9,6 +9,8 @@
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::ROWS;
 
+use crate::keys::KeyTable;
+
 /// Buckets of a histogram: bucket n holds exits of at least `1 << n` cycles and less than twice that; bucket 0 also 0.
 pub const BUCKETS: usize = 64;
 
@@ -89,6 +91,11 @@ pub enum Imbalance {
 pub trait Account {
     /// Whether this keeps an account at all; the entry stub takes its time stamp only then.
     const KEEPS: bool;
+    /// Announces the key of the exit that is opened next; `key` finds it out, where keys are kept.
+    #[inline(always)]
+    fn expect(&mut self, key: impl FnOnce() -> Option<u64>) {
+        let _ = key;
+    }
     /// Counts an exit.
     fn open(&mut self, reason: ExitReason) -> Open;
     /// Books its cycles; `now` reads the time stamp.
@@ -99,6 +106,10 @@ pub trait Account {
     fn no_entry_followed(&mut self);
     /// The ledger, empty if none is kept.
     fn ledger(&self) -> &Ledger;
+    /// The keys by reason, in the order of [`tollgate_abi::key::KINDS`]; none if none are kept.
+    fn keys(&self) -> &[KeyTable] {
+        &[]
+    }
 }
 
 impl Ledger {

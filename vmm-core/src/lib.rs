@@ -15,6 +15,7 @@
 
 pub mod exit;
 pub mod handlers;
+pub mod keys;
 pub mod ledger;
 pub mod machine;
 pub mod memory;

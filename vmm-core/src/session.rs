@@ -6,15 +6,17 @@ use core::fmt::{self, Write};
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::ending::Ending;
-use tollgate_abi::exit_reason::{Need, ROWS, Status};
+use tollgate_abi::exit_reason::{Controls, Need, ROWS, Status};
 use tollgate_abi::hypercall::{BOOK_BYTES, Book};
+use tollgate_abi::key::{KINDS, Key, KeyKind};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Outcome, TABLE, Workload};
 
 use crate::exit::{Backend, Pause, RawReason};
-use crate::ledger::Account;
+use crate::keys::{KeyTable, Slot};
+use crate::ledger::{Account, Ledger};
 use crate::machine::Machine;
 use crate::vcpu::{End, Vcpu};
 
@@ -84,6 +86,7 @@ impl<W: Write> Session<W> {
         }
     }
 
+    #[inline(never)]
     fn begin<B: Backend, A: Account>(&mut self, vcpu: &mut Vcpu<B, A>, workload: &'static Workload, iterations: u64) {
         self.print_console(&mut vcpu.machine);
         let record = self.record(Kind::Begin).word("workload", workload.name).word("profile", workload.profile.name());
@@ -92,6 +95,7 @@ impl<W: Write> Session<W> {
         self.window = Some(Window { workload, iterations, before: counts(vcpu), start_tsc: vcpu.backend.tsc() });
     }
 
+    #[inline(never)]
     fn end<B: Backend, A: Account>(&mut self, vcpu: &mut Vcpu<B, A>, book_gpa: u64, tsc: u64) {
         let Some(window) = self.window.take() else { return };
         let mut observed = counts(vcpu);
@@ -102,20 +106,22 @@ impl<W: Write> Session<W> {
         let ending_call = &mut observed[ExitReason::VMCALL.ledger_row()];
         *ending_call = ending_call.saturating_sub(1);
         self.print_console(&mut vcpu.machine);
-        self.compare(&window, &observed, read_book(&vcpu.machine, book_gpa), tsc, vcpu);
+        let book = read_book(&vcpu.machine, book_gpa);
+        self.compare(&window, &observed, book, tsc, &vcpu.machine.controls, A::KEEPS);
         vcpu.machine.controls = vcpu.backend.set_profile(Profile::Minimal);
     }
 
-    fn compare<B: Backend, A: Account>(
+    #[inline(never)]
+    fn compare(
         &mut self,
         window: &Window,
         observed: &[u64; ROWS],
         book: Option<Book>,
         tsc: u64,
-        vcpu: &Vcpu<B, A>,
+        controls: &Controls,
+        keeps: bool,
     ) {
         let Window { workload, iterations, start_tsc, .. } = *window;
-        let controls = vcpu.machine.controls;
         let predicted =
             |row: usize| workload.predict(ExitReason(row as u16), iterations, |reason| controls.enable(reason));
         let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
@@ -123,7 +129,7 @@ impl<W: Write> Session<W> {
         let (verdict, message) = match &book {
             None => ("failed", "the guest handed over no book"),
             Some(book) if book.passed == 0 => ("failed", book.message()),
-            Some(_) if !A::KEEPS => ("unaccounted", ""),
+            Some(_) if !keeps => ("unaccounted", ""),
             Some(_) if (0..ROWS).all(agrees) => ("balanced", ""),
             Some(_) => ("differs", ""),
         };
@@ -137,7 +143,7 @@ impl<W: Write> Session<W> {
             .word("verdict", verdict);
         let record = record.number("exits", observed.iter().sum()).number("cycles", tsc.wrapping_sub(start_tsc));
         let _ = if message.is_empty() { record } else { record.text("message", message) }.finish();
-        for row in (0..ROWS).filter(|&row| A::KEEPS && predicted(row) | guest(row) | observed[row] != 0) {
+        for row in (0..ROWS).filter(|&row| keeps && predicted(row) | guest(row) | observed[row] != 0) {
             let record = self.record(Kind::Count).word("workload", workload.name).number("reason", row as u64);
             let record = record.number("predicted", predicted(row)).number("guest", guest(row));
             let _ = record.number("observed", observed[row]).finish();
@@ -191,6 +197,7 @@ impl<W: Write> Session<W> {
         .finish();
     }
 
+    #[inline(never)]
     fn print_console(&mut self, machine: &mut Machine) {
         let (bytes, dropped) = machine.console.contents();
         for line in bytes.split(|&byte| byte == b'\n').flat_map(|line| line.chunks(CONSOLE_RECORD_BYTES)) {
@@ -206,11 +213,13 @@ impl<W: Write> Session<W> {
     }
 
     /// Writes the account and the verdict.
+    #[inline(never)]
     pub fn finish<B: Backend, A: Account, F: fmt::Display>(&mut self, vcpu: &mut Vcpu<B, A>, end: &End<F>) -> Ending {
         self.print_console(&mut vcpu.machine);
         let book = vcpu.machine.exit.and_then(|exit| read_book(&vcpu.machine, exit.book_gpa));
         if A::KEEPS {
-            self.account(vcpu, end.elapsed_tsc, book.as_ref());
+            let (account, enabled) = (&vcpu.account, &vcpu.machine.enabled_in_any_profile);
+            self.account(account.ledger(), account.keys(), enabled, end.elapsed_tsc, book.as_ref());
         }
         let outcome =
             if end.outcome == Outcome::Exited && book.is_none() { Outcome::ExitedWithoutBook } else { end.outcome };
@@ -222,14 +231,22 @@ impl<W: Write> Session<W> {
             None => record,
         }
         .finish();
-        self.judge(vcpu, end, outcome, book.as_ref())
+        let status = vcpu.machine.exit.map_or(0, |exit| exit.status);
+        self.judge(vcpu.account.ledger(), A::KEEPS, status, end.rip, outcome, book.as_ref())
     }
 
-    fn account<B: Backend, A: Account>(&mut self, vcpu: &Vcpu<B, A>, elapsed_tsc: u64, book: Option<&Book>) {
-        let ledger = vcpu.account.ledger();
+    #[inline(never)]
+    fn account(
+        &mut self,
+        ledger: &Ledger,
+        keys: &[KeyTable],
+        enabled: &Controls,
+        elapsed_tsc: u64,
+        book: Option<&Book>,
+    ) {
         for (number, row) in ledger.rows().iter().enumerate() {
             let reason = ExitReason(number as u16);
-            let status = reason.status(&vcpu.machine.enabled_in_any_profile);
+            let status = reason.status(enabled);
             if status == Status::Undefined && row.count == 0 {
                 continue;
             }
@@ -238,6 +255,14 @@ impl<W: Write> Session<W> {
             let record = record.word("status", status.as_str()).number("count", row.count).number("cycles", row.cycles);
             let record = record.number("min", row.min()).number("max", row.max());
             let _ = if row.count > 0 { record.histogram("histogram", &row.histogram) } else { record }.finish();
+        }
+        for (table, &(reason, kind)) in keys.iter().zip(&KINDS) {
+            for slot in table.slots() {
+                self.key(reason, Some((kind, slot.key)), slot);
+            }
+            if table.others.count > 0 {
+                self.key(reason, None, &table.others);
+            }
         }
         let record = self
             .record(Kind::Total)
@@ -252,25 +277,34 @@ impl<W: Write> Session<W> {
         }
     }
 
-    fn judge<B: Backend, A: Account, F>(
+    fn key(&mut self, reason: ExitReason, key: Option<(KeyKind, u64)>, slot: &Slot) {
+        let record = self.record(Kind::Key).number("vcpu", 0).number("reason", reason.0.into());
+        let record = match key {
+            Some((kind, key)) => record.hex("key", key).text("name", Key(kind, key)),
+            None => record.text("name", "others"),
+        };
+        let _ = record.number("count", slot.count).number("cycles", slot.cycles).finish();
+    }
+
+    #[inline(never)]
+    fn judge(
         &mut self,
-        vcpu: &Vcpu<B, A>,
-        end: &End<F>,
+        ledger: &Ledger,
+        keeps: bool,
+        status: u64,
+        rip: u64,
         outcome: Outcome,
         book: Option<&Book>,
     ) -> Ending {
-        let ledger = vcpu.account.ledger();
-        let status = vcpu.machine.exit.map_or(0, |exit| exit.status);
         let by_scenarios = self.by_scenarios;
         let booked = |book: &Book, row: usize| book.tally[row] + by_scenarios[row];
-        let unequal = |book: &Book| (0..ROWS).find(|&row| A::KEEPS && booked(book, row) != ledger.rows()[row].count);
+        let unequal = |book: &Book| (0..ROWS).find(|&row| keeps && booked(book, row) != ledger.rows()[row].count);
         let fail = |result, detail| Verdict { ending: Ending::Fail, result, detail };
-        if let (true, Err(imbalance)) = (A::KEEPS, ledger.check()) {
+        if let (true, Err(imbalance)) = (keeps, ledger.check()) {
             return self.verdict(&fail("differs", format_args!("the ledger does not add up: {imbalance:?}")));
         }
         let Some(book) = book.filter(|_| outcome == Outcome::Exited) else {
-            return self
-                .verdict(&fail("stopped", format_args!("the guest ended as {} at {:#x}", outcome.name(), end.rip)));
+            return self.verdict(&fail("stopped", format_args!("the guest ended as {} at {:#x}", outcome.name(), rip)));
         };
         if let Some(workload) = self.differing {
             let result = if book.passed == 0 { "failed" } else { "differs" };
@@ -296,7 +330,7 @@ impl<W: Write> Session<W> {
                 format_args!("reason {row} {}: the ledger has {ledger}, the guest {guest}", reason.name()),
             ));
         }
-        let detail = if A::KEEPS {
+        let detail = if keeps {
             format_args!("{} exits, every book agrees", ledger.exits())
         } else {
             format_args!("accounting is off")

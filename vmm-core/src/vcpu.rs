@@ -5,6 +5,7 @@ use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
 use crate::handlers::{control_regs, cpuid, dispatch, event, hypercall, io, msr};
+use crate::keys::key_of;
 use crate::ledger::{Account, Open};
 use crate::machine::Machine;
 
@@ -93,6 +94,8 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
         const RDMSR: u32 = ExitReason::RDMSR.0 as u32;
         const EPT_VIOLATION: u32 = ExitReason::EPT_VIOLATION.0 as u32;
         let raw = self.backend.exit_reason();
+        let backend = &self.backend;
+        self.account.expect(|| key_of(raw.basic(), registers, backend));
         // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
         match raw.0 {
             // The one exit with a budget of VMREADs: it spares those that would show an interrupt shadow or a single step.

@@ -10,7 +10,7 @@ use super::{
     Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, StopFacts, Totals, Verdict, WorkloadAccount, verify,
 };
 use crate::audit::Audit;
-use crate::log::{ExitRow, Log, WorkloadRun};
+use crate::log::{ExitRow, KeyRow, Log, WorkloadRun};
 
 impl Account {
     /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
@@ -82,6 +82,12 @@ fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
             add(reason, row);
         }
     }
+    for (&(_, number), keys) in &log.keys {
+        if let Some(reason) = rows.get_mut(&number) {
+            keys.iter().for_each(|key| add_key(&mut reason.keys, key));
+            reason.keys.sort_by_key(|row| (row.key.is_none(), std::cmp::Reverse(row.count), row.key));
+        }
+    }
     rows.into_values().collect()
 }
 
@@ -104,6 +110,17 @@ fn add(reason: &mut Reason, row: &ExitRow) {
         }
     }
     reason.histogram.sort_by_key(|bucket| bucket.bucket);
+}
+
+/// Adds one vCPU's key.
+fn add_key(keys: &mut Vec<KeyRow>, row: &KeyRow) {
+    match keys.iter_mut().find(|known| known.key == row.key) {
+        Some(known) => {
+            known.count = known.count.saturating_add(row.count);
+            known.cycles = known.cycles.saturating_add(row.cycles);
+        }
+        None => keys.push(row.clone()),
+    }
 }
 
 fn totals(log: &Log, audit: Option<&Audit>) -> Totals {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::failure::Status;
-use crate::log::ScenarioRun;
+use crate::log::{KeyRow, ScenarioRun};
 
 /// The document's format. Fields may be added under this name, not renamed.
 pub const SCHEMA: &str = "tollgate.account/1";
@@ -111,6 +111,9 @@ pub struct Reason {
     pub histogram: Vec<Bucket>,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
+    /// What tells the exits apart, the most frequent first; empty where keys were not kept or the reason has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeyRow>,
     /// Exits that scenarios provoked: they are in the ledger, and not in the guest's book.
     pub scenario_count: u64,
     /// Exits in the emulator's log; `null` without an audit.

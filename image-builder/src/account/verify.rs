@@ -3,6 +3,7 @@
 use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::{EnabledBy, TABLE};
+use tollgate_abi::key::KINDS;
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
@@ -19,6 +20,7 @@ pub(super) fn findings(log: &Log, reasons: &[Reason], totals: &Totals) -> Vec<St
     for (&(vcpu, number), row) in &log.exits {
         row_invariants(row, &format!("reason {number} {} on vCPU {vcpu}", row.name), &mut found);
     }
+    key_sums(log, &mut found);
     for (&vcpu, total) in &log.totals {
         total_invariants(log, vcpu, total, &mut found);
     }
@@ -109,6 +111,24 @@ fn predictions(run: &WorkloadRun, found: &mut Vec<String>) {
                 row.reason.0,
                 row.name,
                 logged(row.reason)
+            ));
+        }
+    }
+}
+
+/// Keys against the rows that they are parts of.
+fn key_sums(log: &Log, found: &mut Vec<String>) {
+    let kept = Options::parse(&log.header.options).is_ok_and(|options| options.keys);
+    for (&(vcpu, number), row) in log.exits.iter().filter(|_| kept) {
+        if row.count == 0 || KINDS.iter().all(|(reason, _)| reason.0 != number) {
+            continue;
+        }
+        let keys = || log.keys.get(&(vcpu, number)).into_iter().flatten();
+        let (count, cycles) = (sum(keys().map(|key| key.count)), sum(keys().map(|key| key.cycles)));
+        if (count, cycles) != (row.count, row.cycles) {
+            found.push(format!(
+                "reason {number} {} on vCPU {vcpu}: its keys have {count} exits and {cycles} cycles, the row {} and {}",
+                row.name, row.count, row.cycles
             ));
         }
     }

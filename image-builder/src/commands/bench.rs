@@ -47,14 +47,16 @@ const ACCOUNTING_BUDGET_TICKS: f64 = 20.0;
 
 pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     let limit = Duration::from_secs(arguments.timeout);
-    let accounted = measure(true, limit)?;
-    let unaccounted = measure(false, limit)?;
-    let (sheet, over) = compare(&accounted, &unaccounted)?;
+    let accounted = measure(Books::Ledger, limit)?;
+    let unaccounted = measure(Books::None, limit)?;
+    let keyed = measure(Books::Keys, limit)?;
+    let (sheet, over) = compare(&accounted, &unaccounted, &keyed)?;
     let mut text = sheet.render(arguments.format);
     if matches!(arguments.format, SheetFormat::Table | SheetFormat::Markdown) {
         text += &format!(
             "\nTicks of one iteration, loop included, on Bochs ({}): one tick is one instruction.\n\
-             KVM: Linux 6.1 on the same Bochs. The ledger may cost {ACCOUNTING_BUDGET_TICKS} ticks of an exit.\n",
+             KVM: Linux 6.1 on the same Bochs. The ledger may cost {ACCOUNTING_BUDGET_TICKS} ticks of an exit; --keys adds what \
+             stands under keys.\n",
             models::DEFAULT
         );
     }
@@ -62,13 +64,22 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     Ok(if over { Status::Differs } else { Status::Balanced })
 }
 
+/// What is kept while something is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Books {
+    Ledger,
+    None,
+    Keys,
+}
+
 /// Ticks of one iteration by workload.
 type Ticks = BTreeMap<String, f64>;
 
-fn measure(accounting: bool, limit: Duration) -> Result<Ticks, Failure> {
+fn measure(books: Books, limit: Duration) -> Result<Ticks, Failure> {
     let twice = |row: &Budget| format!("{0}:{1},{0}:{2}", row.workload, row.iterations, 2 * row.iterations);
     let workloads = BUDGETS.iter().map(twice).collect();
-    let options = Selection { workloads, accounting, ..Selection::default() }.options()?;
+    let (accounting, keys) = (books != Books::None, books == Books::Keys);
+    let options = Selection { workloads, accounting, keys, ..Selection::default() }.options()?;
     let rom = image::build(None, &options)?;
     let model = Model::by_name(models::DEFAULT).ok_or_else(|| Failure::platform("the default model is unknown"))?;
     let directory = tempfile::tempdir().map_err(|error| {
@@ -76,7 +87,12 @@ fn measure(accounting: bool, limit: Duration) -> Result<Ticks, Failure> {
     })?;
     let launch = bochs::prepare(directory.path(), &rom.bytes, bochs::Machine::new(model), false)?;
     let progress = Progress::new(2 * BUDGETS.len() as u64);
-    progress.phase(&format!("{}: {} the ledger", launch.name, if accounting { "with" } else { "without" }));
+    let what = match books {
+        Books::Ledger => "with the ledger",
+        Books::None => "without the ledger",
+        Books::Keys => "with the ledger and keys",
+    };
+    progress.phase(&format!("{}: {what}", launch.name));
     let session = Session::run(&launch, Limits::within(limit), |record| progress.record(record));
     progress.finish();
     let account = outcome::account(&launch, session?)?;
@@ -106,12 +122,12 @@ fn ticks(account: &Account, accounting: bool) -> Result<Ticks, Failure> {
 }
 
 /// The table, and whether anything in it is over its budget.
-fn compare(accounted: &Ticks, unaccounted: &Ticks) -> Result<(Sheet, bool), Failure> {
-    let mut sheet = Sheet::new(&["exit", "ticks#", "budget#", "KVM#", "of KVM#", "ledger#", "verdict"]);
+fn compare(accounted: &Ticks, unaccounted: &Ticks, keyed: &Ticks) -> Result<(Sheet, bool), Failure> {
+    let mut sheet = Sheet::new(&["exit", "ticks#", "budget#", "KVM#", "of KVM#", "ledger#", "keys#", "verdict"]);
     let mut any_over = false;
     for row in &BUDGETS {
         let of = |ticks: &Ticks| ticks.get(row.workload).copied();
-        let (Some(with), Some(without)) = (of(accounted), of(unaccounted)) else {
+        let (Some(with), Some(without), Some(keyed)) = (of(accounted), of(unaccounted), of(keyed)) else {
             return Err(Failure::no_verdict(format_args!("workload {} has no result", row.workload)));
         };
         let ledger = with - without;
@@ -128,6 +144,7 @@ fn compare(accounted: &Ticks, unaccounted: &Ticks) -> Result<(Sheet, bool), Fail
             row.kvm_ticks.to_string(),
             format!("{:.1}%", with * 100.0 / row.kvm_ticks as f64),
             format!("{ledger:.1}"),
+            format!("{:.1}", keyed - with),
             if over.is_empty() { "within".to_owned() } else { over.join("; ") },
         ]);
     }
@@ -144,13 +161,13 @@ mod tests {
 
     #[test]
     fn what_is_over_its_budget_is_marked() {
-        let (_, over) = compare(&ticks_of(98.0), &ticks_of(80.0)).unwrap();
+        let (_, over) = compare(&ticks_of(98.0), &ticks_of(80.0), &ticks_of(200.0)).unwrap();
         assert!(!over);
-        let (sheet, over) = compare(&ticks_of(98.1), &ticks_of(90.0)).unwrap();
+        let (sheet, over) = compare(&ticks_of(98.1), &ticks_of(90.0), &ticks_of(200.0)).unwrap();
         assert!(over);
         assert_eq!(sheet.render(SheetFormat::Csv).matches("over its budget").count(), 2);
-        let (sheet, over) = compare(&ticks_of(90.0), &ticks_of(69.0)).unwrap();
+        let (sheet, over) = compare(&ticks_of(90.0), &ticks_of(69.0), &ticks_of(200.0)).unwrap();
         assert!(over && sheet.render(SheetFormat::Csv).contains("the ledger is over its budget"));
-        assert!(compare(&ticks_of(1.0), &Ticks::new()).is_err());
+        assert!(compare(&ticks_of(1.0), &Ticks::new(), &Ticks::new()).is_err());
     }
 }

@@ -66,6 +66,6 @@ impl ImageOptions {
             Failure::usage(format_args!("there is no term `{}`", self.leaf_map)).remedy(remedy)
         })?;
         let workloads = self.workloads.clone();
-        Ok(Selection { workloads, leaf_map, watchdog_ticks: self.watchdog, accounting: true })
+        Ok(Selection { workloads, leaf_map, watchdog_ticks: self.watchdog, accounting: true, keys: self.keys })
     }
 }

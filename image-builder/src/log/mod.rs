@@ -24,6 +24,8 @@ pub struct Log {
     pub scenarios: Vec<ScenarioRun>,
     /// The ledger's rows by vCPU and reason.
     pub exits: BTreeMap<(u64, u16), ExitRow>,
+    /// The keys of ledger rows, by vCPU and reason, where they were kept.
+    pub keys: BTreeMap<(u64, u16), Vec<KeyRow>>,
     /// The guest's own book by reason; `None` if the log has none.
     pub tally: Option<BTreeMap<u16, u64>>,
     /// Sums by vCPU.
@@ -128,6 +130,19 @@ pub struct ExitRow {
     pub max: u64,
     /// Exits by power of two of their ticks.
     pub histogram: BTreeMap<u8, u64>,
+}
+
+/// The exits of one key within a reason, as an account shows them, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeyRow {
+    /// The key; `null` for those that were not kept apart.
+    pub key: Option<u64>,
+    /// As people write it, or `others`.
+    pub name: String,
+    /// Exits.
+    pub count: u64,
+    /// TSC ticks of all of them.
+    pub cycles: u64,
 }
 
 /// One vCPU's sums.

@@ -6,7 +6,7 @@ use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject}
 
 use super::error::LogError;
 use super::fields::Fields;
-use super::{Count, ExitRow, Header, Log, ScenarioRun, Stop, Total, Verdict, WorkloadEnd, WorkloadRun};
+use super::{Count, ExitRow, Header, KeyRow, Log, ScenarioRun, Stop, Total, Verdict, WorkloadEnd, WorkloadRun};
 use crate::lines::{Line, Lines};
 
 /// The most workloads in one log.
@@ -27,6 +27,7 @@ struct State {
     line: u64,
     began: bool,
     counts: usize,
+    keys: usize,
     error: Option<LogError>,
 }
 
@@ -138,6 +139,7 @@ impl State {
             Kind::Count => self.count(&fields),
             Kind::Scenario => self.scenario(&fields),
             Kind::Exit => self.exit(&fields),
+            Kind::Key => self.key(&fields),
             Kind::Tally => self.tally(&fields),
             Kind::Total => self.total(&fields),
             Kind::Stop => {
@@ -255,6 +257,19 @@ impl State {
             Some(_) => Err(fields.problem(format!("repeats reason {} of vCPU {}", place.1, place.0))),
             None => self.bounded("ledger rows", self.log.exits.len(), MOST_ROWS),
         }
+    }
+
+    fn key(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let place = (fields.number("vcpu")?, fields.reason()?);
+        let row = KeyRow {
+            key: fields.optional_number("key"),
+            name: fields.text("name")?,
+            count: fields.number("count")?,
+            cycles: fields.number("cycles")?,
+        };
+        self.log.keys.entry(place).or_default().push(row);
+        self.keys += 1;
+        self.bounded("keys", self.keys, MOST_ROWS)
     }
 
     fn tally(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {

@@ -16,7 +16,7 @@ pub(super) fn render(accounts: &[Titled]) -> String {
 
 fn account(account: &Account) -> String {
     let mut text = heading(account);
-    for part in [reasons(account), workloads(account), scenarios(account), atlas(account)] {
+    for part in [reasons(account), keys(account), workloads(account), scenarios(account), atlas(account)] {
         if !part.is_empty() {
             text += "\n";
             text += &part.render(SheetFormat::Table);
@@ -94,6 +94,24 @@ fn reasons(account: &Account) -> Sheet {
         let average = if totals.exits == 0 { 0.0 } else { totals.cycles as f64 / totals.exits as f64 };
         all.extend([format!("{average:.1}"), book(totals.guest_count), book(totals.audit_count)]);
         sheet.row(all);
+    }
+    sheet
+}
+
+/// The keys within each reason that has any, the most frequent first.
+fn keys(account: &Account) -> Sheet {
+    let mut sheet = Sheet::new(&["no#", "exit reason", "key", "samples#", "of reason#", "avg#"]);
+    for reason in &account.reasons {
+        for key in &reason.keys {
+            sheet.row(vec![
+                reason.number.to_string(),
+                reason.name.clone(),
+                key.name.clone(),
+                key.count.to_string(),
+                percent(key.count, reason.count),
+                format!("{:.1}", key.cycles as f64 / key.count.max(1) as f64),
+            ]);
+        }
     }
     sheet
 }

@@ -25,11 +25,20 @@ pub struct Options<'a> {
     pub watchdog_ticks: u64,
     /// `accounting=off`: run without the ledger, to measure what it costs. The account then stays empty.
     pub accounting: bool,
+    /// `keys=on`: keep the keys by which the exits of a reason differ.
+    pub keys: bool,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { leaf_map: LeafMap::default(), workloads: "", scenarios: "", watchdog_ticks: 0, accounting: true }
+        Self {
+            leaf_map: LeafMap::default(),
+            workloads: "",
+            scenarios: "",
+            watchdog_ticks: 0,
+            accounting: true,
+            keys: false,
+        }
     }
 }
 
@@ -59,7 +68,7 @@ impl fmt::Display for OptionError<'_> {
             OptionError::Unknown(word) => {
                 write!(
                     f,
-                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, watchdog=, accounting="
+                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, watchdog=, keys=, accounting="
                 )
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
@@ -112,6 +121,13 @@ impl<'a> Options<'a> {
                 "watchdog" => options.watchdog_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
                 "accounting" => {
                     options.accounting = match value {
+                        "on" => true,
+                        "off" => false,
+                        _ => return Err(OptionError::Value(word)),
+                    }
+                }
+                "keys" => {
+                    options.keys = match value {
                         "on" => true,
                         "off" => false,
                         _ => return Err(OptionError::Value(word)),

@@ -14,6 +14,7 @@ pub mod ending;
 pub mod exit_reason;
 pub mod guest_image;
 pub mod hypercall;
+pub mod key;
 pub mod leaves;
 pub mod machine;
 pub mod profile;

@@ -47,6 +47,7 @@ kinds! {
     Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`.";
     Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed`, `detail` if not balanced.";
     Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`).";
+    Key "key" "One key of a ledger row: `vcpu`, `reason`, `key` (absent for the others), `name`, `count`, `cycles`.";
     Tally "tally" "The guest's own book: `reason`, `guest`.";
     Total "total" "One vCPU's sums: `vcpu`, `exits`, `entries`, `cycles`, `elapsed` (TSC ticks from first entry to last exit).";
     Stop "stop" "How the guest ended: `outcome`, `rip`, `detail`.";

@@ -32,8 +32,10 @@ use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYT
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, PROTOCOL};
 use tollgate_abi::workload::Outcome;
+use vmm_core::exit::GuestRegisters;
 use vmm_core::handlers::cpuid::CpuidTable;
 use vmm_core::handlers::io::Ports;
+use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Account, Ledger, Unaccounted};
 use vmm_core::machine::{Console, Machine};
 use vmm_core::session::Session;
@@ -104,10 +106,11 @@ fn run(session: &mut Session<Serial>, host: HostState) -> Result<Ending, Refused
         let detail = format_args!("the machine has {has} MiB of memory; the monitor and its guest need {needs} MiB");
         return Err(Refused::new(detail, "give the machine more memory"));
     }
-    Ok(if options.accounting {
-        run_guest(session, host, capabilities, &directory, &options, Ledger::new())
-    } else {
-        run_guest(session, host, capabilities, &directory, &options, Unaccounted::default())
+    let guest = set_up(session, host, capabilities, &directory, &options);
+    Ok(match (options.accounting, options.keys) {
+        (false, _) => run_guest(session, &options, guest, Unaccounted::default()),
+        (true, false) => run_guest(session, &options, guest, Ledger::new()),
+        (true, true) => run_guest(session, &options, guest, Keyed::default()),
     })
 }
 
@@ -129,14 +132,15 @@ fn introduce(session: &mut Session<Serial>, directory: &Directory<'_>, options: 
     let _ = record.text("options", directory.options).finish();
 }
 
-fn run_guest<A: Account>(
+/// Lays out the guest and the VMCS. Apart from the account, of which there are several kinds.
+#[inline(never)]
+fn set_up(
     session: &mut Session<Serial>,
     host: HostState,
     capabilities: Capabilities,
     directory: &Directory<'_>,
     options: &Options<'_>,
-    account: A,
-) -> Ending {
+) -> (Vmx, GuestRegisters, Machine) {
     let memory = guest::load(directory).expect("the directory was checked against the guest's memory");
     let vmcs =
         processor::enter_vmx_operation(&capabilities).unwrap_or_else(|error| panic!("VMX operation failed: {error}"));
@@ -189,6 +193,16 @@ fn run_guest<A: Account>(
         in_scenario: false,
         exit: None,
     };
+    (vmx, registers, machine)
+}
+
+#[inline(never)]
+fn run_guest<A: Account>(
+    session: &mut Session<Serial>,
+    options: &Options<'_>,
+    (vmx, registers, machine): (Vmx, GuestRegisters, Machine),
+    account: A,
+) -> Ending {
     let mut vcpu = Box::new(Vcpu::new(vmx, account, machine));
     let mut stack = Some(Box::leak(Box::new(Stack::new(registers))));
     let mut end: End<VmFail> = vcpu.run(
