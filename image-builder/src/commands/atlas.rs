@@ -19,7 +19,7 @@ fn atlas_row(row: &Row, runs: &[(&str, Account)]) -> AtlasRow {
     let nothing = Reason::default();
     let (platform, reason) = seen.unwrap_or(("", &nothing));
     // Bochs emulates what the table does not keep for silicon.
-    let possible = !row.platforms.starts_with("silicon");
+    let possible = !row.notes().platforms.starts_with("silicon");
     AtlasRow {
         number,
         name: row.name.to_owned(),
@@ -38,13 +38,13 @@ fn atlas_row(row: &Row, runs: &[(&str, Account)]) -> AtlasRow {
 fn provoked_by(row: &Row, reason: &Reason) -> String {
     let by_scenario_alone = reason.guest_count.unwrap_or(0) == 0;
     let scenario = scenario::TABLE.iter().find(|scenario| scenario.reason == row.reason && by_scenario_alone);
-    scenario.map_or(row.provoked_by, |scenario| scenario.about).to_owned()
+    scenario.map_or(row.notes().provoked_by, |scenario| scenario.about).to_owned()
 }
 
 fn why_not(row: &Row, possible: bool) -> String {
     let known = scenario::TABLE.iter().find(|scenario| scenario.reason == row.reason);
     match (possible, known.and_then(|scenario| scenario.needs.first())) {
-        (false, _) => format!("needs {}", row.platforms),
+        (false, _) => format!("needs {}", row.notes().platforms),
         (true, Some(need)) => format!("not produced: the runs' processors lack {need}"),
         (true, None) => "not produced".to_owned(),
     }

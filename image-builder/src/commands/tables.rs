@@ -13,10 +13,10 @@ pub(super) fn reasons(format: SheetFormat) -> String {
         sheet.row(vec![
             row.reason.0.to_string(),
             row.name.to_owned(),
-            row.since.to_owned(),
+            row.notes().since.to_owned(),
             enabled_by(row.enabled_by),
-            row.provoked_by.to_owned(),
-            row.platforms.to_owned(),
+            row.notes().provoked_by.to_owned(),
+            row.notes().platforms.to_owned(),
         ]);
     }
     let text = sheet.render(format);

@@ -199,14 +199,26 @@ pub struct Row {
     pub reason: ExitReason,
     /// The name as the SDM writes it.
     pub name: &'static str,
-    /// The first processor generation, or specification, with it.
-    pub since: &'static str,
     /// What makes it possible.
     pub enabled_by: EnabledBy,
+}
+
+/// What people want to know about a row. Kept apart, so that an image that asks for none of it does not hold it.
+#[derive(Clone, Copy, Debug)]
+pub struct Notes {
+    /// The first processor generation, or specification, with it.
+    pub since: &'static str,
     /// What the guest does to provoke it.
     pub provoked_by: &'static str,
     /// Where it can be produced among Tollgate's platforms.
     pub platforms: &'static str,
+}
+
+impl Row {
+    /// What people want to know about it.
+    pub fn notes(&self) -> &'static Notes {
+        &NOTES[POSITION[self.reason.0 as usize] as usize - 1]
+    }
 }
 
 macro_rules! exit_reasons {
@@ -222,11 +234,11 @@ macro_rules! exit_reasons {
         pub const TABLE: &[Row] = &[$(Row {
             reason: ExitReason::$ident,
             name: $name,
-            since: $since,
             enabled_by: exit_reasons!(@by $($by)+),
-            provoked_by: $how,
-            platforms: $where,
         }),*];
+
+        /// The notes on each row of [`TABLE`], in its order.
+        const NOTES: &[Notes] = &[$(Notes { since: $since, provoked_by: $how, platforms: $where }),*];
     };
 }
 
