@@ -3,8 +3,10 @@
 //! ```text
 //! 00000172434d[CPU0  ] VMEXIT reason = 18 (VMCALL) qualification=0x0
 //! ```
+//!
+//! vCPU n runs on Bochs' CPU n, so that each vCPU's ledger has a book of its own to agree with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use tollgate_abi::ExitReason;
@@ -12,16 +14,21 @@ use tollgate_abi::exit_reason::{ROWS, UNKNOWN_ROW};
 
 use crate::lines::{Line, Lines};
 
-/// How often the emulator logged each reason.
+/// How often the emulator logged each reason on each CPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
-    counts: BTreeMap<u16, u64>,
+    counts: BTreeMap<(u64, u16), u64>,
 }
 
 impl Audit {
-    /// Exits in the ledger row `number`.
+    /// Exits in the ledger row `number`, on all CPUs.
     pub fn count(&self, number: u16) -> u64 {
-        self.counts.get(&number).copied().unwrap_or(0)
+        self.counts.iter().filter(|((_, row), _)| *row == number).map(|(_, count)| count).sum()
+    }
+
+    /// Exits in the ledger row `number`, on one CPU.
+    pub fn count_on(&self, cpu: u64, number: u16) -> u64 {
+        self.counts.get(&(cpu, number)).copied().unwrap_or(0)
     }
 
     /// Exits in all.
@@ -29,14 +36,24 @@ impl Audit {
         self.counts.values().sum()
     }
 
-    /// The rows that are not empty.
-    pub fn rows(&self) -> impl Iterator<Item = u16> + '_ {
+    /// Exits on one CPU.
+    pub fn total_on(&self, cpu: u64) -> u64 {
+        self.counts.range((cpu, 0)..=(cpu, u16::MAX)).map(|(_, count)| count).sum()
+    }
+
+    /// The rows that are not empty on some CPU.
+    pub fn rows(&self) -> BTreeSet<u16> {
+        self.places().map(|(_, row)| row).collect()
+    }
+
+    /// CPU and row wherever there were exits, in ascending order.
+    pub fn places(&self) -> impl Iterator<Item = (u64, u16)> + '_ {
         self.counts.keys().copied()
     }
 
-    fn add(&mut self, reason: ExitReason) {
+    fn add(&mut self, cpu: u64, reason: ExitReason) {
         const { assert!(ROWS <= u16::MAX as usize && UNKNOWN_ROW < ROWS) };
-        *self.counts.entry(reason.ledger_row() as u16).or_default() += 1;
+        *self.counts.entry((cpu, reason.ledger_row() as u16)).or_default() += 1;
     }
 }
 
@@ -62,8 +79,8 @@ impl ExitLogReader {
         let audit = &mut self.audit;
         let Ok(()) = self.lines.feed::<Infallible>(bytes, |line| {
             let (Line::Whole(line) | Line::Overlong(line)) = line;
-            if let Some(reason) = exit_reason(line) {
-                audit.add(reason);
+            if let Some((cpu, reason)) = exit(line) {
+                audit.add(cpu, reason);
             }
             Ok(())
         });
@@ -75,12 +92,16 @@ impl ExitLogReader {
     }
 }
 
-/// The reason in a line about an exit.
-fn exit_reason(line: &[u8]) -> Option<ExitReason> {
-    let device_end = line.iter().position(|&byte| byte == b']')?;
+/// CPU and reason in a line about an exit.
+fn exit(line: &[u8]) -> Option<(u64, ExitReason)> {
+    let device_start = line.iter().position(|&byte| byte == b'[')? + 1;
+    let device_end = device_start + line[device_start..].iter().position(|&byte| byte == b']')?;
+    // Bochs numbers its processors in hexadecimal.
+    let cpu = std::str::from_utf8(&line[device_start..device_end]).ok()?.strip_prefix("CPU")?.trim_end();
     let digits = line[device_end..].strip_prefix(b"] VMEXIT reason = ")?;
     let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
-    std::str::from_utf8(&digits[..end]).ok()?.parse().ok().map(ExitReason)
+    let reason = std::str::from_utf8(&digits[..end]).ok()?.parse().ok()?;
+    Some((u8::from_str_radix(cpu, 16).ok()?.into(), ExitReason(reason)))
 }
 
 #[cfg(test)]
@@ -102,6 +123,21 @@ mod tests {
         let audit = reader.finish();
         let vmcall = ExitReason::VMCALL.0;
         assert_eq!((audit.count(vmcall), audit.count(ExitReason::INIT.0), audit.total()), (2, 1, 3));
+    }
+
+    #[test]
+    fn each_cpu_has_its_own_counts() {
+        let mut reader = ExitLogReader::default();
+        for cpu in ["0", "1", "1", "F"] {
+            reader.feed(format!("0d[CPU{cpu}  ] VMEXIT reason = 10 (CPUID) q\n").as_bytes());
+        }
+        reader.feed(b"0d[CPU1  ] VMEXIT reason = 18 (VMCALL) q\n0d[APIC1 ] VMEXIT reason = 18 (VMCALL) q\n");
+        let audit = reader.finish();
+        let (cpuid, vmcall) = (ExitReason::CPUID.0, ExitReason::VMCALL.0);
+        assert_eq!([0, 1, 2, 15].map(|cpu| audit.count_on(cpu, cpuid)), [1, 2, 0, 1]);
+        assert_eq!((audit.count(cpuid), audit.count(vmcall), audit.total_on(1), audit.total()), (4, 1, 3, 5));
+        let places: Vec<_> = audit.places().collect();
+        assert_eq!(places, [(0, cpuid), (1, cpuid), (1, vmcall), (15, cpuid)]);
     }
 
     #[test]

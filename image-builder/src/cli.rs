@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tollgate_abi::machine::MOST_VCPUS;
 
 use crate::report::{Format, SheetFormat};
 use crate::selection::DEFAULT_WATCHDOG_TICKS;
@@ -19,6 +20,7 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --audit                           compare with Bochs' own log of VM exits, too
   tollgate run --workload cpuid:100000,memory    two workloads, one of them longer
   tollgate run --json --out results              JSON on standard output, all files in results/
+  tollgate run --cpus 4 --audit                  a guest of four vCPUs, each with an account of its own
   tollgate run --workload triple-fault           what the monitor says of a guest that breaks
 
 Environment:
@@ -88,6 +90,21 @@ pub enum On {
     Qemu,
 }
 
+/// What becomes of a run some of whose processors don't come up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MissingCpus {
+    /// It is refused, and the verdict names those that are missing
+    #[default]
+    Stop,
+    /// It has fewer vCPUs
+    GoOn,
+}
+
+/// What a number of processors may be.
+fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=MOST_VCPUS as i64)
+}
+
 /// What goes into an image.
 #[derive(Clone, Debug, Args)]
 pub struct ImageOptions {
@@ -100,6 +117,12 @@ pub struct ImageOptions {
     /// Keep within each reason what tells its exits apart: CPUID leaf, MSR, port, control register, page, ...
     #[arg(long)]
     pub keys: bool,
+    /// Number of vCPUs, each on a processor of its own: 1 to 16
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = cpus())]
+    pub cpus: u32,
+    /// What to do where the machine has fewer processors than vCPUs are asked for
+    #[arg(long, value_enum, default_value_t)]
+    pub missing_cpus: MissingCpus,
     /// TSC ticks without an exit after which the guest is stopped; 0 for never
     #[arg(long, value_name = "TICKS", default_value_t = DEFAULT_WATCHDOG_TICKS)]
     pub watchdog: u64,
@@ -132,9 +155,9 @@ pub struct RunArguments {
     /// Memory of Bochs' machine in MiB [default: 32]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(4..=2048))]
     pub memory: Option<u16>,
-    /// Number of vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub cpus: u32,
+    /// Processors of Bochs' machine, 1 to 16 [default: as many as the run needs]
+    #[arg(long, value_name = "M", value_parser = cpus())]
+    pub machine_cpus: Option<u32>,
     /// Wall time in seconds until the run is given up [default: 60, with --audit 180]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,

@@ -55,6 +55,13 @@ impl Failure {
         Self::new(Status::NoVerdict, sentence)
     }
 
+    /// Says in which of several runs it came up.
+    #[must_use]
+    pub fn during(mut self, run: impl fmt::Display) -> Self {
+        self.sentence += &format!(" ({run})");
+        self
+    }
+
     /// Adds what the person can do about it.
     #[must_use]
     pub fn remedy(mut self, remedy: impl fmt::Display) -> Self {

@@ -1,6 +1,7 @@
 //! The run's options: what the command line asks for, as the line of words that goes into the image.
 
-use tollgate_abi::command_line::{ALL, NONE, OptionError, Options, parse_selected};
+use tollgate_abi::command_line::{ALL, NONE, OptionError, Options, Selected, parse_selected};
+use tollgate_abi::exit_reason::{Feature, Need};
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::OPTIONS_BYTES;
 use tollgate_abi::scenario::{self, Scenario};
@@ -16,11 +17,18 @@ const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
 /// The name that stands for every workload that returns and every scenario.
 pub const ATLAS: &str = "atlas";
 
+/// Whether a scenario needs another CPU than the one that it runs on.
+pub fn wants_other_cpu(scenario: &Scenario) -> bool {
+    scenario.needs.contains(&Need::Has(Feature::OtherCpu))
+}
+
 /// What a run is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     /// Items of `name` or `name:iterations`; none for the default run.
     pub workloads: Vec<String>,
+    /// [`ATLAS`] stands for the scenarios that need no other CPU.
+    pub atlas_on_one_cpu: bool,
     /// Where the course leaves are.
     pub leaf_map: LeafMap,
     /// 0 for never.
@@ -29,16 +37,23 @@ pub struct Selection {
     pub accounting: bool,
     /// Keep keys within reasons, too.
     pub keys: bool,
+    /// Number of vCPUs.
+    pub cpus: u32,
+    /// Run on fewer vCPUs where some processors don't come up.
+    pub without_missing_cpus: bool,
 }
 
 impl Default for Selection {
     fn default() -> Self {
         Self {
             workloads: Vec::new(),
+            atlas_on_one_cpu: false,
             leaf_map: LeafMap::default(),
             watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
             accounting: true,
             keys: false,
+            cpus: 1,
+            without_missing_cpus: false,
         }
     }
 }
@@ -47,14 +62,16 @@ impl Selection {
     /// The options line.
     ///
     /// # Errors
-    /// A workload or a value that does not exist; the sentence suggests the nearest that does.
+    /// A workload or a value that does not exist, the sentence suggesting the nearest that does; or a workload that needs
+    /// more vCPUs.
     pub fn options(&self) -> Result<String, Failure> {
         let items =
             self.workloads.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|item| !item.is_empty());
         let is_scenario = |item: &&str| *item == ATLAS || Scenario::by_name(item).is_some();
         let (scenarios, items): (Vec<&str>, Vec<&str>) = items.partition(is_scenario);
-        let items = items.into_iter().map(|item| parse_selected(item).map(|_| item).map_err(refuse));
-        let items = items.collect::<Result<Vec<_>, _>>()?;
+        for item in &items {
+            self.has_cpus_for(&parse_selected(item).map_err(refuse)?)?;
+        }
         let atlas = scenarios.contains(&ATLAS);
         if self.watchdog_ticks > MOST_WATCHDOG_TICKS {
             let sentence = format!("a watchdog of {} ticks is too long", self.watchdog_ticks);
@@ -70,7 +87,13 @@ impl Selection {
             line += &format!(" workloads={NONE}");
         }
         if !scenarios.is_empty() {
-            line += &format!(" scenarios={}", if atlas { ALL.to_owned() } else { scenarios.join(",") });
+            line += &format!(" scenarios={}", if atlas { self.atlas_scenarios() } else { scenarios.join(",") });
+        }
+        if self.cpus != 1 {
+            line += &format!(" cpus={}", self.cpus);
+        }
+        if self.without_missing_cpus {
+            line += " missing-cpus=go-on";
         }
         if self.keys {
             line += " keys=on";
@@ -86,6 +109,23 @@ impl Selection {
         }
         Options::parse(&line).map_err(refuse)?;
         Ok(line)
+    }
+
+    fn atlas_scenarios(&self) -> String {
+        if !self.atlas_on_one_cpu {
+            return ALL.to_owned();
+        }
+        let on_one_cpu = scenario::TABLE.iter().filter(|scenario| !wants_other_cpu(scenario));
+        on_one_cpu.map(|scenario| scenario.name).collect::<Vec<_>>().join(",")
+    }
+
+    fn has_cpus_for(&self, selected: &Selected) -> Result<(), Failure> {
+        let least = selected.workload.on.least_vcpus();
+        if u64::from(self.cpus) >= least {
+            return Ok(());
+        }
+        let sentence = format!("`{}` runs on {least} vCPUs, and {} is asked for", selected.workload.name, self.cpus);
+        Err(Failure::usage(sentence).remedy(format_args!("add --cpus {least}")))
     }
 }
 
@@ -140,6 +180,35 @@ mod tests {
         assert!(line(&["atlas"]).unwrap().ends_with("watchdog=200000000 scenarios=all"));
         assert!(line(&["getsec,xsaves"]).unwrap().ends_with(" workloads=none scenarios=getsec,xsaves"));
         assert!(line(&["cpuid,getsec"]).unwrap().ends_with(" workloads=cpuid scenarios=getsec"));
+    }
+
+    #[test]
+    fn an_atlas_on_one_cpu_names_what_it_has() {
+        let one = Selection { workloads: vec![ATLAS.to_owned()], atlas_on_one_cpu: true, ..Selection::default() };
+        let line = one.options().unwrap();
+        let options = Options::parse(&line).unwrap();
+        assert_eq!(options.selected(1).count(), TABLE.iter().filter(|workload| workload.is_default(1)).count());
+        let left_out: Vec<_> =
+            scenario::TABLE.iter().filter(|all| options.scenarios().all(|one| one.name != all.name)).collect();
+        assert_eq!(left_out.iter().map(|scenario| scenario.name).collect::<Vec<_>>(), ["start-up-ipi", "init-signal"]);
+    }
+
+    #[test]
+    fn vcpus_are_told_where_there_are_several() {
+        let two = Selection { cpus: 2, ..Selection::default() };
+        assert_eq!(two.options().unwrap(), "leaf-map=autumn2021 watchdog=200000000 cpus=2");
+        let going_on = Selection { without_missing_cpus: true, ..two };
+        assert!(going_on.options().unwrap().ends_with(" cpus=2 missing-cpus=go-on"));
+        let most = Selection { cpus: 17, ..Selection::default() };
+        assert!(most.options().unwrap_err().to_string().contains("`cpus=17` has a value that it does not take"));
+    }
+
+    #[test]
+    fn a_workload_of_two_vcpus_is_refused_on_one() {
+        let failure = line(&["cpuid,ipi-halted"]).unwrap_err().to_string();
+        assert_eq!(failure, "`ipi-halted` runs on 2 vCPUs, and 1 is asked for\n  remedy: add --cpus 2");
+        let two = Selection { cpus: 2, workloads: vec!["ipi-halted".to_owned()], ..Selection::default() };
+        assert!(two.options().unwrap().ends_with(" workloads=ipi-halted cpus=2"));
     }
 
     #[test]

@@ -21,7 +21,16 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["run", "--workload", "memory:5000"], 2, "`memory` takes 1 to 1536 iterations");
     check(&["run", "--leaf-map", "autum2021"], 2, "did you mean `autumn2021`?");
     check(&["run", "--cpu", "tigerlak"], 2, "did you mean `tigerlake`?");
-    check(&["run", "--cpus", "2"], 2, "the monitor runs one");
+    for cpus in ["0", "17", "two"] {
+        check(&["run", "--cpus", cpus], 2, "--cpus <N>");
+        check(&["run", "--machine-cpus", cpus], 2, "--machine-cpus <M>");
+        check(&["image", "--rom", "absent/rom", "--cpus", cpus], 2, "--cpus <N>");
+    }
+    check(&["run", "--cpus", "17"], 2, "17 is not in 1..=16");
+    check(&["run", "--missing-cpus", "wait"], 2, "possible values: stop, go-on");
+    check(&["run", "--workload", "ipi-halted"], 2, "remedy: add --cpus 2");
+    check(&["run", "--workload", "triple-fault-elsewhere"], 2, "runs on 2 vCPUs, and 1 is asked for");
+    check(&["run", "--on", "qemu", "--machine-cpus", "2"], 2, "sizes Bochs' machine");
     check(&["run", "--watchdog", "5000000000"], 2, "too long");
     check(&["run", "--guest", "/no/such/file"], 2, "/no/such/file can't be read");
     check(&["run", "--guest", "/"], 2, "not a regular file");
@@ -37,6 +46,10 @@ fn tables_come_in_every_form() {
     check(&["reasons", "--format", "csv"], 0, "10,CPUID,VMX,always,CPUID,any VT-x");
     check(&["reasons", "--format", "markdown"], 0, "| no | name");
     check(&["workloads"], 0, "x 1/iteration");
+    check(&["workloads", "--format", "csv"], 0, "ipi-halted,minimal,two,100,");
+    check(&["workloads", "--format", "csv"], 0, "cpuid,minimal,every,1000,");
+    check(&["workloads", "--format", "csv"], 0, "leaves,minimal,first,1,");
+    check(&["workloads", "--format", "csv"], 0, "getsec,own,first,4,");
     check(&["workloads", "--format", "json"], 0, "\"workload\": \"compute\"");
     check(&["platforms", "--format", "csv"], 0, "bochs,tigerlake,");
     let output = tollgate(&["reasons", "--format", "json"]);

@@ -16,6 +16,7 @@ use image_builder::failure::Status;
 use image_builder::image;
 use serde_json::Value;
 use tempfile::TempDir;
+use tollgate_abi::key::VARIANTS;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::workload::{Ends, TABLE, Workload};
 
@@ -98,7 +99,7 @@ fn the_default_run_balances_with_the_emulators_own_log() {
     let ran: Vec<&str> =
         account["workloads"].as_array().unwrap().iter().map(|workload| workload["name"].as_str().unwrap()).collect();
     let expected: Vec<&str> =
-        TABLE.iter().filter(|workload| workload.is_default()).map(|workload| workload.name).collect();
+        TABLE.iter().filter(|workload| workload.is_default(1)).map(|workload| workload.name).collect();
     assert_eq!(ran, expected);
     for file in ["serial.log", "bochs.log", "bochsrc", "account.json", "rom.bin"] {
         assert!(run.place.path().join(file).exists(), "{file} was not kept");
@@ -111,6 +112,17 @@ fn the_default_run_balances_with_the_emulators_own_log() {
 fn two_runs_are_identical_to_the_byte() {
     let logs = [(); 2].map(|()| {
         let run = Run::new(&[]);
+        run.check_balanced();
+        fs::read(run.place.path().join("serial.log")).unwrap()
+    });
+    assert!(logs[0] == logs[1], "two runs differ:\n{}", first_difference(&text(&logs[0]), &text(&logs[1])));
+}
+
+#[test]
+fn two_runs_on_four_vcpus_are_identical_to_the_byte() {
+    let logs = [(); 2].map(|()| {
+        let run =
+            Run::new(&["--cpus", "4", "--workload", "cpuid,memory:64,race,threads,ipi-halted,apic-timer-virtual"]);
         run.check_balanced();
         fs::read(run.place.path().join("serial.log")).unwrap()
     });
@@ -138,8 +150,46 @@ fn the_atlas_has_every_exit_that_the_emulator_can_produce() {
     for row in rows.iter().filter(|row| row["possible"] == false) {
         assert!(row["count"] == 0 && row["how"].as_str().unwrap().starts_with("needs silicon"), "{row}");
     }
-    let logs = runs.each_ref().map(|run| fs::read(run.place.path().join("serial.log")).unwrap());
-    assert!(logs[0] == logs[1], "two runs differ:\n{}", first_difference(&text(&logs[0]), &text(&logs[1])));
+    for (reason, name) in VARIANTS {
+        let row = rows.iter().find(|row| row["number"] == reason.0).unwrap();
+        let variant = row["variants"].as_array().unwrap().iter().find(|variant| variant["name"] == *name).unwrap();
+        assert!(variant["count"].as_u64() > Some(0), "{reason:?}, {name} was not produced: {row}");
+    }
+    for folder in [".", "two-cpus", "corei5_arrandale_m520"] {
+        let logs = runs.each_ref().map(|run| fs::read(run.place.path().join(folder).join("serial.log")).unwrap());
+        let differences = first_difference(&text(&logs[0]), &text(&logs[1]));
+        assert!(logs[0] == logs[1], "two runs differ in {folder}:\n{differences}");
+    }
+}
+
+#[test]
+fn every_vcpu_balances_with_the_processor_that_it_runs_on() {
+    for cpus in [2, 4] {
+        let run = Run::new(&["--audit", "--cpus", &cpus.to_string()]);
+        run.check_balanced();
+        run.check_books();
+        let vcpus = run.account["per_vcpu"].as_array().unwrap();
+        assert_eq!((&run.account["vcpus"], vcpus.len()), (&cpus.into(), cpus));
+        for vcpu in vcpus {
+            assert!(vcpu["exits"].as_u64() > Some(1000), "{vcpu}");
+            assert_eq!((&vcpu["audit_count"], &vcpu["entries"]), (&vcpu["exits"], &vcpu["exits"]));
+            for reason in vcpu["reasons"].as_array().unwrap() {
+                assert_eq!(reason["count"], reason["audit_count"], "vCPU {}: {reason}", vcpu["vcpu"]);
+            }
+        }
+        let ran = run.account["workloads"].as_array().unwrap().len();
+        assert_eq!(ran, TABLE.iter().filter(|workload| workload.is_default(cpus as u64)).count());
+    }
+}
+
+#[test]
+fn missing_processors_stop_a_run_unless_it_may_go_on() {
+    let asked = ["--audit", "--workload", "cpuid", "--cpus", "3", "--machine-cpus", "2"];
+    let stopped = Run::new(&asked);
+    assert_eq!(stopped.status(), Some(3), "{}", stopped.story());
+    let went_on = Run::new(&[&asked[..], &["--missing-cpus", "go-on"]].concat());
+    went_on.check_balanced();
+    assert_eq!(went_on.account["vcpus"], 2);
 }
 
 #[test]
@@ -148,7 +198,8 @@ fn a_hostile_guest_is_stopped_and_named_with_a_full_account() {
     assert!(hostile.len() >= 5);
     in_parallel(&hostile, |workload| {
         let Ends::Stopped(outcome) = workload.ends else { return };
-        let run = Run::new(&["--audit", "--workload", workload.name]);
+        let cpus = workload.on.least_vcpus().to_string();
+        let run = Run::new(&["--audit", "--cpus", &cpus, "--workload", workload.name]);
         assert_eq!(run.status(), Some(1), "{}: {}", workload.name, run.story());
         assert!(run.verdict().starts_with("stopped: "), "{}: {}", workload.name, run.story());
         assert_eq!(run.account["stop"]["outcome"], outcome.name(), "{}: {}", workload.name, run.story());
@@ -218,7 +269,11 @@ fn keys_are_parts_of_their_reasons() {
     };
     // The guest sets the port once before it reads it.
     assert_eq!((count(30, "port 0x80 in"), count(30, "port 0x80 out")), (50, 7 + 1));
-    assert_eq!((count(28, "CR0 write"), count(0, "#PF"), count(48, "page 0x800000")), (30, 5, 1));
+    assert_eq!(
+        (count(28, "CR0 write"), count(0, "#PF"), count(48, "page 0x827000 write")),
+        (30, 5, 1),
+        "the last page has a slot"
+    );
     assert!(count(10, "leaf 0x0") >= 100);
     assert_eq!(count(48, "others"), 40 - 24, "pages beyond the slots");
 }
@@ -248,7 +303,7 @@ VT-x produced when the atlas ran on it, every one audited against Bochs' own log
 fn a_machine_with_too_little_memory_is_refused() {
     let run = Run::new(&["--memory", "16"]);
     assert_eq!(run.status(), Some(3), "{}", run.story());
-    assert!(run.verdict().contains("16 MiB of memory") && run.verdict().contains("need 20 MiB"), "{}", run.story());
+    assert!(run.verdict().contains("16 MiB of memory") && run.verdict().contains("need 24 MiB"), "{}", run.story());
 }
 
 #[test]
@@ -273,7 +328,7 @@ fn the_budgets_hold() {
 fn an_emulator_without_vtx_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let rom = image::build(None, "").unwrap();
-    let launch = match qemu::prepare(place.path(), &rom.bytes, qemu::Accelerator::Tcg) {
+    let launch = match qemu::prepare(place.path(), &rom.bytes, 1, qemu::Accelerator::Tcg) {
         Ok(launch) => launch,
         Err(missing) => panic!("this test needs QEMU. {missing}"),
     };

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{LogText, balanced, text};
+use common::{LogText, Row, TWO_VCPUS_AUDIT, balanced, text, two_vcpus};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tollgate_abi::record::Kind;
+use tollgate_abi::scenario::RUNS;
 
 /// A script that is started as Bochs, and a place for its run.
 struct Fake {
@@ -181,6 +183,128 @@ fn one_that_logs_other_exits_than_the_ledger_differs() {
         cat $LOG > serial.log";
     let fake = Fake::new(lines).with_log(&balanced());
     check(&fake, &["--audit"], 1, "differs: reason 18 VMCALL: ledger 3, guest 3, emulator 0");
+}
+
+/// A script that logs these exits: CPU, reason, how often.
+fn logs_exits(exits: &[(u64, u64, usize)]) -> String {
+    let line = |&(cpu, reason, count): &(u64, u64, usize)| {
+        format!("yes '0d[CPU{cpu:X}  ] VMEXIT reason = {reason} (name) q' | head -n {count} >> bochs.log\n")
+    };
+    exits.iter().map(line).collect::<String>() + "cat $LOG > serial.log"
+}
+
+#[test]
+fn one_with_two_processors_is_audited_on_each() {
+    let arguments = ["--audit", "--cpus", "2"];
+    check(&Fake::new(&logs_exits(&TWO_VCPUS_AUDIT)).with_log(&two_vcpus()), &arguments, 0, "verdict: balanced");
+    let mut exits = TWO_VCPUS_AUDIT;
+    (exits[0].2, exits[4].2) = (4, 6);
+    let fake = Fake::new(&logs_exits(&exits)).with_log(&two_vcpus());
+    check(&fake, &arguments, 1, "differs: reason 10 CPUID on vCPU 0: ledger 5, emulator 4");
+}
+
+#[test]
+fn the_machine_has_the_processors_that_are_needed_or_asked_for() {
+    let configured = |arguments: &[&str], parts: &[&str]| {
+        let fake = Fake::new("cat $LOG > serial.log").with_log(&balanced());
+        let out = fake.path("results");
+        fake.run(&[arguments, &["--out", out.to_str().unwrap()]].concat());
+        let bochsrc = fs::read_to_string(out.join("bochsrc")).unwrap();
+        for part in parts {
+            assert!(bochsrc.contains(part), "{arguments:?} does not configure `{part}`: {bochsrc}");
+        }
+    };
+    configured(&["--audit"], &[", count=1,", "cpu0=report\n"]);
+    configured(&["--cpus", "3", "--audit"], &[", count=3,", "cpu0=report, cpu1=report, cpu2=report\n"]);
+    configured(&["--cpus", "3"], &[", count=3,", "debug: action=ignore\n"]);
+    configured(&["--cpus", "3", "--machine-cpus", "1"], &[", count=1,"]);
+    configured(&["--workload", "init-signal"], &[", count=2,"]);
+    configured(&["--cpus", "16", "--workload", "init-signal"], &[", count=16,"]);
+    configured(&["--machine-cpus", "4", "--missing-cpus", "go-on", "--cpus", "5"], &[", count=4,"]);
+}
+
+/// A run of a scenario: its name, its reason.
+fn scenario(name: &str, reason: u64) -> LogText {
+    let mut log = LogText::default();
+    log.header(&format!("workloads=none scenarios={name}"));
+    let record = log.record(Kind::Scenario).word("scenario", name).number("reason", reason);
+    record.word("verdict", "balanced").number("predicted", RUNS).number("observed", RUNS).finish().unwrap();
+    log.ledger(0, &[Row { reason, name: "some reason", count: RUNS, each: 70 }]);
+    log.tally(reason, 0);
+    log.stop("exited");
+    log.verdict("balanced", "");
+    log
+}
+
+/// An atlas in which the run in `folder` logs one exit too many.
+fn atlas(folder: &str) -> Fake {
+    let script = format!(
+        "case $PWD in
+            */two-cpus) name=init; number=3 ;;
+            */corei5_arrandale_m520) name=getsec; number=11 ;;
+            *) name=given ;;
+        esac
+        cat ${{LOG%/*}}/$name.log > serial.log
+        line() {{ yes \"0d[CPU0  ] VMEXIT reason = $1 (name) q\" | head -n $2 >> bochs.log; }}
+        if [ $name = given ]; then line 10 5; line 18 3; else line $number 4; fi
+        case $PWD in {folder}) line 10 1 ;; esac"
+    );
+    let fake = Fake::new(&script).with_log(&balanced());
+    fs::write(fake.path("init.log"), scenario("init-signal", 3).0).unwrap();
+    fs::write(fake.path("getsec.log"), scenario("getsec", 11).0).unwrap();
+    fake
+}
+
+#[test]
+fn an_atlas_is_made_of_three_runs() {
+    let fake = atlas("none");
+    let out = fake.path("results");
+    let output = fake.run(&["--workload", "atlas", "--json", "--out", out.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+    let account: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&account["verdict"], &account["totals"]["exits"]), (&"balanced".into(), &8.into()));
+    let row = |number: u64| account["atlas"].as_array().unwrap().iter().find(|row| row["number"] == number).unwrap();
+    let figures = |number| (row(number)["count"].as_u64().unwrap(), row(number)["platform"].as_str().unwrap());
+    assert_eq!((figures(10), figures(3)), ((5, "tigerlake"), (4, "tigerlake, 2 CPUs")));
+    assert_eq!((figures(11), figures(12)), ((4, "corei5_arrandale_m520"), (0, "")));
+    assert_eq!(row(28)["variants"].as_array().unwrap().len(), 8);
+    let machine = |folder: &str| fs::read_to_string(out.join(folder).join("bochsrc")).unwrap();
+    let first = machine(".");
+    assert!(first.contains("model=tigerlake, count=1,") && first.contains("cpu0=report"), "{first}");
+    assert!(machine("two-cpus").contains("model=tigerlake, count=2,"));
+    assert!(machine("corei5_arrandale_m520").contains("model=corei5_arrandale_m520, count=1,"));
+    assert_eq!(fs::read_to_string(out.join("serial.log")).unwrap(), balanced().0);
+    assert_eq!(fs::read_to_string(out.join("two-cpus/serial.log")).unwrap(), scenario("init-signal", 3).0);
+    assert!(fs::read_to_string(out.join("two-cpus/account.json")).unwrap().contains("\"verdict\": \"balanced\""));
+}
+
+#[test]
+fn the_verdict_of_an_atlas_says_which_run_failed() {
+    let arguments = ["--workload", "atlas"];
+    let differs = |reason: &str, run: &str| format!("verdict: differs: {reason} ({run})");
+    for (folder, verdict) in [
+        (
+            "*/two-cpus",
+            differs("reason 10 CPUID: ledger 0, guest 0, emulator 1", "run 2 of 3: scenarios that need another CPU"),
+        ),
+        (
+            "*/corei5*",
+            differs("reason 10 CPUID: ledger 0, guest 0, emulator 1", "run 3 of 3: getsec on corei5_arrandale_m520"),
+        ),
+        ("*", differs("reason 10 CPUID: ledger 5, guest 5, emulator 6", "run 1 of 3: workloads and scenarios")),
+    ] {
+        check(&atlas(folder), &arguments, 1, &verdict);
+    }
+    let alone =
+        differs("reason 10 CPUID: ledger 0, guest 0, emulator 1", "run 2 of 2: scenarios that need another CPU");
+    check(&atlas("*/two-cpus"), &["--workload", "atlas", "--cpu", "tigerlake"], 1, &alone);
+    let silent = Fake::new(
+        "case $PWD in */two-cpus) exit 1 ;; esac; cat $LOG > serial.log\nfor i in 1 2 3 4 5; do
+        echo '0d[CPU0  ] VMEXIT reason = 10 (name) q'; done > bochs.log
+        for i in 1 2 3; do echo '0d[CPU0  ] VMEXIT reason = 18 (name) q'; done >> bochs.log",
+    );
+    let silent = silent.with_log(&balanced());
+    check(&silent, &arguments, 4, "it printed nothing (run 2 of 3: scenarios that need another CPU)");
 }
 
 #[test]

@@ -2,8 +2,11 @@
 
 mod common;
 
-use common::{CPUID, LogText, Row, VMCALL, balanced, books};
-use image_builder::account::Account;
+use common::{
+    CPUID, ENABLED, LogText, Row, SECOND, TWO_VCPUS_AUDIT, VMCALL, WRMSR, audit_of, balanced, books, two_vcpus,
+    two_vcpus_begin, two_vcpus_end,
+};
+use image_builder::account::{Account, VcpuAccount};
 use image_builder::audit::{Audit, ExitLogReader};
 use image_builder::failure::Status;
 use image_builder::log::{LogError, LogReader};
@@ -216,19 +219,264 @@ fn every_invariant_is_checked() {
 
 #[test]
 fn the_emulators_book_is_compared() {
-    let audit = |cpuid: usize| -> Audit {
-        let mut reader = ExitLogReader::default();
-        reader.feed("0d[CPU0  ] VMEXIT reason = 10 (CPUID) q\n".repeat(cpuid).as_bytes());
-        reader.feed("0d[CPU0  ] VMEXIT reason = 18 (VMCALL) q\n".repeat(3).as_bytes());
-        reader.finish()
-    };
+    let audit = |cpuid: usize| audit_of(&[(0, 10, cpuid), (0, 18, 3)]);
     let log = LogReader::read(balanced().0.as_bytes()).unwrap();
     let account = Account::new(&log, Some(&audit(5)), Some("bochs"));
     assert_eq!((account.verdict.as_str(), account.totals.audit_count), ("balanced", Some(8)));
     let account = Account::new(&log, Some(&audit(6)), Some("bochs"));
     assert_eq!(account.verdict, "differs: reason 10 CPUID: ledger 5, guest 5, emulator 6");
+    assert_eq!(account.findings.len(), 2, "one vCPU is not compared again: {:?}", account.findings);
     let account = Account::new(&log, Some(&ExitLogReader::default().finish()), Some("bochs"));
     assert_eq!(account.status, Status::Differs);
+}
+
+/// The account of a log, audited.
+fn audited(log: &LogText, exits: &[(u64, u64, usize)]) -> Account {
+    Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), Some(&audit_of(exits)), Some("bochs"))
+}
+
+#[test]
+fn two_vcpus_that_balance_balance() {
+    let account = audited(&two_vcpus(), &TWO_VCPUS_AUDIT);
+    assert_eq!((account.verdict.as_str(), account.status), ("balanced", Status::Balanced), "{:?}", account.findings);
+    let sums = |of: &dyn Fn(&VcpuAccount) -> u64| account.per_vcpu.iter().map(of).collect::<Vec<_>>();
+    assert_eq!(
+        (sums(&|vcpu| vcpu.vcpu), sums(&|vcpu| vcpu.exits), sums(&|vcpu| vcpu.cycles)),
+        (vec![0, 1], vec![9, 8], vec![740, 665])
+    );
+    assert_eq!(sums(&|vcpu| vcpu.audit_count.unwrap()), [9, 8]);
+    let second: Vec<_> = account.per_vcpu[1].reasons.iter().map(|row| (row.number, row.count, row.max)).collect();
+    assert_eq!(second, [(1, 1, 80), (10, 5, 75), (12, 1, 120), (32, 1, 90)]);
+    assert!(account.per_vcpu[1].reasons.iter().all(|row| row.audit_count == Some(row.count)));
+    assert!(account_of(&two_vcpus()).per_vcpu.iter().all(|vcpu| vcpu.audit_count.is_none()));
+}
+
+#[test]
+fn a_vcpu_that_differs_from_its_processor_is_found_though_the_sums_agree() {
+    let mut exits = TWO_VCPUS_AUDIT;
+    (exits[0].2, exits[4].2) = (6, 4);
+    let account = audited(&two_vcpus(), &exits);
+    assert_eq!(account.verdict, "differs: reason 10 CPUID on vCPU 0: ledger 5, emulator 6");
+    let found = ["reason 10 CPUID on vCPU 0: ledger 5, emulator 6", "reason 10 CPUID on vCPU 1: ledger 5, emulator 4"];
+    assert_eq!(account.findings, found);
+}
+
+#[test]
+fn a_vcpu_on_another_processor_than_its_own_is_found() {
+    let account = audited(&balanced(), &[(0, 10, 5), (1, 18, 3)]);
+    let found =
+        ["reason 18 VMCALL on vCPU 0: ledger 3, emulator 0", "reason 18 VMCALL on vCPU 1: ledger 0, emulator 3"];
+    assert_eq!((account.status, account.findings), (Status::Differs, found.map(str::to_owned).to_vec()));
+}
+
+/// The run of two vCPUs with other ledgers; its account must have the finding `part`.
+fn check_two(part: &str, ledgers: impl Fn(&mut LogText)) {
+    let mut log = LogText::default();
+    two_vcpus_begin(&mut log);
+    ledgers(&mut log);
+    two_vcpus_end(&mut log);
+    let account = account_of(&log);
+    assert!(account.findings.iter().any(|finding| finding.contains(part)), "{part}: {:#?}", account.findings);
+    assert_eq!(account.status, Status::Differs);
+}
+
+#[test]
+fn what_a_vcpu_lacks_is_found() {
+    const FIRST: [Row; 3] = [CPUID, VMCALL, WRMSR];
+    check_two("totals of 1 vCPUs, and 2 ran, but vCPU 1 has none", |log| {
+        log.ledger(0, &FIRST);
+        SECOND.iter().for_each(|row| log.exit_on(1, row));
+    });
+    check_two("the log has ledger rows of vCPU 1 and no total", |log| {
+        log.ledger(0, &FIRST);
+        SECOND.iter().for_each(|row| log.exit_on(1, row));
+    });
+    check_two("totals of 2 vCPUs, and 2 ran, but vCPU 1 has none", |log| {
+        log.ledger(0, &FIRST);
+        log.ledger(2, &SECOND);
+    });
+    check_two("totals of 3 vCPUs, and 2 ran", |log| {
+        log.ledger(0, &FIRST);
+        log.ledger(1, &SECOND);
+        log.ledger(2, &[]);
+    });
+    check_two("vCPU 1: its reasons have 8 exits, its total 9", |log| {
+        log.ledger(0, &FIRST);
+        SECOND.iter().for_each(|row| log.exit_on(1, row));
+        log.total_on(1, 9, 9, 665);
+    });
+}
+
+#[test]
+fn as_many_vcpus_run_as_were_asked_for_unless_it_may_be_fewer() {
+    let account = |vcpus: u64, options: &str| {
+        let mut log = LogText::default();
+        log.header_of(vcpus, options);
+        (0..vcpus).for_each(|vcpu| log.ledger(vcpu, &[]));
+        log.record(Kind::Tally).number("reason", 10).number("guest", 0).finish().unwrap();
+        log.verdict("balanced", "");
+        account_of(&log).verdict
+    };
+    assert_eq!(account(3, "workloads=none cpus=3"), "balanced");
+    assert_eq!(account(2, "workloads=none cpus=3 missing-cpus=go-on"), "balanced");
+    assert_eq!(account(2, "workloads=none cpus=3"), "differs: the options ask for 3 vCPUs, and 2 ran");
+    assert_eq!(account(2, "workloads=none"), "differs: the options ask for 1 vCPUs, and 2 ran");
+    assert_eq!(
+        account(3, "workloads=none cpus=2 missing-cpus=go-on"),
+        "differs: the options ask for 2 vCPUs, and 3 ran"
+    );
+}
+
+/// A run of `rdtscp` in which the monitor predicted `predicted` of these reasons.
+fn rdtscp(enabled: Option<&[u64]>, reason: &Row) -> Account {
+    let mut log = LogText::default();
+    log.header("workloads=rdtscp:5");
+    log.controls("minimal", &ENABLED);
+    if let Some(reasons) = enabled {
+        log.controls("full", reasons);
+    }
+    log.workload("rdtscp", 5, &[(reason.reason, 5, 5, 5)]);
+    log.ledger(0, std::slice::from_ref(reason));
+    log.tally(reason.reason, 5);
+    log.stop("exited");
+    log.verdict("balanced", "");
+    account_of(&log)
+}
+
+#[test]
+fn predictions_follow_what_the_controls_enable() {
+    let exception = Row { reason: 0, name: "Exception or non-maskable interrupt", count: 5, each: 70 };
+    let rdtscp_exit = Row { reason: 51, name: "RDTSCP", count: 5, each: 70 };
+    assert_eq!(rdtscp(Some(&[0, 51]), &rdtscp_exit).verdict, "balanced");
+    assert_eq!(rdtscp(Some(&[0]), &exception).verdict, "balanced");
+    let wrong = "workload rdtscp, reason 51 RDTSCP: the monitor predicted 5, the table of workloads 0";
+    assert!(rdtscp(Some(&[0]), &rdtscp_exit).findings.contains(&wrong.to_owned()));
+    let wrong = "workload rdtscp, reason 51 RDTSCP: the monitor predicted 0, the table of workloads 5";
+    assert!(rdtscp(Some(&[0, 51]), &exception).findings.contains(&wrong.to_owned()));
+    // Where the log does not tell, what was predicted was enabled.
+    assert_eq!(rdtscp(None, &rdtscp_exit).verdict, "balanced");
+}
+
+#[test]
+fn predictions_count_every_vcpu() {
+    let mut log = LogText::default();
+    log.header_of(2, "workloads=cpuid:5 cpus=2");
+    log.workload("cpuid", 5, &[(10, 5, 5, 5)]);
+    log.verdict("balanced", "");
+    let findings = account_of(&log).findings;
+    let wrong = "workload cpuid, reason 10 CPUID: the monitor predicted 5, the table of workloads 10";
+    assert!(findings.contains(&wrong.to_owned()), "{findings:?}");
+    let wrong = "workload cpuid, reason 32 WRMSR or WRMSRNS: the monitor predicted 0, the table of workloads 2";
+    assert!(findings.contains(&wrong.to_owned()), "{findings:?}");
+}
+
+#[test]
+fn what_a_profile_enables_is_read_in_full_and_once() {
+    let mut log = LogText::default();
+    log.header("");
+    log.record(Kind::Controls).word("profile", "older").hex("pin", 0x5f).finish().unwrap();
+    log.controls("full", &[0, 63, 64, 84]);
+    log.controls("full", &[0, 63, 64, 84]);
+    let read = LogReader::read(log.0.as_bytes()).unwrap();
+    assert_eq!(read.enabled.into_iter().collect::<Vec<_>>(), [("full".to_owned(), 1 | 1 << 63 | 1 << 64 | 1 << 84)]);
+    log.controls("full", &[0, 63, 64, 85]);
+    let error = error_of(log.0.as_bytes());
+    assert!(error.contains("line 5: the record `controls` contradicts another of profile full"), "{error}");
+    let mut half = LogText::default();
+    half.header("");
+    half.record(Kind::Controls).word("profile", "full").hex("enabled", 1).finish().unwrap();
+    assert!(error_of(half.0.as_bytes()).contains("has no usable `enabled_high`"));
+}
+
+#[test]
+fn who_ended_the_guest_is_told() {
+    let mut log = LogText::default();
+    log.header("");
+    log.record(Kind::Stop).number("vcpu", 2).word("outcome", "triple-fault").finish().unwrap();
+    assert_eq!(account_of(&log).stop.unwrap().vcpu, Some(2));
+    assert_eq!(account_of(&balanced()).stop.unwrap().vcpu, None);
+}
+
+/// A run with a row of 5 exits of CPUID on each of two vCPUs, and these parts of them.
+fn divided(build: impl Fn(&mut LogText)) -> Account {
+    let mut log = LogText::default();
+    log.header_of(2, "workloads=none keys=on cpus=2");
+    for vcpu in [0, 1] {
+        log.ledger(vcpu, std::slice::from_ref(&CPUID));
+    }
+    build(&mut log);
+    log.tally(10, 10);
+    log.verdict("balanced", "");
+    account_of(&log)
+}
+
+#[test]
+fn keys_sum_to_their_row_on_each_vcpu() {
+    let keys = |counts: [(u64, &'static [u64]); 2]| {
+        divided(|log| {
+            for (vcpu, (count, ticks)) in (0..).zip(counts) {
+                log.part(Kind::Key, vcpu, 10, "others", 2, &[70]);
+                log.part(Kind::Key, vcpu, 10, "leaf 0x0", count, ticks);
+            }
+        })
+    };
+    let account = keys([(3, &[70]), (3, &[70])]);
+    assert_eq!(account.verdict, "balanced", "{:?}", account.findings);
+    let rows: Vec<_> = account.reasons[0].keys.iter().map(|key| (key.name.as_str(), key.count, key.min)).collect();
+    assert_eq!(rows, [("leaf 0x0", 6, 70), ("others", 4, 70)]);
+    // Neither the sum over the vCPUs nor the number of exits shows these.
+    let found = |account: Account, part: &str| {
+        assert!(account.findings.iter().any(|finding| finding.contains(part)), "{part}: {:?}", account.findings);
+    };
+    found(keys([(2, &[70]), (4, &[70])]), "on vCPU 1: its keys have 6 exits and 420 cycles, the row 5 and 350");
+    found(keys([(3, &[60, 70, 80]), (3, &[70])]), "on vCPU 0: leaf 0x0: 60 to 80 cycles, the row has 70 to 70");
+    let strange = divided(|log| log.part(Kind::Key, 3, 10, "leaf 0x0", 1, &[70]));
+    found(strange, "on vCPU 3: its keys have 1 exits and 70 cycles, the row 0 and 0");
+}
+
+#[test]
+fn keys_without_extremes_are_read() {
+    let account = divided(|log| {
+        for vcpu in [0, 1] {
+            let record = log.record(Kind::Key).number("vcpu", vcpu).number("reason", 10).hex("key", 0);
+            record.text("name", "leaf 0x0").number("count", 5).number("cycles", 350).finish().unwrap();
+        }
+    });
+    let keys = &account.reasons[0].keys;
+    assert_eq!((account.verdict.as_str(), keys[0].min, keys[0].max), ("balanced", 0, 0), "{:?}", account.findings);
+}
+
+#[test]
+fn variants_never_exceed_their_row() {
+    let variants = |parts: &[(u64, &str, u64, &[u64])]| {
+        divided(|log| {
+            for vcpu in [0, 1] {
+                log.part(Kind::Key, vcpu, 10, "leaf 0x0", 5, &[70]);
+            }
+            for &(vcpu, name, count, ticks) in parts {
+                log.part(Kind::Variant, vcpu, 10, name, count, ticks);
+            }
+        })
+    };
+    let account = variants(&[(0, "one", 2, &[70]), (0, "two", 3, &[70]), (1, "two", 1, &[70])]);
+    assert_eq!(account.verdict, "balanced", "{:?}", account.findings);
+    let rows: Vec<_> =
+        account.reasons[0].variants.iter().map(|row| (row.name.as_str(), row.count, row.cycles)).collect();
+    assert_eq!(rows, [("one", 2, 140), ("two", 4, 280)]);
+    let found = |parts: &[(u64, &str, u64, &[u64])], part: &str| {
+        let findings = variants(parts).findings;
+        assert!(findings.iter().any(|finding| finding.contains(part)), "{part}: {findings:?}");
+    };
+    let exceeds = "on vCPU 1: its variants have 6 exits and 420 cycles, the row 5 and 350";
+    found(&[(1, "one", 3, &[70]), (1, "two", 3, &[70])], exceeds);
+    found(&[(0, "one", 2, &[60, 80])], "on vCPU 0: one: 60 to 80 cycles, the row has 70 to 70");
+    found(&[(3, "one", 1, &[70])], "on vCPU 3: its variants have 1 exits and 70 cycles, the row 0 and 0");
+    let account = divided(|log| {
+        let record = log.record(Kind::Variant).number("vcpu", 0).number("reason", 10).text("name", "one");
+        record.number("count", 2).number("cycles", 200).number("min", 70).number("max", 70).finish().unwrap();
+    });
+    let contradicts = account.findings.iter().any(|finding| finding.contains("200 cycles are not 2 exits of 70 to 70"));
+    assert!(contradicts, "{:?}", account.findings);
 }
 
 #[test]
@@ -291,7 +539,7 @@ fn rows_of_several_vcpus_are_summed() {
 }
 
 /// Every key that holds a number in some record.
-const NUMBERS: [&str; 13] = [
+const NUMBERS: [&str; 15] = [
     "vcpu",
     "iterations",
     "count",
@@ -305,6 +553,8 @@ const NUMBERS: [&str; 13] = [
     "guest",
     "observed",
     "rip",
+    "enabled",
+    "enabled_high",
 ];
 
 proptest! {
@@ -320,9 +570,10 @@ proptest! {
         kinds in proptest::collection::vec(0..Kind::ALL.len(), 0..30),
         numbers in proptest::collection::vec(prop_oneof![Just(0), Just(u64::MAX), 0u64..100, any::<u64>()], 12),
         words in proptest::collection::vec("cpuid|hidden-instructions|memory|balanced|[a-z]{1,6}", 4),
+        vcpus in prop_oneof![0u64..4, Just(u64::MAX)],
     ) {
         let mut log = LogText::default();
-        log.header("");
+        log.header_of(vcpus, "keys=on cpus=2");
         for (i, &kind) in kinds.iter().enumerate() {
             let number = |at: usize| numbers[(at + i) % numbers.len()];
             let mut record: Writer<'_, String> = log.record(Kind::ALL[kind]);
@@ -332,12 +583,13 @@ proptest! {
             record = record.number("reason", number(1) % 70_000);
             record = record.text("name", &words[i % 4]).text("workload", &words[(i + 1) % 4]);
             record = record.text("verdict", &words[(i + 2) % 4]).text("status", "enabled").text("outcome", "exited");
+            record = record.text("profile", &words[i % 4]);
             let mut buckets = [0; 64];
             buckets[i % 64] = number(3);
             record.text("result", &words[(i + 3) % 4]).histogram("histogram", &buckets).finish().unwrap();
         }
         if let Ok(read) = LogReader::read(log.0.as_bytes()) {
-            let account = Account::new(&read, Some(&ExitLogReader::default().finish()), None);
+            let account = Account::new(&read, Some(&audit_of(&[(0, 10, 1), (255, 99, 1)])), None);
             prop_assert_eq!(account.status == Status::Balanced, account.verdict == "balanced");
         }
     }

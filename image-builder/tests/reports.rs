@@ -4,19 +4,23 @@ mod common;
 
 use std::path::Path;
 
-use common::{LogText, balanced, books, text, tollgate};
-use image_builder::account::Account;
-use image_builder::audit::ExitLogReader;
-use image_builder::log::LogReader;
+use common::{
+    CPUID, HLT, INTERRUPT, LogText, Row, TWO_VCPUS_AUDIT, WRMSR, audit_of, balanced, books, text, tollgate, two_vcpus,
+};
+use image_builder::account::{Account, AtlasRow};
+use image_builder::audit::Audit;
+use image_builder::log::{LogReader, VariantRow};
 use image_builder::report::{Format, Titled, render};
+use tollgate_abi::ExitReason;
+use tollgate_abi::record::Kind;
 
 fn titled(title: &str, log: &LogText, audited: bool) -> Titled {
-    let mut audit = ExitLogReader::default();
-    audit.feed("0d[CPU0  ] VMEXIT reason = 10 (CPUID) q\n".repeat(5).as_bytes());
-    audit.feed("0d[CPU0  ] VMEXIT reason = 18 (VMCALL) q\n".repeat(3).as_bytes());
-    let audit = audit.finish();
+    audited_by(title, log, audited.then(|| audit_of(&[(0, 10, 5), (0, 18, 3)])))
+}
+
+fn audited_by(title: &str, log: &LogText, audit: Option<Audit>) -> Titled {
     let log = LogReader::read(log.0.as_bytes()).unwrap();
-    Titled { title: title.to_owned(), account: Account::new(&log, audited.then_some(&audit), Some("bochs")) }
+    Titled { title: title.to_owned(), account: Account::new(&log, audit.as_ref(), Some("bochs")) }
 }
 
 fn broken() -> LogText {
@@ -50,6 +54,92 @@ fn reports_are_as_agreed() {
     let both = [good, bad];
     check("both.txt", &render(&both, Format::Table));
     check("both.csv", &render(&both, Format::Csv));
+}
+
+/// A guest that vCPU 11 of sixteen ended: too many to stand side by side.
+fn sixteen() -> LogText {
+    let mut log = LogText::default();
+    log.header_of(16, "workloads=cpuid:5 cpus=16");
+    for vcpu in 0..16 {
+        let wide = Row {
+            reason: ExitReason::ENTRY_FAILURE_GUEST_STATE.0.into(),
+            name: ExitReason::ENTRY_FAILURE_GUEST_STATE.name(),
+            count: 7_654_321,
+            each: 90,
+        };
+        log.ledger(vcpu, &[INTERRUPT, Row { count: 100 * vcpu + 1, ..CPUID }, HLT, WRMSR, wide]);
+    }
+    let record = log.record(Kind::Stop).number("vcpu", 11).word("outcome", "triple-fault");
+    record.hex("rip", 0x10_0000).hex("reason", 2).finish().unwrap();
+    log.verdict("stopped", "vCPU 11 ended the guest as triple-fault");
+    log
+}
+
+/// Keys and variants, on two vCPUs.
+fn divided() -> LogText {
+    let mut log = LogText::default();
+    log.header_of(2, "workloads=none keys=on cpus=2");
+    for vcpu in [0, 1] {
+        let row = Row { reason: 28, name: "Control-register accesses", count: 6, each: 70 };
+        let record = log.record(Kind::Exit).number("vcpu", vcpu).number("reason", row.reason).text("name", row.name);
+        let record = record.word("status", "enabled").number("count", 6).number("cycles", 420);
+        let mut histogram = [0; 64];
+        (histogram[5], histogram[6]) = (3, 3);
+        record.number("min", 60).number("max", 80).histogram("histogram", &histogram).finish().unwrap();
+        log.part(Kind::Key, vcpu, 28, "others", 3, &[80, 80 - 4 * vcpu, 80]);
+        log.part(Kind::Key, vcpu, 28, "CR3 read", 1, &[60]);
+        log.part(Kind::Key, vcpu, 28, "CR0 write", 2, &[60, 60 + 4 * vcpu]);
+        log.part(Kind::Variant, vcpu, 28, "LMSW", 3, &[80, 80 - 4 * vcpu, 80]);
+        log.part(Kind::Variant, vcpu, 28, "CR3 read", 1, &[60]);
+        log.part(Kind::Variant, vcpu, 28, "CR0 write", 2, &[60, 60 + 4 * vcpu]);
+        log.total_on(vcpu, 6, 6, 420);
+    }
+    log.tally(28, 12);
+    log.stop("exited");
+    log.verdict("balanced", "");
+    log
+}
+
+#[test]
+fn vcpus_stand_side_by_side() {
+    let two = [audited_by("two.log", &two_vcpus(), Some(audit_of(&TWO_VCPUS_AUDIT)))];
+    check("two_vcpus.txt", &render(&two, Format::Table));
+    check("two_vcpus.json", &render(&two, Format::Json));
+    check("two_vcpus.csv", &render(&two, Format::Csv));
+    let sixteen = [audited_by("sixteen.log", &sixteen(), None)];
+    check("sixteen_vcpus.txt", &render(&sixteen, Format::Table));
+}
+
+#[test]
+fn what_a_reason_divides_into_is_shown() {
+    let divided = [audited_by("divided.log", &divided(), None)];
+    check("divided.txt", &render(&divided, Format::Table));
+}
+
+#[test]
+fn an_atlas_has_a_row_for_each_variant() {
+    let mut good = titled("good.log", &balanced(), true);
+    let variant = |name: &str, count| {
+        let known = VariantRow { name: name.to_owned(), count, cycles: 70 * count, min: 60, max: 80 };
+        if count == 0 { VariantRow { name: name.to_owned(), ..VariantRow::default() } } else { known }
+    };
+    let row = AtlasRow {
+        number: 28,
+        name: "Control-register accesses".to_owned(),
+        count: 5,
+        cycles: 350,
+        min: 60,
+        max: 80,
+        audit_count: Some(5),
+        how: "MOV to CR0".to_owned(),
+        platform: "tigerlake".to_owned(),
+        possible: true,
+        variants: vec![variant("CR0 write", 3), variant("CR3 read", 0)],
+    };
+    let lacking = AtlasRow { count: 0, number: 60, name: "ENCLS".to_owned(), possible: false, ..row.clone() };
+    let lacking = AtlasRow { how: "needs silicon".to_owned(), platform: String::new(), variants: vec![], ..lacking };
+    good.account.atlas = vec![row, lacking];
+    check("atlas.txt", &render(&[good], Format::Table));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //! [`Backend`] is the contract between the common code and a virtualization extension: facts about the exit, read only
 //! when asked for, and effects on the guest. VT-x implements it in [`crate::vmx`]; tests script it.
 
+#![expect(unsafe_code, reason = "looks at the registers as an array")]
+
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
@@ -32,32 +34,28 @@ pub struct GuestRegisters {
     pub rax: u64,
 }
 
-const _: () = assert!(size_of::<GuestRegisters>() == 15 * 8);
+const _: () = assert!(size_of::<GuestRegisters>() == WORDS * 8);
 
 impl GuestRegisters {
     /// The register with this number in an instruction's encoding; `None` for 4, which is RSP.
     #[inline(always)]
     pub fn by_number(&mut self, number: u8) -> Option<&mut u64> {
-        Some(match number & 15 {
-            0 => &mut self.rax,
-            1 => &mut self.rcx,
-            2 => &mut self.rdx,
-            3 => &mut self.rbx,
-            4 => return None,
-            5 => &mut self.rbp,
-            6 => &mut self.rsi,
-            7 => &mut self.rdi,
-            8 => &mut self.r8,
-            9 => &mut self.r9,
-            10 => &mut self.r10,
-            11 => &mut self.r11,
-            12 => &mut self.r12,
-            13 => &mut self.r13,
-            14 => &mut self.r14,
-            _ => &mut self.r15,
-        })
+        const NONE: u8 = WORDS as u8;
+        /// Positions by number: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+        static POSITIONS: [u8; 16] = [14, 11, 13, 10, NONE, 9, 8, 12, 7, 6, 5, 4, 3, 2, 1, 0];
+        self.words().get_mut(usize::from(POSITIONS[usize::from(number & 15)]))
+    }
+
+    /// All of them, in the order of the fields.
+    #[inline(always)]
+    fn words(&mut self) -> &mut [u64; WORDS] {
+        // SAFETY: the struct is that many quadwords, in C's layout.
+        unsafe { &mut *core::ptr::from_mut(self).cast() }
     }
 }
+
+/// General-purpose registers without RSP.
+const WORDS: usize = 15;
 
 /// The exit-reason field (SDM 3C 25.9.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +133,9 @@ impl Event {
     /// #GP(0).
     pub const GENERAL_PROTECTION: Self = Self::fault(vector::GP, 0);
 
+    /// An NMI.
+    pub const NMI: Self = Self { kind: EventKind::Nmi, ..Self::exception(2) };
+
     /// An external interrupt.
     pub const fn interrupt(vector: u8) -> Self {
         Self { kind: EventKind::ExternalInterrupt, ..Self::exception(vector) }
@@ -180,6 +181,28 @@ pub enum Pause {
         /** TSC when it was asked for. */
         tsc: u64,
     },
+    /// Keep so many bytes of the guest's memory for the log. They exist.
+    Console {
+        /** Where. */
+        gpa: u64,
+        /** How many. */
+        bytes: usize,
+    },
+    /// Say that this vCPU halts, which it does at the next entry.
+    Halted,
+    /// Enter through the stub of another mode of the processor.
+    ModeChanged,
+}
+
+/// What of the guest's local APIC the processor virtualizes under the controls in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VirtualizedApic {
+    /// The task priority, as CR8 and as MSR.
+    pub priority: bool,
+    /// Reads of the other registers.
+    pub registers: bool,
+    /// Self-IPI, EOI, and delivery by priority.
+    pub delivery: bool,
 }
 
 /// A port access.
@@ -347,10 +370,67 @@ pub trait Backend {
     fn flush_translations(&mut self, linear: Option<u64>);
     /// Maps one fresh page of the guest's memory; false if there is no such page.
     fn map_fresh_page(&mut self, gpa: u64) -> bool;
+    /// What of the local APIC the processor virtualizes now.
+    fn virtualized_apic(&self) -> VirtualizedApic;
+    /// With virtual-interrupt delivery: the highest vectors requested and in service have changed in the page.
+    fn set_interrupt_status(&mut self, requested: u8, in_service: u8);
+    /// With a TPR shadow: exit when the priority class falls below this.
+    fn set_priority_threshold(&mut self, class: u8);
+    /// Whether an interrupt can be injected at the next entry: RFLAGS.IF is set, and the guest is not right behind STI or
+    /// MOV SS, which does not matter if the exit `ends` an instruction.
+    fn takes_interrupts(&self, ends: bool) -> bool;
+    /// Whether NMIs are blocked, by one whose handler runs.
+    fn blocks_nmis(&self) -> bool;
+    /// Exit as soon as an interrupt could be injected, or no longer.
+    fn ask_for_window(&mut self, wanted: bool);
+    /// Halt at the next entry, without a watchdog, until an interrupt.
+    fn halt(&mut self);
+    /// Be active again.
+    fn wake(&mut self);
+    /// Interrupts the processor with this APIC ID, on which another vCPU runs: it exits.
+    fn kick(&mut self, apic_id: u32);
+    /// Ends the interrupt that made this exit, at the processor's own APIC.
+    fn end_of_interrupt(&mut self);
+    /// Has the processor's own APIC interrupt it at this time, or not at all.
+    fn arm_timer(&mut self, deadline_tsc: Option<u64>);
+    /// Puts the guest into the state behind INIT and a start-up IPI with this vector.
+    fn start_up(&mut self, vector: u8);
+    /// Enters IA-32e mode: EFER.LMA is set. CR0 has been written.
+    fn enter_long_mode(&mut self);
     /// Puts another profile's controls in force, and says which those are.
     fn set_profile(&mut self, profile: Profile) -> Controls;
     /// Which check a VM entry failed, as far as it can be told, after an exit that says that one did.
     fn entry_failure(&self) -> &'static str;
     /// The time-stamp counter.
     fn tsc(&self) -> u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_have_the_numbers_of_their_encoding() {
+        let mut registers = GuestRegisters {
+            rax: 0,
+            rcx: 1,
+            rdx: 2,
+            rbx: 3,
+            rbp: 5,
+            rsi: 6,
+            rdi: 7,
+            r8: 8,
+            r9: 9,
+            r10: 10,
+            r11: 11,
+            r12: 12,
+            r13: 13,
+            r14: 14,
+            r15: 15,
+        };
+        for number in 0..32 {
+            let expected = Some(u64::from(number & 15)).filter(|&number| number != 4);
+            assert_eq!(registers.by_number(number).copied(), expected);
+        }
+    }
 }

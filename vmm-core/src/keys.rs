@@ -1,67 +1,182 @@
-//! A ledger that also keeps, within a reason, the keys by which its exits differ ([`tollgate_abi::key`]).
+//! A ledger that also keeps, within a reason, the keys by which its exits differ ([`tollgate_abi::key`]), and their variants.
 //!
-//! Each reason has a fixed number of slots, given out first come; what finds none counts as others, so that the parts
-//! always sum to the whole. It costs more than the plain ledger and is a type of its own, so that the plain one pays
-//! nothing.
+//! Each reason has a fixed number of slots for keys. When none is free, the key that is least likely to be frequent gives
+//! its slot up, and its exits move to the others, so that the parts always sum to the whole. Which one that is says the
+//! Space-Saving rule (Metwally, Agrawal, El Abbadi: *Efficient computation of frequent and top-k elements in data
+//! streams*): a slot has a rank, each exit raises it by one, and a new key takes over the least rank. So a key that makes
+//! up more than one part in [`SLOTS`] of a reason's exits always has a slot; its figures count from when it last got it.
+//!
+//! It costs more than the plain ledger and is a type of its own, so that the plain one pays nothing. The time that finding
+//! a key takes is kept out of the exit's.
+
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tollgate_abi::ExitReason;
-use tollgate_abi::key::{KINDS, KeyKind, PORT_IN, PORT_STRING, SLOTS};
+use tollgate_abi::key::{
+    KINDS, KeyKind, PAGE_FETCH, PAGE_READ, PAGE_WRITE, PORT_IN, PORT_STRING, SLOTS, VARIANTS, variant,
+};
 
 use crate::exit::{Backend, CrAccess, GuestRegisters};
-use crate::ledger::{Account, Ledger, Open};
+use crate::ledger::{Account, Book, Ledger, Open, add};
 
-/// The exits of one key.
+/// Count, cycles and extremes.
+#[derive(Debug)]
+struct Part {
+    count: AtomicU64,
+    cycles: AtomicU64,
+    min: AtomicU64,
+    max: AtomicU64,
+}
+
+impl Part {
+    const fn empty() -> Self {
+        Self {
+            count: AtomicU64::new(0),
+            cycles: AtomicU64::new(0),
+            min: AtomicU64::new(u64::MAX),
+            max: AtomicU64::new(0),
+        }
+    }
+
+    fn close(&self, cycles: u64) {
+        add(&self.cycles, cycles);
+        self.min.store(self.min.load(Relaxed).min(cycles), Relaxed);
+        self.max.store(self.max.load(Relaxed).max(cycles), Relaxed);
+    }
+
+    /// Takes over what `other` has, and empties it.
+    fn absorb(&self, other: &Part) {
+        add(&self.count, other.count.swap_relaxed(0));
+        add(&self.cycles, other.cycles.swap_relaxed(0));
+        self.min.store(self.min.load(Relaxed).min(other.min.swap_relaxed(u64::MAX)), Relaxed);
+        self.max.store(self.max.load(Relaxed).max(other.max.swap_relaxed(0)), Relaxed);
+    }
+
+    fn figures(&self) -> PartFigures {
+        let min = self.min.load(Relaxed);
+        PartFigures {
+            count: self.count.load(Relaxed),
+            cycles: self.cycles.load(Relaxed),
+            min: if min == u64::MAX { 0 } else { min },
+            max: self.max.load(Relaxed),
+        }
+    }
+}
+
+/// A swap of a figure that one processor writes: no locked instruction.
+trait SwapRelaxed {
+    fn swap_relaxed(&self, value: u64) -> u64;
+}
+
+impl SwapRelaxed for AtomicU64 {
+    fn swap_relaxed(&self, value: u64) -> u64 {
+        let old = self.load(Relaxed);
+        self.store(value, Relaxed);
+        old
+    }
+}
+
+/// The exits of a part of a reason at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Slot {
-    /// The key.
-    pub key: u64,
+pub struct PartFigures {
     /// Exits.
     pub count: u64,
     /// TSC ticks of all of them.
     pub cycles: u64,
+    /// Of the shortest; 0 if none was closed.
+    pub min: u64,
+    /// Of the longest.
+    pub max: u64,
+}
+
+/// The exits of one key, or of the keys that have no slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyFigures {
+    /// The key and what it is; `None` for the others.
+    pub key: Option<(KeyKind, u64)>,
+    /// Its exits.
+    pub part: PartFigures,
+}
+
+/// The exits of one variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VariantFigures {
+    /// The reason.
+    pub reason: ExitReason,
+    /// The variant's name.
+    pub name: &'static str,
+    /// Its exits.
+    pub part: PartFigures,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: AtomicU64,
+    rank: AtomicU64,
+    part: Part,
 }
 
 /// The keys of one reason.
-#[derive(Clone, Debug, Default)]
-pub struct KeyTable {
+#[derive(Debug)]
+struct KeyTable {
     slots: [Slot; SLOTS],
-    used: usize,
-    /// The exits whose keys found no slot.
-    pub others: Slot,
-}
-
-/// Where the exit that is open is counted: table and slot, [`SLOTS`] standing for the others.
-type Place = (usize, usize);
-
-/// A ledger with keys.
-#[derive(Clone, Debug, Default)]
-pub struct Keyed {
-    ledger: Ledger,
-    tables: [KeyTable; KINDS.len()],
-    next_key: Option<u64>,
-    open: Option<Place>,
+    others: Part,
 }
 
 impl KeyTable {
-    /// The keys that have slots, in the order in which they came up.
-    pub fn slots(&self) -> &[Slot] {
-        &self.slots[..self.used]
+    const fn empty() -> Self {
+        Self {
+            slots: [const { Slot { key: AtomicU64::new(0), rank: AtomicU64::new(0), part: Part::empty() } }; SLOTS],
+            others: Part::empty(),
+        }
     }
 
-    fn place(&mut self, key: u64) -> usize {
-        if let Some(slot) = self.slots().iter().position(|slot| slot.key == key) {
-            return slot;
-        }
-        if self.used < SLOTS {
-            self.slots[self.used].key = key;
-            self.used += 1;
-            return self.used - 1;
-        }
-        SLOTS
+    /// The slot of `key`, which gets one if it has none; its rank is raised.
+    fn place(&self, key: u64) -> usize {
+        let has = |slot: &Slot| slot.rank.load(Relaxed) > 0 && slot.key.load(Relaxed) == key;
+        let place = self.slots.iter().position(has).unwrap_or_else(|| self.make_room(key));
+        add(&self.slots[place].rank, 1);
+        place
     }
 
-    fn at(&mut self, slot: usize) -> &mut Slot {
-        self.slots.get_mut(slot).unwrap_or(&mut self.others)
+    /// The first slot of the least rank, which is 0 while one is free.
+    fn make_room(&self, key: u64) -> usize {
+        let rank = |&place: &usize| self.slots[place].rank.load(Relaxed);
+        let least = (0..SLOTS).min_by_key(rank).unwrap_or(0);
+        self.others.absorb(&self.slots[least].part);
+        self.slots[least].key.store(key, Relaxed);
+        least
+    }
+}
+
+/// No key, no variant.
+const NONE: usize = usize::MAX;
+
+/// A ledger with keys.
+#[derive(Debug)]
+pub struct Keyed {
+    ledger: Ledger,
+    tables: [KeyTable; KINDS.len()],
+    variants: [Part; VARIANTS.len()],
+    /// What finding keys took of the time of the exit that is open.
+    excluded_tsc: AtomicU64,
+    /// Where the exit that is open is counted.
+    table: AtomicUsize,
+    slot: AtomicUsize,
+    variant: AtomicUsize,
+}
+
+impl Default for Keyed {
+    fn default() -> Self {
+        Self {
+            ledger: Ledger::new(),
+            tables: [const { KeyTable::empty() }; KINDS.len()],
+            variants: [const { Part::empty() }; VARIANTS.len()],
+            excluded_tsc: AtomicU64::new(0),
+            table: AtomicUsize::new(NONE),
+            slot: AtomicUsize::new(NONE),
+            variant: AtomicUsize::new(NONE),
+        }
     }
 }
 
@@ -89,53 +204,102 @@ pub fn key_of<B: Backend>(reason: ExitReason, registers: &GuestRegisters, backen
             u64::from(access.dr) | u64::from(access.is_read) << 4
         }
         KeyKind::Vector => backend.exit_event().map_or(0, |event| event.vector.into()),
-        KeyKind::Page => backend.physical_fault().gpa & !0xfff,
+        KeyKind::Page => {
+            let fault = backend.physical_fault();
+            let bit = |set: bool, bit| if set { bit } else { 0 };
+            let kind = bit(fault.read, PAGE_READ) | bit(fault.write, PAGE_WRITE) | bit(fault.fetch, PAGE_FETCH);
+            fault.gpa & !0xfff | kind
+        }
     })
+}
+
+impl Keyed {
+    /// Finds where an exit of `reason` with this key counts, and counts it.
+    #[inline(never)]
+    fn count(&self, reason: ExitReason, key: Option<u64>) {
+        let position = KINDS.iter().position(|(keyed, _)| *keyed == reason);
+        let (mut table, mut slot, mut of_variant) = (NONE, NONE, NONE);
+        if let (Some(position), Some(key)) = (position, key) {
+            (table, slot) = (position, self.tables[position].place(key));
+            add(&self.tables[table].slots[slot].part.count, 1);
+            if let Some(variant) = variant(KINDS[table].1, key) {
+                of_variant = variant;
+                add(&self.variants[variant].count, 1);
+            }
+        }
+        self.table.store(table, Relaxed);
+        self.slot.store(slot, Relaxed);
+        self.variant.store(of_variant, Relaxed);
+    }
 }
 
 impl Account for Keyed {
     const KEEPS: bool = true;
 
     #[inline(always)]
-    fn expect(&mut self, key: impl FnOnce() -> Option<u64>) {
-        self.next_key = key();
+    fn expect(&self, reason: ExitReason, key: impl FnOnce() -> Option<u64>, now: impl Fn() -> u64) {
+        let start = now();
+        self.count(reason, key());
+        self.excluded_tsc.store(now().wrapping_sub(start), Relaxed);
     }
 
-    fn open(&mut self, reason: ExitReason) -> Open {
-        let table = KINDS.iter().position(|(keyed, _)| *keyed == reason);
-        self.open = match (table, self.next_key.take()) {
-            (Some(table), Some(key)) => {
-                let slot = self.tables[table].place(key);
-                self.tables[table].at(slot).count += 1;
-                Some((table, slot))
-            }
-            _ => None,
-        };
+    #[inline(always)]
+    fn open(&self, reason: ExitReason) -> Open {
         self.ledger.open(reason)
     }
 
-    fn close(&mut self, open: Open, since_tsc: u64, now: impl FnOnce() -> u64) {
+    fn close(&self, open: Open, since_tsc: u64, now: impl FnOnce() -> u64) {
         let now_tsc = now();
-        if let Some((table, slot)) = self.open.take() {
-            self.tables[table].at(slot).cycles += now_tsc.wrapping_sub(since_tsc);
+        let since_tsc = since_tsc.wrapping_add(self.excluded_tsc.load(Relaxed));
+        let cycles = now_tsc.wrapping_sub(since_tsc);
+        if let Some(table) = self.tables.get(self.table.load(Relaxed)) {
+            table.slots.get(self.slot.load(Relaxed)).map_or(&table.others, |slot| &slot.part).close(cycles);
+        }
+        if let Some(variant) = self.variants.get(self.variant.load(Relaxed)) {
+            variant.close(cycles);
         }
         self.ledger.close(open, since_tsc, || now_tsc);
     }
 
-    fn first_entry(&mut self) {
+    fn first_entry(&self) {
         self.ledger.first_entry();
     }
 
-    fn no_entry_followed(&mut self) {
+    fn no_entry_followed(&self) {
         self.ledger.no_entry_followed();
+    }
+}
+
+impl Book for Keyed {
+    fn keeps(&self) -> bool {
+        true
     }
 
     fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    fn keys(&self) -> &[KeyTable] {
-        &self.tables
+    fn keeps_keys(&self) -> bool {
+        true
+    }
+
+    fn keys(&self, each: &mut dyn FnMut(ExitReason, &KeyFigures)) {
+        for (table, &(reason, kind)) in self.tables.iter().zip(&KINDS) {
+            for slot in table.slots.iter().filter(|slot| slot.rank.load(Relaxed) > 0) {
+                each(reason, &KeyFigures { key: Some((kind, slot.key.load(Relaxed))), part: slot.part.figures() });
+            }
+            if table.others.count.load(Relaxed) > 0 {
+                each(reason, &KeyFigures { key: None, part: table.others.figures() });
+            }
+        }
+    }
+
+    fn variants(&self, each: &mut dyn FnMut(&VariantFigures)) {
+        for (part, &(reason, name)) in
+            self.variants.iter().zip(VARIANTS).filter(|(part, _)| part.count.load(Relaxed) > 0)
+        {
+            each(&VariantFigures { reason, name, part: part.figures() });
+        }
     }
 }
 
@@ -144,23 +308,77 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn book(keyed: &Keyed, reason: ExitReason, key: Option<u64>, cycles: u64) {
+        keyed.expect(reason, || key, || 0);
+        let open = keyed.open(reason);
+        keyed.close(open, 10, || 10 + cycles);
+    }
+
+    fn keys(keyed: &Keyed, of: ExitReason) -> Vec<KeyFigures> {
+        let mut all = vec![];
+        keyed.keys(&mut |reason, figures| {
+            if reason == of {
+                all.push(*figures);
+            }
+        });
+        all
+    }
+
+    #[test]
+    fn a_frequent_key_keeps_its_slot_and_rare_ones_share_the_rest() {
+        let keyed = Keyed::default();
+        for rare in 0..2000 {
+            book(&keyed, ExitReason::RDMSR, Some(0x1_0000 + rare), 5);
+            if rare % 10 == 0 {
+                book(&keyed, ExitReason::RDMSR, Some(0x10), 7);
+            }
+        }
+        let keys = keys(&keyed, ExitReason::RDMSR);
+        let frequent = keys.iter().find(|figures| figures.key == Some((KeyKind::Msr, 0x10))).unwrap();
+        assert_eq!((frequent.part.count, frequent.part.min, frequent.part.max), (200, 7, 7));
+        assert_eq!(keys.iter().map(|figures| figures.part.count).sum::<u64>(), 2200);
+        assert_eq!(keys.last().unwrap().key, None);
+    }
+
+    #[test]
+    fn what_finding_a_key_takes_is_not_the_exits() {
+        let keyed = Keyed::default();
+        let clock = core::cell::Cell::new(100);
+        let now = || clock.replace(clock.get() + 30);
+        keyed.expect(ExitReason::CPUID, || Some(1), now);
+        let open = keyed.open(ExitReason::CPUID);
+        keyed.close(open, 90, || 200);
+        assert_eq!(keyed.ledger().figures(ExitReason::CPUID).cycles, 200 - 90 - 30);
+    }
+
+    #[test]
+    fn variants_have_the_exits_of_their_keys() {
+        let keyed = Keyed::default();
+        book(&keyed, ExitReason::IO_INSTRUCTION, Some(0x80 | PORT_IN), 40);
+        book(&keyed, ExitReason::IO_INSTRUCTION, Some(0x71 | PORT_IN), 44);
+        book(&keyed, ExitReason::IO_INSTRUCTION, Some(0x80), 50);
+        let mut seen = vec![];
+        keyed
+            .variants(&mut |figures| seen.push((figures.name, figures.part.count, figures.part.min, figures.part.max)));
+        assert_eq!(seen, [("IN", 2, 40, 44), ("OUT", 1, 50, 50)]);
+    }
+
     proptest! {
         #[test]
-        fn keys_sum_to_their_rows(exits in proptest::collection::vec((0usize..KINDS.len() + 1, 0u64..40, 1u64..1000), 0..300)) {
-            let mut keyed = Keyed::default();
+        fn keys_sum_to_their_rows(exits in proptest::collection::vec((0usize..KINDS.len() + 1, 0u64..60, 1u64..1000), 0..400)) {
+            let keyed = Keyed::default();
             for &(table, key, cycles) in &exits {
                 let reason = KINDS.get(table).map_or(ExitReason::HLT, |&(reason, _)| reason);
-                keyed.expect(|| (reason != ExitReason::HLT).then_some(key));
-                let open = keyed.open(reason);
-                keyed.close(open, 10, || 10 + cycles);
+                book(&keyed, reason, (reason != ExitReason::HLT).then_some(key), cycles);
             }
             prop_assert_eq!(keyed.ledger().check(), Ok(()));
-            for (table, &(reason, _)) in keyed.keys().iter().zip(&KINDS) {
-                let row = keyed.ledger().row(reason);
-                let all = || table.slots().iter().chain([&table.others]);
-                prop_assert_eq!(all().map(|slot| slot.count).sum::<u64>(), row.count);
-                prop_assert_eq!(all().map(|slot| slot.cycles).sum::<u64>(), row.cycles);
-                prop_assert!(table.others.count == 0 || table.slots().len() == SLOTS);
+            for &(reason, _) in &KINDS {
+                let (keys, row) = (keys(&keyed, reason), keyed.ledger().figures(reason));
+                prop_assert_eq!(keys.iter().map(|figures| figures.part.count).sum::<u64>(), row.count);
+                prop_assert_eq!(keys.iter().map(|figures| figures.part.cycles).sum::<u64>(), row.cycles);
+                prop_assert_eq!(keys.iter().map(|figures| figures.part.max).max().unwrap_or(0), row.max());
+                let slots = keys.iter().filter(|figures| figures.key.is_some()).count();
+                prop_assert!(slots <= SLOTS && (slots == SLOTS || keys.iter().all(|figures| figures.key.is_some())));
             }
         }
     }

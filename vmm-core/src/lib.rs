@@ -9,14 +9,22 @@
 //! 4. The spine applies the action; the ledger books the cycles.
 //! 5. The stub restores the registers and resumes.
 //!
+//! Several vCPUs each live these lives by themselves; what they share is on the [`board`], and nothing of it is touched by
+//! an exit that is not about another vCPU.
+//!
 //! Everything but the hardware edge (`vmx::{instructions, entry, msr}`, [`memory`]) is safe code that runs on the host,
 //! where a scripted backend drives the same spine.
 #![cfg_attr(not(test), no_std)]
 
+extern crate alloc;
+
+pub mod apic;
+pub mod board;
 pub mod exit;
 pub mod handlers;
 pub mod keys;
 pub mod ledger;
+pub mod local_apic;
 pub mod machine;
 pub mod memory;
 pub mod paging;

@@ -3,11 +3,15 @@
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
 
+use crate::apic::Apic;
+use crate::board::Board;
 use crate::handlers::cpuid::CpuidTable;
 use crate::handlers::io::Ports;
+use crate::ledger::Ledger;
 use crate::memory::GuestMemory;
 
-/// The machine of one guest.
+/// The machine of a guest, as one vCPU sees it. Memory and board are the same for all; the rest is each one's own, so that
+/// no two share a cache line on the way from an exit to the next entry.
 #[derive(Debug)]
 pub struct Machine {
     /// What CPUID answers.
@@ -26,12 +30,20 @@ pub struct Machine {
     pub enabled_in_any_profile: Controls,
     /// CR4 bits that the processor allows in VMX operation.
     pub cr4_allowed: u64,
-    /// The task-priority register, behind CR8. Nothing is delivered by priority yet.
-    pub cr8: u64,
-    /// How many vCPUs there are.
-    pub vcpus: u32,
-    /// What the guest wrote and nobody has printed yet.
-    pub console: Console,
+    /// IA32_APIC_BASE.
+    pub apic_base: u64,
+    /// The local APIC.
+    pub apic: Apic,
+    /// An NMI that another vCPU sent and that could not be delivered yet.
+    pub nmi_pending: bool,
+    /// The vCPU has halted until an interrupt.
+    pub halted: bool,
+    /// The number of this vCPU.
+    pub vcpu: usize,
+    /// What the vCPUs share.
+    pub board: &'static Board,
+    /// The account of every vCPU, for the leaves.
+    pub ledgers: &'static [&'static Ledger],
     /// Between the beginning and the end of a workload.
     pub window_open: bool,
     /// A scenario runs: any exit that the spine does not decide at once ends it.

@@ -5,7 +5,8 @@
 
 use core::ptr;
 
-/// The guest's memory. Guest-physical 0 is the region's first byte.
+/// The guest's memory. Guest-physical 0 is the region's first byte. Each vCPU's monitor has it, and whoever writes it races
+/// with the guest as a device does: nothing here depends on what it holds.
 #[derive(Debug)]
 pub struct GuestMemory {
     base: *mut u8,
@@ -16,14 +17,25 @@ pub struct GuestMemory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadAddress(pub u64);
 
+// SAFETY: a region at a fixed address; `new`'s caller gave it to the guest and to those who have this type, on any
+// processor.
+unsafe impl Send for GuestMemory {}
+// SAFETY: likewise.
+unsafe impl Sync for GuestMemory {}
+
 impl GuestMemory {
     /// Takes over a region.
     ///
     /// # Safety
     /// `base..base + bytes` is memory that is valid for as long as the result lives, and that nobody but the guest and
-    /// the result touches.
+    /// the result, and what is shared from it, touch.
     pub const unsafe fn new(base: *mut u8, bytes: u64) -> Self {
         Self { base, bytes }
+    }
+
+    /// The same memory, for another vCPU.
+    pub fn share(&self) -> Self {
+        Self { base: self.base, bytes: self.bytes }
     }
 
     /// Where guest-physical 0 is in host-physical memory.

@@ -7,13 +7,15 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::profile::Profile;
 
+use crate::apic::{Apic, Page};
+use crate::board::Board;
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction,
+    TableInstruction, VirtualizedApic,
 };
 use crate::handlers::cpuid::{CpuidTable, tests::everything};
 use crate::handlers::io::Ports;
-use crate::machine::{Console, Machine};
+use crate::machine::Machine;
 use crate::memory::tests::memory;
 
 #[derive(Debug, Default)]
@@ -34,6 +36,14 @@ pub(crate) struct Script {
     pub(crate) injected: Vec<Event>,
     pub(crate) state: HashMap<State, u64>,
     pub(crate) tsc: u64,
+    pub(crate) virtualized: VirtualizedApic,
+    pub(crate) interrupt_status: (u8, u8),
+    pub(crate) threshold: u8,
+    pub(crate) window: bool,
+    pub(crate) kicks: Vec<u32>,
+    pub(crate) ended_interrupts: usize,
+    pub(crate) timer: Option<u64>,
+    pub(crate) halts: usize,
 }
 
 impl Script {
@@ -44,8 +54,21 @@ impl Script {
 
 /// A machine with 64 KiB of memory and a processor that has everything.
 pub(crate) fn machine() -> Machine {
+    let [machine] = machines();
+    machine
+}
+
+/// One for each of several vCPUs, all of which wait.
+pub(crate) fn machines<const VCPUS: usize>() -> [Machine; VCPUS] {
+    let board: &'static Board = Box::leak(Box::new(Board::new()));
+    (0..VCPUS).for_each(|at| board.sit(at, at as u32));
+    board.settle(VCPUS);
+    core::array::from_fn(|vcpu| machine_at(vcpu, board))
+}
+
+fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
     Machine {
-        cpuid: CpuidTable::new(everything, 0, true),
+        cpuid: CpuidTable::new(everything, vcpu as u32, 1, true),
         ports: Ports::default(),
         memory: memory(64 << 10),
         wake: None,
@@ -53,9 +76,13 @@ pub(crate) fn machine() -> Machine {
         controls: Controls::default(),
         enabled_in_any_profile: Controls::default(),
         cr4_allowed: u64::MAX,
-        cr8: 0,
-        vcpus: 1,
-        console: Console::new(),
+        apic: Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32),
+        apic_base: tollgate_abi::apic::APIC_BASE,
+        nmi_pending: false,
+        halted: false,
+        vcpu,
+        board,
+        ledgers: &[],
         window_open: false,
         in_scenario: false,
         exit: None,
@@ -123,6 +150,43 @@ impl Backend for Script {
     }
     fn flush_translations(&mut self, _: Option<u64>) {
         self.flushes += 1;
+    }
+    fn virtualized_apic(&self) -> VirtualizedApic {
+        self.virtualized
+    }
+    fn set_interrupt_status(&mut self, requested: u8, in_service: u8) {
+        self.interrupt_status = (requested, in_service);
+    }
+    fn set_priority_threshold(&mut self, class: u8) {
+        self.threshold = class;
+    }
+    fn takes_interrupts(&self, _: bool) -> bool {
+        self.get(State::Rflags) & 1 << 9 != 0
+    }
+    fn blocks_nmis(&self) -> bool {
+        false
+    }
+    fn ask_for_window(&mut self, wanted: bool) {
+        self.window = wanted;
+    }
+    fn halt(&mut self) {
+        self.halts += 1;
+    }
+    fn wake(&mut self) {
+        self.halts -= 1;
+    }
+    fn kick(&mut self, apic_id: u32) {
+        self.kicks.push(apic_id);
+    }
+    fn end_of_interrupt(&mut self) {
+        self.ended_interrupts += 1;
+    }
+    fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
+        self.timer = deadline_tsc;
+    }
+    fn start_up(&mut self, _: u8) {}
+    fn enter_long_mode(&mut self) {
+        self.set(State::Efer, self.get(State::Efer) | 1 << 10);
     }
     fn map_fresh_page(&mut self, gpa: u64) -> bool {
         self.fresh.contains(&gpa)

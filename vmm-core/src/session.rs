@@ -2,23 +2,25 @@
 //!
 //! Everything here happens while no exit is open, so that it costs the account nothing.
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, Need, ROWS, Status};
-use tollgate_abi::hypercall::{BOOK_BYTES, Book};
-use tollgate_abi::key::{KINDS, Key, KeyKind};
+use tollgate_abi::hypercall::{BOOK_BYTES, Book as GuestBook};
+use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Outcome, TABLE, Workload};
 
-use crate::exit::{Backend, Pause, RawReason};
-use crate::keys::{KeyTable, Slot};
-use crate::ledger::{Account, Ledger};
-use crate::machine::Machine;
-use crate::vcpu::{End, Vcpu};
+use crate::board::{Board, Condition, Ended};
+use crate::exit::{Backend, Pause};
+use crate::keys::{KeyFigures, PartFigures};
+use crate::ledger::{Book, Figures, Imbalance};
+use crate::machine::{GuestExit, Machine};
+use crate::vcpu::Vcpu;
 
 /// What is written and what was found in the course of a run.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct Session<W> {
     window: Option<Window>,
     differing: Option<&'static Workload>,
     differing_scenario: Option<&'static Scenario>,
+    /// A vCPU that still ran when a window was opened or closed, or when the guest ended.
+    restless: Option<usize>,
     /// Exits that scenarios provoked, which are not in the guest's book.
     by_scenarios: [u64; ROWS],
 }
@@ -41,6 +45,8 @@ struct Window {
     workload: &'static Workload,
     iterations: u64,
     before: [u64; ROWS],
+    /// Of each key that the workload predicts, in its order.
+    keys_before: Vec<u64>,
     start_tsc: u64,
 }
 
@@ -51,20 +57,88 @@ struct Verdict<'a> {
     detail: fmt::Arguments<'a>,
 }
 
-fn counts<B: Backend, A: Account>(vcpu: &Vcpu<B, A>) -> [u64; ROWS] {
-    vcpu.account.ledger().rows().each_ref().map(|row| row.count)
+/// The account of every vCPU.
+type Books = [&'static dyn Book];
+
+fn keeps(books: &Books) -> bool {
+    books.first().is_some_and(|book| book.keeps())
 }
 
-fn read_book(machine: &Machine, gpa: u64) -> Option<Book> {
+/// What each vCPU's ledger has, summed.
+fn counts(books: &Books) -> [u64; ROWS] {
+    let mut sums = [0; ROWS];
+    for book in books {
+        sums.iter_mut().zip(book.ledger().counts()).for_each(|(sum, count)| *sum += count);
+    }
+    sums
+}
+
+/// What the vCPUs together have of each key that a workload predicts.
+fn key_counts(workload: &Workload, books: &Books) -> Vec<u64> {
+    let mut sums: Vec<_> = workload.keys().map(|_| 0).collect();
+    for book in books {
+        book.keys(&mut |reason, figures| {
+            for (sum, predicted) in sums.iter_mut().zip(workload.keys()) {
+                if reason == predicted.reason && figures.key.is_some_and(|(_, key)| key == predicted.key) {
+                    *sum += figures.part.count;
+                }
+            }
+        });
+    }
+    sums
+}
+
+/// TSC ticks that the other vCPUs have to become quiet at the edge of a window.
+const QUIET_TICKS: u64 = 1 << 27;
+
+/// Waits until no other vCPU runs, so that the ledgers stand still. The first that does not stop is the error.
+fn wait_until_quiet<B: Backend>(vcpu: &Vcpu<B>) -> Result<(), usize> {
+    let (board, this) = (vcpu.machine.board, vcpu.machine.vcpu);
+    let start = vcpu.backend.tsc();
+    loop {
+        match board.first_busy(this) {
+            None => return Ok(()),
+            Some(busy) if board.culprit().is_some() || vcpu.backend.tsc().wrapping_sub(start) > QUIET_TICKS => {
+                return Err(busy);
+            }
+            Some(_) => core::hint::spin_loop(),
+        }
+    }
+}
+
+/// Does what a guest asked for between two stretches of its execution, on any vCPU; `Some` if it is over then.
+#[inline(never)]
+pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Outcome> {
+    let machine = &mut vcpu.machine;
+    match pause {
+        Pause::Profile(profile) => machine.controls = vcpu.backend.set_profile(profile),
+        Pause::Console { gpa, bytes } => {
+            let mut console = machine.board.console.lock();
+            // The range was checked when it was asked for.
+            let _ = machine.memory.read(gpa, console.reserve(bytes));
+        }
+        Pause::Halted => {
+            machine.board.set_condition(machine.vcpu, Condition::Halted);
+            if machine.board.is_dead() {
+                return Some(Outcome::HaltedForEver);
+            }
+        }
+        // Windows are vCPU 0's.
+        Pause::ModeChanged | Pause::Begin { .. } | Pause::End { .. } => {}
+    }
+    None
+}
+
+fn read_book(machine: &Machine, gpa: u64) -> Option<GuestBook> {
     let mut bytes = [0; BOOK_BYTES];
     machine.memory.read(gpa, &mut bytes).ok()?;
-    Book::from_bytes(&bytes)
+    GuestBook::from_bytes(&bytes)
 }
 
 impl<W: Write> Session<W> {
     /// A session that writes its records to `out`. Errors of the sink are dropped: there is nowhere to report them.
     pub fn new(out: W) -> Self {
-        Self { out, window: None, differing: None, differing_scenario: None, by_scenarios: [0; ROWS] }
+        Self { out, window: None, differing: None, differing_scenario: None, restless: None, by_scenarios: [0; ROWS] }
     }
 
     /// Where the records go.
@@ -77,37 +151,43 @@ impl<W: Write> Session<W> {
         Writer::new(&mut self.out, kind)
     }
 
-    /// Does what the guest asked for between two stretches of its execution.
-    pub fn pause<B: Backend, A: Account>(&mut self, vcpu: &mut Vcpu<B, A>, pause: Pause) {
+    /// Does what the guest asked for between two stretches of vCPU 0's execution; `Some` if it is over then.
+    pub fn pause<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, pause: Pause) -> Option<Outcome> {
         match pause {
-            Pause::Profile(profile) => vcpu.machine.controls = vcpu.backend.set_profile(profile),
-            Pause::Begin { number, iterations } => self.begin(vcpu, &TABLE[number], iterations),
-            Pause::End { book_gpa, tsc } => self.end(vcpu, book_gpa, tsc),
+            Pause::Begin { number, iterations } => self.begin(vcpu, books, &TABLE[number], iterations),
+            Pause::End { book_gpa, tsc } => self.end(vcpu, books, book_gpa, tsc),
+            elsewhere => return pause_anywhere(vcpu, elsewhere),
         }
+        vcpu.machine.board.culprit().map(|_| Outcome::StoppedByAnother)
     }
 
     #[inline(never)]
-    fn begin<B: Backend, A: Account>(&mut self, vcpu: &mut Vcpu<B, A>, workload: &'static Workload, iterations: u64) {
-        self.print_console(&mut vcpu.machine);
+    fn begin<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, workload: &'static Workload, iterations: u64) {
+        self.restless = self.restless.or(wait_until_quiet(vcpu).err());
+        self.print_console(vcpu.machine.board);
         let record = self.record(Kind::Begin).word("workload", workload.name).word("profile", workload.profile.name());
         let _ = record.number("iterations", iterations).finish();
         vcpu.machine.controls = vcpu.backend.set_profile(workload.profile);
-        self.window = Some(Window { workload, iterations, before: counts(vcpu), start_tsc: vcpu.backend.tsc() });
+        let keys_before = key_counts(workload, books);
+        self.window =
+            Some(Window { workload, iterations, before: counts(books), keys_before, start_tsc: vcpu.backend.tsc() });
     }
 
     #[inline(never)]
-    fn end<B: Backend, A: Account>(&mut self, vcpu: &mut Vcpu<B, A>, book_gpa: u64, tsc: u64) {
+    fn end<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, book_gpa: u64, tsc: u64) {
         let Some(window) = self.window.take() else { return };
-        let mut observed = counts(vcpu);
+        self.restless = self.restless.or(wait_until_quiet(vcpu).err());
+        let mut observed = counts(books);
         for (after, before) in observed.iter_mut().zip(window.before) {
             *after -= before;
         }
         // The call that ends the window is not part of it.
         let ending_call = &mut observed[ExitReason::VMCALL.ledger_row()];
         *ending_call = ending_call.saturating_sub(1);
-        self.print_console(&mut vcpu.machine);
+        self.print_console(vcpu.machine.board);
         let book = read_book(&vcpu.machine, book_gpa);
-        self.compare(&window, &observed, book, tsc, &vcpu.machine.controls, A::KEEPS);
+        self.compare(&window, &observed, book, tsc, &vcpu.machine, keeps(books));
+        self.compare_keys(&window, books);
         vcpu.machine.controls = vcpu.backend.set_profile(Profile::Minimal);
     }
 
@@ -116,14 +196,15 @@ impl<W: Write> Session<W> {
         &mut self,
         window: &Window,
         observed: &[u64; ROWS],
-        book: Option<Book>,
+        book: Option<GuestBook>,
         tsc: u64,
-        controls: &Controls,
+        machine: &Machine,
         keeps: bool,
     ) {
         let Window { workload, iterations, start_tsc, .. } = *window;
+        let (vcpus, controls) = (machine.ledgers.len() as u64, &machine.controls);
         let predicted =
-            |row: usize| workload.predict(ExitReason(row as u16), iterations, |reason| controls.enable(reason));
+            |row: usize| workload.predict(ExitReason(row as u16), iterations, vcpus, |reason| controls.enable(reason));
         let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
         let agrees = |row: usize| predicted(row) == observed[row] && guest(row) == observed[row];
         let (verdict, message) = match &book {
@@ -150,6 +231,29 @@ impl<W: Write> Session<W> {
         }
     }
 
+    /// What the workload predicts of keys, where they are kept.
+    #[inline(never)]
+    fn compare_keys(&mut self, window: &Window, books: &Books) {
+        if !books.iter().any(|book| book.keeps_keys()) {
+            return;
+        }
+        let Window { workload, iterations, .. } = *window;
+        let observed = key_counts(workload, books);
+        for ((key, &before), after) in workload.keys().zip(&window.keys_before).zip(observed) {
+            let predicted = key.predict(workload.on, iterations, books.len() as u64);
+            // A key that lost its slot meanwhile counts from when it got it back.
+            let observed = after.saturating_sub(before);
+            if observed != predicted {
+                self.differing = self.differing.or(Some(workload));
+            }
+            let Some((_, kind)) = KINDS.iter().find(|(reason, _)| *reason == key.reason) else { continue };
+            let record = self.record(Kind::KeyCount).word("workload", workload.name);
+            let record = record.number("reason", key.reason.0.into()).hex("key", key.key);
+            let record = record.text("name", Key(*kind, key.key)).number("predicted", predicted);
+            let _ = record.number("observed", observed).finish();
+        }
+    }
+
     /// Records that the platform can't run a scenario.
     #[inline(never)]
     pub fn scenario_denied(&mut self, scenario: &Scenario, need: Need) {
@@ -160,26 +264,26 @@ impl<W: Write> Session<W> {
     }
 
     /// What the ledger has, to be handed to [`Session::scenario`].
-    pub fn before_scenario<B: Backend, A: Account>(&self, vcpu: &Vcpu<B, A>) -> [u64; ROWS] {
-        counts(vcpu)
+    pub fn before_scenario(&self, books: &Books) -> [u64; ROWS] {
+        counts(books)
     }
 
     /// Compares what a scenario provoked in its runs with what it predicts.
     #[inline(never)]
-    pub fn scenario<B: Backend, A: Account>(
+    pub fn scenario(
         &mut self,
-        vcpu: &Vcpu<B, A>,
+        books: &Books,
         scenario: &'static Scenario,
         before: &[u64; ROWS],
-        failure: Option<impl fmt::Display>,
+        failure: Option<&dyn fmt::Display>,
     ) {
-        let mut observed = counts(vcpu);
+        let mut observed = counts(books);
         for (row, count) in observed.iter_mut().enumerate() {
             *count -= before[row];
             self.by_scenarios[row] += *count;
         }
         let row = scenario.reason.ledger_row();
-        let predicted = if A::KEEPS { RUNS } else { 0 };
+        let predicted = if keeps(books) { RUNS } else { 0 };
         let stray = (0..ROWS).find(|&other| other != row && observed[other] > 0);
         let balanced = observed[row] == predicted && stray.is_none() && failure.is_none();
         if !balanced {
@@ -198,8 +302,9 @@ impl<W: Write> Session<W> {
     }
 
     #[inline(never)]
-    fn print_console(&mut self, machine: &mut Machine) {
-        let (bytes, dropped) = machine.console.contents();
+    fn print_console(&mut self, board: &Board) {
+        let mut console = board.console.lock();
+        let (bytes, dropped) = console.contents();
         for line in bytes.split(|&byte| byte == b'\n').flat_map(|line| line.chunks(CONSOLE_RECORD_BYTES)) {
             let _ = self.record(Kind::Console).text("text", Bytes(line)).finish();
         }
@@ -209,102 +314,109 @@ impl<W: Write> Session<W> {
                 .text("text", format_args!("({dropped} bytes did not fit the console's buffer)"))
                 .finish();
         }
-        machine.console.clear();
+        console.clear();
     }
 
-    /// Writes the account and the verdict.
+    /// Writes the account and the verdict, once every vCPU has ended.
     #[inline(never)]
-    pub fn finish<B: Backend, A: Account, F: fmt::Display>(&mut self, vcpu: &mut Vcpu<B, A>, end: &End<F>) -> Ending {
-        self.print_console(&mut vcpu.machine);
-        let book = vcpu.machine.exit.and_then(|exit| read_book(&vcpu.machine, exit.book_gpa));
-        if A::KEEPS {
-            let (account, enabled) = (&vcpu.account, &vcpu.machine.enabled_in_any_profile);
-            self.account(account.ledger(), account.keys(), enabled, end.elapsed_tsc, book.as_ref());
+    pub fn finish(&mut self, machine: &Machine, books: &Books) -> Ending {
+        let board = machine.board;
+        self.print_console(board);
+        let culprit = board.culprit().unwrap_or(0);
+        let mut ended = board.ended(culprit).unwrap_or_else(|| Ended::of(Outcome::UnhandledExit));
+        let book = ended.exit.and_then(|GuestExit { book_gpa, .. }| read_book(machine, book_gpa));
+        if keeps(books) {
+            for (number, &account) in books.iter().enumerate() {
+                self.ledger(number, account, &machine.enabled_in_any_profile, board.elapsed_tsc(number));
+            }
+            let tally = book.iter().flat_map(|book| book.tally.iter().enumerate());
+            for (number, &count) in tally.filter(|&(_, &count)| count > 0) {
+                let _ = self.record(Kind::Tally).number("reason", number as u64).number("guest", count).finish();
+            }
         }
-        let outcome =
-            if end.outcome == Outcome::Exited && book.is_none() { Outcome::ExitedWithoutBook } else { end.outcome };
-        let record = self.record(Kind::Stop).word("outcome", outcome.name()).hex("rip", end.rip);
-        let record = record.hex("reason", end.reason.into()).hex("qualification", end.qualification);
-        let _ = match &end.failure {
-            Some(failure) => record.text("detail", failure),
-            None if RawReason(end.reason).is_entry_failure() => record.text("detail", vcpu.backend.entry_failure()),
-            None => record,
+        if ended.outcome == Outcome::Exited && book.is_none() {
+            ended.outcome = Outcome::ExitedWithoutBook;
         }
-        .finish();
-        let status = vcpu.machine.exit.map_or(0, |exit| exit.status);
-        self.judge(vcpu.account.ledger(), A::KEEPS, status, end.rip, outcome, book.as_ref())
+        let record = self.record(Kind::Stop);
+        let record = if books.len() > 1 { record.number("vcpu", culprit as u64) } else { record };
+        let record = record.word("outcome", ended.outcome.name()).hex("rip", ended.rip);
+        let record = record.hex("reason", ended.reason.into()).hex("qualification", ended.qualification);
+        let _ = if ended.detail.is_empty() { record } else { record.text("detail", &ended.detail) }.finish();
+        let imbalance = books
+            .iter()
+            .enumerate()
+            .find_map(|(number, account)| account.ledger().check().err().map(|imbalance| (number, imbalance)));
+        self.judge(&counts(books), imbalance, keeps(books), culprit, &ended, book.as_ref(), books.len())
     }
 
     #[inline(never)]
-    fn account(
-        &mut self,
-        ledger: &Ledger,
-        keys: &[KeyTable],
-        enabled: &Controls,
-        elapsed_tsc: u64,
-        book: Option<&Book>,
-    ) {
-        for (number, row) in ledger.rows().iter().enumerate() {
+    fn ledger(&mut self, vcpu: usize, account: &dyn Book, enabled: &Controls, elapsed_tsc: u64) {
+        let ledger = account.ledger();
+        for number in 0..ROWS {
             let reason = ExitReason(number as u16);
-            let status = reason.status(enabled);
-            if status == Status::Undefined && row.count == 0 {
-                continue;
-            }
-            let record =
-                self.record(Kind::Exit).number("vcpu", 0).number("reason", number as u64).text("name", reason.name());
-            let record = record.word("status", status.as_str()).number("count", row.count).number("cycles", row.cycles);
-            let record = record.number("min", row.min()).number("max", row.max());
-            let _ = if row.count > 0 { record.histogram("histogram", &row.histogram) } else { record }.finish();
-        }
-        for (table, &(reason, kind)) in keys.iter().zip(&KINDS) {
-            for slot in table.slots() {
-                self.key(reason, Some((kind, slot.key)), slot);
-            }
-            if table.others.count > 0 {
-                self.key(reason, None, &table.others);
+            let (figures, status) = (ledger.figures(reason), reason.status(enabled));
+            // The first vCPU's rows tell the status of every reason; of the others, those are enough that have exits.
+            if figures.count > 0 || status != Status::Undefined && vcpu == 0 {
+                self.row(vcpu, number, status, &figures);
             }
         }
-        let record = self
-            .record(Kind::Total)
-            .number("vcpu", 0)
-            .number("exits", ledger.exits())
-            .number("entries", ledger.entries());
-        let _ = record.number("cycles", ledger.cycles()).number("elapsed", elapsed_tsc).finish();
-        for (number, &count) in
-            book.iter().flat_map(|book| book.tally.iter().enumerate()).filter(|&(_, &count)| count > 0)
-        {
-            let _ = self.record(Kind::Tally).number("reason", number as u64).number("guest", count).finish();
-        }
+        account.keys(&mut |reason, key| self.key(vcpu, reason, key));
+        account.variants(&mut |variant| {
+            let record = self.record(Kind::Variant).number("vcpu", vcpu as u64);
+            let record = record.number("reason", variant.reason.0.into()).text("name", variant.name);
+            let _ = part(record, &variant.part).finish();
+        });
+        let record = self.record(Kind::Total).number("vcpu", vcpu as u64).number("exits", ledger.exits());
+        let record = record.number("entries", ledger.entries()).number("cycles", ledger.cycles());
+        let _ = record.number("elapsed", elapsed_tsc).finish();
     }
 
-    fn key(&mut self, reason: ExitReason, key: Option<(KeyKind, u64)>, slot: &Slot) {
-        let record = self.record(Kind::Key).number("vcpu", 0).number("reason", reason.0.into());
-        let record = match key {
+    #[inline(never)]
+    fn row(&mut self, vcpu: usize, number: usize, status: Status, row: &Figures) {
+        let record = self.record(Kind::Exit).number("vcpu", vcpu as u64).number("reason", number as u64);
+        let record = record.text("name", ExitReason(number as u16).name());
+        let record = record.word("status", status.as_str()).number("count", row.count).number("cycles", row.cycles);
+        let record = record.number("min", row.min()).number("max", row.max());
+        let _ = if row.count > 0 { record.histogram("histogram", &row.histogram) } else { record }.finish();
+    }
+
+    #[inline(never)]
+    fn key(&mut self, vcpu: usize, reason: ExitReason, figures: &KeyFigures) {
+        let record = self.record(Kind::Key).number("vcpu", vcpu as u64).number("reason", reason.0.into());
+        let record = match figures.key {
             Some((kind, key)) => record.hex("key", key).text("name", Key(kind, key)),
             None => record.text("name", "others"),
         };
-        let _ = record.number("count", slot.count).number("cycles", slot.cycles).finish();
+        let _ = part(record, &figures.part).finish();
     }
 
     #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "all that a verdict depends on")]
     fn judge(
         &mut self,
-        ledger: &Ledger,
+        counts: &[u64; ROWS],
+        imbalance: Option<(usize, Imbalance)>,
         keeps: bool,
-        status: u64,
-        rip: u64,
-        outcome: Outcome,
-        book: Option<&Book>,
+        culprit: usize,
+        ended: &Ended,
+        book: Option<&GuestBook>,
+        vcpus: usize,
     ) -> Ending {
         let by_scenarios = self.by_scenarios;
-        let booked = |book: &Book, row: usize| book.tally[row] + by_scenarios[row];
-        let unequal = |book: &Book| (0..ROWS).find(|&row| keeps && booked(book, row) != ledger.rows()[row].count);
+        let booked = |book: &GuestBook, row: usize| book.tally[row] + by_scenarios[row];
+        let unequal = |book: &GuestBook| (0..ROWS).find(|&row| keeps && booked(book, row) != counts[row]);
         let fail = |result, detail| Verdict { ending: Ending::Fail, result, detail };
-        if let (true, Err(imbalance)) = (keeps, ledger.check()) {
-            return self.verdict(&fail("differs", format_args!("the ledger does not add up: {imbalance:?}")));
+        if let (true, Some((vcpu, imbalance))) = (keeps, imbalance) {
+            return self
+                .verdict(&fail("differs", format_args!("the ledger of vCPU {vcpu} does not add up: {imbalance:?}")));
         }
-        let Some(book) = book.filter(|_| outcome == Outcome::Exited) else {
-            return self.verdict(&fail("stopped", format_args!("the guest ended as {} at {:#x}", outcome.name(), rip)));
+        let Some(book) = book.filter(|_| ended.outcome == Outcome::Exited) else {
+            let (outcome, rip) = (ended.outcome.name(), ended.rip);
+            return if vcpus > 1 {
+                self.verdict(&fail("stopped", format_args!("vCPU {culprit} ended as {outcome} at {rip:#x}")))
+            } else {
+                self.verdict(&fail("stopped", format_args!("the guest ended as {outcome} at {rip:#x}")))
+            };
         };
         if let Some(workload) = self.differing {
             let result = if book.passed == 0 { "failed" } else { "differs" };
@@ -316,32 +428,48 @@ impl<W: Write> Session<W> {
         if let Some(scenario) = self.differing_scenario {
             return self.verdict(&fail("differs", format_args!("scenario {}: its books differ", scenario.name)));
         }
+        let status = ended.exit.map_or(0, |exit| exit.status);
         if book.passed == 0 || status != 0 {
             return self.verdict(&fail(
                 "failed",
                 format_args!("exit status {status}: {}", NonEmpty(book.message(), "no message")),
             ));
         }
+        if let Some(restless) = self.restless {
+            return self.verdict(&fail(
+                "failed",
+                format_args!("vCPU {restless} still ran when a workload began or ended, or the guest did"),
+            ));
+        }
         if let Some(row) = unequal(book) {
             let reason = ExitReason(row as u16);
-            let (ledger, guest) = (ledger.rows()[row].count, booked(book, row));
+            let (ledger, guest) = (counts[row], booked(book, row));
             return self.verdict(&fail(
                 "differs",
                 format_args!("reason {row} {}: the ledger has {ledger}, the guest {guest}", reason.name()),
             ));
         }
-        let detail = if keeps {
-            format_args!("{} exits, every book agrees", ledger.exits())
-        } else {
-            format_args!("accounting is off")
-        };
+        let exits: u64 = counts.iter().sum();
+        let detail =
+            if keeps { format_args!("{exits} exits, every book agrees") } else { format_args!("accounting is off") };
         self.verdict(&Verdict { ending: Ending::Pass, result: "balanced", detail })
+    }
+
+    /// Notes a vCPU that had not been taken off line when the guest ended.
+    pub fn still_ran(&mut self, vcpu: usize) {
+        self.restless = self.restless.or(Some(vcpu));
     }
 
     fn verdict(&mut self, verdict: &Verdict<'_>) -> Ending {
         let _ = self.record(Kind::Verdict).word("result", verdict.result).text("detail", verdict.detail).finish();
         verdict.ending
     }
+}
+
+/// Adds the figures of a part.
+fn part<'w, W: Write + ?Sized>(record: Writer<'w, W>, part: &PartFigures) -> Writer<'w, W> {
+    let record = record.number("count", part.count).number("cycles", part.cycles);
+    record.number("min", part.min).number("max", part.max)
 }
 
 /// Displays bytes as Latin-1, which the record's escapes make ASCII.
@@ -366,7 +494,7 @@ impl fmt::Display for NonEmpty<'_> {
 mod tests {
     use super::*;
     use crate::exit::GuestRegisters;
-    use crate::ledger::Ledger;
+    use crate::ledger::{Account, Ledger};
     use crate::script::{Script, machine};
     use tollgate_abi::hypercall::{BOOK_MAGIC, MESSAGE_BYTES};
     use tollgate_abi::record::parse;
@@ -377,15 +505,17 @@ mod tests {
     fn log(iterations: u64, exits: u64, guest: u64, whole_tally: u64, passed: u64) -> (String, Ending) {
         let mut text = String::new();
         let mut session = Session::new(&mut text);
-        let mut vcpu = Vcpu::new(Script::default(), Ledger::new(), machine());
-        let exit = |vcpu: &mut Vcpu<Script, Ledger>, reason: ExitReason| {
+        let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
+        let books: [&'static dyn Book; 1] = [ledger];
+        let mut vcpu = Vcpu::new(Script::default(), Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() });
+        let exit = |vcpu: &mut Vcpu<Script>, reason: ExitReason| {
             vcpu.backend.reason = u32::from(reason.0);
             vcpu.backend.elapse(10);
             let stamp = vcpu.backend.tsc();
             vcpu.backend.elapse(50);
-            let _ = vcpu.exit(&mut GuestRegisters::default(), stamp);
+            let _ = vcpu.exit(ledger, &mut GuestRegisters::default(), stamp);
         };
-        let book = |vcpu: &mut Vcpu<Script, Ledger>, cpuids: u64, vmcalls: u64| {
+        let book = |vcpu: &mut Vcpu<Script>, cpuids: u64, vmcalls: u64| {
             for (at, value) in [
                 (0, BOOK_MAGIC),
                 (8, passed),
@@ -395,17 +525,19 @@ mod tests {
                 vcpu.machine.memory.write_u64(BOOK_GPA + at, value).unwrap();
             }
         };
-        session.pause(&mut vcpu, Pause::Begin { number: Workload::by_name("cpuid").unwrap().number(), iterations });
+        let number = Workload::by_name("cpuid").unwrap().number();
+        assert_eq!(session.pause(&mut vcpu, &books, Pause::Begin { number, iterations }), None);
         (0..exits).for_each(|_| exit(&mut vcpu, ExitReason::CPUID));
         exit(&mut vcpu, ExitReason::VMCALL);
         book(&mut vcpu, guest, 0);
         let tsc = vcpu.backend.tsc();
-        session.pause(&mut vcpu, Pause::End { book_gpa: BOOK_GPA, tsc });
+        assert_eq!(session.pause(&mut vcpu, &books, Pause::End { book_gpa: BOOK_GPA, tsc }), None);
         book(&mut vcpu, whole_tally, 1);
-        vcpu.machine.exit = Some(crate::machine::GuestExit { status: 0, book_gpa: BOOK_GPA });
-        let end = vcpu.run(|_| Err("the script is over"), |_, _| {});
-        let end = End { outcome: Outcome::Exited, failure: None::<&str>, ..end };
-        let ending = session.finish(&mut vcpu, &end);
+        ledger.first_entry();
+        ledger.no_entry_followed();
+        let exit = Some(GuestExit { status: 0, book_gpa: BOOK_GPA });
+        vcpu.machine.board.end(0, Ended { exit, ..Ended::of(Outcome::Exited) });
+        let ending = session.finish(&vcpu.machine, &books);
         (text, ending)
     }
 

@@ -1,21 +1,20 @@
 //! The spine: what happens at every exit, and what happens between two stretches of guest execution.
 
 use tollgate_abi::ExitReason;
+use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
 use crate::handlers::{control_regs, cpuid, dispatch, event, hypercall, io, msr};
 use crate::keys::key_of;
-use crate::ledger::{Account, Open};
+use crate::ledger::Account;
 use crate::machine::Machine;
 
-/// One virtual processor with its account and its machine.
+/// One virtual processor with its machine. Its account lies elsewhere, since others read it, and comes with each exit.
 #[derive(Debug)]
-pub struct Vcpu<B, A> {
+pub struct Vcpu<B> {
     /// The virtualization extension.
     pub backend: B,
-    /// The account.
-    pub account: A,
     /// The guest's surroundings.
     pub machine: Machine,
     leave: Leave,
@@ -43,11 +42,8 @@ pub enum Flow {
 
 /// An exit that has been counted and not yet decided.
 #[derive(Debug)]
-#[repr(C)]
-pub struct Opened {
-    raw: RawReason,
-    open: Open,
-}
+#[repr(transparent)]
+pub struct Opened(RawReason);
 
 /// How a guest ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,17 +62,27 @@ pub struct End<F> {
     pub elapsed_tsc: u64,
 }
 
-impl<B: Backend, A: Account> Vcpu<B, A> {
+impl<B: Backend> Vcpu<B> {
     /// A vCPU that has not run yet.
-    pub fn new(backend: B, account: A, machine: Machine) -> Self {
-        Self { backend, account, machine, leave: Leave::Stop(Outcome::UnhandledExit), last_exit_tsc: 0 }
+    pub fn new(backend: B, machine: Machine) -> Self {
+        Self { backend, machine, leave: Leave::Stop(Outcome::UnhandledExit), last_exit_tsc: 0 }
+    }
+
+    /// The state behind INIT and a start-up IPI with this vector: real mode, a fresh APIC, the minimal profile.
+    #[inline(never)]
+    pub fn start_up(&mut self, vector: u8) {
+        self.machine.apic.reset();
+        (self.machine.halted, self.machine.nmi_pending, self.machine.wake) = (false, false, None);
+        self.backend.start_up(vector);
+        self.backend.ask_for_window(false);
+        self.machine.controls = self.backend.set_profile(Profile::Minimal);
     }
 
     /// One exit, from the time stamp `exit_tsc` that the stub took to the entry that follows.
-    pub fn exit(&mut self, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
-        match self.exit_quickly(registers, exit_tsc) {
+    pub fn exit(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
+        match self.exit_quickly(account, registers, exit_tsc) {
             Ok(()) => Flow::Resume,
-            Err(opened) => self.exit_thoroughly(registers, exit_tsc, opened),
+            Err(opened) => self.exit_thoroughly(account, registers, exit_tsc, opened),
         }
     }
 
@@ -86,7 +92,12 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
     /// # Errors
     /// The exit is open and is to be handed to [`Vcpu::exit_thoroughly`].
     #[inline(always)]
-    pub fn exit_quickly(&mut self, registers: &mut GuestRegisters, exit_tsc: u64) -> Result<(), Opened> {
+    pub fn exit_quickly<A: Account>(
+        &mut self,
+        account: &A,
+        registers: &mut GuestRegisters,
+        exit_tsc: u64,
+    ) -> Result<(), Opened> {
         const CPUID: u32 = ExitReason::CPUID.0 as u32;
         const VMCALL: u32 = ExitReason::VMCALL.0 as u32;
         const CR_ACCESS: u32 = ExitReason::CR_ACCESS.0 as u32;
@@ -95,65 +106,83 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
         const EPT_VIOLATION: u32 = ExitReason::EPT_VIOLATION.0 as u32;
         let raw = self.backend.exit_reason();
         let backend = &self.backend;
-        self.account.expect(|| key_of(raw.basic(), registers, backend));
+        account.expect(raw.basic(), || key_of(raw.basic(), registers, backend), || backend.tsc());
         // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
         match raw.0 {
             // The one exit with a budget of VMREADs: it spares those that would show an interrupt shadow or a single step.
-            CPUID => self.decide(raw, exit_tsc, |backend, machine| {
+            CPUID => self.decide::<A, { CPUID as usize }>(account, raw, exit_tsc, |backend, machine| {
                 let done = cpuid::quick(registers, &machine.cpuid);
                 step_over_if(done, backend)
             }),
-            VMCALL => self.decide(raw, exit_tsc, |backend, _| {
+            VMCALL => self.decide::<A, { VMCALL as usize }>(account, raw, exit_tsc, |backend, _| {
                 let done = backend.ends_plainly() && hypercall::quick(registers);
                 step_over_if(done, backend)
             }),
-            CR_ACCESS => self.decide(raw, exit_tsc, |backend, _| {
+            CR_ACCESS => self.decide::<A, { CR_ACCESS as usize }>(account, raw, exit_tsc, |backend, _| {
                 let done = backend.ends_plainly()
                     && backend.cr0_write().is_some_and(|register| control_regs::quick(register, registers, backend));
                 step_over_if(done, backend)
             }),
-            IO_INSTRUCTION => self.decide(raw, exit_tsc, |backend, machine| {
-                let done = backend.ends_plainly() && io::quick(backend.io_access(), registers, machine);
+            IO_INSTRUCTION => {
+                self.decide::<A, { IO_INSTRUCTION as usize }>(account, raw, exit_tsc, |backend, machine| {
+                    let done = backend.ends_plainly() && io::quick(backend.io_access(), registers, machine);
+                    step_over_if(done, backend)
+                })
+            }
+            RDMSR => self.decide::<A, { RDMSR as usize }>(account, raw, exit_tsc, |backend, machine| {
+                let done = backend.ends_plainly() && msr::quick(registers, machine);
                 step_over_if(done, backend)
             }),
-            RDMSR => self.decide(raw, exit_tsc, |backend, _| {
-                let done = backend.ends_plainly() && msr::quick(registers);
-                step_over_if(done, backend)
-            }),
-            EPT_VIOLATION => self.decide(raw, exit_tsc, |backend, _| event::quick(backend)),
-            _ => Err(Opened { raw, open: self.account.open(raw.basic()) }),
+            EPT_VIOLATION => {
+                self.decide::<A, { EPT_VIOLATION as usize }>(account, raw, exit_tsc, |backend, _| event::quick(backend))
+            }
+            _ => {
+                let _counted = account.open(raw.basic());
+                Err(Opened(raw))
+            }
         }
     }
 
-    /// Opens an exit, and closes it if `quick` could deal with all of it.
+    /// Opens an exit that only [`Vcpu::exit_thoroughly`] may decide: in modes that the quick forms don't know.
+    pub fn open(&self, account: &impl Account, registers: &GuestRegisters) -> Opened {
+        let (raw, backend) = (self.backend.exit_reason(), &self.backend);
+        account.expect(raw.basic(), || key_of(raw.basic(), registers, backend), || backend.tsc());
+        let _counted = account.open(raw.basic());
+        Opened(raw)
+    }
+
+    /// Opens an exit, and closes it if `quick` could deal with all of it. `REASON` is that of `raw` again, as a constant, so
+    /// that its ledger row is one, too.
     #[inline(always)]
-    fn decide(
+    fn decide<A: Account, const REASON: usize>(
         &mut self,
+        account: &A,
         raw: RawReason,
         exit_tsc: u64,
         quick: impl FnOnce(&mut B, &mut Machine) -> bool,
     ) -> Result<(), Opened> {
-        let open = self.account.open(raw.basic());
+        let _counted = account.open(ExitReason(REASON as u16));
         if !quick(&mut self.backend, &mut self.machine) {
-            return Err(Opened { raw, open });
+            return Err(Opened(raw));
         }
         let backend = &self.backend;
-        self.account.close(open, exit_tsc, || backend.tsc());
+        account.close_row::<REASON>(exit_tsc, || backend.tsc());
         Ok(())
     }
 
     /// The second half: any exit there is. What the first half decides, this would decide in the same way.
     #[inline(always)]
-    pub fn exit_thoroughly(
+    pub fn exit_thoroughly<A: Account>(
         &mut self,
+        account: &A,
         registers: &mut GuestRegisters,
         exit_tsc: u64,
-        Opened { raw, open }: Opened,
+        Opened(raw): Opened,
     ) -> Flow {
-        let action = dispatch(raw, registers, &mut self.backend, &mut self.machine, self.account.ledger());
+        let action = dispatch(raw, registers, &mut self.backend, &mut self.machine);
         let flow = self.apply(action, exit_tsc);
         let backend = &self.backend;
-        self.account.close(open, exit_tsc, || backend.tsc());
+        account.close(account.opened(raw.basic()), exit_tsc, || backend.tsc());
         flow
     }
 
@@ -182,20 +211,27 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
         Flow::Resume
     }
 
-    /// Runs the guest to its end. `enter` runs it until an exit leaves; `pause` does what is to be done in between.
+    /// Runs the guest to its end. `enter` runs it until an exit leaves; `pause` does what is to be done in between, and may
+    /// find that the guest is over.
     ///
     /// # Panics
     /// Never by itself; `enter` and `pause` are the caller's.
     pub fn run<F>(
         &mut self,
+        account: &impl Account,
         mut enter: impl FnMut(&mut Self) -> Result<(), F>,
-        mut pause: impl FnMut(&mut Self, Pause),
+        mut pause: impl FnMut(&mut Self, Pause) -> Option<Outcome>,
     ) -> End<F> {
         let first_entry_tsc = self.backend.tsc();
-        self.account.first_entry();
+        account.first_entry();
         let (outcome, failure) = loop {
             match enter(self).map(|()| self.leave) {
-                Ok(Leave::Pause(what)) => pause(self, what),
+                Ok(Leave::Pause(what)) => {
+                    if let Some(outcome) = pause(self, what) {
+                        self.last_exit_tsc = self.backend.tsc();
+                        break (outcome, None);
+                    }
+                }
                 Ok(Leave::Stop(outcome)) => break (outcome, None),
                 Err(failure) => {
                     self.last_exit_tsc = self.backend.tsc();
@@ -203,7 +239,7 @@ impl<B: Backend, A: Account> Vcpu<B, A> {
                 }
             }
         };
-        self.account.no_entry_followed();
+        account.no_entry_followed();
         End {
             outcome,
             rip: self.backend.get(State::Rip),
@@ -228,16 +264,17 @@ fn step_over_if<B: Backend>(done: bool, backend: &mut B) -> bool {
 mod tests {
     use super::*;
     use crate::exit::{CrAccess, Event, IoAccess};
-    use crate::ledger::{Ledger, Unaccounted};
+    use crate::ledger::{Book, Ledger, Unaccounted};
     use crate::script::{Script, machine};
     use proptest::prelude::*;
     use tollgate_abi::hypercall::Hypercall;
 
     /// Runs a guest whose exits, and RAX at each, are given.
-    fn run<A: Account>(account: A, exits: &[(ExitReason, u64)]) -> (Vcpu<Script, A>, End<()>, Vec<Pause>) {
-        let mut vcpu = Vcpu::new(Script::default(), account, machine());
+    fn run<A: Account>(exits: &[(ExitReason, u64)]) -> (Vcpu<Script>, A, End<()>, Vec<Pause>) {
+        let (mut vcpu, account) = (Vcpu::new(Script::default(), machine()), A::default());
         let (mut exits, mut pauses) = (exits.iter(), vec![]);
         let end = vcpu.run(
+            &account,
             |vcpu| {
                 loop {
                     let &(reason, rax) = exits.next().ok_or(())?;
@@ -246,26 +283,29 @@ mod tests {
                     let stamp = vcpu.backend.tsc();
                     let mut registers = GuestRegisters { rax, rdi: 1, rsi: 1, ..Default::default() };
                     vcpu.backend.elapse(80);
-                    if vcpu.exit(&mut registers, stamp) == Flow::Leave {
+                    if vcpu.exit(&account, &mut registers, stamp) == Flow::Leave {
                         return Ok(());
                     }
                 }
             },
-            |_, pause| pauses.push(pause),
+            |_, pause| {
+                pauses.push(pause);
+                None
+            },
         );
-        (vcpu, end, pauses)
+        (vcpu, account, end, pauses)
     }
 
     const EXIT: (ExitReason, u64) = (ExitReason::VMCALL, Hypercall::Exit as u64);
 
     #[test]
     fn every_exit_is_counted_once_and_timed() {
-        let (vcpu, end, _) =
-            run(Ledger::new(), &[(ExitReason::CPUID, 0), (ExitReason::CPUID, 1), (ExitReason::WBINVD, 0), EXIT]);
+        let (vcpu, account, end, _) =
+            run::<Ledger>(&[(ExitReason::CPUID, 0), (ExitReason::CPUID, 1), (ExitReason::WBINVD, 0), EXIT]);
         assert_eq!(end.outcome, Outcome::Exited);
-        let ledger = vcpu.account.ledger();
+        let ledger = account.ledger();
         assert_eq!((ledger.exits(), ledger.entries()), (4, 4));
-        let cpuid = ledger.row(ExitReason::CPUID);
+        let cpuid = ledger.figures(ExitReason::CPUID);
         assert_eq!((cpuid.count, cpuid.cycles, cpuid.min(), cpuid.max()), (2, 160, 80, 80));
         assert_eq!(ledger.check(), Ok(()));
         assert_eq!(vcpu.backend.advances, 3);
@@ -275,47 +315,48 @@ mod tests {
     #[test]
     fn what_nobody_handles_is_counted_and_stops() {
         for reason in [ExitReason(35), ExitReason(86), ExitReason(0xffff), ExitReason::SPP] {
-            let (vcpu, end, _) = run(Ledger::new(), &[(reason, 0)]);
+            let (_, account, end, _) = run::<Ledger>(&[(reason, 0)]);
             assert_eq!(end.outcome, Outcome::UnhandledExit);
-            assert_eq!(vcpu.account.row(reason).count, 1);
-            assert_eq!(vcpu.account.check(), Ok(()));
+            assert_eq!(account.count(reason), 1);
+            assert_eq!(account.check(), Ok(()));
         }
     }
 
     #[test]
     fn refused_instructions_raise_their_event_and_do_not_advance() {
-        let (vcpu, ..) = run(Ledger::new(), &[(ExitReason::VMXON, 0), (ExitReason::RDPMC, 0), EXIT]);
+        let (vcpu, ..) = run::<Ledger>(&[(ExitReason::VMXON, 0), (ExitReason::RDPMC, 0), EXIT]);
         assert_eq!(vcpu.backend.injected, [Event::UNDEFINED_OPCODE, Event::GENERAL_PROTECTION]);
         assert_eq!(vcpu.backend.advances, 0);
     }
 
     #[test]
     fn a_pause_closes_its_exit_first() {
-        let (vcpu, _, pauses) = run(Ledger::new(), &[(ExitReason::VMCALL, Hypercall::Begin as u64), EXIT]);
+        let (vcpu, account, _, pauses) = run::<Ledger>(&[(ExitReason::VMCALL, Hypercall::Begin as u64), EXIT]);
         assert_eq!(pauses, [Pause::Begin { number: 1, iterations: 1 }]);
-        assert_eq!((vcpu.backend.advances, vcpu.account.check()), (1, Ok(())));
+        assert_eq!((vcpu.backend.advances, account.check()), (1, Ok(())));
     }
 
     #[test]
     fn a_failed_entry_is_a_value() {
-        let (vcpu, end, _) = run(Ledger::new(), &[(ExitReason::CPUID, 0)]);
+        let (_, account, end, _) = run::<Ledger>(&[(ExitReason::CPUID, 0)]);
         assert_eq!((end.outcome, end.failure), (Outcome::EntryFailed, Some(())));
-        assert_eq!(vcpu.account.check(), Ok(()));
+        assert_eq!(account.check(), Ok(()));
     }
 
     #[test]
     fn an_entry_that_fails_by_exit_is_counted() {
-        let mut vcpu = Vcpu::new(Script { reason: 1 << 31 | 33, ..Script::default() }, Ledger::new(), machine());
-        assert_eq!(vcpu.exit(&mut GuestRegisters::default(), 0), Flow::Leave);
+        let mut vcpu = Vcpu::new(Script { reason: 1 << 31 | 33, ..Script::default() }, machine());
+        let account = Ledger::new();
+        assert_eq!(vcpu.exit(&account, &mut GuestRegisters::default(), 0), Flow::Leave);
         assert_eq!(vcpu.leave, Leave::Stop(Outcome::EntryFailed));
-        assert_eq!(vcpu.account.row(ExitReason::ENTRY_FAILURE_GUEST_STATE).count, 1);
+        assert_eq!(account.count(ExitReason::ENTRY_FAILURE_GUEST_STATE), 1);
     }
 
     #[test]
     fn without_an_account_nothing_is_booked() {
-        let (vcpu, end, _) = run(Unaccounted::default(), &[(ExitReason::CPUID, 0), EXIT]);
+        let (_, account, end, _) = run::<Unaccounted>(&[(ExitReason::CPUID, 0), EXIT]);
         assert_eq!(end.outcome, Outcome::Exited);
-        assert_eq!(vcpu.account.ledger().exits(), 0);
+        assert_eq!(account.ledger().exits(), 0);
     }
 
     #[test]
@@ -341,15 +382,16 @@ mod tests {
             let vcpu = || {
                 let mut backend = Script { reason: u32::from(reason.0), cr, io: Some(io), ..Script::default() };
                 backend.set(State::CsRights, 1 << 13);
+                backend.set(State::Cr0, 0x8000_0031);
                 let registers = GuestRegisters { rax, rcx, rbx, ..Default::default() };
-                (Vcpu::new(backend, Ledger::new(), machine()), registers)
+                (Vcpu::new(backend, machine()), registers)
             };
             let ((mut first, mut registers), (mut second, mut expected)) = (vcpu(), vcpu());
-            let decided = first.exit_quickly(&mut registers, 0).is_ok();
+            let account = Ledger::new();
+            let decided = first.exit_quickly(&account, &mut registers, 0).is_ok();
             quick += usize::from(decided);
-            let raw = second.backend.exit_reason();
-            let open = second.account.open(raw.basic());
-            let flow = second.exit_thoroughly(&mut expected, 0, Opened { raw, open });
+            let opened = second.open(&account, &expected);
+            let flow = second.exit_thoroughly(&account, &mut expected, 0, opened);
             if decided {
                 assert_eq!((registers, flow), (expected, Flow::Resume), "{reason:?}");
                 assert_eq!(first.backend.get(State::Cr0), second.backend.get(State::Cr0));
@@ -361,17 +403,17 @@ mod tests {
 
     #[test]
     fn a_single_step_is_left_to_the_second_half() {
-        let mut vcpu = Vcpu::new(Script { reason: 18, ..Script::default() }, Ledger::new(), machine());
+        let mut vcpu = Vcpu::new(Script { reason: 18, ..Script::default() }, machine());
         vcpu.backend.set(State::Rflags, 1 << 8);
-        assert!(vcpu.exit_quickly(&mut GuestRegisters::default(), 0).is_err());
+        assert!(vcpu.exit_quickly(&Ledger::new(), &mut GuestRegisters::default(), 0).is_err());
     }
 
     proptest! {
         #[test]
         fn any_sequence_of_exits_balances(reasons in proptest::collection::vec((0u16..100, any::<u64>()), 0..60)) {
             let exits: Vec<_> = reasons.into_iter().map(|(reason, rax)| (ExitReason(reason), rax)).collect();
-            let (vcpu, ..) = run(Ledger::new(), &exits);
-            prop_assert_eq!(vcpu.account.check(), Ok(()));
+            let (_, account, ..) = run::<Ledger>(&exits);
+            prop_assert_eq!(account.check(), Ok(()));
         }
     }
 }

@@ -7,10 +7,11 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
 use super::{
-    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, StopFacts, Totals, Verdict, WorkloadAccount, verify,
+    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, StopFacts, Totals, Verdict, WorkloadAccount, parts,
+    vcpus, verify,
 };
 use crate::audit::Audit;
-use crate::log::{ExitRow, KeyRow, Log, WorkloadRun};
+use crate::log::{ExitRow, Log, WorkloadRun};
 
 impl Account {
     /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
@@ -20,7 +21,9 @@ impl Account {
         let audit = audit.filter(|_| accounted && !refused);
         let reasons = reasons(log, audit);
         let totals = totals(log, audit);
-        let findings = if accounted && !refused { verify::findings(log, &reasons, &totals) } else { Vec::new() };
+        let per_vcpu = vcpus::of(log, audit);
+        let findings =
+            if accounted && !refused { verify::findings(log, &reasons, &per_vcpu, &totals) } else { Vec::new() };
         let verdict = Verdict::of(log, &findings, accounted);
         let header = &log.header;
         Self {
@@ -36,10 +39,12 @@ impl Account {
             vcpus: header.vcpus,
             totals,
             reasons,
+            per_vcpu,
             workloads: log.workloads.iter().map(|run| workload(run, log.stop.is_some())).collect(),
             scenarios: log.scenarios.clone(),
             atlas: Vec::new(),
             stop: log.stop.as_ref().map(|stop| StopFacts {
+                vcpu: stop.vcpu,
                 outcome: stop.outcome.clone(),
                 rip: stop.rip,
                 reason: stop.reason,
@@ -82,11 +87,10 @@ fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
             add(reason, row);
         }
     }
-    for (&(_, number), keys) in &log.keys {
-        if let Some(reason) = rows.get_mut(&number) {
-            keys.iter().for_each(|key| add_key(&mut reason.keys, key));
-            reason.keys.sort_by_key(|row| (row.key.is_none(), std::cmp::Reverse(row.count), row.key));
-        }
+    let (mut keys, mut variants) = (parts::keys(log), parts::variants(log));
+    for reason in rows.values_mut() {
+        reason.keys = keys.remove(&reason.number).unwrap_or_default();
+        reason.variants = variants.remove(&reason.number).unwrap_or_default();
     }
     rows.into_values().collect()
 }
@@ -110,17 +114,6 @@ fn add(reason: &mut Reason, row: &ExitRow) {
         }
     }
     reason.histogram.sort_by_key(|bucket| bucket.bucket);
-}
-
-/// Adds one vCPU's key.
-fn add_key(keys: &mut Vec<KeyRow>, row: &KeyRow) {
-    match keys.iter_mut().find(|known| known.key == row.key) {
-        Some(known) => {
-            known.count = known.count.saturating_add(row.count);
-            known.cycles = known.cycles.saturating_add(row.cycles);
-        }
-        None => keys.push(row.clone()),
-    }
 }
 
 fn totals(log: &Log, audit: Option<&Audit>) -> Totals {

@@ -4,9 +4,13 @@
 //! monitor that its own numbers contradict does not pass.
 
 mod build;
+mod parts;
+mod predictions;
+mod vcpus;
 mod verdict;
 mod verify;
 
+pub use vcpus::{VcpuAccount, VcpuReason};
 pub use verdict::Verdict;
 
 use std::collections::BTreeMap;
@@ -14,7 +18,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::failure::Status;
-use crate::log::{KeyRow, ScenarioRun};
+use crate::log::{KeyRow, ScenarioRun, VariantRow};
 
 /// The document's format. Fields may be added under this name, not renamed.
 pub const SCHEMA: &str = "tollgate.account/1";
@@ -38,6 +42,8 @@ pub struct Account {
     pub totals: Totals,
     /// One row for each reason that the log has, in ascending order.
     pub reasons: Vec<Reason>,
+    /// The same by vCPU.
+    pub per_vcpu: Vec<VcpuAccount>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadAccount>,
     /// The scenarios, in the order in which they ran.
@@ -111,9 +117,12 @@ pub struct Reason {
     pub histogram: Vec<Bucket>,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
-    /// What tells the exits apart, the most frequent first; empty where keys were not kept or the reason has none.
+    /// What tells the exits apart, the most frequent first and what was not kept apart last; empty where keys were not kept or the reason has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyRow>,
+    /// The kinds of exits that cost differently, whatever their keys; empty likewise.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantRow>,
     /// Exits that scenarios provoked: they are in the ledger, and not in the guest's book.
     pub scenario_count: u64,
     /// Exits in the emulator's log; `null` without an audit.
@@ -177,11 +186,16 @@ pub struct AtlasRow {
     pub platform: String,
     /// Whether this emulator can produce it at all.
     pub possible: bool,
+    /// Its kinds that cost differently, those that were not produced with a count of 0; empty where it has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantRow>,
 }
 
 /// How the guest ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StopFacts {
+    /// The vCPU that ended it; `null` where the log does not tell.
+    pub vcpu: Option<u64>,
     /// The outcome's word.
     pub outcome: String,
     /// Where the guest was.

@@ -1,26 +1,25 @@
 //! The host's own check of the books, which trusts no sum that it can compute and no verdict at all.
 
-use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::{EnabledBy, TABLE};
-use tollgate_abi::key::KINDS;
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
-use super::{Reason, Totals};
+use super::{Reason, Totals, VcpuAccount, parts, predictions};
 use crate::log::{Count, ExitRow, Log, ScenarioRun, Total, WorkloadRun};
 
 /// Everything that is wrong, as sentences, the books first.
-pub(super) fn findings(log: &Log, reasons: &[Reason], totals: &Totals) -> Vec<String> {
+pub(super) fn findings(log: &Log, reasons: &[Reason], per_vcpu: &[VcpuAccount], totals: &Totals) -> Vec<String> {
     let mut found = Vec::new();
     let guest_knows = !runs_unknown_code(log);
     reasons.iter().for_each(|reason| books(reason, guest_knows, &mut found));
+    vcpu_books(per_vcpu, &mut found);
     log.workloads.iter().for_each(|workload| workload_books(workload, &mut found));
+    predictions::check(log, &mut found);
     log.scenarios.iter().for_each(|run| scenario_books(run, &mut found));
     for (&(vcpu, number), row) in &log.exits {
         row_invariants(row, &format!("reason {number} {} on vCPU {vcpu}", row.name), &mut found);
     }
-    key_sums(log, &mut found);
+    parts::check(log, &mut found);
     for (&vcpu, total) in &log.totals {
         total_invariants(log, vcpu, total, &mut found);
     }
@@ -56,6 +55,19 @@ fn books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
     }
 }
 
+/// Each vCPU's ledger against what the emulator logged on the processor that it ran on: sums may agree where their parts
+/// don't. One vCPU alone is its own sum.
+fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Vec<String>) {
+    for account in per_vcpu.iter().filter(|_| per_vcpu.len() > 1) {
+        for reason in &account.reasons {
+            if let Some(audit) = reason.audit_count.filter(|&count| count != reason.count) {
+                let place = format!("reason {} {} on vCPU {}", reason.number, reason.name, account.vcpu);
+                found.push(format!("{place}: ledger {}, emulator {audit}", reason.count));
+            }
+        }
+    }
+}
+
 /// Prediction, guest and ledger in one workload.
 fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
     let Some(end) = &run.ended else { return };
@@ -76,7 +88,6 @@ fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
     if observed != end.exits {
         found.push(format!("workload {}: its reasons have {observed} exits, its window {}", run.name, end.exits));
     }
-    predictions(run, found);
 }
 
 /// A scenario against its row in the table.
@@ -93,44 +104,6 @@ fn scenario_books(run: &ScenarioRun, found: &mut Vec<String>) {
         ));
     } else if !denied && run.verdict != "balanced" {
         found.push(format!("scenario {}: {} ({})", run.name, run.verdict, run.detail));
-    }
-}
-
-/// The predictions in the log against the table of workloads, as far as the log tells what was enabled.
-fn predictions(run: &WorkloadRun, found: &mut Vec<String>) {
-    let Some(workload) = Workload::by_name(&run.name).filter(|workload| workload.ends == Ends::Returns) else { return };
-    let logged = |reason: ExitReason| run.counts.get(&reason.0).and_then(|count| count.predicted).unwrap_or(0);
-    let enabled =
-        |reason: ExitReason| logged(reason) > 0 || reason.row().is_some_and(|row| row.enabled_by == EnabledBy::Always);
-    for row in TABLE {
-        let expected = workload.predict(row.reason, run.iterations, enabled);
-        if expected != logged(row.reason) {
-            found.push(format!(
-                "workload {}, reason {} {}: the monitor predicted {}, the table of workloads {expected}",
-                run.name,
-                row.reason.0,
-                row.name,
-                logged(row.reason)
-            ));
-        }
-    }
-}
-
-/// Keys against the rows that they are parts of.
-fn key_sums(log: &Log, found: &mut Vec<String>) {
-    let kept = Options::parse(&log.header.options).is_ok_and(|options| options.keys);
-    for (&(vcpu, number), row) in log.exits.iter().filter(|_| kept) {
-        if row.count == 0 || KINDS.iter().all(|(reason, _)| reason.0 != number) {
-            continue;
-        }
-        let keys = || log.keys.get(&(vcpu, number)).into_iter().flatten();
-        let (count, cycles) = (sum(keys().map(|key| key.count)), sum(keys().map(|key| key.cycles)));
-        if (count, cycles) != (row.count, row.cycles) {
-            found.push(format!(
-                "reason {number} {} on vCPU {vcpu}: its keys have {count} exits and {cycles} cycles, the row {} and {}",
-                row.name, row.count, row.cycles
-            ));
-        }
     }
 }
 
@@ -183,8 +156,18 @@ fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>
 /// What a finished run must have said.
 fn completeness(log: &Log, found: &mut Vec<String>) {
     let Some(verdict) = &log.verdict else { return };
-    if log.totals.len() as u64 != log.header.vcpus {
-        found.push(format!("the log has totals of {} vCPUs, and {} ran", log.totals.len(), log.header.vcpus));
+    let vcpus = log.header.vcpus;
+    if !log.totals.keys().copied().eq(0..vcpus) {
+        let lacking = (0..vcpus).find(|vcpu| !log.totals.contains_key(vcpu));
+        let lacking = lacking.map_or_else(String::new, |vcpu| format!(", but vCPU {vcpu} has none"));
+        found.push(format!("the log has totals of {} vCPUs, and {vcpus} ran{lacking}", log.totals.len()));
+    }
+    let options = Options::parse(&log.header.options).ok();
+    if let Some(options) = &options {
+        let asked = u64::from(options.cpus);
+        if vcpus > asked || vcpus < asked && !options.without_missing_cpus {
+            found.push(format!("the options ask for {asked} vCPUs, and {vcpus} ran"));
+        }
     }
     if let Some(&(vcpu, _)) = log.exits.keys().find(|(vcpu, _)| !log.totals.contains_key(vcpu)) {
         found.push(format!("the log has ledger rows of vCPU {vcpu} and no total"));
@@ -202,9 +185,9 @@ fn completeness(log: &Log, found: &mut Vec<String>) {
         let ended = run.ended.as_ref().map_or("unfinished", |end| &end.verdict);
         found.push(format!("workload {}: {ended}", run.name));
     }
-    if let Ok(options) = Options::parse(&log.header.options) {
+    if let Some(options) = options {
         let ran = log.workloads.iter().map(|run| (run.name.as_str(), run.iterations));
-        let asked = options.selected().map(|selected| (selected.workload.name, selected.iterations));
+        let asked = options.selected(vcpus).map(|selected| (selected.workload.name, selected.iterations));
         if !asked.eq(ran) {
             found.push("the workloads that ran are not those that the options ask for".to_owned());
         }

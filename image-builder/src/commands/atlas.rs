@@ -1,20 +1,146 @@
 //! The atlas: every exit reason of the SDM, produced by one of several runs, or why not.
+//!
+//! One run can't have it all. With a second processor Bochs' time-stamp counter moves in steps of 5, so what needs no other
+//! runs without; and the processor with the most has no SMX.
 
+use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::{Row, TABLE};
+use tollgate_abi::key::VARIANTS;
 use tollgate_abi::scenario;
 
+use super::run::{Place, model, processors, run_image};
 use crate::account::{Account, AtlasRow, Reason};
+use crate::cli::RunArguments;
+use crate::emulator::models::Model;
+use crate::failure::{Failure, Status};
+use crate::log::VariantRow;
+use crate::output_file;
+use crate::selection::{Selection, wants_other_cpu};
+
+/// One of an atlas' runs.
+pub(super) struct Part {
+    /// What it is about, for people.
+    pub(super) what: String,
+    /// The image's options.
+    pub(super) options: String,
+    /// Where it runs.
+    pub(super) model: &'static Model,
+    /// The folder of its files within those of the atlas; the first run's are not in one.
+    pub(super) folder: Option<&'static str>,
+}
+
+/// Where the scenarios that need another CPU are run.
+const OTHER_CPU_FOLDER: &str = "two-cpus";
+/// The model for what the default one lacks, and the scenario that is about it.
+const SMX_MODEL: &str = "corei5_arrandale_m520";
+const SMX_SCENARIO: &str = "getsec";
+
+/// The runs of an atlas: `selection`, the scenarios that need another CPU, and, unless the model has to stay alone, what
+/// it lacks on another.
+///
+/// # Errors
+/// The selection is none.
+pub(super) fn parts(selection: &Selection, on: &'static Model, alone: bool) -> Result<Vec<Part>, Failure> {
+    let first = Selection { atlas_on_one_cpu: true, keys: true, ..selection.clone() };
+    let scenarios = |names: Vec<&str>| {
+        let workloads = names.into_iter().map(str::to_owned).collect();
+        Selection { workloads, cpus: 1, without_missing_cpus: false, ..selection.clone() }.options()
+    };
+    let other_cpu = scenario::TABLE.iter().filter(|scenario| wants_other_cpu(scenario)).map(|scenario| scenario.name);
+    let mut parts = vec![
+        Part { what: "workloads and scenarios".to_owned(), options: first.options()?, model: on, folder: None },
+        Part {
+            what: "scenarios that need another CPU".to_owned(),
+            options: scenarios(other_cpu.collect())?,
+            model: on,
+            folder: Some(OTHER_CPU_FOLDER),
+        },
+    ];
+    if !alone {
+        parts.push(Part {
+            what: format!("{SMX_SCENARIO} on {SMX_MODEL}"),
+            options: scenarios(vec![SMX_SCENARIO])?,
+            model: model(Some(SMX_MODEL))?,
+            folder: Some(SMX_MODEL),
+        });
+    }
+    Ok(parts)
+}
+
+/// Performs the runs: the first one's account, with the rows of all, and the verdict of the first that failed.
+pub(super) fn run(
+    arguments: &RunArguments,
+    selection: &Selection,
+    on: &'static Model,
+    place: &Place,
+) -> Result<(String, Account), Failure> {
+    let arguments = &RunArguments { audit: true, ..arguments.clone() };
+    let parts = parts(selection, on, arguments.cpu.is_some())?;
+    let mut title = String::new();
+    let mut runs = Vec::new();
+    for (at, part) in parts.iter().enumerate() {
+        let which = format!("run {} of {}: {}", at + 1, parts.len(), part.what);
+        let directory = part.folder.map_or_else(|| place.path().to_owned(), |folder| place.path().join(folder));
+        output_file::create_directory(&directory)?;
+        let outcome = run_image(arguments, &part.options, part.model, &directory);
+        let (name, mut account) = outcome.map_err(|failure| match failure.status {
+            Status::NoVerdict => failure.during(&which),
+            _ => failure,
+        })?;
+        if part.folder.is_some() {
+            place.keep(part.folder, &account)?;
+        } else {
+            title = name;
+        }
+        if account.status != Status::Balanced {
+            account.verdict += &format!(" ({which})");
+        }
+        let status = account.status;
+        runs.push((place_name(arguments, part), account));
+        // Books that differ leave the other runs as they are; a platform that can't run one won't run the next.
+        if !matches!(status, Status::Balanced | Status::Differs) {
+            break;
+        }
+    }
+    Ok((title, joined(&runs, selection.keys)))
+}
+
+/// A run's processor, and how many where that is not one.
+fn place_name(arguments: &RunArguments, part: &Part) -> String {
+    match processors(arguments.machine_cpus, &Options::parse(&part.options).unwrap_or_default()) {
+        1 => part.model.name.to_owned(),
+        several => format!("{}, {several} CPUs", part.model.name),
+    }
+}
+
+/// The account of the first of several runs, at least one, with the atlas of all, and with what failed first.
+fn joined(runs: &[(String, Account)], keep_keys: bool) -> Account {
+    let mut account = runs[0].1.clone();
+    if let Some((_, failed)) = runs.iter().find(|(_, run)| run.status != Status::Balanced) {
+        account.status = failed.status;
+        account.verdict.clone_from(&failed.verdict);
+        account.remedy.clone_from(&failed.remedy);
+        account.stop.clone_from(&failed.stop);
+    }
+    account.findings = runs.iter().flat_map(|(_, run)| run.findings.iter().cloned()).collect();
+    // They were kept for the variants' sake.
+    if !keep_keys {
+        account.reasons.iter_mut().for_each(|reason| reason.keys.clear());
+    }
+    account.atlas = rows(runs);
+    account
+}
 
 /// One row for each reason of the table, from the first run that produced it.
-pub(super) fn rows(runs: &[(&str, Account)]) -> Vec<AtlasRow> {
+fn rows(runs: &[(String, Account)]) -> Vec<AtlasRow> {
     TABLE.iter().map(|row| atlas_row(row, runs)).collect()
 }
 
-fn atlas_row(row: &Row, runs: &[(&str, Account)]) -> AtlasRow {
+fn atlas_row(row: &Row, runs: &[(String, Account)]) -> AtlasRow {
     let number = row.reason.0;
-    let seen = runs.iter().find_map(|(model, account)| {
+    let seen = runs.iter().find_map(|(place, account)| {
         let reason = account.reasons.iter().find(|reason| reason.number == number && reason.count > 0)?;
-        Some((*model, reason))
+        Some((place.as_str(), reason))
     });
     let nothing = Reason::default();
     let (platform, reason) = seen.unwrap_or(("", &nothing));
@@ -28,10 +154,21 @@ fn atlas_row(row: &Row, runs: &[(&str, Account)]) -> AtlasRow {
         min: reason.min,
         max: reason.max,
         audit_count: reason.audit_count,
-        how: if reason.count > 0 { provoked_by(row, reason) } else { why_not(row, possible) },
+        how: if reason.count > 0 { provoked_by(row, reason) } else { why_not(row, possible, runs) },
         platform: platform.to_owned(),
         possible,
+        variants: variants(row, reason),
     }
+}
+
+/// Every variant that an atlas is to have, produced or not, and what else the run has.
+fn variants(row: &Row, reason: &Reason) -> Vec<VariantRow> {
+    let wanted = || VARIANTS.iter().filter(|(of, _)| *of == row.reason).map(|&(_, name)| name);
+    let figures = |name: &str| reason.variants.iter().find(|variant| variant.name == name).cloned();
+    let known = wanted()
+        .map(|name| figures(name).unwrap_or_else(|| VariantRow { name: name.to_owned(), ..VariantRow::default() }));
+    let more = reason.variants.iter().filter(|variant| wanted().all(|name| name != variant.name)).cloned();
+    known.chain(more).collect()
 }
 
 /// A scenario tells it more exactly than the table, where the guest itself did not provoke the reason.
@@ -41,11 +178,102 @@ fn provoked_by(row: &Row, reason: &Reason) -> String {
     scenario.map_or(row.notes().provoked_by, |scenario| scenario.about).to_owned()
 }
 
-fn why_not(row: &Row, possible: bool) -> String {
-    let known = scenario::TABLE.iter().find(|scenario| scenario.reason == row.reason);
-    match (possible, known.and_then(|scenario| scenario.needs.first())) {
-        (false, _) => format!("needs {}", row.notes().platforms),
-        (true, Some(need)) => format!("not produced: the runs' processors lack {need}"),
-        (true, None) => "not produced".to_owned(),
+fn why_not(row: &Row, possible: bool, runs: &[(String, Account)]) -> String {
+    if !possible {
+        return format!("needs {}", row.notes().platforms);
+    }
+    let scenarios = runs.iter().flat_map(|(_, account)| &account.scenarios);
+    let denied = scenarios.rev().find(|run| run.reason == row.reason.0 && run.verdict == "denied");
+    denied.map_or_else(|| "not produced".to_owned(), |run| format!("not produced: {}", run.detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::models;
+    use crate::log::LogReader;
+    use tollgate_abi::ExitReason;
+    use tollgate_abi::record::{Kind, PROTOCOL, Writer};
+
+    fn record(log: &mut String, kind: Kind, reason: ExitReason) -> Writer<'_, String> {
+        Writer::new(log, kind).number("vcpu", 0).number("reason", reason.0.into())
+    }
+
+    /// A run with these rows, each with variants of half its exits.
+    fn account(rows: &[(ExitReason, u64, &[&str])], denied: Option<ExitReason>) -> Account {
+        let mut log = String::new();
+        Writer::new(&mut log, Kind::Tollgate).number("protocol", PROTOCOL).finish().unwrap();
+        for &(reason, count, variants) in rows {
+            let exit = record(&mut log, Kind::Exit, reason).text("name", reason.name()).word("status", "enabled");
+            exit.number("count", count)
+                .number("cycles", 70 * count)
+                .number("min", 70)
+                .number("max", 70)
+                .finish()
+                .unwrap();
+            for name in variants {
+                let variant = record(&mut log, Kind::Variant, reason).text("name", name).number("count", count / 2);
+                variant.number("cycles", 35 * count).number("min", 70).number("max", 70).finish().unwrap();
+            }
+        }
+        if let Some(reason) = denied {
+            let record =
+                Writer::new(&mut log, Kind::Scenario).word("scenario", "some").number("reason", reason.0.into());
+            let record = record.word("verdict", "denied").number("predicted", 0).number("observed", 0);
+            record.text("detail", "this processor lacks Smx").finish().unwrap();
+        }
+        Account::new(&LogReader::read(log.as_bytes()).unwrap(), None, None)
+    }
+
+    #[test]
+    fn a_row_is_of_the_first_run_that_produced_it() {
+        let first = account(&[(ExitReason::CPUID, 5, &[])], Some(ExitReason::GETSEC));
+        let second = account(&[(ExitReason::CPUID, 9, &[]), (ExitReason::GETSEC, 4, &[])], None);
+        let rows = rows(&[("first".to_owned(), first.clone()), ("second".to_owned(), second)]);
+        let row = |reason: ExitReason| rows.iter().find(|row| row.number == reason.0).unwrap();
+        assert_eq!((row(ExitReason::CPUID).count, row(ExitReason::CPUID).platform.as_str()), (5, "first"));
+        assert_eq!((row(ExitReason::GETSEC).count, row(ExitReason::GETSEC).platform.as_str()), (4, "second"));
+        assert_eq!((row(ExitReason::HLT).count, row(ExitReason::HLT).how.as_str()), (0, "not produced"));
+        let alone = super::rows(&[("first".to_owned(), first)]);
+        let getsec = alone.iter().find(|row| row.number == ExitReason::GETSEC.0).unwrap();
+        assert_eq!((getsec.count, getsec.how.as_str()), (0, "not produced: this processor lacks Smx"));
+    }
+
+    #[test]
+    fn every_variant_has_a_row_produced_or_not() {
+        let names: &[&str] = &["of its own", "CR3 read", "CR0 write"];
+        let run = account(&[(ExitReason::CR_ACCESS, 10, names), (ExitReason::CPUID, 5, &[])], None);
+        let rows = rows(&[("first".to_owned(), run)]);
+        for row in &rows {
+            let wanted = VARIANTS.iter().filter(|(of, _)| of.0 == row.number).map(|&(_, name)| name);
+            let expected: Vec<&str> =
+                wanted.chain((row.number == ExitReason::CR_ACCESS.0).then_some("of its own")).collect();
+            assert_eq!(row.variants.iter().map(|variant| variant.name.as_str()).collect::<Vec<_>>(), expected);
+            for variant in &row.variants {
+                let produced = row.number == ExitReason::CR_ACCESS.0 && names.contains(&variant.name.as_str());
+                let figures = if produced { (5, 350, 70, 70) } else { (0, 0, 0, 0) };
+                assert_eq!((variant.count, variant.cycles, variant.min, variant.max), figures, "{}", variant.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_runs_of_an_atlas_divide_it() {
+        let on = model(Some(models::DEFAULT)).unwrap();
+        let asked = Selection { workloads: vec!["atlas".to_owned()], cpus: 4, ..Selection::default() };
+        let parts = parts(&asked, on, false).unwrap();
+        let options: Vec<_> = parts.iter().map(|part| Options::parse(&part.options).unwrap()).collect();
+        let cpus: Vec<_> = options.iter().map(|options| (options.cpus, processors(None, options))).collect();
+        assert_eq!(cpus, [(4, 4), (1, 2), (1, 1)]);
+        assert_eq!(options.iter().map(|options| options.keys).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!([1, 2].map(|at| options[at].selected(1).count()), [0, 0]);
+        assert!(options[0].selected(4).count() > 30);
+        let mut names: Vec<_> = [0, 1].iter().flat_map(|&at| options[at].scenarios()).map(|row| row.name).collect();
+        names.sort_unstable();
+        let mut all: Vec<_> = scenario::TABLE.iter().map(|row| row.name).collect();
+        all.sort_unstable();
+        assert_eq!(names, all);
+        assert_eq!(options[2].scenarios().map(|row| row.name).collect::<Vec<_>>(), [SMX_SCENARIO]);
+        assert_eq!(super::parts(&asked, on, true).unwrap().len(), 2);
     }
 }

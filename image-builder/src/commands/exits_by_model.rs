@@ -5,14 +5,18 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::TABLE;
 
+use super::atlas::{self, Part};
 use super::outcome;
+use super::run::processors;
 use crate::account::Account;
 use crate::emulator::models::{MODELS, Model, Vtx};
 use crate::emulator::{Limits, Session, bochs};
 use crate::failure::{Failure, Status};
 use crate::image;
+use crate::output_file;
 use crate::report::Sheet;
 use crate::selection::{ATLAS, Selection};
 
@@ -27,30 +31,35 @@ const SECONDS: u64 = 180;
 pub(super) fn sheet() -> Result<Sheet, Failure> {
     let models: Vec<&'static Model> = MODELS.iter().filter(|model| model.vtx != Vtx::Absent).collect();
     eprintln!("running the atlas on {} processor models of Bochs", models.len());
-    let accounts = run_all(&models)?;
+    let runs = run_all(&models)?;
     let heading: Vec<&str> = ["no#", "exit reason"].into_iter().chain(models.iter().map(|model| model.name)).collect();
     let mut sheet = Sheet::new(&heading);
-    let column = |cell: &dyn Fn(&Model, &Account) -> String| {
-        models.iter().zip(&accounts).map(|(model, account)| cell(model, account)).collect::<Vec<_>>()
+    let column = |cell: &dyn Fn(&Model, &[Account]) -> String| {
+        models.iter().zip(&runs).map(|(model, accounts)| cell(model, accounts)).collect::<Vec<_>>()
     };
-    let runs = column(&|model, account| match (account.status, model.vtx) {
+    let outcomes = column(&|model, accounts| match (worst(accounts), model.vtx) {
         (Status::Balanced, _) => "runs".to_owned(),
         (_, Vtx::Lacks(what)) => format!("no {what}"),
         _ => "refused".to_owned(),
     });
-    sheet.row([String::new(), "the default run and the atlas".to_owned()].into_iter().chain(runs).collect());
+    sheet.row([String::new(), "the default run and the atlas".to_owned()].into_iter().chain(outcomes).collect());
     for row in TABLE.iter().filter(|row| !row.notes().platforms.starts_with("silicon")) {
-        let produced =
-            |account: &Account| account.reasons.iter().any(|reason| reason.number == row.reason.0 && reason.count > 0);
-        let cells = column(&|_, account| if produced(account) { "x" } else { "" }.to_owned());
+        let produced = |accounts: &[Account]| {
+            let mut reasons = accounts.iter().flat_map(|account| &account.reasons);
+            reasons.any(|reason| reason.number == row.reason.0 && reason.count > 0)
+        };
+        let cells = column(&|_, accounts| if produced(accounts) { "x" } else { "" }.to_owned());
         sheet.row([row.reason.0.to_string(), row.name.to_owned()].into_iter().chain(cells).collect());
     }
     Ok(sheet)
 }
 
-fn run_all(models: &[&'static Model]) -> Result<Vec<Account>, Failure> {
-    let options = Selection { workloads: vec![ATLAS.to_owned()], ..Selection::default() }.options()?;
-    let rom = image::build(None, &options)?.bytes;
+fn worst(accounts: &[Account]) -> Status {
+    accounts.iter().map(|account| account.status).max().unwrap_or(Status::NoVerdict)
+}
+
+/// The accounts of an atlas' runs by model.
+fn run_all(models: &[&'static Model]) -> Result<Vec<Vec<Account>>, Failure> {
     let place = tempfile::tempdir().map_err(|error| {
         Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
     })?;
@@ -59,9 +68,9 @@ fn run_all(models: &[&'static Model]) -> Result<Vec<Account>, Failure> {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(at) = next.lock().ok().and_then(|mut next| next.next()) {
-                    let account = run(models[at], &rom, &place.path().join(models[at].name));
+                    let accounts = run_parts(models[at], &place.path().join(models[at].name));
                     if let Ok(mut found) = found.lock() {
-                        found.push((at, account));
+                        found.push((at, accounts));
                     }
                 }
             });
@@ -69,13 +78,31 @@ fn run_all(models: &[&'static Model]) -> Result<Vec<Account>, Failure> {
     });
     let mut found = found.into_inner().unwrap_or_default();
     found.sort_by_key(|(at, _)| *at);
-    found.into_iter().map(|(at, account)| account.and_then(|account| acceptable(models[at], account))).collect()
+    found.into_iter().map(|(_, accounts)| accounts).collect()
 }
 
-fn run(model: &'static Model, rom: &[u8], directory: &Path) -> Result<Account, Failure> {
-    crate::output_file::create_directory(directory)?;
-    // The second processor is the one that sends INIT and SIPI.
-    let launch = bochs::prepare(directory, rom, bochs::Machine { cpus: 2, ..bochs::Machine::new(model) }, true)?;
+/// A model's part in the atlas; one that refuses the first run refuses all.
+fn run_parts(model: &'static Model, directory: &Path) -> Result<Vec<Account>, Failure> {
+    let selection = Selection { workloads: vec![ATLAS.to_owned()], ..Selection::default() };
+    let mut accounts = Vec::new();
+    for part in atlas::parts(&selection, model, true)? {
+        let folder = part.folder.map_or_else(|| directory.to_owned(), |folder| directory.join(folder));
+        let account = run(&part, &folder)?;
+        let refused = account.status == Status::Platform;
+        accounts.push(acceptable(model, account)?);
+        if refused {
+            break;
+        }
+    }
+    Ok(accounts)
+}
+
+fn run(part: &Part, directory: &Path) -> Result<Account, Failure> {
+    output_file::create_directory(directory)?;
+    let rom = image::build(None, &part.options)?;
+    let cpus = processors(None, &Options::parse(&part.options).unwrap_or_default());
+    let machine = bochs::Machine { cpus, ..bochs::Machine::new(part.model) };
+    let launch = bochs::prepare(directory, &rom.bytes, machine, true)?;
     let session = Session::run(&launch, Limits::within(Duration::from_secs(SECONDS)), |_| {})?;
     outcome::account(&launch, session)
 }

@@ -14,7 +14,7 @@ use std::io::{self, Write};
 
 use tollgate_abi::leaves::LeafMap;
 
-use crate::cli::{Command, ImageOptions};
+use crate::cli::{Command, ImageOptions, MissingCpus};
 use crate::failure::{Failure, Status};
 use crate::selection::{ATLAS, Selection, nearest};
 
@@ -65,7 +65,15 @@ impl ImageOptions {
             };
             Failure::usage(format_args!("there is no term `{}`", self.leaf_map)).remedy(remedy)
         })?;
-        let workloads = self.workloads.clone();
-        Ok(Selection { workloads, leaf_map, watchdog_ticks: self.watchdog, accounting: true, keys: self.keys })
+        Ok(Selection {
+            workloads: self.workloads.clone(),
+            atlas_on_one_cpu: false,
+            leaf_map,
+            watchdog_ticks: self.watchdog,
+            accounting: true,
+            keys: self.keys,
+            cpus: self.cpus,
+            without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
+        })
     }
 }

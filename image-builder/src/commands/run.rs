@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::{Feature, Need};
-use tollgate_abi::scenario::Scenario;
 
 use super::atlas;
 use super::outcome::account;
@@ -20,53 +18,31 @@ use crate::image;
 use crate::output_file;
 use crate::progress::Progress;
 use crate::report::{Format, Titled, render};
-use crate::selection::{Selection, nearest};
+use crate::selection::{nearest, wants_other_cpu};
 
 const DEFAULT_SECONDS: u64 = 60;
 /// Bochs writes some hundred bytes for each exit then.
 const DEFAULT_AUDITED_SECONDS: u64 = 180;
 
 pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
-    if arguments.cpus != 1 {
-        let sentence = format!("{} vCPUs are asked for, and the monitor runs one", arguments.cpus);
-        return Err(Failure::usage(sentence).remedy("leave --cpus out"));
-    }
-    let atlas = arguments.image.wants_atlas();
-    let mut arguments = arguments.clone();
-    arguments.audit |= atlas;
-    let arguments = &arguments;
-    let options = arguments.image.selection()?.options()?;
+    let selection = arguments.image.selection()?;
+    let options = selection.options()?;
     let model = model(arguments.cpu.as_deref())?;
     let place = Place::new(arguments.out.as_deref())?;
-    let (title, mut account) = run_image(arguments, &options, model, place.path())?;
-    if atlas {
-        let mut produced_on = vec![(model.name, account.clone())];
-        // One run can't have it all: the processor with the most has no SMX. A model that was asked for stays alone.
-        if arguments.cpu.is_none() && account.status == Status::Balanced {
-            let elsewhere = Selection { workloads: vec![SMX_SCENARIO.to_owned()], ..Selection::default() }.options()?;
-            let directory = place.path().join(SMX_MODEL);
-            output_file::create_directory(&directory)?;
-            let (_, other) = run_image(arguments, &elsewhere, self::model(Some(SMX_MODEL))?, &directory)?;
-            if other.status != Status::Balanced {
-                (account.status, account.verdict) = (other.status, format!("{} on {SMX_MODEL}", other.verdict));
-            }
-            produced_on.push((SMX_MODEL, other));
-        }
-        account.atlas = atlas::rows(&produced_on);
-    }
-    place.keep(&account)?;
+    let (title, account) = if arguments.image.wants_atlas() {
+        atlas::run(arguments, &selection, model, &place)?
+    } else {
+        run_image(arguments, &options, model, place.path())?
+    };
+    place.keep(None, &account)?;
     let format = if arguments.json { Format::Json } else { Format::Table };
     let status = account.status;
     print(&render(&[Titled { title, account }], format))?;
     Ok(status)
 }
 
-/// The model for what the default one lacks, and the scenario that is about it.
-const SMX_MODEL: &str = "corei5_arrandale_m520";
-const SMX_SCENARIO: &str = "getsec";
-
 /// Boots an image with these options, in a directory, to its account.
-fn run_image(
+pub(super) fn run_image(
     arguments: &RunArguments,
     options: &str,
     model: &'static Model,
@@ -74,31 +50,40 @@ fn run_image(
 ) -> Result<(String, Account), Failure> {
     let rom = image::build(arguments.image.guest.as_deref(), options)?;
     let parsed = Options::parse(options).unwrap_or_default();
-    let workloads = parsed.selected().count() as u64;
+    let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
     let progress = Progress::new(workloads);
     let launch = match platform(arguments, &progress)? {
         Platform::Bochs => {
             let memory_mib = arguments.memory.unwrap_or(bochs::MEMORY_MIB);
-            let wants_other = |scenario: &Scenario| scenario.needs.contains(&Need::Has(Feature::OtherCpu));
-            let cpus = if parsed.scenarios().any(wants_other) { 2 } else { 1 };
+            let cpus = processors(arguments.machine_cpus, &parsed);
             bochs::prepare(directory, &rom.bytes, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?
         }
-        Platform::Qemu => qemu::prepare(directory, &rom.bytes, qemu::Accelerator::Kvm)?,
+        Platform::Qemu => {
+            qemu::prepare(directory, &rom.bytes, processors(arguments.machine_cpus, &parsed), qemu::Accelerator::Kvm)?
+        }
     };
-    let (plural, scenarios) = (if workloads == 1 { "" } else { "s" }, parsed.scenarios().count());
-    let and_scenarios = if scenarios > 0 { format!(", {scenarios} scenarios") } else { String::new() };
-    progress.phase(&format!("{}: {workloads} workload{plural}{and_scenarios}", launch.name));
+    let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let scenarios = parsed.scenarios().count() as u64;
+    let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
+    progress.phase(&format!("{}: {}{and_scenarios}", launch.name, counted(workloads, "workload")));
     let limits = Limits::within(Duration::from_secs(seconds(arguments)));
     let session = Session::run(&launch, limits, |record| progress.record(record));
     progress.finish();
     Ok((launch.name.clone(), account(&launch, session?)?))
 }
 
+/// The processors of a run's machine: as many as were asked for, or one for each vCPU, and another where a scenario is
+/// about that.
+pub(super) fn processors(asked: Option<u32>, options: &Options<'_>) -> u32 {
+    let needed = if options.scenarios().any(wants_other_cpu) { 2 } else { 1 };
+    asked.unwrap_or(options.cpus.max(needed))
+}
+
 fn seconds(arguments: &RunArguments) -> u64 {
     arguments.timeout.unwrap_or(if arguments.audit { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
 }
 
-fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
+pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
     let name = name.unwrap_or(models::DEFAULT);
     Model::by_name(name).ok_or_else(|| {
         let remedy = match nearest(name, MODELS.iter().map(|model| model.name)) {
@@ -128,6 +113,9 @@ fn platform(arguments: &RunArguments, progress: &Progress) -> Result<Platform, F
         if arguments.memory.is_some() {
             return Err(Failure::usage("--memory sizes Bochs' machine").remedy("use --on bochs"));
         }
+        if arguments.machine_cpus.is_some() {
+            return Err(Failure::usage("--machine-cpus sizes Bochs' machine").remedy("use --on bochs"));
+        }
         if arguments.cpu.is_some() {
             return Err(Failure::usage("--cpu chooses a model of Bochs; KVM offers the processor that is there")
                 .remedy("use --on bochs"));
@@ -137,7 +125,7 @@ fn platform(arguments: &RunArguments, progress: &Progress) -> Result<Platform, F
 }
 
 /// Where the files of a run are: kept, or gone with the run.
-enum Place {
+pub(super) enum Place {
     Kept(PathBuf),
     Temporary(TempDir),
 }
@@ -156,15 +144,17 @@ impl Place {
         })
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         match self {
             Place::Kept(path) => path,
             Place::Temporary(directory) => directory.path(),
         }
     }
 
-    fn keep(&self, account: &Account) -> Result<(), Failure> {
+    /// Writes an account beside the files of its run, if they are kept.
+    pub(super) fn keep(&self, folder: Option<&str>, account: &Account) -> Result<(), Failure> {
         let Place::Kept(path) = self else { return Ok(()) };
+        let path = folder.map_or_else(|| path.clone(), |folder| path.join(folder));
         let titled = Titled { title: String::new(), account: account.clone() };
         output_file::write(&path.join("account.json"), render(&[titled], Format::Json).as_bytes())
     }

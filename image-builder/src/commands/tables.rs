@@ -2,7 +2,7 @@
 
 use tollgate_abi::exit_reason::{EnabledBy, Need, SDM_EDITION, TABLE as REASONS};
 use tollgate_abi::scenario::{RUNS, TABLE as SCENARIOS};
-use tollgate_abi::workload::{Ends, Provokes, TABLE as WORKLOADS, Workload};
+use tollgate_abi::workload::{Ends, On, Provokes, TABLE as WORKLOADS, Workload};
 
 use crate::report::{Sheet, SheetFormat};
 
@@ -54,11 +54,17 @@ fn need_name(need: Need) -> String {
 
 /// The table of workloads, and of scenarios, which are asked for in the same way.
 pub(super) fn workloads() -> Sheet {
-    let mut sheet = Sheet::new(&["workload", "profile", "iterations#", "most#", "predicts", "ends", "about"]);
+    let mut sheet = Sheet::new(&["workload", "profile", "vCPUs", "iterations#", "most#", "predicts", "ends", "about"]);
     for workload in WORKLOADS {
         sheet.row(vec![
             workload.name.to_owned(),
             workload.profile.name().to_owned(),
+            match workload.on {
+                On::First => "first",
+                On::Every => "every",
+                On::Two => "two",
+            }
+            .to_owned(),
             workload.iterations.to_string(),
             workload.most.to_string(),
             predicts(workload),
@@ -74,6 +80,7 @@ pub(super) fn workloads() -> Sheet {
         sheet.row(vec![
             scenario.name.to_owned(),
             "own".to_owned(),
+            "first".to_owned(),
             RUNS.to_string(),
             RUNS.to_string(),
             format!("{} x 1/run", scenario.reason.name()),
@@ -85,10 +92,15 @@ pub(super) fn workloads() -> Sheet {
 }
 
 fn predicts(workload: &Workload) -> String {
-    let one = |row: &Provokes| match (row.each, row.once) {
-        (each, 0) => format!("{} x {each}/iteration", row.reason.name()),
-        (0, once) => format!("{} x {once}", row.reason.name()),
-        (each, once) => format!("{} x {each}/iteration + {once}", row.reason.name()),
+    let one = |row: &Provokes| {
+        let reason = row.reason.name();
+        let exits = match (row.each, row.once) {
+            (each, 0) => format!("{reason} x {each}/iteration"),
+            (0, once) => format!("{reason} x {once}"),
+            (each, once) => format!("{reason} x {each}/iteration + {once}"),
+        };
+        let by_hardware = row.unless.map(|reason| format!(" unless {} is enabled", reason.name()));
+        exits + &by_hardware.unwrap_or_default()
     };
     workload.provokes.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -30,8 +30,8 @@ pub struct Machine {
     pub model: &'static Model,
     /// Memory in MiB. Bochs' start takes longer with more: half a second from 512 MiB on.
     pub memory_mib: u16,
-    /// Processors. The monitor runs its guest on the first; a second one can send it INIT and SIPI.
-    pub cpus: u8,
+    /// Processors. vCPU n runs on processor n; one beyond the vCPUs can send INIT and SIPI.
+    pub cpus: u32,
 }
 
 /// Memory in MiB unless asked otherwise: what the monitor and its guest need, and some.
@@ -72,9 +72,10 @@ pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> R
     output_file::write(&directory.join(CONFIGURATION), configuration(machine, audit).as_bytes())?;
     output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
     let arguments = ["-q", "-f", CONFIGURATION, "-rc", SCRIPT].map(Into::into).to_vec();
+    let several = if machine.cpus > 1 { format!(", {} CPUs", machine.cpus) } else { String::new() };
     Ok(Launch {
         platform: Platform::Bochs,
-        name: format!("Bochs ({})", machine.model.name),
+        name: format!("Bochs ({}{several})", machine.model.name),
         kind: REPORTED_KIND_BOCHS,
         invocation: Invocation { program, arguments, directory: directory.to_owned() },
         serial: directory.join(SERIAL),
@@ -84,7 +85,9 @@ pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> R
 }
 
 fn configuration(Machine { model, memory_mib, cpus }: Machine, audit: bool) -> String {
-    let debug = if audit { "debug: action=ignore, cpu0=report" } else { "debug: action=ignore" };
+    // Each processor logs its own exits, and numbers itself in hexadecimal.
+    let reporting = if audit { 0..cpus } else { 0..0 };
+    let debug: String = reporting.map(|cpu| format!(", cpu{cpu:x}=report")).collect();
     format!(
         "plugin_ctrl: biosdev=0, speaker=0, extfpuirq=0, parallel=0, gameport=0, iodebug=0
 display_library: term
@@ -101,7 +104,7 @@ logprefix: %t%e%d
 panic: action=fatal
 error: action=report
 info: action=ignore
-{debug}
+debug: action=ignore{debug}
 ",
         model.name
     )
@@ -118,4 +121,21 @@ fn explain(said: &str) -> Option<Failure> {
         );
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::models;
+
+    #[test]
+    fn every_processor_reports_its_exits_to_an_audit() {
+        let model = Model::by_name(models::DEFAULT).unwrap();
+        let text = |cpus, audit| configuration(Machine { cpus, ..Machine::new(model) }, audit);
+        assert!(text(1, false).contains("\ndebug: action=ignore\n") && text(1, false).contains(", count=1,"));
+        assert!(text(1, true).contains("\ndebug: action=ignore, cpu0=report\n"));
+        let most = text(16, true);
+        assert!(most.contains(", count=16,") && most.contains(" cpu9=report, cpua=report,"), "{most}");
+        assert!(most.contains(", cpuf=report\n"), "{most}");
+    }
 }

@@ -50,11 +50,11 @@ pub fn nested_vtx() -> Result<(), Failure> {
     }
 }
 
-/// Writes what QEMU needs into `directory` and says how to start it there.
+/// Writes what a QEMU of `cpus` processors needs into `directory` and says how to start it there.
 ///
 /// # Errors
 /// There is no QEMU, or the directory can't be written.
-pub fn prepare(directory: &Path, rom: &[u8], accelerator: Accelerator) -> Result<Launch, Failure> {
+pub fn prepare(directory: &Path, rom: &[u8], cpus: u32, accelerator: Accelerator) -> Result<Launch, Failure> {
     if accelerator == Accelerator::Kvm {
         nested_vtx()?;
     }
@@ -67,12 +67,13 @@ pub fn prepare(directory: &Path, rom: &[u8], accelerator: Accelerator) -> Result
         Accelerator::Kvm => ("kvm", "host,+vmx", "QEMU with KVM", "qemu-kvm"),
         Accelerator::Tcg => ("tcg", "max", "QEMU without KVM", "qemu-tcg"),
     };
-    let serial = format!("file:{SERIAL}");
+    let (serial, cpus) = (format!("file:{SERIAL}"), cpus.to_string());
     let arguments = [
         ["-accel", accelerated],
         ["-cpu", cpu],
         ["-bios", ROM],
         ["-m", "32"],
+        ["-smp", &cpus],
         ["-serial", &serial],
         ["-display", "none"],
         ["-monitor", "none"],

@@ -3,6 +3,8 @@
 //! Taken is a static x86-64 executable whose segments lie in the guest's memory (`abi::machine`). Physical addresses
 //! count: the guest starts with its first 4 GiB mapped to themselves.
 
+use std::borrow::Cow;
+
 use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -107,21 +109,33 @@ impl<'data> Guest<'data> {
         let pieces =
             segments.iter().filter(loaded).map(|segment| piece(segment, data)).collect::<Result<Vec<_>, _>>()?;
         let guest = Self { entry_gpa: header.e_entry(LE), pieces };
-        guest_image::check(guest.entry_gpa, guest.segments(0).into_iter())?;
+        let segments: Vec<_> = guest.segments(0).into_iter().map(|(segment, _)| segment).collect();
+        guest_image::check(guest.entry_gpa, segments.iter().copied())?;
         Ok(guest)
     }
 
     /// The directory's segments, were the bytes packed from `image_offset` on.
-    pub(super) fn segments(&self, image_offset: u64) -> Vec<Segment> {
+    pub(super) fn segments(&self, image_offset: u64) -> Vec<(Segment, Cow<'data, [u8]>)> {
         let mut at = image_offset;
-        let mut pack = |piece: &Piece<'_>| {
-            let file_bytes = piece.bytes.len() as u64;
-            let segment = Segment { gpa: piece.gpa, memory_bytes: piece.memory_bytes, image_offset: at, file_bytes };
-            at = (at + file_bytes).next_multiple_of(16);
-            segment
+        let mut place = |piece: &Piece<'data>| {
+            let packed = pack(piece.bytes);
+            let (file_bytes, packed_bytes) = (piece.bytes.len() as u64, packed.len() as u64);
+            let (gpa, memory_bytes) = (piece.gpa, piece.memory_bytes);
+            let segment = Segment { gpa, memory_bytes, image_offset: at, file_bytes, packed_bytes };
+            at = (at + packed_bytes).next_multiple_of(16);
+            (segment, packed)
         };
-        self.pieces.iter().map(&mut pack).collect()
+        self.pieces.iter().map(&mut place).collect()
     }
+}
+
+/// The most bytes that the monitor unpacks at once.
+const MOST_PACKED_BYTES: usize = 1 << 20;
+
+/// An LZ4 block, or the bytes as they are where that is no shorter.
+fn pack(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let packed = if bytes.len() <= MOST_PACKED_BYTES { lz4_flex::block::compress(bytes) } else { Vec::new() };
+    if !packed.is_empty() && packed.len() < bytes.len() { Cow::Owned(packed) } else { Cow::Borrowed(bytes) }
 }
 
 fn truncated(part: &'static str, end: u64, data: &[u8]) -> GuestError {

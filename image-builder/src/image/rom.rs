@@ -29,7 +29,7 @@ pub struct Rom {
     pub bytes: Vec<u8>,
     /// Bytes of the monitor in it, boot block included.
     pub monitor_bytes: usize,
-    /// Bytes of the guest in it.
+    /// Bytes of the guest in it, packed.
     pub guest_bytes: usize,
 }
 
@@ -40,11 +40,11 @@ pub enum RomError {
     #[error("the monitor that this tool was built with is no ROM image")]
     Monitor,
     /// Too much to fit.
-    #[error("it is {excess} bytes too large for the ROM: it has {guest} bytes to load, and the monitor leaves {room}")]
+    #[error("it is {excess} bytes too large for the ROM: it takes {guest} bytes, and the monitor leaves {room}")]
     TooLarge {
         /// Bytes too many.
         excess: u64,
-        /// Bytes of the guest, aligned as they would lie.
+        /// Bytes of the guest, packed and aligned as they would lie.
         guest: u64,
         /// Bytes that are free.
         room: u64,
@@ -81,15 +81,16 @@ impl Rom {
         let (image_end, monitor_bytes) = place_monitor(&mut bytes, monitor_elf).ok_or(RomError::Monitor)?;
         let guest_start = image_end.next_multiple_of(16) as u64;
         let segments = guest.segments(guest_start);
-        let guest_end = segments.last().map_or(guest_start, |segment| segment.image_offset + segment.file_bytes);
+        let guest_end = segments.last().map_or(guest_start, |(last, _)| last.image_offset + last.packed_bytes);
         if guest_end > DIRECTORY_OFFSET as u64 {
             let excess = guest_end - DIRECTORY_OFFSET as u64;
             let room = DIRECTORY_OFFSET as u64 - guest_start;
             return Err(RomError::TooLarge { excess, guest: guest_end - guest_start, room });
         }
-        for (segment, piece) in segments.iter().zip(&guest.pieces) {
-            bytes[segment.image_offset as usize..][..piece.bytes.len()].copy_from_slice(piece.bytes);
+        for (segment, packed) in &segments {
+            bytes[segment.image_offset as usize..][..packed.len()].copy_from_slice(packed);
         }
+        let segments: Vec<_> = segments.into_iter().map(|(segment, _)| segment).collect();
         let mut page = [0; DIRECTORY_BYTES];
         guest_image::write_directory(&mut page, guest.entry_gpa, &segments, options)?;
         bytes[DIRECTORY_OFFSET..BOOT_BLOCK_OFFSET].copy_from_slice(&page);
@@ -134,14 +135,21 @@ mod tests {
         let directory = Directory::read(page, ROM_BYTES as u64).unwrap();
         assert_eq!((directory.options, directory.entry_gpa), ("workloads=cpuid", guest.entry_gpa));
         for (segment, piece) in directory.segments().zip(&guest.pieces) {
-            let at = segment.image_offset as usize;
-            assert_eq!(&rom.bytes[at..at + piece.bytes.len()], piece.bytes);
+            let packed = &rom.bytes[segment.image_offset as usize..][..segment.packed_bytes as usize];
+            let unpacked = lz4_flex::block::decompress(packed, segment.file_bytes as usize);
+            assert_eq!(if segment.is_packed() { unpacked.unwrap() } else { packed.to_vec() }, piece.bytes);
         }
     }
 
     #[test]
     fn a_guest_that_is_too_large_is_told_by_how_much() {
-        let bytes = vec![0x90; ROM_BYTES];
+        // Nothing repeats, so nothing is saved by packing.
+        let mut random = 1u64;
+        let mut next = || {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (random >> 56) as u8
+        };
+        let bytes: Vec<u8> = (0..ROM_BYTES).map(|_| next()).collect();
         let mut guest = Guest::parse(GUEST_ELF).unwrap();
         guest.pieces[0].bytes = &bytes;
         let error = Rom::build(MONITOR_ELF, &guest, "").unwrap_err();

@@ -18,6 +18,8 @@ use serde::Serialize;
 pub struct Log {
     /// The first record.
     pub header: Header,
+    /// The reasons that the controls of each profile enable, as bits by their numbers; empty in logs that do not tell.
+    pub enabled: BTreeMap<String, u128>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadRun>,
     /// The scenarios, in the order in which they ran.
@@ -26,6 +28,8 @@ pub struct Log {
     pub exits: BTreeMap<(u64, u16), ExitRow>,
     /// The keys of ledger rows, by vCPU and reason, where they were kept.
     pub keys: BTreeMap<(u64, u16), Vec<KeyRow>>,
+    /// The variants of ledger rows, likewise.
+    pub variants: BTreeMap<(u64, u16), Vec<VariantRow>>,
     /// The guest's own book by reason; `None` if the log has none.
     pub tally: Option<BTreeMap<u16, u64>>,
     /// Sums by vCPU.
@@ -143,6 +147,25 @@ pub struct KeyRow {
     pub count: u64,
     /// TSC ticks of all of them.
     pub cycles: u64,
+    /// The shortest; 0 in logs that do not tell.
+    pub min: u64,
+    /// The longest; 0 in logs that do not tell.
+    pub max: u64,
+}
+
+/// The exits of one variant of a reason, as an account shows them, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VariantRow {
+    /// As `abi::key::VARIANTS` has it.
+    pub name: String,
+    /// Exits.
+    pub count: u64,
+    /// TSC ticks of all of them.
+    pub cycles: u64,
+    /// The shortest.
+    pub min: u64,
+    /// The longest.
+    pub max: u64,
 }
 
 /// One vCPU's sums.
@@ -161,6 +184,8 @@ pub struct Total {
 /// How the guest ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stop {
+    /// The vCPU that ended it; `None` in logs that do not tell.
+    pub vcpu: Option<u64>,
     /// A word of `abi::workload::Outcome`.
     pub outcome: String,
     /// Where it was.

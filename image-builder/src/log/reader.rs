@@ -6,7 +6,9 @@ use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject}
 
 use super::error::LogError;
 use super::fields::Fields;
-use super::{Count, ExitRow, Header, KeyRow, Log, ScenarioRun, Stop, Total, Verdict, WorkloadEnd, WorkloadRun};
+use super::{
+    Count, ExitRow, Header, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict, WorkloadEnd, WorkloadRun,
+};
 use crate::lines::{Line, Lines};
 
 /// The most workloads in one log.
@@ -28,6 +30,7 @@ struct State {
     began: bool,
     counts: usize,
     keys: usize,
+    variants: usize,
     error: Option<LogError>,
 }
 
@@ -134,19 +137,21 @@ impl State {
             return Ok(());
         }
         match record.kind {
+            Kind::Controls => self.controls(&fields),
             Kind::Begin => self.workload_begins(&fields),
             Kind::Result => self.workload_ends(&fields),
             Kind::Count => self.count(&fields),
             Kind::Scenario => self.scenario(&fields),
             Kind::Exit => self.exit(&fields),
             Kind::Key => self.key(&fields),
+            Kind::Variant => self.variant(&fields),
             Kind::Tally => self.tally(&fields),
             Kind::Total => self.total(&fields),
             Kind::Stop => {
-                let [rip, reason, qualification] =
-                    ["rip", "reason", "qualification"].map(|key| fields.optional_number(key));
+                let [vcpu, rip, reason, qualification] =
+                    ["vcpu", "rip", "reason", "qualification"].map(|key| fields.optional_number(key));
                 let (outcome, detail) = (fields.text("outcome")?, fields.optional_text("detail"));
-                self.log.stop = Some(Stop { outcome, rip, reason, qualification, detail });
+                self.log.stop = Some(Stop { vcpu, outcome, rip, reason, qualification, detail });
                 Ok(())
             }
             Kind::Verdict => {
@@ -154,7 +159,7 @@ impl State {
                 self.log.verdict = Some(Verdict { result: fields.text("result")?, detail, remedy });
                 Ok(())
             }
-            Kind::Tollgate | Kind::Memory | Kind::Controls | Kind::Console => Ok(()),
+            Kind::Tollgate | Kind::Memory | Kind::Console | Kind::KeyCount => Ok(()),
         }
     }
 
@@ -178,6 +183,19 @@ impl State {
             options: fields.optional_text("options"),
         };
         Ok(())
+    }
+
+    /// Logs of earlier monitors do not say what a profile enables.
+    fn controls(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        if ["enabled", "enabled_high"].iter().all(|key| fields.record.raw(key).is_none()) {
+            return Ok(());
+        }
+        let profile = fields.text("profile")?;
+        let enabled = u128::from(fields.number("enabled_high")?) << 64 | u128::from(fields.number("enabled")?);
+        if self.log.enabled.insert(profile.clone(), enabled).is_some_and(|known| known != enabled) {
+            return Err(fields.problem(format!("contradicts another of profile {profile}")));
+        }
+        self.bounded("profiles", self.log.enabled.len(), MOST_ROWS)
     }
 
     fn workload_begins(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
@@ -266,10 +284,26 @@ impl State {
             name: fields.text("name")?,
             count: fields.number("count")?,
             cycles: fields.number("cycles")?,
+            min: fields.optional_number("min").unwrap_or(0),
+            max: fields.optional_number("max").unwrap_or(0),
         };
         self.log.keys.entry(place).or_default().push(row);
         self.keys += 1;
         self.bounded("keys", self.keys, MOST_ROWS)
+    }
+
+    fn variant(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let place = (fields.number("vcpu")?, fields.reason()?);
+        let row = VariantRow {
+            name: fields.text("name")?,
+            count: fields.number("count")?,
+            cycles: fields.number("cycles")?,
+            min: fields.number("min")?,
+            max: fields.number("max")?,
+        };
+        self.log.variants.entry(place).or_default().push(row);
+        self.variants += 1;
+        self.bounded("variants", self.variants, MOST_ROWS)
     }
 
     fn tally(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {

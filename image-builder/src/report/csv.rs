@@ -1,9 +1,11 @@
-//! Accounts as CSV: a line for each reason of each log.
+//! Accounts as CSV: a line for each reason of each log, over all vCPUs and, where there are several, for each of them.
 
 use super::{Sheet, SheetFormat, Titled};
+use crate::account::{Account, Reason, VcpuReason};
 
-const HEADING: [&str; 11] = [
+const HEADING: [&str; 12] = [
     "log",
+    "vcpu",
     "number#",
     "name",
     "status",
@@ -16,18 +18,42 @@ const HEADING: [&str; 11] = [
     "audit_count#",
 ];
 
+/// In the column `vcpu` of sums.
+const ALL: &str = "all";
+
 /// Writes every reason; a book that is unknown is an empty cell.
 pub(super) fn render(accounts: &[Titled]) -> String {
     let mut sheet = Sheet::new(&HEADING);
     for Titled { title, account } in accounts {
         for reason in &account.reasons {
-            let book = |count: Option<u64>| count.map_or_else(String::new, |count| count.to_string());
-            let average = if reason.count == 0 { 0.0 } else { reason.cycles as f64 / reason.count as f64 };
-            let mut cells = vec![title.clone(), reason.number.to_string(), reason.name.clone(), reason.status.clone()];
-            cells.extend([reason.count, reason.cycles, reason.min, reason.max].map(|number| number.to_string()));
-            cells.extend([format!("{average:.2}"), book(reason.guest_count), book(reason.audit_count)]);
-            sheet.row(cells);
+            sheet.row(cells(title, ALL, &reason.status, &over_all(reason), reason.guest_count));
+        }
+        for vcpu in account.per_vcpu.iter().filter(|_| account.per_vcpu.len() > 1) {
+            for reason in &vcpu.reasons {
+                let status = status(account, reason.number);
+                sheet.row(cells(title, &vcpu.vcpu.to_string(), status, reason, None));
+            }
         }
     }
     sheet.render(SheetFormat::Csv)
+}
+
+fn over_all(reason: &Reason) -> VcpuReason {
+    let &Reason { number, count, cycles, min, max, audit_count, .. } = reason;
+    VcpuReason { number, name: reason.name.clone(), count, cycles, min, max, audit_count }
+}
+
+/// Which reasons are enabled is the same on every vCPU.
+fn status(account: &Account, number: u16) -> &str {
+    let position = account.reasons.binary_search_by_key(&number, |reason| reason.number);
+    position.map_or("", |at| &account.reasons[at].status)
+}
+
+fn cells(title: &str, vcpu: &str, status: &str, row: &VcpuReason, guest_count: Option<u64>) -> Vec<String> {
+    let book = |count: Option<u64>| count.map_or_else(String::new, |count| count.to_string());
+    let average = if row.count == 0 { 0.0 } else { row.cycles as f64 / row.count as f64 };
+    let mut cells = [title, vcpu, &row.number.to_string(), &row.name, status].map(str::to_owned).to_vec();
+    cells.extend([row.count, row.cycles, row.min, row.max].map(|number| number.to_string()));
+    cells.extend([format!("{average:.2}"), book(guest_count), book(row.audit_count)]);
+    cells
 }

@@ -1,8 +1,10 @@
 //! Accounts as people and programs want to read them.
 
+mod atlas;
 mod csv;
 mod sheet;
 mod table;
+mod vcpus;
 
 pub use sheet::{Sheet, SheetFormat};
 

@@ -19,7 +19,7 @@ pub enum SheetFormat {
 /// A table of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sheet {
-    heading: Vec<&'static str>,
+    heading: Vec<String>,
     numeric: Vec<bool>,
     rows: Vec<Vec<String>>,
 }
@@ -29,10 +29,11 @@ const COLUMNS: u16 = 120;
 
 impl Sheet {
     /// A sheet with these columns; those whose name ends in `#` hold numbers and are set flush right.
-    pub fn new(heading: &[&'static str]) -> Self {
+    pub fn new(heading: &[impl AsRef<str>]) -> Self {
+        let heading = || heading.iter().map(AsRef::as_ref);
         Self {
-            heading: heading.iter().map(|name| name.trim_end_matches('#')).collect(),
-            numeric: heading.iter().map(|name| name.ends_with('#')).collect(),
+            heading: heading().map(|name| name.trim_end_matches('#').to_owned()).collect(),
+            numeric: heading().map(|name| name.ends_with('#')).collect(),
             rows: Vec::new(),
         }
     }

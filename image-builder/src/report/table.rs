@@ -2,7 +2,7 @@
 
 use tollgate_abi::ExitReason;
 
-use super::{Sheet, SheetFormat, Titled};
+use super::{Sheet, SheetFormat, Titled, atlas, vcpus};
 use crate::account::{Account, Reason, StopFacts};
 
 /// Writes accounts one after the other, with titles where there are several.
@@ -16,15 +16,15 @@ pub(super) fn render(accounts: &[Titled]) -> String {
 
 fn account(account: &Account) -> String {
     let mut text = heading(account);
-    for part in [reasons(account), keys(account), workloads(account), scenarios(account), atlas(account)] {
-        if !part.is_empty() {
-            text += "\n";
-            text += &part.render(SheetFormat::Table);
-        }
+    let mut parts = vec![reasons(account)];
+    parts.extend(vcpus::sheets(account));
+    parts.extend([keys(account), variants(account), workloads(account), scenarios(account), atlas::sheet(account)]);
+    for part in parts.iter().filter(|part| !part.is_empty()) {
+        text += "\n";
+        text += &part.render(SheetFormat::Table);
     }
     if !account.atlas.is_empty() {
-        let (produced, possible) = atlas_score(account);
-        text += &format!("\natlas: {produced} of the {possible} reasons that this emulator can produce\n");
+        text += &format!("\n{}\n", atlas::score(account));
     }
     text += "\n";
     text += &verdict(account);
@@ -46,12 +46,17 @@ fn heading(account: &Account) -> String {
     )
 }
 
-fn percent(part: u64, whole: u64) -> String {
+pub(super) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.2}%", part as f64 * 100.0 / whole as f64) }
 }
 
-fn book(count: Option<u64>) -> String {
+pub(super) fn book(count: Option<u64>) -> String {
     count.map_or_else(|| "-".to_owned(), |count| count.to_string())
+}
+
+/// TSC ticks of one of `count` exits.
+pub(super) fn average(cycles: u64, count: u64) -> String {
+    format!("{:.1}", cycles as f64 / count.max(1) as f64)
 }
 
 /// The reasons that any book has, the costliest first as `perf kvm stat` has them.
@@ -73,7 +78,6 @@ fn reasons(account: &Account) -> Sheet {
     rows.sort_by_key(|reason| (std::cmp::Reverse(reason.cycles), reason.number));
     let totals = &account.totals;
     for reason in rows {
-        let average = if reason.count == 0 { 0.0 } else { reason.cycles as f64 / reason.count as f64 };
         sheet.row(vec![
             reason.number.to_string(),
             reason.name.clone(),
@@ -82,7 +86,7 @@ fn reasons(account: &Account) -> Sheet {
             percent(reason.cycles, totals.cycles),
             reason.min.to_string(),
             reason.max.to_string(),
-            format!("{average:.1}"),
+            average(reason.cycles, reason.count),
             with_scenarios(reason),
             book(reason.audit_count),
         ]);
@@ -91,8 +95,8 @@ fn reasons(account: &Account) -> Sheet {
         let mut all = vec![String::new(), "all".to_owned(), totals.exits.to_string()];
         all.extend([percent(totals.exits, totals.exits), percent(totals.cycles, totals.cycles)]);
         all.extend([String::new(), String::new()]);
-        let average = if totals.exits == 0 { 0.0 } else { totals.cycles as f64 / totals.exits as f64 };
-        all.extend([format!("{average:.1}"), book(totals.guest_count), book(totals.audit_count)]);
+        let average = average(totals.cycles, totals.exits);
+        all.extend([average, book(totals.guest_count), book(totals.audit_count)]);
         sheet.row(all);
     }
     sheet
@@ -100,16 +104,40 @@ fn reasons(account: &Account) -> Sheet {
 
 /// The keys within each reason that has any, the most frequent first.
 fn keys(account: &Account) -> Sheet {
-    let mut sheet = Sheet::new(&["no#", "exit reason", "key", "samples#", "of reason#", "avg#"]);
+    let mut sheet = Sheet::new(&["no#", "exit reason", "key", "samples#", "of reason#", "min#", "avg#", "max#"]);
     for reason in &account.reasons {
         for key in &reason.keys {
+            // Logs of earlier monitors have no extremes of keys.
+            let extreme = |cycles: u64| if key.max > 0 { cycles.to_string() } else { "-".to_owned() };
             sheet.row(vec![
                 reason.number.to_string(),
                 reason.name.clone(),
                 key.name.clone(),
                 key.count.to_string(),
                 percent(key.count, reason.count),
-                format!("{:.1}", key.cycles as f64 / key.count.max(1) as f64),
+                extreme(key.min),
+                average(key.cycles, key.count),
+                extreme(key.max),
+            ]);
+        }
+    }
+    sheet
+}
+
+/// The variants of each reason that has any. An atlas has them in its own rows.
+fn variants(account: &Account) -> Sheet {
+    let mut sheet = Sheet::new(&["no#", "exit reason", "variant", "samples#", "of reason#", "min#", "avg#", "max#"]);
+    for reason in account.reasons.iter().filter(|_| account.atlas.is_empty()) {
+        for variant in &reason.variants {
+            sheet.row(vec![
+                reason.number.to_string(),
+                reason.name.clone(),
+                variant.name.clone(),
+                variant.count.to_string(),
+                percent(variant.count, reason.count),
+                variant.min.to_string(),
+                average(variant.cycles, variant.count),
+                variant.max.to_string(),
             ]);
         }
     }
@@ -156,35 +184,9 @@ fn scenarios(account: &Account) -> Sheet {
     sheet
 }
 
-/// How many reasons an atlas has, and how many it could have.
-fn atlas_score(account: &Account) -> (usize, usize) {
-    let possible = account.atlas.iter().filter(|row| row.possible);
-    (possible.clone().filter(|row| row.count > 0).count(), possible.count())
-}
-
-fn atlas(account: &Account) -> Sheet {
-    let mut sheet =
-        Sheet::new(&["no#", "exit reason", "exits#", "min#", "avg#", "max#", "audit#", "on", "how, or why not"]);
-    for row in &account.atlas {
-        let figure = |figure: String| if row.count > 0 { figure } else { "-".to_owned() };
-        sheet.row(vec![
-            row.number.to_string(),
-            row.name.clone(),
-            figure(row.count.to_string()),
-            figure(row.min.to_string()),
-            figure(format!("{:.1}", row.cycles as f64 / row.count.max(1) as f64)),
-            figure(row.max.to_string()),
-            figure(book(row.audit_count)),
-            row.platform.clone(),
-            row.how.clone(),
-        ]);
-    }
-    sheet
-}
-
 fn verdict(account: &Account) -> String {
     let mut text = format!("verdict: {}\n", account.verdict);
-    let told = |finding: &&String| !account.verdict.ends_with(finding.as_str());
+    let told = |finding: &&String| !account.verdict.contains(finding.as_str());
     for finding in account.findings.iter().filter(told) {
         text += &format!("  also: {finding}\n");
     }
@@ -205,7 +207,8 @@ fn verdict(account: &Account) -> String {
 
 /// The exit after which the guest did not run again.
 fn last_exit(stop: &StopFacts) -> String {
-    let mut parts = vec![stop.outcome.clone()];
+    let mut parts: Vec<String> = stop.vcpu.iter().map(|vcpu| format!("vCPU {vcpu}")).collect();
+    parts.push(stop.outcome.clone());
     if let Some(field) = stop.reason {
         // Bits 15:0 are the basic exit reason (SDM 3C 25.9.1).
         let reason = ExitReason(field as u16);

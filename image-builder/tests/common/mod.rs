@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use image_builder::audit::{Audit, ExitLogReader};
 use tollgate_abi::record::{Kind, PROTOCOL, Writer};
 
 /// A log in the making.
@@ -21,6 +22,9 @@ pub struct Row {
 
 pub const CPUID: Row = Row { reason: 10, name: "CPUID", count: 5, each: 70 };
 pub const VMCALL: Row = Row { reason: 18, name: "VMCALL", count: 3, each: 100 };
+pub const WRMSR: Row = Row { reason: 32, name: "WRMSR or WRMSRNS", count: 1, each: 90 };
+pub const HLT: Row = Row { reason: 12, name: "HLT", count: 1, each: 120 };
+pub const INTERRUPT: Row = Row { reason: 1, name: "External interrupt", count: 1, each: 80 };
 
 impl LogText {
     pub fn record(&mut self, kind: Kind) -> Writer<'_, String> {
@@ -28,9 +32,13 @@ impl LogText {
     }
 
     pub fn header(&mut self, options: &str) {
+        self.header_of(1, options);
+    }
+
+    pub fn header_of(&mut self, vcpus: u64, options: &str) {
         let record = self.record(Kind::Tollgate).number("protocol", PROTOCOL).text("build", "0.1.0");
         let record = record.text("platform", "bochs").word("virtualization", "vt-x").text("cpu", "Test CPU");
-        let record = record.word("sdm", "2025-06").word("leaf_map", "autumn2021").number("vcpus", 1);
+        let record = record.word("sdm", "2025-06").word("leaf_map", "autumn2021").number("vcpus", vcpus);
         record.text("options", options).finish().unwrap();
     }
 
@@ -54,17 +62,50 @@ impl LogText {
         }
     }
 
+    /// What a profile enables.
+    pub fn controls(&mut self, profile: &str, reasons: &[u64]) {
+        let bits = reasons.iter().fold(0, |bits: u128, reason| bits | 1 << reason);
+        let record = self.record(Kind::Controls).word("profile", profile).hex("pin", 0x5f);
+        record.hex("enabled", bits as u64).hex("enabled_high", (bits >> 64) as u64).finish().unwrap();
+    }
+
     pub fn exit(&mut self, row: &Row) {
+        self.exit_on(0, row);
+    }
+
+    pub fn exit_on(&mut self, vcpu: u64, row: &Row) {
         let mut histogram = [0; 64];
         histogram[row.each.ilog2() as usize] = row.count;
-        let record = self.record(Kind::Exit).number("vcpu", 0).number("reason", row.reason).text("name", row.name);
+        let record = self.record(Kind::Exit).number("vcpu", vcpu).number("reason", row.reason).text("name", row.name);
         let record = record.word("status", "enabled").number("count", row.count).number("cycles", row.count * row.each);
         record.number("min", row.each).number("max", row.each).histogram("histogram", &histogram).finish().unwrap();
     }
 
+    /// A part of a row: a key or a variant, each of whose exits took so many ticks.
+    pub fn part(&mut self, kind: Kind, vcpu: u64, reason: u64, name: &str, count: u64, ticks: &[u64]) {
+        let (min, max) = (ticks.iter().min().unwrap(), ticks.iter().max().unwrap());
+        let cycles = ticks.iter().cycle().take(count as usize).sum();
+        let record = self.record(kind).number("vcpu", vcpu).number("reason", reason);
+        let key = name.bytes().map(u64::from).sum();
+        let record = if kind == Kind::Key && name != "others" { record.hex("key", key) } else { record };
+        let record = record.text("name", name).number("count", count).number("cycles", cycles);
+        record.number("min", *min).number("max", *max).finish().unwrap();
+    }
+
+    /// Rows and their sums on one vCPU.
+    pub fn ledger(&mut self, vcpu: u64, rows: &[Row]) {
+        rows.iter().for_each(|row| self.exit_on(vcpu, row));
+        let exits = rows.iter().map(|row| row.count).sum();
+        self.total_on(vcpu, exits, exits, rows.iter().map(|row| row.count * row.each).sum());
+    }
+
     pub fn total(&mut self, exits: u64, entries: u64, cycles: u64) {
-        let record = self.record(Kind::Total).number("vcpu", 0).number("exits", exits).number("entries", entries);
-        record.number("cycles", cycles).number("elapsed", 10_000).finish().unwrap();
+        self.total_on(0, exits, entries, cycles);
+    }
+
+    pub fn total_on(&mut self, vcpu: u64, exits: u64, entries: u64, cycles: u64) {
+        let record = self.record(Kind::Total).number("vcpu", vcpu).number("exits", exits).number("entries", entries);
+        record.number("cycles", cycles).number("elapsed", cycles.max(10_000)).finish().unwrap();
     }
 
     pub fn tally(&mut self, reason: u64, guest: u64) {
@@ -103,6 +144,51 @@ pub fn balanced() -> LogText {
     log.verdict("balanced", "8 exits, every book agrees");
     log
 }
+
+/// What a minimal profile enables, as far as these logs need it.
+pub const ENABLED: [u64; 6] = [1, 10, 12, 18, 31, 32];
+
+/// The beginning of a run of one workload on two vCPUs: header, controls, workload.
+pub fn two_vcpus_begin(log: &mut LogText) {
+    log.header_of(2, "leaf-map=autumn2021 workloads=cpuid:5 cpus=2");
+    log.controls("minimal", &ENABLED);
+    log.workload("cpuid", 5, &[(1, 1, 1, 1), (10, 10, 10, 10), (12, 1, 1, 1), (32, 2, 2, 2)]);
+}
+
+/// The guest's book of that run, and its end.
+pub fn two_vcpus_end(log: &mut LogText) {
+    for (reason, count) in [(1, 1), (10, 10), (12, 1), (18, 3), (32, 2)] {
+        log.tally(reason, count);
+    }
+    log.stop("exited");
+    log.verdict("balanced", "17 exits, every book agrees");
+}
+
+/// What vCPU 1 does in that run.
+pub const SECOND: [Row; 4] = [INTERRUPT, Row { count: 5, each: 75, ..CPUID }, HLT, WRMSR];
+
+/// A run of one workload on two vCPUs that balances.
+pub fn two_vcpus() -> LogText {
+    let mut log = LogText::default();
+    two_vcpus_begin(&mut log);
+    log.ledger(0, &[CPUID, VMCALL, WRMSR]);
+    log.ledger(1, &SECOND);
+    two_vcpus_end(&mut log);
+    log
+}
+
+/// What the emulator logs: CPU, reason, how often.
+pub fn audit_of(exits: &[(u64, u64, usize)]) -> Audit {
+    let mut reader = ExitLogReader::default();
+    for &(cpu, reason, count) in exits {
+        reader.feed(format!("0d[CPU{cpu:X}  ] VMEXIT reason = {reason} (name) q\n").repeat(count).as_bytes());
+    }
+    reader.finish()
+}
+
+/// What it logs in the run of [`two_vcpus`].
+pub const TWO_VCPUS_AUDIT: [(u64, u64, usize); 7] =
+    [(0, 10, 5), (0, 18, 3), (0, 32, 1), (1, 1, 1), (1, 10, 5), (1, 12, 1), (1, 32, 1)];
 
 /// Runs the tool.
 pub fn tollgate(arguments: &[&str]) -> Output {

@@ -7,7 +7,7 @@ use tollgate_abi::exit_reason::ExitReason;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
 use crate::runtime::book::{book, book_times};
-use crate::runtime::intercepts::{Proc, current, wants};
+use crate::runtime::intercepts::{Proc, apic_shadows_priority, current, wants};
 use crate::runtime::recovery::{Trap, attempt};
 
 macro_rules! control_register {
@@ -46,7 +46,7 @@ macro_rules! control_register {
 control_register!("cr0", read_cr0 if false, write_cr0, try_write_cr0 if |value| current().cr0_write_exits(read_cr0(), value));
 control_register!("cr3", read_cr3 if wants(Proc::Cr3Store), write_cr3, try_write_cr3 if |_| wants(Proc::Cr3Load));
 control_register!("cr4", read_cr4 if false, write_cr4, try_write_cr4 if |value| current().cr4_write_exits(read_cr4(), value));
-control_register!("cr8", read_cr8 if wants(Proc::Cr8Store), write_cr8, try_write_cr8 if |_| wants(Proc::Cr8Load));
+control_register!("cr8", read_cr8 if !apic_shadows_priority(), write_cr8, try_write_cr8 if |_| !apic_shadows_priority());
 
 fn book_if(exits: bool) {
     if exits {

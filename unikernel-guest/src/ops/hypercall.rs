@@ -72,7 +72,7 @@ pub(crate) fn end(window: &Book) -> Result<(), i32> {
 
 /// Switches the profile without a window.
 pub(crate) fn switch_profile(profile: Profile) {
-    let refusal = vmcall(Hypercall::Begin, PROFILE_ONLY, u64::from(profile == Profile::Full));
+    let refusal = vmcall(Hypercall::Begin, PROFILE_ONLY, profile as u64);
     assert!(refusal.is_ok(), "the monitor does not switch the profile: {refusal:?}");
     switched_to(profile);
 }

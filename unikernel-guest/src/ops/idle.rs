@@ -25,15 +25,37 @@ pub(crate) fn pause_times(times: u64) {
 /// does not come before it.
 pub(crate) fn hlt_until_interrupt() {
     book_if_enabled(ExitReason::HLT, 1);
+    hlt_until_booked_interrupt();
+}
+
+/// Likewise, where the exit has been booked already.
+pub(crate) fn hlt_until_booked_interrupt() {
     // SAFETY: the IDT has an entry for every interrupt that the guest arms. Not `nomem`: the handler counts in memory.
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
-/// HLT with interrupts disabled.
+/// HLT with interrupts disabled. The caller has booked the exit, after which this vCPU does not run again.
 pub(crate) fn hlt_for_ever() -> ! {
     loop {
-        book_if_enabled(ExitReason::HLT, 1);
         // SAFETY: nothing wakes the vCPU, which is what is asked for.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
+}
+
+/// Interrupts on, for as many instructions as one that waits needs to come, and off again.
+pub(crate) fn let_interrupts_in() {
+    // SAFETY: the IDT has an entry for every interrupt. Not `nomem`: handlers count in memory.
+    unsafe { asm!("sti", "nop", "nop", "cli") };
+}
+
+/// Interrupts on.
+pub(crate) fn enable_interrupts() {
+    // SAFETY: as above.
+    unsafe { asm!("sti", "nop") };
+}
+
+/// Interrupts off.
+pub(crate) fn disable_interrupts() {
+    // SAFETY: nothing waits for one.
+    unsafe { asm!("cli") };
 }

@@ -4,6 +4,7 @@
 //! [`intercepts`](crate::runtime::intercepts). The loops named `…_times` are what the budgets measure, so they are bare
 //! assembly and book all their iterations at once.
 
+pub(crate) mod apic;
 pub(crate) mod caches;
 pub(crate) mod control_registers;
 pub(crate) mod cpuid;

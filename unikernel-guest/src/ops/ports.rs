@@ -4,15 +4,13 @@
 #![expect(unsafe_code, reason = "executes IN and OUT")]
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::POST_PORT;
 
 use crate::runtime::book::{book, book_times};
-
-/// What the POST port gives back.
-static LAST_POST: AtomicU8 = AtomicU8::new(0);
+use crate::runtime::cpu;
 
 macro_rules! port_width {
     ($read:ident $write:ident $value:ty, $register:tt) => {
@@ -44,12 +42,12 @@ pub(crate) fn post(code: u8) {
 
 /// Notes a POST code that assembly elsewhere is about to write.
 pub(crate) fn note_post(code: u8) {
-    LAST_POST.store(code, Relaxed);
+    cpu::this().last_post.store(code, Relaxed);
 }
 
 /// The POST code that was written last.
 pub(crate) fn last_post() -> u8 {
-    LAST_POST.load(Relaxed)
+    cpu::this().last_post.load(Relaxed)
 }
 
 /// IN from the POST port, so many times; returns the last value.

@@ -38,17 +38,22 @@ impl Account {
     }
 }
 
-fn status(reason: ExitReason) -> (u32, u64) {
-    let answer = cpuid(STATUS, RowQuery { reason: reason.0, vcpu: None }.encode());
+fn status(reason: ExitReason, vcpu: Option<u16>) -> (u32, u64) {
+    let answer = cpuid(STATUS, RowQuery { reason: reason.0, vcpu }.encode());
     (answer.eax, answer.ebx_ecx())
 }
 
 /// Whether the controls in force enable `reason`.
 pub(crate) fn is_enabled(reason: ExitReason) -> bool {
-    status(reason).0 == Status::Enabled as u32
+    status(reason, None).0 == Status::Enabled as u32
 }
 
 /// Exits for `reason` so far, on all vCPUs.
 pub(crate) fn exits(reason: ExitReason) -> u64 {
-    status(reason).1
+    exits_on(reason, None)
+}
+
+/// Exits for `reason` so far on one vCPU, or on all.
+pub(crate) fn exits_on(reason: ExitReason, vcpu: Option<u16>) -> u64 {
+    status(reason, vcpu).1
 }

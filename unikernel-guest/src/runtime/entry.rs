@@ -9,14 +9,16 @@ use core::cell::UnsafeCell;
 use tollgate_abi::machine::{BOOT_INFO_GPA, BOOT_INFO_MAGIC, BootInfo};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
-use super::{fresh, heap, intercepts, processor, segments, time, traps};
+use super::traps::TIMER_VECTOR;
+use super::{cpu, fresh, heap, intercepts, processor, segments, threads, time, traps};
+use crate::ops::apic;
 
 const STACK_BYTES: usize = 64 << 10;
 
 #[repr(align(16))]
 struct Stack(#[expect(dead_code, reason = "only the assembly refers to it")] UnsafeCell<[u8; STACK_BYTES]>);
 
-// SAFETY: only the one vCPU's stack pointer ever refers to it.
+// SAFETY: only vCPU 0's stack pointer ever refers to it.
 unsafe impl Sync for Stack {}
 
 static STACK: Stack = Stack(UnsafeCell::new([0; STACK_BYTES]));
@@ -54,7 +56,9 @@ extern "C" fn _start() -> ! {
 }
 
 extern "C" fn start() -> ! {
-    segments::load();
+    cpu::take_place(0);
+    segments::load(&segments::FIRST);
+    traps::fill();
     traps::load();
     let boot = boot_info();
     heap::set_up(boot.ram_bytes);
@@ -62,6 +66,8 @@ extern "C" fn start() -> ! {
     processor::set_up();
     time::set_up();
     intercepts::learn();
+    apic::set_up_timer(TIMER_VECTOR);
+    threads::start_others();
     // SAFETY: the application's entry point, called once, on a stack of its own with all of the kernel set up.
     unsafe { runtime_entry(0, core::ptr::null(), core::ptr::null()) }
 }

@@ -1,19 +1,19 @@
 //! Which operations exit now: the profile in force, and what this processor enables of it.
 //!
-//! Both come from outside the workloads' windows. The profile changes only at the guest's own request, and what each
-//! profile enables is asked once, at the start, through the leaf [`STATUS`](tollgate_abi::leaves::STATUS).
+//! Both come from outside the workloads' windows. The profile is each vCPU's own and changes only at the guest's request; what
+//! each profile enables is asked once, at the start, through the leaf [`STATUS`](tollgate_abi::leaves::STATUS).
 
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tollgate_abi::exit_reason::{ExitReason, ROWS, TABLE};
 use tollgate_abi::profile::{Intercepts, Profile};
 
 use super::account;
 use super::book::{book, book_times};
+use super::cpu;
 use crate::ops::hypercall;
 
-static CURRENT: AtomicU8 = AtomicU8::new(Profile::Minimal as u8);
-static ENABLED: [[AtomicBool; ROWS]; 2] = [const { [const { AtomicBool::new(false) }; ROWS] }; 2];
+static ENABLED: [[AtomicBool; ROWS]; 3] = [const { [const { AtomicBool::new(false) }; ROWS] }; 3];
 
 /// Bits of the primary processor-based controls (SDM 3C 25.6.2).
 #[derive(Clone, Copy)]
@@ -21,8 +21,6 @@ static ENABLED: [[AtomicBool; ROWS]; 2] = [const { [const { AtomicBool::new(fals
 pub(crate) enum Proc {
     Cr3Load = 15,
     Cr3Store = 16,
-    Cr8Load = 19,
-    Cr8Store = 20,
 }
 
 /// The vector of #UD.
@@ -30,7 +28,7 @@ pub(crate) const INVALID_OPCODE: u8 = 6;
 
 /// The profile in force.
 pub(crate) fn current() -> Profile {
-    if CURRENT.load(Relaxed) == Profile::Full as u8 { Profile::Full } else { Profile::Minimal }
+    Profile::from_number(cpu::this().profile.load(Relaxed).into()).unwrap_or_default()
 }
 
 fn wanted() -> Intercepts {
@@ -39,14 +37,18 @@ fn wanted() -> Intercepts {
 
 /// Notes that a hypercall has switched the profile.
 pub(crate) fn switched_to(profile: Profile) {
-    CURRENT.store(profile as u8, Relaxed);
+    let cpu = cpu::this();
+    cpu.profile.store(profile as u8, Relaxed);
+    cpu.eoi_exits.store((!apic_delivers()).into(), Relaxed);
 }
 
 /// Asks, in each profile, which reasons it enables on this processor.
 pub(crate) fn learn() {
     ask(Profile::Minimal);
-    hypercall::switch_profile(Profile::Full);
-    ask(Profile::Full);
+    for profile in [Profile::Full, Profile::VirtualApic] {
+        hypercall::switch_profile(profile);
+        ask(profile);
+    }
     hypercall::switch_profile(Profile::Minimal);
 }
 
@@ -70,6 +72,21 @@ pub(crate) fn enabled(reason: ExitReason) -> bool {
 /// Whether the profile sets this processor-based control.
 pub(crate) fn wants(control: Proc) -> bool {
     wanted().proc >> control as u8 & 1 != 0
+}
+
+/// Whether the processor keeps the task priority, as CR8 and as MSR: it has a TPR shadow.
+pub(crate) fn apic_shadows_priority() -> bool {
+    enabled(ExitReason::TPR_BELOW_THRESHOLD)
+}
+
+/// Whether reads of the other registers of the local APIC are the processor's.
+pub(crate) fn apic_reads() -> bool {
+    enabled(ExitReason::APIC_WRITE)
+}
+
+/// Whether the processor delivers interrupts by itself, takes EOIs and self-IPIs.
+pub(crate) fn apic_delivers() -> bool {
+    enabled(ExitReason::VIRTUALIZED_EOI)
 }
 
 /// Books operations that exit exactly where `reason` is enabled.

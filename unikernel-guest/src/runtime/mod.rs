@@ -5,25 +5,27 @@
 //! | `entry` | the way from the monitor's entry state to the application |
 //! | `processor`, `segments`, `traps`, `recovery` | features and extended state, GDT and TSS, IDT, exceptions that are expected |
 //! | `book`, `intercepts`, `account` | the guest's own tally, what exits now, and the monitor's account read through the leaves |
-//! | `console`, `heap`, `time`, `process`, `sync`, `refused` | the `hermit-abi` symbols |
+//! | `cpu`, `threads`, `futex` | what each vCPU has for itself, the others and what they run, waiting for each other |
+//! | `console`, `heap`, `time`, `process`, `threads`, `futex`, `refused` | the `hermit-abi` symbols |
 //! | `fresh` | memory whose first touch is an EPT violation |
-//! | `message`, `one_cpu` | the text in a book, mutable statics without locks |
+//! | `message` | the text in a book |
 
 pub(crate) mod account;
 pub(crate) mod book;
 mod console;
+pub(crate) mod cpu;
 mod entry;
 pub(crate) mod fresh;
+mod futex;
 mod heap;
 pub(crate) mod intercepts;
 pub(crate) mod message;
-pub(crate) mod one_cpu;
 pub(crate) mod process;
 pub(crate) mod processor;
 pub(crate) mod recovery;
 mod refused;
 pub(crate) mod segments;
-mod sync;
+pub(crate) mod threads;
 mod time;
 pub(crate) mod traps;
 

@@ -1,13 +1,15 @@
 //! The end of the guest, and the process that a unikernel is: `sys_exit`, `sys_abort`, `sys_getpid`, `errno`.
-#![expect(unsafe_code, reason = "defines hermit-abi symbols by name")]
+#![expect(unsafe_code, reason = "defines hermit-abi symbols by name, keeps a message for several vCPUs")]
 
+use core::cell::UnsafeCell;
 use core::fmt;
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use tollgate_abi::hypercall::Book;
 
 use super::message::Message;
-use super::one_cpu::OneCpu;
+use super::{cpu, threads};
 use crate::ops::hypercall;
 
 /// Exit status after a panic, as for Rust programs elsewhere.
@@ -15,18 +17,34 @@ const PANIC_STATUS: i32 = 101;
 /// Exit status after `abort`: 128 + SIGABRT, as shells report it.
 const ABORT_STATUS: i32 = 134;
 
-/// The first thing that did not hold.
-static FAILURE: OneCpu<Message> = OneCpu::new(Message::EMPTY);
+/// The first thing that did not hold, written by whoever claims it.
+struct Failure {
+    is_claimed: AtomicBool,
+    is_written: AtomicBool,
+    message: UnsafeCell<Message>,
+}
 
-static ERRNO: AtomicI32 = AtomicI32::new(0);
+// SAFETY: the message is written once, by the one who claimed it, before `is_written` is set, and read only afterwards.
+unsafe impl Sync for Failure {}
+
+static FAILURE: Failure = Failure {
+    is_claimed: AtomicBool::new(false),
+    is_written: AtomicBool::new(false),
+    message: UnsafeCell::new(Message::EMPTY),
+};
 
 /// Notes that an assertion of the guest did not hold. The first one's text goes into the final book.
 pub(crate) fn note_failure(what: fmt::Arguments<'_>) {
-    if let Some(mut failure) = FAILURE.try_borrow()
-        && failure.is_empty()
-    {
-        *failure = Message::new(what);
+    if !FAILURE.is_claimed.swap(true, AcqRel) {
+        // SAFETY: claimed just now, so nobody else writes, and nobody reads yet.
+        unsafe { *FAILURE.message.get() = Message::new(what) };
+        FAILURE.is_written.store(true, Release);
     }
+}
+
+fn failure() -> Message {
+    // SAFETY: written, hence never written again.
+    if FAILURE.is_written.load(Acquire) { unsafe { *FAILURE.message.get() } } else { Message::EMPTY }
 }
 
 /// Ends the guest because of `why`.
@@ -36,14 +54,17 @@ pub(crate) fn end(status: i32, why: fmt::Arguments<'_>) -> ! {
 }
 
 fn exit(status: i32) -> ! {
-    let failure = FAILURE.try_borrow().map_or(Message::EMPTY, |failure| *failure);
+    if cpu::number() == 0 {
+        threads::take_others_off_line();
+    }
+    let failure = failure();
     let passed = status == 0 && failure.is_empty();
     hypercall::exit(status, Book { passed: u64::from(passed), message: failure.bytes(), ..Book::new() })
 }
 
 /// Sets `errno` and returns its negative, as the calls of hermit-abi do.
 pub(crate) fn refused(errno: i32) -> i32 {
-    ERRNO.store(errno, Relaxed);
+    cpu::this().errno.store(errno, Relaxed);
     -errno
 }
 
@@ -73,10 +94,10 @@ extern "C" fn sys_getpid() -> i32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn sys_get_errno() -> i32 {
-    ERRNO.load(Relaxed)
+    cpu::this().errno.load(Relaxed)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn sys_errno() -> i32 {
-    ERRNO.load(Relaxed)
+    cpu::this().errno.load(Relaxed)
 }

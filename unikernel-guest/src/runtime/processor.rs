@@ -35,6 +35,17 @@ pub(crate) fn set_up() {
     XCR0.store(wanted, Relaxed);
 }
 
+/// Switches on the same on another vCPU.
+pub(crate) fn set_up_other() {
+    if xcr0() != 0 {
+        // SAFETY: as in `set_up`, whose findings hold for every vCPU.
+        unsafe {
+            write_cr4(read_cr4() | Cr4Flags::OSXSAVE.bits());
+            xsetbv(0, xcr0());
+        }
+    }
+}
+
 /// The extended control register as set up; 0 where the processor lacks XSAVE.
 pub(crate) fn xcr0() -> u64 {
     XCR0.load(Relaxed)

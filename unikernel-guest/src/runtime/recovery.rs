@@ -4,6 +4,8 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::cpu::{self, Cpu};
+
 /// What an expected exception left behind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trap {
@@ -31,51 +33,67 @@ pub(crate) struct Recovery {
     pub(super) cr2: AtomicU64,
 }
 
-pub(crate) static RECOVERY: Recovery = Recovery {
-    resume: AtomicU64::new(0),
-    taken: AtomicU64::new(0),
-    vector: AtomicU64::new(0),
-    error: AtomicU64::new(0),
-    rip: AtomicU64::new(0),
-    cr2: AtomicU64::new(0),
-};
+impl Recovery {
+    /// No exception is expected.
+    pub(crate) const fn none() -> Self {
+        Self {
+            resume: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            vector: AtomicU64::new(0),
+            error: AtomicU64::new(0),
+            rip: AtomicU64::new(0),
+            cr2: AtomicU64::new(0),
+        }
+    }
+}
 
-// `attempt!` writes `resume` by the symbol alone.
-const _: () = assert!(offset_of!(Recovery, resume) == 0);
+/// Where `attempt!` says how to go on: relative to GS base.
+pub(crate) const RESUME: usize = offset_of!(Cpu, recovery) + offset_of!(Recovery, resume);
 
 /// Executes one instruction that may raise an exception: `Err(Trap)` if it did. Operands as for `asm!`. An exception
 /// leaves the output operands with whatever the instruction had written.
 macro_rules! attempt {
-    ($instruction:expr $(, $($operands:tt)*)?) => {{
+    ($instruction:expr $(, $($operands:tt)*)?) => {
+        $crate::runtime::recovery::attempt_between!("", $instruction, "" $(, $($operands)*)?)
+    };
+}
+pub(crate) use attempt;
+
+/// Likewise, with instructions before and after, which raise none.
+macro_rules! attempt_between {
+    ($before:expr, $instruction:expr, $after:expr $(, $($operands:tt)*)?) => {{
         let tried: u64;
         core::arch::asm!(
             "lea {tried}, [rip + 3f]",
-            "mov qword ptr [rip + {recovery}], {tried}",
+            "mov qword ptr gs:[{resume}], {tried}",
+            $before,
             "lea {tried}, [rip + 2f]",
             "2:",
             $instruction,
             "3:",
-            "mov qword ptr [rip + {recovery}], 0",
+            $after,
+            "mov qword ptr gs:[{resume}], 0",
             tried = out(reg) tried,
-            recovery = sym $crate::runtime::recovery::RECOVERY,
+            resume = const $crate::runtime::recovery::RESUME,
             $($($operands)*)?
         );
         $crate::runtime::recovery::outcome(tried)
     }};
 }
-pub(crate) use attempt;
+pub(crate) use attempt_between;
 
 /// What came of the attempt that just ended.
 pub(crate) fn outcome(tried: u64) -> Result<(), Trap> {
-    if RECOVERY.taken.load(Relaxed) == 0 {
+    let recovery = &cpu::this().recovery;
+    if recovery.taken.load(Relaxed) == 0 {
         return Ok(());
     }
-    RECOVERY.taken.store(0, Relaxed);
+    recovery.taken.store(0, Relaxed);
     Err(Trap {
-        vector: RECOVERY.vector.load(Relaxed) as u8,
-        error: RECOVERY.error.load(Relaxed),
-        rip: RECOVERY.rip.load(Relaxed),
-        cr2: RECOVERY.cr2.load(Relaxed),
+        vector: recovery.vector.load(Relaxed) as u8,
+        error: recovery.error.load(Relaxed),
+        rip: recovery.rip.load(Relaxed),
+        cr2: recovery.cr2.load(Relaxed),
         tried,
     })
 }

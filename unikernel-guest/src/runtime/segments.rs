@@ -11,7 +11,7 @@ use x86_64::structures::gdt::{Descriptor, SegmentSelector};
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
-use super::one_cpu::OneCpu;
+use super::cpu;
 use crate::ops::descriptor_tables::{lgdt, ltr};
 
 const fn selector(index: u16) -> SegmentSelector {
@@ -26,22 +26,14 @@ pub(crate) const CODE32: SegmentSelector = selector(3);
 /// The TSS, whose descriptor takes two entries.
 pub(crate) const TASK: SegmentSelector = selector(4);
 
-const ENTRIES: usize = 6;
+/// Data that is not present.
+pub(crate) const ABSENT: SegmentSelector = selector(6);
+
+const ENTRIES: usize = 7;
 const TASK_INDEX: usize = 4;
 
 /// Bit 41 of a TSS descriptor: busy. LTR sets it, and refuses a TSS that has it.
 const BUSY: u64 = 1 << 41;
-
-static GDT: [AtomicU64; ENTRIES] = [
-    AtomicU64::new(0),
-    AtomicU64::new(0x00af_9b00_0000_ffff),
-    AtomicU64::new(0x00cf_9300_0000_ffff),
-    AtomicU64::new(0x00cf_9b00_0000_ffff),
-    AtomicU64::new(0),
-    AtomicU64::new(0),
-];
-
-static TSS: OneCpu<TaskStateSegment> = OneCpu::new(TaskStateSegment::new());
 
 /// IST of every vector but #DF.
 pub(crate) const TRAP_IST: u8 = 1;
@@ -50,36 +42,73 @@ pub(crate) const DOUBLE_FAULT_IST: u8 = 2;
 
 const TRAP_STACK_BYTES: usize = 16 << 10;
 
-#[repr(align(16))]
-struct TrapStack(UnsafeCell<[u8; TRAP_STACK_BYTES]>);
+/// The tables of one vCPU, and its stacks for traps.
+#[repr(C, align(16))]
+pub(crate) struct Tables {
+    stacks: [UnsafeCell<[u8; TRAP_STACK_BYTES]>; 2],
+    gdt: [AtomicU64; ENTRIES],
+    tss: UnsafeCell<TaskStateSegment>,
+}
 
-// SAFETY: only the processor refers to it, when it delivers an exception.
-unsafe impl Sync for TrapStack {}
+// SAFETY: only the processor refers to the stacks, when it delivers an exception, and to the TSS; it is written once, by
+// `load`, on the vCPU that it belongs to.
+unsafe impl Sync for Tables {}
 
-static TRAP_STACKS: [TrapStack; 2] = [const { TrapStack(UnsafeCell::new([0; TRAP_STACK_BYTES])) }; 2];
+/// Those of vCPU 0; the others have theirs from the heap.
+pub(crate) static FIRST: Tables = Tables::new();
+
+impl Tables {
+    /// Tables that have not been loaded.
+    pub(crate) const fn new() -> Self {
+        Self {
+            stacks: [const { UnsafeCell::new([0; TRAP_STACK_BYTES]) }; 2],
+            gdt: [
+                AtomicU64::new(0),
+                AtomicU64::new(0x00af_9b00_0000_ffff),
+                AtomicU64::new(0x00cf_9300_0000_ffff),
+                AtomicU64::new(0x00cf_9b00_0000_ffff),
+                AtomicU64::new(0),
+                AtomicU64::new(0),
+                // Data, not present: for #NP.
+                AtomicU64::new(0x00cf_1300_0000_ffff),
+            ],
+            tss: UnsafeCell::new(TaskStateSegment::new()),
+        }
+    }
+}
+
+/// This vCPU's.
+fn tables() -> &'static Tables {
+    // SAFETY: set by `load`, to a reference that lives for ever.
+    unsafe { &*cpu::this().tables.load(Relaxed) }
+}
 
 /// What LGDT takes.
 pub(crate) fn gdt_pointer() -> DescriptorTablePointer {
-    DescriptorTablePointer { limit: size_of_val(&GDT) as u16 - 1, base: VirtAddr::from_ptr(&GDT) }
+    let gdt = &tables().gdt;
+    DescriptorTablePointer { limit: size_of_val(gdt) as u16 - 1, base: VirtAddr::from_ptr(gdt) }
 }
 
 /// Makes the TSS loadable again.
 pub(crate) fn release_task() {
-    GDT[TASK_INDEX].store(GDT[TASK_INDEX].load(Relaxed) & !BUSY, Relaxed);
+    let descriptor = &tables().gdt[TASK_INDEX];
+    descriptor.store(descriptor.load(Relaxed) & !BUSY, Relaxed);
 }
 
-/// Fills the tables and loads every segment register.
-pub(crate) fn load() {
-    for (ist, stack) in [TRAP_IST, DOUBLE_FAULT_IST].into_iter().zip(&TRAP_STACKS) {
-        let top = VirtAddr::from_ptr(stack.0.get()) + TRAP_STACK_BYTES as u64;
-        TSS.borrow().interrupt_stack_table[usize::from(ist) - 1] = top;
+/// Fills this vCPU's tables and loads every segment register but GS, whose base is the vCPU's place.
+pub(crate) fn load(tables: &'static Tables) {
+    cpu::this().tables.store(core::ptr::from_ref(tables).cast_mut(), Relaxed);
+    for (ist, stack) in [TRAP_IST, DOUBLE_FAULT_IST].into_iter().zip(&tables.stacks) {
+        let top = VirtAddr::from_ptr(stack.get()) + TRAP_STACK_BYTES as u64;
+        // SAFETY: nobody else refers to the TSS before it is loaded.
+        unsafe { (*tables.tss.get()).interrupt_stack_table[usize::from(ist) - 1] = top };
     }
-    // SAFETY: TSS is a static, so the descriptor stays true.
-    if let Descriptor::SystemSegment(low, high) = unsafe { Descriptor::tss_segment_unchecked(TSS.as_ptr()) } {
-        GDT[TASK_INDEX].store(low, Relaxed);
-        GDT[TASK_INDEX + 1].store(high, Relaxed);
+    // SAFETY: the tables live for ever, so the descriptor stays true.
+    if let Descriptor::SystemSegment(low, high) = unsafe { Descriptor::tss_segment_unchecked(tables.tss.get()) } {
+        tables.gdt[TASK_INDEX].store(low, Relaxed);
+        tables.gdt[TASK_INDEX + 1].store(high, Relaxed);
     }
-    // SAFETY: the GDT is a static with flat code and data segments at these selectors and an available TSS, and the
+    // SAFETY: the GDT lives for ever, with flat code and data segments at these selectors and an available TSS, and the
     // code that runs is 64-bit code wherever it is.
     unsafe {
         lgdt(&gdt_pointer());

@@ -1,28 +1,31 @@
 //! Exceptions and interrupts (SDM 3A chapter 6): the IDT and where its gates lead.
 //!
-//! An expected exception is noted and its instruction skipped (see `recovery`); an interrupt is counted. Both are done in
-//! assembly that touches nothing but RFLAGS and the statics named there, so any code can be interrupted, whatever it
-//! keeps in registers. An unexpected exception ends the guest with a message.
+//! An expected exception is noted and its instruction skipped (see `recovery`); an interrupt is counted, and if it is the
+//! local APIC's, booked and ended. All of that is done in assembly that touches nothing but RFLAGS and this vCPU's place, so
+//! any code can be interrupted, whatever it keeps in registers. An unexpected exception ends the guest with a message.
 #![expect(unsafe_code, reason = "the IDT and its entry points")]
 
 use core::arch::{global_asm, naked_asm};
+use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
+use tollgate_abi::apic::EOI;
+use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::hypercall::Hypercall;
 use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr0Flags, Cr2, Cr4Flags};
 use x86_64::registers::rflags::RFlags;
 use x86_64::structures::DescriptorTablePointer;
 
-use super::one_cpu::OneCpu;
+use super::cpu::{self, Cpu, FIRST_APIC_VECTOR};
 use super::process;
-use super::recovery::{RECOVERY, Recovery};
+use super::recovery::{RESUME, Recovery};
 use super::segments::{CODE, DOUBLE_FAULT_IST, TRAP_IST};
 use crate::ops::descriptor_tables::lidt;
 
 /// Vectors with an entry point: the architecture's 32, and some for interrupts.
-const VECTORS: usize = 48;
+const VECTORS: usize = 64;
 /// Vectors from here on are interrupts.
 const FIRST_INTERRUPT: u8 = 32;
 /// Vectors whose delivery pushes an error code: #DF, #TS, #NP, #SS, #GP, #PF, #AC, #CP, #VC, #SX.
@@ -32,13 +35,28 @@ const DOUBLE_FAULT: usize = 8;
 /// Exit status of a guest that an unexpected exception ended.
 pub(crate) const UNEXPECTED_STATUS: i32 = 102;
 
-static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
-static LAST_INTERRUPT: AtomicU64 = AtomicU64::new(0);
-static UNEXPECTED: AtomicU32 = AtomicU32::new(0);
+/// Another vCPU has work for this one, or wakes it.
+pub(crate) const WORK_VECTOR: u8 = 0x30;
+/// The local APIC's timer.
+pub(crate) const TIMER_VECTOR: u8 = 0x31;
+/// What a vCPU sends itself.
+pub(crate) const SELF_VECTOR: u8 = 0x32;
+/// What workloads send another vCPU.
+pub(crate) const TEST_VECTOR: u8 = 0x33;
+/// Those of them that reach this vCPU by an exit for an external interrupt, as bits above [`FIRST_APIC_VECTOR`].
+const WITH_EXIT: u32 = 1 << (WORK_VECTOR - FIRST_APIC_VECTOR)
+    | 1 << (TIMER_VECTOR - FIRST_APIC_VECTOR)
+    | 1 << (TEST_VECTOR - FIRST_APIC_VECTOR);
 
-/// Interrupts so far, and the vector of the last.
+/// Interrupts of this vCPU so far, and the vector of the last.
 pub(crate) fn interrupts() -> (u64, u64) {
-    (INTERRUPTS.load(Relaxed), LAST_INTERRUPT.load(Relaxed))
+    let cpu = cpu::this();
+    (cpu.interrupts.load(Relaxed), cpu.last_interrupt.load(Relaxed))
+}
+
+/// Interrupts of this vCPU with one vector of the local APIC.
+pub(crate) fn interrupts_of(vector: u8) -> u64 {
+    cpu::this().by_vector[usize::from(vector - FIRST_APIC_VECTOR)].load(Relaxed)
 }
 
 // One entry point for each vector, 16 bytes apart: an error code where the processor pushes none, then the vector.
@@ -82,23 +100,23 @@ extern "C" fn trap() -> ! {
     naked_asm!(
         "cmp dword ptr [rsp], {first_interrupt}",
         "jae 2f",
-        "cmp qword ptr [rip + {recovery}], 0",
+        "cmp qword ptr gs:[{recovery}], 0",
         "je 3f",
 
         // Expected: note it, expect no other, stop single-stepping, go on after the instruction.
         "push rax",
         "mov rax, [rsp + 8]",
-        "mov [rip + {recovery} + {vector}], rax",
+        "mov gs:[{recovery} + {vector}], rax",
         "mov rax, [rsp + 16]",
-        "mov [rip + {recovery} + {error}], rax",
+        "mov gs:[{recovery} + {error}], rax",
         "mov rax, [rsp + 24]",
-        "mov [rip + {recovery} + {rip_field}], rax",
+        "mov gs:[{recovery} + {rip_field}], rax",
         "mov rax, cr2",
-        "mov [rip + {recovery} + {cr2}], rax",
+        "mov gs:[{recovery} + {cr2}], rax",
         "xor eax, eax",
-        "xchg rax, [rip + {recovery}]",
+        "xchg rax, gs:[{recovery}]",
         "mov [rsp + 24], rax",
-        "mov qword ptr [rip + {recovery} + {taken}], 1",
+        "mov qword ptr gs:[{recovery} + {taken}], 1",
         "and dword ptr [rsp + 40], {not_single_step}",
         "pop rax",
         "add rsp, 16",
@@ -106,18 +124,38 @@ extern "C" fn trap() -> ! {
 
         // An interrupt: count it.
         "2:",
-        "inc qword ptr [rip + {interrupts}]",
+        "inc qword ptr gs:[{interrupts}]",
         "push rax",
         "mov rax, [rsp + 8]",
-        "mov [rip + {last_interrupt}], rax",
+        "mov gs:[{last_interrupt}], rax",
+        "sub eax, {first_apic_vector}",
+        "jb 7f",
+        // The local APIC's: count it by its vector, book what it came with, and end it, which may exit.
+        "inc qword ptr gs:[{by_vector} + rax * 8]",
+        "push rcx",
+        "push rdx",
+        "mov ecx, {with_exit}",
+        "bt ecx, eax",
+        "jnc 6f",
+        "inc qword ptr gs:[{booked_interrupt}]",
+        "6:",
+        "mov rax, gs:[{eoi_exits}]",
+        "add gs:[{booked_wrmsr}], rax",
+        "mov ecx, {eoi}",
+        "xor eax, eax",
+        "xor edx, edx",
+        "wrmsr",
+        "pop rdx",
+        "pop rcx",
+        "7:",
         "pop rax",
         "add rsp, 16",
         "iretq",
 
         // Unexpected: never returns, so registers don't matter. The guest may have switched SSE off.
         "3:",
-        "inc dword ptr [rip + {unexpected_count}]",
-        "cmp dword ptr [rip + {unexpected_count}], 1",
+        "inc qword ptr gs:[{unexpected_count}]",
+        "cmp qword ptr gs:[{unexpected_count}], 1",
         "jne 4f",
         "cld",
         "mov rax, cr0",
@@ -141,22 +179,34 @@ extern "C" fn trap() -> ! {
         "hlt",
         "jmp 5b",
         first_interrupt = const FIRST_INTERRUPT,
-        recovery = sym RECOVERY,
+        recovery = const RESUME,
         vector = const offset_of!(Recovery, vector),
         error = const offset_of!(Recovery, error),
         rip_field = const offset_of!(Recovery, rip),
         cr2 = const offset_of!(Recovery, cr2),
         taken = const offset_of!(Recovery, taken),
         not_single_step = const !(RFlags::TRAP_FLAG.bits() as i32),
-        interrupts = sym INTERRUPTS,
-        last_interrupt = sym LAST_INTERRUPT,
-        unexpected_count = sym UNEXPECTED,
+        interrupts = const offset_of!(Cpu, interrupts),
+        last_interrupt = const offset_of!(Cpu, last_interrupt),
+        first_apic_vector = const FIRST_APIC_VECTOR,
+        by_vector = const offset_of!(Cpu, by_vector),
+        with_exit = const WITH_EXIT,
+        booked_interrupt = const booked(ExitReason::EXTERNAL_INTERRUPT),
+        booked_wrmsr = const booked(ExitReason::WRMSR),
+        eoi_exits = const offset_of!(Cpu, eoi_exits),
+        eoi = const EOI,
+        unexpected_count = const offset_of!(Cpu, unexpected),
         sse_usable = const !(Cr0Flags::EMULATE_COPROCESSOR.bits() | Cr0Flags::TASK_SWITCHED.bits()) as i32,
         sse = const (Cr4Flags::OSFXSR.bits() | Cr4Flags::OSXMMEXCPT_ENABLE.bits()) as i32,
         unexpected = sym unexpected,
         exit = const Hypercall::Exit as u32,
         status = const UNEXPECTED_STATUS,
     )
+}
+
+/// Where this vCPU's tally has a reason, relative to GS base.
+const fn booked(reason: ExitReason) -> usize {
+    offset_of!(Cpu, tally) + 8 * reason.0 as usize
 }
 
 extern "C" fn unexpected(frame: &Frame) -> ! {
@@ -184,20 +234,31 @@ impl Gate {
     }
 }
 
-static IDT: OneCpu<[Gate; VECTORS]> = OneCpu::new([Gate([0; 2]); VECTORS]);
+/// The IDT, which every vCPU has in common.
+struct Idt(UnsafeCell<[Gate; VECTORS]>);
+
+// SAFETY: written once, by vCPU 0 before there are others.
+unsafe impl Sync for Idt {}
+
+static IDT: Idt = Idt(UnsafeCell::new([Gate([0; 2]); VECTORS]));
 
 /// What LIDT takes.
 pub(crate) fn idt_pointer() -> DescriptorTablePointer {
-    DescriptorTablePointer { limit: size_of::<[Gate; VECTORS]>() as u16 - 1, base: VirtAddr::from_ptr(IDT.as_ptr()) }
+    DescriptorTablePointer { limit: size_of::<[Gate; VECTORS]>() as u16 - 1, base: VirtAddr::from_ptr(IDT.0.get()) }
 }
 
-/// Fills and loads the IDT.
-pub(crate) fn load() {
-    for (vector, gate) in IDT.borrow().iter_mut().enumerate() {
+/// Fills the IDT, once.
+pub(crate) fn fill() {
+    // SAFETY: vCPU 0 alone runs.
+    for (vector, gate) in unsafe { &mut *IDT.0.get() }.iter_mut().enumerate() {
         // SAFETY: only the address of the stub is taken, of which the assembly above has one for each vector.
         let stub = unsafe { &raw const STUBS[vector] } as u64;
         *gate = Gate::new(stub, if vector == DOUBLE_FAULT { DOUBLE_FAULT_IST } else { TRAP_IST });
     }
+}
+
+/// Loads the IDT on this vCPU.
+pub(crate) fn load() {
     // SAFETY: the table is a static, every gate leads to a stub, and the TSS with the stacks is loaded.
     unsafe { lidt(&idt_pointer()) };
 }

@@ -1,10 +1,16 @@
 //! Exceptions that exit and are handed back, and jumps to where nothing is.
 #![expect(unsafe_code, reason = "raises exceptions")]
 
+use tollgate_abi::exit_reason::ExitReason;
+use x86_64::registers::control::Cr0Flags;
+
 use super::expect::{ensure, exception, fault, vector};
 use super::{Outcome, Run};
-use crate::runtime::intercepts::book_exception;
-use crate::runtime::recovery::attempt;
+use crate::ops::control_registers::read_cr0;
+use crate::runtime::book::book;
+use crate::runtime::intercepts::{book_exception, current};
+use crate::runtime::recovery::{attempt, attempt_between};
+use crate::runtime::segments::ABSENT;
 
 /// 1 TiB: canonical, and beyond the 4 GiB that the page tables map.
 const UNMAPPED: u64 = 1 << 40;
@@ -20,8 +26,12 @@ pub(super) fn exceptions(run: &Run) -> Outcome {
         single_step()?;
         breakpoint()?;
         invalid_opcode()?;
+        not_present()?;
+        stack_fault()?;
         general_protection()?;
         page_fault()?;
+        x87_error()?;
+        simd_error()?;
     }
     Ok(())
 }
@@ -56,6 +66,80 @@ fn invalid_opcode() -> Outcome {
     // SAFETY: the exception is expected.
     fault("UD2", unsafe { attempt!("ud2") }, vector::INVALID_OPCODE, 0).map(drop)
 }
+
+/// What CR0.TS forbids: it is set and cleared in one block, because the compiler may use SSE anywhere.
+fn not_available() -> Outcome {
+    const TS: u64 = Cr0Flags::TASK_SWITCHED.bits();
+    let cr0 = read_cr0();
+    for _ in 0..2 {
+        if current().cr0_write_exits(cr0, cr0 ^ TS) {
+            book(ExitReason::CR_ACCESS);
+        }
+    }
+    book_exception(vector::NOT_AVAILABLE);
+    // SAFETY: the exception is expected, and TS is clear again before anything could need x87 or SSE.
+    let got = unsafe { attempt_between!("lmsw {cr0:x}", "fnop", "clts", cr0 = in(reg) cr0 | TS) };
+    fault("FNOP under CR0.TS", got, vector::NOT_AVAILABLE, 0).map(drop)
+}
+
+pub(super) fn device_not_available(run: &Run) -> Outcome {
+    (0..run.iterations).try_for_each(|_| not_available())
+}
+
+fn not_present() -> Outcome {
+    book_exception(vector::NOT_PRESENT);
+    // SAFETY: the exception is expected, and ES keeps what it has.
+    let got = unsafe { attempt!("mov es, {selector:x}", selector = in(reg) u64::from(ABSENT.0)) };
+    fault("MOV to ES of an absent segment", got, vector::NOT_PRESENT, ABSENT.0.into()).map(drop)
+}
+
+fn stack_fault() -> Outcome {
+    book_exception(vector::STACK_FAULT);
+    // SAFETY: the exception is expected, comes before anything is read, and RBP has its value back afterwards.
+    let got = unsafe {
+        attempt_between!("push rbp\n mov rbp, {at}", "mov {at}, [rbp]", "pop rbp", at = inout(reg) NON_CANONICAL => _)
+    };
+    fault("a read of a non-canonical address by RBP", got, vector::STACK_FAULT, 0).map(drop)
+}
+
+/// x87 control word and MXCSR: all exceptions masked but the division by zero.
+const X87_DIVISIONS: u16 = 0x037f & !(1 << 2);
+const SIMD_DIVISIONS: u32 = SIMD_DEFAULT & !(1 << 9);
+/// MXCSR at reset.
+const SIMD_DEFAULT: u32 = 0x1f80;
+
+fn x87_error() -> Outcome {
+    book_exception(vector::X87_ERROR);
+    // SAFETY: the exception is expected; FNINIT leaves the state that compiled code expects.
+    let got = unsafe {
+        attempt_between!(
+            "fninit\n fldcw word ptr [{control}]\n fld1\n fldz\n fdivp st(1), st", "fwait", "fninit",
+            control = in(reg) &raw const X87_DIVISIONS_WORD,
+            out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
+            out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
+        )
+    };
+    fault("FWAIT after a division by zero", got, vector::X87_ERROR, 0).map(drop)
+}
+
+fn simd_error() -> Outcome {
+    book_exception(vector::SIMD_ERROR);
+    // SAFETY: the exception is expected; MXCSR has its default value back afterwards.
+    let got = unsafe {
+        attempt_between!(
+            "ldmxcsr [{unmasked}]", "divss {one}, {zero}", "ldmxcsr [{default}]",
+            unmasked = in(reg) &raw const SIMD_DIVISIONS_WORD,
+            default = in(reg) &raw const SIMD_DEFAULT_WORD,
+            one = inout(xmm_reg) 1f32 => _,
+            zero = in(xmm_reg) 0f32,
+        )
+    };
+    fault("DIVSS by zero", got, vector::SIMD_ERROR, 0).map(drop)
+}
+
+static X87_DIVISIONS_WORD: u16 = X87_DIVISIONS;
+static SIMD_DIVISIONS_WORD: u32 = SIMD_DIVISIONS;
+static SIMD_DEFAULT_WORD: u32 = SIMD_DEFAULT;
 
 fn general_protection() -> Outcome {
     book_exception(vector::GENERAL_PROTECTION);

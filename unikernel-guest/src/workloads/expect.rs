@@ -21,8 +21,13 @@ pub(super) mod vector {
     pub(in super::super) const DEBUG: u8 = 1;
     pub(in super::super) const BREAKPOINT: u8 = 3;
     pub(in super::super) const INVALID_OPCODE: u8 = 6;
+    pub(in super::super) const NOT_AVAILABLE: u8 = 7;
+    pub(in super::super) const NOT_PRESENT: u8 = 11;
+    pub(in super::super) const STACK_FAULT: u8 = 12;
     pub(in super::super) const GENERAL_PROTECTION: u8 = 13;
     pub(in super::super) const PAGE_FAULT: u8 = 14;
+    pub(in super::super) const X87_ERROR: u8 = 16;
+    pub(in super::super) const SIMD_ERROR: u8 = 19;
 }
 
 /// The attempt must have ended in this exception.

@@ -1,12 +1,15 @@
 //! One workload's window: opened and closed by hypercalls, its books compared before it closes, and the monitor's
 //! account read through the leaves around it.
 
+#![expect(unsafe_code, reason = "hands parts of a workload to other vCPUs")]
+
 use alloc::format;
 use alloc::vec::Vec;
+use core::cell::UnsafeCell;
 
 use tollgate_abi::exit_reason::{ExitReason, TABLE};
 use tollgate_abi::hypercall::Book;
-use tollgate_abi::workload::Workload;
+use tollgate_abi::workload::{On, Workload};
 
 use super::expect::ensure;
 use super::{Code, Outcome, Run};
@@ -15,6 +18,7 @@ use crate::runtime::account;
 use crate::runtime::book::{Tally, booked, tally, tally_since};
 use crate::runtime::intercepts::enabled_in;
 use crate::runtime::message::Message;
+use crate::runtime::threads;
 
 /// Runs one workload. The error names it.
 pub(super) fn perform(workload: &'static Workload, code: Code, run: &Run) -> Outcome {
@@ -24,7 +28,7 @@ pub(super) fn perform(workload: &'static Workload, code: Code, run: &Run) -> Out
         .map_err(|errno| format!("{}: the monitor does not begin it: errno {errno}", workload.name))?;
 
     let start = tally();
-    let outcome = code(run);
+    let outcome = everywhere(workload, code, run);
     let window = tally_since(&start);
 
     let outcome = outcome.and_then(|()| as_predicted(workload, run, &window));
@@ -36,9 +40,48 @@ pub(super) fn perform(workload: &'static Workload, code: Code, run: &Run) -> Out
     outcome.and_then(|()| as_counted(&before, &readings(&watched))).map_err(|what| format!("{}: {what}", workload.name))
 }
 
+/// What one vCPU is to run, and what came of it.
+struct Part<'a> {
+    code: Code,
+    run: &'a Run,
+    outcome: UnsafeCell<Outcome>,
+}
+
+// SAFETY: the outcome is written by the vCPU that runs the part, and read once that has finished.
+unsafe impl Sync for Part<'_> {}
+
+/// Runs the code on each vCPU that the workload is meant for. The first error counts.
+fn everywhere(workload: &Workload, code: Code, run: &Run) -> Outcome {
+    let others = if workload.on == On::Every { 1..threads::vcpus() } else { 1..1 };
+    let part = |_| Part { code, run, outcome: UnsafeCell::new(Ok(())) };
+    let parts: Vec<Part<'_>> = others.clone().map(part).collect();
+    for (vcpu, part) in others.clone().zip(&parts) {
+        let given = threads::give(vcpu, workload.profile, run_part, core::ptr::from_ref(part).expose_provenance());
+        ensure!(given, "vCPU {vcpu} is busy");
+    }
+    let mut outcome = code(run);
+    for vcpu in others.clone() {
+        threads::finish(vcpu);
+    }
+    for (vcpu, part) in others.zip(parts) {
+        if let Err(what) = part.outcome.into_inner() {
+            outcome = outcome.and(Err(format!("on vCPU {vcpu}: {what}")));
+        }
+    }
+    outcome
+}
+
+extern "C" fn run_part(part: usize) {
+    // SAFETY: `everywhere` waits for this vCPU before it gives the part up.
+    let part: &Part<'_> = unsafe { &*core::ptr::with_exposed_provenance::<Part<'_>>(part) };
+    let outcome = (part.code)(part.run);
+    // SAFETY: nobody reads it before this vCPU has finished.
+    unsafe { *part.outcome.get() = outcome };
+}
+
 /// What the window's prediction is for one reason.
 fn predicted(workload: &Workload, run: &Run, reason: ExitReason) -> u64 {
-    workload.predict(reason, run.iterations, |reason| enabled_in(workload.profile, reason))
+    workload.predict(reason, run.iterations, run.vcpus, |reason| enabled_in(workload.profile, reason))
 }
 
 /// The guest's book against the prediction, every row.

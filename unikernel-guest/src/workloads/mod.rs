@@ -12,12 +12,14 @@ mod exceptions;
 mod expect;
 mod harness;
 mod instructions;
+mod interrupts;
 mod leaves;
 mod memory;
 mod msrs;
 mod ports;
 mod registers;
 mod stopping;
+mod together;
 mod vectors;
 
 use alloc::string::String;
@@ -69,14 +71,35 @@ const CODE: &[(&str, Code)] = &[
     ("xsetbv", instructions::xsetbv),
     ("descriptor-tables", descriptor_tables::descriptor_tables),
     ("exceptions", exceptions::exceptions),
+    ("device-not-available", exceptions::device_not_available),
     ("wild-jumps", exceptions::wild_jumps),
     ("hidden-instructions", denied::hidden_instructions),
     ("vmx-instructions", denied::vmx_instructions),
     ("memory", memory::memory),
+    ("memory-kinds", memory::kinds),
     ("vectors", vectors::vectors),
     ("compute", compute::compute),
+    ("apic-registers", interrupts::registers),
+    ("apic-registers-virtual", interrupts::registers),
+    ("task-priority", interrupts::task_priority),
+    ("task-priority-virtual", interrupts::task_priority),
+    ("self-ipi", interrupts::self_ipi),
+    ("self-ipi-virtual", interrupts::self_ipi),
+    ("held-interrupt", interrupts::held_interrupt),
+    ("held-interrupt-virtual", interrupts::held_interrupt),
+    ("held-priority", interrupts::held_priority),
+    ("held-priority-virtual", interrupts::held_priority),
+    ("apic-timer", interrupts::timer),
+    ("apic-timer-virtual", interrupts::timer),
+    ("ipi-halted", together::ipi_halted),
+    ("ipi-halted-virtual", together::ipi_halted),
+    ("ipi-running", together::ipi_running),
+    ("ipi-running-virtual", together::ipi_running),
+    ("race", together::race),
+    ("threads", together::spawned),
     ("triple-fault", stopping::triple_fault),
     ("outside-memory", stopping::outside_memory),
+    ("triple-fault-elsewhere", together::triple_fault_elsewhere),
     ("endless-loop", stopping::endless_loop),
     ("halt-for-ever", stopping::halt_for_ever),
     ("left-long-mode", stopping::left_long_mode),
@@ -112,7 +135,7 @@ fn run(boot: &'static BootInfo) -> Outcome {
     let account = Account::new(&options);
     post(STARTED);
     let mut outcome = Ok(());
-    for selected in options.selected() {
+    for selected in options.selected(boot.vcpus) {
         let run = Run { iterations: selected.iterations, account, vcpus: boot.vcpus };
         outcome = outcome.and(harness::perform(selected.workload, CODE[selected.workload.number()].1, &run));
     }

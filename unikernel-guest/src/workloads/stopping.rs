@@ -44,6 +44,7 @@ pub(super) fn endless_loop(_: &Run) -> Outcome {
 }
 
 pub(super) fn halt_for_ever(_: &Run) -> Outcome {
+    book(ExitReason::HLT);
     hlt_for_ever()
 }
 

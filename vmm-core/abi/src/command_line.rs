@@ -9,6 +9,7 @@
 use core::fmt;
 
 use crate::leaves::LeafMap;
+use crate::machine::MOST_VCPUS;
 use crate::scenario::{self, Scenario};
 use crate::workload::{TABLE, Workload};
 
@@ -27,6 +28,10 @@ pub struct Options<'a> {
     pub accounting: bool,
     /// `keys=on`: keep the keys by which the exits of a reason differ.
     pub keys: bool,
+    /// `cpus=`: how many vCPUs the guest is to have, each on a processor of its own.
+    pub cpus: u32,
+    /// `missing-cpus=go-on`: run on fewer vCPUs where some processors don't come up; `stop`, the default, refuses.
+    pub without_missing_cpus: bool,
 }
 
 impl Default for Options<'_> {
@@ -38,6 +43,8 @@ impl Default for Options<'_> {
             watchdog_ticks: 0,
             accounting: true,
             keys: false,
+            cpus: 1,
+            without_missing_cpus: false,
         }
     }
 }
@@ -68,7 +75,7 @@ impl fmt::Display for OptionError<'_> {
             OptionError::Unknown(word) => {
                 write!(
                     f,
-                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, watchdog=, keys=, accounting="
+                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, cpus=, missing-cpus=, watchdog=, keys=, accounting="
                 )
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
@@ -133,6 +140,18 @@ impl<'a> Options<'a> {
                         _ => return Err(OptionError::Value(word)),
                     }
                 }
+                "cpus" => {
+                    let most = 1..=MOST_VCPUS as u32;
+                    options.cpus =
+                        value.parse().ok().filter(|cpus| most.contains(cpus)).ok_or(OptionError::Value(word))?;
+                }
+                "missing-cpus" => {
+                    options.without_missing_cpus = match value {
+                        "go-on" => true,
+                        "stop" => false,
+                        _ => return Err(OptionError::Value(word)),
+                    }
+                }
                 "workloads" => {
                     for item in value.split(',').filter(|&item| !item.is_empty() && value != NONE) {
                         parse_selected(item)?;
@@ -158,11 +177,11 @@ impl<'a> Options<'a> {
         scenario::TABLE.iter().filter(wanted)
     }
 
-    /// The workloads to run, in order: those named, or all that return.
-    pub fn selected(&self) -> impl Iterator<Item = Selected> + use<'a> {
+    /// The workloads to run on so many vCPUs, in order: those named, or all that return.
+    pub fn selected(&self, vcpus: u64) -> impl Iterator<Item = Selected> + use<'a> {
         let named = self.workloads.split(',').filter_map(|item| parse_selected(item).ok());
         let default = self.workloads.is_empty();
-        let all = TABLE.iter().filter(move |workload| default && workload.is_default());
+        let all = TABLE.iter().filter(move |workload| default && workload.is_default(vcpus));
         named.chain(all.map(|workload| Selected { workload, iterations: workload.iterations }))
     }
 }
@@ -178,14 +197,14 @@ mod tests {
     fn an_empty_line_is_the_default_run() {
         let options = Options::parse("").unwrap();
         assert_eq!(options, Options::default());
-        assert_eq!(options.selected().count(), TABLE.iter().filter(|w| w.is_default()).count());
+        assert_eq!(options.selected(1).count(), TABLE.iter().filter(|w| w.is_default(1)).count());
     }
 
     #[test]
     fn named_workloads_come_in_their_order() {
         let options =
             Options::parse("workloads=memory:64,cpuid leaf-map=autumn2022 watchdog=5 accounting=off").unwrap();
-        let selected: Vec<_> = options.selected().map(|s| (s.workload.name, s.iterations)).collect();
+        let selected: Vec<_> = options.selected(1).map(|s| (s.workload.name, s.iterations)).collect();
         assert_eq!(selected, [("memory", 64), ("cpuid", 1000)]);
         assert_eq!((options.leaf_map, options.watchdog_ticks, options.accounting), (LeafMap::Autumn2022, 5, false));
     }
@@ -199,6 +218,9 @@ mod tests {
         check("watchdog=-1", OptionError::Value("watchdog=-1"));
         check("workloads=cpuid,cpuidd", OptionError::Workload("cpuidd"));
         check("scenarios=getsec,getsex", OptionError::Scenario("getsex"));
+        check("cpus=0", OptionError::Value("cpus=0"));
+        check("cpus=17", OptionError::Value("cpus=17"));
+        check("missing-cpus=maybe", OptionError::Value("missing-cpus=maybe"));
         check("workloads=cpuid:0", OptionError::Iterations("cpuid:0"));
         check("workloads=memory:99999", OptionError::Iterations("memory:99999"));
     }
@@ -206,7 +228,7 @@ mod tests {
     #[test]
     fn scenarios_are_named_or_all() {
         let count = |line| Options::parse(line).unwrap().scenarios().count();
-        assert_eq!(Options::parse("workloads=none").unwrap().selected().count(), 0);
+        assert_eq!(Options::parse("workloads=none").unwrap().selected(1).count(), 0);
         assert_eq!(
             (count(""), count("scenarios=all"), count("scenarios=getsec,xsaves")),
             (0, scenario::TABLE.len(), 2)
@@ -217,7 +239,7 @@ mod tests {
         #[test]
         fn any_line_parses_without_panic(line in "\\PC{0,80}") {
             if let Ok(options) = Options::parse(&line) {
-                let _ = options.selected().map(|s| s.iterations).collect::<Vec<_>>();
+                let _ = options.selected(1).map(|s| s.iterations).collect::<Vec<_>>();
             }
             let worded: String = std::format!("workloads={line}");
             let _ = Options::parse(&worded);

@@ -4,7 +4,8 @@
 //! ROM:  monitor ... | guest segments ... | directory page | boot block with the reset vector
 //! ```
 //!
-//! The host tool reads the guest's ELF file and writes this; the monitor checks it again before it copies a byte.
+//! The host tool reads the guest's ELF file and writes this; the monitor checks it again before it copies a byte. Where it
+//! saves room, a segment's bytes are packed: one LZ4 block.
 //! Numbers are little-endian.
 
 use core::fmt;
@@ -14,7 +15,7 @@ use crate::machine::{BOOT_AREA_BYTES, OPTIONS_BYTES, RAM_BYTES};
 /// Marks a directory page.
 pub const MAGIC: [u8; 8] = *b"TollGate";
 /// Version of this format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of the ROM, which ends at 4 GiB.
 pub const ROM_BYTES: usize = 256 << 10;
 /// Bytes of the boot block at its end.
@@ -27,7 +28,7 @@ pub const DIRECTORY_OFFSET: usize = ROM_BYTES - BOOT_BLOCK_BYTES - DIRECTORY_BYT
 pub const MAX_SEGMENTS: usize = 16;
 
 const HEADER_BYTES: usize = 32;
-const SEGMENT_BYTES: usize = 32;
+const SEGMENT_BYTES: usize = 40;
 
 /// A piece of guest memory to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,15 @@ pub struct Segment {
     pub image_offset: u64,
     /// How many of them there are.
     pub file_bytes: u64,
+    /// How many bytes they take in the image: fewer if they are packed.
+    pub packed_bytes: u64,
+}
+
+impl Segment {
+    /// Whether its bytes are an LZ4 block.
+    pub const fn is_packed(&self) -> bool {
+        self.packed_bytes < self.file_bytes
+    }
 }
 
 /// The contents of the directory page.
@@ -191,7 +201,8 @@ pub fn write_directory(
     put(&entry_gpa.to_le_bytes());
     put(&(options.len() as u64).to_le_bytes());
     for segment in segments {
-        for word in [segment.gpa, segment.memory_bytes, segment.image_offset, segment.file_bytes] {
+        for word in [segment.gpa, segment.memory_bytes, segment.image_offset, segment.file_bytes, segment.packed_bytes]
+        {
             put(&word.to_le_bytes());
         }
     }
@@ -227,7 +238,8 @@ impl<'a> Directory<'a> {
         let directory = Self { entry_gpa: word(&page[16..24]), options, segments };
         check(directory.entry_gpa, directory.segments())?;
         let in_image = |segment: &Segment| {
-            segment.image_offset.checked_add(segment.file_bytes).is_some_and(|end| end <= image_bytes)
+            segment.packed_bytes <= segment.file_bytes
+                && segment.image_offset.checked_add(segment.packed_bytes).is_some_and(|end| end <= image_bytes)
         };
         match directory.segments().find(|segment| !in_image(segment)) {
             Some(segment) => Err(LoadError::OutsideImage(segment)),
@@ -242,6 +254,7 @@ impl<'a> Directory<'a> {
             memory_bytes: word(&bytes[8..]),
             image_offset: word(&bytes[16..]),
             file_bytes: word(&bytes[24..]),
+            packed_bytes: word(&bytes[32..]),
         })
     }
 }
@@ -252,8 +265,10 @@ mod tests {
     use proptest::prelude::*;
     use std::vec::Vec;
 
-    const CODE: Segment = Segment { gpa: 0x10_0000, memory_bytes: 0x2000, image_offset: 0x100, file_bytes: 0x1800 };
-    const DATA: Segment = Segment { gpa: 0x10_2000, memory_bytes: 0x1000, image_offset: 0x1900, file_bytes: 0 };
+    const CODE: Segment =
+        Segment { gpa: 0x10_0000, memory_bytes: 0x2000, image_offset: 0x100, file_bytes: 0x1800, packed_bytes: 0x1000 };
+    const DATA: Segment =
+        Segment { gpa: 0x10_2000, memory_bytes: 0x1000, image_offset: 0x1900, file_bytes: 0, packed_bytes: 0 };
 
     fn page(entry: u64, segments: &[Segment], options: &str) -> Result<[u8; DIRECTORY_BYTES], LoadError> {
         let mut page = [0; DIRECTORY_BYTES];

@@ -26,10 +26,10 @@ macro_rules! hypercalls {
 hypercalls! {
     Nothing = 0 "Does nothing and returns 0.";
     Console = 1 "Writes RSI bytes at RDI to the log; returns how many.";
-    Begin = 2 "Starts workload number RDI with RSI iterations, switching to its profile. Nothing before it counts for it.";
+    Begin = 2 "Starts workload number RDI with RSI iterations, switching vCPU 0 to its profile. Nothing before it counts for it. vCPU 0 alone may call this and [`Hypercall::End`], once the others are halted or off line.";
     End = 3 "Ends it: the [`Book`] at RDI holds the guest's tally of the workload. Returns to the minimal profile and prints.";
     WakeAfter = 4 "Arms one interrupt: vector RSI wakes the next HLT, RDI TSC ticks from now at the earliest; at most [`LONGEST_WAKE_TICKS`].";
-    Exit = 5 "Ends the guest with status RDI; the [`Book`] at RSI holds its whole tally.";
+    Exit = 5 "Ends the guest with status RDI; the [`Book`] at RSI holds its whole tally. A guest that ends well has taken its other vCPUs off line before, by HLT with interrupts disabled.";
 }
 
 /// "No such call" (ENOSYS), as a result.
@@ -39,8 +39,8 @@ pub const BAD_ADDRESS: u64 = (-14i64) as u64;
 /// "Invalid argument" (EINVAL), as a result: an unknown workload, an end without a beginning, a reserved vector.
 pub const INVALID: u64 = (-22i64) as u64;
 
-/// As the number of [`Hypercall::Begin`]: only switches, to the full profile where RSI is 1 and back to the minimal one
-/// where it is 0. Opens no window and returns 0, so that a guest can ask beforehand what each profile enables.
+/// As the number of [`Hypercall::Begin`]: only switches this vCPU to the profile whose number is in RSI. Opens no window
+/// and returns 0, so that a guest can ask beforehand what each profile enables, and can switch its other vCPUs.
 pub const PROFILE_ONLY: u64 = u64::MAX - 1;
 
 /// The most TSC ticks of a [`Hypercall::WakeAfter`]: the monitor waits for them, and nothing watches over it then.

@@ -21,7 +21,7 @@ pub enum KeyKind {
     DebugRegister,
     /// Exceptions: the vector.
     Vector,
-    /// EPT violations: the guest-physical page.
+    /// EPT violations: the guest-physical page; bits 2:0: read, write, fetch.
     Page,
 }
 
@@ -38,6 +38,39 @@ pub const KINDS: [(ExitReason, KeyKind); 9] = [
     (ExitReason::EPT_VIOLATION, KeyKind::Page),
 ];
 
+/// Every variant that an atlas shows as a row of its own: kinds of exits of one reason that cost differently, whatever their
+/// keys. In the order of [`KINDS`].
+pub const VARIANTS: &[(ExitReason, &str)] = &[
+    (ExitReason::EXCEPTION_OR_NMI, "#DE"),
+    (ExitReason::EXCEPTION_OR_NMI, "#DB"),
+    (ExitReason::EXCEPTION_OR_NMI, "#BP"),
+    (ExitReason::EXCEPTION_OR_NMI, "#UD"),
+    (ExitReason::EXCEPTION_OR_NMI, "#NM"),
+    (ExitReason::EXCEPTION_OR_NMI, "#NP"),
+    (ExitReason::EXCEPTION_OR_NMI, "#SS"),
+    (ExitReason::EXCEPTION_OR_NMI, "#GP"),
+    (ExitReason::EXCEPTION_OR_NMI, "#PF"),
+    (ExitReason::EXCEPTION_OR_NMI, "#MF"),
+    (ExitReason::EXCEPTION_OR_NMI, "#XM"),
+    (ExitReason::CR_ACCESS, "CR0 write"),
+    (ExitReason::CR_ACCESS, "CR3 write"),
+    (ExitReason::CR_ACCESS, "CR4 write"),
+    (ExitReason::CR_ACCESS, "CR8 write"),
+    (ExitReason::CR_ACCESS, "CR3 read"),
+    (ExitReason::CR_ACCESS, "CR8 read"),
+    (ExitReason::CR_ACCESS, "CLTS"),
+    (ExitReason::CR_ACCESS, "LMSW"),
+    (ExitReason::MOV_DR, "DR write"),
+    (ExitReason::MOV_DR, "DR read"),
+    (ExitReason::IO_INSTRUCTION, "IN"),
+    (ExitReason::IO_INSTRUCTION, "OUT"),
+    (ExitReason::IO_INSTRUCTION, "INS"),
+    (ExitReason::IO_INSTRUCTION, "OUTS"),
+    (ExitReason::EPT_VIOLATION, "read"),
+    (ExitReason::EPT_VIOLATION, "write"),
+    (ExitReason::EPT_VIOLATION, "fetch"),
+];
+
 /// Keys that are kept for each reason; exits with further ones count as others.
 pub const SLOTS: usize = 24;
 
@@ -45,6 +78,56 @@ pub const SLOTS: usize = 24;
 pub const PORT_IN: u64 = 1 << 16;
 /// Bit 17 of a port key: the access is an INS or OUTS.
 pub const PORT_STRING: u64 = 1 << 17;
+/// Bits of a page key: the access is a read, a write, a fetch.
+pub const PAGE_READ: u64 = 1;
+/// A write.
+pub const PAGE_WRITE: u64 = 1 << 1;
+/// A fetch.
+pub const PAGE_FETCH: u64 = 1 << 2;
+
+/// The position in [`VARIANTS`] of the variant to which a key belongs, if it has one.
+pub fn variant(kind: KeyKind, key: u64) -> Option<usize> {
+    let name = match kind {
+        KeyKind::Vector | KeyKind::ControlRegister => return position(kind, |name| NameIs::of(name, Key(kind, key))),
+        KeyKind::DebugRegister if key >> 4 & 1 != 0 => "DR read",
+        KeyKind::DebugRegister => "DR write",
+        KeyKind::Port => match (key & PORT_IN != 0, key & PORT_STRING != 0) {
+            (true, false) => "IN",
+            (false, false) => "OUT",
+            (true, true) => "INS",
+            (false, true) => "OUTS",
+        },
+        KeyKind::Page if key & PAGE_FETCH != 0 => "fetch",
+        KeyKind::Page if key & PAGE_WRITE != 0 => "write",
+        KeyKind::Page => "read",
+        KeyKind::Leaf | KeyKind::Call | KeyKind::Msr => return None,
+    };
+    position(kind, |variant| variant == name)
+}
+
+fn position(kind: KeyKind, is: impl Fn(&str) -> bool) -> Option<usize> {
+    let (reason, _) = *KINDS.iter().find(|(_, of)| *of == kind)?;
+    VARIANTS.iter().position(|&(of, name)| of == reason && is(name))
+}
+
+/// Compares what is displayed with a name, without a buffer for it.
+struct NameIs<'a> {
+    rest: &'a str,
+}
+
+impl<'a> NameIs<'a> {
+    fn of(name: &'a str, key: Key) -> bool {
+        let mut compared = Self { rest: name };
+        fmt::write(&mut compared, format_args!("{key}")).is_ok() && compared.rest.is_empty()
+    }
+}
+
+impl fmt::Write for NameIs<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.rest = self.rest.strip_prefix(text).ok_or(fmt::Error)?;
+        Ok(())
+    }
+}
 
 /// A key, displayed as people write it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +162,15 @@ impl fmt::Display for Key {
                 Some(name) if !name.is_empty() => write!(f, "{name}"),
                 _ => write!(f, "vector {key}"),
             },
-            KeyKind::Page => write!(f, "page {key:#x}"),
+            KeyKind::Page => {
+                let access = match key & 7 {
+                    access if access & PAGE_FETCH != 0 => " fetch",
+                    access if access & PAGE_WRITE != 0 => " write",
+                    access if access & PAGE_READ != 0 => " read",
+                    _ => "",
+                };
+                write!(f, "page {:#x}{access}", key & !0xfff)
+            }
         }
     }
 }
@@ -100,9 +191,26 @@ mod tests {
             (KeyKind::DebugRegister, 7, "DR7 write"),
             (KeyKind::Vector, 14, "#PF"),
             (KeyKind::Vector, 200, "vector 200"),
-            (KeyKind::Page, 0x80_0000, "page 0x800000"),
+            (KeyKind::Page, 0x80_0000 | PAGE_WRITE, "page 0x800000 write"),
+            (KeyKind::Page, 0x80_0000 | PAGE_FETCH, "page 0x800000 fetch"),
         ] {
             assert_eq!(Key(kind, key).to_string(), text);
         }
+    }
+
+    #[test]
+    fn every_variant_is_that_of_some_key_and_of_its_own_reason() {
+        let mut seen = [false; VARIANTS.len()];
+        for (reason, kind) in KINDS {
+            for key in (0..=0x3f).chain([PORT_IN, PORT_STRING, PORT_IN | PORT_STRING]) {
+                if let Some(position) = variant(kind, key) {
+                    assert_eq!(VARIANTS[position].0, reason);
+                    seen[position] = true;
+                }
+            }
+        }
+        assert_eq!(seen, [true; VARIANTS.len()]);
+        assert_eq!(variant(KeyKind::Vector, 14).map(|position| VARIANTS[position].1), Some("#PF"));
+        assert_eq!((variant(KeyKind::Vector, 2), variant(KeyKind::Leaf, 0)), (None, None));
     }
 }

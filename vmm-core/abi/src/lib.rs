@@ -9,6 +9,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod apic;
 pub mod command_line;
 pub mod ending;
 pub mod exit_reason;

@@ -12,6 +12,9 @@ pub enum Profile {
     Minimal,
     /// Every instruction and exception that this processor lets us intercept.
     Full,
+    /// The minimal one, with the local APIC virtualized by the processor as far as it can: TPR shadow, x2APIC mode,
+    /// APIC-register virtualization, virtual-interrupt delivery.
+    VirtualApic,
 }
 
 /// Controls that a profile wants where the processor allows them.
@@ -78,19 +81,41 @@ const FULL: Intercepts = Intercepts {
     all_msrs: true,
 };
 
+/// Primary controls: CR8 load and store exiting, which a TPR shadow replaces.
+pub const CR8_EXITING: u32 = bits(&[19, 20]);
+/// Primary control: TPR shadow. Without it none of [`APIC_PROC2`] is allowed.
+pub const TPR_SHADOW: u32 = bits(&[21]);
+/// Secondary control: virtualize x2APIC mode, without which the TPR shadow is left out, too.
+pub const X2APIC_MODE: u32 = bits(&[4]);
+/// Secondary control: APIC-register virtualization.
+pub const APIC_REGISTERS: u32 = bits(&[8]);
+/// Secondary control: virtual-interrupt delivery.
+pub const INTERRUPT_DELIVERY: u32 = bits(&[9]);
+/// Secondary controls of the local APIC.
+pub const APIC_PROC2: u32 = X2APIC_MODE | APIC_REGISTERS | INTERRUPT_DELIVERY;
+
+const VIRTUAL_APIC: Intercepts =
+    Intercepts { proc: MINIMAL_PROC & !CR8_EXITING | TPR_SHADOW, proc2: MINIMAL_PROC2 | APIC_PROC2, ..MINIMAL };
+
 /// MSRs that the guest reaches directly unless the profile intercepts all: FS base, GS base, kernel GS base.
 pub const PASSED_THROUGH_MSRS: &[u32] = &[0xc000_0100, 0xc000_0101, 0xc000_0102];
 
 impl Profile {
     /// Every profile.
-    pub const ALL: [Profile; 2] = [Profile::Minimal, Profile::Full];
+    pub const ALL: [Profile; 3] = [Profile::Minimal, Profile::Full, Profile::VirtualApic];
 
     /// The profile's name.
     pub const fn name(self) -> &'static str {
         match self {
             Profile::Minimal => "minimal",
             Profile::Full => "full",
+            Profile::VirtualApic => "virtual-apic",
         }
+    }
+
+    /// The profile with this number, as hypercalls have it.
+    pub fn from_number(number: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|&profile| profile as u64 == number)
     }
 
     /// The inverse of [`Profile::name`].
@@ -103,6 +128,7 @@ impl Profile {
         match self {
             Profile::Minimal => MINIMAL,
             Profile::Full => FULL,
+            Profile::VirtualApic => VIRTUAL_APIC,
         }
     }
 

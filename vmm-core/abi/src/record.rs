@@ -40,17 +40,19 @@ macro_rules! kinds {
 kinds! {
     Tollgate "tollgate" "First: `protocol`, `build`, `platform`, `virtualization`, `cpu`, `sdm`, `leaf_map`, `vcpus`, `options`.";
     Memory "memory" "What the monitor found and gave the guest, in bytes: `total`, `guest`, `fresh`.";
-    Controls "controls" "The controls in force in one profile: `profile`, `pin`, `proc`, `proc2`, `exit`, `entry`, `exceptions`.";
+    Controls "controls" "The controls in force in one profile: `profile`, `pin`, `proc`, `proc2`, `exit`, `entry`, `exceptions`, and as bits by their numbers the reasons that it enables: `enabled` (0 to 63), `enabled_high` (64 to 127).";
     Begin "begin" "A workload starts: `workload`, `profile`, `iterations`.";
     Console "console" "A line that the guest wrote: `text`.";
     Result "result" "A workload ended: `workload`, `iterations`, `verdict`, `exits`, `cycles` (TSC ticks of the window), `message` if it failed.";
     Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`.";
+    KeyCount "keycount" "One key that the workload predicts, where keys are kept: `workload`, `reason`, `key`, `name`, `predicted`, `observed`.";
     Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed`, `detail` if not balanced.";
     Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`).";
-    Key "key" "One key of a ledger row: `vcpu`, `reason`, `key` (absent for the others), `name`, `count`, `cycles`.";
+    Key "key" "One key of a ledger row: `vcpu`, `reason`, `key` (absent for the others), `name`, `count`, `cycles`, `min`, `max`.";
+    Variant "variant" "One variant of a reason, whatever its keys: `vcpu`, `reason`, `name`, `count`, `cycles`, `min`, `max`.";
     Tally "tally" "The guest's own book: `reason`, `guest`.";
     Total "total" "One vCPU's sums: `vcpu`, `exits`, `entries`, `cycles`, `elapsed` (TSC ticks from first entry to last exit).";
-    Stop "stop" "How the guest ended: `outcome`, `rip`, `detail`.";
+    Stop "stop" "How the guest ended: `vcpu` that ended it, `outcome`, `rip`, `reason`, `qualification`, `detail`.";
     Verdict "verdict" "Last: `result` (`balanced`, `differs`, `failed`, `stopped`, `refused`, `fault`), `detail`, `remedy`.";
 }
 

@@ -43,12 +43,8 @@ const EPT: Need = Proc2(1);
 const SHADOW: Need = Proc(21);
 
 scenarios! {
-    "external-interrupt" EXTERNAL_INTERRUPT, [Pin(0)],
-        "an interrupt that the monitor sent to its own APIC, taken at the guest's STI";
     "triple-fault-exit" TRIPLE_FAULT, [],
         "UD2 without an interrupt-descriptor table";
-    "interrupt-window" INTERRUPT_WINDOW, [Proc(2)],
-        "STI while the monitor waits for the interrupt window";
     "nmi-window" NMI_WINDOW, [Pin(3), Pin(5), Proc(22)],
         "a VM entry while the monitor waits for the NMI window";
     "task-switch" TASK_SWITCH, [Proc2(7)],

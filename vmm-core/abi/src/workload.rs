@@ -3,7 +3,11 @@
 //! Prediction, the guest's code and the documentation (`tollgate workloads`) all hang on a row here; the code itself is
 //! in `unikernel-guest/src/workloads`, found by name.
 
+use crate::apic;
 use crate::exit_reason::ExitReason;
+use crate::hypercall::Hypercall;
+use crate::key::{PORT_IN, PORT_STRING};
+use crate::machine::{LOOPBACK_PORT, POST_PORT};
 use crate::profile::Profile;
 
 /// How often a workload provokes one reason.
@@ -17,6 +21,29 @@ pub struct Provokes {
     pub once: u64,
     /// What happens where the reason is not enabled.
     pub otherwise: Otherwise,
+    /// Where this other reason is enabled, the processor does by itself what would exit, and the row does not count.
+    pub unless: Option<ExitReason>,
+}
+
+/// On how many vCPUs a workload runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// On vCPU 0.
+    First,
+    /// On every vCPU at once; its rows count for each, and [`SPAWN`] for each but vCPU 0.
+    Every,
+    /// On vCPU 0 and one more, without which it can't run. Its rows have it all, but for one [`SPAWN`].
+    Two,
+}
+
+impl On {
+    /// The fewest vCPUs with which the workload can run.
+    pub const fn least_vcpus(self) -> u64 {
+        match self {
+            On::First | On::Every => 1,
+            On::Two => 2,
+        }
+    }
 }
 
 /// What an operation does where its own exit is not enabled.
@@ -54,7 +81,7 @@ pub enum Outcome {
     NoExits,
     /// HLT with nothing that could wake it.
     HaltedForEver,
-    /// An attempt to leave 64-bit mode or IA-32e mode.
+    /// A mode that the monitor leaves out: out of IA-32e mode, or paging without it.
     LeftLongMode,
     /// A task switch.
     TaskSwitch,
@@ -62,11 +89,15 @@ pub enum Outcome {
     EntryFailed,
     /// An exit that the monitor has no handler for.
     UnhandledExit,
+    /// Another vCPU ended the guest.
+    StoppedByAnother,
+    /// An INIT from another vCPU: it waits to be started again.
+    Init,
 }
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 10] = [
+    pub const ALL: [Outcome; 12] = [
         Outcome::Exited,
         Outcome::ExitedWithoutBook,
         Outcome::TripleFault,
@@ -77,6 +108,8 @@ impl Outcome {
         Outcome::TaskSwitch,
         Outcome::EntryFailed,
         Outcome::UnhandledExit,
+        Outcome::StoppedByAnother,
+        Outcome::Init,
     ];
 
     /// The word in records.
@@ -92,6 +125,8 @@ impl Outcome {
             Outcome::TaskSwitch => "task-switch",
             Outcome::EntryFailed => "entry-failed",
             Outcome::UnhandledExit => "unhandled-exit",
+            Outcome::StoppedByAnother => "stopped-by-another",
+            Outcome::Init => "init",
         }
     }
 
@@ -110,6 +145,8 @@ pub struct Workload {
     pub about: &'static str,
     /// The intercepts in force while it runs.
     pub profile: Profile,
+    /// The vCPUs that it runs on.
+    pub on: On,
     /// Iterations unless asked otherwise.
     pub iterations: u64,
     /// The most iterations that make sense.
@@ -121,16 +158,29 @@ pub struct Workload {
 }
 
 const fn each(reason: ExitReason, each: u64) -> Provokes {
-    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs }
+    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: None }
 }
 
 const fn once(reason: ExitReason, once: u64) -> Provokes {
-    Provokes { reason, each: 0, once, otherwise: Otherwise::Runs }
+    Provokes { reason, each: 0, once, otherwise: Otherwise::Runs, unless: None }
 }
 
 const fn or_invalid_opcode(reason: ExitReason, each: u64) -> Provokes {
-    Provokes { reason, each, once: 0, otherwise: Otherwise::InvalidOpcode }
+    Provokes { reason, each, once: 0, otherwise: Otherwise::InvalidOpcode, unless: None }
 }
+
+const fn unless(by_hardware: ExitReason, reason: ExitReason, each: u64) -> Provokes {
+    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: Some(by_hardware) }
+}
+
+/// What it takes to have another vCPU run something once: the IPI that wakes it from HLT is a WRMSR to the ICR here and an
+/// external interrupt there, which the other acknowledges by a WRMSR to EOI; afterwards it halts again.
+pub const SPAWN: &[Provokes] = &[each(R::WRMSR, 2), each(R::EXTERNAL_INTERRUPT, 1), each(R::HLT, 1)];
+/// And where it runs in another than the minimal profile: the calls to switch there and back.
+pub const SPAWN_SWITCHED: Provokes = each(R::VMCALL, 2);
+
+/// Iterations of "race" ask each vCPU's share of a total this many times, and the total before and after.
+pub const RACE_QUERIES: u64 = 6;
 
 /// Reasons beyond 0..=127 that the `leaves` workload asks for in ECX: wide, negative, and just past the table.
 pub const WILD_REASONS: &[u32] =
@@ -144,15 +194,19 @@ const MANY: u64 = 1_000_000_000;
 
 use Ends::{Anyhow, Returns, Stopped};
 use ExitReason as R;
-use Profile::{Full, Minimal};
+use Profile::{Full, Minimal, VirtualApic};
+
+/// The workload that spawns in each iteration.
+const THREADS: &str = "threads";
 
 macro_rules! workloads {
-    ($($name:literal $profile:ident $iterations:literal/$most:expr, $ends:expr, [$($provokes:expr),*], $about:literal;)*) => {
+    ($($name:literal $profile:ident $on:ident $iterations:literal/$most:expr, $ends:expr, [$($provokes:expr),*], $about:literal;)*) => {
         /// Every workload, in the order in which the default run performs those that return.
         pub const TABLE: &[Workload] = &[$(Workload {
             name: $name,
             about: $about,
             profile: $profile,
+            on: On::$on,
             iterations: $iterations,
             most: $most,
             provokes: &[$($provokes),*],
@@ -162,92 +216,196 @@ macro_rules! workloads {
 }
 
 workloads! {
-    "leaves" Minimal 1/100_000, Returns, [each(R::CPUID, LEAF_QUERIES)],
+    "leaves" Minimal First 1/100_000, Returns, [each(R::CPUID, LEAF_QUERIES)],
         "every leaf of the contract, for every reason 0-127 and wild ones";
-    "cpuid" Minimal 1000/MANY, Returns, [each(R::CPUID, 1)],
+    "cpuid" Minimal Every 1000/MANY, Returns, [each(R::CPUID, 1)],
         "CPUID leaf 0";
-    "hypercall" Minimal 1000/MANY, Returns, [each(R::VMCALL, 1)],
+    "hypercall" Minimal Every 1000/MANY, Returns, [each(R::VMCALL, 1)],
         "VMCALL that does nothing";
-    "console" Minimal 4/10_000, Returns, [each(R::VMCALL, 1)],
+    "console" Minimal First 4/10_000, Returns, [each(R::VMCALL, 1)],
         "sys_write of one line";
-    "port-in" Minimal 1000/MANY, Returns, [each(R::IO_INSTRUCTION, 1)],
+    "port-in" Minimal Every 1000/MANY, Returns, [each(R::IO_INSTRUCTION, 1)],
         "IN from port 0x80";
-    "port-out" Minimal 1000/MANY, Returns, [each(R::IO_INSTRUCTION, 1)],
+    "port-out" Minimal Every 1000/MANY, Returns, [each(R::IO_INSTRUCTION, 1)],
         "OUT to port 0x80";
-    "port-string" Minimal 100/MANY, Returns, [each(R::IO_INSTRUCTION, 2)],
+    "port-string" Minimal Every 100/MANY, Returns, [each(R::IO_INSTRUCTION, 2)],
         "REP OUTSB of 32 bytes to the loopback port and REP INSB back";
-    "wild-ports" Minimal 10/MANY, Returns, [each(R::IO_INSTRUCTION, 8)],
+    "wild-ports" Minimal Every 10/MANY, Returns, [each(R::IO_INSTRUCTION, 8)],
         "IN and OUT on ports that nobody owns";
-    "rdmsr" Minimal 1000/MANY, Returns, [each(R::RDMSR, 1)],
+    "rdmsr" Minimal Every 1000/MANY, Returns, [each(R::RDMSR, 1)],
         "RDMSR of IA32_APIC_BASE";
-    "wrmsr" Minimal 1000/MANY, Returns, [each(R::WRMSR, 1), once(R::RDMSR, 1)],
+    "wrmsr" Minimal Every 1000/MANY, Returns, [each(R::WRMSR, 1), once(R::RDMSR, 1)],
         "WRMSR of IA32_SYSENTER_ESP, read back once";
-    "wild-msrs" Minimal 10/MANY, Returns, [each(R::RDMSR, 8), each(R::WRMSR, 8)],
+    "wild-msrs" Minimal Every 10/MANY, Returns, [each(R::RDMSR, 8), each(R::WRMSR, 8)],
         "RDMSR and WRMSR of MSRs that the guest may not have; each raises #GP";
-    "cr0" Full 1000/MANY, Returns, [each(R::CR_ACCESS, 1)],
+    "cr0" Full Every 1000/MANY, Returns, [each(R::CR_ACCESS, 1)],
         "MOV to CR0 that toggles MP";
-    "control-registers" Full 50/MANY, Returns, [each(R::CR_ACCESS, 10)],
+    "control-registers" Full Every 50/MANY, Returns, [each(R::CR_ACCESS, 10)],
         "CR3, CR4 and CR8 read and written, CLTS, LMSW";
-    "wild-control-registers" Full 10/MANY, Returns, [each(R::CR_ACCESS, 8)],
+    "wild-control-registers" Full Every 10/MANY, Returns, [each(R::CR_ACCESS, 8)],
         "values that CR0, CR3, CR4 and CR8 refuse; each raises #GP";
-    "debug-registers" Full 100/MANY, Returns, [each(R::MOV_DR, 6)],
+    "debug-registers" Full Every 100/MANY, Returns, [each(R::MOV_DR, 6)],
         "DR0 and DR3 written and read, DR6 and DR7 read";
-    "rdtsc" Full 500/MANY, Returns, [each(R::RDTSC, 1)],
+    "rdtsc" Full Every 500/MANY, Returns, [each(R::RDTSC, 1)],
         "RDTSC";
-    "rdtscp" Full 500/MANY, Returns, [or_invalid_opcode(R::RDTSCP, 1)],
+    "rdtscp" Full Every 500/MANY, Returns, [or_invalid_opcode(R::RDTSCP, 1)],
         "RDTSCP, which raises #UD where the processor has none";
-    "rdpmc" Full 100/MANY, Returns, [each(R::RDPMC, 1)],
+    "rdpmc" Full Every 100/MANY, Returns, [each(R::RDPMC, 1)],
         "RDPMC of a counter that does not exist; raises #GP";
-    "hlt" Minimal 200/MANY, Returns, [each(R::HLT, 1), each(R::VMCALL, 1)],
+    "hlt" Minimal Every 200/MANY, Returns, [each(R::HLT, 1), each(R::VMCALL, 1)],
         "HLT, woken by an interrupt that a hypercall arms";
-    "caches" Full 200/MANY, Returns, [each(R::INVD, 1), each(R::WBINVD, 1)],
+    "caches" Full Every 200/MANY, Returns, [each(R::INVD, 1), each(R::WBINVD, 1)],
         "INVD and WBINVD";
-    "invlpg" Full 500/MANY, Returns, [each(R::INVLPG, 1)],
+    "invlpg" Full Every 500/MANY, Returns, [each(R::INVLPG, 1)],
         "INVLPG";
-    "pause" Full 500/MANY, Returns, [each(R::PAUSE, 1)],
+    "pause" Full Every 500/MANY, Returns, [each(R::PAUSE, 1)],
         "PAUSE";
-    "xsetbv" Minimal 200/MANY, Returns, [or_invalid_opcode(R::XSETBV, 1)],
+    "xsetbv" Minimal Every 200/MANY, Returns, [or_invalid_opcode(R::XSETBV, 1)],
         "XSETBV of the value that XCR0 has";
-    "descriptor-tables" Full 50/MANY, Returns, [each(R::GDTR_IDTR_ACCESS, 4), each(R::LDTR_TR_ACCESS, 4)],
+    "descriptor-tables" Full Every 50/MANY, Returns, [each(R::GDTR_IDTR_ACCESS, 4), each(R::LDTR_TR_ACCESS, 4)],
         "SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR";
-    "exceptions" Full 50/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 6)],
-        "#DE, #DB, #BP, #UD, #GP and #PF, each handed back to the guest";
-    "wild-jumps" Full 10/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 2)],
+    "exceptions" Full Every 50/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 10)],
+        "#DE, #DB, #BP, #UD, #NP, #SS, #GP, #PF, #MF and #XM, each handed back to the guest";
+    "device-not-available" Full Every 50/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 1), each(R::CR_ACCESS, 2)],
+        "#NM, by LMSW that sets CR0.TS, and CLTS afterwards";
+    "wild-jumps" Full Every 10/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 2)],
         "jumps to an unmapped and to a non-canonical address";
-    "hidden-instructions" Full 20/MANY, Returns, [
+    "hidden-instructions" Full Every 20/MANY, Returns, [
             or_invalid_opcode(R::MONITOR, 1), or_invalid_opcode(R::MWAIT, 1), or_invalid_opcode(R::RDRAND, 1),
             or_invalid_opcode(R::RDSEED, 1), or_invalid_opcode(R::INVPCID, 1)],
         "MONITOR, MWAIT, RDRAND, RDSEED, INVPCID, which CPUID denies; each raises #UD";
-    "vmx-instructions" Minimal 10/MANY, Returns, [
+    "vmx-instructions" Minimal Every 10/MANY, Returns, [
             each(R::VMCLEAR, 1), each(R::VMLAUNCH, 1), each(R::VMPTRLD, 1), each(R::VMPTRST, 1), each(R::VMREAD, 1),
             each(R::VMRESUME, 1), each(R::VMWRITE, 1), each(R::VMXOFF, 1), each(R::VMXON, 1),
             or_invalid_opcode(R::INVEPT, 1), or_invalid_opcode(R::INVVPID, 1)],
         "the VMX instructions, which the guest may not use; each raises #UD";
-    "memory" Minimal 512/1536, Returns, [each(R::EPT_VIOLATION, 1)],
+    "memory" Minimal Every 512/1536, Returns, [each(R::EPT_VIOLATION, 1)],
         "first touches of fresh pages";
-    "vectors" Full 16/256, Returns, [
+    "memory-kinds" Minimal Every 16/256, Returns, [each(R::EPT_VIOLATION, 3)],
+        "first touches of fresh pages: one by a write, one by a fetch, one by a read";
+    "vectors" Full Every 16/256, Returns, [
             each(R::CPUID, 1), each(R::VMCALL, 1), each(R::IO_INSTRUCTION, 1), each(R::RDMSR, 1), each(R::WRMSR, 1),
             each(R::CR_ACCESS, 1), each(R::MOV_DR, 1), each(R::RDTSC, 1), each(R::PAUSE, 1), each(R::INVD, 1),
             each(R::WBINVD, 1), each(R::INVLPG, 1), each(R::GDTR_IDTR_ACCESS, 1), each(R::LDTR_TR_ACCESS, 1),
             each(R::EPT_VIOLATION, 1)],
         "x87, SSE and AVX registers keep their values across each kind of exit";
-    "compute" Minimal 4/1_000_000, Returns, [once(R::CPUID, 2)],
+    "compute" Minimal First 4/1_000_000, Returns, [once(R::CPUID, 2)],
         "sort, hash and matrix product on the heap: no exit but the two queries that prove it";
-    "triple-fault" Minimal 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1)],
+    "apic-registers" Minimal Every 200/MANY, Returns, [each(R::RDMSR, 2), each(R::WRMSR, 1)],
+        "local APIC by exits: ID and TPR read, TPR written, by MSR";
+    "apic-registers-virtual" VirtualApic Every 200/MANY, Returns, [
+            unless(R::APIC_WRITE, R::RDMSR, 1), unless(R::TPR_BELOW_THRESHOLD, R::RDMSR, 1),
+            unless(R::TPR_BELOW_THRESHOLD, R::WRMSR, 1)],
+        "local APIC by hardware: ID and TPR read, TPR written, by MSR";
+    "task-priority" Minimal Every 200/MANY, Returns, [each(R::CR_ACCESS, 2)],
+        "local APIC by exits: CR8 written and read";
+    "task-priority-virtual" VirtualApic Every 200/MANY, Returns, [unless(R::TPR_BELOW_THRESHOLD, R::CR_ACCESS, 2)],
+        "local APIC by hardware: CR8 written and read";
+    "self-ipi" Minimal Every 200/MANY, Returns, [each(R::WRMSR, 2)],
+        "local APIC by exits: a self-IPI, taken at once, and its EOI";
+    "self-ipi-virtual" VirtualApic Every 200/MANY, Returns, [unless(R::VIRTUALIZED_EOI, R::WRMSR, 2)],
+        "local APIC by hardware: a self-IPI, taken at once, and its EOI";
+    "held-interrupt" Minimal Every 100/MANY, Returns, [each(R::WRMSR, 2), each(R::INTERRUPT_WINDOW, 1)],
+        "local APIC by exits: a self-IPI that waits for STI";
+    "held-interrupt-virtual" VirtualApic Every 100/MANY, Returns, [
+            unless(R::VIRTUALIZED_EOI, R::WRMSR, 2), unless(R::VIRTUALIZED_EOI, R::INTERRUPT_WINDOW, 1)],
+        "local APIC by hardware: a self-IPI that waits for STI";
+    "held-priority" Minimal Every 100/MANY, Returns, [each(R::WRMSR, 2), each(R::CR_ACCESS, 2)],
+        "local APIC by exits: a self-IPI that waits for a lower task priority";
+    "held-priority-virtual" VirtualApic Every 100/MANY, Returns, [
+            unless(R::VIRTUALIZED_EOI, R::WRMSR, 2), unless(R::TPR_BELOW_THRESHOLD, R::CR_ACCESS, 2),
+            unless(R::VIRTUALIZED_EOI, R::TPR_BELOW_THRESHOLD, 1)],
+        "local APIC by hardware: a self-IPI that waits for a lower task priority";
+    "apic-timer" Minimal Every 50/MANY, Returns, [
+            each(R::WRMSR, 2), each(R::HLT, 1), each(R::EXTERNAL_INTERRUPT, 1)],
+        "local APIC by exits: HLT until the TSC deadline, and its EOI";
+    "apic-timer-virtual" VirtualApic Every 50/MANY, Returns, [
+            each(R::WRMSR, 1), unless(R::VIRTUALIZED_EOI, R::WRMSR, 1), each(R::HLT, 1), each(R::EXTERNAL_INTERRUPT, 1)],
+        "local APIC by hardware: HLT until the TSC deadline, and its EOI";
+    "ipi-halted" Minimal Two 100/MANY, Returns, [
+            each(R::WRMSR, 2), each(R::HLT, 1), each(R::EXTERNAL_INTERRUPT, 1)],
+        "local APIC by exits: an IPI that wakes another vCPU from HLT, and its EOI";
+    "ipi-halted-virtual" VirtualApic Two 100/MANY, Returns, [
+            each(R::WRMSR, 1), unless(R::VIRTUALIZED_EOI, R::WRMSR, 1), each(R::HLT, 1), each(R::EXTERNAL_INTERRUPT, 1)],
+        "local APIC by hardware: an IPI that wakes another vCPU from HLT, and its EOI";
+    "ipi-running" Minimal Two 100/MANY, Returns, [each(R::WRMSR, 2), each(R::EXTERNAL_INTERRUPT, 1)],
+        "local APIC by exits: an IPI to a vCPU that runs, and its EOI";
+    "ipi-running-virtual" VirtualApic Two 100/MANY, Returns, [
+            each(R::WRMSR, 1), unless(R::VIRTUALIZED_EOI, R::WRMSR, 1), each(R::EXTERNAL_INTERRUPT, 1)],
+        "local APIC by hardware: an IPI to a vCPU that runs, and its EOI";
+    "race" Minimal Every 100/MANY, Returns, [each(R::CPUID, RACE_QUERIES)],
+        "the leaves asked while every vCPU exits: no total goes backwards, no part exceeds the whole";
+    "threads" Minimal First 4/1_000, Returns, [],
+        "sys_spawn on every other vCPU, a counter under a futex, sys_join";
+    "triple-fault" Minimal First 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1)],
         "an exception without an interrupt-descriptor table";
-    "outside-memory" Minimal 1/1, Stopped(Outcome::OutsideMemory), [once(R::EPT_VIOLATION, 1)],
+    "outside-memory" Minimal First 1/1, Stopped(Outcome::OutsideMemory), [once(R::EPT_VIOLATION, 1)],
         "a read beyond the guest's memory";
-    "endless-loop" Minimal 1/1, Stopped(Outcome::NoExits), [once(R::PREEMPTION_TIMER, 1)],
+    "triple-fault-elsewhere" Minimal Two 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1)],
+        "the same on vCPU 1, while vCPU 0 waits for it";
+    "endless-loop" Minimal First 1/1, Stopped(Outcome::NoExits), [once(R::PREEMPTION_TIMER, 1)],
         "a loop without exits";
-    "halt-for-ever" Minimal 1/1, Stopped(Outcome::HaltedForEver), [once(R::HLT, 1)],
+    "halt-for-ever" Minimal First 1/1, Stopped(Outcome::HaltedForEver), [once(R::HLT, 1)],
         "HLT with interrupts disabled";
-    "left-long-mode" Minimal 1/1, Stopped(Outcome::LeftLongMode), [once(R::CR_ACCESS, 1)],
+    "left-long-mode" Minimal First 1/1, Stopped(Outcome::LeftLongMode), [once(R::CR_ACCESS, 1)],
         "paging switched off from compatibility mode";
-    "random-bytes" Full 1/1_000_000, Anyhow, [],
+    "random-bytes" Full First 1/1_000_000, Anyhow, [],
         "a page of random bytes, executed; the iterations are the seed";
 }
 
+/// How often a workload provokes one key of a reason ([`crate::key`]) in each iteration. It is compared where keys are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyPrediction {
+    /// The workload's name.
+    pub workload: &'static str,
+    /// The reason.
+    pub reason: ExitReason,
+    /// The key.
+    pub key: u64,
+    /// Exits in each iteration.
+    pub each: u64,
+}
+
+macro_rules! keys {
+    ($($workload:literal $reason:ident: $($key:expr => $each:literal),+;)*) => {
+        /// What workloads predict of keys.
+        pub const KEYS: &[KeyPrediction] = &[$($(
+            KeyPrediction { workload: $workload, reason: R::$reason, key: $key, each: $each },
+        )+)*];
+    };
+}
+
+keys! {
+    "cpuid" CPUID: 0 => 1;
+    "hypercall" VMCALL: Hypercall::Nothing as u64 => 1;
+    "port-in" IO_INSTRUCTION: POST_PORT as u64 | PORT_IN => 1;
+    "port-out" IO_INSTRUCTION: POST_PORT as u64 => 1;
+    "port-string" IO_INSTRUCTION: LOOPBACK_PORT as u64 | PORT_STRING => 1, LOOPBACK_PORT as u64 | PORT_STRING | PORT_IN => 1;
+    "rdmsr" RDMSR: apic::IA32_APIC_BASE as u64 => 1;
+    "wrmsr" WRMSR: 0x175 => 1;
+    "cr0" CR_ACCESS: 0 => 1;
+    "control-registers" CR_ACCESS: 0x13 => 1, 3 => 1, 4 => 2, 8 => 2, 0x18 => 2, 0x20 => 1, 0x30 => 1;
+    "debug-registers" MOV_DR: 0 => 1, 3 => 1, 0x10 => 1, 0x13 => 1, 0x16 => 1, 0x17 => 1;
+    "exceptions" EXCEPTION_OR_NMI: 0 => 1, 1 => 1, 3 => 1, 6 => 1, 11 => 1, 12 => 1, 13 => 1, 14 => 1, 16 => 1, 19 => 1;
+    "self-ipi" WRMSR: apic::SELF_IPI as u64 => 1;
+    "apic-registers" RDMSR: apic::ID as u64 => 1, apic::TPR as u64 => 1;
+    "apic-timer" WRMSR: apic::IA32_TSC_DEADLINE as u64 => 1;
+}
+
+impl KeyPrediction {
+    /// The predicted number of exits in `iterations` on `vcpus`.
+    pub fn predict(&self, on: On, iterations: u64, vcpus: u64) -> u64 {
+        iterations.saturating_mul(self.each).saturating_mul(if on == On::Every { vcpus } else { 1 })
+    }
+}
+
 impl Workload {
+    /// What it predicts of keys.
+    pub fn keys(&self) -> impl Iterator<Item = &'static KeyPrediction> + use<> {
+        let name = self.name;
+        KEYS.iter().filter(move |key| key.workload == name)
+    }
+
     /// The workload called `name`.
     pub fn by_name(name: &str) -> Option<&'static Workload> {
         TABLE.iter().find(|workload| workload.name == name)
@@ -261,24 +419,39 @@ impl Workload {
             .unwrap_or(TABLE.len())
     }
 
-    /// Whether the default run performs it.
-    pub fn is_default(&self) -> bool {
-        self.ends == Ends::Returns
+    /// Whether the default run on so many vCPUs performs it.
+    pub fn is_default(&self, vcpus: u64) -> bool {
+        self.ends == Ends::Returns && vcpus >= self.on.least_vcpus()
     }
 
-    /// The predicted number of exits for `reason` in `iterations`, given what the controls in force enable.
-    pub fn predict(&self, reason: ExitReason, iterations: u64, enabled: impl Fn(ExitReason) -> bool) -> u64 {
-        let exits = |row: &Provokes| iterations.saturating_mul(row.each).saturating_add(row.once);
+    /// The predicted number of exits for `reason` in `iterations` on `vcpus`, given what the controls in force enable.
+    pub fn predict(
+        &self,
+        reason: ExitReason,
+        iterations: u64,
+        vcpus: u64,
+        enabled: impl Fn(ExitReason) -> bool,
+    ) -> u64 {
+        let others = vcpus.saturating_sub(1);
+        let (times, spawned) = match self.on {
+            On::First if self.name == THREADS => (1, iterations.saturating_mul(others)),
+            On::First => (1, 0),
+            On::Every => (vcpus, others),
+            On::Two => (1, 1),
+        };
+        let exits = |row: &Provokes| iterations.saturating_mul(row.each).saturating_add(row.once).saturating_mul(times);
         let exceptions_exit = self.profile.intercepts().exception_bitmap >> 6 & 1 != 0;
-        self.provokes
-            .iter()
-            .filter(|row| match (enabled(row.reason), row.otherwise) {
+        let own = self.provokes.iter().filter(|row| row.unless.is_none_or(|by_hardware| !enabled(by_hardware))).filter(
+            |row| match (enabled(row.reason), row.otherwise) {
                 (true, _) => row.reason == reason,
                 (false, Otherwise::InvalidOpcode) => exceptions_exit && reason == ExitReason::EXCEPTION_OR_NMI,
                 (false, Otherwise::Runs) => false,
-            })
-            .map(exits)
-            .fold(0, u64::saturating_add)
+            },
+        );
+        let switched = Some(&SPAWN_SWITCHED).filter(|_| self.profile != Minimal);
+        let spawns = SPAWN.iter().chain(switched).filter(|row| row.reason == reason);
+        let spawns = spawns.map(|row| spawned.saturating_mul(row.each));
+        own.map(exits).chain(spawns).fold(0, u64::saturating_add)
     }
 }
 
@@ -301,19 +474,44 @@ mod tests {
     }
 
     #[test]
+    fn predicted_keys_are_parts_of_what_is_predicted() {
+        for workload in TABLE {
+            for key in workload.keys() {
+                let of_reason =
+                    workload.keys().filter(|other| other.reason == key.reason).map(|key| key.each).sum::<u64>();
+                assert!(of_reason <= workload.predict(key.reason, 1, 1, |_| true), "{}", workload.name);
+            }
+        }
+        assert!(KEYS.iter().all(|key| Workload::by_name(key.workload).is_some()));
+    }
+
+    #[test]
     fn predictions_follow_what_is_enabled() {
         let hidden = Workload::by_name("hidden-instructions").unwrap();
-        assert_eq!(hidden.predict(R::RDSEED, 20, |_| true), 20);
-        assert_eq!(hidden.predict(R::EXCEPTION_OR_NMI, 20, |_| true), 0);
-        assert_eq!(hidden.predict(R::RDSEED, 20, |reason| reason != R::RDSEED), 0);
-        assert_eq!(hidden.predict(R::EXCEPTION_OR_NMI, 20, |reason| reason != R::RDSEED), 20);
+        assert_eq!(hidden.predict(R::RDSEED, 20, 1, |_| true), 20);
+        assert_eq!(hidden.predict(R::EXCEPTION_OR_NMI, 20, 1, |_| true), 0);
+        assert_eq!(hidden.predict(R::RDSEED, 20, 1, |reason| reason != R::RDSEED), 0);
+        assert_eq!(hidden.predict(R::EXCEPTION_OR_NMI, 20, 1, |reason| reason != R::RDSEED), 20);
         let wrmsr = Workload::by_name("wrmsr").unwrap();
-        assert_eq!((wrmsr.predict(R::WRMSR, 7, |_| true), wrmsr.predict(R::RDMSR, 7, |_| true)), (7, 1));
+        assert_eq!((wrmsr.predict(R::WRMSR, 7, 1, |_| true), wrmsr.predict(R::RDMSR, 7, 1, |_| true)), (7, 1));
         let xsetbv = Workload::by_name("xsetbv").unwrap();
         assert_eq!(
-            xsetbv.predict(R::EXCEPTION_OR_NMI, 7, |_| false),
+            xsetbv.predict(R::EXCEPTION_OR_NMI, 7, 1, |_| false),
             0,
             "exceptions do not exit in the minimal profile"
         );
+        let virtual_eoi = Workload::by_name("apic-timer-virtual").unwrap();
+        assert_eq!(virtual_eoi.predict(R::WRMSR, 10, 1, |_| true), 10);
+        assert_eq!(virtual_eoi.predict(R::WRMSR, 10, 1, |reason| reason != R::VIRTUALIZED_EOI), 20);
+    }
+
+    #[test]
+    fn other_vcpus_multiply_a_prediction_and_cost_a_spawn_each() {
+        let predict = |name, reason| Workload::by_name(name).unwrap().predict(reason, 10, 4, |_| true);
+        assert_eq!((predict("cpuid", R::CPUID), predict("cpuid", R::HLT), predict("cpuid", R::WRMSR)), (40, 3, 6));
+        assert_eq!((predict("cpuid", R::VMCALL), predict("cr0", R::VMCALL)), (0, 6), "the full profile is switched to");
+        assert_eq!((predict("ipi-halted", R::HLT), predict("ipi-halted", R::WRMSR)), (11, 22));
+        assert_eq!((predict("threads", R::HLT), predict("compute", R::HLT)), (30, 0));
+        assert!(!Workload::by_name("ipi-running").unwrap().is_default(1));
     }
 }

@@ -1,12 +1,15 @@
 //! From the reset vector to Rust: real mode, protected mode, long mode (SDM 3A 10.1.4, 10.8.5).
 //!
 //! The boot block is executed in place at the top of the ROM. It copies the image to RAM at 1 MiB, clears `.bss`, maps
-//! the first 4 GiB to themselves, and calls [`crate::rust_main`] on a stack in `.bss`.
+//! the first 4 GiB to themselves, and calls [`monitor_run::run`] on a stack in `.bss`. The other processors come the same
+//! way when they are started, and go on in [`monitor_run::processors`].
 #![expect(unsafe_code, reason = "boots the processor")]
 
 use core::arch::global_asm;
 
-use crate::rust_main;
+use tollgate_abi::machine::MOST_VCPUS;
+
+use monitor_run::processors::{ARRIVALS, STACKS, other_main};
 
 /// Bytes of the stack on which everything but exits runs.
 const STACK_BYTES: usize = 512 * 1024;
@@ -20,27 +23,12 @@ unsafe impl Sync for BootStack {}
 
 static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; STACK_BYTES]));
 
-/// Bytes of the stack of the CPU that sends INIT and SIPI.
-const OTHER_STACK_BYTES: usize = 16 * 1024;
-
-/// A stack. Only the boot block takes its address.
-#[repr(C, align(16))]
-struct OtherStack(core::cell::UnsafeCell<[u8; OTHER_STACK_BYTES]>);
-
-// SAFETY: used as a stack by the one CPU that has claimed it, never as a value.
-unsafe impl Sync for OtherStack {}
-
-static OTHER_STACK: OtherStack = OtherStack(core::cell::UnsafeCell::new([0; OTHER_STACK_BYTES]));
-
-/// Bit 0: a CPU other than the first has claimed that stack.
-static CLAIMED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
-
-extern "C" fn serve() -> ! {
-    vmm_core::vmx::other_cpu::serve()
-}
-
 /// The SIPI vector of `sipi16`: physical 0xFF000.
-pub(crate) const SIPI_VECTOR: u8 = 0xff;
+const SIPI_VECTOR: u8 = 0xff;
+
+extern "C" fn rust_main() -> ! {
+    monitor_run::run(SIPI_VECTOR)
+}
 
 /// PML4, PDPT and four page directories below 640 KiB, where every machine has RAM.
 const PML4: u32 = 0x1000;
@@ -149,11 +137,16 @@ start64:
     mov rax, offset {rust_main}
     call rax
 
-other64:
-    lock bts dword ptr [{claimed}], 0
-    jc 3f                           # one serves; there is nothing to do for more
-    mov rsp, offset {other_stack} + {other_stack_bytes}
-    mov rax, offset {serve}
+other64:                            # a number for each, and a stack for those that are wanted
+    mov eax, 1
+    lock xadd dword ptr [{arrivals}], eax
+    cmp eax, {most}
+    jae 3f
+    mov rsp, [{stacks} + rax * 8]
+    test rsp, rsp
+    jz 3f
+    mov edi, eax
+    mov rax, offset {other_main}
     call rax
 3:  hlt
     jmp 3b
@@ -177,8 +170,8 @@ gdt_pointer:
     stack = sym BOOT_STACK,
     stack_bytes = const STACK_BYTES,
     rust_main = sym rust_main,
-    claimed = sym CLAIMED,
-    other_stack = sym OTHER_STACK,
-    other_stack_bytes = const OTHER_STACK_BYTES,
-    serve = sym serve,
+    arrivals = sym ARRIVALS,
+    stacks = sym STACKS,
+    most = const MOST_VCPUS,
+    other_main = sym other_main,
 );

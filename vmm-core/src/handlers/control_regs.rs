@@ -1,12 +1,14 @@
 //! Control-register accesses: MOV to and from CR0, CR3, CR4, CR8, CLTS and LMSW.
 //!
-//! The guest stays in IA-32e mode: a value that would leave it is refused as the processor refuses it in 64-bit mode,
-//! and stops a guest that tries from compatibility mode.
+//! A guest in IA-32e mode stays there: a value that would leave it is refused as the processor refuses it in 64-bit mode,
+//! and stops a guest that tries from compatibility mode. A vCPU that starts in real mode may go to protected mode and to
+//! IA-32e mode; paging without IA-32e mode stops it.
 
 use tollgate_abi::profile::CR4_OFFERED;
 use tollgate_abi::workload::Outcome;
 
-use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, State};
+use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, Pause, State};
+use crate::handlers::apic;
 use crate::machine::Machine;
 
 const CR0_PE: u64 = 1;
@@ -19,6 +21,8 @@ const CR0_PG: u64 = 1 << 31;
 const CR0_DEFINED: u64 = 0xe005_003f;
 /// The low bits that LMSW loads: PE, MP, EM, TS.
 const LMSW_BITS: u64 = 0xf;
+
+const EFER_LME: u64 = 1 << 8;
 
 const CR4_PAE: u64 = 1 << 5;
 const CR4_OSXSAVE: u64 = 1 << 18;
@@ -71,11 +75,11 @@ pub fn handle<B: Backend>(
                 0 => write_cr0(value, backend),
                 3 => write_cr3(value, backend, machine),
                 4 => write_cr4(value, backend, machine),
-                _ => write_cr8(value, machine),
+                _ => write_cr8(value, backend, machine),
             }
         }
         CrAccess::Read { cr, register } => {
-            let value = if cr == 3 { backend.get(State::Cr3) } else { machine.cr8 };
+            let value = if cr == 3 { backend.get(State::Cr3) } else { machine.apic.cr8() };
             match registers.by_number(register) {
                 Some(into) => *into = value,
                 None => backend.set(State::Rsp, value),
@@ -92,11 +96,36 @@ pub fn handle<B: Backend>(
 }
 
 fn write_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
+    if backend.get(State::Cr0) & CR0_PG == 0 {
+        return write_cr0_without_paging(value, backend);
+    }
     if !cr0_stays(value) {
         return refuse_cr0(value, backend);
     }
     backend.set(State::Cr0, cr0_stored(value));
     Action::Advance
+}
+
+/// In real mode, or protected mode without paging.
+#[inline(never)]
+fn write_cr0_without_paging<B: Backend>(value: u64, backend: &mut B) -> Action {
+    if value >> 32 != 0 || value & (CR0_NW | CR0_CD) == CR0_NW || value & (CR0_PG | CR0_PE) == CR0_PG {
+        return REFUSED;
+    }
+    if value & CR0_PG == 0 {
+        backend.set(State::Cr0, cr0_stored(value));
+        return Action::Advance;
+    }
+    if backend.get(State::Efer) & EFER_LME == 0 {
+        return Action::Stop(Outcome::LeftLongMode);
+    }
+    // SDM 3A 10.8.5.
+    if backend.get(State::Cr4) & CR4_PAE == 0 || backend.get(State::CsRights) & CS_LONG != 0 {
+        return REFUSED;
+    }
+    backend.set(State::Cr0, cr0_stored(value));
+    backend.enter_long_mode();
+    Action::AdvanceAndPause(Pause::ModeChanged)
 }
 
 fn refuse_cr0<B: Backend>(value: u64, backend: &B) -> Action {
@@ -119,7 +148,8 @@ fn write_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Acti
 #[inline(never)]
 fn write_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     let allowed = machine.cr4_allowed & CR4_OFFERED;
-    if value & !allowed != 0 || value & CR4_PAE == 0 {
+    let paging = backend.get(State::Cr0) & CR0_PG != 0;
+    if value & !allowed != 0 || paging && value & CR4_PAE == 0 {
         return REFUSED;
     }
     let changed = value ^ backend.get(State::Cr4);
@@ -133,12 +163,12 @@ fn write_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> 
     Action::Advance
 }
 
-fn write_cr8(value: u64, machine: &mut Machine) -> Action {
+fn write_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     if value > 15 {
         return REFUSED;
     }
-    machine.cr8 = value;
-    Action::Advance
+    machine.apic.set_cr8(value);
+    apic::advance(backend, machine)
 }
 
 #[cfg(test)]
@@ -189,6 +219,22 @@ mod tests {
         backend.set(State::CsRights, 0);
         assert_eq!(write(&mut backend, 0, CR0 & !CR0_PG), Action::Stop(Outcome::LeftLongMode));
         assert_eq!(write(&mut backend, 0, CR0 & !CR0_PE), REFUSED);
+    }
+
+    #[test]
+    fn a_vcpu_goes_from_real_mode_to_ia_32e_mode_and_to_no_other_paging() {
+        let mut backend = Script::default();
+        backend.set(State::Cr0, CR0_ET);
+        let on = CR0_PG | CR0_PE | CR0_ET;
+        assert_eq!(write(&mut backend, 0, CR0_PG), REFUSED, "paging without protection");
+        assert_eq!(write(&mut backend, 0, CR0_PE), Action::Advance);
+        assert_eq!(write(&mut backend, 0, on), Action::Stop(Outcome::LeftLongMode), "32-bit paging");
+        backend.set(State::Efer, EFER_LME);
+        assert_eq!(write(&mut backend, 0, on), REFUSED, "without PAE");
+        assert_eq!(write(&mut backend, 4, CR4_PAE), Action::Advance);
+        assert_eq!(write(&mut backend, 0, on), Action::AdvanceAndPause(Pause::ModeChanged));
+        assert_eq!((backend.get(State::Cr0), backend.get(State::Efer)), (on, EFER_LME | 1 << 10));
+        assert_eq!(write(&mut backend, 4, 0), REFUSED, "PAE stays while paging");
     }
 
     #[test]

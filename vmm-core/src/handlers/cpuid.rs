@@ -19,6 +19,7 @@ const COMPONENTS: usize = 10;
 pub const XCR0_OFFERED: u64 = 0b1110_0111;
 
 /// Leaf 1, ECX offered: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C.
+/// The local APIC is the monitor's and offered whatever the processor has.
 const OFFERED_1_ECX: u32 = 1
     | 1 << 1
     | 1 << 9
@@ -37,9 +38,12 @@ const OSXSAVE: u32 = 1 << 27;
 const RDTSCP: u32 = 1 << 27;
 const RDPID: u32 = 1 << 22;
 const UNDER_HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1, EDX: MCE, APIC, MTRR, MCA, PAT, DS, ACPI, HTT, TM, PBE.
-const HIDDEN_1_EDX: u32 =
-    1 << 7 | 1 << 9 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 21 | 1 << 22 | 1 << 28 | 1 << 29 | 1 << 31;
+/// Leaf 1, ECX: x2APIC, TSC deadline. EDX: APIC, HTT (several logical processors).
+const APIC_1_ECX: u32 = 1 << 21 | 1 << 24;
+const APIC_1_EDX: u32 = 1 << 9;
+const HTT: u32 = 1 << 28;
+/// Leaf 1, EDX: MCE, MTRR, MCA, PAT, DS, ACPI, HTT, TM, PBE.
+const HIDDEN_1_EDX: u32 = 1 << 7 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 21 | 1 << 22 | 1 << 28 | 1 << 29 | 1 << 31;
 /// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, AVX512F/DQ, ADX, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
 const OFFERED_7_EBX: u32 = 1
     | 1 << 3
@@ -81,11 +85,13 @@ pub struct CpuidTable {
     components: [Answer; COMPONENTS],
     max_basic: u32,
     max_extended: u32,
+    apic_id: u32,
+    vcpus: u32,
 }
 
 impl CpuidTable {
-    /// Builds the table from `native(leaf, sub-leaf)`. `apic_id` is the vCPU's; RDTSCP and RDPID need a control.
-    pub fn new(native: impl Fn(u32, u32) -> Answer, apic_id: u8, allows_rdtscp: bool) -> Self {
+    /// Builds the table from `native(leaf, sub-leaf)`. `apic_id` is the vCPU's, of `vcpus`; RDTSCP and RDPID need a control.
+    pub fn new(native: impl Fn(u32, u32) -> Answer, apic_id: u32, vcpus: u32, allows_rdtscp: bool) -> Self {
         let max_basic = native(0, 0).eax.min(0x16);
         let max_extended = native(0x8000_0000, 0).eax.clamp(0x8000_0000, 0x8000_0000 + EXTENDED as u32 - 1);
         let mut table = Self {
@@ -96,6 +102,8 @@ impl CpuidTable {
             components: [Answer::ZERO; COMPONENTS],
             max_basic,
             max_extended,
+            apic_id,
+            vcpus,
         };
         for leaf in (0..=max_basic).filter(|leaf| EMPTY >> leaf & 1 == 0) {
             table.basic[leaf as usize] = native(leaf, 0);
@@ -104,28 +112,31 @@ impl CpuidTable {
             table.extended[(leaf & 0xff) as usize] = native(leaf, 0);
         }
         for (sub_leaf, answer) in table.caches.iter_mut().enumerate().filter(|_| max_basic >= 4) {
-            // One logical processor shares each cache, and there is one core.
+            // One logical processor shares each cache; each vCPU is a core.
             *answer = native(4, sub_leaf as u32);
             answer.eax &= 0x3fff;
+            if answer.eax & 0x1f != 0 {
+                answer.eax |= (vcpus.next_power_of_two() - 1) << 26;
+            }
         }
         for (component, answer) in table.components.iter_mut().enumerate().filter(|_| max_basic >= 0xd) {
             if component < 2 || XCR0_OFFERED >> component & 1 != 0 {
                 *answer = native(0xd, component as u32);
             }
         }
-        table.restrict(apic_id, allows_rdtscp);
+        table.restrict(allows_rdtscp);
         // An overlong leaf number is answered like the highest basic leaf (SDM 2A, CPUID).
         let overlong = table.basic[max_basic as usize];
         table.basic[max_basic as usize + 1..].fill(overlong);
         table
     }
 
-    fn restrict(&mut self, apic_id: u8, allows_rdtscp: bool) {
+    fn restrict(&mut self, allows_rdtscp: bool) {
         self.basic[0].eax = self.max_basic;
         let features = &mut self.basic[1];
-        features.ebx = features.ebx & 0xff00 | 1 << 16 | u32::from(apic_id) << 24;
-        features.ecx = features.ecx & OFFERED_1_ECX | UNDER_HYPERVISOR;
-        features.edx &= !HIDDEN_1_EDX;
+        features.ebx = features.ebx & 0xff00 | self.vcpus.next_power_of_two() << 16 | self.apic_id << 24;
+        features.ecx = features.ecx & OFFERED_1_ECX | UNDER_HYPERVISOR | APIC_1_ECX;
+        features.edx = features.edx & !HIDDEN_1_EDX | APIC_1_EDX | if self.vcpus > 1 { HTT } else { 0 };
         let structured = &mut self.basic[7];
         *structured = Answer {
             eax: 0,
@@ -194,6 +205,21 @@ impl CpuidTable {
         bytes
     }
 
+    /// Leaf 0xB: a level of one thread each, and one of the cores, which are the vCPUs.
+    fn topology(&self, sub_leaf: u32) -> Answer {
+        let level = |shift, processors, kind: u32| Answer {
+            eax: shift,
+            ebx: processors,
+            ecx: kind << 8 | sub_leaf & 0xff,
+            edx: self.apic_id,
+        };
+        match sub_leaf {
+            0 => level(0, 1, 1),
+            1 => level(self.vcpus.next_power_of_two().trailing_zeros(), self.vcpus, 2),
+            _ => level(0, 0, 0),
+        }
+    }
+
     /// Any leaf that is not one of the account's.
     pub fn answer(&self, leaf: u32, sub_leaf: u32, xcr0: u64) -> Answer {
         match leaf {
@@ -205,7 +231,7 @@ impl CpuidTable {
                     Answer::ZERO
                 }
             }
-            0xb => Answer { ecx: sub_leaf & 0xff, ..Answer::ZERO },
+            0xb => self.topology(sub_leaf),
             0xd if self.max_basic >= 0xd => {
                 let mut answer = self.components.get(sub_leaf as usize).copied().unwrap_or(Answer::ZERO);
                 if sub_leaf == 0 {
@@ -266,11 +292,12 @@ pub(crate) mod tests {
 
     #[test]
     fn what_the_guest_may_not_have_is_hidden() {
-        let table = CpuidTable::new(everything, 3, true);
+        let table = CpuidTable::new(everything, 3, 4, true);
         let features = table.answer(1, 0, 0);
         assert_eq!(features.ecx & (1 << 5 | 1 << 3 | 1 << 30 | OSXSAVE), 0, "VMX, MONITOR, RDRAND, OSXSAVE");
         assert_ne!(features.ecx & UNDER_HYPERVISOR, 0);
-        assert_eq!(features.ebx >> 24, 3);
+        assert_eq!((features.ebx >> 24, features.ebx >> 16 & 0xff, features.edx & HTT), (3, 4, HTT));
+        assert_eq!(table.answer(0xb, 1, 0), Answer { eax: 2, ebx: 4, ecx: 0x201, edx: 3 });
         let structured = table.answer(7, 0, 0);
         assert_eq!(
             (structured.ebx >> 10 & 1, structured.ebx >> 18 & 1, structured.ecx >> 16 & 1),
@@ -282,13 +309,13 @@ pub(crate) mod tests {
         assert_eq!(table.answer(0xa, 0, 0), Answer::ZERO);
         assert_eq!(table.answer(0x8000_0008, 0, 0), Answer { eax: 0x3027, ..Answer::ZERO });
         assert_eq!((table.physical_address_bits(), table.has_rdtscp()), (39, true));
-        let without = CpuidTable::new(everything, 3, false);
+        let without = CpuidTable::new(everything, 3, 4, false);
         assert_eq!((without.has_rdtscp(), without.answer(7, 0, 0).ecx & RDPID), (false, 0));
     }
 
     #[test]
     fn osxsave_and_the_save_area_follow_the_guest() {
-        let mut table = CpuidTable::new(everything, 0, true);
+        let mut table = CpuidTable::new(everything, 0, 1, true);
         table.set_osxsave(true);
         assert_ne!(table.answer(1, 0, 0).ecx & OSXSAVE, 0);
         assert_eq!(table.answer(0xd, 0, 0b11).ebx, 576);
@@ -298,7 +325,7 @@ pub(crate) mod tests {
 
     #[test]
     fn ranges_end_as_the_manual_says() {
-        let table = CpuidTable::new(everything, 0, true);
+        let table = CpuidTable::new(everything, 0, 1, true);
         assert_eq!(table.answer(0, 0, 0).eax, 0x16);
         assert_eq!(table.answer(0x17, 0, 0), table.answer(0x16, 0, 0));
         assert_eq!(table.answer(0x3fff_ffff, 0, 0), table.answer(0x16, 0, 0));
@@ -312,7 +339,7 @@ pub(crate) mod tests {
 
     #[test]
     fn plain_leaves_fill_whole_registers() {
-        let table = CpuidTable::new(everything, 0, true);
+        let table = CpuidTable::new(everything, 0, 1, true);
         let poisoned = GuestRegisters { rax: 0xdead_beef_0000_0000, rbx: !0, rcx: !0, rdx: !0, ..Default::default() };
         let mut registers = poisoned;
         assert!(quick(&mut registers, &table));

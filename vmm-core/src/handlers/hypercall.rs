@@ -29,9 +29,9 @@ pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: 
     let (result, action) = match Hypercall::from_number(registers.rax) {
         None => (NO_SUCH_CALL, Action::Advance),
         Some(Hypercall::Nothing) => (0, Action::Advance),
-        Some(Hypercall::Console) => (console(first, second, machine), Action::Advance),
+        Some(Hypercall::Console) => console(first, second, machine),
         Some(Hypercall::Begin) => begin(first, second, machine),
-        Some(Hypercall::End) if !machine.window_open => (INVALID, Action::Advance),
+        Some(Hypercall::End) if !machine.window_open || machine.vcpu != 0 => (INVALID, Action::Advance),
         Some(Hypercall::End) => {
             machine.window_open = false;
             (0, Action::AdvanceAndPause(Pause::End { book_gpa: first, tsc: backend.tsc() }))
@@ -46,25 +46,22 @@ pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: 
     action
 }
 
-fn console(gpa: u64, bytes: u64, machine: &mut Machine) -> u64 {
+fn console(gpa: u64, bytes: u64, machine: &Machine) -> (u64, Action) {
     let bytes = bytes.min(CONSOLE_BYTES);
     if gpa.checked_add(bytes).is_none_or(|end| end > machine.memory.bytes()) {
-        return BAD_ADDRESS;
+        return (BAD_ADDRESS, Action::Advance);
     }
-    let room = machine.console.reserve(bytes as usize);
-    match machine.memory.read(gpa, room) {
-        Ok(()) => bytes,
-        Err(_) => BAD_ADDRESS,
-    }
+    (bytes, Action::AdvanceAndPause(Pause::Console { gpa, bytes: bytes as usize }))
 }
 
 fn begin(number: u64, iterations: u64, machine: &mut Machine) -> (u64, Action) {
     if number == PROFILE_ONLY {
-        let profile = if iterations == 0 { Profile::Minimal } else { Profile::Full };
-        return (0, Action::AdvanceAndPause(Pause::Profile(profile)));
+        let profile = Profile::from_number(iterations);
+        return profile
+            .map_or((INVALID, Action::Advance), |profile| (0, Action::AdvanceAndPause(Pause::Profile(profile))));
     }
     match usize::try_from(number).ok().and_then(|number| TABLE.get(number)) {
-        Some(workload) if (1..=workload.most).contains(&iterations) && !machine.window_open => {
+        Some(workload) if (1..=workload.most).contains(&iterations) && !machine.window_open && machine.vcpu == 0 => {
             machine.window_open = true;
             (0, Action::AdvanceAndPause(Pause::Begin { number: number as usize, iterations }))
         }
@@ -86,7 +83,7 @@ fn wake_after(ticks: u64, vector: u64, now: u64, machine: &mut Machine) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::{Script, machine};
+    use crate::script::{Script, machine, machines};
 
     fn call(machine: &mut Machine, rax: u64, rdi: u64, rsi: u64) -> (u64, Action) {
         let mut registers = GuestRegisters { rax, rdi, rsi, ..Default::default() };
@@ -114,15 +111,23 @@ mod tests {
             (INVALID, Action::Advance),
             "a wait for ever"
         );
-        assert_eq!((machine.wake, machine.console.contents()), (None, (&[][..], 0)));
+        assert_eq!(machine.wake, None);
+    }
+
+    #[test]
+    fn windows_are_vcpu_0s_and_profiles_each_ones_own() {
+        let [_, mut second] = machines();
+        assert_eq!(call(&mut second, Hypercall::Begin as u64, 1, 1), (INVALID, Action::Advance));
+        let switched = Action::AdvanceAndPause(Pause::Profile(Profile::VirtualApic));
+        assert_eq!(call(&mut second, Hypercall::Begin as u64, PROFILE_ONLY, 2), (0, switched));
+        assert_eq!(call(&mut second, Hypercall::Begin as u64, PROFILE_ONLY, 3), (INVALID, Action::Advance));
     }
 
     #[test]
     fn console_bytes_are_kept_for_printing() {
         let machine = &mut machine();
-        machine.memory.write(0x100, b"hello").unwrap();
-        assert_eq!(call(machine, Hypercall::Console as u64, 0x100, 5), (5, Action::Advance));
-        assert_eq!(machine.console.contents(), (&b"hello"[..], 0));
+        let (bytes, action) = call(machine, Hypercall::Console as u64, 0x100, 5);
+        assert_eq!((bytes, action), (5, Action::AdvanceAndPause(Pause::Console { gpa: 0x100, bytes: 5 })));
     }
 
     #[test]

@@ -6,15 +6,15 @@ use tollgate_abi::leaves::{Answer, BucketQuery, CONTRACT_VERSION, Leaf, RowQuery
 
 use super::cpuid::put;
 use crate::exit::{Action, GuestRegisters};
-use crate::ledger::{BUCKETS, Ledger, Row};
+use crate::ledger::{BUCKETS, Ledger};
 use crate::machine::Machine;
 
 /// Answers any leaf.
 #[inline(never)]
-pub fn handle(registers: &mut GuestRegisters, machine: &Machine, xcr0: u64, ledgers: &[&Ledger]) -> Action {
+pub fn handle(registers: &mut GuestRegisters, machine: &Machine, xcr0: u64) -> Action {
     let (leaf, ecx) = (registers.rax as u32, registers.rcx as u32);
     let answer = match machine.leaf_map.decode(leaf) {
-        Some(leaf) => account(leaf, ecx, machine, ledgers),
+        Some(leaf) => account(leaf, ecx, machine, machine.ledgers),
         None => machine.cpuid.answer(leaf, ecx, xcr0),
     };
     put(registers, answer);
@@ -31,13 +31,13 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
         Leaf::TotalCount => Answer::count(exits()),
         Leaf::TotalCycles => Answer::cycles(cycles()),
         Leaf::Totals => Answer::totals(exits(), cycles()),
-        Leaf::ReasonCount => by_status(wide(), || Answer::count(sum(ledgers, None, ecx as u16, |row| row.count))),
-        Leaf::ReasonCycles => by_status(wide(), || Answer::cycles(sum(ledgers, None, ecx as u16, |row| row.cycles))),
+        Leaf::ReasonCount => by_status(wide(), || Answer::count(sum(ledgers, None, ecx as u16, Ledger::count))),
+        Leaf::ReasonCycles => by_status(wide(), || Answer::cycles(sum(ledgers, None, ecx as u16, Ledger::cycles_of))),
         Leaf::Status => {
             let query = RowQuery::decode(ecx);
             match (status(query.reason), exists(query.vcpu, ledgers)) {
                 (Status::Undefined, _) | (_, false) => Answer::ZERO,
-                (status, true) => Answer::status(status, sum(ledgers, query.vcpu, query.reason, |row| row.count)),
+                (status, true) => Answer::status(status, sum(ledgers, query.vcpu, query.reason, Ledger::count)),
             }
         }
         Leaf::Extremes => {
@@ -45,18 +45,20 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
             if !ExitReason(query.reason).is_defined() {
                 return Answer::ZERO;
             }
-            let mut merged = Row::EMPTY;
-            chosen(ledgers, query.vcpu).for_each(|ledger| merged.merge(ledger.row(ExitReason(query.reason))));
-            Answer::extremes(merged.min(), merged.max())
+            let of_each = chosen(ledgers, query.vcpu).map(|ledger| ledger.extremes(ExitReason(query.reason)));
+            let (min, max) = of_each.fold((u64::MAX, 0), |all, one| (all.0.min(one.0), all.1.max(one.1)));
+            Answer::extremes(if min == u64::MAX { 0 } else { min }, max)
         }
         Leaf::Bucket => {
             let query = BucketQuery::decode(ecx);
             if usize::from(query.bucket) >= BUCKETS || !ExitReason(query.reason).is_defined() {
                 return Answer::ZERO;
             }
-            Answer::bucket(sum(ledgers, query.vcpu, query.reason, |row| row.histogram[usize::from(query.bucket)]))
+            Answer::bucket(sum(ledgers, query.vcpu, query.reason, |ledger, reason| {
+                ledger.bucket(reason, query.bucket.into())
+            }))
         }
-        Leaf::Contract => Answer { eax: CONTRACT_VERSION, ebx: machine.vcpus, ..Answer::ZERO },
+        Leaf::Contract => Answer { eax: CONTRACT_VERSION, ebx: machine.ledgers.len() as u32, ..Answer::ZERO },
     }
 }
 
@@ -81,9 +83,9 @@ fn chosen<'a>(ledgers: &'a [&'a Ledger], vcpu: Option<u16>) -> impl Iterator<Ite
         .map(|(_, ledger)| *ledger)
 }
 
-fn sum(ledgers: &[&Ledger], vcpu: Option<u16>, reason: u16, of: impl Fn(&Row) -> u64) -> u64 {
+fn sum(ledgers: &[&Ledger], vcpu: Option<u16>, reason: u16, of: impl Fn(&Ledger, ExitReason) -> u64) -> u64 {
     debug_assert!(usize::from(reason) < ROWS);
-    chosen(ledgers, vcpu).map(|ledger| of(ledger.row(ExitReason(reason)))).sum()
+    chosen(ledgers, vcpu).map(|ledger| of(ledger, ExitReason(reason))).sum()
 }
 
 #[cfg(test)]
@@ -95,16 +97,11 @@ mod tests {
     use tollgate_abi::leaves::LeafMap;
 
     fn machine(leaf_map: LeafMap) -> Machine {
-        Machine {
-            leaf_map,
-            controls: Controls { proc: 1 << 7, ..Controls::default() },
-            vcpus: 2,
-            ..crate::script::machine()
-        }
+        Machine { leaf_map, controls: Controls { proc: 1 << 7, ..Controls::default() }, ..crate::script::machine() }
     }
 
     fn ledger(exits: &[(ExitReason, u64)]) -> Ledger {
-        let mut ledger = Ledger::new();
+        let ledger = Ledger::new();
         for &(reason, cycles) in exits {
             let open = ledger.open(reason);
             ledger.close(open, 0, || cycles);
@@ -116,6 +113,8 @@ mod tests {
     fn ask(map: LeafMap, leaf: u32, ecx: u32) -> [u64; 4] {
         let first = ledger(&[(ExitReason::CPUID, 1 << 33), (ExitReason::CPUID, 5), (ExitReason::HLT, 7)]);
         let second = ledger(&[(ExitReason::CPUID, 3)]);
+        let ledgers: Vec<&Ledger> = vec![Box::leak(Box::new(first)), Box::leak(Box::new(second))];
+        let ledgers = ledgers.leak();
         let mut registers = GuestRegisters {
             rax: !0 << 32 | u64::from(leaf),
             rbx: !0,
@@ -123,7 +122,7 @@ mod tests {
             rdx: !0,
             ..Default::default()
         };
-        assert_eq!(handle(&mut registers, &machine(map), 3, &[&first, &second]), Action::StepOver);
+        assert_eq!(handle(&mut registers, &Machine { ledgers, ..machine(map) }, 3), Action::StepOver);
         [registers.rax, registers.rbx, registers.rcx, registers.rdx]
     }
 

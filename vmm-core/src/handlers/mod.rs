@@ -6,6 +6,7 @@
 //! The most frequent kinds also have a `quick` form for what is nothing out of the ordinary: true if the instruction was
 //! emulated. It calls nothing, so that the spine needs no stack frame for it; whatever it leaves is [`dispatch`]'s.
 
+pub mod apic;
 pub mod control_regs;
 pub mod cpuid;
 pub mod debug_regs;
@@ -21,7 +22,6 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, Event, GuestRegisters, RawReason, State};
-use crate::ledger::Ledger;
 use crate::machine::Machine;
 
 /// Decides what one exit leads to.
@@ -30,7 +30,6 @@ pub fn dispatch<B: Backend>(
     registers: &mut GuestRegisters,
     backend: &mut B,
     machine: &mut Machine,
-    ledger: &Ledger,
 ) -> Action {
     if machine.in_scenario {
         return Action::Stop(Outcome::Exited);
@@ -39,7 +38,7 @@ pub fn dispatch<B: Backend>(
         return Action::Stop(Outcome::EntryFailed);
     }
     match raw.basic() {
-        ExitReason::CPUID => leaves::handle(registers, machine, backend.get(State::Xcr0), &[ledger]),
+        ExitReason::CPUID => leaves::handle(registers, machine, backend.get(State::Xcr0)),
         ExitReason::VMCALL => hypercall::handle(registers, backend, machine),
         ExitReason::RDMSR => msr::read(registers, backend, machine),
         ExitReason::WRMSR => msr::write(registers, backend, machine),
@@ -58,7 +57,10 @@ pub fn dispatch<B: Backend>(
         // Caches are coherent and their contents are not the guest's to drop; a pause is over once it has exited.
         ExitReason::INVD | ExitReason::WBINVD | ExitReason::PAUSE => Action::Advance,
         ExitReason::EXCEPTION_OR_NMI => event::exception(backend),
-        ExitReason::EXTERNAL_INTERRUPT => event::resume_delivery(backend),
+        ExitReason::EXTERNAL_INTERRUPT => apic::external_interrupt(backend, machine),
+        ExitReason::INTERRUPT_WINDOW | ExitReason::TPR_BELOW_THRESHOLD => apic::resume(backend, machine),
+        // The processor has done what the write asked for, or noted that its vector is an error.
+        ExitReason::VIRTUALIZED_EOI | ExitReason::APIC_WRITE => apic::resume(backend, machine),
         // No performance counter exists, so that every index is out of range.
         ExitReason::RDPMC => Action::Inject(Event::GENERAL_PROTECTION),
         ExitReason::VMCLEAR

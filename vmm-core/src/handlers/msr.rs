@@ -1,6 +1,9 @@
 //! RDMSR and WRMSR: one table of the MSRs that the guest has. Any other raises #GP(0).
 
+use tollgate_abi::apic::{IA32_APIC_BASE, IA32_TSC_DEADLINE, MSR_BASE, MSR_LAST};
+
 use crate::exit::{Action, Backend, Event, GuestRegisters, State};
+use crate::handlers::apic;
 use crate::machine::Machine;
 use crate::paging::is_canonical;
 
@@ -21,21 +24,24 @@ enum Kind {
     Readable(State),
     /// EFER.
     Efer,
+    /// IA32_APIC_BASE: reads a constant of the vCPU; a write of anything else raises #GP.
+    ApicBase,
+    /// A register of the local APIC.
+    Apic,
 }
-
-/// IA32_APIC_BASE: at its usual address, boot processor, not enabled (CPUID shows no APIC).
-const APIC_BASE: u64 = 0xfee0_0100;
 
 /// EFER bits that the guest may write: SCE, LME, NXE. LMA is the processor's.
 const EFER_WRITABLE: u64 = 1 | EFER_LME | 1 << 11;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
+const CR0_PG: u64 = 1 << 31;
 
 /// The table, by MSR number (SDM 4, table 2-2).
 #[inline(always)]
 fn kind(msr: u32) -> Option<Kind> {
     Some(match msr {
-        0x1b => Kind::Constant(APIC_BASE),                 // IA32_APIC_BASE
+        IA32_APIC_BASE => Kind::ApicBase,
+        MSR_BASE..=MSR_LAST | IA32_TSC_DEADLINE => Kind::Apic,
         0x10 => Kind::Readable(State::Tsc),                // IA32_TIME_STAMP_COUNTER
         0x8b => Kind::Ignored(0),                          // IA32_BIOS_SIGN_ID: no microcode
         0x174 => Kind::Low(State::SysenterCs),             // IA32_SYSENTER_CS
@@ -59,8 +65,12 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
 /// RDMSR of a constant.
 #[inline(always)]
-pub fn quick(registers: &mut GuestRegisters) -> bool {
-    let Some(Kind::Constant(value) | Kind::Ignored(value)) = kind(registers.rcx as u32) else { return false };
+pub fn quick(registers: &mut GuestRegisters, machine: &Machine) -> bool {
+    let value = match kind(registers.rcx as u32) {
+        Some(Kind::ApicBase) => machine.apic_base,
+        Some(Kind::Constant(value) | Kind::Ignored(value)) => value,
+        _ => return false,
+    };
     put(registers, value);
     true
 }
@@ -79,6 +89,8 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
         Some(Kind::Constant(value) | Kind::Ignored(value)) => value,
         Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state) | Kind::Readable(state)) => backend.get(state),
         Some(Kind::Efer) => backend.get(State::Efer),
+        Some(Kind::ApicBase) => machine.apic_base,
+        Some(Kind::Apic) => return apic::read(registers, backend, machine),
         None => return REFUSED,
     };
     put(registers, value);
@@ -87,7 +99,7 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
 
 /// WRMSR.
 #[inline(never)]
-pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
+pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
     let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
     match kind(registers.rcx as u32) {
         Some(Kind::Ignored(_)) => {}
@@ -96,15 +108,19 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
         Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
         Some(Kind::Efer) => return write_efer(value, backend),
+        Some(Kind::Apic) => return apic::write(registers, backend, machine),
+        // The mode of the APIC stays what it is.
+        Some(Kind::ApicBase) if value == machine.apic_base => {}
         _ => return REFUSED,
     }
     Action::Advance
 }
 
-/// LME can't change while paging is on (SDM 3A 2.2.1), which it always is in this guest.
+/// LME can't change while paging is on (SDM 3A 2.2.1).
 fn write_efer<B: Backend>(value: u64, backend: &mut B) -> Action {
     let old = backend.get(State::Efer);
-    if value & !(EFER_WRITABLE | EFER_LMA) != 0 || (value ^ old) & EFER_LME != 0 {
+    let paging = backend.get(State::Cr0) & CR0_PG != 0;
+    if value & !(EFER_WRITABLE | EFER_LMA) != 0 || paging && (value ^ old) & EFER_LME != 0 {
         return REFUSED;
     }
     backend.set(State::Efer, value & EFER_WRITABLE | old & EFER_LMA);
@@ -116,6 +132,7 @@ fn write_efer<B: Backend>(value: u64, backend: &mut B) -> Action {
 mod tests {
     use super::*;
     use crate::script::{Script, machine};
+    use tollgate_abi::apic::APIC_BASE;
 
     fn rdmsr(backend: &Script, msr: u64) -> Option<u64> {
         let mut registers = GuestRegisters { rcx: msr, rax: !0, rdx: !0, ..Default::default() };
@@ -135,7 +152,7 @@ mod tests {
             rdx: value >> 32,
             ..Default::default()
         };
-        write(&mut registers, backend, &machine()) == Action::Advance
+        write(&mut registers, backend, &mut machine()) == Action::Advance
     }
 
     #[test]
@@ -153,7 +170,9 @@ mod tests {
     #[test]
     fn values_that_the_processor_refuses_are_refused() {
         let mut backend = Script::default();
-        assert!(!wrmsr(&mut backend, 0x1b, APIC_BASE));
+        assert!(wrmsr(&mut backend, 0x1b, APIC_BASE), "the value that it has");
+        assert!(!wrmsr(&mut backend, 0x1b, APIC_BASE & !(1 << 10)), "out of x2APIC mode");
+        assert!(!wrmsr(&mut backend, 0x80b, 1) && !wrmsr(&mut backend, 0x802, 0));
         assert!(!wrmsr(&mut backend, 0x175, 1 << 63));
         assert!(!wrmsr(&mut backend, 0x174, 1 << 32));
         assert!(wrmsr(&mut backend, 0x8b, 0));
@@ -162,10 +181,13 @@ mod tests {
     #[test]
     fn efer_keeps_long_mode() {
         let mut backend = Script::default();
+        backend.set(State::Cr0, CR0_PG);
         backend.set(State::Efer, 0x501);
         assert!(wrmsr(&mut backend, 0xc000_0080, 0x900));
         assert_eq!(rdmsr(&backend, 0xc000_0080), Some(0xd00));
         assert!(!wrmsr(&mut backend, 0xc000_0080, 0x800), "LME cleared");
         assert!(!wrmsr(&mut backend, 0xc000_0080, 0x1500), "SVME");
+        backend.set(State::Cr0, 1);
+        assert!(wrmsr(&mut backend, 0xc000_0080, 0x900), "LME set before paging");
     }
 }

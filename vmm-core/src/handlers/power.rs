@@ -2,7 +2,8 @@
 
 use tollgate_abi::workload::Outcome;
 
-use crate::exit::{Action, Backend, Event, GuestRegisters, State};
+use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
+use crate::handlers::apic;
 use crate::handlers::cpuid::XCR0_OFFERED;
 use crate::machine::Machine;
 
@@ -48,26 +49,35 @@ pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine
     Action::Advance
 }
 
-/// HLT: waits for the armed interrupt and delivers it; without one, nothing can ever wake the guest.
+/// HLT: takes the interrupt that waits already, or the armed one once it is due; otherwise the vCPU halts until its APIC
+/// has one. Where nothing can ever wake it, it is over.
 #[inline(never)]
 pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if backend.get(State::Rflags) & RFLAGS_IF == 0 {
         return Action::Stop(Outcome::HaltedForEver);
     }
-    let Some(wake) = machine.wake.take() else {
-        return Action::Stop(Outcome::HaltedForEver);
-    };
-    while backend.tsc() < wake.deadline_tsc {
-        core::hint::spin_loop();
+    if let Some(wake) = machine.wake.take() {
+        while backend.tsc() < wake.deadline_tsc {
+            core::hint::spin_loop();
+        }
+        return Action::AdvanceAndInject(Event::interrupt(wake.vector));
     }
-    Action::AdvanceAndInject(Event::interrupt(wake.vector))
+    if let Some(event) = apic::settle(backend, machine, true) {
+        return Action::AdvanceAndInject(event);
+    }
+    if machine.board.vcpus() < 2 && machine.apic.deadline_tsc().is_none() {
+        return Action::Stop(Outcome::HaltedForEver);
+    }
+    machine.halted = true;
+    backend.halt();
+    Action::AdvanceAndPause(Pause::Halted)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::machine::Wake;
-    use crate::script::{Script, machine};
+    use crate::script::{Script, machine, machines};
 
     #[test]
     fn xcr0_must_be_consistent() {
@@ -92,7 +102,12 @@ mod tests {
         assert_eq!(halt(&mut backend, &mut machine), Action::Stop(Outcome::HaltedForEver));
         machine.wake = Some(Wake { deadline_tsc: 0, vector: 32 });
         assert_eq!(halt(&mut backend, &mut machine), Action::AdvanceAndInject(Event::interrupt(32)));
-        assert_eq!(machine.wake, None);
+        assert_eq!((machine.wake, backend.halts), (None, 0));
+        machine.apic.request(0x41);
+        assert_eq!(halt(&mut backend, &mut machine), Action::AdvanceAndInject(Event::interrupt(0x41)));
+        let [mut one_of_two, _] = machines();
+        assert_eq!(halt(&mut backend, &mut one_of_two), Action::AdvanceAndPause(Pause::Halted));
+        assert_eq!((one_of_two.halted, backend.halts), (true, 1));
         machine.wake = Some(Wake { deadline_tsc: 0, vector: 32 });
         backend.set(State::Rflags, 2);
         assert_eq!(halt(&mut backend, &mut machine), Action::Stop(Outcome::HaltedForEver));

@@ -5,16 +5,27 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 
 use super::capability::Capabilities;
+use super::controls::{INTERRUPT_WINDOW, PREEMPTION_TIMER};
 use super::field as f;
-use super::{Vmx, bitmaps, entry_checks, qualification, registers};
+use super::{Vmx, bitmaps, entry_checks, guest_state, qualification, registers};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction,
+    TableInstruction, VirtualizedApic,
 };
+use crate::handlers::apic::TIMER_VECTOR;
 
 /// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
 const SHADOW: u32 = 0b11;
 const RFLAGS_TF: u64 = 1 << 8;
+const RFLAGS_IF: u64 = 1 << 9;
+/// Interruptibility state: blocking by NMI.
+const BLOCKED_BY_NMI: u32 = 1 << 3;
+/// Activity states (SDM 3C 25.4.2).
+const ACTIVE: u32 = 0;
+const HALTED: u32 = 1;
+const EFER_LMA: u64 = 1 << 10;
+/// VM-entry control.
+const IA_32E_MODE_GUEST: u32 = 1 << 9;
 /// Pending debug exceptions: a single step.
 const PENDING_BS: u64 = 1 << 14;
 
@@ -32,6 +43,14 @@ impl Vmx {
     fn raise_single_step(&mut self) {
         let pending = self.vmcs.read(f::GUEST_PENDING_DEBUG);
         self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | PENDING_BS);
+    }
+
+    /// Whether the preemption timer bounds the time without an exit.
+    fn set_watchdog(&mut self, on: bool) {
+        if self.watchdog {
+            let controls = self.vmcs.read(f::PIN_CONTROLS);
+            self.vmcs.write(f::PIN_CONTROLS, controls & !PREEMPTION_TIMER | if on { PREEMPTION_TIMER } else { 0 });
+        }
     }
 
     /// What the guest reads from a control register with a guest/host mask (SDM 3C 26.3).
@@ -171,19 +190,19 @@ impl Backend for Vmx {
 
     #[inline(always)]
     fn set(&mut self, state: State, value: u64) {
-        let (capabilities, vmcs) = (&self.capabilities, &mut self.vmcs);
+        let vmcs = &mut self.vmcs;
         match state {
             State::Rip => vmcs.write(f::GUEST_RIP, value),
             State::Rsp => vmcs.write(f::GUEST_RSP, value),
             State::Rflags => vmcs.write(f::GUEST_RFLAGS, value),
             State::Cr0 => {
                 vmcs.write(f::CR0_READ_SHADOW, value);
-                vmcs.write(f::GUEST_CR0, value | capabilities.cr0_fixed0);
+                vmcs.write(f::GUEST_CR0, value | self.cr0_forced);
             }
             State::Cr3 => vmcs.write(f::GUEST_CR3, value),
             State::Cr4 => {
                 vmcs.write(f::CR4_READ_SHADOW, value);
-                vmcs.write(f::GUEST_CR4, value | capabilities.cr4_fixed0);
+                vmcs.write(f::GUEST_CR4, value | self.capabilities.cr4_fixed0);
             }
             State::Dr7 => vmcs.write(f::GUEST_DR7, value),
             State::Efer => vmcs.write(f::GUEST_IA32_EFER, value),
@@ -265,8 +284,84 @@ impl Backend for Vmx {
         self.ept.map_fresh(gpa, self.memory_hpa + gpa)
     }
 
+    fn virtualized_apic(&self) -> VirtualizedApic {
+        self.virtualized_apic
+    }
+
+    fn set_interrupt_status(&mut self, requested: u8, in_service: u8) {
+        self.vmcs.write(f::GUEST_INTERRUPT_STATUS, u16::from(in_service) << 8 | u16::from(requested));
+    }
+
+    fn set_priority_threshold(&mut self, class: u8) {
+        self.vmcs.write(f::TPR_THRESHOLD, class.into());
+    }
+
+    fn takes_interrupts(&self, ends: bool) -> bool {
+        self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_IF != 0
+            && (ends || self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW == 0)
+    }
+
+    fn blocks_nmis(&self) -> bool {
+        self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_NMI != 0
+    }
+
+    fn ask_for_window(&mut self, wanted: bool) {
+        if wanted != self.window {
+            let controls = self.vmcs.read(f::PROC_CONTROLS);
+            self.vmcs.write(f::PROC_CONTROLS, controls & !INTERRUPT_WINDOW | if wanted { INTERRUPT_WINDOW } else { 0 });
+            self.window = wanted;
+        }
+    }
+
+    fn halt(&mut self) {
+        self.set_watchdog(false);
+        self.vmcs.write(f::GUEST_ACTIVITY, HALTED);
+    }
+
+    fn wake(&mut self) {
+        self.set_watchdog(true);
+        self.vmcs.write(f::GUEST_ACTIVITY, ACTIVE);
+    }
+
+    fn kick(&mut self, apic_id: u32) {
+        self.local_apic.interrupt(apic_id, self.kick_vector);
+    }
+
+    fn end_of_interrupt(&mut self) {
+        self.local_apic.end_of_interrupt();
+    }
+
+    fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
+        self.local_apic.arm_timer(TIMER_VECTOR, deadline_tsc);
+    }
+
+    fn start_up(&mut self, vector: u8) {
+        self.long_mode = false;
+        guest_state::write_real_mode(&mut self.vmcs, vector);
+        self.set(State::Cr0, guest_state::REAL_MODE_CR0);
+        self.set(State::Cr4, 0);
+        let _ = self.set_profile(Profile::Minimal);
+        self.vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, 0);
+        self.set_watchdog(true);
+        self.flush_translations(None);
+    }
+
+    fn enter_long_mode(&mut self) {
+        self.long_mode = true;
+        let efer = self.vmcs.read(f::GUEST_IA32_EFER);
+        self.vmcs.write(f::GUEST_IA32_EFER, efer | EFER_LMA);
+        let controls = self.vmcs.read(f::ENTRY_CONTROLS);
+        self.vmcs.write(f::ENTRY_CONTROLS, controls | IA_32E_MODE_GUEST);
+    }
+
     fn set_profile(&mut self, profile: Profile) -> Controls {
-        let fields = self.control_fields(profile);
+        let mut fields = self.control_fields(profile);
+        if !self.long_mode {
+            fields.entry &= !IA_32E_MODE_GUEST;
+        }
+        if self.window {
+            fields.proc |= INTERRUPT_WINDOW;
+        }
         let (cr0, cr4) = (self.get(State::Cr0), self.get(State::Cr4));
         let vmcs = &mut self.vmcs;
         vmcs.write(f::PIN_CONTROLS, fields.pin);
@@ -292,7 +387,17 @@ impl Backend for Vmx {
         (self.cr0_mask, self.cr4_mask) = (fields.cr0_mask, fields.cr4_mask);
         self.set(State::Cr0, cr0);
         self.set(State::Cr4, cr4);
-        bitmaps::fill_msr_bitmaps(self.msr_bitmaps, profile);
+        self.virtualized_apic = fields.virtualized_apic();
+        if self.virtualized_apic.priority {
+            self.vmcs.write(f::TPR_THRESHOLD, 0);
+        }
+        if self.virtualized_apic.delivery {
+            for bitmap in [f::EOI_EXIT_BITMAP_0, f::EOI_EXIT_BITMAP_1, f::EOI_EXIT_BITMAP_2, f::EOI_EXIT_BITMAP_3] {
+                self.vmcs.write(bitmap, 0);
+            }
+            self.vmcs.write(f::GUEST_INTERRUPT_STATUS, 0);
+        }
+        bitmaps::fill_msr_bitmaps(self.msr_bitmaps, profile, self.virtualized_apic);
         self.controls(profile)
     }
 

@@ -4,7 +4,9 @@
 
 use core::fmt;
 
-use super::controls::{ENTRY_REQUIRED, EXIT_REQUIRED, NamedBit, PIN_REQUIRED, PROC_REQUIRED, PROC2_REQUIRED};
+use super::controls::{
+    ENTRY_REQUIRED, EXIT_REQUIRED, NamedBit, PIN_REQUIRED, PROC_REQUIRED, PROC2_REQUIRED, UNRESTRICTED_GUEST,
+};
 
 /// IA32_FEATURE_CONTROL.
 pub const IA32_FEATURE_CONTROL: u32 = 0x3a;
@@ -189,6 +191,11 @@ impl Capabilities {
             Some((_, name)) => Err(Refusal::NoEptFeature(name)),
             None => Ok(()),
         }
+    }
+
+    /// A guest may run in real mode.
+    pub const fn has_unrestricted_guest(&self) -> bool {
+        self.proc2.may & UNRESTRICTED_GUEST != 0
     }
 
     /// EPT can map 2 MiB pages.

@@ -2,9 +2,12 @@
 //! and what this processor makes of it.
 
 use tollgate_abi::exit_reason::{Controls, Feature};
-use tollgate_abi::profile::Profile;
+use tollgate_abi::profile::{
+    APIC_PROC2, APIC_REGISTERS, CR8_EXITING, INTERRUPT_DELIVERY, Profile, TPR_SHADOW, X2APIC_MODE,
+};
 
 use super::capability::Capabilities;
+use crate::exit::VirtualizedApic;
 
 /// A control bit with the SDM's name.
 #[derive(Clone, Copy, Debug)]
@@ -42,10 +45,14 @@ pub const ENTRY_REQUIRED: &[NamedBit] =
     &[named(2, "load debug controls"), named(9, "IA-32e mode guest"), named(15, "load IA32_EFER on entry")];
 
 /// Pin-based control: the watchdog's.
-const PREEMPTION_TIMER: u32 = 1 << 6;
+pub const PREEMPTION_TIMER: u32 = 1 << 6;
 const USE_VPID: u32 = 1 << 5;
 /// Secondary controls that offer an instruction to the guest instead of intercepting one.
 const ENABLE_RDTSCP: u32 = 1 << 3;
+/// Secondary control: a guest may run in real mode, and in protected mode without paging.
+pub const UNRESTRICTED_GUEST: u32 = 1 << 7;
+/// Primary control that is set while an interrupt waits: interrupt-window exiting.
+pub const INTERRUPT_WINDOW: u32 = 1 << 2;
 
 /// The control fields of one profile on one processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +74,17 @@ fn bits(required: &[NamedBit]) -> u32 {
 
 impl ControlFields {
     /// Settles a profile's wishes with what the processor allows.
-    pub fn new(capabilities: &Capabilities, profile: Profile, watchdog: bool) -> Self {
-        let wanted = profile.intercepts();
+    pub fn new(capabilities: &Capabilities, profile: Profile, watchdog: bool, unrestricted: bool) -> Self {
+        let mut wanted = profile.intercepts();
         let vpid = if capabilities.has_vpid() { USE_VPID } else { 0 };
+        // The processor's own TPR is never the guest's: where there is no shadow of it, or none that MSRs see, CR8 exits.
+        if capabilities.proc.may & TPR_SHADOW == 0 || capabilities.proc2.may & X2APIC_MODE == 0 {
+            wanted.proc = wanted.proc & !TPR_SHADOW | CR8_EXITING;
+            wanted.proc2 &= !APIC_PROC2;
+        }
+        if unrestricted {
+            wanted.proc2 |= UNRESTRICTED_GUEST;
+        }
         Self {
             pin: capabilities.pin.settle(bits(PIN_REQUIRED) | if watchdog { PREEMPTION_TIMER } else { 0 }),
             proc: capabilities.proc.settle(bits(PROC_REQUIRED) | wanted.proc),
@@ -82,12 +97,22 @@ impl ControlFields {
         }
     }
 
-    /// What they mean for the question which exits can happen.
+    /// What of the local APIC they leave to the processor.
+    pub const fn virtualized_apic(&self) -> VirtualizedApic {
+        let priority = self.proc & TPR_SHADOW != 0;
+        VirtualizedApic {
+            priority,
+            registers: priority && self.proc2 & APIC_REGISTERS != 0,
+            delivery: priority && self.proc2 & INTERRUPT_DELIVERY != 0,
+        }
+    }
+
+    /// What they mean for the question which exits can happen. The monitor asks for an interrupt window when it needs one.
     pub fn in_force(&self, capabilities: &Capabilities, has_xsave: bool) -> Controls {
         let feature = |present: bool, feature: Feature| u16::from(present) << feature as u8;
         Controls {
             pin: self.pin,
-            proc: self.proc,
+            proc: self.proc | INTERRUPT_WINDOW,
             proc2: self.proc2,
             proc3: 0,
             exception_bitmap: self.exception_bitmap,
@@ -114,7 +139,7 @@ mod tests {
         for (name, ..) in MODELS {
             let capabilities = model(name);
             for profile in Profile::ALL.into_iter().filter(|_| capabilities.check().is_ok()) {
-                let fields = ControlFields::new(&capabilities, profile, true);
+                let fields = ControlFields::new(&capabilities, profile, true, false);
                 for (field, allowed, required) in [
                     (fields.pin, capabilities.pin, PIN_REQUIRED),
                     (fields.proc, capabilities.proc, PROC_REQUIRED),
@@ -133,7 +158,7 @@ mod tests {
     fn profiles_enable_what_the_processor_has() {
         let enabled = |name, profile, reason| {
             let capabilities = model(name);
-            ControlFields::new(&capabilities, profile, false).in_force(&capabilities, true).enable(reason)
+            ControlFields::new(&capabilities, profile, false, false).in_force(&capabilities, true).enable(reason)
         };
         assert!(!enabled("tigerlake", Profile::Minimal, ExitReason::RDTSC));
         assert!(enabled("tigerlake", Profile::Full, ExitReason::RDTSC));
@@ -142,5 +167,18 @@ mod tests {
         assert!(!enabled("corei5_lynnfield_750", Profile::Full, ExitReason::RDSEED));
         assert!(!enabled("tigerlake", Profile::Full, ExitReason::PREEMPTION_TIMER));
         assert!(!enabled("tigerlake", Profile::Full, ExitReason::MONITOR_TRAP_FLAG));
+        assert!(enabled("tigerlake", Profile::VirtualApic, ExitReason::VIRTUALIZED_EOI));
+        assert!(enabled("corei3_cnl", Profile::VirtualApic, ExitReason::TPR_BELOW_THRESHOLD));
+        assert!(!enabled("corei3_cnl", Profile::VirtualApic, ExitReason::VIRTUALIZED_EOI));
+    }
+
+    #[test]
+    fn the_processors_own_tpr_is_never_the_guests() {
+        let mut capabilities = model("tigerlake");
+        let fields = |capabilities| ControlFields::new(&capabilities, Profile::VirtualApic, false, false);
+        assert_eq!(fields(capabilities).proc & CR8_EXITING, 0);
+        capabilities.proc2.may &= !X2APIC_MODE;
+        assert_eq!(fields(capabilities).proc & (CR8_EXITING | TPR_SHADOW), CR8_EXITING);
+        assert_eq!(fields(capabilities).virtualized_apic(), VirtualizedApic::default());
     }
 }

@@ -111,6 +111,9 @@ fields! {
         VM_FUNCTION_CONTROLS            0x2018 u64;
         EPT_POINTER                     0x201a u64;
         EOI_EXIT_BITMAP_0               0x201c u64;
+        EOI_EXIT_BITMAP_1               0x201e u64;
+        EOI_EXIT_BITMAP_2               0x2020 u64;
+        EOI_EXIT_BITMAP_3               0x2022 u64;
         EPTP_LIST_ADDRESS               0x2024 u64;
         XSS_EXITING_BITMAP              0x202c u64;
         ENCLS_EXITING_BITMAP            0x202e u64;

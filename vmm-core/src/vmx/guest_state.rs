@@ -25,6 +25,13 @@ const DATA: u32 = 0xc093;
 /// Present, busy 64-bit TSS.
 const BUSY_TSS: u32 = 0x8b;
 const UNUSABLE: u32 = 1 << 16;
+/// Real mode: the same types without L, D/B and G; an LDT; 64 KiB.
+const REAL_MODE_CODE: u32 = 0x9b;
+const REAL_MODE_DATA: u32 = 0x93;
+const LDT: u32 = 0x82;
+const REAL_MODE_LIMIT: u32 = 0xffff;
+/// CD NW ET.
+pub const REAL_MODE_CR0: u64 = 0x6000_0010;
 
 /// Writes the guest-state area, except for CR0 and CR4, whose masks and shadows are the backend's.
 pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {
@@ -47,7 +54,23 @@ pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {
     vmcs.write(VMCS_LINK_POINTER, u64::MAX);
 }
 
-fn segments(vmcs: &mut CurrentVmcs) {
+/// The state behind INIT and a start-up IPI: real mode at the page whose number is `vector` (SDM 3A 10.1.1, table 10-1).
+/// CR0 and CR4 are the backend's here, too: [`REAL_MODE_CR0`] and 0.
+pub fn write_real_mode(vmcs: &mut CurrentVmcs, vector: u8) {
+    write(vmcs, 0, 0);
+    vmcs.write(GUEST_IA32_EFER, 0);
+    all_segments(vmcs, 0, REAL_MODE_LIMIT, REAL_MODE_DATA);
+    vmcs.write(GUEST_CS_SELECTOR, u16::from(vector) << 8);
+    vmcs.write(GUEST_CS_BASE, u64::from(vector) << 12);
+    vmcs.write(GUEST_CS_RIGHTS, REAL_MODE_CODE);
+    for limit in [GUEST_GDTR_LIMIT, GUEST_IDTR_LIMIT, GUEST_LDTR_LIMIT, GUEST_TR_LIMIT] {
+        vmcs.write(limit, REAL_MODE_LIMIT);
+    }
+    vmcs.write(GUEST_LDTR_RIGHTS, LDT);
+    vmcs.write(GUEST_TR_SELECTOR, 0);
+}
+
+fn all_segments(vmcs: &mut CurrentVmcs, number: u16, bytes_less_one: u32, access: u32) {
     for (selector, base, limit, rights) in [
         (GUEST_ES_SELECTOR, GUEST_ES_BASE, GUEST_ES_LIMIT, GUEST_ES_RIGHTS),
         (GUEST_CS_SELECTOR, GUEST_CS_BASE, GUEST_CS_LIMIT, GUEST_CS_RIGHTS),
@@ -56,11 +79,15 @@ fn segments(vmcs: &mut CurrentVmcs) {
         (GUEST_FS_SELECTOR, GUEST_FS_BASE, GUEST_FS_LIMIT, GUEST_FS_RIGHTS),
         (GUEST_GS_SELECTOR, GUEST_GS_BASE, GUEST_GS_LIMIT, GUEST_GS_RIGHTS),
     ] {
-        vmcs.write(selector, DATA_SELECTOR);
+        vmcs.write(selector, number);
         vmcs.write(base, 0);
-        vmcs.write(limit, u32::MAX);
-        vmcs.write(rights, DATA);
+        vmcs.write(limit, bytes_less_one);
+        vmcs.write(rights, access);
     }
+}
+
+fn segments(vmcs: &mut CurrentVmcs) {
+    all_segments(vmcs, DATA_SELECTOR, u32::MAX, DATA);
     vmcs.write(GUEST_CS_SELECTOR, CODE_SELECTOR);
     vmcs.write(GUEST_CS_RIGHTS, CODE_64);
     vmcs.write(GUEST_LDTR_SELECTOR, 0);

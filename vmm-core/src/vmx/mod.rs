@@ -16,21 +16,25 @@ pub mod field;
 pub mod guest_state;
 pub mod host_state;
 pub mod instructions;
-pub mod other_cpu;
 pub mod qualification;
 pub mod registers;
 pub mod scenario;
 mod scenario_hardware;
 
 use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::profile::Profile;
+use tollgate_abi::profile::{Profile, TPR_SHADOW};
 
 use self::capability::Capabilities;
 use self::controls::ControlFields;
 use self::ept::{Ept, Table};
 use self::field as f;
 use self::instructions::CurrentVmcs;
-use crate::exit::{Backend, GuestRegisters, State};
+use crate::exit::{Backend, GuestRegisters, State, VirtualizedApic};
+use crate::handlers::apic::KICK_VECTOR;
+use crate::local_apic::LocalApic;
+
+/// CR0.PE and PG.
+const CR0_PAGING: u64 = 1 << 31 | 1;
 
 /// What one vCPU needs besides its VMCS.
 #[derive(Debug)]
@@ -50,6 +54,18 @@ pub struct Vmx {
     cr0_mask: u64,
     cr4_mask: u64,
     launched: bool,
+    /// CR0 bits that VMX operation demands: with an unrestricted guest neither PE nor PG.
+    cr0_forced: u64,
+    unrestricted: bool,
+    /// The guest is in IA-32e mode.
+    long_mode: bool,
+    /// Interrupt-window exiting is set.
+    window: bool,
+    virtualized_apic: VirtualizedApic,
+    /// The processor's own APIC.
+    local_apic: LocalApic,
+    /// The vector with which this vCPU interrupts the others' processors.
+    kick_vector: u8,
 }
 
 /// The parts from which [`Vmx::new`] makes a backend.
@@ -66,6 +82,9 @@ pub struct Parts {
     pub has_xsave: bool,
     /// Width of a physical address.
     pub physical_bits: u32,
+    pub local_apic: LocalApic,
+    /// The number of the vCPU. Those after the first start in real mode.
+    pub vcpu: usize,
 }
 
 /// Pages that the processor reads: host-physical addresses.
@@ -75,6 +94,7 @@ pub struct SharedPages {
     pub io_bitmap_a: u64,
     pub io_bitmap_b: u64,
     pub msr_bitmaps: u64,
+    pub virtual_apic: u64,
 }
 
 impl Vmx {
@@ -87,8 +107,9 @@ impl Vmx {
         boot_info_gpa: u64,
         page_tables_gpa: u64,
     ) -> (Self, GuestRegisters) {
-        let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave, physical_bits } =
-            parts;
+        let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave, .. } = parts;
+        let Parts { physical_bits, local_apic, vcpu, .. } = parts;
+        let unrestricted = vcpu > 0;
         // The timer has 32 bits and counts TSC ticks divided by a power of two.
         let timer = u32::try_from(watchdog_ticks >> capabilities.preemption_timer_shift()).unwrap_or(u32::MAX);
         let watchdog = timer > 0 && capabilities.pin.may >> 6 & 1 != 0;
@@ -107,11 +128,22 @@ impl Vmx {
             cr0_mask: u64::MAX,
             cr4_mask: u64::MAX,
             launched: false,
+            cr0_forced: capabilities.cr0_fixed0 & if unrestricted { !CR0_PAGING } else { u64::MAX },
+            unrestricted,
+            long_mode: true,
+            window: false,
+            virtualized_apic: VirtualizedApic::default(),
+            local_apic,
+            kick_vector: KICK_VECTOR + vcpu as u8,
         };
         let vmcs = &mut vmx.vmcs;
         vmcs.write(f::IO_BITMAP_A, pages.io_bitmap_a);
         vmcs.write(f::IO_BITMAP_B, pages.io_bitmap_b);
         vmcs.write(f::MSR_BITMAPS, pages.msr_bitmaps);
+        if capabilities.proc.may & TPR_SHADOW != 0 {
+            vmcs.write(f::VIRTUAL_APIC_ADDRESS, pages.virtual_apic);
+            vmcs.write(f::TPR_THRESHOLD, 0);
+        }
         vmcs.write(f::EPT_POINTER, vmx.ept.pointer());
         if vpid != 0 {
             vmcs.write(f::VPID, vpid);
@@ -143,7 +175,7 @@ impl Vmx {
 
     /// The control fields of a profile on this processor.
     pub fn control_fields(&self, profile: Profile) -> ControlFields {
-        ControlFields::new(&self.capabilities, profile, self.watchdog)
+        ControlFields::new(&self.capabilities, profile, self.watchdog, self.unrestricted)
     }
 
     /// Which exits a profile's controls can produce.

@@ -13,8 +13,8 @@ use super::Vmx;
 use super::ept::Table;
 use super::field::{self as f, *};
 use super::guest_state;
-use super::other_cpu;
 use super::scenario_hardware as hardware;
+use crate::board::{Board, Signal};
 use crate::exit::{Backend, GuestRegisters, State};
 use crate::memory::GuestMemory;
 
@@ -53,6 +53,7 @@ struct Frame<'a> {
     vmx: &'a mut Vmx,
     memory: &'a mut GuestMemory,
     pages: &'a mut Pages,
+    board: &'a Board,
     registers: GuestRegisters,
 }
 
@@ -68,7 +69,6 @@ const fn row(name: &'static str, code: &'static [u8], set_up: fn(&mut Frame<'_>)
     Row { name, code, set_up, clean_up: |_| {} }
 }
 
-const STI_NOPS: &[u8] = &[0xfb, 0x90, 0x90, 0x90];
 const LOOP: &[u8] = &[0xeb, 0xfe];
 /// `mov eax, [rdi]`; `mov [rdi], eax`; the addresses are in RDI.
 const READ_RDI: &[u8] = &[0x8b, 0x07];
@@ -76,14 +76,7 @@ const WRITE_RDI: &[u8] = &[0x89, 0x07];
 
 /// The rows, by the names of [`tollgate_abi::scenario::TABLE`].
 const TABLE: &[Row] = &[
-    Row {
-        name: "external-interrupt",
-        code: STI_NOPS,
-        set_up: |_| hardware::send_interrupt_to_self(),
-        clean_up: |_| hardware::end_of_interrupt(),
-    },
     row("triple-fault-exit", &[0x0f, 0x0b], |_| {}),
-    row("interrupt-window", STI_NOPS, |frame| frame.proc(1 << 2, 0)),
     row("nmi-window", LOOP, |frame| {
         frame.pin(1 << 5);
         frame.proc(1 << 22, 0);
@@ -184,9 +177,9 @@ const TABLE: &[Row] = &[
     },
     row("start-up-ipi", LOOP, |frame| {
         frame.vmx.vmcs.write(GUEST_ACTIVITY, WAIT_FOR_SIPI);
-        other_cpu::ask(other_cpu::Signal::StartUp);
+        frame.board.ask(Signal::StartUp);
     }),
-    row("init-signal", LOOP, |_| other_cpu::ask(other_cpu::Signal::Init)),
+    row("init-signal", LOOP, |frame| frame.board.ask(Signal::Init)),
 ];
 
 /// Activity state (SDM 3C 25.4.2).
@@ -223,11 +216,17 @@ impl Vmx {
 
     /// Stages a scenario: what is left is to enter the guest with these registers.
     #[inline(never)]
-    pub fn stage(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages) -> GuestRegisters {
+    pub fn stage(
+        &mut self,
+        scenario: &Scenario,
+        memory: &mut GuestMemory,
+        pages: &mut Pages,
+        board: &Board,
+    ) -> GuestRegisters {
         let Some(row) = TABLE.iter().find(|row| row.name == scenario.name) else {
             unreachable!("scenario {} has no row", scenario.name)
         };
-        let mut frame = Frame { vmx: self, memory, pages, registers: GuestRegisters::default() };
+        let mut frame = Frame { vmx: self, memory, pages, board, registers: GuestRegisters::default() };
         frame.reset();
         let loaded =
             frame.memory.write(CODE, row.code).and_then(|()| frame.memory.write(CODE + row.code.len() as u64, LOOP));
@@ -238,9 +237,9 @@ impl Vmx {
 
     /// Undoes what the next frame would not overwrite.
     #[inline(never)]
-    pub fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages) {
+    pub fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages, board: &Board) {
         if let Some(row) = TABLE.iter().find(|row| row.name == scenario.name) {
-            (row.clean_up)(&mut Frame { vmx: self, memory, pages, registers: GuestRegisters::default() });
+            (row.clean_up)(&mut Frame { vmx: self, memory, pages, board, registers: GuestRegisters::default() });
         }
     }
 }

@@ -6,7 +6,7 @@ use tollgate_abi::machine::*;
 use vmm_core::memory::{BadAddress, GuestMemory};
 
 /// Where guest-physical 0 is: above the monitor and its heap, and a multiple of 2 MiB for large pages.
-const GUEST_HPA: u64 = 4 << 20;
+const GUEST_HPA: u64 = 8 << 20;
 
 /// Bytes of memory that the machine must have.
 pub(crate) const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
@@ -26,16 +26,21 @@ pub(crate) fn directory() -> Result<Directory<'static>, LoadError> {
 /// Takes the guest's memory, zeroed, and loads the guest: segments, page tables, boot information.
 ///
 /// The caller has checked that the machine has [`NEEDED_BYTES`].
-pub(crate) fn load(directory: &Directory<'_>) -> Result<GuestMemory, BadAddress> {
+pub(crate) fn load(directory: &Directory<'_>, vcpus: usize) -> Result<GuestMemory, BadAddress> {
     // SAFETY: the region lies in RAM, by the caller's check, and above everything that the monitor uses (link.ld, heap).
     let mut memory = unsafe { GuestMemory::new(GUEST_HPA as *mut u8, GUEST_BYTES) };
     memory.zero(0, GUEST_BYTES)?;
     for segment in directory.segments() {
-        let start = segment.image_offset as usize;
-        memory.write(segment.gpa, &rom()[start..start + segment.file_bytes as usize])?;
+        let stored = &rom()[segment.image_offset as usize..][..segment.packed_bytes as usize];
+        if segment.is_packed() {
+            let unpacked = lz4_flex::block::decompress(stored, segment.file_bytes as usize);
+            memory.write(segment.gpa, &unpacked.map_err(|_| BadAddress(segment.gpa))?)?;
+        } else {
+            memory.write(segment.gpa, stored)?;
+        }
     }
     page_tables(&mut memory)?;
-    boot_info(&mut memory, directory.options)?;
+    boot_info(&mut memory, directory.options, vcpus)?;
     Ok(memory)
 }
 
@@ -51,8 +56,8 @@ fn page_tables(memory: &mut GuestMemory) -> Result<(), BadAddress> {
     (0..4 * 512).try_for_each(|page| memory.write_u64(directories + 8 * page, page << 21 | LARGE_PAGE))
 }
 
-fn boot_info(memory: &mut GuestMemory, options: &str) -> Result<(), BadAddress> {
-    let words = [BOOT_INFO_MAGIC, RAM_BYTES, RAM_BYTES, FRESH_BYTES, 1, options.len() as u64];
+fn boot_info(memory: &mut GuestMemory, options: &str, vcpus: usize) -> Result<(), BadAddress> {
+    let words = [BOOT_INFO_MAGIC, RAM_BYTES, RAM_BYTES, FRESH_BYTES, vcpus as u64, options.len() as u64];
     for (gpa, word) in (BOOT_INFO_GPA..).step_by(8).zip(words) {
         memory.write_u64(gpa, word)?;
     }

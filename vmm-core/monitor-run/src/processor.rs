@@ -24,6 +24,14 @@ pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     if cpuid(1, 0).ecx & CPUID_1_ECX_VMX == 0 {
         return Err(Refusal::NoVmx);
     }
+    allow_vmx()?;
+    // SAFETY: processors with VMX have the capability MSRs that `read` asks for, each under its own condition.
+    let capabilities = Capabilities::read(|msr| unsafe { Msr::new(msr).read() });
+    capabilities.check().map(|()| capabilities)
+}
+
+/// Lets this processor enter VMX operation. Each has the MSR that says so for itself.
+pub(crate) fn allow_vmx() -> Result<(), Refusal> {
     let mut control = Msr::new(IA32_FEATURE_CONTROL);
     // SAFETY: processors with VMX have the MSR; the value written only sets its lock and VMX bits while it is unlocked.
     unsafe {
@@ -31,9 +39,7 @@ pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
             control.write(value);
         }
     }
-    // SAFETY: processors with VMX have the capability MSRs that `read` asks for, each under its own condition.
-    let capabilities = Capabilities::read(|msr| unsafe { Msr::new(msr).read() });
-    capabilities.check().map(|()| capabilities)
+    Ok(())
 }
 
 /// Whether the guest sees XSAVE.

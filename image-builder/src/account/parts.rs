@@ -1,0 +1,144 @@
+//! What the exits of a reason divide into, by key and by variant: joined over vCPUs, and checked against the rows that
+//! they are parts of.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use tollgate_abi::command_line::Options;
+use tollgate_abi::key::{KINDS, VARIANTS};
+
+use crate::log::{ExitRow, KeyRow, Log, VariantRow};
+
+/// Keys by reason, the most frequent first and the others last.
+pub(super) fn keys(log: &Log) -> BTreeMap<u16, Vec<KeyRow>> {
+    let mut joined: BTreeMap<u16, BTreeMap<Option<u64>, KeyRow>> = BTreeMap::new();
+    for (&(_, number), rows) in &log.keys {
+        let of_reason = joined.entry(number).or_default();
+        for row in rows {
+            let known = of_reason.entry(row.key).or_insert_with(|| KeyRow { count: 0, cycles: 0, ..row.clone() });
+            join([&mut known.count, &mut known.cycles, &mut known.min, &mut known.max], Figures::from(row));
+        }
+    }
+    let sorted = |rows: BTreeMap<Option<u64>, KeyRow>| {
+        let mut rows: Vec<KeyRow> = rows.into_values().collect();
+        rows.sort_by_key(|row| (row.key.is_none(), Reverse(row.count), row.key));
+        rows
+    };
+    joined.into_iter().map(|(number, rows)| (number, sorted(rows))).collect()
+}
+
+/// Variants by reason, in the order of their table.
+pub(super) fn variants(log: &Log) -> BTreeMap<u16, Vec<VariantRow>> {
+    let mut joined: BTreeMap<u16, BTreeMap<&str, VariantRow>> = BTreeMap::new();
+    for (&(_, number), rows) in &log.variants {
+        let of_reason = joined.entry(number).or_default();
+        for row in rows {
+            let known = of_reason.entry(&row.name).or_insert_with(|| VariantRow { count: 0, cycles: 0, ..row.clone() });
+            join([&mut known.count, &mut known.cycles, &mut known.min, &mut known.max], Figures::from(row));
+        }
+    }
+    let sorted = |number: u16, rows: BTreeMap<&str, VariantRow>| {
+        let position = |row: &VariantRow| VARIANTS.iter().position(|&(of, name)| of.0 == number && name == row.name);
+        let mut rows: Vec<VariantRow> = rows.into_values().collect();
+        rows.sort_by_key(|row| position(row).unwrap_or(VARIANTS.len()));
+        rows
+    };
+    joined.into_iter().map(|(number, rows)| (number, sorted(number, rows))).collect()
+}
+
+/// What a part and its row both have.
+#[derive(Clone, Copy)]
+struct Figures {
+    count: u64,
+    cycles: u64,
+    min: u64,
+    max: u64,
+}
+
+macro_rules! figures_from {
+    ($($row:ident)*) => {
+        $(impl From<&$row> for Figures {
+            fn from(&$row { count, cycles, min, max, .. }: &$row) -> Self {
+                Self { count, cycles, min, max }
+            }
+        })*
+    };
+}
+
+figures_from! { KeyRow VariantRow ExitRow }
+
+/// Adds one vCPU's figures to what is known. What has no exits has no extremes.
+fn join([count, cycles, min, max]: [&mut u64; 4], more: Figures) {
+    if more.count > 0 {
+        *min = if *count == 0 { more.min } else { more.min.min(*min) };
+        *max = if *count == 0 { more.max } else { more.max.max(*max) };
+    }
+    *count = count.saturating_add(more.count);
+    *cycles = cycles.saturating_add(more.cycles);
+}
+
+/// Keys and variants against the rows that they are parts of.
+pub(super) fn check(log: &Log, found: &mut Vec<String>) {
+    if Options::parse(&log.header.options).is_ok_and(|options| options.keys) {
+        check_keys(log, found);
+    }
+    let nothing = ExitRow::default();
+    for (&(vcpu, number), parts) in &log.variants {
+        let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
+        let place = place(number, vcpu);
+        let (count, cycles) = sums(parts.iter().map(Figures::from));
+        if count > row.count || cycles > row.cycles {
+            let (all_exits, all_cycles) = (row.count, row.cycles);
+            found.push(format!(
+                "{place}: its variants have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
+            ));
+        }
+        let of_parts = parts.iter().filter_map(|part| contradiction(&part.name, Figures::from(part), row));
+        found.extend(of_parts.map(|problem| format!("{place}: {problem}")));
+    }
+}
+
+/// Every exit of a reason with keys has one, so that they sum to the row.
+fn check_keys(log: &Log, found: &mut Vec<String>) {
+    let has_keys = |&&(_, number): &&(u64, u16)| KINDS.iter().any(|(reason, _)| reason.0 == number);
+    let places: BTreeSet<&(u64, u16)> = log.exits.keys().filter(has_keys).chain(log.keys.keys()).collect();
+    let nothing = ExitRow::default();
+    for &(vcpu, number) in places {
+        let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
+        let parts = log.keys.get(&(vcpu, number)).map_or(&[][..], Vec::as_slice);
+        let place = place(number, vcpu);
+        let (count, cycles) = sums(parts.iter().map(Figures::from));
+        if (count, cycles) != (row.count, row.cycles) {
+            let (all_exits, all_cycles) = (row.count, row.cycles);
+            found.push(format!(
+                "{place}: its keys have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
+            ));
+        }
+        // Logs of earlier monitors have no extremes of keys.
+        let told = parts.iter().filter(|part| part.max > 0);
+        let of_parts = told.filter_map(|part| contradiction(&part.name, Figures::from(part), row));
+        found.extend(of_parts.map(|problem| format!("{place}: {problem}")));
+    }
+}
+
+fn place(number: u16, vcpu: u64) -> String {
+    format!("reason {number} {} on vCPU {vcpu}", super::build::row_name(number))
+}
+
+fn sums(parts: impl Iterator<Item = Figures>) -> (u64, u64) {
+    parts.fold((0, 0), |sum, part| (sum.0.saturating_add(part.count), sum.1.saturating_add(part.cycles)))
+}
+
+/// What in a part's figures can't be, given its row.
+fn contradiction(name: &str, part: Figures, row: &ExitRow) -> Option<String> {
+    let Figures { count, cycles, min, max } = part;
+    if count == 0 {
+        return (cycles > 0).then(|| format!("{name}: no exit took {cycles} cycles"));
+    }
+    let (least, most) = (u128::from(min) * u128::from(count), u128::from(max) * u128::from(count));
+    if !(least..=most).contains(&u128::from(cycles)) {
+        return Some(format!("{name}: {cycles} cycles are not {count} exits of {min} to {max} each"));
+    }
+    let within = row.count == 0 || row.min <= min && max <= row.max;
+    (!within).then(|| format!("{name}: {min} to {max} cycles, the row has {} to {}", row.min, row.max))
+}

@@ -1,0 +1,38 @@
+//! The predictions in a log against the table of workloads.
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::exit_reason::{EnabledBy, TABLE};
+use tollgate_abi::workload::{Ends, Workload};
+
+use crate::log::{Log, WorkloadRun};
+
+/// Every prediction of the monitor that the table does not make.
+pub(super) fn check(log: &Log, found: &mut Vec<String>) {
+    for run in log.workloads.iter().filter(|run| run.ended.is_some()) {
+        if let Some(workload) = Workload::by_name(&run.name).filter(|workload| workload.ends == Ends::Returns) {
+            check_workload(log, run, workload, found);
+        }
+    }
+}
+
+fn check_workload(log: &Log, run: &WorkloadRun, workload: &Workload, found: &mut Vec<String>) {
+    let logged = |reason: ExitReason| run.counts.get(&reason.0).and_then(|count| count.predicted).unwrap_or(0);
+    let bits = log.enabled.get(workload.profile.name());
+    let enabled = |reason: ExitReason| match bits {
+        Some(bits) => bits.checked_shr(reason.0.into()).is_some_and(|bits| bits & 1 != 0),
+        // Logs of earlier monitors tell what was enabled by what was predicted.
+        None => logged(reason) > 0 || reason.row().is_some_and(|row| row.enabled_by == EnabledBy::Always),
+    };
+    for row in TABLE {
+        let expected = workload.predict(row.reason, run.iterations, log.header.vcpus, enabled);
+        if expected != logged(row.reason) {
+            found.push(format!(
+                "workload {}, reason {} {}: the monitor predicted {}, the table of workloads {expected}",
+                run.name,
+                row.reason.0,
+                row.name,
+                logged(row.reason)
+            ));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Each vCPU by itself: its sums, its reasons, and what the emulator logged on the processor that it ran on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::build::row_name;
+use crate::audit::Audit;
+use crate::log::{ExitRow, Log};
+
+/// One vCPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VcpuAccount {
+    /// Its number.
+    pub vcpu: u64,
+    /// Exits.
+    pub exits: u64,
+    /// VM entries.
+    pub entries: u64,
+    /// TSC ticks spent on exits.
+    pub cycles: u64,
+    /// TSC ticks from the first entry to the last exit.
+    pub elapsed: u64,
+    /// Exits in the emulator's log of its processor; `null` without an audit.
+    pub audit_count: Option<u64>,
+    /// The reasons that the ledger or the emulator has on it, in ascending order.
+    pub reasons: Vec<VcpuReason>,
+}
+
+/// One reason on one vCPU.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VcpuReason {
+    /// The basic exit reason; one past the newest collects unknown numbers.
+    pub number: u16,
+    /// The SDM's name.
+    pub name: String,
+    /// Exits in the ledger.
+    pub count: u64,
+    /// TSC ticks of all of them.
+    pub cycles: u64,
+    /// The shortest.
+    pub min: u64,
+    /// The longest.
+    pub max: u64,
+    /// Exits in the emulator's log; `null` without an audit.
+    pub audit_count: Option<u64>,
+}
+
+/// Every vCPU that some book mentions.
+pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
+    let with_exits = log.exits.iter().filter(|(_, row)| row.count > 0).map(|(&place, _)| place);
+    let mut places: BTreeMap<u64, BTreeSet<u16>> = log.totals.keys().map(|&vcpu| (vcpu, BTreeSet::new())).collect();
+    for (vcpu, number) in with_exits.chain(audit.iter().flat_map(|audit| audit.places())) {
+        places.entry(vcpu).or_default().insert(number);
+    }
+    let one = |(vcpu, numbers): (u64, BTreeSet<u16>)| {
+        let total = log.totals.get(&vcpu).copied().unwrap_or_default();
+        VcpuAccount {
+            vcpu,
+            exits: total.exits,
+            entries: total.entries,
+            cycles: total.cycles,
+            elapsed: total.elapsed,
+            audit_count: audit.map(|audit| audit.total_on(vcpu)),
+            reasons: numbers.into_iter().map(|number| reason(log, audit, vcpu, number)).collect(),
+        }
+    };
+    places.into_iter().map(one).collect()
+}
+
+fn reason(log: &Log, audit: Option<&Audit>, vcpu: u64, number: u16) -> VcpuReason {
+    let nothing = ExitRow { name: row_name(number).to_owned(), ..ExitRow::default() };
+    let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
+    let audit_count = audit.map(|audit| audit.count_on(vcpu, number));
+    let (count, cycles, min, max) = (row.count, row.cycles, row.min, row.max);
+    VcpuReason { number, name: row.name.clone(), count, cycles, min, max, audit_count }
+}

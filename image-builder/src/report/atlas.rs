@@ -1,0 +1,56 @@
+//! The atlas: a row for each exit reason of the SDM, and below it one for each of its variants.
+
+use super::Sheet;
+use super::table::{average, book};
+use crate::account::{Account, AtlasRow};
+use crate::log::VariantRow;
+
+/// How many of the reasons an atlas has that it could have, and of the variants.
+pub(super) fn score(account: &Account) -> String {
+    let possible = account.atlas.iter().filter(|row| row.possible);
+    let variants = account.atlas.iter().flat_map(|row| &row.variants);
+    format!(
+        "atlas: {} of the {} reasons that this emulator can produce, {} of {} variants",
+        possible.clone().filter(|row| row.count > 0).count(),
+        possible.count(),
+        variants.clone().filter(|variant| variant.count > 0).count(),
+        variants.count()
+    )
+}
+
+pub(super) fn sheet(account: &Account) -> Sheet {
+    let mut sheet =
+        Sheet::new(&["no#", "exit reason", "exits#", "min#", "avg#", "max#", "audit#", "on", "how, or why not"]);
+    for row in &account.atlas {
+        sheet.row(reason_cells(row));
+        row.variants.iter().for_each(|variant| sheet.row(variant_cells(variant)));
+    }
+    sheet
+}
+
+fn reason_cells(row: &AtlasRow) -> Vec<String> {
+    let mut cells = vec![row.number.to_string(), row.name.clone()];
+    cells.extend(figures(row.count, row.cycles, row.min, row.max));
+    cells.push(if row.count > 0 { book(row.audit_count) } else { NOTHING.to_owned() });
+    cells.extend([row.platform.clone(), row.how.clone()]);
+    cells
+}
+
+fn variant_cells(row: &VariantRow) -> Vec<String> {
+    let mut cells = vec![String::new(), format!("  {}", row.name)];
+    cells.extend(figures(row.count, row.cycles, row.min, row.max));
+    let remark = if row.count > 0 { "" } else { "not produced" };
+    cells.extend(["", "", remark].map(str::to_owned));
+    cells
+}
+
+/// In place of figures of what was not produced.
+const NOTHING: &str = "-";
+
+/// Exits, and the shortest, average and longest of them.
+fn figures(count: u64, cycles: u64, min: u64, max: u64) -> [String; 4] {
+    if count == 0 {
+        return [NOTHING; 4].map(str::to_owned);
+    }
+    [count.to_string(), min.to_string(), average(cycles, count), max.to_string()]
+}

@@ -1,0 +1,54 @@
+//! The vCPUs of an account side by side: their sums, and how often each had each reason.
+
+use std::collections::BTreeMap;
+
+use super::Sheet;
+use super::table::{book, percent};
+use crate::account::{Account, VcpuAccount};
+
+/// vCPUs that a matrix has columns for; more than these go on in the next one.
+const ABREAST: usize = 8;
+
+/// What there is to say where several vCPUs ran.
+pub(super) fn sheets(account: &Account) -> Vec<Sheet> {
+    if account.per_vcpu.len() < 2 {
+        return Vec::new();
+    }
+    let mut sheets = vec![sums(account)];
+    let blocks = account.per_vcpu.chunks(ABREAST);
+    let last = blocks.len() - 1;
+    sheets.extend(blocks.enumerate().map(|(at, block)| matrix(account, block, at == last)));
+    sheets
+}
+
+fn sums(account: &Account) -> Sheet {
+    let mut sheet = Sheet::new(&["vCPU#", "exits#", "samples%#", "cycles#", "entries#", "audit#"]);
+    for vcpu in &account.per_vcpu {
+        sheet.row(vec![
+            vcpu.vcpu.to_string(),
+            vcpu.exits.to_string(),
+            percent(vcpu.exits, account.totals.exits),
+            vcpu.cycles.to_string(),
+            vcpu.entries.to_string(),
+            book(vcpu.audit_count),
+        ]);
+    }
+    sheet
+}
+
+/// Exits by reason and vCPU, and behind the last vCPU those of all.
+fn matrix(account: &Account, block: &[VcpuAccount], is_last: bool) -> Sheet {
+    let mut heading = vec!["no#".to_owned(), "exit reason".to_owned()];
+    heading.extend(block.iter().map(|vcpu| format!("vCPU {}#", vcpu.vcpu)));
+    heading.extend(is_last.then(|| "all#".to_owned()));
+    let mut sheet = Sheet::new(&heading);
+    let counts = |vcpu: &VcpuAccount| vcpu.reasons.iter().map(|reason| (reason.number, reason.count)).collect();
+    let columns: Vec<BTreeMap<u16, u64>> = block.iter().map(counts).collect();
+    for reason in account.reasons.iter().filter(|reason| reason.count > 0) {
+        let mut cells = vec![reason.number.to_string(), reason.name.clone()];
+        cells.extend(columns.iter().map(|counts| counts.get(&reason.number).copied().unwrap_or(0).to_string()));
+        cells.extend(is_last.then(|| reason.count.to_string()));
+        sheet.row(cells);
+    }
+    sheet
+}

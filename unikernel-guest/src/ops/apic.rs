@@ -1,0 +1,94 @@
+//! The local APIC, an x2APIC: its registers are MSRs ([`tollgate_abi::apic`]).
+#![expect(unsafe_code, reason = "executes RDMSR and WRMSR")]
+
+use core::arch::asm;
+
+use tollgate_abi::apic::{
+    CURRENT_COUNT, DELIVERY_FIXED, EOI, IA32_TSC_DEADLINE, ICR, LVT_TIMER, LVT_TSC_DEADLINE, SELF_IPI, TPR, command,
+};
+use tollgate_abi::exit_reason::ExitReason;
+
+use crate::runtime::book::book;
+use crate::runtime::intercepts::{apic_delivers, apic_reads, apic_shadows_priority, current};
+
+/// RDMSR of one of its registers.
+pub(crate) fn read(register: u32) -> u64 {
+    let by_processor = match register {
+        TPR => apic_shadows_priority(),
+        CURRENT_COUNT => false,
+        _ => apic_reads(),
+    };
+    if !by_processor && current().msr_exits(register) {
+        book(ExitReason::RDMSR);
+    }
+    let (low, high): (u64, u64);
+    // SAFETY: reading a register changes nothing; one that does not exist raises #GP, which ends the guest.
+    unsafe {
+        asm!("rdmsr", in("ecx") register, out("rax") low, out("rdx") high, options(nomem, nostack, preserves_flags));
+    }
+    high << 32 | low
+}
+
+/// WRMSR to one of its registers.
+///
+/// # Safety
+/// What it sends, or lets through, is what the code that runs can take.
+unsafe fn write(register: u32, value: u64) {
+    let by_processor = match register {
+        TPR => apic_shadows_priority(),
+        EOI | SELF_IPI => apic_delivers(),
+        _ => false,
+    };
+    if !by_processor && current().msr_exits(register) {
+        book(ExitReason::WRMSR);
+    }
+    // SAFETY: the caller says so. Not `nomem`: an interrupt's handler may come in between.
+    unsafe {
+        asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags));
+    }
+}
+
+/// Writes the task priority.
+pub(crate) fn set_priority(value: u64) {
+    // SAFETY: interrupts that it holds back stay pending.
+    unsafe { write(TPR, value) };
+}
+
+/// Sends this vCPU an interrupt.
+///
+/// # Safety
+/// The IDT has a handler for the vector.
+pub(crate) unsafe fn self_ipi(vector: u8) {
+    // SAFETY: the caller says so.
+    unsafe { write(SELF_IPI, vector.into()) };
+}
+
+/// Sends another vCPU an interrupt.
+///
+/// # Safety
+/// The IDT has a handler for the vector, and the other vCPU's code can be interrupted where it is.
+pub(crate) unsafe fn send(to: usize, vector: u8) {
+    // SAFETY: the caller says so.
+    unsafe { write(ICR, command(to as u32, DELIVERY_FIXED, vector)) };
+}
+
+/// Sends another vCPU INIT or a start-up IPI.
+///
+/// # Safety
+/// The other vCPU runs nothing, and the page of the vector holds code for it.
+pub(crate) unsafe fn start(to: usize, delivery: u64, vector: u8) {
+    // SAFETY: the caller says so.
+    unsafe { write(ICR, command(to as u32, delivery, vector)) };
+}
+
+/// Sets the timer to interrupt with `vector` at deadlines.
+pub(crate) fn set_up_timer(vector: u8) {
+    // SAFETY: no deadline is set; the vector is one of the IDT's.
+    unsafe { write(LVT_TIMER, u64::from(u32::from(vector) | LVT_TSC_DEADLINE)) };
+}
+
+/// Sets the timer's deadline.
+pub(crate) fn set_deadline(tsc: u64) {
+    // SAFETY: its interrupt has a handler.
+    unsafe { write(IA32_TSC_DEADLINE, tsc) };
+}

@@ -1,0 +1,123 @@
+//! What each vCPU has for itself, found through GS base, and the others it knows of.
+//!
+//! The assembly of `traps` and `recovery` reaches fields by their offsets, so that interrupts and exceptions need no
+//! register for it.
+#![expect(unsafe_code, reason = "GS base")]
+
+use core::arch::asm;
+use core::mem::offset_of;
+use core::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
+
+use tollgate_abi::exit_reason::ROWS;
+use tollgate_abi::machine::MOST_VCPUS;
+use tollgate_abi::profile::Profile;
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::GsBase;
+
+use super::recovery::Recovery;
+use super::segments::Tables;
+use super::threads::Thread;
+
+/// Vectors of the local APIC, from [`FIRST_APIC_VECTOR`] on, whose interrupts are counted one by one.
+pub(crate) const APIC_VECTORS: usize = 16;
+/// The first of them.
+pub(crate) const FIRST_APIC_VECTOR: u8 = 0x30;
+
+/// One vCPU.
+#[repr(C)]
+pub(crate) struct Cpu {
+    this: AtomicPtr<Cpu>,
+    /// The exception that is expected.
+    pub(crate) recovery: Recovery,
+    /// Interrupts so far.
+    pub(crate) interrupts: AtomicU64,
+    /// The vector of the last.
+    pub(crate) last_interrupt: AtomicU64,
+    /// By vector.
+    pub(crate) by_vector: [AtomicU64; APIC_VECTORS],
+    /// Exceptions that nobody expected.
+    pub(crate) unexpected: AtomicU64,
+    /// 1 where the EOI of an interrupt exits under the profile in force.
+    pub(crate) eoi_exits: AtomicU64,
+    /// Exits that this vCPU provoked, by ledger row.
+    pub(crate) tally: [AtomicU64; ROWS],
+    pub(crate) number: AtomicU32,
+    pub(crate) profile: AtomicU8,
+    pub(crate) errno: AtomicI32,
+    /// The next page of fresh memory that this vCPU has not touched.
+    pub(crate) next_fresh_gpa: AtomicU64,
+    /// What this vCPU's POST port gives back; at first, what an empty bus does.
+    pub(crate) last_post: AtomicU8,
+    pub(crate) tables: AtomicPtr<Tables>,
+    /// It has come up.
+    pub(crate) is_up: AtomicBool,
+    /// It has gone for good.
+    pub(crate) is_off_line: AtomicBool,
+    /// The futex that it sleeps on; 0 while it doesn't.
+    pub(crate) sleeps_on: AtomicUsize,
+    /// What it runs.
+    pub(crate) thread: Thread,
+}
+
+const _: () = assert!(offset_of!(Cpu, this) == 0);
+
+static CPUS: [Cpu; MOST_VCPUS] = [const {
+    Cpu {
+        this: AtomicPtr::new(core::ptr::null_mut()),
+        recovery: Recovery::none(),
+        interrupts: AtomicU64::new(0),
+        last_interrupt: AtomicU64::new(0),
+        by_vector: [const { AtomicU64::new(0) }; APIC_VECTORS],
+        unexpected: AtomicU64::new(0),
+        eoi_exits: AtomicU64::new(1),
+        tally: [const { AtomicU64::new(0) }; ROWS],
+        number: AtomicU32::new(0),
+        profile: AtomicU8::new(Profile::Minimal as u8),
+        errno: AtomicI32::new(0),
+        next_fresh_gpa: AtomicU64::new(0),
+        last_post: AtomicU8::new(0xff),
+        tables: AtomicPtr::new(core::ptr::null_mut()),
+        is_up: AtomicBool::new(false),
+        is_off_line: AtomicBool::new(false),
+        sleeps_on: AtomicUsize::new(0),
+        thread: Thread::idle(),
+    }
+}; MOST_VCPUS];
+
+/// The vCPU with this number.
+pub(crate) fn cpu(number: usize) -> &'static Cpu {
+    &CPUS[number]
+}
+
+/// Every vCPU that there could be, by number.
+pub(crate) fn all() -> &'static [Cpu] {
+    &CPUS
+}
+
+/// The vCPU that runs this.
+#[inline(always)]
+pub(crate) fn this() -> &'static Cpu {
+    let cpu: *const Cpu;
+    // SAFETY: GS base points at this vCPU's entry from `take_place` on, which comes first on each; its first field is its
+    // own address, and it is a static.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) cpu, options(pure, readonly, nostack, preserves_flags));
+        &*cpu
+    }
+}
+
+/// Its number.
+pub(crate) fn number() -> usize {
+    this().number.load(Relaxed) as usize
+}
+
+/// Makes this processor vCPU `number`, before anything asks [`this`]. In the minimal profile, in which IA32_GS_BASE is the
+/// guest's own.
+pub(crate) fn take_place(number: usize) {
+    let cpu = &CPUS[number];
+    cpu.this.store(core::ptr::from_ref(cpu).cast_mut(), Relaxed);
+    cpu.number.store(number as u32, Relaxed);
+    GsBase::write(VirtAddr::from_ptr(cpu));
+}

@@ -1,0 +1,223 @@
+//! Waiting for another vCPU: futexes, and what stands on them: semaphores, blocking.
+//!
+//! Who waits looks at the word for a while, in a loop that causes no exit, and halts only then, until the one who changes it
+//! wakes it by an interprocessor interrupt.
+#![expect(unsafe_code, reason = "defines hermit-abi symbols by name and follows callers' pointers")]
+
+use core::ptr;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+
+use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, Tid, sem_t, timespec};
+
+use super::process::refused;
+use super::traps::WORK_VECTOR;
+use super::{cpu, threads, time};
+use crate::ops::{apic, idle};
+
+/// Looks at a word before the vCPU halts: as PAUSE may exit, none is executed.
+const LOOKS: u32 = 1 << 24;
+
+/// Waits until the word is no longer `expected`, or somebody wakes those who wait on it.
+pub(super) fn wait(word: &AtomicU32, expected: u32) {
+    if (0..LOOKS).any(|_| word.load(Acquire) != expected) {
+        return;
+    }
+    let this = cpu::this();
+    this.sleeps_on.store(ptr::from_ref(word).addr(), SeqCst);
+    // Whoever changes the word looks afterwards who sleeps on it: one of the two sees the other. Interrupts are off, so
+    // that the wake-up stays pending until HLT.
+    while word.load(SeqCst) == expected && this.sleeps_on.load(SeqCst) != 0 {
+        idle::hlt_until_interrupt();
+    }
+    this.sleeps_on.store(0, SeqCst);
+}
+
+/// Wakes up to `count` vCPUs that sleep on the word; how many did.
+pub(super) fn wake(word: &AtomicU32, count: i32) -> i32 {
+    let address = ptr::from_ref(word).addr();
+    core::sync::atomic::fence(SeqCst);
+    let mut woken = 0;
+    for (number, other) in cpu::all().iter().enumerate().take(threads::vcpus()) {
+        if woken < count && other.sleeps_on.compare_exchange(address, 0, SeqCst, Relaxed).is_ok() {
+            // SAFETY: the vector has a handler, and the vCPU halts, or is about to.
+            unsafe { apic::send(number, WORK_VECTOR) };
+            woken += 1;
+        }
+    }
+    woken
+}
+
+/// Waits as [`wait`] does, until a time at the latest; false if that came first.
+fn wait_until(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> bool {
+    let Some(deadline_ns) = deadline_ns else {
+        wait(word, expected);
+        return true;
+    };
+    while word.load(Acquire) == expected {
+        if time::now_ns() >= deadline_ns {
+            return false;
+        }
+    }
+    true
+}
+
+/// The deadline that a caller asked for.
+///
+/// # Safety
+/// `limit` is null or can be read.
+unsafe fn deadline(limit: *const timespec, relative: bool) -> Result<Option<u64>, i32> {
+    // SAFETY: the caller says so.
+    let Some(limit) = (unsafe { limit.as_ref() }) else { return Ok(None) };
+    let Some(limit) = time::nanoseconds(limit) else { return Err(refused(EINVAL)) };
+    Ok(Some(if relative { time::now_ns().saturating_add(limit) } else { limit }))
+}
+
+/// # Safety
+/// `address` is null or can be read, and so is `timeout`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sys_futex_wait(address: *mut u32, expected: u32, timeout: *const timespec, flags: u32) -> i32 {
+    if address.is_null() || flags & !FUTEX_RELATIVE_TIMEOUT != 0 {
+        return refused(EINVAL);
+    }
+    // SAFETY: not null, so the caller says that it can be read; futexes are accessed atomically.
+    let word = unsafe { AtomicU32::from_ptr(address) };
+    if word.load(Acquire) != expected {
+        return refused(EAGAIN);
+    }
+    // SAFETY: the caller says so.
+    match unsafe { deadline(timeout, flags & FUTEX_RELATIVE_TIMEOUT != 0) } {
+        Err(refusal) => refusal,
+        Ok(deadline) if wait_until(word, expected, deadline) => 0,
+        Ok(_) => refused(ETIMEDOUT),
+    }
+}
+
+/// # Safety
+/// `address` is null or can be read.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sys_futex_wake(address: *mut u32, count: i32) -> i32 {
+    if address.is_null() || count < 0 {
+        return refused(EINVAL);
+    }
+    // SAFETY: as in `sys_futex_wait`.
+    wake(unsafe { AtomicU32::from_ptr(address) }, count)
+}
+
+/// A semaphore is the counter in the caller's `sem_t`.
+///
+/// # Safety
+/// `semaphore` is null or was initialized.
+unsafe fn counter<'a>(semaphore: *mut sem_t) -> Option<&'a AtomicUsize> {
+    // SAFETY: a `sem_t` is a pointer that nobody else looks into; the caller says that it is there.
+    (!semaphore.is_null()).then(|| unsafe { AtomicUsize::from_ptr(semaphore.cast()) })
+}
+
+/// The half of a counter that changes with every post and wait.
+fn low_half(counter: &AtomicUsize) -> &AtomicU32 {
+    // SAFETY: the first four bytes of eight, on a little-endian processor.
+    unsafe { AtomicU32::from_ptr(counter.as_ptr().cast()) }
+}
+
+/// # Safety
+/// `semaphore` is null or can be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sys_sem_init(semaphore: *mut sem_t, shared: i32, value: u32) -> i32 {
+    // SAFETY: the caller says so.
+    match unsafe { counter(semaphore) } {
+        Some(counter) if shared == 0 => {
+            counter.store(value as usize, SeqCst);
+            0
+        }
+        _ => refused(EINVAL),
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sys_sem_destroy(semaphore: *mut sem_t) -> i32 {
+    if semaphore.is_null() { refused(EINVAL) } else { 0 }
+}
+
+/// # Safety
+/// `semaphore` is null or was initialized.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sys_sem_post(semaphore: *mut sem_t) -> i32 {
+    // SAFETY: the caller says so.
+    let Some(counter) = (unsafe { counter(semaphore) }) else { return refused(EINVAL) };
+    let fits = |value: usize| (value < u32::MAX as usize).then_some(value + 1);
+    match counter.fetch_update(SeqCst, SeqCst, fits) {
+        Ok(_) => {
+            wake(low_half(counter), 1);
+            0
+        }
+        Err(_) => refused(EOVERFLOW),
+    }
+}
+
+/// # Safety
+/// `semaphore` is null or was initialized.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sys_sem_trywait(semaphore: *mut sem_t) -> i32 {
+    // SAFETY: the caller says so.
+    let Some(counter) = (unsafe { counter(semaphore) }) else { return refused(EINVAL) };
+    match counter.fetch_update(SeqCst, SeqCst, |value| value.checked_sub(1)) {
+        Ok(_) => 0,
+        Err(_) => refused(EAGAIN),
+    }
+}
+
+/// # Safety
+/// `semaphore` is null or was initialized; `limit` is null or can be read.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sys_sem_timedwait(semaphore: *mut sem_t, limit: *const timespec) -> i32 {
+    // SAFETY: the caller says so.
+    let Some(counter) = (unsafe { counter(semaphore) }) else { return refused(EINVAL) };
+    // SAFETY: likewise.
+    let deadline = match unsafe { deadline(limit, false) } {
+        Ok(deadline) => deadline,
+        Err(refusal) => return refusal,
+    };
+    loop {
+        // SAFETY: the same contract.
+        match unsafe { sys_sem_trywait(semaphore) } {
+            refusal if refusal == -EAGAIN && wait_until(low_half(counter), 0, deadline) => {}
+            refusal if refusal == -EAGAIN => return refused(ETIMEDOUT),
+            result => return result,
+        }
+    }
+}
+
+/// A thread that has blocked itself waits here.
+#[unsafe(no_mangle)]
+extern "C" fn sys_yield() {
+    let is_blocked = &cpu::this().thread.is_blocked;
+    while is_blocked.load(Acquire) != 0 {
+        wait(is_blocked, 1);
+    }
+}
+
+/// Takes effect at the next yield.
+#[unsafe(no_mangle)]
+extern "C" fn sys_block_current_task() {
+    cpu::this().thread.is_blocked.store(1, SeqCst);
+}
+
+/// Waits here: the time limit is this call's.
+#[unsafe(no_mangle)]
+extern "C" fn sys_block_current_task_with_timeout(milliseconds: u64) {
+    let is_blocked = &cpu::this().thread.is_blocked;
+    is_blocked.store(1, SeqCst);
+    let deadline = time::now_ns().saturating_add(milliseconds.saturating_mul(1_000_000));
+    wait_until(is_blocked, 1, Some(deadline));
+    is_blocked.store(0, SeqCst);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sys_wakeup_taskt(thread: Tid) {
+    if let Some(vcpu) = threads::of_tid(thread) {
+        let is_blocked = &cpu::cpu(vcpu).thread.is_blocked;
+        is_blocked.store(0, SeqCst);
+        wake(is_blocked, 1);
+    }
+}

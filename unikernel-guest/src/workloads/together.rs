@@ -1,0 +1,182 @@
+//! Several vCPUs at once: interprocessor interrupts, the leaves under load, threads.
+#![expect(unsafe_code, reason = "sends interrupts, shares words between vCPUs, calls hermit-abi")]
+
+use core::arch::asm;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+
+use tollgate_abi::exit_reason::ExitReason;
+use x86_64::VirtAddr;
+use x86_64::structures::DescriptorTablePointer;
+
+use super::expect::ensure;
+use super::{Outcome, Run};
+use crate::ops::descriptor_tables::lidt;
+use crate::ops::{apic, idle};
+use crate::runtime::account;
+use crate::runtime::book::book;
+use crate::runtime::intercepts::current;
+use crate::runtime::traps::{TEST_VECTOR, interrupts_of};
+use crate::runtime::{cpu, threads};
+
+/// The vCPU that interrupts are sent to.
+const TARGET: usize = 1;
+
+/// What sender and target tell each other.
+struct Exchange {
+    iterations: u64,
+    /// The target takes interrupts.
+    is_ready: AtomicU32,
+    /// How many it has taken.
+    taken: AtomicU64,
+}
+
+/// Runs `target` on another vCPU and sends it interrupts, each when the one before has been taken.
+fn send_to(target: threads::Entry, run: &Run) -> Outcome {
+    let exchange = Exchange { iterations: run.iterations, is_ready: AtomicU32::new(0), taken: AtomicU64::new(0) };
+    let given = threads::give(TARGET, current(), target, core::ptr::from_ref(&exchange).expose_provenance());
+    ensure!(given, "vCPU {TARGET} is busy");
+    while exchange.is_ready.load(Acquire) == 0 {}
+    for sent in 1..=run.iterations {
+        // SAFETY: the vector has a handler that counts.
+        unsafe { apic::send(TARGET, TEST_VECTOR) };
+        while exchange.taken.load(Acquire) < sent {}
+    }
+    threads::finish(TARGET);
+    let taken = exchange.taken.load(Acquire);
+    ensure!(taken == run.iterations, "{taken} interrupts were taken of {} that were sent", run.iterations);
+    Ok(())
+}
+
+fn exchange<'a>(argument: usize) -> &'a Exchange {
+    // SAFETY: `send_to` waits for this vCPU before it gives the exchange up.
+    unsafe { &*core::ptr::with_exposed_provenance(argument) }
+}
+
+extern "C" fn take_halted(argument: usize) {
+    let exchange = exchange(argument);
+    let before = interrupts_of(TEST_VECTOR);
+    exchange.is_ready.store(1, Release);
+    for _ in 0..exchange.iterations {
+        idle::hlt_until_interrupt();
+        exchange.taken.store(interrupts_of(TEST_VECTOR) - before, Release);
+    }
+}
+
+extern "C" fn take_running(argument: usize) {
+    let exchange = exchange(argument);
+    let before = interrupts_of(TEST_VECTOR);
+    idle::enable_interrupts();
+    exchange.is_ready.store(1, Release);
+    loop {
+        let taken = interrupts_of(TEST_VECTOR) - before;
+        exchange.taken.store(taken, Release);
+        if taken == exchange.iterations {
+            break;
+        }
+    }
+    idle::disable_interrupts();
+}
+
+pub(super) fn ipi_halted(run: &Run) -> Outcome {
+    send_to(take_halted, run)
+}
+
+pub(super) fn ipi_running(run: &Run) -> Outcome {
+    send_to(take_running, run)
+}
+
+/// The leaves while other vCPUs exit: each answer is bounded by what was answered before and after.
+pub(super) fn race(run: &Run) -> Outcome {
+    let vcpu = Some(cpu::number() as u16);
+    let own = || account::exits_on(ExitReason::CPUID, vcpu);
+    let all = || account::exits_on(ExitReason::CPUID, None);
+    let mut last_total = None;
+    for _ in 0..run.iterations {
+        let before = run.account.total_exits();
+        let (own_first, all_first) = (own(), all());
+        let (own_then, all_then) = (own(), all());
+        let after = run.account.total_exits();
+        if !run.account.kept {
+            continue;
+        }
+        // Two queries of this vCPU lie between the two of its own count, and the second is in its own answer.
+        ensure!(own_then == own_first + 2, "own CPUID exits went from {own_first} to {own_then} over two queries");
+        ensure!(
+            own_first < all_first && own_then < all_then || threads::vcpus() == 1 || own_first <= all_first,
+            "a part, {own_first}, exceeds the whole, {all_first}"
+        );
+        ensure!(all_first < all_then, "all CPUID exits went from {all_first} to {all_then}");
+        // The totals are the low halves of their numbers.
+        ensure!(after.wrapping_sub(before) >= 5, "the total went from {before} to {after} over five queries");
+        if let Some(last) = last_total {
+            ensure!(before.wrapping_sub(last) < u32::MAX / 2, "the total went backwards from {last} to {before}");
+        }
+        last_total = Some(after);
+    }
+    Ok(())
+}
+
+/// A lock that waits by futex, and what it protects.
+struct Counter {
+    is_taken: AtomicU32,
+    /// Changed by load and store, so that a lock that lets two in loses some.
+    count: AtomicU64,
+}
+
+const ADDITIONS: u64 = 1000;
+
+extern "C" fn count_up(argument: usize) {
+    // SAFETY: `threads` joins every thread before it gives the counter up.
+    let counter: &Counter = unsafe { &*core::ptr::with_exposed_provenance(argument) };
+    for _ in 0..ADDITIONS {
+        while counter.is_taken.swap(1, SeqCst) != 0 {
+            // SAFETY: the word is an atomic, and there is no time limit.
+            unsafe { hermit_abi::futex_wait(counter.is_taken.as_ptr(), 1, core::ptr::null(), 0) };
+        }
+        counter.count.store(counter.count.load(Relaxed) + 1, Relaxed);
+        counter.is_taken.store(0, SeqCst);
+        // SAFETY: likewise.
+        unsafe { hermit_abi::futex_wake(counter.is_taken.as_ptr(), 1) };
+    }
+}
+
+pub(super) fn spawned(run: &Run) -> Outcome {
+    let counter = Counter { is_taken: AtomicU32::new(0), count: AtomicU64::new(0) };
+    for _ in 0..run.iterations {
+        let mut started = alloc::vec::Vec::new();
+        for core in 1..threads::vcpus() {
+            let mut id = 0;
+            let argument = core::ptr::from_ref(&counter).expose_provenance();
+            // SAFETY: `id` can be written; the thread is joined below.
+            let result = unsafe { hermit_abi::spawn(&raw mut id, count_up, argument, 1, core as isize) };
+            ensure!(result == 0, "spawn on vCPU {core} returned {result}");
+            started.push(id);
+        }
+        for id in started {
+            // SAFETY: has no precondition.
+            let result = unsafe { hermit_abi::join(id) };
+            ensure!(result == 0, "join of thread {id} returned {result}");
+        }
+    }
+    let expected = run.iterations * (threads::vcpus() as u64 - 1) * ADDITIONS;
+    let count = counter.count.load(Acquire);
+    ensure!(count == expected, "the threads counted to {count}, not {expected}");
+    Ok(())
+}
+
+extern "C" fn fault_three_times(_: usize) {
+    let nothing = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
+    // SAFETY: it ends in a triple fault, as it should.
+    unsafe { lidt(&nothing) };
+    book(ExitReason::TRIPLE_FAULT);
+    // SAFETY: as above.
+    unsafe { asm!("ud2", options(noreturn)) }
+}
+
+pub(super) fn triple_fault_elsewhere(_: &Run) -> Outcome {
+    ensure!(threads::give(TARGET, current(), fault_three_times, 0), "vCPU {TARGET} is busy");
+    threads::finish(TARGET);
+    Err("a vCPU went on after a triple fault".into())
+}

@@ -1,0 +1,438 @@
+//! The monitor around the exit path: finds out what there is, puts the guest in place, runs it on one vCPU or several, and
+//! writes the account. What it can't do it says in the verdict, which is the last record of every log.
+//!
+//! Compiled for size, unlike what it runs: the image has to fit its ROM.
+#![cfg_attr(bare, no_std)]
+#![cfg_attr(not(bare), allow(dead_code, reason = "a host build only checks the image"))]
+#![expect(unsafe_code, reason = "sets up the heap, hands the run to other processors")]
+
+extern crate alloc;
+
+mod guest;
+mod ports;
+mod processor;
+pub mod processors;
+mod scenarios;
+mod serial;
+mod traps;
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use bare_rt as _;
+use linked_list_allocator::LockedHeap;
+use tollgate_abi::ExitReason;
+use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
+use tollgate_abi::command_line::Options;
+use tollgate_abi::ending::Ending;
+use tollgate_abi::exit_reason::{Controls, Feature, Need, SDM_EDITION};
+use tollgate_abi::guest_image::Directory;
+use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::profile::Profile;
+use tollgate_abi::record::{Kind, PROTOCOL};
+use tollgate_abi::scenario::Scenario;
+use tollgate_abi::workload::Outcome;
+use vmm_core::apic::{Apic, Page};
+use vmm_core::board::{Condition, Ended, Message};
+use vmm_core::exit::GuestRegisters;
+use vmm_core::handlers::apic::KICK_VECTOR;
+use vmm_core::handlers::cpuid::CpuidTable;
+use vmm_core::handlers::io::Ports;
+use vmm_core::keys::Keyed;
+use vmm_core::ledger::{Book, Ledger, Unaccounted};
+use vmm_core::local_apic::LocalApic;
+use vmm_core::machine::Machine;
+use vmm_core::memory::GuestMemory;
+use vmm_core::session::{Session, pause_anywhere};
+use vmm_core::vcpu::Vcpu;
+use vmm_core::vmx::capability::Capabilities;
+use vmm_core::vmx::entry::{ExitPath, Stack};
+use vmm_core::vmx::ept::{Ept, Table};
+use vmm_core::vmx::host_state::HostState;
+use vmm_core::vmx::registers::tsc;
+use vmm_core::vmx::{Parts, SharedPages, Vmx};
+
+use crate::processors::{BOARD, Seated};
+use crate::serial::Serial;
+
+/// The heap: from the end of what link.ld places to where the guest's memory starts.
+const HEAP_START: usize = 2 << 20;
+const HEAP_BYTES: usize = 6 << 20;
+
+#[cfg_attr(bare, global_allocator)]
+static HEAP: LockedHeap = LockedHeap::empty();
+
+/// Tables of the EPT arena: three levels, and one per 2 MiB of the guest's memory where large pages are missing.
+const EPT_TABLES: usize = 16;
+
+/// Why nothing can be run: what is wrong, and what helps.
+struct Refused {
+    detail: String,
+    remedy: &'static str,
+}
+
+impl Refused {
+    fn new(detail: impl fmt::Display, remedy: &'static str) -> Self {
+        Self { detail: alloc::format!("{detail}"), remedy }
+    }
+}
+
+/// What the image does, from the boot block to the end: on the boot stack, with the first 4 GiB mapped and interrupts off.
+/// Other processors reach the boot block by a start-up IPI with this vector.
+pub fn run(sipi_vector: u8) -> ! {
+    // SAFETY: RAM that nothing else uses (link.ld asserts that the image ends below), initialised once.
+    unsafe { HEAP.lock().init(HEAP_START as *mut u8, HEAP_BYTES) };
+    let host = traps::install();
+    ports::mask_interrupts();
+    let mut session = Session::new(Serial::new());
+    let ending = match run_image(&mut session, host, sipi_vector) {
+        Ok(ending) => ending,
+        Err(refused) => {
+            let record = session.record(Kind::Verdict).word("result", "refused").text("detail", refused.detail);
+            let _ = record.text("remedy", refused.remedy).finish();
+            Ending::Refused
+        }
+    };
+    session.sink().drain();
+    ports::end(ending)
+}
+
+fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) -> Result<Ending, Refused> {
+    let directory =
+        guest::directory().map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))?;
+    let options = Options::parse(directory.options)
+        .map_err(|error| Refused::new(error, "write the image again with options that exist"))?;
+    let capabilities = processor::capabilities();
+    // Without VT-x there is nothing for the others to do.
+    let (local_apic, processors) = match &capabilities {
+        Ok(_) => {
+            let local_apic = LocalApic::enable(processor::cpuid(1, 0).ecx);
+            BOARD.sit(0, local_apic.id());
+            (Some(local_apic), processors::start(&local_apic, sipi_vector, processors_wanted(&options)))
+        }
+        Err(_) => (None, 1),
+    };
+    let vcpus = processors.min(options.cpus as usize);
+    introduce(session, &directory, &options, capabilities.is_ok(), vcpus);
+    let memory_bytes = ports::memory_bytes();
+    let record = session.record(Kind::Memory).number("total", memory_bytes).number("guest", RAM_BYTES);
+    let _ = record.number("fresh", FRESH_BYTES).finish();
+    let capabilities = capabilities.map_err(|refusal| Refused::new(refusal, refusal.remedy()))?;
+    if memory_bytes < guest::NEEDED_BYTES {
+        let (has, needs) = (memory_bytes >> 20, guest::NEEDED_BYTES >> 20);
+        let detail = format_args!("the machine has {has} MiB of memory; the monitor and its guest need {needs} MiB");
+        return Err(Refused::new(detail, "give the machine more memory"));
+    }
+    all_there(session, &options, vcpus, &capabilities)?;
+    BOARD.settle(vcpus);
+    let memory = guest::load(&directory, vcpus).expect("the directory was checked against the guest's memory");
+    let plan = Plan { capabilities, memory, entry_gpa: directory.entry_gpa, options, io_bitmaps: io_bitmaps() };
+    let seated = Seated { vcpu: 0, host, local_apic: local_apic.unwrap_or_else(|| LocalApic::enable(0)) };
+    Ok(match (options.accounting, options.keys) {
+        (false, _) => Run::<Unaccounted>::prepare(plan).first(session, seated),
+        (true, false) => Run::<Ledger>::prepare(plan).first(session, seated),
+        (true, true) => Run::<Keyed>::prepare(plan).first(session, seated),
+    })
+}
+
+/// One for each vCPU, and a second one if something is to be sent from outside.
+fn processors_wanted(options: &Options<'_>) -> usize {
+    let wants_other = |scenario: &Scenario| scenario.needs.contains(&Need::Has(Feature::OtherCpu));
+    let least = if options.scenarios().any(wants_other) { 2 } else { 1 };
+    (options.cpus as usize).max(least)
+}
+
+/// Refuses to run without processors that are asked for, or says which vCPUs there are not.
+fn all_there(
+    session: &mut Session<Serial>,
+    options: &Options<'_>,
+    vcpus: usize,
+    capabilities: &Capabilities,
+) -> Result<(), Refused> {
+    let asked = options.cpus as usize;
+    if asked > 1 && !capabilities.has_unrestricted_guest() {
+        let detail = "several vCPUs start in real mode, and this CPU's VT-x has no unrestricted guest";
+        return Err(Refused::new(detail, "run one vCPU, or a CPU from Westmere on (Bochs: model=tigerlake)"));
+    }
+    if vcpus == asked {
+        return Ok(());
+    }
+    let missing = format_args!("{asked} vCPUs are asked for and {vcpus} processors came up: no vCPU {vcpus}");
+    let missing =
+        if asked - vcpus > 1 { alloc::format!("{missing} to {}", asked - 1) } else { alloc::format!("{missing}") };
+    if !options.without_missing_cpus {
+        return Err(Refused::new(
+            missing,
+            "ask for as many vCPUs as the machine has processors, or go on without them (--missing-cpus go-on)",
+        ));
+    }
+    let _ = session.record(Kind::Console).text("text", format_args!("(monitor) {missing}; going on")).finish();
+    Ok(())
+}
+
+fn introduce(
+    session: &mut Session<Serial>,
+    directory: &Directory<'_>,
+    options: &Options<'_>,
+    has_vt_x: bool,
+    vcpus: usize,
+) {
+    let mut brand = [0; 48];
+    for (leaf, part) in (0x8000_0002..).zip(brand.chunks_exact_mut(16)) {
+        let answer = processor::cpuid(leaf, 0);
+        for (register, bytes) in [answer.eax, answer.ebx, answer.ecx, answer.edx].iter().zip(part.chunks_exact_mut(4)) {
+            bytes.copy_from_slice(&register.to_le_bytes());
+        }
+    }
+    let brand = String::from_utf8_lossy(&brand);
+    // A line of its own, whatever firmware or terminal left on the current one.
+    let _ = fmt::Write::write_str(session.sink(), "\n");
+    let record = session.record(Kind::Tollgate).number("protocol", PROTOCOL).word("build", env!("CARGO_PKG_VERSION"));
+    let record = record.word("platform", "rom").word("virtualization", if has_vt_x { "VT-x" } else { "none" });
+    let record = record.text("cpu", brand.trim_matches(['\0', ' '])).word("sdm", SDM_EDITION);
+    let record = record.word("leaf_map", options.leaf_map.name()).number("vcpus", vcpus as u64);
+    let _ = record.text("options", directory.options).finish();
+}
+
+/// What every vCPU is made from.
+struct Plan {
+    capabilities: Capabilities,
+    memory: GuestMemory,
+    entry_gpa: u64,
+    options: Options<'static>,
+    /// Host-physical addresses; every port exits.
+    io_bitmaps: [u64; 2],
+}
+
+fn io_bitmaps() -> [u64; 2] {
+    [(); 2].map(|()| {
+        let page = processor::page();
+        page.0.fill(u64::MAX);
+        processor::physical(page)
+    })
+}
+
+impl Plan {
+    /// Puts this processor into VMX operation and lays out a vCPU on it. Apart from the account, of which there are several
+    /// kinds.
+    #[inline(never)]
+    fn vcpu(&self, seated: &Seated, ledgers: &'static [&'static Ledger]) -> (Vcpu<Vmx>, GuestRegisters) {
+        let (capabilities, vcpu) = (self.capabilities, seated.vcpu);
+        let _ = processor::allow_vmx()
+            .map_err(|refusal| panic!("the processor of vCPU {vcpu} differs from the first: {refusal}"));
+        let vmcs = processor::enter_vmx_operation(&capabilities)
+            .unwrap_or_else(|error| panic!("VMX operation failed on the processor of vCPU {vcpu}: {error}"));
+        let allows_rdtscp = capabilities.proc2.may >> 3 & 1 != 0;
+        let cpuid = CpuidTable::new(processor::cpuid, vcpu as u32, BOARD.vcpus() as u32, allows_rdtscp);
+        let tables = vec![Table::EMPTY; EPT_TABLES].leak();
+        let base_hpa = tables.as_ptr() as u64;
+        let mut ept = Ept::new(tables, base_hpa);
+        ept.map(0, self.memory.host_base(), RAM_BYTES, capabilities.has_large_pages())
+            .expect("the arena holds the guest's memory");
+        ept.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
+        let msr_bitmaps = processor::page();
+        let apic = Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
+        let pages = SharedPages {
+            io_bitmap_a: self.io_bitmaps[0],
+            io_bitmap_b: self.io_bitmaps[1],
+            msr_bitmaps: processor::physical(msr_bitmaps),
+            virtual_apic: core::ptr::from_ref(apic.page()) as u64,
+        };
+        let parts = Parts {
+            vmcs,
+            capabilities,
+            ept,
+            memory_hpa: self.memory.host_base(),
+            msr_bitmaps,
+            watchdog_ticks: self.options.watchdog_ticks,
+            has_xsave: cpuid.has_xsave(),
+            physical_bits: cpuid.physical_address_bits(),
+            local_apic: seated.local_apic,
+            vcpu,
+        };
+        let (vmx, registers) = Vmx::new(parts, pages, &seated.host, self.entry_gpa, BOOT_INFO_GPA, PAGE_TABLES_GPA);
+        let any_profile = Profile::ALL.map(|profile| vmx.controls(profile));
+        let machine = Machine {
+            cpuid,
+            ports: Ports::default(),
+            memory: self.memory.share(),
+            wake: None,
+            leaf_map: self.options.leaf_map,
+            controls: vmx.controls(Profile::Minimal),
+            enabled_in_any_profile: any_profile.into_iter().fold(Controls::default(), Controls::union),
+            cr4_allowed: capabilities.cr4_fixed1,
+            apic_base: APIC_BASE | if vcpu == 0 { BOOT_PROCESSOR } else { 0 },
+            apic,
+            nmi_pending: false,
+            halted: false,
+            vcpu,
+            board: &BOARD,
+            ledgers,
+            window_open: false,
+            in_scenario: false,
+            exit: None,
+        };
+        (Vcpu::new(vmx, machine), registers)
+    }
+}
+
+/// A run with one kind of account.
+struct Run<A: ExitPath> {
+    plan: Plan,
+    stacks: Vec<&'static Stack<A>>,
+    books: Vec<&'static dyn Book>,
+    ledgers: &'static [&'static Ledger],
+}
+
+/// What the other processors run, for [`Run::other`].
+static OTHERS_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+impl<A: ExitPath> Run<A> {
+    /// Makes room for every vCPU's account. It stays for ever: other vCPUs read it.
+    fn prepare(plan: Plan) -> &'static Self {
+        let stacks: Vec<&'static Stack<A>> = (0..BOARD.vcpus()).map(|_| &*Box::leak(Box::new(Stack::new()))).collect();
+        let books: Vec<&'static dyn Book> = stacks.iter().map(|stack| stack.account() as _).collect();
+        let ledgers = books.iter().map(|book| book.ledger()).collect::<Vec<_>>().leak();
+        Box::leak(Box::new(Self { plan, stacks, books, ledgers }))
+    }
+
+    /// The first processor's part: vCPU 0, the scenarios, and the account.
+    #[inline(never)]
+    fn first(&'static self, session: &mut Session<Serial>, seated: Seated) -> Ending {
+        let (vcpu, registers) = self.plan.vcpu(&seated, self.ledgers);
+        let mut vcpu = Box::new(vcpu);
+        controls(session, &vcpu.backend);
+        let mut owner = self.stacks[0].take().expect("vCPU 0 has one processor");
+        owner.set_registers(registers);
+        OTHERS_RUN.store(core::ptr::from_ref(self).cast_mut().cast(), Ordering::Release);
+        BOARD.set_condition(0, Condition::Running);
+        processors::give(Self::other);
+        let end =
+            vcpu.run(owner.account(), |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
+        BOARD.add_elapsed(0, end.elapsed_tsc);
+        BOARD.end(0, Ended::new(&end, vcpu.machine.exit, &vcpu.backend));
+        if let Some(running) = stop_others(&seated) {
+            session.still_ran(running);
+        }
+        if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) {
+            scenarios::run(&mut vcpu, &mut owner, &self.books, session, self.plan.options.scenarios());
+        }
+        session.finish(&vcpu.machine, &self.books)
+    }
+
+    /// Another processor's part: its vCPU, each time that it is started, until it is over.
+    fn other(seated: Seated) {
+        // SAFETY: set to the one `Run` there is, which stays for ever, before any processor was given this job; `A` is the
+        // same, since the job was `Self::other`.
+        let run: &'static Self = unsafe { &*OTHERS_RUN.load(Ordering::Acquire).cast() };
+        let at = seated.vcpu;
+        let (vcpu, _) = run.plan.vcpu(&seated, run.ledgers);
+        let mut vcpu = Box::new(vcpu);
+        let Some(mut owner) = run.stacks[at].take() else { return };
+        while let Some(vector) = start_up_vector(at) {
+            vcpu.start_up(vector);
+            owner.set_registers(GuestRegisters::default());
+            BOARD.set_condition(at, Condition::Running);
+            let end = vcpu.run(owner.account(), |vcpu| owner.run(vcpu), pause_anywhere);
+            BOARD.add_elapsed(at, end.elapsed_tsc);
+            if end.outcome == Outcome::Init {
+                BOARD.set_condition(at, Condition::Waiting);
+                continue;
+            }
+            if BOARD.end(at, Ended::new(&end, vcpu.machine.exit, &vcpu.backend)) {
+                ask_others_to_stop(&seated);
+            }
+            return;
+        }
+    }
+}
+
+/// Waits for a start-up IPI; `None` if the guest is over.
+fn start_up_vector(vcpu: usize) -> Option<u8> {
+    loop {
+        if BOARD.is_to_stop(vcpu) {
+            return None;
+        }
+        match BOARD.receive(vcpu) {
+            Some(Message::StartUp(vector)) => return Some(vector),
+            // INIT is what it waits after; nothing else reaches a processor that waits.
+            Some(_) => {}
+            None => core::hint::spin_loop(),
+        }
+    }
+}
+
+fn ask_others_to_stop(seated: &Seated) {
+    for other in BOARD.others(seated.vcpu) {
+        BOARD.ask_to_stop(other);
+        if matches!(BOARD.condition(other), Condition::Running | Condition::Halted) {
+            seated.local_apic.interrupt(BOARD.apic_id(other), KICK_VECTOR + seated.vcpu as u8);
+        }
+    }
+}
+
+/// TSC ticks that other vCPUs have to go off line by themselves, and then to stop.
+const STOP_TICKS: u64 = 1 << 26;
+
+/// Sees to it that no other vCPU runs any more; returns one that had to be stopped although the guest ended itself.
+fn stop_others(seated: &Seated) -> Option<usize> {
+    let is_up = |at: &usize| matches!(BOARD.condition(*at), Condition::Running | Condition::Halted);
+    let first_up = || BOARD.others(seated.vcpu).find(is_up);
+    let start = tsc();
+    // One that has booked its last HLT is about to execute it.
+    while BOARD.first_busy(seated.vcpu).is_some()
+        && BOARD.culprit() == Some(0)
+        && tsc().wrapping_sub(start) < STOP_TICKS
+    {
+        core::hint::spin_loop();
+    }
+    let running = first_up();
+    ask_others_to_stop(seated);
+    let start = tsc();
+    let over = |at: usize| matches!(BOARD.condition(at), Condition::Over | Condition::Absent);
+    while !BOARD.others(seated.vcpu).all(over) && tsc().wrapping_sub(start) < STOP_TICKS {
+        core::hint::spin_loop();
+    }
+    running
+}
+
+/// Records the controls of each profile, and what they can produce.
+fn controls(session: &mut Session<Serial>, vmx: &Vmx) {
+    for profile in Profile::ALL {
+        let (fields, controls) = (vmx.control_fields(profile), vmx.controls(profile));
+        let record = session.record(Kind::Controls).word("profile", profile.name()).hex("pin", fields.pin.into());
+        let record =
+            record.hex("proc", fields.proc.into()).hex("proc2", fields.proc2.into()).hex("exit", fields.exit.into());
+        let record = record.hex("entry", fields.entry.into()).hex("exceptions", fields.exception_bitmap.into());
+        let bits = |first: u16| {
+            (0..64).filter(|&bit| controls.enable(ExitReason(first + bit))).fold(0, |word, bit| word | 1u64 << bit)
+        };
+        let _ = record.hex("enabled", bits(0)).hex("enabled_high", bits(64)).finish();
+    }
+}
+
+/// The end of a monitor that can't go on: a verdict that says why.
+fn fault(detail: fmt::Arguments<'_>) -> ! {
+    /// Whether a processor says so already: the last record is one.
+    static SAYS_SO: AtomicBool = AtomicBool::new(false);
+    if SAYS_SO.swap(true, Ordering::AcqRel) {
+        loop {
+            core::hint::spin_loop();
+        }
+    }
+    let mut session = Session::new(Serial::new());
+    let _ = fmt::Write::write_str(session.sink(), "\n");
+    let _ = session.record(Kind::Verdict).word("result", "fault").text("detail", detail).finish();
+    session.sink().drain();
+    ports::end(Ending::Fail)
+}
+
+#[cfg(bare)]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    fault(format_args!("the monitor panicked: {info}"))
+}

@@ -1,0 +1,114 @@
+//! The other processors: started by the first, each with a stack of its own, each to run one vCPU.
+//!
+//! They arrive in any order and take numbers as they come; number n runs vCPU n. One that is not needed halts in the boot
+//! block. One that has no vCPU, or whose vCPU is over, serves: it sends vCPU 0's processor what scenarios ask for.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use tollgate_abi::machine::MOST_VCPUS;
+use vmm_core::board::{Board, Condition, Signal};
+use vmm_core::local_apic::LocalApic;
+use vmm_core::vmx::host_state::HostState;
+use vmm_core::vmx::registers::tsc;
+
+use crate::{processor, traps};
+
+/// What the vCPUs share.
+pub(crate) static BOARD: Board = Board::new();
+
+/// How many processors have arrived in the boot block, the first included. The boot block counts.
+pub static ARRIVALS: AtomicU32 = AtomicU32::new(1);
+/// Where the stacks of those that are wanted end, by their numbers. The boot block reads them.
+pub static STACKS: [AtomicU64; MOST_VCPUS] = [const { AtomicU64::new(0) }; MOST_VCPUS];
+
+/// What the others do once all is set up: a [`Job`], or 0 while there is none.
+static JOB: AtomicUsize = AtomicUsize::new(0);
+
+/// What a processor does for the rest of the run: its vCPU, until that is over.
+pub(crate) type Job = fn(Seated);
+
+/// A processor that has come up.
+pub(crate) struct Seated {
+    /// The number of its vCPU.
+    pub(crate) vcpu: usize,
+    /// Its tables.
+    pub(crate) host: HostState,
+    /// Its local APIC.
+    pub(crate) local_apic: LocalApic,
+}
+
+const STACK_BYTES: usize = 64 * 1024;
+/// TSC ticks that processors have to come up.
+const PATIENCE_TICKS: u64 = 20_000_000;
+/// TSC ticks after which vCPU 0 has surely entered its guest; less than a scenario may take.
+const SIGNAL_TICKS: u64 = 20_000;
+
+/// Starts the other processors, up to `wanted` in all; returns how many there are then.
+pub(crate) fn start(local_apic: &LocalApic, sipi_vector: u8, wanted: usize) -> usize {
+    let wanted = wanted.min(MOST_VCPUS);
+    for end in &STACKS[1..wanted] {
+        let stack = Box::leak(Box::new([0u128; STACK_BYTES / size_of::<u128>()]));
+        end.store(stack.as_ptr_range().end as u64, Ordering::Relaxed);
+    }
+    let up = || (1..wanted).filter(|&at| BOARD.condition(at) != Condition::Absent).count() + 1;
+    if wanted > 1 {
+        local_apic.start_others(sipi_vector);
+    }
+    let start = tsc();
+    while up() < wanted && tsc().wrapping_sub(start) < PATIENCE_TICKS {
+        core::hint::spin_loop();
+    }
+    // One that comes later finds no stack.
+    STACKS.iter().for_each(|end| end.store(0, Ordering::Relaxed));
+    up()
+}
+
+/// Lets the others begin with what they are there for.
+pub(crate) fn give(job: Job) {
+    JOB.store(job as usize, Ordering::Release);
+}
+
+/// Where the boot block calls on a processor that has a stack.
+pub extern "C" fn other_main(number: u32) -> ! {
+    let host = traps::install();
+    let local_apic = LocalApic::enable(processor::cpuid(1, 0).ecx);
+    let vcpu = number as usize;
+    BOARD.sit(vcpu, local_apic.id());
+    let job = loop {
+        match job() {
+            Some(job) => break job,
+            None => core::hint::spin_loop(),
+        }
+    };
+    if vcpu < BOARD.vcpus() {
+        job(Seated { vcpu, host, local_apic });
+    }
+    BOARD.set_condition(vcpu, Condition::Over);
+    serve(&local_apic)
+}
+
+#[expect(unsafe_code, reason = "a function pointer in an atomic")]
+fn job() -> Option<Job> {
+    let job = JOB.load(Ordering::Acquire);
+    // SAFETY: the only value besides 0 is a `Job`, by `give`.
+    (job != 0).then(|| unsafe { core::mem::transmute::<usize, Job>(job) })
+}
+
+fn serve(local_apic: &LocalApic) -> ! {
+    BOARD.serve();
+    loop {
+        let Some(signal) = BOARD.asked() else {
+            core::hint::spin_loop();
+            continue;
+        };
+        let start = tsc();
+        while tsc().wrapping_sub(start) < SIGNAL_TICKS {
+            core::hint::spin_loop();
+        }
+        match signal {
+            Signal::Init => local_apic.init(BOARD.apic_id(0)),
+            Signal::StartUp => local_apic.start_up(BOARD.apic_id(0), 0),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Runs scenarios after the unikernel has ended: through the same stub, spine and ledger.
+
+use alloc::vec::Vec;
+
+use tollgate_abi::scenario::{RUNS, Scenario};
+use vmm_core::ledger::Book;
+use vmm_core::session::Session;
+use vmm_core::vcpu::Vcpu;
+use vmm_core::vmx::Vmx;
+use vmm_core::vmx::entry::{ExitPath, Owner};
+use vmm_core::vmx::scenario::Pages;
+
+use crate::processor;
+use crate::serial::Serial;
+
+/// CPUID.1:ECX.SMX.
+const SMX: u32 = 1 << 6;
+
+/// Runs each of them a few times and compares what it provoked with what it predicts.
+pub(crate) fn run<A: ExitPath>(
+    vcpu: &mut Vcpu<Vmx>,
+    owner: &mut Owner<A>,
+    books: &[&'static dyn Book],
+    session: &mut Session<Serial>,
+    scenarios: impl Iterator<Item = &'static Scenario>,
+) {
+    let mut pages = Pages {
+        virtual_apic: processor::page(),
+        msr_load: processor::page(),
+        pml: processor::page(),
+        eptp_list: processor::page(),
+        spp: processor::page(),
+    };
+    let scenarios: Vec<_> = scenarios.collect();
+    let board = vcpu.machine.board;
+    let allowed = vcpu.backend.allowed(processor::cpuid(1, 0).ecx & SMX != 0, board.is_served());
+    let account = owner.account();
+    vcpu.machine.in_scenario = true;
+    for scenario in scenarios {
+        if let Some(need) = scenario.missing(&allowed) {
+            session.scenario_denied(scenario, need);
+            continue;
+        }
+        let before = session.before_scenario(books);
+        let mut failure = None;
+        for _ in 0..RUNS {
+            owner.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
+            let end = vcpu.run(account, |vcpu| owner.run(vcpu), |_, _| None);
+            vcpu.machine.enabled_in_any_profile =
+                vcpu.machine.enabled_in_any_profile.union(vcpu.backend.controls_now());
+            vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
+            board.add_elapsed(0, end.elapsed_tsc);
+            failure = failure.or(end.failure);
+        }
+        session.scenario(books, scenario, &before, failure.as_ref().map(|failure| failure as _));
+    }
+    vcpu.machine.in_scenario = false;
+}

@@ -1,0 +1,444 @@
+//! The local APIC of one vCPU: an x2APIC (SDM 3A 12.12), whose registers are a virtual-APIC page (SDM 3C 30.1).
+//!
+//! The page is the one place where they are, whether exits emulate the APIC or the processor virtualizes it. This is the
+//! state and its rules; [`crate::handlers::apic`] connects it with exits. Left out: error interrupts, the LVT entries of
+//! pins that nothing is connected to (they read back), lowest-priority delivery, which delivers like fixed.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use tollgate_abi::apic::*;
+
+/// Doublewords of the page.
+const DOUBLEWORDS: usize = 1024;
+
+/// A virtual-APIC page. The processor may write to it while the guest runs.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub struct Page([AtomicU32; DOUBLEWORDS]);
+
+const _: () = assert!(size_of::<Page>() == 4096);
+
+impl Page {
+    /// A page of zeros.
+    pub const fn new() -> Self {
+        Self([const { AtomicU32::new(0) }; DOUBLEWORDS])
+    }
+
+    fn register(&self, msr: u32) -> &AtomicU32 {
+        &self.0[(msr - MSR_BASE) as usize * 4]
+    }
+
+    fn get(&self, msr: u32) -> u32 {
+        self.register(msr).load(Relaxed)
+    }
+
+    fn set(&self, msr: u32, value: u32) {
+        self.register(msr).store(value, Relaxed);
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One local APIC.
+#[derive(Debug)]
+pub struct Apic {
+    page: &'static Page,
+    id: u32,
+    /// When the timer fires.
+    deadline_tsc: Option<u64>,
+    /// TSC when the initial count was written.
+    counting_since_tsc: u64,
+}
+
+/// An access that raises #GP(0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// What a write asks for beyond the register itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Which interrupt is to be delivered next may have changed.
+    Priorities,
+    /// Send what this ICR value says.
+    Send(u64),
+    /// The timer's deadline has changed.
+    Timer,
+}
+
+/// 0x14: an APIC with x2APIC mode; seven LVT entries.
+const VERSION_VALUE: u32 = 0x14 | 5 << 16;
+/// Software-enabled, spurious vector 0xff.
+const SVR_AT_START: u32 = 0x1ff;
+const SVR_WRITABLE: u32 = 0x1ff;
+/// Vector, mask, timer mode.
+const LVT_TIMER_WRITABLE: u32 = 0xff | LVT_MASKED | LVT_PERIODIC | LVT_TSC_DEADLINE;
+/// Vector, delivery mode, polarity, trigger mode, mask.
+const LVT_WRITABLE: u32 = 0x1_a7ff;
+const TIMER_MODE: u32 = LVT_PERIODIC | LVT_TSC_DEADLINE;
+/// Of the ICR: destination, vector and modes; delivery status reads 0.
+const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
+
+impl Apic {
+    /// The APIC of vCPU `id`, enabled, with everything masked.
+    pub fn new(page: &'static Page, id: u32) -> Self {
+        let mut apic = Self { page, id, deadline_tsc: None, counting_since_tsc: 0 };
+        apic.reset();
+        apic
+    }
+
+    /// The state behind power-up or INIT; it stays in x2APIC mode.
+    pub fn reset(&mut self) {
+        self.page.0.iter().for_each(|doubleword| doubleword.store(0, Relaxed));
+        self.page.set(ID, self.id);
+        self.page.set(VERSION, VERSION_VALUE);
+        self.page.set(LDR, logical_id(self.id));
+        self.page.set(SVR, SVR_AT_START);
+        for entry in LVT_TIMER..=LVT_ERROR {
+            self.page.set(entry, LVT_MASKED);
+        }
+        (self.deadline_tsc, self.counting_since_tsc) = (None, 0);
+    }
+
+    /// The page, for the processor.
+    pub fn page(&self) -> &'static Page {
+        self.page
+    }
+
+    /// When the timer fires.
+    pub fn deadline_tsc(&self) -> Option<u64> {
+        self.deadline_tsc
+    }
+
+    /// RDMSR.
+    ///
+    /// # Errors
+    /// There is no such register, or it can't be read.
+    pub fn read(&self, msr: u32, now_tsc: u64) -> Result<u64, Refused> {
+        match msr {
+            ID | VERSION | TPR | LDR | SVR | ESR | DIVIDE | INITIAL_COUNT => Ok(self.page.get(msr).into()),
+            LVT_TIMER..=LVT_ERROR => Ok(self.page.get(msr).into()),
+            PPR => Ok(self.priority().into()),
+            ISR..ESR => Ok(self.page.get(msr).into()),
+            ICR => Ok(u64::from(self.page.get(ICR)) | u64::from(self.icr_high().load(Relaxed)) << 32),
+            CURRENT_COUNT => Ok(self.current_count(now_tsc).into()),
+            IA32_TSC_DEADLINE => {
+                Ok(if self.timer_mode() == LVT_TSC_DEADLINE { self.deadline_tsc.unwrap_or(0) } else { 0 })
+            }
+            _ => Err(Refused),
+        }
+    }
+
+    /// WRMSR.
+    ///
+    /// # Errors
+    /// There is no such register, it can't be written, or a reserved bit is set.
+    pub fn write(&mut self, msr: u32, value: u64, now_tsc: u64) -> Result<Effect, Refused> {
+        let store = |allowed: u32| {
+            let value = u32::try_from(value).ok().filter(|value| value & !allowed == 0).ok_or(Refused)?;
+            self.page.set(msr, value);
+            Ok(value)
+        };
+        match msr {
+            TPR => store(0xff).map(|_| Effect::Priorities),
+            EOI if value == 0 => {
+                self.end_of_interrupt();
+                Ok(Effect::Priorities)
+            }
+            ESR if value == 0 => Ok(Effect::None),
+            SVR => store(SVR_WRITABLE).map(|_| Effect::None),
+            LVT_THERMAL..=LVT_ERROR => store(LVT_WRITABLE).map(|_| Effect::None),
+            ICR if value & !ICR_WRITABLE == 0 => {
+                self.page.set(ICR, value as u32);
+                self.icr_high().store((value >> 32) as u32, Relaxed);
+                Ok(Effect::Send(value))
+            }
+            SELF_IPI => match u8::try_from(value) {
+                Ok(vector) => {
+                    self.request(vector);
+                    Ok(Effect::Priorities)
+                }
+                Err(_) => Err(Refused),
+            },
+            LVT_TIMER => {
+                let old_mode = self.timer_mode();
+                store(LVT_TIMER_WRITABLE)?;
+                // Between TSC-deadline mode and the others the timer is disarmed (SDM 3A 12.5.4.1).
+                if (old_mode ^ self.timer_mode()) & LVT_TSC_DEADLINE != 0 {
+                    self.deadline_tsc = None;
+                }
+                Ok(Effect::Timer)
+            }
+            INITIAL_COUNT => {
+                let count = store(u32::MAX)?;
+                if self.timer_mode() != LVT_TSC_DEADLINE {
+                    self.counting_since_tsc = now_tsc;
+                    self.deadline_tsc = self.after_count(count, now_tsc);
+                }
+                Ok(Effect::Timer)
+            }
+            DIVIDE => {
+                store(0b1011)?;
+                Ok(Effect::Timer)
+            }
+            IA32_TSC_DEADLINE => {
+                // Ignored in the other modes.
+                if self.timer_mode() == LVT_TSC_DEADLINE {
+                    self.deadline_tsc = (value != 0).then_some(value);
+                }
+                Ok(Effect::Timer)
+            }
+            _ => Err(Refused),
+        }
+    }
+
+    /// The timer's time has come: requests its interrupt, and starts it again if it is periodic. False if it is too early.
+    pub fn timer_fired(&mut self, now_tsc: u64) -> bool {
+        let Some(deadline) = self.deadline_tsc.filter(|&deadline| deadline <= now_tsc) else { return false };
+        let entry = self.page.get(LVT_TIMER);
+        self.deadline_tsc = None;
+        if entry & TIMER_MODE == LVT_PERIODIC {
+            self.counting_since_tsc = deadline;
+            let next = self.after_count(self.page.get(INITIAL_COUNT), deadline);
+            // Ticks that were missed are not made up for.
+            self.deadline_tsc = next.map(|next| next.max(now_tsc));
+        }
+        if entry & LVT_MASKED == 0 {
+            self.request(entry as u8);
+        }
+        true
+    }
+
+    /// The APIC accepts an interrupt. Vectors below 16 are errors, which are not reported.
+    pub fn request(&self, vector: u8) {
+        if vector >= LOWEST_VECTOR {
+            set_bit(self.page, IRR, vector, true);
+        }
+    }
+
+    /// The task priority, bits 7:4 of it, as CR8 has it.
+    pub fn cr8(&self) -> u64 {
+        u64::from(self.page.get(TPR) >> 4 & 0xf)
+    }
+
+    /// MOV to CR8 of a value of four bits.
+    pub fn set_cr8(&self, value: u64) {
+        self.page.set(TPR, (value as u32 & 0xf) << 4);
+    }
+
+    /// The vector that is to be delivered next: the highest requested one, if its class is above the processor's priority
+    /// (SDM 3A 12.8.3.1).
+    pub fn deliverable(&self) -> Option<u8> {
+        let vector = self.highest_requested()?;
+        (vector >> 4 > self.priority() >> 4).then_some(vector)
+    }
+
+    /// The priority class that must be undercut for the highest requested vector; 0 if none waits for that.
+    pub fn awaited_class(&self) -> u8 {
+        let waits = self.highest_requested().filter(|vector| vector >> 4 > self.in_service() >> 4);
+        waits.map_or(0, |vector| vector >> 4)
+    }
+
+    /// Moves the vector from requested to in service.
+    pub fn accept(&self, vector: u8) {
+        set_bit(self.page, IRR, vector, false);
+        set_bit(self.page, ISR, vector, true);
+        self.page.set(PPR, self.priority().into());
+    }
+
+    /// The highest requested vector; 0 for none.
+    pub fn requested(&self) -> u8 {
+        self.highest_requested().unwrap_or(0)
+    }
+
+    /// The highest vector in service; 0 for none.
+    pub fn in_service(&self) -> u8 {
+        highest(self.page, ISR).unwrap_or(0)
+    }
+
+    fn highest_requested(&self) -> Option<u8> {
+        highest(self.page, IRR)
+    }
+
+    fn end_of_interrupt(&self) {
+        if let Some(vector) = highest(self.page, ISR) {
+            set_bit(self.page, ISR, vector, false);
+            self.page.set(PPR, self.priority().into());
+        }
+    }
+
+    /// SDM 3A 12.8.3.1: the higher of the task priority and the class in service.
+    fn priority(&self) -> u8 {
+        let (task, in_service) = (self.page.get(TPR) as u8, self.in_service());
+        if task >> 4 >= in_service >> 4 { task } else { in_service & 0xf0 }
+    }
+
+    fn icr_high(&self) -> &AtomicU32 {
+        &self.page.0[(ICR - MSR_BASE) as usize * 4 + 1]
+    }
+
+    fn timer_mode(&self) -> u32 {
+        self.page.get(LVT_TIMER) & TIMER_MODE
+    }
+
+    /// TSC ticks of one count: 1 to 128, by the divide configuration's bits 3, 1, 0 (SDM 3A figure 12-10).
+    fn ticks_per_count(&self) -> u64 {
+        let divide = self.page.get(DIVIDE);
+        match divide & 0b11 | divide >> 1 & 0b100 {
+            0b111 => 1,
+            power => 2 << power,
+        }
+    }
+
+    fn after_count(&self, count: u32, since_tsc: u64) -> Option<u64> {
+        (count > 0).then(|| since_tsc.saturating_add(u64::from(count) * self.ticks_per_count()))
+    }
+
+    fn current_count(&self, now_tsc: u64) -> u32 {
+        match self.deadline_tsc {
+            Some(deadline) if self.timer_mode() != LVT_TSC_DEADLINE => {
+                u32::try_from(deadline.saturating_sub(now_tsc).div_ceil(self.ticks_per_count())).unwrap_or(u32::MAX)
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// Cluster and position in it (SDM 3A 12.12.10.2).
+pub const fn logical_id(id: u32) -> u32 {
+    (id >> 4) << 16 | 1 << (id & 15)
+}
+
+/// Whether an ICR value that vCPU `from` wrote is meant for vCPU `to`.
+pub fn addresses(command: u64, from: u32, to: u32) -> bool {
+    const BROADCAST: u32 = u32::MAX;
+    let destination = (command >> 32) as u32;
+    match command & SHORTHAND_MASK {
+        TO_SELF => to == from,
+        TO_ALL => true,
+        TO_OTHERS => to != from,
+        _ if destination == BROADCAST => true,
+        _ if command & LOGICAL != 0 => {
+            let logical = logical_id(to);
+            destination >> 16 == logical >> 16 && destination & logical & 0xffff != 0
+        }
+        _ => destination == to,
+    }
+}
+
+fn set_bit(page: &Page, first: u32, vector: u8, value: bool) {
+    let register = page.register(first + u32::from(vector) / 32);
+    let bit = 1 << (vector % 32);
+    let old = register.load(Relaxed);
+    register.store(if value { old | bit } else { old & !bit }, Relaxed);
+}
+
+fn highest(page: &Page, first: u32) -> Option<u8> {
+    let of = |register: u32| (register, page.get(first + register));
+    let (register, bits) = (0..8).rev().map(of).find(|&(_, bits)| bits != 0)?;
+    Some((register * 32 + bits.ilog2()) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apic(id: u32) -> Apic {
+        Apic::new(Box::leak(Box::new(Page::new())), id)
+    }
+
+    #[test]
+    fn registers_read_as_the_manual_has_them() {
+        let apic = apic(3);
+        for (msr, value) in [(ID, 3), (VERSION, 0x5_0014), (LDR, 8), (SVR, 0x1ff), (LVT_TIMER, 0x1_0000), (TPR, 0)] {
+            assert_eq!(apic.read(msr, 0), Ok(value), "{msr:#x}");
+        }
+        for msr in [0x800, 0x801, EOI, SELF_IPI, 0x831, 0x83a, 0x8ff] {
+            assert_eq!(apic.read(msr, 0), Err(Refused), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn reserved_bits_and_read_only_registers_are_refused() {
+        let mut apic = apic(0);
+        for (msr, value) in [
+            (ID, 0),
+            (VERSION, 0),
+            (PPR, 0),
+            (ISR, 0),
+            (IRR, 0),
+            (CURRENT_COUNT, 0),
+            (TPR, 0x100),
+            (EOI, 1),
+            (ESR, 1),
+            (SELF_IPI, 0x100),
+            (ICR, 1 << 12),
+            (LVT_TIMER, 1 << 12),
+            (SVR, 1 << 12),
+            (TPR, 1 << 32),
+            (DIVIDE, 4),
+        ] {
+            assert_eq!(apic.write(msr, value, 0), Err(Refused), "{msr:#x} = {value:#x}");
+        }
+    }
+
+    #[test]
+    fn interrupts_are_delivered_by_priority() {
+        let mut apic = apic(0);
+        apic.request(0x31);
+        apic.request(0x52);
+        apic.request(3);
+        assert_eq!(apic.deliverable(), Some(0x52));
+        apic.accept(0x52);
+        assert_eq!((apic.deliverable(), apic.in_service(), apic.requested()), (None, 0x52, 0x31));
+        assert_eq!(apic.write(EOI, 0, 0), Ok(Effect::Priorities));
+        assert_eq!(apic.deliverable(), Some(0x31));
+        apic.set_cr8(3);
+        assert_eq!((apic.deliverable(), apic.awaited_class(), apic.read(PPR, 0)), (None, 3, Ok(0x30)));
+        assert_eq!((apic.write(TPR, 0x2f, 0), apic.cr8()), (Ok(Effect::Priorities), 2));
+        assert_eq!(apic.deliverable(), Some(0x31));
+    }
+
+    #[test]
+    fn the_timer_has_three_modes() {
+        let mut apic = apic(0);
+        let set = |apic: &mut Apic, msr, value, now| assert_eq!(apic.write(msr, value, now), Ok(Effect::Timer));
+        set(&mut apic, DIVIDE, 0b1011, 0);
+        set(&mut apic, LVT_TIMER, 0x40, 0);
+        set(&mut apic, INITIAL_COUNT, 100, 1000);
+        assert_eq!((apic.deadline_tsc(), apic.read(CURRENT_COUNT, 1030)), (Some(1100), Ok(70)));
+        assert!(!apic.timer_fired(1099) && apic.timer_fired(1100));
+        assert_eq!((apic.deliverable(), apic.deadline_tsc()), (Some(0x40), None));
+
+        set(&mut apic, DIVIDE, 0b0011, 0);
+        set(&mut apic, LVT_TIMER, u64::from(0x41 | LVT_PERIODIC), 0);
+        set(&mut apic, INITIAL_COUNT, 10, 2000);
+        assert!(apic.timer_fired(2163));
+        assert_eq!(apic.deadline_tsc(), Some(2320));
+
+        set(&mut apic, LVT_TIMER, u64::from(0x42 | LVT_TSC_DEADLINE), 0);
+        assert_eq!(apic.deadline_tsc(), None, "a change of mode disarms");
+        set(&mut apic, IA32_TSC_DEADLINE, 5000, 0);
+        set(&mut apic, INITIAL_COUNT, 3, 0);
+        assert_eq!((apic.deadline_tsc(), apic.read(IA32_TSC_DEADLINE, 0)), (Some(5000), Ok(5000)));
+        set(&mut apic, IA32_TSC_DEADLINE, 0, 0);
+        assert_eq!(apic.deadline_tsc(), None);
+    }
+
+    #[test]
+    fn commands_find_their_destinations() {
+        let to = |command, from| (0..4).filter(|&to| addresses(command, from, to)).collect::<Vec<_>>();
+        assert_eq!(to(command(2, DELIVERY_FIXED, 0x30), 0), [2]);
+        assert_eq!(to(TO_SELF, 1), [1]);
+        assert_eq!(to(TO_ALL, 1), [0, 1, 2, 3]);
+        assert_eq!(to(TO_OTHERS, 1), [0, 2, 3]);
+        assert_eq!(to(LOGICAL | 0b1010 << 32, 0), [1, 3]);
+        assert_eq!(to(LOGICAL | 0x1_000a << 32, 0), [] as [u32; 0], "another cluster");
+        assert_eq!(to(u64::from(u32::MAX) << 32, 0), [0, 1, 2, 3]);
+    }
+}

@@ -1,0 +1,453 @@
+//! The board that the vCPUs sit on: what they know of each other, and how one reaches another.
+//!
+//! vCPU n runs on a processor of its own. A message from one vCPU to another goes into a lane that has one writer and one
+//! reader, so that neither locks anything; the writer then interrupts the other's processor, which exits and reads. All of
+//! this is for interprocessor interrupts and for starting and stopping: no other exit touches the board.
+
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use spinning_top::Spinlock;
+use tollgate_abi::machine::MOST_VCPUS;
+use tollgate_abi::workload::Outcome;
+
+use crate::exit::Backend;
+use crate::machine::{Console, GuestExit};
+use crate::vcpu::End;
+
+/// What a vCPU is doing, as far as others have to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Condition {
+    /// It has no processor.
+    Absent = 0,
+    /// It waits for INIT and a start-up IPI.
+    Waiting = 1,
+    /// It runs, or its exit is being handled.
+    Running = 2,
+    /// It has halted until an interrupt.
+    Halted = 3,
+    /// It has ended, or is off line for good.
+    Over = 4,
+}
+
+impl Condition {
+    fn from_number(number: u32) -> Self {
+        match number {
+            1 => Condition::Waiting,
+            2 => Condition::Running,
+            3 => Condition::Halted,
+            4 => Condition::Over,
+            _ => Condition::Absent,
+        }
+    }
+}
+
+/// What one vCPU's APIC sends to another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// An interrupt with this vector.
+    Interrupt(u8),
+    /// An NMI.
+    Nmi,
+    /// INIT.
+    Init,
+    /// A start-up IPI with this vector.
+    StartUp(u8),
+}
+
+impl Message {
+    const fn encode(self) -> u32 {
+        match self {
+            Message::Interrupt(vector) => 0x100 | vector as u32,
+            Message::Nmi => 0x200,
+            Message::Init => 0x300,
+            Message::StartUp(vector) => 0x400 | vector as u32,
+        }
+    }
+
+    const fn decode(word: u32) -> Self {
+        match word >> 8 {
+            1 => Message::Interrupt(word as u8),
+            2 => Message::Nmi,
+            3 => Message::Init,
+            _ => Message::StartUp(word as u8),
+        }
+    }
+}
+
+/// What a processor without a guest can send to vCPU 0's: what a processor can't send itself (SDM 3A 12.6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Signal {
+    /// INIT.
+    Init = 1,
+    /// A start-up IPI, with a vector that no one looks at.
+    StartUp = 2,
+}
+
+/// Messages that a lane holds.
+const LANE_SLOTS: u32 = 32;
+
+/// A queue with one writer and one reader. Both ends count without end; what is between them is waiting.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Lane {
+    written: AtomicU32,
+    read: AtomicU32,
+    slots: [AtomicU32; LANE_SLOTS as usize],
+}
+
+impl Lane {
+    const fn empty() -> Self {
+        Self {
+            written: AtomicU32::new(0),
+            read: AtomicU32::new(0),
+            slots: [const { AtomicU32::new(0) }; LANE_SLOTS as usize],
+        }
+    }
+
+    /// False if it is full. Called by its writer only.
+    fn put(&self, message: Message) -> bool {
+        let written = self.written.load(Ordering::Relaxed);
+        if written.wrapping_sub(self.read.load(Ordering::Acquire)) >= LANE_SLOTS {
+            return false;
+        }
+        self.slots[(written % LANE_SLOTS) as usize].store(message.encode(), Ordering::Relaxed);
+        self.written.store(written.wrapping_add(1), Ordering::Release);
+        true
+    }
+
+    /// Called by its reader only.
+    fn take(&self) -> Option<Message> {
+        let read = self.read.load(Ordering::Relaxed);
+        if read == self.written.load(Ordering::Acquire) {
+            return None;
+        }
+        let word = self.slots[(read % LANE_SLOTS) as usize].load(Ordering::Relaxed);
+        self.read.store(read.wrapping_add(1), Ordering::Release);
+        Some(Message::decode(word))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.read.load(Ordering::Acquire) == self.written.load(Ordering::Acquire)
+    }
+}
+
+/// How a vCPU ended, for the account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Where it was.
+    pub rip: u64,
+    /// The exit-reason field of its last exit.
+    pub reason: u32,
+    /// The exit qualification of its last exit.
+    pub qualification: u64,
+    /// More for a person; empty if there is nothing to say.
+    pub detail: String,
+    /// How the guest ended itself, if it did so here.
+    pub exit: Option<GuestExit>,
+}
+
+/// One vCPU's place. What others write and what they read of it are on lines of their own.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Seat {
+    condition: AtomicU32,
+    apic_id: AtomicU32,
+    /// TSC ticks that the vCPU's guest has run, over all its runs.
+    elapsed_tsc: AtomicU64,
+    /// 1 while an interrupt of its own timer is to come.
+    timer: AtomicU32,
+    /// Boxed, so that an empty board is all zero and takes no room in an image.
+    ended: Spinlock<Option<Box<Ended>>>,
+    stop: Line,
+    inbox: [Lane; MOST_VCPUS],
+}
+
+/// A figure alone on its cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Line(AtomicU32);
+
+/// The board.
+#[derive(Debug)]
+pub struct Board {
+    seats: [Seat; MOST_VCPUS],
+    vcpus: AtomicU32,
+    /// The vCPU that ended the guest, plus 1; 0 while none has.
+    culprit: AtomicU32,
+    /// A signal that is asked for; 0 for none.
+    asked: AtomicU32,
+    /// Processors that have no guest to run and send signals.
+    servants: AtomicU32,
+    /// What the guest wrote and nobody has printed yet. Its lock is taken outside of exits.
+    pub console: Spinlock<Console>,
+}
+
+impl Board {
+    /// A board without vCPUs.
+    pub const fn new() -> Self {
+        Self {
+            seats: [const {
+                Seat {
+                    condition: AtomicU32::new(Condition::Absent as u32),
+                    apic_id: AtomicU32::new(0),
+                    elapsed_tsc: AtomicU64::new(0),
+                    timer: AtomicU32::new(0),
+                    ended: Spinlock::new(None),
+                    stop: Line(AtomicU32::new(0)),
+                    inbox: [const { Lane::empty() }; MOST_VCPUS],
+                }
+            }; MOST_VCPUS],
+            vcpus: AtomicU32::new(0),
+            culprit: AtomicU32::new(0),
+            asked: AtomicU32::new(0),
+            servants: AtomicU32::new(0),
+            console: Spinlock::new(Console::new()),
+        }
+    }
+
+    /// Says how many of the seats are taken: vCPUs 0 to `vcpus - 1`, each of which has sat down.
+    pub fn settle(&self, vcpus: usize) {
+        self.vcpus.store(vcpus.min(MOST_VCPUS) as u32, Ordering::Release);
+    }
+
+    /// How many vCPUs there are.
+    pub fn vcpus(&self) -> usize {
+        self.vcpus.load(Ordering::Acquire) as usize
+    }
+
+    /// vCPU `at` has come up, on the processor with this APIC ID.
+    pub fn sit(&self, at: usize, apic_id: u32) {
+        self.seats[at].apic_id.store(apic_id, Ordering::Relaxed);
+        self.set_condition(at, Condition::Waiting);
+    }
+
+    /// The APIC ID of the processor that vCPU `at` runs on.
+    pub fn apic_id(&self, at: usize) -> u32 {
+        self.seats[at].apic_id.load(Ordering::Relaxed)
+    }
+
+    /// What a vCPU does now.
+    pub fn condition(&self, at: usize) -> Condition {
+        Condition::from_number(self.seats[at].condition.load(Ordering::Acquire))
+    }
+
+    /// Says what this vCPU does now.
+    pub fn set_condition(&self, at: usize, condition: Condition) {
+        self.seats[at].condition.store(condition as u32, Ordering::Release);
+    }
+
+    /// Says whether an interrupt of this vCPU's own timer is to come.
+    pub fn set_timer(&self, at: usize, armed: bool) {
+        self.seats[at].timer.store(armed.into(), Ordering::Release);
+    }
+
+    /// Hands over a message; false if the lane is full. The caller interrupts the processor of `to` then.
+    pub fn send(&self, from: usize, to: usize, message: Message) -> bool {
+        self.seats[to].inbox[from].put(message)
+    }
+
+    /// The next message for a vCPU, from the lowest sender first.
+    pub fn receive(&self, at: usize) -> Option<Message> {
+        self.seats[at].inbox[..self.vcpus()].iter().find_map(Lane::take)
+    }
+
+    /// Asks a vCPU to leave its guest at its next exit for an interrupt. The caller interrupts its processor then.
+    pub fn ask_to_stop(&self, at: usize) {
+        self.seats[at].stop.0.store(1, Ordering::Release);
+    }
+
+    /// Whether it was asked.
+    pub fn is_to_stop(&self, at: usize) -> bool {
+        self.seats[at].stop.0.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether every vCPU but `but` does nothing that could exit: waiting, halted, or over.
+    pub fn others_are_quiet(&self, but: usize) -> bool {
+        self.others(but).all(|at| self.condition(at) != Condition::Running)
+    }
+
+    /// The first other vCPU that is not quiet.
+    pub fn first_busy(&self, but: usize) -> Option<usize> {
+        self.others(but).find(|&at| self.condition(at) == Condition::Running)
+    }
+
+    /// Every vCPU but this one.
+    pub fn others(&self, but: usize) -> impl Iterator<Item = usize> {
+        (0..self.vcpus()).filter(move |&at| at != but)
+    }
+
+    /// Whether nothing can ever happen again: every vCPU waits, has halted or is over, no message is under way, and no timer
+    /// will fire. The last vCPU to halt finds out, since each says so before it asks.
+    pub fn is_dead(&self) -> bool {
+        core::sync::atomic::fence(Ordering::SeqCst);
+        (0..self.vcpus()).all(|at| {
+            let seat = &self.seats[at];
+            self.condition(at) != Condition::Running
+                && seat.timer.load(Ordering::Acquire) == 0
+                && seat.inbox.iter().all(Lane::is_empty)
+        })
+    }
+
+    /// Adds to the time that a vCPU's guest has run.
+    pub fn add_elapsed(&self, at: usize, ticks: u64) {
+        self.seats[at].elapsed_tsc.fetch_add(ticks, Ordering::Relaxed);
+    }
+
+    /// TSC ticks that a vCPU's guest has run.
+    pub fn elapsed_tsc(&self, at: usize) -> u64 {
+        self.seats[at].elapsed_tsc.load(Ordering::Relaxed)
+    }
+
+    /// Notes how a vCPU ended, and whether that ends the guest: then true if it is the first.
+    pub fn end(&self, at: usize, ended: Ended) -> bool {
+        let ends_guest = match ended.outcome {
+            Outcome::StoppedByAnother | Outcome::Init => false,
+            // Another vCPU is off line then.
+            Outcome::HaltedForEver => at == 0,
+            _ => true,
+        };
+        *self.seats[at].ended.lock() = Some(Box::new(ended));
+        ends_guest && self.culprit.compare_exchange(0, at as u32 + 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// This processor serves from now on, by asking [`Board::asked`] again and again.
+    pub fn serve(&self) {
+        self.servants.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether any processor serves.
+    pub fn is_served(&self) -> bool {
+        self.servants.load(Ordering::Acquire) > 0
+    }
+
+    /// Asks for a signal to vCPU 0's processor, a while from now.
+    pub fn ask(&self, signal: Signal) {
+        self.asked.store(signal as u32, Ordering::Release);
+    }
+
+    /// The signal that is asked for; once for each time.
+    pub fn asked(&self) -> Option<Signal> {
+        match self.asked.swap(0, Ordering::Acquire) {
+            0 => None,
+            asked if asked == Signal::Init as u32 => Some(Signal::Init),
+            _ => Some(Signal::StartUp),
+        }
+    }
+
+    /// How a vCPU ended.
+    pub fn ended(&self, at: usize) -> Option<Ended> {
+        self.seats[at].ended.lock().as_deref().cloned()
+    }
+
+    /// The vCPU that ended the guest.
+    pub fn culprit(&self) -> Option<usize> {
+        (self.culprit.load(Ordering::Acquire) as usize).checked_sub(1)
+    }
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Ended {
+    /// An end about which nothing more is known.
+    pub const fn of(outcome: Outcome) -> Self {
+        Self { outcome, rip: 0, reason: 0, qualification: 0, detail: String::new(), exit: None }
+    }
+
+    /// What is left of a run's end.
+    pub fn new<B: Backend>(end: &End<impl core::fmt::Display>, exit: Option<GuestExit>, backend: &B) -> Self {
+        let mut detail = String::new();
+        let _ = match &end.failure {
+            Some(failure) => write!(detail, "{failure}"),
+            None if crate::exit::RawReason(end.reason).is_entry_failure() => detail.write_str(backend.entry_failure()),
+            None => Ok(()),
+        };
+        let End { outcome, rip, reason, qualification, .. } = *end;
+        Self { outcome, rip, reason, qualification, detail, exit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board(vcpus: usize) -> Box<Board> {
+        let board = Box::new(Board::new());
+        (0..vcpus).for_each(|at| board.sit(at, at as u32));
+        board.settle(vcpus);
+        board
+    }
+
+    #[test]
+    fn messages_arrive_in_their_order_and_a_full_lane_says_so() {
+        let board = board(3);
+        for message in [Message::Interrupt(0x30), Message::Nmi, Message::Init, Message::StartUp(8)] {
+            assert!(board.send(0, 2, message));
+        }
+        assert!(board.send(1, 2, Message::Interrupt(0xff)));
+        let received: Vec<_> = std::iter::from_fn(|| board.receive(2)).collect();
+        let expected =
+            [Message::Interrupt(0x30), Message::Nmi, Message::Init, Message::StartUp(8), Message::Interrupt(0xff)];
+        assert_eq!(received, expected);
+        assert!((0..LANE_SLOTS).all(|_| board.send(0, 1, Message::Nmi)));
+        assert!(!board.send(0, 1, Message::Nmi));
+        assert_eq!(board.receive(1), Some(Message::Nmi));
+        assert!(board.send(0, 1, Message::Nmi) && !board.send(0, 1, Message::Nmi));
+    }
+
+    #[test]
+    fn lanes_carry_everything_between_two_threads() {
+        let board = board(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..20_000u32 {
+                    while !board.send(0, 1, Message::Interrupt(n as u8)) {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            for n in 0..20_000u32 {
+                let message = loop {
+                    match board.receive(1) {
+                        Some(message) => break message,
+                        None => std::thread::yield_now(),
+                    }
+                };
+                assert_eq!(message, Message::Interrupt(n as u8));
+            }
+        });
+    }
+
+    #[test]
+    fn a_board_is_dead_only_if_nothing_is_under_way() {
+        let board = board(2);
+        board.set_condition(0, Condition::Running);
+        assert!(!board.is_dead());
+        board.set_condition(0, Condition::Halted);
+        assert!(board.is_dead(), "vCPU 1 waits, vCPU 0 has halted");
+        board.set_timer(1, true);
+        assert!(!board.is_dead());
+        board.set_timer(1, false);
+        assert!(board.send(1, 0, Message::Interrupt(0x30)) && !board.is_dead());
+    }
+
+    #[test]
+    fn the_first_end_is_the_guests() {
+        let board = board(3);
+        let ended = Ended::of;
+        assert!(!board.end(1, ended(Outcome::HaltedForEver)), "off line");
+        assert!(board.end(2, ended(Outcome::TripleFault)));
+        assert!(!board.end(0, ended(Outcome::StoppedByAnother)));
+        assert_eq!(board.culprit(), Some(2));
+    }
+}

@@ -1,0 +1,298 @@
+//! The guest's local APIC at work: its MSRs, interrupts from outside and from other vCPUs, and their delivery.
+//!
+//! Delivery is one rule for both ways ([`settle`]): whatever may have made an interrupt deliverable ends with it. Where
+//! the processor virtualizes delivery, it delivers self-IPIs and what EOI uncovers by itself; what arrives while the
+//! monitor runs is injected here all the same, with the guest interrupt status kept up to date (SDM 3C 30.2).
+
+use tollgate_abi::apic::*;
+use tollgate_abi::workload::Outcome;
+
+use crate::apic::{Effect, addresses};
+use crate::board::{Condition, Message};
+use crate::exit::{Action, Backend, Event, GuestRegisters};
+use crate::handlers::event;
+use crate::machine::Machine;
+
+/// Vectors at the processors' own APICs: one for the timer, and one for each vCPU that interrupts another.
+pub const TIMER_VECTOR: u8 = 0xf0;
+/// vCPU n sends `KICK_VECTOR + n`.
+pub const KICK_VECTOR: u8 = 0xe0;
+
+const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
+
+/// RDMSR of one of its registers.
+#[inline(never)]
+pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
+    match machine.apic.read(registers.rcx as u32, backend.tsc()) {
+        Ok(value) => {
+            registers.rax = value & 0xffff_ffff;
+            registers.rdx = value >> 32;
+            Action::Advance
+        }
+        Err(_) => REFUSED,
+    }
+}
+
+/// WRMSR of one of its registers.
+#[inline(never)]
+pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
+    let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
+    match machine.apic.write(registers.rcx as u32, value, backend.tsc()) {
+        Err(_) => return REFUSED,
+        Ok(Effect::None) => return Action::Advance,
+        Ok(Effect::Timer) => {
+            arm(backend, machine);
+            return Action::Advance;
+        }
+        Ok(Effect::Priorities) => {}
+        Ok(Effect::Send(command)) => send(command, backend, machine),
+    }
+    advance(backend, machine)
+}
+
+/// Ends the instruction that exited, and delivers what can be delivered behind it.
+#[inline(never)]
+pub fn advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    settle(backend, machine, true).map_or(Action::Advance, Action::AdvanceAndInject)
+}
+
+/// An interrupt at the processor's own APIC: the timer, or another vCPU that has left a message.
+#[inline(never)]
+pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    let vector = backend.exit_event().map_or(0, |event| event.vector);
+    backend.end_of_interrupt();
+    if vector == TIMER_VECTOR {
+        machine.apic.timer_fired(backend.tsc());
+        arm(backend, machine);
+    }
+    if machine.board.is_to_stop(machine.vcpu) {
+        return Action::Stop(Outcome::StoppedByAnother);
+    }
+    while let Some(message) = machine.board.receive(machine.vcpu) {
+        match message {
+            Message::Interrupt(vector) => machine.apic.request(vector),
+            Message::Nmi => machine.nmi_pending = true,
+            Message::Init => return Action::Stop(Outcome::Init),
+            // Only a vCPU that waits for it is started.
+            Message::StartUp(_) => {}
+        }
+    }
+    resume(backend, machine)
+}
+
+/// Goes on at the same instruction, with what can be delivered; what the exit interrupted comes first.
+#[inline(never)]
+pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    let interrupted = backend.vectoring_event();
+    if interrupted.is_some() {
+        backend.ask_for_window(machine.apic.deliverable().is_some());
+        return event::resume_delivery(backend);
+    }
+    match settle(backend, machine, false) {
+        Some(event) => Action::Inject(event),
+        None => Action::Resume,
+    }
+}
+
+/// The event that is to be injected now. What can't be yet is asked for: by an interrupt window, or a priority threshold.
+#[inline(never)]
+pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+    if machine.nmi_pending && !backend.blocks_nmis() {
+        machine.nmi_pending = false;
+        wake(backend, machine);
+        return Some(Event::NMI);
+    }
+    let apic = &machine.apic;
+    let deliverable = apic.deliverable();
+    let accepted = deliverable.filter(|_| backend.takes_interrupts(ends));
+    if let Some(vector) = accepted {
+        apic.accept(vector);
+    }
+    let virtualized = backend.virtualized_apic();
+    if virtualized.delivery {
+        backend.set_interrupt_status(apic.requested(), apic.in_service());
+    } else if virtualized.priority {
+        // Not above the priority that the guest has, which a VM entry would refuse (SDM 3C 27.2.1.1).
+        backend.set_priority_threshold(if deliverable.is_none() { apic.awaited_class() } else { 0 });
+    }
+    backend.ask_for_window(match accepted {
+        Some(_) => apic.deliverable().is_some(),
+        None => deliverable.is_some(),
+    });
+    let vector = accepted?;
+    wake(backend, machine);
+    Some(Event::interrupt(vector))
+}
+
+/// A halted vCPU is active again.
+fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
+    if machine.halted {
+        machine.halted = false;
+        machine.board.set_condition(machine.vcpu, Condition::Running);
+        backend.wake();
+    }
+}
+
+fn arm<B: Backend>(backend: &mut B, machine: &Machine) {
+    let deadline = machine.apic.deadline_tsc();
+    machine.board.set_timer(machine.vcpu, deadline.is_some());
+    backend.arm_timer(deadline);
+}
+
+/// Sends an interprocessor interrupt to each vCPU that it addresses.
+fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
+    let vector = command as u8;
+    let message = match command & DELIVERY_MASK {
+        // Lowest priority, 1, delivers to all that are addressed.
+        DELIVERY_FIXED | 0x100 if vector >= LOWEST_VECTOR => Message::Interrupt(vector),
+        DELIVERY_NMI => Message::Nmi,
+        DELIVERY_INIT if command & LEVEL == 0 || command & ASSERT != 0 => Message::Init,
+        DELIVERY_START_UP => Message::StartUp(vector),
+        // SMIs are the platform's; the rest is reserved.
+        _ => return,
+    };
+    let this = machine.vcpu;
+    for to in (0..machine.board.vcpus()).filter(|&to| addresses(command, this as u32, to as u32)) {
+        if to == this {
+            match message {
+                Message::Interrupt(vector) => machine.apic.request(vector),
+                Message::Nmi => machine.nmi_pending = true,
+                // A processor can't send itself these (SDM 3A 12.6.1).
+                Message::Init | Message::StartUp(_) => {}
+            }
+            continue;
+        }
+        let runs = matches!(machine.board.condition(to), Condition::Running | Condition::Halted);
+        let wanted = match message {
+            Message::StartUp(_) => machine.board.condition(to) == Condition::Waiting,
+            _ => runs,
+        };
+        if wanted {
+            deliver(to, message, machine);
+            if runs {
+                backend.kick(machine.board.apic_id(to));
+            }
+        }
+    }
+}
+
+/// Leaves a message; where the other has not read the last ones yet, reads those for this one meanwhile, so that two that
+/// wait for each other both go on.
+fn deliver(to: usize, message: Message, machine: &mut Machine) {
+    while !machine.board.send(machine.vcpu, to, message) {
+        match machine.board.receive(machine.vcpu) {
+            Some(Message::Interrupt(vector)) => machine.apic.request(vector),
+            Some(Message::Nmi) => machine.nmi_pending = true,
+            _ if machine.board.condition(to) == Condition::Over || machine.board.is_to_stop(machine.vcpu) => return,
+            _ => core::hint::spin_loop(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::{State, VirtualizedApic};
+    use crate::script::{Script, machine, machines};
+
+    const RFLAGS_IF: u64 = 1 << 9;
+
+    fn interruptible() -> Script {
+        let mut backend = Script::default();
+        backend.set(State::Rflags, RFLAGS_IF);
+        backend
+    }
+
+    fn wrmsr(backend: &mut Script, machine: &mut Machine, msr: u32, value: u64) -> Action {
+        let registers =
+            GuestRegisters { rcx: msr.into(), rax: value & 0xffff_ffff, rdx: value >> 32, ..Default::default() };
+        write(&registers, backend, machine)
+    }
+
+    #[test]
+    fn a_self_ipi_arrives_behind_its_instruction_and_waits_for_eoi() {
+        let (mut backend, mut machine) = (interruptible(), machine());
+        let delivered = |vector| Action::AdvanceAndInject(Event::interrupt(vector));
+        assert_eq!(wrmsr(&mut backend, &mut machine, SELF_IPI, 0x40), delivered(0x40));
+        assert_eq!(wrmsr(&mut backend, &mut machine, SELF_IPI, 0x41), Action::Advance, "0x40 is in service");
+        assert!(!backend.window, "it waits for the EOI, not for RFLAGS.IF");
+        assert_eq!(wrmsr(&mut backend, &mut machine, EOI, 0), delivered(0x41));
+        assert_eq!(wrmsr(&mut backend, &mut machine, EOI, 0), Action::Advance);
+        assert_eq!(wrmsr(&mut backend, &mut machine, EOI, 1), REFUSED);
+    }
+
+    #[test]
+    fn what_the_guest_can_t_take_is_asked_for() {
+        let (mut backend, mut machine) = (Script::default(), machine());
+        assert_eq!(wrmsr(&mut backend, &mut machine, SELF_IPI, 0x40), Action::Advance);
+        assert!(backend.window);
+        backend.set(State::Rflags, RFLAGS_IF);
+        assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x40)));
+        assert!(!backend.window);
+    }
+
+    #[test]
+    fn an_event_that_was_under_way_comes_first() {
+        let (mut backend, mut machine) = (interruptible(), machine());
+        machine.apic.request(0x40);
+        backend.vectoring_event = Some(Event::UNDEFINED_OPCODE);
+        assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::UNDEFINED_OPCODE));
+        assert!(backend.window);
+    }
+
+    #[test]
+    fn a_shadowed_priority_sets_a_threshold_and_virtual_delivery_its_status() {
+        let (mut backend, mut machine) = (interruptible(), machine());
+        backend.virtualized = VirtualizedApic { priority: true, ..Default::default() };
+        machine.apic.set_cr8(5);
+        assert_eq!(wrmsr(&mut backend, &mut machine, SELF_IPI, 0x47), Action::Advance);
+        assert_eq!((backend.threshold, backend.window), (4, false));
+        backend.virtualized = VirtualizedApic { priority: true, registers: true, delivery: true };
+        machine.apic.set_cr8(0);
+        assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x47)));
+        assert_eq!(backend.interrupt_status, (0, 0x47));
+    }
+
+    #[test]
+    fn an_ipi_reaches_a_vcpu_that_runs_and_kicks_it() {
+        let [mut first, mut second] = machines();
+        let (mut here, mut there) = (interruptible(), interruptible());
+        second.board.set_condition(1, Condition::Running);
+        assert_eq!(wrmsr(&mut here, &mut first, ICR, command(1, DELIVERY_FIXED, 0x55)), Action::Advance);
+        assert_eq!(here.kicks, [1]);
+        there.exit_event = Some(Event::interrupt(KICK_VECTOR));
+        assert_eq!(external_interrupt(&mut there, &mut second), Action::Inject(Event::interrupt(0x55)));
+        assert_eq!(there.ended_interrupts, 1);
+        assert_eq!(wrmsr(&mut here, &mut first, ICR, command(1, DELIVERY_INIT, 0)), Action::Advance);
+        assert_eq!(external_interrupt(&mut there, &mut second), Action::Stop(Outcome::Init));
+    }
+
+    #[test]
+    fn only_a_waiting_vcpu_is_started_and_one_that_is_over_gets_nothing() {
+        let [mut first, second] = machines();
+        let mut here = interruptible();
+        let mut send = |delivery| wrmsr(&mut here, &mut first, ICR, command(1, delivery, 8));
+        assert_eq!(send(DELIVERY_START_UP), Action::Advance);
+        assert_eq!(second.board.receive(1), Some(Message::StartUp(8)));
+        second.board.set_condition(1, Condition::Over);
+        assert_eq!((send(DELIVERY_START_UP), send(DELIVERY_NMI)), (Action::Advance, Action::Advance));
+        assert_eq!((second.board.receive(1), here.kicks.len()), (None, 0));
+    }
+
+    #[test]
+    fn the_timer_wakes_a_halted_vcpu() {
+        let (mut backend, mut machine) = (interruptible(), machine());
+        let timer = u64::from(0x31 | LVT_TSC_DEADLINE);
+        assert_eq!(wrmsr(&mut backend, &mut machine, LVT_TIMER, timer), Action::Advance);
+        assert_eq!(wrmsr(&mut backend, &mut machine, IA32_TSC_DEADLINE, 500), Action::Advance);
+        assert_eq!(backend.timer, Some(500));
+        (machine.halted, backend.halts) = (true, 1);
+        backend.exit_event = Some(Event::interrupt(TIMER_VECTOR));
+        backend.tsc = 499;
+        assert_eq!(external_interrupt(&mut backend, &mut machine), Action::Resume, "too early: armed again");
+        assert_eq!((backend.timer, machine.halted), (Some(500), true));
+        backend.tsc = 500;
+        assert_eq!(external_interrupt(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x31)));
+        assert_eq!((backend.timer, machine.halted), (None, false));
+    }
+}

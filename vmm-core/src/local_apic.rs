@@ -1,0 +1,169 @@
+//! The processor's own local APIC (SDM 3A chapter 12), with which one processor starts, interrupts and times another or
+//! itself: memory-mapped, or by MSRs where firmware left it in x2APIC mode.
+//!
+//! The monitor runs with interrupts disabled, so that whatever arrives stays pending until a guest is entered, and makes
+//! an exit then.
+#![expect(unsafe_code, reason = "reads and writes the registers of the local APIC")]
+
+use tollgate_abi::apic::{
+    CURRENT_COUNT, DELIVERY_INIT, DELIVERY_START_UP, DIVIDE, EOI, IA32_APIC_BASE, IA32_TSC_DEADLINE, ICR, ID,
+    INITIAL_COUNT, LVT_MASKED, LVT_TIMER, LVT_TSC_DEADLINE, MSR_BASE, SVR, TO_OTHERS, command,
+};
+use x86_64::registers::model_specific::Msr;
+
+use crate::vmx::registers::tsc;
+
+/// Where it is mapped after reset (SDM 3A 12.4.1); the boot block maps the first 4 GiB to themselves.
+const MAPPED_AT: u64 = 0xfee0_0000;
+/// IA32_APIC_BASE: x2APIC mode.
+const X2APIC_MODE: u64 = 1 << 10;
+/// Software-enabled, spurious vector 0xff.
+const ENABLED: u32 = 0x1ff;
+/// Divide by 1.
+const BY_ONE: u32 = 0b1011;
+/// CPUID.1:ECX: the timer has a TSC-deadline mode.
+const CPUID_1_ECX_TSC_DEADLINE: u32 = 1 << 24;
+/// TSC ticks over which the timer is measured where it counts at a rate of its own.
+const MEASURED_TICKS: u64 = 20_000;
+/// Counts that are added to what is measured: a timer that fires early fires twice.
+const SLACK_COUNTS: u64 = 64;
+/// TSC ticks between INIT and start-up IPI.
+const START_TICKS: u64 = 200_000;
+
+/// This processor's APIC, enabled.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalApic {
+    by_msr: bool,
+    timer: Timer,
+}
+
+/// How the timer counts.
+#[derive(Clone, Copy, Debug)]
+enum Timer {
+    TscDeadline,
+    /// Counts in 2^16 TSC ticks.
+    Counts(u64),
+}
+
+impl LocalApic {
+    /// Enables it. `features` is CPUID.1:ECX.
+    pub fn enable(features: u32) -> Self {
+        // SAFETY: every processor with VT-x has the MSR.
+        let by_msr = unsafe { Msr::new(IA32_APIC_BASE).read() } & X2APIC_MODE != 0;
+        let mut apic = Self { by_msr, timer: Timer::TscDeadline };
+        apic.write(SVR, ENABLED);
+        apic.write(LVT_TIMER, LVT_MASKED);
+        if features & CPUID_1_ECX_TSC_DEADLINE == 0 {
+            apic.timer = Timer::Counts(apic.measure());
+        }
+        apic
+    }
+
+    /// Its ID.
+    pub fn id(&self) -> u32 {
+        if self.by_msr { self.read(ID) } else { self.read(ID) >> 24 }
+    }
+
+    /// Interrupts the processor with this APIC ID.
+    pub fn interrupt(&self, apic_id: u32, vector: u8) {
+        self.send(command(apic_id, 0, vector));
+    }
+
+    /// Sends INIT to the processor with this APIC ID.
+    pub fn init(&self, apic_id: u32) {
+        self.send(command(apic_id, DELIVERY_INIT, 0));
+    }
+
+    /// Sends a start-up IPI to the processor with this APIC ID.
+    pub fn start_up(&self, apic_id: u32, vector: u8) {
+        self.send(command(apic_id, DELIVERY_START_UP, vector));
+    }
+
+    /// Starts every other processor in real mode at the page with this number.
+    pub fn start_others(&self, vector: u8) {
+        self.send(command(0, DELIVERY_INIT | TO_OTHERS, 0));
+        let start = tsc();
+        while tsc().wrapping_sub(start) < START_TICKS {
+            core::hint::spin_loop();
+        }
+        self.send(command(0, DELIVERY_START_UP | TO_OTHERS, vector));
+    }
+
+    /// Ends the interrupt that was taken last.
+    pub fn end_of_interrupt(&self) {
+        self.write(EOI, 0);
+    }
+
+    /// Interrupts this processor with `vector` at a time, or not at all.
+    pub fn arm_timer(&self, vector: u8, deadline_tsc: Option<u64>) {
+        let vector = u32::from(vector);
+        match (self.timer, deadline_tsc) {
+            (Timer::TscDeadline, deadline) => {
+                self.write(LVT_TIMER, vector | LVT_TSC_DEADLINE);
+                // SAFETY: processors with the mode have the MSR; 0 disarms. MFENCE orders it behind a memory-mapped LVT
+                // (SDM 3A 12.5.4.1).
+                unsafe {
+                    core::arch::asm!("mfence", options(nostack, preserves_flags));
+                    Msr::new(IA32_TSC_DEADLINE).write(deadline.unwrap_or(0));
+                }
+            }
+            (Timer::Counts(_), None) => {
+                self.write(LVT_TIMER, LVT_MASKED);
+                self.write(INITIAL_COUNT, 0);
+            }
+            (Timer::Counts(rate), Some(deadline)) => {
+                let ticks = deadline.saturating_sub(tsc());
+                let counts = (u128::from(ticks) * u128::from(rate)).div_ceil(1 << 16) as u64;
+                let counts = counts.saturating_add(SLACK_COUNTS).min(u32::MAX.into());
+                self.write(DIVIDE, BY_ONE);
+                self.write(LVT_TIMER, vector);
+                self.write(INITIAL_COUNT, counts as u32);
+            }
+        }
+    }
+
+    /// Counts of the timer in 2^16 TSC ticks.
+    fn measure(&self) -> u64 {
+        self.write(DIVIDE, BY_ONE);
+        self.write(INITIAL_COUNT, u32::MAX);
+        let start = tsc();
+        while tsc().wrapping_sub(start) < MEASURED_TICKS {
+            core::hint::spin_loop();
+        }
+        let (counts, ticks) = (u32::MAX - self.read(CURRENT_COUNT), tsc().wrapping_sub(start));
+        self.write(INITIAL_COUNT, 0);
+        (u64::from(counts.max(1)) << 16).div_ceil(ticks)
+    }
+
+    fn send(&self, command: u64) {
+        if self.by_msr {
+            // SAFETY: in x2APIC mode the register is this MSR; what the processors that are addressed do with the
+            // interrupt is what the caller wants.
+            unsafe { Msr::new(ICR).write(command) };
+            return;
+        }
+        // The memory-mapped register has 8 bits of destination in its upper half, which is at the next offset.
+        self.write(ICR + 1, ((command >> 32) as u32) << 24);
+        self.write(ICR, command as u32);
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        // SAFETY: the registers of this processor's APIC, by the way that its mode has; reading one changes nothing.
+        unsafe { if self.by_msr { Msr::new(register).read() as u32 } else { core::ptr::read_volatile(at(register)) } }
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        // SAFETY: likewise, and nothing but this type writes them; interrupts are off.
+        unsafe {
+            if self.by_msr {
+                Msr::new(register).write(value.into())
+            } else {
+                core::ptr::write_volatile(at(register), value)
+            }
+        }
+    }
+}
+
+fn at(register: u32) -> *mut u32 {
+    (MAPPED_AT + u64::from(register - MSR_BASE) * 16) as *mut u32
+}
