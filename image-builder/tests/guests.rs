@@ -98,8 +98,9 @@ fn a_guest_that_does_not_fit_is_told_by_how_much() {
         random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
         (random >> 56) as u8
     });
-    let built = Rom::build(MONITOR_ELF, &Guest::parse(&bytes).unwrap(), "");
-    let error = built.err().expect("a guest as large as the ROM leaves no room for the monitor");
+    let Err(error) = Rom::build(MONITOR_ELF, &Guest::parse(&bytes).unwrap(), "") else {
+        panic!("a guest as large as the ROM leaves no room for the monitor");
+    };
     assert!(error.to_string().contains("bytes too large for the ROM"), "{error}");
 }
 
