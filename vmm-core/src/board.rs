@@ -5,7 +5,7 @@
 //! this is for interprocessor interrupts and for starting and stopping: no other exit touches the board.
 
 use core::fmt::Write;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -88,6 +88,9 @@ pub enum Signal {
     StartUp = 2,
 }
 
+/// Bits of a seat's condition; above them its wake-ups are counted.
+const CONDITION_BITS: u32 = 3;
+
 /// Messages that a lane holds.
 const LANE_SLOTS: u32 = 32;
 
@@ -157,6 +160,7 @@ pub struct Ended {
 #[derive(Debug)]
 #[repr(align(64))]
 struct Seat {
+    /// The [`Condition`], and above it how many times it has become [`Condition::Running`]. Its vCPU alone writes it.
     condition: AtomicU32,
     apic_id: AtomicU32,
     /// TSC ticks that the vCPU's guest has run, over all its runs.
@@ -235,16 +239,28 @@ impl Board {
 
     /// What a vCPU does now.
     pub fn condition(&self, at: usize) -> Condition {
-        Condition::from_number(self.seats[at].condition.load(Ordering::Acquire))
+        Condition::from_number(self.seats[at].condition.load(Ordering::Acquire) & ((1 << CONDITION_BITS) - 1))
     }
 
-    /// Says what this vCPU does now.
+    /// Says what this vCPU does now: that it runs, before it reads its messages or lets its timer fire; otherwise see
+    /// [`Board::rest`].
     pub fn set_condition(&self, at: usize, condition: Condition) {
-        self.seats[at].condition.store(condition as u32, Ordering::Release);
+        let word = &self.seats[at].condition;
+        let wakes =
+            (word.load(Ordering::Relaxed) >> CONDITION_BITS).wrapping_add((condition == Condition::Running).into());
+        word.store(wakes << CONDITION_BITS | condition as u32, Ordering::Release);
+    }
+
+    /// Says that this vCPU waits, has halted or is over; true if nothing can ever happen again, which the last to say so
+    /// finds out. vCPU 0 ends the guest then: the others interrupt it.
+    pub fn rest(&self, at: usize, condition: Condition) -> bool {
+        self.set_condition(at, condition);
+        self.is_dead()
     }
 
     /// Says whether an interrupt of this vCPU's own timer is to come.
     pub fn set_timer(&self, at: usize, armed: bool) {
+        debug_assert_eq!(self.condition(at), Condition::Running, "whoever looks takes vCPU {at} for quiet");
         self.seats[at].timer.store(armed.into(), Ordering::Release);
     }
 
@@ -255,6 +271,7 @@ impl Board {
 
     /// The next message for a vCPU, from the lowest sender first.
     pub fn receive(&self, at: usize) -> Option<Message> {
+        debug_assert_eq!(self.condition(at), Condition::Running, "whoever looks takes vCPU {at} for quiet");
         self.seats[at].inbox[..self.vcpus()].iter().find_map(Lane::take)
     }
 
@@ -268,14 +285,14 @@ impl Board {
         self.seats[at].stop.0.load(Ordering::Acquire) != 0
     }
 
-    /// Whether every vCPU but `but` does nothing that could exit: waiting, halted, or over.
-    pub fn others_are_quiet(&self, but: usize) -> bool {
-        self.others(but).all(|at| self.condition(at) != Condition::Running)
+    /// The first other vCPU that may exit yet: it runs, or a message will make it.
+    pub fn first_busy(&self, but: usize) -> Option<usize> {
+        self.others(but).find(|&at| self.condition(at) == Condition::Running || self.is_under_way(at))
     }
 
-    /// The first other vCPU that is not quiet.
-    pub fn first_busy(&self, but: usize) -> Option<usize> {
-        self.others(but).find(|&at| self.condition(at) == Condition::Running)
+    /// Whether a message for a vCPU is under way. One that is over gets none.
+    pub fn is_under_way(&self, at: usize) -> bool {
+        self.condition(at) != Condition::Over && !self.seats[at].inbox.iter().all(Lane::is_empty)
     }
 
     /// Every vCPU but this one.
@@ -284,15 +301,22 @@ impl Board {
     }
 
     /// Whether nothing can ever happen again: every vCPU waits, has halted or is over, no message is under way, and no timer
-    /// will fire. The last vCPU to halt finds out, since each says so before it asks.
-    pub fn is_dead(&self) -> bool {
-        core::sync::atomic::fence(Ordering::SeqCst);
-        (0..self.vcpus()).all(|at| {
-            let seat = &self.seats[at];
-            self.condition(at) != Condition::Running
-                && seat.timer.load(Ordering::Acquire) == 0
-                && seat.inbox.iter().all(Lane::is_empty)
-        })
+    /// will fire.
+    ///
+    /// A vCPU reads its messages, sends and arms its timer only while it says that it runs. So where each was quiet before
+    /// and after the look at messages and timers, and did not run in between, they stood still meanwhile.
+    fn is_dead(&self) -> bool {
+        // What this vCPU said comes before what the others said: of two that halt at once, one sees the other.
+        fence(Ordering::SeqCst);
+        let words = || (0..self.vcpus()).map(|at| self.seats[at].condition.load(Ordering::Acquire));
+        let mut before = [0; MOST_VCPUS];
+        before.iter_mut().zip(words()).for_each(|(before, word)| *before = word);
+        let waits = |at| match self.condition(at) {
+            Condition::Running => true,
+            Condition::Over => false,
+            _ => self.is_under_way(at) || self.seats[at].timer.load(Ordering::Acquire) != 0,
+        };
+        !(0..self.vcpus()).any(waits) && words().eq(before.into_iter().take(self.vcpus()))
     }
 
     /// Adds to the time that a vCPU's guest has run.
@@ -385,6 +409,7 @@ mod tests {
         let board = Box::new(Board::new());
         (0..vcpus).for_each(|at| board.sit(at, at as u32));
         board.settle(vcpus);
+        (0..vcpus).for_each(|at| board.set_condition(at, Condition::Running));
         board
     }
 
@@ -431,14 +456,49 @@ mod tests {
     #[test]
     fn a_board_is_dead_only_if_nothing_is_under_way() {
         let board = board(2);
-        board.set_condition(0, Condition::Running);
-        assert!(!board.is_dead());
-        board.set_condition(0, Condition::Halted);
-        assert!(board.is_dead(), "vCPU 1 waits, vCPU 0 has halted");
         board.set_timer(1, true);
-        assert!(!board.is_dead());
+        assert!(!board.rest(1, Condition::Halted) && !board.rest(0, Condition::Halted));
+        assert!(board.rest(1, Condition::Over), "its timer is over, too");
+        board.set_condition(1, Condition::Running);
         board.set_timer(1, false);
+        assert!(board.rest(1, Condition::Waiting));
         assert!(board.send(1, 0, Message::Interrupt(0x30)) && !board.is_dead());
+        assert_eq!(board.first_busy(1), Some(0), "it will wake");
+        board.set_condition(0, Condition::Over);
+        assert!(board.is_dead(), "what is sent to one that is over is lost");
+        assert_eq!(board.first_busy(1), None);
+    }
+
+    /// One message goes round as often as `HOPS` says, each vCPU halting behind it: only when it has ended is the board
+    /// dead, and then someone finds out.
+    #[test]
+    fn vcpus_that_halt_and_wake_are_not_taken_for_dead() {
+        const VCPUS: usize = 4;
+        const HOPS: u32 = 20_000;
+        let (board, hops, deaths) = (board(VCPUS), AtomicU32::new(0), AtomicU32::new(0));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let vcpu = &|at: usize| {
+            while deaths.load(Ordering::Acquire) == 0 {
+                assert!(std::time::Instant::now() < deadline, "no one found out that the board is dead");
+                if !board.is_under_way(at) {
+                    std::thread::yield_now();
+                    continue;
+                }
+                board.set_condition(at, Condition::Running);
+                assert_eq!(board.receive(at), Some(Message::Nmi));
+                if hops.fetch_add(1, Ordering::AcqRel) < HOPS {
+                    assert!(board.send(at, (at + 1) % VCPUS, Message::Nmi));
+                }
+                if board.rest(at, Condition::Halted) {
+                    assert!(hops.load(Ordering::Acquire) > HOPS, "taken for dead");
+                    deaths.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+        };
+        (0..VCPUS).for_each(|at| board.set_condition(at, Condition::Halted));
+        assert!(board.send(0, 1, Message::Nmi));
+        std::thread::scope(|scope| (0..VCPUS).for_each(|at| drop(scope.spawn(move || vcpu(at)))));
+        assert_eq!(deaths.load(Ordering::Acquire), 1);
     }
 
     #[test]

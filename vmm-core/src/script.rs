@@ -8,7 +8,7 @@ use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::profile::Profile;
 
 use crate::apic::{Apic, Page};
-use crate::board::Board;
+use crate::board::{Board, Condition};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
     TableInstruction, VirtualizedApic,
@@ -63,6 +63,7 @@ pub(crate) fn machines<const VCPUS: usize>() -> [Machine; VCPUS] {
     let board: &'static Board = Box::leak(Box::new(Board::new()));
     (0..VCPUS).for_each(|at| board.sit(at, at as u32));
     board.settle(VCPUS);
+    board.set_condition(0, Condition::Running);
     core::array::from_fn(|vcpu| machine_at(vcpu, board))
 }
 

@@ -15,8 +15,9 @@ use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Outcome, TABLE, Workload};
 
-use crate::board::{Board, Condition, Ended};
+use crate::board::{Board, Ended};
 use crate::exit::{Backend, Pause};
+use crate::handlers::apic;
 use crate::keys::{KeyFigures, PartFigures};
 use crate::ledger::{Book, Figures, Imbalance};
 use crate::machine::{GuestExit, Machine};
@@ -118,10 +119,7 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
             let _ = machine.memory.read(gpa, console.reserve(bytes));
         }
         Pause::Halted => {
-            machine.board.set_condition(machine.vcpu, Condition::Halted);
-            if machine.board.is_dead() {
-                return Some(Outcome::HaltedForEver);
-            }
+            return apic::rest(&mut vcpu.backend, machine).then_some(Outcome::HaltedForEver);
         }
         // Windows are vCPU 0's.
         Pause::ModeChanged | Pause::Begin { .. } | Pause::End { .. } => {}

@@ -133,9 +133,9 @@ fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) ->
     let plan = Plan { capabilities, memory, entry_gpa: directory.entry_gpa, options, io_bitmaps: io_bitmaps() };
     let seated = Seated { vcpu: 0, host, local_apic: local_apic.unwrap_or_else(|| LocalApic::enable(0)) };
     Ok(match (options.accounting, options.keys) {
-        (false, _) => Run::<Unaccounted>::prepare(plan).first(session, seated),
-        (true, false) => Run::<Ledger>::prepare(plan).first(session, seated),
-        (true, true) => Run::<Keyed>::prepare(plan).first(session, seated),
+        (false, _) => Run::<Unaccounted>::prepare(plan).first(session, &seated),
+        (true, false) => Run::<Ledger>::prepare(plan).first(session, &seated),
+        (true, true) => Run::<Keyed>::prepare(plan).first(session, &seated),
     })
 }
 
@@ -302,8 +302,8 @@ impl<A: ExitPath> Run<A> {
 
     /// The first processor's part: vCPU 0, the scenarios, and the account.
     #[inline(never)]
-    fn first(&'static self, session: &mut Session<Serial>, seated: Seated) -> Ending {
-        let (vcpu, registers) = self.plan.vcpu(&seated, self.ledgers);
+    fn first(&'static self, session: &mut Session<Serial>, seated: &Seated) -> Ending {
+        let (vcpu, registers) = self.plan.vcpu(seated, self.ledgers);
         let mut vcpu = Box::new(vcpu);
         controls(session, &vcpu.backend);
         let mut owner = self.stacks[0].take().expect("vCPU 0 has one processor");
@@ -315,7 +315,7 @@ impl<A: ExitPath> Run<A> {
             vcpu.run(owner.account(), |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
         BOARD.add_elapsed(0, end.elapsed_tsc);
         BOARD.end(0, Ended::new(&end, vcpu.machine.exit, &vcpu.backend));
-        if let Some(running) = stop_others(&seated) {
+        if let Some(running) = stop_others(seated) {
             session.still_ran(running);
         }
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) {
@@ -325,52 +325,69 @@ impl<A: ExitPath> Run<A> {
     }
 
     /// Another processor's part: its vCPU, each time that it is started, until it is over.
-    fn other(seated: Seated) {
+    fn other(seated: &Seated) {
         // SAFETY: set to the one `Run` there is, which stays for ever, before any processor was given this job; `A` is the
         // same, since the job was `Self::other`.
         let run: &'static Self = unsafe { &*OTHERS_RUN.load(Ordering::Acquire).cast() };
         let at = seated.vcpu;
-        let (vcpu, _) = run.plan.vcpu(&seated, run.ledgers);
+        let (vcpu, _) = run.plan.vcpu(seated, run.ledgers);
         let mut vcpu = Box::new(vcpu);
         let Some(mut owner) = run.stacks[at].take() else { return };
-        while let Some(vector) = start_up_vector(at) {
+        while let Some(vector) = start_up_vector(seated) {
             vcpu.start_up(vector);
             owner.set_registers(GuestRegisters::default());
-            BOARD.set_condition(at, Condition::Running);
             let end = vcpu.run(owner.account(), |vcpu| owner.run(vcpu), pause_anywhere);
             BOARD.add_elapsed(at, end.elapsed_tsc);
             if end.outcome == Outcome::Init {
-                BOARD.set_condition(at, Condition::Waiting);
+                rest(seated, Condition::Waiting);
                 continue;
             }
             if BOARD.end(at, Ended::new(&end, vcpu.machine.exit, &vcpu.backend)) {
-                ask_others_to_stop(&seated);
+                ask_others_to_stop(seated);
             }
             return;
         }
     }
 }
 
-/// Waits for a start-up IPI; `None` if the guest is over.
-fn start_up_vector(vcpu: usize) -> Option<u8> {
+/// Waits for a start-up IPI, and runs then; `None` if the guest is over.
+fn start_up_vector(seated: &Seated) -> Option<u8> {
+    let vcpu = seated.vcpu;
     loop {
         if BOARD.is_to_stop(vcpu) {
             return None;
         }
-        match BOARD.receive(vcpu) {
-            Some(Message::StartUp(vector)) => return Some(vector),
-            // INIT is what it waits after; nothing else reaches a processor that waits.
-            Some(_) => {}
-            None => core::hint::spin_loop(),
+        if !BOARD.is_under_way(vcpu) {
+            core::hint::spin_loop();
+            continue;
         }
+        BOARD.set_condition(vcpu, Condition::Running);
+        while let Some(message) = BOARD.receive(vcpu) {
+            if let Message::StartUp(vector) = message {
+                return Some(vector);
+            }
+            // What was sent before INIT was taken is lost with it.
+        }
+        rest(seated, Condition::Waiting);
     }
+}
+
+/// Says that a vCPU waits or is over; vCPU 0 hears of it if nothing can ever happen again.
+pub(crate) fn rest(seated: &Seated, condition: Condition) {
+    if BOARD.rest(seated.vcpu, condition) {
+        interrupt(seated, 0);
+    }
+}
+
+fn interrupt(seated: &Seated, other: usize) {
+    seated.local_apic.interrupt(BOARD.apic_id(other), KICK_VECTOR + seated.vcpu as u8);
 }
 
 fn ask_others_to_stop(seated: &Seated) {
     for other in BOARD.others(seated.vcpu) {
         BOARD.ask_to_stop(other);
         if matches!(BOARD.condition(other), Condition::Running | Condition::Halted) {
-            seated.local_apic.interrupt(BOARD.apic_id(other), KICK_VECTOR + seated.vcpu as u8);
+            interrupt(seated, other);
         }
     }
 }

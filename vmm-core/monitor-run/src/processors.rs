@@ -12,7 +12,7 @@ use vmm_core::local_apic::LocalApic;
 use vmm_core::vmx::host_state::HostState;
 use vmm_core::vmx::registers::tsc;
 
-use crate::{processor, traps};
+use crate::{processor, rest, traps};
 
 /// What the vCPUs share.
 pub(crate) static BOARD: Board = Board::new();
@@ -26,7 +26,7 @@ pub static STACKS: [AtomicU64; MOST_VCPUS] = [const { AtomicU64::new(0) }; MOST_
 static JOB: AtomicUsize = AtomicUsize::new(0);
 
 /// What a processor does for the rest of the run: its vCPU, until that is over.
-pub(crate) type Job = fn(Seated);
+pub(crate) type Job = fn(&Seated);
 
 /// A processor that has come up.
 pub(crate) struct Seated {
@@ -81,10 +81,11 @@ pub extern "C" fn other_main(number: u32) -> ! {
             None => core::hint::spin_loop(),
         }
     };
+    let seated = Seated { vcpu, host, local_apic };
     if vcpu < BOARD.vcpus() {
-        job(Seated { vcpu, host, local_apic });
+        job(&seated);
     }
-    BOARD.set_condition(vcpu, Condition::Over);
+    rest(&seated, Condition::Over);
     serve(&local_apic)
 }
 

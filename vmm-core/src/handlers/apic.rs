@@ -61,6 +61,10 @@ pub fn advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     let vector = backend.exit_event().map_or(0, |event| event.vector);
     backend.end_of_interrupt();
+    if machine.halted {
+        // Before it reads what others may take for under way.
+        machine.board.set_condition(machine.vcpu, Condition::Running);
+    }
     if vector == TIMER_VECTOR {
         machine.apic.timer_fired(backend.tsc());
         arm(backend, machine);
@@ -77,7 +81,20 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
             Message::StartUp(_) => {}
         }
     }
-    resume(backend, machine)
+    let action = resume(backend, machine);
+    if machine.halted && rest(backend, machine) {
+        return Action::Stop(Outcome::HaltedForEver);
+    }
+    action
+}
+
+/// Says that this vCPU has halted. True if it is to end the guest, which nothing can ever wake again.
+pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
+    let dead = machine.board.rest(machine.vcpu, Condition::Halted);
+    if dead && machine.vcpu != 0 {
+        backend.kick(machine.board.apic_id(0));
+    }
+    dead && machine.vcpu == 0
 }
 
 /// Goes on at the same instruction, with what can be delivered; what the exit interrupted comes first.
@@ -273,9 +290,11 @@ mod tests {
         let mut here = interruptible();
         let mut send = |delivery| wrmsr(&mut here, &mut first, ICR, command(1, delivery, 8));
         assert_eq!(send(DELIVERY_START_UP), Action::Advance);
+        second.board.set_condition(1, Condition::Running);
         assert_eq!(second.board.receive(1), Some(Message::StartUp(8)));
         second.board.set_condition(1, Condition::Over);
         assert_eq!((send(DELIVERY_START_UP), send(DELIVERY_NMI)), (Action::Advance, Action::Advance));
+        second.board.set_condition(1, Condition::Running);
         assert_eq!((second.board.receive(1), here.kicks.len()), (None, 0));
     }
 
@@ -294,5 +313,21 @@ mod tests {
         backend.tsc = 500;
         assert_eq!(external_interrupt(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x31)));
         assert_eq!((backend.timer, machine.halted), (None, false));
+    }
+
+    #[test]
+    fn the_last_to_halt_tells_vcpu_0_which_ends_the_guest() {
+        let [mut first, mut second] = machines();
+        let (mut here, mut there) = (interruptible(), interruptible());
+        second.board.set_condition(1, Condition::Running);
+        (first.halted, second.halted, here.halts) = (true, true, 1);
+        assert!(!rest(&mut here, &first), "vCPU 1 runs");
+        assert!(!rest(&mut there, &second), "it is vCPU 0 that ends the guest");
+        assert_eq!(there.kicks, [0]);
+        here.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
+        assert_eq!(external_interrupt(&mut here, &mut first), Action::Stop(Outcome::HaltedForEver));
+        assert!(first.board.send(1, 0, Message::Interrupt(0x40)));
+        assert_eq!(external_interrupt(&mut here, &mut first), Action::Inject(Event::interrupt(0x40)));
+        assert_eq!(first.board.condition(0), Condition::Running);
     }
 }
