@@ -69,14 +69,18 @@ pub(crate) unsafe fn self_ipi(vector: u8) {
 /// The IDT has a handler for the vector, and the other vCPU's code can be interrupted where it is.
 pub(crate) unsafe fn send(to: usize, vector: u8) {
     // SAFETY: the caller says so.
-    unsafe { write(ICR, command(to as u32, DELIVERY_FIXED, vector)) };
+    unsafe { start(to, DELIVERY_FIXED, vector) };
 }
 
-/// Sends another vCPU INIT or a start-up IPI.
+/// Sends another vCPU INIT, a start-up IPI, or an interrupt.
 ///
 /// # Safety
-/// The other vCPU runs nothing, and the page of the vector holds code for it.
+/// The other vCPU runs nothing, and the page of the vector holds code for it; or as for [`send`].
 pub(crate) unsafe fn start(to: usize, delivery: u64, vector: u8) {
+    // What was written before is to be seen by the one who is interrupted, and a WRMSR of these waits for nothing (SDM 3A
+    // 12.12.3).
+    // SAFETY: the fences change nothing.
+    unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
     // SAFETY: the caller says so.
     unsafe { write(ICR, command(to as u32, delivery, vector)) };
 }

@@ -56,6 +56,6 @@ pub(crate) fn enable_interrupts() {
 
 /// Interrupts off.
 pub(crate) fn disable_interrupts() {
-    // SAFETY: nothing waits for one.
+    // SAFETY: they stay pending.
     unsafe { asm!("cli") };
 }

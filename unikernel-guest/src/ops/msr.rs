@@ -1,4 +1,4 @@
-//! RDMSR and WRMSR.
+//! RDMSR and WRMSR, but for the registers of the local APIC, which [`apic`](super::apic) has.
 #![expect(unsafe_code, reason = "executes RDMSR and WRMSR")]
 
 use core::arch::asm;
@@ -9,8 +9,6 @@ use crate::runtime::book::{book, book_times};
 use crate::runtime::intercepts::current;
 use crate::runtime::recovery::{Trap, attempt};
 
-/// IA32_APIC_BASE.
-pub(crate) const APIC_BASE: u32 = 0x1b;
 /// IA32_SYSENTER_ESP, which nothing in 64-bit mode on one privilege level uses.
 pub(crate) const SYSENTER_ESP: u32 = 0x175;
 

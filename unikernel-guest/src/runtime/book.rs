@@ -1,11 +1,14 @@
 //! The guest's own book: how many exits of each reason it has provoked, written before each is provoked. Each vCPU keeps a
 //! tally; the book is their sum.
+#![expect(unsafe_code, reason = "adds to memory that GS base points at")]
 
+use core::arch::asm;
+use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
 
 use tollgate_abi::exit_reason::{ExitReason, ROWS};
 
-use super::cpu;
+use super::cpu::{self, Cpu};
 
 /// Exits by ledger row.
 pub(crate) type Tally = [u64; ROWS];
@@ -13,16 +16,39 @@ pub(crate) type Tally = [u64; ROWS];
 /// Books one exit that the next instruction provokes.
 #[inline(always)]
 pub(crate) fn book(reason: ExitReason) {
-    book_times(reason, 1);
+    // SAFETY: as in `book_times`.
+    unsafe {
+        asm!(
+            "inc qword ptr gs:[{tally} + {row} * 8]",
+            tally = const offset_of!(Cpu, tally),
+            row = in(reg) reason.ledger_row(),
+            options(nostack),
+        );
+    }
 }
 
 /// Books the exits of a loop at once.
 #[inline(always)]
 pub(crate) fn book_times(reason: ExitReason, times: u64) {
-    let row = &cpu::this().tally[reason.ledger_row()];
-    // Not one atomic addition, which would cost a locked access: this vCPU alone writes its tally, and interrupts, which
-    // book, are off but where one is waited for.
-    row.store(row.load(Relaxed).wrapping_add(times), Relaxed);
+    // SAFETY: GS base points at this vCPU's `Cpu`, and every reason has a row. One instruction, so that no interrupt, whose
+    // handler books, comes between load and store; not a locked one, since this vCPU alone writes its tally.
+    unsafe {
+        asm!(
+            "add qword ptr gs:[{tally} + {row} * 8], {times}",
+            tally = const offset_of!(Cpu, tally),
+            row = in(reg) reason.ledger_row(),
+            times = in(reg) times,
+            options(nostack),
+        );
+    }
+}
+
+/// Exits booked for `reason` since the start on one vCPU, or on all.
+pub(crate) fn booked_on(reason: ExitReason, vcpu: Option<u16>) -> u64 {
+    match vcpu {
+        Some(vcpu) => cpu::cpu(vcpu.into()).tally[reason.ledger_row()].load(Relaxed),
+        None => row(reason.ledger_row()),
+    }
 }
 
 fn row(row: usize) -> u64 {
@@ -31,7 +57,7 @@ fn row(row: usize) -> u64 {
 
 /// Exits booked for `reason` since the start.
 pub(crate) fn booked(reason: ExitReason) -> u64 {
-    row(reason.ledger_row())
+    booked_on(reason, None)
 }
 
 /// All exits booked since the start.

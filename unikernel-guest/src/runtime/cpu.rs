@@ -29,7 +29,7 @@ pub(crate) const FIRST_APIC_VECTOR: u8 = 0x30;
 #[repr(C)]
 pub(crate) struct Cpu {
     this: AtomicPtr<Cpu>,
-    /// The exception that is expected.
+    /// The exception that is expected, and what it left behind.
     pub(crate) recovery: Recovery,
     /// Interrupts so far.
     pub(crate) interrupts: AtomicU64,
@@ -39,30 +39,35 @@ pub(crate) struct Cpu {
     pub(crate) by_vector: [AtomicU64; APIC_VECTORS],
     /// Exceptions that nobody expected.
     pub(crate) unexpected: AtomicU64,
-    /// 1 where the EOI of an interrupt exits under the profile in force.
-    pub(crate) eoi_exits: AtomicU64,
+    /// 1 where the processor takes EOIs by itself under the profile in force, 0 where they exit.
+    pub(crate) takes_eoi: AtomicU64,
     /// Exits that this vCPU provoked, by ledger row.
     pub(crate) tally: [AtomicU64; ROWS],
+    /// Its number, which is its APIC's ID.
     pub(crate) number: AtomicU32,
+    /// The profile in force.
     pub(crate) profile: AtomicU8,
+    /// The last error of a hermit-abi call.
     pub(crate) errno: AtomicI32,
     /// The next page of fresh memory that this vCPU has not touched.
     pub(crate) next_fresh_gpa: AtomicU64,
-    /// What this vCPU's POST port gives back; at first, what an empty bus does.
+    /// What this vCPU's POST port gives back; each writes it when it comes up.
     pub(crate) last_post: AtomicU8,
+    /// Its GDT and TSS.
     pub(crate) tables: AtomicPtr<Tables>,
     /// It has come up.
     pub(crate) is_up: AtomicBool,
     /// It has gone for good.
     pub(crate) is_off_line: AtomicBool,
-    /// The futex that it sleeps on; 0 while it doesn't.
-    pub(crate) sleeps_on: AtomicUsize,
+    /// What it waits on, as `futex` writes it; 0 while it doesn't.
+    pub(crate) waits_on: AtomicUsize,
     /// What it runs.
     pub(crate) thread: Thread,
 }
 
 const _: () = assert!(offset_of!(Cpu, this) == 0);
 
+/// All zero, so that the image does not hold it.
 static CPUS: [Cpu; MOST_VCPUS] = [const {
     Cpu {
         this: AtomicPtr::new(core::ptr::null_mut()),
@@ -71,18 +76,18 @@ static CPUS: [Cpu; MOST_VCPUS] = [const {
         last_interrupt: AtomicU64::new(0),
         by_vector: [const { AtomicU64::new(0) }; APIC_VECTORS],
         unexpected: AtomicU64::new(0),
-        eoi_exits: AtomicU64::new(1),
+        takes_eoi: AtomicU64::new(0),
         tally: [const { AtomicU64::new(0) }; ROWS],
         number: AtomicU32::new(0),
         profile: AtomicU8::new(Profile::Minimal as u8),
         errno: AtomicI32::new(0),
         next_fresh_gpa: AtomicU64::new(0),
-        last_post: AtomicU8::new(0xff),
+        last_post: AtomicU8::new(0),
         tables: AtomicPtr::new(core::ptr::null_mut()),
         is_up: AtomicBool::new(false),
         is_off_line: AtomicBool::new(false),
-        sleeps_on: AtomicUsize::new(0),
-        thread: Thread::idle(),
+        waits_on: AtomicUsize::new(0),
+        thread: Thread::none(),
     }
 }; MOST_VCPUS];
 

@@ -10,7 +10,7 @@ use tollgate_abi::machine::{BOOT_INFO_GPA, BOOT_INFO_MAGIC, BootInfo};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
 use super::traps::TIMER_VECTOR;
-use super::{cpu, fresh, heap, intercepts, processor, segments, threads, time, traps};
+use super::{cpu, fresh, heap, intercepts, processor, segments, start_up, time, traps};
 use crate::ops::apic;
 
 const STACK_BYTES: usize = 64 << 10;
@@ -65,9 +65,10 @@ extern "C" fn start() -> ! {
     fresh::set_up(boot.fresh_gpa, boot.fresh_bytes);
     processor::set_up();
     time::set_up();
-    intercepts::learn();
     apic::set_up_timer(TIMER_VECTOR);
-    threads::start_others();
+    // Before the many exits of `learn`, during which the last of the others comes to its HLT.
+    start_up::start_others();
+    intercepts::learn();
     // SAFETY: the application's entry point, called once, on a stack of its own with all of the kernel set up.
     unsafe { runtime_entry(0, core::ptr::null(), core::ptr::null()) }
 }

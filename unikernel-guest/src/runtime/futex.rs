@@ -1,66 +1,90 @@
 //! Waiting for another vCPU: futexes, and what stands on them: semaphores, blocking.
 //!
-//! Who waits looks at the word for a while, in a loop that causes no exit, and halts only then, until the one who changes it
-//! wakes it by an interprocessor interrupt.
+//! Who waits says so and looks for a while, in a loop that causes no exit, whether it has been woken. Only then it halts, and
+//! the one who wakes it sends it one interprocessor interrupt, which it takes before it goes on: none is left over.
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and follows callers' pointers")]
 
 use core::ptr;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicUsize, fence};
 
 use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, Tid, sem_t, timespec};
 
 use super::process::refused;
-use super::traps::WORK_VECTOR;
+use super::traps::{WORK_VECTOR, interrupts_of};
 use super::{cpu, threads, time};
 use crate::ops::{apic, idle};
 
-/// Looks at a word before the vCPU halts: as PAUSE may exit, none is executed.
+/// Looks before the vCPU halts: as PAUSE may exit, none is executed.
 const LOOKS: u32 = 1 << 24;
 
-/// Waits until the word is no longer `expected`, or somebody wakes those who wait on it.
-pub(super) fn wait(word: &AtomicU32, expected: u32) {
-    if (0..LOOKS).any(|_| word.load(Acquire) != expected) {
-        return;
-    }
-    let this = cpu::this();
-    this.sleeps_on.store(ptr::from_ref(word).addr(), SeqCst);
-    // Whoever changes the word looks afterwards who sleeps on it: one of the two sees the other. Interrupts are off, so
-    // that the wake-up stays pending until HLT.
-    while word.load(SeqCst) == expected && this.sleeps_on.load(SeqCst) != 0 {
-        idle::hlt_until_interrupt();
-    }
-    this.sleeps_on.store(0, SeqCst);
+/// With the word's address in `waits_on`, whose other low bit is 0: the vCPU halts, or is about to.
+const ASLEEP: usize = 1;
+
+/// How waiting ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It did not begin: the word was not what was expected.
+    Differs,
+    /// Somebody woke those who wait on the word.
+    Woken,
+    /// The deadline came.
+    TimedOut,
 }
 
-/// Wakes up to `count` vCPUs that sleep on the word; how many did.
+/// Waits until those who wait on the word are woken, or until a time at the latest.
+pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Ended {
+    let waits_on = &cpu::this().waits_on;
+    let address = ptr::from_ref(word).addr();
+    // Who has been woken at the last moment does not give up.
+    let give_up = |ended| match waits_on.compare_exchange(address, 0, SeqCst, Relaxed) {
+        Ok(_) => ended,
+        Err(_) => Ended::Woken,
+    };
+    // First this, then the word; whoever wakes changes the word first and then looks here. One of the two sees the other.
+    waits_on.store(address, SeqCst);
+    fence(SeqCst);
+    if word.load(SeqCst) != expected {
+        return give_up(Ended::Differs);
+    }
+    let is_woken = || waits_on.load(Acquire) == 0;
+    if let Some(deadline_ns) = deadline_ns {
+        while !is_woken() {
+            if time::now_ns() >= deadline_ns {
+                return give_up(Ended::TimedOut);
+            }
+        }
+    } else if !(0..LOOKS).any(|_| is_woken()) {
+        let calls = interrupts_of(WORK_VECTOR);
+        if waits_on.compare_exchange(address, address | ASLEEP, SeqCst, Relaxed).is_ok() {
+            // Interrupts are off, so that the one that will come stays pending until HLT.
+            while interrupts_of(WORK_VECTOR) == calls {
+                idle::hlt_until_interrupt();
+            }
+        }
+    }
+    Ended::Woken
+}
+
+/// Wakes up to `count` vCPUs that wait on the word; how many did.
 pub(super) fn wake(word: &AtomicU32, count: i32) -> i32 {
     let address = ptr::from_ref(word).addr();
-    core::sync::atomic::fence(SeqCst);
+    fence(SeqCst);
     let mut woken = 0;
     for (number, other) in cpu::all().iter().enumerate().take(threads::vcpus()) {
-        if woken < count && other.sleeps_on.compare_exchange(address, 0, SeqCst, Relaxed).is_ok() {
-            // SAFETY: the vector has a handler, and the vCPU halts, or is about to.
-            unsafe { apic::send(number, WORK_VECTOR) };
+        if woken == count {
+            break;
+        }
+        let of_this_word = |waits_on: usize| (waits_on & !ASLEEP == address).then_some(0);
+        if let Ok(before) = other.waits_on.fetch_update(SeqCst, SeqCst, of_this_word) {
             woken += 1;
+            if before & ASLEEP != 0 {
+                // SAFETY: the vector has a handler, and the vCPU halts, or is about to.
+                unsafe { apic::send(number, WORK_VECTOR) };
+            }
         }
     }
     woken
-}
-
-/// Waits as [`wait`] does, until a time at the latest; false if that came first.
-fn wait_until(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> bool {
-    let Some(deadline_ns) = deadline_ns else {
-        wait(word, expected);
-        return true;
-    };
-    while word.load(Acquire) == expected {
-        if time::now_ns() >= deadline_ns {
-            return false;
-        }
-    }
-    true
 }
 
 /// The deadline that a caller asked for.
@@ -78,19 +102,19 @@ unsafe fn deadline(limit: *const timespec, relative: bool) -> Result<Option<u64>
 /// `address` is null or can be read, and so is `timeout`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sys_futex_wait(address: *mut u32, expected: u32, timeout: *const timespec, flags: u32) -> i32 {
-    if address.is_null() || flags & !FUTEX_RELATIVE_TIMEOUT != 0 {
+    if address.is_null() || !address.is_aligned() || flags & !FUTEX_RELATIVE_TIMEOUT != 0 {
         return refused(EINVAL);
     }
-    // SAFETY: not null, so the caller says that it can be read; futexes are accessed atomically.
-    let word = unsafe { AtomicU32::from_ptr(address) };
-    if word.load(Acquire) != expected {
-        return refused(EAGAIN);
-    }
     // SAFETY: the caller says so.
-    match unsafe { deadline(timeout, flags & FUTEX_RELATIVE_TIMEOUT != 0) } {
-        Err(refusal) => refusal,
-        Ok(deadline) if wait_until(word, expected, deadline) => 0,
-        Ok(_) => refused(ETIMEDOUT),
+    let deadline = match unsafe { deadline(timeout, flags & FUTEX_RELATIVE_TIMEOUT != 0) } {
+        Ok(deadline) => deadline,
+        Err(refusal) => return refusal,
+    };
+    // SAFETY: not null, so the caller says that it can be read; futexes are accessed atomically.
+    match wait(unsafe { AtomicU32::from_ptr(address) }, expected, deadline) {
+        Ended::Woken => 0,
+        Ended::Differs => refused(EAGAIN),
+        Ended::TimedOut => refused(ETIMEDOUT),
     }
 }
 
@@ -98,7 +122,7 @@ unsafe extern "C" fn sys_futex_wait(address: *mut u32, expected: u32, timeout: *
 /// `address` is null or can be read.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sys_futex_wake(address: *mut u32, count: i32) -> i32 {
-    if address.is_null() || count < 0 {
+    if address.is_null() || !address.is_aligned() || count < 0 {
         return refused(EINVAL);
     }
     // SAFETY: as in `sys_futex_wait`.
@@ -181,8 +205,11 @@ unsafe extern "C" fn sys_sem_timedwait(semaphore: *mut sem_t, limit: *const time
     loop {
         // SAFETY: the same contract.
         match unsafe { sys_sem_trywait(semaphore) } {
-            refusal if refusal == -EAGAIN && wait_until(low_half(counter), 0, deadline) => {}
-            refusal if refusal == -EAGAIN => return refused(ETIMEDOUT),
+            refusal if refusal == -EAGAIN => {
+                if wait(low_half(counter), 0, deadline) == Ended::TimedOut {
+                    return refused(ETIMEDOUT);
+                }
+            }
             result => return result,
         }
     }
@@ -193,7 +220,7 @@ unsafe extern "C" fn sys_sem_timedwait(semaphore: *mut sem_t, limit: *const time
 extern "C" fn sys_yield() {
     let is_blocked = &cpu::this().thread.is_blocked;
     while is_blocked.load(Acquire) != 0 {
-        wait(is_blocked, 1);
+        wait(is_blocked, 1, None);
     }
 }
 
@@ -209,7 +236,7 @@ extern "C" fn sys_block_current_task_with_timeout(milliseconds: u64) {
     let is_blocked = &cpu::this().thread.is_blocked;
     is_blocked.store(1, SeqCst);
     let deadline = time::now_ns().saturating_add(milliseconds.saturating_mul(1_000_000));
-    wait_until(is_blocked, 1, Some(deadline));
+    wait(is_blocked, 1, Some(deadline));
     is_blocked.store(0, SeqCst);
 }
 

@@ -4,12 +4,13 @@
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
-use linked_list_allocator::LockedHeap;
+use linked_list_allocator::Heap;
 use tollgate_abi::machine::PAGE_BYTES;
 
+use super::lock::Lock;
 use super::process::refused;
 
-static HEAP: LockedHeap = LockedHeap::empty();
+static HEAP: Lock<Heap> = Lock::new(Heap::empty());
 
 unsafe extern "C" {
     /// The end of the image, from the linker script.
@@ -23,7 +24,7 @@ pub(crate) fn set_up(ram_bytes: u64) {
     let bytes = (ram_bytes as usize).checked_sub(bottom);
     let bytes = bytes.expect("the image does not fit the memory");
     // SAFETY: the monitor gave `ram_bytes` of memory, mapped to itself; above the image nothing else is in it.
-    unsafe { HEAP.lock().init(ptr::with_exposed_provenance_mut(bottom), bytes) };
+    HEAP.with(|heap| unsafe { heap.init(ptr::with_exposed_provenance_mut(bottom), bytes) });
 }
 
 fn layout(size: usize, align: usize) -> Option<Layout> {
@@ -32,7 +33,7 @@ fn layout(size: usize, align: usize) -> Option<Layout> {
 
 #[unsafe(no_mangle)]
 extern "C" fn sys_alloc(size: usize, align: usize) -> *mut u8 {
-    let block = layout(size, align).and_then(|layout| HEAP.lock().allocate_first_fit(layout).ok());
+    let block = layout(size, align).and_then(|layout| HEAP.with(|heap| heap.allocate_first_fit(layout)).ok());
     block.map_or_else(ptr::null_mut, NonNull::as_ptr)
 }
 
@@ -42,7 +43,7 @@ extern "C" fn sys_alloc(size: usize, align: usize) -> *mut u8 {
 unsafe extern "C" fn sys_dealloc(block: *mut u8, size: usize, align: usize) {
     if let (Some(block), Some(layout)) = (NonNull::new(block), layout(size, align)) {
         // SAFETY: the caller says that `sys_alloc` gave this block for this layout.
-        unsafe { HEAP.lock().deallocate(block, layout) };
+        HEAP.with(|heap| unsafe { heap.deallocate(block, layout) });
     }
 }
 

@@ -39,7 +39,7 @@ fn wanted() -> Intercepts {
 pub(crate) fn switched_to(profile: Profile) {
     let cpu = cpu::this();
     cpu.profile.store(profile as u8, Relaxed);
-    cpu.eoi_exits.store((!apic_delivers()).into(), Relaxed);
+    cpu.takes_eoi.store(apic_delivers().into(), Relaxed);
 }
 
 /// Asks, in each profile, which reasons it enables on this processor.
@@ -90,7 +90,7 @@ pub(crate) fn apic_delivers() -> bool {
 }
 
 /// Books operations that exit exactly where `reason` is enabled.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn book_if_enabled(reason: ExitReason, times: u64) {
     if enabled(reason) {
         book_times(reason, times);

@@ -5,10 +5,10 @@
 //! | `entry` | the way from the monitor's entry state to the application |
 //! | `processor`, `segments`, `traps`, `recovery` | features and extended state, GDT and TSS, IDT, exceptions that are expected |
 //! | `book`, `intercepts`, `account` | the guest's own tally, what exits now, and the monitor's account read through the leaves |
-//! | `cpu`, `threads`, `futex` | what each vCPU has for itself, the others and what they run, waiting for each other |
+//! | `cpu`, `start_up`, `threads` | what each vCPU has for itself, how the others start, what they run |
 //! | `console`, `heap`, `time`, `process`, `threads`, `futex`, `refused` | the `hermit-abi` symbols |
 //! | `fresh` | memory whose first touch is an EPT violation |
-//! | `message` | the text in a book |
+//! | `message`, `lock` | the text in a book, what several vCPUs write |
 
 pub(crate) mod account;
 pub(crate) mod book;
@@ -19,12 +19,14 @@ pub(crate) mod fresh;
 mod futex;
 mod heap;
 pub(crate) mod intercepts;
+pub(crate) mod lock;
 pub(crate) mod message;
 pub(crate) mod process;
 pub(crate) mod processor;
 pub(crate) mod recovery;
 mod refused;
 pub(crate) mod segments;
+mod start_up;
 pub(crate) mod threads;
 mod time;
 pub(crate) mod traps;

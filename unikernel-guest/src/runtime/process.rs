@@ -1,13 +1,12 @@
 //! The end of the guest, and the process that a unikernel is: `sys_exit`, `sys_abort`, `sys_getpid`, `errno`.
-#![expect(unsafe_code, reason = "defines hermit-abi symbols by name, keeps a message for several vCPUs")]
+#![expect(unsafe_code, reason = "defines hermit-abi symbols by name")]
 
-use core::cell::UnsafeCell;
 use core::fmt;
-use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::Relaxed;
 
 use tollgate_abi::hypercall::Book;
 
+use super::lock::Lock;
 use super::message::Message;
 use super::{cpu, threads};
 use crate::ops::hypercall;
@@ -17,34 +16,18 @@ const PANIC_STATUS: i32 = 101;
 /// Exit status after `abort`: 128 + SIGABRT, as shells report it.
 const ABORT_STATUS: i32 = 134;
 
-/// The first thing that did not hold, written by whoever claims it.
-struct Failure {
-    is_claimed: AtomicBool,
-    is_written: AtomicBool,
-    message: UnsafeCell<Message>,
-}
-
-// SAFETY: the message is written once, by the one who claimed it, before `is_written` is set, and read only afterwards.
-unsafe impl Sync for Failure {}
-
-static FAILURE: Failure = Failure {
-    is_claimed: AtomicBool::new(false),
-    is_written: AtomicBool::new(false),
-    message: UnsafeCell::new(Message::EMPTY),
-};
+/// The first thing that did not hold.
+static FAILURE: Lock<Message> = Lock::new(Message::EMPTY);
 
 /// Notes that an assertion of the guest did not hold. The first one's text goes into the final book.
 pub(crate) fn note_failure(what: fmt::Arguments<'_>) {
-    if !FAILURE.is_claimed.swap(true, AcqRel) {
-        // SAFETY: claimed just now, so nobody else writes, and nobody reads yet.
-        unsafe { *FAILURE.message.get() = Message::new(what) };
-        FAILURE.is_written.store(true, Release);
-    }
-}
-
-fn failure() -> Message {
-    // SAFETY: written, hence never written again.
-    if FAILURE.is_written.load(Acquire) { unsafe { *FAILURE.message.get() } } else { Message::EMPTY }
+    // The text is made before the lock is taken: what makes it may fail, too.
+    let message = Message::new(what);
+    FAILURE.with(|failure| {
+        if failure.is_empty() {
+            *failure = message;
+        }
+    });
 }
 
 /// Ends the guest because of `why`.
@@ -53,11 +36,12 @@ pub(crate) fn end(status: i32, why: fmt::Arguments<'_>) -> ! {
     exit(status)
 }
 
+/// Any vCPU can end the guest; vCPU 0 takes the others off line before.
 fn exit(status: i32) -> ! {
     if cpu::number() == 0 {
         threads::take_others_off_line();
     }
-    let failure = failure();
+    let failure = FAILURE.with(|failure| *failure);
     let passed = status == 0 && failure.is_empty();
     hypercall::exit(status, Book { passed: u64::from(passed), message: failure.bytes(), ..Book::new() })
 }
@@ -87,9 +71,10 @@ extern "C" fn sys_abort() -> ! {
     end(ABORT_STATUS, format_args!("aborted"))
 }
 
+/// What hermit-abi calls a process is the thread that asks.
 #[unsafe(no_mangle)]
 extern "C" fn sys_getpid() -> i32 {
-    1
+    threads::own_tid() as i32
 }
 
 #[unsafe(no_mangle)]

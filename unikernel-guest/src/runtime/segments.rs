@@ -1,8 +1,9 @@
 //! The GDT and the TSS (SDM 3A 3.4.5, 8.7): flat 64-bit segments, a 32-bit code segment for the workload that leaves
-//! long mode, and stacks for exceptions.
+//! long mode, a segment that is not present, and stacks for exceptions. Each vCPU has its own.
 #![expect(unsafe_code, reason = "loads segment registers")]
 
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
@@ -25,8 +26,7 @@ const DATA: SegmentSelector = selector(2);
 pub(crate) const CODE32: SegmentSelector = selector(3);
 /// The TSS, whose descriptor takes two entries.
 pub(crate) const TASK: SegmentSelector = selector(4);
-
-/// Data that is not present.
+/// Data that is not present, for #NP.
 pub(crate) const ABSENT: SegmentSelector = selector(6);
 
 const ENTRIES: usize = 7;
@@ -42,40 +42,31 @@ pub(crate) const DOUBLE_FAULT_IST: u8 = 2;
 
 const TRAP_STACK_BYTES: usize = 16 << 10;
 
-/// The tables of one vCPU, and its stacks for traps.
-#[repr(C, align(16))]
+/// Stacks for the two ISTs.
+#[repr(align(16))]
+pub(crate) struct TrapStacks(UnsafeCell<[[u8; TRAP_STACK_BYTES]; 2]>);
+
+// SAFETY: only the processor refers to them, when it delivers an exception.
+unsafe impl Sync for TrapStacks {}
+
+/// The tables of one vCPU, all zero until [`load`] fills them, so that the image does not hold them.
 pub(crate) struct Tables {
-    stacks: [UnsafeCell<[u8; TRAP_STACK_BYTES]>; 2],
     gdt: [AtomicU64; ENTRIES],
-    tss: UnsafeCell<TaskStateSegment>,
+    tss: UnsafeCell<MaybeUninit<TaskStateSegment>>,
 }
 
-// SAFETY: only the processor refers to the stacks, when it delivers an exception, and to the TSS; it is written once, by
-// `load`, on the vCPU that it belongs to.
+// SAFETY: the TSS is written once, by `load`, on the vCPU that it belongs to, and then read by the processor alone.
 unsafe impl Sync for Tables {}
 
 /// Those of vCPU 0; the others have theirs from the heap.
-pub(crate) static FIRST: Tables = Tables::new();
+pub(super) static FIRST: (Tables, TrapStacks) = (
+    Tables { gdt: [const { AtomicU64::new(0) }; ENTRIES], tss: UnsafeCell::new(MaybeUninit::zeroed()) },
+    TrapStacks(UnsafeCell::new([[0; TRAP_STACK_BYTES]; 2])),
+);
 
-impl Tables {
-    /// Tables that have not been loaded.
-    pub(crate) const fn new() -> Self {
-        Self {
-            stacks: [const { UnsafeCell::new([0; TRAP_STACK_BYTES]) }; 2],
-            gdt: [
-                AtomicU64::new(0),
-                AtomicU64::new(0x00af_9b00_0000_ffff),
-                AtomicU64::new(0x00cf_9300_0000_ffff),
-                AtomicU64::new(0x00cf_9b00_0000_ffff),
-                AtomicU64::new(0),
-                AtomicU64::new(0),
-                // Data, not present: for #NP.
-                AtomicU64::new(0x00cf_1300_0000_ffff),
-            ],
-            tss: UnsafeCell::new(TaskStateSegment::new()),
-        }
-    }
-}
+/// What every GDT starts as: nothing, 64-bit code, data, 32-bit code, room for the TSS, and data that is not present.
+const DESCRIPTORS: [u64; ENTRIES] =
+    [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_9b00_0000_ffff, 0, 0, 0x00cf_1300_0000_ffff];
 
 /// This vCPU's.
 fn tables() -> &'static Tables {
@@ -96,15 +87,21 @@ pub(crate) fn release_task() {
 }
 
 /// Fills this vCPU's tables and loads every segment register but GS, whose base is the vCPU's place.
-pub(crate) fn load(tables: &'static Tables) {
+pub(crate) fn load((tables, stacks): &'static (Tables, TrapStacks)) {
     cpu::this().tables.store(core::ptr::from_ref(tables).cast_mut(), Relaxed);
-    for (ist, stack) in [TRAP_IST, DOUBLE_FAULT_IST].into_iter().zip(&tables.stacks) {
-        let top = VirtAddr::from_ptr(stack.get()) + TRAP_STACK_BYTES as u64;
-        // SAFETY: nobody else refers to the TSS before it is loaded.
-        unsafe { (*tables.tss.get()).interrupt_stack_table[usize::from(ist) - 1] = top };
+    for (entry, descriptor) in tables.gdt.iter().zip(DESCRIPTORS) {
+        entry.store(descriptor, Relaxed);
     }
+    let mut tss = TaskStateSegment::new();
+    let bottom = VirtAddr::from_ptr(stacks.0.get());
+    for ist in [TRAP_IST, DOUBLE_FAULT_IST] {
+        tss.interrupt_stack_table[usize::from(ist) - 1] = bottom + u64::from(ist) * TRAP_STACK_BYTES as u64;
+    }
+    let task = tables.tss.get().cast::<TaskStateSegment>();
+    // SAFETY: nobody else refers to the TSS before it is loaded.
+    unsafe { task.write(tss) };
     // SAFETY: the tables live for ever, so the descriptor stays true.
-    if let Descriptor::SystemSegment(low, high) = unsafe { Descriptor::tss_segment_unchecked(tables.tss.get()) } {
+    if let Descriptor::SystemSegment(low, high) = unsafe { Descriptor::tss_segment_unchecked(task) } {
         tables.gdt[TASK_INDEX].store(low, Relaxed);
         tables.gdt[TASK_INDEX + 1].store(high, Relaxed);
     }

@@ -139,7 +139,8 @@ extern "C" fn trap() -> ! {
         "jnc 6f",
         "inc qword ptr gs:[{booked_interrupt}]",
         "6:",
-        "mov rax, gs:[{eoi_exits}]",
+        "mov eax, 1",
+        "sub rax, gs:[{takes_eoi}]",
         "add gs:[{booked_wrmsr}], rax",
         "mov ecx, {eoi}",
         "xor eax, eax",
@@ -193,7 +194,7 @@ extern "C" fn trap() -> ! {
         with_exit = const WITH_EXIT,
         booked_interrupt = const booked(ExitReason::EXTERNAL_INTERRUPT),
         booked_wrmsr = const booked(ExitReason::WRMSR),
-        eoi_exits = const offset_of!(Cpu, eoi_exits),
+        takes_eoi = const offset_of!(Cpu, takes_eoi),
         eoi = const EOI,
         unexpected_count = const offset_of!(Cpu, unexpected),
         sse_usable = const !(Cr0Flags::EMULATE_COPROCESSOR.bits() | Cr0Flags::TASK_SWITCHED.bits()) as i32,
@@ -214,8 +215,11 @@ extern "C" fn unexpected(frame: &Frame) -> ! {
     process::end(
         UNEXPECTED_STATUS,
         format_args!(
-            "unexpected exception {} at {:#x}, error code {:#x}, CR2 {cr2:#x}",
-            frame.vector, frame.rip, frame.error
+            "unexpected exception {} on vCPU {} at {:#x}, error code {:#x}, CR2 {cr2:#x}",
+            frame.vector,
+            cpu::number(),
+            frame.rip,
+            frame.error
         ),
     )
 }

@@ -102,11 +102,11 @@ fn stack_fault() -> Outcome {
     fault("a read of a non-canonical address by RBP", got, vector::STACK_FAULT, 0).map(drop)
 }
 
-/// x87 control word and MXCSR: all exceptions masked but the division by zero.
-const X87_DIVISIONS: u16 = 0x037f & !(1 << 2);
-const SIMD_DIVISIONS: u32 = SIMD_DEFAULT & !(1 << 9);
-/// MXCSR at reset.
-const SIMD_DEFAULT: u32 = 0x1f80;
+/// What FLDCW and LDMXCSR load: x87 control word and MXCSR with all exceptions masked but the division by zero, and MXCSR as at
+/// reset.
+static X87_DIVISIONS: u16 = 0x037f & !(1 << 2);
+static SIMD_DIVISIONS: u32 = 0x1f80 & !(1 << 9);
+static SIMD_DEFAULT: u32 = 0x1f80;
 
 fn x87_error() -> Outcome {
     book_exception(vector::X87_ERROR);
@@ -114,7 +114,7 @@ fn x87_error() -> Outcome {
     let got = unsafe {
         attempt_between!(
             "fninit\n fldcw word ptr [{control}]\n fld1\n fldz\n fdivp st(1), st", "fwait", "fninit",
-            control = in(reg) &raw const X87_DIVISIONS_WORD,
+            control = in(reg) &raw const X87_DIVISIONS,
             out("st(0)") _, out("st(1)") _, out("st(2)") _, out("st(3)") _,
             out("st(4)") _, out("st(5)") _, out("st(6)") _, out("st(7)") _,
         )
@@ -128,18 +128,14 @@ fn simd_error() -> Outcome {
     let got = unsafe {
         attempt_between!(
             "ldmxcsr [{unmasked}]", "divss {one}, {zero}", "ldmxcsr [{default}]",
-            unmasked = in(reg) &raw const SIMD_DIVISIONS_WORD,
-            default = in(reg) &raw const SIMD_DEFAULT_WORD,
+            unmasked = in(reg) &raw const SIMD_DIVISIONS,
+            default = in(reg) &raw const SIMD_DEFAULT,
             one = inout(xmm_reg) 1f32 => _,
             zero = in(xmm_reg) 0f32,
         )
     };
     fault("DIVSS by zero", got, vector::SIMD_ERROR, 0).map(drop)
 }
-
-static X87_DIVISIONS_WORD: u16 = X87_DIVISIONS;
-static SIMD_DIVISIONS_WORD: u32 = SIMD_DIVISIONS;
-static SIMD_DEFAULT_WORD: u32 = SIMD_DEFAULT;
 
 fn general_protection() -> Outcome {
     book_exception(vector::GENERAL_PROTECTION);

@@ -1,11 +1,9 @@
 //! One workload's window: opened and closed by hypercalls, its books compared before it closes, and the monitor's
-//! account read through the leaves around it.
-
+//! account read through the leaves around it. Between those readings and the window's edges the other vCPUs are halted.
 #![expect(unsafe_code, reason = "hands parts of a workload to other vCPUs")]
 
 use alloc::format;
 use alloc::vec::Vec;
-use core::cell::UnsafeCell;
 
 use tollgate_abi::exit_reason::{ExitReason, TABLE};
 use tollgate_abi::hypercall::Book;
@@ -17,6 +15,7 @@ use crate::ops::{control_registers, hypercall};
 use crate::runtime::account;
 use crate::runtime::book::{Tally, booked, tally, tally_since};
 use crate::runtime::intercepts::enabled_in;
+use crate::runtime::lock::Lock;
 use crate::runtime::message::Message;
 use crate::runtime::threads;
 
@@ -44,29 +43,23 @@ pub(super) fn perform(workload: &'static Workload, code: Code, run: &Run) -> Out
 struct Part<'a> {
     code: Code,
     run: &'a Run,
-    outcome: UnsafeCell<Outcome>,
+    outcome: Lock<Outcome>,
 }
 
-// SAFETY: the outcome is written by the vCPU that runs the part, and read once that has finished.
-unsafe impl Sync for Part<'_> {}
-
-/// Runs the code on each vCPU that the workload is meant for. The first error counts.
+/// Runs the code on each vCPU that the workload is meant for. The first error counts, and names the vCPU if it is another.
 fn everywhere(workload: &Workload, code: Code, run: &Run) -> Outcome {
     let others = if workload.on == On::Every { 1..threads::vcpus() } else { 1..1 };
-    let part = |_| Part { code, run, outcome: UnsafeCell::new(Ok(())) };
-    let parts: Vec<Part<'_>> = others.clone().map(part).collect();
-    for (vcpu, part) in others.clone().zip(&parts) {
-        let given = threads::give(vcpu, workload.profile, run_part, core::ptr::from_ref(part).expose_provenance());
-        ensure!(given, "vCPU {vcpu} is busy");
+    let parts: Vec<_> = others.map(|vcpu| (vcpu, Part { code, run, outcome: Lock::new(Ok(())) })).collect();
+    for (vcpu, part) in &parts {
+        let argument = core::ptr::from_ref(part).expose_provenance();
+        // Not an error to return: those that have begun use the parts.
+        assert!(threads::give(*vcpu, workload.profile, run_part, argument), "vCPU {vcpu} is busy");
     }
     let mut outcome = code(run);
-    for vcpu in others.clone() {
-        threads::finish(vcpu);
-    }
-    for (vcpu, part) in others.zip(parts) {
-        if let Err(what) = part.outcome.into_inner() {
-            outcome = outcome.and(Err(format!("on vCPU {vcpu}: {what}")));
-        }
+    for (vcpu, part) in &parts {
+        threads::finish(*vcpu);
+        let elsewhere = part.outcome.with(|outcome| core::mem::replace(outcome, Ok(())));
+        outcome = outcome.and(elsewhere.map_err(|what| format!("on vCPU {vcpu}: {what}")));
     }
     outcome
 }
@@ -75,8 +68,7 @@ extern "C" fn run_part(part: usize) {
     // SAFETY: `everywhere` waits for this vCPU before it gives the part up.
     let part: &Part<'_> = unsafe { &*core::ptr::with_exposed_provenance::<Part<'_>>(part) };
     let outcome = (part.code)(part.run);
-    // SAFETY: nobody reads it before this vCPU has finished.
-    unsafe { *part.outcome.get() = outcome };
+    part.outcome.with(|result| *result = outcome);
 }
 
 /// What the window's prediction is for one reason.

@@ -17,22 +17,22 @@ use crate::runtime::intercepts::{apic_delivers, apic_shadows_priority};
 use crate::runtime::traps::{SELF_VECTOR, TIMER_VECTOR, interrupts_of};
 
 pub(super) fn registers(run: &Run) -> Outcome {
-    for iteration in 0..run.iterations {
+    for left in (0..run.iterations).rev() {
         let id = apic::read(ID);
         ensure!(id == cpu::number() as u64, "the APIC of vCPU {} has ID {id}", cpu::number());
-        let priority = (iteration % 2) << 4;
+        // The last one is 0, as it was.
+        let priority = (left % 2) << 4;
         apic::set_priority(priority);
         let read = apic::read(TPR);
         ensure!(read == priority, "TPR is {read:#x} after a write of {priority:#x}");
     }
-    // Whatever was written last, class 1 holds back no vector that anybody uses.
     Ok(())
 }
 
 pub(super) fn task_priority(run: &Run) -> Outcome {
-    for iteration in 0..run.iterations {
-        let priority = iteration % 2;
-        // SAFETY: class 1 holds back no vector that anybody uses.
+    for left in (0..run.iterations).rev() {
+        let priority = left % 2;
+        // SAFETY: class 1 holds back no vector that anybody uses, and the last value is 0, as it was.
         unsafe { write_cr8(priority) };
         let read = read_cr8();
         ensure!(read == priority, "CR8 is {read:#x} after a write of {priority:#x}");
@@ -40,12 +40,13 @@ pub(super) fn task_priority(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// Sends this vCPU an interrupt; how many have come since `before` then.
+/// Sends this vCPU an interrupt.
 fn send_self() {
     // SAFETY: the vector has a handler that counts.
     unsafe { apic::self_ipi(SELF_VECTOR) };
 }
 
+/// How many have come since `before`.
 fn came(before: u64) -> u64 {
     interrupts_of(SELF_VECTOR).wrapping_sub(before)
 }

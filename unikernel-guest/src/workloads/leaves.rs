@@ -10,7 +10,8 @@ use tollgate_abi::workload::WILD_REASONS;
 use super::expect::ensure;
 use super::{Outcome, Run};
 use crate::ops::cpuid::cpuid_wide;
-use crate::runtime::book::{booked, total};
+use crate::runtime::book::{booked, booked_on, total};
+use crate::runtime::cpu;
 use crate::runtime::intercepts::enabled;
 
 /// In the upper halves of the registers before, where nothing of it may be left afterwards.
@@ -56,15 +57,15 @@ struct Questioner<'r> {
 
 impl Questioner<'_> {
     fn ask_all(&mut self) -> Outcome {
-        for reason in 0..128 {
+        for reason in 0..128u16 {
             self.seen = Seen::default();
+            let vcpu = self.whose(reason);
             for eax in PER_REASON {
                 let ecx = match self.run.account.leaf_map.decode(eax) {
                     // The bucket of the longest exit, which can't be empty.
-                    Some(Leaf::Bucket) => {
-                        BucketQuery { reason: reason as u16, bucket: bucket_of(self.seen.max), vcpu: None }.encode()
-                    }
-                    _ => reason,
+                    Some(Leaf::Bucket) => BucketQuery { reason, bucket: bucket_of(self.seen.max), vcpu }.encode(),
+                    Some(Leaf::Status | Leaf::Extremes) => RowQuery { reason, vcpu }.encode(),
+                    _ => reason.into(),
                 };
                 self.ask(eax, ecx)?;
             }
@@ -81,6 +82,14 @@ impl Questioner<'_> {
         }
         self.ask(CONTRACT, 0)?;
         identity()
+    }
+
+    /// Whose exits are asked for: all vCPUs' together, then each one's, by turns.
+    fn whose(&self, reason: u16) -> Option<u16> {
+        match self.run.vcpus as u16 {
+            1 => None,
+            vcpus => (reason % (vcpus + 1)).checked_sub(1),
+        }
     }
 
     /// Asks one of our leaves and checks the answer.
@@ -115,7 +124,7 @@ impl Questioner<'_> {
     fn reason_cycles(&mut self, answer: Answer, ecx: u32) -> Outcome {
         equal(answer, course_answer(ecx, |_| Answer::cycles(answer.ebx_ecx())))?;
         if let Some(reason) = course_reason(ecx).filter(|&reason| enabled(reason)) {
-            self.seen.cycles = Some((answer.ebx_ecx(), timed(reason)));
+            self.seen.cycles = Some((answer.ebx_ecx(), timed(reason, None)));
         }
         Ok(())
     }
@@ -132,7 +141,8 @@ impl Questioner<'_> {
         let expected = match self.row(query.reason, query.vcpu) {
             None => Answer::status(Status::Undefined, 0),
             Some(reason) => {
-                Answer::status(if enabled(reason) { Status::Enabled } else { Status::NotEnabled }, booked(reason))
+                let status = if enabled(reason) { Status::Enabled } else { Status::NotEnabled };
+                Answer::status(status, booked_on(reason, query.vcpu))
             }
         };
         equal(answer, expected)
@@ -140,13 +150,15 @@ impl Questioner<'_> {
 
     fn extremes(&mut self, answer: Answer, ecx: u32) -> Outcome {
         let query = RowQuery::decode(ecx);
-        let Some(reason) = self.row(query.reason, query.vcpu).filter(|&reason| timed(reason) > 0) else {
+        let own_exits = self.row(query.reason, query.vcpu).map_or(0, |reason| timed(reason, query.vcpu));
+        if own_exits == 0 {
             return equal(answer, Answer::ZERO);
-        };
+        }
         let (min, max) = (answer.ebx_eax(), answer.edx_ecx());
-        ensure!(0 < min && min <= max, "minimum {min}, maximum {max} of {} exits", timed(reason));
+        ensure!(0 < min && min <= max, "minimum {min}, maximum {max} of {own_exits} exits");
         self.seen.max = max;
-        if let Some((cycles, exits)) = self.seen.cycles {
+        // The course's leaves, which said how many cycles, are of all vCPUs together.
+        if let Some((cycles, exits)) = self.seen.cycles.filter(|_| query.vcpu.is_none()) {
             // Cycles of all were read before the extremes, which can only have widened since.
             let (least, most) = (min.saturating_mul(exits), max.saturating_mul(exits));
             ensure!(least <= cycles && cycles <= most, "{cycles} cycles for {exits} exits of {min} to {max}");
@@ -158,7 +170,7 @@ impl Questioner<'_> {
         let query = BucketQuery::decode(ecx);
         let count = answer.edx_eax();
         equal(answer, Answer::bucket(count))?;
-        let exits = self.row(query.reason, query.vcpu).map_or(0, timed);
+        let exits = self.row(query.reason, query.vcpu).map_or(0, |reason| timed(reason, query.vcpu));
         ensure!(count <= exits, "{count} of {exits} exits");
         let holds_longest = self.seen.max > 0 && query.bucket == bucket_of(self.seen.max);
         ensure!(count > 0 || !holds_longest, "no exit, and the longest took {} cycles", self.seen.max);
@@ -210,9 +222,10 @@ fn course_answer(ecx: u32, enabled_answer: impl Fn(ExitReason) -> Answer) -> Ans
     }
 }
 
-/// Exits whose time is in the account: all that were booked but the CPUID that asks.
-fn timed(reason: ExitReason) -> u64 {
-    booked(reason) - u64::from(reason == ExitReason::CPUID)
+/// Exits of one vCPU, or all, whose time is in the account: those that were booked, but for the CPUID that asks.
+fn timed(reason: ExitReason, vcpu: Option<u16>) -> u64 {
+    let is_asked_by = vcpu.is_none_or(|vcpu| usize::from(vcpu) == cpu::number());
+    booked_on(reason, vcpu) - u64::from(reason == ExitReason::CPUID && is_asked_by)
 }
 
 /// The histogram's bucket for an exit of so many cycles.

@@ -1,19 +1,18 @@
 //! RDMSR and WRMSR: of registers that the guest has, and of some that it may not.
 #![expect(unsafe_code, reason = "writes MSRs")]
 
+use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, IA32_APIC_BASE};
+
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
-use crate::ops::msr::{APIC_BASE, SYSENTER_ESP, rdmsr_times, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times};
+use crate::ops::msr::{SYSENTER_ESP, rdmsr_times, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times};
 use crate::runtime::cpu;
 
-/// IA32_APIC_BASE.BSP.
-const BOOTSTRAP_PROCESSOR: u64 = 1 << 8;
-
 pub(super) fn rdmsr(run: &Run) -> Outcome {
-    let (high, low) = rdmsr_times(APIC_BASE, run.iterations);
+    let (high, low) = rdmsr_times(IA32_APIC_BASE, run.iterations);
     ensure!(high >> 32 == 0 && low >> 32 == 0, "RDMSR left RDX = {high:#x}, RAX = {low:#x}");
-    let is_first = cpu::number() == 0;
-    ensure!((low & BOOTSTRAP_PROCESSOR != 0) == is_first, "IA32_APIC_BASE of vCPU {} is {low:#x}", cpu::number());
+    let expected = APIC_BASE | if cpu::number() == 0 { BOOT_PROCESSOR } else { 0 };
+    ensure!(low == expected, "IA32_APIC_BASE is {low:#x}, not {expected:#x}");
     Ok(())
 }
 

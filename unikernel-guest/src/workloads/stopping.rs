@@ -16,8 +16,12 @@ use crate::ops::idle::hlt_for_ever;
 use crate::runtime::book::book;
 use crate::runtime::segments::CODE32;
 
-/// An exception without an IDT: its delivery fails, so does that of #DF, and the processor shuts down.
 pub(super) fn triple_fault(_: &Run) -> Outcome {
+    shut_down()
+}
+
+/// An exception without an IDT: its delivery fails, so does that of #DF, and the processor shuts down.
+pub(super) fn shut_down() -> ! {
     let nothing = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
     // SAFETY: it ends in a triple fault, as it should.
     unsafe { lidt(&nothing) };

@@ -1,21 +1,17 @@
 //! Several vCPUs at once: interprocessor interrupts, the leaves under load, threads.
 #![expect(unsafe_code, reason = "sends interrupts, shares words between vCPUs, calls hermit-abi")]
 
-use core::arch::asm;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use tollgate_abi::exit_reason::ExitReason;
-use x86_64::VirtAddr;
-use x86_64::structures::DescriptorTablePointer;
 
 use super::expect::ensure;
+use super::stopping::shut_down;
 use super::{Outcome, Run};
-use crate::ops::descriptor_tables::lidt;
 use crate::ops::{apic, idle};
 use crate::runtime::account;
-use crate::runtime::book::book;
+use crate::runtime::book::booked_on;
 use crate::runtime::intercepts::current;
 use crate::runtime::traps::{TEST_VECTOR, interrupts_of};
 use crate::runtime::{cpu, threads};
@@ -90,29 +86,32 @@ pub(super) fn ipi_running(run: &Run) -> Outcome {
 /// The leaves while other vCPUs exit: each answer is bounded by what was answered before and after.
 pub(super) fn race(run: &Run) -> Outcome {
     let vcpu = Some(cpu::number() as u16);
-    let own = || account::exits_on(ExitReason::CPUID, vcpu);
-    let all = || account::exits_on(ExitReason::CPUID, None);
+    let own = || (account::exits_on(ExitReason::CPUID, vcpu), booked_on(ExitReason::CPUID, vcpu));
+    let all = || account::exits(ExitReason::CPUID);
     let mut last_total = None;
     for _ in 0..run.iterations {
         let before = run.account.total_exits();
-        let (own_first, all_first) = (own(), all());
-        let (own_then, all_then) = (own(), all());
+        let ((own_first, booked_first), all_first) = (own(), all());
+        let ((own_then, booked_then), all_then) = (own(), all());
         let after = run.account.total_exits();
         if !run.account.kept {
             continue;
         }
-        // Two queries of this vCPU lie between the two of its own count, and the second is in its own answer.
-        ensure!(own_then == own_first + 2, "own CPUID exits went from {own_first} to {own_then} over two queries");
         ensure!(
-            own_first < all_first && own_then < all_then || threads::vcpus() == 1 || own_first <= all_first,
-            "a part, {own_first}, exceeds the whole, {all_first}"
+            (own_first, own_then) == (booked_first, booked_then),
+            "this vCPU has {own_first}, then {own_then} CPUID exits, and booked {booked_first}, then {booked_then}"
         );
-        ensure!(all_first < all_then, "all CPUID exits went from {all_first} to {all_then}");
+        ensure!(
+            own_first < all_first,
+            "a part, {own_first}, exceeds the whole, {all_first}, that was asked afterwards"
+        );
+        ensure!(own_then < all_then, "a part, {own_then}, exceeds the whole, {all_then}, that was asked afterwards");
+        ensure!(all_first + 2 <= all_then, "all CPUID exits went from {all_first} to {all_then} over two queries");
         // The totals are the low halves of their numbers.
-        ensure!(after.wrapping_sub(before) >= 5, "the total went from {before} to {after} over five queries");
-        if let Some(last) = last_total {
-            ensure!(before.wrapping_sub(last) < u32::MAX / 2, "the total went backwards from {last} to {before}");
-        }
+        let later = after.wrapping_sub(before);
+        ensure!((5..1 << 31).contains(&later), "the total went from {before} to {after} over five queries");
+        let later = last_total.map_or(1, |last| before.wrapping_sub(last));
+        ensure!((1..1 << 31).contains(&later), "the total went to {before} from {last_total:?}");
         last_total = Some(after);
     }
     Ok(())
@@ -120,10 +119,15 @@ pub(super) fn race(run: &Run) -> Outcome {
 
 /// A lock that waits by futex, and what it protects.
 struct Counter {
-    is_taken: AtomicU32,
+    state: AtomicU32,
     /// Changed by load and store, so that a lock that lets two in loses some.
     count: AtomicU64,
 }
+
+/// States of the lock: free, taken, taken and perhaps waited for.
+const FREE: u32 = 0;
+const TAKEN: u32 = 1;
+const WAITED_FOR: u32 = 2;
 
 const ADDITIONS: u64 = 1000;
 
@@ -131,19 +135,34 @@ extern "C" fn count_up(argument: usize) {
     // SAFETY: `threads` joins every thread before it gives the counter up.
     let counter: &Counter = unsafe { &*core::ptr::with_exposed_provenance(argument) };
     for _ in 0..ADDITIONS {
-        while counter.is_taken.swap(1, SeqCst) != 0 {
-            // SAFETY: the word is an atomic, and there is no time limit.
-            unsafe { hermit_abi::futex_wait(counter.is_taken.as_ptr(), 1, core::ptr::null(), 0) };
-        }
+        counter.lock();
         counter.count.store(counter.count.load(Relaxed) + 1, Relaxed);
-        counter.is_taken.store(0, SeqCst);
-        // SAFETY: likewise.
-        unsafe { hermit_abi::futex_wake(counter.is_taken.as_ptr(), 1) };
+        counter.unlock();
+    }
+}
+
+impl Counter {
+    fn lock(&self) {
+        let mut was = self.state.compare_exchange(FREE, TAKEN, SeqCst, SeqCst).unwrap_or_else(|was| was);
+        while was != FREE {
+            was = self.state.swap(WAITED_FOR, SeqCst);
+            if was != FREE {
+                // SAFETY: the word is an atomic, and there is no time limit.
+                unsafe { hermit_abi::futex_wait(self.state.as_ptr(), WAITED_FOR, core::ptr::null(), 0) };
+            }
+        }
+    }
+
+    fn unlock(&self) {
+        if self.state.swap(FREE, SeqCst) == WAITED_FOR {
+            // SAFETY: the word is an atomic.
+            unsafe { hermit_abi::futex_wake(self.state.as_ptr(), 1) };
+        }
     }
 }
 
 pub(super) fn spawned(run: &Run) -> Outcome {
-    let counter = Counter { is_taken: AtomicU32::new(0), count: AtomicU64::new(0) };
+    let counter = Counter { state: AtomicU32::new(FREE), count: AtomicU64::new(0) };
     for _ in 0..run.iterations {
         let mut started = alloc::vec::Vec::new();
         for core in 1..threads::vcpus() {
@@ -166,17 +185,12 @@ pub(super) fn spawned(run: &Run) -> Outcome {
     Ok(())
 }
 
-extern "C" fn fault_three_times(_: usize) {
-    let nothing = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
-    // SAFETY: it ends in a triple fault, as it should.
-    unsafe { lidt(&nothing) };
-    book(ExitReason::TRIPLE_FAULT);
-    // SAFETY: as above.
-    unsafe { asm!("ud2", options(noreturn)) }
+extern "C" fn fault(_: usize) {
+    shut_down()
 }
 
 pub(super) fn triple_fault_elsewhere(_: &Run) -> Outcome {
-    ensure!(threads::give(TARGET, current(), fault_three_times, 0), "vCPU {TARGET} is busy");
+    ensure!(threads::give(TARGET, current(), fault, 0), "vCPU {TARGET} is busy");
     threads::finish(TARGET);
     Err("a vCPU went on after a triple fault".into())
 }

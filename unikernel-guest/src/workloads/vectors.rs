@@ -7,12 +7,13 @@
 
 use core::arch::{asm, naked_asm};
 
+use tollgate_abi::apic::IA32_APIC_BASE;
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::{PAGE_BYTES, POST_PORT};
 
 use super::expect::ensure;
 use super::{Outcome, Run};
-use crate::ops::msr::{APIC_BASE, SYSENTER_ESP};
+use crate::ops::msr::SYSENTER_ESP;
 use crate::ops::ports::note_post;
 use crate::runtime::book::book;
 use crate::runtime::intercepts::{Proc, book_if_enabled, wants};
@@ -59,7 +60,7 @@ provocations! {
     by_cpuid CPUID: "push rbx", "xor eax, eax", "xor ecx, ecx", "cpuid", "pop rbx";
     by_vmcall VMCALL: "xor eax, eax", "vmcall";
     by_out IO_INSTRUCTION: "mov al, {code}", "out {port}, al" [code = const POST_CODE, port = const POST_PORT];
-    by_rdmsr RDMSR: "mov ecx, {msr}", "rdmsr" [msr = const APIC_BASE];
+    by_rdmsr RDMSR: "mov ecx, {msr}", "rdmsr" [msr = const IA32_APIC_BASE];
     by_wrmsr WRMSR: "mov ecx, {msr}", "xor eax, eax", "xor edx, edx", "wrmsr" [msr = const SYSENTER_ESP];
     by_cr3 CR_ACCESS: "mov rax, cr3";
     by_dr7 MOV_DR: "mov rax, dr7";
