@@ -6,6 +6,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tollgate_abi::record::{Kind, Record};
 
+use crate::log::printable;
+
 /// What a run shows while it works.
 #[derive(Debug)]
 pub struct Progress {
@@ -40,7 +42,7 @@ impl Progress {
     /// A record has come.
     pub fn record(&self, record: &Record<'_>) {
         let Some(bar) = &self.bar else { return };
-        let workload = || record.text("workload").map(|name| name.to_string()).unwrap_or_default();
+        let workload = || record.text("workload").map(printable).unwrap_or_default();
         match record.kind {
             Kind::Begin => bar.set_message(workload()),
             Kind::Result => bar.inc(1),

@@ -13,7 +13,7 @@ use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
-use tollgate_abi::workload::{Outcome, TABLE, Workload};
+use tollgate_abi::workload::{KeyPrediction, Outcome, TABLE, Workload};
 
 use crate::board::{Board, Ended};
 use crate::exit::{Backend, Pause};
@@ -87,6 +87,37 @@ fn key_counts(workload: &Workload, books: &Books) -> Vec<u64> {
         });
     }
     sums
+}
+
+/// What was predicted and what was found of one key in a window.
+struct KeyBooks {
+    key: &'static KeyPrediction,
+    predicted: u64,
+    observed: u64,
+}
+
+impl KeyBooks {
+    fn agree(&self) -> bool {
+        self.predicted == self.observed
+    }
+}
+
+/// What a workload predicts of keys, where they are kept.
+#[inline(never)]
+fn compare_keys(window: &Window, books: &Books) -> Vec<KeyBooks> {
+    let Window { workload, iterations, .. } = *window;
+    if !books.iter().any(|book| book.keeps_keys()) {
+        return Vec::new();
+    }
+    let found = key_counts(workload, books);
+    let keys = workload.keys().zip(window.keys_before.iter().zip(found));
+    keys.map(|(key, (&before, after))| KeyBooks {
+        key,
+        predicted: key.predict(workload.on, iterations, books.len() as u64),
+        // A key that lost its slot meanwhile counts from when it got it back.
+        observed: after.saturating_sub(before),
+    })
+    .collect()
 }
 
 /// TSC ticks that the other vCPUs have to become quiet at the edge of a window.
@@ -184,16 +215,18 @@ impl<W: Write> Session<W> {
         *ending_call = ending_call.saturating_sub(1);
         self.print_console(vcpu.machine.board);
         let book = read_book(&vcpu.machine, book_gpa);
-        self.compare(&window, &observed, book, tsc, &vcpu.machine, keeps(books));
-        self.compare_keys(&window, books);
+        let keys = compare_keys(&window, books);
+        self.compare(&window, &observed, &keys, book, tsc, &vcpu.machine, keeps(books));
         vcpu.machine.controls = vcpu.backend.set_profile(Profile::Minimal);
     }
 
     #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "all that a workload's verdict depends on")]
     fn compare(
         &mut self,
         window: &Window,
         observed: &[u64; ROWS],
+        keys: &[KeyBooks],
         book: Option<GuestBook>,
         tsc: u64,
         machine: &Machine,
@@ -209,7 +242,7 @@ impl<W: Write> Session<W> {
             None => ("failed", "the guest handed over no book"),
             Some(book) if book.passed == 0 => ("failed", book.message()),
             Some(_) if !keeps => ("unaccounted", ""),
-            Some(_) if (0..ROWS).all(agrees) => ("balanced", ""),
+            Some(_) if (0..ROWS).all(agrees) && keys.iter().all(KeyBooks::agree) => ("balanced", ""),
             Some(_) => ("differs", ""),
         };
         if verdict == "failed" || verdict == "differs" {
@@ -227,23 +260,7 @@ impl<W: Write> Session<W> {
             let record = record.number("predicted", predicted(row)).number("guest", guest(row));
             let _ = record.number("observed", observed[row]).finish();
         }
-    }
-
-    /// What the workload predicts of keys, where they are kept.
-    #[inline(never)]
-    fn compare_keys(&mut self, window: &Window, books: &Books) {
-        if !books.iter().any(|book| book.keeps_keys()) {
-            return;
-        }
-        let Window { workload, iterations, .. } = *window;
-        let observed = key_counts(workload, books);
-        for ((key, &before), after) in workload.keys().zip(&window.keys_before).zip(observed) {
-            let predicted = key.predict(workload.on, iterations, books.len() as u64);
-            // A key that lost its slot meanwhile counts from when it got it back.
-            let observed = after.saturating_sub(before);
-            if observed != predicted {
-                self.differing = self.differing.or(Some(workload));
-            }
+        for &KeyBooks { key, predicted, observed } in keys {
             let Some((_, kind)) = KINDS.iter().find(|(reason, _)| *reason == key.reason) else { continue };
             let record = self.record(Kind::KeyCount).word("workload", workload.name);
             let record = record.number("reason", key.reason.0.into()).hex("key", key.key);

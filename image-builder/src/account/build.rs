@@ -17,13 +17,17 @@ impl Account {
     /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
     pub fn new(log: &Log, audit: Option<&Audit>, kind: Option<&str>) -> Self {
         let refused = log.verdict.as_ref().is_some_and(|verdict| verdict.result == "refused");
-        let accounted = Options::parse(&log.header.options).map_or(true, |options| options.accounting);
+        let options = Options::parse(&log.header.options);
+        let accounted = options.as_ref().map_or(true, |options| options.accounting);
         let audit = audit.filter(|_| accounted && !refused);
         let reasons = reasons(log, audit);
         let totals = totals(log, audit);
         let per_vcpu = vcpus::of(log, audit);
-        let findings =
-            if accounted && !refused { verify::findings(log, &reasons, &per_vcpu, &totals) } else { Vec::new() };
+        let findings = if accounted && !refused {
+            verify::findings(log, &options, &reasons, &per_vcpu, &totals)
+        } else {
+            Vec::new()
+        };
         let verdict = Verdict::of(log, &findings, accounted);
         let header = &log.header;
         Self {
@@ -37,6 +41,7 @@ impl Account {
             remedy: log.verdict.as_ref().map(|verdict| verdict.remedy.clone()).filter(|remedy| !remedy.is_empty()),
             findings,
             vcpus: header.vcpus,
+            missing_vcpus: options.map_or(0..0, |options| header.vcpus..options.cpus.into()).collect(),
             totals,
             reasons,
             per_vcpu,
@@ -140,6 +145,7 @@ fn workload(run: &WorkloadRun, stopped: bool) -> WorkloadAccount {
         predicted: book(&|row| row.predicted),
         guest: book(&|row| row.guest),
         observed: book(&|row| Some(row.observed)),
+        keys: run.keys.clone(),
         verdict: match run.ended {
             Some(_) => end.verdict,
             None if stopped => "stopped".to_owned(),

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::failure::Status;
-use crate::log::{KeyRow, ScenarioRun, VariantRow};
+use crate::log::{KeyCount, KeyRow, ScenarioRun, VariantRow};
 
 /// The document's format. Fields may be added under this name, not renamed.
 pub const SCHEMA: &str = "tollgate.account/1";
@@ -38,6 +38,9 @@ pub struct Account {
     pub findings: Vec<String>,
     /// Number of vCPUs.
     pub vcpus: u64,
+    /// Those that were asked for and had no processor, where the run went on without them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_vcpus: Vec<u64>,
     /// Sums over all reasons and vCPUs.
     pub totals: Totals,
     /// One row for each reason that the log has, in ascending order.
@@ -151,6 +154,9 @@ pub struct WorkloadAccount {
     pub guest: BTreeMap<u16, u64>,
     /// What the ledger has.
     pub observed: BTreeMap<u16, u64>,
+    /// What its row predicts of keys, and what the ledger has of them; empty where keys were not kept.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<KeyCount>,
     /// The monitor's verdict; `stopped` where the guest was stopped in it, `unfinished` where the log ends in it.
     pub verdict: String,
     /// What did not hold; empty if all did.
@@ -209,7 +215,7 @@ pub struct StopFacts {
 }
 
 /// What a log was like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LogFacts {
     /// Records.
     pub records: u64,

@@ -4,7 +4,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use tollgate_abi::command_line::Options;
 use tollgate_abi::key::{KINDS, VARIANTS};
 
 use crate::log::{ExitRow, KeyRow, Log, VariantRow};
@@ -77,9 +76,9 @@ fn join([count, cycles, min, max]: [&mut u64; 4], more: Figures) {
     *cycles = cycles.saturating_add(more.cycles);
 }
 
-/// Keys and variants against the rows that they are parts of.
-pub(super) fn check(log: &Log, found: &mut Vec<String>) {
-    if Options::parse(&log.header.options).is_ok_and(|options| options.keys) {
+/// Keys, where the run kept them, and variants against the rows that they are parts of.
+pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
+    if keys {
         check_keys(log, found);
     }
     let nothing = ExitRow::default();

@@ -6,11 +6,14 @@ use tollgate_abi::workload::{Ends, Workload};
 
 use crate::log::{Log, WorkloadRun};
 
-/// Every prediction of the monitor that the table does not make.
-pub(super) fn check(log: &Log, found: &mut Vec<String>) {
+/// Every prediction of the monitor that the table does not make, and the other way round. `keys` says that the run kept keys.
+pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
     for run in log.workloads.iter().filter(|run| run.ended.is_some()) {
         if let Some(workload) = Workload::by_name(&run.name).filter(|workload| workload.ends == Ends::Returns) {
             check_workload(log, run, workload, found);
+            if keys {
+                check_keys(log, run, workload, found);
+            }
         }
     }
 }
@@ -34,5 +37,18 @@ fn check_workload(log: &Log, run: &WorkloadRun, workload: &Workload, found: &mut
                 logged(row.reason)
             ));
         }
+    }
+}
+
+fn check_keys(log: &Log, run: &WorkloadRun, workload: &Workload, found: &mut Vec<String>) {
+    let expected: Vec<(u16, u64, u64)> = workload
+        .keys()
+        .map(|key| (key.reason.0, key.key, key.predict(workload.on, run.iterations, log.header.vcpus)))
+        .collect();
+    if !run.keys.iter().map(|key| (key.reason, key.key, key.predicted)).eq(expected) {
+        found.push(format!(
+            "workload {}: the monitor did not predict its keys as the table of workloads does",
+            run.name
+        ));
     }
 }

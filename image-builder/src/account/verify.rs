@@ -1,25 +1,36 @@
 //! The host's own check of the books, which trusts no sum that it can compute and no verdict at all.
 
-use tollgate_abi::command_line::Options;
+use tollgate_abi::command_line::{OptionError, Options};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
 use super::{Reason, Totals, VcpuAccount, parts, predictions};
-use crate::log::{Count, ExitRow, Log, ScenarioRun, Total, WorkloadRun};
+use crate::log::{Count, DENIED, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
 
 /// Everything that is wrong, as sentences, the books first.
-pub(super) fn findings(log: &Log, reasons: &[Reason], per_vcpu: &[VcpuAccount], totals: &Totals) -> Vec<String> {
+pub(super) fn findings(
+    log: &Log,
+    options: &Result<Options<'_>, OptionError<'_>>,
+    reasons: &[Reason],
+    per_vcpu: &[VcpuAccount],
+    totals: &Totals,
+) -> Vec<String> {
     let mut found = Vec::new();
+    if let Err(error) = options {
+        found.push(format!("the run's options can't be read: {error}"));
+    }
+    let options = options.as_ref().ok();
+    let keys = options.is_some_and(|options| options.keys);
     let guest_knows = !runs_unknown_code(log);
     reasons.iter().for_each(|reason| books(reason, guest_knows, &mut found));
     vcpu_books(per_vcpu, &mut found);
     log.workloads.iter().for_each(|workload| workload_books(workload, &mut found));
-    predictions::check(log, &mut found);
+    predictions::check(log, keys, &mut found);
     log.scenarios.iter().for_each(|run| scenario_books(run, &mut found));
     for (&(vcpu, number), row) in &log.exits {
         row_invariants(row, &format!("reason {number} {} on vCPU {vcpu}", row.name), &mut found);
     }
-    parts::check(log, &mut found);
+    parts::check(log, keys, &mut found);
     for (&vcpu, total) in &log.totals {
         total_invariants(log, vcpu, total, &mut found);
     }
@@ -28,7 +39,7 @@ pub(super) fn findings(log: &Log, reasons: &[Reason], per_vcpu: &[VcpuAccount], 
     {
         found.push(format!("all reasons: ledger {}, emulator {audit}", totals.exits));
     }
-    completeness(log, &mut found);
+    completeness(log, options, &mut found);
     found
 }
 
@@ -84,6 +95,11 @@ fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
             ));
         }
     }
+    for KeyCount { reason, name, predicted, observed, .. } in
+        run.keys.iter().filter(|key| key.predicted != key.observed)
+    {
+        found.push(format!("workload {}, reason {reason}, {name}: predicted {predicted}, ledger {observed}", run.name));
+    }
     let observed = sum(run.counts.values().map(|count| count.observed));
     if observed != end.exits {
         found.push(format!("workload {}: its reasons have {observed} exits, its window {}", run.name, end.exits));
@@ -95,7 +111,7 @@ fn scenario_books(run: &ScenarioRun, found: &mut Vec<String>) {
     let Some(scenario) = Scenario::by_name(&run.name) else {
         return found.push(format!("there is no scenario {}", run.name));
     };
-    let denied = run.verdict == "denied";
+    let denied = run.verdict == DENIED;
     let expected = if denied { 0 } else { RUNS };
     if run.reason != scenario.reason.0 || run.predicted != expected || run.observed != expected {
         let ScenarioRun { name, reason, predicted, observed, .. } = run;
@@ -154,7 +170,7 @@ fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>
 }
 
 /// What a finished run must have said.
-fn completeness(log: &Log, found: &mut Vec<String>) {
+fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
     let Some(verdict) = &log.verdict else { return };
     let vcpus = log.header.vcpus;
     if !log.totals.keys().copied().eq(0..vcpus) {
@@ -162,8 +178,7 @@ fn completeness(log: &Log, found: &mut Vec<String>) {
         let lacking = lacking.map_or_else(String::new, |vcpu| format!(", but vCPU {vcpu} has none"));
         found.push(format!("the log has totals of {} vCPUs, and {vcpus} ran{lacking}", log.totals.len()));
     }
-    let options = Options::parse(&log.header.options).ok();
-    if let Some(options) = &options {
+    if let Some(options) = options {
         let asked = u64::from(options.cpus);
         if vcpus > asked || vcpus < asked && !options.without_missing_cpus {
             found.push(format!("the options ask for {asked} vCPUs, and {vcpus} ran"));

@@ -13,7 +13,7 @@ use super::tail::{CHUNK_BYTES, Tail};
 use crate::audit::{Audit, ExitLogReader};
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::log::{Log, LogError, LogReader};
+use crate::log::{Log, LogError, LogReader, printable};
 
 /// What a run may use.
 #[derive(Clone, Copy, Debug)]
@@ -173,18 +173,17 @@ impl Books {
 }
 
 const LAST_WORDS_LINES: usize = 4;
+const LAST_WORDS_COLUMNS: usize = 200;
 const LAST_WORDS_BYTES: u64 = 4096;
 
 /// The end of what the emulator printed, without its banner and its rulers.
 fn last_words(directory: &Path) -> String {
     let tails = [STDOUT, STDERR].map(|name| end_of(&directory.join(name)).unwrap_or_default());
-    let lines = tails.iter().flat_map(|text| text.lines()).map(printable);
-    let telling: Vec<String> = lines.filter(|line| line.bytes().any(|byte| byte.is_ascii_alphanumeric())).collect();
+    let shown = |line| printable(line).chars().take(LAST_WORDS_COLUMNS).collect();
+    let lines = tails.iter().flat_map(|text| text.lines()).map(shown);
+    let telling: Vec<String> =
+        lines.filter(|line: &String| line.bytes().any(|byte| byte.is_ascii_alphanumeric())).collect();
     telling[telling.len().saturating_sub(LAST_WORDS_LINES)..].join("\n")
-}
-
-fn printable(line: &str) -> String {
-    line.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 fn end_of(path: &Path) -> io::Result<String> {

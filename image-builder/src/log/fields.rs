@@ -1,6 +1,7 @@
 //! A record's fields, read with errors that name the place.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use tollgate_abi::record::Record;
 
@@ -34,7 +35,7 @@ impl Fields<'_> {
     }
 
     pub(super) fn text(&self, key: &str) -> Result<String, LogError> {
-        self.record.text(key).map(|text| text.to_string()).ok_or_else(|| self.lacks(key))
+        self.record.text(key).map(printable).ok_or_else(|| self.lacks(key))
     }
 
     /// The buckets; a row without exits has none.
@@ -50,6 +51,12 @@ impl Fields<'_> {
     }
 
     pub(super) fn optional_text(&self, key: &str) -> String {
-        self.record.text(key).map_or_else(String::new, |text| text.to_string())
+        self.record.text(key).map(printable).unwrap_or_default()
     }
+}
+
+/// Text that may be shown on a terminal, whatever a log holds: control characters as Rust writes them.
+pub(crate) fn printable(text: impl fmt::Display) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.to_string().chars().map(shown).collect()
 }

@@ -9,6 +9,8 @@ mod reader;
 pub use error::LogError;
 pub use reader::LogReader;
 
+pub(crate) use fields::printable;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -74,7 +76,27 @@ pub struct WorkloadRun {
     pub ended: Option<WorkloadEnd>,
     /// Its `count` records by reason.
     pub counts: BTreeMap<u16, Count>,
+    /// Its `keycount` records.
+    pub keys: Vec<KeyCount>,
 }
+
+/// One key that a workload predicts, as an account shows it, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct KeyCount {
+    /// The basic exit reason that it divides.
+    pub reason: u16,
+    /// The key.
+    pub key: u64,
+    /// As people write it.
+    pub name: String,
+    /// Exits by its row in the table of workloads.
+    pub predicted: u64,
+    /// Exits that the ledger has of it in the workload's window.
+    pub observed: u64,
+}
+
+/// A scenario's verdict where the processor lacks what it takes.
+pub const DENIED: &str = "denied";
 
 /// One scenario, as an account shows it, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

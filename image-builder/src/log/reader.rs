@@ -7,7 +7,8 @@ use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject}
 use super::error::LogError;
 use super::fields::Fields;
 use super::{
-    Count, ExitRow, Header, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict, WorkloadEnd, WorkloadRun,
+    Count, ExitRow, Header, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict, WorkloadEnd,
+    WorkloadRun,
 };
 use crate::lines::{Line, Lines};
 
@@ -159,7 +160,8 @@ impl State {
                 self.log.verdict = Some(Verdict { result: fields.text("result")?, detail, remedy });
                 Ok(())
             }
-            Kind::Tollgate | Kind::Memory | Kind::Console | Kind::KeyCount => Ok(()),
+            Kind::KeyCount => self.key_count(&fields),
+            Kind::Tollgate | Kind::Memory | Kind::Console => Ok(()),
         }
     }
 
@@ -226,6 +228,20 @@ impl State {
             observed: fields.number("observed")?,
         };
         self.workload(fields, |workload| !workload.counts.contains_key(&reason))?.counts.insert(reason, count);
+        self.counts += 1;
+        self.bounded("counts", self.counts, MOST_ROWS)
+    }
+
+    fn key_count(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let count = KeyCount {
+            reason: fields.reason()?,
+            key: fields.number("key")?,
+            name: fields.text("name")?,
+            predicted: fields.number("predicted")?,
+            observed: fields.number("observed")?,
+        };
+        let is_same = |known: &KeyCount| (known.reason, known.key) == (count.reason, count.key);
+        self.workload(fields, |workload| !workload.keys.iter().any(is_same))?.keys.push(count);
         self.counts += 1;
         self.bounded("counts", self.counts, MOST_ROWS)
     }

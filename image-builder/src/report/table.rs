@@ -18,7 +18,8 @@ fn account(account: &Account) -> String {
     let mut text = heading(account);
     let mut parts = vec![reasons(account)];
     parts.extend(vcpus::sheets(account));
-    parts.extend([keys(account), variants(account), workloads(account), scenarios(account), atlas::sheet(account)]);
+    parts.extend([keys(account), variants(account), workloads(account), workload_keys(account)]);
+    parts.extend([scenarios(account), atlas::sheet(account)]);
     for part in parts.iter().filter(|part| !part.is_empty()) {
         text += "\n";
         text += &part.render(SheetFormat::Table);
@@ -34,7 +35,7 @@ fn account(account: &Account) -> String {
 fn heading(account: &Account) -> String {
     let platform = &account.platform;
     let known = |word: &str| if word.is_empty() { "unknown".to_owned() } else { word.to_owned() };
-    format!(
+    let mut text = format!(
         "{} on {}, {}, {} vCPU{}; reasons of SDM {}, leaves of {}\n",
         known(&platform.virtualization),
         known(&platform.kind),
@@ -43,7 +44,11 @@ fn heading(account: &Account) -> String {
         if account.vcpus == 1 { "" } else { "s" },
         known(&account.sdm_edition),
         known(&account.leaf_map),
-    )
+    );
+    for vcpu in &account.missing_vcpus {
+        text += &format!("vCPU {vcpu} was asked for, and no processor came up for it\n");
+    }
+    text
 }
 
 pub(super) fn percent(part: u64, whole: u64) -> String {
@@ -160,6 +165,23 @@ fn workloads(account: &Account) -> Sheet {
             known(format!("{:.1}", workload.cycles_per_iteration)),
             verdict,
         ]);
+    }
+    sheet
+}
+
+/// What workloads predict of keys, and what came of it.
+fn workload_keys(account: &Account) -> Sheet {
+    let mut sheet = Sheet::new(&["workload", "reason#", "key", "predicted#", "ledger#"]);
+    for workload in &account.workloads {
+        for key in &workload.keys {
+            sheet.row(vec![
+                workload.name.clone(),
+                key.reason.to_string(),
+                key.name.clone(),
+                key.predicted.to_string(),
+                key.observed.to_string(),
+            ]);
+        }
     }
     sheet
 }

@@ -62,6 +62,13 @@ impl LogText {
         }
     }
 
+    /// What a workload predicts of a key, and what the ledger has.
+    pub fn key_count(&mut self, workload: &str, reason: u64, key: u64, predicted: u64, observed: u64) {
+        let record = self.record(Kind::KeyCount).word("workload", workload).number("reason", reason).hex("key", key);
+        let record = record.text("name", format_args!("leaf {key:#x}")).number("predicted", predicted);
+        record.number("observed", observed).finish().unwrap();
+    }
+
     /// What a profile enables.
     pub fn controls(&mut self, profile: &str, reasons: &[u64]) {
         let bits = reasons.iter().fold(0, |bits: u128, reason| bits | 1 << reason);
