@@ -1,7 +1,6 @@
 //! The run's options: what the command line asks for, as the line of words that goes into the image.
 
 use tollgate_abi::command_line::{ALL, NONE, OptionError, Options, Selected, parse_selected};
-use tollgate_abi::exit_reason::{Feature, Need};
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::OPTIONS_BYTES;
 use tollgate_abi::scenario::{self, Scenario};
@@ -16,11 +15,6 @@ const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
 
 /// The name that stands for every workload that returns and every scenario.
 pub const ATLAS: &str = "atlas";
-
-/// Whether a scenario needs another CPU than the one that it runs on.
-pub fn wants_other_cpu(scenario: &Scenario) -> bool {
-    scenario.needs.contains(&Need::Has(Feature::OtherCpu))
-}
 
 /// What a run is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +109,7 @@ impl Selection {
         if !self.atlas_on_one_cpu {
             return ALL.to_owned();
         }
-        let on_one_cpu = scenario::TABLE.iter().filter(|scenario| !wants_other_cpu(scenario));
+        let on_one_cpu = scenario::TABLE.iter().filter(|scenario| !scenario.needs_other_cpu());
         on_one_cpu.map(|scenario| scenario.name).collect::<Vec<_>>().join(",")
     }
 

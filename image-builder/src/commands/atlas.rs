@@ -4,18 +4,19 @@
 //! runs without; and the processor with the most has no SMX.
 
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::{Row, TABLE};
+use tollgate_abi::exit_reason::{ExitReason, Row, Status as ExitStatus, TABLE};
 use tollgate_abi::key::VARIANTS;
-use tollgate_abi::scenario;
+use tollgate_abi::scenario::{self, Scenario};
 
-use super::run::{Place, model, processors, run_image};
-use crate::account::{Account, AtlasRow, Reason};
+use super::run::{Place, model, run_image};
+use super::tables::enabled_by;
+use crate::account::{Account, AtlasRow, LogFacts, Reason};
 use crate::cli::RunArguments;
 use crate::emulator::models::Model;
 use crate::failure::{Failure, Status};
-use crate::log::VariantRow;
+use crate::log::{DENIED, ScenarioRun, VariantRow};
 use crate::output_file;
-use crate::selection::{Selection, wants_other_cpu};
+use crate::selection::Selection;
 
 /// One of an atlas' runs.
 pub(super) struct Part {
@@ -46,7 +47,7 @@ pub(super) fn parts(selection: &Selection, on: &'static Model, alone: bool) -> R
         let workloads = names.into_iter().map(str::to_owned).collect();
         Selection { workloads, cpus: 1, without_missing_cpus: false, ..selection.clone() }.options()
     };
-    let other_cpu = scenario::TABLE.iter().filter(|scenario| wants_other_cpu(scenario)).map(|scenario| scenario.name);
+    let other_cpu = scenario::TABLE.iter().filter(|scenario| scenario.needs_other_cpu()).map(|scenario| scenario.name);
     let mut parts = vec![
         Part { what: "workloads and scenarios".to_owned(), options: first.options()?, model: on, folder: None },
         Part {
@@ -83,12 +84,19 @@ pub(super) fn run(
         let directory = part.folder.map_or_else(|| place.path().to_owned(), |folder| place.path().join(folder));
         output_file::create_directory(&directory)?;
         let outcome = run_image(arguments, &part.options, part.model, &directory);
-        let (name, mut account) = outcome.map_err(|failure| match failure.status {
-            Status::NoVerdict => failure.during(&which),
-            _ => failure,
-        })?;
+        let (name, mut account) = match outcome {
+            Ok(account) => account,
+            Err(failure) if runs.is_empty() || failure.status == Status::Usage => return Err(failure.during(&which)),
+            // What the others found is shown all the same.
+            Err(failure) => {
+                let mut account = joined(&runs, selection.keys);
+                (account.status, account.verdict) = (failure.status, failure.during(&which).to_string());
+                return Ok((title, account));
+            }
+        };
         if part.folder.is_some() {
             place.keep(part.folder, &account)?;
+            account.findings.iter_mut().for_each(|finding| *finding += &format!(" ({which})"));
         } else {
             title = name;
         }
@@ -107,7 +115,8 @@ pub(super) fn run(
 
 /// A run's processor, and how many where that is not one.
 fn place_name(arguments: &RunArguments, part: &Part) -> String {
-    match processors(arguments.machine_cpus, &Options::parse(&part.options).unwrap_or_default()) {
+    let needed = Options::parse(&part.options).unwrap_or_default().processors();
+    match arguments.machine_cpus.unwrap_or(needed) {
         1 => part.model.name.to_owned(),
         several => format!("{}, {several} CPUs", part.model.name),
     }
@@ -123,12 +132,66 @@ fn joined(runs: &[(String, Account)], keep_keys: bool) -> Account {
         account.stop.clone_from(&failed.stop);
     }
     account.findings = runs.iter().flat_map(|(_, run)| run.findings.iter().cloned()).collect();
+    account.scenarios = scenarios(runs);
+    account.log = runs.iter().fold(LogFacts::default(), |sum, (_, run)| LogFacts {
+        records: sum.records + run.log.records,
+        noise: sum.noise + run.log.noise,
+        damaged: sum.damaged + run.log.damaged,
+    });
     // They were kept for the variants' sake.
     if !keep_keys {
         account.reasons.iter_mut().for_each(|reason| reason.keys.clear());
     }
-    account.atlas = rows(runs);
+    // A platform that refused the first run says why, once.
+    if runs[0].1.status != Status::Platform {
+        account.atlas = rows(runs);
+    }
+    if account.status == Status::Balanced {
+        account.findings = gaps(&account.atlas, runs);
+        if let Some(gap) = account.findings.first() {
+            (account.status, account.verdict) = (Status::Differs, format!("differs: {gap}"));
+        }
+    }
     account
+}
+
+/// Each scenario where it ran, or why it ran nowhere.
+fn scenarios(runs: &[(String, Account)]) -> Vec<ScenarioRun> {
+    let all = || runs.iter().flat_map(|(_, run)| &run.scenarios);
+    let of = |scenario: &Scenario| {
+        let mut its = all().filter(|run| run.name == scenario.name);
+        its.clone().find(|run| run.verdict != DENIED).or_else(|| its.next()).cloned()
+    };
+    scenario::TABLE.iter().filter_map(of).collect()
+}
+
+/// What is not produced though nothing says that the processor lacks what it takes.
+fn gaps(rows: &[AtlasRow], runs: &[(String, Account)]) -> Vec<String> {
+    let accounts = || runs.iter().map(|(_, account)| account);
+    let mut gaps = Vec::new();
+    for row in rows.iter().filter(|row| row.possible) {
+        if row.count == 0 && lacking(row.number, accounts()).is_none() {
+            gaps.push(format!("no run of the atlas produced reason {} {}", row.number, row.name));
+        }
+        for variant in row.variants.iter().filter(|variant| row.count > 0 && variant.count == 0) {
+            gaps.push(format!("no run of the atlas produced reason {} {}, {}", row.number, row.name, variant.name));
+        }
+    }
+    gaps
+}
+
+/// What the processors of these runs lack for a reason, if that is why they did not produce it: a scenario that was denied
+/// says so, or the reason's controls.
+pub(super) fn lacking<'a>(number: u16, accounts: impl Iterator<Item = &'a Account> + Clone) -> Option<String> {
+    let scenarios = accounts.clone().flat_map(|account| &account.scenarios).filter(|run| run.reason == number);
+    if let Some(denied) = scenarios.filter(|run| run.verdict == DENIED).last() {
+        return Some(denied.detail.clone());
+    }
+    let mut statuses = accounts.flat_map(|account| &account.reasons).filter(|reason| reason.number == number);
+    let known = statuses.clone().next().is_some();
+    let is_lacking = known && statuses.all(|reason| reason.status == ExitStatus::NotEnabled.as_str());
+    let row = ExitReason(number).row().filter(|_| is_lacking)?;
+    Some(format!("this processor lacks {}", enabled_by(row.enabled_by)))
 }
 
 /// One row for each reason of the table, from the first run that produced it.
@@ -182,9 +245,8 @@ fn why_not(row: &Row, possible: bool, runs: &[(String, Account)]) -> String {
     if !possible {
         return format!("needs {}", row.notes().platforms);
     }
-    let scenarios = runs.iter().flat_map(|(_, account)| &account.scenarios);
-    let denied = scenarios.rev().find(|run| run.reason == row.reason.0 && run.verdict == "denied");
-    denied.map_or_else(|| "not produced".to_owned(), |run| format!("not produced: {}", run.detail))
+    let lacking = lacking(row.reason.0, runs.iter().map(|(_, account)| account));
+    lacking.map_or_else(|| "not produced".to_owned(), |lacking| format!("not produced: {lacking}"))
 }
 
 #[cfg(test)]
@@ -192,7 +254,6 @@ mod tests {
     use super::*;
     use crate::emulator::models;
     use crate::log::LogReader;
-    use tollgate_abi::ExitReason;
     use tollgate_abi::record::{Kind, PROTOCOL, Writer};
 
     fn record(log: &mut String, kind: Kind, reason: ExitReason) -> Writer<'_, String> {
@@ -240,6 +301,50 @@ mod tests {
     }
 
     #[test]
+    fn what_no_run_produced_without_a_reason_is_a_gap() {
+        let produced: Vec<(ExitReason, u64, Vec<&str>)> = TABLE
+            .iter()
+            .map(|row| {
+                let names = VARIANTS.iter().filter(|(of, _)| *of == row.reason).map(|&(_, name)| name);
+                (row.reason, 4, names.collect())
+            })
+            .collect();
+        let run = |change: &dyn Fn(&mut (ExitReason, u64, Vec<&'static str>))| {
+            let mut rows = produced.clone();
+            rows.iter_mut().for_each(change);
+            let rows: Vec<_> = rows.iter().map(|(reason, count, names)| (*reason, *count, &names[..])).collect();
+            let mut first = account(&rows, None);
+            (first.status, first.findings) = (Status::Balanced, Vec::new());
+            joined(&[("first".to_owned(), first)], true)
+        };
+        let whole = run(&|_| {});
+        assert_eq!((whole.status, whole.findings), (Status::Balanced, Vec::new()));
+        let without_hlt = run(&|row| row.1 *= u64::from(row.0 != ExitReason::HLT));
+        assert_eq!(without_hlt.verdict, "differs: no run of the atlas produced reason 12 HLT");
+        assert_eq!(without_hlt.status, Status::Differs);
+        let without_cr3 = run(&|row| row.2.retain(|name| *name != "CR3 read"));
+        assert_eq!(
+            without_cr3.findings,
+            ["no run of the atlas produced reason 28 Control-register accesses, CR3 read"]
+        );
+    }
+
+    #[test]
+    fn scenarios_are_those_that_ran_somewhere() {
+        let ran =
+            |verdict: &str| ScenarioRun { name: SMX_SCENARIO.into(), verdict: verdict.into(), ..Default::default() };
+        let run = |verdicts: &[&str]| {
+            let scenarios = verdicts.iter().map(|verdict| ran(verdict)).collect();
+            (String::new(), Account { scenarios, ..account(&[], None) })
+        };
+        let verdicts =
+            |runs: &[(String, Account)]| scenarios(runs).into_iter().map(|run| run.verdict).collect::<Vec<_>>();
+        assert_eq!(verdicts(&[run(&[DENIED]), run(&["balanced"])]), ["balanced"]);
+        assert_eq!(verdicts(&[run(&[DENIED]), run(&[])]), [DENIED]);
+        assert_eq!(verdicts(&[run(&[])]), Vec::<String>::new());
+    }
+
+    #[test]
     fn every_variant_has_a_row_produced_or_not() {
         let names: &[&str] = &["of its own", "CR3 read", "CR0 write"];
         let run = account(&[(ExitReason::CR_ACCESS, 10, names), (ExitReason::CPUID, 5, &[])], None);
@@ -263,7 +368,7 @@ mod tests {
         let asked = Selection { workloads: vec!["atlas".to_owned()], cpus: 4, ..Selection::default() };
         let parts = parts(&asked, on, false).unwrap();
         let options: Vec<_> = parts.iter().map(|part| Options::parse(&part.options).unwrap()).collect();
-        let cpus: Vec<_> = options.iter().map(|options| (options.cpus, processors(None, options))).collect();
+        let cpus: Vec<_> = options.iter().map(|options| (options.cpus, options.processors())).collect();
         assert_eq!(cpus, [(4, 4), (1, 2), (1, 1)]);
         assert_eq!(options.iter().map(|options| options.keys).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!([1, 2].map(|at| options[at].selected(1).count()), [0, 0]);

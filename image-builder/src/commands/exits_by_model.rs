@@ -10,7 +10,7 @@ use tollgate_abi::exit_reason::TABLE;
 
 use super::atlas::{self, Part};
 use super::outcome;
-use super::run::processors;
+use super::tables::enabled_by;
 use crate::account::Account;
 use crate::emulator::models::{MODELS, Model, Vtx};
 use crate::emulator::{Limits, Session, bochs};
@@ -32,7 +32,8 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
     let models: Vec<&'static Model> = MODELS.iter().filter(|model| model.vtx != Vtx::Absent).collect();
     eprintln!("running the atlas on {} processor models of Bochs", models.len());
     let runs = run_all(&models)?;
-    let heading: Vec<&str> = ["no#", "exit reason"].into_iter().chain(models.iter().map(|model| model.name)).collect();
+    let names = models.iter().map(|model| model.name);
+    let heading: Vec<&str> = ["no#", "exit reason"].into_iter().chain(names).chain(["needs"]).collect();
     let mut sheet = Sheet::new(&heading);
     let column = |cell: &dyn Fn(&Model, &[Account]) -> String| {
         models.iter().zip(&runs).map(|(model, accounts)| cell(model, accounts)).collect::<Vec<_>>()
@@ -42,14 +43,27 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
         (_, Vtx::Lacks(what)) => format!("no {what}"),
         _ => "refused".to_owned(),
     });
-    sheet.row([String::new(), "the default run and the atlas".to_owned()].into_iter().chain(outcomes).collect());
-    for row in TABLE.iter().filter(|row| !row.notes().platforms.starts_with("silicon")) {
+    let mut row = |number: String, name: &str, cells: Vec<String>, needs: String| {
+        sheet.row([number, name.to_owned()].into_iter().chain(cells).chain([needs]).collect());
+    };
+    row(String::new(), "the default run and the atlas", outcomes, String::new());
+    for reason in TABLE.iter().filter(|row| !row.notes().platforms.starts_with("silicon")) {
+        let number = reason.reason.0;
         let produced = |accounts: &[Account]| {
             let mut reasons = accounts.iter().flat_map(|account| &account.reasons);
-            reasons.any(|reason| reason.number == row.reason.0 && reason.count > 0)
+            reasons.any(|reason| reason.number == number && reason.count > 0)
         };
+        for (model, accounts) in models.iter().zip(&runs).filter(|(_, accounts)| worst(accounts) == Status::Balanced) {
+            if !produced(accounts) && atlas::lacking(number, accounts.iter()).is_none() {
+                let sentence = format_args!(
+                    "{} did not produce reason {number} {}, and does not lack what it takes",
+                    model.name, reason.name
+                );
+                return Err(Failure::new(Status::Differs, sentence));
+            }
+        }
         let cells = column(&|_, accounts| if produced(accounts) { "x" } else { "" }.to_owned());
-        sheet.row([row.reason.0.to_string(), row.name.to_owned()].into_iter().chain(cells).collect());
+        row(number.to_string(), reason.name, cells, enabled_by(reason.enabled_by));
     }
     Ok(sheet)
 }
@@ -100,7 +114,7 @@ fn run_parts(model: &'static Model, directory: &Path) -> Result<Vec<Account>, Fa
 fn run(part: &Part, directory: &Path) -> Result<Account, Failure> {
     output_file::create_directory(directory)?;
     let rom = image::build(None, &part.options)?;
-    let cpus = processors(None, &Options::parse(&part.options).unwrap_or_default());
+    let cpus = Options::parse(&part.options).unwrap_or_default().processors();
     let machine = bochs::Machine { cpus, ..bochs::Machine::new(part.model) };
     let launch = bochs::prepare(directory, &rom.bytes, machine, true)?;
     let session = Session::run(&launch, Limits::within(Duration::from_secs(SECONDS)), |_| {})?;

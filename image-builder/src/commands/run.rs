@@ -18,7 +18,7 @@ use crate::image;
 use crate::output_file;
 use crate::progress::Progress;
 use crate::report::{Format, Titled, render};
-use crate::selection::{nearest, wants_other_cpu};
+use crate::selection::nearest;
 
 const DEFAULT_SECONDS: u64 = 60;
 /// Bochs writes some hundred bytes for each exit then.
@@ -55,12 +55,10 @@ pub(super) fn run_image(
     let launch = match platform(arguments, &progress)? {
         Platform::Bochs => {
             let memory_mib = arguments.memory.unwrap_or(bochs::MEMORY_MIB);
-            let cpus = processors(arguments.machine_cpus, &parsed);
+            let cpus = arguments.machine_cpus.unwrap_or(parsed.processors());
             bochs::prepare(directory, &rom.bytes, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?
         }
-        Platform::Qemu => {
-            qemu::prepare(directory, &rom.bytes, processors(arguments.machine_cpus, &parsed), qemu::Accelerator::Kvm)?
-        }
+        Platform::Qemu => qemu::prepare(directory, &rom.bytes, parsed.processors(), qemu::Accelerator::Kvm)?,
     };
     let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let scenarios = parsed.scenarios().count() as u64;
@@ -70,13 +68,6 @@ pub(super) fn run_image(
     let session = Session::run(&launch, limits, |record| progress.record(record));
     progress.finish();
     Ok((launch.name.clone(), account(&launch, session?)?))
-}
-
-/// The processors of a run's machine: as many as were asked for, or one for each vCPU, and another where a scenario is
-/// about that.
-pub(super) fn processors(asked: Option<u32>, options: &Options<'_>) -> u32 {
-    let needed = if options.scenarios().any(wants_other_cpu) { 2 } else { 1 };
-    asked.unwrap_or(options.cpus.max(needed))
 }
 
 fn seconds(arguments: &RunArguments) -> u64 {
@@ -106,9 +97,10 @@ fn platform(arguments: &RunArguments, progress: &Progress) -> Result<Platform, F
         }
     };
     if platform == Platform::Qemu {
-        if arguments.audit {
-            return Err(Failure::platform("QEMU keeps no log of VM exits to audit against")
-                .remedy("use --on bochs, or leave --audit out"));
+        if arguments.audit || arguments.image.wants_atlas() {
+            let what = if arguments.audit { "an audit" } else { "the atlas, which is audited," };
+            let sentence = format_args!("{what} needs an emulator's own log of VM exits, and QEMU keeps none");
+            return Err(Failure::platform(sentence).remedy("use --on bochs"));
         }
         if arguments.memory.is_some() {
             return Err(Failure::usage("--memory sizes Bochs' machine").remedy("use --on bochs"));

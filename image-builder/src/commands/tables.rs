@@ -30,7 +30,8 @@ pub(super) fn reasons(format: SheetFormat) -> String {
     }
 }
 
-fn enabled_by(by: EnabledBy) -> String {
+/// What makes a reason possible, for people.
+pub(super) fn enabled_by(by: EnabledBy) -> String {
     let all = |needs: &&[Need]| needs.iter().map(|&need| need_name(need)).collect::<Vec<_>>().join(" and ");
     match by {
         EnabledBy::Always => "always".to_owned(),

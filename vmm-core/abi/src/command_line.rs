@@ -177,6 +177,12 @@ impl<'a> Options<'a> {
         scenario::TABLE.iter().filter(wanted)
     }
 
+    /// The processors that the run makes use of: one for each vCPU, and another where a scenario is about that.
+    pub fn processors(&self) -> u32 {
+        let least = if self.scenarios().any(Scenario::needs_other_cpu) { 2 } else { 1 };
+        self.cpus.max(least)
+    }
+
     /// The workloads to run on so many vCPUs, in order: those named, or all that return.
     pub fn selected(&self, vcpus: u64) -> impl Iterator<Item = Selected> + use<'a> {
         let named = self.workloads.split(',').filter_map(|item| parse_selected(item).ok());

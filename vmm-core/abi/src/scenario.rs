@@ -92,6 +92,11 @@ impl Scenario {
         TABLE.iter().find(|scenario| scenario.name == name)
     }
 
+    /// Whether another processor has to send something.
+    pub fn needs_other_cpu(&self) -> bool {
+        self.needs.contains(&Has(Feature::OtherCpu))
+    }
+
     /// What of its needs the allowed settings do not meet, if anything.
     pub fn missing(&self, allowed: &Controls) -> Option<Need> {
         self.needs.iter().copied().find(|&need| !allowed.meet(need))

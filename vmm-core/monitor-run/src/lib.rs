@@ -29,12 +29,11 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
-use tollgate_abi::exit_reason::{Controls, Feature, Need, SDM_EDITION};
+use tollgate_abi::exit_reason::{Controls, SDM_EDITION};
 use tollgate_abi::guest_image::Directory;
 use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, PROTOCOL};
-use tollgate_abi::scenario::Scenario;
 use tollgate_abi::workload::Outcome;
 use vmm_core::apic::{Apic, Page};
 use vmm_core::board::{Condition, Ended, Message};
@@ -112,7 +111,7 @@ fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) ->
         Ok(_) => {
             let local_apic = LocalApic::enable(processor::cpuid(1, 0).ecx);
             BOARD.sit(0, local_apic.id());
-            (Some(local_apic), processors::start(&local_apic, sipi_vector, processors_wanted(&options)))
+            (Some(local_apic), processors::start(&local_apic, sipi_vector, options.processors() as usize))
         }
         Err(_) => (None, 1),
     };
@@ -137,13 +136,6 @@ fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) ->
         (true, false) => Run::<Ledger>::prepare(plan).first(session, &seated),
         (true, true) => Run::<Keyed>::prepare(plan).first(session, &seated),
     })
-}
-
-/// One for each vCPU, and a second one if something is to be sent from outside.
-fn processors_wanted(options: &Options<'_>) -> usize {
-    let wants_other = |scenario: &Scenario| scenario.needs.contains(&Need::Has(Feature::OtherCpu));
-    let least = if options.scenarios().any(wants_other) { 2 } else { 1 };
-    (options.cpus as usize).max(least)
 }
 
 /// Refuses to run without processors that are asked for, or says which vCPUs there are not.

@@ -51,7 +51,7 @@ pub(crate) fn start(local_apic: &LocalApic, sipi_vector: u8, wanted: usize) -> u
         let stack = Box::leak(Box::new([0u128; STACK_BYTES / size_of::<u128>()]));
         end.store(stack.as_ptr_range().end as u64, Ordering::Relaxed);
     }
-    let up = || (1..wanted).filter(|&at| BOARD.condition(at) != Condition::Absent).count() + 1;
+    let up = || (1..wanted).take_while(|&at| BOARD.condition(at) != Condition::Absent).count() + 1;
     if wanted > 1 {
         local_apic.start_others(sipi_vector);
     }
