@@ -302,14 +302,15 @@ mod tests {
 
     #[test]
     fn what_no_run_produced_without_a_reason_is_a_gap() {
-        let produced: Vec<(ExitReason, u64, Vec<&str>)> = TABLE
+        type Produced = (ExitReason, u64, Vec<&'static str>);
+        let produced: Vec<Produced> = TABLE
             .iter()
             .map(|row| {
                 let names = VARIANTS.iter().filter(|(of, _)| *of == row.reason).map(|&(_, name)| name);
                 (row.reason, 4, names.collect())
             })
             .collect();
-        let run = |change: &dyn Fn(&mut (ExitReason, u64, Vec<&'static str>))| {
+        let run = |change: &dyn Fn(&mut Produced)| {
             let mut rows = produced.clone();
             rows.iter_mut().for_each(change);
             let rows: Vec<_> = rows.iter().map(|(reason, count, names)| (*reason, *count, &names[..])).collect();
