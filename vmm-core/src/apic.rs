@@ -50,8 +50,6 @@ pub struct Apic {
     id: u32,
     /// When the timer fires.
     deadline_tsc: Option<u64>,
-    /// TSC when the initial count was written.
-    counting_since_tsc: u64,
 }
 
 /// An access that raises #GP(0).
@@ -71,7 +69,7 @@ pub enum Effect {
     Timer,
 }
 
-/// 0x14: an APIC with x2APIC mode; seven LVT entries.
+/// 0x14: an APIC with x2APIC mode; six LVT entries.
 const VERSION_VALUE: u32 = 0x14 | 5 << 16;
 /// Software-enabled, spurious vector 0xff.
 const SVR_AT_START: u32 = 0x1ff;
@@ -87,7 +85,7 @@ const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
 impl Apic {
     /// The APIC of vCPU `id`, enabled, with everything masked.
     pub fn new(page: &'static Page, id: u32) -> Self {
-        let mut apic = Self { page, id, deadline_tsc: None, counting_since_tsc: 0 };
+        let mut apic = Self { page, id, deadline_tsc: None };
         apic.reset();
         apic
     }
@@ -102,7 +100,7 @@ impl Apic {
         for entry in LVT_TIMER..=LVT_ERROR {
             self.page.set(entry, LVT_MASKED);
         }
-        (self.deadline_tsc, self.counting_since_tsc) = (None, 0);
+        self.deadline_tsc = None;
     }
 
     /// The page, for the processor.
@@ -177,7 +175,6 @@ impl Apic {
             INITIAL_COUNT => {
                 let count = store(u32::MAX)?;
                 if self.timer_mode() != LVT_TSC_DEADLINE {
-                    self.counting_since_tsc = now_tsc;
                     self.deadline_tsc = self.after_count(count, now_tsc);
                 }
                 Ok(Effect::Timer)
@@ -203,10 +200,10 @@ impl Apic {
         let entry = self.page.get(LVT_TIMER);
         self.deadline_tsc = None;
         if entry & TIMER_MODE == LVT_PERIODIC {
-            self.counting_since_tsc = deadline;
-            let next = self.after_count(self.page.get(INITIAL_COUNT), deadline);
-            // Ticks that were missed are not made up for.
-            self.deadline_tsc = next.map(|next| next.max(now_tsc));
+            let period = u64::from(self.page.get(INITIAL_COUNT)) * self.ticks_per_count();
+            // The first that is still to come: those that were missed are not made up for.
+            let missed = (now_tsc - deadline).checked_div(period);
+            self.deadline_tsc = missed.map(|missed| deadline.saturating_add((missed + 1).saturating_mul(period)));
         }
         if entry & LVT_MASKED == 0 {
             self.request(entry as u8);

@@ -271,13 +271,29 @@ impl Board {
 
     /// The next message for a vCPU, from the lowest sender first.
     pub fn receive(&self, at: usize) -> Option<Message> {
-        debug_assert_eq!(self.condition(at), Condition::Running, "whoever looks takes vCPU {at} for quiet");
-        self.seats[at].inbox[..self.vcpus()].iter().find_map(Lane::take)
+        (0..self.vcpus()).find_map(|from| self.receive_from(from, at))
     }
 
-    /// Asks a vCPU to leave its guest at its next exit for an interrupt. The caller interrupts its processor then.
-    pub fn ask_to_stop(&self, at: usize) {
+    /// The next message for a vCPU from one other.
+    pub fn receive_from(&self, from: usize, at: usize) -> Option<Message> {
+        debug_assert_eq!(self.condition(at), Condition::Running, "whoever looks takes vCPU {at} for quiet");
+        self.seats[at].inbox.get(from)?.take()
+    }
+
+    /// Asks a vCPU to leave its guest. True if it may be in there, so that its processor has to be told.
+    pub fn ask_to_stop(&self, at: usize) -> bool {
         self.seats[at].stop.0.store(1, Ordering::Release);
+        // See `run`.
+        fence(Ordering::SeqCst);
+        matches!(self.condition(at), Condition::Running | Condition::Halted)
+    }
+
+    /// Says that a vCPU that waited runs. False if it was asked to stop: of the two that say something here and look at what
+    /// the other says, one sees it.
+    pub fn run(&self, at: usize) -> bool {
+        self.set_condition(at, Condition::Running);
+        fence(Ordering::SeqCst);
+        !self.is_to_stop(at)
     }
 
     /// Whether it was asked.
@@ -285,38 +301,46 @@ impl Board {
         self.seats[at].stop.0.load(Ordering::Acquire) != 0
     }
 
-    /// The first other vCPU that may exit yet: it runs, or a message will make it.
+    /// The first other vCPU that may exit yet: it runs, or a message or its timer will make it. The caller sends none.
     pub fn first_busy(&self, but: usize) -> Option<usize> {
-        self.others(but).find(|&at| self.condition(at) == Condition::Running || self.is_under_way(at))
-    }
-
-    /// Whether a message for a vCPU is under way. One that is over gets none.
-    pub fn is_under_way(&self, at: usize) -> bool {
-        self.condition(at) != Condition::Over && !self.seats[at].inbox.iter().all(Lane::is_empty)
-    }
-
-    /// Every vCPU but this one.
-    pub fn others(&self, but: usize) -> impl Iterator<Item = usize> {
-        (0..self.vcpus()).filter(move |&at| at != but)
+        self.first_restless(Some(but))
     }
 
     /// Whether nothing can ever happen again: every vCPU waits, has halted or is over, no message is under way, and no timer
     /// will fire.
-    ///
+    fn is_dead(&self) -> bool {
+        self.first_restless(None).is_none()
+    }
+
     /// A vCPU reads its messages, sends and arms its timer only while it says that it runs. So where each was quiet before
     /// and after the look at messages and timers, and did not run in between, they stood still meanwhile.
-    fn is_dead(&self) -> bool {
+    fn first_restless(&self, but: Option<usize>) -> Option<usize> {
         // What this vCPU said comes before what the others said: of two that halt at once, one sees the other.
         fence(Ordering::SeqCst);
-        let words = || (0..self.vcpus()).map(|at| self.seats[at].condition.load(Ordering::Acquire));
+        let seats = || (0..self.vcpus()).filter(|&at| Some(at) != but);
+        let word = |at: usize| self.seats[at].condition.load(Ordering::Acquire);
         let mut before = [0; MOST_VCPUS];
-        before.iter_mut().zip(words()).for_each(|(before, word)| *before = word);
-        let waits = |at| match self.condition(at) {
+        seats().for_each(|at| before[at] = word(at));
+        let is_restless = |at: &usize| match self.condition(*at) {
             Condition::Running => true,
-            Condition::Over => false,
-            _ => self.is_under_way(at) || self.seats[at].timer.load(Ordering::Acquire) != 0,
+            // It gets no more messages, and its timer is nobody's.
+            Condition::Over | Condition::Absent => false,
+            Condition::Waiting | Condition::Halted => {
+                self.is_under_way(*at) || self.seats[*at].timer.load(Ordering::Acquire) != 0
+            }
         };
-        !(0..self.vcpus()).any(waits) && words().eq(before.into_iter().take(self.vcpus()))
+        seats().find(is_restless).or_else(|| seats().find(|&at| word(at) != before[at]))
+    }
+
+    /// Whether a message for a vCPU is under way.
+    pub fn is_under_way(&self, at: usize) -> bool {
+        !self.seats[at].inbox.iter().all(Lane::is_empty)
+    }
+
+    /// Every vCPU but this one.
+    pub fn others(&self, but: usize) -> impl Iterator<Item = usize> + Clone + use<> {
+        let vcpus = self.vcpus();
+        (0..vcpus).filter(move |&at| at != but)
     }
 
     /// Adds to the time that a vCPU's guest has run.
@@ -363,6 +387,11 @@ impl Board {
             asked if asked == Signal::Init as u32 => Some(Signal::Init),
             _ => Some(Signal::StartUp),
         }
+    }
+
+    /// Whether a vCPU has ended.
+    pub fn has_ended(&self, at: usize) -> bool {
+        self.seats[at].ended.lock().is_some()
     }
 
     /// How a vCPU ended.

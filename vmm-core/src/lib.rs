@@ -3,7 +3,8 @@
 //! # The life of one exit
 //!
 //! 1. [`vmx::entry`]: the stub saves the guest's registers and takes a time stamp.
-//! 2. [`vcpu::Vcpu::exit`]: the backend reads the exit reason; the ledger counts it.
+//! 2. [`vcpu::Vcpu::exit_quickly`]: the backend reads the exit reason; the ledger counts it; what is frequent and plain is
+//!    emulated at once. Everything else is left to [`vcpu::Vcpu::exit_thoroughly`]:
 //! 3. [`handlers::dispatch`]: one `match`; a handler sees the exit, the registers and its device, and decides an
 //!    [`exit::Action`].
 //! 4. The spine applies the action; the ledger books the cycles.
@@ -12,7 +13,8 @@
 //! Several vCPUs each live these lives by themselves; what they share is on the [`board`], and nothing of it is touched by
 //! an exit that is not about another vCPU.
 //!
-//! Everything but the hardware edge (`vmx::{instructions, entry, msr}`, [`memory`]) is safe code that runs on the host,
+//! Everything but the hardware edge (`vmx::{instructions, entry, registers, scenario_hardware}`,
+//! [`local_apic`], [`memory`], [`exit`]'s registers, closing a row of the [`ledger`]) is safe code that runs on the host,
 //! where a scripted backend drives the same spine.
 #![cfg_attr(not(test), no_std)]
 

@@ -17,6 +17,10 @@ use crate::vmx::registers::tsc;
 const MAPPED_AT: u64 = 0xfee0_0000;
 /// IA32_APIC_BASE: x2APIC mode.
 const X2APIC_MODE: u64 = 1 << 10;
+/// IA32_APIC_BASE: globally enabled.
+const APIC_ENABLED: u64 = 1 << 11;
+/// IA32_APIC_BASE: where the registers are mapped.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Software-enabled, spurious vector 0xff.
 const ENABLED: u32 = 0x1ff;
 /// Divide by 1.
@@ -47,9 +51,14 @@ enum Timer {
 
 impl LocalApic {
     /// Enables it. `features` is CPUID.1:ECX.
+    ///
+    /// # Panics
+    /// It is switched off, or its registers are mapped elsewhere than after reset.
     pub fn enable(features: u32) -> Self {
-        // SAFETY: every processor with VT-x has the MSR.
-        let by_msr = unsafe { Msr::new(IA32_APIC_BASE).read() } & X2APIC_MODE != 0;
+        // SAFETY: every processor with 64-bit mode, in which this runs, has the MSR.
+        let base = unsafe { Msr::new(IA32_APIC_BASE).read() };
+        let by_msr = base & X2APIC_MODE != 0;
+        assert!(base & APIC_ENABLED != 0 && base & ADDRESS == MAPPED_AT, "IA32_APIC_BASE is {base:#x}");
         let mut apic = Self { by_msr, timer: Timer::TscDeadline };
         apic.write(SVR, ENABLED);
         apic.write(LVT_TIMER, LVT_MASKED);
@@ -100,7 +109,7 @@ impl LocalApic {
         match (self.timer, deadline_tsc) {
             (Timer::TscDeadline, deadline) => {
                 self.write(LVT_TIMER, vector | LVT_TSC_DEADLINE);
-                // SAFETY: processors with the mode have the MSR; 0 disarms. MFENCE orders it behind a memory-mapped LVT
+                // SAFETY: processors with the mode, which `enable` saw in CPUID, have the MSR; 0 disarms. MFENCE orders it behind a memory-mapped LVT
                 // (SDM 3A 12.5.4.1).
                 unsafe {
                     core::arch::asm!("mfence", options(nostack, preserves_flags));
@@ -138,8 +147,12 @@ impl LocalApic {
     fn send(&self, command: u64) {
         if self.by_msr {
             // SAFETY: in x2APIC mode the register is this MSR; what the processors that are addressed do with the
-            // interrupt is what the caller wants.
-            unsafe { Msr::new(ICR).write(command) };
+            // interrupt is what the caller wants. The fences order it behind what was written for them to read, which a
+            // WRMSR of these registers does not wait for (SDM 3A 12.12.3).
+            unsafe {
+                core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags));
+                Msr::new(ICR).write(command);
+            }
             return;
         }
         // The memory-mapped register has 8 bits of destination in its upper half, which is at the next offset.
@@ -148,7 +161,8 @@ impl LocalApic {
     }
 
     fn read(&self, register: u32) -> u32 {
-        // SAFETY: the registers of this processor's APIC, by the way that its mode has; reading one changes nothing.
+        // SAFETY: the registers of this processor's APIC, by the way that its mode has, and where `enable` found them, which
+        // the boot block maps; reading one changes nothing.
         unsafe { if self.by_msr { Msr::new(register).read() as u32 } else { core::ptr::read_volatile(at(register)) } }
     }
 

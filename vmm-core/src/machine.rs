@@ -36,6 +36,8 @@ pub struct Machine {
     pub apic: Apic,
     /// An NMI that another vCPU sent and that could not be delivered yet.
     pub nmi_pending: bool,
+    /// INIT has come, and the vCPU is about to wait.
+    pub init_pending: bool,
     /// The vCPU has halted until an interrupt.
     pub halted: bool,
     /// The number of this vCPU.

@@ -17,8 +17,8 @@ pub struct GuestMemory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadAddress(pub u64);
 
-// SAFETY: a region at a fixed address; `new`'s caller gave it to the guest and to those who have this type, on any
-// processor.
+// SAFETY: a region at a fixed address, which `new`'s caller gave to the guest and to those who have this type, on whatever
+// processor, and of which it knows that they race.
 unsafe impl Send for GuestMemory {}
 // SAFETY: likewise.
 unsafe impl Sync for GuestMemory {}
@@ -28,7 +28,8 @@ impl GuestMemory {
     ///
     /// # Safety
     /// `base..base + bytes` is memory that is valid for as long as the result lives, and that nobody but the guest and
-    /// the result, and what is shared from it, touch.
+    /// the result, and what is shared from it, touch. These race with each other, as devices do; no reference into it is
+    /// ever made, and any bytes are as good as others.
     pub const unsafe fn new(base: *mut u8, bytes: u64) -> Self {
         Self { base, bytes }
     }

@@ -80,6 +80,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
         apic: Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32),
         apic_base: tollgate_abi::apic::APIC_BASE,
         nmi_pending: false,
+        init_pending: false,
         halted: false,
         vcpu,
         board,

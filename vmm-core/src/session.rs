@@ -143,7 +143,7 @@ fn wait_until_quiet<B: Backend>(vcpu: &Vcpu<B>) -> Result<(), usize> {
 pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Outcome> {
     let machine = &mut vcpu.machine;
     match pause {
-        Pause::Profile(profile) => machine.controls = vcpu.backend.set_profile(profile),
+        Pause::Profile(profile) => vcpu.set_profile(profile),
         Pause::Console { gpa, bytes } => {
             let mut console = machine.board.console.lock();
             // The range was checked when it was asked for.
@@ -196,7 +196,7 @@ impl<W: Write> Session<W> {
         self.print_console(vcpu.machine.board);
         let record = self.record(Kind::Begin).word("workload", workload.name).word("profile", workload.profile.name());
         let _ = record.number("iterations", iterations).finish();
-        vcpu.machine.controls = vcpu.backend.set_profile(workload.profile);
+        vcpu.set_profile(workload.profile);
         let keys_before = key_counts(workload, books);
         self.window =
             Some(Window { workload, iterations, before: counts(books), keys_before, start_tsc: vcpu.backend.tsc() });
@@ -217,7 +217,7 @@ impl<W: Write> Session<W> {
         let book = read_book(&vcpu.machine, book_gpa);
         let keys = compare_keys(&window, books);
         self.compare(&window, &observed, &keys, book, tsc, &vcpu.machine, keeps(books));
-        vcpu.machine.controls = vcpu.backend.set_profile(Profile::Minimal);
+        vcpu.set_profile(Profile::Minimal);
     }
 
     #[inline(never)]

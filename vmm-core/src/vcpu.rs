@@ -5,7 +5,7 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
-use crate::handlers::{control_regs, cpuid, dispatch, event, hypercall, io, msr};
+use crate::handlers::{apic, control_regs, cpuid, dispatch, event, hypercall, io, msr};
 use crate::keys::key_of;
 use crate::ledger::Account;
 use crate::machine::Machine;
@@ -36,7 +36,7 @@ pub enum Leave {
 pub enum Flow {
     /// It goes on at once.
     Resume = 0,
-    /// It does not; [`Vcpu::take_leave`] says why.
+    /// It does not; [`Leave`] says why.
     Leave = 1,
 }
 
@@ -68,25 +68,33 @@ impl<B: Backend> Vcpu<B> {
         Self { backend, machine, leave: Leave::Stop(Outcome::UnhandledExit), last_exit_tsc: 0 }
     }
 
-    /// The state behind INIT and a start-up IPI with this vector: real mode, a fresh APIC, the minimal profile.
+    /// The state behind a start-up IPI with this vector, after power-up or INIT: real mode, the minimal profile.
     #[inline(never)]
     pub fn start_up(&mut self, vector: u8) {
-        self.machine.apic.reset();
-        (self.machine.halted, self.machine.nmi_pending, self.machine.wake) = (false, false, None);
+        let machine = &mut self.machine;
+        (machine.halted, machine.nmi_pending, machine.init_pending, machine.wake) = (false, false, false, None);
+        machine.cpuid.set_osxsave(false);
         self.backend.start_up(vector);
-        self.backend.ask_for_window(false);
-        self.machine.controls = self.backend.set_profile(Profile::Minimal);
+        self.set_profile(Profile::Minimal);
     }
 
-    /// One exit, from the time stamp `exit_tsc` that the stub took to the entry that follows.
-    pub fn exit(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
+    /// Puts the controls of a profile in force, under which what waits at the APIC may have to be asked for in another way.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.machine.controls = self.backend.set_profile(profile);
+        apic::refresh(&mut self.backend, &self.machine);
+    }
+
+    /// One exit, from the time stamp `exit_tsc` that the stub took to the entry that follows: what the stub does in two
+    /// steps, so that the first needs no stack frame.
+    #[cfg(test)]
+    pub(crate) fn exit(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
         match self.exit_quickly(account, registers, exit_tsc) {
             Ok(()) => Flow::Resume,
             Err(opened) => self.exit_thoroughly(account, registers, exit_tsc, opened),
         }
     }
 
-    /// The first half of [`Vcpu::exit`]: opens the exit, and decides and closes it if it is one of the most frequent and
+    /// The first half of an exit, from the time stamp `exit_tsc` that the stub took: opens it, and decides and closes it if it is one of the most frequent and
     /// asks for nothing out of the ordinary. It needs no stack frame, and finds its ledger row without computing it.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use tollgate_abi::exit_reason::ExitReason;
 use super::expect::ensure;
 use super::stopping::shut_down;
 use super::{Outcome, Run};
+use crate::ops::cpuid::cpuid_times;
 use crate::ops::{apic, idle};
 use crate::runtime::account;
 use crate::runtime::book::booked_on;
@@ -189,7 +190,17 @@ extern "C" fn fault(_: usize) {
     shut_down()
 }
 
+extern "C" fn exit_for_ever(_: usize) {
+    loop {
+        cpuid_times(1);
+    }
+}
+
+/// Meanwhile vCPU 0 waits without an exit, and those beyond the target do nothing but exit.
 pub(super) fn triple_fault_elsewhere(_: &Run) -> Outcome {
+    for other in TARGET + 1..threads::vcpus() {
+        ensure!(threads::give(other, current(), exit_for_ever, 0), "vCPU {other} is busy");
+    }
     ensure!(threads::give(TARGET, current(), fault, 0), "vCPU {TARGET} is busy");
     threads::finish(TARGET);
     Err("a vCPU went on after a triple fault".into())

@@ -107,14 +107,11 @@ fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) ->
         .map_err(|error| Refused::new(error, "write the image again with options that exist"))?;
     let capabilities = processor::capabilities();
     // Without VT-x there is nothing for the others to do.
-    let (local_apic, processors) = match &capabilities {
-        Ok(_) => {
-            let local_apic = LocalApic::enable(processor::cpuid(1, 0).ecx);
-            BOARD.sit(0, local_apic.id());
-            (Some(local_apic), processors::start(&local_apic, sipi_vector, options.processors() as usize))
-        }
-        Err(_) => (None, 1),
-    };
+    let local_apic = capabilities.is_ok().then(|| LocalApic::enable(processor::cpuid(1, 0).ecx));
+    let processors = local_apic.as_ref().map_or(1, |local_apic| {
+        BOARD.sit(0, local_apic.id());
+        processors::start(local_apic, sipi_vector, options.processors() as usize)
+    });
     let vcpus = processors.min(options.cpus as usize);
     introduce(session, &directory, &options, capabilities.is_ok(), vcpus);
     let memory_bytes = ports::memory_bytes();
@@ -130,7 +127,8 @@ fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) ->
     BOARD.settle(vcpus);
     let memory = guest::load(&directory, vcpus).expect("the directory was checked against the guest's memory");
     let plan = Plan { capabilities, memory, entry_gpa: directory.entry_gpa, options, io_bitmaps: io_bitmaps() };
-    let seated = Seated { vcpu: 0, host, local_apic: local_apic.unwrap_or_else(|| LocalApic::enable(0)) };
+    let local_apic = local_apic.expect("there are capabilities");
+    let seated = Seated { vcpu: 0, host, local_apic };
     Ok(match (options.accounting, options.keys) {
         (false, _) => Run::<Unaccounted>::prepare(plan).first(session, &seated),
         (true, false) => Run::<Ledger>::prepare(plan).first(session, &seated),
@@ -260,6 +258,7 @@ impl Plan {
             apic_base: APIC_BASE | if vcpu == 0 { BOOT_PROCESSOR } else { 0 },
             apic,
             nmi_pending: false,
+            init_pending: false,
             halted: false,
             vcpu,
             board: &BOARD,
@@ -280,6 +279,11 @@ struct Run<A: ExitPath> {
     ledgers: &'static [&'static Ledger],
 }
 
+/// The same, if other processors may have it.
+fn shared<T: Sync>(value: &'static T) -> &'static T {
+    value
+}
+
 /// What the other processors run, for [`Run::other`].
 static OTHERS_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -289,7 +293,7 @@ impl<A: ExitPath> Run<A> {
         let stacks: Vec<&'static Stack<A>> = (0..BOARD.vcpus()).map(|_| &*Box::leak(Box::new(Stack::new()))).collect();
         let books: Vec<&'static dyn Book> = stacks.iter().map(|stack| stack.account() as _).collect();
         let ledgers = books.iter().map(|book| book.ledger()).collect::<Vec<_>>().leak();
-        Box::leak(Box::new(Self { plan, stacks, books, ledgers }))
+        shared(Box::leak(Box::new(Self { plan, stacks, books, ledgers })))
     }
 
     /// The first processor's part: vCPU 0, the scenarios, and the account.
@@ -318,7 +322,8 @@ impl<A: ExitPath> Run<A> {
 
     /// Another processor's part: its vCPU, each time that it is started, until it is over.
     fn other(seated: &Seated) {
-        // SAFETY: set to the one `Run` there is, which stays for ever, before any processor was given this job; `A` is the
+        // SAFETY: set to the one `Run` there is, which stays for ever and is `Sync`, by `prepare`, before any processor was
+        // given this job; `A` is the
         // same, since the job was `Self::other`.
         let run: &'static Self = unsafe { &*OTHERS_RUN.load(Ordering::Acquire).cast() };
         let at = seated.vcpu;
@@ -335,7 +340,8 @@ impl<A: ExitPath> Run<A> {
                 continue;
             }
             if BOARD.end(at, Ended::new(&end, vcpu.machine.exit, &vcpu.backend)) {
-                ask_others_to_stop(seated);
+                // It stops the rest.
+                stop(seated, core::iter::once(0), |first| BOARD.has_ended(first));
             }
             return;
         }
@@ -353,7 +359,9 @@ fn start_up_vector(seated: &Seated) -> Option<u8> {
             core::hint::spin_loop();
             continue;
         }
-        BOARD.set_condition(vcpu, Condition::Running);
+        if !BOARD.run(vcpu) {
+            return None;
+        }
         while let Some(message) = BOARD.receive(vcpu) {
             if let Message::StartUp(vector) = message {
                 return Some(vector);
@@ -375,17 +383,32 @@ fn interrupt(seated: &Seated, other: usize) {
     seated.local_apic.interrupt(BOARD.apic_id(other), KICK_VECTOR + seated.vcpu as u8);
 }
 
-fn ask_others_to_stop(seated: &Seated) {
-    for other in BOARD.others(seated.vcpu) {
-        BOARD.ask_to_stop(other);
-        if matches!(BOARD.condition(other), Condition::Running | Condition::Halted) {
-            interrupt(seated, other);
+/// TSC ticks that other vCPUs have to go off line by themselves, and then to stop.
+const STOP_TICKS: u64 = 1 << 26;
+/// TSC ticks between two signals to one that has not stopped yet.
+const SIGNAL_TICKS: u64 = 997;
+
+/// Stops other vCPUs, by INIT, which makes an exit whatever RFLAGS.IF is (SDM 3C 26.2): Bochs 2.7 makes none for an
+/// external interrupt while IF has been 0 since the VM entry. And again and again: an INIT in VMX root operation stays
+/// pending until the next entry (SDM 3C 24.8), but Bochs drops it.
+fn stop(seated: &Seated, others: impl Iterator<Item = usize> + Clone, has_left: impl Fn(usize) -> bool) {
+    let start = tsc();
+    loop {
+        let mut running = others.clone().filter(|&other| !has_left(other)).peekable();
+        if running.peek().is_none() || tsc().wrapping_sub(start) > STOP_TICKS {
+            return;
+        }
+        for other in running {
+            if BOARD.ask_to_stop(other) {
+                seated.local_apic.init(BOARD.apic_id(other));
+            }
+        }
+        let told = tsc();
+        while tsc().wrapping_sub(told) < SIGNAL_TICKS {
+            core::hint::spin_loop();
         }
     }
 }
-
-/// TSC ticks that other vCPUs have to go off line by themselves, and then to stop.
-const STOP_TICKS: u64 = 1 << 26;
 
 /// Sees to it that no other vCPU runs any more; returns one that had to be stopped although the guest ended itself.
 fn stop_others(seated: &Seated) -> Option<usize> {
@@ -400,12 +423,8 @@ fn stop_others(seated: &Seated) -> Option<usize> {
         core::hint::spin_loop();
     }
     let running = first_up();
-    ask_others_to_stop(seated);
-    let start = tsc();
-    let over = |at: usize| matches!(BOARD.condition(at), Condition::Over | Condition::Absent);
-    while !BOARD.others(seated.vcpu).all(over) && tsc().wrapping_sub(start) < STOP_TICKS {
-        core::hint::spin_loop();
-    }
+    let has_left = |at: usize| matches!(BOARD.condition(at), Condition::Over | Condition::Absent);
+    stop(seated, BOARD.others(seated.vcpu), has_left);
     running
 }
 

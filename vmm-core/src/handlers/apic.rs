@@ -5,6 +5,7 @@
 //! monitor runs is injected here all the same, with the guest interrupt status kept up to date (SDM 3C 30.2).
 
 use tollgate_abi::apic::*;
+use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::workload::Outcome;
 
 use crate::apic::{Effect, addresses};
@@ -17,6 +18,7 @@ use crate::machine::Machine;
 pub const TIMER_VECTOR: u8 = 0xf0;
 /// vCPU n sends `KICK_VECTOR + n`.
 pub const KICK_VECTOR: u8 = 0xe0;
+const _: () = assert!(KICK_VECTOR as usize + MOST_VCPUS <= TIMER_VECTOR as usize);
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
@@ -45,9 +47,37 @@ pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &
             return Action::Advance;
         }
         Ok(Effect::Priorities) => {}
-        Ok(Effect::Send(command)) => send(command, backend, machine),
+        Ok(Effect::Send(command)) => {
+            send(command, backend, machine);
+            if machine.init_pending {
+                return initialized(backend, machine);
+            }
+        }
     }
     advance(backend, machine)
+}
+
+/// What another vCPU has sent.
+fn take(message: Message, machine: &mut Machine) {
+    match message {
+        Message::Interrupt(vector) => machine.apic.request(vector),
+        Message::Nmi => machine.nmi_pending = true,
+        Message::Init => machine.init_pending = true,
+        // Only a vCPU that waits for it is started.
+        Message::StartUp(_) => {}
+    }
+}
+
+/// INIT has come: the vCPU waits for a start-up IPI, with an APIC as after power-up, whose timer is not armed.
+fn initialized<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    machine.apic.reset();
+    arm(backend, machine);
+    Action::Stop(Outcome::Init)
+}
+
+/// INIT at the processor itself: another vCPU has ended the guest.
+pub fn init_signal(machine: &Machine) -> Action {
+    Action::Stop(if machine.board.is_to_stop(machine.vcpu) { Outcome::StoppedByAnother } else { Outcome::Init })
 }
 
 /// Ends the instruction that exited, and delivers what can be delivered behind it.
@@ -68,18 +98,14 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
     if vector == TIMER_VECTOR {
         machine.apic.timer_fired(backend.tsc());
         arm(backend, machine);
-    }
-    if machine.board.is_to_stop(machine.vcpu) {
-        return Action::Stop(Outcome::StoppedByAnother);
-    }
-    while let Some(message) = machine.board.receive(machine.vcpu) {
-        match message {
-            Message::Interrupt(vector) => machine.apic.request(vector),
-            Message::Nmi => machine.nmi_pending = true,
-            Message::Init => return Action::Stop(Outcome::Init),
-            // Only a vCPU that waits for it is started.
-            Message::StartUp(_) => {}
+    } else {
+        let sender = usize::from(vector.wrapping_sub(KICK_VECTOR));
+        while let Some(message) = machine.board.receive_from(sender, machine.vcpu) {
+            take(message, machine);
         }
+    }
+    if machine.init_pending {
+        return initialized(backend, machine);
     }
     let action = resume(backend, machine);
     if machine.halted && rest(backend, machine) {
@@ -100,9 +126,8 @@ pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
 /// Goes on at the same instruction, with what can be delivered; what the exit interrupted comes first.
 #[inline(never)]
 pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
-    let interrupted = backend.vectoring_event();
-    if interrupted.is_some() {
-        backend.ask_for_window(machine.apic.deliverable().is_some());
+    if backend.vectoring_event().is_some() {
+        refresh(backend, machine);
         return event::resume_delivery(backend);
     }
     match settle(backend, machine, false) {
@@ -111,20 +136,34 @@ pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     }
 }
 
-/// The event that is to be injected now. What can't be yet is asked for: by an interrupt window, or a priority threshold.
+/// The event that is to be injected now. What can't be yet is asked for.
 #[inline(never)]
 pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+    let event = next_event(backend, machine, ends);
+    refresh(backend, machine);
+    if event.is_some() {
+        wake(backend, machine);
+    }
+    event
+}
+
+/// Takes what can be delivered, an NMI first.
+fn next_event<B: Backend>(backend: &B, machine: &mut Machine, ends: bool) -> Option<Event> {
     if machine.nmi_pending && !backend.blocks_nmis() {
         machine.nmi_pending = false;
-        wake(backend, machine);
         return Some(Event::NMI);
     }
+    let vector = machine.apic.deliverable().filter(|_| backend.takes_interrupts(ends))?;
+    machine.apic.accept(vector);
+    Some(Event::interrupt(vector))
+}
+
+/// Tells the processor what waits: so that it delivers it by itself, or exits by an interrupt window or a priority
+/// threshold once it can be delivered.
+#[inline(never)]
+pub fn refresh<B: Backend>(backend: &mut B, machine: &Machine) {
     let apic = &machine.apic;
     let deliverable = apic.deliverable();
-    let accepted = deliverable.filter(|_| backend.takes_interrupts(ends));
-    if let Some(vector) = accepted {
-        apic.accept(vector);
-    }
     let virtualized = backend.virtualized_apic();
     if virtualized.delivery {
         backend.set_interrupt_status(apic.requested(), apic.in_service());
@@ -132,20 +171,13 @@ pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) ->
         // Not above the priority that the guest has, which a VM entry would refuse (SDM 3C 27.2.1.1).
         backend.set_priority_threshold(if deliverable.is_none() { apic.awaited_class() } else { 0 });
     }
-    backend.ask_for_window(match accepted {
-        Some(_) => apic.deliverable().is_some(),
-        None => deliverable.is_some(),
-    });
-    let vector = accepted?;
-    wake(backend, machine);
-    Some(Event::interrupt(vector))
+    backend.ask_for_window(deliverable.is_some());
 }
 
 /// A halted vCPU is active again.
 fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
     if machine.halted {
         machine.halted = false;
-        machine.board.set_condition(machine.vcpu, Condition::Running);
         backend.wake();
     }
 }
@@ -172,10 +204,9 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
     for to in (0..machine.board.vcpus()).filter(|&to| addresses(command, this as u32, to as u32)) {
         if to == this {
             match message {
-                Message::Interrupt(vector) => machine.apic.request(vector),
-                Message::Nmi => machine.nmi_pending = true,
                 // A processor can't send itself these (SDM 3A 12.6.1).
                 Message::Init | Message::StartUp(_) => {}
+                message => take(message, machine),
             }
             continue;
         }
@@ -198,10 +229,9 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
 fn deliver(to: usize, message: Message, machine: &mut Machine) {
     while !machine.board.send(machine.vcpu, to, message) {
         match machine.board.receive(machine.vcpu) {
-            Some(Message::Interrupt(vector)) => machine.apic.request(vector),
-            Some(Message::Nmi) => machine.nmi_pending = true,
-            _ if machine.board.condition(to) == Condition::Over || machine.board.is_to_stop(machine.vcpu) => return,
-            _ => core::hint::spin_loop(),
+            Some(message) => take(message, machine),
+            None if machine.board.condition(to) == Condition::Over || machine.board.is_to_stop(machine.vcpu) => return,
+            None => core::hint::spin_loop(),
         }
     }
 }
@@ -329,5 +359,53 @@ mod tests {
         assert!(first.board.send(1, 0, Message::Interrupt(0x40)));
         assert_eq!(external_interrupt(&mut here, &mut first), Action::Inject(Event::interrupt(0x40)));
         assert_eq!(first.board.condition(0), Condition::Running);
+    }
+
+    #[test]
+    fn what_comes_with_an_nmi_or_behind_another_event_is_asked_for() {
+        let (mut backend, mut machine) = (interruptible(), machine());
+        machine.apic.request(0x40);
+        machine.nmi_pending = true;
+        assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::NMI));
+        assert!(backend.window, "0x40 comes as soon as it can");
+        backend.virtualized = VirtualizedApic { priority: true, ..Default::default() };
+        backend.vectoring_event = Some(Event::UNDEFINED_OPCODE);
+        machine.apic.set_cr8(5);
+        assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::UNDEFINED_OPCODE));
+        assert_eq!((backend.threshold, backend.window), (4, false), "it waits for the task priority");
+    }
+
+    #[test]
+    fn init_is_not_lost_while_a_message_waits_for_room() {
+        let [mut first, second] = machines();
+        let mut here = interruptible();
+        second.board.set_condition(1, Condition::Running);
+        while first.board.send(0, 1, Message::Nmi) {}
+        assert!(second.board.send(1, 0, Message::Init));
+        second.board.ask_to_stop(0);
+        assert_eq!(wrmsr(&mut here, &mut first, ICR, command(1, DELIVERY_NMI, 0)), Action::Stop(Outcome::Init));
+    }
+
+    #[test]
+    fn init_disarms_the_timer() {
+        let [mut first, second] = machines();
+        let mut here = interruptible();
+        let timer = u64::from(0x31 | LVT_TSC_DEADLINE);
+        assert_eq!(wrmsr(&mut here, &mut first, LVT_TIMER, timer), Action::Advance);
+        assert_eq!(wrmsr(&mut here, &mut first, IA32_TSC_DEADLINE, 500), Action::Advance);
+        assert!(second.board.send(1, 0, Message::Init));
+        here.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
+        assert_eq!(external_interrupt(&mut here, &mut first), Action::Stop(Outcome::Init));
+        assert_eq!((here.timer, first.apic.deadline_tsc()), (None, None));
+        assert!(first.board.rest(0, Condition::Waiting), "no timer is to fire");
+    }
+
+    #[test]
+    fn an_init_signal_stops_the_vcpu_that_was_asked_to() {
+        let [first, _] = machines();
+        assert!(first.board.ask_to_stop(0), "it runs");
+        assert_eq!(init_signal(&first), Action::Stop(Outcome::StoppedByAnother));
+        assert!(!first.board.ask_to_stop(1), "it waits, and looks for itself");
+        assert!(!first.board.run(1));
     }
 }

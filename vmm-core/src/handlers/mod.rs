@@ -58,6 +58,7 @@ pub fn dispatch<B: Backend>(
         ExitReason::INVD | ExitReason::WBINVD | ExitReason::PAUSE => Action::Advance,
         ExitReason::EXCEPTION_OR_NMI => event::exception(backend),
         ExitReason::EXTERNAL_INTERRUPT => apic::external_interrupt(backend, machine),
+        ExitReason::INIT => apic::init_signal(machine),
         ExitReason::INTERRUPT_WINDOW | ExitReason::TPR_BELOW_THRESHOLD => apic::resume(backend, machine),
         // The processor has done what the write asked for, or noted that its vector is an error.
         ExitReason::VIRTUALIZED_EOI | ExitReason::APIC_WRITE => apic::resume(backend, machine),

@@ -58,6 +58,9 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     }
     if let Some(wake) = machine.wake.take() {
         while backend.tsc() < wake.deadline_tsc {
+            if machine.board.is_to_stop(machine.vcpu) {
+                return Action::Stop(Outcome::StoppedByAnother);
+            }
             core::hint::spin_loop();
         }
         return Action::AdvanceAndInject(Event::interrupt(wake.vector));

@@ -340,9 +340,7 @@ impl Backend for Vmx {
         guest_state::write_real_mode(&mut self.vmcs, vector);
         self.set(State::Cr0, guest_state::REAL_MODE_CR0);
         self.set(State::Cr4, 0);
-        let _ = self.set_profile(Profile::Minimal);
         self.vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, 0);
-        self.set_watchdog(true);
         self.flush_translations(None);
     }
 

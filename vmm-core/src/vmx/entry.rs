@@ -2,7 +2,7 @@
 //!
 //! While the guest runs, HOST_RSP points behind a [`Frame`] at the top of the monitor's own stack. An exit pushes the
 //! guest's registers into the frame, takes the time stamp as soon as three registers are saved, and calls
-//! [`Vcpu::exit`] on the stack below. Nothing of the monitor's is saved or restored: between two exits it has no registers to
+//! [`Vcpu::exit_quickly`] on the stack below, and where that leaves something [`Vcpu::exit_thoroughly`]. Nothing of the monitor's is saved or restored: between two exits it has no registers to
 //! keep. x87, SSE and AVX state stays in place, because the monitor's image contains no instruction that touches it.
 //!
 //! The vCPU's account lies right behind its frame, where the exit path finds it at a constant distance, and other vCPUs
@@ -53,7 +53,7 @@ pub struct Stack<A> {
     taken: AtomicBool,
 }
 
-// SAFETY: stack and frame are touched through the one `Owner` only, which stays on one processor.
+// SAFETY: stack and frame are touched through the one `Owner` only, since `take` gives it once; the account is `Sync`.
 unsafe impl<A: Sync> Sync for Stack<A> {}
 
 /// The right to run on a [`Stack`].
@@ -188,7 +188,7 @@ const CARRY: u64 = 1;
 /// Enters the guest whose registers are in the frame.
 ///
 /// # Safety
-/// A complete VMCS is current, its HOST_RSP points at `frame.vcpu`, its HOST_RIP at [`exit_stub`], and `frame` lies at
+/// A complete VMCS is current, its HOST_RSP points at `frame.vcpu`, its HOST_RIP at [`exit_stub`] or [`exit_stub_of_other_mode`], and `frame` lies at
 /// the top of a stack.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn enter(frame: *mut Frame, first: bool) -> u64 {
@@ -303,7 +303,8 @@ unsafe extern "sysv64" fn exit_stub_of_other_mode<A: Account>() {
 /// `registers` is the frame of a [`Stack<A>`], by a pointer to the whole stack.
 #[inline(always)]
 unsafe fn account_of<'a, A: Account>(registers: *mut GuestRegisters) -> &'a A {
-    // SAFETY: by the caller's contract the account is there; it is only ever borrowed shared.
+    // SAFETY: by the caller's contract `registers` is the frame of a whole `Stack<A>`, behind which the account is; it is only
+    // ever borrowed shared.
     unsafe { &*registers.byte_add(Stack::<A>::ACCOUNT).cast() }
 }
 
@@ -312,10 +313,10 @@ unsafe fn account_of<'a, A: Account>(registers: *mut GuestRegisters) -> &'a A {
 /// # Safety
 /// `registers` and `vcpu` are those that [`Owner::run`] put into the frame, and nobody else uses them now.
 unsafe extern "sysv64" fn on_exit<A: Account>(exit_tsc: u64, vcpu: &mut Vcpu<Vmx>, registers: *mut GuestRegisters) {
-    // SAFETY: the caller's contract.
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
     let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
     if let Err(opened) = vcpu.exit_quickly(account, guest, exit_tsc) {
-        // SAFETY: the caller's contract, handed on.
+        // SAFETY: likewise; `guest` is not used any more.
         unsafe { on_exit_thoroughly::<A>(exit_tsc, vcpu, registers, opened) }
     }
 }
@@ -329,10 +330,10 @@ unsafe extern "sysv64" fn on_exit_of_other_mode<A: Account>(
     vcpu: &mut Vcpu<Vmx>,
     registers: *mut GuestRegisters,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
     let (account, guest) = unsafe { (account_of::<A>(registers), &*registers) };
     let opened = vcpu.open(account, guest);
-    // SAFETY: the caller's contract, handed on.
+    // SAFETY: likewise; `guest` is not used any more.
     unsafe { on_exit_thoroughly::<A>(exit_tsc, vcpu, registers, opened) }
 }
 
@@ -347,7 +348,7 @@ unsafe extern "sysv64" fn on_exit_thoroughly<A: Account>(
     registers: *mut GuestRegisters,
     opened: Opened,
 ) {
-    // SAFETY: the caller's contract.
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
     let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
     if vcpu.exit_thoroughly(account, guest, exit_tsc, opened) == Flow::Leave {
         // SAFETY: `registers` is the frame's first field, by the caller's contract; nothing here is left to be dropped.
