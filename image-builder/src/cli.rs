@@ -19,6 +19,8 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run                                   every workload, on the best platform that is here
   tollgate run --audit                           compare with Bochs' own log of VM exits, too
   tollgate run --workload cpuid:100000,memory    two workloads, one of them longer
+  tollgate run --workload atlas                  every exit that Bochs can produce, each with what it costs
+  tollgate run --workload cr0,rdmsr --keys       within a reason: which registers, MSRs, ports, leaves, vectors, pages
   tollgate run --json --out results              JSON on standard output, all files in results/
   tollgate run --cpus 4 --audit                  a guest of four vCPUs, each with an account of its own
   tollgate run --workload triple-fault           what the monitor says of a guest that breaks

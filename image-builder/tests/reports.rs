@@ -56,6 +56,24 @@ fn reports_are_as_agreed() {
     check("both.csv", &render(&both, Format::Csv));
 }
 
+#[test]
+fn workloads_of_the_apic_are_compared_both_ways() {
+    let report = |twin: &str| {
+        let mut log = LogText::default();
+        log.header("workloads=self-ipi:5,self-ipi-virtual:5");
+        log.workload("self-ipi", 5, &[(32, 10, 10, 10)]);
+        log.workload(twin, 5, &[]);
+        log.verdict("stopped", "");
+        render(&[titled("", &log, false)], Format::Table)
+    };
+    let row = |report: &str| {
+        let mut lines = report.lines().skip_while(|line| !line.contains("local APIC"));
+        lines.nth(1).map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(row(&report("self-ipi-virtual")).as_deref(), Some("self-ipi 10 98.0 0 98.0"));
+    assert_eq!(row(&report("cpuid")), None);
+}
+
 /// A guest that vCPU 11 of sixteen ended: too many to stand side by side.
 fn sixteen() -> LogText {
     let mut log = LogText::default();

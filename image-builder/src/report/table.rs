@@ -1,6 +1,7 @@
 //! Accounts for people: the reasons, the workloads, the verdict.
 
 use tollgate_abi::ExitReason;
+use tollgate_abi::workload::TABLE as WORKLOADS;
 
 use super::{Sheet, SheetFormat, Titled, atlas, vcpus};
 use crate::account::{Account, Reason, StopFacts};
@@ -18,7 +19,7 @@ fn account(account: &Account) -> String {
     let mut text = heading(account);
     let mut parts = vec![reasons(account)];
     parts.extend(vcpus::sheets(account));
-    parts.extend([keys(account), variants(account), workloads(account), workload_keys(account)]);
+    parts.extend([keys(account), variants(account), workloads(account), workload_keys(account), both_ways(account)]);
     parts.extend([scenarios(account), atlas::sheet(account)]);
     for part in parts.iter().filter(|part| !part.is_empty()) {
         text += "\n";
@@ -165,6 +166,29 @@ fn workloads(account: &Account) -> Sheet {
             known(format!("{:.1}", workload.cycles_per_iteration)),
             verdict,
         ]);
+    }
+    sheet
+}
+
+/// The workloads of the local APIC whose exits the processor can spare, both ways.
+fn both_ways(account: &Account) -> Sheet {
+    let mut sheet = Sheet::new(&[
+        "local APIC",
+        "exits#",
+        "by exits, cycles/iteration#",
+        "exits#",
+        "by hardware, cycles/iteration#",
+    ]);
+    let ran = |name: &str| account.workloads.iter().find(|run| run.name == name && run.verdict == "balanced");
+    for workload in WORKLOADS {
+        let Some(twin) = workload.by_hardware() else { continue };
+        if let (Some(by_exits), Some(by_hardware)) = (ran(workload.name), ran(twin.name)) {
+            let mut cells = vec![workload.name.to_owned()];
+            for run in [by_exits, by_hardware] {
+                cells.extend([run.exits.to_string(), format!("{:.1}", run.cycles_per_iteration)]);
+            }
+            sheet.row(cells);
+        }
     }
     sheet
 }

@@ -406,6 +406,12 @@ impl Workload {
         KEYS.iter().filter(move |key| key.workload == name)
     }
 
+    /// The workload that does the same with the local APIC virtualized by the processor, if this one is of such a pair.
+    pub fn by_hardware(&self) -> Option<&'static Workload> {
+        let is_twin = |other: &&Workload| other.name.strip_suffix("-virtual") == Some(self.name);
+        TABLE.iter().find(is_twin).filter(|twin| twin.profile == Profile::VirtualApic)
+    }
+
     /// The workload called `name`.
     pub fn by_name(name: &str) -> Option<&'static Workload> {
         TABLE.iter().find(|workload| workload.name == name)
