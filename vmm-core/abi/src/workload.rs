@@ -342,7 +342,7 @@ workloads! {
     "outside-memory" Minimal First 1/1, Stopped(Outcome::OutsideMemory), [once(R::EPT_VIOLATION, 1)],
         "a read beyond the guest's memory";
     "triple-fault-elsewhere" Minimal Two 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1)],
-        "the same on vCPU 1, while vCPU 0 waits for it";
+        "the same on vCPU 1, while vCPU 0 waits for it and all others do nothing but exit";
     "endless-loop" Minimal First 1/1, Stopped(Outcome::NoExits), [once(R::PREEMPTION_TIMER, 1)],
         "a loop without exits";
     "halt-for-ever" Minimal First 1/1, Stopped(Outcome::HaltedForEver), [once(R::HLT, 1)],
