@@ -260,9 +260,19 @@ fn an_atlas_is_made_of_three_runs() {
     let fake = atlas("none");
     let out = fake.path("results");
     let output = fake.run(&["--workload", "atlas", "--json", "--out", out.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+    // Each run balances, and together they lack most exits, although nothing says that the processors do.
+    assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
     let account: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&account["verdict"], &account["totals"]["exits"]), (&"balanced".into(), &8.into()));
+    assert_eq!(account["totals"]["exits"], 8);
+    let gap = "no run of the atlas produced reason";
+    assert!(account["verdict"].as_str().unwrap().starts_with(&format!("differs: {gap} 0 ")), "{}", account["verdict"]);
+    let findings: Vec<&str> = account["findings"].as_array().unwrap().iter().filter_map(|text| text.as_str()).collect();
+    assert!(findings.iter().all(|finding| finding.starts_with(gap)), "{findings:?}");
+    let told = |number: u64| findings.iter().any(|finding| finding.starts_with(&format!("{gap} {number} ")));
+    assert_eq!([3, 10, 11, 12].map(told), [false, false, false, true]);
+    let scenarios: Vec<&str> =
+        account["scenarios"].as_array().unwrap().iter().filter_map(|run| run["name"].as_str()).collect();
+    assert_eq!(scenarios, ["getsec", "init-signal"], "in the order of the table");
     let row = |number: u64| account["atlas"].as_array().unwrap().iter().find(|row| row["number"] == number).unwrap();
     let figures = |number| (row(number)["count"].as_u64().unwrap(), row(number)["platform"].as_str().unwrap());
     assert_eq!((figures(10), figures(3)), ((5, "tigerlake"), (4, "tigerlake, 2 CPUs")));
