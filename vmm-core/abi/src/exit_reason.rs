@@ -5,16 +5,24 @@
 
 use core::fmt;
 
+use crate::svm_exit;
+
 /// The edition whose appendix C the table follows; printed with every account, because "undefined" depends on it.
 pub const SDM_EDITION: &str = "2025-06";
 
-/// Rows that a ledger keeps: every number up to the newest reason, and one for numbers beyond it.
-pub const ROWS: usize = NEWEST as usize + 2;
+/// Rows that a ledger keeps: every number up to the newest reason, one for numbers beyond it, and those of SVM's own.
+pub const ROWS: usize = OWN_OF_SVM as usize + svm_exit::OWN.len();
 
-/// The row where numbers beyond the newest reason are counted.
-pub const UNKNOWN_ROW: usize = ROWS - 1;
+/// The row where numbers that nobody knows are counted.
+pub const UNKNOWN_ROW: usize = NEWEST as usize + 1;
 
-/// A basic exit reason: bits 15:0 of the exit-reason field (SDM 3C 25.9.1). Any number is representable.
+/// Numbers from here on are not the SDM's: they stand for SVM exit codes without an Intel twin ([`svm_exit::OWN`]), in the
+/// account and in records. No leaf takes them for a reason.
+pub const OWN_OF_SVM: u16 = 100;
+const _: () = assert!(UNKNOWN_ROW < OWN_OF_SVM as usize && ROWS <= Rows::MOST);
+
+/// A basic exit reason: bits 15:0 of the exit-reason field (SDM 3C 25.9.1); or, from [`OWN_OF_SVM`] up, one of SVM's own. Any
+/// number is representable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct ExitReason(pub u16);
@@ -85,9 +93,36 @@ pub enum Feature {
     OtherCpu,
 }
 
+/// A set of ledger rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rows([u64; 2]);
+
+impl Rows {
+    /// Rows that a set can hold.
+    const MOST: usize = 128;
+
+    /// Adds the row of `reason`.
+    pub const fn insert(&mut self, reason: ExitReason) {
+        let row = reason.ledger_row();
+        self.0[row / 64] |= 1 << (row % 64);
+    }
+
+    /// Whether the row of `reason` is in it.
+    pub const fn has(self, reason: ExitReason) -> bool {
+        let row = reason.ledger_row();
+        self.0[row / 64] >> (row % 64) & 1 != 0
+    }
+
+    const fn union(self, other: Self) -> Self {
+        Self([self.0[0] | other.0[0], self.0[1] | other.0[1]])
+    }
+}
+
 /// The VM-execution controls in force, as far as they decide which exits can happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Controls {
+    /// Under SVM, which reasons its intercepts enable; nothing else here counts then.
+    pub svm: Option<Rows>,
     /// Pin-based controls.
     pub pin: u32,
     /// Primary processor-based controls.
@@ -117,6 +152,10 @@ impl Controls {
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self {
+            svm: match (self.svm, other.svm) {
+                (Some(rows), Some(others)) => Some(rows.union(others)),
+                (rows, None) | (None, rows) => rows,
+            },
             pin: self.pin | other.pin,
             proc: self.proc | other.proc,
             proc2: self.proc2 | other.proc2,
@@ -149,6 +188,9 @@ impl Controls {
 
     /// Whether these controls can produce an exit for `reason`. False for undefined reasons.
     pub fn enable(&self, reason: ExitReason) -> bool {
+        if let Some(rows) = self.svm {
+            return reason.ledger_row() != UNKNOWN_ROW && rows.has(reason);
+        }
         reason.row().is_some_and(|row| match row.enabled_by {
             EnabledBy::Always => true,
             EnabledBy::AnyOf(ways) => ways.iter().any(|all| all.iter().all(|&need| self.meet(need))),
@@ -356,18 +398,41 @@ impl ExitReason {
         self.row().is_some()
     }
 
-    /// The SDM's name, or `"undefined"`.
+    /// The SDM's name, the APM's for SVM's own, or `"undefined"`.
     pub fn name(self) -> &'static str {
-        self.row().map_or("undefined", |row| row.name)
+        match (self.row(), self.own_of_svm()) {
+            (Some(row), _) => row.name,
+            (None, Some(own)) => own.name,
+            (None, None) => "undefined",
+        }
+    }
+
+    /// The SVM exit code without an Intel twin that this number stands for.
+    pub fn own_of_svm(self) -> Option<&'static svm_exit::Own> {
+        svm_exit::OWN.get(usize::from(self.0.checked_sub(OWN_OF_SVM)?))
     }
 
     /// The ledger row that counts this number.
     #[inline(always)]
     pub const fn ledger_row(self) -> usize {
-        if self.0 as usize <= NEWEST as usize { self.0 as usize } else { unlikely(UNKNOWN_ROW) }
+        if self.0 as usize <= NEWEST as usize { self.0 as usize } else { unlikely(self.row_beyond()) }
     }
 
-    /// What the controls in force make of this number.
+    const fn row_beyond(self) -> usize {
+        if self.0 >= OWN_OF_SVM && (self.0 as usize) < ROWS { self.0 as usize } else { UNKNOWN_ROW }
+    }
+
+    /// What the controls in force make of this number, where the account has a row of its own for it.
+    pub fn row_status(self, controls: &Controls) -> Status {
+        match self.own_of_svm() {
+            Some(_) if controls.svm.is_none() => Status::Undefined,
+            Some(_) if controls.enable(self) => Status::Enabled,
+            Some(_) => Status::NotEnabled,
+            None => self.status(controls),
+        }
+    }
+
+    /// What the controls in force make of this number, by the SDM, which defines none of SVM's own.
     pub fn status(self, controls: &Controls) -> Status {
         if !self.is_defined() {
             Status::Undefined

@@ -111,6 +111,7 @@ impl ControlFields {
     pub fn in_force(&self, capabilities: &Capabilities, has_xsave: bool) -> Controls {
         let feature = |present: bool, feature: Feature| u16::from(present) << feature as u8;
         Controls {
+            svm: None,
             pin: self.pin,
             proc: self.proc | INTERRUPT_WINDOW,
             proc2: self.proc2,
