@@ -33,5 +33,6 @@ pub mod paging;
 #[cfg(test)]
 pub(crate) mod script;
 pub mod session;
+pub mod stack;
 pub mod vcpu;
 pub mod vmx;

@@ -47,9 +47,9 @@ use vmm_core::local_apic::LocalApic;
 use vmm_core::machine::Machine;
 use vmm_core::memory::GuestMemory;
 use vmm_core::session::{Session, pause_anywhere};
+use vmm_core::stack::{ExitPath, Stack};
 use vmm_core::vcpu::Vcpu;
 use vmm_core::vmx::capability::Capabilities;
-use vmm_core::vmx::entry::{ExitPath, Stack};
 use vmm_core::vmx::ept::{Ept, Table};
 use vmm_core::vmx::host_state::HostState;
 use vmm_core::vmx::registers::tsc;
@@ -272,7 +272,7 @@ impl Plan {
 }
 
 /// A run with one kind of account.
-struct Run<A: ExitPath> {
+struct Run<A: ExitPath<Vmx>> {
     plan: Plan,
     stacks: Vec<&'static Stack<A>>,
     books: Vec<&'static dyn Book>,
@@ -287,7 +287,7 @@ fn shared<T: Sync>(value: &'static T) -> &'static T {
 /// What the other processors run, for [`Run::other`].
 static OTHERS_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
-impl<A: ExitPath> Run<A> {
+impl<A: ExitPath<Vmx>> Run<A> {
     /// Makes room for every vCPU's account. It stays for ever: other vCPUs read it.
     fn prepare(plan: Plan) -> &'static Self {
         let stacks: Vec<&'static Stack<A>> = (0..BOARD.vcpus()).map(|_| &*Box::leak(Box::new(Stack::new()))).collect();

@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 use tollgate_abi::scenario::{RUNS, Scenario};
 use vmm_core::ledger::Book;
 use vmm_core::session::Session;
+use vmm_core::stack::{ExitPath, Owner};
 use vmm_core::vcpu::Vcpu;
 use vmm_core::vmx::Vmx;
-use vmm_core::vmx::entry::{ExitPath, Owner};
 use vmm_core::vmx::scenario::Pages;
 
 use crate::processor;
@@ -17,7 +17,7 @@ use crate::serial::Serial;
 const SMX: u32 = 1 << 6;
 
 /// Runs each of them a few times and compares what it provoked with what it predicts.
-pub(crate) fn run<A: ExitPath>(
+pub(crate) fn run<A: ExitPath<Vmx>>(
     vcpu: &mut Vcpu<Vmx>,
     owner: &mut Owner<A>,
     books: &[&'static dyn Book],

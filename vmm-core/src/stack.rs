@@ -1,0 +1,345 @@
+//! The stack on which one vCPU's exits are handled, whatever the virtualization extension: the guest's registers at its top,
+//! the account behind them, and the way from an extension's entry stub to the spine.
+//!
+//! While the guest runs, the stack pointer that an exit loads points behind a [`Frame`]. The stub pushes the guest's
+//! registers into the frame, takes the time stamp, and calls [`Vcpu::exit_quickly`] on the stack below, and where that leaves
+//! something [`Vcpu::exit_thoroughly`]. Nothing of the monitor's is saved or restored: between two exits it has no registers
+//! to keep. x87, SSE and AVX state stays in place, because the monitor's image contains no instruction that touches it.
+//!
+//! The vCPU's account lies right behind its frame, where the exit path finds it at a constant distance, and other vCPUs
+//! through [`Stack::account`].
+#![expect(unsafe_code, reason = "hands the stub's pointers to the spine")]
+
+use core::arch::naked_asm;
+use core::cell::UnsafeCell;
+use core::fmt;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::exit::{Backend, GuestRegisters};
+use crate::ledger::Account;
+use crate::vcpu::{Flow, Opened, Vcpu};
+
+/// Bytes of the stack on which exits are handled.
+const STACK_BYTES: usize = 32 * 1024;
+
+/// What lies at the top of that stack. While the guest runs, the monitor's stack pointer is that of `vcpu`.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Frame {
+    registers: GuestRegisters,
+    /// The [`Vcpu`], for the handler.
+    vcpu: *mut (),
+    /// RSP of [`Owner::run`]'s caller, with its callee-saved registers on top.
+    caller_rsp: u64,
+    /// The physical address of what the entry instruction wants, under SVM the VMCB.
+    entry_argument: u64,
+}
+
+/// Bytes of the registers: where `vcpu` is in the frame.
+pub(crate) const REGISTERS_END: usize = size_of::<GuestRegisters>();
+/// Where `caller_rsp` is from `vcpu`.
+pub(crate) const CALLER_RSP: usize = offset_of!(Frame, caller_rsp) - offset_of!(Frame, vcpu);
+/// Where `entry_argument` is from `vcpu`.
+pub(crate) const ENTRY_ARGUMENT: usize = offset_of!(Frame, entry_argument) - offset_of!(Frame, vcpu);
+const _: () = assert!(offset_of!(Frame, registers) == 0 && offset_of!(Frame, vcpu) == REGISTERS_END);
+
+/// One processor runs on it, by the [`Owner`]; the account is everybody's to read.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Stack<A> {
+    below: UnsafeCell<[u8; STACK_BYTES]>,
+    /// Where the call happens, the stack pointer is a multiple of 16.
+    frame: UnsafeCell<Frame>,
+    account: A,
+    taken: AtomicBool,
+}
+
+// SAFETY: stack and frame are touched through the one `Owner` only, since `take` gives it once; the account is `Sync`.
+unsafe impl<A: Sync> Sync for Stack<A> {}
+
+/// The right to run on a [`Stack`].
+#[derive(Debug)]
+pub struct Owner<A: 'static> {
+    stack: &'static Stack<A>,
+}
+
+impl<A: Account> Stack<A> {
+    /// How far behind the frame the account is.
+    const ACCOUNT: usize = {
+        assert!(offset_of!(Stack<A>, frame).is_multiple_of(16));
+        offset_of!(Stack<A>, account) - offset_of!(Stack<A>, frame)
+    };
+
+    /// A stack whose guest starts with all registers zero.
+    pub fn new() -> Self {
+        let (registers, vcpu) = (GuestRegisters::default(), core::ptr::null_mut());
+        Self {
+            below: UnsafeCell::new([0; STACK_BYTES]),
+            frame: UnsafeCell::new(Frame { registers, vcpu, caller_rsp: 0, entry_argument: 0 }),
+            account: A::default(),
+            taken: AtomicBool::new(false),
+        }
+    }
+
+    /// The account of the vCPU whose exits are handled here.
+    pub fn account(&self) -> &A {
+        &self.account
+    }
+
+    /// Takes the stack for this processor; `None` if another has it.
+    pub fn take(&'static self) -> Option<Owner<A>> {
+        (!self.taken.swap(true, Ordering::Acquire)).then_some(Owner { stack: self })
+    }
+}
+
+impl<A: Account> Default for Stack<A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A virtualization extension that can enter its guest.
+pub trait Enter: Backend + Sized + fmt::Debug {
+    /// Why an entry instruction failed without an exit.
+    type Failure: fmt::Display;
+    /// What the entry instruction wants besides the vCPU's own state.
+    fn entry_argument(&self) -> u64;
+    /// Runs the guest whose registers are in the frame until an exit leaves it; `path` is that of the account and the guest's
+    /// mode.
+    ///
+    /// # Safety
+    /// `frame` is that of a whole [`Stack<A>`] which this processor owns, and has this vCPU in it; `path` is
+    /// [`ExitPath::path`] of `A`. Nobody else uses the vCPU until the call returns.
+    ///
+    /// # Errors
+    /// The entry instruction failed and the guest did not run. A failure past that point is an exit.
+    unsafe fn enter(vcpu: *mut Vcpu<Self>, frame: *mut Frame, path: u64) -> Result<(), Self::Failure>;
+    /// Whether the guest is in IA-32e mode, which the quick forms take for granted.
+    fn is_in_long_mode(&self) -> bool;
+}
+
+/// An account with its own exit path under one extension. The implementations name it in this crate, so that it is compiled
+/// for speed whatever the image that uses it is compiled for.
+pub trait ExitPath<B>: Account {
+    /// The address of the stub, by whether the guest is in IA-32e mode.
+    fn path(long_mode: bool) -> u64;
+}
+
+macro_rules! exit_paths {
+    ($backend:ty, $stub:ident, $stub_of_other_mode:ident: $($account:ty),*) => {$(
+        impl $crate::stack::ExitPath<$backend> for $account {
+            fn path(long_mode: bool) -> u64 {
+                let stub =
+                    if long_mode { $stub::<$account> as *const () } else { $stub_of_other_mode::<$account> as *const () };
+                stub as u64
+            }
+        }
+    )*};
+}
+pub(crate) use exit_paths;
+
+impl<A: Account> Owner<A> {
+    /// The account.
+    pub fn account(&self) -> &'static A {
+        &self.stack.account
+    }
+
+    /// Gives the guest other registers, for its next entry.
+    pub fn set_registers(&mut self, registers: GuestRegisters) {
+        // SAFETY: the frame is this owner's, and no guest runs on it while `self` is borrowed here.
+        unsafe { (*self.stack.frame.get()).registers = registers };
+    }
+
+    /// Runs the guest until an exit leaves it.
+    ///
+    /// # Errors
+    /// The entry instruction failed and the guest did not run (SDM 3C 27.1, 27.2). A failure past that point is an exit.
+    pub fn run<B: Enter>(&mut self, vcpu: &mut Vcpu<B>) -> Result<(), B::Failure>
+    where
+        A: ExitPath<B>,
+    {
+        // The handler finds the account from the frame, so the pointer is one to the whole stack.
+        let stack: *const Stack<A> = self.stack;
+        let frame = stack.wrapping_byte_add(offset_of!(Stack<A>, frame)).cast_mut().cast::<Frame>();
+        let (path, entry_argument) = (A::path(vcpu.backend.is_in_long_mode()), vcpu.backend.entry_argument());
+        let vcpu: *mut Vcpu<B> = vcpu;
+        // SAFETY: the stack stays for ever and is this owner's, which is borrowed; `vcpu` outlives the call, and only
+        // `on_exit` uses it until the call returns.
+        unsafe {
+            (*frame).vcpu = vcpu.cast();
+            (*frame).entry_argument = entry_argument;
+            B::enter(vcpu, frame, path)
+        }
+    }
+}
+
+/// The account that belongs to a frame.
+///
+/// # Safety
+/// `registers` is the frame of a [`Stack<A>`], by a pointer to the whole stack.
+#[inline(always)]
+unsafe fn account_of<'a, A: Account>(registers: *mut GuestRegisters) -> &'a A {
+    // SAFETY: by the caller's contract `registers` is the frame of a whole `Stack<A>`, behind which the account is; it is only
+    // ever borrowed shared.
+    unsafe { &*registers.byte_add(Stack::<A>::ACCOUNT).cast() }
+}
+
+/// The safe side of a stub. Returns to resume the guest.
+///
+/// # Safety
+/// `registers` and `vcpu` are those that [`Owner::run`] put into the frame, and nobody else uses them now.
+pub(crate) unsafe extern "sysv64" fn on_exit<A: Account, B: Leave>(
+    exit_tsc: u64,
+    vcpu: &mut Vcpu<B>,
+    registers: *mut GuestRegisters,
+) {
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
+    let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
+    if let Err(opened) = vcpu.exit_quickly(account, guest, exit_tsc) {
+        // SAFETY: likewise; `guest` is not used any more.
+        unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) }
+    }
+}
+
+/// Likewise, without the quick forms.
+///
+/// # Safety
+/// As for `on_exit`.
+pub(crate) unsafe extern "sysv64" fn on_exit_of_other_mode<A: Account, B: Leave>(
+    exit_tsc: u64,
+    vcpu: &mut Vcpu<B>,
+    registers: *mut GuestRegisters,
+) {
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
+    let (account, guest) = unsafe { (account_of::<A>(registers), &*registers) };
+    let opened = vcpu.open(account, guest);
+    // SAFETY: likewise; `guest` is not used any more.
+    unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) }
+}
+
+/// The rest of [`on_exit`]; a function of its own, to be jumped to, so that the frequent exits need no stack frame.
+///
+/// # Safety
+/// As for `on_exit`.
+#[inline(never)]
+unsafe extern "sysv64" fn on_exit_thoroughly<A: Account, B: Leave>(
+    exit_tsc: u64,
+    vcpu: &mut Vcpu<B>,
+    registers: *mut GuestRegisters,
+    opened: Opened,
+) {
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
+    let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
+    if vcpu.exit_thoroughly(account, guest, exit_tsc, opened) == Flow::Leave {
+        // SAFETY: `registers` is the frame's first field, by the caller's contract; nothing here is left to be dropped.
+        unsafe { B::leave(registers) }
+    }
+}
+
+/// How an extension abandons the stack of exits.
+pub(crate) trait Leave: Backend {
+    /// Returns [`LEFT`] from the function that entered the guest. Sparing the way back a test of a result is worth it.
+    ///
+    /// # Safety
+    /// `frame` is the one that the guest was entered with, and no function between there and here has anything to drop.
+    unsafe fn leave(frame: *mut GuestRegisters) -> !;
+}
+
+/// What an extension's entry function returns when the guest ran and an exit left it; anything else tells of a failure.
+pub(crate) const LEFT: u64 = 0;
+
+/// Takes the guest's registers off the frame, in the order of [`GuestRegisters`], but for RAX, which is last.
+macro_rules! restore_but_rax {
+    () => {
+        "pop r15
+        pop r14
+        pop r13
+        pop r12
+        pop r11
+        pop r10
+        pop r9
+        pop r8
+        pop rsi
+        pop rbp
+        pop rbx
+        pop rcx
+        pop rdi
+        pop rdx"
+    };
+}
+pub(crate) use restore_but_rax;
+
+/// What a stub does once RAX is saved: the rest of the registers, two of them before the time stamp, and the call of what
+/// handles the exit. Its operands are `keeps`, `registers_end` and `on_exit`.
+macro_rules! save_and_handle {
+    () => {
+        "push rdx
+        push rdi
+        .if {keeps}
+        rdtsc
+        shl rdx, 32
+        lea rdi, [rdx + rax]
+        .endif
+        push rcx
+        push rbx
+        push rbp
+        push rsi
+        push r8
+        push r9
+        push r10
+        push r11
+        push r12
+        push r13
+        push r14
+        push r15
+        mov rsi, [rsp + {registers_end}]
+        mov rdx, rsp
+        call {on_exit}"
+    };
+}
+pub(crate) use save_and_handle;
+
+/// Leaves the caller's registers on the caller's stack, and that stack's pointer in the frame that RDI points at. Its operands
+/// are `registers_end` and `caller_rsp`.
+macro_rules! save_caller {
+    () => {
+        "push rbx
+        push rbp
+        push r12
+        push r13
+        push r14
+        push r15
+        mov [rdi + {registers_end} + {caller_rsp}], rsp"
+    };
+}
+pub(crate) use save_caller;
+
+/// The inverse, once RSP is the caller's again.
+macro_rules! restore_caller {
+    () => {
+        "pop r15
+        pop r14
+        pop r13
+        pop r12
+        pop rbp
+        pop rbx
+        ret"
+    };
+}
+pub(crate) use restore_caller;
+
+/// [`Leave::leave`] where nothing but the stack is to be given up.
+///
+/// # Safety
+/// As there.
+#[unsafe(naked)]
+pub(crate) unsafe extern "sysv64" fn leave(frame: *mut GuestRegisters) -> ! {
+    naked_asm!(
+        "mov rsp, [rdi + {registers_end} + {caller_rsp}]",
+        "xor eax, eax",
+        restore_caller!(),
+        registers_end = const REGISTERS_END,
+        caller_rsp = const CALLER_RSP,
+    )
+}
