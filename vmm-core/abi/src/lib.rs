@@ -18,6 +18,7 @@ pub mod hypercall;
 pub mod key;
 pub mod leaves;
 pub mod machine;
+pub mod monitor_image;
 pub mod profile;
 pub mod record;
 pub mod scenario;

@@ -1,7 +1,7 @@
 //! Finds the guest in the ROM and lays it out in its memory.
 #![expect(unsafe_code, reason = "takes the ROM and the guest's region as memory")]
 
-use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BYTES};
+use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BASE, ROM_BYTES};
 use tollgate_abi::machine::*;
 use vmm_core::memory::{BadAddress, GuestMemory};
 
@@ -14,7 +14,7 @@ pub(crate) const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
 /// The ROM, which ends at 4 GiB.
 pub(crate) fn rom() -> &'static [u8; ROM_BYTES] {
     // SAFETY: the reset vector was fetched from there; ROM is mapped by the boot block and never changes.
-    unsafe { &*(((1u64 << 32) - ROM_BYTES as u64) as *const [u8; ROM_BYTES]) }
+    unsafe { &*(ROM_BASE as usize as *const [u8; ROM_BYTES]) }
 }
 
 /// The directory page of the ROM.
