@@ -13,6 +13,7 @@ use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
+use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::{KeyPrediction, Outcome, TABLE, Workload};
 
 use crate::board::{Board, Ended};
@@ -104,7 +105,7 @@ impl KeyBooks {
 
 /// What a workload predicts of keys, where they are kept.
 #[inline(never)]
-fn compare_keys(window: &Window, books: &Books) -> Vec<KeyBooks> {
+fn compare_keys(window: &Window, books: &Books, facts: Facts) -> Vec<KeyBooks> {
     let Window { workload, iterations, .. } = *window;
     if !books.iter().any(|book| book.keeps_keys()) {
         return Vec::new();
@@ -113,7 +114,7 @@ fn compare_keys(window: &Window, books: &Books) -> Vec<KeyBooks> {
     let keys = workload.keys().zip(window.keys_before.iter().zip(found));
     keys.map(|(key, (&before, after))| KeyBooks {
         key,
-        predicted: key.predict(workload.on, iterations, books.len() as u64),
+        predicted: key.predict(workload.on, iterations, books.len() as u64, facts),
         // A key that lost its slot meanwhile counts from when it got it back.
         observed: after.saturating_sub(before),
     })
@@ -215,7 +216,7 @@ impl<W: Write> Session<W> {
         *ending_call = ending_call.saturating_sub(1);
         self.print_console(vcpu.machine.board);
         let book = read_book(&vcpu.machine, book_gpa);
-        let keys = compare_keys(&window, books);
+        let keys = compare_keys(&window, books, vcpu.machine.facts);
         self.compare(&window, &observed, &keys, book, tsc, &vcpu.machine, keeps(books));
         vcpu.set_profile(Profile::Minimal);
     }
@@ -234,8 +235,9 @@ impl<W: Write> Session<W> {
     ) {
         let Window { workload, iterations, start_tsc, .. } = *window;
         let (vcpus, controls) = (machine.ledgers.len() as u64, &machine.controls);
-        let predicted =
-            |row: usize| workload.predict(ExitReason(row as u16), iterations, vcpus, |reason| controls.enable(reason));
+        let predicted = |row: usize| {
+            workload.predict(ExitReason(row as u16), iterations, vcpus, machine.facts, |reason| controls.enable(reason))
+        };
         let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
         let agrees = |row: usize| predicted(row) == observed[row] && guest(row) == observed[row];
         let (verdict, message) = match &book {
@@ -369,7 +371,7 @@ impl<W: Write> Session<W> {
         let ledger = account.ledger();
         for number in 0..ROWS {
             let reason = ExitReason(number as u16);
-            let (figures, status) = (ledger.figures(reason), reason.status(enabled));
+            let (figures, status) = (ledger.figures(reason), reason.row_status(enabled));
             // The first vCPU's rows tell the status of every reason; of the others, those are enough that have exits.
             if figures.count > 0 || status != Status::Undefined && vcpu == 0 {
                 self.row(vcpu, number, status, &figures);

@@ -75,6 +75,7 @@ const CODE: &[(&str, Code)] = &[
     ("wild-jumps", exceptions::wild_jumps),
     ("hidden-instructions", denied::hidden_instructions),
     ("vmx-instructions", denied::vmx_instructions),
+    ("svm-instructions", denied::svm_instructions),
     ("memory", memory::memory),
     ("memory-kinds", memory::kinds),
     ("vectors", vectors::vectors),

@@ -407,6 +407,11 @@ impl ExitReason {
         }
     }
 
+    /// Whether it is a reason of either extension.
+    pub fn is_named(self) -> bool {
+        self.is_defined() || self.own_of_svm().is_some()
+    }
+
     /// The SVM exit code without an Intel twin that this number stands for.
     pub fn own_of_svm(self) -> Option<&'static svm_exit::Own> {
         svm_exit::OWN.get(usize::from(self.0.checked_sub(OWN_OF_SVM)?))

@@ -23,6 +23,7 @@ pub mod profile;
 pub mod record;
 pub mod scenario;
 pub mod svm_exit;
+pub mod virtualization;
 pub mod workload;
 
 pub use exit_reason::ExitReason;

@@ -10,13 +10,13 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::scenario::Scenario;
 
 use super::Vmx;
-use super::ept::Table;
 use super::field::{self as f, *};
 use super::guest_state;
 use super::scenario_hardware as hardware;
 use crate::board::{Board, Signal};
 use crate::exit::{Backend, GuestRegisters, State};
 use crate::memory::GuestMemory;
+use crate::nested::Table;
 
 /// Guest-physical pages of the boot area that the unikernel no longer needs: code, data (with the stack at its end),
 /// the APIC-access page, a task-state segment.
