@@ -81,8 +81,10 @@ pub enum Feature {
     UserMsr,
     /// The immediate forms of RDMSR and WRMSRNS.
     MsrImmediate,
-    /// Another CPU, which can send this one INIT and SIPI.
+    /// Another CPU, which can send this one INIT, SIPI and NMI.
     OtherCpu,
+    /// CET's indirect-branch tracking, with CR4.CET settable by the guest.
+    Cet,
 }
 
 /// The VM-execution controls in force, as far as they decide which exits can happen.

@@ -19,6 +19,7 @@ pub mod instructions;
 pub mod qualification;
 pub mod registers;
 pub mod scenario;
+pub mod scenario_frame;
 mod scenario_hardware;
 
 use tollgate_abi::exit_reason::Controls;
