@@ -81,6 +81,8 @@ impl RawReason {
 pub mod vector {
     pub const DE: u8 = 0;
     pub const DB: u8 = 1;
+    pub const OF: u8 = 4;
+    pub const BR: u8 = 5;
     pub const UD: u8 = 6;
     pub const DF: u8 = 8;
     pub const TS: u8 = 10;
@@ -88,7 +90,10 @@ pub mod vector {
     pub const SS: u8 = 12;
     pub const GP: u8 = 13;
     pub const PF: u8 = 14;
+    pub const AC: u8 = 17;
     pub const MC: u8 = 18;
+    pub const VE: u8 = 20;
+    pub const CP: u8 = 21;
 }
 
 /// Interruption types (SDM 3C 25.8.3).

@@ -19,6 +19,7 @@ mod msrs;
 mod ports;
 mod registers;
 mod stopping;
+mod synchronization;
 mod together;
 mod vectors;
 
@@ -98,6 +99,7 @@ const CODE: &[(&str, Code)] = &[
     ("ipi-running-virtual", together::ipi_running),
     ("race", together::race),
     ("threads", together::spawned),
+    ("synchronization", synchronization::run),
     ("triple-fault", stopping::triple_fault),
     ("outside-memory", stopping::outside_memory),
     ("triple-fault-elsewhere", together::triple_fault_elsewhere),

@@ -89,8 +89,10 @@ pub enum Feature {
     UserMsr,
     /// The immediate forms of RDMSR and WRMSRNS.
     MsrImmediate,
-    /// Another CPU, which can send this one INIT and SIPI.
+    /// Another CPU, which can send this one INIT, SIPI and NMI.
     OtherCpu,
+    /// CET's indirect-branch tracking, with CR4.CET settable by the guest.
+    Cet,
 }
 
 /// A set of ledger rows.

@@ -366,6 +366,8 @@ workloads! {
         "the leaves asked while every vCPU exits: no total goes backwards, no part exceeds the whole";
     "threads" Minimal First 4/1_000, Returns, [],
         "sys_spawn on every other vCPU, a counter under a futex, sys_join";
+    "synchronization" Minimal Two 20/10_000, Returns, [],
+        "semaphores, blocking and waking between two threads, and what ends at a time limit";
     "triple-fault" Minimal First 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1), once(R::SVM_SHUTDOWN, 1)],
         "an exception without an interrupt-descriptor table";
     "outside-memory" Minimal First 1/1, Stopped(Outcome::OutsideMemory), [once(R::EPT_VIOLATION, 1)],

@@ -109,6 +109,7 @@ fn serve(local_apic: &LocalApic) -> ! {
         }
         match signal {
             Signal::Init => local_apic.init(BOARD.apic_id(0)),
+            Signal::Nmi => local_apic.nmi(BOARD.apic_id(0)),
             Signal::StartUp => local_apic.start_up(BOARD.apic_id(0), 0),
         }
     }

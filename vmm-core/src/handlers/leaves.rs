@@ -188,8 +188,9 @@ mod tests {
         assert_eq!(ask(F21, 0x4fff_fff9, 10 | 33 << 16), [1, 0, 0, 0]);
         assert_eq!(ask(F21, 0x4fff_fff9, 10 | 1 << 16 | 2 << 24), [1, 0, 0, 0]);
         assert_eq!(ask(F21, 0x4fff_fff9, 10 | 64 << 16), NONE);
-        assert_eq!(ask(F21, 0x4fff_fff0, 0), [1, 2, 0, 0]);
-        assert_eq!(ask(F21, 0x4fff_fff8, 0), NONE);
+        assert_eq!(ask(F21, 0x4fff_fff0, 0), [CONTRACT_VERSION.into(), 2, 0, 0]);
+        assert_eq!(ask(F21, 0x4fff_fff8, 0x80), NONE, "there is no SVM");
+        assert_eq!(ask(F21, 0x4fff_fff6, 0), NONE);
     }
 
     proptest! {

@@ -17,6 +17,7 @@ pub mod host_state;
 pub mod instructions;
 pub mod qualification;
 pub mod scenario;
+pub mod scenario_frame;
 mod scenario_hardware;
 
 use tollgate_abi::exit_reason::Controls;
