@@ -7,6 +7,7 @@
 
 mod backend;
 pub mod capability;
+mod code_page;
 pub mod controls;
 pub mod decode;
 pub mod entry;
@@ -19,10 +20,13 @@ pub mod operand;
 pub mod permission_maps;
 pub mod vmcb;
 
+use core::cell::Cell;
+
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 
 use self::capability::Capabilities;
+use self::code_page::CodePage;
 use self::controls::Intercepts;
 use self::instructions::SvmOperation;
 use self::npt::Npt;
@@ -49,6 +53,8 @@ pub struct Svm {
     memory: GuestMemory,
     msrpm: &'static mut [Table; MSRPM_PAGES],
     physical_bits: u32,
+    /// Where the code is whose instructions are looked at.
+    code_page: Cell<CodePage>,
     asid: u32,
     /// The guest is in IA-32e mode.
     long_mode: bool,
@@ -119,6 +125,7 @@ impl Svm {
             memory,
             msrpm,
             physical_bits,
+            code_page: Cell::default(),
             asid: 1,
             long_mode: true,
             window: false,
@@ -172,6 +179,7 @@ impl Svm {
 
     /// Gives the guest an ASID that no translation has been cached with; where there are no more, all are flushed.
     fn new_asid(&mut self) {
+        self.code_page.get_mut().forget();
         self.asid += 1;
         let flushes = self.asid >= self.capabilities.asids;
         if flushes {
