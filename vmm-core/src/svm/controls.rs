@@ -102,7 +102,8 @@ impl Intercepts {
         intercepts
     }
 
-    fn set(&mut self, code: u16) {
+    /// Adds the intercept of an exit code.
+    pub fn set(&mut self, code: u16) {
         match intercept(code) {
             Intercept::CrRead(bit) => self.cr_read |= 1 << bit,
             Intercept::CrWrite(bit) => self.cr_write |= 1 << bit,
