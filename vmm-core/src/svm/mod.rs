@@ -20,6 +20,8 @@ pub mod npt;
 pub mod operand;
 pub mod permission_maps;
 pub mod scenario;
+#[cfg(test)]
+mod twins;
 pub mod vmcb;
 
 use core::cell::Cell;
