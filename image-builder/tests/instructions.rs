@@ -120,7 +120,8 @@ fn the_monitor_has_no_vector_instruction() {
 
 /// Of the crate's modules those that handle exits, as symbols have them. The board, which those ask that are about another
 /// vCPU, is none of them.
-const EXIT_PATH: [&str; 6] = ["5entry", "4vcpu", "8handlers", "6ledger", "4keys", "keys..Keyed"];
+const EXIT_PATH: [&str; 8] =
+    ["5entry", "5stack", "3svm", "4vcpu", "8handlers", "6ledger", "4keys", "keys..Keyed"];
 
 #[test]
 fn the_exit_path_has_no_locked_instruction() {
