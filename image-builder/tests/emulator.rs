@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use common::{text, tollgate_in};
 use image_builder::account::Account;
-use image_builder::emulator::models::{MODELS, Model, Vtx};
-use image_builder::emulator::{Limits, Session, bochs, qemu};
+use image_builder::emulator::models::{MODELS, Model, Offers};
+use image_builder::emulator::{Ended, Engine, Extension, Launch, Limits, PLATFORMS, Session, bochs, qemu};
 use image_builder::failure::Status;
 use image_builder::image;
 use serde_json::{Value, json};
@@ -233,7 +233,7 @@ fn random_bytes_never_break_the_monitor() {
 
 #[test]
 fn every_model_with_enough_of_vtx_balances() {
-    let models: Vec<&Model> = MODELS.iter().filter(|model| model.vtx == Vtx::Enough).collect();
+    let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers == Offers::Enough(Extension::Vtx)).collect();
     in_parallel(&models, |model| {
         let run = Run::new(&["--workload", "atlas", "--cpu", model.name]);
         assert_eq!((run.status(), run.verdict()), (Some(0), "balanced"), "{}: {}", model.name, run.story());
@@ -252,12 +252,13 @@ fn every_model_with_enough_of_vtx_balances() {
 
 #[test]
 fn every_other_model_says_what_it_lacks() {
-    let models: Vec<&Model> = MODELS.iter().filter(|model| model.vtx != Vtx::Enough).collect();
+    let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers != Offers::Enough(Extension::Vtx)).collect();
     in_parallel(&models, |model| {
         let run = Run::new(&["--cpu", model.name]);
         assert_eq!(run.status(), Some(3), "{}: {}", model.name, run.story());
-        let lacks = match model.vtx {
-            Vtx::Lacks(what) => what,
+        // The image has no SVM.
+        let lacks = match model.offers {
+            Offers::Lacks(Extension::Vtx, what) => what,
             _ => "VT-x",
         };
         let refused = run.verdict().starts_with("refused: ") && run.verdict().contains(lacks);
@@ -343,14 +344,18 @@ fn the_budgets_hold() {
     assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
+/// QEMU's own emulation, ready to run an image.
+fn on_tcg(directory: &Path, rom: &[u8], cpus: u32) -> Launch {
+    let platform = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
+    let machine = qemu::Machine { cpus, ..qemu::Machine::new(platform) };
+    qemu::prepare(directory, rom, machine, true).unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"))
+}
+
 #[test]
 fn an_emulator_without_vtx_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let rom = image::build(None, "").unwrap();
-    let launch = match qemu::prepare(place.path(), &rom.bytes, 1, qemu::Accelerator::Tcg) {
-        Ok(launch) => launch,
-        Err(missing) => panic!("this test needs QEMU. {missing}"),
-    };
+    let launch = on_tcg(place.path(), &rom.bytes, 1);
     let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
     let log = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
     let account = Account::new(&log, None, Some(launch.kind));
@@ -360,17 +365,81 @@ fn an_emulator_without_vtx_is_refused() {
 }
 
 #[test]
+fn two_runs_on_qemus_own_emulation_are_identical_to_the_byte() {
+    for cpus in [1, 2] {
+        let logs = [(); 2].map(|()| {
+            let place = tempfile::tempdir().unwrap();
+            let rom = image::build(None, &format!("cpus={cpus}")).unwrap();
+            let launch = on_tcg(place.path(), &rom.bytes, cpus);
+            let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
+            assert!(matches!(session.ended, Ended::Exited(_)), "{:?}: {}", session.ended, session.said);
+            assert!(launch.exit_log.unwrap().path.exists() && session.audit.is_some());
+            text(&fs::read(launch.serial).unwrap())
+        });
+        assert!(logs[0] == logs[1], "two runs differ:\n{}", first_difference(&logs[0], &logs[1]));
+    }
+}
+
+#[test]
+#[ignore = "the image has no SVM"]
+fn svm_balances_on_qemus_own_emulation() {
+    let run = |cpus: &str| {
+        let place = tempfile::tempdir().unwrap();
+        let arguments = ["run", "--on", "qemu-tcg", "--json", "--audit", "--out", ".", "--cpus", cpus];
+        let output = tollgate_in(place.path(), &arguments, &[]);
+        let account: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let run = Run { output, account, place };
+        run.check_balanced();
+        run.check_books();
+        run
+    };
+    let one = run("1");
+    assert_eq!(
+        (&one.account["platform"]["kind"], &one.account["platform"]["virtualization"]),
+        (&"qemu-tcg".into(), &"SVM".into())
+    );
+    assert_eq!(one.account["totals"]["audit_count"], one.account["totals"]["exits"]);
+    assert_eq!(one.account["per_vcpu"][0]["audit_count"], one.account["totals"]["exits"]);
+    let four = run("4");
+    assert!(four.account["audit_limit"].is_string() && four.account["per_vcpu"][0]["audit_count"].is_null());
+}
+
+#[test]
+#[ignore = "the image has no SVM"]
+fn every_model_with_enough_of_svm_balances() {
+    let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers == Offers::Enough(Extension::Svm)).collect();
+    in_parallel(&models, |model| {
+        let run = Run::new(&["--audit", "--cpu", model.name]);
+        run.check_balanced();
+        run.check_books();
+    });
+}
+
+/// A ROM that loops for ever.
+fn endless_rom() -> Vec<u8> {
+    let mut rom = vec![0; 64 << 10];
+    rom[0xfff0..][..2].copy_from_slice(&[0xeb, 0xfe]);
+    rom
+}
+
+#[test]
 fn no_emulator_listens_on_a_network() {
     let place = tempfile::tempdir().unwrap();
     let rom = image::build(None, "workloads=endless-loop watchdog=100000000").unwrap();
     let model = Model::by_name("tigerlake").unwrap();
     let launch = bochs::prepare(place.path(), &rom.bytes, bochs::Machine::new(model), false)
         .unwrap_or_else(|missing| panic!("{missing}"));
+    check_no_sockets(&launch, place.path());
+    let place = tempfile::tempdir().unwrap();
+    check_no_sockets(&on_tcg(place.path(), &endless_rom(), 1), place.path());
+}
+
+fn check_no_sockets(launch: &Launch, directory: &Path) {
     let looked = Mutex::new(0);
     std::thread::scope(|scope| {
-        let run = scope.spawn(|| Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}));
+        let run = scope.spawn(|| Session::run(launch, Limits::within(Duration::from_secs(3)), |_| {}));
         while !run.is_finished() {
-            *looked.lock().unwrap() += sockets_of_processes_in(place.path());
+            *looked.lock().unwrap() += sockets_of_processes_in(directory);
             std::thread::sleep(Duration::from_millis(20));
         }
     });

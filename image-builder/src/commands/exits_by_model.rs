@@ -12,8 +12,8 @@ use super::atlas::{self, Part};
 use super::outcome;
 use super::tables::enabled_by;
 use crate::account::Account;
-use crate::emulator::models::{MODELS, Model, Vtx};
-use crate::emulator::{Limits, Session, bochs};
+use crate::emulator::models::{MODELS, Model, Offers};
+use crate::emulator::{Extension, Limits, Session, bochs};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
@@ -29,7 +29,8 @@ const SECONDS: u64 = 180;
 /// # Errors
 /// A run gave no verdict, or its books differ: then no table is true.
 pub(super) fn sheet() -> Result<Sheet, Failure> {
-    let models: Vec<&'static Model> = MODELS.iter().filter(|model| model.vtx != Vtx::Absent).collect();
+    let models: Vec<&'static Model> =
+        MODELS.iter().filter(|model| model.offers.extension() == Some(Extension::Vtx)).collect();
     eprintln!("running the atlas on {} processor models of Bochs", models.len());
     let runs = run_all(&models)?;
     let names = models.iter().map(|model| model.name);
@@ -38,9 +39,9 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
     let column = |cell: &dyn Fn(&Model, &[Account]) -> String| {
         models.iter().zip(&runs).map(|(model, accounts)| cell(model, accounts)).collect::<Vec<_>>()
     };
-    let outcomes = column(&|model, accounts| match (worst(accounts), model.vtx) {
+    let outcomes = column(&|model, accounts| match (worst(accounts), model.offers) {
         (Status::Balanced, _) => "runs".to_owned(),
-        (_, Vtx::Lacks(what)) => format!("no {what}"),
+        (_, Offers::Lacks(_, what)) => format!("no {what}"),
         _ => "refused".to_owned(),
     });
     let mut row = |number: String, name: &str, cells: Vec<String>, needs: String| {
@@ -123,7 +124,7 @@ fn run(part: &Part, directory: &Path) -> Result<Account, Failure> {
 
 /// A balanced account, or the refusal that the model is known for.
 fn acceptable(model: &Model, account: Account) -> Result<Account, Failure> {
-    let expected = if model.vtx == Vtx::Enough { Status::Balanced } else { Status::Platform };
+    let expected = if matches!(model.offers, Offers::Enough(_)) { Status::Balanced } else { Status::Platform };
     if account.status == expected {
         return Ok(account);
     }
