@@ -71,6 +71,10 @@ impl Facts {
         let Some((&Signs { flag, module, .. }, nested)) = signs else {
             return Err(Failure::platform(format_args!("KVM has no {extension}")).remedy(ELSEWHERE));
         };
+        if self.processor().is_none() {
+            let sentence = "this machine's processor offers neither VT-x nor SVM (no vmx and no svm in /proc/cpuinfo)";
+            return Err(Failure::platform(sentence).remedy(ELSEWHERE));
+        }
         if !self.has_flag(flag) {
             let sentence = format_args!("this machine's processor offers no {extension} (no {flag} in /proc/cpuinfo)");
             return Err(Failure::platform(sentence).remedy(ELSEWHERE));
@@ -125,7 +129,10 @@ mod tests {
             assert!(failure.contains(sentence) && failure.contains(&format!("remedy: {remedy}")), "{failure}");
         };
         let (vtx, svm) = (Extension::Vtx, Extension::Svm);
-        check(facts("mmx", None, None, None), vtx, "offers no VT-x (no vmx in /proc/cpuinfo)", "use --on bochs");
+        for extension in [vtx, svm] {
+            check(facts("mmx", None, None, None), extension, "offers neither VT-x nor SVM", "use --on bochs");
+        }
+        check(facts("svm", None, None, Some("1")), vtx, "offers no VT-x (no vmx in /proc/cpuinfo)", "use --on bochs");
         check(facts("vmx", None, Some("Y"), None), svm, "offers no SVM (no svm in", "use --on bochs");
         let denied = Some("Permission denied (os error 13)");
         check(facts("svm", denied, None, Some("1")), svm, "Permission denied", "load the module kvm_amd and join");

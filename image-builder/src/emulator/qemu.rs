@@ -92,31 +92,20 @@ fn arguments(machine: Machine, audit: bool) -> Vec<OsString> {
         .collect()
 }
 
-/// What QEMU says when it can't start, and what that means.
-const COMPLAINTS: [(&str, &str, &str); 7] = [
-    (".svm' not found", "this QEMU emulates no SVM", "install QEMU 7.2 or newer, or use --on bochs"),
-    (
-        "requested feature: CPUID.80000001H:ECX.svm",
-        "this QEMU emulates no SVM",
-        "install QEMU 7.2 or newer, or use --on bochs",
-    ),
-    (
-        "unable to find CPU model",
-        "this QEMU is too old: it has no CPU model `max`",
-        "install QEMU 7.2 or newer, or use --on bochs",
-    ),
-    (
-        "invalid accelerator tcg",
-        "this QEMU was built without its own emulation",
-        "install Debian's qemu-system-x86, or use --on bochs",
-    ),
-    (
-        "invalid accelerator kvm",
-        "this QEMU was built without KVM",
-        "install Debian's qemu-system-x86, or use --on qemu-tcg",
-    ),
+const NEWER: &str = "install QEMU 7.2 or newer, or use --on bochs";
+const DEBIANS: &str = "install Debian's qemu-system-x86, or use --on bochs";
+const NOT_KVM: &str = "use --on qemu-tcg or --on bochs";
+
+/// What QEMU says when it can't start, what that means, and what would help.
+const COMPLAINTS: [(&str, &str, &str); 8] = [
+    (".svm' not found", "this QEMU emulates no SVM", NEWER),
+    ("TCG doesn't support requested feature: CPUID.80000001H:ECX.svm", "this QEMU emulates no SVM", NEWER),
+    ("unable to find CPU model", "this QEMU is too old: it has no CPU model `max`", NEWER),
+    ("invalid accelerator tcg", "this QEMU was built without its own emulation", DEBIANS),
+    ("invalid accelerator kvm", "this QEMU was built without KVM", DEBIANS),
     ("Could not access KVM kernel module", "QEMU may not use /dev/kvm", "join the group kvm, or use --on qemu-tcg"),
-    ("failed to initialize kvm", "KVM does not work here", "use --on qemu-tcg, or --on bochs"),
+    ("failed to initialize kvm", "KVM does not work here", NOT_KVM),
+    ("failed to set MSR", "this KVM can't give a guest the host's processor", NOT_KVM),
 ];
 
 /// What QEMU said when it ended without a verdict, as far as there is a known remedy.
