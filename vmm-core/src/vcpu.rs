@@ -233,6 +233,9 @@ impl<B: Backend> Vcpu<B> {
         let first_entry_tsc = self.backend.tsc();
         account.first_entry();
         let (outcome, failure) = loop {
+            if B::WATCHDOG_INTERRUPTS {
+                self.machine.note_exits();
+            }
             match enter(self).map(|()| self.leave) {
                 Ok(Leave::Pause(what)) => {
                     if let Some(outcome) = pause(self, what) {

@@ -6,6 +6,7 @@
 //! vmexit(00000072, 0000000000000000, 0000000000000000, 00000000000f0148)!
 //! ```
 //!
+//! An exception that a VM entry injects is told in the line of the exit behind it: `Injecting(0): EXEPTvmexit(...)!`.
 //! A VM entry with invalid state is an exit with all bits of its code set: of 32 in QEMU 7.2, of 64 in newer ones.
 
 use tollgate_abi::svm_exit;
@@ -14,7 +15,10 @@ use super::LoggedExit;
 
 /// The exit that a line is about.
 pub(super) fn exit(line: &[u8]) -> Option<LoggedExit> {
-    let arguments = std::str::from_utf8(line).ok()?.strip_prefix("vmexit(")?.strip_suffix(")!")?;
+    let (before, arguments) = std::str::from_utf8(line).ok()?.strip_suffix(")!")?.split_once("vmexit(")?;
+    if !(before.is_empty() || before.starts_with("Injecting(")) {
+        return None;
+    }
     let mut numbers = arguments.split(", ").map(|digits| u64::from_str_radix(digits, 16).ok());
     let (code, exitinfo1, _exitinfo2, _rip) = (numbers.next()??, numbers.next()??, numbers.next()??, numbers.next()??);
     // The code's low half says which it is, however wide it was written.
@@ -43,13 +47,16 @@ mod tests {
         check(&line("00000080", "0000000000000000"), Some(ExitReason::SVM_VMRUN));
         check(&line("ffffffff", "0000000000000000"), Some(ExitReason::ENTRY_FAILURE_GUEST_STATE));
         check(&line("ffffffffffffffff", "0000000000000000"), Some(ExitReason::ENTRY_FAILURE_GUEST_STATE));
+        let behind_an_injection = format!("Injecting(0x800): EXEPT{}", line("0000007c", "0000000000000001"));
+        check(&behind_an_injection, Some(ExitReason::WRMSR));
         assert_eq!(exit(line("00000072", "0").as_bytes()).unwrap().cpu, None);
     }
 
     #[test]
     fn lines_that_are_no_exits() {
         check("vmrun! 0000000000010000", None);
-        check("Injecting(80000b0d) 00000000", None);
+        check("Injecting(0): INTR 0x20 0", None);
+        check("Injecting(0): EXEPT", None);
         check("vmexit(00000072, 0000000000000000, 0000000000000000, 00000000000f0148)", None);
         check("vmexit(00000072, 0000000000000000, 0000000000000000)!", None);
         check("vmexit(00000072, 0000000000000000, 0000000000000000, 00, 00)!", None);

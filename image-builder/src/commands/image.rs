@@ -10,11 +10,12 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     let rom = image::build(arguments.image.guest.as_deref(), &options)?;
     output_file::write(&arguments.rom, &rom.bytes)?;
     eprintln!(
-        "{}: {} bytes, of which the monitor has {} and the guest {}",
+        "{}: {} bytes, of which the monitor has {} and the guest {}, packed; {} are free",
         arguments.rom.display(),
         rom.bytes.len(),
         rom.monitor_bytes,
-        rom.guest_bytes
+        rom.guest_bytes,
+        rom.free_bytes
     );
     Ok(Status::Balanced)
 }

@@ -1,6 +1,7 @@
-//! The bootable image: the guest's ELF file checked, and monitor, guest and directory laid into one ROM.
+//! The bootable image: the guest's ELF file checked, and monitor, guest and directory laid into one ROM, the two packed.
 
 mod guest;
+mod monitor;
 mod rom;
 
 pub use guest::{Guest, GuestError};
@@ -23,7 +24,7 @@ const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
 /// Builds the ROM with the guest in `guest`, or the built-in one, and with `options` for the run.
 ///
 /// # Errors
-/// The guest file can't be read, is no guest, or does not fit.
+/// The guest file can't be read, is no guest, or does not fit; or the monitor does not.
 pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
     let bytes = guest.map(read_guest).transpose()?;
     let name = guest.map_or_else(|| "the built-in guest".to_owned(), |path| path.display().to_string());
@@ -31,7 +32,10 @@ pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
         Failure::usage(format_args!("{name} can't be the guest: {cause}")).remedy(remedy)
     };
     let guest = Guest::parse(bytes.as_deref().unwrap_or(GUEST_ELF)).map_err(|error| refuse(&error, error.remedy()))?;
-    Rom::build(MONITOR_ELF, &guest, options).map_err(|error| refuse(&error, error.remedy()))
+    Rom::build(MONITOR_ELF, &guest, options).map_err(|error| match error {
+        RomError::Monitor | RomError::MonitorTooLarge { .. } => Failure::usage(&error).remedy(error.remedy()),
+        RomError::TooLarge { .. } | RomError::Load(_) => refuse(&error, error.remedy()),
+    })
 }
 
 fn read_guest(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -89,8 +89,10 @@ pub enum Feature {
     UserMsr,
     /// The immediate forms of RDMSR and WRMSRNS.
     MsrImmediate,
-    /// Another CPU, which can send this one INIT and SIPI.
+    /// Another CPU, which can send this one INIT, SIPI and NMI.
     OtherCpu,
+    /// CET's indirect-branch tracking, with CR4.CET settable by the guest.
+    Cet,
 }
 
 /// A set of ledger rows.
@@ -405,6 +407,11 @@ impl ExitReason {
             (None, Some(own)) => own.name,
             (None, None) => "undefined",
         }
+    }
+
+    /// Whether it is a reason of either extension.
+    pub fn is_named(self) -> bool {
+        self.is_defined() || self.own_of_svm().is_some()
     }
 
     /// The SVM exit code without an Intel twin that this number stands for.

@@ -13,6 +13,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// The reason that it provokes.
     pub reason: ExitReason,
+    /// The variant of the reason ([`crate::key::VARIANTS`]), where it is about one.
+    pub variant: Option<&'static str>,
     /// How, in one line for people.
     pub about: &'static str,
     /// What the processor must allow, all of it; control bits are meant as allowed-1 settings.
@@ -26,11 +28,14 @@ use ExitReason as R;
 use Need::{Has, Pin, Proc, Proc2};
 
 macro_rules! scenarios {
-    ($($name:literal $reason:ident, [$($need:expr),*], $about:literal;)*) => {
+    (@variant) => { None };
+    (@variant $variant:literal) => { Some($variant) };
+    ($($name:literal $reason:ident $($variant:literal)?, [$($need:expr),*], $about:literal;)*) => {
         /// Every scenario, in the order in which they run.
         pub const TABLE: &[Scenario] = &[$(Scenario {
             name: $name,
             reason: R::$reason,
+            variant: scenarios!(@variant $($variant)?),
             about: $about,
             needs: &[$($need),*],
         }),*];
@@ -79,6 +84,22 @@ scenarios! {
         "XRSTORS of a component in the XSS-exiting bitmap";
     "sub-page-permission" SPP, [EPT, Proc2(23)],
         "a write to a page with sub-page permissions that has no SPP entry";
+    "overflow" EXCEPTION_OR_NMI "#OF", [],
+        "INTO with RFLAGS.OF set, in compatibility mode";
+    "bound-range" EXCEPTION_OR_NMI "#BR", [],
+        "BOUND of an index above its array's, in compatibility mode";
+    "double-fault" EXCEPTION_OR_NMI "#DF", [],
+        "UD2 without an interrupt-descriptor table, and without exits for the exceptions on the way";
+    "invalid-tss" EXCEPTION_OR_NMI "#TS", [Proc2(7)],
+        "IRET with RFLAGS.NT set and no task to return to, in 32-bit protected mode without paging";
+    "alignment-check" EXCEPTION_OR_NMI "#AC", [],
+        "a misaligned read in ring 3, with CR0.AM and RFLAGS.AC set";
+    "virtualization-exception" EXCEPTION_OR_NMI "#VE", [EPT, Proc2(18)],
+        "a read of a page without an EPT entry, under the control that turns EPT violations into exceptions";
+    "control-protection" EXCEPTION_OR_NMI "#CP", [Has(Feature::Cet)],
+        "a JMP by register to another instruction than ENDBR64, under indirect-branch tracking";
+    "non-maskable-interrupt" EXCEPTION_OR_NMI "NMI", [Pin(3), Has(Feature::OtherCpu)],
+        "an NMI from another CPU";
     "start-up-ipi" SIPI, [Has(Feature::OtherCpu)],
         "a SIPI from another CPU in the wait-for-SIPI state";
     // Last: on Bochs 2.7 an INIT that has made its exit stays pending.
@@ -106,6 +127,7 @@ impl Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::VARIANTS;
     use crate::workload::Workload;
     use std::vec::Vec;
 
@@ -116,6 +138,13 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), TABLE.len());
+    }
+
+    #[test]
+    fn variants_are_those_of_the_table_and_each_has_one_scenario() {
+        let about: Vec<_> = TABLE.iter().filter_map(|row| Some((row.reason, row.variant?))).collect();
+        assert!(about.iter().all(|variant| VARIANTS.contains(variant)));
+        assert!((1..about.len()).all(|at| !about[..at].contains(&about[at])));
     }
 
     #[test]
