@@ -76,6 +76,9 @@ impl RawReason {
     }
 }
 
+/// What [`Backend::frequent_reason`] says of a rare exit.
+pub const UNRESOLVED: RawReason = RawReason(u32::MAX);
+
 /// Exception vectors that the monitor raises or tells apart (SDM 3A 6.15).
 #[expect(missing_docs, reason = "the manual's mnemonics")]
 pub mod vector {
@@ -336,6 +339,14 @@ pub trait Backend {
     const WATCHDOG_INTERRUPTS: bool;
     /// Why the guest exited.
     fn exit_reason(&self) -> RawReason;
+    /// Likewise, without a call: [`UNRESOLVED`] for what is rare, where finding that out takes one.
+    fn frequent_reason(&self) -> RawReason;
+    /// The reason of which [`Backend::frequent_reason`] has said this much.
+    fn whole_reason(&self, frequent: RawReason) -> RawReason;
+    /// Whether the quick forms can be used: to move behind an instruction takes no call.
+    fn steps_quickly(&self) -> bool;
+    /// [`Backend::step_over`], where [`Backend::steps_quickly`].
+    fn quick_step_over(&mut self);
     /// The exit qualification as it is, for reports.
     fn qualification(&self) -> u64;
     /// The port access of an I/O exit.

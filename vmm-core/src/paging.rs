@@ -174,17 +174,18 @@ pub fn read<B: Backend>(
 }
 
 /// Reads as much of guest-virtual memory as there is, with paging or without, for a monitor that looks at an instruction that
-/// has been fetched already: how many bytes that was. Nothing is raised.
+/// has been fetched already: how many bytes that was, and where the
+/// first is in guest-physical memory. Nothing is raised.
 pub fn fetch<B: Backend>(
     backend: &B,
     memory: &mut GuestMemory,
     physical_bits: u32,
     linear: u64,
     into: &mut [u8],
-) -> usize {
+) -> (usize, Option<u64>) {
     let mode = Mode::of(backend, physical_bits);
     let is_paged = backend.get(State::Cr0) & CR0_PG != 0;
-    let mut read = 0;
+    let (mut read, mut first) = (0, None);
     while read < into.len() {
         let at = linear.wrapping_add(read as u64);
         let gpa = if is_paged { walk(memory, mode, at, Access::Read).ok() } else { Some(at) };
@@ -193,8 +194,9 @@ pub fn fetch<B: Backend>(
             Some(Ok(())) => read += bytes,
             _ => break,
         }
+        first = first.or(gpa);
     }
-    read
+    (read, first)
 }
 
 /// Finds out whether guest-virtual memory can be written.

@@ -12,7 +12,7 @@ use crate::apic::{Apic, Page};
 use crate::board::{Board, Condition};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction, VirtualizedApic,
+    TableInstruction, UNRESOLVED, VirtualizedApic,
 };
 use crate::handlers::cpuid::{CpuidTable, tests::everything};
 use crate::handlers::io::Ports;
@@ -46,6 +46,7 @@ pub(crate) struct Script {
     pub(crate) timer: Option<u64>,
     pub(crate) halts: usize,
     pub(crate) watchdog_starts: usize,
+    pub(crate) is_slow: bool,
 }
 
 impl Script {
@@ -99,6 +100,18 @@ impl Backend for Script {
     const WATCHDOG_INTERRUPTS: bool = true;
     fn exit_reason(&self) -> RawReason {
         RawReason(self.reason)
+    }
+    fn frequent_reason(&self) -> RawReason {
+        if self.reason >= 1 << 16 { UNRESOLVED } else { self.exit_reason() }
+    }
+    fn whole_reason(&self, _: RawReason) -> RawReason {
+        self.exit_reason()
+    }
+    fn steps_quickly(&self) -> bool {
+        !self.is_slow
+    }
+    fn quick_step_over(&mut self) {
+        self.step_over();
     }
     fn qualification(&self) -> u64 {
         self.qualification

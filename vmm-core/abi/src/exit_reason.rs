@@ -64,6 +64,8 @@ impl fmt::Display for Need {
             Need::IoBitmaps => write!(f, "the I/O bitmaps"),
             Need::MsrReads | Need::MsrWrites => write!(f, "the MSR bitmaps"),
             Need::Has(Feature::OtherCpu) => write!(f, "another CPU"),
+            Need::Has(Feature::EarlyRsm) => write!(f, "an exit for RSM that comes before its #UD, as QEMU has it"),
+            Need::Has(Feature::WholeSvm) => write!(f, "this exit: it is QEMU's emulation"),
             Need::Has(feature) => write!(f, "{feature:?}"),
         }
     }
@@ -93,6 +95,11 @@ pub enum Feature {
     OtherCpu,
     /// CET's indirect-branch tracking, with CR4.CET settable by the guest.
     Cet,
+    /// Of SVM, what QEMU's emulation leaves out: exits for task switches, for INT1, INTO and alignment checks, for a #DF that
+    /// another exception became, and for an INIT, which resets the processor.
+    WholeSvm,
+    /// Of SVM, what QEMU's emulation alone has: an exit for RSM outside of system-management mode, which elsewhere is #UD.
+    EarlyRsm,
 }
 
 /// A set of ledger rows.

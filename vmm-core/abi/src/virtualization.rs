@@ -58,11 +58,13 @@ impl Facts {
             bytes.copy_from_slice(&register.to_le_bytes());
         }
         let structured = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { Answer::ZERO };
+        let (is_qemu, rdrand_runs) = (&text == TCG, features.ecx >> 30 & 1 != 0);
         Self {
             extension: Extension::Svm,
-            is_qemu: &text == TCG,
-            rdrand_runs: features.ecx >> 30 & 1 != 0,
-            rdseed_runs: structured.ebx >> 18 & 1 != 0,
+            is_qemu,
+            rdrand_runs,
+            // QEMU asks for RDRAND in either case.
+            rdseed_runs: if is_qemu { rdrand_runs } else { structured.ebx >> 18 & 1 != 0 },
             invpcid_runs: structured.ebx >> 10 & 1 != 0,
         }
     }

@@ -10,13 +10,10 @@ use tollgate_abi::virtualization::{Extension as Kind, Facts};
 use vmm_core::apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::handlers::cpuid::CpuidTable;
-use vmm_core::ledger::Book;
 use vmm_core::local_apic::LocalApic;
-use vmm_core::session::Session;
-use vmm_core::stack::{Enter, ExitPath, Owner};
-use vmm_core::vcpu::Vcpu;
 
 use crate::processors::Seated;
+use crate::scenarios::Stage;
 use crate::serial::Serial;
 use crate::{Plan, Refused, processor, svm, vtx};
 
@@ -71,7 +68,7 @@ impl Found {
 }
 
 /// An extension, as the monitor sets it up.
-pub(crate) trait Extension: Enter + 'static
+pub(crate) trait Extension: Stage + 'static
 where
     Self::Failure: fmt::Display,
 {
@@ -91,12 +88,6 @@ where
     fn describe<'w>(&self, profile: Profile, record: Writer<'w, Serial>) -> Writer<'w, Serial>;
     /// Has another processor exit from its guest whatever the guest does.
     fn stop(local_apic: &LocalApic, apic_id: u32);
-    /// Runs the scenarios that the options ask for.
-    fn run_scenarios<A: ExitPath<Self>>(
-        vcpu: &mut Vcpu<Self>,
-        owner: &mut Owner<A>,
-        books: &[&'static dyn Book],
-        session: &mut Session<Serial>,
-        plan: &Plan<Self>,
-    );
+    /// Pages for scenarios.
+    fn pages() -> Self::Pages;
 }

@@ -311,7 +311,8 @@ impl<A: ExitPath<B>, B: Extension> Run<A, B> {
             session.still_ran(running);
         }
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) {
-            B::run_scenarios(&mut vcpu, &mut owner, &self.books, session, &self.plan);
+            let scenarios = self.plan.options.scenarios();
+            scenarios::run(&mut vcpu, &mut owner, &self.books, session, scenarios, B::pages());
         }
         session.finish(&vcpu.machine, &self.books)
     }

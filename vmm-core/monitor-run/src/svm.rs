@@ -4,31 +4,31 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::Writer;
+use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::apic::Page;
+use vmm_core::board::Board;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::handlers::cpuid::CpuidTable;
-use vmm_core::ledger::Book;
 use vmm_core::local_apic::LocalApic;
+use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
-use vmm_core::session::Session;
-use vmm_core::stack::{ExitPath, Owner};
 use vmm_core::svm::capability::{Capabilities, Refusal, VM_CR, VM_HSAVE_PA};
 use vmm_core::svm::instructions::SvmOperation;
 use vmm_core::svm::npt::Npt;
 use vmm_core::svm::vmcb::{EFER_SVME, Vmcb};
 use vmm_core::svm::{Parts, Svm};
-use vmm_core::vcpu::Vcpu;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::Extension;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
+use crate::scenarios::Stage;
 use crate::serial::Serial;
 use crate::{NESTED_TABLES, Plan, traps};
 
@@ -128,12 +128,25 @@ impl Extension for Svm {
         local_apic.nmi(apic_id);
     }
 
-    fn run_scenarios<A: ExitPath<Self>>(
-        _: &mut Vcpu<Self>,
-        _: &mut Owner<A>,
-        _: &[&'static dyn Book],
-        _: &mut Session<Serial>,
-        _: &Plan<Self>,
-    ) {
+    fn pages() {}
+}
+
+impl Stage for Svm {
+    type Pages = ();
+
+    fn allowed(&self, board: &Board) -> Controls {
+        Svm::allowed(self, |feature| feature == Feature::OtherCpu && board.is_served())
+    }
+
+    fn controls_now(&self) -> Controls {
+        Svm::controls_now(self)
+    }
+
+    fn stage(&mut self, scenario: &Scenario, memory: &mut GuestMemory, (): &mut (), board: &Board) -> GuestRegisters {
+        Svm::stage(self, scenario, memory, board)
+    }
+
+    fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, (): &mut (), board: &Board) {
+        Svm::strike(self, scenario, memory, board);
     }
 }

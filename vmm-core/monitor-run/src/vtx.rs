@@ -3,23 +3,23 @@
 
 use alloc::vec;
 
-use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::Writer;
+use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::apic::Page;
+use vmm_core::board::Board;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::handlers::cpuid::CpuidTable;
-use vmm_core::ledger::Book;
 use vmm_core::local_apic::LocalApic;
+use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
-use vmm_core::session::Session;
-use vmm_core::stack::{ExitPath, Owner};
-use vmm_core::vcpu::Vcpu;
 use vmm_core::vmx::capability::{Capabilities, FeatureControl, IA32_FEATURE_CONTROL, Refusal, feature_control};
 use vmm_core::vmx::ept::Ept;
 use vmm_core::vmx::instructions::{CurrentVmcs, VmFail, VmxOperation};
+use vmm_core::vmx::scenario_frame::Pages;
 use vmm_core::vmx::{Parts, SharedPages, Vmx};
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
@@ -27,8 +27,9 @@ use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 use crate::extension::Extension;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
+use crate::scenarios::Stage;
 use crate::serial::Serial;
-use crate::{NESTED_TABLES, Plan, scenarios};
+use crate::{NESTED_TABLES, Plan};
 
 const CPUID_1_ECX_VMX: u32 = 1 << 5;
 
@@ -143,13 +144,50 @@ impl Extension for Vmx {
         local_apic.init(apic_id);
     }
 
-    fn run_scenarios<A: ExitPath<Self>>(
-        vcpu: &mut Vcpu<Self>,
-        owner: &mut Owner<A>,
-        books: &[&'static dyn Book],
-        session: &mut Session<Serial>,
-        plan: &Plan<Self>,
-    ) {
-        scenarios::run(vcpu, owner, books, session, plan.options.scenarios());
+    fn pages() -> Pages {
+        Pages {
+            virtual_apic: page(),
+            msr_load: page(),
+            pml: page(),
+            eptp_list: page(),
+            spp: page(),
+            virtualization_exception: page(),
+        }
+    }
+}
+
+/// CPUID.1:ECX.SMX.
+const SMX: u32 = 1 << 6;
+/// CPUID.7:EDX.CET_IBT.
+const CET_IBT: u32 = 1 << 20;
+
+impl Stage for Vmx {
+    type Pages = Pages;
+
+    fn allowed(&self, board: &Board) -> Controls {
+        Vmx::allowed(self, |feature| match feature {
+            Feature::Smx => cpuid(1, 0).ecx & SMX != 0,
+            Feature::Cet => cpuid(7, 0).edx & CET_IBT != 0,
+            Feature::OtherCpu => board.is_served(),
+            _ => false,
+        })
+    }
+
+    fn controls_now(&self) -> Controls {
+        Vmx::controls_now(self)
+    }
+
+    fn stage(
+        &mut self,
+        scenario: &Scenario,
+        memory: &mut GuestMemory,
+        pages: &mut Pages,
+        board: &Board,
+    ) -> GuestRegisters {
+        Vmx::stage(self, scenario, memory, pages, board)
+    }
+
+    fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages, board: &Board) {
+        Vmx::strike(self, scenario, memory, pages, board);
     }
 }

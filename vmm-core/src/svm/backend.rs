@@ -12,7 +12,7 @@ use super::vmcb::{self as f, Field, Segment};
 use super::{Halt, Svm, entry_checks, guest_state, permission_maps};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, EventKind, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction, VirtualizedApic, vector,
+    TableInstruction, UNRESOLVED, VirtualizedApic, vector,
 };
 use crate::{paging, registers};
 
@@ -35,6 +35,15 @@ impl Svm {
     #[inline(always)]
     fn code(&self) -> u32 {
         self.vmcb.get(f::EXITCODE) as u32
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rare_reason(&self) -> RawReason {
+        let code = self.code();
+        let reason = svm_exit::reason(code, self.vmcb.get(f::EXITINFO1));
+        let failed = if code == svm_exit::INVALID { 1 << 31 } else { 0 };
+        RawReason(failed | u32::from(reason.0))
     }
 
     #[inline(always)]
@@ -60,7 +69,12 @@ impl Svm {
         let base = if mode == CodeMode::Bits64 { 0 } else { self.vmcb.get(f::CS.base()) };
         let mut bytes = [0; MAX_BYTES];
         let linear = base.wrapping_add(self.vmcb.get(f::RIP));
-        let read = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
+        let (read, gpa) = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
+        if let (Some(gpa), CodeMode::Bits64) = (gpa, mode) {
+            let mut page = self.code_page.get();
+            page.note(linear, self.vmcb.get(f::CR3), gpa);
+            self.code_page.set(page);
+        }
         decode(&bytes[..read], mode)
     }
 
@@ -130,6 +144,21 @@ impl Svm {
     }
 }
 
+/// The register that MOV to CR0 reads, if these first bytes of an instruction of that length are one, with no prefix but REX
+/// (APM 3, MOV CRn: mod is ignored).
+#[inline(always)]
+const fn mov_to_cr0(code: u32, length: u64) -> Option<u8> {
+    const REX: u8 = 0x40;
+    const REX_R: u8 = 4;
+    let (rex, opcode) = match length {
+        3 => (REX, code),
+        4 => (code as u8, code >> 8),
+        _ => return None,
+    };
+    let is_it = rex & (0xf0 | REX_R) == REX && opcode & 0x38_ffff == 0x220f;
+    if is_it { Some((opcode >> 16) as u8 & 7 | (rex & 1) << 3) } else { None }
+}
+
 /// Where a segment or descriptor-table register's parts are, for those that #VMEXIT saves.
 fn saved(state: State) -> Option<Field> {
     Some(match state {
@@ -153,12 +182,28 @@ impl Backend for Svm {
 
     #[inline(always)]
     fn exit_reason(&self) -> RawReason {
-        let code = self.code();
-        let reason = svm_exit::reason(code, self.vmcb.get(f::EXITINFO1));
-        if code == svm_exit::INVALID {
-            return RawReason(1 << 31 | u32::from(reason.0));
-        }
-        RawReason(reason.0.into())
+        self.whole_reason(self.frequent_reason())
+    }
+
+    #[inline(always)]
+    fn frequent_reason(&self) -> RawReason {
+        let reason = svm_exit::frequent_reason(self.code(), || self.vmcb.get(f::EXITINFO1));
+        reason.map_or(UNRESOLVED, |reason| RawReason(reason.0.into()))
+    }
+
+    #[inline(always)]
+    fn whole_reason(&self, frequent: RawReason) -> RawReason {
+        if frequent == UNRESOLVED { self.rare_reason() } else { frequent }
+    }
+
+    #[inline(always)]
+    fn steps_quickly(&self) -> bool {
+        self.capabilities.next_rip
+    }
+
+    #[inline(always)]
+    fn quick_step_over(&mut self) {
+        self.vmcb.set(f::RIP, self.vmcb.get(f::NRIP));
     }
 
     fn qualification(&self) -> u64 {
@@ -197,10 +242,10 @@ impl Backend for Svm {
             let information = self.vmcb.get(f::EXITINFO1);
             return (information & IS_MOV != 0).then_some(information as u8 & 15);
         }
-        match self.instruction()?.cr_access(|| 0)? {
-            CrAccess::Write { cr: 0, register } => Some(register),
-            _ => None,
-        }
+        // In a page of code that has been looked at before.
+        let rip = self.vmcb.get(f::RIP);
+        let code = self.code_page.get().peek(rip, self.vmcb.get(f::CR3), &self.memory)?;
+        mov_to_cr0(code, self.vmcb.get(f::NRIP).wrapping_sub(rip))
     }
 
     fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess {
@@ -388,7 +433,10 @@ impl Backend for Svm {
     fn flush_translations(&mut self, linear: Option<u64>) {
         match linear {
             None => self.new_asid(),
-            Some(linear) => self.operation.invalidate_address(linear, self.asid),
+            Some(linear) => {
+                self.code_page.get_mut().forget();
+                self.operation.invalidate_address(linear, self.asid);
+            }
         }
     }
 
@@ -488,5 +536,27 @@ impl Backend for Svm {
     #[inline(always)]
     fn tsc(&self) -> u64 {
         registers::tsc()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mov_to_cr0_is_known_by_its_bytes() {
+        let check = |bytes: [u8; 4], length, expected| {
+            assert_eq!(mov_to_cr0(u32::from_le_bytes(bytes), length), expected, "{bytes:x?}");
+        };
+        check([0x0f, 0x22, 0xc3, 0x90], 3, Some(3));
+        check([0x0f, 0x22, 0x03, 0x90], 3, Some(3));
+        check([0x41, 0x0f, 0x22, 0xc6], 4, Some(14));
+        check([0x48, 0x0f, 0x22, 0xc0], 4, Some(0));
+        // CR8, CR4, a read, another prefix, another length.
+        check([0x44, 0x0f, 0x22, 0xc0], 4, None);
+        check([0x0f, 0x22, 0xe0, 0x90], 3, None);
+        check([0x0f, 0x20, 0xc0, 0x90], 3, None);
+        check([0xf0, 0x0f, 0x22, 0xc0], 4, None);
+        check([0x41, 0x0f, 0x22, 0xc6], 5, None);
     }
 }

@@ -76,7 +76,8 @@ impl Intercepts {
         // CR8 by exits, whatever the profile: there is no shadow of the task priority that MSRs see.
         for (is_wanted, codes) in [
             (proc(7), &[code::HLT][..]),
-            (proc(9), &[code::INVLPG]),
+            // It invalidates what is known of the guest's code, where that is decoded.
+            (proc(9) || !capabilities.decode_assists, &[code::INVLPG]),
             (proc(10) && has.monitor, &[code::MWAIT]),
             (proc(11), &[code::RDPMC]),
             (proc(12), &[code::RDTSC]),
@@ -101,7 +102,8 @@ impl Intercepts {
         intercepts
     }
 
-    fn set(&mut self, code: u16) {
+    /// Adds the intercept of an exit code.
+    pub fn set(&mut self, code: u16) {
         match intercept(code) {
             Intercept::CrRead(bit) => self.cr_read |= 1 << bit,
             Intercept::CrWrite(bit) => self.cr_write |= 1 << bit,
@@ -186,10 +188,10 @@ mod tests {
     fn what_a_profile_wants_is_intercepted() {
         let minimal = intercepts(zambezi, Profile::Minimal);
         let full = intercepts(zambezi, Profile::Full);
-        for code in [0x10, 0x14, 0x18, 0x60, 0x72, 0x78, 0x7b, 0x7c, 0x7f, 0x80, 0x81, 0x86, 0x8d] {
+        for code in [0x10, 0x14, 0x18, 0x60, 0x72, 0x78, 0x79, 0x7b, 0x7c, 0x7f, 0x80, 0x81, 0x86, 0x8d] {
             assert!(minimal.has(code) && full.has(code), "{code:#x}");
         }
-        for code in [0x03, 0x13, 0x27, 0x30, 0x66, 0x6d, 0x6e, 0x77, 0x79, 0x89, 0x46] {
+        for code in [0x03, 0x13, 0x27, 0x30, 0x66, 0x6d, 0x6e, 0x77, 0x89, 0x46] {
             assert!(!minimal.has(code) && full.has(code), "{code:#x}");
         }
         assert!(!full.has(0x42) && !full.has(0x64) && !full.has(0x00));

@@ -1,8 +1,8 @@
 //! The entry stub: the way into the guest and out of it (APM 2 15.5, 15.6), on the stack that [`crate::stack`] lays out.
 //!
 //! VMRUN and #VMEXIT keep RAX, RSP, RIP and RFLAGS of both sides; the other general-purpose registers are the stub's. The
-//! global interrupt flag is clear from the first entry until an exit leaves, so that nothing arrives in between, while RFLAGS.IF
-//! is set, so that VMRUN lets interrupts make exits.
+//! global interrupt flag is clear from the first entry on, so that nothing arrives while the monitor runs; RFLAGS.IF is set on the
+//! stack of exits, so that VMRUN lets interrupts make exits.
 #![expect(unsafe_code, reason = "enters the guest")]
 
 use core::arch::naked_asm;
@@ -102,8 +102,7 @@ unsafe extern "sysv64" fn run_other_mode<A: Account>() {
     run!(on_exit_of_other_mode::<A, Svm>)
 }
 
-/// Abandons the stack of exits and returns from [`enter`], with the interrupt flags as the monitor has them outside: IF clear,
-/// the global one set.
+/// Abandons the stack of exits and returns from [`enter`], with RFLAGS.IF clear as the monitor has it outside.
 ///
 /// # Safety
 /// `frame` is the one that `enter` was called with, and no function between there and here has anything to drop.
@@ -112,7 +111,6 @@ unsafe extern "sysv64" fn leave(frame: *mut GuestRegisters) -> ! {
     naked_asm!(
         "mov rsp, [rdi + {registers_end} + {caller_rsp}]",
         "cli",
-        "stgi",
         "xor eax, eax",
         restore_caller!(),
         registers_end = const REGISTERS_END,

@@ -43,14 +43,14 @@ impl SvmOperation {
         unsafe { asm!("invlpga rax, ecx", in("rax") linear, in("ecx") asid, options(nostack, preserves_flags)) };
     }
 
-    /// Takes the interrupt that waits, with the global interrupt flag clear and RFLAGS.IF set, as an exit leaves them: 0 if
+    /// Takes the interrupt that waits, with the global interrupt flag clear, as an exit leaves it; RFLAGS.IF is set afterwards. 0 if
     /// there is none.
     pub fn take_interrupt(&mut self) -> u8 {
         let vector: u64;
         // SAFETY: the gates leave the vector in RAX, by `new`, and clear IF, so that one comes at most. STI takes effect
         // with the flag clear again.
         unsafe {
-            asm!("xor eax, eax", "stgi", "nop", "clgi", "sti", out("rax") vector);
+            asm!("xor eax, eax", "sti", "stgi", "nop", "clgi", "sti", out("rax") vector);
         }
         vector as u8
     }

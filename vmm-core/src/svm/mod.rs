@@ -2,11 +2,13 @@
 //!
 //! One file per topic of the APM's volume 2, chapter 15: [`capability`] (15.4), [`controls`] (15.9 to 15.13), [`vmcb`] (appendix
 //! B), [`instructions`] (15.5, 15.17), [`exit_information`] (15.6, appendix C), [`npt`] (15.25), [`permission_maps`] (15.10,
-//! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`entry_checks`] (15.5.1). `backend` reads and writes the
+//! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`entry_checks`] (15.5.1). [`scenario`] stages guests of another
+//! kind. `backend` reads and writes the
 //! VMCB for the common code; [`decode`] and [`operand`] tell what processors without decode assists do not.
 
 mod backend;
 pub mod capability;
+mod code_page;
 pub mod controls;
 pub mod decode;
 pub mod entry;
@@ -17,12 +19,18 @@ pub mod instructions;
 pub mod npt;
 pub mod operand;
 pub mod permission_maps;
+pub mod scenario;
+#[cfg(test)]
+mod twins;
 pub mod vmcb;
+
+use core::cell::Cell;
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 
 use self::capability::Capabilities;
+use self::code_page::CodePage;
 use self::controls::Intercepts;
 use self::instructions::SvmOperation;
 use self::npt::Npt;
@@ -49,6 +57,8 @@ pub struct Svm {
     memory: GuestMemory,
     msrpm: &'static mut [Table; MSRPM_PAGES],
     physical_bits: u32,
+    /// Where the code is whose instructions are looked at.
+    code_page: Cell<CodePage>,
     asid: u32,
     /// The guest is in IA-32e mode.
     long_mode: bool,
@@ -119,6 +129,7 @@ impl Svm {
             memory,
             msrpm,
             physical_bits,
+            code_page: Cell::default(),
             asid: 1,
             long_mode: true,
             window: false,
@@ -172,6 +183,7 @@ impl Svm {
 
     /// Gives the guest an ASID that no translation has been cached with; where there are no more, all are flushed.
     fn new_asid(&mut self) {
+        self.code_page.get_mut().forget();
         self.asid += 1;
         let flushes = self.asid >= self.capabilities.asids;
         if flushes {

@@ -71,6 +71,26 @@ impl Backend for Vmx {
     }
 
     #[inline(always)]
+    fn frequent_reason(&self) -> RawReason {
+        self.exit_reason()
+    }
+
+    #[inline(always)]
+    fn whole_reason(&self, frequent: RawReason) -> RawReason {
+        frequent
+    }
+
+    #[inline(always)]
+    fn steps_quickly(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn quick_step_over(&mut self) {
+        self.step_over();
+    }
+
+    #[inline(always)]
     fn qualification(&self) -> u64 {
         self.vmcs.read(f::EXIT_QUALIFICATION)
     }
