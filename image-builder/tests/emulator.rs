@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{text, tollgate_in};
 use image_builder::account::Account;
 use image_builder::emulator::models::{MODELS, Model, Offers};
-use image_builder::emulator::{Ended, Engine, Extension, Launch, Limits, PLATFORMS, Session, bochs, qemu};
+use image_builder::emulator::{Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu};
 use image_builder::failure::Status;
 use image_builder::image;
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use tollgate_abi::key::VARIANTS;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::monitor_image::{PACKED_MONITOR_AT, PackedMonitor};
 use tollgate_abi::scenario::{self, RUNS};
+use tollgate_abi::virtualization::Extension;
 use tollgate_abi::workload::{Ends, TABLE, Workload};
 
 /// A run of the tool on Bochs.
@@ -240,7 +241,7 @@ fn random_bytes_never_break_the_monitor() {
 
 #[test]
 fn every_model_with_enough_of_vtx_balances() {
-    let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers == Offers::Enough(Extension::Vtx)).collect();
+    let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers == Offers::Enough(Extension::VtX)).collect();
     in_parallel(&models, |model| {
         let run = Run::new(&["--workload", "atlas", "--cpu", model.name]);
         assert_eq!((run.status(), run.verdict()), (Some(0), "balanced"), "{}: {}", model.name, run.story());

@@ -7,16 +7,17 @@ use std::thread;
 use std::time::Duration;
 
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::TABLE;
+use tollgate_abi::exit_reason::{Feature, Need, TABLE};
 use tollgate_abi::key::VARIANTS;
 use tollgate_abi::scenario::{self, Scenario};
+use tollgate_abi::virtualization::Extension;
 
 use super::atlas::{self, Part};
 use super::outcome;
 use super::tables::{enabled_by, need_names};
 use crate::account::Account;
 use crate::emulator::models::{MODELS, Model, Offers};
-use crate::emulator::{Extension, Limits, Session, bochs};
+use crate::emulator::{Limits, Session, bochs};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
@@ -33,7 +34,7 @@ const SECONDS: u64 = 180;
 /// A run gave no verdict, or its books differ: then no table is true.
 pub(super) fn sheet() -> Result<Sheet, Failure> {
     let models: Vec<&'static Model> =
-        MODELS.iter().filter(|model| model.offers.extension() == Some(Extension::Vtx)).collect();
+        MODELS.iter().filter(|model| model.offers.extension() == Some(Extension::VtX)).collect();
     eprintln!("running the atlas on {} processor models of Bochs", models.len());
     let runs = run_all(&models)?;
     let names = models.iter().map(|model| model.name);
@@ -74,8 +75,11 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
         exit(number.to_string(), reason.name, None, enabled_by(reason.enabled_by))?;
         for &(_, name) in VARIANTS.iter().filter(|(of, _)| *of == reason.reason) {
             let about = |scenario: &&Scenario| (scenario.reason, scenario.variant) == (reason.reason, Some(name));
-            let needs = scenario::TABLE.iter().find(about).map_or(String::new(), |scenario| need_names(scenario.needs));
-            exit(String::new(), &format!("{}: {name}", reason.name), Some(name), needs)?;
+            // What it takes under SVM is another matter.
+            let under_vtx = |need: &&Need| **need != Need::Has(Feature::WholeSvm);
+            let needs = scenario::TABLE.iter().find(about).map_or(&[][..], |scenario| scenario.needs);
+            let needs: Vec<Need> = needs.iter().filter(under_vtx).copied().collect();
+            exit(String::new(), &format!("{}: {name}", reason.name), Some(name), need_names(&needs))?;
         }
     }
     Ok(sheet)

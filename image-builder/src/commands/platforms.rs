@@ -1,7 +1,9 @@
 //! `tollgate platforms`: what can run the image here, why not, and what would change it.
 
+use tollgate_abi::virtualization::Extension;
+
 use crate::emulator::models::{self, MODELS, Model, Offers};
-use crate::emulator::{Engine, Extension, PLATFORMS, Platform};
+use crate::emulator::{Engine, PLATFORMS, Platform};
 use crate::failure::Failure;
 use crate::report::Sheet;
 

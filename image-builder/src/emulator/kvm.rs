@@ -3,7 +3,8 @@
 
 use std::fs;
 
-use super::Extension;
+use tollgate_abi::virtualization::Extension;
+
 use crate::failure::Failure;
 
 const ELSEWHERE: &str = "use --on bochs or --on qemu-tcg, which run on every machine";
@@ -18,7 +19,7 @@ struct Signs {
 }
 
 const SIGNS: [Signs; 2] = [
-    Signs { extension: Extension::Vtx, flag: "vmx", module: "kvm_intel" },
+    Signs { extension: Extension::VtX, flag: "vmx", module: "kvm_intel" },
     Signs { extension: Extension::Svm, flag: "svm", module: "kvm_amd" },
 ];
 
@@ -112,8 +113,8 @@ mod tests {
     #[test]
     fn nesting_is_offered_where_all_of_it_is_there() {
         for (flag, extension, other, vtx, svm) in [
-            ("vmx", Extension::Vtx, Extension::Svm, Some("Y\n"), None),
-            ("svm", Extension::Svm, Extension::Vtx, None, Some("1\n")),
+            ("vmx", Extension::VtX, Extension::Svm, Some("Y\n"), None),
+            ("svm", Extension::Svm, Extension::VtX, None, Some("1\n")),
         ] {
             let facts = facts(flag, None, vtx, svm);
             assert_eq!((facts.processor(), facts.nests(extension)), (Some(extension), Ok(())));
@@ -128,7 +129,7 @@ mod tests {
             let failure = facts.nests(extension).unwrap_err().to_string();
             assert!(failure.contains(sentence) && failure.contains(&format!("remedy: {remedy}")), "{failure}");
         };
-        let (vtx, svm) = (Extension::Vtx, Extension::Svm);
+        let (vtx, svm) = (Extension::VtX, Extension::Svm);
         for extension in [vtx, svm] {
             check(facts("mmx", None, None, None), extension, "offers neither VT-x nor SVM", "use --on bochs");
         }

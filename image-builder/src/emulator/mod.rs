@@ -12,30 +12,11 @@ mod tail;
 pub use platforms::{Engine, PLATFORMS, Platform};
 pub use session::{Ended, Limits, Session};
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::audit::{ExitLogFormat, ExitLogReader};
 use crate::failure::Failure;
 use process::{Invocation, find_program};
-
-/// A virtualization extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extension {
-    /// Intel's.
-    Vtx,
-    /// AMD's.
-    Svm,
-}
-
-impl fmt::Display for Extension {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Extension::Vtx => "VT-x",
-            Extension::Svm => "SVM",
-        })
-    }
-}
 
 /// An emulator, ready to start.
 #[derive(Clone, Debug)]

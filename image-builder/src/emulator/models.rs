@@ -1,6 +1,6 @@
 //! The CPU models of Bochs on which the image can be tried: those with 64-bit mode.
 
-use super::Extension;
+use tollgate_abi::virtualization::Extension;
 
 /// One model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ const fn model(name: &'static str, offers: Offers, note: &'static str) -> Model 
     Model { name, offers, note }
 }
 
-const VTX: Offers = Offers::Enough(Extension::Vtx);
+const VTX: Offers = Offers::Enough(Extension::VtX);
 const SVM: Offers = Offers::Enough(Extension::Svm);
 
 /// Every model with 64-bit mode, of each extension the best first.
@@ -56,8 +56,8 @@ pub const MODELS: [Model; 20] = [
     model("corei7_sandy_bridge_2600k", VTX, "first with XSAVE"),
     model("corei5_arrandale_m520", VTX, "unrestricted guest, SMX"),
     model("corei5_lynnfield_750", VTX, "first with EPT, VPID, preemption timer; SMX"),
-    model("core2_penryn_t9600", Offers::Lacks(Extension::Vtx, "EPT"), "SMX"),
-    model("bx_generic", Offers::Lacks(Extension::Vtx, "EPT"), "Bochs' own"),
+    model("core2_penryn_t9600", Offers::Lacks(Extension::VtX, "EPT"), "SMX"),
+    model("bx_generic", Offers::Lacks(Extension::VtX, "EPT"), "Bochs' own"),
     model("p4_prescott_celeron_336", Offers::Nothing, "Intel before VT-x"),
     model("ryzen", SVM, "next RIP saved, flush by ASID; the newest"),
     model("trinity_apu", SVM, "next RIP saved, flush by ASID"),
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn each_extension_has_models_and_the_default_has_enough_of_vtx() {
         let with = |extension| MODELS.iter().filter(|model| model.offers.extension() == Some(extension)).count();
-        assert_eq!((with(Extension::Vtx), with(Extension::Svm)), (12, 5));
+        assert_eq!((with(Extension::VtX), with(Extension::Svm)), (12, 5));
         let enough = |offers| MODELS.iter().filter(|model| model.offers == offers).count();
         assert_eq!((enough(VTX), enough(SVM), enough(Offers::Nothing)), (10, 4, 3));
         assert_eq!(Model::by_name(DEFAULT).unwrap().offers, VTX);

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Extension, bochs, kvm, qemu};
+use tollgate_abi::virtualization::Extension;
+
+use super::{bochs, kvm, qemu};
 use crate::failure::Failure;
 
 /// What executes the image.
@@ -42,7 +44,7 @@ pub struct Platform {
 /// Bochs, with a processor of Intel's.
 pub(super) const BOCHS: Platform = Platform {
     engine: Engine::Bochs,
-    extension: Extension::Vtx,
+    extension: Extension::VtX,
     name: "bochs",
     title: "Bochs",
     processor: "",
@@ -54,7 +56,7 @@ pub(super) const BOCHS: Platform = Platform {
 
 const KVM: Platform = Platform {
     engine: Engine::Kvm,
-    extension: Extension::Vtx,
+    extension: Extension::VtX,
     name: "qemu-kvm",
     title: "QEMU with KVM",
     processor: "the host's",

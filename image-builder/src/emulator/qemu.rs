@@ -9,8 +9,10 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use tollgate_abi::virtualization::Extension;
+
 use super::process::Invocation;
-use super::{Engine, Extension, Launch, MEMORY_MIB, Platform, ROM, SERIAL, and_cpus, find as find_named, in_directory};
+use super::{Engine, Launch, MEMORY_MIB, Platform, ROM, SERIAL, and_cpus, find as find_named, in_directory};
 use crate::audit::ExitLogFormat;
 use crate::failure::Failure;
 use crate::output_file;
@@ -78,7 +80,7 @@ fn arguments(machine: Machine, audit: bool) -> Vec<OsString> {
             "-accel tcg,thread=single -icount shift=0,sleep=off -rtc base=2000-01-01,clock=vm \
              -cpu max,+svm,-rdrand,-rdseed"
         }
-        (_, Extension::Vtx) => "-accel kvm -cpu host,+vmx",
+        (_, Extension::VtX) => "-accel kvm -cpu host,+vmx",
         (_, Extension::Svm) => "-accel kvm -cpu host,+svm",
     };
     let fixed = "-no-user-config -nodefaults -machine pc -display none -no-reboot";
@@ -140,7 +142,7 @@ mod tests {
             let words = words(Engine::Kvm, extension, 1, false);
             assert!(words.contains(part) && !words.contains("icount"), "{words}");
         };
-        check(Extension::Vtx, "-accel kvm -cpu host,+vmx ");
+        check(Extension::VtX, "-accel kvm -cpu host,+vmx ");
         check(Extension::Svm, "-accel kvm -cpu host,+svm ");
     }
 

@@ -190,8 +190,9 @@ pub fn of_code(code: u16) -> Option<ExitReason> {
     Some(reason(code.into(), 0)).filter(|reason| reason.0 != u16::from(NOBODYS))
 }
 
-/// Codes that stand for a reason by EXITINFO1, or by themselves beyond 16 bits: code, EXITINFO1, reason.
-const BESIDES: [(u32, u64, ExitReason); 4] = [
+/// Codes of which EXITINFO1 says what they stand for, and the one beyond 16 bits: code, EXITINFO1, reason.
+const BESIDES: [(u32, u64, ExitReason); 5] = [
+    (MSR as u32, 0, ExitReason::RDMSR),
     (MSR as u32, MSR_WRITE, ExitReason::WRMSR),
     (NPF as u32, 0, ExitReason::EPT_VIOLATION),
     (NPF as u32, NPF_RESERVED, ExitReason::EPT_MISCONFIGURATION),
