@@ -126,6 +126,12 @@ fn one_without_its_display_is_told_from_a_crash() {
 }
 
 #[test]
+fn one_that_a_triple_fault_ends_is_told_from_a_crash() {
+    let fake = Fake::new("echo '>>PANIC<< exception(): 3rd (13) exception with no resolution' >&2; exit 1");
+    check(&fake, &[], 4, "remedy: use --on qemu-tcg");
+}
+
+#[test]
 fn one_that_is_missing_is_named() {
     let fake = Fake::new("");
     fs::remove_file(fake.path("emulator")).unwrap();

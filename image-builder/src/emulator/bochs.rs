@@ -108,6 +108,10 @@ fn explain(said: &str) -> Option<Failure> {
             Failure::platform("this Bochs does not know the CPU model").remedy("choose one of `tollgate platforms`"),
         );
     }
+    if said.contains("exception with no resolution") {
+        let sentence = "the guest ended in a triple fault, for which Bochs has no exit from SVM: it ends itself";
+        return Some(Failure::no_verdict(sentence).remedy("use --on qemu-tcg, which has it, or a model with VT-x"));
+    }
     None
 }
 
