@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tollgate_abi::machine::MOST_VCPUS;
 
+use crate::emulator::Engine;
 use crate::report::{Format, SheetFormat};
 use crate::selection::DEFAULT_WATCHDOG_TICKS;
 
@@ -17,16 +18,18 @@ const STATUSES: &str = "Exit statuses:
 
 const RUN_EXAMPLES: &str = "Examples:
   tollgate run                                   every workload, on the best platform that is here
-  tollgate run --audit                           compare with Bochs' own log of VM exits, too
+  tollgate run --audit                           compare with the emulator's own log of VM exits, too
   tollgate run --workload cpuid:100000,memory    two workloads, one of them longer
   tollgate run --workload atlas                  every exit that Bochs can produce, each with what it costs
   tollgate run --workload cr0,rdmsr --keys       within a reason: which registers, MSRs, ports, leaves, vectors, pages
   tollgate run --json --out results              JSON on standard output, all files in results/
   tollgate run --cpus 4 --audit                  a guest of four vCPUs, each with an account of its own
   tollgate run --workload triple-fault           what the monitor says of a guest that breaks
+  tollgate run --on qemu-tcg --audit             SVM on QEMU's own emulation
 
 Environment:
-  TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH";
+  TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH
+  TOLLGATE_QEMU     the QEMU to use instead of the one in PATH";
 
 const IMAGE_EXAMPLES: &str = "Example:
   tollgate image --rom tollgate.rom
@@ -87,13 +90,35 @@ pub struct PlatformsArguments {
 /// Where to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum On {
-    /// Bochs if it is installed, else QEMU if KVM offers nested VT-x
+    /// Bochs if it is installed, else QEMU
     #[default]
     Auto,
-    /// Bochs: VT-x in full, repeatable to the byte
+    /// Bochs: VT-x in full, or by --cpu SVM; repeatable to the byte
     Bochs,
-    /// QEMU with KVM on an Intel host with nested VT-x
+    /// QEMU: with KVM where that offers nested virtualization, else its own emulation
     Qemu,
+    /// QEMU with KVM, on a host with nested VT-x or nested SVM
+    QemuKvm,
+    /// QEMU's own emulation: SVM, repeatable to the byte
+    QemuTcg,
+}
+
+impl On {
+    /// Whether it may be run by this.
+    pub fn allows(self, engine: Engine) -> bool {
+        match self {
+            On::Auto => true,
+            On::Bochs => engine == Engine::Bochs,
+            On::Qemu => matches!(engine, Engine::Kvm | Engine::Tcg),
+            On::QemuKvm => engine == Engine::Kvm,
+            On::QemuTcg => engine == Engine::Tcg,
+        }
+    }
+
+    /// Whether more than one engine is allowed.
+    pub fn leaves_a_choice(self) -> bool {
+        matches!(self, On::Auto | On::Qemu)
+    }
 }
 
 /// What becomes of a run some of whose processors don't come up.
@@ -146,7 +171,7 @@ pub struct RunArguments {
     /// What goes into the image.
     #[command(flatten)]
     pub image: ImageOptions,
-    /// Compare with the emulator's own log of VM exits, too (Bochs)
+    /// Compare with the emulator's own log of VM exits, too (not with KVM, which keeps none)
     #[arg(long)]
     pub audit: bool,
     /// Write one JSON document to standard output, and nothing else there
@@ -158,10 +183,10 @@ pub struct RunArguments {
     /// The processor model of Bochs; `tollgate platforms` lists them
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
-    /// Memory of Bochs' machine in MiB [default: 32]
+    /// Memory of the emulated machine in MiB [default: 32]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(4..=2048))]
     pub memory: Option<u16>,
-    /// Processors of Bochs' machine, 1 to 16 [default: as many as the run needs]
+    /// Processors of the emulated machine, 1 to 16 [default: as many as the run needs]
     #[arg(long, value_name = "M", value_parser = cpus())]
     pub machine_cpus: Option<u32>,
     /// Wall time in seconds until the run is given up [default: 60, with --audit 180]

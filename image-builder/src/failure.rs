@@ -62,6 +62,11 @@ impl Failure {
         self
     }
 
+    /// What happened, without its remedy.
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
     /// Adds what the person can do about it.
     #[must_use]
     pub fn remedy(mut self, remedy: impl fmt::Display) -> Self {

@@ -30,7 +30,9 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["run", "--missing-cpus", "wait"], 2, "possible values: stop, go-on");
     check(&["run", "--workload", "ipi-halted"], 2, "remedy: add --cpus 2");
     check(&["run", "--workload", "triple-fault-elsewhere"], 2, "runs on 2 vCPUs, and 1 is asked for");
-    check(&["run", "--on", "qemu", "--machine-cpus", "2"], 2, "sizes Bochs' machine");
+    check(&["run", "--on", "qemu", "--cpu", "tigerlake"], 2, "remedy: use --on bochs");
+    check(&["run", "--on", "qemu-tcg", "--workload", "atlas"], 2, "runs on processor models of Bochs");
+    check(&["run", "--on", "qemu-kvm", "--audit"], 3, "QEMU with KVM keeps none");
     check(&["run", "--watchdog", "5000000000"], 2, "too long");
     check(&["run", "--guest", "/no/such/file"], 2, "/no/such/file can't be read");
     check(&["run", "--guest", "/"], 2, "not a regular file");
@@ -43,18 +45,32 @@ fn wrong_usage_is_named_with_a_remedy() {
 #[test]
 fn tables_come_in_every_form() {
     check(&["reasons"], 0, "edition 2025-06");
-    check(&["reasons", "--format", "csv"], 0, "10,CPUID,VMX,always,CPUID,any VT-x");
+    check(&["reasons"], 0, "edition 2024-03");
+    check(&["reasons", "--format", "csv"], 0, "10,CPUID,72h,VMX,always,CPUID,any VT-x");
+    check(&["reasons", "--format", "csv"], 0, "33,VM-entry failure due to invalid guest state,-1,");
+    check(
+        &["reasons", "--format", "csv"],
+        0,
+        "108,SHUTDOWN,7Fh,SVM,intercept,an exception while #DF is delivered,any SVM",
+    );
     check(&["reasons", "--format", "markdown"], 0, "| no | name");
+    check(&["reasons", "--format", "markdown"], 0, "|  no | SVM code | name");
     check(&["workloads"], 0, "x 1/iteration");
     check(&["workloads", "--format", "csv"], 0, "ipi-halted,minimal,two,100,");
     check(&["workloads", "--format", "csv"], 0, "cpuid,minimal,every,1000,");
     check(&["workloads", "--format", "csv"], 0, "leaves,minimal,first,1,");
     check(&["workloads", "--format", "csv"], 0, "getsec,own,first,4,");
     check(&["workloads", "--format", "json"], 0, "\"workload\": \"compute\"");
-    check(&["platforms", "--format", "csv"], 0, "bochs,tigerlake,");
+    for row in ["bochs,tigerlake,VT-x,", "bochs,ryzen,SVM,", "qemu-kvm,the host's,VT-x,", "qemu-kvm,the host's,SVM,"] {
+        check(&["platforms", "--format", "csv"], 0, row);
+    }
+    check(&["platforms", "--format", "csv"], 0, "qemu-tcg,max,SVM,");
     let output = tollgate(&["reasons", "--format", "json"]);
     let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(rows.as_array().unwrap().len(), tollgate_abi::exit_reason::TABLE.len());
+    assert_eq!(
+        rows.as_array().unwrap().len(),
+        tollgate_abi::exit_reason::TABLE.len() + tollgate_abi::svm_exit::OWN.len()
+    );
 }
 
 #[test]

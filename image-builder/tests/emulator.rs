@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::{text, tollgate_in};
 use image_builder::account::Account;
-use image_builder::emulator::models::{MODELS, Model, Vtx};
-use image_builder::emulator::{Ended, Limits, Session, bochs, qemu};
+use image_builder::emulator::models::{MODELS, Model, Offers};
+use image_builder::emulator::{Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu};
 use image_builder::failure::Status;
 use image_builder::image;
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use tollgate_abi::key::VARIANTS;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::monitor_image::{PACKED_MONITOR_AT, PackedMonitor};
 use tollgate_abi::scenario::{self, RUNS};
+use tollgate_abi::virtualization::Extension;
 use tollgate_abi::workload::{Ends, TABLE, Workload};
 
 /// A run of the tool on Bochs.
@@ -240,7 +241,7 @@ fn random_bytes_never_break_the_monitor() {
 
 #[test]
 fn every_model_with_enough_of_vtx_balances() {
-    let models: Vec<&Model> = MODELS.iter().filter(|model| model.vtx == Vtx::Enough).collect();
+    let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers == Offers::Enough(Extension::VtX)).collect();
     in_parallel(&models, |model| {
         let run = Run::new(&["--workload", "atlas", "--cpu", model.name]);
         assert_eq!((run.status(), run.verdict()), (Some(0), "balanced"), "{}: {}", model.name, run.story());
@@ -259,13 +260,13 @@ fn every_model_with_enough_of_vtx_balances() {
 
 #[test]
 fn every_other_model_says_what_it_lacks() {
-    let models: Vec<&Model> = MODELS.iter().filter(|model| model.vtx != Vtx::Enough).collect();
+    let models: Vec<&Model> = MODELS.iter().filter(|model| !matches!(model.offers, Offers::Enough(_))).collect();
     in_parallel(&models, |model| {
         let run = Run::new(&["--cpu", model.name]);
         assert_eq!(run.status(), Some(3), "{}: {}", model.name, run.story());
-        let lacks = match model.vtx {
-            Vtx::Lacks(what) => what,
-            _ => "VT-x",
+        let lacks = match model.offers {
+            Offers::Lacks(_, what) => what,
+            _ => "neither VT-x",
         };
         let refused = run.verdict().starts_with("refused: ") && run.verdict().contains(lacks);
         assert!(refused, "{} does not say that it lacks {lacks}: {}", model.name, run.story());
@@ -350,14 +351,21 @@ fn the_budgets_hold() {
     assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
+/// QEMU's own emulation, ready to run an image.
+fn on_tcg(directory: &Path, rom: &[u8], cpus: u32) -> Launch {
+    let platform = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
+    let machine = qemu::Machine { cpus, ..qemu::Machine::new(platform) };
+    qemu::prepare(directory, rom, machine, true).unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"))
+}
+
 #[test]
-fn an_emulator_without_vtx_is_refused() {
+fn an_emulator_without_an_extension_is_refused() {
     let place = tempfile::tempdir().unwrap();
     let rom = image::build(None, "").unwrap();
-    let launch = match qemu::prepare(place.path(), &rom.bytes, 1, qemu::Accelerator::Tcg) {
-        Ok(launch) => launch,
-        Err(missing) => panic!("this test needs QEMU. {missing}"),
-    };
+    let mut launch = on_tcg(place.path(), &rom.bytes, 1);
+    for word in launch.invocation.arguments.iter_mut().filter(|word| word.to_string_lossy().contains("+svm")) {
+        *word = "max,-svm".into();
+    }
     let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
     let log = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
     let account = Account::new(&log, None, Some(launch.kind));
@@ -382,9 +390,8 @@ fn a_rom_whose_monitor_is_damaged_says_so() {
         let (places, mut rom) = ([(); 2].map(|()| tempfile::tempdir().unwrap()), rom.clone());
         damage(&mut rom, at);
         let on_bochs = bochs::prepare(places[0].path(), &rom, bochs::Machine::new(model), false);
-        let on_qemu = qemu::prepare(places[1].path(), &rom, 1, qemu::Accelerator::Tcg);
-        for launch in [on_bochs, on_qemu] {
-            let launch = launch.unwrap_or_else(|missing| panic!("{missing}"));
+        let on_bochs = on_bochs.unwrap_or_else(|missing| panic!("{missing}"));
+        for launch in [on_bochs, on_tcg(places[1].path(), &rom, 1)] {
             let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
             let log = session.log.unwrap_or_else(|error| panic!("damage {i}: {error}\n{}", session.said));
             let account = Account::new(&log, None, Some(launch.kind));
@@ -396,17 +403,59 @@ fn a_rom_whose_monitor_is_damaged_says_so() {
 }
 
 #[test]
+fn svm_balances_on_qemus_own_emulation_and_repeats_to_the_byte() {
+    let logs = [(); 2].map(|()| {
+        let place = tempfile::tempdir().unwrap();
+        let output = tollgate_in(place.path(), &["run", "--on", "qemu-tcg", "--json", "--audit", "--out", "."], &[]);
+        let account = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+        let run = Run { output, account, place };
+        run.check_balanced();
+        run.check_books();
+        let platform = &run.account["platform"];
+        assert_eq!((&platform["kind"], &platform["virtualization"]), (&"qemu-tcg".into(), &"SVM".into()));
+        let exits = &run.account["totals"]["exits"];
+        assert!(exits.as_u64() > Some(10_000), "only {exits} exits");
+        assert_eq!((&run.account["totals"]["audit_count"], &run.account["per_vcpu"][0]["audit_count"]), (exits, exits));
+        text(&fs::read(run.place.path().join("serial.log")).unwrap())
+    });
+    assert!(logs[0] == logs[1], "two runs differ:\n{}", first_difference(&logs[0], &logs[1]));
+}
+
+#[test]
+fn every_model_with_enough_of_svm_balances() {
+    let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers == Offers::Enough(Extension::Svm)).collect();
+    in_parallel(&models, |model| {
+        let run = Run::new(&["--audit", "--cpu", model.name]);
+        run.check_balanced();
+        run.check_books();
+    });
+}
+
+/// A ROM that loops for ever.
+fn endless_rom() -> Vec<u8> {
+    let mut rom = vec![0; 64 << 10];
+    rom[0xfff0..][..2].copy_from_slice(&[0xeb, 0xfe]);
+    rom
+}
+
+#[test]
 fn no_emulator_listens_on_a_network() {
     let place = tempfile::tempdir().unwrap();
     let rom = image::build(None, "workloads=endless-loop watchdog=100000000").unwrap();
     let model = Model::by_name("tigerlake").unwrap();
     let launch = bochs::prepare(place.path(), &rom.bytes, bochs::Machine::new(model), false)
         .unwrap_or_else(|missing| panic!("{missing}"));
+    check_no_sockets(&launch, place.path());
+    let place = tempfile::tempdir().unwrap();
+    check_no_sockets(&on_tcg(place.path(), &endless_rom(), 1), place.path());
+}
+
+fn check_no_sockets(launch: &Launch, directory: &Path) {
     let looked = Mutex::new(0);
     std::thread::scope(|scope| {
-        let run = scope.spawn(|| Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}));
+        let run = scope.spawn(|| Session::run(launch, Limits::within(Duration::from_secs(3)), |_| {}));
         while !run.is_finished() {
-            *looked.lock().unwrap() += sockets_of_processes_in(place.path());
+            *looked.lock().unwrap() += sockets_of_processes_in(directory);
             std::thread::sleep(Duration::from_millis(20));
         }
     });

@@ -1,4 +1,4 @@
-//! Emulators that misbehave, each a shell script in Bochs' place: the run ends in time, says why, leaves nothing behind.
+//! Emulators that misbehave, each a shell script in Bochs' or QEMU's place: the run ends in time, says why, leaves nothing behind.
 
 mod common;
 
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tollgate_abi::record::Kind;
 use tollgate_abi::scenario::RUNS;
 
-/// A script that is started as Bochs, and a place for its run.
+/// A script that is started as Bochs or as QEMU, and a place for its run.
 struct Fake {
     directory: TempDir,
 }
@@ -22,7 +22,7 @@ struct Fake {
 impl Fake {
     fn new(script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("bochs");
+        let program = directory.path().join("emulator");
         fs::write(&program, format!("#!/bin/bash\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(directory.path().join("temporary")).unwrap();
@@ -39,11 +39,16 @@ impl Fake {
         self.directory.path().join(name)
     }
 
+    /// The tool's command line, to be completed; `--on` among the arguments is where, else it is Bochs.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-        command.args(["run", "--on", "bochs", "--workload", "cpuid:5"]).args(arguments);
+        command.args(["run", "--workload", "cpuid:5"]).args(arguments);
+        if !arguments.contains(&"--on") {
+            command.args(["--on", "bochs"]);
+        }
         command
-            .env("TOLLGATE_BOCHS", self.path("bochs"))
+            .env("TOLLGATE_BOCHS", self.path("emulator"))
+            .env("TOLLGATE_QEMU", self.path("emulator"))
             .env("TMPDIR", self.path("temporary"))
             .env("LOG", self.path("given.log"));
         command.stdin(Stdio::null());
@@ -121,10 +126,90 @@ fn one_without_its_display_is_told_from_a_crash() {
 }
 
 #[test]
+fn one_that_a_triple_fault_ends_is_told_from_a_crash() {
+    let fake = Fake::new("echo '>>PANIC<< exception(): 3rd (13) exception with no resolution' >&2; exit 1");
+    check(&fake, &[], 4, "remedy: use --on qemu-tcg");
+}
+
+#[test]
 fn one_that_is_missing_is_named() {
     let fake = Fake::new("");
-    fs::remove_file(fake.path("bochs")).unwrap();
+    fs::remove_file(fake.path("emulator")).unwrap();
     check(&fake, &[], 3, "remedy: correct or unset TOLLGATE_BOCHS");
+}
+
+/// On QEMU's own emulation.
+const TCG: [&str; 2] = ["--on", "qemu-tcg"];
+
+#[test]
+fn a_qemu_that_does_its_work_passes() {
+    let script = "for i in 1 2 3 4 5; do
+            echo 'vmrun! 0000000000010000'
+            echo 'vmexit(00000072, 0000000000000000, 0000000000000000, 00000000000f0148)!'
+        done > exits.log
+        yes 'vmexit(00000081, 0000000000000000, 0000000000000000, 00000000000f0148)!' | head -n 3 >> exits.log
+        printf 'vmexit(00000081, 0000' >> exits.log
+        cat $LOG > serial.log; exit 33";
+    let fake = Fake::new(script).with_log(&balanced());
+    check(&fake, &TCG, 0, "verdict: balanced");
+    let audited = check(&fake, &["--on", "qemu-tcg", "--audit"], 0, "verdict: balanced");
+    assert!(text(&audited.stdout).contains(" on qemu-tcg, "), "{}", text(&audited.stdout));
+    let differs = Fake::new(&script.replace("head -n 3", "head -n 2")).with_log(&balanced());
+    check(&differs, &["--on", "qemu-tcg", "--audit"], 1, "reason 18 VMCALL: ledger 3, guest 3, emulator 2");
+}
+
+#[test]
+fn a_qemu_that_can_not_start_is_named_with_a_remedy() {
+    let says = |line: &str| Fake::new(&format!("echo \"qemu-system-x86_64: {line}\" >&2; exit 1"));
+    check(&says("Property 'max-x86_64-cpu.svm' not found"), &TCG, 3, "this QEMU emulates no SVM");
+    check(&says("unable to find CPU model 'max'"), &TCG, 3, "remedy: install QEMU 7.2 or newer");
+    check(&says("invalid accelerator tcg"), &TCG, 3, "built without its own emulation");
+    check(&says("some trouble"), &TCG, 4, "| qemu-system-x86_64: some trouble");
+}
+
+#[test]
+fn a_qemu_whose_processor_has_no_extension_is_refused() {
+    let mut log = LogText::default();
+    log.header("");
+    log.verdict("refused", "neither VT-x nor SVM");
+    check(&Fake::new("cat $LOG > serial.log; exit 37").with_log(&log), &TCG, 3, "refused: neither VT-x nor SVM");
+}
+
+#[test]
+fn a_qemu_that_is_missing_is_named() {
+    let fake = Fake::new("");
+    fs::remove_file(fake.path("emulator")).unwrap();
+    for on in ["qemu", "qemu-tcg"] {
+        check(&fake, &["--on", on], 3, "remedy: correct or unset TOLLGATE_QEMU");
+    }
+}
+
+#[test]
+fn what_is_best_of_what_is_there_is_chosen_and_told() {
+    let fake = Fake::new("cat $LOG > serial.log").with_log(&balanced());
+    check(&fake, &["--on", "auto"], 0, "running on Bochs: it is installed, has VT-x in full and repeats to the byte");
+    // Which of QEMU's two it is depends on this machine's KVM, which an audit leaves out.
+    let script = "grep -qx -- tcg,thread=single <(printf '%s\\n' \"$@\") || exit 9
+        yes 'vmexit(00000072, 0000000000000000, 0000000000000000, 0000000000000000)!' | head -n 5 > exits.log
+        yes 'vmexit(00000081, 0000000000000000, 0000000000000000, 0000000000000000)!' | head -n 3 >> exits.log
+        cat $LOG > serial.log";
+    let fake = Fake::new(script).with_log(&balanced());
+    let chosen = "QEMU with KVM keeps none; QEMU's own emulation has SVM and repeats to the byte";
+    check(&fake, &["--on", "qemu", "--audit"], 0, chosen);
+}
+
+#[test]
+fn a_choice_without_bochs_says_that_it_is_not_installed() {
+    let fake = Fake::new("cat $LOG > serial.log").with_log(&balanced());
+    let mut command = fake.command(&["--on", "auto"]);
+    let output = command.env_remove("TOLLGATE_BOCHS").env("PATH", fake.directory.path()).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(said.contains("running on QEMU") && said.contains(": Bochs is not installed: "), "{said}");
+    let mut command = fake.command(&["--on", "auto"]);
+    command.env_remove("TOLLGATE_BOCHS").env_remove("TOLLGATE_QEMU").env("PATH", fake.directory.path());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("remedy: run ci/setup, or: apt-get install"), "{}", text(&output.stderr));
 }
 
 #[test]

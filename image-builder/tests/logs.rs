@@ -6,8 +6,8 @@ use common::{
     CPUID, ENABLED, LogText, Row, SECOND, TWO_VCPUS_AUDIT, VMCALL, WRMSR, audit_of, balanced, books, two_vcpus,
     two_vcpus_begin, two_vcpus_end,
 };
-use image_builder::account::{Account, VcpuAccount};
-use image_builder::audit::{Audit, ExitLogReader};
+use image_builder::account::{Account, SUMS_ONLY, VcpuAccount};
+use image_builder::audit::{Audit, ExitLogFormat, ExitLogReader};
 use image_builder::failure::Status;
 use image_builder::log::{LogError, LogReader};
 use proptest::prelude::*;
@@ -226,8 +226,46 @@ fn the_emulators_book_is_compared() {
     let account = Account::new(&log, Some(&audit(6)), Some("bochs"));
     assert_eq!(account.verdict, "differs: reason 10 CPUID: ledger 5, guest 5, emulator 6");
     assert_eq!(account.findings.len(), 2, "one vCPU is not compared again: {:?}", account.findings);
-    let account = Account::new(&log, Some(&ExitLogReader::default().finish()), Some("bochs"));
+    let account = Account::new(&log, Some(&ExitLogReader::new(ExitLogFormat::Bochs, 1).finish()), Some("bochs"));
     assert_eq!(account.status, Status::Differs);
+}
+
+/// What QEMU logs on a machine of two processors: SVM's codes of CPUID, VMMCALL, MSR, INTR, HLT, and how often.
+fn qemu_audit(exits: &[(u64, u64, usize)], cpus: u32) -> Audit {
+    let mut reader = ExitLogReader::new(ExitLogFormat::Qemu, cpus);
+    for &(code, exitinfo1, count) in exits {
+        let line = format!("vmrun! 0000000000010000\nvmexit({code:08x}, {exitinfo1:016x}, {:016x}, {:016x})!\n", 0, 0);
+        reader.feed(line.repeat(count).as_bytes());
+    }
+    reader.finish()
+}
+
+#[test]
+fn a_log_without_processors_is_compared_in_sums_and_says_so() {
+    let log = LogReader::read(two_vcpus().0.as_bytes()).unwrap();
+    let account = |exits: &[_]| Account::new(&log, Some(&qemu_audit(exits, 2)), Some("qemu-tcg"));
+    let exits = [(0x72, 0, 10), (0x81, 0, 3), (0x7c, 1, 2), (0x60, 0, 1), (0x78, 0, 1)];
+    let good = account(&exits);
+    assert_eq!(
+        (good.verdict.as_str(), good.totals.audit_count, good.audit_limit),
+        ("balanced", Some(17), Some(SUMS_ONLY))
+    );
+    for vcpu in &good.per_vcpu {
+        assert!(vcpu.audit_count.is_none() && vcpu.reasons.iter().all(|reason| reason.audit_count.is_none()));
+    }
+    let mut fewer = exits;
+    fewer[0].2 = 9;
+    let bad = account(&fewer);
+    assert_eq!(bad.verdict, "differs: reason 10 CPUID: ledger 10, guest 10, emulator 9");
+    assert_eq!(bad.findings.len(), 2, "{:?}", bad.findings);
+}
+
+#[test]
+fn a_log_without_processors_tells_all_of_one_processor() {
+    let log = LogReader::read(balanced().0.as_bytes()).unwrap();
+    let account = Account::new(&log, Some(&qemu_audit(&[(0x72, 0, 5), (0x81, 0, 3)], 1)), Some("qemu-tcg"));
+    assert_eq!((account.verdict.as_str(), account.audit_limit), ("balanced", None));
+    assert_eq!(account.per_vcpu[0].audit_count, Some(8));
 }
 
 /// The account of a log, audited.
@@ -547,7 +585,7 @@ fn a_guest_that_runs_unknown_code_is_not_asked_for_its_book() {
     log.stop("exited");
     log.verdict("failed", "unexpected exception");
     assert_eq!(account_of(&log).findings, Vec::<String>::new());
-    let audited = Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), Some(&Audit::default()), None);
+    let audited = Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), Some(&audit_of(&[])), None);
     assert!(audited.findings[0].contains("ledger 5, guest 0, emulator 0"), "{:?}", audited.findings);
 }
 

@@ -7,8 +7,8 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
 use super::{
-    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, StopFacts, Totals, Verdict, WorkloadAccount, parts,
-    vcpus, verify,
+    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, StopFacts, Totals, Verdict, WorkloadAccount,
+    parts, vcpus, verify,
 };
 use crate::audit::Audit;
 use crate::log::{ExitRow, Log, WorkloadRun};
@@ -42,6 +42,7 @@ impl Account {
             findings,
             vcpus: header.vcpus,
             missing_vcpus: options.map_or(0..0, |options| header.vcpus..options.cpus.into()).collect(),
+            audit_limit: audit.filter(|audit| !audit.tells_cpus()).map(|_| SUMS_ONLY),
             totals,
             reasons,
             per_vcpu,

@@ -23,6 +23,10 @@ use crate::log::{KeyCount, KeyRow, ScenarioRun, VariantRow};
 /// The document's format. Fields may be added under this name, not renamed.
 pub const SCHEMA: &str = "tollgate.account/1";
 
+/// What an audit leaves out where the emulator's log does not name processors.
+pub const SUMS_ONLY: &str =
+    "the emulator's log does not name processors: the audit compares sums over all vCPUs, and no vCPU by itself";
+
 /// One run's account.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Account {
@@ -41,6 +45,9 @@ pub struct Account {
     /// Those that were asked for and had no processor, where the run went on without them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_vcpus: Vec<u64>,
+    /// What the audit could not compare; `null` where there was no audit, or it compared all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_limit: Option<&'static str>,
     /// Sums over all reasons and vCPUs.
     pub totals: Totals,
     /// One row for each reason that the log has, in ascending order.

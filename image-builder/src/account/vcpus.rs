@@ -21,7 +21,7 @@ pub struct VcpuAccount {
     pub cycles: u64,
     /// TSC ticks from the first entry to the last exit.
     pub elapsed: u64,
-    /// Exits in the emulator's log of its processor; `null` without an audit.
+    /// Exits in the emulator's log of its processor; `null` without an audit, or where that log does not name processors.
     pub audit_count: Option<u64>,
     /// The reasons that the ledger or the emulator has on it, in ascending order.
     pub reasons: Vec<VcpuReason>,
@@ -42,7 +42,7 @@ pub struct VcpuReason {
     pub min: u64,
     /// The longest.
     pub max: u64,
-    /// Exits in the emulator's log; `null` without an audit.
+    /// Exits in the emulator's log of its processor; `null` likewise.
     pub audit_count: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
             entries: total.entries,
             cycles: total.cycles,
             elapsed: total.elapsed,
-            audit_count: audit.map(|audit| audit.total_on(vcpu)),
+            audit_count: audit.and_then(|audit| audit.total_on(vcpu)),
             reasons: numbers.into_iter().map(|number| reason(log, audit, vcpu, number)).collect(),
         }
     };
@@ -71,7 +71,7 @@ pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
 fn reason(log: &Log, audit: Option<&Audit>, vcpu: u64, number: u16) -> VcpuReason {
     let nothing = ExitRow { name: row_name(number).to_owned(), ..ExitRow::default() };
     let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
-    let audit_count = audit.map(|audit| audit.count_on(vcpu, number));
+    let audit_count = audit.and_then(|audit| audit.count_on(vcpu, number));
     let (count, cycles, min, max) = (row.count, row.cycles, row.min, row.max);
     VcpuReason { number, name: row.name.clone(), count, cycles, min, max, audit_count }
 }

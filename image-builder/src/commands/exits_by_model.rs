@@ -7,15 +7,16 @@ use std::thread;
 use std::time::Duration;
 
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::TABLE;
+use tollgate_abi::exit_reason::{Feature, Need, TABLE};
 use tollgate_abi::key::VARIANTS;
 use tollgate_abi::scenario::{self, Scenario};
+use tollgate_abi::virtualization::Extension;
 
 use super::atlas::{self, Part};
 use super::outcome;
 use super::tables::{enabled_by, need_names};
 use crate::account::Account;
-use crate::emulator::models::{MODELS, Model, Vtx};
+use crate::emulator::models::{MODELS, Model, Offers};
 use crate::emulator::{Limits, Session, bochs};
 use crate::failure::{Failure, Status};
 use crate::image;
@@ -32,7 +33,8 @@ const SECONDS: u64 = 180;
 /// # Errors
 /// A run gave no verdict, or its books differ: then no table is true.
 pub(super) fn sheet() -> Result<Sheet, Failure> {
-    let models: Vec<&'static Model> = MODELS.iter().filter(|model| model.vtx != Vtx::Absent).collect();
+    let models: Vec<&'static Model> =
+        MODELS.iter().filter(|model| model.offers.extension() == Some(Extension::VtX)).collect();
     eprintln!("running the atlas on {} processor models of Bochs", models.len());
     let runs = run_all(&models)?;
     let names = models.iter().map(|model| model.name);
@@ -41,9 +43,9 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
     let column = |cell: &dyn Fn(&Model, &[Account]) -> String| {
         models.iter().zip(&runs).map(|(model, accounts)| cell(model, accounts)).collect::<Vec<_>>()
     };
-    let outcomes = column(&|model, accounts| match (worst(accounts), model.vtx) {
+    let outcomes = column(&|model, accounts| match (worst(accounts), model.offers) {
         (Status::Balanced, _) => "runs".to_owned(),
-        (_, Vtx::Lacks(what)) => format!("no {what}"),
+        (_, Offers::Lacks(_, what)) => format!("no {what}"),
         _ => "refused".to_owned(),
     });
     let mut row = |number: String, name: &str, cells: Vec<String>, needs: String| {
@@ -73,8 +75,11 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
         exit(number.to_string(), reason.name, None, enabled_by(reason.enabled_by))?;
         for &(_, name) in VARIANTS.iter().filter(|(of, _)| *of == reason.reason) {
             let about = |scenario: &&Scenario| (scenario.reason, scenario.variant) == (reason.reason, Some(name));
-            let needs = scenario::TABLE.iter().find(about).map_or(String::new(), |scenario| need_names(scenario.needs));
-            exit(String::new(), &format!("{}: {name}", reason.name), Some(name), needs)?;
+            // What it takes under SVM is another matter.
+            let under_vtx = |need: &&Need| **need != Need::Has(Feature::WholeSvm);
+            let needs = scenario::TABLE.iter().find(about).map_or(&[][..], |scenario| scenario.needs);
+            let needs: Vec<Need> = needs.iter().filter(under_vtx).copied().collect();
+            exit(String::new(), &format!("{}: {name}", reason.name), Some(name), need_names(&needs))?;
         }
     }
     Ok(sheet)
@@ -144,7 +149,7 @@ fn run(part: &Part, directory: &Path) -> Result<Account, Failure> {
 
 /// A balanced account, or the refusal that the model is known for.
 fn acceptable(model: &Model, account: Account) -> Result<Account, Failure> {
-    let expected = if model.vtx == Vtx::Enough { Status::Balanced } else { Status::Platform };
+    let expected = if matches!(model.offers, Offers::Enough(_)) { Status::Balanced } else { Status::Platform };
     if account.status == expected {
         return Ok(account);
     }

@@ -1,36 +1,54 @@
 //! `tollgate platforms`: what can run the image here, why not, and what would change it.
 
-use crate::emulator::models::{self, MODELS, Vtx};
-use crate::emulator::{bochs, qemu};
+use tollgate_abi::virtualization::Extension;
+
+use crate::emulator::models::{self, MODELS, Model, Offers};
+use crate::emulator::{Engine, PLATFORMS, Platform};
 use crate::failure::Failure;
 use crate::report::Sheet;
 
 /// Every platform and, for Bochs, every processor model.
 pub(super) fn sheet() -> Sheet {
-    let mut sheet = Sheet::new(&["platform", "processor", "runs here", "remarks"]);
-    let bochs = bochs::find().map(|_| ());
-    for model in &MODELS {
-        let default = if model.name == models::DEFAULT { "the default; " } else { "" };
-        let (works, remark) = match (&bochs, model.vtx) {
-            (Err(failure), _) => (false, one_line(failure)),
-            (Ok(()), Vtx::Enough) => (true, format!("{default}{}", model.note)),
-            (Ok(()), Vtx::Lacks(what)) => {
-                (false, format!("its VT-x has no {what}: the image says so and ends; {}", model.note))
-            }
-            (Ok(()), Vtx::Absent) => (false, format!("no VT-x: the image says so and ends; {}", model.note)),
-        };
-        sheet.row(vec!["bochs".to_owned(), model.name.to_owned(), yes_no(works), remark]);
-    }
-    let (works, remark) = match qemu::nested_vtx() {
-        Ok(()) => (true, "KVM offers nested VT-x; figures repeat statistically".to_owned()),
-        Err(failure) => (false, one_line(&failure)),
+    let mut sheet = Sheet::new(&["platform", "processor", "extension", "runs here", "repeats", "needs", "remarks"]);
+    let mut row = |platform: &Platform, processor: &str, extension: Option<Extension>, works: bool, remark: String| {
+        let extension = extension.map_or_else(|| "none".to_owned(), |extension| extension.to_string());
+        let works = if works { "yes" } else { "no" };
+        let cells = [platform.name, processor, &extension, works, platform.repeats, platform.needs, &remark];
+        sheet.row(cells.map(str::to_owned).to_vec());
     };
-    sheet.row(vec!["qemu".to_owned(), "the host's, by KVM".to_owned(), yes_no(works), remark]);
+    for platform in &PLATFORMS {
+        let works = platform.works();
+        if platform.engine != Engine::Bochs {
+            let remark = works.as_ref().map_or_else(one_line, |()| platform.merit.to_owned());
+            row(platform, platform.processor, Some(platform.extension), works.is_ok(), remark);
+            continue;
+        }
+        let lists = |model: &&Model| match model.offers.extension() {
+            Some(extension) => extension == platform.extension,
+            None => platform.extension == Extension::Svm,
+        };
+        for model in MODELS.iter().filter(lists) {
+            let (runs, remark) = match &works {
+                Err(failure) => (false, one_line(failure)),
+                Ok(()) => of_model(model),
+            };
+            row(platform, model.name, model.offers.extension(), runs, remark);
+        }
+    }
     sheet
 }
 
-fn yes_no(works: bool) -> String {
-    if works { "yes" } else { "no" }.to_owned()
+/// Whether the image runs on a model of the Bochs that is here, and what there is to say about it.
+fn of_model(model: &Model) -> (bool, String) {
+    let note = model.note;
+    match model.offers {
+        Offers::Enough(_) if model.name == models::DEFAULT => (true, format!("the default; {note}")),
+        Offers::Enough(_) => (true, note.to_owned()),
+        Offers::Lacks(extension, what) => {
+            (false, format!("its {extension} has no {what}: the image says so and ends; {note}"))
+        }
+        Offers::Nothing => (false, format!("neither VT-x nor SVM: the image says so and ends; {note}")),
+    }
 }
 
 fn one_line(failure: &Failure) -> String {

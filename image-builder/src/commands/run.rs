@@ -10,9 +10,9 @@ use super::atlas;
 use super::outcome::account;
 use super::print;
 use crate::account::Account;
-use crate::cli::{On, RunArguments};
+use crate::cli::RunArguments;
 use crate::emulator::models::{self, MODELS, Model};
-use crate::emulator::{Limits, Platform, Session, bochs, qemu};
+use crate::emulator::{Engine, Limits, MEMORY_MIB, Platform, Session, bochs, qemu};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
@@ -21,7 +21,7 @@ use crate::report::{Format, Titled, render};
 use crate::selection::nearest;
 
 const DEFAULT_SECONDS: u64 = 60;
-/// Bochs writes some hundred bytes for each exit then.
+/// The emulator writes some hundred bytes for each exit then.
 const DEFAULT_AUDITED_SECONDS: u64 = 180;
 
 pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
@@ -52,13 +52,16 @@ pub(super) fn run_image(
     let parsed = Options::parse(options).unwrap_or_default();
     let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
     let progress = Progress::new(workloads);
-    let launch = match platform(arguments, &progress)? {
-        Platform::Bochs => {
-            let memory_mib = arguments.memory.unwrap_or(bochs::MEMORY_MIB);
-            let cpus = arguments.machine_cpus.unwrap_or(parsed.processors());
+    let platform = platform(arguments, &progress)?;
+    let memory_mib = arguments.memory.unwrap_or(MEMORY_MIB);
+    let cpus = arguments.machine_cpus.unwrap_or(parsed.processors());
+    let launch = match platform.engine {
+        Engine::Bochs => {
             bochs::prepare(directory, &rom.bytes, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?
         }
-        Platform::Qemu => qemu::prepare(directory, &rom.bytes, parsed.processors(), qemu::Accelerator::Kvm)?,
+        Engine::Kvm | Engine::Tcg => {
+            qemu::prepare(directory, &rom.bytes, qemu::Machine { platform, memory_mib, cpus }, arguments.audit)?
+        }
     };
     let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let scenarios = parsed.scenarios().count() as u64;
@@ -86,32 +89,20 @@ pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
 }
 
 /// The platform that the arguments ask for, if it can do what they ask for.
-fn platform(arguments: &RunArguments, progress: &Progress) -> Result<Platform, Failure> {
-    let platform = match arguments.on {
-        On::Bochs => Platform::Bochs,
-        On::Qemu => Platform::Qemu,
-        On::Auto => {
-            let (platform, why) = Platform::choose()?;
-            progress.phase(&format!("running on {platform}: {why}"));
-            platform
-        }
+fn platform(arguments: &RunArguments, progress: &Progress) -> Result<&'static Platform, Failure> {
+    let on = arguments.on;
+    let bochs_only = match (&arguments.cpu, arguments.image.wants_atlas()) {
+        (Some(_), _) => Some("--cpu chooses a processor model of Bochs"),
+        (None, true) => Some("the atlas is made of runs on processor models of Bochs"),
+        (None, false) => None,
     };
-    if platform == Platform::Qemu {
-        if arguments.audit || arguments.image.wants_atlas() {
-            let what = if arguments.audit { "an audit" } else { "the atlas, which is audited," };
-            let sentence = format_args!("{what} needs an emulator's own log of VM exits, and QEMU keeps none");
-            return Err(Failure::platform(sentence).remedy("use --on bochs"));
-        }
-        if arguments.memory.is_some() {
-            return Err(Failure::usage("--memory sizes Bochs' machine").remedy("use --on bochs"));
-        }
-        if arguments.machine_cpus.is_some() {
-            return Err(Failure::usage("--machine-cpus sizes Bochs' machine").remedy("use --on bochs"));
-        }
-        if arguments.cpu.is_some() {
-            return Err(Failure::usage("--cpu chooses a model of Bochs; KVM offers the processor that is there")
-                .remedy("use --on bochs"));
-        }
+    if let Some(why) = bochs_only.filter(|_| !on.allows(Engine::Bochs)) {
+        return Err(Failure::usage(why).remedy("use --on bochs"));
+    }
+    let asked = |row: &Platform| on.allows(row.engine) && (bochs_only.is_none() || row.engine == Engine::Bochs);
+    let (platform, why) = Platform::choose(asked, arguments.audit)?;
+    if on.leaves_a_choice() && bochs_only.is_none() {
+        progress.phase(&format!("running on {platform}: {why}"));
     }
     Ok(platform)
 }

@@ -1,33 +1,68 @@
 //! `tollgate reasons` and `tollgate workloads`: the tables that the monitor itself is built from.
 
-use tollgate_abi::exit_reason::{EnabledBy, Need, SDM_EDITION, TABLE as REASONS};
+use tollgate_abi::ExitReason;
+use tollgate_abi::exit_reason::{EnabledBy, Need, OWN_OF_SVM, Row, SDM_EDITION, TABLE as REASONS};
 use tollgate_abi::scenario::{RUNS, TABLE as SCENARIOS};
+use tollgate_abi::svm_exit::{self, APM_EDITION, INVALID, Own};
 use tollgate_abi::workload::{Ends, On, Provokes, TABLE as WORKLOADS, Workload};
 
 use crate::report::{Sheet, SheetFormat};
 
-/// The table of exit reasons; with its edition where the form has room for a sentence.
+/// The table of exit reasons and that of SVM's own, with their editions; as one where the form holds but one.
 pub(super) fn reasons(format: SheetFormat) -> String {
-    let mut sheet = Sheet::new(&["no#", "name", "since", "enabled by", "provoked by", "platforms"]);
-    for row in REASONS {
-        sheet.row(vec![
-            row.reason.0.to_string(),
-            row.name.to_owned(),
-            row.notes().since.to_owned(),
-            enabled_by(row.enabled_by),
-            row.notes().provoked_by.to_owned(),
-            row.notes().platforms.to_owned(),
-        ]);
-    }
-    let text = sheet.render(format);
     match format {
         SheetFormat::Table | SheetFormat::Markdown => {
+            let mut sdm = Sheet::new(&REASONS_HEADING);
+            REASONS.iter().for_each(|row| sdm.row(sdm_cells(row)));
+            let mut own = Sheet::new(&["no#", "SVM code", "name", "provoked by", "platforms"]);
+            for (number, row) in own_of_svm() {
+                let cells =
+                    [&number.to_string(), &svm_codes(ExitReason(number)), row.name, row.provoked_by, row.platforms];
+                own.row(cells.map(str::to_owned).to_vec());
+            }
             format!(
-                "{text}\nBasic exit reasons of the Intel SDM, edition {SDM_EDITION}; numbers not listed are undefined.\n"
+                "{}\nBasic exit reasons of the Intel SDM, edition {SDM_EDITION}; numbers not listed are undefined. The SVM codes \
+                 stand for the\nsame under SVM; where two rows have one, EXITINFO1 tells them apart.\n\n{}\nExit codes of \
+                 the AMD APM, edition {APM_EDITION}, for which the SDM has no reason, under numbers of Tollgate's own.\n",
+                sdm.render(format),
+                own.render(format)
             )
         }
-        SheetFormat::Json | SheetFormat::Csv => text,
+        SheetFormat::Json | SheetFormat::Csv => {
+            let mut sheet = Sheet::new(&REASONS_HEADING);
+            REASONS.iter().for_each(|row| sheet.row(sdm_cells(row)));
+            for (number, row) in own_of_svm() {
+                let codes = svm_codes(ExitReason(number));
+                let cells = [&number.to_string(), row.name, &codes, "SVM", "intercept", row.provoked_by, row.platforms];
+                sheet.row(cells.map(str::to_owned).to_vec());
+            }
+            sheet.render(format)
+        }
     }
+}
+
+const REASONS_HEADING: [&str; 7] = ["no#", "name", "SVM code", "since", "enabled by", "provoked by", "platforms"];
+
+fn sdm_cells(row: &Row) -> Vec<String> {
+    let (number, codes, notes) = (row.reason.0.to_string(), svm_codes(row.reason), row.notes());
+    let enabled_by = enabled_by(row.enabled_by);
+    let cells = [&number, row.name, &codes, notes.since, &enabled_by, notes.provoked_by, notes.platforms];
+    cells.map(str::to_owned).to_vec()
+}
+
+/// SVM's own exit codes, each with its number.
+fn own_of_svm() -> impl Iterator<Item = (u16, &'static Own)> {
+    (OWN_OF_SVM..).map_while(|number| Some((number, ExitReason(number).own_of_svm()?)))
+}
+
+/// The SVM exit codes that stand for a reason, as the APM writes them.
+fn svm_codes(reason: ExitReason) -> String {
+    let range = |(first, last): (u32, u32)| match (first, last) {
+        (INVALID, _) => "-1".to_owned(),
+        (first, last) if first == last => format!("{first:X}h"),
+        (first, last) => format!("{first:X}-{last:X}h"),
+    };
+    svm_exit::codes(reason).map(range).collect::<Vec<_>>().join(", ")
 }
 
 /// What makes a reason possible, for people.

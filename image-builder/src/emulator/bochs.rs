@@ -1,4 +1,5 @@
-//! Bochs: the VT-x machine that every build machine can have. It repeats to the byte and keeps its own log of VM exits.
+//! Bochs: the VT-x machine, and by other processor models an SVM machine, that every build machine can have. It repeats to the
+//! byte and keeps its own log of VM exits.
 //!
 //! The recipe was found by trial on Debian's Bochs 2.7: without the dummy sound drivers it aborts where there is no
 //! sound card, without a debugger script it waits for ever, with `clock: sync` other than `none` runs differ.
@@ -6,8 +7,10 @@
 use std::path::{Path, PathBuf};
 
 use super::models::Model;
-use super::process::{Invocation, find_program};
-use super::{Launch, Platform, REPORTED_KIND_BOCHS};
+use super::platforms::BOCHS;
+use super::process::Invocation;
+use super::{Launch, MEMORY_MIB, ROM, SERIAL, and_cpus, find as find_named, in_directory};
+use crate::audit::ExitLogFormat;
 use crate::failure::Failure;
 use crate::output_file;
 
@@ -15,8 +18,6 @@ use crate::output_file;
 pub const PROGRAM_VARIABLE: &str = "TOLLGATE_BOCHS";
 
 const REMEDY: &str = "run ci/setup, or: apt-get install --no-install-recommends bochs bochs-term";
-const ROM: &str = "rom.bin";
-const SERIAL: &str = "serial.log";
 const LOG: &str = "bochs.log";
 const CONFIGURATION: &str = "bochsrc";
 const SCRIPT: &str = "debugger.rc";
@@ -34,9 +35,6 @@ pub struct Machine {
     pub cpus: u32,
 }
 
-/// Memory in MiB unless asked otherwise: what the monitor and its guest need, and some.
-pub const MEMORY_MIB: u16 = 32;
-
 impl Machine {
     /// A processor with the usual memory.
     pub fn new(model: &'static Model) -> Self {
@@ -49,15 +47,7 @@ impl Machine {
 /// # Errors
 /// There is none; says how to get it.
 pub fn find() -> Result<PathBuf, Failure> {
-    if let Some(named) = std::env::var_os(PROGRAM_VARIABLE) {
-        let named = named.to_string_lossy();
-        return find_program(&named).ok_or_else(|| {
-            Failure::platform(format_args!("{PROGRAM_VARIABLE} names `{named}`, which is no program"))
-                .remedy(format_args!("correct or unset {PROGRAM_VARIABLE}"))
-        });
-    }
-    let found = find_program("bochs-bin").or_else(|| find_program("bochs"));
-    found.ok_or_else(|| {
+    find_named(PROGRAM_VARIABLE, &["bochs-bin", "bochs"])?.ok_or_else(|| {
         Failure::platform("Bochs is not installed: neither bochs-bin nor bochs is in PATH").remedy(REMEDY)
     })
 }
@@ -72,14 +62,12 @@ pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> R
     output_file::write(&directory.join(CONFIGURATION), configuration(machine, audit).as_bytes())?;
     output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
     let arguments = ["-q", "-f", CONFIGURATION, "-rc", SCRIPT].map(Into::into).to_vec();
-    let several = if machine.cpus > 1 { format!(", {} CPUs", machine.cpus) } else { String::new() };
     Ok(Launch {
-        platform: Platform::Bochs,
-        name: format!("Bochs ({}{several})", machine.model.name),
-        kind: REPORTED_KIND_BOCHS,
+        name: format!("Bochs ({}{})", machine.model.name, and_cpus(machine.cpus)),
+        kind: BOCHS.name,
         invocation: Invocation { program, arguments, directory: directory.to_owned() },
         serial: directory.join(SERIAL),
-        exit_log: audit.then(|| directory.join(LOG)),
+        exit_log: audit.then(|| in_directory(directory, LOG, ExitLogFormat::Bochs, machine.cpus)),
         explain,
     })
 }
@@ -119,6 +107,10 @@ fn explain(said: &str) -> Option<Failure> {
         return Some(
             Failure::platform("this Bochs does not know the CPU model").remedy("choose one of `tollgate platforms`"),
         );
+    }
+    if said.contains("exception with no resolution") {
+        let sentence = "the guest ended in a triple fault, for which Bochs has no exit from SVM: it ends itself";
+        return Some(Failure::no_verdict(sentence).remedy("use --on qemu-tcg, which has it, or a model with VT-x"));
     }
     None
 }

@@ -1,56 +1,71 @@
 //! The CPU models of Bochs on which the image can be tried: those with 64-bit mode.
 
+use tollgate_abi::virtualization::Extension;
+
 /// One model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model {
     /// Its name in Bochs' configuration.
     pub name: &'static str,
-    /// What its VT-x has or lacks.
-    pub vtx: Vtx,
+    /// What it has for virtualization, or lacks.
+    pub offers: Offers,
     /// What is special about it.
     pub note: &'static str,
 }
 
-/// How much of VT-x a model has, as far as the monitor depends on it.
+/// How much of a virtualization extension a model has, as far as the monitor depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vtx {
+pub enum Offers {
     /// All that the monitor needs.
-    Enough,
-    /// VT-x without something that the monitor needs.
-    Lacks(&'static str),
-    /// No VT-x.
-    Absent,
+    Enough(Extension),
+    /// An extension without something that the monitor needs.
+    Lacks(Extension, &'static str),
+    /// No extension.
+    Nothing,
+}
+
+impl Offers {
+    /// The extension, whether it is enough of it or not.
+    pub fn extension(self) -> Option<Extension> {
+        match self {
+            Offers::Enough(extension) | Offers::Lacks(extension, _) => Some(extension),
+            Offers::Nothing => None,
+        }
+    }
 }
 
 /// The model that runs unless another is asked for: the one with most of VT-x.
 pub const DEFAULT: &str = "tigerlake";
 
-const fn model(name: &'static str, vtx: Vtx, note: &'static str) -> Model {
-    Model { name, vtx, note }
+const fn model(name: &'static str, offers: Offers, note: &'static str) -> Model {
+    Model { name, offers, note }
 }
 
-/// Every model with 64-bit mode, the best first.
+const VTX: Offers = Offers::Enough(Extension::VtX);
+const SVM: Offers = Offers::Enough(Extension::Svm);
+
+/// Every model with 64-bit mode, of each extension the best first.
 pub const MODELS: [Model; 20] = [
-    model("tigerlake", Vtx::Enough, "sub-page permissions, CET controls"),
-    model("corei7_icelake_u", Vtx::Enough, "sub-page permissions"),
-    model("corei7_skylake_x", Vtx::Enough, "XSAVES exiting, PML, TSC scaling"),
-    model("corei3_cnl", Vtx::Enough, "no PML, no virtual-interrupt delivery"),
-    model("broadwell_ult", Vtx::Enough, "RDSEED exiting"),
-    model("corei7_haswell_4770", Vtx::Enough, "VM functions, VMCS shadowing, INVPCID"),
-    model("corei7_ivy_bridge_3770k", Vtx::Enough, "RDRAND exiting"),
-    model("corei7_sandy_bridge_2600k", Vtx::Enough, "first with XSAVE"),
-    model("corei5_arrandale_m520", Vtx::Enough, "unrestricted guest, SMX"),
-    model("corei5_lynnfield_750", Vtx::Enough, "first with EPT, VPID, preemption timer; SMX"),
-    model("core2_penryn_t9600", Vtx::Lacks("EPT"), "SMX"),
-    model("bx_generic", Vtx::Lacks("EPT"), "Bochs' own"),
-    model("p4_prescott_celeron_336", Vtx::Absent, "Intel before VT-x"),
-    model("athlon64_clawhammer", Vtx::Absent, "AMD before SVM"),
-    model("athlon64_venice", Vtx::Absent, "AMD before SVM"),
-    model("turion64_tyler", Vtx::Absent, "AMD: SVM"),
-    model("phenom_8650_toliman", Vtx::Absent, "AMD: SVM with nested paging"),
-    model("zambezi", Vtx::Absent, "AMD: SVM with nested paging"),
-    model("trinity_apu", Vtx::Absent, "AMD: SVM with nested paging"),
-    model("ryzen", Vtx::Absent, "AMD: SVM with nested paging"),
+    model("tigerlake", VTX, "sub-page permissions, CET controls"),
+    model("corei7_icelake_u", VTX, "sub-page permissions"),
+    model("corei7_skylake_x", VTX, "XSAVES exiting, PML, TSC scaling"),
+    model("corei3_cnl", VTX, "no PML, no virtual-interrupt delivery"),
+    model("broadwell_ult", VTX, "RDSEED exiting"),
+    model("corei7_haswell_4770", VTX, "VM functions, VMCS shadowing, INVPCID"),
+    model("corei7_ivy_bridge_3770k", VTX, "RDRAND exiting"),
+    model("corei7_sandy_bridge_2600k", VTX, "first with XSAVE"),
+    model("corei5_arrandale_m520", VTX, "unrestricted guest, SMX"),
+    model("corei5_lynnfield_750", VTX, "first with EPT, VPID, preemption timer; SMX"),
+    model("core2_penryn_t9600", Offers::Lacks(Extension::VtX, "EPT"), "SMX"),
+    model("bx_generic", Offers::Lacks(Extension::VtX, "EPT"), "Bochs' own"),
+    model("p4_prescott_celeron_336", Offers::Nothing, "Intel before VT-x"),
+    model("ryzen", SVM, "next RIP saved, flush by ASID; the newest"),
+    model("trinity_apu", SVM, "next RIP saved, flush by ASID"),
+    model("zambezi", SVM, "next RIP saved, flush by ASID"),
+    model("phenom_8650_toliman", SVM, "first with nested paging; no next RIP"),
+    model("turion64_tyler", Offers::Lacks(Extension::Svm, "nested paging"), "the first SVM"),
+    model("athlon64_venice", Offers::Nothing, "AMD before SVM"),
+    model("athlon64_clawhammer", Offers::Nothing, "AMD before SVM"),
 ];
 
 impl Model {
@@ -65,9 +80,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn twelve_models_have_vtx_and_the_default_has_enough() {
-        assert_eq!(MODELS.iter().filter(|model| model.vtx != Vtx::Absent).count(), 12);
-        assert_eq!(Model::by_name(DEFAULT).unwrap().vtx, Vtx::Enough);
+    fn each_extension_has_models_and_the_default_has_enough_of_vtx() {
+        let with = |extension| MODELS.iter().filter(|model| model.offers.extension() == Some(extension)).count();
+        assert_eq!((with(Extension::VtX), with(Extension::Svm)), (12, 5));
+        let enough = |offers| MODELS.iter().filter(|model| model.offers == offers).count();
+        assert_eq!((enough(VTX), enough(SVM), enough(Offers::Nothing)), (10, 4, 3));
+        assert_eq!(Model::by_name(DEFAULT).unwrap().offers, VTX);
         assert_eq!(Model::by_name("pentium"), None);
     }
 }

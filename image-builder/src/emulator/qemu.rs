@@ -1,93 +1,169 @@
-//! QEMU: with KVM on an Intel host that offers nested VT-x it runs the image on silicon. Its own emulation has no VT-x.
+//! QEMU: with KVM it runs the image on silicon, on a host that offers nested virtualization. Its own emulation (TCG) has SVM
+//! with nested paging on every host, repeats to the byte and keeps a log of exits.
+//!
+//! What makes it repeat, found by trial on QEMU 7.2: time that counts instructions (`-icount shift=0`, one TSC tick each) and
+//! jumps ahead where the processor halts (`sleep=off`; without it runs differ), one thread for all processors, a clock of day
+//! that starts at a fixed time, and no RDRAND and RDSEED. Another shift only makes a tick worth fewer instructions. A spinning
+//! processor gives up its turn by PAUSE; without, the next one waits for 100 ms of the machine's time.
 
-use std::fs;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use super::process::{Invocation, find_program};
-use super::{Launch, Platform};
+use tollgate_abi::virtualization::Extension;
+
+use super::process::Invocation;
+use super::{Engine, Launch, MEMORY_MIB, Platform, ROM, SERIAL, and_cpus, find as find_named, in_directory};
+use crate::audit::ExitLogFormat;
 use crate::failure::Failure;
 use crate::output_file;
 
-const PROGRAM: &str = "qemu-system-x86_64";
-const ROM: &str = "rom.bin";
-const SERIAL: &str = "serial.log";
-const BOCHS_INSTEAD: &str = "use --on bochs, which has VT-x everywhere";
+/// Names another QEMU than the one in PATH.
+pub const PROGRAM_VARIABLE: &str = "TOLLGATE_QEMU";
 
-/// How QEMU executes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accelerator {
-    /// On the processor, by KVM.
-    Kvm,
-    /// By its own emulation, which has no VT-x: there the image says so and ends.
-    Tcg,
+const PROGRAM: &str = "qemu-system-x86_64";
+const REMEDY: &str = "run ci/setup, or: apt-get install --no-install-recommends qemu-system-x86";
+const EXIT_LOG: &str = "exits.log";
+/// Addresses where no code runs, so that the disassembly that `-d in_asm` asks for is left out, and exits remain.
+const NO_CODE: &str = "0xffffffffff000000..0xffffffffffffffff";
+
+/// The machine that QEMU makes.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// KVM, or its own emulation.
+    pub platform: &'static Platform,
+    /// Memory in MiB.
+    pub memory_mib: u16,
+    /// Processors. vCPU n runs on processor n.
+    pub cpus: u32,
 }
 
-/// Whether KVM can give a guest VT-x here.
+impl Machine {
+    /// One processor with the usual memory.
+    pub fn new(platform: &'static Platform) -> Self {
+        Self { platform, memory_mib: MEMORY_MIB, cpus: 1 }
+    }
+}
+
+/// The QEMU to use.
 ///
 /// # Errors
-/// Why not, and what would change it.
-pub fn nested_vtx() -> Result<(), Failure> {
-    if find_program(PROGRAM).is_none() {
-        let sentence = format_args!("{PROGRAM} is not in PATH").to_string();
-        return Err(Failure::platform(sentence).remedy("apt-get install --no-install-recommends qemu-system-x86"));
+/// There is none; says how to get it.
+pub fn find() -> Result<PathBuf, Failure> {
+    find_named(PROGRAM_VARIABLE, &[PROGRAM])?.ok_or_else(|| {
+        Failure::platform(format_args!("QEMU is not installed: {PROGRAM} is not in PATH")).remedy(REMEDY)
+    })
+}
+
+/// Writes what QEMU needs into `directory` and says how to start it there.
+///
+/// # Errors
+/// The platform does not work here, or the directory can't be written.
+pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> Result<Launch, Failure> {
+    let Machine { platform, cpus, .. } = machine;
+    let program = find()?;
+    platform.works()?;
+    output_file::write(&directory.join(ROM), rom)?;
+    let audited = audit && platform.logs_exits;
+    Ok(Launch {
+        name: format!("{platform} ({}{})", platform.extension, and_cpus(cpus)),
+        kind: platform.name,
+        invocation: Invocation { program, arguments: arguments(machine, audited), directory: directory.to_owned() },
+        serial: directory.join(SERIAL),
+        exit_log: audited.then(|| in_directory(directory, EXIT_LOG, ExitLogFormat::Qemu, cpus)),
+        explain,
+    })
+}
+
+fn arguments(machine: Machine, audit: bool) -> Vec<OsString> {
+    let execution = match (machine.platform.engine, machine.platform.extension) {
+        (Engine::Tcg, _) => {
+            "-accel tcg,thread=single -icount shift=0,sleep=off -rtc base=2000-01-01,clock=vm \
+             -cpu max,+svm,-rdrand,-rdseed"
+        }
+        (_, Extension::VtX) => "-accel kvm -cpu host,+vmx",
+        (_, Extension::Svm) => "-accel kvm -cpu host,+svm",
+    };
+    let fixed = "-no-user-config -nodefaults -machine pc -display none -no-reboot";
+    let devices = format!("-bios {ROM} -serial file:{SERIAL} -device isa-debug-exit,iobase=0xf4,iosize=4");
+    let size = format!("-m {} -smp {}", machine.memory_mib, machine.cpus);
+    let log = if audit { format!("-d in_asm -dfilter {NO_CODE} -D {EXIT_LOG}") } else { String::new() };
+    [execution, fixed, &devices, &size, &log]
+        .iter()
+        .flat_map(|words| words.split_whitespace())
+        .map(Into::into)
+        .collect()
+}
+
+const NEWER: &str = "install QEMU 7.2 or newer, or use --on bochs";
+const DEBIANS: &str = "install Debian's qemu-system-x86, or use --on bochs";
+const NOT_KVM: &str = "use --on qemu-tcg or --on bochs";
+
+/// What QEMU says when it can't start, what that means, and what would help.
+const COMPLAINTS: [(&str, &str, &str); 8] = [
+    (".svm' not found", "this QEMU emulates no SVM", NEWER),
+    ("TCG doesn't support requested feature: CPUID.80000001H:ECX.svm", "this QEMU emulates no SVM", NEWER),
+    ("unable to find CPU model", "this QEMU is too old: it has no CPU model `max`", NEWER),
+    ("invalid accelerator tcg", "this QEMU was built without its own emulation", DEBIANS),
+    ("invalid accelerator kvm", "this QEMU was built without KVM", DEBIANS),
+    ("Could not access KVM kernel module", "QEMU may not use /dev/kvm", "join the group kvm, or use --on qemu-tcg"),
+    ("failed to initialize kvm", "KVM does not work here", NOT_KVM),
+    ("failed to set MSR", "this KVM can't give a guest the host's processor", NOT_KVM),
+];
+
+/// What QEMU said when it ended without a verdict, as far as there is a known remedy.
+fn explain(said: &str) -> Option<Failure> {
+    let (_, sentence, remedy) = COMPLAINTS.iter().find(|(complaint, ..)| said.contains(complaint))?;
+    Some(Failure::platform(sentence).remedy(remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::PLATFORMS;
+
+    fn words(engine: Engine, extension: Extension, cpus: u32, audit: bool) -> String {
+        let platform = PLATFORMS.iter().find(|row| (row.engine, row.extension) == (engine, extension)).unwrap();
+        let arguments = arguments(Machine { cpus, ..Machine::new(platform) }, audit);
+        arguments.into_iter().map(|word| word.into_string().unwrap() + " ").collect()
     }
-    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    if !cpuinfo.lines().any(|line| line.starts_with("flags") && line.split_whitespace().any(|flag| flag == "vmx")) {
-        return Err(Failure::platform("this machine's processor offers no VT-x (no vmx in /proc/cpuinfo)")
-            .remedy(BOCHS_INSTEAD));
+
+    #[test]
+    fn its_own_emulation_counts_instructions_and_logs_exits_for_an_audit() {
+        let plain = words(Engine::Tcg, Extension::Svm, 1, false);
+        assert!(plain.contains("-accel tcg,thread=single -icount shift=0,sleep=off "), "{plain}");
+        assert!(plain.contains("-m 32 -smp 1 ") && !plain.contains("-d "), "{plain}");
+        let audited = words(Engine::Tcg, Extension::Svm, 4, true);
+        assert!(audited.contains("-smp 4 -d in_asm -dfilter 0xffffffffff000000..0xffffffffffffffff -D exits.log "));
     }
-    if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return Err(Failure::platform(format_args!("/dev/kvm can't be opened: {error}"))
-            .remedy("load the module kvm_intel and join the group kvm, or use --on bochs"));
+
+    #[test]
+    fn kvm_passes_the_hosts_extension_on() {
+        let check = |extension, part: &str| {
+            let words = words(Engine::Kvm, extension, 1, false);
+            assert!(words.contains(part) && !words.contains("icount"), "{words}");
+        };
+        check(Extension::VtX, "-accel kvm -cpu host,+vmx ");
+        check(Extension::Svm, "-accel kvm -cpu host,+svm ");
     }
-    match fs::read_to_string("/sys/module/kvm_intel/parameters/nested") {
-        Ok(nested) if matches!(nested.trim(), "Y" | "1") => Ok(()),
-        Ok(_) => Err(Failure::platform("KVM does not offer nested VT-x here (kvm_intel.nested is off)")
-            .remedy("modprobe -r kvm_intel && modprobe kvm_intel nested=1, or use --on bochs")),
-        Err(_) => {
-            Err(Failure::platform("KVM's Intel module is not loaded (no /sys/module/kvm_intel)").remedy(BOCHS_INSTEAD))
+
+    #[test]
+    fn no_machine_has_a_network_or_a_monitor() {
+        for row in PLATFORMS.iter().filter(|row| row.engine != Engine::Bochs) {
+            let words = words(row.engine, row.extension, 1, true);
+            assert!(words.contains("-nodefaults ") && words.contains("-display none "), "{words}");
         }
     }
-}
 
-/// Writes what a QEMU of `cpus` processors needs into `directory` and says how to start it there.
-///
-/// # Errors
-/// There is no QEMU, or the directory can't be written.
-pub fn prepare(directory: &Path, rom: &[u8], cpus: u32, accelerator: Accelerator) -> Result<Launch, Failure> {
-    if accelerator == Accelerator::Kvm {
-        nested_vtx()?;
+    #[test]
+    fn what_it_complains_about_has_a_remedy() {
+        let check = |said: &str, expected: &str| {
+            let failure = explain(said).unwrap().to_string();
+            assert!(failure.contains(expected) && failure.contains("remedy: "), "{failure}");
+        };
+        check("qemu-system-x86_64: Property 'max-x86_64-cpu.svm' not found", "emulates no SVM");
+        check("qemu-system-x86_64: unable to find CPU model 'max'", "too old");
+        check("qemu-system-x86_64: invalid accelerator tcg", "without its own emulation");
+        check("Could not access KVM kernel module: Permission denied", "/dev/kvm");
+        assert_eq!(explain("something else"), None);
     }
-    let program = find_program(PROGRAM).ok_or_else(|| {
-        Failure::platform(format_args!("{PROGRAM} is not in PATH"))
-            .remedy("apt-get install --no-install-recommends qemu-system-x86")
-    })?;
-    output_file::write(&directory.join(ROM), rom)?;
-    let (accelerated, cpu, name, kind) = match accelerator {
-        Accelerator::Kvm => ("kvm", "host,+vmx", "QEMU with KVM", "qemu-kvm"),
-        Accelerator::Tcg => ("tcg", "max", "QEMU without KVM", "qemu-tcg"),
-    };
-    let (serial, cpus) = (format!("file:{SERIAL}"), cpus.to_string());
-    let arguments = [
-        ["-accel", accelerated],
-        ["-cpu", cpu],
-        ["-bios", ROM],
-        ["-m", "32"],
-        ["-smp", &cpus],
-        ["-serial", &serial],
-        ["-display", "none"],
-        ["-monitor", "none"],
-        ["-nic", "none"],
-        ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"],
-    ];
-    let arguments = arguments.into_iter().flatten().chain(["-no-reboot"]).map(Into::into).collect();
-    Ok(Launch {
-        platform: Platform::Qemu,
-        name: name.to_owned(),
-        kind,
-        invocation: Invocation { program, arguments, directory: directory.to_owned() },
-        serial: directory.join(SERIAL),
-        exit_log: None,
-        explain: |_| None,
-    })
 }

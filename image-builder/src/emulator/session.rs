@@ -106,7 +106,7 @@ impl Session {
 
 /// Removes the logs of an earlier run in the same directory, which would be read as this run's.
 fn clear_logs(launch: &Launch) -> Result<(), Failure> {
-    for path in std::iter::once(&launch.serial).chain(&launch.exit_log) {
+    for path in std::iter::once(&launch.serial).chain(launch.exit_log.iter().map(|log| &log.path)) {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let sentence = format!("the old {} can't be removed: {error}", path.display());
@@ -141,7 +141,7 @@ enum News {
 
 impl Books {
     fn new(launch: &Launch) -> Self {
-        let exits = launch.exit_log.clone().map(|path| (Tail::new(path), ExitLogReader::default()));
+        let exits = launch.exit_log.as_ref().map(|log| (Tail::new(log.path.clone()), log.reader()));
         Self { serial: Tail::new(launch.serial.clone()), log: LogReader::new(), exits }
     }
 

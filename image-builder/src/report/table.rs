@@ -49,6 +49,9 @@ fn heading(account: &Account) -> String {
     for vcpu in &account.missing_vcpus {
         text += &format!("vCPU {vcpu} was asked for, and no processor came up for it\n");
     }
+    if let Some(limit) = account.audit_limit {
+        text += &format!("{limit}\n");
+    }
     text
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use image_builder::audit::{Audit, ExitLogReader};
+use image_builder::audit::{Audit, ExitLogFormat, ExitLogReader};
 use tollgate_abi::record::{Kind, PROTOCOL, Writer};
 
 /// A log in the making.
@@ -36,8 +36,12 @@ impl LogText {
     }
 
     pub fn header_of(&mut self, vcpus: u64, options: &str) {
+        self.header_on("bochs", "vt-x", vcpus, options);
+    }
+
+    pub fn header_on(&mut self, platform: &str, virtualization: &str, vcpus: u64, options: &str) {
         let record = self.record(Kind::Tollgate).number("protocol", PROTOCOL).text("build", "0.1.0");
-        let record = record.text("platform", "bochs").word("virtualization", "vt-x").text("cpu", "Test CPU");
+        let record = record.text("platform", platform).word("virtualization", virtualization).text("cpu", "Test CPU");
         let record = record.word("sdm", "2025-06").word("leaf_map", "autumn2021").number("vcpus", vcpus);
         record.text("options", options).finish().unwrap();
     }
@@ -186,7 +190,7 @@ pub fn two_vcpus() -> LogText {
 
 /// What the emulator logs: CPU, reason, how often.
 pub fn audit_of(exits: &[(u64, u64, usize)]) -> Audit {
-    let mut reader = ExitLogReader::default();
+    let mut reader = ExitLogReader::new(ExitLogFormat::Bochs, 1);
     for &(cpu, reason, count) in exits {
         reader.feed(format!("0d[CPU{cpu:X}  ] VMEXIT reason = {reason} (name) q\n").repeat(count).as_bytes());
     }

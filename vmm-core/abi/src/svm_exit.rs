@@ -130,8 +130,7 @@ static BY_CODE: [u8; DENSE] = {
     at = 0;
     while at < OWN.len() {
         let code = OWN[at].code as usize;
-        // The one range: traps of each of sixteen registers.
-        let last = if code == 0x90 { 0x9f } else { code };
+        let last = last_of(OWN[at].code) as usize;
         let mut each = code;
         while each <= last && each < DENSE {
             assert!(table[each] == NOBODYS, "an exit code stands in the table twice");
@@ -146,6 +145,11 @@ static BY_CODE: [u8; DENSE] = {
 const BY_INFORMATION: u8 = 0x80;
 const NOBODYS: u8 = u8::MAX;
 const _: () = assert!(crate::exit_reason::ROWS <= BY_INFORMATION as usize);
+
+/// The last code of a row in [`OWN`], whose one range is the traps of each of sixteen registers.
+const fn last_of(first: u16) -> u16 {
+    if first == 0x90 { 0x9f } else { first }
+}
 
 /// EXITINFO1 of a nested page fault, bit 3: a reserved bit was set in a nested page-table entry.
 const NPF_RESERVED: u64 = 1 << 3;
@@ -184,6 +188,22 @@ fn beyond(code: u32) -> ExitReason {
 /// such code.
 pub fn of_code(code: u16) -> Option<ExitReason> {
     Some(reason(code.into(), 0)).filter(|reason| reason.0 != u16::from(NOBODYS))
+}
+
+/// Codes of which EXITINFO1 says what they stand for, and the one beyond 16 bits: code, EXITINFO1, reason.
+const BESIDES: [(u32, u64, ExitReason); 5] = [
+    (MSR as u32, 0, ExitReason::RDMSR),
+    (MSR as u32, MSR_WRITE, ExitReason::WRMSR),
+    (NPF as u32, 0, ExitReason::EPT_VIOLATION),
+    (NPF as u32, NPF_RESERVED, ExitReason::EPT_MISCONFIGURATION),
+    (INVALID, 0, ExitReason::ENTRY_FAILURE_GUEST_STATE),
+];
+
+/// The codes that can stand for a reason, in ascending order, as first and last of each range.
+pub fn codes(of: ExitReason) -> impl Iterator<Item = (u32, u32)> {
+    let twins = TWINS.iter().filter(move |row| row.2 == of).map(|&(first, last, _)| (first.into(), last.into()));
+    let own = of.own_of_svm().map(|own| (own.code.into(), last_of(own.code).into()));
+    twins.chain(own).chain(BESIDES.iter().filter(move |row| row.2 == of).map(|&(code, ..)| (code, code)))
 }
 
 /// The intercept that makes a code possible.
@@ -228,6 +248,8 @@ pub const fn intercept(code: u16) -> Intercept {
 mod tests {
     use super::*;
     use crate::exit_reason::{Controls, ROWS, Rows, Status, UNKNOWN_ROW};
+    use std::vec;
+    use std::vec::Vec;
 
     #[test]
     fn codes_stand_for_what_the_manuals_say() {
@@ -251,6 +273,24 @@ mod tests {
         assert_eq!(reason(0x400, 8), ExitReason::EPT_MISCONFIGURATION);
         assert!((0..DENSE as u16).all(|code| of_code(code).is_some()), "the APM defines every code below 0xa7");
         assert_eq!((of_code(0xa7), of_code(0x404)), (None, None));
+    }
+
+    #[test]
+    fn the_codes_of_a_reason_are_those_that_stand_for_it() {
+        let of = |reason| codes(reason).collect::<Vec<_>>();
+        assert_eq!(of(ExitReason::CR_ACCESS), [(0, 0x1f)]);
+        assert_eq!(of(ExitReason::EXCEPTION_OR_NMI), [(0x40, 0x5f), (0x61, 0x61)]);
+        assert_eq!((of(ExitReason::RDMSR), of(ExitReason::WRMSR)), (vec![(0x7c, 0x7c)], vec![(0x7c, 0x7c)]));
+        assert_eq!(of(ExitReason::ENTRY_FAILURE_GUEST_STATE), [(INVALID, INVALID)]);
+        assert_eq!((of(ExitReason::VMREAD), of(ExitReason::SVM_CR_WRITE_TRAP)), (vec![], vec![(0x90, 0x9f)]));
+        for (code, exitinfo1, stands_for) in BESIDES {
+            assert_eq!(reason(code, exitinfo1), stands_for);
+        }
+        for code in 0..0x500 {
+            let Some(reason) = of_code(code) else { continue };
+            let code = code.into();
+            assert!(codes(reason).any(|(first, last)| (first..=last).contains(&code)), "{code:#x}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The virtualization extensions, and what predictions depend on besides the controls in force: how this processor's
 //! extension treats some instructions.
 
+use core::fmt;
+
 use crate::exit_reason::ExitReason;
 use crate::leaves::Answer;
 
@@ -21,6 +23,12 @@ impl Extension {
             Extension::VtX => "VT-x",
             Extension::Svm => "SVM",
         }
+    }
+}
+
+impl fmt::Display for Extension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -41,6 +41,9 @@ pub(crate) struct Seated {
 const STACK_BYTES: usize = 64 * 1024;
 /// TSC ticks that processors have to come up.
 const PATIENCE_TICKS: u64 = 20_000_000;
+/// Looks at them that there are at the least: where QEMU counts instructions, a processor's INIT takes its whole turn, which can
+/// be 100 million ticks, and each look gives each of them a turn.
+const PATIENCE_LOOKS: u32 = 1000;
 /// TSC ticks after which vCPU 0 has surely entered its guest; less than a scenario may take.
 const SIGNAL_TICKS: u64 = 20_000;
 
@@ -55,9 +58,10 @@ pub(crate) fn start(local_apic: &LocalApic, sipi_vector: u8, wanted: usize) -> u
     if wanted > 1 {
         local_apic.start_others(sipi_vector);
     }
-    let start = tsc();
-    while up() < wanted && tsc().wrapping_sub(start) < PATIENCE_TICKS {
+    let (start, mut looks) = (tsc(), 0u32);
+    while up() < wanted && (looks < PATIENCE_LOOKS || tsc().wrapping_sub(start) < PATIENCE_TICKS) {
         core::hint::spin_loop();
+        looks = looks.saturating_add(1);
     }
     // One that comes later finds no stack.
     STACKS.iter().for_each(|end| end.store(0, Ordering::Relaxed));

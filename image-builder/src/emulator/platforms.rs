@@ -1,0 +1,162 @@
+//! THE table of platforms: every way to run the image, the best first, and which of them works here.
+
+use std::fmt;
+
+use tollgate_abi::virtualization::Extension;
+
+use super::{bochs, kvm, qemu};
+use crate::failure::Failure;
+
+/// What executes the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// Bochs.
+    Bochs,
+    /// QEMU, on the processor that is there.
+    Kvm,
+    /// QEMU's own emulation.
+    Tcg,
+}
+
+/// One way to run the image.
+#[derive(Clone, Copy, Debug)]
+pub struct Platform {
+    /// What executes it.
+    pub engine: Engine,
+    /// The virtualization extension that the image finds there.
+    pub extension: Extension,
+    /// Its word on the command line, and the platform's kind in accounts.
+    pub name: &'static str,
+    /// Its name for people.
+    pub title: &'static str,
+    /// The processor, where there is no choice of models.
+    pub processor: &'static str,
+    /// What it takes.
+    pub needs: &'static str,
+    /// What a second run has in common with the first.
+    pub repeats: &'static str,
+    /// Whether it keeps a log of VM exits of its own, which an audit needs.
+    pub logs_exits: bool,
+    /// What speaks for it, as a clause.
+    pub merit: &'static str,
+}
+
+/// Bochs, with a processor of Intel's.
+pub(super) const BOCHS: Platform = Platform {
+    engine: Engine::Bochs,
+    extension: Extension::VtX,
+    name: "bochs",
+    title: "Bochs",
+    processor: "",
+    needs: "Bochs",
+    repeats: "to the byte",
+    logs_exits: true,
+    merit: "it is installed, has VT-x in full and repeats to the byte",
+};
+
+const KVM: Platform = Platform {
+    engine: Engine::Kvm,
+    extension: Extension::VtX,
+    name: "qemu-kvm",
+    title: "QEMU with KVM",
+    processor: "the host's",
+    needs: "QEMU, kvm_intel.nested",
+    repeats: "statistically",
+    logs_exits: false,
+    merit: "KVM offers nested VT-x",
+};
+
+/// Every way to run the image, in the order in which one is chosen.
+pub const PLATFORMS: [Platform; 5] = [
+    BOCHS,
+    Platform { extension: Extension::Svm, merit: "it is installed, and the model has SVM", ..BOCHS },
+    KVM,
+    Platform { extension: Extension::Svm, needs: "QEMU, kvm_amd.nested", merit: "KVM offers nested SVM", ..KVM },
+    Platform {
+        engine: Engine::Tcg,
+        extension: Extension::Svm,
+        name: "qemu-tcg",
+        title: "QEMU's own emulation",
+        processor: "max",
+        needs: "QEMU",
+        repeats: "to the byte",
+        logs_exits: true,
+        merit: "QEMU's own emulation has SVM and repeats to the byte",
+    },
+];
+
+impl Platform {
+    /// Whether it works here.
+    ///
+    /// # Errors
+    /// Why not, and what would help.
+    pub fn works(&self) -> Result<(), Failure> {
+        match self.engine {
+            Engine::Bochs => bochs::find().map(drop),
+            Engine::Kvm => qemu::find().and_then(|_| kvm::nests(self.extension)),
+            Engine::Tcg => qemu::find().map(drop),
+        }
+    }
+
+    /// The best of these that works here, and why it was chosen.
+    ///
+    /// # Errors
+    /// None works, or none of those that do keeps the log that an `audit` needs; the failure is the first one's.
+    pub fn choose(candidates: impl Fn(&Platform) -> bool, audit: bool) -> Result<(&'static Self, String), Failure> {
+        let processor = kvm::processor();
+        // Of KVM's two, the one that the processor is for can say what is missing.
+        let fits = |row: &&Platform| row.engine != Engine::Kvm || processor.is_none_or(|has| has == row.extension);
+        let mut first_failure = None;
+        let mut passed_over: Vec<String> = Vec::new();
+        for row in PLATFORMS.iter().filter(|row| candidates(row)).filter(fits) {
+            let outcome = if audit && !row.logs_exits { Err(row.cannot_be_audited()) } else { row.works() };
+            let failure = match outcome {
+                Ok(()) => {
+                    let mut why = passed_over;
+                    why.push(row.merit.to_owned());
+                    return Ok((row, why.join("; ")));
+                }
+                Err(failure) => failure,
+            };
+            let sentence = failure.sentence().to_owned();
+            if !passed_over.contains(&sentence) {
+                passed_over.push(sentence);
+            }
+            first_failure.get_or_insert(failure);
+        }
+        Err(first_failure.unwrap_or_else(|| Failure::usage("no platform is like that")))
+    }
+
+    fn cannot_be_audited(&self) -> Failure {
+        let sentence = format_args!("an audit needs an emulator's own log of VM exits, and {self} keeps none");
+        Failure::platform(sentence).remedy("leave --audit out, or use --on bochs or --on qemu-tcg")
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.title)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audit_is_refused_where_there_is_no_log() {
+        let failure = Platform::choose(|row| row.engine == Engine::Kvm, true).unwrap_err().to_string();
+        assert!(failure.starts_with("an audit needs an emulator's own log of VM exits, and QEMU with KVM keeps none"));
+        assert!(failure.contains("--on qemu-tcg"), "{failure}");
+    }
+
+    #[test]
+    fn ways_differ_in_engine_or_extension() {
+        for (at, row) in PLATFORMS.iter().enumerate() {
+            let same = |other: &Platform| (other.engine, other.extension) == (row.engine, row.extension);
+            assert_eq!(PLATFORMS.iter().position(same), Some(at));
+            let named_alike = PLATFORMS.iter().filter(|other| other.name == row.name);
+            assert!(named_alike.clone().all(|other| other.engine == row.engine), "{}", row.name);
+        }
+    }
+}
