@@ -26,9 +26,11 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --workload triple-fault           what the monitor says of a guest that breaks
 
 Environment:
-  TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH";
+  TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH
+  TOLLGATE_OVMF     the UEFI firmware for QEMU to use instead of the one that tollgate has in itself";
 
-const IMAGE_EXAMPLES: &str = "Example:
+const IMAGE_EXAMPLES: &str = "Examples:
+  tollgate image --uefi tollgate.img             then copy it to a whole USB stick: dd if=tollgate.img of=/dev/sdX
   tollgate image --rom tollgate.rom
   qemu-system-x86_64 -bios tollgate.rom -serial stdio -display none -no-reboot";
 
@@ -142,6 +144,9 @@ pub struct RunArguments {
     /// What goes into the image.
     #[command(flatten)]
     pub image: ImageOptions,
+    /// Boot the UEFI image, under OVMF, and compare the log on its stick with the serial log (QEMU)
+    #[arg(long)]
+    pub uefi: bool,
     /// Compare with the emulator's own log of VM exits, too (Bochs)
     #[arg(long)]
     pub audit: bool,
@@ -169,8 +174,11 @@ pub struct RunArguments {
 #[derive(Clone, Debug, Args)]
 pub struct ImageArguments {
     /// Where to write the ROM
-    #[arg(long, value_name = "FILE", required = true)]
-    pub rom: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "uefi")]
+    pub rom: Option<PathBuf>,
+    /// Where to write the disk image for a machine with UEFI
+    #[arg(long, value_name = "FILE")]
+    pub uefi: Option<PathBuf>,
     /// What goes into the image.
     #[command(flatten)]
     pub image: ImageOptions,

@@ -9,6 +9,7 @@ mod platforms;
 mod report;
 mod run;
 mod tables;
+mod uefi;
 
 use std::io::{self, Write};
 

@@ -8,7 +8,7 @@ use tollgate_abi::command_line::Options;
 
 use super::atlas;
 use super::outcome::account;
-use super::print;
+use super::{print, uefi};
 use crate::account::Account;
 use crate::cli::{On, RunArguments};
 use crate::emulator::models::{self, MODELS, Model};
@@ -48,6 +48,9 @@ pub(super) fn run_image(
     model: &'static Model,
     directory: &Path,
 ) -> Result<(String, Account), Failure> {
+    if arguments.uefi {
+        return uefi::run_image(arguments, options, directory);
+    }
     let rom = image::build(arguments.image.guest.as_deref(), options)?;
     let parsed = Options::parse(options).unwrap_or_default();
     let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
@@ -70,7 +73,7 @@ pub(super) fn run_image(
     Ok((launch.name.clone(), account(&launch, session?)?))
 }
 
-fn seconds(arguments: &RunArguments) -> u64 {
+pub(super) fn seconds(arguments: &RunArguments) -> u64 {
     arguments.timeout.unwrap_or(if arguments.audit { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
 }
 

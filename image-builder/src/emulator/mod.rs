@@ -2,6 +2,7 @@
 
 pub mod bochs;
 pub mod models;
+pub mod ovmf;
 pub mod process;
 pub mod qemu;
 mod session;

@@ -21,6 +21,7 @@ pub mod machine;
 pub mod profile;
 pub mod record;
 pub mod scenario;
+pub mod stick;
 pub mod svm_exit;
 pub mod workload;
 

@@ -8,10 +8,12 @@
 
 extern crate alloc;
 
+pub mod firmware;
 mod guest;
-mod ports;
+pub mod ports;
 mod processor;
 pub mod processors;
+pub mod rom;
 mod scenarios;
 mod serial;
 mod traps;
@@ -55,12 +57,9 @@ use vmm_core::vmx::host_state::HostState;
 use vmm_core::vmx::registers::tsc;
 use vmm_core::vmx::{Parts, SharedPages, Vmx};
 
+use crate::firmware::firmware;
 use crate::processors::{BOARD, Seated};
 use crate::serial::Serial;
-
-/// The heap: from the end of what link.ld places to where the guest's memory starts.
-const HEAP_START: usize = 2 << 20;
-const HEAP_BYTES: usize = 6 << 20;
 
 #[cfg_attr(bare, global_allocator)]
 static HEAP: LockedHeap = LockedHeap::empty();
@@ -69,26 +68,26 @@ static HEAP: LockedHeap = LockedHeap::empty();
 const EPT_TABLES: usize = 16;
 
 /// Why nothing can be run: what is wrong, and what helps.
-struct Refused {
+#[derive(Clone, Debug)]
+pub struct Refused {
     detail: String,
     remedy: &'static str,
 }
 
 impl Refused {
-    fn new(detail: impl fmt::Display, remedy: &'static str) -> Self {
+    /// A sentence, and one on what to do.
+    pub fn new(detail: impl fmt::Display, remedy: &'static str) -> Self {
         Self { detail: alloc::format!("{detail}"), remedy }
     }
 }
 
-/// What the image does, from the boot block to the end: on the boot stack, with the first 4 GiB mapped and interrupts off.
-/// Other processors reach the boot block by a start-up IPI with this vector.
-pub fn run(sipi_vector: u8) -> ! {
-    // SAFETY: RAM that nothing else uses (link.ld asserts that the image ends below), initialised once.
-    unsafe { HEAP.lock().init(HEAP_START as *mut u8, HEAP_BYTES) };
+/// What the image does once it has a heap: up to the verdict. On the processor that the firmware began with, with a stack of
+/// half a MiB, all memory mapped to itself, and interrupts off; the processor's tables are the monitor's afterwards.
+pub fn run() -> Ending {
     let host = traps::install();
     ports::mask_interrupts();
     let mut session = Session::new(Serial::new());
-    let ending = match run_image(&mut session, host, sipi_vector) {
+    let ending = match run_image(&mut session, host) {
         Ok(ending) => ending,
         Err(refused) => {
             let record = session.record(Kind::Verdict).word("result", "refused").text("detail", refused.detail);
@@ -97,12 +96,12 @@ pub fn run(sipi_vector: u8) -> ! {
         }
     };
     session.sink().drain();
-    ports::end(ending)
+    ending
 }
 
-fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) -> Result<Ending, Refused> {
-    let directory =
-        guest::directory().map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))?;
+fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, Refused> {
+    let firmware = firmware();
+    let directory = (firmware.directory)()?;
     let options = Options::parse(directory.options)
         .map_err(|error| Refused::new(error, "write the image again with options that exist"))?;
     let capabilities = processor::capabilities();
@@ -110,22 +109,19 @@ fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) ->
     let local_apic = capabilities.is_ok().then(|| LocalApic::enable(processor::cpuid(1, 0).ecx));
     let processors = local_apic.as_ref().map_or(1, |local_apic| {
         BOARD.sit(0, local_apic.id());
-        processors::start(local_apic, sipi_vector, options.processors() as usize)
+        processors::start(local_apic, options.processors() as usize)
     });
     let vcpus = processors.min(options.cpus as usize);
     introduce(session, &directory, &options, capabilities.is_ok(), vcpus);
-    let memory_bytes = ports::memory_bytes();
-    let record = session.record(Kind::Memory).number("total", memory_bytes).number("guest", RAM_BYTES);
+    let record = session.record(Kind::Memory).number("total", (firmware.memory_bytes)()).number("guest", RAM_BYTES);
     let _ = record.number("fresh", FRESH_BYTES).finish();
     let capabilities = capabilities.map_err(|refusal| Refused::new(refusal, refusal.remedy()))?;
-    if memory_bytes < guest::NEEDED_BYTES {
-        let (has, needs) = (memory_bytes >> 20, guest::NEEDED_BYTES >> 20);
-        let detail = format_args!("the machine has {has} MiB of memory; the monitor and its guest need {needs} MiB");
-        return Err(Refused::new(detail, "give the machine more memory"));
-    }
+    let guest_hpa = (firmware.guest_memory)()?;
     all_there(session, &options, vcpus, &capabilities)?;
     BOARD.settle(vcpus);
-    let memory = guest::load(&directory, vcpus).expect("the directory was checked against the guest's memory");
+    // SAFETY: the firmware's word for it; this is the one call.
+    let memory = unsafe { guest::load(&directory, (firmware.image)(), guest_hpa, vcpus) };
+    let memory = memory.expect("the directory was checked against the guest's memory");
     let plan = Plan { capabilities, memory, entry_gpa: directory.entry_gpa, options, io_bitmaps: io_bitmaps() };
     let local_apic = local_apic.expect("there are capabilities");
     let seated = Seated { vcpu: 0, host, local_apic };
@@ -182,10 +178,21 @@ fn introduce(
     // A line of its own, whatever firmware or terminal left on the current one.
     let _ = fmt::Write::write_str(session.sink(), "\n");
     let record = session.record(Kind::Tollgate).number("protocol", PROTOCOL).word("build", env!("CARGO_PKG_VERSION"));
-    let record = record.word("platform", "rom").word("virtualization", if has_vt_x { "VT-x" } else { "none" });
+    let record =
+        record.word("platform", firmware().name).word("virtualization", if has_vt_x { "VT-x" } else { "none" });
     let record = record.text("cpu", brand.trim_matches(['\0', ' '])).word("sdm", SDM_EDITION);
     let record = record.word("leaf_map", options.leaf_map.name()).number("vcpus", vcpus as u64);
     let _ = record.text("options", directory.options).finish();
+    remark(session);
+}
+
+/// What a person should know of the machine, as far as the firmware tells.
+fn remark(session: &mut Session<Serial>) {
+    let no_port =
+        (!session.sink().exists()).then(|| String::from("there is no serial port at I/O address 0x3f8 (COM1)"));
+    for remark in (firmware().remarks)().into_iter().chain(no_port) {
+        let _ = session.record(Kind::Console).text("text", format_args!("(monitor) {remark}")).finish();
+    }
 }
 
 /// What every vCPU is made from.
@@ -456,7 +463,7 @@ fn fault(detail: fmt::Arguments<'_>) -> ! {
     let _ = fmt::Write::write_str(session.sink(), "\n");
     let _ = session.record(Kind::Verdict).word("result", "fault").text("detail", detail).finish();
     session.sink().drain();
-    ports::end(Ending::Fail)
+    (firmware().end)(Ending::Fail)
 }
 
 #[cfg(bare)]
