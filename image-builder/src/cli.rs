@@ -144,7 +144,7 @@ pub struct RunArguments {
     /// What goes into the image.
     #[command(flatten)]
     pub image: ImageOptions,
-    /// Boot the UEFI image, under OVMF, and compare the log on its stick with the serial log (QEMU)
+    /// Boot the UEFI image, under OVMF, and compare the log on its stick with the serial log
     #[arg(long)]
     pub uefi: bool,
     /// Compare with the emulator's own log of VM exits, too (Bochs)

@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     let options = selection.options()?;
     let model = model(arguments.cpu.as_deref())?;
     let place = Place::new(arguments.out.as_deref())?;
-    let (title, account) = if arguments.image.wants_atlas() {
+    let (title, account) = if arguments.image.wants_atlas() && !arguments.uefi {
         atlas::run(arguments, &selection, model, &place)?
     } else {
         run_image(arguments, &options, model, place.path())?
@@ -49,7 +49,7 @@ pub(super) fn run_image(
     directory: &Path,
 ) -> Result<(String, Account), Failure> {
     if arguments.uefi {
-        return uefi::run_image(arguments, options, directory);
+        return uefi::run_image(arguments, options, model, directory);
     }
     let rom = image::build(arguments.image.guest.as_deref(), options)?;
     let parsed = Options::parse(options).unwrap_or_default();

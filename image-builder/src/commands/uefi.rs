@@ -12,7 +12,8 @@ use super::outcome::account;
 use super::run::seconds;
 use crate::account::Account;
 use crate::cli::{On, RunArguments};
-use crate::emulator::{Limits, Session, ovmf, qemu};
+use crate::emulator::models::Model;
+use crate::emulator::{Limits, Platform, Session, bochs, ovmf, qemu};
 use crate::failure::{Failure, Status};
 use crate::image::{self, disk};
 use crate::output_file;
@@ -25,14 +26,24 @@ const GRACE: Duration = Duration::from_secs(30);
 pub(super) fn run_image(
     arguments: &RunArguments,
     options: &str,
+    model: &'static Model,
     directory: &Path,
 ) -> Result<(String, Account), Failure> {
-    check(arguments)?;
+    let platform = platform(arguments)?;
     let stick = image::build_stick(arguments.image.guest.as_deref(), options)?;
     let parsed = Options::parse(options).unwrap_or_default();
     let progress = Progress::new(parsed.selected(parsed.cpus.into()).count() as u64);
-    let accelerator = if qemu::nested_vtx().is_ok() { qemu::Accelerator::Kvm } else { qemu::Accelerator::Tcg };
-    let launch = ovmf::prepare(directory, &stick.bytes, parsed.processors(), accelerator)?;
+    let launch = match platform {
+        Platform::Bochs => {
+            let memory_mib = arguments.memory.unwrap_or(ovmf::MEMORY_MIB);
+            let cpus = arguments.machine_cpus.unwrap_or(parsed.processors());
+            ovmf::in_bochs(directory, &stick.bytes, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?
+        }
+        Platform::Qemu => {
+            let accelerator = if qemu::nested_vtx().is_ok() { qemu::Accelerator::Kvm } else { qemu::Accelerator::Tcg };
+            ovmf::in_qemu(directory, &stick.bytes, parsed.processors(), accelerator)?
+        }
+    };
     progress.phase(&launch.name);
     let limits = Limits { grace: GRACE, ..Limits::within(Duration::from_secs(seconds(arguments))) };
     let session = Session::run(&launch, limits, |record| progress.record(record));
@@ -42,18 +53,19 @@ pub(super) fn run_image(
     Ok((launch.name, account))
 }
 
-fn check(arguments: &RunArguments) -> Result<(), Failure> {
-    let wrong = |sentence: &str, remedy: &str| Err(Failure::usage(sentence).remedy(remedy));
-    if arguments.on == On::Bochs {
-        return wrong("OVMF, which starts the UEFI image, runs in QEMU", "use --on qemu");
+/// Where to boot it: in Bochs, which has VT-x, if it is installed.
+fn platform(arguments: &RunArguments) -> Result<Platform, Failure> {
+    let in_qemu = arguments.on == On::Qemu || arguments.on == On::Auto && bochs::find().is_err();
+    if !in_qemu {
+        return Ok(Platform::Bochs);
     }
-    if arguments.audit || arguments.image.wants_atlas() {
-        return wrong("an audit needs an emulator's own log of VM exits, and QEMU keeps none", "leave --uefi out");
+    let of_bochs = arguments.cpu.is_some() || arguments.memory.is_some() || arguments.machine_cpus.is_some();
+    if arguments.audit || of_bochs {
+        let sentence =
+            "--audit, --cpu, --memory and --machine-cpus are for Bochs, which has a log of VM exits and models";
+        return Err(Failure::usage(sentence).remedy("use --on bochs"));
     }
-    if arguments.cpu.is_some() || arguments.memory.is_some() || arguments.machine_cpus.is_some() {
-        return wrong("--cpu, --memory and --machine-cpus are about Bochs' machine", "leave --uefi out");
-    }
-    Ok(())
+    Ok(Platform::Qemu)
 }
 
 /// Takes the log from the stick, keeps it in the directory, and sees whether it says what the serial port said.

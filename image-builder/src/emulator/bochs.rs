@@ -16,12 +16,12 @@ pub const PROGRAM_VARIABLE: &str = "TOLLGATE_BOCHS";
 
 const REMEDY: &str = "run ci/setup, or: apt-get install --no-install-recommends bochs bochs-term";
 const ROM: &str = "rom.bin";
-const SERIAL: &str = "serial.log";
-const LOG: &str = "bochs.log";
-const CONFIGURATION: &str = "bochsrc";
-const SCRIPT: &str = "debugger.rc";
+pub(super) const SERIAL: &str = "serial.log";
+pub(super) const LOG: &str = "bochs.log";
+pub(super) const CONFIGURATION: &str = "bochsrc";
+pub(super) const SCRIPT: &str = "debugger.rc";
 /// `c` starts the machine; `q` leaves it when the image breaks into the debugger to say that all is well.
-const SCRIPT_TEXT: &str = "c\nq\n";
+pub(super) const SCRIPT_TEXT: &str = "c\nq\n";
 
 /// What Bochs emulates.
 #[derive(Clone, Copy, Debug)]
@@ -85,9 +85,7 @@ pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> R
 }
 
 fn configuration(Machine { model, memory_mib, cpus }: Machine, audit: bool) -> String {
-    // Each processor logs its own exits, and numbers itself in hexadecimal.
-    let reporting = if audit { 0..cpus } else { 0..0 };
-    let debug: String = reporting.map(|cpu| format!(", cpu{cpu:x}=report")).collect();
+    let debug = reports(cpus, audit);
     format!(
         "plugin_ctrl: biosdev=0, speaker=0, extfpuirq=0, parallel=0, gameport=0, iodebug=0
 display_library: term
@@ -110,8 +108,14 @@ debug: action=ignore{debug}
     )
 }
 
+/// What makes each processor log its own exits for an audit. It numbers itself in hexadecimal.
+pub(super) fn reports(cpus: u32, audit: bool) -> String {
+    let reporting = if audit { 0..cpus } else { 0..0 };
+    reporting.map(|cpu| format!(", cpu{cpu:x}=report")).collect()
+}
+
 /// What Bochs said when it ended without a verdict, as far as there is a known remedy.
-fn explain(said: &str) -> Option<Failure> {
+pub(super) fn explain(said: &str) -> Option<Failure> {
     if said.contains("display library 'term' not available") || said.contains("libbx_term") {
         return Some(Failure::platform("Bochs has no text display: its plugin `term` is missing").remedy(REMEDY));
     }

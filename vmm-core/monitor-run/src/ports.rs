@@ -44,6 +44,14 @@ pub fn set_interrupt_masks([first, second]: [u8; 2]) {
     }
 }
 
+/// Whether there is the debug port of an emulator, which reads as its own number. Where nobody answers all bits are 1.
+pub fn has_debug_port() -> bool {
+    const DEBUG_PORT: u16 = 0xe9;
+    // SAFETY: reading a port that no PC has.
+    let value: u8 = unsafe { Port::new(DEBUG_PORT).read() };
+    u16::from(value) == DEBUG_PORT
+}
+
 /// Ends the emulator with the status that stands for `ending`, if it listens.
 pub fn tell_emulator(ending: Ending) {
     // SAFETY: Bochs and QEMU each read their own port; on a real machine nobody does.

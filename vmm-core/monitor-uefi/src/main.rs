@@ -120,8 +120,8 @@ fn run(stack: *mut u8) {
         timer.go_on();
     }
     let all_back = others.is_none_or(Others::wait);
-    // SAFETY: every guest is over, or its processor is lost, which is said.
     if all_back {
+        // SAFETY: no processor has a guest any more: firmware has them all.
         unsafe { found::found().free_guest_memory() };
     }
 
@@ -142,13 +142,14 @@ fn run(stack: *mut u8) {
         say(format_args!(" Some processors did not come back to the firmware: switch the machine off and on."));
     }
     drop((log_file, stick));
-    if machine::hypervisor().is_some_and(|name| EMULATORS.contains(&name.as_str())) {
+    let in_qemu = machine::hypervisor().is_some_and(|name| EMULATORS.contains(&name.as_str()));
+    if in_qemu || ports::has_debug_port() {
         ports::tell_emulator(ending(result));
     }
     screen::wait_for_key();
 }
 
-/// Where a port may end the machine: QEMU, which has the port if `tollgate run` started it.
+/// Where a port ends the machine if `tollgate run` started it: QEMU, by what CPUID says. Bochs is known by its debug port.
 const EMULATORS: [&str; 2] = ["TCGTCGTCGTCG", "KVMKVMKVM"];
 
 /// The first processor's part.

@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use core::time::Duration;
 
 use monitor_run::processors::{ARRIVALS, STACKS, other_main};
@@ -18,6 +18,14 @@ static ORDER: AtomicU32 = AtomicU32::new(HOLD);
 const HOLD: u32 = 0;
 const COME: u32 = 1;
 const GO: u32 = 2;
+
+/// Processors that firmware may number.
+const MOST_PROCESSORS: usize = 256;
+/// For each number of firmware's the place among the others that are enabled, from 1 on; 0 for the first processor. vCPU n
+/// runs on the one of place n, so that runs repeat whoever comes first.
+static RANKS: [AtomicU32; MOST_PROCESSORS] = [const { AtomicU32::new(0) }; MOST_PROCESSORS];
+/// The MP services, which tell each processor its number.
+static SERVICES: AtomicPtr<MpServices> = AtomicPtr::new(null_mut());
 
 /// How long firmware has to take them back.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +47,13 @@ impl Others {
             let services = boot::open_protocol::<MpServices>(params, OpenProtocolAttributes::GetProtocol).ok()?;
             (services, boot::create_event(EventType::empty(), Tpl::APPLICATION, None, None).ok()?)
         };
+        let others = (0..).take(MOST_PROCESSORS).filter(|&number| {
+            services.get_processor_info(number).is_ok_and(|processor| processor.is_enabled() && !processor.is_bsp())
+        });
+        for (rank, number) in (1..).zip(others) {
+            RANKS[number].store(rank, Ordering::Relaxed);
+        }
+        SERVICES.store((&raw const *services).cast_mut(), Ordering::Release);
         // SAFETY: only a second name for the event, which outlives the request: firmware signals it.
         let to_signal = unsafe { all_back.unsafe_clone() };
         services.startup_all_aps(false, hold, null_mut(), Some(to_signal), None).ok()?;
@@ -74,12 +89,20 @@ extern "efiapi" fn hold(_: *mut c_void) {
             _ => core::hint::spin_loop(),
         }
     }
-    let number = ARRIVALS.fetch_add(1, Ordering::AcqRel);
-    let stack_end = STACKS.get(number as usize).map_or(0, |end| end.load(Ordering::Acquire));
+    ARRIVALS.fetch_add(1, Ordering::AcqRel);
+    let rank = rank().unwrap_or(0) as usize;
+    let stack_end = STACKS.get(rank).filter(|_| rank > 0).map_or(0, |end| end.load(Ordering::Acquire));
     if stack_end != 0 {
-        // SAFETY: the processor comes from firmware; the stack is that of its number, which nobody else has.
-        unsafe { lend(stack_end, work, number.into()) };
+        // SAFETY: the processor comes from firmware; the stack is that of its rank, which nobody else has.
+        unsafe { lend(stack_end, work, rank as u64) };
     }
+}
+
+/// The place of this processor among those that firmware has given, from 1 on.
+fn rank() -> Option<u32> {
+    // SAFETY: a protocol that is never uninstalled, stored before any processor was asked for.
+    let services = unsafe { SERVICES.load(Ordering::Acquire).as_ref() }?;
+    Some(RANKS.get(services.who_am_i().ok()?)?.load(Ordering::Relaxed))
 }
 
 extern "sysv64" fn work(number: u64) -> u64 {

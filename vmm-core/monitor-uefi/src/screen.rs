@@ -19,12 +19,14 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
 /// Shows the account that a log holds: who ran, every reason with exits, remarks, the verdict.
 pub(crate) fn show(log: &[u8]) {
     let records = || log.split(|&byte| byte == b'\n').filter_map(|line| parse(line).ok());
-    if records().any(|record| record.kind == Kind::Exit) {
-        say(format_args!("\n {:>4} {:>3}  {:<34} {:>10} {:>12}", "vCPU", "no", "exit reason", "exits", "avg cycles"));
-    }
+    let mut in_table = false;
     for record in records() {
+        if record.kind == Kind::Exit && !core::mem::replace(&mut in_table, true) {
+            let (number, exits, average) = ("no", "exits", "avg cycles");
+            say(format_args!("\n {:>4} {number:>3}  {:<34} {exits:>10} {average:>12}", "vCPU", "exit reason"));
+        }
         match record.kind {
-            Kind::Tollgate => say(format_args!("\n {}, {}", text(&record, "virtualization"), text(&record, "cpu"))),
+            Kind::Tollgate => say(format_args!("\n {}, {}", text(&record, "cpu"), text(&record, "options"))),
             Kind::Console if is_remark(&record) => say(format_args!(" {}", text(&record, "text"))),
             Kind::Exit => show_row(&record),
             Kind::Verdict => {

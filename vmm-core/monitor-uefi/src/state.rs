@@ -15,12 +15,11 @@ use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
 use x86_64::structures::DescriptorTablePointer;
 
-/// IA32_SYSENTER_CS, ESP and EIP, IA32_DEBUGCTL, IA32_PAT; STAR, LSTAR, CSTAR, FMASK; the bases of FS, GS and the other GS.
-const MSRS: [u32; 12] = [
+/// IA32_SYSENTER_CS, ESP and EIP, IA32_PAT; STAR, LSTAR, CSTAR, FMASK; the bases of FS, GS and the other GS.
+const MSRS: [u32; 11] = [
     0x174,
     0x175,
     0x176,
-    0x1d9,
     0x277,
     0xc000_0081,
     0xc000_0082,
