@@ -55,6 +55,9 @@ pub(super) fn run_image(
 
 /// Where to boot it: in Bochs, which has VT-x, if it is installed.
 fn platform(arguments: &RunArguments) -> Result<Platform, Failure> {
+    if arguments.image.wants_atlas() {
+        return Err(Failure::usage("the atlas takes several runs, and is run from the ROM").remedy("leave --uefi out"));
+    }
     let in_qemu = arguments.on == On::Qemu || arguments.on == On::Auto && bochs::find().is_err();
     if !in_qemu {
         return Ok(Platform::Bochs);

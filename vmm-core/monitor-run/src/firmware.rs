@@ -36,6 +36,8 @@ pub struct Firmware {
     pub keep: fn(&str),
     /// What a person should know before the run: sentences.
     pub remarks: fn() -> Vec<String>,
+    /// What the verdict is to say besides, if anything.
+    pub postscript: fn() -> Option<String>,
     /// Ends a run in which the processor that calls it can't go on.
     pub end: fn(Ending) -> !,
 }

@@ -32,7 +32,6 @@ use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, SDM_EDITION};
-use tollgate_abi::guest_image::Directory;
 use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, PROTOCOL};
@@ -90,8 +89,7 @@ pub fn run() -> Ending {
     let ending = match run_image(&mut session, host) {
         Ok(ending) => ending,
         Err(refused) => {
-            let record = session.record(Kind::Verdict).word("result", "refused").text("detail", refused.detail);
-            let _ = record.text("remedy", refused.remedy).finish();
+            session.write_verdict("refused", format_args!("{}", refused.detail), Some(refused.remedy));
             Ending::Refused
         }
     };
@@ -101,9 +99,14 @@ pub fn run() -> Ending {
 
 fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, Refused> {
     let firmware = firmware();
-    let directory = (firmware.directory)()?;
-    let options = Options::parse(directory.options)
-        .map_err(|error| Refused::new(error, "write the image again with options that exist"))?;
+    let directory = (firmware.directory)().inspect_err(|_| {
+        // A log has a beginning, whatever is wrong with the image.
+        introduce(session, "", &Options::default(), processor::capabilities().is_ok(), 1);
+    })?;
+    let options = Options::parse(directory.options).map_err(|error| {
+        introduce(session, directory.options, &Options::default(), processor::capabilities().is_ok(), 1);
+        Refused::new(error, "write the image again with options that exist")
+    })?;
     let capabilities = processor::capabilities();
     // Without VT-x there is nothing for the others to do.
     let local_apic = capabilities.is_ok().then(|| LocalApic::enable(processor::cpuid(1, 0).ecx));
@@ -112,7 +115,7 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
         processors::start(local_apic, options.processors() as usize)
     });
     let vcpus = processors.min(options.cpus as usize);
-    introduce(session, &directory, &options, capabilities.is_ok(), vcpus);
+    introduce(session, directory.options, &options, capabilities.is_ok(), vcpus);
     let record = session.record(Kind::Memory).number("total", (firmware.memory_bytes)()).number("guest", RAM_BYTES);
     let _ = record.number("fresh", FRESH_BYTES).finish();
     let capabilities = capabilities.map_err(|refusal| Refused::new(refusal, refusal.remedy()))?;
@@ -160,13 +163,7 @@ fn all_there(
     Ok(())
 }
 
-fn introduce(
-    session: &mut Session<Serial>,
-    directory: &Directory<'_>,
-    options: &Options<'_>,
-    has_vt_x: bool,
-    vcpus: usize,
-) {
+fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, has_vt_x: bool, vcpus: usize) {
     let mut brand = [0; 48];
     for (leaf, part) in (0x8000_0002..).zip(brand.chunks_exact_mut(16)) {
         let answer = processor::cpuid(leaf, 0);
@@ -182,12 +179,13 @@ fn introduce(
         record.word("platform", firmware().name).word("virtualization", if has_vt_x { "VT-x" } else { "none" });
     let record = record.text("cpu", brand.trim_matches(['\0', ' '])).word("sdm", SDM_EDITION);
     let record = record.word("leaf_map", options.leaf_map.name()).number("vcpus", vcpus as u64);
-    let _ = record.text("options", directory.options).finish();
+    let _ = record.text("options", line).finish();
     remark(session);
 }
 
 /// What a person should know of the machine, as far as the firmware tells.
 fn remark(session: &mut Session<Serial>) {
+    session.set_postscript((firmware().postscript)());
     let no_port =
         (!session.sink().exists()).then(|| String::from("there is no serial port at I/O address 0x3f8 (COM1)"));
     for remark in (firmware().remarks)().into_iter().chain(no_port) {
@@ -461,7 +459,7 @@ fn fault(detail: fmt::Arguments<'_>) -> ! {
     }
     let mut session = Session::new(Serial::new());
     let _ = fmt::Write::write_str(session.sink(), "\n");
-    let _ = session.record(Kind::Verdict).word("result", "fault").text("detail", detail).finish();
+    session.write_verdict("fault", detail, None);
     session.sink().drain();
     (firmware().end)(Ending::Fail)
 }

@@ -32,6 +32,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
         start_others,
         keep: |_| (),
         remarks: Vec::new,
+        postscript: || None,
         end: ports::end,
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Found {
     /// Where the guest's memory starts, in what [`machine::pages`] gave.
     pub(crate) guest_memory: Result<u64, Refused>,
     pub(crate) remarks: Vec<String>,
+    /// What the verdict is to say besides.
+    pub(crate) trouble: Option<String>,
     guest_pages: Option<*mut u8>,
 }
 
@@ -71,6 +73,7 @@ impl Found {
             directory,
             guest_memory,
             remarks: Vec::new(),
+            trouble: None,
             guest_pages,
         }
     }

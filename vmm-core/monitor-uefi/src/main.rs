@@ -48,6 +48,7 @@ static UEFI: Firmware = Firmware {
     start_others: |_| others::come(),
     keep: log::keep,
     remarks: || found().remarks.clone(),
+    postscript: || found().trouble.clone(),
     end,
 };
 
@@ -103,9 +104,11 @@ fn run(stack: *mut u8) {
         .and_then(|stick| stick.begin_log().map_err(|trouble| format!("{trouble}")));
     found.remarks.extend(machine::secure_boot().then(|| "Secure Boot is on, and let this image pass".into()));
     found.remarks.extend(machine::nested());
-    if let Err(trouble) = &log_file {
-        found.remarks.push(format!("the log can't be saved: {trouble}"));
-    }
+    let address = main_of_application as *const () as u64;
+    found.remarks.extend(
+        (address >> 32 != 0).then(|| format!("the firmware has loaded the monitor at {address:#x}, above 4 GiB")),
+    );
+    found.trouble = log_file.as_ref().err().map(|trouble| format!("the log can't be saved: {trouble}"));
     let wanted = found.directory.as_ref().ok().and_then(|directory| Options::parse(directory.options).ok());
     found::keep(found);
     let others = wanted.filter(|options| options.processors() > 1).and_then(|_| Others::ask());

@@ -2,7 +2,7 @@
 //!
 //! All that the monitor changes for itself (descriptor tables, segments, control registers), that a VM exit loads (SDM 3C
 //! 28.5) and that a guest leaves behind because the monitor saves none of it: debug registers, XCR0, the MSRs of SYSCALL,
-//! x87 and SSE state. CR3 is firmware's throughout.
+//! x87 and SSE state, for which these are the only instructions in the image. CR3 is firmware's throughout.
 #![expect(unsafe_code, reason = "reads and writes the registers of the processor")]
 
 use core::arch::asm;
@@ -56,6 +56,7 @@ pub(crate) struct State {
 
 impl State {
     /// Keeps this processor's state, and disables interrupts.
+    #[inline(never)]
     pub(crate) fn keep() -> Self {
         let interrupts = rflags::read().contains(rflags::RFlags::INTERRUPT_FLAG);
         x86_64::instructions::interrupts::disable();
@@ -93,6 +94,7 @@ impl State {
     ///
     /// # Safety
     /// It is this processor's, CR3 is what it was, and nothing of what follows counts on the monitor's tables.
+    #[inline(never)]
     pub(crate) unsafe fn put_back(&self) {
         let [cs, ss, ds, es, fs, gs] = self.segments;
         // SAFETY: the caller's contract: firmware's own values, in an order in which each finds what it needs. The selectors

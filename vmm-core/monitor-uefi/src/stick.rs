@@ -87,7 +87,10 @@ impl Stick {
             let name = name.as_str();
             if is_free(self, name)? {
                 let mut log = LogFile { file: self.file(name, FileMode::CreateReadWrite)?, name: String::from(name) };
-                log.write(format!("{name}: this run has not come to its end.\n").as_bytes())?;
+                if let Err(trouble) = log.write(format!("{name}: this run has not come to its end.\n").as_bytes()) {
+                    let _ = log.file.delete();
+                    return Err(trouble);
+                }
                 return Ok(log);
             }
         }
