@@ -388,16 +388,16 @@ fn interrupt(seated: &Seated, other: usize) {
     seated.local_apic.interrupt(BOARD.apic_id(other), KICK_VECTOR + seated.vcpu as u8);
 }
 
+/// TSC ticks by which the time between two INITs grows.
+const INIT_TICKS_MORE: u64 = 13;
 /// TSC ticks that other vCPUs have to go off line by themselves, and then to stop.
 const STOP_TICKS: u64 = 1 << 26;
-/// TSC ticks between two signals to one that has not stopped yet.
-const SIGNAL_TICKS: u64 = 997;
 
 /// Stops other vCPUs, by INIT, which makes an exit whatever RFLAGS.IF is (SDM 3C 26.2): Bochs 2.7 makes none for an
 /// external interrupt while IF has been 0 since the VM entry. And again and again: an INIT in VMX root operation stays
 /// pending until the next entry (SDM 3C 24.8), but Bochs drops it.
 fn stop(seated: &Seated, others: impl Iterator<Item = usize> + Clone, has_left: impl Fn(usize) -> bool) {
-    let start = tsc();
+    let (start, mut init_ticks) = (tsc(), (firmware().init_ticks)());
     loop {
         let mut running = others.clone().filter(|&other| !has_left(other)).peekable();
         if running.peek().is_none() || tsc().wrapping_sub(start) > STOP_TICKS {
@@ -409,9 +409,11 @@ fn stop(seated: &Seated, others: impl Iterator<Item = usize> + Clone, has_left: 
             }
         }
         let told = tsc();
-        while tsc().wrapping_sub(told) < SIGNAL_TICKS {
+        while tsc().wrapping_sub(told) < init_ticks {
             core::hint::spin_loop();
         }
+        // A constant time between INITs can be a multiple of a guest's loop, and each then comes while its exit is handled.
+        init_ticks += INIT_TICKS_MORE;
     }
 }
 

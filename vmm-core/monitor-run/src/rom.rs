@@ -18,6 +18,9 @@ const HEAP_BYTES: usize = 6 << 20;
 const GUEST_HPA: u64 = 8 << 20;
 const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= GUEST_HPA);
 
+/// TSC ticks between two INITs in an emulator that drops some: few.
+pub const INIT_TICKS: u64 = 997;
+
 /// Bytes of memory that the machine must have.
 const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
 
@@ -30,6 +33,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
         image,
         guest_memory,
         start_others,
+        init_ticks: || INIT_TICKS,
         keep: |_| (),
         remarks: Vec::new,
         postscript: || None,
