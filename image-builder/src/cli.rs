@@ -37,7 +37,11 @@ const IMAGE_EXAMPLES: &str = "Examples:
 const REPORT_EXAMPLES: &str = "Examples:
   tollgate report results/serial.log
   tollgate report --format csv monday.log tuesday.log > exits.csv
-  ssh bench cat /dev/ttyS0 | tollgate report -";
+  ssh bench cat /dev/ttyS0 | tollgate report -
+
+CSV has a line for each reason of each log: over all vCPUs (`all` in the column vcpu) and, where there are several, for
+each. An empty cell is a book that the log does not have. Verdict, keys, variants, workloads and scenarios are in the table
+and in JSON.";
 
 /// Boots a bare-metal monitor and its guest, counts every VM exit and the cycles it cost, and proves that the account
 /// balances.

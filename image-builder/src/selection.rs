@@ -184,7 +184,10 @@ mod tests {
         assert_eq!(options.selected(1).count(), TABLE.iter().filter(|workload| workload.is_default(1)).count());
         let left_out: Vec<_> =
             scenario::TABLE.iter().filter(|all| options.scenarios().all(|one| one.name != all.name)).collect();
-        assert_eq!(left_out.iter().map(|scenario| scenario.name).collect::<Vec<_>>(), ["start-up-ipi", "init-signal"]);
+        assert_eq!(
+            left_out.iter().map(|scenario| scenario.name).collect::<Vec<_>>(),
+            ["non-maskable-interrupt", "start-up-ipi", "init-signal"]
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use common::{
     CPUID, HLT, INTERRUPT, LogText, Row, TWO_VCPUS_AUDIT, WRMSR, audit_of, balanced, books, text, tollgate, two_vcpus,
 };
-use image_builder::account::{Account, AtlasRow};
+use image_builder::account::{Account, AtlasRow, AtlasVariant};
 use image_builder::audit::Audit;
 use image_builder::log::{LogReader, VariantRow};
 use image_builder::report::{Format, Titled, render};
@@ -139,7 +139,13 @@ fn an_atlas_has_a_row_for_each_variant() {
     let mut good = titled("good.log", &balanced(), true);
     let variant = |name: &str, count| {
         let known = VariantRow { name: name.to_owned(), count, cycles: 70 * count, min: 60, max: 80 };
-        if count == 0 { VariantRow { name: name.to_owned(), ..VariantRow::default() } } else { known }
+        let row = if count == 0 { VariantRow { name: name.to_owned(), ..VariantRow::default() } } else { known };
+        let (how, platform) = match name {
+            "CR3 read" => ("not produced", ""),
+            "LMSW" => ("how a scenario does it", "tigerlake, 2 CPUs"),
+            _ => ("", "tigerlake"),
+        };
+        AtlasVariant { row, how: how.to_owned(), platform: platform.to_owned() }
     };
     let row = AtlasRow {
         number: 28,
@@ -152,7 +158,7 @@ fn an_atlas_has_a_row_for_each_variant() {
         how: "MOV to CR0".to_owned(),
         platform: "tigerlake".to_owned(),
         possible: true,
-        variants: vec![variant("CR0 write", 3), variant("CR3 read", 0)],
+        variants: vec![variant("CR0 write", 3), variant("CR3 read", 0), variant("LMSW", 2)],
     };
     let lacking = AtlasRow { count: 0, number: 60, name: "ENCLS".to_owned(), possible: false, ..row.clone() };
     let lacking = AtlasRow { how: "needs silicon".to_owned(), platform: String::new(), variants: vec![], ..lacking };

@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tollgate_abi::exit_reason::TABLE;
+use tollgate_abi::key::VARIANTS;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
@@ -97,6 +100,19 @@ fn the_architecture_names_the_folders_that_exist() {
         "paths in ARCHITECTURE.md that do not exist",
         quoted.filter(of_ours).filter(absent).map(str::to_owned).collect(),
     );
+}
+
+#[test]
+fn the_readme_counts_what_the_tables_have() {
+    let text = read(&root().join("README.md")).split_whitespace().collect::<Vec<_>>().join(" ");
+    let possible = TABLE.iter().filter(|row| !row.notes().platforms.starts_with("silicon")).count();
+    let (defined, variants) = (TABLE.len(), VARIANTS.len());
+    for phrase in [
+        format!("{possible} of the {defined} that the SDM defines, and {variants} variants"),
+        format!("{possible} of {possible}, audited"),
+    ] {
+        assert!(text.contains(&phrase), "README.md does not say \"{phrase}\"");
+    }
 }
 
 #[test]

@@ -78,7 +78,8 @@ impl Message {
     }
 }
 
-/// What a processor without a guest can send to vCPU 0's: what a processor can't send itself (SDM 3A 12.6.1).
+/// What a processor without a guest can send to vCPU 0's: what that can't send itself (SDM 3A 12.6.1), or would get while it
+/// is not in a guest yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Signal {
@@ -86,6 +87,8 @@ pub enum Signal {
     Init = 1,
     /// A start-up IPI, with a vector that no one looks at.
     StartUp = 2,
+    /// An NMI.
+    Nmi = 3,
 }
 
 /// Bits of a seat's condition; above them its wake-ups are counted.
@@ -385,6 +388,7 @@ impl Board {
         match self.asked.swap(0, Ordering::Acquire) {
             0 => None,
             asked if asked == Signal::Init as u32 => Some(Signal::Init),
+            asked if asked == Signal::Nmi as u32 => Some(Signal::Nmi),
             _ => Some(Signal::StartUp),
         }
     }

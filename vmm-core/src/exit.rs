@@ -76,11 +76,16 @@ impl RawReason {
     }
 }
 
+/// What [`Backend::frequent_reason`] says of a rare exit.
+pub const UNRESOLVED: RawReason = RawReason(u32::MAX);
+
 /// Exception vectors that the monitor raises or tells apart (SDM 3A 6.15).
 #[expect(missing_docs, reason = "the manual's mnemonics")]
 pub mod vector {
     pub const DE: u8 = 0;
     pub const DB: u8 = 1;
+    pub const OF: u8 = 4;
+    pub const BR: u8 = 5;
     pub const UD: u8 = 6;
     pub const DF: u8 = 8;
     pub const TS: u8 = 10;
@@ -88,7 +93,10 @@ pub mod vector {
     pub const SS: u8 = 12;
     pub const GP: u8 = 13;
     pub const PF: u8 = 14;
+    pub const AC: u8 = 17;
     pub const MC: u8 = 18;
+    pub const VE: u8 = 20;
+    pub const CP: u8 = 21;
 }
 
 /// Interruption types (SDM 3C 25.8.3).
@@ -327,28 +335,49 @@ pub enum State {
 
 /// A virtualization extension at one vCPU: facts about the last exit, and effects on the guest.
 pub trait Backend {
+    /// Whether a time without exits ends by an interrupt at the processor's own APIC, for lack of a timer of the extension's.
+    const WATCHDOG_INTERRUPTS: bool;
     /// Why the guest exited.
     fn exit_reason(&self) -> RawReason;
+    /// Likewise, without a call: [`UNRESOLVED`] for what is rare, where finding that out takes one.
+    fn frequent_reason(&self) -> RawReason;
+    /// The reason of which [`Backend::frequent_reason`] has said this much.
+    fn whole_reason(&self, frequent: RawReason) -> RawReason;
+    /// Whether the quick forms can be used: to move behind an instruction takes no call.
+    fn steps_quickly(&self) -> bool;
+    /// [`Backend::step_over`], where [`Backend::steps_quickly`].
+    fn quick_step_over(&mut self);
     /// The exit qualification as it is, for reports.
     fn qualification(&self) -> u64;
     /// The port access of an I/O exit.
     fn io_access(&self) -> IoAccess;
-    /// The linear address of the first element of a string I/O exit.
-    fn string_io_address(&self) -> u64;
+    /// The base of the segment that a string I/O exit's instruction accesses; `offset` is what is in RSI or RDI, as wide as
+    /// its addresses.
+    fn string_io_segment_base(&self, offset: u64) -> u64;
     /// Width in bytes of the addresses that a string I/O instruction steps: 2, 4 or 8.
     fn string_io_address_bytes(&self) -> u8;
     /// The number of the register that a MOV to CR0 reads; `None` for any other control-register access.
     fn cr0_write(&self) -> Option<u8>;
     /// The access of a control-register exit.
-    fn cr_access(&self) -> CrAccess;
+    fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess;
     /// The access of a debug-register exit.
     fn dr_access(&self) -> DrAccess;
     /// The instruction and operand of an exit for a descriptor table.
     fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand);
     /// The access of an EPT violation.
     fn physical_fault(&self) -> PhysicalFault;
-    /// The exception, NMI or interrupt that caused the exit.
+    /// Whether an exit for RDTSC is one for RDTSCP.
+    fn is_rdtscp(&self) -> bool;
+    /// The linear address of INVLPG.
+    fn invalidated_address(&self, registers: &mut GuestRegisters) -> u64;
+    /// The exception or NMI that caused the exit.
     fn exit_event(&self) -> Option<Event>;
+    /// The vector of the external interrupt that caused the exit, taken from the processor's own APIC.
+    fn take_interrupt(&mut self) -> u8;
+    /// Takes the NMI that caused the exit.
+    fn take_nmi(&mut self);
+    /// Whether the NMI handler of the guest has come to its end, at an exit for that.
+    fn nmi_handler_ends(&mut self);
     /// The event that was being delivered when the guest exited.
     fn vectoring_event(&self) -> Option<Event>;
     /// Reads guest state.
@@ -399,6 +428,9 @@ pub trait Backend {
     fn enter_long_mode(&mut self);
     /// Puts another profile's controls in force, and says which those are.
     fn set_profile(&mut self, profile: Profile) -> Controls;
+    /// Has a time without exits end by an interrupt with [`WATCHDOG_VECTOR`](crate::handlers::apic::WATCHDOG_VECTOR), where
+    /// the extension has no timer of its own for that: starts anew.
+    fn restart_watchdog(&mut self);
     /// Which check a VM entry failed, as far as it can be told, after an exit that says that one did.
     fn entry_failure(&self) -> &'static str;
     /// The time-stamp counter.

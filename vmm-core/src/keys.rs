@@ -193,7 +193,7 @@ pub fn key_of<B: Backend>(reason: ExitReason, registers: &GuestRegisters, backen
             let (is_in, is_string) = (u64::from(access.is_in) * PORT_IN, u64::from(access.is_string) * PORT_STRING);
             u64::from(access.port) | is_in | is_string
         }
-        KeyKind::ControlRegister => match backend.cr_access() {
+        KeyKind::ControlRegister => match backend.cr_access(&mut registers.clone()) {
             CrAccess::Write { cr, .. } => u64::from(cr),
             CrAccess::Read { cr, .. } => u64::from(cr) | 1 << 4,
             CrAccess::Clts => 2 << 4,

@@ -381,6 +381,7 @@ impl Book for Unaccounted {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
     fn book(ledger: &Ledger, reason: u16, cycles: u64) {
         let open = ledger.open(ExitReason(reason));
@@ -402,7 +403,7 @@ mod tests {
     fn an_unknown_reason_has_its_own_row() {
         let ledger = Ledger::new();
         book(&ledger, 4711, 1);
-        assert_eq!(ledger.counts()[ROWS - 1], 1);
+        assert_eq!(ledger.counts()[UNKNOWN_ROW], 1);
         assert_eq!(ledger.exits(), 1);
     }
 

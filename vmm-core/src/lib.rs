@@ -29,10 +29,13 @@ pub mod ledger;
 pub mod local_apic;
 pub mod machine;
 pub mod memory;
+pub mod nested;
 pub mod paging;
+pub mod registers;
 #[cfg(test)]
 pub(crate) mod script;
 pub mod session;
 pub mod stack;
+pub mod svm;
 pub mod vcpu;
 pub mod vmx;

@@ -6,12 +6,12 @@
 #![expect(unsafe_code, reason = "reads and writes the registers of the local APIC")]
 
 use tollgate_abi::apic::{
-    CURRENT_COUNT, DELIVERY_INIT, DELIVERY_START_UP, DIVIDE, EOI, IA32_APIC_BASE, IA32_TSC_DEADLINE, ICR, ID,
-    INITIAL_COUNT, LVT_MASKED, LVT_TIMER, LVT_TSC_DEADLINE, MSR_BASE, SVR, TO_OTHERS, command,
+    CURRENT_COUNT, DELIVERY_INIT, DELIVERY_NMI, DELIVERY_START_UP, DIVIDE, EOI, IA32_APIC_BASE, IA32_TSC_DEADLINE, ICR,
+    ID, INITIAL_COUNT, LVT_MASKED, LVT_TIMER, LVT_TSC_DEADLINE, MSR_BASE, SVR, TO_OTHERS, command,
 };
 use x86_64::registers::model_specific::Msr;
 
-use crate::vmx::registers::tsc;
+use crate::registers::tsc;
 
 mod settings;
 
@@ -72,6 +72,12 @@ impl LocalApic {
         apic
     }
 
+    /// One that no test reaches.
+    #[cfg(test)]
+    pub(crate) fn scripted() -> Self {
+        Self { by_msr: true, timer: Timer::TscDeadline }
+    }
+
     /// Its ID.
     pub fn id(&self) -> u32 {
         if self.by_msr { self.read(ID) } else { self.read(ID) >> 24 }
@@ -85,6 +91,11 @@ impl LocalApic {
     /// Sends INIT to the processor with this APIC ID.
     pub fn init(&self, apic_id: u32) {
         self.send(command(apic_id, DELIVERY_INIT, 0));
+    }
+
+    /// Sends an NMI to the processor with this APIC ID.
+    pub fn nmi(&self, apic_id: u32) {
+        self.send(command(apic_id, DELIVERY_NMI, 0));
     }
 
     /// Sends a start-up IPI to the processor with this APIC ID.

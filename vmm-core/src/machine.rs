@@ -2,6 +2,7 @@
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
+use tollgate_abi::virtualization::Facts;
 
 use crate::apic::Apic;
 use crate::board::Board;
@@ -24,6 +25,8 @@ pub struct Machine {
     pub wake: Option<Wake>,
     /// Where the course leaves are.
     pub leaf_map: LeafMap,
+    /// What predictions depend on besides.
+    pub facts: Facts,
     /// The controls in force, which say what is enabled.
     pub controls: Controls,
     /// The controls of every profile together, which say what the run as a whole could have produced.
@@ -38,6 +41,8 @@ pub struct Machine {
     pub nmi_pending: bool,
     /// INIT has come, and the vCPU is about to wait.
     pub init_pending: bool,
+    /// Exits when the watchdog was started last, where it is an interrupt.
+    pub exits_at_watchdog: u64,
     /// The vCPU has halted until an interrupt.
     pub halted: bool,
     /// The number of this vCPU.
@@ -52,6 +57,23 @@ pub struct Machine {
     pub in_scenario: bool,
     /// How the guest ended itself.
     pub exit: Option<GuestExit>,
+}
+
+impl Machine {
+    /// Exits of this vCPU so far.
+    fn exits(&self) -> u64 {
+        self.ledgers.get(self.vcpu).map_or(0, |ledger| ledger.exits())
+    }
+
+    /// Notes how many exits there are, when the watchdog is started.
+    pub fn note_exits(&mut self) {
+        self.exits_at_watchdog = self.exits();
+    }
+
+    /// Whether there were exits since [`Machine::note_exits`], that of the watchdog apart, which is counted.
+    pub fn exited_meanwhile(&self) -> bool {
+        self.exits().wrapping_sub(self.exits_at_watchdog) > 1
+    }
 }
 
 /// An armed interrupt.

@@ -49,6 +49,7 @@ impl GuestMemory {
         self.bytes
     }
 
+    #[inline(always)]
     fn at(&self, gpa: u64, bytes: usize) -> Result<*mut u8, BadAddress> {
         let end = gpa.checked_add(bytes as u64).ok_or(BadAddress(gpa))?;
         if end > self.bytes {
@@ -98,6 +99,14 @@ impl GuestMemory {
         let mut bytes = [0; 8];
         self.read(gpa, &mut bytes)?;
         Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Reads a little-endian doubleword; `None` if the guest does not have all of it.
+    #[inline(always)]
+    pub fn read_u32(&self, gpa: u64) -> Option<u32> {
+        let from = self.at(gpa, size_of::<u32>()).ok()?.cast::<u32>();
+        // SAFETY: as in `read`; the doubleword may lie anywhere.
+        Some(unsafe { ptr::read_unaligned(from) })
     }
 
     /// Writes a little-endian quadword.

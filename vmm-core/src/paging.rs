@@ -18,6 +18,7 @@ enum Access {
 
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const CR0_WP: u64 = 1 << 16;
+const CR0_PG: u64 = 1 << 31;
 const EFER_NXE: u64 = 1 << 11;
 
 /// #PF error-code bits (SDM 3A 4.7).
@@ -66,13 +67,13 @@ struct Mode {
 }
 
 impl Mode {
-    fn of<B: Backend>(backend: &B, machine: &Machine) -> Self {
+    fn of<B: Backend>(backend: &B, physical_bits: u32) -> Self {
         Self {
             cr3: backend.get(State::Cr3),
             write_protect: backend.get(State::Cr0) & CR0_WP != 0,
             execute_disable: backend.get(State::Efer) & EFER_NXE != 0,
             user: backend.get(State::SsRights) >> 5 & 3 == 3,
-            physical_bits: machine.cpuid.physical_address_bits(),
+            physical_bits,
         }
     }
 
@@ -142,7 +143,7 @@ fn piece<B: Backend>(
         return Err(Event::GENERAL_PROTECTION.into());
     }
     let bytes = bytes.min(4096 - (linear as usize & 4095));
-    let mode = Mode::of(backend, machine);
+    let mode = Mode::of(backend, machine.cpuid.physical_address_bits());
     match walk(&mut machine.memory, mode, linear, access) {
         Ok(gpa) if gpa.checked_add(bytes as u64).is_some_and(|end| end <= machine.memory.bytes()) => Ok((gpa, bytes)),
         Ok(_) | Err(WalkFault::OutsideMemory) => Err(Fault::OutsideMemory),
@@ -170,6 +171,32 @@ pub fn read<B: Backend>(
         (into, linear) = (later, linear.wrapping_add(bytes as u64));
     }
     Ok(())
+}
+
+/// Reads as much of guest-virtual memory as there is, with paging or without, for a monitor that looks at an instruction that
+/// has been fetched already: how many bytes that was, and where the
+/// first is in guest-physical memory. Nothing is raised.
+pub fn fetch<B: Backend>(
+    backend: &B,
+    memory: &mut GuestMemory,
+    physical_bits: u32,
+    linear: u64,
+    into: &mut [u8],
+) -> (usize, Option<u64>) {
+    let mode = Mode::of(backend, physical_bits);
+    let is_paged = backend.get(State::Cr0) & CR0_PG != 0;
+    let (mut read, mut first) = (0, None);
+    while read < into.len() {
+        let at = linear.wrapping_add(read as u64);
+        let gpa = if is_paged { walk(memory, mode, at, Access::Read).ok() } else { Some(at) };
+        let bytes = (into.len() - read).min(4096 - (at as usize & 4095));
+        match gpa.map(|gpa| memory.read(gpa, &mut into[read..read + bytes])) {
+            Some(Ok(())) => read += bytes,
+            _ => break,
+        }
+        first = first.or(gpa);
+    }
+    (read, first)
 }
 
 /// Finds out whether guest-virtual memory can be written.

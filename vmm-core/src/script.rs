@@ -6,12 +6,13 @@ use std::ops::Range;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::profile::Profile;
+use tollgate_abi::virtualization::Facts;
 
 use crate::apic::{Apic, Page};
 use crate::board::{Board, Condition};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction, VirtualizedApic,
+    TableInstruction, UNRESOLVED, VirtualizedApic,
 };
 use crate::handlers::cpuid::{CpuidTable, tests::everything};
 use crate::handlers::io::Ports;
@@ -44,6 +45,8 @@ pub(crate) struct Script {
     pub(crate) ended_interrupts: usize,
     pub(crate) timer: Option<u64>,
     pub(crate) halts: usize,
+    pub(crate) watchdog_starts: usize,
+    pub(crate) is_slow: bool,
 }
 
 impl Script {
@@ -74,6 +77,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
         memory: memory(64 << 10),
         wake: None,
         leaf_map: LeafMap::default(),
+        facts: Facts::default(),
         controls: Controls::default(),
         enabled_in_any_profile: Controls::default(),
         cr4_allowed: u64::MAX,
@@ -81,6 +85,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
         apic_base: tollgate_abi::apic::APIC_BASE,
         nmi_pending: false,
         init_pending: false,
+        exits_at_watchdog: 0,
         halted: false,
         vcpu,
         board,
@@ -92,8 +97,21 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
 }
 
 impl Backend for Script {
+    const WATCHDOG_INTERRUPTS: bool = true;
     fn exit_reason(&self) -> RawReason {
         RawReason(self.reason)
+    }
+    fn frequent_reason(&self) -> RawReason {
+        if self.reason >= 1 << 16 { UNRESOLVED } else { self.exit_reason() }
+    }
+    fn whole_reason(&self, _: RawReason) -> RawReason {
+        self.exit_reason()
+    }
+    fn steps_quickly(&self) -> bool {
+        !self.is_slow
+    }
+    fn quick_step_over(&mut self) {
+        self.step_over();
     }
     fn qualification(&self) -> u64 {
         self.qualification
@@ -101,8 +119,22 @@ impl Backend for Script {
     fn io_access(&self) -> IoAccess {
         self.io.unwrap_or(IoAccess { port: 0x80, bytes: 1, is_in: false, is_string: false, is_repeated: false })
     }
-    fn string_io_address(&self) -> u64 {
-        self.string_io.0
+    fn string_io_segment_base(&self, offset: u64) -> u64 {
+        self.string_io.0.wrapping_sub(offset)
+    }
+    fn is_rdtscp(&self) -> bool {
+        false
+    }
+    fn invalidated_address(&self, _: &mut GuestRegisters) -> u64 {
+        self.qualification
+    }
+    fn take_interrupt(&mut self) -> u8 {
+        self.exit_event.map_or(0, |event| event.vector)
+    }
+    fn take_nmi(&mut self) {}
+    fn nmi_handler_ends(&mut self) {}
+    fn restart_watchdog(&mut self) {
+        self.watchdog_starts += 1;
     }
     fn string_io_address_bytes(&self) -> u8 {
         self.string_io.1
@@ -113,7 +145,7 @@ impl Backend for Script {
             _ => None,
         }
     }
-    fn cr_access(&self) -> CrAccess {
+    fn cr_access(&self, _: &mut GuestRegisters) -> CrAccess {
         self.cr.unwrap_or(CrAccess::Clts)
     }
     fn dr_access(&self) -> DrAccess {

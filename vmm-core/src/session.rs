@@ -14,6 +14,7 @@ use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
+use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::{KeyPrediction, Outcome, TABLE, Workload};
 
 use crate::board::{Board, Ended};
@@ -92,6 +93,27 @@ fn key_counts(workload: &Workload, books: &Books) -> Vec<u64> {
     sums
 }
 
+/// What the vCPUs together have of the variant that a scenario is about, where variants are kept.
+fn variant_count(scenario: &Scenario, books: &Books) -> Option<u64> {
+    let name = scenario.variant.filter(|_| books.iter().any(|book| book.keeps_keys()))?;
+    let mut sum = 0;
+    for book in books {
+        book.variants(&mut |figures| {
+            if (figures.reason, figures.name) == (scenario.reason, name) {
+                sum += figures.part.count;
+            }
+        });
+    }
+    Some(sum)
+}
+
+/// What the ledger had before a scenario.
+#[derive(Debug)]
+pub struct BeforeScenario {
+    rows: [u64; ROWS],
+    variant: Option<u64>,
+}
+
 /// What was predicted and what was found of one key in a window.
 struct KeyBooks {
     key: &'static KeyPrediction,
@@ -107,7 +129,7 @@ impl KeyBooks {
 
 /// What a workload predicts of keys, where they are kept.
 #[inline(never)]
-fn compare_keys(window: &Window, books: &Books) -> Vec<KeyBooks> {
+fn compare_keys(window: &Window, books: &Books, facts: Facts) -> Vec<KeyBooks> {
     let Window { workload, iterations, .. } = *window;
     if !books.iter().any(|book| book.keeps_keys()) {
         return Vec::new();
@@ -116,7 +138,7 @@ fn compare_keys(window: &Window, books: &Books) -> Vec<KeyBooks> {
     let keys = workload.keys().zip(window.keys_before.iter().zip(found));
     keys.map(|(key, (&before, after))| KeyBooks {
         key,
-        predicted: key.predict(workload.on, iterations, books.len() as u64),
+        predicted: key.predict(workload.on, iterations, books.len() as u64, facts),
         // A key that lost its slot meanwhile counts from when it got it back.
         observed: after.saturating_sub(before),
     })
@@ -245,7 +267,7 @@ impl<W: Write> Session<W> {
         *ending_call = ending_call.saturating_sub(1);
         self.print_console(vcpu.machine.board);
         let book = read_book(&vcpu.machine, book_gpa);
-        let keys = compare_keys(&window, books);
+        let keys = compare_keys(&window, books, vcpu.machine.facts);
         self.compare(&window, &observed, &keys, book, tsc, &vcpu.machine, keeps(books));
         vcpu.set_profile(Profile::Minimal);
     }
@@ -264,8 +286,9 @@ impl<W: Write> Session<W> {
     ) {
         let Window { workload, iterations, start_tsc, .. } = *window;
         let (vcpus, controls) = (machine.ledgers.len() as u64, &machine.controls);
-        let predicted =
-            |row: usize| workload.predict(ExitReason(row as u16), iterations, vcpus, |reason| controls.enable(reason));
+        let predicted = |row: usize| {
+            workload.predict(ExitReason(row as u16), iterations, vcpus, machine.facts, |reason| controls.enable(reason))
+        };
         let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
         let agrees = |row: usize| predicted(row) == observed[row] && guest(row) == observed[row];
         let (verdict, message) = match &book {
@@ -309,8 +332,8 @@ impl<W: Write> Session<W> {
     }
 
     /// What the ledger has, to be handed to [`Session::scenario`].
-    pub fn before_scenario(&self, books: &Books) -> [u64; ROWS] {
-        counts(books)
+    pub fn before_scenario(&self, books: &Books, scenario: &Scenario) -> BeforeScenario {
+        BeforeScenario { rows: counts(books), variant: variant_count(scenario, books) }
     }
 
     /// Compares what a scenario provoked in its runs with what it predicts.
@@ -319,28 +342,34 @@ impl<W: Write> Session<W> {
         &mut self,
         books: &Books,
         scenario: &'static Scenario,
-        before: &[u64; ROWS],
+        before: &BeforeScenario,
         failure: Option<&dyn fmt::Display>,
     ) {
         let mut observed = counts(books);
         for (row, count) in observed.iter_mut().enumerate() {
-            *count -= before[row];
+            *count -= before.rows[row];
             self.by_scenarios[row] += *count;
         }
         let row = scenario.reason.ledger_row();
         let predicted = if keeps(books) { RUNS } else { 0 };
-        let stray = (0..ROWS).find(|&other| other != row && observed[other] > 0);
-        let balanced = observed[row] == predicted && stray.is_none() && failure.is_none();
+        let variant = variant_count(scenario, books).zip(before.variant).map(|(after, before)| after - before);
+        let stray =
+            (0..ROWS).find(|&other| observed[other] > if other == row { variant.unwrap_or(u64::MAX) } else { 0 });
+        let observed = variant.unwrap_or(observed[row]);
+        let balanced = observed == predicted && stray.is_none() && failure.is_none();
         if !balanced {
             self.differing_scenario = self.differing_scenario.or(Some(scenario));
         }
         let record = self.record(Kind::Scenario).word("scenario", scenario.name);
         let record = record.number("reason", scenario.reason.0.into());
         let record = record.word("verdict", if balanced { "balanced" } else { "differs" });
-        let record = record.number("predicted", predicted).number("observed", observed[row]);
+        let record = record.number("predicted", predicted).number("observed", observed);
         let _ = match (failure, stray) {
             (Some(failure), _) => record.text("detail", failure),
-            (None, Some(other)) => record.text("detail", format_args!("{:?} came up", ExitReason(other as u16))),
+            (None, Some(other)) => {
+                let variant = if other == row { " of another kind" } else { "" };
+                record.text("detail", format_args!("{:?}{variant} came up", ExitReason(other as u16)))
+            }
             _ => record,
         }
         .finish();
@@ -399,7 +428,7 @@ impl<W: Write> Session<W> {
         let ledger = account.ledger();
         for number in 0..ROWS {
             let reason = ExitReason(number as u16);
-            let (figures, status) = (ledger.figures(reason), reason.status(enabled));
+            let (figures, status) = (ledger.figures(reason), reason.row_status(enabled));
             // The first vCPU's rows tell the status of every reason; of the others, those are enough that have exits.
             if figures.count > 0 || status != Status::Undefined && vcpu == 0 {
                 self.row(vcpu, number, status, &figures);
@@ -539,6 +568,7 @@ impl fmt::Display for NonEmpty<'_> {
 mod tests {
     use super::*;
     use crate::exit::GuestRegisters;
+    use crate::keys::Keyed;
     use crate::ledger::{Account, Ledger};
     use crate::script::{Script, machine};
     use tollgate_abi::hypercall::{BOOK_MAGIC, MESSAGE_BYTES};
@@ -584,6 +614,36 @@ mod tests {
         vcpu.machine.board.end(0, Ended { exit, ..Ended::of(Outcome::Exited) });
         let ending = session.finish(&vcpu.machine, &books);
         (text, ending)
+    }
+
+    /// The record of a scenario about #OF, run where so many exits of these vectors came up.
+    fn scenario_record(exits: &[(u64, u64)]) -> (String, u64, String) {
+        let keyed: &'static Keyed = Box::leak(Box::default());
+        let books: [&'static dyn Book; 1] = [keyed];
+        let book = |vector: u64| {
+            keyed.expect(ExitReason::EXCEPTION_OR_NMI, || Some(vector), || 0);
+            keyed.close(keyed.open(ExitReason::EXCEPTION_OR_NMI), 0, || 50);
+        };
+        book(4);
+        let mut text = String::new();
+        let mut session = Session::new(&mut text);
+        let scenario = Scenario::by_name("overflow").unwrap();
+        let before = session.before_scenario(&books, scenario);
+        exits.iter().for_each(|&(vector, times)| (0..times).for_each(|_| book(vector)));
+        session.scenario(&books, scenario, &before, None);
+        let record = parse(text.trim_end().as_bytes()).unwrap();
+        let detail = record.text("detail").map(|text| text.to_string()).unwrap_or_default();
+        (record.text("verdict").unwrap().to_string(), record.number("observed").unwrap(), detail)
+    }
+
+    #[test]
+    fn a_scenario_about_a_variant_wants_that_one() {
+        let differs = |observed, detail: &str| ("differs".to_owned(), observed, detail.to_owned());
+        let stray = "0 (Exception or non-maskable interrupt) of another kind came up";
+        assert_eq!(scenario_record(&[(4, RUNS)]), ("balanced".to_owned(), RUNS, String::new()));
+        assert_eq!(scenario_record(&[(6, RUNS)]), differs(0, stray));
+        assert_eq!(scenario_record(&[(4, RUNS), (6, 1)]), differs(RUNS, stray));
+        assert_eq!(scenario_record(&[(4, RUNS - 1)]), differs(RUNS - 1, ""));
     }
 
     fn verdict(log: &str) -> String {

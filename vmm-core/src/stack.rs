@@ -16,9 +16,9 @@ use core::fmt;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::exit::{Backend, GuestRegisters};
+use crate::exit::{Backend, GuestRegisters, RawReason};
 use crate::ledger::Account;
-use crate::vcpu::{Flow, Opened, Vcpu};
+use crate::vcpu::{Flow, Left, Opened, Vcpu};
 
 /// Bytes of the stack on which exits are handled.
 const STACK_BYTES: usize = 32 * 1024;
@@ -196,10 +196,31 @@ pub(crate) unsafe extern "sysv64" fn on_exit<A: Account, B: Leave>(
 ) {
     // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
     let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
-    if let Err(opened) = vcpu.exit_quickly(account, guest, exit_tsc) {
+    match vcpu.exit_quickly(account, guest, exit_tsc) {
+        Ok(()) => {}
         // SAFETY: likewise; `guest` is not used any more.
-        unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) }
+        Err(Left::Opened(opened)) => unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) },
+        // SAFETY: likewise.
+        Err(Left::Unopened(frequent)) => unsafe { on_rare_exit::<A, B>(exit_tsc, vcpu, registers, frequent) },
     }
+}
+
+/// [`on_exit`] for a reason that is not one of the frequent.
+///
+/// # Safety
+/// As for `on_exit`.
+#[inline(never)]
+unsafe extern "sysv64" fn on_rare_exit<A: Account, B: Leave>(
+    exit_tsc: u64,
+    vcpu: &mut Vcpu<B>,
+    registers: *mut GuestRegisters,
+    frequent: RawReason,
+) {
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
+    let (account, guest) = unsafe { (account_of::<A>(registers), &*registers) };
+    let opened = vcpu.open(account, guest, frequent);
+    // SAFETY: likewise; `guest` is not used any more.
+    unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) }
 }
 
 /// Likewise, without the quick forms.
@@ -211,11 +232,9 @@ pub(crate) unsafe extern "sysv64" fn on_exit_of_other_mode<A: Account, B: Leave>
     vcpu: &mut Vcpu<B>,
     registers: *mut GuestRegisters,
 ) {
-    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
-    let (account, guest) = unsafe { (account_of::<A>(registers), &*registers) };
-    let opened = vcpu.open(account, guest);
-    // SAFETY: likewise; `guest` is not used any more.
-    unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) }
+    let frequent = vcpu.backend.frequent_reason();
+    // SAFETY: the caller's contract.
+    unsafe { on_rare_exit::<A, B>(exit_tsc, vcpu, registers, frequent) }
 }
 
 /// The rest of [`on_exit`]; a function of its own, to be jumped to, so that the frequent exits need no stack frame.

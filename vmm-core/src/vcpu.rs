@@ -45,6 +45,15 @@ pub enum Flow {
 #[repr(transparent)]
 pub struct Opened(RawReason);
 
+/// What [`Vcpu::exit_quickly`] leaves.
+#[derive(Debug)]
+pub enum Left {
+    /// Of an exit that it has counted, all but that.
+    Opened(Opened),
+    /// All of an exit, whose reason is rare: what [`Backend::frequent_reason`] says of it.
+    Unopened(RawReason),
+}
+
 /// How a guest ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End<F> {
@@ -84,94 +93,109 @@ impl<B: Backend> Vcpu<B> {
         apic::refresh(&mut self.backend, &self.machine);
     }
 
-    /// One exit, from the time stamp `exit_tsc` that the stub took to the entry that follows: what the stub does in two
-    /// steps, so that the first needs no stack frame.
+    /// One exit, from the time stamp `exit_tsc` that the stub took to the entry that follows: what the stub does in steps, so
+    /// that the first needs no stack frame.
     #[cfg(test)]
     pub(crate) fn exit(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
-        match self.exit_quickly(account, registers, exit_tsc) {
-            Ok(()) => Flow::Resume,
-            Err(opened) => self.exit_thoroughly(account, registers, exit_tsc, opened),
-        }
+        let opened = match self.exit_quickly(account, registers, exit_tsc) {
+            Ok(()) => return Flow::Resume,
+            Err(Left::Opened(opened)) => opened,
+            Err(Left::Unopened(frequent)) => self.open(account, registers, frequent),
+        };
+        self.exit_thoroughly(account, registers, exit_tsc, opened)
     }
 
-    /// The first half of an exit, from the time stamp `exit_tsc` that the stub took: opens it, and decides and closes it if it is one of the most frequent and
-    /// asks for nothing out of the ordinary. It needs no stack frame, and finds its ledger row without computing it.
+    /// The first half of an exit, from the time stamp `exit_tsc` that the stub took: opens it if its reason is one of the most
+    /// frequent, and decides and closes it if it asks for nothing out of the ordinary. It needs no stack frame, and finds its
+    /// ledger row without computing it.
     ///
     /// # Errors
-    /// The exit is open and is to be handed to [`Vcpu::exit_thoroughly`].
+    /// What is left to be done.
     #[inline(always)]
     pub fn exit_quickly<A: Account>(
         &mut self,
         account: &A,
         registers: &mut GuestRegisters,
         exit_tsc: u64,
-    ) -> Result<(), Opened> {
+    ) -> Result<(), Left> {
         const CPUID: u32 = ExitReason::CPUID.0 as u32;
         const VMCALL: u32 = ExitReason::VMCALL.0 as u32;
         const CR_ACCESS: u32 = ExitReason::CR_ACCESS.0 as u32;
         const IO_INSTRUCTION: u32 = ExitReason::IO_INSTRUCTION.0 as u32;
         const RDMSR: u32 = ExitReason::RDMSR.0 as u32;
         const EPT_VIOLATION: u32 = ExitReason::EPT_VIOLATION.0 as u32;
-        let raw = self.backend.exit_reason();
-        let backend = &self.backend;
-        account.expect(raw.basic(), || key_of(raw.basic(), registers, backend), || backend.tsc());
+        let raw = self.backend.frequent_reason();
         // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
         match raw.0 {
             // The one exit with a budget of VMREADs: it spares those that would show an interrupt shadow or a single step.
-            CPUID => self.decide::<A, { CPUID as usize }>(account, raw, exit_tsc, |backend, machine| {
-                let done = cpuid::quick(registers, &machine.cpuid);
-                step_over_if(done, backend)
-            }),
-            VMCALL => self.decide::<A, { VMCALL as usize }>(account, raw, exit_tsc, |backend, _| {
-                let done = backend.ends_plainly() && hypercall::quick(registers);
-                step_over_if(done, backend)
-            }),
-            CR_ACCESS => self.decide::<A, { CR_ACCESS as usize }>(account, raw, exit_tsc, |backend, _| {
-                let done = backend.ends_plainly()
-                    && backend.cr0_write().is_some_and(|register| control_regs::quick(register, registers, backend));
-                step_over_if(done, backend)
-            }),
-            IO_INSTRUCTION => {
-                self.decide::<A, { IO_INSTRUCTION as usize }>(account, raw, exit_tsc, |backend, machine| {
-                    let done = backend.ends_plainly() && io::quick(backend.io_access(), registers, machine);
+            CPUID => {
+                self.decide::<A, { CPUID as usize }>(account, registers, exit_tsc, |backend, machine, registers| {
+                    let done = backend.steps_quickly() && cpuid::quick(registers, &machine.cpuid);
                     step_over_if(done, backend)
                 })
             }
-            RDMSR => self.decide::<A, { RDMSR as usize }>(account, raw, exit_tsc, |backend, machine| {
-                let done = backend.ends_plainly() && msr::quick(registers, machine);
+            VMCALL => self.decide::<A, { VMCALL as usize }>(account, registers, exit_tsc, |backend, _, registers| {
+                let done = ends_quickly(backend) && hypercall::quick(registers);
                 step_over_if(done, backend)
             }),
+            CR_ACCESS => {
+                self.decide::<A, { CR_ACCESS as usize }>(account, registers, exit_tsc, |backend, _, registers| {
+                    let done = ends_quickly(backend)
+                        && backend
+                            .cr0_write()
+                            .is_some_and(|register| control_regs::quick(register, registers, backend));
+                    step_over_if(done, backend)
+                })
+            }
+            IO_INSTRUCTION => self.decide::<A, { IO_INSTRUCTION as usize }>(
+                account,
+                registers,
+                exit_tsc,
+                |backend, machine, registers| {
+                    let done = ends_quickly(backend) && io::quick(backend.io_access(), registers, machine);
+                    step_over_if(done, backend)
+                },
+            ),
+            RDMSR => {
+                self.decide::<A, { RDMSR as usize }>(account, registers, exit_tsc, |backend, machine, registers| {
+                    let done = ends_quickly(backend) && msr::quick(registers, machine);
+                    step_over_if(done, backend)
+                })
+            }
             EPT_VIOLATION => {
-                self.decide::<A, { EPT_VIOLATION as usize }>(account, raw, exit_tsc, |backend, _| event::quick(backend))
+                self.decide::<A, { EPT_VIOLATION as usize }>(account, registers, exit_tsc, |backend, _, _| {
+                    event::quick(backend)
+                })
             }
-            _ => {
-                let _counted = account.open(raw.basic());
-                Err(Opened(raw))
-            }
+            _ => Err(Left::Unopened(raw)),
         }
     }
 
-    /// Opens an exit that only [`Vcpu::exit_thoroughly`] may decide: in modes that the quick forms don't know.
-    pub fn open(&self, account: &impl Account, registers: &GuestRegisters) -> Opened {
-        let (raw, backend) = (self.backend.exit_reason(), &self.backend);
+    /// Opens an exit that only [`Vcpu::exit_thoroughly`] may decide: for a reason that is rare, or in a mode that the quick forms
+    /// don't know.
+    pub fn open(&self, account: &impl Account, registers: &GuestRegisters, frequent: RawReason) -> Opened {
+        let backend = &self.backend;
+        let raw = backend.whole_reason(frequent);
         account.expect(raw.basic(), || key_of(raw.basic(), registers, backend), || backend.tsc());
         let _counted = account.open(raw.basic());
         Opened(raw)
     }
 
-    /// Opens an exit, and closes it if `quick` could deal with all of it. `REASON` is that of `raw` again, as a constant, so
-    /// that its ledger row is one, too.
+    /// Opens an exit for `REASON`, and closes it if `quick` could deal with all of it. The reason is a constant, so that its
+    /// ledger row is one, too.
     #[inline(always)]
     fn decide<A: Account, const REASON: usize>(
         &mut self,
         account: &A,
-        raw: RawReason,
+        registers: &mut GuestRegisters,
         exit_tsc: u64,
-        quick: impl FnOnce(&mut B, &mut Machine) -> bool,
-    ) -> Result<(), Opened> {
-        let _counted = account.open(ExitReason(REASON as u16));
-        if !quick(&mut self.backend, &mut self.machine) {
-            return Err(Opened(raw));
+        quick: impl FnOnce(&mut B, &mut Machine, &mut GuestRegisters) -> bool,
+    ) -> Result<(), Left> {
+        let (reason, backend) = (ExitReason(REASON as u16), &self.backend);
+        account.expect(reason, || key_of(reason, registers, backend), || backend.tsc());
+        let _counted = account.open(reason);
+        if !quick(&mut self.backend, &mut self.machine, registers) {
+            return Err(Left::Opened(Opened(RawReason(REASON as u32))));
         }
         let backend = &self.backend;
         account.close_row::<REASON>(exit_tsc, || backend.tsc());
@@ -233,6 +257,9 @@ impl<B: Backend> Vcpu<B> {
         let first_entry_tsc = self.backend.tsc();
         account.first_entry();
         let (outcome, failure) = loop {
+            if B::WATCHDOG_INTERRUPTS {
+                self.machine.note_exits();
+            }
             match enter(self).map(|()| self.leave) {
                 Ok(Leave::Pause(what)) => {
                     if let Some(outcome) = pause(self, what) {
@@ -259,11 +286,17 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
+/// Whether a quick form can end an instruction: nothing comes with its end, and it takes no call.
+#[inline(always)]
+fn ends_quickly<B: Backend>(backend: &B) -> bool {
+    backend.steps_quickly() && backend.ends_plainly()
+}
+
 /// Moves behind an instruction that was emulated.
 #[inline(always)]
 fn step_over_if<B: Backend>(done: bool, backend: &mut B) -> bool {
     if done {
-        backend.step_over();
+        backend.quick_step_over();
     }
     done
 }
@@ -398,7 +431,7 @@ mod tests {
             let account = Ledger::new();
             let decided = first.exit_quickly(&account, &mut registers, 0).is_ok();
             quick += usize::from(decided);
-            let opened = second.open(&account, &expected);
+            let opened = second.open(&account, &expected, RawReason(u32::from(reason.0)));
             let flow = second.exit_thoroughly(&account, &mut expected, 0, opened);
             if decided {
                 assert_eq!((registers, flow), (expected, Flow::Resume), "{reason:?}");

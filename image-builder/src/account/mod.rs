@@ -194,7 +194,19 @@ pub struct AtlasRow {
     pub possible: bool,
     /// Its kinds that cost differently, those that were not produced with a count of 0; empty where it has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub variants: Vec<VariantRow>,
+    pub variants: Vec<AtlasVariant>,
+}
+
+/// One variant of a reason in an atlas.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AtlasVariant {
+    /// Its exits in the run that produced it.
+    #[serde(flatten)]
+    pub row: VariantRow,
+    /// How a scenario provoked it, or why it was not produced; empty where workloads did.
+    pub how: String,
+    /// Where; empty if nowhere.
+    pub platform: String,
 }
 
 /// How the guest ended.

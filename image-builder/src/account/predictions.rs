@@ -1,7 +1,7 @@
 //! The predictions in a log against the table of workloads.
 
 use tollgate_abi::ExitReason;
-use tollgate_abi::exit_reason::{EnabledBy, TABLE};
+use tollgate_abi::exit_reason::{EnabledBy, ROWS};
 use tollgate_abi::workload::{Ends, Workload};
 
 use crate::log::{Log, WorkloadRun};
@@ -26,15 +26,15 @@ fn check_workload(log: &Log, run: &WorkloadRun, workload: &Workload, found: &mut
         // Logs of earlier monitors tell what was enabled by what was predicted.
         None => logged(reason) > 0 || reason.row().is_some_and(|row| row.enabled_by == EnabledBy::Always),
     };
-    for row in TABLE {
-        let expected = workload.predict(row.reason, run.iterations, log.header.vcpus, enabled);
-        if expected != logged(row.reason) {
+    for reason in (0..ROWS as u16).map(ExitReason).filter(|reason| reason.is_named()) {
+        let expected = workload.predict(reason, run.iterations, log.header.vcpus, log.header.facts, enabled);
+        if expected != logged(reason) {
             found.push(format!(
                 "workload {}, reason {} {}: the monitor predicted {}, the table of workloads {expected}",
                 run.name,
-                row.reason.0,
-                row.name,
-                logged(row.reason)
+                reason.0,
+                reason.name(),
+                logged(reason)
             ));
         }
     }
@@ -43,7 +43,9 @@ fn check_workload(log: &Log, run: &WorkloadRun, workload: &Workload, found: &mut
 fn check_keys(log: &Log, run: &WorkloadRun, workload: &Workload, found: &mut Vec<String>) {
     let expected: Vec<(u16, u64, u64)> = workload
         .keys()
-        .map(|key| (key.reason.0, key.key, key.predict(workload.on, run.iterations, log.header.vcpus)))
+        .map(|key| {
+            (key.reason.0, key.key, key.predict(workload.on, run.iterations, log.header.vcpus, log.header.facts))
+        })
         .collect();
     if !run.keys.iter().map(|key| (key.reason, key.key, key.predicted)).eq(expected) {
         found.push(format!(

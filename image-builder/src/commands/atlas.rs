@@ -10,7 +10,7 @@ use tollgate_abi::scenario::{self, Scenario};
 
 use super::run::{Place, model, run_image};
 use super::tables::enabled_by;
-use crate::account::{Account, AtlasRow, LogFacts, Reason};
+use crate::account::{Account, AtlasRow, AtlasVariant, LogFacts, Reason};
 use crate::cli::RunArguments;
 use crate::emulator::models::Model;
 use crate::failure::{Failure, Status};
@@ -42,10 +42,11 @@ const SMX_SCENARIO: &str = "getsec";
 /// # Errors
 /// The selection is none.
 pub(super) fn parts(selection: &Selection, on: &'static Model, alone: bool) -> Result<Vec<Part>, Failure> {
+    // Variants are kept with keys.
     let first = Selection { atlas_on_one_cpu: true, keys: true, ..selection.clone() };
     let scenarios = |names: Vec<&str>| {
         let workloads = names.into_iter().map(str::to_owned).collect();
-        Selection { workloads, cpus: 1, without_missing_cpus: false, ..selection.clone() }.options()
+        Selection { workloads, cpus: 1, without_missing_cpus: false, ..first.clone() }.options()
     };
     let other_cpu = scenario::TABLE.iter().filter(|scenario| scenario.needs_other_cpu()).map(|scenario| scenario.name);
     let mut parts = vec![
@@ -173,8 +174,10 @@ fn gaps(rows: &[AtlasRow], runs: &[(String, Account)]) -> Vec<String> {
         if row.count == 0 && lacking(row.number, accounts()).is_none() {
             gaps.push(format!("no run of the atlas produced reason {} {}", row.number, row.name));
         }
-        for variant in row.variants.iter().filter(|variant| row.count > 0 && variant.count == 0) {
-            gaps.push(format!("no run of the atlas produced reason {} {}, {}", row.number, row.name, variant.name));
+        for AtlasVariant { row: VariantRow { name, count, .. }, .. } in &row.variants {
+            if row.count > 0 && *count == 0 && denied(row.number, Some(name), accounts()).is_none() {
+                gaps.push(format!("no run of the atlas produced reason {} {}, {name}", row.number, row.name));
+            }
         }
     }
     gaps
@@ -183,15 +186,28 @@ fn gaps(rows: &[AtlasRow], runs: &[(String, Account)]) -> Vec<String> {
 /// What the processors of these runs lack for a reason, if that is why they did not produce it: a scenario that was denied
 /// says so, or the reason's controls.
 pub(super) fn lacking<'a>(number: u16, accounts: impl Iterator<Item = &'a Account> + Clone) -> Option<String> {
-    let scenarios = accounts.clone().flat_map(|account| &account.scenarios).filter(|run| run.reason == number);
-    if let Some(denied) = scenarios.filter(|run| run.verdict == DENIED).last() {
-        return Some(denied.detail.clone());
+    if let Some(detail) = denied(number, None, accounts.clone()) {
+        return Some(detail);
     }
     let mut statuses = accounts.flat_map(|account| &account.reasons).filter(|reason| reason.number == number);
     let known = statuses.clone().next().is_some();
     let is_lacking = known && statuses.all(|reason| reason.status == ExitStatus::NotEnabled.as_str());
     let row = ExitReason(number).row().filter(|_| is_lacking)?;
     Some(format!("this processor lacks {}", enabled_by(row.enabled_by)))
+}
+
+/// What the processors of these runs lack for the scenario about a reason, or about one variant of it, if there is one and it
+/// was denied.
+pub(super) fn denied<'a>(
+    number: u16,
+    variant: Option<&str>,
+    accounts: impl Iterator<Item = &'a Account>,
+) -> Option<String> {
+    let about = |run: &&ScenarioRun| {
+        run.reason == number && Scenario::by_name(&run.name).and_then(|scenario| scenario.variant) == variant
+    };
+    let denied = accounts.flat_map(|account| &account.scenarios).filter(about).filter(|run| run.verdict == DENIED);
+    denied.last().map(|run| run.detail.clone())
 }
 
 /// One row for each reason of the table, from the first run that produced it.
@@ -220,18 +236,32 @@ fn atlas_row(row: &Row, runs: &[(String, Account)]) -> AtlasRow {
         how: if reason.count > 0 { provoked_by(row, reason) } else { why_not(row, possible, runs) },
         platform: platform.to_owned(),
         possible,
-        variants: variants(row, reason),
+        variants: variants(row, reason, runs),
     }
 }
 
-/// Every variant that an atlas is to have, produced or not, and what else the run has.
-fn variants(row: &Row, reason: &Reason) -> Vec<VariantRow> {
+/// Every variant that an atlas is to have, each from the first run that produced it, and what else the reason's run has.
+fn variants(row: &Row, reason: &Reason, runs: &[(String, Account)]) -> Vec<AtlasVariant> {
     let wanted = || VARIANTS.iter().filter(|(of, _)| *of == row.reason).map(|&(_, name)| name);
-    let figures = |name: &str| reason.variants.iter().find(|variant| variant.name == name).cloned();
-    let known = wanted()
-        .map(|name| figures(name).unwrap_or_else(|| VariantRow { name: name.to_owned(), ..VariantRow::default() }));
-    let more = reason.variants.iter().filter(|variant| wanted().all(|name| name != variant.name)).cloned();
-    known.chain(more).collect()
+    let more = reason.variants.iter().filter(|variant| wanted().all(|name| name != variant.name));
+    let more = more.map(|variant| AtlasVariant { row: variant.clone(), ..AtlasVariant::default() });
+    wanted().map(|name| atlas_variant(row, name, runs)).chain(more).collect()
+}
+
+fn atlas_variant(row: &Row, name: &str, runs: &[(String, Account)]) -> AtlasVariant {
+    let seen = runs.iter().find_map(|(place, account)| {
+        let of_reason = account.reasons.iter().filter(|reason| reason.number == row.reason.0);
+        let variant = of_reason.flat_map(|reason| &reason.variants).find(|variant| variant.name == name)?;
+        Some((place, variant)).filter(|(_, variant)| variant.count > 0)
+    });
+    if let Some((place, variant)) = seen {
+        let about = |scenario: &&Scenario| (scenario.reason, scenario.variant) == (row.reason, Some(name));
+        let how = scenario::TABLE.iter().find(about).map_or("", |scenario| scenario.about);
+        return AtlasVariant { row: variant.clone(), how: how.to_owned(), platform: place.clone() };
+    }
+    let lacking = denied(row.reason.0, Some(name), runs.iter().map(|(_, account)| account));
+    let row = VariantRow { name: name.to_owned(), ..VariantRow::default() };
+    AtlasVariant { row, how: not_produced(lacking), platform: String::new() }
 }
 
 /// A scenario tells it more exactly than the table, where the guest itself did not provoke the reason.
@@ -245,7 +275,10 @@ fn why_not(row: &Row, possible: bool, runs: &[(String, Account)]) -> String {
     if !possible {
         return format!("needs {}", row.notes().platforms);
     }
-    let lacking = lacking(row.reason.0, runs.iter().map(|(_, account)| account));
+    not_produced(lacking(row.reason.0, runs.iter().map(|(_, account)| account)))
+}
+
+fn not_produced(lacking: Option<String>) -> String {
     lacking.map_or_else(|| "not produced".to_owned(), |lacking| format!("not produced: {lacking}"))
 }
 
@@ -354,13 +387,55 @@ mod tests {
             let wanted = VARIANTS.iter().filter(|(of, _)| of.0 == row.number).map(|&(_, name)| name);
             let expected: Vec<&str> =
                 wanted.chain((row.number == ExitReason::CR_ACCESS.0).then_some("of its own")).collect();
-            assert_eq!(row.variants.iter().map(|variant| variant.name.as_str()).collect::<Vec<_>>(), expected);
-            for variant in &row.variants {
+            assert_eq!(row.variants.iter().map(|variant| variant.row.name.as_str()).collect::<Vec<_>>(), expected);
+            for AtlasVariant { row: variant, how, platform } in &row.variants {
                 let produced = row.number == ExitReason::CR_ACCESS.0 && names.contains(&variant.name.as_str());
                 let figures = if produced { (5, 350, 70, 70) } else { (0, 0, 0, 0) };
                 assert_eq!((variant.count, variant.cycles, variant.min, variant.max), figures, "{}", variant.name);
+                let expected = if variant.name == "of its own" {
+                    ("", "")
+                } else if produced {
+                    ("", "first")
+                } else {
+                    ("not produced", "")
+                };
+                assert_eq!((how.as_str(), platform.as_str()), expected, "{}", variant.name);
             }
         }
+    }
+
+    #[test]
+    fn a_variant_is_of_the_first_run_that_produced_it_or_says_what_is_lacking() {
+        const NUMBER: u16 = ExitReason::EXCEPTION_OR_NMI.0;
+        let run = |variants: &[&str], denied: &str| {
+            let detail = "this processor lacks Cet".to_owned();
+            let denied = ScenarioRun {
+                name: denied.into(),
+                reason: NUMBER,
+                verdict: DENIED.into(),
+                detail,
+                ..Default::default()
+            };
+            Account { scenarios: vec![denied], ..account(&[(ExitReason::EXCEPTION_OR_NMI, 8, variants)], None) }
+        };
+        let runs = [
+            ("one".to_owned(), run(&["#UD"], "control-protection")),
+            ("two".to_owned(), run(&["#UD", "NMI"], "invalid-tss")),
+        ];
+        let rows = rows(&runs);
+        let row = rows.iter().find(|row| row.number == NUMBER).unwrap();
+        let variant = |name: &str| {
+            let AtlasVariant { row, how, platform } =
+                row.variants.iter().find(|variant| variant.row.name == name).unwrap();
+            (row.count, platform.as_str(), how.as_str())
+        };
+        assert_eq!(variant("#UD"), (4, "one", ""));
+        assert_eq!(variant("NMI"), (4, "two", "an NMI from another CPU"));
+        assert_eq!(variant("#CP"), (0, "", "not produced: this processor lacks Cet"));
+        assert_eq!(variant("#BR"), (0, "", "not produced"));
+        let gaps = gaps(&rows, &runs);
+        assert!(gaps.iter().any(|gap| gap.ends_with(", #BR")) && !gaps.iter().any(|gap| gap.ends_with(", #CP")));
+        assert_eq!(lacking(NUMBER, runs.iter().map(|(_, run)| run)), None);
     }
 
     #[test]
@@ -371,7 +446,7 @@ mod tests {
         let options: Vec<_> = parts.iter().map(|part| Options::parse(&part.options).unwrap()).collect();
         let cpus: Vec<_> = options.iter().map(|options| (options.cpus, options.processors())).collect();
         assert_eq!(cpus, [(4, 4), (1, 2), (1, 1)]);
-        assert_eq!(options.iter().map(|options| options.keys).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(options.iter().map(|options| options.keys).collect::<Vec<_>>(), [true; 3]);
         assert_eq!([1, 2].map(|at| options[at].selected(1).count()), [0, 0]);
         assert!(options[0].selected(4).count() > 30);
         let mut names: Vec<_> = [0, 1].iter().flat_map(|&at| options[at].scenarios()).map(|row| row.name).collect();

@@ -1,4 +1,5 @@
-//! `tollgate platforms --exits`: which exits each processor model of Bochs produced when the atlas ran on it.
+//! `tollgate platforms --exits`: which exits, and which variants of them, each processor model of Bochs produced when
+//! the atlas ran on it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -7,10 +8,12 @@ use std::time::Duration;
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::TABLE;
+use tollgate_abi::key::VARIANTS;
+use tollgate_abi::scenario::{self, Scenario};
 
 use super::atlas::{self, Part};
 use super::outcome;
-use super::tables::enabled_by;
+use super::tables::{enabled_by, need_names};
 use crate::account::Account;
 use crate::emulator::models::{MODELS, Model, Vtx};
 use crate::emulator::{Limits, Session, bochs};
@@ -49,23 +52,41 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
     row(String::new(), "the default run and the atlas", outcomes, String::new());
     for reason in TABLE.iter().filter(|row| !row.notes().platforms.starts_with("silicon")) {
         let number = reason.reason.0;
-        let produced = |accounts: &[Account]| {
-            let mut reasons = accounts.iter().flat_map(|account| &account.reasons);
-            reasons.any(|reason| reason.number == number && reason.count > 0)
-        };
-        for (model, accounts) in models.iter().zip(&runs).filter(|(_, accounts)| worst(accounts) == Status::Balanced) {
-            if !produced(accounts) && atlas::lacking(number, accounts.iter()).is_none() {
-                let sentence = format_args!(
-                    "{} did not produce reason {number} {}, and does not lack what it takes",
-                    model.name, reason.name
-                );
-                return Err(Failure::new(Status::Differs, sentence));
+        let mut exit = |number_cell: String, name: &str, variant: Option<&str>, needs: String| {
+            let whole = models.iter().zip(&runs).filter(|(_, accounts)| worst(accounts) == Status::Balanced);
+            for (model, accounts) in whole.filter(|(_, accounts)| !produced(number, variant, accounts)) {
+                let lacking = match variant {
+                    None => atlas::lacking(number, accounts.iter()),
+                    Some(_) => atlas::denied(number, variant, accounts.iter()),
+                };
+                if lacking.is_none() {
+                    let model = model.name;
+                    let sentence =
+                        format_args!("{model} did not produce reason {number} {name}, and does not lack what it takes");
+                    return Err(Failure::new(Status::Differs, sentence));
+                }
             }
+            let cells = column(&|_, accounts| if produced(number, variant, accounts) { "x" } else { "" }.to_owned());
+            row(number_cell, name, cells, needs);
+            Ok(())
+        };
+        exit(number.to_string(), reason.name, None, enabled_by(reason.enabled_by))?;
+        for &(_, name) in VARIANTS.iter().filter(|(of, _)| *of == reason.reason) {
+            let about = |scenario: &&Scenario| (scenario.reason, scenario.variant) == (reason.reason, Some(name));
+            let needs = scenario::TABLE.iter().find(about).map_or(String::new(), |scenario| need_names(scenario.needs));
+            exit(String::new(), &format!("{}: {name}", reason.name), Some(name), needs)?;
         }
-        let cells = column(&|_, accounts| if produced(accounts) { "x" } else { "" }.to_owned());
-        row(number.to_string(), reason.name, cells, enabled_by(reason.enabled_by));
     }
     Ok(sheet)
+}
+
+/// Whether one of a model's runs has exits of a reason, or of a variant of it.
+fn produced(number: u16, variant: Option<&str>, accounts: &[Account]) -> bool {
+    let mut reasons = accounts.iter().flat_map(|account| &account.reasons).filter(|reason| reason.number == number);
+    reasons.any(|reason| match variant {
+        None => reason.count > 0,
+        Some(name) => reason.variants.iter().any(|variant| variant.name == name && variant.count > 0),
+    })
 }
 
 fn worst(accounts: &[Account]) -> Status {

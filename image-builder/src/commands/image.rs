@@ -12,18 +12,20 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     let guest = arguments.image.guest.as_deref();
     if let Some(path) = &arguments.rom {
         let rom = image::build(guest, &options)?;
-        write(path, &rom.bytes, rom.monitor_bytes, rom.guest_bytes)?;
+        write(path, &rom.bytes, rom.monitor_bytes, rom.guest_bytes, Some(rom.free_bytes))?;
     }
     if let Some(path) = &arguments.uefi {
         let stick = image::build_stick(guest, &options)?;
-        write(path, &stick.bytes, stick.monitor_bytes, stick.guest_bytes)?;
+        write(path, &stick.bytes, stick.monitor_bytes, stick.guest_bytes, None)?;
     }
     Ok(Status::Balanced)
 }
 
-fn write(path: &Path, bytes: &[u8], monitor_bytes: usize, guest_bytes: usize) -> Result<(), Failure> {
+/// Writes an image and says what is in it. In a ROM both parts are packed.
+fn write(path: &Path, bytes: &[u8], monitor: usize, guest: usize, free: Option<usize>) -> Result<(), Failure> {
     output_file::write(path, bytes)?;
+    let free = free.map_or(String::new(), |free| format!(", packed; {free} are free"));
     let (path, all) = (path.display(), bytes.len());
-    eprintln!("{path}: {all} bytes, of which the monitor has {monitor_bytes} and the guest {guest_bytes}");
+    eprintln!("{path}: {all} bytes, of which the monitor has {monitor} and the guest {guest}{free}");
     Ok(())
 }

@@ -32,11 +32,15 @@ pub(super) fn reasons(format: SheetFormat) -> String {
 
 /// What makes a reason possible, for people.
 pub(super) fn enabled_by(by: EnabledBy) -> String {
-    let all = |needs: &&[Need]| needs.iter().map(|&need| need_name(need)).collect::<Vec<_>>().join(" and ");
     match by {
         EnabledBy::Always => "always".to_owned(),
-        EnabledBy::AnyOf(ways) => ways.iter().map(all).collect::<Vec<_>>().join(" or "),
+        EnabledBy::AnyOf(ways) => ways.iter().map(|needs| need_names(needs)).collect::<Vec<_>>().join(" or "),
     }
+}
+
+/// Needs that have to be met together.
+pub(super) fn need_names(needs: &[Need]) -> String {
+    needs.iter().map(|&need| need_name(need)).collect::<Vec<_>>().join(" and ")
 }
 
 fn need_name(need: Need) -> String {
@@ -84,7 +88,11 @@ pub(super) fn workloads() -> Sheet {
             "first".to_owned(),
             RUNS.to_string(),
             RUNS.to_string(),
-            format!("{} x 1/run", scenario.reason.name()),
+            format!(
+                "{}{} x 1/run",
+                scenario.reason.name(),
+                scenario.variant.map_or(String::new(), |name| format!(", {name}"))
+            ),
             "scenario".to_owned(),
             scenario.about.to_owned(),
         ]);

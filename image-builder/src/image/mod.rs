@@ -1,8 +1,9 @@
-//! The bootable image: the guest's ELF file checked, and monitor, guest and directory laid into one ROM, or onto a stick for
-//! a machine with UEFI.
+//! The bootable image: the guest's ELF file checked, and monitor, guest and directory laid into one ROM, the two packed, or onto
+//! a stick for a machine with UEFI.
 
 pub mod disk;
 mod guest;
+mod monitor;
 pub mod pe;
 mod rom;
 mod stick;
@@ -30,10 +31,13 @@ const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
 /// Builds the ROM with the guest in `guest`, or the built-in one, and with `options` for the run.
 ///
 /// # Errors
-/// The guest file can't be read, is no guest, or does not fit.
+/// The guest file can't be read, is no guest, or does not fit; or the monitor does not.
 pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
-    with_guest(guest, |guest| {
-        Rom::build(MONITOR_ELF, guest, options).map_err(|error| (error.to_string(), error.remedy()))
+    with_guest(guest, |guest, refuse| {
+        Rom::build(MONITOR_ELF, guest, options).map_err(|error| match error {
+            RomError::Monitor | RomError::MonitorTooLarge { .. } => Failure::usage(&error).remedy(error.remedy()),
+            RomError::TooLarge { .. } | RomError::Load(_) => refuse((error.to_string(), error.remedy())),
+        })
     })
 }
 
@@ -42,15 +46,21 @@ pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
 /// # Errors
 /// As for [`build`].
 pub fn build_stick(guest: Option<&Path>, options: &str) -> Result<Stick, Failure> {
-    with_guest(guest, |guest| {
-        Stick::build(APPLICATION_ELF, guest, options).map_err(|error| (error.to_string(), error.remedy()))
+    with_guest(guest, |guest, refuse| {
+        Stick::build(APPLICATION_ELF, guest, options).map_err(|error| match error {
+            StickError::Application(_) | StickError::Disk(_) => Failure::usage(&error).remedy(error.remedy()),
+            StickError::TooLarge(_) | StickError::Load(_) => refuse((error.to_string(), error.remedy())),
+        })
     })
 }
 
-/// Makes an image of the guest in `path`, or of the built-in one. An error is a sentence and a remedy.
+/// Makes of a sentence and a remedy the failure that says that the guest can't be one.
+type Refuse<'a> = dyn Fn((String, &'static str)) -> Failure + 'a;
+
+/// Makes an image of the guest in `path`, or of the built-in one.
 fn with_guest<T>(
     path: Option<&Path>,
-    make: impl FnOnce(&Guest<'_>) -> Result<T, (String, &'static str)>,
+    make: impl FnOnce(&Guest<'_>, &Refuse<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let bytes = path.map(read_guest).transpose()?;
     let name = path.map_or_else(|| "the built-in guest".to_owned(), |path| path.display().to_string());
@@ -59,7 +69,7 @@ fn with_guest<T>(
     };
     let guest = Guest::parse(bytes.as_deref().unwrap_or(GUEST_ELF))
         .map_err(|error| refuse((error.to_string(), error.remedy())))?;
-    make(&guest).map_err(refuse)
+    make(&guest, &refuse)
 }
 
 fn read_guest(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -1,24 +1,21 @@
 //! The ROM: 256 KiB that end at 4 GiB, where every x86 processor starts.
 //!
 //! ```text
-//! 0                the monitor, as it will run in RAM
+//! 0                the monitor's image, packed: one LZ4 block, which the boot block unpacks
 //! ...              the guest's segments, one after the other
-//! 256 KiB - 8 KiB  the directory page: where the guest is, and the run's options
+//! 256 KiB - 8 KiB  the directory page: where the two are, and the run's options
 //! 256 KiB - 4 KiB  the monitor's boot block, with the reset vector in its last 16 bytes
 //! ```
 
-use object::LittleEndian as LE;
-use object::elf::{self, FileHeader64};
-use object::read::elf::{FileHeader, ProgramHeader};
-use tollgate_abi::guest_image::{self, DIRECTORY_BYTES, LoadError};
+use tollgate_abi::guest_image::{self, DIRECTORY_BYTES, DIRECTORY_OFFSET, LoadError};
+use tollgate_abi::monitor_image::PackedMonitor;
 
 use super::Guest;
+use super::monitor::Monitor;
 
-/// Bytes of a ROM.
-pub const ROM_BYTES: usize = 256 << 10;
-const ROM_BASE: u64 = (1 << 32) - ROM_BYTES as u64;
-const BOOT_BLOCK_OFFSET: usize = ROM_BYTES - 4096;
-const DIRECTORY_OFFSET: usize = BOOT_BLOCK_OFFSET - DIRECTORY_BYTES;
+pub use tollgate_abi::guest_image::ROM_BYTES;
+
+const BOOT_BLOCK_OFFSET: usize = DIRECTORY_OFFSET + DIRECTORY_BYTES;
 /// What nothing was written to, as in an erased flash chip.
 const ERASED: u8 = 0xff;
 
@@ -27,10 +24,12 @@ const ERASED: u8 = 0xff;
 pub struct Rom {
     /// Its [`ROM_BYTES`] bytes.
     pub bytes: Vec<u8>,
-    /// Bytes of the monitor in it, boot block included.
+    /// Bytes of the monitor in it, packed, boot block included.
     pub monitor_bytes: usize,
     /// Bytes of the guest in it, packed.
     pub guest_bytes: usize,
+    /// Bytes that nothing was written to.
+    pub free_bytes: usize,
 }
 
 /// Why no ROM can be made.
@@ -39,7 +38,20 @@ pub enum RomError {
     /// The monitor is not what the link script makes of it.
     #[error("the monitor that this tool was built with is no ROM image")]
     Monitor,
-    /// Too much to fit.
+    /// The monitor alone is too much.
+    #[error(
+        "the monitor is {excess} bytes too large for the ROM: its {unpacked} bytes take {packed} when they are packed, \
+         and there is room for {DIRECTORY_OFFSET}"
+    )]
+    MonitorTooLarge {
+        /// Bytes too many.
+        excess: usize,
+        /// Bytes of its image, as it runs.
+        unpacked: usize,
+        /// Bytes of its image, packed.
+        packed: usize,
+    },
+    /// The guest is too much beside the monitor.
     #[error("it is {excess} bytes too large for the ROM: it takes {guest} bytes, and the monitor leaves {room}")]
     TooLarge {
         /// Bytes too many.
@@ -65,6 +77,10 @@ impl RomError {
     pub fn remedy(&self) -> &'static str {
         match self {
             RomError::Monitor => "build tollgate again",
+            RomError::MonitorTooLarge { .. } => {
+                "take something out of the monitor, or compile more of it for size (profile `bare` in Cargo.toml), and \
+                 build tollgate again"
+            }
             RomError::TooLarge { .. } => "strip it, optimize it for size, or move zeroes to .bss",
             RomError::Load(_) => "shorten the options, or change the guest's link script",
         }
@@ -75,11 +91,18 @@ impl Rom {
     /// Lays out a ROM.
     ///
     /// # Errors
-    /// The guest does not fit, or the directory refuses it.
+    /// Monitor and guest do not fit, or the directory refuses the guest.
     pub fn build(monitor_elf: &[u8], guest: &Guest<'_>, options: &str) -> Result<Self, RomError> {
         let mut bytes = vec![ERASED; ROM_BYTES];
-        let (image_end, monitor_bytes) = place_monitor(&mut bytes, monitor_elf).ok_or(RomError::Monitor)?;
-        let guest_start = image_end.next_multiple_of(16) as u64;
+        let monitor = Monitor::parse(monitor_elf).ok_or(RomError::Monitor)?;
+        let image = monitor.packed();
+        let (packed, unpacked) = (image.len(), monitor.image.len());
+        if packed > DIRECTORY_OFFSET {
+            return Err(RomError::MonitorTooLarge { excess: packed - DIRECTORY_OFFSET, unpacked, packed });
+        }
+        bytes[..packed].copy_from_slice(&image);
+        bytes[BOOT_BLOCK_OFFSET..].copy_from_slice(monitor.boot_block);
+        let guest_start = packed.next_multiple_of(16) as u64;
         let segments = guest.segments(guest_start);
         let guest_end = segments.last().map_or(guest_start, |(last, _)| last.image_offset + last.packed_bytes);
         if guest_end > DIRECTORY_OFFSET as u64 {
@@ -92,37 +115,22 @@ impl Rom {
         }
         let segments: Vec<_> = segments.into_iter().map(|(segment, _)| segment).collect();
         let mut page = [0; DIRECTORY_BYTES];
-        guest_image::write_directory(&mut page, guest.entry_gpa, &segments, options)?;
+        let place = PackedMonitor { image_offset: 0, packed_bytes: packed as u32, unpacked_bytes: unpacked as u32 };
+        guest_image::write_directory(&mut page, place, guest.entry_gpa, &segments, options)?;
         bytes[DIRECTORY_OFFSET..BOOT_BLOCK_OFFSET].copy_from_slice(&page);
-        Ok(Self { bytes, monitor_bytes, guest_bytes: (guest_end - guest_start) as usize })
+        Ok(Self {
+            bytes,
+            monitor_bytes: packed + monitor.boot_block.len(),
+            guest_bytes: (guest_end - guest_start) as usize,
+            free_bytes: DIRECTORY_OFFSET - guest_end as usize,
+        })
     }
-}
-
-/// Copies the monitor's segments to their physical addresses; where its image ends, and how many bytes it has in all.
-fn place_monitor(rom: &mut [u8], monitor_elf: &[u8]) -> Option<(usize, usize)> {
-    let header = FileHeader64::<LE>::parse(monitor_elf).ok()?;
-    let (mut image_end, mut total) = (0, 0);
-    for segment in header.program_headers(LE, monitor_elf).ok()? {
-        if segment.p_type(LE) != elf::PT_LOAD || segment.p_filesz(LE) == 0 {
-            continue;
-        }
-        let data = segment.data(LE, monitor_elf).ok()?;
-        let start = usize::try_from(segment.p_paddr(LE).checked_sub(ROM_BASE)?).ok()?;
-        let end = start.checked_add(data.len())?;
-        rom.get_mut(start..end)?.copy_from_slice(data);
-        total += data.len();
-        match start {
-            BOOT_BLOCK_OFFSET.. => {}
-            _ if end <= DIRECTORY_OFFSET => image_end = image_end.max(end),
-            _ => return None,
-        }
-    }
-    (image_end > 0).then_some((image_end, total))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::monitor::tests::{BOOT_BLOCK, IMAGE_ADDRESS, elf_of};
     use crate::image::{GUEST_ELF, MONITOR_ELF};
     use tollgate_abi::guest_image::Directory;
 
@@ -142,14 +150,43 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_is_too_large_is_told_by_how_much() {
-        // Nothing repeats, so nothing is saved by packing.
+    fn the_directory_leads_to_the_monitors_bytes() {
+        let (guest, monitor) = (Guest::parse(GUEST_ELF).unwrap(), Monitor::parse(MONITOR_ELF).unwrap());
+        let rom = Rom::build(MONITOR_ELF, &guest, "").unwrap();
+        let place = PackedMonitor::read(rom.bytes[DIRECTORY_OFFSET..].first_chunk().unwrap());
+        let packed = &rom.bytes[place.image_offset as usize..][..place.packed_bytes as usize];
+        let unpacked = lz4_flex::block::decompress(packed, place.unpacked_bytes as usize).unwrap();
+        assert!(unpacked == monitor.image, "{place:x?}");
+        assert_eq!(&rom.bytes[BOOT_BLOCK_OFFSET..], monitor.boot_block);
+        let padding = packed.len().next_multiple_of(16) - packed.len();
+        assert_eq!(rom.monitor_bytes + padding + rom.guest_bytes + rom.free_bytes, ROM_BYTES - DIRECTORY_BYTES);
+    }
+
+    /// Nothing repeats, so nothing is saved by packing.
+    fn incompressible() -> Vec<u8> {
         let mut random = 1u64;
         let mut next = || {
             random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             (random >> 56) as u8
         };
-        let bytes: Vec<u8> = (0..ROM_BYTES).map(|_| next()).collect();
+        (0..ROM_BYTES).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn a_monitor_that_is_too_large_is_told_by_how_much() {
+        let guest = Guest::parse(GUEST_ELF).unwrap();
+        let repeating = vec![0x90; 2 * ROM_BYTES];
+        Rom::build(&elf_of(&[(IMAGE_ADDRESS, &repeating), BOOT_BLOCK]), &guest, "").unwrap();
+        let error = Rom::build(&elf_of(&[(IMAGE_ADDRESS, &incompressible()), BOOT_BLOCK]), &guest, "").unwrap_err();
+        let RomError::MonitorTooLarge { excess, unpacked, packed } = error else { panic!("{error}") };
+        assert_eq!((excess, unpacked), (packed - DIRECTORY_OFFSET, ROM_BYTES));
+        let sentence = format!("{excess} bytes too large for the ROM: its {unpacked} bytes take {packed} when");
+        assert!(error.to_string().contains(&sentence) && !error.remedy().is_empty(), "{error}");
+    }
+
+    #[test]
+    fn a_guest_that_is_too_large_is_told_by_how_much() {
+        let bytes = incompressible();
         let mut guest = Guest::parse(GUEST_ELF).unwrap();
         guest.pieces[0].bytes = &bytes;
         let error = Rom::build(MONITOR_ELF, &guest, "").unwrap_err();

@@ -3,6 +3,7 @@
 use std::io;
 
 use tollgate_abi::guest_image::{self, DIRECTORY_BYTES, LoadError};
+use tollgate_abi::monitor_image::PackedMonitor;
 use tollgate_abi::stick::{APPLICATION, GUEST, MOST_GUEST_BYTES, OPTIONS};
 
 use super::{Guest, disk, pe};
@@ -66,6 +67,9 @@ impl Stick {
     }
 }
 
+/// The monitor is a file of its own.
+const APART: PackedMonitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
+
 /// The directory page, and the segments behind it.
 fn guest_file(guest: &Guest<'_>, options: &str) -> Result<Vec<u8>, StickError> {
     let segments = guest.segments(DIRECTORY_BYTES as u64);
@@ -79,7 +83,7 @@ fn guest_file(guest: &Guest<'_>, options: &str) -> Result<Vec<u8>, StickError> {
     }
     let segments: Vec<_> = segments.into_iter().map(|(segment, _)| segment).collect();
     let mut page = [0; DIRECTORY_BYTES];
-    guest_image::write_directory(&mut page, guest.entry_gpa, &segments, options)?;
+    guest_image::write_directory(&mut page, APART, guest.entry_gpa, &segments, options)?;
     file[..DIRECTORY_BYTES].copy_from_slice(&page);
     Ok(file)
 }

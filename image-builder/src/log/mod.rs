@@ -14,6 +14,7 @@ pub(crate) use fields::printable;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tollgate_abi::virtualization::Facts;
 
 /// Everything that one run said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct Header {
     pub leaf_map: String,
     /// Number of vCPUs.
     pub vcpus: u64,
+    /// What predictions depend on besides the controls.
+    pub facts: Facts,
     /// The run's options.
     pub options: String,
 }

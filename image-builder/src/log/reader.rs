@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject};
+use tollgate_abi::virtualization::Facts;
 
 use super::error::LogError;
 use super::fields::Fields;
@@ -182,6 +183,7 @@ impl State {
             sdm_edition: fields.optional_text("sdm"),
             leaf_map: fields.optional_text("leaf_map"),
             vcpus: fields.optional_number("vcpus").unwrap_or(1),
+            facts: Facts::from_word(fields.optional_number("facts").unwrap_or_default()),
             options: fields.optional_text("options"),
         };
         Ok(())

@@ -2,8 +2,7 @@
 
 use super::Sheet;
 use super::table::{average, book};
-use crate::account::{Account, AtlasRow};
-use crate::log::VariantRow;
+use crate::account::{Account, AtlasRow, AtlasVariant};
 
 /// How many of the reasons an atlas has that it could have, and of the variants.
 pub(super) fn score(account: &Account) -> String {
@@ -13,7 +12,7 @@ pub(super) fn score(account: &Account) -> String {
         "atlas: {} of the {} reasons that this emulator can produce, {} of {} variants",
         possible.clone().filter(|row| row.count > 0).count(),
         possible.count(),
-        variants.clone().filter(|variant| variant.count > 0).count(),
+        variants.clone().filter(|variant| variant.row.count > 0).count(),
         variants.count()
     )
 }
@@ -23,7 +22,7 @@ pub(super) fn sheet(account: &Account) -> Sheet {
         Sheet::new(&["no#", "exit reason", "exits#", "min#", "avg#", "max#", "audit#", "on", "how, or why not"]);
     for row in &account.atlas {
         sheet.row(reason_cells(row));
-        row.variants.iter().for_each(|variant| sheet.row(variant_cells(variant)));
+        row.variants.iter().for_each(|variant| sheet.row(variant_cells(variant, &row.platform)));
     }
     sheet
 }
@@ -36,11 +35,12 @@ fn reason_cells(row: &AtlasRow) -> Vec<String> {
     cells
 }
 
-fn variant_cells(row: &VariantRow) -> Vec<String> {
+/// `platform` is that of the reason, which is told once.
+fn variant_cells(AtlasVariant { row, how, platform: own }: &AtlasVariant, platform: &str) -> Vec<String> {
     let mut cells = vec![String::new(), format!("  {}", row.name)];
     cells.extend(figures(row.count, row.cycles, row.min, row.max));
-    let remark = if row.count > 0 { "" } else { "not produced" };
-    cells.extend(["", "", remark].map(str::to_owned));
+    let elsewhere = if own == platform { "" } else { own };
+    cells.extend(["", elsewhere, how].map(str::to_owned));
     cells
 }
 

@@ -1,4 +1,5 @@
-//! Accounts as CSV: a line for each reason of each log, over all vCPUs and, where there are several, for each of them.
+//! Accounts as CSV: a line for each reason of each log, over all vCPUs and, where there are several, for each of them. One
+//! kind of line, so that any program can sum a column: what a reason divides into, and what is not about one, is left out.
 
 use super::{Sheet, SheetFormat, Titled};
 use crate::account::{Account, Reason, VcpuReason};

@@ -5,12 +5,11 @@ use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
 
-use crate::runtime::book::book_times;
 use crate::runtime::intercepts::book_if_enabled;
 
 /// INVD, then WBINVD, so many times.
 pub(crate) fn invd_wbinvd_times(times: u64) {
-    book_times(ExitReason::INVD, times);
+    book_if_enabled(ExitReason::INVD, times);
     book_if_enabled(ExitReason::WBINVD, times);
     // SAFETY: INVD always exits, and a monitor that would throw away dirty lines would lose its own.
     unsafe { asm!("2:", "invd", "wbinvd", "dec {times}", "jnz 2b", times = inout(reg) times => _, options(nostack)) };

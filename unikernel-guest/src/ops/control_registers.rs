@@ -7,11 +7,13 @@ use tollgate_abi::exit_reason::ExitReason;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
 use crate::runtime::book::{book, book_times};
-use crate::runtime::intercepts::{Proc, apic_shadows_priority, current, wants};
+use crate::runtime::intercepts::{
+    Proc, apic_shadows_priority, book_exception, cr0_write_exits, cr4_write_exits, facts, wants,
+};
 use crate::runtime::recovery::{Trap, attempt};
 
 macro_rules! control_register {
-    ($name:literal, $read:ident if $read_exits:expr, $write:ident, $try_write:ident if $write_exits:expr) => {
+    ($name:literal, $read:ident if $read_exits:expr, $write:ident, $try_write:ident if $write_exits:expr, $refused_first:ident) => {
         #[doc = concat!("MOV from ", $name, ".")]
         pub(crate) fn $read() -> u64 {
             let value;
@@ -36,17 +38,33 @@ macro_rules! control_register {
         /// # Safety
         /// If it is not refused, the value suits the code that runs.
         pub(crate) unsafe fn $try_write(value: u64) -> Result<(), Trap> {
-            book_if($write_exits(value));
+            if $refused_first() {
+                book_exception(GENERAL_PROTECTION);
+            } else {
+                book_if($write_exits(value));
+            }
             // SAFETY: the caller says so, and the exception is expected.
             unsafe { attempt!(concat!("mov ", $name, ", {value}"), value = in(reg) value) }
         }
     };
 }
 
-control_register!("cr0", read_cr0 if false, write_cr0, try_write_cr0 if |value| current().cr0_write_exits(read_cr0(), value));
-control_register!("cr3", read_cr3 if wants(Proc::Cr3Store), write_cr3, try_write_cr3 if |_| wants(Proc::Cr3Load));
-control_register!("cr4", read_cr4 if false, write_cr4, try_write_cr4 if |value| current().cr4_write_exits(read_cr4(), value));
-control_register!("cr8", read_cr8 if !apic_shadows_priority(), write_cr8, try_write_cr8 if |_| !apic_shadows_priority());
+control_register!("cr0", read_cr0 if false, write_cr0, try_write_cr0 if |value| cr0_write_exits(read_cr0(), value), refused_first);
+control_register!("cr3", read_cr3 if wants(Proc::Cr3Store), write_cr3, try_write_cr3 if |_| wants(Proc::Cr3Load), never);
+control_register!("cr4", read_cr4 if false, write_cr4, try_write_cr4 if |value| cr4_write_exits(read_cr4(), value), refused_first);
+control_register!("cr8", read_cr8 if !apic_shadows_priority(), write_cr8, try_write_cr8 if |_| !apic_shadows_priority(), never);
+
+/// The vector of #GP.
+const GENERAL_PROTECTION: u8 = 13;
+
+/// Whether #GP comes before the exit.
+fn refused_first() -> bool {
+    facts().refuses_first()
+}
+
+fn never() -> bool {
+    false
+}
 
 fn book_if(exits: bool) {
     if exits {
@@ -58,7 +76,7 @@ fn book_if(exits: bool) {
 pub(crate) fn toggle_mp_times(times: u64) {
     const MP: u64 = Cr0Flags::MONITOR_COPROCESSOR.bits();
     let cr0 = read_cr0();
-    if current().cr0_write_exits(cr0, cr0 ^ MP) {
+    if cr0_write_exits(cr0, cr0 ^ MP) {
         book_times(ExitReason::CR_ACCESS, times);
     }
     // SAFETY: MP matters only to WAIT while TS is set, which it never is here.
@@ -81,7 +99,7 @@ pub(crate) fn toggle_mp_times(times: u64) {
 pub(crate) fn set_and_clear_ts() {
     const TS: u64 = Cr0Flags::TASK_SWITCHED.bits();
     let cr0 = read_cr0();
-    let changes_exit = current().cr0_write_exits(cr0, cr0 ^ TS);
+    let changes_exit = cr0_write_exits(cr0, cr0 ^ TS);
     book_if(changes_exit);
     book_if(changes_exit);
     // SAFETY: the other low bits stay as they are, and TS is clear again before anything could need SSE.

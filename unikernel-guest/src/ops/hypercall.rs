@@ -1,5 +1,5 @@
-//! VMCALL: what the guest asks of the monitor.
-#![expect(unsafe_code, reason = "executes VMCALL")]
+//! VMCALL, or VMMCALL under SVM: what the guest asks of the monitor.
+#![expect(unsafe_code, reason = "executes VMCALL and VMMCALL")]
 
 use core::arch::asm;
 
@@ -10,16 +10,25 @@ use tollgate_abi::workload::Workload;
 
 use super::idle::hlt_for_ever;
 use crate::runtime::book::{Tally, book, book_times, tally};
-use crate::runtime::intercepts::switched_to;
+use crate::runtime::intercepts::{facts, switched_to};
 
 /// One VMCALL; a negative errno in RAX becomes `Err`.
 fn vmcall(call: Hypercall, rdi: u64, rsi: u64) -> Result<u64, i32> {
     let result: u64;
     book(ExitReason::VMCALL);
-    // SAFETY: the monitor reads the memory that a call names, changes RAX alone, and resumes behind the instruction.
-    // Not `nomem`: what it reads must have been written.
-    unsafe {
-        asm!("vmcall", inlateout("rax") call as u64 => result, in("rdi") rdi, in("rsi") rsi, options(nostack, preserves_flags));
+    macro_rules! call {
+        ($instruction:literal) => {
+            // SAFETY: the monitor reads the memory that a call names, changes RAX alone, and resumes behind the instruction.
+            // Not `nomem`: what it reads must have been written.
+            unsafe {
+                asm!($instruction, inlateout("rax") call as u64 => result, in("rdi") rdi, in("rsi") rsi, options(nostack, preserves_flags));
+            }
+        };
+    }
+    if facts().is_svm() {
+        call!("vmmcall");
+    } else {
+        call!("vmcall");
     }
     match i64::try_from(result) {
         Ok(_) => Ok(result),
@@ -32,21 +41,30 @@ pub(crate) fn nothing_times(times: u64) -> u64 {
     const { assert!(Hypercall::Nothing as u64 == 0) };
     let results: u64;
     book_times(ExitReason::VMCALL, times);
-    // SAFETY: the call changes RAX alone.
-    unsafe {
-        asm!(
-            "xor {results:e}, {results:e}",
-            "2:",
-            "xor eax, eax",
-            "vmcall",
-            "or {results}, rax",
-            "dec {times}",
-            "jnz 2b",
-            times = inout(reg) times => _,
-            results = out(reg) results,
-            out("rax") _,
-            options(nomem, nostack),
-        );
+    macro_rules! calls {
+        ($instruction:literal) => {
+            // SAFETY: the call changes RAX alone.
+            unsafe {
+                asm!(
+                    "xor {results:e}, {results:e}",
+                    "2:",
+                    "xor eax, eax",
+                    $instruction,
+                    "or {results}, rax",
+                    "dec {times}",
+                    "jnz 2b",
+                    times = inout(reg) times => _,
+                    results = out(reg) results,
+                    out("rax") _,
+                    options(nomem, nostack),
+                );
+            }
+        };
+    }
+    if facts().is_svm() {
+        calls!("vmmcall");
+    } else {
+        calls!("vmcall");
     }
     results
 }

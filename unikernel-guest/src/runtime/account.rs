@@ -2,7 +2,8 @@
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::{ExitReason, Status};
-use tollgate_abi::leaves::{Leaf, LeafMap, RowQuery, STATUS};
+use tollgate_abi::leaves::{Leaf, LeafMap, RowQuery, STATUS, SVM_STATUS};
+use tollgate_abi::svm_exit::of_code;
 
 use crate::ops::cpuid::cpuid;
 
@@ -39,13 +40,23 @@ impl Account {
 }
 
 fn status(reason: ExitReason, vcpu: Option<u16>) -> (u32, u64) {
-    let answer = cpuid(STATUS, RowQuery { reason: reason.0, vcpu }.encode());
+    let (leaf, asked) = match reason.own_of_svm() {
+        Some(own) => (SVM_STATUS, own.code),
+        None => (STATUS, reason.0),
+    };
+    let answer = cpuid(leaf, RowQuery { reason: asked, vcpu }.encode());
     (answer.eax, answer.ebx_ecx())
 }
 
 /// Whether the controls in force enable `reason`.
 pub(crate) fn is_enabled(reason: ExitReason) -> bool {
     status(reason, None).0 == Status::Enabled as u32
+}
+
+/// The reason that stands for one of SVM's own exit codes, and whether the controls in force enable it.
+pub(crate) fn own_of_svm(code: u16) -> (ExitReason, bool) {
+    let answer = cpuid(SVM_STATUS, RowQuery { reason: code, vcpu: None }.encode());
+    (of_code(code).unwrap_or(ExitReason(u16::MAX)), answer.eax == Status::Enabled as u32)
 }
 
 /// Exits for `reason` so far, on all vCPUs.

@@ -6,9 +6,11 @@
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 
+use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::{BOOT_INFO_GPA, BOOT_INFO_MAGIC, BootInfo};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
+use super::book::book_times;
 use super::traps::TIMER_VECTOR;
 use super::{cpu, fresh, heap, intercepts, processor, segments, start_up, time, traps};
 use crate::ops::apic;
@@ -27,8 +29,8 @@ unsafe extern "C" {
     fn runtime_entry(argc: i32, argv: *const *const u8, env: *const *const u8) -> !;
 }
 
-/// The entry point. SSE is switched on here because any compiled code may use it; the bits that this changes belong to
-/// the guest in the minimal profile, so nothing exits.
+/// The entry point. SSE is switched on here because any compiled code may use it; under VT-x the bits that
+/// this changes belong to the guest in the minimal profile, so nothing exits.
 #[unsafe(naked)]
 #[cfg_attr(bare, unsafe(no_mangle))]
 #[unsafe(link_section = ".text.boot")]
@@ -57,6 +59,10 @@ extern "C" fn _start() -> ! {
 
 extern "C" fn start() -> ! {
     cpu::take_place(0);
+    if intercepts::facts().is_svm() {
+        // On the way here CR0 and CR4 were written.
+        book_times(ExitReason::CR_ACCESS, 2);
+    }
     segments::load(&segments::FIRST);
     traps::fill();
     traps::load();

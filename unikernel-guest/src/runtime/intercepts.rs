@@ -7,10 +7,12 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tollgate_abi::exit_reason::{ExitReason, ROWS, TABLE};
 use tollgate_abi::profile::{Intercepts, Profile};
+use tollgate_abi::svm_exit::OWN;
+use tollgate_abi::virtualization::Facts;
 
 use super::account;
 use super::book::{book, book_times};
-use super::cpu;
+use super::{boot_info, cpu};
 use crate::ops::hypercall;
 
 static ENABLED: [[AtomicBool; ROWS]; 3] = [const { [const { AtomicBool::new(false) }; ROWS] }; 3];
@@ -25,6 +27,11 @@ pub(crate) enum Proc {
 
 /// The vector of #UD.
 pub(crate) const INVALID_OPCODE: u8 = 6;
+
+/// How the processor's extension treats what is booked here.
+pub(crate) fn facts() -> Facts {
+    Facts::from_word(boot_info().facts)
+}
 
 /// The profile in force.
 pub(crate) fn current() -> Profile {
@@ -57,6 +64,10 @@ fn ask(profile: Profile) {
     for row in TABLE {
         ENABLED[profile as usize][row.reason.ledger_row()].store(account::is_enabled(row.reason), Relaxed);
     }
+    for own in OWN.iter().filter(|_| facts().is_svm()) {
+        let (reason, enabled) = account::own_of_svm(own.code);
+        ENABLED[profile as usize][reason.ledger_row()].store(enabled, Relaxed);
+    }
 }
 
 /// Whether `profile` enables `reason` on this processor.
@@ -67,6 +78,16 @@ pub(crate) fn enabled_in(profile: Profile, reason: ExitReason) -> bool {
 /// Whether `reason` is enabled now.
 pub(crate) fn enabled(reason: ExitReason) -> bool {
     enabled_in(current(), reason)
+}
+
+/// Whether MOV to CR0 of another value, CLTS or LMSW exits now.
+pub(crate) fn cr0_write_exits(old: u64, new: u64) -> bool {
+    current().cr0_write_exits(facts(), old, new)
+}
+
+/// Whether MOV to CR4 exits now.
+pub(crate) fn cr4_write_exits(old: u64, new: u64) -> bool {
+    current().cr4_write_exits(facts(), old, new)
 }
 
 /// Whether the profile sets this processor-based control.
@@ -92,6 +113,7 @@ pub(crate) fn apic_delivers() -> bool {
 /// Books operations that exit exactly where `reason` is enabled.
 #[inline(never)]
 pub(crate) fn book_if_enabled(reason: ExitReason, times: u64) {
+    let reason = facts().exits_as(reason);
     if enabled(reason) {
         book_times(reason, times);
     }
@@ -99,12 +121,13 @@ pub(crate) fn book_if_enabled(reason: ExitReason, times: u64) {
 
 /// Books an exception that the guest itself raises (one that the monitor injects does not exit).
 pub(crate) fn book_exception(vector: u8) {
-    if wanted().exception_bitmap >> vector & 1 != 0 {
+    if wanted().exception_bitmap & !facts().exceptions_without_exit() & 1 << vector != 0 {
         book(ExitReason::EXCEPTION_OR_NMI);
     }
 }
 
 /// Books an instruction that raises #UD by itself where its own exit is not enabled.
 pub(crate) fn book_or_invalid_opcode(reason: ExitReason) {
+    let reason = facts().exits_as(reason);
     if enabled(reason) { book(reason) } else { book_exception(INVALID_OPCODE) }
 }

@@ -28,7 +28,7 @@ mod refused;
 pub(crate) mod segments;
 mod start_up;
 pub(crate) mod threads;
-mod time;
+pub(crate) mod time;
 pub(crate) mod traps;
 
 pub(crate) use entry::boot_info;

@@ -14,7 +14,7 @@ use super::{Code, Outcome, Run};
 use crate::ops::{control_registers, hypercall};
 use crate::runtime::account;
 use crate::runtime::book::{Tally, booked, tally, tally_since};
-use crate::runtime::intercepts::enabled_in;
+use crate::runtime::intercepts::{enabled_in, facts};
 use crate::runtime::lock::Lock;
 use crate::runtime::message::Message;
 use crate::runtime::threads;
@@ -73,7 +73,7 @@ extern "C" fn run_part(part: usize) {
 
 /// What the window's prediction is for one reason.
 fn predicted(workload: &Workload, run: &Run, reason: ExitReason) -> u64 {
-    workload.predict(reason, run.iterations, run.vcpus, |reason| enabled_in(workload.profile, reason))
+    workload.predict(reason, run.iterations, run.vcpus, facts(), |reason| enabled_in(workload.profile, reason))
 }
 
 /// The guest's book against the prediction, every row.

@@ -19,6 +19,7 @@ mod msrs;
 mod ports;
 mod registers;
 mod stopping;
+mod synchronization;
 mod together;
 mod vectors;
 
@@ -75,6 +76,7 @@ const CODE: &[(&str, Code)] = &[
     ("wild-jumps", exceptions::wild_jumps),
     ("hidden-instructions", denied::hidden_instructions),
     ("vmx-instructions", denied::vmx_instructions),
+    ("svm-instructions", denied::svm_instructions),
     ("memory", memory::memory),
     ("memory-kinds", memory::kinds),
     ("vectors", vectors::vectors),
@@ -97,6 +99,7 @@ const CODE: &[(&str, Code)] = &[
     ("ipi-running-virtual", together::ipi_running),
     ("race", together::race),
     ("threads", together::spawned),
+    ("synchronization", synchronization::run),
     ("triple-fault", stopping::triple_fault),
     ("outside-memory", stopping::outside_memory),
     ("triple-fault-elsewhere", together::triple_fault_elsewhere),

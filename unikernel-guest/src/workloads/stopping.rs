@@ -14,6 +14,7 @@ use super::{Outcome, Run};
 use crate::ops::descriptor_tables::lidt;
 use crate::ops::idle::hlt_for_ever;
 use crate::runtime::book::book;
+use crate::runtime::intercepts::facts;
 use crate::runtime::segments::CODE32;
 
 pub(super) fn triple_fault(_: &Run) -> Outcome {
@@ -25,7 +26,7 @@ pub(super) fn shut_down() -> ! {
     let nothing = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
     // SAFETY: it ends in a triple fault, as it should.
     unsafe { lidt(&nothing) };
-    book(ExitReason::TRIPLE_FAULT);
+    book(if facts().is_svm() { ExitReason::SVM_SHUTDOWN } else { ExitReason::TRIPLE_FAULT });
     // SAFETY: as above.
     unsafe { asm!("ud2", options(noreturn)) }
 }
@@ -42,7 +43,8 @@ pub(super) fn outside_memory(_: &Run) -> Outcome {
 }
 
 pub(super) fn endless_loop(_: &Run) -> Outcome {
-    book(ExitReason::PREEMPTION_TIMER);
+    // Where there is no timer of the extension's, an interrupt is the end.
+    book(if facts().is_svm() { ExitReason::EXTERNAL_INTERRUPT } else { ExitReason::PREEMPTION_TIMER });
     // SAFETY: does nothing, for ever.
     unsafe { asm!("2:", "jmp 2b", options(noreturn, nomem, nostack)) }
 }

@@ -16,7 +16,7 @@ use super::{Outcome, Run};
 use crate::ops::msr::SYSENTER_ESP;
 use crate::ops::ports::note_post;
 use crate::runtime::book::book;
-use crate::runtime::intercepts::{Proc, book_if_enabled, wants};
+use crate::runtime::intercepts::{Proc, book_if_enabled, facts, wants};
 use crate::runtime::{fresh, processor};
 
 const FCW: usize = 0;
@@ -74,6 +74,12 @@ provocations! {
     by_fresh_page EPT_VIOLATION: "mov [rdi], rdi";
 }
 
+/// VMCALL as SVM has it.
+#[unsafe(naked)]
+unsafe extern "C" fn by_vmmcall() {
+    naked_asm!("xor eax, eax", "vmmcall", "ret")
+}
+
 pub(super) fn vectors(run: &Run) -> Outcome {
     let Some(first) = fresh::take(run.iterations) else {
         return Err(alloc::format!("there are no {} fresh pages left", run.iterations));
@@ -84,6 +90,7 @@ pub(super) fn vectors(run: &Run) -> Outcome {
             let before = Image::filled(iteration * PROVOCATIONS.len() as u64 + row as u64);
             let mut after = Image([0; IMAGE_BYTES]);
             book_provocation(reason);
+            let provoke = if reason == ExitReason::VMCALL && facts().is_svm() { by_vmmcall } else { provoke };
             // SAFETY: `before` is a valid image, and the provocations change nothing that matters: the POST code is noted,
             // the MSR is unused, the fresh page was handed out to nobody else.
             unsafe { across(&before, &mut after, provoke, page) };

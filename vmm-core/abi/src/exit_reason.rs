@@ -64,6 +64,8 @@ impl fmt::Display for Need {
             Need::IoBitmaps => write!(f, "the I/O bitmaps"),
             Need::MsrReads | Need::MsrWrites => write!(f, "the MSR bitmaps"),
             Need::Has(Feature::OtherCpu) => write!(f, "another CPU"),
+            Need::Has(Feature::EarlyRsm) => write!(f, "an exit for RSM that comes before its #UD, as QEMU has it"),
+            Need::Has(Feature::WholeSvm) => write!(f, "this exit: it is QEMU's emulation"),
             Need::Has(feature) => write!(f, "{feature:?}"),
         }
     }
@@ -89,8 +91,15 @@ pub enum Feature {
     UserMsr,
     /// The immediate forms of RDMSR and WRMSRNS.
     MsrImmediate,
-    /// Another CPU, which can send this one INIT and SIPI.
+    /// Another CPU, which can send this one INIT, SIPI and NMI.
     OtherCpu,
+    /// CET's indirect-branch tracking, with CR4.CET settable by the guest.
+    Cet,
+    /// Of SVM, what QEMU's emulation leaves out: exits for task switches, for INT1, INTO and alignment checks, for a #DF that
+    /// another exception became, and for an INIT, which resets the processor.
+    WholeSvm,
+    /// Of SVM, what QEMU's emulation alone has: an exit for RSM outside of system-management mode, which elsewhere is #UD.
+    EarlyRsm,
 }
 
 /// A set of ledger rows.
@@ -405,6 +414,11 @@ impl ExitReason {
             (None, Some(own)) => own.name,
             (None, None) => "undefined",
         }
+    }
+
+    /// Whether it is a reason of either extension.
+    pub fn is_named(self) -> bool {
+        self.is_defined() || self.own_of_svm().is_some()
     }
 
     /// The SVM exit code without an Intel twin that this number stands for.

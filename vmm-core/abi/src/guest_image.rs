@@ -1,23 +1,26 @@
 //! How a guest lies in an image: a directory page that the monitor finds, and the guest's segments.
 //!
 //! ```text
-//! ROM:  monitor ... | guest segments ... | directory page | boot block with the reset vector
+//! ROM:  packed monitor | guest segments ... | directory page | boot block with the reset vector
 //! ```
 //!
 //! The host tool reads the guest's ELF file and writes this; the monitor checks it again before it copies a byte. Where it
-//! saves room, a segment's bytes are packed: one LZ4 block.
-//! Numbers are little-endian.
+//! saves room, a segment's bytes are packed: one LZ4 block. The page also says where the packed monitor is
+//! ([`crate::monitor_image`]). Numbers are little-endian.
 
 use core::fmt;
 
 use crate::machine::{BOOT_AREA_BYTES, OPTIONS_BYTES, RAM_BYTES};
+use crate::monitor_image::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonitor};
 
 /// Marks a directory page.
 pub const MAGIC: [u8; 8] = *b"TollGate";
 /// Version of this format.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Bytes of the ROM, which ends at 4 GiB.
 pub const ROM_BYTES: usize = 256 << 10;
+/// Where it starts.
+pub const ROM_BASE: u32 = ROM_BYTES.wrapping_neg() as u32;
 /// Bytes of the boot block at its end.
 pub const BOOT_BLOCK_BYTES: usize = 4096;
 /// Bytes of the directory page, which lies below the boot block.
@@ -27,8 +30,10 @@ pub const DIRECTORY_OFFSET: usize = ROM_BYTES - BOOT_BLOCK_BYTES - DIRECTORY_BYT
 /// The most segments that a guest may have.
 pub const MAX_SEGMENTS: usize = 16;
 
-const HEADER_BYTES: usize = 32;
+const HEADER_BYTES: usize = 48;
 const SEGMENT_BYTES: usize = 40;
+
+const _: () = assert!(PLACE_IN_DIRECTORY + PACKED_MONITOR_BYTES <= HEADER_BYTES);
 
 /// A piece of guest memory to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +186,7 @@ fn options_fit(options: &[u8]) -> bool {
 /// What [`check`] says, or options that do not fit.
 pub fn write_directory(
     page: &mut [u8; DIRECTORY_BYTES],
+    monitor: PackedMonitor,
     entry_gpa: u64,
     segments: &[Segment],
     options: &str,
@@ -200,6 +206,9 @@ pub fn write_directory(
     put(&(segments.len() as u32).to_le_bytes());
     put(&entry_gpa.to_le_bytes());
     put(&(options.len() as u64).to_le_bytes());
+    let mut place = [0; HEADER_BYTES - PLACE_IN_DIRECTORY];
+    place[..PACKED_MONITOR_BYTES].copy_from_slice(&monitor.to_bytes());
+    put(&place);
     for segment in segments {
         for word in [segment.gpa, segment.memory_bytes, segment.image_offset, segment.file_bytes, segment.packed_bytes]
         {
@@ -270,9 +279,11 @@ mod tests {
     const DATA: Segment =
         Segment { gpa: 0x10_2000, memory_bytes: 0x1000, image_offset: 0x1900, file_bytes: 0, packed_bytes: 0 };
 
+    const MONITOR: PackedMonitor = PackedMonitor { image_offset: 0, packed_bytes: 0x100, unpacked_bytes: 0x180 };
+
     fn page(entry: u64, segments: &[Segment], options: &str) -> Result<[u8; DIRECTORY_BYTES], LoadError> {
         let mut page = [0; DIRECTORY_BYTES];
-        write_directory(&mut page, entry, segments, options).map(|()| page)
+        write_directory(&mut page, MONITOR, entry, segments, options).map(|()| page)
     }
 
     #[test]
@@ -280,6 +291,7 @@ mod tests {
         let page = page(0x10_0010, &[CODE, DATA], "workloads=cpuid").unwrap();
         let directory = Directory::read(&page, 0x4_0000).unwrap();
         assert_eq!((directory.entry_gpa, directory.options), (0x10_0010, "workloads=cpuid"));
+        assert_eq!((PackedMonitor::read(&page), page[PLACE_IN_DIRECTORY + 8]), (MONITOR, 0x80));
         assert_eq!(directory.segments().collect::<Vec<_>>(), [CODE, DATA]);
         assert_eq!(Directory::read(&page, 0x1000).unwrap_err(), LoadError::OutsideImage(CODE));
     }

@@ -3,10 +3,10 @@
 //! Four leaves come from a university course that moved them between terms ([`LeafMap`]); the others are Tollgate's own
 //! and never move. The monitor decodes the question and encodes the answer here; so does whoever asks.
 
-use crate::exit_reason::Status;
+use crate::exit_reason::{ExitReason, Status};
 
 /// Version of this contract, in EAX of [`CONTRACT`].
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 
 /// The signature in EBX, ECX, EDX of leaf `0x4000_0000`.
 pub const SIGNATURE: &[u8; 12] = b"TollgateVMM\0";
@@ -16,6 +16,12 @@ pub const HYPERVISOR: u32 = 0x4000_0000;
 
 /// Version of this contract (EAX) and number of vCPUs (EBX).
 pub const CONTRACT: u32 = 0x4fff_fff0;
+/// Cycles (EBX:ECX) of one of SVM's exit codes; asked as [`SVM_STATUS`].
+pub const SVM_CYCLES: u32 = 0x4fff_fff7;
+/// Status (EAX), 64-bit count (EBX:ECX), and the SDM reason that the code stands for and is counted as (EDX), or `0xffffffff`
+/// for one that stands for none. ECX is as in [`RowQuery`], with an EXITCODE in place of the reason; the low 16 bits of one
+/// that has more. A code that the APM does not define, or any where the processor has no SVM: zero in all four.
+pub const SVM_STATUS: u32 = 0x4fff_fff8;
 /// One bucket of a reason's histogram; see [`BucketQuery`].
 pub const BUCKET: u32 = 0x4fff_fff9;
 /// Minimum (EBX:EAX) and maximum (EDX:ECX) cycles of one exit; see [`RowQuery`].
@@ -42,6 +48,10 @@ pub enum Leaf {
     Extremes,
     /// [`BUCKET`].
     Bucket,
+    /// [`SVM_STATUS`].
+    SvmStatus,
+    /// [`SVM_CYCLES`].
+    SvmCycles,
     /// [`CONTRACT`].
     Contract,
 }
@@ -96,6 +106,8 @@ impl LeafMap {
             STATUS => Some(Leaf::Status),
             EXTREMES => Some(Leaf::Extremes),
             BUCKET => Some(Leaf::Bucket),
+            SVM_STATUS => Some(Leaf::SvmStatus),
+            SVM_CYCLES => Some(Leaf::SvmCycles),
             CONTRACT => Some(Leaf::Contract),
             _ => None,
         }
@@ -203,6 +215,15 @@ impl Answer {
         Self { eax: status as u32, ..Self::cycles(count) }
     }
 
+    /// The answer of [`SVM_STATUS`].
+    pub const fn svm_status(status: Status, count: u64, stands_for: Option<ExitReason>) -> Self {
+        let edx = match stands_for {
+            Some(reason) => reason.0 as u32,
+            None => u32::MAX,
+        };
+        Self { edx, ..Self::status(status, count) }
+    }
+
     /// The answer of [`EXTREMES`].
     pub const fn extremes(min: u64, max: u64) -> Self {
         Self { eax: min as u32, ebx: (min >> 32) as u32, ecx: max as u32, edx: (max >> 32) as u32 }
@@ -250,13 +271,15 @@ mod tests {
             (0x4fff_fffb, Leaf::Status),
             (0x4fff_fffa, Leaf::Extremes),
             (0x4fff_fff9, Leaf::Bucket),
+            (0x4fff_fff8, Leaf::SvmStatus),
+            (0x4fff_fff7, Leaf::SvmCycles),
             (0x4fff_fff0, Leaf::Contract),
         ];
         for (eax, leaf) in expected {
             assert_eq!(map.decode(eax), Some(leaf));
             assert_eq!(map.encode(leaf), Some(eax));
         }
-        assert_eq!(map.decode(0x4fff_fff8), None);
+        assert_eq!(map.decode(0x4fff_fff6), None);
         assert_eq!(map.decode(0x5000_0000), None);
     }
 

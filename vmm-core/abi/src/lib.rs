@@ -18,11 +18,13 @@ pub mod hypercall;
 pub mod key;
 pub mod leaves;
 pub mod machine;
+pub mod monitor_image;
 pub mod profile;
 pub mod record;
 pub mod scenario;
 pub mod stick;
 pub mod svm_exit;
+pub mod virtualization;
 pub mod workload;
 
 pub use exit_reason::ExitReason;

@@ -58,6 +58,8 @@ pub struct BootInfo {
     pub fresh_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u64,
+    /// What the guest has to know of the processor to predict its exits: [`crate::virtualization::Facts`] as a word.
+    pub facts: u64,
     /// Bytes of `options` in use.
     pub options_bytes: u64,
     /// The run's options; see [`crate::command_line`].
@@ -67,5 +69,5 @@ pub struct BootInfo {
 /// Marks a [`BootInfo`].
 pub const BOOT_INFO_MAGIC: u64 = u64::from_le_bytes(*b"TollBoot");
 
-const _: () = assert!(size_of::<BootInfo>() == 48 + OPTIONS_BYTES && BOOT_INFO_GPA + 4096 <= PAGE_TABLES_GPA);
+const _: () = assert!(size_of::<BootInfo>() == 56 + OPTIONS_BYTES && BOOT_INFO_GPA + 4096 <= PAGE_TABLES_GPA);
 const _: () = assert!(PAGE_TABLES_GPA + 6 * PAGE_BYTES <= START_UP_GPA && START_UP_GPA + PAGE_BYTES <= BOOT_AREA_BYTES);

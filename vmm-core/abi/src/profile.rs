@@ -3,6 +3,8 @@
 //! The monitor turns a profile into controls (masked by what the processor allows); the guest derives from the same rows which of its
 //! own operations must exit. Bit numbers are those of SDM 3C 25.6.1, 25.6.2.
 
+use crate::virtualization::Facts;
+
 /// A named set of intercepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -132,14 +134,14 @@ impl Profile {
         }
     }
 
-    /// Whether MOV to CR0 exits: it changes a guarded bit from what the guest reads (SDM 3C 26.1.3).
-    pub const fn cr0_write_exits(self, old: u64, new: u64) -> bool {
-        (old ^ new) & self.intercepts().cr0_mask != 0
+    /// Whether MOV to CR0 exits: under VT-x, if it changes a guarded bit from what the guest reads (SDM 3C 26.1.3).
+    pub const fn cr0_write_exits(self, facts: Facts, old: u64, new: u64) -> bool {
+        facts.control_register_write_exits(old, new, self.intercepts().cr0_mask)
     }
 
     /// Whether MOV to CR4 exits.
-    pub const fn cr4_write_exits(self, old: u64, new: u64) -> bool {
-        (old ^ new) & self.intercepts().cr4_mask != 0
+    pub const fn cr4_write_exits(self, facts: Facts, old: u64, new: u64) -> bool {
+        facts.control_register_write_exits(old, new, self.intercepts().cr4_mask)
     }
 
     /// Whether RDMSR and WRMSR of `msr` exit.
@@ -151,6 +153,9 @@ impl Profile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const VT_X: Facts = Facts::from_word(0);
+    const SVM: Facts = Facts::from_word(1);
 
     #[test]
     fn full_contains_minimal() {
@@ -164,16 +169,17 @@ mod tests {
     #[test]
     fn control_register_writes_exit_by_mask() {
         const MP: u64 = 2;
-        assert!(Profile::Full.cr0_write_exits(0x8000_0031, 0x8000_0031 | MP));
-        assert!(!Profile::Minimal.cr0_write_exits(0x8000_0031, 0x8000_0031 | MP));
-        assert!(!Profile::Full.cr0_write_exits(0x8000_0031, 0x8000_0031));
-        assert!(Profile::Minimal.cr4_write_exits(0x20, 0x20 | 1 << 18));
-        assert!(
-            [12, 13, 14, 17, 19, 21, 22, 23, 63]
-                .iter()
-                .all(|bit| Profile::Minimal.cr4_write_exits(0x20, 0x20 | 1 << bit))
-        );
-        assert!(!Profile::Minimal.cr4_write_exits(0x20, 0x20 | 3 << 9));
+        assert!(Profile::Full.cr0_write_exits(VT_X, 0x8000_0031, 0x8000_0031 | MP));
+        assert!(!Profile::Minimal.cr0_write_exits(VT_X, 0x8000_0031, 0x8000_0031 | MP));
+        assert!(!Profile::Full.cr0_write_exits(VT_X, 0x8000_0031, 0x8000_0031));
+        assert!(Profile::Minimal.cr4_write_exits(VT_X, 0x20, 0x20 | 1 << 18));
+        assert!([12, 13, 14, 17, 19, 21, 22, 23, 63].iter().all(|bit| Profile::Minimal.cr4_write_exits(
+            VT_X,
+            0x20,
+            0x20 | 1 << bit
+        )));
+        assert!(!Profile::Minimal.cr4_write_exits(VT_X, 0x20, 0x20 | 3 << 9));
+        assert!(Profile::Minimal.cr0_write_exits(SVM, 0x31, 0x31), "there is no mask");
         assert!(Profile::Full.msr_exits(0xc000_0100) && !Profile::Minimal.msr_exits(0xc000_0100));
         assert!(Profile::Minimal.msr_exits(0x1b));
     }

@@ -46,7 +46,7 @@ kinds! {
     Result "result" "A workload ended: `workload`, `iterations`, `verdict`, `exits`, `cycles` (TSC ticks of the window), `message` if it failed.";
     Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`.";
     KeyCount "keycount" "One key that the workload predicts, where keys are kept: `workload`, `reason`, `key`, `name`, `predicted`, `observed`.";
-    Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed`, `detail` if not balanced.";
+    Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed` (of its variant, if it is about one and those are kept), `detail` if not balanced.";
     Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`).";
     Key "key" "One key of a ledger row: `vcpu`, `reason`, `key` (absent for the others), `name`, `count`, `cycles`, `min`, `max`.";
     Variant "variant" "One variant of a reason, whatever its keys: `vcpu`, `reason`, `name`, `count`, `cycles`, `min`, `max`.";

@@ -2,9 +2,10 @@
 //! kind of guest. Each is a few instructions in a state of their own, run by the monitor once the unikernel is done.
 //!
 //! Like a workload a scenario predicts what it provokes: one exit of its reason each time it runs. The code and the state
-//! that goes with a name are in `vmm-core/src/vmx/scenario.rs`.
+//! that goes with a name are in `vmm-core/src/vmx/scenario.rs` and `vmm-core/src/svm/scenario.rs`.
 
 use crate::exit_reason::{Controls, ExitReason, Feature, Need};
+use crate::virtualization::Extension;
 
 /// One row of the table.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,10 +14,23 @@ pub struct Scenario {
     pub name: &'static str,
     /// The reason that it provokes.
     pub reason: ExitReason,
+    /// The variant of the reason ([`crate::key::VARIANTS`]), where it is about one.
+    pub variant: Option<&'static str>,
     /// How, in one line for people.
     pub about: &'static str,
-    /// What the processor must allow, all of it; control bits are meant as allowed-1 settings.
+    /// Under which extensions there is such an exit.
+    pub under: Under,
+    /// What the processor must allow, all of it; control bits are meant as allowed-1 settings, of VT-x alone.
     pub needs: &'static [Need],
+}
+
+/// Extensions that have an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names")]
+pub enum Under {
+    VtX,
+    Svm,
+    Both,
 }
 
 /// How often a run performs each scenario, so that minimum, average and maximum mean something.
@@ -26,12 +40,16 @@ use ExitReason as R;
 use Need::{Has, Pin, Proc, Proc2};
 
 macro_rules! scenarios {
-    ($($name:literal $reason:ident, [$($need:expr),*], $about:literal;)*) => {
+    (@variant) => { None };
+    (@variant $variant:literal) => { Some($variant) };
+    ($($name:literal $under:ident $reason:ident $($variant:literal)?, [$($need:expr),*], $about:literal;)*) => {
         /// Every scenario, in the order in which they run.
         pub const TABLE: &[Scenario] = &[$(Scenario {
             name: $name,
             reason: R::$reason,
+            variant: scenarios!(@variant $($variant)?),
             about: $about,
+            under: Under::$under,
             needs: &[$($need),*],
         }),*];
     };
@@ -43,46 +61,82 @@ const EPT: Need = Proc2(1);
 const SHADOW: Need = Proc(21);
 
 scenarios! {
-    "triple-fault-exit" TRIPLE_FAULT, [],
+    "triple-fault-exit" VtX TRIPLE_FAULT, [],
         "UD2 without an interrupt-descriptor table";
-    "nmi-window" NMI_WINDOW, [Pin(3), Pin(5), Proc(22)],
+    "nmi-window" VtX NMI_WINDOW, [Pin(3), Pin(5), Proc(22)],
         "a VM entry while the monitor waits for the NMI window";
-    "task-switch" TASK_SWITCH, [Proc2(7)],
+    "task-switch" Both TASK_SWITCH, [Proc2(7), Has(Feature::WholeSvm)],
         "a far JMP to a task-state segment, in 32-bit protected mode without paging";
-    "getsec" GETSEC, [Has(Feature::Smx)],
+    "getsec" VtX GETSEC, [Has(Feature::Smx)],
         "GETSEC[CAPABILITIES] with CR4.SMXE set";
-    "invalid-guest-state" ENTRY_FAILURE_GUEST_STATE, [],
+    "invalid-guest-state" VtX ENTRY_FAILURE_GUEST_STATE, [],
         "a VM entry with RFLAGS[1] clear";
-    "refused-msr-load" ENTRY_FAILURE_MSR_LOADING, [],
+    "refused-msr-load" VtX ENTRY_FAILURE_MSR_LOADING, [],
         "a VM entry that is to load IA32_FS_BASE from the MSR-load area";
-    "monitor-trap-flag" MONITOR_TRAP_FLAG, [Proc(27)],
+    "monitor-trap-flag" VtX MONITOR_TRAP_FLAG, [Proc(27)],
         "an injected monitor-trap-flag event";
-    "tpr-threshold" TPR_BELOW_THRESHOLD, [SHADOW],
+    "tpr-threshold" VtX TPR_BELOW_THRESHOLD, [SHADOW],
         "MOV to CR8 of a priority below the TPR threshold";
-    "apic-access" APIC_ACCESS, [SHADOW, Proc2(0)],
+    "apic-access" VtX APIC_ACCESS, [SHADOW, Proc2(0)],
         "a read of the APIC-access page";
-    "virtualized-eoi" VIRTUALIZED_EOI, [Pin(0), SHADOW, Proc2(0), Proc2(8), Proc2(9)],
+    "virtualized-eoi" VtX VIRTUALIZED_EOI, [Pin(0), SHADOW, Proc2(0), Proc2(8), Proc2(9)],
         "an EOI of a vector in the EOI-exit bitmap";
-    "apic-write" APIC_WRITE, [SHADOW, Proc2(0), Proc2(8)],
+    "apic-write" VtX APIC_WRITE, [SHADOW, Proc2(0), Proc2(8)],
         "a write to the spurious-interrupt register of the APIC-access page";
-    "ept-misconfiguration" EPT_MISCONFIGURATION, [EPT],
+    "ept-misconfiguration" VtX EPT_MISCONFIGURATION, [EPT],
         "a read through an EPT entry that allows writing alone";
-    "preemption-timer" PREEMPTION_TIMER, [Pin(6)],
+    "preemption-timer" VtX PREEMPTION_TIMER, [Pin(6)],
         "a loop that outlasts the VMX-preemption timer";
-    "vm-function" VMFUNC, [EPT, Proc2(13)],
+    "vm-function" VtX VMFUNC, [EPT, Proc2(13)],
         "VMFUNC of function 5, which does not exist";
-    "page-modification-log" PML_FULL, [EPT, Proc2(17)],
+    "page-modification-log" VtX PML_FULL, [EPT, Proc2(17)],
         "a page-table access that sets a dirty flag while the log is full";
-    "xsaves" XSAVES, [Proc2(20)],
+    "xsaves" VtX XSAVES, [Proc2(20)],
         "XSAVES of a component in the XSS-exiting bitmap";
-    "xrstors" XRSTORS, [Proc2(20)],
+    "xrstors" VtX XRSTORS, [Proc2(20)],
         "XRSTORS of a component in the XSS-exiting bitmap";
-    "sub-page-permission" SPP, [EPT, Proc2(23)],
+    "sub-page-permission" VtX SPP, [EPT, Proc2(23)],
         "a write to a page with sub-page permissions that has no SPP entry";
-    "start-up-ipi" SIPI, [Has(Feature::OtherCpu)],
+    "shutdown" Svm SVM_SHUTDOWN, [],
+        "UD2 without an interrupt-descriptor table";
+    "invalid-vmcb" Svm ENTRY_FAILURE_GUEST_STATE, [],
+        "a VMRUN with EFER.SVME clear in the VMCB";
+    "reserved-nested-bit" Svm EPT_MISCONFIGURATION, [],
+        "a read through a nested page-table entry with a reserved bit set";
+    "selective-cr0-write" Svm SVM_CR0_SEL_WRITE, [],
+        "MOV to CR0 that changes AM";
+    "pushf" Svm SVM_PUSHF, [],
+        "PUSHFQ";
+    "popf" Svm SVM_POPF, [],
+        "POPFQ";
+    "rsm" Svm SVM_RSM, [Has(Feature::EarlyRsm)],
+        "RSM outside of system-management mode";
+    "iret" Svm SVM_IRET, [],
+        "IRETQ";
+    "software-interrupt" Svm SVM_SWINT, [],
+        "INT 20H";
+    "icebp" Svm SVM_ICEBP, [Has(Feature::WholeSvm)],
+        "INT1";
+    "overflow" Both EXCEPTION_OR_NMI "#OF", [Has(Feature::WholeSvm)],
+        "INTO with RFLAGS.OF set, in compatibility mode";
+    "bound-range" Both EXCEPTION_OR_NMI "#BR", [],
+        "BOUND of an index above its array's, in compatibility mode";
+    "double-fault" Both EXCEPTION_OR_NMI "#DF", [Has(Feature::WholeSvm)],
+        "UD2 without an interrupt-descriptor table, and without exits for the exceptions on the way";
+    "invalid-tss" Both EXCEPTION_OR_NMI "#TS", [Proc2(7)],
+        "IRET with RFLAGS.NT set and no task to return to, in 32-bit protected mode without paging";
+    "alignment-check" Both EXCEPTION_OR_NMI "#AC", [Has(Feature::WholeSvm)],
+        "a misaligned read in ring 3, with CR0.AM and RFLAGS.AC set";
+    "virtualization-exception" VtX EXCEPTION_OR_NMI "#VE", [EPT, Proc2(18)],
+        "a read of a page without an EPT entry, under the control that turns EPT violations into exceptions";
+    "control-protection" VtX EXCEPTION_OR_NMI "#CP", [Has(Feature::Cet)],
+        "a JMP by register to another instruction than ENDBR64, under indirect-branch tracking";
+    "non-maskable-interrupt" Both EXCEPTION_OR_NMI "NMI", [Pin(3), Has(Feature::OtherCpu)],
+        "an NMI from another CPU";
+    "start-up-ipi" VtX SIPI, [Has(Feature::OtherCpu)],
         "a SIPI from another CPU in the wait-for-SIPI state";
     // Last: on Bochs 2.7 an INIT that has made its exit stays pending.
-    "init-signal" INIT, [Has(Feature::OtherCpu)],
+    "init-signal" Both INIT, [Has(Feature::OtherCpu), Has(Feature::WholeSvm)],
         "an INIT from another CPU";
 }
 
@@ -97,15 +151,25 @@ impl Scenario {
         self.needs.contains(&Has(Feature::OtherCpu))
     }
 
+    /// Whether there is such an exit under this extension.
+    pub fn is_under(&self, extension: Extension) -> bool {
+        matches!(
+            (self.under, extension),
+            (Under::Both, _) | (Under::VtX, Extension::VtX) | (Under::Svm, Extension::Svm)
+        )
+    }
+
     /// What of its needs the allowed settings do not meet, if anything.
     pub fn missing(&self, allowed: &Controls) -> Option<Need> {
-        self.needs.iter().copied().find(|&need| !allowed.meet(need))
+        let is_asked = |need: &Need| allowed.svm.is_none() || matches!(need, Has(_));
+        self.needs.iter().copied().filter(is_asked).find(|&need| !allowed.meet(need))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::VARIANTS;
     use crate::workload::Workload;
     use std::vec::Vec;
 
@@ -116,6 +180,13 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), TABLE.len());
+    }
+
+    #[test]
+    fn variants_are_those_of_the_table_and_each_has_one_scenario() {
+        let about: Vec<_> = TABLE.iter().filter_map(|row| Some((row.reason, row.variant?))).collect();
+        assert!(about.iter().all(|variant| VARIANTS.contains(variant)));
+        assert!((1..about.len()).all(|at| !about[..at].contains(&about[at])));
     }
 
     #[test]

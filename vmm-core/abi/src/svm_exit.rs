@@ -102,7 +102,6 @@ const TWINS: &[(u16, u16, ExitReason)] = &[
     (0x78, 0x78, ExitReason::HLT),
     (0x79, 0x79, ExitReason::INVLPG),
     (0x7b, 0x7b, ExitReason::IO_INSTRUCTION),
-    (MSR, MSR, ExitReason::RDMSR),
     (0x7d, 0x7d, ExitReason::TASK_SWITCH),
     (0x81, 0x81, ExitReason::VMCALL),
     (0x87, 0x87, ExitReason::RDTSCP),
@@ -114,7 +113,7 @@ const TWINS: &[(u16, u16, ExitReason)] = &[
     (0xa5, 0xa5, ExitReason::BUS_LOCK),
 ];
 
-/// The reason of each code in the dense part; [`NOBODYS`] where there is none.
+/// The reason of each code in the dense part; [`BY_INFORMATION`] where EXITINFO1 decides, [`NOBODYS`] where there is none.
 static BY_CODE: [u8; DENSE] = {
     let mut table = [NOBODYS; DENSE];
     let mut at = 0;
@@ -127,6 +126,7 @@ static BY_CODE: [u8; DENSE] = {
         }
         at += 1;
     }
+    table[MSR as usize] = BY_INFORMATION;
     at = 0;
     while at < OWN.len() {
         let code = OWN[at].code as usize;
@@ -142,28 +142,33 @@ static BY_CODE: [u8; DENSE] = {
     }
     table
 };
+/// Above all reasons: RDMSR or WRMSR.
+const BY_INFORMATION: u8 = 0x80;
 const NOBODYS: u8 = u8::MAX;
+const _: () = assert!(crate::exit_reason::ROWS <= BY_INFORMATION as usize);
 
 /// EXITINFO1 of a nested page fault, bit 3: a reserved bit was set in a nested page-table entry.
 const NPF_RESERVED: u64 = 1 << 3;
 /// EXITINFO1 of an MSR access, bit 0: it is a write.
 const MSR_WRITE: u64 = 1;
 
-/// The reason that an exit code stands for; a number that nobody knows where the APM defines no such code.
+/// The reason that an exit code stands for, if it is one of the frequent ones: `None` leaves it to [`reason`]. It calls nothing.
 #[inline(always)]
-pub fn reason(code: u32, exitinfo1: u64) -> ExitReason {
+pub fn frequent_reason(code: u32, exitinfo1: impl Fn() -> u64) -> Option<ExitReason> {
     match BY_CODE.get(code as usize) {
-        Some(&reason) if code as u16 == MSR && exitinfo1 & MSR_WRITE != 0 => {
-            debug_assert!(u16::from(reason) == ExitReason::RDMSR.0);
-            ExitReason::WRMSR
-        }
-        Some(&reason) => ExitReason(u16::from(reason)),
-        None if code == NPF as u32 && exitinfo1 & NPF_RESERVED == 0 => ExitReason::EPT_VIOLATION,
-        None => beyond(code),
+        Some(&reason) if reason < BY_INFORMATION => Some(ExitReason(reason.into())),
+        Some(&BY_INFORMATION) => Some(ExitReason(ExitReason::RDMSR.0 + (exitinfo1() & MSR_WRITE) as u16)),
+        None if code == u32::from(NPF) && exitinfo1() & NPF_RESERVED == 0 => Some(ExitReason::EPT_VIOLATION),
+        _ => None,
     }
 }
+const _: () = assert!(ExitReason::WRMSR.0 == ExitReason::RDMSR.0 + MSR_WRITE as u16);
 
-#[cold]
+/// The reason that an exit code stands for; a number that nobody knows where the APM defines no such code.
+pub fn reason(code: u32, exitinfo1: u64) -> ExitReason {
+    frequent_reason(code, || exitinfo1).unwrap_or_else(|| beyond(code))
+}
+
 fn beyond(code: u32) -> ExitReason {
     if code == u32::from(NPF) {
         return ExitReason::EPT_MISCONFIGURATION;

@@ -9,6 +9,7 @@ use crate::hypercall::Hypercall;
 use crate::key::{PORT_IN, PORT_STRING};
 use crate::machine::{LOOPBACK_PORT, POST_PORT};
 use crate::profile::Profile;
+use crate::virtualization::Facts;
 
 /// How often a workload provokes one reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,20 @@ pub struct Provokes {
     pub otherwise: Otherwise,
     /// Where this other reason is enabled, the processor does by itself what would exit, and the row does not count.
     pub unless: Option<ExitReason>,
+    /// Where only one of the two ways of refusing a value has the row.
+    pub refused: Refused,
+}
+
+/// Which comes first where a control register refuses a value whose write is intercepted
+/// ([`Facts::refuses_first`](crate::virtualization::Facts::refuses_first)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The row counts in either case.
+    Either,
+    /// The row counts where the exit comes first.
+    AtTheExit,
+    /// The row counts where #GP comes first.
+    Before,
 }
 
 /// On how many vCPUs a workload runs.
@@ -158,19 +173,27 @@ pub struct Workload {
 }
 
 const fn each(reason: ExitReason, each: u64) -> Provokes {
-    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: None }
+    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: None, refused: Refused::Either }
 }
 
-const fn once(reason: ExitReason, once: u64) -> Provokes {
-    Provokes { reason, each: 0, once, otherwise: Otherwise::Runs, unless: None }
+const fn once(reason: ExitReason, times: u64) -> Provokes {
+    Provokes { once: times, ..each(reason, 0) }
 }
 
-const fn or_invalid_opcode(reason: ExitReason, each: u64) -> Provokes {
-    Provokes { reason, each, once: 0, otherwise: Otherwise::InvalidOpcode, unless: None }
+const fn or_invalid_opcode(reason: ExitReason, times: u64) -> Provokes {
+    Provokes { otherwise: Otherwise::InvalidOpcode, ..each(reason, times) }
 }
 
-const fn unless(by_hardware: ExitReason, reason: ExitReason, each: u64) -> Provokes {
-    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: Some(by_hardware) }
+const fn unless(by_hardware: ExitReason, reason: ExitReason, times: u64) -> Provokes {
+    Provokes { unless: Some(by_hardware), ..each(reason, times) }
+}
+
+const fn once_unless(by_hardware: ExitReason, reason: ExitReason, times: u64) -> Provokes {
+    Provokes { unless: Some(by_hardware), ..once(reason, times) }
+}
+
+const fn refused(refused: Refused, reason: ExitReason, times: u64) -> Provokes {
+    Provokes { refused, ..each(reason, times) }
 }
 
 /// What it takes to have another vCPU run something once: the IPI that wakes it from HLT is a WRMSR to the ICR here and an
@@ -242,7 +265,9 @@ workloads! {
         "MOV to CR0 that toggles MP";
     "control-registers" Full Every 50/MANY, Returns, [each(R::CR_ACCESS, 10)],
         "CR3, CR4 and CR8 read and written, CLTS, LMSW";
-    "wild-control-registers" Full Every 10/MANY, Returns, [each(R::CR_ACCESS, 8)],
+    "wild-control-registers" Full Every 10/MANY, Returns, [
+            each(R::CR_ACCESS, 4), refused(Refused::AtTheExit, R::CR_ACCESS, 4),
+            refused(Refused::Before, R::EXCEPTION_OR_NMI, 4)],
         "values that CR0, CR3, CR4 and CR8 refuse; each raises #GP";
     "debug-registers" Full Every 100/MANY, Returns, [each(R::MOV_DR, 6)],
         "DR0 and DR3 written and read, DR6 and DR7 read";
@@ -279,6 +304,10 @@ workloads! {
             each(R::VMRESUME, 1), each(R::VMWRITE, 1), each(R::VMXOFF, 1), each(R::VMXON, 1),
             or_invalid_opcode(R::INVEPT, 1), or_invalid_opcode(R::INVVPID, 1)],
         "the VMX instructions, which the guest may not use; each raises #UD";
+    "svm-instructions" Minimal Every 10/MANY, Returns, [
+            each(R::SVM_VMRUN, 1), each(R::SVM_VMLOAD, 1), each(R::SVM_VMSAVE, 1), each(R::SVM_STGI, 1),
+            each(R::SVM_CLGI, 1), each(R::SVM_SKINIT, 1), each(R::SVM_INVLPGA, 1), once(R::CPUID, 2)],
+        "the SVM instructions, which the guest may not use: each raises #UD; and the leaf that counts them";
     "memory" Minimal Every 512/1536, Returns, [each(R::EPT_VIOLATION, 1)],
         "first touches of fresh pages";
     "memory-kinds" Minimal Every 16/256, Returns, [each(R::EPT_VIOLATION, 3)],
@@ -337,13 +366,17 @@ workloads! {
         "the leaves asked while every vCPU exits: no total goes backwards, no part exceeds the whole";
     "threads" Minimal First 4/1_000, Returns, [],
         "sys_spawn on every other vCPU, a counter under a futex, sys_join";
-    "triple-fault" Minimal First 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1)],
+    "synchronization" Minimal Two 20/10_000, Returns, [],
+        "semaphores, blocking and waking between two threads, and what ends at a time limit";
+    "triple-fault" Minimal First 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1), once(R::SVM_SHUTDOWN, 1)],
         "an exception without an interrupt-descriptor table";
     "outside-memory" Minimal First 1/1, Stopped(Outcome::OutsideMemory), [once(R::EPT_VIOLATION, 1)],
         "a read beyond the guest's memory";
-    "triple-fault-elsewhere" Minimal Two 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1)],
+    "triple-fault-elsewhere" Minimal Two 1/1, Stopped(Outcome::TripleFault), [
+            once(R::TRIPLE_FAULT, 1), once(R::SVM_SHUTDOWN, 1)],
         "the same on vCPU 1, while vCPU 0 waits for it and all others do nothing but exit";
-    "endless-loop" Minimal First 1/1, Stopped(Outcome::NoExits), [once(R::PREEMPTION_TIMER, 1)],
+    "endless-loop" Minimal First 1/1, Stopped(Outcome::NoExits), [
+            once(R::PREEMPTION_TIMER, 1), once_unless(R::PREEMPTION_TIMER, R::EXTERNAL_INTERRUPT, 1)],
         "a loop without exits";
     "halt-for-ever" Minimal First 1/1, Stopped(Outcome::HaltedForEver), [once(R::HLT, 1)],
         "HLT with interrupts disabled";
@@ -393,8 +426,15 @@ keys! {
 }
 
 impl KeyPrediction {
+    fn is_exception_without_exit(&self, facts: Facts) -> bool {
+        self.reason == R::EXCEPTION_OR_NMI && facts.exceptions_without_exit() >> self.key & 1 != 0
+    }
+
     /// The predicted number of exits in `iterations` on `vcpus`.
-    pub fn predict(&self, on: On, iterations: u64, vcpus: u64) -> u64 {
+    pub fn predict(&self, on: On, iterations: u64, vcpus: u64, facts: Facts) -> u64 {
+        if self.is_exception_without_exit(facts) {
+            return 0;
+        }
         iterations.saturating_mul(self.each).saturating_mul(if on == On::Every { vcpus } else { 1 })
     }
 }
@@ -430,12 +470,14 @@ impl Workload {
         self.ends == Ends::Returns && vcpus >= self.on.least_vcpus()
     }
 
-    /// The predicted number of exits for `reason` in `iterations` on `vcpus`, given what the controls in force enable.
+    /// The predicted number of exits for `reason` in `iterations` on `vcpus`, given what the controls in force enable and how the
+    /// processor's extension behaves.
     pub fn predict(
         &self,
         reason: ExitReason,
         iterations: u64,
         vcpus: u64,
+        facts: Facts,
         enabled: impl Fn(ExitReason) -> bool,
     ) -> u64 {
         let others = vcpus.saturating_sub(1);
@@ -447,23 +489,37 @@ impl Workload {
         };
         let exits = |row: &Provokes| iterations.saturating_mul(row.each).saturating_add(row.once).saturating_mul(times);
         let exceptions_exit = self.profile.intercepts().exception_bitmap >> 6 & 1 != 0;
-        let own = self.provokes.iter().filter(|row| row.unless.is_none_or(|by_hardware| !enabled(by_hardware))).filter(
-            |row| match (enabled(row.reason), row.otherwise) {
-                (true, _) => row.reason == reason,
-                (false, Otherwise::InvalidOpcode) => exceptions_exit && reason == ExitReason::EXCEPTION_OR_NMI,
-                (false, Otherwise::Runs) => false,
-            },
-        );
+        let counts = |row: &&Provokes| match row.refused {
+            Refused::Either => true,
+            Refused::AtTheExit => !facts.refuses_first(),
+            Refused::Before => facts.refuses_first(),
+        };
+        let by_exits = |row: &&Provokes| row.unless.is_none_or(|by_hardware| !enabled(by_hardware));
+        let own = self.provokes.iter().filter(counts).filter(by_exits).filter(|row| {
+            let exit = facts.exits_as(row.reason);
+            match (enabled(exit), row.otherwise) {
+                (true, _) => exit == reason,
+                (false, Otherwise::InvalidOpcode) if !facts.runs(row.reason) => {
+                    exceptions_exit && reason == ExitReason::EXCEPTION_OR_NMI
+                }
+                (false, _) => false,
+            }
+        });
         let switched = Some(&SPAWN_SWITCHED).filter(|_| self.profile != Minimal);
         let spawns = SPAWN.iter().chain(switched).filter(|row| row.reason == reason);
         let spawns = spawns.map(|row| spawned.saturating_mul(row.each));
-        own.map(exits).chain(spawns).fold(0, u64::saturating_add)
+        let predicted = own.map(exits).chain(spawns).fold(0, u64::saturating_add);
+        // What is predicted by vector, and delivered without an exit here.
+        let without_exit = self.keys().filter(|key| key.reason == reason && key.is_exception_without_exit(facts));
+        let without_exit: u64 = without_exit.map(|key| key.each).sum();
+        predicted.saturating_sub(iterations.saturating_mul(without_exit).saturating_mul(times))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::virtualization::Extension;
     use std::vec::Vec;
 
     #[test]
@@ -485,7 +541,11 @@ mod tests {
             for key in workload.keys() {
                 let of_reason =
                     workload.keys().filter(|other| other.reason == key.reason).map(|key| key.each).sum::<u64>();
-                assert!(of_reason <= workload.predict(key.reason, 1, 1, |_| true), "{}", workload.name);
+                assert!(
+                    of_reason <= workload.predict(key.reason, 1, 1, Facts::default(), |_| true),
+                    "{}",
+                    workload.name
+                );
             }
         }
         assert!(KEYS.iter().all(|key| Workload::by_name(key.workload).is_some()));
@@ -494,26 +554,49 @@ mod tests {
     #[test]
     fn predictions_follow_what_is_enabled() {
         let hidden = Workload::by_name("hidden-instructions").unwrap();
-        assert_eq!(hidden.predict(R::RDSEED, 20, 1, |_| true), 20);
-        assert_eq!(hidden.predict(R::EXCEPTION_OR_NMI, 20, 1, |_| true), 0);
-        assert_eq!(hidden.predict(R::RDSEED, 20, 1, |reason| reason != R::RDSEED), 0);
-        assert_eq!(hidden.predict(R::EXCEPTION_OR_NMI, 20, 1, |reason| reason != R::RDSEED), 20);
+        assert_eq!(hidden.predict(R::RDSEED, 20, 1, Facts::default(), |_| true), 20);
+        assert_eq!(hidden.predict(R::EXCEPTION_OR_NMI, 20, 1, Facts::default(), |_| true), 0);
+        assert_eq!(hidden.predict(R::RDSEED, 20, 1, Facts::default(), |reason| reason != R::RDSEED), 0);
+        assert_eq!(hidden.predict(R::EXCEPTION_OR_NMI, 20, 1, Facts::default(), |reason| reason != R::RDSEED), 20);
         let wrmsr = Workload::by_name("wrmsr").unwrap();
-        assert_eq!((wrmsr.predict(R::WRMSR, 7, 1, |_| true), wrmsr.predict(R::RDMSR, 7, 1, |_| true)), (7, 1));
+        assert_eq!(
+            (
+                wrmsr.predict(R::WRMSR, 7, 1, Facts::default(), |_| true),
+                wrmsr.predict(R::RDMSR, 7, 1, Facts::default(), |_| true)
+            ),
+            (7, 1)
+        );
         let xsetbv = Workload::by_name("xsetbv").unwrap();
         assert_eq!(
-            xsetbv.predict(R::EXCEPTION_OR_NMI, 7, 1, |_| false),
+            xsetbv.predict(R::EXCEPTION_OR_NMI, 7, 1, Facts::default(), |_| false),
             0,
             "exceptions do not exit in the minimal profile"
         );
         let virtual_eoi = Workload::by_name("apic-timer-virtual").unwrap();
-        assert_eq!(virtual_eoi.predict(R::WRMSR, 10, 1, |_| true), 10);
-        assert_eq!(virtual_eoi.predict(R::WRMSR, 10, 1, |reason| reason != R::VIRTUALIZED_EOI), 20);
+        assert_eq!(virtual_eoi.predict(R::WRMSR, 10, 1, Facts::default(), |_| true), 10);
+        assert_eq!(virtual_eoi.predict(R::WRMSR, 10, 1, Facts::default(), |reason| reason != R::VIRTUALIZED_EOI), 20);
+    }
+
+    #[test]
+    fn predictions_follow_the_extension() {
+        let svm = Facts { extension: Extension::Svm, ..Facts::default() };
+        let qemu = Facts { is_qemu: true, ..svm };
+        let predict = |name, facts, reason| Workload::by_name(name).unwrap().predict(reason, 10, 1, facts, |_| true);
+        let wild =
+            |facts| [R::CR_ACCESS, R::EXCEPTION_OR_NMI].map(|reason| predict("wild-control-registers", facts, reason));
+        assert_eq!((wild(Facts::default()), wild(svm), wild(qemu)), ([80, 0], [40, 40], [80, 0]));
+        let exceptions = |facts| predict("exceptions", facts, R::EXCEPTION_OR_NMI);
+        assert_eq!((exceptions(Facts::default()), exceptions(svm), exceptions(qemu)), (100, 100, 80));
+        let rdrand = Facts { rdrand_runs: true, ..svm };
+        let hidden = Workload::by_name("hidden-instructions").unwrap();
+        let hidden = |facts| hidden.predict(R::EXCEPTION_OR_NMI, 10, 1, facts, |reason| reason != R::RDRAND);
+        assert_eq!((hidden(svm), hidden(rdrand)), (10, 0));
     }
 
     #[test]
     fn other_vcpus_multiply_a_prediction_and_cost_a_spawn_each() {
-        let predict = |name, reason| Workload::by_name(name).unwrap().predict(reason, 10, 4, |_| true);
+        let predict =
+            |name, reason| Workload::by_name(name).unwrap().predict(reason, 10, 4, Facts::default(), |_| true);
         assert_eq!((predict("cpuid", R::CPUID), predict("cpuid", R::HLT), predict("cpuid", R::WRMSR)), (40, 3, 6));
         assert_eq!((predict("cpuid", R::VMCALL), predict("cr0", R::VMCALL)), (0, 6), "the full profile is switched to");
         assert_eq!((predict("ipi-halted", R::HLT), predict("ipi-halted", R::WRMSR)), (11, 22));

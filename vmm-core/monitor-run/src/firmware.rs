@@ -32,9 +32,9 @@ pub struct Firmware {
     pub guest_memory: fn() -> Result<u64, Refused>,
     /// Starts the other processors, each of which comes to [`crate::processors::other_main`] with a number of its own.
     pub start_others: fn(&LocalApic),
-    /// TSC ticks between two INITs to a processor that is to stop. Bochs drops one that comes in VMX root operation; silicon
-    /// keeps it pending until VMXOFF (SDM 3C 24.8), which a processor that goes back to firmware must not find.
-    pub init_ticks: fn() -> u64,
+    /// Whether processors go back to it. Then a vCPU is stopped by NMI: an INIT that comes in VMX root operation stays pending
+    /// until VMXOFF (SDM 3C 24.8), which resets the processor then.
+    pub takes_back: bool,
     /// Takes what is sent to the serial port, too.
     pub keep: fn(&str),
     /// What a person should know before the run: sentences.

@@ -3,6 +3,7 @@
 
 use tollgate_abi::guest_image::Directory;
 use tollgate_abi::machine::*;
+use tollgate_abi::virtualization::Facts;
 use vmm_core::memory::{BadAddress, GuestMemory};
 
 /// Takes the guest's memory, zeroed, and loads the guest: segments, page tables, boot information.
@@ -16,6 +17,7 @@ pub(crate) unsafe fn load(
     image: &[u8],
     guest_hpa: u64,
     vcpus: usize,
+    facts: Facts,
 ) -> Result<GuestMemory, BadAddress> {
     // SAFETY: the caller's contract: `GUEST_BYTES` from there are memory, mapped to itself, and nobody else's.
     let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, GUEST_BYTES) };
@@ -30,7 +32,7 @@ pub(crate) unsafe fn load(
         }
     }
     page_tables(&mut memory)?;
-    boot_info(&mut memory, directory.options, vcpus)?;
+    boot_info(&mut memory, directory.options, vcpus, facts)?;
     Ok(memory)
 }
 
@@ -46,8 +48,9 @@ fn page_tables(memory: &mut GuestMemory) -> Result<(), BadAddress> {
     (0..4 * 512).try_for_each(|page| memory.write_u64(directories + 8 * page, page << 21 | LARGE_PAGE))
 }
 
-fn boot_info(memory: &mut GuestMemory, options: &str, vcpus: usize) -> Result<(), BadAddress> {
-    let words = [BOOT_INFO_MAGIC, RAM_BYTES, RAM_BYTES, FRESH_BYTES, vcpus as u64, options.len() as u64];
+fn boot_info(memory: &mut GuestMemory, options: &str, vcpus: usize, facts: Facts) -> Result<(), BadAddress> {
+    let words =
+        [BOOT_INFO_MAGIC, RAM_BYTES, RAM_BYTES, FRESH_BYTES, vcpus as u64, facts.to_word(), options.len() as u64];
     for (gpa, word) in (BOOT_INFO_GPA..).step_by(8).zip(words) {
         memory.write_u64(gpa, word)?;
     }

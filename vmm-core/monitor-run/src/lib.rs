@@ -8,6 +8,7 @@
 
 extern crate alloc;
 
+mod extension;
 pub mod firmware;
 mod guest;
 pub mod ports;
@@ -16,11 +17,12 @@ pub mod processors;
 pub mod rom;
 mod scenarios;
 mod serial;
+mod svm;
 mod traps;
+mod vtx;
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -32,9 +34,10 @@ use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, SDM_EDITION};
-use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::machine::{FRESH_BYTES, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, PROTOCOL};
+use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::Outcome;
 use vmm_core::apic::{Apic, Page};
 use vmm_core::board::{Condition, Ended, Message};
@@ -47,15 +50,17 @@ use vmm_core::ledger::{Book, Ledger, Unaccounted};
 use vmm_core::local_apic::LocalApic;
 use vmm_core::machine::Machine;
 use vmm_core::memory::GuestMemory;
+use vmm_core::nested::Table;
+use vmm_core::registers::tsc;
 use vmm_core::session::{Session, pause_anywhere};
 use vmm_core::stack::{ExitPath, Stack};
+use vmm_core::svm::Svm;
+use vmm_core::svm::permission_maps::IOPM_PAGES;
 use vmm_core::vcpu::Vcpu;
-use vmm_core::vmx::capability::Capabilities;
-use vmm_core::vmx::ept::{Ept, Table};
+use vmm_core::vmx::Vmx;
 use vmm_core::vmx::host_state::HostState;
-use vmm_core::vmx::registers::tsc;
-use vmm_core::vmx::{Parts, SharedPages, Vmx};
 
+use crate::extension::{Extension, Found};
 use crate::firmware::firmware;
 use crate::processors::{BOARD, Seated};
 use crate::serial::Serial;
@@ -63,8 +68,8 @@ use crate::serial::Serial;
 #[cfg_attr(bare, global_allocator)]
 static HEAP: LockedHeap = LockedHeap::empty();
 
-/// Tables of the EPT arena: three levels, and one per 2 MiB of the guest's memory where large pages are missing.
-const EPT_TABLES: usize = 16;
+/// Tables of a nested-paging arena: three levels, and one per 2 MiB of the guest's memory where large pages are missing.
+const NESTED_TABLES: usize = 16;
 
 /// Why nothing can be run: what is wrong, and what helps.
 #[derive(Clone, Debug)]
@@ -101,49 +106,67 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     let firmware = firmware();
     let directory = (firmware.directory)().inspect_err(|_| {
         // A log has a beginning, whatever is wrong with the image.
-        introduce(session, "", &Options::default(), processor::capabilities().is_ok(), 1);
+        introduce(session, "", &Options::default(), Facts::default(), 1);
     })?;
     let options = Options::parse(directory.options).map_err(|error| {
-        introduce(session, directory.options, &Options::default(), processor::capabilities().is_ok(), 1);
+        introduce(session, directory.options, &Options::default(), Facts::default(), 1);
         Refused::new(error, "write the image again with options that exist")
     })?;
-    let capabilities = processor::capabilities();
-    // Without VT-x there is nothing for the others to do.
-    let local_apic = capabilities.is_ok().then(|| LocalApic::enable(processor::cpuid(1, 0).ecx));
+    let found = extension::find();
+    // Without an extension there is nothing for the others to do.
+    let local_apic = found.is_ok().then(|| LocalApic::enable(processor::cpuid(1, 0).ecx));
     let processors = local_apic.as_ref().map_or(1, |local_apic| {
         BOARD.sit(0, local_apic.id());
         processors::start(local_apic, options.processors() as usize)
     });
     let vcpus = processors.min(options.cpus as usize);
-    introduce(session, directory.options, &options, capabilities.is_ok(), vcpus);
+    let facts = found.as_ref().map_or(Facts::default(), Found::facts);
+    introduce(session, directory.options, &options, facts, vcpus);
     let record = session.record(Kind::Memory).number("total", (firmware.memory_bytes)()).number("guest", RAM_BYTES);
     let _ = record.number("fresh", FRESH_BYTES).finish();
-    let capabilities = capabilities.map_err(|refusal| Refused::new(refusal, refusal.remedy()))?;
+    let found = found?;
     let guest_hpa = (firmware.guest_memory)()?;
-    all_there(session, &options, vcpus, &capabilities)?;
+    all_there(session, &options, vcpus, &found)?;
     BOARD.settle(vcpus);
     // SAFETY: the firmware's word for it; this is the one call.
-    let memory = unsafe { guest::load(&directory, (firmware.image)(), guest_hpa, vcpus) };
+    let memory = unsafe { guest::load(&directory, (firmware.image)(), guest_hpa, vcpus, facts) };
     let memory = memory.expect("the directory was checked against the guest's memory");
-    let plan = Plan { capabilities, memory, entry_gpa: directory.entry_gpa, options, io_bitmaps: io_bitmaps() };
-    let local_apic = local_apic.expect("there are capabilities");
+    let local_apic = local_apic.expect("an extension was found");
     let seated = Seated { vcpu: 0, host, local_apic };
-    Ok(match (options.accounting, options.keys) {
-        (false, _) => Run::<Unaccounted>::prepare(plan).first(session, &seated),
-        (true, false) => Run::<Ledger>::prepare(plan).first(session, &seated),
-        (true, true) => Run::<Keyed>::prepare(plan).first(session, &seated),
+    let entry_gpa = directory.entry_gpa;
+    Ok(match found {
+        Found::VtX(capabilities) => run_with::<Vmx>(capabilities, memory, entry_gpa, options, session, &seated),
+        Found::Svm(capabilities) => run_with::<Svm>(capabilities, memory, entry_gpa, options, session, &seated),
     })
 }
 
-/// Refuses to run without processors that are asked for, or says which vCPUs there are not.
-fn all_there(
+/// Runs the guest with one extension, and the kind of account that the options ask for.
+#[inline(never)]
+fn run_with<B: Extension>(
+    capabilities: B::Capabilities,
+    memory: GuestMemory,
+    entry_gpa: u64,
+    options: Options<'static>,
     session: &mut Session<Serial>,
-    options: &Options<'_>,
-    vcpus: usize,
-    capabilities: &Capabilities,
-) -> Result<(), Refused> {
+    seated: &Seated,
+) -> Ending
+where
+    Unaccounted: ExitPath<B>,
+    Ledger: ExitPath<B>,
+    Keyed: ExitPath<B>,
+{
+    let plan = Plan::<B> { capabilities, memory, entry_gpa, options, all_ports: all_ports() };
+    match (options.accounting, options.keys) {
+        (false, _) => Run::<Unaccounted, B>::prepare(plan).first(session, seated),
+        (true, false) => Run::<Ledger, B>::prepare(plan).first(session, seated),
+        (true, true) => Run::<Keyed, B>::prepare(plan).first(session, seated),
+    }
+}
+
+/// Refuses to run without processors that are asked for, or says which vCPUs there are not.
+fn all_there(session: &mut Session<Serial>, options: &Options<'_>, vcpus: usize, found: &Found) -> Result<(), Refused> {
     let asked = options.cpus as usize;
-    if asked > 1 && !capabilities.has_unrestricted_guest() {
+    if asked > 1 && !found.has_real_mode() {
         let detail = "several vCPUs start in real mode, and this CPU's VT-x has no unrestricted guest";
         return Err(Refused::new(detail, "run one vCPU, or a CPU from Westmere on (Bochs: model=tigerlake)"));
     }
@@ -163,7 +186,7 @@ fn all_there(
     Ok(())
 }
 
-fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, has_vt_x: bool, vcpus: usize) {
+fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, facts: Facts, vcpus: usize) {
     let mut brand = [0; 48];
     for (leaf, part) in (0x8000_0002..).zip(brand.chunks_exact_mut(16)) {
         let answer = processor::cpuid(leaf, 0);
@@ -175,10 +198,12 @@ fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, h
     // A line of its own, whatever firmware or terminal left on the current one.
     let _ = fmt::Write::write_str(session.sink(), "\n");
     let record = session.record(Kind::Tollgate).number("protocol", PROTOCOL).word("build", env!("CARGO_PKG_VERSION"));
-    let record =
-        record.word("platform", firmware().name).word("virtualization", if has_vt_x { "VT-x" } else { "none" });
+    let record = record
+        .word("platform", firmware().name)
+        .word("virtualization", extension::kind().map_or("none", |kind| kind.name()));
     let record = record.text("cpu", brand.trim_matches(['\0', ' '])).word("sdm", SDM_EDITION);
     let record = record.word("leaf_map", options.leaf_map.name()).number("vcpus", vcpus as u64);
+    let record = if facts == Facts::default() { record } else { record.number("facts", facts.to_word()) };
     let _ = record.text("options", line).finish();
     remark(session);
 }
@@ -194,76 +219,46 @@ fn remark(session: &mut Session<Serial>) {
 }
 
 /// What every vCPU is made from.
-struct Plan {
-    capabilities: Capabilities,
+struct Plan<B: Extension> {
+    capabilities: B::Capabilities,
     memory: GuestMemory,
     entry_gpa: u64,
     options: Options<'static>,
-    /// Host-physical addresses; every port exits.
-    io_bitmaps: [u64; 2],
+    /// The I/O permission map of SVM, whose first two pages are the I/O bitmaps of VT-x: every port exits.
+    all_ports: &'static [Table; IOPM_PAGES],
 }
 
-fn io_bitmaps() -> [u64; 2] {
-    [(); 2].map(|()| {
-        let page = processor::page();
-        page.0.fill(u64::MAX);
-        processor::physical(page)
-    })
+fn all_ports() -> &'static [Table; IOPM_PAGES] {
+    let pages = Box::leak(Box::new([const { Table::EMPTY }; IOPM_PAGES]));
+    pages.iter_mut().for_each(|page| page.0.fill(u64::MAX));
+    pages
 }
 
-impl Plan {
-    /// Puts this processor into VMX operation and lays out a vCPU on it. Apart from the account, of which there are several
-    /// kinds.
+impl<B: Extension> Plan<B> {
+    /// Lays out a vCPU on this processor. Apart from the account, of which there are several kinds.
     #[inline(never)]
-    fn vcpu(&self, seated: &Seated, ledgers: &'static [&'static Ledger]) -> (Vcpu<Vmx>, GuestRegisters) {
+    fn vcpu(&self, seated: &Seated, ledgers: &'static [&'static Ledger]) -> (Vcpu<B>, GuestRegisters) {
         let (capabilities, vcpu) = (self.capabilities, seated.vcpu);
-        let _ = processor::allow_vmx()
-            .map_err(|refusal| panic!("the processor of vCPU {vcpu} differs from the first: {refusal}"));
-        let vmcs = processor::enter_vmx_operation(&capabilities)
-            .unwrap_or_else(|error| panic!("VMX operation failed on the processor of vCPU {vcpu}: {error}"));
-        let allows_rdtscp = capabilities.proc2.may >> 3 & 1 != 0;
+        let allows_rdtscp = B::allows_rdtscp(&capabilities);
         let cpuid = CpuidTable::new(processor::cpuid, vcpu as u32, BOARD.vcpus() as u32, allows_rdtscp);
-        let tables = vec![Table::EMPTY; EPT_TABLES].leak();
-        let base_hpa = tables.as_ptr() as u64;
-        let mut ept = Ept::new(tables, base_hpa);
-        ept.map(0, self.memory.host_base(), RAM_BYTES, capabilities.has_large_pages())
-            .expect("the arena holds the guest's memory");
-        ept.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
-        let msr_bitmaps = processor::page();
         let apic = Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
-        let pages = SharedPages {
-            io_bitmap_a: self.io_bitmaps[0],
-            io_bitmap_b: self.io_bitmaps[1],
-            msr_bitmaps: processor::physical(msr_bitmaps),
-            virtual_apic: core::ptr::from_ref(apic.page()) as u64,
-        };
-        let parts = Parts {
-            vmcs,
-            capabilities,
-            ept,
-            memory_hpa: self.memory.host_base(),
-            msr_bitmaps,
-            watchdog_ticks: self.options.watchdog_ticks,
-            has_xsave: cpuid.has_xsave(),
-            physical_bits: cpuid.physical_address_bits(),
-            local_apic: seated.local_apic,
-            vcpu,
-        };
-        let (vmx, registers) = Vmx::new(parts, pages, &seated.host, self.entry_gpa, BOOT_INFO_GPA, PAGE_TABLES_GPA);
-        let any_profile = Profile::ALL.map(|profile| vmx.controls(profile));
+        let (backend, registers) = B::new(self, seated, &cpuid, apic.page());
+        let any_profile = Profile::ALL.map(|profile| backend.controls(profile));
         let machine = Machine {
             cpuid,
             ports: Ports::default(),
             memory: self.memory.share(),
             wake: None,
             leaf_map: self.options.leaf_map,
-            controls: vmx.controls(Profile::Minimal),
+            facts: B::facts(&capabilities),
+            controls: backend.controls(Profile::Minimal),
             enabled_in_any_profile: any_profile.into_iter().fold(Controls::default(), Controls::union),
-            cr4_allowed: capabilities.cr4_fixed1,
+            cr4_allowed: B::cr4_allowed(&capabilities),
             apic_base: APIC_BASE | if vcpu == 0 { BOOT_PROCESSOR } else { 0 },
             apic,
             nmi_pending: false,
             init_pending: false,
+            exits_at_watchdog: 0,
             halted: false,
             vcpu,
             board: &BOARD,
@@ -272,13 +267,13 @@ impl Plan {
             in_scenario: false,
             exit: None,
         };
-        (Vcpu::new(vmx, machine), registers)
+        (Vcpu::new(backend, machine), registers)
     }
 }
 
-/// A run with one kind of account.
-struct Run<A: ExitPath<Vmx>> {
-    plan: Plan,
+/// A run with one kind of account and one extension.
+struct Run<A: ExitPath<B>, B: Extension> {
+    plan: Plan<B>,
     stacks: Vec<&'static Stack<A>>,
     books: Vec<&'static dyn Book>,
     ledgers: &'static [&'static Ledger],
@@ -292,9 +287,9 @@ fn shared<T: Sync>(value: &'static T) -> &'static T {
 /// What the other processors run, for [`Run::other`].
 static OTHERS_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
-impl<A: ExitPath<Vmx>> Run<A> {
+impl<A: ExitPath<B>, B: Extension> Run<A, B> {
     /// Makes room for every vCPU's account. It stays for ever: other vCPUs read it.
-    fn prepare(plan: Plan) -> &'static Self {
+    fn prepare(plan: Plan<B>) -> &'static Self {
         let stacks: Vec<&'static Stack<A>> = (0..BOARD.vcpus()).map(|_| &*Box::leak(Box::new(Stack::new()))).collect();
         let books: Vec<&'static dyn Book> = stacks.iter().map(|stack| stack.account() as _).collect();
         let ledgers = books.iter().map(|book| book.ledger()).collect::<Vec<_>>().leak();
@@ -316,11 +311,12 @@ impl<A: ExitPath<Vmx>> Run<A> {
             vcpu.run(owner.account(), |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
         BOARD.add_elapsed(0, end.elapsed_tsc);
         BOARD.end(0, Ended::new(&end, vcpu.machine.exit, &vcpu.backend));
-        if let Some(running) = stop_others(seated) {
+        if let Some(running) = stop_others::<B>(seated) {
             session.still_ran(running);
         }
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) {
-            scenarios::run(&mut vcpu, &mut owner, &self.books, session, self.plan.options.scenarios());
+            let scenarios = self.plan.options.scenarios();
+            scenarios::run(&mut vcpu, &mut owner, &self.books, session, scenarios, B::pages());
         }
         session.finish(&vcpu.machine, &self.books)
     }
@@ -328,7 +324,7 @@ impl<A: ExitPath<Vmx>> Run<A> {
     /// Another processor's part: its vCPU, each time that it is started, until it is over.
     fn other(seated: &Seated) {
         // SAFETY: set to the one `Run` there is, which stays for ever and is `Sync`, by `prepare`, before any processor was
-        // given this job; `A` is the
+        // given this job; `A` and `B` are the
         // same, since the job was `Self::other`.
         let run: &'static Self = unsafe { &*OTHERS_RUN.load(Ordering::Acquire).cast() };
         let at = seated.vcpu;
@@ -346,7 +342,7 @@ impl<A: ExitPath<Vmx>> Run<A> {
             }
             if BOARD.end(at, Ended::new(&end, vcpu.machine.exit, &vcpu.backend)) {
                 // It stops the rest.
-                stop(seated, core::iter::once(0), |first| BOARD.has_ended(first));
+                stop::<B>(seated, core::iter::once(0), |first| BOARD.has_ended(first));
             }
             return;
         }
@@ -388,16 +384,16 @@ fn interrupt(seated: &Seated, other: usize) {
     seated.local_apic.interrupt(BOARD.apic_id(other), KICK_VECTOR + seated.vcpu as u8);
 }
 
-/// TSC ticks by which the time between two INITs grows.
-const INIT_TICKS_MORE: u64 = 13;
 /// TSC ticks that other vCPUs have to go off line by themselves, and then to stop.
 const STOP_TICKS: u64 = 1 << 26;
+/// TSC ticks between two signals to one that has not stopped yet, and by how much they grow each time.
+const SIGNAL_TICKS: u64 = 997;
+const SIGNAL_TICKS_MORE: u64 = 13;
 
-/// Stops other vCPUs, by INIT, which makes an exit whatever RFLAGS.IF is (SDM 3C 26.2): Bochs 2.7 makes none for an
-/// external interrupt while IF has been 0 since the VM entry. And again and again: an INIT in VMX root operation stays
-/// pending until the next entry (SDM 3C 24.8), but Bochs drops it.
-fn stop(seated: &Seated, others: impl Iterator<Item = usize> + Clone, has_left: impl Fn(usize) -> bool) {
-    let (start, mut init_ticks) = (tsc(), (firmware().init_ticks)());
+/// Stops other vCPUs. Again and again: an INIT in VMX root operation stays pending until the next entry (SDM 3C 24.8), but
+/// Bochs drops it, and an NMI there is taken and gone.
+fn stop<B: Extension>(seated: &Seated, others: impl Iterator<Item = usize> + Clone, has_left: impl Fn(usize) -> bool) {
+    let (start, mut signal_ticks) = (tsc(), SIGNAL_TICKS);
     loop {
         let mut running = others.clone().filter(|&other| !has_left(other)).peekable();
         if running.peek().is_none() || tsc().wrapping_sub(start) > STOP_TICKS {
@@ -405,20 +401,20 @@ fn stop(seated: &Seated, others: impl Iterator<Item = usize> + Clone, has_left: 
         }
         for other in running {
             if BOARD.ask_to_stop(other) {
-                seated.local_apic.init(BOARD.apic_id(other));
+                B::stop(&seated.local_apic, BOARD.apic_id(other));
             }
         }
         let told = tsc();
-        while tsc().wrapping_sub(told) < init_ticks {
+        while tsc().wrapping_sub(told) < signal_ticks {
             core::hint::spin_loop();
         }
-        // A constant time between INITs can be a multiple of a guest's loop, and each then comes while its exit is handled.
-        init_ticks += INIT_TICKS_MORE;
+        // A constant time between signals can be a multiple of a guest's loop, and each then comes while its exit is handled.
+        signal_ticks += SIGNAL_TICKS_MORE;
     }
 }
 
 /// Sees to it that no other vCPU runs any more; returns one that had to be stopped although the guest ended itself.
-fn stop_others(seated: &Seated) -> Option<usize> {
+fn stop_others<B: Extension>(seated: &Seated) -> Option<usize> {
     let is_up = |at: &usize| matches!(BOARD.condition(*at), Condition::Running | Condition::Halted);
     let first_up = || BOARD.others(seated.vcpu).find(is_up);
     let start = tsc();
@@ -431,18 +427,16 @@ fn stop_others(seated: &Seated) -> Option<usize> {
     }
     let running = first_up();
     let has_left = |at: usize| matches!(BOARD.condition(at), Condition::Over | Condition::Absent);
-    stop(seated, BOARD.others(seated.vcpu), has_left);
+    stop::<B>(seated, BOARD.others(seated.vcpu), has_left);
     running
 }
 
 /// Records the controls of each profile, and what they can produce.
-fn controls(session: &mut Session<Serial>, vmx: &Vmx) {
+fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B) {
     for profile in Profile::ALL {
-        let (fields, controls) = (vmx.control_fields(profile), vmx.controls(profile));
-        let record = session.record(Kind::Controls).word("profile", profile.name()).hex("pin", fields.pin.into());
-        let record =
-            record.hex("proc", fields.proc.into()).hex("proc2", fields.proc2.into()).hex("exit", fields.exit.into());
-        let record = record.hex("entry", fields.entry.into()).hex("exceptions", fields.exception_bitmap.into());
+        let controls = backend.controls(profile);
+        let record = session.record(Kind::Controls).word("profile", profile.name());
+        let record = backend.describe(profile, record);
         let bits = |first: u16| {
             (0..64).filter(|&bit| controls.enable(ExitReason(first + bit))).fold(0, |word, bit| word | 1u64 << bit)
         };

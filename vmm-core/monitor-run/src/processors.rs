@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 use tollgate_abi::machine::MOST_VCPUS;
 use vmm_core::board::{Board, Condition, Signal};
 use vmm_core::local_apic::LocalApic;
+use vmm_core::registers::tsc;
 use vmm_core::vmx::host_state::HostState;
-use vmm_core::vmx::registers::tsc;
 
 use crate::firmware::firmware;
 use crate::{processor, rest, traps};
@@ -137,6 +137,7 @@ fn serve(local_apic: &LocalApic) {
         }
         match signal {
             Signal::Init => local_apic.init(BOARD.apic_id(0)),
+            Signal::Nmi => local_apic.nmi(BOARD.apic_id(0)),
             Signal::StartUp => local_apic.start_up(BOARD.apic_id(0), 0),
         }
     }

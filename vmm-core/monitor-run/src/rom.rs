@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BYTES};
+use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BASE, ROM_BYTES};
 use tollgate_abi::machine::GUEST_BYTES;
 use vmm_core::local_apic::LocalApic;
 
@@ -18,9 +18,6 @@ const HEAP_BYTES: usize = 6 << 20;
 const GUEST_HPA: u64 = 8 << 20;
 const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= GUEST_HPA);
 
-/// TSC ticks between two INITs in an emulator that drops some: few.
-pub const INIT_TICKS: u64 = 997;
-
 /// Bytes of memory that the machine must have.
 const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
 
@@ -33,7 +30,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
         image,
         guest_memory,
         start_others,
-        init_ticks: || INIT_TICKS,
+        takes_back: false,
         keep: |_| (),
         remarks: Vec::new,
         postscript: || None,
@@ -52,7 +49,7 @@ pub fn run(rom: &'static Firmware) -> ! {
 /// The ROM, which ends at 4 GiB.
 fn image() -> &'static [u8] {
     // SAFETY: the reset vector was fetched from there; ROM is mapped by the boot block and never changes.
-    unsafe { &*(((1u64 << 32) - ROM_BYTES as u64) as *const [u8; ROM_BYTES]) }
+    unsafe { &*(ROM_BASE as usize as *const [u8; ROM_BYTES]) }
 }
 
 /// The directory page of the ROM.

@@ -1,39 +1,55 @@
 //! Runs scenarios after the unikernel has ended: through the same stub, spine and ledger.
 
 use alloc::vec::Vec;
+use core::fmt;
 
+use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::scenario::{RUNS, Scenario};
+use vmm_core::board::Board;
+use vmm_core::exit::GuestRegisters;
 use vmm_core::ledger::Book;
+use vmm_core::memory::GuestMemory;
 use vmm_core::session::Session;
-use vmm_core::stack::{ExitPath, Owner};
+use vmm_core::stack::{Enter, ExitPath, Owner};
 use vmm_core::vcpu::Vcpu;
-use vmm_core::vmx::Vmx;
-use vmm_core::vmx::scenario::Pages;
 
-use crate::processor;
 use crate::serial::Serial;
 
-/// CPUID.1:ECX.SMX.
-const SMX: u32 = 1 << 6;
+/// An extension that stages scenarios.
+pub(crate) trait Stage: Enter {
+    /// Pages of the monitor's that the processor reads.
+    type Pages;
+    /// What the processor allows, as far as scenarios ask.
+    fn allowed(&self, board: &Board) -> Controls;
+    /// What the controls in force can produce.
+    fn controls_now(&self) -> Controls;
+    /// Stages one: what is left is to enter the guest with these registers.
+    fn stage(
+        &mut self,
+        scenario: &Scenario,
+        memory: &mut GuestMemory,
+        pages: &mut Self::Pages,
+        board: &Board,
+    ) -> GuestRegisters;
+    /// Undoes what the next would not overwrite.
+    fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Self::Pages, board: &Board);
+}
 
 /// Runs each of them a few times and compares what it provoked with what it predicts.
-pub(crate) fn run<A: ExitPath<Vmx>>(
-    vcpu: &mut Vcpu<Vmx>,
+pub(crate) fn run<A: ExitPath<B>, B: Stage>(
+    vcpu: &mut Vcpu<B>,
     owner: &mut Owner<A>,
     books: &[&'static dyn Book],
     session: &mut Session<Serial>,
     scenarios: impl Iterator<Item = &'static Scenario>,
-) {
-    let mut pages = Pages {
-        virtual_apic: processor::page(),
-        msr_load: processor::page(),
-        pml: processor::page(),
-        eptp_list: processor::page(),
-        spp: processor::page(),
-    };
-    let scenarios: Vec<_> = scenarios.collect();
+    mut pages: B::Pages,
+) where
+    B::Failure: fmt::Display,
+{
+    let extension = vcpu.machine.facts.extension;
+    let scenarios: Vec<_> = scenarios.filter(|scenario| scenario.is_under(extension)).collect();
     let board = vcpu.machine.board;
-    let allowed = vcpu.backend.allowed(processor::cpuid(1, 0).ecx & SMX != 0, board.is_served());
+    let allowed = vcpu.backend.allowed(board);
     let account = owner.account();
     vcpu.machine.in_scenario = true;
     for scenario in scenarios {
@@ -41,7 +57,7 @@ pub(crate) fn run<A: ExitPath<Vmx>>(
             session.scenario_denied(scenario, need);
             continue;
         }
-        let before = session.before_scenario(books);
+        let before = session.before_scenario(books, scenario);
         let mut failure = None;
         for _ in 0..RUNS {
             owner.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));

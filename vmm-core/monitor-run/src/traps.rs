@@ -1,4 +1,5 @@
-//! GDT, TSS and IDT of the monitor. It takes no interrupts, and any exception in it is a defect: reported, and the end.
+//! GDT, TSS and IDT of the monitor. Any exception in it is a defect: reported, and the end. It takes interrupts only where it
+//! asks for the one that made an exit, as under SVM, where an exit does not acknowledge it.
 #![expect(unsafe_code, reason = "loads descriptor tables and handles traps")]
 
 use alloc::boxed::Box;
@@ -11,7 +12,11 @@ use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
+use tollgate_abi::virtualization::Extension;
+use vmm_core::handlers::apic::{KICK_VECTOR, WATCHDOG_VECTOR};
 use vmm_core::vmx::host_state::HostState;
+
+use crate::extension;
 
 /// Bytes of a stack on which traps are handled, whatever state the other stacks are in.
 const TRAP_STACK_BYTES: usize = 16 * 1024;
@@ -51,40 +56,140 @@ pub(crate) fn install() -> HostState {
         load_tss(tss_selector);
     }
     let idt = Box::leak(Box::new(InterruptDescriptorTable::new()));
-    fill(idt);
+    // Under SVM, TR is a guest's after an exit, and no stack of its TSS may be taken.
+    fill(idt, extension::kind() != Some(Extension::Svm));
     let idt: &'static InterruptDescriptorTable = idt;
     idt.load();
     HostState { tss_selector: tss_selector.0, tss_base: core::ptr::from_ref(tss) as u64 }
 }
 
 macro_rules! handlers {
-    ($idt:ident, $($vector:literal $field:ident),*) => {
+    ($idt:ident, $stacks:ident, $($vector:literal $field:ident),*) => {
         $(
-            // SAFETY: the stub takes the trap on its own stack and never returns; its frame is this vector's.
-            unsafe { $idt.$field.set_handler_addr(VirtAddr::new(trap::<$vector> as *const () as u64)).set_stack_index(FAULT_STACK) };
+            // SAFETY: the stub takes the trap on its own stack, or on any, and never returns; its frame is this vector's.
+            let options = unsafe { $idt.$field.set_handler_addr(VirtAddr::new(trap::<$vector> as *const () as u64)) };
+            if $stacks {
+                // SAFETY: the TSS has that stack.
+                unsafe { options.set_stack_index(FAULT_STACK) };
+            }
         )*
     };
 }
 
-fn fill(idt: &mut InterruptDescriptorTable) {
+fn fill(idt: &mut InterruptDescriptorTable, stacks: bool) {
     handlers!(
-        idt, 0 divide_error, 1 debug, 3 breakpoint, 4 overflow, 5 bound_range_exceeded, 6 invalid_opcode,
+        idt, stacks, 0 divide_error, 1 debug, 3 breakpoint, 4 overflow, 5 bound_range_exceeded, 6 invalid_opcode,
         7 device_not_available, 8 double_fault, 10 invalid_tss, 11 segment_not_present, 12 stack_segment_fault,
-        13 general_protection_fault, 14 page_fault, 16 x87_floating_point, 17 alignment_check, 18 machine_check,
+        14 page_fault, 16 x87_floating_point, 17 alignment_check, 18 machine_check,
         19 simd_floating_point
     );
+    // SAFETY: as for the others, but that it goes on where that is foreseen.
+    let options =
+        unsafe { idt.general_protection_fault.set_handler_addr(VirtAddr::new(general_protection as *const () as u64)) };
+    if stacks {
+        // SAFETY: the TSS has that stack.
+        unsafe { options.set_stack_index(FAULT_STACK) };
+    }
     // SAFETY: the stub returns with everything as it was.
-    unsafe {
-        idt.non_maskable_interrupt
-            .set_handler_addr(VirtAddr::new(ignore as *const () as u64))
-            .set_stack_index(NMI_STACK)
-    };
+    let nmi = unsafe { idt.non_maskable_interrupt.set_handler_addr(VirtAddr::new(ignore as *const () as u64)) };
+    if stacks {
+        // SAFETY: the TSS has that stack.
+        unsafe { nmi.set_stack_index(NMI_STACK) };
+    }
+    for (vector, handler) in (KICK_VECTOR..=WATCHDOG_VECTOR).zip(INTERRUPTS) {
+        // SAFETY: the stub is what `SvmOperation::take_interrupt` expects; nobody else lets interrupts in.
+        unsafe { idt[vector].set_handler_addr(VirtAddr::new(handler() as u64)) };
+    }
+}
+
+/// The handlers of the vectors from [`KICK_VECTOR`] to [`WATCHDOG_VECTOR`].
+const INTERRUPTS: [fn() -> *const (); 18] = [
+    || interrupt::<0xe0> as *const (),
+    || interrupt::<0xe1> as *const (),
+    || interrupt::<0xe2> as *const (),
+    || interrupt::<0xe3> as *const (),
+    || interrupt::<0xe4> as *const (),
+    || interrupt::<0xe5> as *const (),
+    || interrupt::<0xe6> as *const (),
+    || interrupt::<0xe7> as *const (),
+    || interrupt::<0xe8> as *const (),
+    || interrupt::<0xe9> as *const (),
+    || interrupt::<0xea> as *const (),
+    || interrupt::<0xeb> as *const (),
+    || interrupt::<0xec> as *const (),
+    || interrupt::<0xed> as *const (),
+    || interrupt::<0xee> as *const (),
+    || interrupt::<0xef> as *const (),
+    || interrupt::<0xf0> as *const (),
+    || interrupt::<0xf1> as *const (),
+];
+const _: () = assert!(KICK_VECTOR == 0xe0 && KICK_VECTOR as usize + INTERRUPTS.len() == WATCHDOG_VECTOR as usize + 1);
+
+/// Leaves the vector in RAX, and RFLAGS.IF clear, so that no other comes right behind.
+#[unsafe(naked)]
+unsafe extern "C" fn interrupt<const VECTOR: u64>() {
+    naked_asm!(
+        "mov eax, {vector}",
+        "and dword ptr [rsp + 16], {without_if}",
+        "iretq",
+        vector = const VECTOR,
+        without_if = const !(1i32 << 9),
+    )
 }
 
 /// An NMI while the monitor runs is the platform's business.
 #[unsafe(naked)]
 unsafe extern "C" fn ignore() {
     naked_asm!("iretq")
+}
+
+/// RDMSR of a register that may not exist, which raises #GP then: `None`.
+pub(crate) fn try_read_msr(msr: u32) -> Option<u64> {
+    let (value, exists): (u64, u64);
+    // SAFETY: reading an MSR changes nothing, and the handler of #GP goes on behind this one RDMSR. It is called rather than
+    // written here, since its address has to be known.
+    unsafe {
+        core::arch::asm!("call {read}", read = sym read_msr, in("ecx") msr, out("rax") value, out("rdx") exists, options(nomem));
+    }
+    (exists != 0).then_some(value)
+}
+
+/// Reads the MSR in ECX into RAX, with 1 in RDX; or leaves 0 in RDX.
+#[unsafe(naked)]
+unsafe extern "C" fn read_msr() {
+    naked_asm!(
+        ".globl tollgate_may_fault",
+        "tollgate_may_fault:",
+        "rdmsr",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov edx, 1",
+        "ret",
+        ".globl tollgate_has_faulted",
+        "tollgate_has_faulted:",
+        "xor edx, edx",
+        "ret",
+    )
+}
+
+/// #GP: goes on where [`read_msr`] says so, or is fatal. The frame is below an error code.
+#[unsafe(naked)]
+unsafe extern "C" fn general_protection() {
+    naked_asm!(
+        "push rax",
+        "lea rax, [rip + tollgate_may_fault]",
+        "cmp [rsp + 16], rax",
+        "jne 2f",
+        "lea rax, [rip + tollgate_has_faulted]",
+        "mov [rsp + 16], rax",
+        "pop rax",
+        "add rsp, 8",
+        "iretq",
+        "2:",
+        "pop rax",
+        "jmp {fatal}",
+        fatal = sym trap::<13>,
+    )
 }
 
 /// Hands vector, frame and CR2 to [`fatal`]. The exceptions 8, 10 to 14 and 17 push an error code below the frame.

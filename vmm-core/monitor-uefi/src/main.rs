@@ -25,7 +25,7 @@ use alloc::format;
 
 use bare_rt as _;
 use monitor_run::firmware::{self, Firmware};
-use monitor_run::{ports, processors, rom};
+use monitor_run::{ports, processors};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use uefi::{Status, boot};
@@ -46,8 +46,7 @@ static UEFI: Firmware = Firmware {
     image: || found().image,
     guest_memory: || found().guest_memory.clone(),
     start_others: |_| others::come(),
-    // On silicon some milliseconds, in which any processor has noticed the first.
-    init_ticks: || if ports::has_debug_port() { rom::INIT_TICKS } else { 1 << 23 },
+    takes_back: true,
     keep: log::keep,
     remarks: || found().remarks.clone(),
     postscript: || found().trouble.clone(),

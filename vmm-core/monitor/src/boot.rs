@@ -1,7 +1,7 @@
 //! From the reset vector to Rust: real mode, protected mode, long mode (SDM 3A 10.1.4, 10.8.5).
 //!
-//! The boot block is executed in place at the top of the ROM. It copies the image to RAM at 1 MiB, clears `.bss`, maps
-//! the first 4 GiB to themselves, and calls [`monitor_run::rom::run`] on a stack in `.bss`. The other processors come the same
+//! The boot block is executed in place at the top of the ROM. It unpacks the image ([`crate::unpack`]) to RAM at 1 MiB,
+//! clears `.bss`, maps the first 4 GiB to themselves, and calls [`monitor_run::rom::run`] on a stack in `.bss`. The other processors come the same
 //! way when they are started, and go on in [`monitor_run::processors`].
 #![expect(unsafe_code, reason = "boots the processor")]
 
@@ -80,11 +80,8 @@ start32:
     test eax, 0x100
     jz paging32
 
-    mov esi, offset __rom_image     # the image goes to where it was linked
-    mov edi, offset __image_start
-    mov ecx, offset __image_end
-    sub ecx, edi
-    rep movsb
+    mov esp, {pml4}                 # a stack for that, in the page below the tables
+    call unpack32                   # the image goes to where it was linked
     mov edi, offset __bss_start
     mov ecx, offset __bss_end
     sub ecx, edi

@@ -16,6 +16,8 @@ use crate::machine::Machine;
 
 /// Vectors at the processors' own APICs: one for the timer, and one for each vCPU that interrupts another.
 pub const TIMER_VECTOR: u8 = 0xf0;
+/// Time has passed without exits, or at least without a look at it.
+pub const WATCHDOG_VECTOR: u8 = 0xf1;
 /// vCPU n sends `KICK_VECTOR + n`.
 pub const KICK_VECTOR: u8 = 0xe0;
 const _: () = assert!(KICK_VECTOR as usize + MOST_VCPUS <= TIMER_VECTOR as usize);
@@ -89,8 +91,11 @@ pub fn advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 /// An interrupt at the processor's own APIC: the timer, or another vCPU that has left a message.
 #[inline(never)]
 pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
-    let vector = backend.exit_event().map_or(0, |event| event.vector);
+    let vector = backend.take_interrupt();
     backend.end_of_interrupt();
+    if vector == WATCHDOG_VECTOR {
+        return watchdog(backend, machine);
+    }
     if machine.halted {
         // Before it reads what others may take for under way.
         machine.board.set_condition(machine.vcpu, Condition::Running);
@@ -112,6 +117,16 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
         return Action::Stop(Outcome::HaltedForEver);
     }
     action
+}
+
+/// Time for a look at the account: a guest that did nothing that exits since the last is stopped.
+fn watchdog<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    if !machine.exited_meanwhile() {
+        return Action::Stop(Outcome::NoExits);
+    }
+    machine.note_exits();
+    backend.restart_watchdog();
+    resume(backend, machine)
 }
 
 /// Says that this vCPU has halted. True if it is to end the guest, which nothing can ever wake again.

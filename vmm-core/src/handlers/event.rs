@@ -6,6 +6,7 @@
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, Event, EventKind, State, vector};
+use crate::machine::Machine;
 
 /// DR6 bits that the exit qualification of #DB carries: B0 to B3, BD, BS.
 const DR6_CAUSES: u64 = 0x600f;
@@ -14,12 +15,16 @@ const DR7_GD: u64 = 1 << 13;
 
 /// An exception or NMI.
 #[inline(never)]
-pub fn exception<B: Backend>(backend: &mut B) -> Action {
+pub fn exception<B: Backend>(backend: &mut B, machine: &Machine) -> Action {
     let Some(event) = backend.exit_event() else {
         return Action::Stop(Outcome::UnhandledExit);
     };
-    // NMIs are the platform's, not the guest's: counted, and over.
+    // NMIs are the platform's, not the guest's: counted, and over. Or another vCPU's, which has ended the guest.
     if event.kind == EventKind::Nmi {
+        backend.take_nmi();
+        if machine.board.is_to_stop(machine.vcpu) {
+            return Action::Stop(Outcome::StoppedByAnother);
+        }
         return resume_delivery(backend);
     }
     if event.vector == vector::MC {
@@ -97,7 +102,7 @@ pub fn resume_delivery<B: Backend>(backend: &B) -> Action {
 mod tests {
     use super::*;
     use crate::exit::PhysicalFault;
-    use crate::script::Script;
+    use crate::script::{Script, machine};
 
     #[test]
     fn exceptions_combine_as_the_manual_says() {
@@ -121,7 +126,7 @@ mod tests {
     fn a_page_fault_goes_back_with_its_address() {
         let mut backend =
             Script { exit_event: Some(Event::fault(vector::PF, 2)), qualification: 0x1234, ..Script::default() };
-        assert_eq!(exception(&mut backend), Action::Inject(Event::fault(vector::PF, 2)));
+        assert_eq!(exception(&mut backend, &machine()), Action::Inject(Event::fault(vector::PF, 2)));
         assert_eq!(backend.get(State::Cr2), 0x1234);
     }
 
@@ -129,11 +134,11 @@ mod tests {
     fn a_single_step_goes_back_with_its_cause() {
         let mut backend =
             Script { exit_event: Some(Event::exception(vector::DB)), qualification: 0x4000, ..Script::default() };
-        assert_eq!(exception(&mut backend), Action::Inject(Event::exception(vector::DB)));
+        assert_eq!(exception(&mut backend, &machine()), Action::Inject(Event::exception(vector::DB)));
         assert_eq!(backend.get(State::Dr6), 0x4000);
         backend.set(State::Dr6, 0x400f);
         backend.qualification = 2;
-        assert_eq!(exception(&mut backend), Action::Inject(Event::exception(vector::DB)));
+        assert_eq!(exception(&mut backend, &machine()), Action::Inject(Event::exception(vector::DB)));
         assert_eq!(backend.get(State::Dr6), 0x4002);
     }
 

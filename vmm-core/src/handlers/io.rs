@@ -147,7 +147,7 @@ fn string<B: Backend>(
     let wanted = if access.is_repeated { registers.rcx & address_mask } else { 1 };
     let backwards = backend.get(State::Rflags) & RFLAGS_DF != 0;
     let offset = if access.is_in { registers.rdi } else { registers.rsi } & address_mask;
-    let segment_base = backend.string_io_address().wrapping_sub(offset);
+    let segment_base = backend.string_io_segment_base(offset);
     let mut left = wanted.min(STRING_BYTES / u64::from(access.bytes));
     let stops_early = left < wanted;
     while left > 0 {

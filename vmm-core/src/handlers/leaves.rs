@@ -3,6 +3,7 @@
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{ROWS, Status};
 use tollgate_abi::leaves::{Answer, BucketQuery, CONTRACT_VERSION, Leaf, RowQuery};
+use tollgate_abi::svm_exit::of_code;
 
 use super::cpuid::put;
 use crate::exit::{Action, GuestRegisters};
@@ -48,6 +49,24 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
             let of_each = chosen(ledgers, query.vcpu).map(|ledger| ledger.extremes(ExitReason(query.reason)));
             let (min, max) = of_each.fold((u64::MAX, 0), |all, one| (all.0.min(one.0), all.1.max(one.1)));
             Answer::extremes(if min == u64::MAX { 0 } else { min }, max)
+        }
+        Leaf::SvmStatus => {
+            let query = RowQuery::decode(ecx);
+            match of_code(query.reason).filter(|_| machine.controls.svm.is_some() && exists(query.vcpu, ledgers)) {
+                None => Answer::ZERO,
+                Some(reason) => {
+                    let count = sum(ledgers, query.vcpu, reason.0, Ledger::count);
+                    let stands_for = Some(reason).filter(|reason| reason.is_defined());
+                    Answer::svm_status(reason.row_status(&machine.controls), count, stands_for)
+                }
+            }
+        }
+        Leaf::SvmCycles => {
+            let query = RowQuery::decode(ecx);
+            match of_code(query.reason).filter(|_| machine.controls.svm.is_some() && exists(query.vcpu, ledgers)) {
+                None => Answer::ZERO,
+                Some(reason) => Answer::cycles(sum(ledgers, query.vcpu, reason.0, Ledger::cycles_of)),
+            }
         }
         Leaf::Bucket => {
             let query = BucketQuery::decode(ecx);
@@ -169,8 +188,9 @@ mod tests {
         assert_eq!(ask(F21, 0x4fff_fff9, 10 | 33 << 16), [1, 0, 0, 0]);
         assert_eq!(ask(F21, 0x4fff_fff9, 10 | 1 << 16 | 2 << 24), [1, 0, 0, 0]);
         assert_eq!(ask(F21, 0x4fff_fff9, 10 | 64 << 16), NONE);
-        assert_eq!(ask(F21, 0x4fff_fff0, 0), [1, 2, 0, 0]);
-        assert_eq!(ask(F21, 0x4fff_fff8, 0), NONE);
+        assert_eq!(ask(F21, 0x4fff_fff0, 0), [CONTRACT_VERSION.into(), 2, 0, 0]);
+        assert_eq!(ask(F21, 0x4fff_fff8, 0x80), NONE, "there is no SVM");
+        assert_eq!(ask(F21, 0x4fff_fff6, 0), NONE);
     }
 
     proptest! {

@@ -43,20 +43,24 @@ pub fn dispatch<B: Backend>(
         ExitReason::RDMSR => msr::read(registers, backend, machine),
         ExitReason::WRMSR => msr::write(registers, backend, machine),
         ExitReason::IO_INSTRUCTION => io::handle(backend.io_access(), registers, backend, machine),
-        ExitReason::CR_ACCESS => control_regs::handle(backend.cr_access(), registers, backend, machine),
+        ExitReason::CR_ACCESS => {
+            let access = backend.cr_access(registers);
+            control_regs::handle(access, registers, backend, machine)
+        }
         ExitReason::EPT_VIOLATION => event::physical_fault(backend),
         ExitReason::MOV_DR => debug_regs::handle(backend.dr_access(), registers, backend),
         ExitReason::GDTR_IDTR_ACCESS | ExitReason::LDTR_TR_ACCESS => {
             descriptor_tables::handle(registers, backend, machine)
         }
+        ExitReason::RDTSC if backend.is_rdtscp() => power::read_tscp(registers, backend),
         ExitReason::RDTSC => power::read_tsc(registers, backend),
         ExitReason::RDTSCP => power::read_tscp(registers, backend),
         ExitReason::XSETBV => power::set_xcr0(registers, backend, machine),
         ExitReason::HLT => power::halt(backend, machine),
-        ExitReason::INVLPG => power::invalidate_page(backend),
+        ExitReason::INVLPG => power::invalidate_page(registers, backend),
         // Caches are coherent and their contents are not the guest's to drop; a pause is over once it has exited.
         ExitReason::INVD | ExitReason::WBINVD | ExitReason::PAUSE => Action::Advance,
-        ExitReason::EXCEPTION_OR_NMI => event::exception(backend),
+        ExitReason::EXCEPTION_OR_NMI => event::exception(backend, machine),
         ExitReason::EXTERNAL_INTERRUPT => apic::external_interrupt(backend, machine),
         ExitReason::INIT => apic::init_signal(machine),
         ExitReason::INTERRUPT_WINDOW | ExitReason::TPR_BELOW_THRESHOLD => apic::resume(backend, machine),
@@ -84,9 +88,21 @@ pub fn dispatch<B: Backend>(
         | ExitReason::ENCLS
         | ExitReason::ENCLV
         | ExitReason::PCONFIG
-        | ExitReason::GETSEC => Action::Inject(Event::UNDEFINED_OPCODE),
+        | ExitReason::GETSEC
+        | ExitReason::SVM_VMRUN
+        | ExitReason::SVM_VMLOAD
+        | ExitReason::SVM_VMSAVE
+        | ExitReason::SVM_STGI
+        | ExitReason::SVM_CLGI
+        | ExitReason::SVM_SKINIT
+        | ExitReason::SVM_INVLPGA
+        | ExitReason::SVM_RDPRU => Action::Inject(Event::UNDEFINED_OPCODE),
+        ExitReason::SVM_IRET => {
+            backend.nmi_handler_ends();
+            Action::Resume
+        }
         ExitReason::PREEMPTION_TIMER => Action::Stop(Outcome::NoExits),
-        ExitReason::TRIPLE_FAULT => Action::Stop(Outcome::TripleFault),
+        ExitReason::TRIPLE_FAULT | ExitReason::SVM_SHUTDOWN => Action::Stop(Outcome::TripleFault),
         ExitReason::TASK_SWITCH => Action::Stop(Outcome::TaskSwitch),
         _ => Action::Stop(Outcome::UnhandledExit),
     }

@@ -27,9 +27,10 @@ pub fn read_tscp<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Act
     read_tsc(registers, backend)
 }
 
-/// INVLPG. The qualification is the linear address.
-pub fn invalidate_page<B: Backend>(backend: &mut B) -> Action {
-    backend.flush_translations(Some(backend.qualification()));
+/// INVLPG.
+pub fn invalidate_page<B: Backend>(registers: &mut GuestRegisters, backend: &mut B) -> Action {
+    let linear = backend.invalidated_address(registers);
+    backend.flush_translations(Some(linear));
     Action::Advance
 }
 

@@ -7,12 +7,13 @@ use tollgate_abi::profile::Profile;
 use super::capability::Capabilities;
 use super::controls::{INTERRUPT_WINDOW, PREEMPTION_TIMER};
 use super::field as f;
-use super::{Vmx, bitmaps, entry_checks, guest_state, qualification, registers};
+use super::{Vmx, bitmaps, entry_checks, guest_state, qualification};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
     TableInstruction, VirtualizedApic,
 };
 use crate::handlers::apic::TIMER_VECTOR;
+use crate::registers;
 
 /// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
 const SHADOW: u32 = 0b11;
@@ -62,9 +63,31 @@ impl Vmx {
 }
 
 impl Backend for Vmx {
+    const WATCHDOG_INTERRUPTS: bool = false;
+
     #[inline(always)]
     fn exit_reason(&self) -> RawReason {
         RawReason(self.vmcs.read(f::EXIT_REASON))
+    }
+
+    #[inline(always)]
+    fn frequent_reason(&self) -> RawReason {
+        self.exit_reason()
+    }
+
+    #[inline(always)]
+    fn whole_reason(&self, frequent: RawReason) -> RawReason {
+        frequent
+    }
+
+    #[inline(always)]
+    fn steps_quickly(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn quick_step_over(&mut self) {
+        self.step_over();
     }
 
     #[inline(always)]
@@ -77,8 +100,8 @@ impl Backend for Vmx {
         qualification::io_access(self.qualification())
     }
 
-    fn string_io_address(&self) -> u64 {
-        self.vmcs.read(f::GUEST_LINEAR_ADDRESS)
+    fn string_io_segment_base(&self, offset: u64) -> u64 {
+        self.vmcs.read(f::GUEST_LINEAR_ADDRESS).wrapping_sub(offset)
     }
 
     fn string_io_address_bytes(&self) -> u8 {
@@ -90,7 +113,7 @@ impl Backend for Vmx {
         qualification::cr0_write(self.qualification())
     }
 
-    fn cr_access(&self) -> CrAccess {
+    fn cr_access(&self, _: &mut GuestRegisters) -> CrAccess {
         qualification::cr_access(self.qualification())
     }
 
@@ -128,6 +151,25 @@ impl Backend for Vmx {
     fn physical_fault(&self) -> PhysicalFault {
         qualification::physical_fault(self.qualification(), self.vmcs.read(f::GUEST_PHYSICAL_ADDRESS))
     }
+
+    fn is_rdtscp(&self) -> bool {
+        false
+    }
+
+    fn invalidated_address(&self, _: &mut GuestRegisters) -> u64 {
+        self.qualification()
+    }
+
+    fn take_interrupt(&mut self) -> u8 {
+        // The exit has acknowledged it.
+        self.vmcs.read(f::EXIT_INTERRUPTION_INFORMATION) as u8
+    }
+
+    fn take_nmi(&mut self) {}
+
+    fn nmi_handler_ends(&mut self) {}
+
+    fn restart_watchdog(&mut self) {}
 
     fn exit_event(&self) -> Option<Event> {
         let vmcs = &self.vmcs;

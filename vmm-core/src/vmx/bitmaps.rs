@@ -3,8 +3,8 @@
 use tollgate_abi::apic::*;
 use tollgate_abi::profile::{PASSED_THROUGH_MSRS, Profile};
 
-use super::ept::Table;
 use crate::exit::VirtualizedApic;
+use crate::nested::Table;
 
 /// Where the quarters of the page are, in bits: reads of low MSRs, reads of high ones, writes of low, writes of high.
 const WRITES: usize = 2048 * 8;

@@ -115,6 +115,7 @@ fields! {
         EOI_EXIT_BITMAP_2               0x2020 u64;
         EOI_EXIT_BITMAP_3               0x2022 u64;
         EPTP_LIST_ADDRESS               0x2024 u64;
+        VIRTUALIZATION_EXCEPTION_ADDRESS 0x202a u64;
         XSS_EXITING_BITMAP              0x202c u64;
         ENCLS_EXITING_BITMAP            0x202e u64;
         SPP_TABLE_POINTER               0x2030 u64;

@@ -2,8 +2,7 @@
 //!
 //! One file per topic of the SDM: [`capability`] (appendix A), [`controls`] (25.6 to 25.8), [`field`] (appendix B),
 //! [`instructions`] (chapter 31), [`qualification`] (28.2), [`ept`] (29.3), [`bitmaps`] (25.6), [`guest_state`] and
-//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3), [`registers`] (state that a VMCS
-//! does not hold). `backend` reads and writes the VMCS for the common code; [`scenario`] stages guests of another kind.
+//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3). `backend` reads and writes the VMCS for the common code; [`scenario`] stages guests of another kind.
 
 mod backend;
 pub mod bitmaps;
@@ -17,8 +16,8 @@ pub mod guest_state;
 pub mod host_state;
 pub mod instructions;
 pub mod qualification;
-pub mod registers;
 pub mod scenario;
+pub mod scenario_frame;
 mod scenario_hardware;
 
 use tollgate_abi::exit_reason::Controls;
@@ -26,12 +25,13 @@ use tollgate_abi::profile::{Profile, TPR_SHADOW};
 
 use self::capability::Capabilities;
 use self::controls::ControlFields;
-use self::ept::{Ept, Table};
+use self::ept::Ept;
 use self::field as f;
 use self::instructions::CurrentVmcs;
 use crate::exit::{Backend, GuestRegisters, State, VirtualizedApic};
 use crate::handlers::apic::KICK_VECTOR;
 use crate::local_apic::LocalApic;
+use crate::nested::Table;
 
 /// CR0.PE and PG.
 const CR0_PAGING: u64 = 1 << 31 | 1;

@@ -5,57 +5,22 @@
 //! a bound. A row adds what its exit needs, and undoes what the next frame would not overwrite.
 
 use tollgate_abi::exit_reason::{Controls, Feature};
-use tollgate_abi::machine::{PAGE_TABLES_GPA, RAM_BYTES};
-use tollgate_abi::profile::Profile;
 use tollgate_abi::scenario::Scenario;
 
 use super::Vmx;
-use super::ept::Table;
-use super::field::{self as f, *};
-use super::guest_state;
+use super::field::*;
+use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, address};
 use super::scenario_hardware as hardware;
 use crate::board::{Board, Signal};
-use crate::exit::{Backend, GuestRegisters, State};
+use crate::exit::{GuestRegisters, vector};
 use crate::memory::GuestMemory;
-
-/// Guest-physical pages of the boot area that the unikernel no longer needs: code, data (with the stack at its end),
-/// the APIC-access page, a task-state segment.
-const CODE: u64 = 0x9000;
-const DATA: u64 = 0xa000;
-const STACK_END: u64 = DATA + 0xff0;
-const APIC_PAGE: u64 = 0xb000;
-const TSS: u64 = 0xc000;
-/// A page whose EPT entry a scenario may change.
-const FRESH: u64 = RAM_BYTES;
-
-/// Ticks that a scenario may take.
-const BOUND_TICKS: u32 = 100_000;
 
 /// CR4 bits (SDM 3A 2.5).
 const CR4_SMXE: u64 = 1 << 14;
-const CR4_OSXSAVE: u64 = 1 << 18;
-/// IA32_XSS and EAX: the CET user state, which the XSS-exiting bitmap intercepts before anything is saved.
-const XSS_COMPONENT: u64 = 0x800;
-
-/// Pages for the processor, in host-physical memory.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "named after the fields that refer to them")]
-pub struct Pages {
-    pub virtual_apic: &'static mut Table,
-    pub msr_load: &'static mut Table,
-    pub pml: &'static mut Table,
-    pub eptp_list: &'static mut Table,
-    pub spp: &'static mut Table,
-}
-
-/// What a row works on.
-struct Frame<'a> {
-    vmx: &'a mut Vmx,
-    memory: &'a mut GuestMemory,
-    pages: &'a mut Pages,
-    board: &'a Board,
-    registers: GuestRegisters,
-}
+const CR4_CET: u64 = 1 << 23;
+/// RFLAGS bits besides bit 1, which always reads 1 (SDM 1 3.4.3).
+const RFLAGS_OF: u64 = 1 << 11 | 2;
+const RFLAGS_NT: u64 = 1 << 14 | 2;
 
 /// How a scenario is staged.
 struct Row {
@@ -70,23 +35,24 @@ const fn row(name: &'static str, code: &'static [u8], set_up: fn(&mut Frame<'_>)
 }
 
 const LOOP: &[u8] = &[0xeb, 0xfe];
+const UD2: &[u8] = &[0x0f, 0x0b];
 /// `mov eax, [rdi]`; `mov [rdi], eax`; the addresses are in RDI.
 const READ_RDI: &[u8] = &[0x8b, 0x07];
 const WRITE_RDI: &[u8] = &[0x89, 0x07];
 
+/// IA32_S_CET: branches by register or memory have to reach an ENDBR64 (SDM 1 17.3).
+const ENDBRANCH_ENABLED: u64 = 1 << 2;
+
 /// The rows, by the names of [`tollgate_abi::scenario::TABLE`].
 const TABLE: &[Row] = &[
-    row("triple-fault-exit", &[0x0f, 0x0b], |_| {}),
+    row("triple-fault-exit", UD2, |_| {}),
     row("nmi-window", LOOP, |frame| {
         frame.pin(1 << 5);
         frame.proc(1 << 22, 0);
     }),
     // ljmp $0x28, $0
     row("task-switch", &[0xea, 0, 0, 0, 0, 0x28, 0], |frame| frame.protected_mode()),
-    row("getsec", &[0x0f, 0x37], |frame| {
-        let cr4 = frame.vmx.vmcs.read(GUEST_CR4);
-        frame.vmx.vmcs.write(GUEST_CR4, cr4 | CR4_SMXE);
-    }),
+    row("getsec", &[0x0f, 0x37], |frame| frame.cr4(CR4_SMXE)),
     row("invalid-guest-state", LOOP, |frame| frame.vmx.vmcs.write(GUEST_RFLAGS, 0)),
     Row {
         name: "refused-msr-load",
@@ -175,6 +141,58 @@ const TABLE: &[Row] = &[
         },
         clean_up: |frame| frame.fresh_entry(0),
     },
+    // into
+    row("overflow", &[0xce], |frame| {
+        frame.exception(vector::OF);
+        frame.compatibility_mode();
+        frame.vmx.vmcs.write(GUEST_RFLAGS, RFLAGS_OF);
+    }),
+    // bound eax, [edi]; both bounds are 0.
+    row("bound-range", &[0x62, 0x07], |frame| {
+        frame.exception(vector::BR);
+        frame.compatibility_mode();
+        (frame.registers.rax, frame.registers.rdi) = (1, DATA);
+    }),
+    // The #UD finds no gate, which is a #GP, and neither does that.
+    row("double-fault", UD2, |frame| frame.exception(vector::DF)),
+    // iret; the link to the previous task is the null selector.
+    row("invalid-tss", &[0xcf], |frame| {
+        frame.exception(vector::TS);
+        frame.protected_mode();
+        frame.vmx.vmcs.write(GUEST_RFLAGS, RFLAGS_NT);
+    }),
+    Row {
+        name: "alignment-check",
+        code: READ_RDI,
+        set_up: |frame| {
+            frame.exception(vector::AC);
+            frame.aligned_ring_3();
+            frame.registers.rdi = DATA + 1;
+        },
+        clean_up: |frame| frame.user_pages(0),
+    },
+    row("virtualization-exception", READ_RDI, |frame| {
+        frame.exception(vector::VE);
+        frame.virtualization_exceptions();
+    }),
+    // jmp rax, to what follows.
+    Row {
+        name: "control-protection",
+        code: &[0xff, 0xe0],
+        set_up: |frame| {
+            frame.exception(vector::CP);
+            frame.cr4(CR4_CET);
+            hardware::write_s_cet(ENDBRANCH_ENABLED);
+            frame.registers.rax = CODE + 2;
+        },
+        clean_up: |_| hardware::write_s_cet(0),
+    },
+    Row {
+        name: "non-maskable-interrupt",
+        code: LOOP,
+        set_up: |frame| frame.board.ask(Signal::Nmi),
+        clean_up: |_| hardware::unblock_nmis(),
+    },
     row("start-up-ipi", LOOP, |frame| {
         frame.vmx.vmcs.write(GUEST_ACTIVITY, WAIT_FOR_SIPI);
         frame.board.ask(Signal::StartUp);
@@ -188,22 +206,18 @@ const WAIT_FOR_SIPI: u32 = 3;
 /// EPT pointer bit 6.
 const ACCESSED_AND_DIRTY: u64 = 1 << 6;
 
-fn address(page: &Table) -> u64 {
-    core::ptr::from_ref(page) as u64
-}
-
 impl Vmx {
-    /// What this processor allows, as far as scenarios ask: the allowed-1 settings, and features.
-    pub fn allowed(&self, has_smx: bool, has_other_cpu: bool) -> Controls {
+    /// What this processor allows, as far as scenarios ask: the allowed-1 settings, and features of those that it `has`.
+    pub fn allowed(&self, has: impl Fn(Feature) -> bool) -> Controls {
         let capabilities = &self.capabilities;
-        let smx = has_smx && capabilities.cr4_fixed1 & CR4_SMXE != 0;
-        Controls {
-            pin: capabilities.pin.may,
-            proc: capabilities.proc.may,
-            proc2: capabilities.proc2.may,
-            features: u16::from(smx) << Feature::Smx as u8 | u16::from(has_other_cpu) << Feature::OtherCpu as u8,
-            ..Controls::default()
+        let mut features = 0;
+        for (feature, cr4) in [(Feature::Smx, CR4_SMXE), (Feature::Cet, CR4_CET), (Feature::OtherCpu, 0)] {
+            features |= u16::from(has(feature) && capabilities.cr4_fixed1 & cr4 == cr4) << feature as u8;
         }
+        // Scenarios of both extensions say what emulations of the other lack.
+        features |= 1 << Feature::WholeSvm as u8;
+        let (pin, proc, proc2) = (capabilities.pin.may, capabilities.proc.may, capabilities.proc2.may);
+        Controls { pin, proc, proc2, features, ..Controls::default() }
     }
 
     /// What the controls that are in the VMCS now can produce.
@@ -244,116 +258,15 @@ impl Vmx {
     }
 }
 
-impl Frame<'_> {
-    /// The state that every row starts from.
-    #[inline(never)]
-    fn reset(&mut self) {
-        let _ = self.vmx.set_profile(Profile::Minimal);
-        guest_state::write(&mut self.vmx.vmcs, CODE, PAGE_TABLES_GPA);
-        self.vmx.set(State::Cr0, guest_state::CR0);
-        self.vmx.set(State::Cr4, guest_state::CR4);
-        self.vmx.vmcs.write(GUEST_RSP, STACK_END);
-        self.vmx.vmcs.write(ENTRY_INTERRUPTION_INFORMATION, 0);
-        if self.vmx.capabilities.pin.may >> 6 & 1 != 0 {
-            self.pin(1 << 6);
-            self.vmx.vmcs.write(PREEMPTION_TIMER, BOUND_TICKS >> self.vmx.capabilities.preemption_timer_shift());
-        }
-        let _ = self.memory.zero(DATA, TSS + 0x1000 - DATA);
-        self.registers.rdi = FRESH;
-        self.vmx.flush_translations(None);
-    }
-
-    #[inline(never)]
-    fn pin(&mut self, bits: u32) {
-        let pin = self.vmx.vmcs.read(PIN_CONTROLS);
-        self.vmx.vmcs.write(PIN_CONTROLS, pin | bits);
-    }
-
-    #[inline(never)]
-    fn proc(&mut self, set: u32, clear: u32) {
-        let proc = self.vmx.vmcs.read(PROC_CONTROLS);
-        self.vmx.vmcs.write(PROC_CONTROLS, (proc | set) & !clear);
-    }
-
-    #[inline(never)]
-    fn proc2(&mut self, bits: u32) {
-        let proc2 = self.vmx.vmcs.read(PROC2_CONTROLS);
-        self.vmx.vmcs.write(PROC2_CONTROLS, proc2 | bits);
-    }
-
-    /// TPR shadow instead of CR8 exits, with these doublewords in the virtual-APIC page.
-    #[inline(never)]
-    fn virtual_apic(&mut self, registers: &[(usize, u64)]) {
-        self.pages.virtual_apic.0.fill(0);
-        for &(offset, value) in registers {
-            self.pages.virtual_apic.0[offset / 8] |= value << (8 * (offset % 8));
-        }
-        self.vmx.vmcs.write(VIRTUAL_APIC_ADDRESS, address(self.pages.virtual_apic));
-        self.vmx.vmcs.write(TPR_THRESHOLD, 0);
-        self.proc(1 << 21, 1 << 19 | 1 << 20);
-    }
-
-    /// The APIC-access page with these secondary controls; RDI points at a register in it.
-    #[inline(never)]
-    fn apic_access(&mut self, offset: u64, proc2: u32) {
-        self.proc2(proc2);
-        self.vmx.vmcs.write(APIC_ACCESS_ADDRESS, self.vmx.memory_hpa + APIC_PAGE);
-        if proc2 >> 9 & 1 != 0 {
-            self.vmx.vmcs.write(EOI_EXIT_BITMAP_0, 0);
-            self.vmx.vmcs.write(GUEST_INTERRUPT_STATUS, 0);
-        }
-        self.registers.rdi = APIC_PAGE + offset;
-    }
-
-    #[inline(never)]
-    fn fresh_entry(&mut self, entry: u64) {
-        self.vmx.ept.set_fresh_entry(FRESH, entry);
-        self.ept_pointer(0);
-    }
-
-    #[inline(never)]
-    fn ept_pointer(&mut self, extra: u64) {
-        let pointer = self.vmx.ept.pointer() | extra;
-        self.vmx.vmcs.write(EPT_POINTER, pointer);
-        self.vmx.vmcs.invalidate_ept(pointer);
-    }
-
-    /// IA32_XSS and the XSS-exiting bitmap with one component in common, and EDX:EAX asking for it.
-    #[inline(never)]
-    fn supervisor_state(&mut self) {
-        self.proc2(1 << 20);
-        self.vmx.vmcs.write(XSS_EXITING_BITMAP, XSS_COMPONENT);
-        self.vmx.set(State::Cr4, guest_state::CR4 | CR4_OSXSAVE);
-        hardware::write_xss(XSS_COMPONENT);
-        (self.registers.rax, self.registers.rdi) = (XSS_COMPONENT, DATA);
-    }
-
-    /// 32-bit protected mode without paging, with a task-state segment at selector 0x28.
-    #[inline(never)]
-    fn protected_mode(&mut self) {
-        let _ = self.memory.write_u64(DATA + 0x28, 0x0000_8900_0000_0067 | TSS << 16);
-        let vmcs = &mut self.vmx.vmcs;
-        vmcs.write(GUEST_GDTR_BASE, DATA);
-        vmcs.write(GUEST_GDTR_LIMIT, 0x2f);
-        vmcs.write(GUEST_CR0, 0x21);
-        vmcs.write(f::GUEST_CR3, 0);
-        vmcs.write(GUEST_CR4, 0x2000);
-        vmcs.write(GUEST_IA32_EFER, 0);
-        vmcs.write(GUEST_CS_RIGHTS, 0xc09b);
-        let entry = vmcs.read(ENTRY_CONTROLS);
-        vmcs.write(ENTRY_CONTROLS, entry & !(1 << 9));
-        self.proc2(1 << 7);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tollgate_abi::virtualization::Extension;
 
     #[test]
     fn every_scenario_has_its_row_and_every_row_its_scenario() {
         let rows: Vec<_> = TABLE.iter().map(|row| row.name).collect();
-        let names: Vec<_> = tollgate_abi::scenario::TABLE.iter().map(|scenario| scenario.name).collect();
-        assert_eq!(rows, names);
+        let scenarios = tollgate_abi::scenario::TABLE.iter().filter(|scenario| scenario.is_under(Extension::VtX));
+        assert_eq!(rows, scenarios.map(|scenario| scenario.name).collect::<Vec<_>>());
     }
 }

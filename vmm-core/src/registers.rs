@@ -1,4 +1,5 @@
-//! Guest state that lives in the processor and not in the VMCS: CR2, XCR0, DR0 to DR3, DR6, and the MSRs of SYSCALL.
+//! Guest state that lives in the processor while the monitor runs, and not in a VMCS or VMCB: XCR0, DR0 to DR3, the MSRs of
+//! SYSCALL; under VT-x also CR2 and DR6; under SVM also what VMLOAD loads, as far as there are MSRs for it.
 //!
 //! The monitor uses none of it, so that the guest's values stay in place across exits at no cost.
 #![expect(unsafe_code, reason = "reads and writes registers")]
@@ -12,16 +13,21 @@ use crate::exit::State;
 /// The time-stamp counter.
 #[inline(always)]
 pub fn tsc() -> u64 {
-    // SAFETY: every processor with VT-x has RDTSC, and CR4.TSD does not concern CPL 0.
+    // SAFETY: every 64-bit processor has RDTSC, and CR4.TSD does not concern CPL 0.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 fn msr_of(state: State) -> Option<Msr> {
     Some(Msr::new(match state {
+        State::SysenterCs => 0x174,
+        State::SysenterEsp => 0x175,
+        State::SysenterEip => 0x176,
         State::Star => 0xc000_0081,
         State::Lstar => 0xc000_0082,
         State::Cstar => 0xc000_0083,
         State::Fmask => 0xc000_0084,
+        State::FsBase => 0xc000_0100,
+        State::GsBase => 0xc000_0101,
         State::KernelGsBase => 0xc000_0102,
         State::TscAux => 0xc000_0103,
         _ => return None,
@@ -58,9 +64,9 @@ pub fn read(state: State) -> u64 {
         State::Dr6 => read_register!("dr6"),
         State::Xcr0 => read_xcr0(),
         state => match msr_of(state) {
-            // SAFETY: every 64-bit processor has the MSRs of SYSCALL; TSC_AUX is read only where CPUID shows RDTSCP.
+            // SAFETY: every 64-bit processor has the MSRs of SYSCALL, SYSENTER and the segment bases; TSC_AUX is read only where CPUID shows RDTSCP.
             Some(msr) => unsafe { msr.read() },
-            None => unreachable!("{state:?} is in the VMCS"),
+            None => unreachable!("{state:?} is not in the processor"),
         },
     }
 }
@@ -80,7 +86,7 @@ pub fn write(state: State, value: u64) {
         state => match msr_of(state) {
             // SAFETY: as in `read`; the MSR handler has checked that the value is canonical or has 32 bits.
             Some(mut msr) => unsafe { msr.write(value) },
-            None => unreachable!("{state:?} is in the VMCS"),
+            None => unreachable!("{state:?} is not in the processor"),
         },
     }
 }

@@ -1,0 +1,152 @@
+//! The virtualization extensions, and what predictions depend on besides the controls in force: how this processor's
+//! extension treats some instructions.
+
+use crate::exit_reason::ExitReason;
+use crate::leaves::Answer;
+
+/// A virtualization extension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extension {
+    /// Intel's.
+    #[default]
+    VtX,
+    /// AMD's.
+    Svm,
+}
+
+impl Extension {
+    /// The name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Extension::VtX => "VT-x",
+            Extension::Svm => "SVM",
+        }
+    }
+}
+
+/// What the guest has to know of the processor beneath the monitor to predict its exits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The extension.
+    pub extension: Extension,
+    /// It is QEMU's own emulation, which tests intercepts before anything else, takes INT3 for a software interrupt, RDTSCP for
+    /// RDTSC and INVD for WBINVD, has no intercept of XSETBV, and raises no #XM.
+    pub is_qemu: bool,
+    /// Instructions that CPUID hides and that no intercept can keep from the guest execute, where the processor has them.
+    pub rdrand_runs: bool,
+    /// Likewise RDSEED.
+    pub rdseed_runs: bool,
+    /// Likewise INVPCID, on processors without an intercept for it.
+    pub invpcid_runs: bool,
+}
+
+/// The hypervisor signature of QEMU's emulation.
+const TCG: &[u8; 12] = b"TCGTCGTCGTCG";
+
+/// #BP and #OF.
+const SOFTWARE_EXCEPTIONS: u32 = 1 << 3 | 1 << 4;
+/// #XM.
+const SIMD_EXCEPTION: u32 = 1 << 19;
+
+impl Facts {
+    /// Of a processor with SVM.
+    pub fn of_svm(cpuid: impl Fn(u32, u32) -> Answer) -> Self {
+        let features = cpuid(1, 0);
+        let signature = if features.ecx >> 31 != 0 { cpuid(0x4000_0000, 0) } else { Answer::ZERO };
+        let mut text = [0; 12];
+        for (bytes, register) in text.chunks_exact_mut(4).zip([signature.ebx, signature.ecx, signature.edx]) {
+            bytes.copy_from_slice(&register.to_le_bytes());
+        }
+        let structured = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { Answer::ZERO };
+        let (is_qemu, rdrand_runs) = (&text == TCG, features.ecx >> 30 & 1 != 0);
+        Self {
+            extension: Extension::Svm,
+            is_qemu,
+            rdrand_runs,
+            // QEMU asks for RDRAND in either case.
+            rdseed_runs: if is_qemu { rdrand_runs } else { structured.ebx >> 18 & 1 != 0 },
+            invpcid_runs: structured.ebx >> 10 & 1 != 0,
+        }
+    }
+
+    /// As a word, for the guest's boot information.
+    pub const fn to_word(self) -> u64 {
+        matches!(self.extension, Extension::Svm) as u64
+            | (self.is_qemu as u64) << 1
+            | (self.rdrand_runs as u64) << 2
+            | (self.rdseed_runs as u64) << 3
+            | (self.invpcid_runs as u64) << 4
+    }
+
+    /// The inverse of [`Facts::to_word`].
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            extension: if word & 1 != 0 { Extension::Svm } else { Extension::VtX },
+            is_qemu: word >> 1 & 1 != 0,
+            rdrand_runs: word >> 2 & 1 != 0,
+            rdseed_runs: word >> 3 & 1 != 0,
+            invpcid_runs: word >> 4 & 1 != 0,
+        }
+    }
+
+    /// Whether this is SVM.
+    pub const fn is_svm(self) -> bool {
+        matches!(self.extension, Extension::Svm)
+    }
+
+    /// Whether an instruction that CPUID hides executes all the same, without an exit, where its exit is not enabled.
+    pub fn runs(self, hidden: ExitReason) -> bool {
+        match hidden {
+            ExitReason::RDRAND => self.rdrand_runs,
+            ExitReason::RDSEED => self.rdseed_runs,
+            ExitReason::INVPCID => self.invpcid_runs,
+            // QEMU has no intercept of it.
+            ExitReason::XSETBV => self.is_qemu,
+            _ => false,
+        }
+    }
+
+    /// The reason of the exit that an instruction makes whose own reason would be another: QEMU's emulation takes RDTSCP for RDTSC
+    /// and INVD for WBINVD.
+    pub const fn exits_as(self, reason: ExitReason) -> ExitReason {
+        match reason {
+            ExitReason::RDTSCP if self.is_qemu => ExitReason::RDTSC,
+            ExitReason::INVD if self.is_qemu => ExitReason::WBINVD,
+            reason => reason,
+        }
+    }
+
+    /// Exceptions that make no exit, whatever the exception bitmap says: they are delivered to the guest at once, or never raised.
+    pub const fn exceptions_without_exit(self) -> u32 {
+        if self.is_qemu { SOFTWARE_EXCEPTIONS | SIMD_EXCEPTION } else { 0 }
+    }
+
+    /// Whether SSE raises #XM, which QEMU's emulation does not.
+    pub const fn raises_simd_exceptions(self) -> bool {
+        !self.is_qemu
+    }
+
+    /// Whether a value that a control register refuses raises #GP before an intercept of the write is looked at (APM 2 table
+    /// 15-7): under VT-x the intercept comes first.
+    pub const fn refuses_first(self) -> bool {
+        self.is_svm() && !self.is_qemu
+    }
+
+    /// Whether MOV to CR0 or CR4, CLTS and LMSW exit: under VT-x those that change a bit of the mask do, under SVM all.
+    pub const fn control_register_write_exits(self, old: u64, new: u64, mask: u64) -> bool {
+        self.is_svm() || (old ^ new) & mask != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_survive_the_boot_information() {
+        for word in 0..32 {
+            assert_eq!(Facts::from_word(word).to_word(), word);
+        }
+        assert_eq!(Facts::default().to_word(), 0);
+    }
+}

@@ -1,0 +1,152 @@
+//! SVM as the monitor sets it up: switches it on at a processor, or says why it can't. The twin of [`crate::vtx`].
+#![expect(unsafe_code, reason = "writes control registers and MSRs")]
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use tollgate_abi::exit_reason::{Controls, Feature};
+use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::profile::Profile;
+use tollgate_abi::record::Writer;
+use tollgate_abi::scenario::Scenario;
+use tollgate_abi::virtualization::Facts;
+use vmm_core::apic::Page;
+use vmm_core::board::Board;
+use vmm_core::exit::GuestRegisters;
+use vmm_core::handlers::cpuid::CpuidTable;
+use vmm_core::local_apic::LocalApic;
+use vmm_core::memory::GuestMemory;
+use vmm_core::nested::Table;
+use vmm_core::svm::capability::{Capabilities, Refusal, VM_CR, VM_HSAVE_PA};
+use vmm_core::svm::instructions::SvmOperation;
+use vmm_core::svm::npt::Npt;
+use vmm_core::svm::vmcb::{EFER_SVME, Vmcb};
+use vmm_core::svm::{Parts, Svm};
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
+
+use crate::extension::Extension;
+use crate::processor::{cpuid, has_xsave, page, physical};
+use crate::processors::Seated;
+use crate::scenarios::Stage;
+use crate::serial::Serial;
+use crate::{NESTED_TABLES, Plan, traps};
+
+/// What a processor with SVM offers.
+pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
+    // Bochs leaves the MSR out: nothing is switched off there.
+    Capabilities::read(cpuid, traps::try_read_msr(VM_CR).unwrap_or(0))
+}
+
+/// IA32_MTRR_DEF_TYPE: enabled, write-back.
+const MTRR_DEF_TYPE: u32 = 0x2ff;
+const MTRRS_ENABLED: u64 = 1 << 11;
+const WRITE_BACK: u64 = 6;
+
+/// Makes memory cacheable where no firmware has set memory types, whose default is uncacheable: nested paging has no memory
+/// types of its own, and MONITOR makes no exit for memory that is not write-back.
+fn set_memory_type() {
+    if traps::try_read_msr(MTRR_DEF_TYPE).is_some_and(|mtrrs| mtrrs & MTRRS_ENABLED == 0) {
+        // SAFETY: the MSR exists, as it could be read. That device memory is write-back, too, matters to no emulator, and a
+        // real machine has firmware.
+        unsafe { Msr::new(MTRR_DEF_TYPE).write(MTRRS_ENABLED | WRITE_BACK) };
+    }
+}
+
+/// EFER.SVME, and a page for the host's state.
+fn switch_on() -> SvmOperation {
+    let xsave = if has_xsave() { Cr4Flags::OSXSAVE.bits() } else { 0 };
+    // SAFETY: CPUID has shown SVM, and VM_CR does not disable it; NXE and OSXSAVE only allow what they name. The save area is a
+    // fresh page that is given away for good. The gates are as `SvmOperation` wants them, by `traps::install` for processors
+    // with SVM.
+    unsafe {
+        Cr4::write_raw(Cr4::read_raw() | xsave);
+        Efer::write_raw(Efer::read_raw() | EferFlags::NO_EXECUTE_ENABLE.bits() | EFER_SVME);
+        Msr::new(VM_HSAVE_PA).write(physical(page()));
+        SvmOperation::new()
+    }
+}
+
+impl Extension for Svm {
+    type Capabilities = Capabilities;
+
+    fn facts(capabilities: &Capabilities) -> Facts {
+        capabilities.facts
+    }
+
+    fn allows_rdtscp(_: &Capabilities) -> bool {
+        true
+    }
+
+    fn cr4_allowed(capabilities: &Capabilities) -> u64 {
+        capabilities.cr4_allowed
+    }
+
+    #[inline(never)]
+    fn new(plan: &Plan<Self>, seated: &Seated, cpuid: &CpuidTable, _: &Page) -> (Self, GuestRegisters) {
+        let tables = vec![Table::EMPTY; NESTED_TABLES].leak();
+        let base_hpa = tables.as_ptr() as u64;
+        let mut npt = Npt::new(tables, base_hpa);
+        npt.map(0, plan.memory.host_base(), RAM_BYTES, true).expect("the arena holds the guest's memory");
+        npt.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
+        let parts = Parts {
+            vmcb: Box::leak(Box::new(Vmcb::new())),
+            operation: {
+                set_memory_type();
+                switch_on()
+            },
+            capabilities: plan.capabilities,
+            npt,
+            memory: plan.memory.share(),
+            msrpm: Box::leak(Box::new([const { Table::EMPTY }; _])),
+            iopm: plan.all_ports,
+            physical_bits: cpuid.physical_address_bits(),
+            // It asks the account whether there were exits.
+            watchdog_ticks: if plan.options.accounting { plan.options.watchdog_ticks } else { 0 },
+            local_apic: seated.local_apic,
+            vcpu: seated.vcpu,
+        };
+        Svm::new(parts, plan.entry_gpa, BOOT_INFO_GPA, PAGE_TABLES_GPA)
+    }
+
+    fn controls(&self, profile: Profile) -> Controls {
+        Svm::controls(self, profile)
+    }
+
+    fn describe<'w>(&self, profile: Profile, record: Writer<'w, Serial>) -> Writer<'w, Serial> {
+        let intercepts = self.intercepts(profile);
+        let pair = |read: u16, write: u16| u64::from(write) << 16 | u64::from(read);
+        let record = record.hex("cr", pair(intercepts.cr_read, intercepts.cr_write));
+        let record = record.hex("dr", pair(intercepts.dr_read, intercepts.dr_write));
+        let record = record.hex("exceptions", intercepts.exceptions.into());
+        let [first, second, third] = intercepts.others;
+        record.hex("others0", first.into()).hex("others1", second.into()).hex("others2", third.into())
+    }
+
+    /// By an NMI, which makes an exit whatever RFLAGS.IF is, and waits while the processor is not in its guest.
+    fn stop(local_apic: &LocalApic, apic_id: u32) {
+        local_apic.nmi(apic_id);
+    }
+
+    fn pages() {}
+}
+
+impl Stage for Svm {
+    type Pages = ();
+
+    fn allowed(&self, board: &Board) -> Controls {
+        Svm::allowed(self, |feature| feature == Feature::OtherCpu && board.is_served())
+    }
+
+    fn controls_now(&self) -> Controls {
+        Svm::controls_now(self)
+    }
+
+    fn stage(&mut self, scenario: &Scenario, memory: &mut GuestMemory, (): &mut (), board: &Board) -> GuestRegisters {
+        Svm::stage(self, scenario, memory, board)
+    }
+
+    fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, (): &mut (), board: &Board) {
+        Svm::strike(self, scenario, memory, board);
+    }
+}

@@ -1,0 +1,194 @@
+//! VT-x as the monitor sets it up: puts the processor into VMX operation, or says why it can't.
+#![expect(unsafe_code, reason = "writes control registers and MSRs, executes VMXON")]
+
+use alloc::vec;
+
+use tollgate_abi::exit_reason::{Controls, Feature};
+use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::profile::Profile;
+use tollgate_abi::record::Writer;
+use tollgate_abi::scenario::Scenario;
+use tollgate_abi::virtualization::Facts;
+use vmm_core::apic::Page;
+use vmm_core::board::Board;
+use vmm_core::exit::GuestRegisters;
+use vmm_core::handlers::cpuid::CpuidTable;
+use vmm_core::local_apic::LocalApic;
+use vmm_core::memory::GuestMemory;
+use vmm_core::nested::Table;
+use vmm_core::vmx::capability::{Capabilities, FeatureControl, IA32_FEATURE_CONTROL, Refusal, feature_control};
+use vmm_core::vmx::ept::Ept;
+use vmm_core::vmx::instructions::{CurrentVmcs, VmFail, VmxOperation};
+use vmm_core::vmx::scenario_frame::Pages;
+use vmm_core::vmx::{Parts, SharedPages, Vmx};
+use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
+use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
+
+use crate::extension::Extension;
+use crate::firmware::firmware;
+use crate::processor::{cpuid, has_xsave, page, physical};
+use crate::processors::Seated;
+use crate::scenarios::Stage;
+use crate::serial::Serial;
+use crate::{NESTED_TABLES, Plan};
+
+const CPUID_1_ECX_VMX: u32 = 1 << 5;
+
+/// Whether CPUID shows VT-x.
+pub(crate) fn is_offered() -> bool {
+    cpuid(1, 0).ecx & CPUID_1_ECX_VMX != 0
+}
+
+/// What a processor with VT-x offers.
+pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
+    allow_vmx()?;
+    // SAFETY: processors with VMX have the capability MSRs that `read` asks for, each under its own condition.
+    let capabilities = Capabilities::read(|msr| unsafe { Msr::new(msr).read() });
+    capabilities.check().map(|()| capabilities)
+}
+
+/// Lets this processor enter VMX operation. Each has the MSR that says so for itself.
+fn allow_vmx() -> Result<(), Refusal> {
+    let mut control = Msr::new(IA32_FEATURE_CONTROL);
+    // SAFETY: processors with VMX have the MSR; the value written only sets its lock and VMX bits while it is unlocked.
+    unsafe {
+        if let FeatureControl::Unlocked(value) = feature_control(control.read())? {
+            control.write(value);
+        }
+    }
+    Ok(())
+}
+
+/// VMXON, and a clear VMCS made current.
+fn enter_vmx_operation(capabilities: &Capabilities) -> Result<CurrentVmcs, VmFail> {
+    let region = || {
+        let region = page();
+        region.0[0] = capabilities.revision.into();
+        physical(region)
+    };
+    let xsave = if has_xsave() { Cr4Flags::OSXSAVE.bits() } else { 0 };
+    // SAFETY: the fixed bits are what VMXON demands and change nothing that the monitor relies on; NXE and SCE only allow
+    // what they name. VMXON's other demands: `capabilities()` has succeeded, and the regions are fresh pages that start
+    // with the revision and are given away for good.
+    unsafe {
+        Cr0::write_raw((Cr0::read_raw() | capabilities.cr0_fixed0) & capabilities.cr0_fixed1);
+        Cr4::write_raw((Cr4::read_raw() | capabilities.cr4_fixed0 | xsave) & capabilities.cr4_fixed1);
+        Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE));
+        VmxOperation::enter(region())?.load_clear_vmcs(region())
+    }
+}
+
+impl Extension for Vmx {
+    type Capabilities = Capabilities;
+
+    fn facts(_: &Capabilities) -> Facts {
+        Facts::default()
+    }
+
+    fn allows_rdtscp(capabilities: &Capabilities) -> bool {
+        capabilities.proc2.may >> 3 & 1 != 0
+    }
+
+    fn cr4_allowed(capabilities: &Capabilities) -> u64 {
+        capabilities.cr4_fixed1
+    }
+
+    #[inline(never)]
+    fn new(plan: &Plan<Self>, seated: &Seated, cpuid: &CpuidTable, apic: &Page) -> (Self, GuestRegisters) {
+        let (capabilities, vcpu) = (plan.capabilities, seated.vcpu);
+        let _ = allow_vmx().map_err(|refusal| panic!("the processor of vCPU {vcpu} differs from the first: {refusal}"));
+        let vmcs = enter_vmx_operation(&capabilities)
+            .unwrap_or_else(|error| panic!("VMX operation failed on the processor of vCPU {vcpu}: {error}"));
+        let tables = vec![Table::EMPTY; NESTED_TABLES].leak();
+        let base_hpa = tables.as_ptr() as u64;
+        let mut ept = Ept::new(tables, base_hpa);
+        ept.map(0, plan.memory.host_base(), RAM_BYTES, capabilities.has_large_pages())
+            .expect("the arena holds the guest's memory");
+        ept.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
+        let msr_bitmaps = page();
+        let pages = SharedPages {
+            io_bitmap_a: physical(&plan.all_ports[0]),
+            io_bitmap_b: physical(&plan.all_ports[1]),
+            msr_bitmaps: physical(msr_bitmaps),
+            virtual_apic: core::ptr::from_ref(apic) as u64,
+        };
+        let parts = Parts {
+            vmcs,
+            capabilities,
+            ept,
+            memory_hpa: plan.memory.host_base(),
+            msr_bitmaps,
+            watchdog_ticks: plan.options.watchdog_ticks,
+            has_xsave: cpuid.has_xsave(),
+            physical_bits: cpuid.physical_address_bits(),
+            local_apic: seated.local_apic,
+            vcpu,
+        };
+        Vmx::new(parts, pages, &seated.host, plan.entry_gpa, BOOT_INFO_GPA, PAGE_TABLES_GPA)
+    }
+
+    fn controls(&self, profile: Profile) -> Controls {
+        Vmx::controls(self, profile)
+    }
+
+    fn describe<'w>(&self, profile: Profile, record: Writer<'w, Serial>) -> Writer<'w, Serial> {
+        let fields = self.control_fields(profile);
+        let record =
+            record.hex("pin", fields.pin.into()).hex("proc", fields.proc.into()).hex("proc2", fields.proc2.into());
+        let record = record.hex("exit", fields.exit.into()).hex("entry", fields.entry.into());
+        record.hex("exceptions", fields.exception_bitmap.into())
+    }
+
+    /// By INIT, which makes an exit whatever RFLAGS.IF is (SDM 3C 26.2): Bochs 2.7 makes none for an external interrupt while
+    /// IF has been 0 since the VM entry. By NMI where an INIT too many would outlast the run.
+    fn stop(local_apic: &LocalApic, apic_id: u32) {
+        if firmware().takes_back { local_apic.nmi(apic_id) } else { local_apic.init(apic_id) }
+    }
+
+    fn pages() -> Pages {
+        Pages {
+            virtual_apic: page(),
+            msr_load: page(),
+            pml: page(),
+            eptp_list: page(),
+            spp: page(),
+            virtualization_exception: page(),
+        }
+    }
+}
+
+/// CPUID.1:ECX.SMX.
+const SMX: u32 = 1 << 6;
+/// CPUID.7:EDX.CET_IBT.
+const CET_IBT: u32 = 1 << 20;
+
+impl Stage for Vmx {
+    type Pages = Pages;
+
+    fn allowed(&self, board: &Board) -> Controls {
+        Vmx::allowed(self, |feature| match feature {
+            Feature::Smx => cpuid(1, 0).ecx & SMX != 0,
+            Feature::Cet => cpuid(7, 0).edx & CET_IBT != 0,
+            Feature::OtherCpu => board.is_served(),
+            _ => false,
+        })
+    }
+
+    fn controls_now(&self) -> Controls {
+        Vmx::controls_now(self)
+    }
+
+    fn stage(
+        &mut self,
+        scenario: &Scenario,
+        memory: &mut GuestMemory,
+        pages: &mut Pages,
+        board: &Board,
+    ) -> GuestRegisters {
+        Vmx::stage(self, scenario, memory, pages, board)
+    }
+
+    fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages, board: &Board) {
+        Vmx::strike(self, scenario, memory, pages, board);
+    }
+}

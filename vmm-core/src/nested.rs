@@ -1,0 +1,232 @@
+//! The tables that map guest-physical to host-physical memory: the guest's memory, and nothing else.
+//!
+//! EPT and nested paging have the same four levels and differ in the bits of an entry ([`Format`]). Tables live in one arena
+//! and refer to each other by position in it, so that building and walking them is safe code.
+
+use core::marker::PhantomData;
+use core::ops::Range;
+
+/// Entries of a table.
+const ENTRIES: usize = 512;
+
+/// One table, or one page that holds something else of the processor's.
+#[derive(Clone, Debug)]
+#[repr(C, align(4096))]
+pub struct Table(pub [u64; ENTRIES]);
+
+const _: () = assert!(size_of::<Table>() == 4096);
+
+impl Table {
+    /// No entry is present.
+    pub const EMPTY: Self = Self([0; ENTRIES]);
+}
+
+/// The bits of an entry, besides its address and [`LARGE`].
+pub trait Format {
+    /// Of an entry that refers to a table or a page and allows everything; one of them at least says that it is present.
+    const PRESENT: u64;
+    /// Further bits of an entry that refers to a page: its memory type.
+    const PAGE: u64;
+    /// Of the pointer to the first table.
+    const POINTER: u64;
+}
+
+const LARGE: u64 = 1 << 7;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Bytes of a 2 MiB page.
+pub const LARGE_BYTES: u64 = 2 << 20;
+
+/// A four-level hierarchy.
+#[derive(Debug)]
+pub struct NestedTables<F> {
+    tables: &'static mut [Table],
+    used: usize,
+    base_hpa: u64,
+    /// Guest-physical addresses that are mapped page by page, later.
+    fresh: Range<u64>,
+    /// Position of the first of their last-level tables, which follow each other.
+    fresh_tables: usize,
+    format: PhantomData<F>,
+}
+
+/// The arena has no room for another table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaFull;
+
+impl<F: Format> NestedTables<F> {
+    /// An empty hierarchy in `tables`, whose first element lies at host-physical `base_hpa`.
+    pub fn new(tables: &'static mut [Table], base_hpa: u64) -> Self {
+        tables.fill(Table::EMPTY);
+        Self { tables, used: 1, base_hpa, fresh: 0..0, fresh_tables: 0, format: PhantomData }
+    }
+
+    /// The pointer to the hierarchy, as the processor wants it.
+    pub fn pointer(&self) -> u64 {
+        self.base_hpa | F::POINTER
+    }
+
+    /// Maps `bytes` from `gpa` to `hpa`, all of them multiples of 4 KiB; by 2 MiB pages where allowed and aligned.
+    ///
+    /// # Errors
+    /// No room for a table; what was mapped until then stays.
+    pub fn map(&mut self, mut gpa: u64, mut hpa: u64, bytes: u64, large_pages: bool) -> Result<(), ArenaFull> {
+        let end = gpa + bytes;
+        while gpa < end {
+            let large = large_pages && (gpa | hpa).is_multiple_of(LARGE_BYTES) && end - gpa >= LARGE_BYTES;
+            let (size, level, flags) = if large { (LARGE_BYTES, 2, LARGE) } else { (4096, 1, 0) };
+            *self.leaf(gpa, level)? = hpa | flags | F::PAGE | F::PRESENT;
+            (gpa, hpa) = (gpa + size, hpa + size);
+        }
+        Ok(())
+    }
+
+    /// The entry of `gpa` in the table of that level, with the tables above it.
+    fn leaf(&mut self, gpa: u64, level: u32) -> Result<&mut u64, ArenaFull> {
+        let mut table = 0;
+        let mut above = 4;
+        while above > level {
+            let entry = self.tables[table].0[index(gpa, above)];
+            table = if entry & F::PRESENT != 0 {
+                ((entry & ADDRESS) - self.base_hpa) as usize / size_of::<Table>()
+            } else {
+                self.add(table, gpa, above)?
+            };
+            above -= 1;
+        }
+        Ok(&mut self.tables[table].0[index(gpa, level)])
+    }
+
+    fn add(&mut self, parent: usize, gpa: u64, level: u32) -> Result<usize, ArenaFull> {
+        let table = self.used;
+        if table >= self.tables.len() {
+            return Err(ArenaFull);
+        }
+        self.used += 1;
+        self.tables[parent].0[index(gpa, level)] = (self.base_hpa + (table * size_of::<Table>()) as u64) | F::PRESENT;
+        Ok(table)
+    }
+
+    /// Makes the tables for a range that [`NestedTables::map_fresh`] will map: multiples of 2 MiB with nothing mapped yet. There
+    /// is one such range.
+    ///
+    /// # Errors
+    /// No room.
+    pub fn prepare(&mut self, gpa: u64, bytes: u64) -> Result<(), ArenaFull> {
+        debug_assert!((gpa | bytes).is_multiple_of(LARGE_BYTES));
+        let large_pages = || (gpa..gpa + bytes).step_by(LARGE_BYTES as usize);
+        large_pages().try_for_each(|gpa| self.leaf(gpa, 2).map(drop))?;
+        let first = self.used;
+        large_pages().try_for_each(|gpa| self.leaf(gpa, 1).map(drop))?;
+        (self.fresh, self.fresh_tables) = (gpa..gpa + bytes, first);
+        Ok(())
+    }
+
+    /// Maps the 4 KiB page of `gpa` to the one of `hpa`; false if it is not in the prepared range.
+    #[inline(always)]
+    pub fn map_fresh(&mut self, gpa: u64, hpa: u64) -> bool {
+        if !self.fresh.contains(&gpa) {
+            return false;
+        }
+        let table = self.fresh_tables + ((gpa - self.fresh.start) / LARGE_BYTES) as usize;
+        let Some(table) = self.tables.get_mut(table) else { return false };
+        table.0[index(gpa, 1)] = hpa & ADDRESS | F::PAGE | F::PRESENT;
+        true
+    }
+
+    /// Writes the entry of a page in the prepared range as it is: for scenarios about odd entries. The caller invalidates.
+    pub fn set_fresh_entry(&mut self, gpa: u64, entry: u64) {
+        let _ = self.map_fresh(gpa, 0);
+        if let Ok(leaf) = self.leaf(gpa, 1) {
+            *leaf = entry;
+        }
+    }
+}
+
+#[inline(always)]
+const fn index(gpa: u64, level: u32) -> usize {
+    (gpa >> (3 + 9 * level)) as usize % ENTRIES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::svm::npt::NptFormat;
+    use crate::vmx::ept::EptFormat;
+    use proptest::prelude::*;
+
+    fn tables<F: Format>(tables: usize) -> NestedTables<F> {
+        NestedTables::new(Box::leak(vec![Table::EMPTY; tables].into_boxed_slice()), 0x10_0000)
+    }
+
+    /// Walks as the processor does.
+    fn translate<F: Format>(ept: &NestedTables<F>, gpa: u64) -> Option<u64> {
+        let mut table = 0;
+        for level in (1..=4).rev() {
+            let entry = ept.tables[table].0[index(gpa, level)];
+            if entry & F::PRESENT == 0 {
+                return None;
+            }
+            let offset = (1u64 << (3 + 9 * level)) - 1;
+            if level == 1 || entry & LARGE != 0 {
+                let all = F::PRESENT | F::PAGE;
+                assert_eq!(entry & all, all);
+                return Some(entry & ADDRESS & !offset | gpa & offset);
+            }
+            table = ((entry & ADDRESS) - ept.base_hpa) as usize / 4096;
+        }
+        None
+    }
+
+    #[test]
+    fn the_guests_memory_is_mapped_and_nothing_else() {
+        maps_and_nothing_else::<EptFormat>();
+        maps_and_nothing_else::<NptFormat>();
+    }
+
+    fn maps_and_nothing_else<F: Format>() {
+        for large in [false, true] {
+            let mut ept = tables::<F>(16);
+            ept.map(0, 0x40_0000, 8 << 20, large).unwrap();
+            assert_eq!(translate(&ept, 0), Some(0x40_0000));
+            assert_eq!(translate(&ept, (8 << 20) - 1), Some(0xbf_ffff));
+            assert_eq!(translate(&ept, 8 << 20), None);
+            assert_eq!(translate(&ept, 1 << 30), None);
+            assert_eq!(translate(&ept, 1 << 39), None);
+            assert_eq!(ept.used, if large { 3 } else { 7 });
+        }
+    }
+
+    #[test]
+    fn fresh_pages_come_one_by_one() {
+        let mut ept = tables::<NptFormat>(8);
+        ept.prepare(8 << 20, 4 << 20).unwrap();
+        assert_eq!(translate(&ept, 8 << 20), None);
+        assert!(ept.map_fresh((8 << 20) + 0x1234, 0x1000_1234));
+        assert!(ept.map_fresh((12 << 20) - 1, 0x2000_0000));
+        assert!(!ept.map_fresh(12 << 20, 0) && !ept.map_fresh((8 << 20) - 1, 0));
+        assert_eq!(translate(&ept, (12 << 20) - 1), Some(0x2000_0fff));
+        assert_eq!(translate(&ept, (8 << 20) + 0x1fff), Some(0x1000_1fff));
+        assert_eq!(translate(&ept, (8 << 20) + 0x2000), None);
+        assert_eq!(translate(&ept, 8 << 20), None);
+    }
+
+    #[test]
+    fn a_full_arena_is_an_error() {
+        assert_eq!(tables::<EptFormat>(3).map(0, 0, 4096, true), Err(ArenaFull));
+        assert_eq!(tables::<EptFormat>(3).prepare(0, LARGE_BYTES), Err(ArenaFull));
+    }
+
+    proptest! {
+        #[test]
+        fn any_mapping_translates(gpa in 0u64..1 << 30, hpa in 0u64..1 << 40, pages in 1u64..1100, large in any::<bool>()) {
+            let (gpa, hpa) = (gpa & !0xfff, hpa & !0xfff);
+            let mut ept = tables::<EptFormat>(16);
+            ept.map(gpa, hpa, pages * 4096, large).unwrap();
+            for page in 0..pages {
+                prop_assert_eq!(translate(&ept, gpa + page * 4096 + 5), Some(hpa + page * 4096 + 5));
+            }
+            prop_assert_eq!(translate(&ept, gpa + pages * 4096), None);
+        }
+    }
+}

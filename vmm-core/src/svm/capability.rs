@@ -1,0 +1,220 @@
+//! What this processor's SVM offers (APM 2 15.4, APM 3 appendix E.4.9), and whether that is enough.
+//!
+//! Pure: CPUID and the MSR come in as functions, so that every processor whose values are known is a test row.
+
+use core::fmt;
+
+use tollgate_abi::leaves::Answer;
+use tollgate_abi::virtualization::Facts;
+
+/// VM_CR.
+pub const VM_CR: u32 = 0xc001_0114;
+const SVM_DISABLED: u64 = 1 << 4;
+/// VM_HSAVE_PA.
+pub const VM_HSAVE_PA: u32 = 0xc001_0117;
+
+/// CPUID.8000_0001:ECX.
+const SVM: u32 = 1 << 2;
+/// CPUID.8000_000A:EDX.
+const NESTED_PAGING: u32 = 1;
+const NEXT_RIP_SAVE: u32 = 1 << 3;
+const DECODE_ASSISTS: u32 = 1 << 7;
+
+/// CPUID.8000_000A, and what the guest can execute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// ASIDs, that of the host included.
+    pub asids: u32,
+    /// The RIP behind an intercepted instruction is saved.
+    pub next_rip: bool,
+    /// EXITINFO1 tells about the operands of some instructions.
+    pub decode_assists: bool,
+    /// Which instructions exist.
+    pub has: Instructions,
+    /// CR4 bits that the processor has, among those that a guest may be offered.
+    pub cr4_allowed: u64,
+    /// What it does otherwise than the manual says.
+    pub facts: Facts,
+}
+
+/// Instructions whose intercept makes sense only where they exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "their names")]
+pub struct Instructions {
+    pub rdtscp: bool,
+    pub monitor: bool,
+    pub xsetbv: bool,
+    pub invpcid: bool,
+    pub rdpru: bool,
+}
+
+/// Why this processor can't run the monitor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// VM_CR.SVMDIS is set.
+    Disabled,
+    /// No nested paging.
+    NoNestedPaging,
+    /// Fewer than two ASIDs.
+    NoAsid,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::Disabled => "the firmware has switched SVM off (VM_CR.SVMDIS is 1)",
+            Refusal::NoNestedPaging => {
+                "this CPU's SVM lacks nested paging, which the monitor needs (CPUID 8000_000A, EDX bit 0)"
+            }
+            Refusal::NoAsid => "this CPU's SVM has no ASID for a guest (CPUID 8000_000A, EBX)",
+        })
+    }
+}
+
+impl Refusal {
+    /// What helps.
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Refusal::Disabled => "switch SVM on in the firmware's settings",
+            Refusal::NoNestedPaging | Refusal::NoAsid => {
+                "use a CPU with nested paging, from Barcelona on (Bochs: --cpu zambezi; QEMU: -cpu max)"
+            }
+        }
+    }
+}
+
+/// Whether CPUID shows SVM.
+pub fn is_offered(cpuid: impl Fn(u32, u32) -> Answer) -> bool {
+    cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpuid(0x8000_0001, 0).ecx & SVM != 0
+}
+
+/// A register of CPUID, a bit there, and the bit in CR4 that exists with it.
+type Cr4Bit = (fn(&Features) -> u32, u8, u8);
+const CR4_BY_FEATURE: [Cr4Bit; 9] = [
+    (|features| features.edx_1, 1, 0),   // VME: VME
+    (|features| features.edx_1, 1, 1),   // VME: PVI
+    (|features| features.edx_1, 2, 3),   // DE
+    (|features| features.edx_1, 3, 4),   // PSE
+    (|features| features.edx_1, 13, 7),  // PGE
+    (|features| features.ecx_1, 26, 18), // XSAVE: OSXSAVE
+    (|features| features.ebx_7, 0, 16),  // FSGSBASE
+    (|features| features.ebx_7, 7, 20),  // SMEP
+    (|features| features.ecx_7, 2, 11),  // UMIP
+];
+/// TSD, PAE, PCE, OSFXSR, OSXMMEXCPT, which every 64-bit processor has.
+const CR4_ALWAYS: u64 = 1 << 2 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 10;
+
+struct Features {
+    ecx_1: u32,
+    edx_1: u32,
+    ebx_7: u32,
+    ecx_7: u32,
+}
+
+impl Capabilities {
+    /// Reads what a processor with SVM has, by `cpuid(leaf, sub-leaf)` and VM_CR.
+    ///
+    /// # Errors
+    /// It is switched off or lacks what the monitor needs.
+    pub fn read(cpuid: impl Fn(u32, u32) -> Answer, vm_cr: u64) -> Result<Self, Refusal> {
+        if vm_cr & SVM_DISABLED != 0 {
+            return Err(Refusal::Disabled);
+        }
+        let svm = cpuid(0x8000_000a, 0);
+        if svm.edx & NESTED_PAGING == 0 {
+            return Err(Refusal::NoNestedPaging);
+        }
+        if svm.ebx < 2 {
+            return Err(Refusal::NoAsid);
+        }
+        let (basic, extended) = (cpuid(1, 0), cpuid(0x8000_0001, 0));
+        let structured = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { Answer::ZERO };
+        let features = Features { ecx_1: basic.ecx, edx_1: basic.edx, ebx_7: structured.ebx, ecx_7: structured.ecx };
+        let cr4 = CR4_BY_FEATURE
+            .iter()
+            .filter(|(register, bit, _)| register(&features) >> bit & 1 != 0)
+            .fold(CR4_ALWAYS, |bits, (_, _, bit)| bits | 1 << bit);
+        let rdpru = cpuid(0x8000_0000, 0).eax >= 0x8000_0008 && cpuid(0x8000_0008, 0).ebx >> 4 & 1 != 0;
+        let facts = Facts::of_svm(&cpuid);
+        Ok(Self {
+            asids: svm.ebx,
+            next_rip: svm.edx & NEXT_RIP_SAVE != 0,
+            decode_assists: svm.edx & DECODE_ASSISTS != 0,
+            has: Instructions {
+                rdtscp: extended.edx >> 27 & 1 != 0 && !facts.is_qemu,
+                monitor: basic.ecx >> 3 & 1 != 0,
+                xsetbv: basic.ecx >> 26 & 1 != 0 && !facts.is_qemu,
+                invpcid: structured.ebx >> 10 & 1 != 0 && !facts.is_qemu,
+                rdpru,
+            },
+            cr4_allowed: cr4,
+            facts,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// CPUID as QEMU's `max` and Bochs' `zambezi` answer it, as far as it is asked here.
+    pub(crate) fn qemu(leaf: u32, _: u32) -> Answer {
+        match leaf {
+            0 => Answer { eax: 0xd, ..Answer::ZERO },
+            1 => Answer { ecx: 1 << 31 | 1 << 26 | 1 << 3, edx: 0x0f8b_fbff, ..Answer::ZERO },
+            7 => Answer { ebx: 1 << 20 | 1 << 7 | 1, ecx: 1 << 2, ..Answer::ZERO },
+            0x4000_0000 => Answer { eax: 0x4000_0001, ebx: 0x5447_4354, ecx: 0x4354_4743, edx: 0x4743_5447 },
+            0x8000_0000 => Answer { eax: 0x8000_000a, ..Answer::ZERO },
+            0x8000_0001 => Answer { ecx: SVM, edx: 1 << 27, ..Answer::ZERO },
+            0x8000_000a => Answer { eax: 1, ebx: 16, ecx: 0, edx: 0x1_0001 },
+            _ => Answer::ZERO,
+        }
+    }
+
+    pub(crate) fn zambezi(leaf: u32, _: u32) -> Answer {
+        match leaf {
+            0 => Answer { eax: 0xd, ..Answer::ZERO },
+            1 => Answer { ecx: 1 << 26 | 1 << 3, edx: 0x178b_fbff, ..Answer::ZERO },
+            0x8000_0000 => Answer { eax: 0x8000_001e, ..Answer::ZERO },
+            0x8000_0001 => Answer { ecx: SVM, edx: 1 << 27, ..Answer::ZERO },
+            0x8000_000a => Answer { eax: 1, ebx: 64, ecx: 0, edx: 0x4b },
+            _ => Answer::ZERO,
+        }
+    }
+
+    #[test]
+    fn processors_say_what_they_have() {
+        let of_qemu = Capabilities::read(qemu, 0).unwrap();
+        assert!(of_qemu.facts.is_qemu && !of_qemu.next_rip && !of_qemu.has.xsetbv && !of_qemu.has.rdtscp);
+        assert_eq!((of_qemu.asids, of_qemu.cr4_allowed), (16, 0x15_0fbf));
+        let of_bochs = Capabilities::read(zambezi, 0).unwrap();
+        assert!(
+            !of_bochs.facts.is_qemu
+                && of_bochs.next_rip
+                && !of_bochs.decode_assists
+                && of_bochs.has.xsetbv
+                && of_bochs.has.rdtscp
+        );
+        assert_eq!(of_bochs.cr4_allowed, 0x4_07bf);
+        assert!(is_offered(qemu) && is_offered(zambezi) && !is_offered(|_, _| Answer::ZERO));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(Capabilities::read(qemu, SVM_DISABLED), Err(Refusal::Disabled));
+        let without = |change: fn(&mut Answer)| {
+            Capabilities::read(
+                |leaf, sub_leaf| {
+                    let mut answer = qemu(leaf, sub_leaf);
+                    if leaf == 0x8000_000a {
+                        change(&mut answer);
+                    }
+                    answer
+                },
+                0,
+            )
+        };
+        assert_eq!(without(|svm| svm.edx = 0), Err(Refusal::NoNestedPaging));
+        assert_eq!(without(|svm| svm.ebx = 1), Err(Refusal::NoAsid));
+    }
+}

@@ -1,0 +1,119 @@
+//! The entry stub: the way into the guest and out of it (APM 2 15.5, 15.6), on the stack that [`crate::stack`] lays out.
+//!
+//! VMRUN and #VMEXIT keep RAX, RSP, RIP and RFLAGS of both sides; the other general-purpose registers are the stub's. The
+//! global interrupt flag is clear from the first entry on, so that nothing arrives while the monitor runs; RFLAGS.IF is set on the
+//! stack of exits, so that VMRUN lets interrupts make exits.
+#![expect(unsafe_code, reason = "enters the guest")]
+
+use core::arch::naked_asm;
+use core::convert::Infallible;
+
+use super::Svm;
+use super::vmcb::RAX_OFFSET;
+use crate::exit::GuestRegisters;
+use crate::keys::Keyed;
+use crate::ledger::{Account, Ledger, Unaccounted};
+use crate::stack::{
+    CALLER_RSP, ENTRY_ARGUMENT, Enter, Frame, Leave, REGISTERS_END, exit_paths, on_exit, on_exit_of_other_mode,
+    restore_but_rax, restore_caller, save_and_handle, save_caller,
+};
+use crate::vcpu::Vcpu;
+
+exit_paths!(Svm, run, run_other_mode: Ledger, Keyed, Unaccounted);
+
+impl Enter for Svm {
+    /// VMRUN always ends in an exit, if need be one that says that the state was invalid.
+    type Failure = Infallible;
+
+    fn entry_argument(&self) -> u64 {
+        core::ptr::from_ref(self.vmcb) as u64
+    }
+
+    fn is_in_long_mode(&self) -> bool {
+        self.long_mode
+    }
+
+    unsafe fn enter(vcpu: *mut Vcpu<Self>, frame: *mut Frame, path: u64) -> Result<(), Infallible> {
+        // SAFETY: nobody else uses the vCPU, by the caller's contract.
+        unsafe { (*vcpu).backend.about_to_enter() };
+        // SAFETY: the block is complete, by `Svm::new`, and SVM is on, by its `SvmOperation`; the rest is the caller's contract.
+        unsafe { enter(frame, path) };
+        Ok(())
+    }
+}
+
+impl Leave for Svm {
+    unsafe fn leave(frame: *mut GuestRegisters) -> ! {
+        // SAFETY: the caller's contract.
+        unsafe { leave(frame) }
+    }
+}
+
+/// Enters the guest whose registers are in the frame, by the stub at `path`. Returns when an exit leaves.
+///
+/// # Safety
+/// SVM is on; `path` is [`run`] or [`run_other_mode`], and `frame` lies at the top of a stack and has the address of a complete
+/// VMCB.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn enter(frame: *mut Frame, path: u64) -> u64 {
+    naked_asm!(
+        save_caller!(),
+        "clgi",
+        "sti",
+        "mov rsp, rdi",
+        "jmp rsi",
+        registers_end = const REGISTERS_END,
+        caller_rsp = const CALLER_RSP,
+    )
+}
+
+/// The loop of entries and exits: what is called handles an exit.
+macro_rules! run {
+    ($on_exit:path) => {
+        naked_asm!(
+            // The guest's registers come off the frame, RAX into the block, whose address VMRUN wants in RAX.
+            "2:",
+            restore_but_rax!(),
+            "mov rax, [rsp + 8 + {entry_argument}]",
+            "pop qword ptr [rax + {guest_rax}]",
+            "vmrun rax",
+            // RAX and RSP are as they were.
+            "push qword ptr [rax + {guest_rax}]",
+            save_and_handle!(),
+            "jmp 2b",
+            entry_argument = const ENTRY_ARGUMENT,
+            guest_rax = const RAX_OFFSET,
+            keeps = const A::KEEPS as u64,
+            registers_end = const REGISTERS_END,
+            on_exit = sym $on_exit,
+        )
+    };
+}
+
+/// Runs the guest, with RSP at its registers. Jumped to, never called.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn run<A: Account>() {
+    run!(on_exit::<A, Svm>)
+}
+
+/// Likewise, while the guest is not in IA-32e mode, which the quick forms take for granted.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn run_other_mode<A: Account>() {
+    run!(on_exit_of_other_mode::<A, Svm>)
+}
+
+/// Abandons the stack of exits and returns from [`enter`], with RFLAGS.IF clear as the monitor has it outside.
+///
+/// # Safety
+/// `frame` is the one that `enter` was called with, and no function between there and here has anything to drop.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn leave(frame: *mut GuestRegisters) -> ! {
+    naked_asm!(
+        "mov rsp, [rdi + {registers_end} + {caller_rsp}]",
+        "cli",
+        "xor eax, eax",
+        restore_caller!(),
+        registers_end = const REGISTERS_END,
+        caller_rsp = const CALLER_RSP,
+    )
+}

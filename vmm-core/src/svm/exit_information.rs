@@ -1,0 +1,161 @@
+//! EXITINFO1, EXITINFO2 and EXITINTINFO, decoded (APM 2 15.7 to 15.13, appendix C).
+
+use crate::exit::{Event, EventKind, IoAccess, PhysicalFault};
+
+/// EXITCODE of the exceptions.
+pub const EXCEPTIONS: core::ops::RangeInclusive<u32> = 0x40..=0x5f;
+/// EXITCODE of a write of CR0.
+pub const CR0_WRITE: u32 = 0x10;
+/// EXITCODE of #DB.
+pub const DB: u32 = 0x41;
+/// EXITCODE of #PF.
+pub const PF: u32 = 0x4e;
+/// EXITCODE of an NMI.
+pub const NMI: u32 = 0x61;
+
+/// The access of IOIO, from EXITINFO1 (APM 2 15.10.2).
+#[inline(always)]
+pub const fn io_access(exitinfo1: u64) -> IoAccess {
+    IoAccess {
+        port: (exitinfo1 >> 16) as u16,
+        // Bits 6:4: one of 32, 16, 8 bits.
+        bytes: (exitinfo1 >> 4 & 7) as u8,
+        is_in: exitinfo1 & 1 != 0,
+        is_string: exitinfo1 >> 2 & 1 != 0,
+        is_repeated: exitinfo1 >> 3 & 1 != 0,
+    }
+}
+
+/// The address size of string I/O in bytes: bits 9:7 are one of 64, 32, 16 bits.
+pub const fn string_io_address_bytes(exitinfo1: u64) -> u8 {
+    match exitinfo1 >> 7 & 7 {
+        1 => 2,
+        2 => 4,
+        _ => 8,
+    }
+}
+
+/// The access that nested paging refused: EXITINFO1 is like a page fault's error code, EXITINFO2 the address (APM 2 15.25.6).
+#[inline(always)]
+pub const fn physical_fault(exitinfo1: u64, exitinfo2: u64) -> PhysicalFault {
+    let (write, fetch) = (exitinfo1 >> 1 & 1 != 0, exitinfo1 >> 4 & 1 != 0);
+    PhysicalFault { gpa: exitinfo2, read: !write && !fetch, write, fetch }
+}
+
+/// Whether an exception pushes an error code (APM 2 8.2).
+const fn has_error_code(vector: u8) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+}
+
+/// The exception or NMI of an exit. `instruction_bytes` is wanted for INT3 and INTO only.
+pub fn event(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) -> Option<Event> {
+    if code == NMI {
+        return Some(Event::NMI);
+    }
+    if !EXCEPTIONS.contains(&code) {
+        return None;
+    }
+    let vector = (code - EXCEPTIONS.start()) as u8;
+    Some(match vector {
+        3 | 4 => Event {
+            kind: EventKind::SoftwareException,
+            instruction_bytes: instruction_bytes(),
+            ..Event::exception(vector)
+        },
+        _ if has_error_code(vector) => Event::fault(vector, exitinfo1 as u32),
+        _ => Event::exception(vector),
+    })
+}
+
+const VALID: u64 = 1 << 31;
+const ERROR_CODE_VALID: u64 = 1 << 11;
+/// Types of events (APM 2 15.20).
+const INTR: u64 = 0;
+const NMI_TYPE: u64 = 2;
+const EXCEPTION: u64 = 3;
+const SOFTWARE_INTERRUPT: u64 = 4;
+
+/// The event whose delivery the exit interrupted, from EXITINTINFO. Software interrupts and exceptions are none: RIP is still at
+/// their instruction, which the guest executes again.
+#[inline(always)]
+pub const fn vectoring_event(exitintinfo: u64) -> Option<Event> {
+    if exitintinfo & VALID == 0 { None } else { interrupted_event(exitintinfo) }
+}
+
+const fn interrupted_event(exitintinfo: u64) -> Option<Event> {
+    let vector = exitintinfo as u8;
+    match exitintinfo >> 8 & 7 {
+        INTR => Some(Event::interrupt(vector)),
+        NMI_TYPE => Some(Event::NMI),
+        EXCEPTION if matches!(vector, 3 | 4) => None,
+        EXCEPTION if exitintinfo & ERROR_CODE_VALID != 0 => Some(Event::fault(vector, (exitintinfo >> 32) as u32)),
+        EXCEPTION => Some(Event::exception(vector)),
+        _ => None,
+    }
+}
+
+/// EVENTINJ for an event.
+pub const fn injection(event: Event) -> u64 {
+    let kind = match event.kind {
+        EventKind::ExternalInterrupt => INTR,
+        EventKind::Nmi => NMI_TYPE,
+        EventKind::SoftwareInterrupt => SOFTWARE_INTERRUPT,
+        EventKind::HardwareException | EventKind::PrivilegedSoftwareException | EventKind::SoftwareException => {
+            EXCEPTION
+        }
+    };
+    let error_code = match event.error_code {
+        Some(code) => ERROR_CODE_VALID | (code as u64) << 32,
+        None => 0,
+    };
+    VALID | event.vector as u64 | kind << 8 | error_code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::vector;
+
+    #[test]
+    fn port_accesses() {
+        let access = io_access(0x3f8_0000 | 1 << 4);
+        assert_eq!((access.port, access.bytes, access.is_in, access.is_string), (0x3f8, 1, false, false));
+        let access = io_access(0x5f0_0000 | 1 << 9 | 1 << 6 | 1 << 3 | 1 << 2 | 1);
+        assert_eq!((access.bytes, access.is_in, access.is_string, access.is_repeated), (4, true, true, true));
+        assert_eq!([1u64 << 7, 1 << 8, 1 << 9].map(string_io_address_bytes), [2, 4, 8]);
+    }
+
+    #[test]
+    fn nested_faults() {
+        let fault = |error, read, write, fetch| {
+            assert_eq!(physical_fault(error, 0x80_1000), PhysicalFault { gpa: 0x80_1000, read, write, fetch });
+        };
+        fault(1 << 32 | 1 << 2, true, false, false);
+        fault(1 << 32 | 1 << 2 | 1 << 1, false, true, false);
+        fault(1 << 32 | 1 << 4, false, false, true);
+    }
+
+    #[test]
+    fn events_of_exits() {
+        let check = |code, expected| assert_eq!(event(code, 0x18, || 1), expected, "{code:#x}");
+        check(0x4d, Some(Event::fault(vector::GP, 0x18)));
+        check(0x46, Some(Event::UNDEFINED_OPCODE));
+        check(0x61, Some(Event::NMI));
+        check(0x60, None);
+        check(0x72, None);
+        let breakpoint = event(0x43, 0, || 1).unwrap();
+        assert_eq!((breakpoint.kind, breakpoint.instruction_bytes), (EventKind::SoftwareException, 1));
+    }
+
+    #[test]
+    fn what_is_injected_comes_back_if_it_is_interrupted() {
+        for event in [Event::interrupt(0x41), Event::NMI, Event::UNDEFINED_OPCODE, Event::fault(vector::PF, 2)] {
+            assert_eq!(vectoring_event(injection(event)), Some(event));
+        }
+        assert_eq!(injection(Event::fault(vector::GP, 8)), 8 << 32 | 0x8000_0b0d);
+        assert_eq!(vectoring_event(0x0000_0b0d), None);
+        for executed_again in [0x8000_0430, 0x8000_0303] {
+            assert_eq!(vectoring_event(executed_again), None);
+        }
+    }
+}

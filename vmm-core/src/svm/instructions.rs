@@ -1,0 +1,63 @@
+//! The SVM instructions that the monitor executes besides VMRUN, which is the stub's (APM 3, chapter 4).
+//!
+//! What an instruction needs is in a type: all of them need [`SvmOperation`].
+#![expect(unsafe_code, reason = "executes SVM instructions")]
+
+use core::arch::asm;
+use core::marker::PhantomData;
+
+use super::vmcb::Vmcb;
+
+/// Proof that this processor has EFER.SVME set and a host save area.
+#[derive(Debug)]
+pub struct SvmOperation {
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl SvmOperation {
+    /// # Safety
+    /// EFER.SVME is set on this processor, and VM_HSAVE_PA is the physical address of a page that nobody else uses from now
+    /// on. The IDT's gates are without interrupt stacks, since TR is a guest's; those of the vectors from
+    /// [`KICK_VECTOR`](crate::handlers::apic::KICK_VECTOR) to [`WATCHDOG_VECTOR`](crate::handlers::apic::WATCHDOG_VECTOR) leave
+    /// the vector in RAX and RFLAGS.IF clear; that of NMIs returns with everything as it was.
+    pub const unsafe fn new() -> Self {
+        Self { _not_send: PhantomData }
+    }
+
+    /// VMSAVE: FS, GS, TR, LDTR and the MSRs that go with them, from the processor to the block.
+    pub fn save(&self, vmcb: &Vmcb) {
+        // SAFETY: SVM is on, by `self`; the block is a page whose virtual address is its physical one, as all of the
+        // monitor's memory. Not `nomem`: it writes there.
+        unsafe { asm!("vmsave rax", in("rax") vmcb, options(nostack, preserves_flags)) };
+    }
+
+    /// VMLOAD: the inverse. The monitor uses none of it.
+    pub fn load(&mut self, vmcb: &Vmcb) {
+        // SAFETY: as in `save`; what is loaded matters to the guest alone.
+        unsafe { asm!("vmload rax", in("rax") vmcb, options(nostack, preserves_flags)) };
+    }
+
+    /// INVLPGA: the translation of one linear address of the guest with this ASID.
+    pub fn invalidate_address(&mut self, linear: u64, asid: u32) {
+        // SAFETY: SVM is on; only drops a cached translation.
+        unsafe { asm!("invlpga rax, ecx", in("rax") linear, in("ecx") asid, options(nostack, preserves_flags)) };
+    }
+
+    /// Takes the interrupt that waits, with the global interrupt flag clear, as an exit leaves it; RFLAGS.IF is set afterwards. 0 if
+    /// there is none.
+    pub fn take_interrupt(&mut self) -> u8 {
+        let vector: u64;
+        // SAFETY: the gates leave the vector in RAX, by `new`, and clear IF, so that one comes at most. STI takes effect
+        // with the flag clear again.
+        unsafe {
+            asm!("xor eax, eax", "sti", "stgi", "nop", "clgi", "sti", out("rax") vector);
+        }
+        vector as u8
+    }
+
+    /// Takes the NMI that waits, likewise.
+    pub fn take_nmi(&mut self) {
+        // SAFETY: the gate of NMIs changes nothing, by `new`; interrupts are held back meanwhile.
+        unsafe { asm!("cli", "stgi", "nop", "clgi", "sti") };
+    }
+}

@@ -1,0 +1,195 @@
+//! SVM: one vCPU's VMCB as a [`Backend`](crate::exit::Backend), the twin of [`crate::vmx`].
+//!
+//! One file per topic of the APM's volume 2, chapter 15: [`capability`] (15.4), [`controls`] (15.9 to 15.13), [`vmcb`] (appendix
+//! B), [`instructions`] (15.5, 15.17), [`exit_information`] (15.6, appendix C), [`npt`] (15.25), [`permission_maps`] (15.10,
+//! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`entry_checks`] (15.5.1). [`scenario`] stages guests of another
+//! kind. `backend` reads and writes the
+//! VMCB for the common code; [`decode`] and [`operand`] tell what processors without decode assists do not.
+
+mod backend;
+pub mod capability;
+mod code_page;
+pub mod controls;
+pub mod decode;
+pub mod entry;
+pub mod entry_checks;
+pub mod exit_information;
+pub mod guest_state;
+pub mod instructions;
+pub mod npt;
+pub mod operand;
+pub mod permission_maps;
+pub mod scenario;
+#[cfg(test)]
+mod twins;
+pub mod vmcb;
+
+use core::cell::Cell;
+
+use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::profile::Profile;
+
+use self::capability::Capabilities;
+use self::code_page::CodePage;
+use self::controls::Intercepts;
+use self::instructions::SvmOperation;
+use self::npt::Npt;
+use self::permission_maps::MSRPM_PAGES;
+use self::vmcb::Vmcb;
+use crate::exit::{Backend, GuestRegisters};
+use crate::handlers::apic::{KICK_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
+use crate::local_apic::LocalApic;
+use crate::memory::GuestMemory;
+use crate::nested::Table;
+use crate::registers::tsc;
+
+/// Flushes every translation at the next VMRUN (APM 2 15.16.1).
+const FLUSH_ALL: u64 = 1;
+
+/// What one vCPU needs besides its VMCB.
+#[derive(Debug)]
+pub struct Svm {
+    vmcb: &'static Vmcb,
+    operation: SvmOperation,
+    capabilities: Capabilities,
+    npt: Npt,
+    /// For the bytes of instructions that no assist tells about.
+    memory: GuestMemory,
+    msrpm: &'static mut [Table; MSRPM_PAGES],
+    physical_bits: u32,
+    /// Where the code is whose instructions are looked at.
+    code_page: Cell<CodePage>,
+    asid: u32,
+    /// The guest is in IA-32e mode.
+    long_mode: bool,
+    /// VINTR is intercepted.
+    window: bool,
+    /// An NMI was injected and its handler has not come to its IRET.
+    in_nmi_handler: bool,
+    /// Where the HLT is at which the guest halts, and where it goes on.
+    halt: Option<Halt>,
+    /// The processor's own APIC, whose timer has two users.
+    local_apic: LocalApic,
+    /// The vector with which this vCPU interrupts the others' processors.
+    kick_vector: u8,
+    watchdog_ticks: u64,
+    watchdog_tsc: Option<u64>,
+    guest_deadline_tsc: Option<u64>,
+}
+
+/// A HLT that the guest executes itself, without the intercept, so that it halts as a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Halt {
+    rip: u64,
+    bytes: u64,
+    /// RIP has been left at it.
+    stays: bool,
+}
+
+/// The parts from which [`Svm::new`] makes a backend.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "as in `Svm`")]
+pub struct Parts {
+    pub vmcb: &'static Vmcb,
+    pub operation: SvmOperation,
+    pub capabilities: Capabilities,
+    pub npt: Npt,
+    pub memory: GuestMemory,
+    pub msrpm: &'static mut [Table; MSRPM_PAGES],
+    /// The I/O permission map: every bit is 1.
+    pub iopm: &'static [Table],
+    pub physical_bits: u32,
+    /// TSC ticks without an exit after which the guest is stopped; 0 for never.
+    pub watchdog_ticks: u64,
+    pub local_apic: LocalApic,
+    /// The number of the vCPU. Those after the first start in real mode.
+    pub vcpu: usize,
+}
+
+impl Svm {
+    /// Fills the VMCB: controls, and the guest's state at its entry point.
+    pub fn new(parts: Parts, entry_rip: u64, boot_info_gpa: u64, page_tables_gpa: u64) -> (Self, GuestRegisters) {
+        let Parts { vmcb, operation, capabilities, npt, memory, msrpm, iopm, physical_bits, .. } = parts;
+        let Parts { watchdog_ticks, local_apic, vcpu, .. } = parts;
+        let physical = |page: &Table| core::ptr::from_ref(page) as u64;
+        vmcb.set(vmcb::IOPM_BASE_PA, iopm.first().map_or(0, physical));
+        vmcb.set(vmcb::MSRPM_BASE_PA, physical(&msrpm[0]));
+        vmcb.set(vmcb::N_CR3, npt.pointer());
+        vmcb.set_part(vmcb::NP_ENABLE, 1);
+        vmcb.set(vmcb::TSC_OFFSET, 0);
+        vmcb.set(vmcb::VIRTUAL_INTERRUPT, vmcb::V_INTR_MASKING | vmcb::V_IRQ_ANYHOW | vmcb::V_INTR_VECTOR);
+        vmcb.set_part(vmcb::GUEST_ASID, 1);
+        vmcb.set_part(vmcb::TLB_CONTROL, FLUSH_ALL);
+        guest_state::write(vmcb, entry_rip, page_tables_gpa);
+        let mut svm = Self {
+            vmcb,
+            operation,
+            capabilities,
+            npt,
+            memory,
+            msrpm,
+            physical_bits,
+            code_page: Cell::default(),
+            asid: 1,
+            long_mode: true,
+            window: false,
+            in_nmi_handler: false,
+            halt: None,
+            local_apic,
+            kick_vector: KICK_VECTOR + vcpu as u8,
+            watchdog_ticks,
+            watchdog_tsc: None,
+            guest_deadline_tsc: None,
+        };
+        svm.operation.load(vmcb);
+        let _ = svm.set_profile(Profile::Minimal);
+        (svm, GuestRegisters { rdi: boot_info_gpa, ..GuestRegisters::default() })
+    }
+
+    /// The intercepts of a profile on this processor.
+    pub fn intercepts(&self, profile: Profile) -> Intercepts {
+        Intercepts::new(&self.capabilities, profile)
+    }
+
+    /// Which exits a profile's intercepts can produce.
+    pub fn controls(&self, profile: Profile) -> Controls {
+        self.intercepts(profile).in_force()
+    }
+
+    /// What comes before an entry that follows no exit: the guest has been left for something else, whose time does not count.
+    fn about_to_enter(&mut self) {
+        self.restart_watchdog();
+    }
+
+    /// Has the one timer interrupt at the earlier of two times.
+    fn program_timer(&self) {
+        let (guest, watchdog) = (self.guest_deadline_tsc, self.watchdog_tsc);
+        match (guest, watchdog) {
+            (Some(guest), Some(watchdog)) if watchdog < guest => {
+                self.local_apic.arm_timer(WATCHDOG_VECTOR, Some(watchdog));
+            }
+            (None, Some(watchdog)) => self.local_apic.arm_timer(WATCHDOG_VECTOR, Some(watchdog)),
+            (guest, _) => self.local_apic.arm_timer(TIMER_VECTOR, guest),
+        }
+    }
+
+    fn set_watchdog(&mut self, on: bool) {
+        let deadline = (on && self.watchdog_ticks > 0).then(|| tsc().saturating_add(self.watchdog_ticks));
+        if deadline.is_some() || self.watchdog_tsc.is_some() {
+            self.watchdog_tsc = deadline;
+            self.program_timer();
+        }
+    }
+
+    /// Gives the guest an ASID that no translation has been cached with; where there are no more, all are flushed.
+    fn new_asid(&mut self) {
+        self.code_page.get_mut().forget();
+        self.asid += 1;
+        let flushes = self.asid >= self.capabilities.asids;
+        if flushes {
+            self.asid = 1;
+        }
+        self.vmcb.set_part(vmcb::TLB_CONTROL, if flushes { FLUSH_ALL } else { 0 });
+        self.vmcb.set_part(vmcb::GUEST_ASID, self.asid.into());
+    }
+}

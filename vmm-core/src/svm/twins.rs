@@ -1,0 +1,175 @@
+//! One suite of exits for both backends: what the guest did, as VT-x would report it to the scripted backend and as SVM reports
+//! it in a VMCB, leads to the same registers, the same events and the same way on.
+#![expect(unsafe_code, reason = "an SVM backend whose instructions are not executed")]
+
+use core::cell::Cell;
+
+use tollgate_abi::ExitReason;
+
+use super::capability::Capabilities;
+use super::capability::tests::{qemu, zambezi};
+use super::instructions::SvmOperation;
+use super::npt::Npt;
+use super::{Svm, exit_information, guest_state, vmcb as f};
+use crate::exit::{
+    Backend, CrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, State, TableInstruction, vector,
+};
+use crate::ledger::Ledger;
+use crate::local_apic::LocalApic;
+use crate::memory::tests::memory;
+use crate::nested::Table;
+use crate::script::{Script, machine};
+use crate::svm::code_page::CodePage;
+use crate::vcpu::{Flow, Vcpu};
+
+/// Where the instruction is, and the page tables that map the first 2 MiB to themselves.
+const RIP: u64 = 0x4000;
+const PML4: u64 = 0x1000;
+
+/// A backend at an exit with this code and information, for an instruction with these bytes.
+fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) -> Svm {
+    let mut memory = memory(64 << 10);
+    for (at, entry) in [(PML4, 0x2003), (0x2000, 0x3003), (0x3000, 0x83)] {
+        memory.write_u64(at, entry).unwrap();
+    }
+    memory.write(RIP, bytes).unwrap();
+    let vmcb: &'static f::Vmcb = Box::leak(Box::new(f::Vmcb::new()));
+    guest_state::write(vmcb, RIP, PML4);
+    vmcb.set(f::EXITCODE, code);
+    vmcb.set(f::EXITINFO1, exitinfo1);
+    vmcb.set(f::EXITINFO2, exitinfo2);
+    vmcb.set(f::NRIP, RIP + bytes.len() as u64);
+    let capabilities = Capabilities::read(if assisted { zambezi } else { qemu }, 0).unwrap();
+    let mut npt = Npt::new(vec![Table::EMPTY; 8].leak(), 0x10_0000);
+    npt.prepare(8 << 20, 2 << 20).unwrap();
+    Svm {
+        vmcb,
+        // SAFETY: none of the exits here executes an instruction of SVM.
+        operation: unsafe { SvmOperation::new() },
+        capabilities,
+        npt,
+        memory,
+        msrpm: Box::leak(Box::new([const { Table::EMPTY }; 2])),
+        physical_bits: 40,
+        code_page: Cell::new(CodePage::default()),
+        asid: 1,
+        long_mode: true,
+        window: false,
+        in_nmi_handler: false,
+        halt: None,
+        local_apic: LocalApic::scripted(),
+        kick_vector: 0xe0,
+        watchdog_ticks: 0,
+        watchdog_tsc: None,
+        guest_deadline_tsc: None,
+    }
+}
+
+/// What VT-x would say of an exit.
+fn script(reason: ExitReason) -> Script {
+    let mut script = Script { reason: reason.0.into(), ..Script::default() };
+    script.set(State::Cr0, crate::vmx::guest_state::CR0);
+    script.set(State::Cr4, crate::vmx::guest_state::CR4);
+    script.set(State::CsRights, 1 << 13);
+    script
+}
+
+/// The same exit on both backends, on a processor that tells the next RIP and on one that does not.
+fn same(script: impl Fn() -> Script, svm_exit: (u64, u64, u64, &[u8]), registers: GuestRegisters, next: Next) {
+    let (code, exitinfo1, exitinfo2, bytes) = svm_exit;
+    let mut expected = registers;
+    let mut of_script = Vcpu::new(script(), machine());
+    let flow = of_script.exit(&Ledger::new(), &mut expected, 0);
+    // Without the next RIP, CPUID asks the processor for XCR0, which a host program may not.
+    for assisted in [true, false].into_iter().filter(|&assisted| assisted || code != 0x72) {
+        let mut vcpu = Vcpu::new(svm(assisted, code, exitinfo1, exitinfo2, bytes), machine());
+        let (account, mut registers) = (Ledger::new(), registers);
+        assert_eq!(vcpu.exit(&account, &mut registers, 0), flow, "{code:#x}");
+        assert_eq!(registers, expected, "{code:#x}");
+        assert_eq!(account.count(ExitReason(of_script.backend.reason as u16)), 1, "{code:#x} is counted as its twin");
+        let vmcb = vcpu.backend.vmcb;
+        let (rip, injected) = match next {
+            Next::Behind => (RIP + bytes.len() as u64, 0),
+            Next::Again => (RIP, 0),
+            Next::Raises(event) => (RIP, exit_information::injection(event)),
+        };
+        assert_eq!((vmcb.get(f::RIP), vmcb.get(f::EVENTINJ)), (rip, injected), "{code:#x}");
+        let of_script = of_script.backend.injected.first().map_or(0, |&event| exit_information::injection(event));
+        assert_eq!(of_script, injected, "{code:#x}");
+        assert_eq!(vcpu.backend.get(State::Cr0), script_cr0(&vcpu, code), "{code:#x}");
+    }
+    assert_eq!(flow, Flow::Resume);
+}
+
+/// CR0 after an exit: as at the entry, unless the exit is a write of it.
+fn script_cr0(vcpu: &Vcpu<Svm>, code: u64) -> u64 {
+    let at_entry = crate::vmx::guest_state::CR0;
+    if code == 0x10 { vcpu.backend.vmcb.get(f::CR0) } else { at_entry }
+}
+
+/// How the guest goes on.
+#[derive(Clone, Copy)]
+enum Next {
+    Behind,
+    Again,
+    Raises(Event),
+}
+
+#[test]
+fn the_same_exits_lead_to_the_same() {
+    let registers = GuestRegisters { rax: 0x1234, rcx: 0x1b, rdx: 7, rbx: 0x8000_0033, ..Default::default() };
+    let call = GuestRegisters { rax: 0, ..registers };
+    let script = |reason| move || script(reason);
+    same(script(ExitReason::CPUID), (0x72, 0, 0, &[0x0f, 0xa2]), call, Next::Behind);
+    same(script(ExitReason::CPUID), (0x72, 0, 0, &[0x48, 0x0f, 0xa2]), call, Next::Behind);
+    same(script(ExitReason::VMCALL), (0x81, 0, 0, &[0x0f, 0x01, 0xd9]), call, Next::Behind);
+    same(script(ExitReason::RDMSR), (0x7c, 0, 0, &[0x0f, 0x32]), registers, Next::Behind);
+    same(script(ExitReason::INVD), (0x76, 0, 0, &[0x0f, 0x08]), registers, Next::Behind);
+    same(script(ExitReason::PAUSE), (0x77, 0, 0, &[0xf3, 0x90]), registers, Next::Behind);
+    let refused = |event| Next::Raises(event);
+    let wild = GuestRegisters { rcx: 0x4711, ..registers };
+    same(script(ExitReason::WRMSR), (0x7c, 1, 0, &[0x0f, 0x30]), wild, refused(Event::GENERAL_PROTECTION));
+    same(script(ExitReason::RDPMC), (0x6f, 0, 0, &[0x0f, 0x33]), registers, refused(Event::GENERAL_PROTECTION));
+    same(script(ExitReason::MONITOR), (0x8a, 0, 0, &[0x0f, 0x01, 0xc8]), registers, refused(Event::UNDEFINED_OPCODE));
+
+    let io = |port, is_in| IoAccess { port, bytes: 1, is_in, is_string: false, is_repeated: false };
+    let access = |io| move || Script { io: Some(io), ..self::script(ExitReason::IO_INSTRUCTION) };
+    same(access(io(0x80, true)), (0x7b, 0x80 << 16 | 1 << 4 | 1, RIP + 2, &[0xe4, 0x80]), registers, Next::Behind);
+    same(access(io(0x80, false)), (0x7b, 0x80 << 16 | 1 << 4, RIP + 2, &[0xe6, 0x80]), registers, Next::Behind);
+
+    let cr = |cr| move || Script { cr: Some(cr), ..self::script(ExitReason::CR_ACCESS) };
+    let write = |cr, register| CrAccess::Write { cr, register };
+    same(cr(write(0, 3)), (0x10, 0, 0, &[0x0f, 0x22, 0xc3]), registers, Next::Behind);
+    same(cr(CrAccess::Read { cr: 8, register: 3 }), (0x08, 0, 0, &[0x44, 0x0f, 0x20, 0xc3]), registers, Next::Behind);
+    let nw_alone = GuestRegisters { rbx: 0xa000_0033, ..registers };
+    same(cr(write(0, 3)), (0x10, 0, 0, &[0x0f, 0x22, 0xc3]), nw_alone, refused(Event::GENERAL_PROTECTION));
+    same(cr(CrAccess::Clts), (0x10, 0, 0, &[0x0f, 0x06]), registers, Next::Behind);
+
+    let fault = PhysicalFault { gpa: 0x80_1000, read: false, write: true, fetch: false };
+    let fresh = move || Script {
+        physical_fault: Some(fault),
+        fresh: 8 << 20..10 << 20,
+        ..self::script(ExitReason::EPT_VIOLATION)
+    };
+    same(fresh, (0x400, 1 << 32 | 2, 0x80_1000, &[0x89, 0x07]), registers, Next::Again);
+
+    let exception = |event| move || Script { exit_event: Some(event), ..self::script(ExitReason::EXCEPTION_OR_NMI) };
+    let protection = Event::fault(vector::GP, 0x18);
+    same(exception(protection), (0x4d, 0x18, 0, &[0x90]), registers, refused(protection));
+    same(exception(Event::UNDEFINED_OPCODE), (0x46, 0, 0, &[0x0f, 0x0b]), registers, refused(Event::UNDEFINED_OPCODE));
+}
+
+#[test]
+fn what_no_assist_tells_is_in_the_bytes() {
+    let mut registers = GuestRegisters { rdi: 0x5000, ..Default::default() };
+    let sgdt = svm(false, 0x67, 0, 0, &[0x0f, 0x01, 0x47, 0x10]);
+    assert_eq!(sgdt.table_access(&mut registers), (TableInstruction::Sgdt, Operand::Memory(0x5010)));
+    let invlpg = svm(false, 0x79, 0, 0, &[0x0f, 0x01, 0x3f]);
+    assert_eq!(invlpg.invalidated_address(&mut registers), 0x5000);
+    let dr = svm(false, 0x37, 0, 0, &[0x0f, 0x23, 0xfe]).dr_access();
+    assert_eq!((dr.dr, dr.register, dr.is_read), (7, 6, false));
+    assert_eq!(svm(false, 0x6f, 0, 0, &[0x0f, 0x33]).get(State::InstructionBytes), 2);
+    // An instruction that is gone: the code still names the register.
+    let lost = svm(false, 0x13, 0, 0, &[0x90]);
+    assert_eq!(lost.cr_access(&mut registers), CrAccess::Write { cr: 3, register: 0 });
+}

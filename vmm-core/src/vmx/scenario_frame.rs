@@ -1,0 +1,223 @@
+//! What scenarios start from: a frame of a guest with its state, which a scenario's row changes, and the pages that the
+//! processor reads.
+
+use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::profile::Profile;
+
+use super::Vmx;
+use super::field::{self as f, *};
+use super::guest_state;
+use super::scenario_hardware as hardware;
+use crate::board::Board;
+use crate::exit::{Backend, GuestRegisters, State};
+use crate::memory::GuestMemory;
+use crate::nested::Table;
+
+/// Guest-physical pages of the boot area that the unikernel no longer needs: code, data (with the stack at its end),
+/// the APIC-access page, a task-state segment.
+pub(super) const CODE: u64 = 0x9000;
+pub(super) const DATA: u64 = 0xa000;
+const STACK_END: u64 = DATA + 0xff0;
+const APIC_PAGE: u64 = 0xb000;
+const TSS: u64 = 0xc000;
+/// A page whose EPT entry a scenario may change.
+pub(super) const FRESH: u64 = RAM_BYTES;
+
+/// Ticks that a scenario may take.
+const BOUND_TICKS: u32 = 100_000;
+
+/// CR0.AM (SDM 3A 2.5).
+const CR0_AM: u64 = 1 << 18;
+/// CR4 bits, likewise.
+const CR4_OSXSAVE: u64 = 1 << 18;
+/// RFLAGS bits (SDM 1 3.4.3).
+const RFLAGS_AC: u64 = 1 << 18;
+/// Access rights (SDM 3C table 25-2) of 32-bit code, and of 64-bit code and a stack of ring 3.
+const CODE_32: u32 = 0xc09b;
+const USER_CODE_64: u32 = 0xa0fb;
+const USER_STACK: u32 = 0xc0f3;
+/// A paging-structure entry: the page is ring 3's, too.
+const USER: u8 = 1 << 2;
+/// IA32_XSS and EAX: the CET user state, which the XSS-exiting bitmap intercepts before anything is saved.
+const XSS_COMPONENT: u64 = 0x800;
+
+/// Pages for the processor, in host-physical memory.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "named after the fields that refer to them")]
+pub struct Pages {
+    pub virtual_apic: &'static mut Table,
+    pub msr_load: &'static mut Table,
+    pub pml: &'static mut Table,
+    pub eptp_list: &'static mut Table,
+    pub spp: &'static mut Table,
+    pub virtualization_exception: &'static mut Table,
+}
+
+/// What a row works on.
+pub(super) struct Frame<'a> {
+    pub(super) vmx: &'a mut Vmx,
+    pub(super) memory: &'a mut GuestMemory,
+    pub(super) pages: &'a mut Pages,
+    pub(super) board: &'a Board,
+    pub(super) registers: GuestRegisters,
+}
+
+/// Where a page for the processor is.
+pub(super) fn address(page: &Table) -> u64 {
+    core::ptr::from_ref(page) as u64
+}
+
+impl Frame<'_> {
+    /// The state that every row starts from.
+    #[inline(never)]
+    pub(super) fn reset(&mut self) {
+        let _ = self.vmx.set_profile(Profile::Minimal);
+        guest_state::write(&mut self.vmx.vmcs, CODE, PAGE_TABLES_GPA);
+        self.vmx.set(State::Cr0, guest_state::CR0);
+        self.vmx.set(State::Cr4, guest_state::CR4);
+        self.vmx.vmcs.write(GUEST_RSP, STACK_END);
+        self.vmx.vmcs.write(ENTRY_INTERRUPTION_INFORMATION, 0);
+        if self.vmx.capabilities.pin.may >> 6 & 1 != 0 {
+            self.pin(1 << 6);
+            self.vmx.vmcs.write(PREEMPTION_TIMER, BOUND_TICKS >> self.vmx.capabilities.preemption_timer_shift());
+        }
+        let _ = self.memory.zero(DATA, TSS + 0x1000 - DATA);
+        self.registers.rdi = FRESH;
+        self.vmx.flush_translations(None);
+    }
+
+    #[inline(never)]
+    pub(super) fn pin(&mut self, bits: u32) {
+        let pin = self.vmx.vmcs.read(PIN_CONTROLS);
+        self.vmx.vmcs.write(PIN_CONTROLS, pin | bits);
+    }
+
+    #[inline(never)]
+    pub(super) fn proc(&mut self, set: u32, clear: u32) {
+        let proc = self.vmx.vmcs.read(PROC_CONTROLS);
+        self.vmx.vmcs.write(PROC_CONTROLS, (proc | set) & !clear);
+    }
+
+    #[inline(never)]
+    pub(super) fn proc2(&mut self, bits: u32) {
+        let proc2 = self.vmx.vmcs.read(PROC2_CONTROLS);
+        self.vmx.vmcs.write(PROC2_CONTROLS, proc2 | bits);
+    }
+
+    #[inline(never)]
+    pub(super) fn cr4(&mut self, bits: u64) {
+        let cr4 = self.vmx.vmcs.read(GUEST_CR4);
+        self.vmx.vmcs.write(GUEST_CR4, cr4 | bits);
+    }
+
+    /// TPR shadow instead of CR8 exits, with these doublewords in the virtual-APIC page.
+    #[inline(never)]
+    pub(super) fn virtual_apic(&mut self, registers: &[(usize, u64)]) {
+        self.pages.virtual_apic.0.fill(0);
+        for &(offset, value) in registers {
+            self.pages.virtual_apic.0[offset / 8] |= value << (8 * (offset % 8));
+        }
+        self.vmx.vmcs.write(VIRTUAL_APIC_ADDRESS, address(self.pages.virtual_apic));
+        self.vmx.vmcs.write(TPR_THRESHOLD, 0);
+        self.proc(1 << 21, 1 << 19 | 1 << 20);
+    }
+
+    /// The APIC-access page with these secondary controls; RDI points at a register in it.
+    #[inline(never)]
+    pub(super) fn apic_access(&mut self, offset: u64, proc2: u32) {
+        self.proc2(proc2);
+        self.vmx.vmcs.write(APIC_ACCESS_ADDRESS, self.vmx.memory_hpa + APIC_PAGE);
+        if proc2 >> 9 & 1 != 0 {
+            self.vmx.vmcs.write(EOI_EXIT_BITMAP_0, 0);
+            self.vmx.vmcs.write(GUEST_INTERRUPT_STATUS, 0);
+        }
+        self.registers.rdi = APIC_PAGE + offset;
+    }
+
+    #[inline(never)]
+    pub(super) fn fresh_entry(&mut self, entry: u64) {
+        self.vmx.ept.set_fresh_entry(FRESH, entry);
+        self.ept_pointer(0);
+    }
+
+    #[inline(never)]
+    pub(super) fn ept_pointer(&mut self, extra: u64) {
+        let pointer = self.vmx.ept.pointer() | extra;
+        self.vmx.vmcs.write(EPT_POINTER, pointer);
+        self.vmx.vmcs.invalidate_ept(pointer);
+    }
+
+    /// IA32_XSS and the XSS-exiting bitmap with one component in common, and EDX:EAX asking for it.
+    #[inline(never)]
+    pub(super) fn supervisor_state(&mut self) {
+        self.proc2(1 << 20);
+        self.vmx.vmcs.write(XSS_EXITING_BITMAP, XSS_COMPONENT);
+        self.vmx.set(State::Cr4, guest_state::CR4 | CR4_OSXSAVE);
+        hardware::write_xss(XSS_COMPONENT);
+        (self.registers.rax, self.registers.rdi) = (XSS_COMPONENT, DATA);
+    }
+
+    /// Exits for one exception more.
+    #[inline(never)]
+    pub(super) fn exception(&mut self, vector: u8) {
+        let bitmap = self.vmx.vmcs.read(EXCEPTION_BITMAP);
+        self.vmx.vmcs.write(EXCEPTION_BITMAP, bitmap | 1 << vector);
+    }
+
+    /// 32-bit code in IA-32e mode.
+    #[inline(never)]
+    pub(super) fn compatibility_mode(&mut self) {
+        self.vmx.vmcs.write(GUEST_CS_RIGHTS, CODE_32);
+    }
+
+    /// Ring 3 of 64-bit mode, which has to align its accesses (SDM 3A 6.15, interrupt 17).
+    #[inline(never)]
+    pub(super) fn aligned_ring_3(&mut self) {
+        self.user_pages(USER);
+        self.vmx.set(State::Cr0, guest_state::CR0 | CR0_AM);
+        let vmcs = &mut self.vmx.vmcs;
+        for (selector, rights, value) in
+            [(GUEST_CS_SELECTOR, GUEST_CS_RIGHTS, USER_CODE_64), (GUEST_SS_SELECTOR, GUEST_SS_RIGHTS, USER_STACK)]
+        {
+            vmcs.write(selector, vmcs.read(selector) | 3);
+            vmcs.write(rights, value);
+        }
+        let rflags = vmcs.read(GUEST_RFLAGS);
+        vmcs.write(GUEST_RFLAGS, rflags | RFLAGS_AC);
+    }
+
+    /// The first 2 MiB with [`USER`] or without: the lowest byte of the entry at each level of the page tables.
+    #[inline(never)]
+    pub(super) fn user_pages(&mut self, user: u8) {
+        for (level, byte) in (0..).zip([0x03, 0x03, 0x83]) {
+            let _ = self.memory.write(PAGE_TABLES_GPA + level * PAGE_BYTES, &[byte | user]);
+        }
+    }
+
+    /// An address for virtualization-exception information, which is free to be written (SDM 3C 26.5.7.2).
+    #[inline(never)]
+    pub(super) fn virtualization_exceptions(&mut self) {
+        self.pages.virtualization_exception.0.fill(0);
+        self.proc2(1 << 18);
+        self.vmx.vmcs.write(VIRTUALIZATION_EXCEPTION_ADDRESS, address(self.pages.virtualization_exception));
+        self.fresh_entry(0);
+    }
+
+    /// 32-bit protected mode without paging, with a task-state segment at selector 0x28 and one in the task register.
+    #[inline(never)]
+    pub(super) fn protected_mode(&mut self) {
+        let _ = self.memory.write_u64(DATA + 0x28, 0x0000_8900_0000_0067 | TSS << 16);
+        let vmcs = &mut self.vmx.vmcs;
+        vmcs.write(GUEST_GDTR_BASE, DATA);
+        vmcs.write(GUEST_GDTR_LIMIT, 0x2f);
+        vmcs.write(GUEST_CR0, 0x21);
+        vmcs.write(f::GUEST_CR3, 0);
+        vmcs.write(GUEST_CR4, 0x2000);
+        vmcs.write(GUEST_IA32_EFER, 0);
+        vmcs.write(GUEST_CS_RIGHTS, CODE_32);
+        vmcs.write(GUEST_TR_BASE, TSS);
+        let entry = vmcs.read(ENTRY_CONTROLS);
+        vmcs.write(ENTRY_CONTROLS, entry & !(1 << 9));
+        self.proc2(1 << 7);
+    }
+}
