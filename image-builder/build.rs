@@ -1,8 +1,10 @@
-//! Builds the two bare-metal programs, which the host tool carries in itself.
+//! Builds the bare-metal programs, which the host tool carries in itself.
 //!
-//! They need compiler flags that no host program may have, so a nested cargo builds them: the monitor without SSE, so
-//! that the guest's vector registers survive an exit untouched, and both without a red zone, which an interrupt would
+//! They need compiler flags that no host program may have, so a nested cargo builds them: the monitor, for the ROM and for
+//! UEFI, without SSE, so that the guest's vector registers survive an exit untouched, and all without a red zone, which an interrupt would
 //! overwrite.
+//!
+//! The UEFI firmware for QEMU is carried, too: that of the crate `ovmf-prebuilt`, whose later versions fetch it from a network.
 
 use std::env;
 use std::fs;
@@ -17,7 +19,7 @@ struct Program {
     flags: &'static [&'static str],
 }
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 3] = [
     Program {
         package: "monitor",
         flags: &[
@@ -25,6 +27,16 @@ const PROGRAMS: [Program; 2] = [
             "-Ctarget-feature=-sse,-sse2",
             "-Cno-redzone=yes",
             "-Crelocation-model=static",
+            "-Cforce-frame-pointers=no",
+        ],
+    },
+    Program {
+        package: "monitor-uefi",
+        flags: &[
+            "--cfg=bare",
+            "-Ctarget-feature=-sse,-sse2",
+            "-Cno-redzone=yes",
+            "-Crelocation-model=pie",
             "-Cforce-frame-pointers=no",
         ],
     },
@@ -44,12 +56,17 @@ fn main() {
     for source in SOURCES {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
+    copy(&ovmf_prebuilt::ovmf_pure_efi(), &out.join("OVMF.fd"));
     for program in &PROGRAMS {
         let elf = build(program, &root, &target_directory(&out, program));
-        let copy = out.join(program.package).with_extension("elf");
-        if let Err(error) = fs::copy(&elf, &copy) {
-            panic!("copying {} to {}: {error}", elf.display(), copy.display());
-        }
+        let copied = out.join(program.package).with_extension("elf");
+        copy(&elf, &copied);
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    if let Err(error) = fs::copy(from, to) {
+        panic!("copying {} to {}: {error}", from.display(), to.display());
     }
 }
 

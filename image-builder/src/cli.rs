@@ -29,9 +29,11 @@ const RUN_EXAMPLES: &str = "Examples:
 
 Environment:
   TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH
-  TOLLGATE_QEMU     the QEMU to use instead of the one in PATH";
+  TOLLGATE_QEMU     the QEMU to use instead of the one in PATH
+  TOLLGATE_OVMF     the UEFI firmware for QEMU to use instead of the one that tollgate has in itself";
 
-const IMAGE_EXAMPLES: &str = "Example:
+const IMAGE_EXAMPLES: &str = "Examples:
+  tollgate image --uefi tollgate.img             then copy it to a whole USB stick: dd if=tollgate.img of=/dev/sdX
   tollgate image --rom tollgate.rom
   qemu-system-x86_64 -bios tollgate.rom -serial stdio -display none -no-reboot";
 
@@ -171,6 +173,9 @@ pub struct RunArguments {
     /// What goes into the image.
     #[command(flatten)]
     pub image: ImageOptions,
+    /// Boot the UEFI image, under OVMF, and compare the log on its stick with the serial log
+    #[arg(long)]
+    pub uefi: bool,
     /// Compare with the emulator's own log of VM exits, too (not with KVM, which keeps none)
     #[arg(long)]
     pub audit: bool,
@@ -183,7 +188,7 @@ pub struct RunArguments {
     /// The processor model of Bochs; `tollgate platforms` lists them
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
-    /// Memory of the emulated machine in MiB [default: 32]
+    /// Memory of the emulated machine in MiB [default: 32, with --uefi 256]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(4..=2048))]
     pub memory: Option<u16>,
     /// Processors of the emulated machine, 1 to 16 [default: as many as the run needs]
@@ -198,8 +203,11 @@ pub struct RunArguments {
 #[derive(Clone, Debug, Args)]
 pub struct ImageArguments {
     /// Where to write the ROM
-    #[arg(long, value_name = "FILE", required = true)]
-    pub rom: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "uefi")]
+    pub rom: Option<PathBuf>,
+    /// Where to write the disk image for a machine with UEFI
+    #[arg(long, value_name = "FILE")]
+    pub uefi: Option<PathBuf>,
     /// What goes into the image.
     #[command(flatten)]
     pub image: ImageOptions,

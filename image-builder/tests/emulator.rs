@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{text, tollgate_in};
 use image_builder::account::Account;
 use image_builder::emulator::models::{MODELS, Model, Offers};
-use image_builder::emulator::{Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu};
+use image_builder::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu};
 use image_builder::failure::Status;
 use image_builder::image;
 use serde_json::{Value, json};
@@ -354,8 +354,9 @@ fn the_budgets_hold() {
 /// QEMU's own emulation, ready to run an image.
 fn on_tcg(directory: &Path, rom: &[u8], cpus: u32) -> Launch {
     let platform = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
-    let machine = qemu::Machine { cpus, ..qemu::Machine::new(platform) };
-    qemu::prepare(directory, rom, machine, true).unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"))
+    let boot = Boot::Rom(rom);
+    let machine = qemu::Machine { cpus, ..qemu::Machine::new(platform, boot) };
+    qemu::prepare(directory, boot, machine, true).unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"))
 }
 
 #[test]
@@ -389,7 +390,8 @@ fn a_rom_whose_monitor_is_damaged_says_so() {
     for (i, damage) in damages.iter().enumerate() {
         let (places, mut rom) = ([(); 2].map(|()| tempfile::tempdir().unwrap()), rom.clone());
         damage(&mut rom, at);
-        let on_bochs = bochs::prepare(places[0].path(), &rom, bochs::Machine::new(model), false);
+        let on_bochs =
+            bochs::prepare(places[0].path(), Boot::Rom(&rom), bochs::Machine::new(model, Boot::Rom(&rom)), false);
         let on_bochs = on_bochs.unwrap_or_else(|missing| panic!("{missing}"));
         for launch in [on_bochs, on_tcg(places[1].path(), &rom, 1)] {
             let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
@@ -443,8 +445,9 @@ fn no_emulator_listens_on_a_network() {
     let place = tempfile::tempdir().unwrap();
     let rom = image::build(None, "workloads=endless-loop watchdog=100000000").unwrap();
     let model = Model::by_name("tigerlake").unwrap();
-    let launch = bochs::prepare(place.path(), &rom.bytes, bochs::Machine::new(model), false)
-        .unwrap_or_else(|missing| panic!("{missing}"));
+    let launch =
+        bochs::prepare(place.path(), Boot::Rom(&rom.bytes), bochs::Machine::new(model, Boot::Rom(&rom.bytes)), false)
+            .unwrap_or_else(|missing| panic!("{missing}"));
     check_no_sockets(&launch, place.path());
     let place = tempfile::tempdir().unwrap();
     check_no_sockets(&on_tcg(place.path(), &endless_rom(), 1), place.path());

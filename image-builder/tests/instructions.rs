@@ -5,7 +5,7 @@
 //! besides `.text` start a machine and switch modes: there a symbol whose name ends in 16, 32 or 64 begins code of that width.
 
 use iced_x86::{CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register};
-use image_builder::image::MONITOR_ELF;
+use image_builder::image::{APPLICATION_ELF, MONITOR_ELF};
 use object::read::elf::{ElfFile64, SectionHeader};
 use object::{LittleEndian as LE, Object, ObjectSection, ObjectSymbol, elf};
 
@@ -17,8 +17,8 @@ struct Stretch {
     bytes: Vec<u8>,
 }
 
-fn stretches() -> Vec<Stretch> {
-    let file = ElfFile64::<LE>::parse(MONITOR_ELF).unwrap();
+fn stretches(image: &[u8]) -> Vec<Stretch> {
+    let file = ElfFile64::<LE>::parse(image).unwrap();
     let mut all = Vec::new();
     for section in
         file.sections().filter(|section| section.elf_section_header().sh_flags(LE) & u64::from(elf::SHF_EXECINSTR) != 0)
@@ -113,19 +113,30 @@ fn scan<'s>(
 
 #[test]
 fn the_monitor_has_no_vector_instruction() {
-    let (found, decoded) = scan(&stretches(), touches_vector_state);
+    let (found, decoded) = scan(&stretches(MONITOR_ELF), touches_vector_state);
     assert!(found.is_empty(), "{} of {decoded} instructions:\n{}", found.len(), found.join("\n"));
     assert!(decoded > 1000, "only {decoded} instructions were decoded: is this the monitor?");
 }
 
+/// Under UEFI that state is firmware's before and after the run: one file saves it and puts it back.
+#[test]
+fn the_application_has_vector_instructions_where_it_keeps_firmwares_state_only() {
+    let (state, rest): (Vec<_>, Vec<_>) =
+        stretches(APPLICATION_ELF).into_iter().partition(|stretch| stretch.name.contains("monitor_uefi5state"));
+    let (found, decoded) = scan(&rest, touches_vector_state);
+    assert!(found.is_empty(), "{} of {decoded} instructions:\n{}", found.len(), found.join("\n"));
+    assert!(decoded > 1000, "only {decoded} instructions were decoded: is this the application?");
+    let (found, _) = scan(&state, touches_vector_state);
+    assert_eq!(found.len(), 2, "saved once and put back once:\n{}", found.join("\n"));
+}
+
 /// Of the crate's modules those that handle exits, as symbols have them. The board, which those ask that are about another
 /// vCPU, is none of them.
-const EXIT_PATH: [&str; 8] =
-    ["5entry", "5stack", "3svm", "4vcpu", "8handlers", "6ledger", "4keys", "keys..Keyed"];
+const EXIT_PATH: [&str; 8] = ["5entry", "5stack", "3svm", "4vcpu", "8handlers", "6ledger", "4keys", "keys..Keyed"];
 
 #[test]
 fn the_exit_path_has_no_locked_instruction() {
-    let all = stretches();
+    let all = stretches(MONITOR_ELF);
     let of_path = |part: &str| {
         let is_of_part = move |name: &str| name.contains("vmm_core") && name.contains(part);
         all.iter().filter(move |stretch| is_of_part(&stretch.name)).collect::<Vec<_>>()

@@ -78,8 +78,16 @@ fn no_name_says_nothing() {
 fn the_architecture_names_the_folders_that_exist() {
     let text = read(&root().join("ARCHITECTURE.md"));
     assert!(!text.is_empty(), "ARCHITECTURE.md is missing");
-    let folders =
-        ["vmm-core", "vmm-core/abi", "vmm-core/bare-rt", "vmm-core/monitor", "unikernel-guest", "image-builder", "ci"];
+    let folders = [
+        "vmm-core",
+        "vmm-core/abi",
+        "vmm-core/bare-rt",
+        "vmm-core/monitor",
+        "vmm-core/monitor-uefi",
+        "unikernel-guest",
+        "image-builder",
+        "ci",
+    ];
     let unnamed = |folder: &&str| !text.contains(&format!("`{folder}"));
     none(
         "folders that ARCHITECTURE.md does not name",

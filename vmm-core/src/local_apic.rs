@@ -13,6 +13,10 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::registers::tsc;
 
+mod settings;
+
+pub use settings::Settings;
+
 /// Where it is mapped after reset (SDM 3A 12.4.1); the boot block maps the first 4 GiB to themselves.
 const MAPPED_AT: u64 = 0xfee0_0000;
 /// IA32_APIC_BASE: x2APIC mode.

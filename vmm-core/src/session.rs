@@ -2,6 +2,7 @@
 //!
 //! Everything here happens while no exit is open, so that it costs the account nothing.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
@@ -35,6 +36,8 @@ pub struct Session<W> {
     restless: Option<usize>,
     /// Exits that scenarios provoked, which are not in the guest's book.
     by_scenarios: [u64; ROWS],
+    /// What the verdict is to say besides.
+    postscript: Option<String>,
 }
 
 /// The most bytes of guest output in one record: escaped, each takes four, and the record has to fit its line.
@@ -189,12 +192,39 @@ fn read_book(machine: &Machine, gpa: u64) -> Option<GuestBook> {
 impl<W: Write> Session<W> {
     /// A session that writes its records to `out`. Errors of the sink are dropped: there is nowhere to report them.
     pub fn new(out: W) -> Self {
-        Self { out, window: None, differing: None, differing_scenario: None, restless: None, by_scenarios: [0; ROWS] }
+        Self {
+            out,
+            window: None,
+            differing: None,
+            differing_scenario: None,
+            restless: None,
+            by_scenarios: [0; ROWS],
+            postscript: None,
+        }
     }
 
     /// Where the records go.
     pub fn sink(&mut self) -> &mut W {
         &mut self.out
+    }
+
+    /// Has the verdict say something besides.
+    pub fn set_postscript(&mut self, postscript: Option<String>) {
+        self.postscript = postscript;
+    }
+
+    /// Writes the verdict, which is the last record.
+    #[inline(never)]
+    pub fn write_verdict(&mut self, result: &str, detail: fmt::Arguments<'_>, remedy: Option<&str>) {
+        let postscript = self.postscript.take();
+        let (separator, postscript) = postscript.as_deref().map_or(("", ""), |postscript| ("; ", postscript));
+        let record = self.record(Kind::Verdict).word("result", result);
+        let record = record.text("detail", format_args!("{detail}{separator}{postscript}"));
+        let _ = match remedy {
+            Some(remedy) => record.text("remedy", remedy),
+            None => record,
+        }
+        .finish();
     }
 
     /// Starts a record.
@@ -505,7 +535,7 @@ impl<W: Write> Session<W> {
     }
 
     fn verdict(&mut self, verdict: &Verdict<'_>) -> Ending {
-        let _ = self.record(Kind::Verdict).word("result", verdict.result).text("detail", verdict.detail).finish();
+        self.write_verdict(verdict.result, verdict.detail, None);
         verdict.ending
     }
 }
@@ -627,6 +657,15 @@ mod tests {
         let (log, ending) = log(5, 5, 5, 5, 1);
         assert_eq!((verdict(&log).as_str(), ending), ("balanced: 6 exits, every book agrees", Ending::Pass));
         assert!(log.lines().all(|line| parse(line.as_bytes()).is_ok()), "{log}");
+    }
+
+    #[test]
+    fn the_verdict_has_a_postscript_where_one_is_set() {
+        let mut text = String::new();
+        let mut session = Session::new(&mut text);
+        session.set_postscript(Some("the log can't be saved: the stick is full".to_owned()));
+        session.write_verdict("refused", format_args!("no VT-x"), Some("buy one"));
+        assert_eq!(verdict(&text), "refused: no VT-x; the log can't be saved: the stick is full");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::print;
 use crate::account::{Account, WorkloadAccount};
 use crate::cli::BenchArguments;
 use crate::emulator::models::{self, Model};
-use crate::emulator::{Limits, Session, bochs};
+use crate::emulator::{Boot, Limits, Session, bochs};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::progress::Progress;
@@ -93,8 +93,9 @@ fn measure(books: Books, cpus: u32, limit: Duration) -> Result<Ticks, Failure> {
     let directory = tempfile::tempdir().map_err(|error| {
         Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
     })?;
-    let launch =
-        bochs::prepare(directory.path(), &rom.bytes, bochs::Machine { cpus, ..bochs::Machine::new(model) }, false)?;
+    let boot = Boot::Rom(&rom.bytes);
+    let machine = bochs::Machine { cpus, ..bochs::Machine::new(model, boot) };
+    let launch = bochs::prepare(directory.path(), boot, machine, false)?;
     let progress = Progress::new(2 * BUDGETS.len() as u64);
     let what = match books {
         Books::Ledger if cpus > 1 => "with the ledger, on several vCPUs at once",

@@ -17,7 +17,7 @@ use super::outcome;
 use super::tables::{enabled_by, need_names};
 use crate::account::Account;
 use crate::emulator::models::{MODELS, Model, Offers};
-use crate::emulator::{Limits, Session, bochs};
+use crate::emulator::{Boot, Limits, Session, bochs};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
@@ -140,9 +140,10 @@ fn run_parts(model: &'static Model, directory: &Path) -> Result<Vec<Account>, Fa
 fn run(part: &Part, directory: &Path) -> Result<Account, Failure> {
     output_file::create_directory(directory)?;
     let rom = image::build(None, &part.options)?;
+    let boot = Boot::Rom(&rom.bytes);
     let cpus = Options::parse(&part.options).unwrap_or_default().processors();
-    let machine = bochs::Machine { cpus, ..bochs::Machine::new(part.model) };
-    let launch = bochs::prepare(directory, &rom.bytes, machine, true)?;
+    let machine = bochs::Machine { cpus, ..bochs::Machine::new(part.model, boot) };
+    let launch = bochs::prepare(directory, boot, machine, true)?;
     let session = Session::run(&launch, Limits::within(Duration::from_secs(SECONDS)), |_| {})?;
     outcome::account(&launch, session)
 }

@@ -1,5 +1,7 @@
 //! `tollgate image`: the bootable image as a file.
 
+use std::path::Path;
+
 use crate::cli::ImageArguments;
 use crate::failure::{Failure, Status};
 use crate::image;
@@ -7,15 +9,23 @@ use crate::output_file;
 
 pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     let options = arguments.image.selection()?.options()?;
-    let rom = image::build(arguments.image.guest.as_deref(), &options)?;
-    output_file::write(&arguments.rom, &rom.bytes)?;
-    eprintln!(
-        "{}: {} bytes, of which the monitor has {} and the guest {}, packed; {} are free",
-        arguments.rom.display(),
-        rom.bytes.len(),
-        rom.monitor_bytes,
-        rom.guest_bytes,
-        rom.free_bytes
-    );
+    let guest = arguments.image.guest.as_deref();
+    if let Some(path) = &arguments.rom {
+        let rom = image::build(guest, &options)?;
+        write(path, &rom.bytes, rom.monitor_bytes, rom.guest_bytes, Some(rom.free_bytes))?;
+    }
+    if let Some(path) = &arguments.uefi {
+        let stick = image::build_stick(guest, &options)?;
+        write(path, &stick.bytes, stick.monitor_bytes, stick.guest_bytes, None)?;
+    }
     Ok(Status::Balanced)
+}
+
+/// Writes an image and says what is in it. In a ROM both parts are packed.
+fn write(path: &Path, bytes: &[u8], monitor: usize, guest: usize, free: Option<usize>) -> Result<(), Failure> {
+    output_file::write(path, bytes)?;
+    let free = free.map_or(String::new(), |free| format!(", packed; {free} are free"));
+    let (path, all) = (path.display(), bytes.len());
+    eprintln!("{path}: {all} bytes, of which the monitor has {monitor} and the guest {guest}{free}");
+    Ok(())
 }

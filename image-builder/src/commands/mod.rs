@@ -8,6 +8,7 @@ mod outcome;
 mod platforms;
 mod report;
 mod run;
+mod stick;
 mod tables;
 
 use std::io::{self, Write};

@@ -8,11 +8,11 @@ use tollgate_abi::command_line::Options;
 
 use super::atlas;
 use super::outcome::account;
-use super::print;
+use super::{print, stick};
 use crate::account::Account;
 use crate::cli::RunArguments;
 use crate::emulator::models::{self, MODELS, Model};
-use crate::emulator::{Engine, Limits, MEMORY_MIB, Platform, Session, bochs, qemu};
+use crate::emulator::{Boot, Engine, Limits, Platform, Session, bochs, qemu};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
@@ -48,29 +48,35 @@ pub(super) fn run_image(
     model: &'static Model,
     directory: &Path,
 ) -> Result<(String, Account), Failure> {
-    let rom = image::build(arguments.image.guest.as_deref(), options)?;
+    let guest = arguments.image.guest.as_deref();
+    let image =
+        if arguments.uefi { image::build_stick(guest, options)?.bytes } else { image::build(guest, options)?.bytes };
+    let boot = if arguments.uefi { Boot::Stick(&image) } else { Boot::Rom(&image) };
     let parsed = Options::parse(options).unwrap_or_default();
     let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
     let progress = Progress::new(workloads);
     let platform = platform(arguments, &progress)?;
-    let memory_mib = arguments.memory.unwrap_or(MEMORY_MIB);
+    let memory_mib = arguments.memory.unwrap_or(boot.memory_mib());
     let cpus = arguments.machine_cpus.unwrap_or(parsed.processors());
     let launch = match platform.engine {
-        Engine::Bochs => {
-            bochs::prepare(directory, &rom.bytes, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?
-        }
+        Engine::Bochs => bochs::prepare(directory, boot, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?,
         Engine::Kvm | Engine::Tcg => {
-            qemu::prepare(directory, &rom.bytes, qemu::Machine { platform, memory_mib, cpus }, arguments.audit)?
+            qemu::prepare(directory, boot, qemu::Machine { platform, memory_mib, cpus }, arguments.audit)?
         }
     };
     let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
     progress.phase(&format!("{}: {}{and_scenarios}", launch.name, counted(workloads, "workload")));
-    let limits = Limits::within(Duration::from_secs(seconds(arguments)));
+    let within = Limits::within(Duration::from_secs(seconds(arguments)));
+    let limits = if arguments.uefi { Limits { grace: stick::GRACE, ..within } } else { within };
     let session = Session::run(&launch, limits, |record| progress.record(record));
     progress.finish();
-    Ok((launch.name.clone(), account(&launch, session?)?))
+    let account = account(&launch, session?)?;
+    if arguments.uefi {
+        stick::compare(directory, &launch.serial)?;
+    }
+    Ok((launch.name, account))
 }
 
 fn seconds(arguments: &RunArguments) -> u64 {
@@ -98,6 +104,9 @@ fn platform(arguments: &RunArguments, progress: &Progress) -> Result<&'static Pl
     };
     if let Some(why) = bochs_only.filter(|_| !on.allows(Engine::Bochs)) {
         return Err(Failure::usage(why).remedy("use --on bochs"));
+    }
+    if arguments.uefi && arguments.image.wants_atlas() {
+        return Err(Failure::usage("the atlas takes several runs, and is run from the ROM").remedy("leave --uefi out"));
     }
     let asked = |row: &Platform| on.allows(row.engine) && (bochs_only.is_none() || row.engine == Engine::Bochs);
     let (platform, why) = Platform::choose(asked, arguments.audit)?;

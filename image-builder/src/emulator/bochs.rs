@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::models::Model;
 use super::platforms::BOCHS;
 use super::process::Invocation;
-use super::{Launch, MEMORY_MIB, ROM, SERIAL, and_cpus, find as find_named, in_directory};
+use super::{Boot, Launch, SERIAL, STICK, and_cpus, find as find_named, in_directory};
 use crate::audit::ExitLogFormat;
 use crate::failure::Failure;
 use crate::output_file;
@@ -37,8 +37,8 @@ pub struct Machine {
 
 impl Machine {
     /// A processor with the usual memory.
-    pub fn new(model: &'static Model) -> Self {
-        Self { model, memory_mib: MEMORY_MIB, cpus: 1 }
+    pub fn new(model: &'static Model, boot: Boot<'_>) -> Self {
+        Self { model, memory_mib: boot.memory_mib(), cpus: 1 }
     }
 }
 
@@ -52,18 +52,21 @@ pub fn find() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Writes what Bochs needs into `directory` and says how to start it there.
+/// Writes what Bochs needs to start from `boot` into `directory` and says how to start it there.
 ///
 /// # Errors
-/// There is no Bochs, or the directory can't be written.
-pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> Result<Launch, Failure> {
+/// There is no Bochs or no firmware, or the directory can't be written.
+pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) -> Result<Launch, Failure> {
     let program = find()?;
-    output_file::write(&directory.join(ROM), rom)?;
-    output_file::write(&directory.join(CONFIGURATION), configuration(machine, audit).as_bytes())?;
+    let image = boot.place(directory)?;
+    let chipset = Chipset::new(boot);
+    let machine = Machine { cpus: machine.cpus.next_multiple_of(chipset.threads), ..machine };
+    let configuration = configuration(image, &chipset, machine, audit);
+    output_file::write(&directory.join(CONFIGURATION), configuration.as_bytes())?;
     output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
     let arguments = ["-q", "-f", CONFIGURATION, "-rc", SCRIPT].map(Into::into).to_vec();
     Ok(Launch {
-        name: format!("Bochs ({}{})", machine.model.name, and_cpus(machine.cpus)),
+        name: format!("Bochs{} ({}{})", boot.with_firmware(), machine.model.name, and_cpus(machine.cpus)),
         kind: BOCHS.name,
         invocation: Invocation { program, arguments, directory: directory.to_owned() },
         serial: directory.join(SERIAL),
@@ -72,19 +75,62 @@ pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> R
     })
 }
 
-fn configuration(Machine { model, memory_mib, cpus }: Machine, audit: bool) -> String {
-    // Each processor logs its own exits, and numbers itself in hexadecimal.
+/// What surrounds the processors.
+struct Chipset {
+    without: &'static str,
+    /// Threads of each core.
+    threads: u32,
+    ips: u32,
+    ignore_bad_msrs: u32,
+    devices: String,
+}
+
+impl Chipset {
+    fn new(boot: Boot<'_>) -> Self {
+        match boot {
+            // As little as there can be: a serial port.
+            Boot::Rom(_) => Self {
+                without: "biosdev=0, speaker=0, extfpuirq=0, parallel=0, gameport=0, iodebug=0",
+                threads: 1,
+                ips: 1_000_000,
+                ignore_bad_msrs: 0,
+                devices: "pci: enabled=0\nvga: extension=none, realtime=0".to_owned(),
+            },
+            // What OVMF wants besides. It takes a processor for broken whose CPUID leaf 0xb has no level for threads, and Bochs
+            // has that level where a core has several. The debug port tells the application that it may end the machine.
+            Boot::Stick(_) => Self {
+                without: "speaker=0, extfpuirq=0, parallel=0, gameport=0",
+                threads: 2,
+                ips: 10_000_000,
+                ignore_bad_msrs: 1,
+                devices: format!(
+                    "pci: enabled=1, chipset=i440fx
+vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest
+vga: extension=vbe, realtime=0
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=disk, path={STICK}, mode=flat
+boot: disk
+port_e9_hack: enabled=1"
+                ),
+            },
+        }
+    }
+}
+
+fn configuration(image: &str, chipset: &Chipset, machine: Machine, audit: bool) -> String {
+    let Machine { model, memory_mib, cpus } = machine;
+    let Chipset { without, threads, ips, ignore_bad_msrs, devices } = chipset;
+    // Each processor logs its own exits for an audit. It numbers itself in hexadecimal.
     let reporting = if audit { 0..cpus } else { 0..0 };
-    let debug: String = reporting.map(|cpu| format!(", cpu{cpu:x}=report")).collect();
+    let reports: String = reporting.map(|cpu| format!(", cpu{cpu:x}=report")).collect();
     format!(
-        "plugin_ctrl: biosdev=0, speaker=0, extfpuirq=0, parallel=0, gameport=0, iodebug=0
+        "plugin_ctrl: {without}
 display_library: term
-romimage: file={ROM}
-cpu: model={}, count={cpus}, ips=1000000, reset_on_triple_fault=0, ignore_bad_msrs=0, cpuid_limit_winnt=0
+romimage: file={image}
+cpu: model={}, count=1:{}:{threads}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}, cpuid_limit_winnt=0
 memory: guest={memory_mib}, host={memory_mib}
 clock: sync=none, time0=1000000000
-pci: enabled=0
-vga: extension=none, realtime=0
+{devices}
 sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy
 com1: enabled=1, mode=file, dev={SERIAL}
 log: {LOG}
@@ -92,9 +138,10 @@ logprefix: %t%e%d
 panic: action=fatal
 error: action=report
 info: action=ignore
-debug: action=ignore{debug}
+debug: action=ignore{reports}
 ",
-        model.name
+        model.name,
+        cpus / threads,
     )
 }
 
@@ -123,11 +170,12 @@ mod tests {
     #[test]
     fn every_processor_reports_its_exits_to_an_audit() {
         let model = Model::by_name(models::DEFAULT).unwrap();
-        let text = |cpus, audit| configuration(Machine { cpus, ..Machine::new(model) }, audit);
-        assert!(text(1, false).contains("\ndebug: action=ignore\n") && text(1, false).contains(", count=1,"));
+        let machine = |cpus| Machine { cpus, ..Machine::new(model, Boot::Rom(&[])) };
+        let text = |cpus, audit| configuration("rom.bin", &Chipset::new(Boot::Rom(&[])), machine(cpus), audit);
+        assert!(text(1, false).contains("\ndebug: action=ignore\n") && text(1, false).contains(", count=1:1:1,"));
         assert!(text(1, true).contains("\ndebug: action=ignore, cpu0=report\n"));
         let most = text(16, true);
-        assert!(most.contains(", count=16,") && most.contains(" cpu9=report, cpua=report,"), "{most}");
+        assert!(most.contains(", count=1:16:1,") && most.contains(" cpu9=report, cpua=report,"), "{most}");
         assert!(most.contains(", cpuf=report\n"), "{most}");
     }
 }

@@ -3,6 +3,7 @@
 pub mod bochs;
 pub mod kvm;
 pub mod models;
+pub mod ovmf;
 pub mod platforms;
 pub mod process;
 pub mod qemu;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use crate::audit::{ExitLogFormat, ExitLogReader};
 use crate::failure::Failure;
+use crate::output_file;
 use process::{Invocation, find_program};
 
 /// An emulator, ready to start.
@@ -52,12 +54,54 @@ impl ExitLog {
     }
 }
 
+/// What a machine starts from: the bytes of an image.
+#[derive(Clone, Copy, Debug)]
+pub enum Boot<'a> {
+    /// The ROM, which takes the place of firmware.
+    Rom(&'a [u8]),
+    /// The stick, which UEFI firmware starts.
+    Stick(&'a [u8]),
+}
+
+/// Memory in MiB unless asked otherwise: what the monitor and its guest need, and some.
+const MEMORY_MIB: u16 = 32;
+
+impl Boot<'_> {
+    /// Memory in MiB unless asked otherwise.
+    pub fn memory_mib(self) -> u16 {
+        match self {
+            Boot::Rom(_) => MEMORY_MIB,
+            Boot::Stick(_) => ovmf::MEMORY_MIB,
+        }
+    }
+
+    /// Writes the image, and the firmware where it needs one, into a run's directory. The file that the machine starts from.
+    fn place(self, directory: &Path) -> Result<&'static str, Failure> {
+        match self {
+            Boot::Rom(bytes) => {
+                output_file::write(&directory.join(ROM), bytes)?;
+                Ok(ROM)
+            }
+            Boot::Stick(bytes) => {
+                output_file::write(&directory.join(ovmf::FILE), &ovmf::firmware()?)?;
+                output_file::write(&directory.join(STICK), bytes)?;
+                Ok(ovmf::FILE)
+            }
+        }
+    }
+
+    /// ` with OVMF` where that is so.
+    fn with_firmware(self) -> &'static str {
+        if matches!(self, Boot::Stick(_)) { " with OVMF" } else { "" }
+    }
+}
+
 /// The ROM in a run's directory.
 const ROM: &str = "rom.bin";
+/// The stick's image in a run's directory. What the application writes to it stays there.
+pub const STICK: &str = "stick.img";
 /// What the image sends, in a run's directory.
 const SERIAL: &str = "serial.log";
-/// Memory in MiB unless asked otherwise: what the monitor and its guest need, and some.
-pub const MEMORY_MIB: u16 = 32;
 
 /// The program that `variable` names or, where it is not set, the first of `names` in PATH; `None` if there is none of those.
 ///

@@ -4,7 +4,7 @@
 //! What makes it repeat, found by trial on QEMU 7.2: time that counts instructions (`-icount shift=0`, one TSC tick each) and
 //! jumps ahead where the processor halts (`sleep=off`; without it runs differ), one thread for all processors, a clock of day
 //! that starts at a fixed time, and no RDRAND and RDSEED. Another shift only makes a tick worth fewer instructions. A spinning
-//! processor gives up its turn by PAUSE; without, the next one waits for 100 ms of the machine's time.
+//! processor gives up its turn by PAUSE; without, the next one waits for 100 ms of the machine's time. With OVMF it repeats as well.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use tollgate_abi::virtualization::Extension;
 
 use super::process::Invocation;
-use super::{Engine, Launch, MEMORY_MIB, Platform, ROM, SERIAL, and_cpus, find as find_named, in_directory};
+use super::{Boot, Engine, Launch, Platform, SERIAL, STICK, and_cpus, find as find_named, in_directory};
 use crate::audit::ExitLogFormat;
 use crate::failure::Failure;
-use crate::output_file;
 
 /// Names another QEMU than the one in PATH.
 pub const PROGRAM_VARIABLE: &str = "TOLLGATE_QEMU";
@@ -39,8 +38,8 @@ pub struct Machine {
 
 impl Machine {
     /// One processor with the usual memory.
-    pub fn new(platform: &'static Platform) -> Self {
-        Self { platform, memory_mib: MEMORY_MIB, cpus: 1 }
+    pub fn new(platform: &'static Platform, boot: Boot<'_>) -> Self {
+        Self { platform, memory_mib: boot.memory_mib(), cpus: 1 }
     }
 }
 
@@ -54,27 +53,31 @@ pub fn find() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Writes what QEMU needs into `directory` and says how to start it there.
+/// Writes what QEMU needs to start from `boot` into `directory` and says how to start it there.
 ///
 /// # Errors
-/// The platform does not work here, or the directory can't be written.
-pub fn prepare(directory: &Path, rom: &[u8], machine: Machine, audit: bool) -> Result<Launch, Failure> {
+/// The platform does not work here, there is no firmware, or the directory can't be written.
+pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) -> Result<Launch, Failure> {
     let Machine { platform, cpus, .. } = machine;
     let program = find()?;
     platform.works()?;
-    output_file::write(&directory.join(ROM), rom)?;
+    let image = boot.place(directory)?;
     let audited = audit && platform.logs_exits;
     Ok(Launch {
-        name: format!("{platform} ({}{})", platform.extension, and_cpus(cpus)),
+        name: format!("{platform}{} ({}{})", boot.with_firmware(), platform.extension, and_cpus(cpus)),
         kind: platform.name,
-        invocation: Invocation { program, arguments: arguments(machine, audited), directory: directory.to_owned() },
+        invocation: Invocation {
+            program,
+            arguments: arguments(boot, image, machine, audited),
+            directory: directory.to_owned(),
+        },
         serial: directory.join(SERIAL),
         exit_log: audited.then(|| in_directory(directory, EXIT_LOG, ExitLogFormat::Qemu, cpus)),
         explain,
     })
 }
 
-fn arguments(machine: Machine, audit: bool) -> Vec<OsString> {
+fn arguments(boot: Boot<'_>, image: &str, machine: Machine, audit: bool) -> Vec<OsString> {
     let execution = match (machine.platform.engine, machine.platform.extension) {
         (Engine::Tcg, _) => {
             "-accel tcg,thread=single -icount shift=0,sleep=off -rtc base=2000-01-01,clock=vm \
@@ -84,10 +87,14 @@ fn arguments(machine: Machine, audit: bool) -> Vec<OsString> {
         (_, Extension::Svm) => "-accel kvm -cpu host,+svm",
     };
     let fixed = "-no-user-config -nodefaults -machine pc -display none -no-reboot";
-    let devices = format!("-bios {ROM} -serial file:{SERIAL} -device isa-debug-exit,iobase=0xf4,iosize=4");
+    let devices = format!("-bios {image} -serial file:{SERIAL} -device isa-debug-exit,iobase=0xf4,iosize=4");
+    let drive = match boot {
+        Boot::Rom(_) => String::new(),
+        Boot::Stick(_) => format!("-vga std -drive format=raw,file={STICK}"),
+    };
     let size = format!("-m {} -smp {}", machine.memory_mib, machine.cpus);
     let log = if audit { format!("-d in_asm -dfilter {NO_CODE} -D {EXIT_LOG}") } else { String::new() };
-    [execution, fixed, &devices, &size, &log]
+    [execution, fixed, &devices, &drive, &size, &log]
         .iter()
         .flat_map(|words| words.split_whitespace())
         .map(Into::into)
@@ -99,7 +106,7 @@ const DEBIANS: &str = "install Debian's qemu-system-x86, or use --on bochs";
 const NOT_KVM: &str = "use --on qemu-tcg or --on bochs";
 
 /// What QEMU says when it can't start, what that means, and what would help.
-const COMPLAINTS: [(&str, &str, &str); 8] = [
+const COMPLAINTS: [(&str, &str, &str); 9] = [
     (".svm' not found", "this QEMU emulates no SVM", NEWER),
     ("TCG doesn't support requested feature: CPUID.80000001H:ECX.svm", "this QEMU emulates no SVM", NEWER),
     ("unable to find CPU model", "this QEMU is too old: it has no CPU model `max`", NEWER),
@@ -107,6 +114,7 @@ const COMPLAINTS: [(&str, &str, &str); 8] = [
     ("invalid accelerator kvm", "this QEMU was built without KVM", DEBIANS),
     ("Could not access KVM kernel module", "QEMU may not use /dev/kvm", "join the group kvm, or use --on qemu-tcg"),
     ("failed to initialize kvm", "KVM does not work here", NOT_KVM),
+    ("could not load PC BIOS", "QEMU can't load the UEFI firmware", "unset TOLLGATE_OVMF"),
     ("failed to set MSR", "this KVM can't give a guest the host's processor", NOT_KVM),
 ];
 
@@ -123,7 +131,8 @@ mod tests {
 
     fn words(engine: Engine, extension: Extension, cpus: u32, audit: bool) -> String {
         let platform = PLATFORMS.iter().find(|row| (row.engine, row.extension) == (engine, extension)).unwrap();
-        let arguments = arguments(Machine { cpus, ..Machine::new(platform) }, audit);
+        let boot = Boot::Rom(&[]);
+        let arguments = arguments(boot, "rom.bin", Machine { cpus, ..Machine::new(platform, boot) }, audit);
         arguments.into_iter().map(|word| word.into_string().unwrap() + " ").collect()
     }
 

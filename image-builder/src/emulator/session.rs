@@ -24,12 +24,14 @@ pub struct Limits {
     pub serial_bytes: u64,
     /// Bytes in the emulator's exit log.
     pub exit_log_bytes: u64,
+    /// Wall time that the image has to end the emulator after its verdict.
+    pub grace: Duration,
 }
 
 impl Limits {
     /// The limits for a run of at most `wall`.
     pub fn within(wall: Duration) -> Self {
-        Self { wall, serial_bytes: 64 << 20, exit_log_bytes: 16 << 30 }
+        Self { wall, serial_bytes: 64 << 20, exit_log_bytes: 16 << 30, grace: GRACE }
     }
 }
 
@@ -64,7 +66,7 @@ pub struct Session {
 }
 
 const POLL: Duration = Duration::from_millis(4);
-/// How long the image has to end the emulator after its verdict.
+/// Enough for an image that has nothing else to do after its verdict.
 const GRACE: Duration = Duration::from_secs(3);
 
 impl Session {
@@ -91,7 +93,7 @@ impl Session {
                 _ if interrupt::requested() => break Some(Ended::Interrupted),
                 News::Some | News::Full if last_round => {}
                 _ if last_round => break None,
-                _ if verdict_at.is_some_and(|at| at.elapsed() > GRACE) => break Some(Ended::AfterVerdict),
+                _ if verdict_at.is_some_and(|at| at.elapsed() > limits.grace) => break Some(Ended::AfterVerdict),
                 _ if start.elapsed() > limits.wall => break Some(Ended::TimedOut),
                 News::Full => {}
                 News::None | News::Some => std::thread::sleep(POLL),

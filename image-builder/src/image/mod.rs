@@ -1,11 +1,16 @@
-//! The bootable image: the guest's ELF file checked, and monitor, guest and directory laid into one ROM, the two packed.
+//! The bootable image: the guest's ELF file checked, and monitor, guest and directory laid into one ROM, the two packed, or onto
+//! a stick for a machine with UEFI.
 
+pub mod disk;
 mod guest;
 mod monitor;
+pub mod pe;
 mod rom;
+mod stick;
 
 pub use guest::{Guest, GuestError};
 pub use rom::{ROM_BYTES, Rom, RomError};
+pub use stick::{Stick, StickError};
 
 use std::fs::File;
 use std::io::Read;
@@ -15,6 +20,8 @@ use crate::failure::Failure;
 
 /// The monitor, as this tool was built with it.
 pub const MONITOR_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.elf"));
+/// The monitor as a UEFI application, as this tool was built with it.
+pub const APPLICATION_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor-uefi.elf"));
 /// The built-in guest, as this tool was built with it.
 pub const GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unikernel-guest.elf"));
 
@@ -26,16 +33,43 @@ const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
 /// # Errors
 /// The guest file can't be read, is no guest, or does not fit; or the monitor does not.
 pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
-    let bytes = guest.map(read_guest).transpose()?;
-    let name = guest.map_or_else(|| "the built-in guest".to_owned(), |path| path.display().to_string());
-    let refuse = |cause: &dyn std::fmt::Display, remedy: &str| {
+    with_guest(guest, |guest, refuse| {
+        Rom::build(MONITOR_ELF, guest, options).map_err(|error| match error {
+            RomError::Monitor | RomError::MonitorTooLarge { .. } => Failure::usage(&error).remedy(error.remedy()),
+            RomError::TooLarge { .. } | RomError::Load(_) => refuse((error.to_string(), error.remedy())),
+        })
+    })
+}
+
+/// Builds the stick, likewise.
+///
+/// # Errors
+/// As for [`build`].
+pub fn build_stick(guest: Option<&Path>, options: &str) -> Result<Stick, Failure> {
+    with_guest(guest, |guest, refuse| {
+        Stick::build(APPLICATION_ELF, guest, options).map_err(|error| match error {
+            StickError::Application(_) | StickError::Disk(_) => Failure::usage(&error).remedy(error.remedy()),
+            StickError::TooLarge(_) | StickError::Load(_) => refuse((error.to_string(), error.remedy())),
+        })
+    })
+}
+
+/// Makes of a sentence and a remedy the failure that says that the guest can't be one.
+type Refuse<'a> = dyn Fn((String, &'static str)) -> Failure + 'a;
+
+/// Makes an image of the guest in `path`, or of the built-in one.
+fn with_guest<T>(
+    path: Option<&Path>,
+    make: impl FnOnce(&Guest<'_>, &Refuse<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let bytes = path.map(read_guest).transpose()?;
+    let name = path.map_or_else(|| "the built-in guest".to_owned(), |path| path.display().to_string());
+    let refuse = |(cause, remedy): (String, &'static str)| {
         Failure::usage(format_args!("{name} can't be the guest: {cause}")).remedy(remedy)
     };
-    let guest = Guest::parse(bytes.as_deref().unwrap_or(GUEST_ELF)).map_err(|error| refuse(&error, error.remedy()))?;
-    Rom::build(MONITOR_ELF, &guest, options).map_err(|error| match error {
-        RomError::Monitor | RomError::MonitorTooLarge { .. } => Failure::usage(&error).remedy(error.remedy()),
-        RomError::TooLarge { .. } | RomError::Load(_) => refuse(&error, error.remedy()),
-    })
+    let guest = Guest::parse(bytes.as_deref().unwrap_or(GUEST_ELF))
+        .map_err(|error| refuse((error.to_string(), error.remedy())))?;
+    make(&guest, &refuse)
 }
 
 fn read_guest(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -22,6 +22,7 @@ pub mod monitor_image;
 pub mod profile;
 pub mod record;
 pub mod scenario;
+pub mod stick;
 pub mod svm_exit;
 pub mod virtualization;
 pub mod workload;

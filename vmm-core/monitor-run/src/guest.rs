@@ -1,38 +1,29 @@
-//! Finds the guest in the ROM and lays it out in its memory.
-#![expect(unsafe_code, reason = "takes the ROM and the guest's region as memory")]
+//! Lays the guest out in its memory, from the image in which it lies.
+#![expect(unsafe_code, reason = "takes the guest's region as memory")]
 
-use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BASE, ROM_BYTES};
+use tollgate_abi::guest_image::Directory;
 use tollgate_abi::machine::*;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::memory::{BadAddress, GuestMemory};
 
-/// Where guest-physical 0 is: above the monitor and its heap, and a multiple of 2 MiB for large pages.
-const GUEST_HPA: u64 = 8 << 20;
-
-/// Bytes of memory that the machine must have.
-pub(crate) const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
-
-/// The ROM, which ends at 4 GiB.
-pub(crate) fn rom() -> &'static [u8; ROM_BYTES] {
-    // SAFETY: the reset vector was fetched from there; ROM is mapped by the boot block and never changes.
-    unsafe { &*(ROM_BASE as usize as *const [u8; ROM_BYTES]) }
-}
-
-/// The directory page of the ROM.
-pub(crate) fn directory() -> Result<Directory<'static>, LoadError> {
-    let page: Option<&[u8; DIRECTORY_BYTES]> = rom()[DIRECTORY_OFFSET..].first_chunk();
-    Directory::read(page.ok_or(LoadError::NoDirectory)?, ROM_BYTES as u64)
-}
-
 /// Takes the guest's memory, zeroed, and loads the guest: segments, page tables, boot information.
 ///
-/// The caller has checked that the machine has [`NEEDED_BYTES`].
-pub(crate) fn load(directory: &Directory<'_>, vcpus: usize, facts: Facts) -> Result<GuestMemory, BadAddress> {
-    // SAFETY: the region lies in RAM, by the caller's check, and above everything that the monitor uses (link.ld, heap).
-    let mut memory = unsafe { GuestMemory::new(GUEST_HPA as *mut u8, GUEST_BYTES) };
+/// `image` is what the directory's offsets count in; its length was checked when the directory was read.
+///
+/// # Safety
+/// `guest_hpa` is what the firmware gave as the guest's memory, and this is called once.
+pub(crate) unsafe fn load(
+    directory: &Directory<'_>,
+    image: &[u8],
+    guest_hpa: u64,
+    vcpus: usize,
+    facts: Facts,
+) -> Result<GuestMemory, BadAddress> {
+    // SAFETY: the caller's contract: `GUEST_BYTES` from there are memory, mapped to itself, and nobody else's.
+    let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, GUEST_BYTES) };
     memory.zero(0, GUEST_BYTES)?;
     for segment in directory.segments() {
-        let stored = &rom()[segment.image_offset as usize..][..segment.packed_bytes as usize];
+        let stored = &image[segment.image_offset as usize..][..segment.packed_bytes as usize];
         if segment.is_packed() {
             let unpacked = lz4_flex::block::decompress(stored, segment.file_bytes as usize);
             memory.write(segment.gpa, &unpacked.map_err(|_| BadAddress(segment.gpa))?)?;

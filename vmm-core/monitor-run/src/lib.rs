@@ -9,10 +9,12 @@
 extern crate alloc;
 
 mod extension;
+pub mod firmware;
 mod guest;
-mod ports;
+pub mod ports;
 mod processor;
 pub mod processors;
+pub mod rom;
 mod scenarios;
 mod serial;
 mod svm;
@@ -32,7 +34,6 @@ use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, SDM_EDITION};
-use tollgate_abi::guest_image::Directory;
 use tollgate_abi::machine::{FRESH_BYTES, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, PROTOCOL};
@@ -60,12 +61,9 @@ use vmm_core::vmx::Vmx;
 use vmm_core::vmx::host_state::HostState;
 
 use crate::extension::{Extension, Found};
+use crate::firmware::firmware;
 use crate::processors::{BOARD, Seated};
 use crate::serial::Serial;
-
-/// The heap: from the end of what link.ld places to where the guest's memory starts.
-const HEAP_START: usize = 2 << 20;
-const HEAP_BYTES: usize = 6 << 20;
 
 #[cfg_attr(bare, global_allocator)]
 static HEAP: LockedHeap = LockedHeap::empty();
@@ -74,65 +72,65 @@ static HEAP: LockedHeap = LockedHeap::empty();
 const NESTED_TABLES: usize = 16;
 
 /// Why nothing can be run: what is wrong, and what helps.
-struct Refused {
+#[derive(Clone, Debug)]
+pub struct Refused {
     detail: String,
     remedy: &'static str,
 }
 
 impl Refused {
-    fn new(detail: impl fmt::Display, remedy: &'static str) -> Self {
+    /// A sentence, and one on what to do.
+    pub fn new(detail: impl fmt::Display, remedy: &'static str) -> Self {
         Self { detail: alloc::format!("{detail}"), remedy }
     }
 }
 
-/// What the image does, from the boot block to the end: on the boot stack, with the first 4 GiB mapped and interrupts off.
-/// Other processors reach the boot block by a start-up IPI with this vector.
-pub fn run(sipi_vector: u8) -> ! {
-    // SAFETY: RAM that nothing else uses (link.ld asserts that the image ends below), initialised once.
-    unsafe { HEAP.lock().init(HEAP_START as *mut u8, HEAP_BYTES) };
+/// What the image does once it has a heap: up to the verdict. On the processor that the firmware began with, with a stack of
+/// half a MiB, all memory mapped to itself, and interrupts off; the processor's tables are the monitor's afterwards.
+pub fn run() -> Ending {
     let host = traps::install();
     ports::mask_interrupts();
     let mut session = Session::new(Serial::new());
-    let ending = match run_image(&mut session, host, sipi_vector) {
+    let ending = match run_image(&mut session, host) {
         Ok(ending) => ending,
         Err(refused) => {
-            let record = session.record(Kind::Verdict).word("result", "refused").text("detail", refused.detail);
-            let _ = record.text("remedy", refused.remedy).finish();
+            session.write_verdict("refused", format_args!("{}", refused.detail), Some(refused.remedy));
             Ending::Refused
         }
     };
     session.sink().drain();
-    ports::end(ending)
+    ending
 }
 
-fn run_image(session: &mut Session<Serial>, host: HostState, sipi_vector: u8) -> Result<Ending, Refused> {
-    let directory =
-        guest::directory().map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))?;
-    let options = Options::parse(directory.options)
-        .map_err(|error| Refused::new(error, "write the image again with options that exist"))?;
+fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, Refused> {
+    let firmware = firmware();
+    let directory = (firmware.directory)().inspect_err(|_| {
+        // A log has a beginning, whatever is wrong with the image.
+        introduce(session, "", &Options::default(), Facts::default(), 1);
+    })?;
+    let options = Options::parse(directory.options).map_err(|error| {
+        introduce(session, directory.options, &Options::default(), Facts::default(), 1);
+        Refused::new(error, "write the image again with options that exist")
+    })?;
     let found = extension::find();
     // Without an extension there is nothing for the others to do.
     let local_apic = found.is_ok().then(|| LocalApic::enable(processor::cpuid(1, 0).ecx));
     let processors = local_apic.as_ref().map_or(1, |local_apic| {
         BOARD.sit(0, local_apic.id());
-        processors::start(local_apic, sipi_vector, options.processors() as usize)
+        processors::start(local_apic, options.processors() as usize)
     });
     let vcpus = processors.min(options.cpus as usize);
     let facts = found.as_ref().map_or(Facts::default(), Found::facts);
-    introduce(session, &directory, &options, facts, vcpus);
-    let memory_bytes = ports::memory_bytes();
-    let record = session.record(Kind::Memory).number("total", memory_bytes).number("guest", RAM_BYTES);
+    introduce(session, directory.options, &options, facts, vcpus);
+    let record = session.record(Kind::Memory).number("total", (firmware.memory_bytes)()).number("guest", RAM_BYTES);
     let _ = record.number("fresh", FRESH_BYTES).finish();
     let found = found?;
-    if memory_bytes < guest::NEEDED_BYTES {
-        let (has, needs) = (memory_bytes >> 20, guest::NEEDED_BYTES >> 20);
-        let detail = format_args!("the machine has {has} MiB of memory; the monitor and its guest need {needs} MiB");
-        return Err(Refused::new(detail, "give the machine more memory"));
-    }
+    let guest_hpa = (firmware.guest_memory)()?;
     all_there(session, &options, vcpus, &found)?;
     BOARD.settle(vcpus);
-    let memory =
-        guest::load(&directory, vcpus, found.facts()).expect("the directory was checked against the guest's memory");
+    // SAFETY: the firmware's word for it; this is the one call.
+    let memory = unsafe { guest::load(&directory, (firmware.image)(), guest_hpa, vcpus, facts) };
+    let memory = memory.expect("the directory was checked against the guest's memory");
     let local_apic = local_apic.expect("an extension was found");
     let seated = Seated { vcpu: 0, host, local_apic };
     let entry_gpa = directory.entry_gpa;
@@ -188,13 +186,7 @@ fn all_there(session: &mut Session<Serial>, options: &Options<'_>, vcpus: usize,
     Ok(())
 }
 
-fn introduce(
-    session: &mut Session<Serial>,
-    directory: &Directory<'_>,
-    options: &Options<'_>,
-    facts: Facts,
-    vcpus: usize,
-) {
+fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, facts: Facts, vcpus: usize) {
     let mut brand = [0; 48];
     for (leaf, part) in (0x8000_0002..).zip(brand.chunks_exact_mut(16)) {
         let answer = processor::cpuid(leaf, 0);
@@ -206,12 +198,24 @@ fn introduce(
     // A line of its own, whatever firmware or terminal left on the current one.
     let _ = fmt::Write::write_str(session.sink(), "\n");
     let record = session.record(Kind::Tollgate).number("protocol", PROTOCOL).word("build", env!("CARGO_PKG_VERSION"));
-    let record =
-        record.word("platform", "rom").word("virtualization", extension::kind().map_or("none", |kind| kind.name()));
+    let record = record
+        .word("platform", firmware().name)
+        .word("virtualization", extension::kind().map_or("none", |kind| kind.name()));
     let record = record.text("cpu", brand.trim_matches(['\0', ' '])).word("sdm", SDM_EDITION);
     let record = record.word("leaf_map", options.leaf_map.name()).number("vcpus", vcpus as u64);
     let record = if facts == Facts::default() { record } else { record.number("facts", facts.to_word()) };
-    let _ = record.text("options", directory.options).finish();
+    let _ = record.text("options", line).finish();
+    remark(session);
+}
+
+/// What a person should know of the machine, as far as the firmware tells.
+fn remark(session: &mut Session<Serial>) {
+    session.set_postscript((firmware().postscript)());
+    let no_port =
+        (!session.sink().exists()).then(|| String::from("there is no serial port at I/O address 0x3f8 (COM1)"));
+    for remark in (firmware().remarks)().into_iter().chain(no_port) {
+        let _ = session.record(Kind::Console).text("text", format_args!("(monitor) {remark}")).finish();
+    }
 }
 
 /// What every vCPU is made from.
@@ -382,13 +386,14 @@ fn interrupt(seated: &Seated, other: usize) {
 
 /// TSC ticks that other vCPUs have to go off line by themselves, and then to stop.
 const STOP_TICKS: u64 = 1 << 26;
-/// TSC ticks between two signals to one that has not stopped yet.
+/// TSC ticks between two signals to one that has not stopped yet, and by how much they grow each time.
 const SIGNAL_TICKS: u64 = 997;
+const SIGNAL_TICKS_MORE: u64 = 13;
 
 /// Stops other vCPUs. Again and again: an INIT in VMX root operation stays pending until the next entry (SDM 3C 24.8), but
-/// Bochs drops it.
+/// Bochs drops it, and an NMI there is taken and gone.
 fn stop<B: Extension>(seated: &Seated, others: impl Iterator<Item = usize> + Clone, has_left: impl Fn(usize) -> bool) {
-    let start = tsc();
+    let (start, mut signal_ticks) = (tsc(), SIGNAL_TICKS);
     loop {
         let mut running = others.clone().filter(|&other| !has_left(other)).peekable();
         if running.peek().is_none() || tsc().wrapping_sub(start) > STOP_TICKS {
@@ -400,9 +405,11 @@ fn stop<B: Extension>(seated: &Seated, others: impl Iterator<Item = usize> + Clo
             }
         }
         let told = tsc();
-        while tsc().wrapping_sub(told) < SIGNAL_TICKS {
+        while tsc().wrapping_sub(told) < signal_ticks {
             core::hint::spin_loop();
         }
+        // A constant time between signals can be a multiple of a guest's loop, and each then comes while its exit is handled.
+        signal_ticks += SIGNAL_TICKS_MORE;
     }
 }
 
@@ -448,9 +455,9 @@ fn fault(detail: fmt::Arguments<'_>) -> ! {
     }
     let mut session = Session::new(Serial::new());
     let _ = fmt::Write::write_str(session.sink(), "\n");
-    let _ = session.record(Kind::Verdict).word("result", "fault").text("detail", detail).finish();
+    session.write_verdict("fault", detail, None);
     session.sink().drain();
-    ports::end(Ending::Fail)
+    (firmware().end)(Ending::Fail)
 }
 
 #[cfg(bare)]

@@ -29,8 +29,31 @@ pub(crate) fn mask_interrupts() {
     }
 }
 
-/// Ends the emulator with the status that stands for `ending`; on a real machine, halts.
-pub(crate) fn end(ending: Ending) -> ! {
+/// What both interrupt controllers mask.
+pub fn interrupt_masks() -> [u8; 2] {
+    // SAFETY: the mask registers of the two 8259s, which reading does not change.
+    unsafe { [Port::new(0x21).read(), Port::new(0xa1).read()] }
+}
+
+/// Has them mask what they did.
+pub fn set_interrupt_masks([first, second]: [u8; 2]) {
+    // SAFETY: the same registers.
+    unsafe {
+        Port::new(0x21).write(first);
+        Port::new(0xa1).write(second);
+    }
+}
+
+/// Whether there is the debug port of an emulator, which reads as its own number. Where nobody answers all bits are 1.
+pub fn has_debug_port() -> bool {
+    const DEBUG_PORT: u16 = 0xe9;
+    // SAFETY: reading a port that no PC has.
+    let value: u8 = unsafe { Port::new(DEBUG_PORT).read() };
+    u16::from(value) == DEBUG_PORT
+}
+
+/// Ends the emulator with the status that stands for `ending`, if it listens.
+pub fn tell_emulator(ending: Ending) {
     // SAFETY: Bochs and QEMU each read their own port; on a real machine nobody does.
     unsafe {
         for &byte in ending.bochs_bytes() {
@@ -38,6 +61,11 @@ pub(crate) fn end(ending: Ending) -> ! {
         }
         Port::new(QEMU_PORT).write(ending.qemu_value());
     }
+}
+
+/// Ends the emulator; on a real machine, halts.
+pub fn end(ending: Ending) -> ! {
+    tell_emulator(ending);
     loop {
         x86_64::instructions::interrupts::disable();
         x86_64::instructions::hlt();

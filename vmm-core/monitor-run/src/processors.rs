@@ -4,7 +4,7 @@
 //! block. One that has no vCPU, or whose vCPU is over, serves: it sends vCPU 0's processor what scenarios ask for.
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tollgate_abi::machine::MOST_VCPUS;
 use vmm_core::board::{Board, Condition, Signal};
@@ -12,15 +12,22 @@ use vmm_core::local_apic::LocalApic;
 use vmm_core::registers::tsc;
 use vmm_core::vmx::host_state::HostState;
 
+use crate::firmware::firmware;
 use crate::{processor, rest, traps};
 
 /// What the vCPUs share.
 pub(crate) static BOARD: Board = Board::new();
 
-/// How many processors have arrived in the boot block, the first included. The boot block counts.
+/// How many processors have arrived, the first included. The firmware's code counts, in the ROM the boot block.
 pub static ARRIVALS: AtomicU32 = AtomicU32::new(1);
-/// Where the stacks of those that are wanted end, by their numbers. The boot block reads them.
+/// Where the stacks of those that are wanted end, by their numbers. The same code reads them.
 pub static STACKS: [AtomicU64; MOST_VCPUS] = [const { AtomicU64::new(0) }; MOST_VCPUS];
+
+/// Set when the run is over and the others are to go.
+static DISMISSED: AtomicBool = AtomicBool::new(false);
+/// How many of them have come up, and how many of these have gone.
+static CAME: AtomicUsize = AtomicUsize::new(0);
+static WENT: AtomicUsize = AtomicUsize::new(0);
 
 /// What the others do once all is set up: a [`Job`], or 0 while there is none.
 static JOB: AtomicUsize = AtomicUsize::new(0);
@@ -48,7 +55,7 @@ const PATIENCE_LOOKS: u32 = 1000;
 const SIGNAL_TICKS: u64 = 20_000;
 
 /// Starts the other processors, up to `wanted` in all; returns how many there are then.
-pub(crate) fn start(local_apic: &LocalApic, sipi_vector: u8, wanted: usize) -> usize {
+pub(crate) fn start(local_apic: &LocalApic, wanted: usize) -> usize {
     let wanted = wanted.min(MOST_VCPUS);
     for end in &STACKS[1..wanted] {
         let stack = Box::leak(Box::new([0u128; STACK_BYTES / size_of::<u128>()]));
@@ -56,7 +63,7 @@ pub(crate) fn start(local_apic: &LocalApic, sipi_vector: u8, wanted: usize) -> u
     }
     let up = || (1..wanted).take_while(|&at| BOARD.condition(at) != Condition::Absent).count() + 1;
     if wanted > 1 {
-        local_apic.start_others(sipi_vector);
+        (firmware().start_others)(local_apic);
     }
     let (start, mut looks) = (tsc(), 0u32);
     while up() < wanted && (looks < PATIENCE_LOOKS || tsc().wrapping_sub(start) < PATIENCE_TICKS) {
@@ -73,15 +80,32 @@ pub(crate) fn give(job: Job) {
     JOB.store(job as usize, Ordering::Release);
 }
 
-/// Where the boot block calls on a processor that has a stack.
-pub extern "C" fn other_main(number: u32) -> ! {
+/// Tells the others to go, and waits until they do; returns how many have not. They return from [`other_main`].
+pub fn dismiss() -> usize {
+    DISMISSED.store(true, Ordering::Release);
+    let start = tsc();
+    let left = || CAME.load(Ordering::Acquire) - WENT.load(Ordering::Acquire);
+    while left() > 0 && tsc().wrapping_sub(start) < PATIENCE_TICKS {
+        core::hint::spin_loop();
+    }
+    left()
+}
+
+/// What the firmware's code calls on a processor that has a stack. It returns once the processor is dismissed.
+pub extern "C" fn other_main(number: u32) {
+    CAME.fetch_add(1, Ordering::AcqRel);
+    live(number as usize);
+    WENT.fetch_add(1, Ordering::AcqRel);
+}
+
+fn live(vcpu: usize) {
     let host = traps::install();
     let local_apic = LocalApic::enable(processor::cpuid(1, 0).ecx);
-    let vcpu = number as usize;
     BOARD.sit(vcpu, local_apic.id());
     let job = loop {
         match job() {
             Some(job) => break job,
+            None if is_dismissed() => return,
             None => core::hint::spin_loop(),
         }
     };
@@ -90,7 +114,11 @@ pub extern "C" fn other_main(number: u32) -> ! {
         job(&seated);
     }
     rest(&seated, Condition::Over);
-    serve(&local_apic)
+    serve(&local_apic);
+}
+
+fn is_dismissed() -> bool {
+    DISMISSED.load(Ordering::Acquire)
 }
 
 #[expect(unsafe_code, reason = "a function pointer in an atomic")]
@@ -100,9 +128,9 @@ fn job() -> Option<Job> {
     (job != 0).then(|| unsafe { core::mem::transmute::<usize, Job>(job) })
 }
 
-fn serve(local_apic: &LocalApic) -> ! {
+fn serve(local_apic: &LocalApic) {
     BOARD.serve();
-    loop {
+    while !is_dismissed() {
         let Some(signal) = BOARD.asked() else {
             core::hint::spin_loop();
             continue;

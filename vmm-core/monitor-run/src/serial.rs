@@ -1,4 +1,4 @@
-//! The first serial port: records go out here, and nothing comes in.
+//! The first serial port: records go out here, and to the firmware if that keeps them; nothing comes in.
 #![expect(unsafe_code, reason = "owns the port's registers")]
 
 use core::fmt;
@@ -6,6 +6,8 @@ use core::fmt;
 use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::LSR;
 use uart_16550::{BaudRate, Config, Uart16550};
+
+use crate::firmware::firmware;
 
 /// Its I/O base on every PC.
 const COM1: u16 = 0x3f8;
@@ -28,6 +30,11 @@ impl Serial {
         Self { uart: uart.and_then(|mut uart| uart.init(config).is_ok().then_some(uart)) }
     }
 
+    /// Whether there is a port.
+    pub(crate) fn exists(&self) -> bool {
+        self.uart.is_some()
+    }
+
     /// Waits until the last character has left the port.
     pub(crate) fn drain(&mut self) {
         if let Some(uart) = &mut self.uart {
@@ -38,6 +45,7 @@ impl Serial {
 
 impl fmt::Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        (firmware().keep)(text);
         let Some(uart) = &mut self.uart else { return Ok(()) };
         let (mut rest, mut patience) = (text.as_bytes(), PATIENCE);
         while !rest.is_empty() {

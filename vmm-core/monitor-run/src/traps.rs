@@ -177,10 +177,10 @@ unsafe extern "C" fn read_msr() {
 unsafe extern "C" fn general_protection() {
     naked_asm!(
         "push rax",
-        "mov rax, offset tollgate_may_fault",
+        "lea rax, [rip + tollgate_may_fault]",
         "cmp [rsp + 16], rax",
         "jne 2f",
-        "mov rax, offset tollgate_has_faulted",
+        "lea rax, [rip + tollgate_has_faulted]",
         "mov [rsp + 16], rax",
         "pop rax",
         "add rsp, 8",

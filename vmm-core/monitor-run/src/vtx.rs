@@ -25,6 +25,7 @@ use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::Extension;
+use crate::firmware::firmware;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
@@ -139,9 +140,9 @@ impl Extension for Vmx {
     }
 
     /// By INIT, which makes an exit whatever RFLAGS.IF is (SDM 3C 26.2): Bochs 2.7 makes none for an external interrupt while
-    /// IF has been 0 since the VM entry.
+    /// IF has been 0 since the VM entry. By NMI where an INIT too many would outlast the run.
     fn stop(local_apic: &LocalApic, apic_id: u32) {
-        local_apic.init(apic_id);
+        if firmware().takes_back { local_apic.nmi(apic_id) } else { local_apic.init(apic_id) }
     }
 
     fn pages() -> Pages {

@@ -1,7 +1,7 @@
 //! From the reset vector to Rust: real mode, protected mode, long mode (SDM 3A 10.1.4, 10.8.5).
 //!
 //! The boot block is executed in place at the top of the ROM. It unpacks the image ([`crate::unpack`]) to RAM at 1 MiB,
-//! clears `.bss`, maps the first 4 GiB to themselves, and calls [`monitor_run::run`] on a stack in `.bss`. The other processors come the same
+//! clears `.bss`, maps the first 4 GiB to themselves, and calls [`monitor_run::rom::run`] on a stack in `.bss`. The other processors come the same
 //! way when they are started, and go on in [`monitor_run::processors`].
 #![expect(unsafe_code, reason = "boots the processor")]
 
@@ -9,7 +9,9 @@ use core::arch::global_asm;
 
 use tollgate_abi::machine::MOST_VCPUS;
 
+use monitor_run::firmware::Firmware;
 use monitor_run::processors::{ARRIVALS, STACKS, other_main};
+use monitor_run::rom;
 
 /// Bytes of the stack on which everything but exits runs.
 const STACK_BYTES: usize = 512 * 1024;
@@ -26,8 +28,10 @@ static BOOT_STACK: BootStack = BootStack(core::cell::UnsafeCell::new([0; STACK_B
 /// The SIPI vector of `sipi16`: physical 0xFF000.
 const SIPI_VECTOR: u8 = 0xff;
 
+static ROM: Firmware = rom::firmware(|local_apic| local_apic.start_others(SIPI_VECTOR));
+
 extern "C" fn rust_main() -> ! {
-    monitor_run::run(SIPI_VECTOR)
+    rom::run(&ROM)
 }
 
 /// PML4, PDPT and four page directories below 640 KiB, where every machine has RAM.

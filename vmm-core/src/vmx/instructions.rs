@@ -8,6 +8,8 @@ use core::arch::asm;
 use core::fmt;
 use core::marker::PhantomData;
 
+use x86_64::registers::control::{Cr4, Cr4Flags};
+
 use super::field::{Field, ReadWrite, Value};
 
 /// VMfail: why a VMX instruction did not succeed (SDM 3C 31.2).
@@ -79,7 +81,36 @@ impl VmxOperation {
         let failed: u8;
         // SAFETY: the caller's contract; the memory operand is a local.
         unsafe { asm!("vmxon [{}]", "setbe {}", in(reg) &region, out(reg_byte) failed, options(nostack)) };
-        if failed != 0 { Err(VmFail::Invalid) } else { Ok(Self { _not_send: PhantomData }) }
+        if failed != 0 {
+            // SAFETY: the processor is not in VMX operation. The bit is clear then, which tells whoever gives it back.
+            unsafe { Cr4::update(|flags| flags.remove(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS)) };
+            return Err(VmFail::Invalid);
+        }
+        Ok(Self { _not_send: PhantomData })
+    }
+
+    /// VMCLEAR of the current VMCS, if there is one, and VMXOFF, on a processor that is given back to firmware.
+    ///
+    /// # Safety
+    /// The processor is in VMX root operation, and nothing on it uses [`VmxOperation`] or [`CurrentVmcs`] any more.
+    ///
+    /// # Errors
+    /// VMfail, when the processor has to stay (SDM 3C 31.4, error 23).
+    pub unsafe fn leave() -> Result<(), VmFail> {
+        /// What VMPTRST stores where no VMCS is current.
+        const NONE: u64 = u64::MAX;
+        let mut current = NONE;
+        let failed: u8;
+        // SAFETY: in VMX operation, by the caller's contract; the memory operands are a local. VMCLEAR of the current VMCS
+        // writes back what the processor keeps of it, to the page that it was given for good.
+        unsafe {
+            asm!("vmptrst [{}]", in(reg) &mut current, options(nostack));
+            if current != NONE {
+                asm!("vmclear [{}]", in(reg) &current, options(nostack));
+            }
+            asm!("vmxoff", "setbe {}", out(reg_byte) failed, options(nostack));
+        }
+        if failed != 0 { Err(VmFail::Valid(23)) } else { Ok(()) }
     }
 
     /// VMCLEAR then VMPTRLD: makes a clear VMCS current, the only one on this processor from now on.

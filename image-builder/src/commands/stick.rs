@@ -1,0 +1,66 @@
+//! What `tollgate run --uefi` does besides: the log that comes back on the stick, held against the serial log.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use tollgate_abi::record;
+use tollgate_abi::stick::log_name;
+
+use crate::emulator::STICK;
+use crate::failure::{Failure, Status};
+use crate::image::disk;
+use crate::output_file;
+
+/// How long the application has to save its log and to show the account, which it does at the speed of an emulated screen.
+pub(super) const GRACE: Duration = Duration::from_secs(30);
+
+/// Takes the log from the stick, keeps it in the directory, and sees whether it says what the serial port said.
+pub(super) fn compare(directory: &Path, serial: &Path) -> Result<(), Failure> {
+    let name = log_name(1);
+    let name = name.as_str();
+    let path = directory.join(STICK);
+    let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
+        Failure::new(Status::Differs, format_args!("{} can't be read after the run: {error}", path.display()))
+    };
+    let mut stick = fs::read(&path).map_err(|error| unreadable(&path, &error))?;
+    let saved = disk::read(&mut stick, name)
+        .map_err(|error| Failure::new(Status::Differs, format_args!("there is no {name} on the stick: {error}")))?;
+    output_file::write(&directory.join(name), &saved)?;
+    let sent = fs::read(serial).map_err(|error| unreadable(serial, &error))?;
+    match first_difference(&records(&saved), &records(&sent)) {
+        None => Ok(()),
+        Some(line) => Err(Failure::new(
+            Status::Differs,
+            format_args!("the log on the stick and the serial log differ from record {line} on"),
+        )),
+    }
+}
+
+/// The lines that are records. A screen that firmware copies to the serial port is none.
+fn records(log: &[u8]) -> Vec<&[u8]> {
+    let line = |line: &&[u8]| record::parse(line).is_ok();
+    log.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(line).collect()
+}
+
+/// The first record, counted from 1, that only one has, or that they have differently.
+fn first_difference(a: &[&[u8]], b: &[&[u8]]) -> Option<usize> {
+    let differing = a.iter().zip(b).position(|(a, b)| a != b);
+    differing.or_else(|| (a.len() != b.len()).then(|| a.len().min(b.len()))).map(|at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_compared_and_noise_is_not() {
+        let mut line = String::new();
+        record::Writer::new(&mut line, record::Kind::Verdict).word("result", "balanced").finish().unwrap();
+        let noisy = format!("BdsDxe: starting\r\n\x1b[2J\r\n{}\r\nVerdict: balanced\n", line.trim_end());
+        assert_eq!(records(noisy.as_bytes()), records(line.as_bytes()));
+        assert_eq!(first_difference(&[b"a", b"b"], &[b"a", b"b"]), None);
+        assert_eq!(first_difference(&[b"a", b"b"], &[b"a", b"c"]), Some(2));
+        assert_eq!(first_difference(&[b"a"], &[b"a", b"c"]), Some(2));
+    }
+}

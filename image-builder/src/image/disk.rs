@@ -1,0 +1,149 @@
+//! A disk image with a GUID partition table and one EFI system partition, FAT32 (UEFI 2.10, 5.3 and 13.3).
+//!
+//! The same files make the same bytes: identifiers and times are fixed.
+
+use std::collections::BTreeMap;
+use std::io::{self, Cursor, Read, Write};
+
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+use gpt::disk::LogicalBlockSize;
+use gpt::mbr::ProtectiveMBR;
+use gpt::partition::Partition;
+use gpt::{GptConfig, partition_types};
+
+const SECTOR_BYTES: usize = 512;
+/// Where the partition starts: 1 MiB, a multiple of every block that a medium may have.
+const FIRST_SECTOR: usize = 2048;
+/// FAT32 has at least 65525 clusters (Microsoft's specification): of one sector, 32 MiB.
+const PARTITION_SECTORS: usize = 40 << 11;
+/// As much behind the partition as before it, which holds the second table.
+const DISK_SECTORS: usize = PARTITION_SECTORS + 2 * FIRST_SECTOR;
+
+const DISK_GUID: u128 = 0x546f_6c6c_6761_7465_8000_0000_0000_0001;
+const PARTITION_GUID: u128 = 0x546f_6c6c_6761_7465_8000_0000_0000_0002;
+const VOLUME_ID: u32 = 0x546f_6c6c;
+const VOLUME_LABEL: [u8; 11] = *b"TOLLGATE   ";
+
+/// The most bytes of a file that are read back.
+const MOST_FILE_BYTES: u64 = 64 << 20;
+
+/// A file on the partition: its path, with backslashes as UEFI has them, and its bytes.
+pub type Entry<'a> = (&'a str, &'a [u8]);
+
+/// Makes a disk image that holds these files.
+///
+/// # Errors
+/// They do not fit.
+pub fn build(files: &[Entry<'_>]) -> io::Result<Vec<u8>> {
+    let mut disk = vec![0; DISK_SECTORS * SECTOR_BYTES];
+    let start = FIRST_SECTOR * SECTOR_BYTES;
+    let volume = &mut disk[start..start + PARTITION_SECTORS * SECTOR_BYTES];
+    format(volume, files)?;
+    partition(Cursor::new(&mut disk[..]))?;
+    Ok(disk)
+}
+
+fn format(volume: &mut [u8], files: &[Entry<'_>]) -> io::Result<()> {
+    let options = FormatVolumeOptions::new().fat_type(FatType::Fat32).bytes_per_cluster(SECTOR_BYTES as u32);
+    let options = options.volume_id(VOLUME_ID).volume_label(VOLUME_LABEL);
+    fatfs::format_volume(Cursor::new(&mut *volume), options)?;
+    let system = FileSystem::new(Cursor::new(volume), FsOptions::new())?;
+    for (path, bytes) in files {
+        let mut directory = system.root_dir();
+        let mut names = path.split('\\').peekable();
+        while let Some(name) = names.next() {
+            if names.peek().is_some() {
+                directory = directory.create_dir(name)?;
+            } else {
+                let mut file = directory.create_file(name)?;
+                file.write_all(bytes)?;
+                file.flush()?;
+            }
+        }
+    }
+    system.unmount()
+}
+
+fn partition(mut disk: Cursor<&mut [u8]>) -> io::Result<()> {
+    let fail = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
+    let protective = ProtectiveMBR::with_lb_size(DISK_SECTORS as u32 - 1);
+    protective.overwrite_lba0(&mut disk).map_err(|error| fail(&error))?;
+    let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
+    let mut table =
+        config.create_from_device(disk, Some(uuid::Uuid::from_u128(DISK_GUID))).map_err(|error| fail(&error))?;
+    let partition = Partition {
+        part_type_guid: partition_types::EFI,
+        part_guid: uuid::Uuid::from_u128(PARTITION_GUID),
+        first_lba: FIRST_SECTOR as u64,
+        last_lba: (FIRST_SECTOR + PARTITION_SECTORS) as u64 - 1,
+        flags: 0,
+        name: "Tollgate".to_owned(),
+    };
+    table.update_partitions(BTreeMap::from([(1, partition)])).map_err(|error| fail(&error))?;
+    table.write().map(drop).map_err(|error| fail(&error))
+}
+
+/// Reads a file from the first EFI system partition of a disk image, in which the file system may note that it was opened.
+///
+/// # Errors
+/// There is no such partition or file, or the image is damaged.
+pub fn read(disk: &mut [u8], path: &str) -> io::Result<Vec<u8>> {
+    let system = FileSystem::new(Cursor::new(volume(disk)?), FsOptions::new())?;
+    let mut bytes = Vec::new();
+    let mut file = system.root_dir().open_file(&path.replace('\\', "/"))?.take(MOST_FILE_BYTES);
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn volume(disk: &mut [u8]) -> io::Result<&mut [u8]> {
+    let config = GptConfig::new().writable(false).logical_block_size(LogicalBlockSize::Lb512);
+    let table =
+        config.open_from_device(Cursor::new(&mut *disk)).map_err(|error| io::Error::other(error.to_string()))?;
+    let partition = table.partitions().values().find(|partition| partition.part_type_guid == partition_types::EFI);
+    let bytes = |sectors: u64| usize::try_from(sectors).ok()?.checked_mul(SECTOR_BYTES);
+    let range =
+        partition.and_then(|partition| Some(bytes(partition.first_lba)?..bytes(partition.last_lba.checked_add(1)?)?));
+    range.and_then(|range| disk.get_mut(range)).ok_or_else(|| io::Error::other("it has no EFI system partition"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_read_as_they_were_written_and_the_bytes_repeat() {
+        let large = vec![0x5a; 3 << 20];
+        let files: [Entry<'_>; 3] = [("EFI\\BOOT\\A.EFI", &large), ("TOLLGATE\\B.TXT", b"words"), ("EFI\\C", b"")];
+        let mut disk = build(&files).unwrap();
+        assert!(disk == build(&files).unwrap(), "two images differ");
+        for (path, bytes) in files {
+            assert_eq!(read(&mut disk, path).unwrap(), bytes, "{path}");
+        }
+        assert!(read(&mut disk, "TOLLGATE\\ABSENT.TXT").is_err());
+    }
+
+    #[test]
+    fn both_tables_and_the_protective_record_are_there() {
+        let mut disk = build(&[]).unwrap();
+        let table = GptConfig::new().open_from_device(Cursor::new(&mut disk[..])).unwrap();
+        assert!(table.primary_header().is_ok() && table.backup_header().is_ok());
+        let partition = &table.partitions()[&1];
+        assert_eq!((partition.first_lba, partition.part_type_guid.guid), (2048, partition_types::EFI.guid));
+        drop(table);
+        assert_eq!((disk[450], &disk[510..512]), (0xee, &[0x55, 0xaa][..]));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        assert!(build(&[("LARGE", &vec![1; 41 << 20])]).is_err());
+    }
+
+    #[test]
+    fn damaged_images_are_errors() {
+        let mut disk = build(&[("A", b"a")]).unwrap();
+        let half = disk.len() / 2;
+        assert!(read(&mut [], "A").is_err());
+        assert!(read(&mut disk[..half], "A").is_err());
+        assert!(read(&mut vec![0; 1 << 20], "A").is_err());
+    }
+}

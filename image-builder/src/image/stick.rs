@@ -1,0 +1,139 @@
+//! A stick for a machine with UEFI: the disk image with the monitor as an application, and the guest and the options as files.
+
+use std::io;
+
+use tollgate_abi::guest_image::{self, DIRECTORY_BYTES, LoadError};
+use tollgate_abi::monitor_image::PackedMonitor;
+use tollgate_abi::stick::{APPLICATION, GUEST, MOST_GUEST_BYTES, OPTIONS};
+
+use super::{Guest, disk, pe};
+
+/// A bootable disk image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stick {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Bytes of the monitor in it.
+    pub monitor_bytes: usize,
+    /// Bytes of the guest in it, packed.
+    pub guest_bytes: usize,
+}
+
+/// Why no stick can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StickError {
+    /// The monitor is not what the link script makes of it.
+    #[error("{0}")]
+    Application(#[from] pe::PeError),
+    /// Too much to be read.
+    #[error("it takes {0} bytes, and the monitor reads {MOST_GUEST_BYTES} at most")]
+    TooLarge(usize),
+    /// The directory refuses it.
+    #[error("{0}")]
+    Load(LoadError),
+    /// It does not fit the partition.
+    #[error("the disk image can't be made: {0}")]
+    Disk(#[from] io::Error),
+}
+
+impl From<LoadError> for StickError {
+    fn from(error: LoadError) -> Self {
+        StickError::Load(error)
+    }
+}
+
+impl StickError {
+    /// What the person can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            StickError::Application(_) | StickError::Disk(_) => "build tollgate again",
+            StickError::TooLarge(_) => "strip it, optimize it for size, or move zeroes to .bss",
+            StickError::Load(_) => "shorten the options, or change the guest's link script",
+        }
+    }
+}
+
+impl Stick {
+    /// Lays out a stick.
+    ///
+    /// # Errors
+    /// The guest does not fit, or the directory refuses it.
+    pub fn build(application_elf: &[u8], guest: &Guest<'_>, options: &str) -> Result<Self, StickError> {
+        let application = pe::from_elf(application_elf)?;
+        let file = guest_file(guest, options)?;
+        let text = options_text(options);
+        let bytes = disk::build(&[(APPLICATION, &application), (GUEST, &file), (OPTIONS, text.as_bytes())])?;
+        Ok(Self { bytes, monitor_bytes: application.len(), guest_bytes: file.len() - DIRECTORY_BYTES })
+    }
+}
+
+/// The monitor is a file of its own.
+const APART: PackedMonitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
+
+/// The directory page, and the segments behind it.
+fn guest_file(guest: &Guest<'_>, options: &str) -> Result<Vec<u8>, StickError> {
+    let segments = guest.segments(DIRECTORY_BYTES as u64);
+    let mut file = vec![0; DIRECTORY_BYTES];
+    for (segment, packed) in &segments {
+        file.resize(segment.image_offset as usize, 0);
+        file.extend_from_slice(packed);
+    }
+    if file.len() > MOST_GUEST_BYTES {
+        return Err(StickError::TooLarge(file.len()));
+    }
+    let segments: Vec<_> = segments.into_iter().map(|(segment, _)| segment).collect();
+    let mut page = [0; DIRECTORY_BYTES];
+    guest_image::write_directory(&mut page, APART, guest.entry_gpa, &segments, options)?;
+    file[..DIRECTORY_BYTES].copy_from_slice(&page);
+    Ok(file)
+}
+
+/// The options with a word on each line, and what a person should know who edits them.
+fn options_text(options: &str) -> String {
+    let mut text = String::from(
+        "# Tollgate's options, one or more to a line; what stands behind # is not read.\r\n\
+         # `tollgate workloads` lists the workloads. cpus=1 to 16. keys=on tells the exits of a reason apart.\r\n\
+         # watchdog= is in ticks of the time-stamp counter; 0 is for ever.\r\n",
+    );
+    for word in options.split_ascii_whitespace() {
+        text += word;
+        text += "\r\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{APPLICATION_ELF, GUEST_ELF};
+    use tollgate_abi::guest_image::Directory;
+    use tollgate_abi::stick::options_line;
+
+    #[test]
+    fn the_files_on_a_stick_are_what_the_monitor_reads() {
+        let guest = Guest::parse(GUEST_ELF).unwrap();
+        let options = "leaf-map=autumn2021 workloads=cpuid cpus=2";
+        let mut stick = Stick::build(APPLICATION_ELF, &guest, options).unwrap();
+        let file = disk::read(&mut stick.bytes, GUEST).unwrap();
+        let directory = Directory::read(file.first_chunk().unwrap(), file.len() as u64).unwrap();
+        assert_eq!((directory.options, directory.entry_gpa), (options, guest.entry_gpa));
+        for (segment, piece) in directory.segments().zip(&guest.pieces) {
+            let packed = &file[segment.image_offset as usize..][..segment.packed_bytes as usize];
+            let unpacked = lz4_flex::block::decompress(packed, segment.file_bytes as usize);
+            assert_eq!(if segment.is_packed() { unpacked.unwrap() } else { packed.to_vec() }, piece.bytes);
+        }
+        let mut line = String::new();
+        options_line(&disk::read(&mut stick.bytes, OPTIONS).unwrap(), &mut line).unwrap();
+        assert_eq!(line, options, "the text says what the directory says");
+        assert!(disk::read(&mut stick.bytes, APPLICATION).unwrap().starts_with(b"MZ"));
+    }
+
+    #[test]
+    fn a_guest_that_is_too_large_is_refused() {
+        let mut guest = Guest::parse(GUEST_ELF).unwrap();
+        let bytes: Vec<u8> =
+            (0..MOST_GUEST_BYTES as u64).map(|n| (n.wrapping_mul(0x5851_f42d_4c95_7f2d) >> 56) as u8).collect();
+        guest.pieces[0].bytes = &bytes;
+        assert!(matches!(Stick::build(APPLICATION_ELF, &guest, ""), Err(StickError::TooLarge(_))));
+    }
+}

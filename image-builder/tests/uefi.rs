@@ -1,0 +1,222 @@
+//! The stick under OVMF: whole runs in Bochs, which has VT-x, and in QEMU, which has SVM; what goes wrong with sticks and
+//! machines.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use common::{text, tollgate_in};
+use image_builder::emulator::{Boot, Engine, Launch, Limits, PLATFORMS, STICK, Session, bochs, ovmf, qemu};
+use image_builder::image::{self, disk};
+use image_builder::log::{Log, LogReader};
+use serde_json::Value;
+use tempfile::TempDir;
+use tollgate_abi::stick::{APPLICATION, GUEST, OPTIONS};
+
+const FIRST_LOG: &str = "TG000001.LOG";
+
+/// A run of the tool with a stick in Bochs, audited.
+fn balanced_in_bochs(arguments: &[&str]) -> (Value, TempDir) {
+    if let Err(missing) = bochs::find() {
+        panic!("this test needs Bochs. {missing}");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let fixed = ["run", "--uefi", "--on", "bochs", "--audit", "--json", "--out", ".", "--timeout", "300"];
+    let output = tollgate_in(place.path(), &[&fixed, arguments].concat(), &[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+    (serde_json::from_slice(&output.stdout).unwrap(), place)
+}
+
+#[test]
+fn the_whole_run_balances_and_its_log_comes_back_on_the_stick() {
+    let (account, place) = balanced_in_bochs(&[]);
+    assert_eq!((&account["verdict"], &account["findings"]), (&"balanced".into(), &Value::Array(vec![])));
+    let exits = &account["totals"]["exits"];
+    assert!(exits.as_u64() > Some(10_000) && *exits == account["totals"]["audit_count"], "{}", account["totals"]);
+    let reported = tollgate_in(place.path(), &["report", "--format", "json", FIRST_LOG], &[]);
+    assert_eq!(reported.status.code(), Some(0), "{}", text(&reported.stderr));
+    assert!(text(&reported.stdout).contains("\"balanced\""), "{}", text(&reported.stdout));
+}
+
+#[test]
+fn qemus_own_emulation_runs_the_stick_too() {
+    let place = tempfile::tempdir().unwrap();
+    let arguments = ["run", "--uefi", "--on", "qemu", "--json", "--out", ".", "--workload", "cpuid,memory:64"];
+    let output = tollgate_in(place.path(), &arguments, &[]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+    let reported = tollgate_in(place.path(), &["report", FIRST_LOG], &[]);
+    assert!(text(&reported.stdout).contains("verdict: balanced"), "{}", text(&reported.stdout));
+}
+
+#[test]
+fn a_vcpu_that_breaks_stops_the_others_and_all_go_back_to_firmware() {
+    let place = tempfile::tempdir().unwrap();
+    let arguments = ["run", "--uefi", "--on", "bochs", "--out", ".", "--cpus", "4", "--timeout", "300"];
+    let hostile = ["--workload", "triple-fault-elsewhere"];
+    let output = tollgate_in(place.path(), &[&arguments[..], &hostile].concat(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
+    let said = text(&fs::read(place.path().join("serial.log")).unwrap());
+    assert!(said.contains("vCPU 1 ended as triple-fault") && said.contains("The log is on the stick"), "{said}");
+    assert!(!said.contains("did not come back"), "{said}");
+}
+
+#[test]
+fn firmwares_other_processors_run_vcpus_and_go_back() {
+    let (account, place) = balanced_in_bochs(&["--cpus", "2", "--workload", "cpuid,memory:64,threads,ipi-halted"]);
+    for vcpu in account["per_vcpu"].as_array().unwrap() {
+        assert_eq!(vcpu["audit_count"], vcpu["exits"], "{vcpu}");
+    }
+    // What the application shows behind its log goes over the serial port, too.
+    let serial = text(&fs::read(place.path().join("serial.log")).unwrap());
+    assert!(!serial.contains("did not come back") && serial.contains(FIRST_LOG), "{serial}");
+}
+
+/// How QEMU's own emulation starts a stick.
+fn in_qemu(directory: &Path, stick: &[u8]) -> Launch {
+    let platform = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
+    let boot = Boot::Stick(stick);
+    qemu::prepare(directory, boot, qemu::Machine::new(platform, boot), false)
+        .unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"))
+}
+
+/// A stick in QEMU's own emulation, for a change in what it emulates.
+struct Booted {
+    serial: Log,
+    stick: Vec<u8>,
+    said: String,
+    _place: TempDir,
+}
+
+impl Booted {
+    fn new(stick: &[u8], change: impl FnOnce(&mut Launch)) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let mut launch = in_qemu(place.path(), stick);
+        change(&mut launch);
+        let limits = Limits { grace: Duration::from_secs(60), ..Limits::within(Duration::from_secs(180)) };
+        let session = Session::run(&launch, limits, |_| {}).unwrap();
+        let serial = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
+        let said = text(&fs::read(&launch.serial).unwrap());
+        let stick = fs::read(place.path().join(STICK)).unwrap();
+        Self { serial, stick, said, _place: place }
+    }
+
+    fn verdict(&self) -> String {
+        let verdict = self.serial.verdict.as_ref().expect("a verdict is the last record");
+        format!("{}: {}", verdict.result, verdict.detail)
+    }
+
+    fn log(&mut self, name: &str) -> Option<Log> {
+        disk::read(&mut self.stick, name).ok().map(|bytes| LogReader::read(&*bytes).unwrap())
+    }
+}
+
+/// Replaces an argument of an emulator.
+fn replace(launch: &mut Launch, old: &str, new: &str) {
+    let argument = launch.invocation.arguments.iter_mut().find(|argument| *argument == old);
+    *argument.unwrap_or_else(|| panic!("there is no argument {old}")) = new.into();
+}
+
+fn stick() -> Vec<u8> {
+    image::build_stick(None, "workloads=cpuid").unwrap().bytes
+}
+
+/// The same stick with other files: those that are `None` are left out.
+fn with_files(changed: &[(&str, Option<&[u8]>)]) -> std::io::Result<Vec<u8>> {
+    let mut stick = stick();
+    let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
+    for name in [APPLICATION, GUEST, OPTIONS] {
+        if changed.iter().all(|(other, _)| *other != name) {
+            files.push((name, disk::read(&mut stick, name).unwrap()));
+        }
+    }
+    files.extend(changed.iter().filter_map(|&(name, bytes)| Some((name, bytes?.to_vec()))));
+    disk::build(&files.iter().map(|(name, bytes)| (*name, &**bytes)).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_machine_without_vtx_is_told_on_port_screen_and_stick_and_logs_are_numbered() {
+    let without_svm = |launch: &mut Launch| replace(launch, "max,+svm,-rdrand,-rdseed", "max,svm=off,-rdrand,-rdseed");
+    let mut first = Booted::new(&stick(), without_svm);
+    assert!(first.verdict().starts_with("refused: ") && first.verdict().contains("VT-x"), "{}", first.verdict());
+    assert!(first.said.contains(" Verdict: refused: ") && first.said.contains(FIRST_LOG), "{}", first.said);
+    assert_eq!(first.log(FIRST_LOG).unwrap().verdict, first.serial.verdict);
+    let mut second = Booted::new(&first.stick, without_svm);
+    assert!(second.log(FIRST_LOG).is_some() && second.log("TG000002.LOG").is_some(), "{}", second.said);
+}
+
+#[test]
+fn a_stick_that_takes_no_log_does_not_keep_the_run_from_its_verdict() {
+    let read_only = Booted::new(&stick(), |launch| {
+        let drive = format!("format=raw,file={}", STICK);
+        replace(launch, &drive, &format!("if=none,id=stick,readonly=on,{drive}"));
+        let devices = ["-device", "qemu-xhci", "-device", "usb-storage,drive=stick"];
+        launch.invocation.arguments.extend(devices.map(Into::into));
+    });
+    let told = "every book agrees; the log can't be saved: the stick is write-protected";
+    assert!(read_only.verdict().starts_with("balanced: "), "{}", read_only.verdict());
+    assert!(read_only.verdict().ends_with(told), "{}", read_only.verdict());
+
+    // As much as fits beside the other files, to the sector.
+    let fits = |sectors: usize| with_files(&[("FILL.BIN", Some(&vec![1; sectors * 512]))]).ok();
+    let (mut most, mut too_many) = (70_000, 82_000);
+    while most + 1 < too_many {
+        let middle = (most + too_many) / 2;
+        if fits(middle).is_some() { most = middle } else { too_many = middle }
+    }
+    let mut full = Booted::new(&fits(most).unwrap(), |_| {});
+    assert!(full.verdict().ends_with("; the log can't be saved: the stick is full"), "{}", full.verdict());
+    assert!(disk::read(&mut full.stick, FIRST_LOG).is_err(), "an empty log stayed");
+}
+
+#[test]
+fn what_is_wrong_with_the_files_on_a_stick_is_named() {
+    let verdict = |changed: &[(&str, Option<&[u8]>)]| {
+        let mut refused = Booted::new(&with_files(changed).unwrap(), |_| {});
+        assert_eq!(refused.log(FIRST_LOG).unwrap().verdict, refused.serial.verdict);
+        refused.verdict()
+    };
+    let missing = verdict(&[(GUEST, None)]);
+    assert!(missing.contains(GUEST) && missing.contains("it is not on the stick"), "{missing}");
+    let torn = verdict(&[(GUEST, Some(b"TollGate"))]);
+    assert!(torn.contains("holds no guest"), "{torn}");
+    let mistaken = verdict(&[(OPTIONS, Some(b"# mine\r\nworkloads=cpuidd\r\n"))]);
+    assert!(mistaken.contains("there is no workload `cpuidd`"), "{mistaken}");
+    let binary = verdict(&[(OPTIONS, Some(b"cpus=1\n\xff\xfe"))]);
+    assert!(binary.contains("line 2 of TOLLGATE\\OPTIONS.TXT"), "{binary}");
+}
+
+#[test]
+fn above_4_gib_and_without_a_serial_port_it_says_so_and_runs() {
+    let place = tempfile::tempdir().unwrap();
+    let mut launch = in_qemu(place.path(), &stick());
+    replace(&mut launch, "file:serial.log", "none");
+    replace(&mut launch, &ovmf::MEMORY_MIB.to_string(), "6G");
+    let _ = Session::run(&launch, Limits::within(Duration::from_secs(180)), |_| {}).unwrap();
+    let mut stick = fs::read(place.path().join(STICK)).unwrap();
+    let log = text(&disk::read(&mut stick, FIRST_LOG).unwrap());
+    for told in ["there is no serial port", "above 4 GiB", "result=balanced", "another hypervisor is active"] {
+        assert!(log.contains(told), "{told} is missing:\n{log}");
+    }
+}
+
+#[test]
+fn firmware_that_is_none_is_named() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("short.fd"), [0; 100]).unwrap();
+    for (named, why) in [("absent.fd", "absent.fd"), ("short.fd", "its length is not")] {
+        let output = tollgate_in(place.path(), &["run", "--uefi", "--on", "qemu"], &[(ovmf::FIRMWARE_VARIABLE, named)]);
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(3) && said.contains(why) && said.contains("TOLLGATE_OVMF"), "{said}");
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_written_leaves_the_old_file() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("old.img"), b"old").unwrap();
+    let output = tollgate_in(place.path(), &["image", "--uefi", "old.img", "--guest", "absent.elf"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(fs::read(Path::new(place.path()).join("old.img")).unwrap(), b"old");
+}

@@ -1,0 +1,71 @@
+//! The ROM as the monitor's firmware: the machine is bare, the guest lies in the ROM, and the emulator's ports end the run.
+#![expect(unsafe_code, reason = "takes the ROM as memory")]
+
+use alloc::vec::Vec;
+
+use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BASE, ROM_BYTES};
+use tollgate_abi::machine::GUEST_BYTES;
+use vmm_core::local_apic::LocalApic;
+
+use crate::firmware::{self, Firmware};
+use crate::{Refused, ports};
+
+/// The heap: from the end of what link.ld places to where the guest's memory starts.
+const HEAP_START: usize = 2 << 20;
+const HEAP_BYTES: usize = 6 << 20;
+
+/// Where guest-physical 0 is: above the monitor and its heap, and a multiple of 2 MiB for large pages.
+const GUEST_HPA: u64 = 8 << 20;
+const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= GUEST_HPA);
+
+/// Bytes of memory that the machine must have.
+const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
+
+/// The ROM as firmware, whose boot block starts the other processors by `start_others`.
+pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
+    Firmware {
+        name: "rom",
+        memory_bytes: ports::memory_bytes,
+        directory,
+        image,
+        guest_memory,
+        start_others,
+        takes_back: false,
+        keep: |_| (),
+        remarks: Vec::new,
+        postscript: || None,
+        end: ports::end,
+    }
+}
+
+/// What the image does, from the boot block to the end: on the boot stack, with the first 4 GiB mapped and interrupts off.
+pub fn run(rom: &'static Firmware) -> ! {
+    // SAFETY: once, from the boot block; RAM that nothing else uses (link.ld asserts that the image ends below), mapped to
+    // itself.
+    unsafe { firmware::start(rom, HEAP_START as *mut u8, HEAP_BYTES) };
+    ports::end(crate::run())
+}
+
+/// The ROM, which ends at 4 GiB.
+fn image() -> &'static [u8] {
+    // SAFETY: the reset vector was fetched from there; ROM is mapped by the boot block and never changes.
+    unsafe { &*(ROM_BASE as usize as *const [u8; ROM_BYTES]) }
+}
+
+/// The directory page of the ROM.
+fn directory() -> Result<Directory<'static>, Refused> {
+    let page: Option<&[u8; DIRECTORY_BYTES]> = image()[DIRECTORY_OFFSET..].first_chunk();
+    page.ok_or(LoadError::NoDirectory)
+        .and_then(|page| Directory::read(page, ROM_BYTES as u64))
+        .map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))
+}
+
+fn guest_memory() -> Result<u64, Refused> {
+    let memory_bytes = ports::memory_bytes();
+    if memory_bytes < NEEDED_BYTES {
+        let (has, needs) = (memory_bytes >> 20, NEEDED_BYTES >> 20);
+        let detail = format_args!("the machine has {has} MiB of memory; the monitor and its guest need {needs} MiB");
+        return Err(Refused::new(detail, "give the machine more memory"));
+    }
+    Ok(GUEST_HPA)
+}

@@ -1,0 +1,114 @@
+//! What was found before the run, while firmware could be asked, and kept for the monitor, which can't ask.
+#![expect(unsafe_code, reason = "keeps a pointer to what was found in an atomic")]
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use monitor_run::Refused;
+use tollgate_abi::guest_image::{DIRECTORY_BYTES, Directory, LoadError};
+use tollgate_abi::machine::GUEST_BYTES;
+use tollgate_abi::stick::{GUEST, OPTIONS, options_line};
+
+use crate::machine;
+use crate::stick::{Stick, Trouble};
+
+/// For large pages.
+const GUEST_ALIGNMENT: usize = 2 << 20;
+
+/// What was found.
+pub(crate) struct Found {
+    pub(crate) memory_bytes: u64,
+    pub(crate) image: &'static [u8],
+    pub(crate) directory: Result<Directory<'static>, Refused>,
+    /// Where the guest's memory starts, in what [`machine::pages`] gave.
+    pub(crate) guest_memory: Result<u64, Refused>,
+    pub(crate) remarks: Vec<String>,
+    /// What the verdict is to say besides.
+    pub(crate) trouble: Option<String>,
+    guest_pages: Option<*mut u8>,
+}
+
+static FOUND: AtomicPtr<Found> = AtomicPtr::new(core::ptr::null_mut());
+
+/// What was found. Until [`keep`] was called that is a defect.
+pub(crate) fn found() -> &'static Found {
+    // SAFETY: null, or what `keep` leaked.
+    unsafe { FOUND.load(Ordering::Acquire).as_ref() }.expect("the machine was looked at before the run")
+}
+
+/// Keeps it.
+pub(crate) fn keep(found: Found) {
+    FOUND.store(Box::leak(Box::new(found)), Ordering::Release);
+}
+
+impl Found {
+    /// Looks at the machine and at the stick.
+    pub(crate) fn look(stick: &mut Result<Stick, Trouble>) -> Self {
+        let (memory_bytes, largest) = machine::memory();
+        let bytes = GUEST_BYTES as usize + GUEST_ALIGNMENT;
+        let guest_pages = machine::pages(bytes);
+        let guest_memory = guest_pages.map(|pages| (pages as u64).next_multiple_of(GUEST_ALIGNMENT as u64));
+        let guest_memory = guest_memory.ok_or_else(|| {
+            let (needs, has) = (bytes >> 20, largest >> 20);
+            let detail = format_args!(
+                "the firmware has no {needs} MiB of contiguous memory for the guest; its largest free piece has {has} MiB"
+            );
+            Refused::new(detail, "start from the stick right after power-on, or give the machine more memory")
+        });
+        let image = stick
+            .as_mut()
+            .map_err(|trouble| format!("{trouble}"))
+            .and_then(|stick| stick.guest().map(|image| &*image.leak()).map_err(|trouble| format!("{trouble}")));
+        let options = stick.as_mut().ok().map_or(Ok(None), Stick::options);
+        let directory = match &image {
+            Ok(image) => directory(image, options),
+            Err(trouble) => Err(refused(format_args!("the guest can't be read from {GUEST}: {trouble}"))),
+        };
+        Self {
+            memory_bytes,
+            image: image.unwrap_or_default(),
+            directory,
+            guest_memory,
+            remarks: Vec::new(),
+            trouble: None,
+            guest_pages,
+        }
+    }
+
+    /// Gives the guest's memory back to firmware.
+    ///
+    /// # Safety
+    /// The guest is over.
+    pub(crate) unsafe fn free_guest_memory(&self) {
+        if let Some(pages) = self.guest_pages {
+            // SAFETY: the caller's contract.
+            unsafe { machine::free(pages, GUEST_BYTES as usize + GUEST_ALIGNMENT) };
+        }
+    }
+}
+
+fn refused(detail: impl core::fmt::Display) -> Refused {
+    Refused::new(detail, "write the stick again with `tollgate image --uefi`")
+}
+
+/// The image's directory, with the options that a person has put on the stick.
+fn directory(image: &'static [u8], options: Result<Option<Vec<u8>>, Trouble>) -> Result<Directory<'static>, Refused> {
+    let page: Option<&[u8; DIRECTORY_BYTES]> = image.first_chunk();
+    let mut directory = page
+        .ok_or(LoadError::NoDirectory)
+        .and_then(|page| Directory::read(page, image.len() as u64))
+        .map_err(refused)?;
+    let text =
+        options.map_err(|trouble| Refused::new(format_args!("{OPTIONS} can't be read: {trouble}"), OPTIONS_REMEDY))?;
+    if let Some(text) = text {
+        let mut line = String::new();
+        options_line(&text, &mut line).map_err(|error| Refused::new(error, OPTIONS_REMEDY))?;
+        directory.options = line.leak();
+    }
+    Ok(directory)
+}
+
+const OPTIONS_REMEDY: &str = "correct it, or delete it to run with the options that the stick was made with";

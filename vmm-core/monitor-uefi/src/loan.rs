@@ -1,0 +1,190 @@
+//! A processor on loan from firmware: the monitor has it for one call, on a stack of its own, and it goes back as it was.
+#![expect(unsafe_code, reason = "switches stacks, leaves VMX or SVM operation")]
+
+use alloc::boxed::Box;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::arch::{asm, naked_asm};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use tollgate_abi::machine::MOST_VCPUS;
+
+use vmm_core::local_apic::Settings;
+use vmm_core::vmx::instructions::VmxOperation;
+use x86_64::VirtAddr;
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::model_specific::{Efer, EferFlags};
+use x86_64::structures::idt::InterruptDescriptorTable;
+
+use crate::state::State;
+
+/// What a call returns that was given up.
+pub(crate) const GIVEN_UP: u64 = u64::MAX;
+
+/// Calls `work` on the stack that ends at `stack_end`, with interrupts off, and gives the processor back to firmware. Returns
+/// what `work` returns, or [`GIVEN_UP`].
+///
+/// # Safety
+/// The processor is firmware's as it came. The stack is nobody else's and ends at a multiple of 16.
+pub(crate) unsafe fn lend(stack_end: u64, work: extern "sysv64" fn(u64) -> u64, argument: u64) -> u64 {
+    let state = State::keep();
+    let settings = Settings::keep();
+    let (mut caller_rsp, apic_id) = (0, apic_id());
+    // Where `give_up` finds it: a guest leaves no register in which it could be.
+    let place = CALLERS
+        .iter()
+        .find(|place| place.apic_id.compare_exchange(NOBODY, apic_id, Ordering::AcqRel, Ordering::Acquire).is_ok());
+    if let Some(place) = place {
+        place.caller_rsp.store(&raw const caller_rsp as u64, Ordering::Release);
+    }
+    // SAFETY: the stack, by the caller's contract; `caller_rsp` lives until after the call.
+    let result = unsafe { call_on(stack_end, work, argument, &raw mut caller_rsp) };
+    // SAFETY: the call is over, hence with it whatever ran guests; the state is this processor's, and interrupts that were
+    // meant for the monitor have been taken.
+    unsafe {
+        leave_operation();
+        if let Some(settings) = settings {
+            take_interrupts(&settings);
+            settings.put_back();
+        }
+        state.put_back();
+    }
+    result
+}
+
+/// Gives up the call that [`lend`] made on this processor, whatever it was doing.
+///
+/// # Safety
+/// This runs in such a call, and nothing that it holds is needed any more.
+pub(crate) unsafe fn give_up() -> ! {
+    let apic_id = apic_id();
+    let caller = CALLERS.iter().find(|place| place.apic_id.load(Ordering::Acquire) == apic_id);
+    match caller.map_or(0, |place| place.caller_rsp.load(Ordering::Acquire)) {
+        0 => loop {
+            // There are as many places as processors that are lent, and each took one.
+            x86_64::instructions::hlt();
+        },
+        // SAFETY: the address of `caller_rsp` on this processor, by `lend`, which is still waiting.
+        caller_rsp => unsafe { return_to(caller_rsp, GIVEN_UP) },
+    }
+}
+
+/// The stack pointers of those who lent a processor, by its APIC ID.
+struct Caller {
+    apic_id: AtomicU32,
+    caller_rsp: AtomicU64,
+}
+
+/// No processor's APIC ID: it addresses all.
+const NOBODY: u32 = u32::MAX;
+static CALLERS: [Caller; MOST_VCPUS] =
+    [const { Caller { apic_id: AtomicU32::new(NOBODY), caller_rsp: AtomicU64::new(0) } }; MOST_VCPUS];
+
+/// This processor's APIC ID: all of it where CPUID has leaf 0xb (SDM 2A, CPUID).
+fn apic_id() -> u32 {
+    let topology = if __cpuid(0).eax >= 0xb { __cpuid_count(0xb, 0) } else { __cpuid(0) };
+    if __cpuid(0).eax >= 0xb && topology.ebx != 0 { topology.edx } else { __cpuid(1).ebx >> 24 }
+}
+
+/// # Safety
+/// As for [`lend`]; `caller_rsp` is valid until the return.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn call_on(
+    stack_end: u64,
+    work: extern "sysv64" fn(u64) -> u64,
+    argument: u64,
+    caller_rsp: *mut u64,
+) -> u64 {
+    naked_asm!(
+        "push rbx
+        push rbp
+        push r12
+        push r13
+        push r14
+        push r15
+        mov [rcx], rsp
+        mov rbx, rcx
+        mov rsp, rdi
+        mov rdi, rdx
+        call rsi
+        mov rdi, rbx
+        mov rsi, rax
+        jmp {return_to}",
+        return_to = sym return_to,
+    )
+}
+
+/// Returns `result` from the [`call_on`] that stored its stack pointer at `caller_rsp`.
+///
+/// # Safety
+/// It has not returned yet.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn return_to(caller_rsp: u64, result: u64) -> ! {
+    naked_asm!(
+        "mov rsp, [rdi]
+        mov rax, rsi
+        cld
+        pop r15
+        pop r14
+        pop r13
+        pop r12
+        pop rbp
+        pop rbx
+        ret"
+    )
+}
+
+/// Leaves VMX or SVM operation, if the processor is in one.
+///
+/// # Safety
+/// No guest is entered from now on.
+unsafe fn leave_operation() {
+    // SAFETY: the monitor sets CR4.VMXE right before VMXON and clears it where that fails; firmware leaves it clear. With
+    // EFER.SVME set STGI exists, and maskable interrupts stay off, as RFLAGS.IF is 0.
+    unsafe {
+        if Cr4::read().contains(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS) {
+            // It can fail only under an SMM monitor that forbids it; firmware, which put that there, lives with it.
+            let _ = VmxOperation::leave();
+        }
+        if Efer::read().contains(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE) {
+            asm!("stgi", options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Takes what the processor holds of NMIs and interrupts between vCPUs, which firmware would not know.
+///
+/// # Safety
+/// Interrupts are off, and the descriptor table that CS is of stays loaded.
+unsafe fn take_interrupts(settings: &Settings) {
+    let table = Box::leak(Box::new(InterruptDescriptorTable::new()));
+    let handler = VirtAddr::new(ignore as *const () as u64);
+    // SAFETY: the stub returns with everything as it was.
+    unsafe { table.non_maskable_interrupt.set_handler_addr(handler) };
+    for vector in 32..=u8::MAX {
+        // SAFETY: likewise.
+        unsafe { table[vector].set_handler_addr(handler) };
+    }
+    table.load();
+    // SAFETY: goes on behind itself. An exit for an NMI leaves NMIs blocked until an IRET (SDM 3C 28.5.5); one that waits for
+    // that is taken here.
+    unsafe {
+        asm!("mov {stack}, rsp", "xor {other:e}, {other:e}", "mov {other:x}, ss", "push {other}", "push {stack}", "pushfq",
+            "xor {other:e}, {other:e}", "mov {other:x}, cs", "push {other}", "lea {other}, [rip + 2f]", "push {other}", "iretq",
+            "2:", stack = out(reg) _, other = out(reg) _);
+    }
+    // There are as many requests as vectors at most.
+    for _ in 0..=u8::MAX {
+        settings.end_of_interrupt();
+        if !settings.has_request() {
+            break;
+        }
+        // SAFETY: what can come has a handler; firmware's timer stands still, and the interrupt controllers are masked.
+        unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
+    }
+}
+
+/// Takes an interrupt and does nothing.
+#[unsafe(naked)]
+unsafe extern "C" fn ignore() {
+    naked_asm!("iretq")
+}

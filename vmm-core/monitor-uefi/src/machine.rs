@@ -1,0 +1,107 @@
+//! The machine as firmware shows it: its memory, its timer, its settings, and who else watches over it.
+#![expect(unsafe_code, reason = "calls firmware by its tables")]
+
+use alloc::format;
+use alloc::string::String;
+use core::arch::x86_64::__cpuid;
+
+use uefi::boot::{self, AllocateType, MemoryType, OpenProtocolAttributes, OpenProtocolParams, ScopedProtocol};
+use uefi::mem::memory_map::MemoryMap;
+use uefi::proto::unsafe_protocol;
+use uefi::runtime::{self, VariableVendor};
+use uefi::{Status, cstr16};
+
+const PAGE_BYTES: usize = 4096;
+const CPUID_1_ECX_HYPERVISOR: u32 = 1 << 31;
+
+/// Memory from firmware, until the next start of the machine: contiguous, mapped to itself, aligned to a page.
+pub(crate) fn pages(bytes: usize) -> Option<*mut u8> {
+    let pages = bytes.div_ceil(PAGE_BYTES);
+    boot::allocate_pages(AllocateType::AnyPages, MemoryType::LOADER_DATA, pages).ok().map(|memory| memory.as_ptr())
+}
+
+/// Gives back what [`pages`] gave.
+///
+/// # Safety
+/// Nobody uses it any more.
+pub(crate) unsafe fn free(memory: *mut u8, bytes: usize) {
+    if let Some(memory) = core::ptr::NonNull::new(memory) {
+        // SAFETY: the caller's contract. A failure leaves the memory to the next operating system's loader.
+        let _ = unsafe { boot::free_pages(memory, bytes.div_ceil(PAGE_BYTES)) };
+    }
+}
+
+/// Bytes of memory that the machine has, and of its largest piece that is free.
+pub(crate) fn memory() -> (u64, u64) {
+    let Ok(map) = boot::memory_map(MemoryType::LOADER_DATA) else { return (0, 0) };
+    let is_memory = |kind| {
+        !matches!(kind, MemoryType::RESERVED | MemoryType::UNUSABLE | MemoryType::MMIO | MemoryType::MMIO_PORT_SPACE)
+    };
+    let bytes = |pages: u64| pages * PAGE_BYTES as u64;
+    let total = map.entries().filter(|entry| is_memory(entry.ty)).map(|entry| bytes(entry.page_count)).sum();
+    let free = map.entries().filter(|entry| entry.ty == MemoryType::CONVENTIONAL);
+    (total, free.map(|entry| bytes(entry.page_count)).max().unwrap_or(0))
+}
+
+/// Whether Secure Boot is on.
+pub(crate) fn secure_boot() -> bool {
+    let mut value = [0];
+    runtime::get_variable(cstr16!("SecureBoot"), &VariableVendor::GLOBAL_VARIABLE, &mut value).is_ok() && value == [1]
+}
+
+/// The signature of a hypervisor that this machine is a guest of.
+pub(crate) fn hypervisor() -> Option<String> {
+    if __cpuid(1).ecx & CPUID_1_ECX_HYPERVISOR == 0 {
+        return None;
+    }
+    let leaf = __cpuid(0x4000_0000);
+    let bytes: [[u8; 4]; 3] = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
+    let signature = bytes.as_flattened();
+    Some(String::from_utf8_lossy(signature).trim_matches(['\0', ' ']).into())
+}
+
+/// What a person should know of another hypervisor.
+pub(crate) fn nested() -> Option<String> {
+    hypervisor().map(|name| {
+        format!("another hypervisor is active ({name}): cycles contain its work and are not those of silicon alone")
+    })
+}
+
+/// The timer architectural protocol (UEFI PI 1.8, volume 2, 12.4): what makes firmware's ticks.
+#[repr(C)]
+#[unsafe_protocol("26baccb3-6f42-11d4-bce7-0080c73c8881")]
+struct TimerArch {
+    register_handler: *const (),
+    set_timer_period: unsafe extern "efiapi" fn(this: *const Self, period_100ns: u64) -> Status,
+    get_timer_period: unsafe extern "efiapi" fn(this: *const Self, period_100ns: *mut u64) -> Status,
+    generate_soft_interrupt: *const (),
+}
+
+/// Firmware's timer, stopped.
+pub(crate) struct StoppedTimer {
+    timer: ScopedProtocol<TimerArch>,
+    period_100ns: u64,
+}
+
+impl StoppedTimer {
+    /// Stops it, so that no tick comes while a guest runs. `None` where firmware has no such timer.
+    pub(crate) fn stop() -> Option<Self> {
+        let handle = boot::get_handle_for_protocol::<TimerArch>().ok()?;
+        let params = OpenProtocolParams { handle, agent: boot::image_handle(), controller: None };
+        // SAFETY: shared with its users, as such protocols are; it is never uninstalled.
+        let timer = unsafe { boot::open_protocol::<TimerArch>(params, OpenProtocolAttributes::GetProtocol) }.ok()?;
+        let mut period_100ns = 0;
+        // SAFETY: the protocol's own functions, called as its specification says.
+        let stopped = unsafe {
+            (timer.get_timer_period)(&raw const *timer, &raw mut period_100ns).is_success()
+                && (timer.set_timer_period)(&raw const *timer, 0).is_success()
+        };
+        stopped.then_some(Self { timer, period_100ns })
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(self) {
+        // SAFETY: as in `stop`, with the period that it had.
+        let _ = unsafe { (self.timer.set_timer_period)(&raw const *self.timer, self.period_100ns) };
+    }
+}

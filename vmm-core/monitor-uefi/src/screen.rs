@@ -1,0 +1,77 @@
+//! What a person sees: that the run begins, and at its end the account in a form that fits a screen of 80 columns.
+//!
+//! No line starts with a record's word, because some firmware copies its screen to the serial port.
+
+use core::fmt::{self, Write};
+use core::time::Duration;
+
+use tollgate_abi::record::{Kind, Record, parse};
+use uefi::{boot, system};
+
+/// Writes lines. Without a screen they go nowhere.
+pub(crate) fn say(text: fmt::Arguments<'_>) {
+    system::with_stdout(|screen| {
+        let _ = screen.write_fmt(text);
+        let _ = screen.write_str("\n");
+    });
+}
+
+/// Shows the account that a log holds: who ran, every reason with exits, remarks, the verdict.
+pub(crate) fn show(log: &[u8]) {
+    let records = || log.split(|&byte| byte == b'\n').filter_map(|line| parse(line).ok());
+    let mut in_table = false;
+    for record in records() {
+        if record.kind == Kind::Exit && !core::mem::replace(&mut in_table, true) {
+            let (number, exits, average) = ("no", "exits", "avg cycles");
+            say(format_args!("\n {:>4} {number:>3}  {:<34} {exits:>10} {average:>12}", "vCPU", "exit reason"));
+        }
+        match record.kind {
+            Kind::Tollgate => say(format_args!("\n {}, {}", text(&record, "cpu"), text(&record, "options"))),
+            Kind::Console if is_remark(&record) => say(format_args!(" {}", text(&record, "text"))),
+            Kind::Exit => show_row(&record),
+            Kind::Verdict => {
+                say(format_args!("\n Verdict: {}: {}", text(&record, "result"), text(&record, "detail")));
+                if record.raw("remedy").is_some() {
+                    say(format_args!(" Remedy: {}", text(&record, "remedy")));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What the monitor, not the guest, has written.
+fn is_remark(record: &Record<'_>) -> bool {
+    record.raw("text").is_some_and(|text| text.starts_with("\"(monitor) "))
+}
+
+fn show_row(record: &Record<'_>) {
+    let number = |key| record.number(key).unwrap_or(0);
+    if let Some(average) = number("cycles").checked_div(number("count")) {
+        let (vcpu, reason, name) = (number("vcpu"), number("reason"), text(record, "name"));
+        say(format_args!(" {vcpu:>4} {reason:>3}  {name:<34} {:>10} {average:>12}", number("count")));
+    }
+}
+
+/// A record's text, which is displayed without its escapes and can be padded.
+fn text(record: &Record<'_>, key: &str) -> alloc::string::String {
+    record.text(key).map(|text| alloc::format!("{text}")).unwrap_or_default()
+}
+
+/// How long the account stays on the screen unless a key is pressed.
+const READING: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Waits for a key, or for as long as reading may take.
+pub(crate) fn wait_for_key() {
+    say(format_args!("\n Press a key to return to the firmware ({} s).", READING.as_secs()));
+    let mut left = READING;
+    while let Some(rest) = left.checked_sub(LOOK) {
+        let pressed = system::with_stdin(|keyboard| keyboard.read_key().is_ok_and(|key| key.is_some()));
+        if pressed {
+            return;
+        }
+        boot::stall(LOOK);
+        left = rest;
+    }
+}

@@ -1,0 +1,114 @@
+//! The files on the stick, which is the volume that the application was loaded from: guest and options are read there, the
+//! log is written there.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use tollgate_abi::stick::{GUEST, MOST_GUEST_BYTES, MOST_LOGS, MOST_OPTIONS_BYTES, OPTIONS, log_name};
+use uefi::proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode, RegularFile};
+use uefi::{CString16, Status, boot};
+
+/// The open volume.
+pub(crate) struct Stick {
+    root: Directory,
+}
+
+/// Why the stick can't be used for something: a sentence without its end.
+pub(crate) struct Trouble(Status);
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Status::VOLUME_FULL | Status::OUT_OF_RESOURCES => "the stick is full",
+            Status::WRITE_PROTECTED | Status::ACCESS_DENIED => "the stick is write-protected",
+            Status::NO_MEDIA | Status::MEDIA_CHANGED => "the stick was taken out",
+            Status::DEVICE_ERROR => "the stick does not answer (device error)",
+            Status::VOLUME_CORRUPTED => "the stick's file system is damaged",
+            Status::NOT_FOUND => "it is not on the stick",
+            Status::UNSUPPORTED => "the application was not loaded from a volume with files",
+            Status::BAD_BUFFER_SIZE => "it is too long",
+            other => return write!(f, "the firmware says {other}"),
+        })
+    }
+}
+
+impl From<uefi::Error> for Trouble {
+    fn from(error: uefi::Error) -> Self {
+        Self(error.status())
+    }
+}
+
+impl Stick {
+    /// The volume that this application was loaded from.
+    pub(crate) fn open() -> Result<Self, Trouble> {
+        Ok(Self { root: boot::get_image_file_system(boot::image_handle())?.open_volume()? })
+    }
+
+    /// The guest with its directory page.
+    pub(crate) fn guest(&mut self) -> Result<Vec<u8>, Trouble> {
+        self.read(GUEST, MOST_GUEST_BYTES)
+    }
+
+    /// The text with a person's options; `None` if there is none.
+    pub(crate) fn options(&mut self) -> Result<Option<Vec<u8>>, Trouble> {
+        match self.read(OPTIONS, MOST_OPTIONS_BYTES) {
+            Err(Trouble(Status::NOT_FOUND)) => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    fn read(&mut self, path: &str, most: usize) -> Result<Vec<u8>, Trouble> {
+        let mut file = self.file(path, FileMode::Read)?;
+        let bytes = file.get_boxed_info::<FileInfo>()?.file_size();
+        let bytes =
+            usize::try_from(bytes).ok().filter(|&bytes| bytes <= most).ok_or(Trouble(Status::BAD_BUFFER_SIZE))?;
+        let mut contents = alloc::vec![0; bytes];
+        let read = file.read(&mut contents)?;
+        contents.truncate(read);
+        Ok(contents)
+    }
+
+    fn file(&mut self, path: &str, mode: FileMode) -> Result<RegularFile, Trouble> {
+        let path = CString16::try_from(path).map_err(|_| Trouble(Status::INVALID_PARAMETER))?;
+        let handle = self.root.open(&path, mode, FileAttribute::empty())?;
+        handle.into_regular_file().ok_or(Trouble(Status::NOT_FOUND))
+    }
+
+    /// Begins a log under the first name that no earlier one has. Until it is finished it says so; what keeps it from being
+    /// written comes up now, before the run.
+    pub(crate) fn begin_log(&mut self) -> Result<LogFile, Trouble> {
+        let is_free = |stick: &mut Self, name: &str| match stick.file(name, FileMode::Read) {
+            Err(Trouble(Status::NOT_FOUND)) => Ok(true),
+            found => found.map(|_| false),
+        };
+        for name in (1..=MOST_LOGS).map(log_name) {
+            let name = name.as_str();
+            if is_free(self, name)? {
+                let mut log = LogFile { file: self.file(name, FileMode::CreateReadWrite)?, name: String::from(name) };
+                if let Err(trouble) = log.write(format!("{name}: this run has not come to its end.\n").as_bytes()) {
+                    let _ = log.file.delete();
+                    return Err(trouble);
+                }
+                return Ok(log);
+            }
+        }
+        Err(Trouble(Status::VOLUME_FULL))
+    }
+}
+
+/// A log on the stick.
+pub(crate) struct LogFile {
+    file: RegularFile,
+    pub(crate) name: String,
+}
+
+impl LogFile {
+    /// Replaces what the file has by what it is to have, which is longer.
+    pub(crate) fn write(&mut self, contents: &[u8]) -> Result<(), Trouble> {
+        self.file.set_position(0)?;
+        self.file.write(contents).map_err(|error| Trouble(error.status()))?;
+        Ok(self.file.flush()?)
+    }
+}
