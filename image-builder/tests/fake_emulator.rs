@@ -299,13 +299,13 @@ fn the_machine_has_the_processors_that_are_needed_or_asked_for() {
             assert!(bochsrc.contains(part), "{arguments:?} does not configure `{part}`: {bochsrc}");
         }
     };
-    configured(&["--audit"], &[", count=1,", "cpu0=report\n"]);
-    configured(&["--cpus", "3", "--audit"], &[", count=3,", "cpu0=report, cpu1=report, cpu2=report\n"]);
-    configured(&["--cpus", "3"], &[", count=3,", "debug: action=ignore\n"]);
-    configured(&["--cpus", "3", "--machine-cpus", "1"], &[", count=1,"]);
-    configured(&["--workload", "init-signal"], &[", count=2,"]);
-    configured(&["--cpus", "16", "--workload", "init-signal"], &[", count=16,"]);
-    configured(&["--machine-cpus", "4", "--missing-cpus", "go-on", "--cpus", "5"], &[", count=4,"]);
+    configured(&["--audit"], &[", count=1:1:1,", "cpu0=report\n"]);
+    configured(&["--cpus", "3", "--audit"], &[", count=1:3:1,", "cpu0=report, cpu1=report, cpu2=report\n"]);
+    configured(&["--cpus", "3"], &[", count=1:3:1,", "debug: action=ignore\n"]);
+    configured(&["--cpus", "3", "--machine-cpus", "1"], &[", count=1:1:1,"]);
+    configured(&["--workload", "init-signal"], &[", count=1:2:1,"]);
+    configured(&["--cpus", "16", "--workload", "init-signal"], &[", count=1:16:1,"]);
+    configured(&["--machine-cpus", "4", "--missing-cpus", "go-on", "--cpus", "5"], &[", count=1:4:1,"]);
 }
 
 /// A run of a scenario: its name, its reason.
@@ -365,9 +365,9 @@ fn an_atlas_is_made_of_three_runs() {
     assert_eq!(row(28)["variants"].as_array().unwrap().len(), 8);
     let machine = |folder: &str| fs::read_to_string(out.join(folder).join("bochsrc")).unwrap();
     let first = machine(".");
-    assert!(first.contains("model=tigerlake, count=1,") && first.contains("cpu0=report"), "{first}");
-    assert!(machine("two-cpus").contains("model=tigerlake, count=2,"));
-    assert!(machine("corei5_arrandale_m520").contains("model=corei5_arrandale_m520, count=1,"));
+    assert!(first.contains("model=tigerlake, count=1:1:1,") && first.contains("cpu0=report"), "{first}");
+    assert!(machine("two-cpus").contains("model=tigerlake, count=1:2:1,"));
+    assert!(machine("corei5_arrandale_m520").contains("model=corei5_arrandale_m520, count=1:1:1,"));
     assert_eq!(fs::read_to_string(out.join("serial.log")).unwrap(), balanced().0);
     assert_eq!(fs::read_to_string(out.join("two-cpus/serial.log")).unwrap(), scenario("init-signal", 3).0);
     assert!(fs::read_to_string(out.join("two-cpus/account.json")).unwrap().contains("\"verdict\": \"balanced\""));
