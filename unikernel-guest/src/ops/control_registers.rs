@@ -106,13 +106,22 @@ pub(crate) fn set_and_clear_ts() {
     unsafe { asm!("lmsw {0:x}", "clts", in(reg) cr0 | TS, options(nomem, nostack, preserves_flags)) };
 }
 
-/// Puts CR0.MP and CR4.DE back as the entry point set them; workloads may leave them changed.
+/// The bits of CR0 and of CR4 that workloads change, and that the entry point set.
+const FIRST: [u64; 2] = [Cr0Flags::MONITOR_COPROCESSOR.bits(), Cr4Flags::DEBUGGING_EXTENSIONS.bits()];
+
+/// Whether a workload left one of them changed.
+pub(crate) fn are_changed() -> bool {
+    let values = [read_cr0(), read_cr4()];
+    values.iter().zip(FIRST).any(|(value, first)| value & first == 0)
+}
+
+/// Puts them back, where they are changed. The writes may exit.
 pub(crate) fn restore() {
-    let cr0 = read_cr0() | Cr0Flags::MONITOR_COPROCESSOR.bits();
-    let cr4 = read_cr4() | Cr4Flags::DEBUGGING_EXTENSIONS.bits();
-    // SAFETY: these are the values that all code ran with from the start.
-    unsafe {
-        write_cr0(cr0);
-        write_cr4(cr4);
+    if are_changed() {
+        // SAFETY: these are the values that all code ran with from the start.
+        unsafe {
+            write_cr0(read_cr0() | FIRST[0]);
+            write_cr4(read_cr4() | FIRST[1]);
+        }
     }
 }

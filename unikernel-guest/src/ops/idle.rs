@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
 
-use crate::runtime::intercepts::book_if_enabled;
+use crate::runtime::intercepts::{book_if_enabled, enabled};
 
 /// PAUSE.
 pub(crate) fn pause() {
@@ -58,4 +58,12 @@ pub(crate) fn enable_interrupts() {
 pub(crate) fn disable_interrupts() {
     // SAFETY: they stay pending.
     unsafe { asm!("cli") };
+}
+
+/// Lets another processor go first, by PAUSE unless that exits now. Where QEMU counts instructions a processor's turn ends only
+/// by this, by HLT, or after 100 million ticks.
+pub(crate) fn give_way() {
+    if !enabled(ExitReason::PAUSE) {
+        core::hint::spin_loop();
+    }
 }

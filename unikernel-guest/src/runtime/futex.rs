@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, fence};
 use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, Tid, sem_t, timespec};
 
 use super::process::refused;
+use super::threads::looked_for;
 use super::traps::{WORK_VECTOR, interrupts_of};
 use super::{cpu, threads, time};
 use crate::ops::{apic, idle};
@@ -54,7 +55,7 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) ->
                 return give_up(Ended::TimedOut);
             }
         }
-    } else if !(0..LOOKS).any(|_| is_woken()) {
+    } else if !looked_for(LOOKS, is_woken) {
         let calls = interrupts_of(WORK_VECTOR);
         if waits_on.compare_exchange(address, address | ASLEEP, SeqCst, Relaxed).is_ok() {
             // Interrupts are off, so that the one that will come stays pending until HLT.

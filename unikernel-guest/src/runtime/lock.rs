@@ -8,6 +8,8 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use crate::ops::idle::give_way;
+
 /// A value that one vCPU at a time can reach.
 pub(crate) struct Lock<T> {
     is_taken: AtomicBool,
@@ -23,10 +25,11 @@ impl<T> Lock<T> {
     }
 
     /// Does something with the value while nobody else does.
-    #[expect(clippy::missing_spin_loop, reason = "the hint is PAUSE")]
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         while self.is_taken.swap(true, Acquire) {
-            while self.is_taken.load(Relaxed) {}
+            while self.is_taken.load(Relaxed) {
+                give_way();
+            }
         }
         // SAFETY: whoever finds `is_taken` false is alone here until it stores false again.
         let result = work(unsafe { &mut *self.value.get() });

@@ -12,7 +12,7 @@ use x86_64::registers::model_specific::EferFlags;
 
 use super::book::{book, book_times};
 use super::segments::{self, Tables, TrapStacks};
-use super::threads::{self, PATIENCE, STACK_BYTES};
+use super::threads::{self, PATIENCE, STACK_BYTES, looked_for};
 use super::traps::{self, TIMER_VECTOR};
 use super::{cpu, process, processor};
 use crate::ops::apic;
@@ -132,7 +132,7 @@ pub(crate) fn start_others() {
             apic::start(number, DELIVERY_INIT, 0);
             apic::start(number, DELIVERY_START_UP, (START_UP_GPA >> 12) as u8);
         }
-        if !(0..PATIENCE).any(|_| cpu.is_up.load(Acquire)) {
+        if !looked_for(PATIENCE, || cpu.is_up.load(Acquire)) {
             process::end(1, format_args!("vCPU {number} did not come up"));
         }
     }

@@ -7,7 +7,7 @@
 
 use core::ptr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
 
 use hermit_abi::{EAGAIN, EINVAL, ENOMEM, ESRCH, NORMAL_PRIO, Tid};
 use tollgate_abi::exit_reason::ExitReason;
@@ -19,7 +19,7 @@ use super::cpu::{self, Cpu};
 use super::process::{note_failure, refused};
 use super::traps::{WORK_VECTOR, interrupts_of};
 use super::{boot_info, futex};
-use crate::ops::idle::{hlt_for_ever, hlt_until_booked_interrupt};
+use crate::ops::idle::{give_way, hlt_for_ever, hlt_until_booked_interrupt};
 use crate::ops::{apic, control_registers, hypercall};
 
 /// What a thread starts with.
@@ -31,6 +31,8 @@ pub(crate) struct Thread {
     entry: AtomicPtr<()>,
     argument: AtomicUsize,
     profile: AtomicU8,
+    /// Whether the last one left control registers changed.
+    left_changed: AtomicBool,
     /// Its number, from `sys_spawn` until it is joined; else 0.
     id: AtomicU32,
     /// 1 from `sys_block_current_task` on until it is woken.
@@ -45,6 +47,7 @@ impl Thread {
             entry: AtomicPtr::new(ptr::null_mut()),
             argument: AtomicUsize::new(0),
             profile: AtomicU8::new(0),
+            left_changed: AtomicBool::new(false),
             id: AtomicU32::new(0),
             is_blocked: AtomicU32::new(0),
         }
@@ -65,6 +68,14 @@ pub(super) const STACK_BYTES: usize = 64 << 10;
 
 /// Looks at a flag until a vCPU that does not answer is given up: fewer instructions than ticks of the usual watchdog.
 pub(super) const PATIENCE: u32 = 1 << 25;
+
+/// Whether it came true within so many looks.
+pub(super) fn looked_for(looks: u32, is_true: impl Fn() -> bool) -> bool {
+    (0..looks).any(|_| {
+        give_way();
+        is_true()
+    })
+}
 
 /// How many vCPUs there are.
 pub(crate) fn vcpus() -> usize {
@@ -101,7 +112,8 @@ fn run(thread: &Thread) {
     if profile != Profile::Minimal {
         hypercall::switch_profile(Profile::Minimal);
     }
-    control_registers::restore();
+    // Writing them back may exit, and whoever waits may still count.
+    thread.left_changed.store(control_registers::are_changed(), Relaxed);
     // The HLT behind it.
     book(ExitReason::HLT);
     thread.state.store(DONE, Release);
@@ -137,8 +149,23 @@ pub(crate) fn give(to: usize, profile: Profile, entry: Entry, argument: usize) -
 /// Waits until a vCPU has run what it was given, without an exit however long it takes.
 pub(crate) fn finish(at: usize) {
     let state = &cpu::cpu(at).thread.state;
-    while state.load(Acquire) != DONE {}
+    while state.load(Acquire) != DONE {
+        give_way();
+    }
     state.store(IDLE, Release);
+}
+
+/// Puts control registers back on every vCPU where they were left changed.
+pub(crate) fn restore() {
+    extern "C" fn restore_here(_: usize) {
+        control_registers::restore();
+    }
+    control_registers::restore();
+    for (number, cpu) in others() {
+        if cpu.thread.left_changed.swap(false, Relaxed) && give(number, Profile::Minimal, restore_here, 0) {
+            finish(number);
+        }
+    }
 }
 
 /// Takes every other vCPU off line, before the guest ends.
@@ -150,7 +177,7 @@ pub(super) fn take_others_off_line() {
             continue;
         }
         start(number, Profile::Minimal, go_off_line, 0);
-        if !(0..PATIENCE).any(|_| cpu.is_off_line.load(Acquire)) {
+        if !looked_for(PATIENCE, || cpu.is_off_line.load(Acquire)) {
             note_failure(format_args!("vCPU {number} did not go off line"));
         }
     }

@@ -7,11 +7,12 @@ use alloc::vec::Vec;
 
 use tollgate_abi::exit_reason::{ExitReason, TABLE};
 use tollgate_abi::hypercall::Book;
+use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::{On, Workload};
 
 use super::expect::ensure;
 use super::{Code, Outcome, Run};
-use crate::ops::{control_registers, hypercall};
+use crate::ops::hypercall;
 use crate::runtime::account;
 use crate::runtime::book::{Tally, booked, tally, tally_since};
 use crate::runtime::intercepts::{enabled_in, facts};
@@ -34,7 +35,7 @@ pub(super) fn perform(workload: &'static Workload, code: Code, run: &Run) -> Out
     let message = outcome.as_ref().err().map_or(Message::EMPTY, |what| Message::new(format_args!("{what}")));
     let book = Book { passed: u64::from(outcome.is_ok()), message: message.bytes(), tally: window, ..Book::new() };
     hypercall::end(&book).map_err(|errno| format!("{}: the monitor does not end it: errno {errno}", workload.name))?;
-    control_registers::restore();
+    threads::restore();
 
     outcome.and_then(|()| as_counted(&before, &readings(&watched))).map_err(|what| format!("{}: {what}", workload.name))
 }
@@ -56,10 +57,17 @@ fn everywhere(workload: &Workload, code: Code, run: &Run) -> Outcome {
         assert!(threads::give(*vcpu, workload.profile, run_part, argument), "vCPU {vcpu} is busy");
     }
     let mut outcome = code(run);
+    let switches = !parts.is_empty() && workload.profile != Profile::Minimal;
+    if switches {
+        hypercall::switch_profile(Profile::Minimal);
+    }
     for (vcpu, part) in &parts {
         threads::finish(*vcpu);
         let elsewhere = part.outcome.with(|outcome| core::mem::replace(outcome, Ok(())));
         outcome = outcome.and(elsewhere.map_err(|what| format!("on vCPU {vcpu}: {what}")));
+    }
+    if switches {
+        hypercall::switch_profile(workload.profile);
     }
     outcome
 }

@@ -34,11 +34,15 @@ fn send_to(target: threads::Entry, run: &Run) -> Outcome {
     let exchange = Exchange { iterations: run.iterations, is_ready: AtomicU32::new(0), taken: AtomicU64::new(0) };
     let given = threads::give(TARGET, current(), target, core::ptr::from_ref(&exchange).expose_provenance());
     ensure!(given, "vCPU {TARGET} is busy");
-    while exchange.is_ready.load(Acquire) == 0 {}
+    while exchange.is_ready.load(Acquire) == 0 {
+        idle::give_way();
+    }
     for sent in 1..=run.iterations {
         // SAFETY: the vector has a handler that counts.
         unsafe { apic::send(TARGET, TEST_VECTOR) };
-        while exchange.taken.load(Acquire) < sent {}
+        while exchange.taken.load(Acquire) < sent {
+            idle::give_way();
+        }
     }
     threads::finish(TARGET);
     let taken = exchange.taken.load(Acquire);
@@ -72,6 +76,7 @@ extern "C" fn take_running(argument: usize) {
         if taken == exchange.iterations {
             break;
         }
+        idle::give_way();
     }
     idle::disable_interrupts();
 }

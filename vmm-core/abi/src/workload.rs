@@ -201,6 +201,8 @@ const fn refused(refused: Refused, reason: ExitReason, times: u64) -> Provokes {
 pub const SPAWN: &[Provokes] = &[each(R::WRMSR, 2), each(R::EXTERNAL_INTERRUPT, 1), each(R::HLT, 1)];
 /// And where it runs in another than the minimal profile: the calls to switch there and back.
 pub const SPAWN_SWITCHED: Provokes = each(R::VMCALL, 2);
+/// What vCPU 0 pays where it has run its part of such a workload and waits for the others: PAUSE must not exit then.
+pub const WAIT_SWITCHED: Provokes = each(R::VMCALL, 2);
 
 /// Iterations of "race" ask each vCPU's share of a total this many times, and the total before and after.
 pub const RACE_QUERIES: u64 = 6;
@@ -508,7 +510,9 @@ impl Workload {
         let switched = Some(&SPAWN_SWITCHED).filter(|_| self.profile != Minimal);
         let spawns = SPAWN.iter().chain(switched).filter(|row| row.reason == reason);
         let spawns = spawns.map(|row| spawned.saturating_mul(row.each));
-        let predicted = own.map(exits).chain(spawns).fold(0, u64::saturating_add);
+        let waits = self.profile != Minimal && self.on == On::Every && others > 0 && reason == WAIT_SWITCHED.reason;
+        let waits = u64::from(waits) * WAIT_SWITCHED.each;
+        let predicted = own.map(exits).chain(spawns).fold(waits, u64::saturating_add);
         // What is predicted by vector, and delivered without an exit here.
         let without_exit = self.keys().filter(|key| key.reason == reason && key.is_exception_without_exit(facts));
         let without_exit: u64 = without_exit.map(|key| key.each).sum();
@@ -598,7 +602,7 @@ mod tests {
         let predict =
             |name, reason| Workload::by_name(name).unwrap().predict(reason, 10, 4, Facts::default(), |_| true);
         assert_eq!((predict("cpuid", R::CPUID), predict("cpuid", R::HLT), predict("cpuid", R::WRMSR)), (40, 3, 6));
-        assert_eq!((predict("cpuid", R::VMCALL), predict("cr0", R::VMCALL)), (0, 6), "the full profile is switched to");
+        assert_eq!((predict("cpuid", R::VMCALL), predict("cr0", R::VMCALL)), (0, 8), "the full profile is switched to");
         assert_eq!((predict("ipi-halted", R::HLT), predict("ipi-halted", R::WRMSR)), (11, 22));
         assert_eq!((predict("threads", R::HLT), predict("compute", R::HLT)), (30, 0));
         assert!(!Workload::by_name("ipi-running").unwrap().is_default(1));

@@ -11,7 +11,6 @@ use tollgate_abi::workload::Outcome;
 use crate::apic::{Effect, addresses};
 use crate::board::{Condition, Message};
 use crate::exit::{Action, Backend, Event, GuestRegisters};
-use crate::handlers::event;
 use crate::machine::Machine;
 
 /// Vectors at the processors' own APICs: one for the timer, and one for each vCPU that interrupts another.
@@ -141,9 +140,9 @@ pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
 /// Goes on at the same instruction, with what can be delivered; what the exit interrupted comes first.
 #[inline(never)]
 pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
-    if backend.vectoring_event().is_some() {
+    if let Some(event) = backend.vectoring_event() {
         refresh(backend, machine);
-        return event::resume_delivery(backend);
+        return Action::Inject(event);
     }
     match settle(backend, machine, false) {
         Some(event) => Action::Inject(event),

@@ -187,8 +187,10 @@ pub const V_IRQ: u64 = 1 << 8;
 pub const V_IRQ_ANYHOW: u64 = 0xf << 16 | 1 << 20;
 /// [`VIRTUAL_INTERRUPT`]: V_INTR_MASKING, by which RFLAGS.IF of the guest does not hold back physical interrupts.
 pub const V_INTR_MASKING: u64 = 1 << 24;
-/// [`VIRTUAL_INTERRUPT`]: V_INTR_VECTOR. Any does: it never arrives.
-pub const V_INTR_VECTOR: u64 = 0xff << 32;
+/// [`VIRTUAL_INTERRUPT`]: V_INTR_VECTOR. Where VINTR is intercepted any does: it never arrives.
+pub const V_INTR_VECTOR: u64 = 0xff << V_INTR_VECTOR_SHIFT;
+/// [`VIRTUAL_INTERRUPT`]: where V_INTR_VECTOR begins.
+pub const V_INTR_VECTOR_SHIFT: u32 = 32;
 
 /// EFER.SVME, without which VMRUN fails; the guest does not see it.
 pub const EFER_SVME: u64 = 1 << 12;
