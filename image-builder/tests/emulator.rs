@@ -404,32 +404,64 @@ fn a_rom_whose_monitor_is_damaged_says_so() {
     }
 }
 
+/// An audited run in QEMU's own emulation.
+fn run_on_tcg(arguments: &[&str]) -> Run {
+    let place = tempfile::tempdir().unwrap();
+    let fixed = ["run", "--on", "qemu-tcg", "--json", "--audit", "--out", "."];
+    let output = tollgate_in(place.path(), &[&fixed, arguments].concat(), &[]);
+    let account = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    Run { output, account, place }
+}
+
 #[test]
 fn svm_balances_on_qemus_own_emulation_and_repeats_to_the_byte() {
-    let logs = [(); 2].map(|()| {
-        let place = tempfile::tempdir().unwrap();
-        let output = tollgate_in(place.path(), &["run", "--on", "qemu-tcg", "--json", "--audit", "--out", "."], &[]);
-        let account = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
-        let run = Run { output, account, place };
-        run.check_balanced();
-        run.check_books();
-        let platform = &run.account["platform"];
-        assert_eq!((&platform["kind"], &platform["virtualization"]), (&"qemu-tcg".into(), &"SVM".into()));
-        let exits = &run.account["totals"]["exits"];
-        assert!(exits.as_u64() > Some(10_000), "only {exits} exits");
-        assert_eq!((&run.account["totals"]["audit_count"], &run.account["per_vcpu"][0]["audit_count"]), (exits, exits));
-        text(&fs::read(run.place.path().join("serial.log")).unwrap())
-    });
-    assert!(logs[0] == logs[1], "two runs differ:\n{}", first_difference(&logs[0], &logs[1]));
+    for cpus in ["1", "4"] {
+        let logs = [(); 2].map(|()| {
+            let run = run_on_tcg(&["--cpus", cpus]);
+            run.check_balanced();
+            let platform = &run.account["platform"];
+            assert_eq!((&platform["kind"], &platform["virtualization"]), (&"qemu-tcg".into(), &"SVM".into()));
+            let exits = &run.account["totals"]["exits"];
+            assert!(exits.as_u64() > Some(10_000), "only {exits} exits");
+            assert_eq!(&run.account["totals"]["audit_count"], exits);
+            if cpus == "1" {
+                run.check_books();
+                assert_eq!(&run.account["per_vcpu"][0]["audit_count"], exits);
+            }
+            text(&fs::read(run.place.path().join("serial.log")).unwrap())
+        });
+        assert!(logs[0] == logs[1], "{cpus} vCPUs: two runs differ:\n{}", first_difference(&logs[0], &logs[1]));
+    }
+}
+
+#[test]
+fn a_guest_that_breaks_under_svm_is_named() {
+    let ends = [
+        (&["--workload", "triple-fault"][..], "the guest ended as triple-fault"),
+        (&["--workload", "triple-fault-elsewhere", "--cpus", "3"], "vCPU 1 ended as triple-fault"),
+        (&["--workload", "endless-loop"], "the guest ended as no-exits"),
+        (&["--workload", "left-long-mode"], "the guest ended as left-long-mode"),
+        (&["--workload", "halt-for-ever"], "the guest ended as halted-for-ever"),
+        (&["--workload", "outside-memory"], "the guest ended as outside-memory"),
+    ];
+    for (arguments, end) in ends {
+        let run = run_on_tcg(arguments);
+        let verdict = run.account["verdict"].as_str().unwrap();
+        assert!(verdict.starts_with("stopped: ") && verdict.contains(end), "{arguments:?}: {verdict}");
+        assert_eq!(run.output.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(run.account["totals"]["audit_count"], run.account["totals"]["exits"], "{arguments:?}");
+    }
 }
 
 #[test]
 fn every_model_with_enough_of_svm_balances() {
     let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers == Offers::Enough(Extension::Svm)).collect();
     in_parallel(&models, |model| {
-        let run = Run::new(&["--audit", "--cpu", model.name]);
-        run.check_balanced();
-        run.check_books();
+        for cpus in ["1", "2"] {
+            let run = Run::new(&["--audit", "--cpu", model.name, "--cpus", cpus]);
+            run.check_balanced();
+            run.check_books();
+        }
     });
 }
 

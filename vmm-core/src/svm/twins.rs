@@ -12,7 +12,7 @@ use super::instructions::SvmOperation;
 use super::npt::Npt;
 use super::{Svm, exit_information, guest_state, vmcb as f};
 use crate::exit::{
-    Backend, CrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, State, TableInstruction, vector,
+    Action, Backend, CrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, State, TableInstruction, vector,
 };
 use crate::ledger::Ledger;
 use crate::local_apic::LocalApic;
@@ -172,4 +172,30 @@ fn what_no_assist_tells_is_in_the_bytes() {
     // An instruction that is gone: the code still names the register.
     let lost = svm(false, 0x13, 0, 0, &[0x90]);
     assert_eq!(lost.cr_access(&mut registers), CrAccess::Write { cr: 3, register: 0 });
+}
+
+#[test]
+fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
+    let interrupt = Event::interrupt(0x31);
+    let mut on_amd = svm(true, 0x60, 0, 0, &[0x90]);
+    on_amd.inject(interrupt);
+    assert_eq!((on_amd.vmcb.get(f::EVENTINJ), on_amd.vectoring_event()), (exit_information::injection(interrupt), None));
+
+    let mut on_qemu = svm(false, 0x60, 0, 0, &[0x90]);
+    on_qemu.inject(interrupt);
+    assert_eq!((on_qemu.vmcb.get(f::EVENTINJ), on_qemu.vectoring_event()), (0, Some(interrupt)));
+    let vmcb = on_qemu.vmcb;
+    vmcb.set(f::VIRTUAL_INTERRUPT, vmcb.get(f::VIRTUAL_INTERRUPT) & !f::V_IRQ);
+    assert_eq!(on_qemu.vectoring_event(), None, "it was taken");
+    // A window is a virtual interrupt, too: then it is injected like others.
+    on_qemu.ask_for_window(true);
+    assert_eq!(on_qemu.vectoring_event(), None);
+    on_qemu.inject(interrupt);
+    assert_eq!(vmcb.get(f::EVENTINJ), exit_information::injection(interrupt));
+
+    // The timer's interrupt had not been taken when another vCPU's came.
+    let mut vcpu = Vcpu::new(svm(false, 0x61, 0, 0, &[0x90]), machine());
+    vcpu.backend.inject(interrupt);
+    vcpu.machine.apic.request(0x80);
+    assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Inject(interrupt));
 }
