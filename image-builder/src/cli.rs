@@ -20,7 +20,8 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run                                   every workload, on the best platform that is here
   tollgate run --audit                           compare with the emulator's own log of VM exits, too
   tollgate run --workload cpuid:100000,memory    two workloads, one of them longer
-  tollgate run --workload atlas                  every exit that Bochs can produce, each with what it costs
+  tollgate run --workload atlas                  every exit of VT-x that Bochs can produce, each with what it costs
+  tollgate run --workload atlas --on qemu-tcg    every exit of SVM that QEMU and Bochs can produce
   tollgate run --workload cr0,rdmsr --keys       within a reason: which registers, MSRs, ports, leaves, vectors, pages
   tollgate run --json --out results              JSON on standard output, all files in results/
   tollgate run --cpus 4 --audit                  a guest of four vCPUs, each with an account of its own

@@ -21,8 +21,8 @@ pub const ATLAS: &str = "atlas";
 pub struct Selection {
     /// Items of `name` or `name:iterations`; none for the default run.
     pub workloads: Vec<String>,
-    /// [`ATLAS`] stands for the scenarios that need no other CPU.
-    pub atlas_on_one_cpu: bool,
+    /// The scenarios that [`ATLAS`] stands for, if not for all.
+    pub atlas: Option<Vec<&'static str>>,
     /// Where the course leaves are.
     pub leaf_map: LeafMap,
     /// 0 for never.
@@ -41,7 +41,7 @@ impl Default for Selection {
     fn default() -> Self {
         Self {
             workloads: Vec::new(),
-            atlas_on_one_cpu: false,
+            atlas: None,
             leaf_map: LeafMap::default(),
             watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
             accounting: true,
@@ -81,7 +81,8 @@ impl Selection {
             line += &format!(" workloads={NONE}");
         }
         if !scenarios.is_empty() {
-            line += &format!(" scenarios={}", if atlas { self.atlas_scenarios() } else { scenarios.join(",") });
+            let atlas = if atlas { Some(self.atlas.clone().unwrap_or_else(|| vec![ALL])) } else { None };
+            line += &format!(" scenarios={}", atlas.unwrap_or(scenarios).join(","));
         }
         if self.cpus != 1 {
             line += &format!(" cpus={}", self.cpus);
@@ -103,14 +104,6 @@ impl Selection {
         }
         Options::parse(&line).map_err(refuse)?;
         Ok(line)
-    }
-
-    fn atlas_scenarios(&self) -> String {
-        if !self.atlas_on_one_cpu {
-            return ALL.to_owned();
-        }
-        let on_one_cpu = scenario::TABLE.iter().filter(|scenario| !scenario.needs_other_cpu());
-        on_one_cpu.map(|scenario| scenario.name).collect::<Vec<_>>().join(",")
     }
 
     fn has_cpus_for(&self, selected: &Selected) -> Result<(), Failure> {
@@ -177,17 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn an_atlas_on_one_cpu_names_what_it_has() {
-        let one = Selection { workloads: vec![ATLAS.to_owned()], atlas_on_one_cpu: true, ..Selection::default() };
-        let line = one.options().unwrap();
+    fn an_atlas_may_stand_for_some_scenarios() {
+        let atlas = Some(vec!["pushf", "rsm"]);
+        let some = Selection { workloads: vec![ATLAS.to_owned()], atlas, ..Selection::default() };
+        let line = some.options().unwrap();
         let options = Options::parse(&line).unwrap();
         assert_eq!(options.selected(1).count(), TABLE.iter().filter(|workload| workload.is_default(1)).count());
-        let left_out: Vec<_> =
-            scenario::TABLE.iter().filter(|all| options.scenarios().all(|one| one.name != all.name)).collect();
-        assert_eq!(
-            left_out.iter().map(|scenario| scenario.name).collect::<Vec<_>>(),
-            ["non-maskable-interrupt", "start-up-ipi", "init-signal"]
-        );
+        assert_eq!(options.scenarios().map(|scenario| scenario.name).collect::<Vec<_>>(), ["pushf", "rsm"]);
     }
 
     #[test]

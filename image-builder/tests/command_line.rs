@@ -31,7 +31,7 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["run", "--workload", "ipi-halted"], 2, "remedy: add --cpus 2");
     check(&["run", "--workload", "triple-fault-elsewhere"], 2, "runs on 2 vCPUs, and 1 is asked for");
     check(&["run", "--on", "qemu", "--cpu", "tigerlake"], 2, "remedy: use --on bochs");
-    check(&["run", "--on", "qemu-tcg", "--workload", "atlas"], 2, "runs on processor models of Bochs");
+    check(&["run", "--uefi", "--workload", "atlas"], 2, "the atlas takes several runs");
     check(&["run", "--on", "qemu-kvm", "--audit"], 3, "QEMU with KVM keeps none");
     check(&["run", "--watchdog", "5000000000"], 2, "too long");
     check(&["run", "--guest", "/no/such/file"], 2, "/no/such/file can't be read");
@@ -51,7 +51,7 @@ fn tables_come_in_every_form() {
     check(
         &["reasons", "--format", "csv"],
         0,
-        "108,SHUTDOWN,7Fh,SVM,intercept,an exception while #DF is delivered,any SVM",
+        "108,SHUTDOWN,7Fh,SVM,intercept,an exception while #DF is delivered,QEMU or silicon",
     );
     check(&["reasons", "--format", "markdown"], 0, "| no | name");
     check(&["reasons", "--format", "markdown"], 0, "|  no | SVM code | name");

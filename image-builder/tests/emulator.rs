@@ -171,6 +171,28 @@ fn the_atlas_has_every_exit_that_the_emulator_can_produce() {
 }
 
 #[test]
+fn the_atlas_has_every_exit_of_svm_that_the_emulators_can_produce() {
+    let run = run_on_tcg(&["--workload", "atlas"]);
+    run.check_balanced();
+    let rows = run.account["atlas"].as_array().unwrap();
+    let possible: Vec<&Value> = rows.iter().filter(|row| row["possible"] == true).collect();
+    for row in &possible {
+        assert!(row["count"].as_u64() > Some(0) && row["count"] == row["audit_count"], "{row}");
+        for variant in row["variants"].as_array().into_iter().flatten() {
+            assert!(variant["count"].as_u64() > Some(0), "{variant}");
+        }
+    }
+    assert_eq!(possible.len(), 43);
+    for row in rows.iter().filter(|row| row["possible"] == false) {
+        assert!(row["count"] == 0 && row["how"].as_str().unwrap().starts_with("needs silicon"), "{row}");
+    }
+    let mut platforms: Vec<&str> = possible.iter().filter_map(|row| row["platform"].as_str()).collect();
+    platforms.sort_unstable();
+    platforms.dedup();
+    assert_eq!(platforms, ["qemu-tcg", "zambezi", "zambezi, 2 CPUs"]);
+}
+
+#[test]
 fn every_vcpu_balances_with_the_processor_that_it_runs_on() {
     for cpus in [2, 8] {
         let run = Run::new(&["--audit", "--cpus", &cpus.to_string()]);
@@ -462,6 +484,8 @@ fn every_model_with_enough_of_svm_balances() {
             run.check_balanced();
             run.check_books();
         }
+        let run = Run::new(&["--workload", "atlas", "--cpu", model.name]);
+        assert_eq!((run.status(), run.verdict()), (Some(0), "balanced"), "{}: {}", model.name, run.story());
     });
 }
 

@@ -1,18 +1,21 @@
-//! The atlas: every exit reason of the SDM, produced by one of several runs, or why not.
+//! The atlas: every exit that the extension of the machine has, produced by one of several runs, or why not.
 //!
 //! One run can't have it all. With a second processor Bochs' time-stamp counter moves in steps of 5, so what needs no other
-//! runs without; and the processor with the most has no SMX.
+//! runs without; the processor with the most of VT-x has no SMX; and of SVM, QEMU's own emulation and Bochs each lack what the
+//! other has.
 
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::{ExitReason, Row, Status as ExitStatus, TABLE};
-use tollgate_abi::key::VARIANTS;
+use tollgate_abi::exit_reason::{ExitReason, OWN_OF_SVM, ROWS, Status as ExitStatus, TABLE};
+use tollgate_abi::key::{Key, KeyKind, VARIANTS};
 use tollgate_abi::scenario::{self, Scenario};
+use tollgate_abi::svm_exit;
+use tollgate_abi::virtualization::{Extension, Facts};
 
-use super::run::{Place, model, run_image};
+use super::run::{Place, Target, model, run_image};
 use super::tables::enabled_by;
 use crate::account::{Account, AtlasRow, AtlasVariant, LogFacts, Reason};
 use crate::cli::RunArguments;
-use crate::emulator::models::Model;
+use crate::emulator::{Engine, bochs};
 use crate::failure::{Failure, Status};
 use crate::log::{DENIED, ScenarioRun, VariantRow};
 use crate::output_file;
@@ -25,9 +28,9 @@ pub(super) struct Part {
     /// The image's options.
     pub(super) options: String,
     /// Where it runs.
-    pub(super) model: &'static Model,
+    pub(super) target: Target,
     /// The folder of its files within those of the atlas; the first run's are not in one.
-    pub(super) folder: Option<&'static str>,
+    pub(super) folder: Option<String>,
 }
 
 /// Where the scenarios that need another CPU are run.
@@ -35,45 +38,80 @@ const OTHER_CPU_FOLDER: &str = "two-cpus";
 /// The model for what the default one lacks, and the scenario that is about it.
 const SMX_MODEL: &str = "corei5_arrandale_m520";
 const SMX_SCENARIO: &str = "getsec";
+/// The model for what QEMU's SVM lacks.
+const SVM_MODEL: &str = "zambezi";
+/// The scenario that Bochs 2.7 does not survive: it ends itself at a triple fault before it looks for SVM's exit.
+const SHUTDOWN_SCENARIO: &str = "shutdown";
 
-/// The runs of an atlas: `selection`, the scenarios that need another CPU, and, unless the model has to stay alone, what
+/// The runs of an atlas: `selection`, the scenarios that need another CPU, and, unless the machine has to stay alone, what
 /// it lacks on another.
 ///
 /// # Errors
 /// The selection is none.
-pub(super) fn parts(selection: &Selection, on: &'static Model, alone: bool) -> Result<Vec<Part>, Failure> {
-    // Variants are kept with keys.
-    let first = Selection { atlas_on_one_cpu: true, keys: true, ..selection.clone() };
-    let scenarios = |names: Vec<&str>| {
-        let workloads = names.into_iter().map(str::to_owned).collect();
-        Selection { workloads, cpus: 1, without_missing_cpus: false, ..first.clone() }.options()
-    };
-    let other_cpu = scenario::TABLE.iter().filter(|scenario| scenario.needs_other_cpu()).map(|scenario| scenario.name);
-    let mut parts = vec![
-        Part { what: "workloads and scenarios".to_owned(), options: first.options()?, model: on, folder: None },
-        Part {
-            what: "scenarios that need another CPU".to_owned(),
-            options: scenarios(other_cpu.collect())?,
-            model: on,
-            folder: Some(OTHER_CPU_FOLDER),
-        },
-    ];
-    if !alone {
-        parts.push(Part {
+pub(super) fn parts(selection: &Selection, on: Target, alone: bool) -> Result<Vec<Part>, Failure> {
+    let mut parts = parts_on(selection, on, None)?;
+    if alone {
+        return Ok(parts);
+    }
+    match on {
+        Target::Bochs(_) if on.extension() == Extension::VtX => parts.push(Part {
             what: format!("{SMX_SCENARIO} on {SMX_MODEL}"),
-            options: scenarios(vec![SMX_SCENARIO])?,
-            model: model(Some(SMX_MODEL))?,
-            folder: Some(SMX_MODEL),
-        });
+            options: scenarios_alone(selection, vec![SMX_SCENARIO])?,
+            target: Target::Bochs(model(Some(SMX_MODEL))?),
+            folder: Some(SMX_MODEL.to_owned()),
+        }),
+        Target::Qemu(platform) if platform.engine == Engine::Tcg && bochs::find().is_ok() => {
+            parts.extend(parts_on(selection, Target::Bochs(model(Some(SVM_MODEL))?), Some(SVM_MODEL))?);
+        }
+        Target::Bochs(_) | Target::Qemu(_) => {}
     }
     Ok(parts)
+}
+
+/// The runs on one machine, in this folder.
+fn parts_on(selection: &Selection, target: Target, folder: Option<&str>) -> Result<Vec<Part>, Failure> {
+    let runs = |scenario: &&Scenario| {
+        scenario.is_under(target.extension())
+            && !(matches!(target, Target::Bochs(_)) && scenario.name == SHUTDOWN_SCENARIO)
+    };
+    let (with_other, on_one): (Vec<_>, Vec<_>) =
+        scenario::TABLE.iter().filter(runs).partition(|scenario| scenario.needs_other_cpu());
+    let names = |scenarios: Vec<&Scenario>| scenarios.into_iter().map(|scenario| scenario.name).collect();
+    let first = Selection { atlas: Some(names(on_one)), ..kept(selection) };
+    let there = folder.map_or_else(String::new, |folder| format!(" on {folder}"));
+    let inner = folder.map_or_else(|| OTHER_CPU_FOLDER.to_owned(), |folder| format!("{folder}-{OTHER_CPU_FOLDER}"));
+    Ok(vec![
+        Part {
+            what: format!("workloads and scenarios{there}"),
+            options: first.options()?,
+            target,
+            folder: folder.map(str::to_owned),
+        },
+        Part {
+            what: format!("scenarios that need another CPU{there}"),
+            options: scenarios_alone(selection, names(with_other))?,
+            target,
+            folder: Some(inner),
+        },
+    ])
+}
+
+/// Variants are kept with keys.
+fn kept(selection: &Selection) -> Selection {
+    Selection { keys: true, ..selection.clone() }
+}
+
+/// The options for scenarios without workloads.
+fn scenarios_alone(selection: &Selection, names: Vec<&str>) -> Result<String, Failure> {
+    let workloads = names.into_iter().map(str::to_owned).collect();
+    Selection { workloads, cpus: 1, without_missing_cpus: false, ..kept(selection) }.options()
 }
 
 /// Performs the runs: the first one's account, with the rows of all, and the verdict of the first that failed.
 pub(super) fn run(
     arguments: &RunArguments,
     selection: &Selection,
-    on: &'static Model,
+    on: Target,
     place: &Place,
 ) -> Result<(String, Account), Failure> {
     let arguments = &RunArguments { audit: true, ..arguments.clone() };
@@ -82,21 +120,22 @@ pub(super) fn run(
     let mut runs = Vec::new();
     for (at, part) in parts.iter().enumerate() {
         let which = format!("run {} of {}: {}", at + 1, parts.len(), part.what);
-        let directory = part.folder.map_or_else(|| place.path().to_owned(), |folder| place.path().join(folder));
+        let directory =
+            part.folder.as_ref().map_or_else(|| place.path().to_owned(), |folder| place.path().join(folder));
         output_file::create_directory(&directory)?;
-        let outcome = run_image(arguments, &part.options, part.model, &directory);
+        let outcome = run_image(arguments, &part.options, part.target, &directory);
         let (name, mut account) = match outcome {
             Ok(account) => account,
             Err(failure) if runs.is_empty() || failure.status == Status::Usage => return Err(failure.during(&which)),
             // What the others found is shown all the same.
             Err(failure) => {
-                let mut account = joined(&runs, selection.keys);
+                let mut account = joined(&runs, on.extension(), selection.keys);
                 (account.status, account.verdict) = (failure.status, failure.during(&which).to_string());
                 return Ok((title, account));
             }
         };
         if part.folder.is_some() {
-            place.keep(part.folder, &account)?;
+            place.keep(part.folder.as_deref(), &account)?;
             account.findings.iter_mut().for_each(|finding| *finding += &format!(" ({which})"));
         } else {
             title = name;
@@ -111,20 +150,20 @@ pub(super) fn run(
             break;
         }
     }
-    Ok((title, joined(&runs, selection.keys)))
+    Ok((title, joined(&runs, on.extension(), selection.keys)))
 }
 
 /// A run's processor, and how many where that is not one.
 fn place_name(arguments: &RunArguments, part: &Part) -> String {
     let needed = Options::parse(&part.options).unwrap_or_default().processors();
     match arguments.machine_cpus.unwrap_or(needed) {
-        1 => part.model.name.to_owned(),
-        several => format!("{}, {several} CPUs", part.model.name),
+        1 => part.target.name().to_owned(),
+        several => format!("{}, {several} CPUs", part.target.name()),
     }
 }
 
 /// The account of the first of several runs, at least one, with the atlas of all, and with what failed first.
-fn joined(runs: &[(String, Account)], keep_keys: bool) -> Account {
+fn joined(runs: &[(String, Account)], extension: Extension, keep_keys: bool) -> Account {
     let mut account = runs[0].1.clone();
     if let Some((_, failed)) = runs.iter().find(|(_, run)| run.status != Status::Balanced) {
         account.status = failed.status;
@@ -145,7 +184,7 @@ fn joined(runs: &[(String, Account)], keep_keys: bool) -> Account {
     }
     // A platform that refused the first run says why, once.
     if runs[0].1.status != Status::Platform {
-        account.atlas = rows(runs);
+        account.atlas = rows(runs, extension);
     }
     if account.status == Status::Balanced {
         account.findings = gaps(&account.atlas, runs);
@@ -175,7 +214,7 @@ fn gaps(rows: &[AtlasRow], runs: &[(String, Account)]) -> Vec<String> {
             gaps.push(format!("no run of the atlas produced reason {} {}", row.number, row.name));
         }
         for AtlasVariant { row: VariantRow { name, count, .. }, .. } in &row.variants {
-            if row.count > 0 && *count == 0 && denied(row.number, Some(name), accounts()).is_none() {
+            if row.count > 0 && *count == 0 && lacking_variant(ExitReason(row.number), name, runs).is_none() {
                 gaps.push(format!("no run of the atlas produced reason {} {}, {name}", row.number, row.name));
             }
         }
@@ -189,9 +228,13 @@ pub(super) fn lacking<'a>(number: u16, accounts: impl Iterator<Item = &'a Accoun
     if let Some(detail) = denied(number, None, accounts.clone()) {
         return Some(detail);
     }
+    let is_svm = accounts.clone().any(|account| account.platform.virtualization == Extension::Svm.name());
     let mut statuses = accounts.flat_map(|account| &account.reasons).filter(|reason| reason.number == number);
     let known = statuses.clone().next().is_some();
     let is_lacking = known && statuses.all(|reason| reason.status == ExitStatus::NotEnabled.as_str());
+    if is_svm {
+        return is_lacking.then(|| "this processor lacks the intercept or the instruction".to_owned());
+    }
     let row = ExitReason(number).row().filter(|_| is_lacking)?;
     Some(format!("this processor lacks {}", enabled_by(row.enabled_by)))
 }
@@ -210,12 +253,85 @@ pub(super) fn denied<'a>(
     denied.last().map(|run| run.detail.clone())
 }
 
-/// One row for each reason of the table, from the first run that produced it.
-fn rows(runs: &[(String, Account)]) -> Vec<AtlasRow> {
-    TABLE.iter().map(|row| atlas_row(row, runs)).collect()
+/// An exit that an atlas is to have.
+struct Wanted {
+    reason: ExitReason,
+    provoked_by: &'static str,
+    platforms: &'static str,
+    extension: Extension,
 }
 
-fn atlas_row(row: &Row, runs: &[(String, Account)]) -> AtlasRow {
+/// Every exit that an extension has: the SDM's reasons, or those for which SVM has a code, and SVM's own.
+fn wanted(extension: Extension) -> Vec<Wanted> {
+    let all = TABLE.iter().map(|row| (row.reason, row.notes().provoked_by, row.notes().platforms));
+    match extension {
+        Extension::VtX => {
+            all.map(|(reason, provoked_by, platforms)| Wanted { reason, provoked_by, platforms, extension }).collect()
+        }
+        Extension::Svm => {
+            let own = (OWN_OF_SVM..ROWS as u16).map(ExitReason);
+            let own = own.filter_map(|reason| Some((reason, reason.own_of_svm()?.provoked_by)));
+            let all = all.map(|(reason, provoked_by, _)| (reason, provoked_by)).chain(own);
+            let with_code = |(reason, provoked_by)| {
+                svm_exit::platforms(reason).map(|platforms| Wanted { reason, provoked_by, platforms, extension })
+            };
+            all.filter_map(with_code).collect()
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether one of these runs was where it can be produced.
+    fn is_possible(&self, runs: &[(String, Account)]) -> bool {
+        let some = |on_qemu| runs.iter().any(|(_, run)| is_on_qemu(run) == on_qemu);
+        match self.platforms {
+            platforms if platforms.starts_with("silicon") => false,
+            platforms if self.extension == Extension::VtX => !platforms.is_empty(),
+            platforms if platforms.starts_with("QEMU") => some(true),
+            platforms if platforms.starts_with("Bochs") => some(false),
+            _ => true,
+        }
+    }
+
+    /// The variants of it that there are under the extension.
+    fn variants(&self) -> impl Iterator<Item = &'static str> {
+        let (reason, extension) = (self.reason, self.extension);
+        let is_there = move |name: &&str| match about(reason, name) {
+            Some(scenario) => scenario.is_under(extension),
+            None => true,
+        };
+        VARIANTS.iter().filter(move |(of, _)| *of == reason).map(|&(_, name)| name).filter(is_there)
+    }
+}
+
+/// The scenario about a variant.
+fn about(reason: ExitReason, variant: &str) -> Option<&'static Scenario> {
+    scenario::TABLE.iter().find(|scenario| (scenario.reason, scenario.variant) == (reason, Some(variant)))
+}
+
+/// Why no run produced a variant: its scenario was denied, or they are all QEMU's, which makes no exit of it.
+fn lacking_variant(reason: ExitReason, name: &str, runs: &[(String, Account)]) -> Option<String> {
+    let qemus = Facts { extension: Extension::Svm, is_qemu: true, ..Facts::default() };
+    let is_lacking = |vector: u8| {
+        let is_it = reason == ExitReason::EXCEPTION_OR_NMI && Key(KeyKind::Vector, vector.into()).to_string() == name;
+        is_it && qemus.exceptions_without_exit() >> vector & 1 != 0
+    };
+    denied(reason.0, Some(name), runs.iter().map(|(_, account)| account)).or_else(|| {
+        let lacks = runs.iter().all(|(_, run)| is_on_qemu(run)) && (0..32).any(is_lacking);
+        lacks.then(|| "QEMU's emulation makes no exit of it".to_owned())
+    })
+}
+
+fn is_on_qemu(account: &Account) -> bool {
+    account.platform.kind.starts_with("qemu")
+}
+
+/// One row for each exit that the extension has, from the first run that produced it.
+fn rows(runs: &[(String, Account)], extension: Extension) -> Vec<AtlasRow> {
+    wanted(extension).iter().map(|row| atlas_row(row, runs)).collect()
+}
+
+fn atlas_row(row: &Wanted, runs: &[(String, Account)]) -> AtlasRow {
     let number = row.reason.0;
     let seen = runs.iter().find_map(|(place, account)| {
         let reason = account.reasons.iter().find(|reason| reason.number == number && reason.count > 0)?;
@@ -223,11 +339,10 @@ fn atlas_row(row: &Row, runs: &[(String, Account)]) -> AtlasRow {
     });
     let nothing = Reason::default();
     let (platform, reason) = seen.unwrap_or(("", &nothing));
-    // Bochs emulates what the table does not keep for silicon.
-    let possible = !row.notes().platforms.starts_with("silicon");
+    let possible = row.is_possible(runs);
     AtlasRow {
         number,
-        name: row.name.to_owned(),
+        name: row.reason.name().to_owned(),
         count: reason.count,
         cycles: reason.cycles,
         min: reason.min,
@@ -241,39 +356,38 @@ fn atlas_row(row: &Row, runs: &[(String, Account)]) -> AtlasRow {
 }
 
 /// Every variant that an atlas is to have, each from the first run that produced it, and what else the reason's run has.
-fn variants(row: &Row, reason: &Reason, runs: &[(String, Account)]) -> Vec<AtlasVariant> {
-    let wanted = || VARIANTS.iter().filter(|(of, _)| *of == row.reason).map(|&(_, name)| name);
-    let more = reason.variants.iter().filter(|variant| wanted().all(|name| name != variant.name));
+fn variants(row: &Wanted, reason: &Reason, runs: &[(String, Account)]) -> Vec<AtlasVariant> {
+    let more = reason.variants.iter().filter(|variant| row.variants().all(|name| name != variant.name));
     let more = more.map(|variant| AtlasVariant { row: variant.clone(), ..AtlasVariant::default() });
-    wanted().map(|name| atlas_variant(row, name, runs)).chain(more).collect()
+    row.variants().map(|name| atlas_variant(row.reason, name, runs)).chain(more).collect()
 }
 
-fn atlas_variant(row: &Row, name: &str, runs: &[(String, Account)]) -> AtlasVariant {
+fn atlas_variant(reason: ExitReason, name: &str, runs: &[(String, Account)]) -> AtlasVariant {
     let seen = runs.iter().find_map(|(place, account)| {
-        let of_reason = account.reasons.iter().filter(|reason| reason.number == row.reason.0);
-        let variant = of_reason.flat_map(|reason| &reason.variants).find(|variant| variant.name == name)?;
+        let of_reason = account.reasons.iter().filter(|row| row.number == reason.0);
+        let variant = of_reason.flat_map(|row| &row.variants).find(|variant| variant.name == name)?;
         Some((place, variant)).filter(|(_, variant)| variant.count > 0)
     });
     if let Some((place, variant)) = seen {
-        let about = |scenario: &&Scenario| (scenario.reason, scenario.variant) == (row.reason, Some(name));
-        let how = scenario::TABLE.iter().find(about).map_or("", |scenario| scenario.about);
+        let how = about(reason, name).map_or("", |scenario| scenario.about);
         return AtlasVariant { row: variant.clone(), how: how.to_owned(), platform: place.clone() };
     }
-    let lacking = denied(row.reason.0, Some(name), runs.iter().map(|(_, account)| account));
+    let lacking = lacking_variant(reason, name, runs);
     let row = VariantRow { name: name.to_owned(), ..VariantRow::default() };
     AtlasVariant { row, how: not_produced(lacking), platform: String::new() }
 }
 
 /// A scenario tells it more exactly than the table, where the guest itself did not provoke the reason.
-fn provoked_by(row: &Row, reason: &Reason) -> String {
+fn provoked_by(row: &Wanted, reason: &Reason) -> String {
     let by_scenario_alone = reason.guest_count.unwrap_or(0) == 0;
-    let scenario = scenario::TABLE.iter().find(|scenario| scenario.reason == row.reason && by_scenario_alone);
-    scenario.map_or(row.notes().provoked_by, |scenario| scenario.about).to_owned()
+    let is_it = |scenario: &&Scenario| scenario.reason == row.reason && scenario.is_under(row.extension);
+    let scenario = scenario::TABLE.iter().find(is_it).filter(|_| by_scenario_alone);
+    scenario.map_or(row.provoked_by, |scenario| scenario.about).to_owned()
 }
 
-fn why_not(row: &Row, possible: bool, runs: &[(String, Account)]) -> String {
+fn why_not(row: &Wanted, possible: bool, runs: &[(String, Account)]) -> String {
     if !possible {
-        return format!("needs {}", row.notes().platforms);
+        return format!("needs {}", row.platforms);
     }
     not_produced(lacking(row.reason.0, runs.iter().map(|(_, account)| account)))
 }
@@ -319,16 +433,20 @@ mod tests {
         Account::new(&LogReader::read(log.as_bytes()).unwrap(), None, None)
     }
 
+    fn vtx(runs: &[(String, Account)]) -> Vec<AtlasRow> {
+        rows(runs, Extension::VtX)
+    }
+
     #[test]
     fn a_row_is_of_the_first_run_that_produced_it() {
         let first = account(&[(ExitReason::CPUID, 5, &[])], Some(ExitReason::GETSEC));
         let second = account(&[(ExitReason::CPUID, 9, &[]), (ExitReason::GETSEC, 4, &[])], None);
-        let rows = rows(&[("first".to_owned(), first.clone()), ("second".to_owned(), second)]);
+        let rows = vtx(&[("first".to_owned(), first.clone()), ("second".to_owned(), second)]);
         let row = |reason: ExitReason| rows.iter().find(|row| row.number == reason.0).unwrap();
         assert_eq!((row(ExitReason::CPUID).count, row(ExitReason::CPUID).platform.as_str()), (5, "first"));
         assert_eq!((row(ExitReason::GETSEC).count, row(ExitReason::GETSEC).platform.as_str()), (4, "second"));
         assert_eq!((row(ExitReason::HLT).count, row(ExitReason::HLT).how.as_str()), (0, "not produced"));
-        let alone = super::rows(&[("first".to_owned(), first)]);
+        let alone = vtx(&[("first".to_owned(), first)]);
         let getsec = alone.iter().find(|row| row.number == ExitReason::GETSEC.0).unwrap();
         assert_eq!((getsec.count, getsec.how.as_str()), (0, "not produced: this processor lacks Smx"));
     }
@@ -349,7 +467,7 @@ mod tests {
             let rows: Vec<_> = rows.iter().map(|(reason, count, names)| (*reason, *count, &names[..])).collect();
             let mut first = account(&rows, None);
             (first.status, first.findings) = (Status::Balanced, Vec::new());
-            joined(&[("first".to_owned(), first)], true)
+            joined(&[("first".to_owned(), first)], Extension::VtX, true)
         };
         let whole = run(&|_| {});
         assert_eq!((whole.status, whole.findings), (Status::Balanced, Vec::new()));
@@ -382,7 +500,7 @@ mod tests {
     fn every_variant_has_a_row_produced_or_not() {
         let names: &[&str] = &["of its own", "CR3 read", "CR0 write"];
         let run = account(&[(ExitReason::CR_ACCESS, 10, names), (ExitReason::CPUID, 5, &[])], None);
-        let rows = rows(&[("first".to_owned(), run)]);
+        let rows = vtx(&[("first".to_owned(), run)]);
         for row in &rows {
             let wanted = VARIANTS.iter().filter(|(of, _)| of.0 == row.number).map(|&(_, name)| name);
             let expected: Vec<&str> =
@@ -422,7 +540,7 @@ mod tests {
             ("one".to_owned(), run(&["#UD"], "control-protection")),
             ("two".to_owned(), run(&["#UD", "NMI"], "invalid-tss")),
         ];
-        let rows = rows(&runs);
+        let rows = vtx(&runs);
         let row = rows.iter().find(|row| row.number == NUMBER).unwrap();
         let variant = |name: &str| {
             let AtlasVariant { row, how, platform } =
@@ -440,7 +558,7 @@ mod tests {
 
     #[test]
     fn the_runs_of_an_atlas_divide_it() {
-        let on = model(Some(models::DEFAULT)).unwrap();
+        let on = Target::Bochs(model(Some(models::DEFAULT)).unwrap());
         let asked = Selection { workloads: vec!["atlas".to_owned()], cpus: 4, ..Selection::default() };
         let parts = parts(&asked, on, false).unwrap();
         let options: Vec<_> = parts.iter().map(|part| Options::parse(&part.options).unwrap()).collect();
@@ -451,10 +569,57 @@ mod tests {
         assert!(options[0].selected(4).count() > 30);
         let mut names: Vec<_> = [0, 1].iter().flat_map(|&at| options[at].scenarios()).map(|row| row.name).collect();
         names.sort_unstable();
-        let mut all: Vec<_> = scenario::TABLE.iter().map(|row| row.name).collect();
+        let mut all: Vec<_> =
+            scenario::TABLE.iter().filter(|row| row.is_under(Extension::VtX)).map(|row| row.name).collect();
         all.sort_unstable();
         assert_eq!(names, all);
         assert_eq!(options[2].scenarios().map(|row| row.name).collect::<Vec<_>>(), [SMX_SCENARIO]);
         assert_eq!(super::parts(&asked, on, true).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn an_atlas_of_svm_has_its_codes_and_says_where_the_others_are() {
+        let on = |kind: &str, rows: &[(ExitReason, u64, &[&str])]| {
+            let mut run = account(rows, None);
+            (run.platform.kind, run.platform.virtualization) = (kind.to_owned(), "SVM".to_owned());
+            (kind.to_owned(), run)
+        };
+        let on_qemu = on("qemu-tcg", &[(ExitReason::EXCEPTION_OR_NMI, 8, &["#UD"]), (ExitReason::SVM_PUSHF, 4, &[])]);
+        let on_bochs = on("bochs", &[(ExitReason::INVD, 3, &[]), (ExitReason::EXCEPTION_OR_NMI, 8, &["#BP"])]);
+        let (alone, both) = ([on_qemu.clone()], [on_qemu, on_bochs]);
+        let row = |runs: &[(String, Account)], reason: ExitReason| {
+            rows(runs, Extension::Svm).into_iter().find(|row| row.number == reason.0)
+        };
+        let told = |runs: &[(String, Account)], reason| row(runs, reason).map(|row| (row.count, row.possible, row.how));
+        assert_eq!(told(&alone, ExitReason::SVM_PUSHF), Some((4, true, "PUSHFQ".to_owned())));
+        let elsewhere = Some((0, false, "needs Bochs' AMD models or silicon".to_owned()));
+        assert_eq!(told(&alone, ExitReason::INVD), elsewhere);
+        assert_eq!(told(&both, ExitReason::INVD), Some((3, true, "INVD".to_owned())));
+        assert_eq!(told(&both, ExitReason::SVM_RSM), Some((0, true, "not produced".to_owned())));
+        assert_eq!(told(&both[1..], ExitReason::SVM_RSM), Some((0, false, "needs QEMU".to_owned())));
+        assert_eq!(told(&both, ExitReason::VMREAD), None, "SVM has no such exit");
+        let variant = |runs: &[(String, Account)], name: &str| {
+            let row = row(runs, ExitReason::EXCEPTION_OR_NMI).unwrap();
+            row.variants.into_iter().find(|variant| variant.row.name == name).map(|variant| variant.how)
+        };
+        let lacking = Some("not produced: QEMU's emulation makes no exit of it".to_owned());
+        assert_eq!((variant(&alone, "#BP"), variant(&alone, "#XM")), (lacking.clone(), lacking));
+        assert_eq!((variant(&both, "#BP"), variant(&both, "#VE")), (Some(String::new()), None));
+        assert!(gaps(&rows(&alone, Extension::Svm), &alone).iter().all(|gap| !gap.contains("#BP")));
+    }
+
+    #[test]
+    fn the_runs_of_an_atlas_under_svm_leave_out_what_ends_bochs() {
+        let asked = Selection { workloads: vec!["atlas".to_owned()], ..Selection::default() };
+        let scenarios = |target| -> Vec<String> {
+            let parts = parts(&asked, target, true).unwrap();
+            parts.iter().map(|part| part.options.split(" scenarios=").nth(1).unwrap().to_owned()).collect()
+        };
+        let zambezi = scenarios(Target::Bochs(model(Some(SVM_MODEL)).unwrap()));
+        assert!(zambezi[0].contains("pushf,") && !zambezi[0].contains(SHUTDOWN_SCENARIO), "{zambezi:?}");
+        assert!(zambezi[1].starts_with("non-maskable-interrupt,init-signal "), "{zambezi:?}");
+        let tcg = crate::emulator::PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
+        let tcg = scenarios(Target::Qemu(tcg));
+        assert!(tcg[0].contains(SHUTDOWN_SCENARIO) && !tcg[0].contains("getsec"), "{tcg:?}");
     }
 }

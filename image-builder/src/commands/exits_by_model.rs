@@ -14,6 +14,7 @@ use tollgate_abi::virtualization::Extension;
 
 use super::atlas::{self, Part};
 use super::outcome;
+use super::run::Target;
 use super::tables::{enabled_by, need_names};
 use crate::account::Account;
 use crate::emulator::models::{MODELS, Model, Offers};
@@ -125,9 +126,9 @@ fn run_all(models: &[&'static Model]) -> Result<Vec<Vec<Account>>, Failure> {
 fn run_parts(model: &'static Model, directory: &Path) -> Result<Vec<Account>, Failure> {
     let selection = Selection { workloads: vec![ATLAS.to_owned()], ..Selection::default() };
     let mut accounts = Vec::new();
-    for part in atlas::parts(&selection, model, true)? {
-        let folder = part.folder.map_or_else(|| directory.to_owned(), |folder| directory.join(folder));
-        let account = run(&part, &folder)?;
+    for part in atlas::parts(&selection, Target::Bochs(model), true)? {
+        let folder = part.folder.as_ref().map_or_else(|| directory.to_owned(), |folder| directory.join(folder));
+        let account = run(&part, model, &folder)?;
         let refused = account.status == Status::Platform;
         accounts.push(acceptable(model, account)?);
         if refused {
@@ -137,12 +138,12 @@ fn run_parts(model: &'static Model, directory: &Path) -> Result<Vec<Account>, Fa
     Ok(accounts)
 }
 
-fn run(part: &Part, directory: &Path) -> Result<Account, Failure> {
+fn run(part: &Part, model: &'static Model, directory: &Path) -> Result<Account, Failure> {
     output_file::create_directory(directory)?;
     let rom = image::build(None, &part.options)?;
     let boot = Boot::Rom(&rom.bytes);
     let cpus = Options::parse(&part.options).unwrap_or_default().processors();
-    let machine = bochs::Machine { cpus, ..bochs::Machine::new(part.model, boot) };
+    let machine = bochs::Machine { cpus, ..bochs::Machine::new(model, boot) };
     let launch = bochs::prepare(directory, boot, machine, true)?;
     let session = Session::run(&launch, Limits::within(Duration::from_secs(SECONDS)), |_| {})?;
     outcome::account(&launch, session)

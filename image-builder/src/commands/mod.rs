@@ -68,7 +68,7 @@ impl ImageOptions {
         })?;
         Ok(Selection {
             workloads: self.workloads.clone(),
-            atlas_on_one_cpu: false,
+            atlas: None,
             leaf_map,
             watchdog_ticks: self.watchdog,
             accounting: true,

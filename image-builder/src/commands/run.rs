@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tollgate_abi::command_line::Options;
+use tollgate_abi::virtualization::Extension;
 
 use super::atlas;
 use super::outcome::account;
@@ -27,12 +28,12 @@ const DEFAULT_AUDITED_SECONDS: u64 = 180;
 pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     let selection = arguments.image.selection()?;
     let options = selection.options()?;
-    let model = model(arguments.cpu.as_deref())?;
+    let target = target(arguments)?;
     let place = Place::new(arguments.out.as_deref())?;
     let (title, account) = if arguments.image.wants_atlas() {
-        atlas::run(arguments, &selection, model, &place)?
+        atlas::run(arguments, &selection, target, &place)?
     } else {
-        run_image(arguments, &options, model, place.path())?
+        run_image(arguments, &options, target, place.path())?
     };
     place.keep(None, &account)?;
     let format = if arguments.json { Format::Json } else { Format::Table };
@@ -45,7 +46,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
 pub(super) fn run_image(
     arguments: &RunArguments,
     options: &str,
-    model: &'static Model,
+    target: Target,
     directory: &Path,
 ) -> Result<(String, Account), Failure> {
     let guest = arguments.image.guest.as_deref();
@@ -55,12 +56,13 @@ pub(super) fn run_image(
     let parsed = Options::parse(options).unwrap_or_default();
     let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
     let progress = Progress::new(workloads);
-    let platform = platform(arguments, &progress)?;
     let memory_mib = arguments.memory.unwrap_or(boot.memory_mib());
     let cpus = arguments.machine_cpus.unwrap_or(parsed.processors());
-    let launch = match platform.engine {
-        Engine::Bochs => bochs::prepare(directory, boot, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?,
-        Engine::Kvm | Engine::Tcg => {
+    let launch = match target {
+        Target::Bochs(model) => {
+            bochs::prepare(directory, boot, bochs::Machine { model, memory_mib, cpus }, arguments.audit)?
+        }
+        Target::Qemu(platform) => {
             qemu::prepare(directory, boot, qemu::Machine { platform, memory_mib, cpus }, arguments.audit)?
         }
     };
@@ -94,26 +96,50 @@ pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
     })
 }
 
-/// The platform that the arguments ask for, if it can do what they ask for.
-fn platform(arguments: &RunArguments, progress: &Progress) -> Result<&'static Platform, Failure> {
-    let on = arguments.on;
-    let bochs_only = match (&arguments.cpu, arguments.image.wants_atlas()) {
-        (Some(_), _) => Some("--cpu chooses a processor model of Bochs"),
-        (None, true) => Some("the atlas is made of runs on processor models of Bochs"),
-        (None, false) => None,
-    };
-    if let Some(why) = bochs_only.filter(|_| !on.allows(Engine::Bochs)) {
-        return Err(Failure::usage(why).remedy("use --on bochs"));
+/// Where an image runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target {
+    /// A processor model of Bochs.
+    Bochs(&'static Model),
+    /// QEMU.
+    Qemu(&'static Platform),
+}
+
+impl Target {
+    /// Its name in tables.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Target::Bochs(model) => model.name,
+            Target::Qemu(platform) => platform.name,
+        }
     }
-    if arguments.uefi && arguments.image.wants_atlas() {
+
+    /// The extension that the image finds there; a model without one has VT-x' messages.
+    pub(super) fn extension(self) -> Extension {
+        match self {
+            Target::Bochs(model) => model.offers.extension().unwrap_or_default(),
+            Target::Qemu(platform) => platform.extension,
+        }
+    }
+}
+
+/// What the arguments ask for, if it can do what they ask for.
+fn target(arguments: &RunArguments) -> Result<Target, Failure> {
+    let (on, model) = (arguments.on, model(arguments.cpu.as_deref())?);
+    if arguments.cpu.is_some() && !on.allows(Engine::Bochs) {
+        return Err(Failure::usage("--cpu chooses a processor model of Bochs").remedy("use --on bochs"));
+    }
+    let is_atlas = arguments.image.wants_atlas();
+    if arguments.uefi && is_atlas {
         return Err(Failure::usage("the atlas takes several runs, and is run from the ROM").remedy("leave --uefi out"));
     }
-    let asked = |row: &Platform| on.allows(row.engine) && (bochs_only.is_none() || row.engine == Engine::Bochs);
-    let (platform, why) = Platform::choose(asked, arguments.audit)?;
-    if on.leaves_a_choice() && bochs_only.is_none() {
-        progress.phase(&format!("running on {platform}: {why}"));
+    let asked = |row: &Platform| on.allows(row.engine) && (arguments.cpu.is_none() || row.engine == Engine::Bochs);
+    // An atlas is always audited.
+    let (platform, why) = Platform::choose(asked, arguments.audit || is_atlas)?;
+    if on.leaves_a_choice() && arguments.cpu.is_none() {
+        eprintln!("running on {platform}: {why}");
     }
-    Ok(platform)
+    Ok(if platform.engine == Engine::Bochs { Target::Bochs(model) } else { Target::Qemu(platform) })
 }
 
 /// Where the files of a run are: kept, or gone with the run.

@@ -1,4 +1,4 @@
-//! The atlas: a row for each exit reason of the SDM, and below it one for each of its variants.
+//! The atlas: a row for each exit that the extension has, and below it one for each of its variants.
 
 use super::Sheet;
 use super::table::{average, book};
@@ -9,7 +9,7 @@ pub(super) fn score(account: &Account) -> String {
     let possible = account.atlas.iter().filter(|row| row.possible);
     let variants = account.atlas.iter().flat_map(|row| &row.variants);
     format!(
-        "atlas: {} of the {} reasons that this emulator can produce, {} of {} variants",
+        "atlas: {} of the {} exits that the emulator can produce, {} of {} variants",
         possible.clone().filter(|row| row.count > 0).count(),
         possible.count(),
         variants.clone().filter(|variant| variant.row.count > 0).count(),

@@ -35,19 +35,19 @@ own! {
     0x65 SVM_CR0_SEL_WRITE "CR0_SEL_WRITE", "MOV to CR0 or LMSW that changes more than TS and MP", "any SVM";
     0x70 SVM_PUSHF "PUSHF", "PUSHF", "any SVM";
     0x71 SVM_POPF "POPF", "POPF", "any SVM";
-    0x73 SVM_RSM "RSM", "RSM", "any SVM";
+    0x73 SVM_RSM "RSM", "RSM", "QEMU";
     0x74 SVM_IRET "IRET", "IRET", "any SVM";
     0x75 SVM_SWINT "SWINT", "INT n", "any SVM";
     0x7a SVM_INVLPGA "INVLPGA", "INVLPGA", "any SVM";
     0x7e SVM_FERR_FREEZE "FERR_FREEZE", "an x87 error that freezes the processor (CR0.NE clear)", "silicon";
-    0x7f SVM_SHUTDOWN "SHUTDOWN", "an exception while #DF is delivered", "any SVM";
+    0x7f SVM_SHUTDOWN "SHUTDOWN", "an exception while #DF is delivered", "QEMU or silicon";
     0x80 SVM_VMRUN "VMRUN", "VMRUN", "any SVM";
     0x82 SVM_VMLOAD "VMLOAD", "VMLOAD", "any SVM";
     0x83 SVM_VMSAVE "VMSAVE", "VMSAVE", "any SVM";
     0x84 SVM_STGI "STGI", "STGI", "any SVM";
     0x85 SVM_CLGI "CLGI", "CLGI", "any SVM";
     0x86 SVM_SKINIT "SKINIT", "SKINIT", "any SVM";
-    0x88 SVM_ICEBP "ICEBP", "ICEBP (INT1)", "any SVM";
+    0x88 SVM_ICEBP "ICEBP", "ICEBP (INT1)", "Bochs' AMD models or silicon";
     0x8e SVM_RDPRU "RDPRU", "RDPRU", "silicon from Zen 2 on";
     0x8f SVM_EFER_WRITE_TRAP "EFER_WRITE_TRAP", "WRMSR to EFER", "silicon with SEV-ES";
     0x90 SVM_CR_WRITE_TRAP "CR_WRITE_TRAP", "MOV to a control register", "silicon with SEV-ES";
@@ -199,6 +199,26 @@ const BESIDES: [(u32, u64, ExitReason); 5] = [
     (INVALID, 0, ExitReason::ENTRY_FAILURE_GUEST_STATE),
 ];
 
+/// Where reasons that have a code under SVM can be produced among Tollgate's platforms; any SVM produces the others. QEMU takes
+/// INVD for WBINVD and RDTSCP for RDTSC, and lacks the rest.
+const TWINS_PLATFORMS: [(ExitReason, &str); 8] = [
+    (ExitReason::INIT, "Bochs' AMD models or silicon"),
+    (ExitReason::OTHER_SMI, "silicon whose platform sends an SMI"),
+    (ExitReason::TASK_SWITCH, "Bochs' AMD models or silicon"),
+    (ExitReason::INVD, "Bochs' AMD models or silicon"),
+    (ExitReason::RDTSCP, "Bochs' AMD models or silicon"),
+    (ExitReason::XSETBV, "Bochs' AMD models or silicon"),
+    (ExitReason::INVPCID, "silicon from Zen 3 on"),
+    (ExitReason::BUS_LOCK, "silicon with bus-lock detection"),
+];
+
+/// Where a reason can be produced under SVM; `None` where no code stands for it.
+pub fn platforms(of: ExitReason) -> Option<&'static str> {
+    codes(of).next()?;
+    let twin = TWINS_PLATFORMS.iter().find(|(reason, _)| *reason == of).map(|&(_, platforms)| platforms);
+    Some(of.own_of_svm().map(|own| own.platforms).or(twin).unwrap_or("any SVM"))
+}
+
 /// The codes that can stand for a reason, in ascending order, as first and last of each range.
 pub fn codes(of: ExitReason) -> impl Iterator<Item = (u32, u32)> {
     let twins = TWINS.iter().filter(move |row| row.2 == of).map(|&(first, last, _)| (first.into(), last.into()));
@@ -290,6 +310,17 @@ mod tests {
             let Some(reason) = of_code(code) else { continue };
             let code = code.into();
             assert!(codes(reason).any(|(first, last)| (first..=last).contains(&code)), "{code:#x}");
+        }
+    }
+
+    #[test]
+    fn where_a_reason_can_be_produced_is_known_of_each_that_has_a_code() {
+        assert_eq!(platforms(ExitReason::CPUID), Some("any SVM"));
+        assert_eq!(platforms(ExitReason::SVM_RSM), Some("QEMU"));
+        assert_eq!(platforms(ExitReason::INVPCID), Some("silicon from Zen 3 on"));
+        assert_eq!(platforms(ExitReason::VMREAD), None);
+        for (reason, _) in TWINS_PLATFORMS {
+            assert!(reason.is_defined() && codes(reason).next().is_some(), "{reason:?}");
         }
     }
 

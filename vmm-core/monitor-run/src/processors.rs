@@ -80,6 +80,15 @@ pub(crate) fn give(job: Job) {
     JOB.store(job as usize, Ordering::Release);
 }
 
+/// Waits until one of the others serves, if there are any; each does once its vCPU is over.
+pub(crate) fn wait_for_service() {
+    let start = tsc();
+    let are_there = CAME.load(Ordering::Acquire) > 0;
+    while are_there && !BOARD.is_served() && tsc().wrapping_sub(start) < PATIENCE_TICKS {
+        core::hint::spin_loop();
+    }
+}
+
 /// Tells the others to go, and waits until they do; returns how many have not. They return from [`other_main`].
 pub fn dismiss() -> usize {
     DISMISSED.store(true, Ordering::Release);

@@ -13,6 +13,7 @@ use vmm_core::session::Session;
 use vmm_core::stack::{Enter, ExitPath, Owner};
 use vmm_core::vcpu::Vcpu;
 
+use crate::processors;
 use crate::serial::Serial;
 
 /// An extension that stages scenarios.
@@ -49,6 +50,7 @@ pub(crate) fn run<A: ExitPath<B>, B: Stage>(
     let extension = vcpu.machine.facts.extension;
     let scenarios: Vec<_> = scenarios.filter(|scenario| scenario.is_under(extension)).collect();
     let board = vcpu.machine.board;
+    processors::wait_for_service();
     let allowed = vcpu.backend.allowed(board);
     let account = owner.account();
     vcpu.machine.in_scenario = true;

@@ -74,6 +74,8 @@ const fn row(name: &'static str, code: &'static [u8], set_up: fn(&mut Frame<'_>)
 }
 
 const LOOP: &[u8] = &[0xeb, 0xfe];
+/// PAUSE before it, so that another processor is not kept from what it is to send.
+const PAUSE_LOOP: &[u8] = &[0xf3, 0x90, 0xeb, 0xfc];
 const UD2: &[u8] = &[0x0f, 0x0b];
 /// `mov eax, [rdi]`.
 const READ_RDI: &[u8] = &[0x8b, 0x07];
@@ -136,11 +138,11 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "non-maskable-interrupt",
-        code: LOOP,
+        code: PAUSE_LOOP,
         set_up: |frame| frame.board.ask(Signal::Nmi),
         clean_up: |frame| frame.svm.take_nmi(),
     },
-    row("init-signal", LOOP, |frame| frame.board.ask(Signal::Init)),
+    row("init-signal", PAUSE_LOOP, |frame| frame.board.ask(Signal::Init)),
 ];
 
 impl Svm {

@@ -179,7 +179,10 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     let interrupt = Event::interrupt(0x31);
     let mut on_amd = svm(true, 0x60, 0, 0, &[0x90]);
     on_amd.inject(interrupt);
-    assert_eq!((on_amd.vmcb.get(f::EVENTINJ), on_amd.vectoring_event()), (exit_information::injection(interrupt), None));
+    assert_eq!(
+        (on_amd.vmcb.get(f::EVENTINJ), on_amd.vectoring_event()),
+        (exit_information::injection(interrupt), None)
+    );
 
     let mut on_qemu = svm(false, 0x60, 0, 0, &[0x90]);
     on_qemu.inject(interrupt);
