@@ -64,7 +64,9 @@ fn tables_come_in_every_form() {
     for row in ["bochs,tigerlake,VT-x,", "bochs,ryzen,SVM,", "qemu-kvm,the host's,VT-x,", "qemu-kvm,the host's,SVM,"] {
         check(&["platforms", "--format", "csv"], 0, row);
     }
-    check(&["platforms", "--format", "csv"], 0, "qemu-tcg,max,SVM,");
+    for row in ["qemu-tcg,max,SVM,", "qemu-tcg --uefi,max,SVM,", "bochs --uefi,its models,VT-x,", "a USB stick,"] {
+        check(&["platforms", "--format", "csv"], 0, row);
+    }
     let output = tollgate(&["reasons", "--format", "json"]);
     let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(

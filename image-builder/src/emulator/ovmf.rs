@@ -24,7 +24,7 @@ const MOST_FIRMWARE_BYTES: usize = 16 << 20;
 ///
 /// # Errors
 /// What [`FIRMWARE_VARIABLE`] names is none.
-pub(super) fn firmware() -> Result<Vec<u8>, Failure> {
+pub fn firmware() -> Result<Vec<u8>, Failure> {
     let Some(named) = std::env::var_os(FIRMWARE_VARIABLE) else { return Ok(FIRMWARE.to_vec()) };
     let path = Path::new(&named);
     let refuse = |cause: &dyn std::fmt::Display| {
