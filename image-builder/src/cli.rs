@@ -47,6 +47,13 @@ CSV has a line for each reason of each log: over all vCPUs (`all` in the column 
 each. An empty cell is a book that the log does not have. Verdict, keys, variants, workloads and scenarios are in the table
 and in JSON.";
 
+const BENCH_EXAMPLES: &str = "Examples:
+  tollgate bench                                 VT-x, on Bochs' tigerlake
+  tollgate bench --cpu zambezi                   the same operations under SVM, against the same budgets
+  tollgate bench --cpu ryzen --format csv > ryzen.csv
+
+What is over its budget is marked in the table, and the exit status is 1.";
+
 /// Boots a bare-metal monitor and its guest, counts every VM exit and the cycles it cost, and proves that the account
 /// balances.
 #[derive(Debug, Parser)]
@@ -70,6 +77,7 @@ pub enum Command {
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArguments),
     /// Measure what each kind of exit costs, and what the ledger adds
+    #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
     /// List the exit reasons: what provokes each, and where it can be produced
     Reasons(SheetArguments),
@@ -228,6 +236,9 @@ pub struct ReportArguments {
 /// `bench`.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArguments {
+    /// The processor model of Bochs, and by it VT-x or SVM; `tollgate platforms` lists them [default: tigerlake]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
     /// The form of the result
     #[arg(long, value_enum, default_value_t)]
     pub format: SheetFormat,

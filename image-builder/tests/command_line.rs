@@ -21,6 +21,7 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["run", "--workload", "memory:5000"], 2, "`memory` takes 1 to 1536 iterations");
     check(&["run", "--leaf-map", "autum2021"], 2, "did you mean `autumn2021`?");
     check(&["run", "--cpu", "tigerlak"], 2, "did you mean `tigerlake`?");
+    check(&["bench", "--cpu", "zambesi"], 2, "did you mean `zambezi`?");
     for cpus in ["0", "17", "two"] {
         check(&["run", "--cpus", cpus], 2, "--cpus <N>");
         check(&["run", "--machine-cpus", cpus], 2, "--machine-cpus <M>");
@@ -33,6 +34,7 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["run", "--on", "qemu", "--cpu", "tigerlake"], 2, "remedy: use --on bochs");
     check(&["run", "--uefi", "--workload", "atlas"], 2, "the atlas takes several runs");
     check(&["run", "--on", "qemu-kvm", "--audit"], 3, "QEMU with KVM keeps none");
+    check(&["bench", "--cpu", "turion64_tyler"], 3, "its SVM has no nested paging");
     check(&["run", "--watchdog", "5000000000"], 2, "too long");
     check(&["run", "--guest", "/no/such/file"], 2, "/no/such/file can't be read");
     check(&["run", "--guest", "/"], 2, "not a regular file");
