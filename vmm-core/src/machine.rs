@@ -41,7 +41,7 @@ pub struct Machine {
     pub nmi_pending: bool,
     /// INIT has come, and the vCPU is about to wait.
     pub init_pending: bool,
-    /// Exits when the watchdog was started last, where it is an interrupt.
+    /// Exits that the guest caused before the watchdog was started last, where that is an interrupt.
     pub exits_at_watchdog: u64,
     /// The vCPU has halted until an interrupt.
     pub halted: bool,
@@ -60,9 +60,16 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Exits of this vCPU so far.
+    /// Exits of this vCPU so far, without the monitor's own looks.
     fn exits(&self) -> u64 {
-        self.ledgers.get(self.vcpu).map_or(0, |ledger| ledger.exits())
+        self.ledgers.get(self.vcpu).map_or(0, |ledger| ledger.exits().wrapping_sub(ledger.looks()))
+    }
+
+    /// Says that the exit that is being handled is a look of the monitor's own, and none that the guest caused.
+    pub fn looks(&self) {
+        if let Some(ledger) = self.ledgers.get(self.vcpu) {
+            ledger.is_look();
+        }
     }
 
     /// Notes how many exits there are, when the watchdog is started.
@@ -70,7 +77,8 @@ impl Machine {
         self.exits_at_watchdog = self.exits();
     }
 
-    /// Whether there were exits since [`Machine::note_exits`], that of the watchdog apart, which is counted.
+    /// Whether the guest caused exits since [`Machine::note_exits`], that of the watchdog apart, which is counted and has not been
+    /// called a look yet.
     pub fn exited_meanwhile(&self) -> bool {
         self.exits().wrapping_sub(self.exits_at_watchdog) > 1
     }

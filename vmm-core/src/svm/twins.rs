@@ -160,6 +160,14 @@ fn the_same_exits_lead_to_the_same() {
 }
 
 #[test]
+fn the_watchdog_is_due_from_its_deadline_on() {
+    let mut svm = svm(true, 0x60, 0, 0, &[0x90]);
+    assert!(!svm.is_past_watchdog(u64::MAX), "it is off");
+    svm.watchdog_tsc = Some(500);
+    assert_eq!((svm.is_past_watchdog(499), svm.is_past_watchdog(500)), (false, true));
+}
+
+#[test]
 fn what_no_assist_tells_is_in_the_bytes() {
     let mut registers = GuestRegisters { rdi: 0x5000, ..Default::default() };
     let sgdt = svm(false, 0x67, 0, 0, &[0x0f, 0x01, 0x47, 0x10]);
@@ -179,7 +187,10 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     let interrupt = Event::interrupt(0x31);
     let mut on_amd = svm(true, 0x60, 0, 0, &[0x90]);
     on_amd.inject(interrupt);
-    assert_eq!((on_amd.vmcb.get(f::EVENTINJ), on_amd.vectoring_event()), (exit_information::injection(interrupt), None));
+    assert_eq!(
+        (on_amd.vmcb.get(f::EVENTINJ), on_amd.vectoring_event()),
+        (exit_information::injection(interrupt), None)
+    );
 
     let mut on_qemu = svm(false, 0x60, 0, 0, &[0x90]);
     on_qemu.inject(interrupt);
