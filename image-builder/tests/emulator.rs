@@ -489,6 +489,28 @@ fn svm_balances_on_qemus_own_emulation_and_repeats_to_the_byte() {
 }
 
 #[test]
+fn svm_balances_where_the_watchdog_looks_at_a_guest_that_runs_long() {
+    let workloads = "cpuid:20000,leaves:20,apic-timer:300";
+    for (cpus, workloads, looked_at) in [
+        ("1", workloads.to_owned(), &["cpuid", "leaves", "apic-timer"][..]),
+        ("2", format!("{workloads},ipi-running:200"), &["cpuid", "leaves", "apic-timer", "ipi-running"]),
+    ] {
+        let run = run_on_tcg(&["--cpus", cpus, "--workload", &workloads, "--watchdog", "500000"]);
+        run.check_balanced();
+        run.check_books();
+        let account = &run.account;
+        assert_eq!(account["totals"]["audit_count"], account["totals"]["exits"]);
+        let looks_in = |workload: &Value| workload["looks"]["1"].as_u64().unwrap_or(0);
+        let with_looks = account["workloads"].as_array().unwrap().iter().filter(|workload| looks_in(workload) > 0);
+        let names: Vec<&str> = with_looks.map(|workload| workload["name"].as_str().unwrap()).collect();
+        assert_eq!(names, looked_at, "{cpus} vCPUs");
+        let external = account["reasons"].as_array().unwrap().iter().find(|reason| reason["number"] == 1).unwrap();
+        let [count, guest, looks] = ["count", "guest_count", "looks"].map(|book| external[book].as_u64().unwrap());
+        assert!(looks > 0 && count == guest + looks, "{external}");
+    }
+}
+
+#[test]
 fn a_guest_that_breaks_under_svm_is_named() {
     let ends = [
         (&["--workload", "triple-fault"][..], "the guest ended as triple-fault"),

@@ -217,6 +217,55 @@ fn every_invariant_is_checked() {
     row("not in the histogram's outer buckets", 350, 70, 70, &[0, 0, 0, 0, 0, 5, 0]);
 }
 
+/// A run of one workload with so many external interrupts by each book, and so many looks by the row and in the window.
+fn looked_at(row: (u64, u64), window: (u64, u64), guest: u64) -> LogText {
+    let mut log = LogText::default();
+    log.header("workloads=cpuid:5");
+    cpuid_workload(&mut log);
+    let at = log.0.find("exits=5").unwrap();
+    let (before, after) = (log.0[..at].rfind('\n').unwrap() + 1, at + log.0[at..].find('\n').unwrap() + 1);
+    log.0.replace_range(before..after, "");
+    let record = log.record(Kind::Result).word("workload", "cpuid").number("iterations", 5).word("verdict", "balanced");
+    record.number("exits", 5 + window.0).number("cycles", 490).finish().unwrap();
+    let record = log.record(Kind::Count).word("workload", "cpuid").number("reason", 1).number("predicted", 0);
+    record.number("guest", 0).number("observed", window.0).number("looks", window.1).finish().unwrap();
+    log.exit(&CPUID);
+    log.looked_at(0, row.0, row.1);
+    log.total(5 + row.0, 5 + row.0, 350 + 80 * row.0);
+    log.tally(10, 5);
+    log.tally(1, guest);
+    log.stop("exited");
+    log.verdict("balanced", "");
+    log
+}
+
+#[test]
+fn the_monitors_looks_are_no_exits_of_the_guests_and_in_the_emulators_log() {
+    let balanced = looked_at((4, 3), (2, 2), 1);
+    let account = account_of(&balanced);
+    assert_eq!((account.verdict.as_str(), account.findings.len()), ("balanced", 0), "{:?}", account.findings);
+    assert_eq!((account.reasons[0].count, account.reasons[0].looks), (4, 3));
+    assert_eq!(account.workloads[0].looks, [(1, 2)].into());
+    let audited_with = |interrupts| audited(&balanced, &[(0, 10, 5), (0, 1, interrupts)]).verdict;
+    assert_eq!(audited_with(4), "balanced");
+    assert_eq!(
+        audited_with(1),
+        "differs: reason 1 External interrupt: ledger 4, guest 1, looks 3, emulator 1",
+        "the emulator counts looks"
+    );
+    for (log, finding) in [
+        (looked_at((4, 2), (2, 2), 1), "reason 1 External interrupt: ledger 4, guest 1, looks 2"),
+        (looked_at((4, 3), (2, 2), 4), "reason 1 External interrupt: ledger 4, guest 4, looks 3"),
+        (looked_at((4, 3), (3, 2), 1), "workload cpuid, reason 1: predicted 0, guest 0, looks 2, ledger 3"),
+        (looked_at((4, 3), (2, 3), 1), "workload cpuid, reason 1: predicted 0, guest 0, looks 3, ledger 2"),
+        (looked_at((4, 5), (2, 2), 0), "on vCPU 0: 5 looks of the monitor among 4 exits"),
+    ] {
+        let account = account_of(&log);
+        assert!(account.findings.iter().any(|found| found.contains(finding)), "{finding}: {:#?}", account.findings);
+        assert!(account.verdict.starts_with("differs: "), "{finding}: {}", account.verdict);
+    }
+}
+
 #[test]
 fn the_emulators_book_is_compared() {
     let audit = |cpuid: usize| audit_of(&[(0, 10, cpuid), (0, 18, 3)]);

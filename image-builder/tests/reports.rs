@@ -159,6 +159,29 @@ fn svm_has_its_own_exits_and_an_audit_of_sums() {
 }
 
 #[test]
+fn the_monitors_looks_are_told_where_there_are_any() {
+    let told = |looks: u64| {
+        let mut log = LogText::default();
+        log.header("workloads=none");
+        log.looked_at(0, 17, looks);
+        log.total(17, 17, 17 * 80);
+        log.tally(1, 17 - looks);
+        log.verdict("balanced", "");
+        let titled = [titled("", &log, false)];
+        [Format::Table, Format::Json].map(|format| render(&titled, format))
+    };
+    let [table, json] = told(17);
+    let sentence =
+        "\n17 of the external interrupts are the monitor's own looks at a guest that ran long (watchdog)\nverdict: ";
+    assert!(table.contains(sentence), "{table}");
+    assert_eq!(json.matches("\"looks\": 17").count(), 2, "over all vCPUs and on the one: {json}");
+    let [table, _] = told(1);
+    assert!(table.contains("\n1 of the external interrupts is the monitor's own look at a guest"), "{table}");
+    let [table, json] = told(0);
+    assert!(!table.contains("look") && !json.contains("look"), "{table}{json}");
+}
+
+#[test]
 fn what_a_reason_divides_into_is_shown() {
     let divided = [audited_by("divided.log", &divided(), None)];
     check("divided.txt", &render(&divided, Format::Table));

@@ -431,6 +431,9 @@ pub trait Backend {
     /// Has a time without exits end by an interrupt with [`WATCHDOG_VECTOR`](crate::handlers::apic::WATCHDOG_VECTOR), where
     /// the extension has no timer of its own for that: starts anew.
     fn restart_watchdog(&mut self);
+    /// Whether the time without exits is over, once that interrupt has come. If it is not, the watchdog goes on: the interrupt
+    /// was pending already when the watchdog was started last, or came early.
+    fn watchdog_is_due(&mut self) -> bool;
     /// Which check a VM entry failed, as far as it can be told, after an exit that says that one did.
     fn entry_failure(&self) -> &'static str;
     /// The time-stamp counter.

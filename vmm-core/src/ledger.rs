@@ -92,6 +92,8 @@ pub struct Ledger {
     cycles: AtomicU64,
     /// VM entries that do not follow the closing of an exit: the first; and less one, the entry that never came after the last.
     entries_besides: AtomicI64,
+    /// Exits for [`ExitReason::EXTERNAL_INTERRUPT`] by which the monitor itself looked at a guest that ran long.
+    looks: AtomicU64,
 }
 
 /// An exit that has been counted and whose cycles are still to be booked.
@@ -167,7 +169,12 @@ pub trait Account: Book + Default + 'static {
 impl Ledger {
     /// An empty ledger.
     pub const fn new() -> Self {
-        Self { rows: [const { Row::empty() }; ROWS], cycles: AtomicU64::new(0), entries_besides: AtomicI64::new(0) }
+        Self {
+            rows: [const { Row::empty() }; ROWS],
+            cycles: AtomicU64::new(0),
+            entries_besides: AtomicI64::new(0),
+            looks: AtomicU64::new(0),
+        }
     }
 
     /// The figures of `reason`.
@@ -206,6 +213,22 @@ impl Ledger {
     /// The counts of all rows, by number; the last counts reasons beyond the table.
     pub fn counts(&self) -> [u64; ROWS] {
         self.rows.each_ref().map(|row| row.count.load(Relaxed))
+    }
+
+    /// Says that the exit that is open, for an external interrupt, is a look of the monitor's own.
+    pub fn is_look(&self) {
+        add(&self.looks, 1);
+    }
+
+    /// Exits for `reason` that nobody but the monitor caused: its looks at a guest that ran long, where the watchdog is an
+    /// interrupt. They are in the count of the reason.
+    pub fn looks_of(&self, reason: ExitReason) -> u64 {
+        if reason == ExitReason::EXTERNAL_INTERRUPT { self.looks() } else { 0 }
+    }
+
+    /// Those of all reasons.
+    pub fn looks(&self) -> u64 {
+        self.looks.load(Relaxed)
     }
 
     /// Exits of all reasons.
@@ -405,6 +428,16 @@ mod tests {
         book(&ledger, 4711, 1);
         assert_eq!(ledger.counts()[UNKNOWN_ROW], 1);
         assert_eq!(ledger.exits(), 1);
+    }
+
+    #[test]
+    fn looks_are_a_part_of_the_external_interrupts() {
+        let ledger = Ledger::new();
+        book(&ledger, 1, 80);
+        book(&ledger, 1, 80);
+        ledger.is_look();
+        assert_eq!((ledger.count(ExitReason::EXTERNAL_INTERRUPT), ledger.exits(), ledger.looks()), (2, 2, 1));
+        assert_eq!((ledger.looks_of(ExitReason::EXTERNAL_INTERRUPT), ledger.looks_of(ExitReason::CPUID)), (1, 0));
     }
 
     #[test]

@@ -41,8 +41,10 @@ pub struct Machine {
     pub nmi_pending: bool,
     /// INIT has come, and the vCPU is about to wait.
     pub init_pending: bool,
-    /// Exits when the watchdog was started last, where it is an interrupt.
+    /// Exits that the guest caused before the watchdog was started last, where that is an interrupt.
     pub exits_at_watchdog: u64,
+    /// Those of the other vCPUs.
+    pub others_at_watchdog: u64,
     /// The vCPU has halted until an interrupt.
     pub halted: bool,
     /// The number of this vCPU.
@@ -60,19 +62,33 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Exits of this vCPU so far.
-    fn exits(&self) -> u64 {
-        self.ledgers.get(self.vcpu).map_or(0, |ledger| ledger.exits())
+    /// Exits of this vCPU so far, without the monitor's own looks, and of the others.
+    fn exits(&self) -> (u64, u64) {
+        self.ledgers.iter().enumerate().fold((0, 0), |(own, others), (at, ledger)| {
+            let exits = ledger.exits().wrapping_sub(ledger.looks());
+            if at == self.vcpu { (exits, others) } else { (own, others + exits) }
+        })
+    }
+
+    /// Says that the exit that is being handled is a look of the monitor's own, and none that the guest caused.
+    pub fn looks(&self) {
+        if let Some(ledger) = self.ledgers.get(self.vcpu) {
+            ledger.is_look();
+        }
     }
 
     /// Notes how many exits there are, when the watchdog is started.
     pub fn note_exits(&mut self) {
-        self.exits_at_watchdog = self.exits();
+        (self.exits_at_watchdog, self.others_at_watchdog) = self.exits();
     }
 
-    /// Whether there were exits since [`Machine::note_exits`], that of the watchdog apart, which is counted.
+    /// Whether the guest caused exits since [`Machine::note_exits`], that of the watchdog apart, which is counted and has not been
+    /// called a look yet. A vCPU may wait for others without an exit: where processors take turns, for long.
     pub fn exited_meanwhile(&self) -> bool {
-        self.exits().wrapping_sub(self.exits_at_watchdog) > 1
+        let (own, others) = self.exits();
+        // Each of the others may be at a look of its own that is not called one yet.
+        let looking = self.ledgers.len().saturating_sub(1) as u64;
+        own.wrapping_sub(self.exits_at_watchdog) > 1 || others.wrapping_sub(self.others_at_watchdog) > looking
     }
 }
 
@@ -138,7 +154,10 @@ impl Default for Console {
 
 #[cfg(test)]
 mod tests {
+    use std::boxed::Box;
+
     use super::*;
+    use crate::ledger::Account;
 
     #[test]
     fn a_full_console_says_how_much_it_dropped() {
@@ -148,5 +167,25 @@ mod tests {
         assert_eq!(console.contents().1, 2);
         console.clear();
         assert_eq!(console.contents(), (&[][..], 0));
+    }
+
+    #[test]
+    fn a_vcpu_that_waits_lives_as_long_as_others_exit() {
+        let exit = |ledger: &Ledger| {
+            let open = ledger.open(tollgate_abi::ExitReason::EXTERNAL_INTERRUPT);
+            ledger.close(open, 0, || 5);
+        };
+        let ledgers: [&'static Ledger; 3] = [(); 3].map(|()| &*Box::leak(Box::new(Ledger::new())));
+        let mut waiting = Machine { ledgers: Box::leak(Box::new(ledgers)), ..crate::script::machine() };
+        waiting.note_exits();
+        // The watchdog's interrupt, which all three have at once.
+        ledgers.iter().for_each(|ledger| exit(ledger));
+        assert!(!waiting.exited_meanwhile());
+        ledgers.iter().for_each(|ledger| ledger.is_look());
+        waiting.note_exits();
+        exit(ledgers[0]);
+        assert!(!waiting.exited_meanwhile(), "its own alone");
+        (0..3).for_each(|_| exit(ledgers[2]));
+        assert!(waiting.exited_meanwhile());
     }
 }

@@ -46,6 +46,7 @@ pub(crate) struct Script {
     pub(crate) timer: Option<u64>,
     pub(crate) halts: usize,
     pub(crate) watchdog_starts: usize,
+    pub(crate) watchdog_is_due: bool,
     pub(crate) is_slow: bool,
 }
 
@@ -86,6 +87,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
         nmi_pending: false,
         init_pending: false,
         exits_at_watchdog: 0,
+        others_at_watchdog: 0,
         halted: false,
         vcpu,
         board,
@@ -135,6 +137,9 @@ impl Backend for Script {
     fn nmi_handler_ends(&mut self) {}
     fn restart_watchdog(&mut self) {
         self.watchdog_starts += 1;
+    }
+    fn watchdog_is_due(&mut self) -> bool {
+        self.watchdog_is_due
     }
     fn string_io_address_bytes(&self) -> u8 {
         self.string_io.1

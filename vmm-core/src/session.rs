@@ -34,8 +34,8 @@ pub struct Session<W> {
     differing_scenario: Option<&'static Scenario>,
     /// A vCPU that still ran when a window was opened or closed, or when the guest ended.
     restless: Option<usize>,
-    /// Exits that scenarios provoked, which are not in the guest's book.
-    by_scenarios: [u64; ROWS],
+    /// Exits that are not in the guest's book: those that scenarios provoked and, at the end, the monitor's own looks.
+    unbooked: [u64; ROWS],
     /// What the verdict is to say besides.
     postscript: Option<String>,
 }
@@ -50,6 +50,7 @@ struct Window {
     workload: &'static Workload,
     iterations: u64,
     before: [u64; ROWS],
+    looks_before: u64,
     /// Of each key that the workload predicts, in its order.
     keys_before: Vec<u64>,
     start_tsc: u64,
@@ -76,6 +77,11 @@ fn counts(books: &Books) -> [u64; ROWS] {
         sums.iter_mut().zip(book.ledger().counts()).for_each(|(sum, count)| *sum += count);
     }
     sums
+}
+
+/// How many of the vCPUs' external interrupts were the monitor's own looks at a guest that ran long.
+fn looks(books: &Books) -> u64 {
+    books.iter().map(|book| book.ledger().looks()).sum()
 }
 
 /// What the vCPUs together have of each key that a workload predicts.
@@ -198,7 +204,7 @@ impl<W: Write> Session<W> {
             differing: None,
             differing_scenario: None,
             restless: None,
-            by_scenarios: [0; ROWS],
+            unbooked: [0; ROWS],
             postscript: None,
         }
     }
@@ -250,8 +256,9 @@ impl<W: Write> Session<W> {
         let _ = record.number("iterations", iterations).finish();
         vcpu.set_profile(workload.profile);
         let keys_before = key_counts(workload, books);
+        let (before, looks_before) = (counts(books), looks(books));
         self.window =
-            Some(Window { workload, iterations, before: counts(books), keys_before, start_tsc: vcpu.backend.tsc() });
+            Some(Window { workload, iterations, before, looks_before, keys_before, start_tsc: vcpu.backend.tsc() });
     }
 
     #[inline(never)]
@@ -268,7 +275,8 @@ impl<W: Write> Session<W> {
         self.print_console(vcpu.machine.board);
         let book = read_book(&vcpu.machine, book_gpa);
         let keys = compare_keys(&window, books, vcpu.machine.facts);
-        self.compare(&window, &observed, &keys, book, tsc, &vcpu.machine, keeps(books));
+        let looks = looks(books) - window.looks_before;
+        self.compare(&window, &observed, looks, &keys, book, tsc, &vcpu.machine, keeps(books));
         vcpu.set_profile(Profile::Minimal);
     }
 
@@ -278,6 +286,7 @@ impl<W: Write> Session<W> {
         &mut self,
         window: &Window,
         observed: &[u64; ROWS],
+        looks: u64,
         keys: &[KeyBooks],
         book: Option<GuestBook>,
         tsc: u64,
@@ -290,7 +299,8 @@ impl<W: Write> Session<W> {
             workload.predict(ExitReason(row as u16), iterations, vcpus, machine.facts, |reason| controls.enable(reason))
         };
         let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
-        let agrees = |row: usize| predicted(row) == observed[row] && guest(row) == observed[row];
+        let looks = |row: usize| if row == ExitReason::EXTERNAL_INTERRUPT.ledger_row() { looks } else { 0 };
+        let agrees = |row: usize| [predicted(row), guest(row)] == [observed[row].wrapping_sub(looks(row)); 2];
         let (verdict, message) = match &book {
             None => ("failed", "the guest handed over no book"),
             Some(book) if book.passed == 0 => ("failed", book.message()),
@@ -311,7 +321,7 @@ impl<W: Write> Session<W> {
         for row in (0..ROWS).filter(|&row| keeps && predicted(row) | guest(row) | observed[row] != 0) {
             let record = self.record(Kind::Count).word("workload", workload.name).number("reason", row as u64);
             let record = record.number("predicted", predicted(row)).number("guest", guest(row));
-            let _ = record.number("observed", observed[row]).finish();
+            let _ = with_looks(record.number("observed", observed[row]), looks(row)).finish();
         }
         for &KeyBooks { key, predicted, observed } in keys {
             let Some((_, kind)) = KINDS.iter().find(|(reason, _)| *reason == key.reason) else { continue };
@@ -348,7 +358,7 @@ impl<W: Write> Session<W> {
         let mut observed = counts(books);
         for (row, count) in observed.iter_mut().enumerate() {
             *count -= before.rows[row];
-            self.by_scenarios[row] += *count;
+            self.unbooked[row] += *count;
         }
         let row = scenario.reason.ledger_row();
         let predicted = if keeps(books) { RUNS } else { 0 };
@@ -416,6 +426,7 @@ impl<W: Write> Session<W> {
         let record = record.word("outcome", ended.outcome.name()).hex("rip", ended.rip);
         let record = record.hex("reason", ended.reason.into()).hex("qualification", ended.qualification);
         let _ = if ended.detail.is_empty() { record } else { record.text("detail", &ended.detail) }.finish();
+        self.unbooked[ExitReason::EXTERNAL_INTERRUPT.ledger_row()] += looks(books);
         let imbalance = books
             .iter()
             .enumerate()
@@ -431,7 +442,7 @@ impl<W: Write> Session<W> {
             let (figures, status) = (ledger.figures(reason), reason.row_status(enabled));
             // The first vCPU's rows tell the status of every reason; of the others, those are enough that have exits.
             if figures.count > 0 || status != Status::Undefined && vcpu == 0 {
-                self.row(vcpu, number, status, &figures);
+                self.row(vcpu, number, status, &figures, ledger.looks_of(reason));
             }
         }
         account.keys(&mut |reason, key| self.key(vcpu, reason, key));
@@ -446,12 +457,13 @@ impl<W: Write> Session<W> {
     }
 
     #[inline(never)]
-    fn row(&mut self, vcpu: usize, number: usize, status: Status, row: &Figures) {
+    fn row(&mut self, vcpu: usize, number: usize, status: Status, row: &Figures, looks: u64) {
         let record = self.record(Kind::Exit).number("vcpu", vcpu as u64).number("reason", number as u64);
         let record = record.text("name", ExitReason(number as u16).name());
         let record = record.word("status", status.as_str()).number("count", row.count).number("cycles", row.cycles);
         let record = record.number("min", row.min()).number("max", row.max());
-        let _ = if row.count > 0 { record.histogram("histogram", &row.histogram) } else { record }.finish();
+        let record = if row.count > 0 { record.histogram("histogram", &row.histogram) } else { record };
+        let _ = with_looks(record, looks).finish();
     }
 
     #[inline(never)]
@@ -476,8 +488,8 @@ impl<W: Write> Session<W> {
         book: Option<&GuestBook>,
         vcpus: usize,
     ) -> Ending {
-        let by_scenarios = self.by_scenarios;
-        let booked = |book: &GuestBook, row: usize| book.tally[row] + by_scenarios[row];
+        let unbooked = self.unbooked;
+        let booked = |book: &GuestBook, row: usize| book.tally[row] + unbooked[row];
         let unequal = |book: &GuestBook| (0..ROWS).find(|&row| keeps && booked(book, row) != counts[row]);
         let fail = |result, detail| Verdict { ending: Ending::Fail, result, detail };
         if let (true, Some((vcpu, imbalance))) = (keeps, imbalance) {
@@ -546,6 +558,12 @@ fn part<'w, W: Write + ?Sized>(record: Writer<'w, W>, part: &PartFigures) -> Wri
     record.number("min", part.min).number("max", part.max)
 }
 
+/// Adds how many of the exits that were counted are the monitor's own looks, if any are.
+#[inline(never)]
+fn with_looks<W: Write + ?Sized>(record: Writer<'_, W>, looks: u64) -> Writer<'_, W> {
+    if looks > 0 { record.number("looks", looks) } else { record }
+}
+
 /// Displays bytes as Latin-1, which the record's escapes make ASCII.
 struct Bytes<'a>(&'a [u8]);
 
@@ -576,8 +594,20 @@ mod tests {
 
     const BOOK_GPA: u64 = 0x4000;
 
-    /// A window of `cpuid` with so many exits, a guest that says so many, and the end of the guest.
     fn log(iterations: u64, exits: u64, guest: u64, whole_tally: u64, passed: u64) -> (String, Ending) {
+        looked_at((0, 0), iterations, exits, guest, whole_tally, passed)
+    }
+
+    /// A window of `cpuid` with so many exits, a guest that says so many, and the end of the guest. Within, there are so many
+    /// external interrupts, and looks among them.
+    fn looked_at(
+        (interrupts, looks): (u64, u64),
+        iterations: u64,
+        exits: u64,
+        guest: u64,
+        whole_tally: u64,
+        passed: u64,
+    ) -> (String, Ending) {
         let mut text = String::new();
         let mut session = Session::new(&mut text);
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
@@ -603,6 +633,8 @@ mod tests {
         let number = Workload::by_name("cpuid").unwrap().number();
         assert_eq!(session.pause(&mut vcpu, &books, Pause::Begin { number, iterations }), None);
         (0..exits).for_each(|_| exit(&mut vcpu, ExitReason::CPUID));
+        (0..interrupts).for_each(|_| ledger.close(ledger.open(ExitReason::EXTERNAL_INTERRUPT), 0, || 50));
+        (0..looks).for_each(|_| ledger.is_look());
         exit(&mut vcpu, ExitReason::VMCALL);
         book(&mut vcpu, guest, 0);
         let tsc = vcpu.backend.tsc();
@@ -657,6 +689,22 @@ mod tests {
         let (log, ending) = log(5, 5, 5, 5, 1);
         assert_eq!((verdict(&log).as_str(), ending), ("balanced: 6 exits, every book agrees", Ending::Pass));
         assert!(log.lines().all(|line| parse(line.as_bytes()).is_ok()), "{log}");
+    }
+
+    #[test]
+    fn the_monitors_looks_are_in_no_book_of_the_guests() {
+        let (log, ending) = looked_at((3, 3), 5, 5, 5, 5, 1);
+        assert_eq!((verdict(&log).as_str(), ending), ("balanced: 9 exits, every book agrees", Ending::Pass));
+        let of_reason_1 = |kind: Kind| {
+            let mut records = log.lines().map(|line| parse(line.as_bytes()).unwrap());
+            let row = records.find(|record| record.kind == kind && record.number("reason") == Some(1)).unwrap();
+            ["predicted", "guest", "observed", "count", "looks"].map(|key| row.number(key))
+        };
+        assert_eq!(of_reason_1(Kind::Count), [Some(0), Some(0), Some(3), None, Some(3)]);
+        assert_eq!(of_reason_1(Kind::Exit), [None, None, None, Some(3), Some(3)]);
+        let (log, _) = looked_at((3, 2), 5, 5, 5, 5, 1);
+        assert_eq!(verdict(&log), "differs: workload cpuid: its books differ");
+        assert!(!super::tests::log(5, 5, 5, 5, 1).0.contains("looks"));
     }
 
     #[test]

@@ -113,6 +113,7 @@ fn add(reason: &mut Reason, row: &ExitRow) {
     }
     reason.count = reason.count.saturating_add(row.count);
     reason.cycles = reason.cycles.saturating_add(row.cycles);
+    reason.looks = reason.looks.saturating_add(row.looks);
     for (&bucket, &count) in row.histogram.iter().filter(|&(_, &count)| count > 0) {
         match reason.histogram.iter_mut().find(|known| known.bucket == bucket) {
             Some(known) => known.count = known.count.saturating_add(count),
@@ -146,6 +147,7 @@ fn workload(run: &WorkloadRun, stopped: bool) -> WorkloadAccount {
         predicted: book(&|row| row.predicted),
         guest: book(&|row| row.guest),
         observed: book(&|row| Some(row.observed)),
+        looks: book(&|row| Some(row.looks).filter(|&looks| looks > 0)),
         keys: run.keys.clone(),
         verdict: match run.ended {
             Some(_) => end.verdict,

@@ -135,8 +135,16 @@ pub struct Reason {
     pub variants: Vec<VariantRow>,
     /// Exits that scenarios provoked: they are in the ledger, and not in the guest's book.
     pub scenario_count: u64,
+    /// Exits by which the monitor looked at a guest that ran long, for its watchdog: likewise. Left out where there are none.
+    #[serde(skip_serializing_if = "is_none")]
+    pub looks: u64,
     /// Exits in the emulator's log; `null` without an audit.
     pub audit_count: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+pub(crate) fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Exits that took from `1 << bucket` ticks to less than twice that; bucket 0 has 0 and 1.
@@ -161,6 +169,9 @@ pub struct WorkloadAccount {
     pub guest: BTreeMap<u16, u64>,
     /// What the ledger has.
     pub observed: BTreeMap<u16, u64>,
+    /// How much of that is the monitor's own looks at a guest that ran long; empty where there are none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub looks: BTreeMap<u16, u64>,
     /// What its row predicts of keys, and what the ledger has of them; empty where keys were not kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyCount>,

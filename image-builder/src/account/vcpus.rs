@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::build::row_name;
+use super::is_none;
 use crate::audit::Audit;
 use crate::log::{ExitRow, Log};
 
@@ -42,6 +43,9 @@ pub struct VcpuReason {
     pub min: u64,
     /// The longest.
     pub max: u64,
+    /// Exits by which the monitor looked at a guest that ran long. Left out where there are none.
+    #[serde(skip_serializing_if = "is_none")]
+    pub looks: u64,
     /// Exits in the emulator's log of its processor; `null` likewise.
     pub audit_count: Option<u64>,
 }
@@ -72,6 +76,6 @@ fn reason(log: &Log, audit: Option<&Audit>, vcpu: u64, number: u16) -> VcpuReaso
     let nothing = ExitRow { name: row_name(number).to_owned(), ..ExitRow::default() };
     let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
     let audit_count = audit.and_then(|audit| audit.count_on(vcpu, number));
-    let (count, cycles, min, max) = (row.count, row.cycles, row.min, row.max);
-    VcpuReason { number, name: row.name.clone(), count, cycles, min, max, audit_count }
+    let (count, cycles, min, max, looks) = (row.count, row.cycles, row.min, row.max, row.looks);
+    VcpuReason { number, name: row.name.clone(), count, cycles, min, max, looks, audit_count }
 }

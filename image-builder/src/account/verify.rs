@@ -1,5 +1,6 @@
 //! The host's own check of the books, which trusts no sum that it can compute and no verdict at all.
 
+use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::{OptionError, Options};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
@@ -28,7 +29,9 @@ pub(super) fn findings(
     predictions::check(log, keys, &mut found);
     log.scenarios.iter().for_each(|run| scenario_books(run, &mut found));
     for (&(vcpu, number), row) in &log.exits {
-        row_invariants(row, &format!("reason {number} {} on vCPU {vcpu}", row.name), &mut found);
+        let place = format!("reason {number} {} on vCPU {vcpu}", row.name);
+        row_invariants(row, &place, &mut found);
+        looks(number, row, &place, &mut found);
     }
     parts::check(log, keys, &mut found);
     for (&vcpu, total) in &log.totals {
@@ -52,12 +55,14 @@ fn runs_unknown_code(log: &Log) -> bool {
 /// Ledger against the emulator's book, and the guest's where it knows.
 fn books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
     let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.count);
-    let known = reason.guest_count.map(|count| count.saturating_add(reason.scenario_count));
+    let besides = reason.scenario_count.saturating_add(reason.looks);
+    let known = reason.guest_count.map(|count| count.saturating_add(besides));
     if guest_knows && differs(known) || differs(reason.audit_count) {
         let mut sentence = format!("reason {} {}: ledger {}", reason.number, reason.name, reason.count);
-        let scenarios = Some(reason.scenario_count).filter(|&count| count > 0);
-        for (book, count) in [("guest", reason.guest_count), ("scenarios", scenarios), ("emulator", reason.audit_count)]
-        {
+        let some = |count: u64| Some(count).filter(|&count| count > 0);
+        let (scenarios, looks) = (some(reason.scenario_count), some(reason.looks));
+        let ours = [("guest", reason.guest_count), ("scenarios", scenarios), ("looks", looks)];
+        for (book, count) in ours.into_iter().chain([("emulator", reason.audit_count)]) {
             if let Some(count) = count {
                 sentence += &format!(", {book} {count}");
             }
@@ -83,12 +88,13 @@ fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Vec<String>) {
 fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
     let Some(end) = &run.ended else { return };
     for (&number, count) in &run.counts {
-        let Count { predicted, guest, observed } = *count;
-        let differs = |book: Option<u64>| book.is_some_and(|count| count != observed);
+        let Count { predicted, guest, observed, looks } = *count;
+        let differs = |book: Option<u64>| book.is_some_and(|count| Some(count) != observed.checked_sub(looks));
         if differs(predicted) || differs(guest) {
             let shown = |book: Option<u64>| book.map_or_else(|| "unknown".to_owned(), |count| count.to_string());
+            let looks = if looks > 0 { format!(", looks {looks}") } else { String::new() };
             found.push(format!(
-                "workload {}, reason {number}: predicted {}, guest {}, ledger {observed}",
+                "workload {}, reason {number}: predicted {}, guest {}{looks}, ledger {observed}",
                 run.name,
                 shown(predicted),
                 shown(guest)
@@ -147,6 +153,14 @@ fn row_invariants(row: &ExitRow, place: &str, found: &mut Vec<String>) {
     check(extremes == (Some(bucket_of(row.min)), Some(bucket_of(row.max))), &|| {
         format!("minimum {} and maximum {} are not in the histogram's outer buckets", row.min, row.max)
     });
+}
+
+/// The monitor looks at a guest by external interrupts alone.
+fn looks(number: u16, row: &ExitRow, place: &str, found: &mut Vec<String>) {
+    let most = if number == ExitReason::EXTERNAL_INTERRUPT.0 { row.count } else { 0 };
+    if row.looks > most {
+        found.push(format!("{place}: {} looks of the monitor among {} exits", row.looks, row.count));
+    }
 }
 
 /// The bucket that counts an exit of `cycles`.

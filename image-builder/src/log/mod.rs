@@ -140,6 +140,8 @@ pub struct Count {
     pub guest: Option<u64>,
     /// By the ledger.
     pub observed: u64,
+    /// How many of those were the monitor's own looks at a guest that ran long.
+    pub looks: u64,
 }
 
 /// One row of the ledger.
@@ -159,6 +161,8 @@ pub struct ExitRow {
     pub max: u64,
     /// Exits by power of two of their ticks.
     pub histogram: BTreeMap<u8, u64>,
+    /// How many of the exits were the monitor's own looks at a guest that ran long.
+    pub looks: u64,
 }
 
 /// The exits of one key within a reason, as an account shows them, too.

@@ -228,6 +228,7 @@ impl State {
             predicted: fields.optional_number("predicted"),
             guest: fields.optional_number("guest"),
             observed: fields.number("observed")?,
+            looks: fields.optional_number("looks").unwrap_or(0),
         };
         self.workload(fields, |workload| !workload.counts.contains_key(&reason))?.counts.insert(reason, count);
         self.counts += 1;
@@ -288,6 +289,7 @@ impl State {
             min: fields.number("min")?,
             max: fields.number("max")?,
             histogram: fields.histogram()?,
+            looks: fields.optional_number("looks").unwrap_or(0),
         };
         match self.log.exits.insert(place, row) {
             Some(_) => Err(fields.problem(format!("repeats reason {} of vCPU {}", place.1, place.0))),

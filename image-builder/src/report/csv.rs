@@ -40,8 +40,8 @@ pub(super) fn render(accounts: &[Titled]) -> String {
 }
 
 fn over_all(reason: &Reason) -> VcpuReason {
-    let &Reason { number, count, cycles, min, max, audit_count, .. } = reason;
-    VcpuReason { number, name: reason.name.clone(), count, cycles, min, max, audit_count }
+    let &Reason { number, count, cycles, min, max, looks, audit_count, .. } = reason;
+    VcpuReason { number, name: reason.name.clone(), count, cycles, min, max, looks, audit_count }
 }
 
 /// Which reasons are enabled is the same on every vCPU.

@@ -29,6 +29,7 @@ fn account(account: &Account) -> String {
         text += &format!("\n{}\n", atlas::score(account));
     }
     text += "\n";
+    text += &looks(account);
     text += &verdict(account);
     text
 }
@@ -218,6 +219,17 @@ fn with_scenarios(reason: &Reason) -> String {
     match reason.scenario_count {
         0 => book(reason.guest_count),
         more => format!("{}+{more}", reason.guest_count.unwrap_or(0)),
+    }
+}
+
+/// Why the ledger has external interrupts that no other book but the emulator's has.
+fn looks(account: &Account) -> String {
+    match account.reasons.iter().fold(0, |sum: u64, reason| sum.saturating_add(reason.looks)) {
+        0 => String::new(),
+        1 => "1 of the external interrupts is the monitor's own look at a guest that ran long (watchdog)\n".to_owned(),
+        looks => format!(
+            "{looks} of the external interrupts are the monitor's own looks at a guest that ran long (watchdog)\n"
+        ),
     }
 }
 

@@ -80,6 +80,16 @@ impl LogText {
         record.hex("enabled", bits as u64).hex("enabled_high", (bits >> 64) as u64).finish().unwrap();
     }
 
+    /// External interrupts of one vCPU, some of which are the monitor's own looks.
+    pub fn looked_at(&mut self, vcpu: u64, count: u64, looks: u64) {
+        let (each, mut histogram) = (INTERRUPT.each, [0; 64]);
+        histogram[each.ilog2() as usize] = count;
+        let record = self.record(Kind::Exit).number("vcpu", vcpu).number("reason", INTERRUPT.reason);
+        let record = record.text("name", INTERRUPT.name).word("status", "enabled").number("count", count);
+        let record = record.number("cycles", count * each).number("min", each).number("max", each);
+        record.histogram("histogram", &histogram).number("looks", looks).finish().unwrap();
+    }
+
     pub fn exit(&mut self, row: &Row) {
         self.exit_on(0, row);
     }

@@ -2,7 +2,7 @@
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::{ExitReason, Status};
-use tollgate_abi::leaves::{Leaf, LeafMap, RowQuery, STATUS, SVM_STATUS};
+use tollgate_abi::leaves::{EXITS, Leaf, LeafMap, RowQuery, STATUS, SVM_STATUS};
 use tollgate_abi::svm_exit::of_code;
 
 use crate::ops::cpuid::cpuid;
@@ -27,25 +27,34 @@ impl Account {
         leaf.map_or(0, |leaf| cpuid(leaf, 0).eax)
     }
 
-    /// Runs `work` and returns the number of exits that it caused, less those of the two queries that tell.
-    /// Without an account it can't be told, and 0 is returned.
-    pub(crate) fn exits_during<R>(&self, work: impl FnOnce() -> R) -> (R, u32) {
-        let before = self.total_exits();
+    /// Runs `work` and returns the number of exits that it caused, less those of the two queries that tell, and less the
+    /// monitor's own looks. Without an account it can't be told, and 0 is returned.
+    pub(crate) fn exits_during<R>(&self, work: impl FnOnce() -> R) -> (R, u64) {
+        let before = exits_of_guest();
         let result = work();
-        let after = self.total_exits();
+        let after = exits_of_guest();
         // The second query is in its own answer.
-        let second_query = u32::from(self.kept);
+        let second_query = u64::from(self.kept);
         (result, after.wrapping_sub(before).wrapping_sub(second_query))
     }
 }
 
+/// Exits of all reasons on all vCPUs that the guest caused; the query is included.
+fn exits_of_guest() -> u64 {
+    let answer = cpuid(EXITS, RowQuery { reason: 0, vcpu: None }.encode());
+    answer.ebx_ecx().wrapping_sub(answer.edx_eax())
+}
+
+/// The status of a reason, and how many of its exits the guest caused.
 fn status(reason: ExitReason, vcpu: Option<u16>) -> (u32, u64) {
     let (leaf, asked) = match reason.own_of_svm() {
         Some(own) => (SVM_STATUS, own.code),
         None => (STATUS, reason.0),
     };
     let answer = cpuid(leaf, RowQuery { reason: asked, vcpu }.encode());
-    (answer.eax, answer.ebx_ecx())
+    // In the leaf of SVM's own codes, of which none is the monitor's, EDX is something else.
+    let looks = if leaf == STATUS { answer.edx } else { 0 };
+    (answer.eax, answer.ebx_ecx().wrapping_sub(looks.into()))
 }
 
 /// Whether the controls in force enable `reason`.
@@ -59,12 +68,12 @@ pub(crate) fn own_of_svm(code: u16) -> (ExitReason, bool) {
     (of_code(code).unwrap_or(ExitReason(u16::MAX)), answer.eax == Status::Enabled as u32)
 }
 
-/// Exits for `reason` so far, on all vCPUs.
+/// Exits for `reason` that the guest caused so far, on all vCPUs.
 pub(crate) fn exits(reason: ExitReason) -> u64 {
     exits_on(reason, None)
 }
 
-/// Exits for `reason` so far on one vCPU, or on all.
+/// Exits for `reason` that the guest caused so far on one vCPU, or on all.
 pub(crate) fn exits_on(reason: ExitReason, vcpu: Option<u16>) -> u64 {
     status(reason, vcpu).1
 }

@@ -1,7 +1,8 @@
 //! The leaf contract, to the letter: every leaf, for every reason 0 to 127 and for wild ones.
 //!
 //! Counts must equal the guest's own book exactly, which works because every exit so far was booked before it came.
-//! Times can only be bounded: the CPUID that asks is counted, but its own time is not yet in.
+//! Times can only be bounded: the CPUID that asks is counted, but its own time is not yet in. The monitor's own looks at a
+//! guest that ran long, under SVM, are in the counts and not in the book; only one of the leaves tells how many they are.
 
 use tollgate_abi::exit_reason::{ExitReason, Status};
 use tollgate_abi::leaves::{Answer, BucketQuery, CONTRACT, CONTRACT_VERSION, HYPERVISOR, Leaf, RowQuery, SIGNATURE};
@@ -12,7 +13,7 @@ use super::{Outcome, Run};
 use crate::ops::cpuid::cpuid_wide;
 use crate::runtime::book::{booked, booked_on, total};
 use crate::runtime::cpu;
-use crate::runtime::intercepts::enabled;
+use crate::runtime::intercepts::{enabled, facts};
 
 /// In the upper halves of the registers before, where nothing of it may be left afterwards.
 const POISON: u64 = 0xdead_beef_0000_0000;
@@ -34,7 +35,7 @@ const _: () = assert!(
 
 pub(super) fn leaves(run: &Run) -> Outcome {
     ensure!(run.account.kept, "the leaves need the account, and this run has accounting=off");
-    let mut questioner = Questioner { run, seen: Seen::default(), last_total_cycles: 0 };
+    let mut questioner = Questioner { run, seen: Seen::default(), last_total_cycles: 0, looks: 0 };
     for _ in 0..run.iterations {
         questioner.ask_all()?;
     }
@@ -53,11 +54,24 @@ struct Questioner<'r> {
     run: &'r Run,
     seen: Seen,
     last_total_cycles: u64,
+    /// The monitor's own looks so far, which only grow.
+    looks: u32,
 }
 
 impl Questioner<'_> {
     fn ask_all(&mut self) -> Outcome {
-        for reason in 0..128u16 {
+        for eax in ONCE {
+            self.ask(eax, ExitReason::CPUID.0.into())?;
+        }
+        for &ecx in WILD_REASONS {
+            self.seen = Seen::default();
+            for eax in PER_REASON {
+                self.ask(eax, ecx)?;
+            }
+        }
+        // External interrupts come last: the leaf that tells the looks among them bounds what was taken for looks before.
+        let last = ExitReason::EXTERNAL_INTERRUPT.0;
+        for reason in (0..128).filter(|&reason| reason != last).chain([last]) {
             self.seen = Seen::default();
             let vcpu = self.whose(reason);
             for eax in PER_REASON {
@@ -70,26 +84,36 @@ impl Questioner<'_> {
                 self.ask(eax, ecx)?;
             }
         }
-        for &ecx in WILD_REASONS {
-            self.seen = Seen::default();
-            for eax in PER_REASON {
-                self.ask(eax, ecx)?;
-            }
-        }
         self.seen = Seen::default();
-        for eax in ONCE {
-            self.ask(eax, ExitReason::CPUID.0.into())?;
-        }
         self.ask(CONTRACT, 0)?;
         identity()
     }
 
-    /// Whose exits are asked for: all vCPUs' together, then each one's, by turns.
+    /// Whose exits are asked for: all vCPUs' together, then each one's, by turns. All external interrupts together, since
+    /// looks are told from those.
     fn whose(&self, reason: u16) -> Option<u16> {
         match self.run.vcpus as u16 {
             1 => None,
+            _ if is_looked_by(ExitReason(reason)) => None,
             vcpus => (reason % (vcpus + 1)).checked_sub(1),
         }
+    }
+
+    /// What was booked, and the monitor's looks, which the count of all vCPUs in EAX tells.
+    fn with_looks(&mut self, answer: Answer, booked: u64) -> Result<u64, alloc::string::String> {
+        let looks = answer.eax.wrapping_sub(booked as u32);
+        self.now_looks(looks)?;
+        Ok(booked + u64::from(looks))
+    }
+
+    fn now_looks(&mut self, looks: u32) -> Outcome {
+        let known = self.looks;
+        ensure!(
+            looks == known || facts().is_svm() && looks.wrapping_sub(known) < 1 << 31,
+            "{looks} exits beyond what was booked, and {known} looks of the monitor before"
+        );
+        self.looks = looks;
+        Ok(())
     }
 
     /// Asks one of our leaves and checks the answer.
@@ -97,16 +121,19 @@ impl Questioner<'_> {
         let answer = question(eax, ecx)?;
         let checked = match self.run.account.leaf_map.decode(eax) {
             None => equal(answer, Answer::ZERO),
-            Some(Leaf::TotalCount) => equal(answer, Answer::count(total())),
+            Some(Leaf::TotalCount) => equal(answer, Answer::count(self.with_looks(answer, total())?)),
             Some(Leaf::TotalCycles) => self.total_cycles(answer, Answer::cycles(answer.ebx_ecx())),
-            Some(Leaf::Totals) => self.total_cycles(answer, Answer::totals(total(), answer.ebx_ecx())),
-            Some(Leaf::ReasonCount) => equal(answer, course_answer(ecx, |reason| Answer::count(booked(reason)))),
+            Some(Leaf::Totals) => {
+                let total = self.with_looks(answer, total())?;
+                self.total_cycles(answer, Answer::totals(total, answer.ebx_ecx()))
+            }
+            Some(Leaf::ReasonCount) => self.reason_count(answer, ecx),
             Some(Leaf::ReasonCycles) => self.reason_cycles(answer, ecx),
             Some(Leaf::Status) => self.status(answer, ecx),
             Some(Leaf::Extremes) => self.extremes(answer, ecx),
             Some(Leaf::Bucket) => self.bucket(answer, ecx),
-            // Asked by "svm-instructions".
-            Some(Leaf::SvmStatus | Leaf::SvmCycles) => Ok(()),
+            // Asked by "svm-instructions" and "compute".
+            Some(Leaf::SvmStatus | Leaf::SvmCycles | Leaf::Exits) => Ok(()),
             Some(Leaf::Contract) => {
                 equal(answer, Answer { eax: CONTRACT_VERSION, ebx: self.run.vcpus as u32, ..Answer::ZERO })
             }
@@ -123,10 +150,18 @@ impl Questioner<'_> {
         Ok(())
     }
 
+    fn reason_count(&mut self, answer: Answer, ecx: u32) -> Outcome {
+        let booked = match course_reason(ecx).filter(|&reason| enabled(reason)) {
+            Some(reason) if is_looked_by(reason) => self.with_looks(answer, booked(reason))?,
+            reason => reason.map_or(0, booked),
+        };
+        equal(answer, course_answer(ecx, |_| Answer::count(booked)))
+    }
+
     fn reason_cycles(&mut self, answer: Answer, ecx: u32) -> Outcome {
         equal(answer, course_answer(ecx, |_| Answer::cycles(answer.ebx_ecx())))?;
         if let Some(reason) = course_reason(ecx).filter(|&reason| enabled(reason)) {
-            self.seen.cycles = Some((answer.ebx_ecx(), timed(reason, None)));
+            self.seen.cycles = Some((answer.ebx_ecx(), self.timed(reason, None)));
         }
         Ok(())
     }
@@ -138,13 +173,19 @@ impl Questioner<'_> {
         (reason.is_defined() && vcpu_exists).then_some(reason)
     }
 
-    fn status(&self, answer: Answer, ecx: u32) -> Outcome {
+    fn status(&mut self, answer: Answer, ecx: u32) -> Outcome {
         let query = RowQuery::decode(ecx);
         let expected = match self.row(query.reason, query.vcpu) {
-            None => Answer::status(Status::Undefined, 0),
+            None => Answer::status(Status::Undefined, 0, 0),
             Some(reason) => {
+                let looks = if is_looked_by(reason) { answer.edx } else { 0 };
+                if looks != self.looks && is_looked_by(reason) {
+                    self.now_looks(looks)?;
+                    // One came since the cycles were asked for.
+                    self.seen.cycles = None;
+                }
                 let status = if enabled(reason) { Status::Enabled } else { Status::NotEnabled };
-                Answer::status(status, booked_on(reason, query.vcpu))
+                Answer::status(status, booked_on(reason, query.vcpu) + u64::from(looks), looks.into())
             }
         };
         equal(answer, expected)
@@ -152,8 +193,10 @@ impl Questioner<'_> {
 
     fn extremes(&mut self, answer: Answer, ecx: u32) -> Outcome {
         let query = RowQuery::decode(ecx);
-        let own_exits = self.row(query.reason, query.vcpu).map_or(0, |reason| timed(reason, query.vcpu));
-        if own_exits == 0 {
+        let row = self.row(query.reason, query.vcpu);
+        let own_exits = row.map_or(0, |reason| self.timed(reason, query.vcpu));
+        let may_be_looked_at = row.is_some_and(may_be_looked_at) && answer != Answer::ZERO;
+        if own_exits == 0 && !may_be_looked_at {
             return equal(answer, Answer::ZERO);
         }
         let (min, max) = (answer.ebx_eax(), answer.edx_ecx());
@@ -172,11 +215,20 @@ impl Questioner<'_> {
         let query = BucketQuery::decode(ecx);
         let count = answer.edx_eax();
         equal(answer, Answer::bucket(count))?;
-        let exits = self.row(query.reason, query.vcpu).map_or(0, |reason| timed(reason, query.vcpu));
-        ensure!(count <= exits, "{count} of {exits} exits");
+        let row = self.row(query.reason, query.vcpu);
+        let exits = row.map_or(0, |reason| self.timed(reason, query.vcpu));
+        ensure!(count <= exits || row.is_some_and(may_be_looked_at), "{count} of {exits} exits");
         let holds_longest = self.seen.max > 0 && query.bucket == bucket_of(self.seen.max);
         ensure!(count > 0 || !holds_longest, "no exit, and the longest took {} cycles", self.seen.max);
         Ok(())
+    }
+
+    /// Exits of one vCPU, or all, whose time is in the account: those that were booked and the monitor's looks, but for the
+    /// CPUID that asks.
+    fn timed(&self, reason: ExitReason, vcpu: Option<u16>) -> u64 {
+        let is_asked_by = vcpu.is_none_or(|vcpu| usize::from(vcpu) == cpu::number());
+        let looks = if is_looked_by(reason) { self.looks } else { 0 };
+        booked_on(reason, vcpu) + u64::from(looks) - u64::from(reason == ExitReason::CPUID && is_asked_by)
     }
 }
 
@@ -224,10 +276,14 @@ fn course_answer(ecx: u32, enabled_answer: impl Fn(ExitReason) -> Answer) -> Ans
     }
 }
 
-/// Exits of one vCPU, or all, whose time is in the account: those that were booked, but for the CPUID that asks.
-fn timed(reason: ExitReason, vcpu: Option<u16>) -> u64 {
-    let is_asked_by = vcpu.is_none_or(|vcpu| usize::from(vcpu) == cpu::number());
-    booked_on(reason, vcpu) - u64::from(reason == ExitReason::CPUID && is_asked_by)
+/// Whether the monitor's looks are exits for this reason.
+fn is_looked_by(reason: ExitReason) -> bool {
+    reason == ExitReason::EXTERNAL_INTERRUPT
+}
+
+/// Whether an answer may have one more, which came since they were told.
+fn may_be_looked_at(reason: ExitReason) -> bool {
+    facts().is_svm() && is_looked_by(reason)
 }
 
 /// The histogram's bucket for an exit of so many cycles.

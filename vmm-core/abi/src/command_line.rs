@@ -22,9 +22,11 @@ pub struct Options<'a> {
     workloads: &'a str,
     /// `scenarios=`: names, or `all`; empty for none.
     scenarios: &'a str,
-    /// `watchdog=`: TSC ticks without an exit after which the guest is stopped; 0 for never.
+    /// `watchdog=`: TSC ticks without an exit after which the guest is stopped; 0 for never. Under SVM, which has no timer for
+    /// that, a guest that exits is looked at as often, and needs [`Options::accounting`].
     pub watchdog_ticks: u64,
-    /// `accounting=off`: run without the ledger, to measure what it costs. The account then stays empty.
+    /// `accounting=off`: run without the ledger, to measure what it costs. The account then stays empty; and under SVM there
+    /// is no watchdog, since it asks the ledger whether the guest has exited.
     pub accounting: bool,
     /// `keys=on`: keep the keys by which the exits of a reason differ.
     pub keys: bool,

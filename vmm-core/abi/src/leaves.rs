@@ -16,6 +16,9 @@ pub const HYPERVISOR: u32 = 0x4000_0000;
 
 /// Version of this contract (EAX) and number of vCPUs (EBX).
 pub const CONTRACT: u32 = 0x4fff_fff0;
+/// Exits of all reasons (EBX:ECX), and how many of them were the monitor's own looks at a guest that ran long (EDX:EAX), both
+/// of one vCPU or all; ECX is as in [`RowQuery`], without a reason.
+pub const EXITS: u32 = 0x4fff_fff6;
 /// Cycles (EBX:ECX) of one of SVM's exit codes; asked as [`SVM_STATUS`].
 pub const SVM_CYCLES: u32 = 0x4fff_fff7;
 /// Status (EAX), 64-bit count (EBX:ECX), and the SDM reason that the code stands for and is counted as (EDX), or `0xffffffff`
@@ -26,7 +29,8 @@ pub const SVM_STATUS: u32 = 0x4fff_fff8;
 pub const BUCKET: u32 = 0x4fff_fff9;
 /// Minimum (EBX:EAX) and maximum (EDX:ECX) cycles of one exit; see [`RowQuery`].
 pub const EXTREMES: u32 = 0x4fff_fffa;
-/// Status (EAX) and 64-bit count (EBX:ECX); see [`RowQuery`].
+/// Status (EAX), 64-bit count (EBX:ECX), and how many of these exits were the monitor's own looks at a guest that ran long (EDX,
+/// low 32 bits): external interrupts of its watchdog, where the extension has no timer for that. See [`RowQuery`].
 pub const STATUS: u32 = 0x4fff_fffb;
 
 /// What a leaf asks for.
@@ -52,6 +56,8 @@ pub enum Leaf {
     SvmStatus,
     /// [`SVM_CYCLES`].
     SvmCycles,
+    /// [`EXITS`].
+    Exits,
     /// [`CONTRACT`].
     Contract,
 }
@@ -108,6 +114,7 @@ impl LeafMap {
             BUCKET => Some(Leaf::Bucket),
             SVM_STATUS => Some(Leaf::SvmStatus),
             SVM_CYCLES => Some(Leaf::SvmCycles),
+            EXITS => Some(Leaf::Exits),
             CONTRACT => Some(Leaf::Contract),
             _ => None,
         }
@@ -119,7 +126,7 @@ impl LeafMap {
     }
 }
 
-/// The question in ECX of [`STATUS`] and [`EXTREMES`].
+/// The question in ECX of [`STATUS`], [`EXTREMES`] and [`EXITS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowQuery {
     /// Bits 15:0: the basic exit reason.
@@ -211,8 +218,13 @@ impl Answer {
     }
 
     /// The answer of [`STATUS`].
-    pub const fn status(status: Status, count: u64) -> Self {
-        Self { eax: status as u32, ..Self::cycles(count) }
+    pub const fn status(status: Status, count: u64, looks: u64) -> Self {
+        Self { eax: status as u32, edx: looks as u32, ..Self::cycles(count) }
+    }
+
+    /// The answer of [`EXITS`].
+    pub const fn exits(count: u64, looks: u64) -> Self {
+        Self { eax: looks as u32, edx: (looks >> 32) as u32, ..Self::cycles(count) }
     }
 
     /// The answer of [`SVM_STATUS`].
@@ -221,7 +233,7 @@ impl Answer {
             Some(reason) => reason.0 as u32,
             None => u32::MAX,
         };
-        Self { edx, ..Self::status(status, count) }
+        Self { edx, ..Self::status(status, count, 0) }
     }
 
     /// The answer of [`EXTREMES`].
@@ -249,7 +261,7 @@ impl Answer {
         (self.edx as u64) << 32 | self.ecx as u64
     }
 
-    /// EDX:EAX as one number: the count of [`BUCKET`].
+    /// EDX:EAX as one number: the count of [`BUCKET`], the looks of [`EXITS`].
     pub const fn edx_eax(self) -> u64 {
         (self.edx as u64) << 32 | self.eax as u64
     }
@@ -273,13 +285,14 @@ mod tests {
             (0x4fff_fff9, Leaf::Bucket),
             (0x4fff_fff8, Leaf::SvmStatus),
             (0x4fff_fff7, Leaf::SvmCycles),
+            (0x4fff_fff6, Leaf::Exits),
             (0x4fff_fff0, Leaf::Contract),
         ];
         for (eax, leaf) in expected {
             assert_eq!(map.decode(eax), Some(leaf));
             assert_eq!(map.encode(leaf), Some(eax));
         }
-        assert_eq!(map.decode(0x4fff_fff6), None);
+        assert_eq!(map.decode(0x4fff_fff5), None);
         assert_eq!(map.decode(0x5000_0000), None);
     }
 
@@ -310,6 +323,7 @@ mod tests {
         fn pairs_round_trip(a in any::<u64>(), b in any::<u64>()) {
             prop_assert_eq!(Answer::cycles(a).ebx_ecx(), a);
             prop_assert_eq!(Answer::bucket(a).edx_eax(), a);
+            prop_assert_eq!((Answer::exits(a, b).ebx_ecx(), Answer::exits(a, b).edx_eax()), (a, b));
             prop_assert_eq!((Answer::extremes(a, b).ebx_eax(), Answer::extremes(a, b).edx_ecx()), (a, b));
         }
     }

@@ -44,10 +44,10 @@ kinds! {
     Begin "begin" "A workload starts: `workload`, `profile`, `iterations`.";
     Console "console" "A line that the guest wrote: `text`.";
     Result "result" "A workload ended: `workload`, `iterations`, `verdict`, `exits`, `cycles` (TSC ticks of the window), `message` if it failed.";
-    Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`.";
+    Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`, `looks` (the monitor's own among those observed) if there were any.";
     KeyCount "keycount" "One key that the workload predicts, where keys are kept: `workload`, `reason`, `key`, `name`, `predicted`, `observed`.";
     Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed` (of its variant, if it is about one and those are kept), `detail` if not balanced.";
-    Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`).";
+    Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`), `looks` if there were any: how many of the exits were the monitor's own, to see whether a guest that ran long still exits (`watchdog=`).";
     Key "key" "One key of a ledger row: `vcpu`, `reason`, `key` (absent for the others), `name`, `count`, `cycles`, `min`, `max`.";
     Variant "variant" "One variant of a reason, whatever its keys: `vcpu`, `reason`, `name`, `count`, `cycles`, `min`, `max`.";
     Tally "tally" "The guest's own book: `reason`, `guest`.";

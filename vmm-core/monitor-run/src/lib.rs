@@ -259,6 +259,7 @@ impl<B: Extension> Plan<B> {
             nmi_pending: false,
             init_pending: false,
             exits_at_watchdog: 0,
+            others_at_watchdog: 0,
             halted: false,
             vcpu,
             board: &BOARD,

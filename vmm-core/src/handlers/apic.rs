@@ -118,13 +118,18 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
     action
 }
 
-/// Time for a look at the account: a guest that did nothing that exits since the last is stopped.
+/// Time for a look at the account: a guest that did nothing that exits since the last is stopped. Before it is time, nothing
+/// can be told yet. A look after which the guest goes on is none of its exits.
 fn watchdog<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
-    if !machine.exited_meanwhile() {
+    let due = backend.watchdog_is_due();
+    if due && !machine.exited_meanwhile() {
         return Action::Stop(Outcome::NoExits);
     }
-    machine.note_exits();
-    backend.restart_watchdog();
+    machine.looks();
+    if due {
+        machine.note_exits();
+        backend.restart_watchdog();
+    }
     resume(backend, machine)
 }
 
@@ -254,7 +259,9 @@ fn deliver(to: usize, message: Message, machine: &mut Machine) {
 mod tests {
     use super::*;
     use crate::exit::{State, VirtualizedApic};
+    use crate::ledger::{Account, Ledger};
     use crate::script::{Script, machine, machines};
+    use tollgate_abi::ExitReason;
 
     const RFLAGS_IF: u64 = 1 << 9;
 
@@ -357,6 +364,56 @@ mod tests {
         backend.tsc = 500;
         assert_eq!(external_interrupt(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x31)));
         assert_eq!((backend.timer, machine.halted), (None, false));
+    }
+
+    /// What comes of the watchdog's interrupt after so many exits since its last start.
+    fn look(
+        backend: &mut Script,
+        machine: &mut Machine,
+        ledger: &Ledger,
+        due: bool,
+        exits: u64,
+    ) -> (Action, u64, usize) {
+        let exit = |reason| ledger.close(ledger.open(reason), 0, || 50);
+        (0..exits).for_each(|_| exit(ExitReason::CPUID));
+        (backend.watchdog_is_due, backend.exit_event) = (due, Some(Event::interrupt(WATCHDOG_VECTOR)));
+        let open = ledger.open(ExitReason::EXTERNAL_INTERRUPT);
+        let action = external_interrupt(backend, machine);
+        ledger.close(open, 0, || 50);
+        (action, ledger.looks(), backend.watchdog_starts)
+    }
+
+    #[test]
+    fn the_watchdog_looks_at_a_guest_that_exits_and_stops_one_that_does_not() {
+        let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
+        let mut machine = Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() };
+        let mut backend = interruptible();
+        let mut look = |due, exits| look(&mut backend, &mut machine, ledger, due, exits);
+        assert_eq!(look(true, 1), (Action::Resume, 1, 1));
+        assert_eq!(look(true, 2), (Action::Resume, 2, 2));
+        assert_eq!(look(false, 0), (Action::Resume, 3, 2), "too early to tell");
+        assert_eq!(look(false, 0), (Action::Resume, 4, 2), "an early look is no exit of the guest's");
+        assert_eq!(look(true, 0), (Action::Stop(Outcome::NoExits), 4, 2), "the last is the guest's end");
+        assert_eq!(ledger.count(ExitReason::EXTERNAL_INTERRUPT), 5);
+    }
+
+    #[test]
+    fn an_early_look_leaves_what_was_noted() {
+        let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
+        let mut machine = Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() };
+        let mut backend = interruptible();
+        let mut look = |due, exits| look(&mut backend, &mut machine, ledger, due, exits);
+        assert_eq!(look(false, 1), (Action::Resume, 1, 0));
+        assert_eq!(look(true, 0), (Action::Resume, 2, 1), "there was an exit before the early look");
+    }
+
+    #[test]
+    fn a_look_at_a_halted_vcpu_wakes_nothing() {
+        let (mut backend, mut machine) = (interruptible(), machine());
+        (machine.halted, backend.halts) = (true, 1);
+        backend.exit_event = Some(Event::interrupt(WATCHDOG_VECTOR));
+        assert_eq!(external_interrupt(&mut backend, &mut machine), Action::Resume);
+        assert_eq!((machine.halted, backend.halts, backend.watchdog_starts), (true, 1, 0));
     }
 
     #[test]

@@ -38,7 +38,10 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
             let query = RowQuery::decode(ecx);
             match (status(query.reason), exists(query.vcpu, ledgers)) {
                 (Status::Undefined, _) | (_, false) => Answer::ZERO,
-                (status, true) => Answer::status(status, sum(ledgers, query.vcpu, query.reason, Ledger::count)),
+                (status, true) => {
+                    let looks = sum(ledgers, query.vcpu, query.reason, Ledger::looks_of);
+                    Answer::status(status, sum(ledgers, query.vcpu, query.reason, Ledger::count), looks)
+                }
             }
         }
         Leaf::Extremes => {
@@ -67,6 +70,10 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
                 None => Answer::ZERO,
                 Some(reason) => Answer::cycles(sum(ledgers, query.vcpu, reason.0, Ledger::cycles_of)),
             }
+        }
+        Leaf::Exits => {
+            let chosen = || chosen(ledgers, RowQuery::decode(ecx).vcpu);
+            Answer::exits(chosen().map(Ledger::exits).sum(), chosen().map(Ledger::looks).sum())
         }
         Leaf::Bucket => {
             let query = BucketQuery::decode(ecx);
@@ -190,7 +197,35 @@ mod tests {
         assert_eq!(ask(F21, 0x4fff_fff9, 10 | 64 << 16), NONE);
         assert_eq!(ask(F21, 0x4fff_fff0, 0), [CONTRACT_VERSION.into(), 2, 0, 0]);
         assert_eq!(ask(F21, 0x4fff_fff8, 0x80), NONE, "there is no SVM");
-        assert_eq!(ask(F21, 0x4fff_fff6, 0), NONE);
+        assert_eq!(ask(F21, 0x4fff_fff6, 0), [0, 0, 4, 0]);
+        assert_eq!(ask(F21, 0x4fff_fff6, 2 << 16), [0, 0, 1, 0]);
+        assert_eq!(ask(F21, 0x4fff_fff6, 3 << 16), NONE);
+        assert_eq!(ask(F21, 0x4fff_fff5, 0), NONE);
+    }
+
+    #[test]
+    fn our_leaves_tell_the_monitors_looks_and_the_courses_count_them() {
+        let external = u64::from(ExitReason::EXTERNAL_INTERRUPT.0);
+        let looked_at = ledger(&[(ExitReason::EXTERNAL_INTERRUPT, 5), (ExitReason::EXTERNAL_INTERRUPT, 5)]);
+        looked_at.is_look();
+        let other = ledger(&[(ExitReason::EXTERNAL_INTERRUPT, 5), (ExitReason::CPUID, 5)]);
+        let ledgers: &'static [&'static Ledger] =
+            vec![&*Box::leak(Box::new(looked_at)), Box::leak(Box::new(other))].leak();
+        let controls = Controls { pin: 1, ..Controls::default() };
+        let machine = Machine { ledgers, controls, ..machine(F21) };
+        let ask = |leaf: u64, ecx: u64| {
+            let mut registers = GuestRegisters { rax: leaf, rcx: ecx, ..Default::default() };
+            assert_eq!(handle(&mut registers, &machine, 3), Action::StepOver);
+            [registers.rax, registers.rbx, registers.rcx, registers.rdx]
+        };
+        assert_eq!(ask(0x4fff_fffb, external), [2, 0, 3, 1]);
+        assert_eq!(ask(0x4fff_fffb, external | 1 << 16), [2, 0, 2, 1]);
+        assert_eq!(ask(0x4fff_fffb, external | 2 << 16), [2, 0, 1, 0]);
+        assert_eq!(ask(0x4fff_fffb, 10), [2, 0, 1, 0]);
+        assert_eq!(ask(0x4fff_fff6, 0), [1, 0, 4, 0]);
+        assert_eq!(ask(0x4fff_fff6, 2 << 16), [0, 0, 2, 0]);
+        assert_eq!(ask(0x4fff_ffff, 0), [4, 0, 0, 0], "to the letter");
+        assert_eq!(ask(0x4fff_fffd, external), [3, 0, 0, 0]);
     }
 
     proptest! {

@@ -553,6 +553,14 @@ impl Backend for Svm {
         self.set_watchdog(self.halt.is_none());
     }
 
+    fn watchdog_is_due(&mut self) -> bool {
+        let due = self.is_past_watchdog(self.tsc());
+        if !due && self.watchdog_tsc.is_some() {
+            self.program_timer();
+        }
+        due
+    }
+
     fn entry_failure(&self) -> &'static str {
         entry_checks::first_failure(self.vmcb, self.physical_bits).unwrap_or("the state is invalid for VMRUN")
     }

@@ -173,6 +173,11 @@ impl Svm {
         }
     }
 
+    /// Whether the watchdog is on and would have ended by `tsc`.
+    fn is_past_watchdog(&self, tsc: u64) -> bool {
+        self.watchdog_tsc.is_some_and(|deadline| tsc >= deadline)
+    }
+
     fn set_watchdog(&mut self, on: bool) {
         let deadline = (on && self.watchdog_ticks > 0).then(|| tsc().saturating_add(self.watchdog_ticks));
         if deadline.is_some() || self.watchdog_tsc.is_some() {

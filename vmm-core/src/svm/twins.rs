@@ -160,6 +160,14 @@ fn the_same_exits_lead_to_the_same() {
 }
 
 #[test]
+fn the_watchdog_is_due_from_its_deadline_on() {
+    let mut svm = svm(true, 0x60, 0, 0, &[0x90]);
+    assert!(!svm.is_past_watchdog(u64::MAX), "it is off");
+    svm.watchdog_tsc = Some(500);
+    assert_eq!((svm.is_past_watchdog(499), svm.is_past_watchdog(500)), (false, true));
+}
+
+#[test]
 fn what_no_assist_tells_is_in_the_bytes() {
     let mut registers = GuestRegisters { rdi: 0x5000, ..Default::default() };
     let sgdt = svm(false, 0x67, 0, 0, &[0x0f, 0x01, 0x47, 0x10]);

@@ -171,6 +171,10 @@ impl Backend for Vmx {
 
     fn restart_watchdog(&mut self) {}
 
+    fn watchdog_is_due(&mut self) -> bool {
+        false
+    }
+
     fn exit_event(&self) -> Option<Event> {
         let vmcs = &self.vmcs;
         qualification::event(
