@@ -337,6 +337,8 @@ pub enum State {
 pub trait Backend {
     /// Whether a time without exits ends by an interrupt at the processor's own APIC, for lack of a timer of the extension's.
     const WATCHDOG_INTERRUPTS: bool;
+    /// Whether [`Backend::cr0_write_by_code`] may tell what [`Backend::cr0_write`] does not.
+    const MAY_NEED_CODE: bool = false;
     /// Why the guest exited.
     fn exit_reason(&self) -> RawReason;
     /// Likewise, without a call: [`UNRESOLVED`] for what is rare, where finding that out takes one.
@@ -356,8 +358,13 @@ pub trait Backend {
     fn string_io_segment_base(&self, offset: u64) -> u64;
     /// Width in bytes of the addresses that a string I/O instruction steps: 2, 4 or 8.
     fn string_io_address_bytes(&self) -> u8;
-    /// The number of the register that a MOV to CR0 reads; `None` for any other control-register access.
+    /// The number of the register that a MOV to CR0 reads; `None` for any other control-register access, and where the processor
+    /// does not tell.
     fn cr0_write(&self) -> Option<u8>;
+    /// Likewise, by the guest's code, where that is found quickly.
+    fn cr0_write_by_code(&mut self) -> Option<u8> {
+        None
+    }
     /// The access of a control-register exit.
     fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess;
     /// The access of a debug-register exit.

@@ -13,6 +13,14 @@ pub struct GuestMemory {
     bytes: u64,
 }
 
+/// Quadwords of the guest's memory, and what they held when they were looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched {
+    words: [(u64, u64); 4],
+    /// All of them lie below.
+    end: u64,
+}
+
 /// A guest-physical range that the guest does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadAddress(pub u64);
@@ -51,11 +59,11 @@ impl GuestMemory {
 
     #[inline(always)]
     fn at(&self, gpa: u64, bytes: usize) -> Result<*mut u8, BadAddress> {
-        let end = gpa.checked_add(bytes as u64).ok_or(BadAddress(gpa))?;
-        if end > self.bytes {
-            return Err(BadAddress(gpa));
+        // What of the memory can begin such a range, all but the last of it.
+        match self.bytes.checked_sub(bytes as u64) {
+            Some(last) if gpa <= last => Ok(self.base.wrapping_add(gpa as usize)),
+            _ => Err(BadAddress(gpa)),
         }
-        Ok(self.base.wrapping_add(gpa as usize))
     }
 
     /// Copies out of the guest's memory.
@@ -109,6 +117,29 @@ impl GuestMemory {
         Some(unsafe { ptr::read_unaligned(from) })
     }
 
+    /// Looks at quadwords, so that [`GuestMemory::is_as_watched`] knows them again; `None` if the guest does not have all of them.
+    pub fn watch(&self, gpas: [u64; 4]) -> Option<Watched> {
+        let mut watched = Watched { words: [(0, 0); 4], end: 0 };
+        for (word, gpa) in watched.words.iter_mut().zip(gpas) {
+            *word = (gpa, self.read_u64(gpa).ok()?);
+            watched.end = watched.end.max(gpa + size_of::<u64>() as u64);
+        }
+        Some(watched)
+    }
+
+    /// Whether they all hold what they held.
+    #[inline(always)]
+    pub fn is_as_watched(&self, watched: &Watched) -> bool {
+        let is_same = |(gpa, held): (u64, u64)| {
+            let from = self.base.wrapping_add(gpa as usize).cast::<u64>();
+            // SAFETY: as in `read`: the quadword ends at `end` or below, by `watch`, and hence lies in the region.
+            held == unsafe { ptr::read_unaligned(from) }
+        };
+        // No loop, for the exit path.
+        let [first, second, third, fourth] = watched.words;
+        watched.end <= self.bytes && is_same(first) && is_same(second) && is_same(third) && is_same(fourth)
+    }
+
     /// Writes a little-endian quadword.
     ///
     /// # Errors
@@ -139,5 +170,20 @@ pub(crate) mod tests {
         let mut six = [0; 6];
         assert_eq!(memory.read(4090, &mut six), Ok(()));
         assert_eq!(&six, b"sixsix");
+    }
+
+    #[test]
+    fn a_change_of_any_watched_quadword_is_seen() {
+        let mut memory = memory(4096);
+        let gpas = [0, 0x123, 0x800, 4088];
+        let watched = memory.watch(gpas).unwrap();
+        assert!(memory.is_as_watched(&watched));
+        for gpa in gpas {
+            memory.write_u64(gpa, 1 << 63).unwrap();
+            assert!(!memory.is_as_watched(&watched), "{gpa:#x}");
+            memory.write_u64(gpa, 0).unwrap();
+        }
+        assert!(memory.watch([0, 0, 0, 4089]).is_none());
+        assert!(!super::tests::memory(4095).is_as_watched(&watched), "a smaller one's");
     }
 }

@@ -97,6 +97,18 @@ enum WalkFault {
 
 /// Translates a linear address, setting accessed and dirty flags as the processor would.
 fn walk(memory: &mut GuestMemory, mode: Mode, linear: u64, access: Access) -> Result<u64, WalkFault> {
+    walk_by(memory, mode, linear, access, |_| ())
+}
+
+/// Likewise, and tells where each entry is that it comes by.
+#[inline(always)]
+fn walk_by(
+    memory: &mut GuestMemory,
+    mode: Mode,
+    linear: u64,
+    access: Access,
+    mut by: impl FnMut(u64),
+) -> Result<u64, WalkFault> {
     let kind = if access == Access::Write { WRITE } else { 0 } | if mode.user { USER } else { 0 };
     let (mut table, mut writable, mut user_page) = (mode.cr3 & ADDRESS, true, true);
     for level in (1..=4u32).rev() {
@@ -122,6 +134,7 @@ fn walk(memory: &mut GuestMemory, mode: Mode, linear: u64, access: Access) -> Re
         if !entry.contains(mark) {
             memory.write_u64(entry_gpa, bits | mark.bits()).map_err(|_| WalkFault::OutsideMemory)?;
         }
+        by(entry_gpa);
         if is_page {
             let offset_mask = (1u64 << (3 + 9 * level)) - 1;
             return Ok(bits & ADDRESS & !offset_mask | linear & offset_mask);
@@ -174,18 +187,17 @@ pub fn read<B: Backend>(
 }
 
 /// Reads as much of guest-virtual memory as there is, with paging or without, for a monitor that looks at an instruction that
-/// has been fetched already: how many bytes that was, and where the
-/// first is in guest-physical memory. Nothing is raised.
+/// has been fetched already: how many bytes that was. Nothing is raised.
 pub fn fetch<B: Backend>(
     backend: &B,
     memory: &mut GuestMemory,
     physical_bits: u32,
     linear: u64,
     into: &mut [u8],
-) -> (usize, Option<u64>) {
+) -> usize {
     let mode = Mode::of(backend, physical_bits);
     let is_paged = backend.get(State::Cr0) & CR0_PG != 0;
-    let (mut read, mut first) = (0, None);
+    let mut read = 0;
     while read < into.len() {
         let at = linear.wrapping_add(read as u64);
         let gpa = if is_paged { walk(memory, mode, at, Access::Read).ok() } else { Some(at) };
@@ -194,9 +206,25 @@ pub fn fetch<B: Backend>(
             Some(Ok(())) => read += bytes,
             _ => break,
         }
-        first = first.or(gpa);
     }
-    (read, first)
+    read
+}
+
+/// Where code that has been fetched lies in guest-physical memory, with paging on, and the entries by which the walk comes there;
+/// where a large page ends it, its entry stands for those of the levels below, too.
+pub fn path_to<B: Backend>(
+    backend: &B,
+    memory: &mut GuestMemory,
+    physical_bits: u32,
+    linear: u64,
+) -> Option<(u64, [u64; 4])> {
+    let (mut path, mut entries) = ([0; 4], 0);
+    let by = |gpa| {
+        path[entries..].fill(gpa);
+        entries += 1;
+    };
+    let gpa = walk_by(memory, Mode::of(backend, physical_bits), linear, Access::Read, by).ok()?;
+    Some((gpa, path))
 }
 
 /// Finds out whether guest-virtual memory can be written.

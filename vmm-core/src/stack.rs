@@ -199,9 +199,32 @@ pub(crate) unsafe extern "sysv64" fn on_exit<A: Account, B: Leave>(
     match vcpu.exit_quickly(account, guest, exit_tsc) {
         Ok(()) => {}
         // SAFETY: likewise; `guest` is not used any more.
+        Err(Left::Opened(opened)) if opened.wants_code::<B>() => unsafe {
+            on_exit_that_wants_code::<A, B>(exit_tsc, vcpu, registers, opened)
+        },
+        // SAFETY: likewise.
         Err(Left::Opened(opened)) => unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) },
         // SAFETY: likewise.
         Err(Left::Unopened(frequent)) => unsafe { on_rare_exit::<A, B>(exit_tsc, vcpu, registers, frequent) },
+    }
+}
+
+/// The rest of [`on_exit`] where the guest's code may say quickly what the processor does not.
+///
+/// # Safety
+/// As for `on_exit`.
+#[inline(never)]
+unsafe extern "sysv64" fn on_exit_that_wants_code<A: Account, B: Leave>(
+    exit_tsc: u64,
+    vcpu: &mut Vcpu<B>,
+    registers: *mut GuestRegisters,
+    opened: Opened,
+) {
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
+    let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
+    if let Err(opened) = vcpu.exit_by_code(account, guest, exit_tsc, opened) {
+        // SAFETY: likewise; `guest` is not used any more.
+        unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) }
     }
 }
 

@@ -45,6 +45,14 @@ pub enum Flow {
 #[repr(transparent)]
 pub struct Opened(RawReason);
 
+impl Opened {
+    /// Whether [`Vcpu::exit_by_code`] may deal with it.
+    #[inline(always)]
+    pub(crate) fn wants_code<B: Backend>(&self) -> bool {
+        B::MAY_NEED_CODE && self.0.0 == u32::from(ExitReason::CR_ACCESS.0)
+    }
+}
+
 /// What [`Vcpu::exit_quickly`] leaves.
 #[derive(Debug)]
 pub enum Left {
@@ -99,6 +107,12 @@ impl<B: Backend> Vcpu<B> {
     pub(crate) fn exit(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
         let opened = match self.exit_quickly(account, registers, exit_tsc) {
             Ok(()) => return Flow::Resume,
+            Err(Left::Opened(opened)) if opened.wants_code::<B>() => {
+                match self.exit_by_code(account, registers, exit_tsc, opened) {
+                    Ok(()) => return Flow::Resume,
+                    Err(opened) => opened,
+                }
+            }
             Err(Left::Opened(opened)) => opened,
             Err(Left::Unopened(frequent)) => self.open(account, registers, frequent),
         };
@@ -140,10 +154,9 @@ impl<B: Backend> Vcpu<B> {
             }),
             CR_ACCESS => {
                 self.decide::<A, { CR_ACCESS as usize }>(account, registers, exit_tsc, |backend, _, registers| {
-                    let done = ends_quickly(backend)
-                        && backend
-                            .cr0_write()
-                            .is_some_and(|register| control_regs::quick(register, registers, backend));
+                    let done = backend.cr0_write().is_some_and(|register| {
+                        ends_quickly(backend) && control_regs::quick(register, registers, backend)
+                    });
                     step_over_if(done, backend)
                 })
             }
@@ -199,6 +212,31 @@ impl<B: Backend> Vcpu<B> {
         }
         let backend = &self.backend;
         account.close_row::<REASON>(exit_tsc, || backend.tsc());
+        Ok(())
+    }
+
+    /// What is between the halves, for an exit that the first has opened: closes it if the guest's code, where it is found quickly,
+    /// tells the little that the processor did not.
+    ///
+    /// # Errors
+    /// What is left to be done.
+    #[inline(always)]
+    pub fn exit_by_code<A: Account>(
+        &mut self,
+        account: &A,
+        registers: &mut GuestRegisters,
+        exit_tsc: u64,
+        opened: Opened,
+    ) -> Result<(), Opened> {
+        const CR_ACCESS: usize = ExitReason::CR_ACCESS.0 as usize;
+        let backend = &mut self.backend;
+        let done = ends_quickly(backend)
+            && backend.cr0_write_by_code().is_some_and(|register| control_regs::quick(register, registers, backend));
+        if !step_over_if(done, backend) {
+            return Err(opened);
+        }
+        let backend = &self.backend;
+        account.close_row::<CR_ACCESS>(exit_tsc, || backend.tsc());
         Ok(())
     }
 

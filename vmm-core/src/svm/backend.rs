@@ -4,6 +4,7 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::{ExitReason, svm_exit};
 
+use super::code_page::CodePage;
 use super::controls::{HLT, IRET, VINTR};
 use super::decode::{Instruction, MAX_BYTES, decode};
 use super::exit_information as information;
@@ -25,6 +26,8 @@ const DR6_CAUSES: u64 = 0x600f;
 /// CS rights: L; D.
 const CS_LONG: u64 = 1 << 13;
 const CS_DEFAULT: u64 = 1 << 14;
+/// L in the VMCB's attributes of CS.
+const ATTRIBUTE_LONG: u64 = 1 << 9;
 /// EXITINFO1 of a control-register write, with decode assists: it is a MOV, from the register in bits 3:0.
 const IS_MOV: u64 = 1 << 63;
 
@@ -77,7 +80,7 @@ impl Svm {
     /// The instruction at RIP.
     #[cold]
     #[inline(never)]
-    fn instruction(&self) -> Option<Instruction> {
+    pub(super) fn instruction(&self) -> Option<Instruction> {
         let rights = self.get(State::CsRights);
         let mode = match (rights & CS_LONG != 0 && self.long_mode, rights & CS_DEFAULT != 0) {
             (true, _) => CodeMode::Bits64,
@@ -87,11 +90,12 @@ impl Svm {
         let base = if mode == CodeMode::Bits64 { 0 } else { self.vmcb.get(f::CS.base()) };
         let mut bytes = [0; MAX_BYTES];
         let linear = base.wrapping_add(self.vmcb.get(f::RIP));
-        let (read, gpa) = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
-        if let (Some(gpa), CodeMode::Bits64) = (gpa, mode) {
-            let mut page = self.code_page.get();
-            page.note(linear, self.vmcb.get(f::CR3), gpa);
-            self.code_page.set(page);
+        let read = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
+        if mode == CodeMode::Bits64 && self.code() == information::CR0_WRITE && self.capabilities.next_rip {
+            // For `cr0_write_by_code`.
+            let way = paging::path_to(self, &mut self.memory.share(), self.physical_bits, linear);
+            let cr3 = self.vmcb.get(f::CR3);
+            self.code_page.set(way.and_then(|(gpa, path)| CodePage::new(linear, cr3, gpa, path, &self.memory)));
         }
         decode(&bytes[..read], mode)
     }
@@ -162,19 +166,22 @@ impl Svm {
     }
 }
 
-/// The register that MOV to CR0 reads, if these first bytes of an instruction of that length are one, with no prefix but REX
-/// (APM 3, MOV CRn: mod is ignored).
+/// The register that MOV to CR0 reads, if 64-bit code begins with one, without any prefix but REX (APM 3, MOV CRn: mod is ignored).
 #[inline(always)]
-const fn mov_to_cr0(code: u32, length: u64) -> Option<u8> {
-    const REX: u8 = 0x40;
-    const REX_R: u8 = 4;
-    let (rex, opcode) = match length {
-        3 => (REX, code),
-        4 => (code as u8, code >> 8),
-        _ => return None,
-    };
-    let is_it = rex & (0xf0 | REX_R) == REX && opcode & 0x38_ffff == 0x220f;
-    if is_it { Some((opcode >> 16) as u8 & 7 | (rex & 1) << 3) } else { None }
+const fn mov_to_cr0(code: u32) -> Option<u8> {
+    const REX: u32 = 0x40;
+    const REX_R: u32 = 4;
+    const REX_B: u32 = 1;
+    const fn is_one(opcode: u32) -> bool {
+        opcode & 0x38_ffff == 0x220f
+    }
+    if is_one(code) {
+        return Some((code >> 16) as u8 & 7);
+    }
+    if code & (0xf0 | REX_R) == REX && is_one(code >> 8) {
+        return Some((code >> 24) as u8 & 7 | ((code & REX_B) << 3) as u8);
+    }
+    None
 }
 
 /// Where a segment or descriptor-table register's parts are, for those that #VMEXIT saves.
@@ -197,6 +204,7 @@ fn saved(state: State) -> Option<Field> {
 
 impl Backend for Svm {
     const WATCHDOG_INTERRUPTS: bool = true;
+    const MAY_NEED_CODE: bool = true;
 
     #[inline(always)]
     fn exit_reason(&self) -> RawReason {
@@ -253,17 +261,23 @@ impl Backend for Svm {
 
     #[inline(always)]
     fn cr0_write(&self) -> Option<u8> {
-        if self.code() != information::CR0_WRITE {
+        let information = self.vmcb.get(f::EXITINFO1);
+        // Without decode assists, bit 63 is reserved.
+        let is_mov =
+            self.code() == information::CR0_WRITE && self.capabilities.decode_assists && information & IS_MOV != 0;
+        is_mov.then_some(information as u8 & 15)
+    }
+
+    #[inline(always)]
+    fn cr0_write_by_code(&mut self) -> Option<u8> {
+        let vmcb = self.vmcb;
+        let is_64_bit = vmcb.part(f::CS.attributes()) & ATTRIBUTE_LONG != 0;
+        if self.code() != information::CR0_WRITE || self.capabilities.decode_assists || !is_64_bit {
             return None;
         }
-        if self.capabilities.decode_assists {
-            let information = self.vmcb.get(f::EXITINFO1);
-            return (information & IS_MOV != 0).then_some(information as u8 & 15);
-        }
-        // In a page of code that has been looked at before.
-        let rip = self.vmcb.get(f::RIP);
-        let code = self.code_page.get().peek(rip, self.vmcb.get(f::CR3), &self.memory)?;
-        mov_to_cr0(code, self.vmcb.get(f::NRIP).wrapping_sub(rip))
+        let rip = vmcb.get(f::RIP);
+        let page = self.code_page.get_mut().as_ref()?;
+        mov_to_cr0(page.peek(rip, vmcb.get(f::CR3), &self.memory)?)
     }
 
     fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess {
@@ -458,7 +472,6 @@ impl Backend for Svm {
         match linear {
             None => self.new_asid(),
             Some(linear) => {
-                self.code_page.get_mut().forget();
                 self.operation.invalidate_address(linear, self.asid);
             }
         }
@@ -577,18 +590,17 @@ mod tests {
 
     #[test]
     fn mov_to_cr0_is_known_by_its_bytes() {
-        let check = |bytes: [u8; 4], length, expected| {
-            assert_eq!(mov_to_cr0(u32::from_le_bytes(bytes), length), expected, "{bytes:x?}");
+        let check = |bytes: [u8; 4], expected| {
+            assert_eq!(mov_to_cr0(u32::from_le_bytes(bytes)), expected, "{bytes:x?}");
         };
-        check([0x0f, 0x22, 0xc3, 0x90], 3, Some(3));
-        check([0x0f, 0x22, 0x03, 0x90], 3, Some(3));
-        check([0x41, 0x0f, 0x22, 0xc6], 4, Some(14));
-        check([0x48, 0x0f, 0x22, 0xc0], 4, Some(0));
-        // CR8, CR4, a read, another prefix, another length.
-        check([0x44, 0x0f, 0x22, 0xc0], 4, None);
-        check([0x0f, 0x22, 0xe0, 0x90], 3, None);
-        check([0x0f, 0x20, 0xc0, 0x90], 3, None);
-        check([0xf0, 0x0f, 0x22, 0xc0], 4, None);
-        check([0x41, 0x0f, 0x22, 0xc6], 5, None);
+        check([0x0f, 0x22, 0xc3, 0x90], Some(3));
+        check([0x0f, 0x22, 0x03, 0x90], Some(3));
+        check([0x41, 0x0f, 0x22, 0xc6], Some(14));
+        check([0x48, 0x0f, 0x22, 0xc0], Some(0));
+        // CR8, CR4, a read, another prefix.
+        check([0x44, 0x0f, 0x22, 0xc0], None);
+        check([0x0f, 0x22, 0xe0, 0x90], None);
+        check([0x0f, 0x20, 0xc0, 0x90], None);
+        check([0xf0, 0x0f, 0x22, 0xc0], None);
     }
 }

@@ -58,7 +58,7 @@ pub struct Svm {
     msrpm: &'static mut [Table; MSRPM_PAGES],
     physical_bits: u32,
     /// Where the code is whose instructions are looked at.
-    code_page: Cell<CodePage>,
+    code_page: Cell<Option<CodePage>>,
     asid: u32,
     /// The guest is in IA-32e mode.
     long_mode: bool,
@@ -129,7 +129,7 @@ impl Svm {
             memory,
             msrpm,
             physical_bits,
-            code_page: Cell::default(),
+            code_page: Cell::new(None),
             asid: 1,
             long_mode: true,
             window: false,
@@ -188,7 +188,6 @@ impl Svm {
 
     /// Gives the guest an ASID that no translation has been cached with; where there are no more, all are flushed.
     fn new_asid(&mut self) {
-        self.code_page.get_mut().forget();
         self.asid += 1;
         let flushes = self.asid >= self.capabilities.asids;
         if flushes {

@@ -19,7 +19,6 @@ use crate::local_apic::LocalApic;
 use crate::memory::tests::memory;
 use crate::nested::Table;
 use crate::script::{Script, machine};
-use crate::svm::code_page::CodePage;
 use crate::vcpu::{Flow, Vcpu};
 
 /// Where the instruction is, and the page tables that map the first 2 MiB to themselves.
@@ -51,7 +50,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
         memory,
         msrpm: Box::leak(Box::new([const { Table::EMPTY }; 2])),
         physical_bits: 40,
-        code_page: Cell::new(CodePage::default()),
+        code_page: Cell::new(None),
         asid: 1,
         long_mode: true,
         window: false,
@@ -209,4 +208,32 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     vcpu.backend.inject(interrupt);
     vcpu.machine.apic.request(0x80);
     assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Inject(interrupt));
+}
+
+/// What a guest does to its page tables between two instructions at one address: the tables are left where they are, and CR3 has
+/// the same value again, which flushes the processor's translations without an exit.
+#[test]
+fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
+    const CR0_WRITE: u64 = 0x10;
+    const CS_LONG: u64 = 1 << 9;
+    let mov_from = |register: u8| [0x0f, 0x22, 0xc0 | register];
+    let mut svm = svm(true, CR0_WRITE, 0, 0, &mov_from(3));
+    assert_eq!(svm.cr0_write_by_code(), None, "no instruction has been looked at yet");
+    assert_eq!(svm.instruction().map(|instruction| instruction.length), Some(3));
+    assert_eq!(svm.cr0_write_by_code(), Some(3));
+    svm.memory.write(RIP, &mov_from(2)).unwrap();
+    assert_eq!(svm.cr0_write_by_code(), Some(2), "other code in the same page");
+
+    // 4 KiB pages in place of the large one, and the code in another.
+    svm.memory.write(0x9000, &mov_from(1)).unwrap();
+    svm.memory.write_u64(0x3000, 0x6003).unwrap();
+    svm.memory.write_u64(0x6000 + (RIP >> 9), 0x9003).unwrap();
+    assert_ne!(svm.cr0_write_by_code(), Some(2), "the page is another's now");
+    assert!(svm.instruction().is_some());
+    assert_eq!(svm.cr0_write_by_code(), Some(1));
+
+    // Outside of 64-bit code RIP is no linear address.
+    let attributes = f::CS.attributes();
+    svm.vmcb.set_part(attributes, svm.vmcb.part(attributes) & !CS_LONG);
+    assert_eq!(svm.cr0_write_by_code(), None);
 }
