@@ -28,6 +28,7 @@ use monitor_run::firmware::{self, Firmware};
 use monitor_run::{ports, processors};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
+use tollgate_abi::virtualization::{KVM, TCG};
 use uefi::{Status, boot};
 
 use crate::found::{Found, found};
@@ -154,7 +155,7 @@ fn run(stack: *mut u8) {
 }
 
 /// Where a port ends the machine if `tollgate run` started it: QEMU, by what CPUID says. Bochs is known by its debug port.
-const EMULATORS: [&str; 2] = ["TCGTCGTCGTCG", "KVMKVMKVM"];
+const EMULATORS: [&str; 2] = [TCG, KVM];
 
 /// The first processor's part.
 extern "sysv64" fn first(_: u64) -> u64 {
