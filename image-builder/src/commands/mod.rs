@@ -4,6 +4,7 @@ mod atlas;
 mod bench;
 mod exits_by_model;
 mod image;
+mod manual;
 mod outcome;
 mod platforms;
 mod report;
@@ -29,6 +30,8 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Image(arguments) => image::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Completions(arguments) => manual::completions(arguments.shell),
+        Command::Man(arguments) => manual::man(&arguments),
         Command::Reasons(arguments) => print(&tables::reasons(arguments.format)).map(|()| Status::Balanced),
         Command::Workloads(arguments) => {
             print(&tables::workloads().render(arguments.format)).map(|()| Status::Balanced)
