@@ -190,6 +190,13 @@ pub struct ImageOptions {
     /// Keep within each reason what tells its exits apart: CPUID leaf, MSR, port, control register, page, ...
     #[arg(long)]
     pub keys: bool,
+    /// Sample the ledger over time, in steps of so many TSC ticks; they double where a run outlasts 256 of them
+    #[arg(long, value_name = "TICKS", default_value_t = 0, hide_default_value = true)]
+    pub rate_step: u64,
+    /// Trace every exit: how many of each vCPU to hold until they are written, which is done between workloads; what finds no room is
+    /// counted as dropped [default: 65536 with --trace, else none]
+    #[arg(long, value_name = "EXITS")]
+    pub trace_exits: Option<u64>,
     /// Number of vCPUs, each on a processor of its own: 1 to 16
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = cpus())]
     pub cpus: u32,

@@ -6,10 +6,12 @@
 mod build;
 mod parts;
 mod predictions;
+mod recorded;
 mod vcpus;
 mod verdict;
 mod verify;
 
+pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
 pub use verdict::Verdict;
 
@@ -54,6 +56,12 @@ pub struct Account {
     pub reasons: Vec<Reason>,
     /// The same by vCPU.
     pub per_vcpu: Vec<VcpuAccount>,
+    /// Exits over time, where they were sampled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rates: Vec<Rate>,
+    /// What there is of the traces, by vCPU, where exits were traced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<TraceFacts>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadAccount>,
     /// The scenarios, in the order in which they ran.

@@ -76,6 +76,8 @@ impl ImageOptions {
             watchdog_ticks: self.watchdog,
             accounting: true,
             keys: self.keys,
+            trace_exits: self.trace_exits.unwrap_or(0),
+            rate_step_ticks: self.rate_step,
             cpus: self.cpus,
             without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
         })

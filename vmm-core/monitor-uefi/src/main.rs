@@ -46,6 +46,7 @@ static UEFI: Firmware = Firmware {
     directory: || found().directory.clone(),
     image: || found().image,
     guest_memory: || found().guest_memory.clone(),
+    spare_memory: || found().spare_memory(),
     start_others: |_| others::come(),
     takes_back: true,
     keep: log::keep,
