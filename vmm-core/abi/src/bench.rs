@@ -150,7 +150,12 @@ impl Bench {
 
     /// The row as which a workload runs, if it is one of these.
     pub fn of(workload: &Workload) -> Option<&'static Bench> {
-        TABLE.iter().find(|bench| bench.workload.name == workload.name)
+        Self::of_name(workload.name)
+    }
+
+    /// Likewise, by the workload's name.
+    pub fn of_name(workload: &str) -> Option<&'static Bench> {
+        TABLE.iter().find(|bench| bench.workload.name == workload)
     }
 }
 
