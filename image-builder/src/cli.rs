@@ -51,8 +51,13 @@ const BENCH_EXAMPLES: &str = "Examples:
   tollgate bench                                 VT-x, on Bochs' tigerlake
   tollgate bench --cpu zambezi                   the same operations under SVM, against the same budgets
   tollgate bench --cpu ryzen --format csv > ryzen.csv
+  tollgate bench --on qemu-tcg --filter cpuid,vmcall --runs 3
+  tollgate bench --save before.json              then change something, and
+  tollgate bench --against before.json           tells which operation changed, and which part of it
 
-What is over its budget is marked in the table, and the exit status is 1.";
+What is over its budget is marked in the table, and the exit status is 1, as it is where runs that should repeat differ, or
+something differs from the baseline: anything on an emulator; elsewhere, medians more than 5% apart whose 95% intervals have
+nothing in common. A baseline of another platform or version is refused with status 2.";
 
 const REASONS_EXAMPLES: &str = "Examples:
   tollgate reasons                               both tables: the SDM's reasons, and SVM's own exits
@@ -274,6 +279,24 @@ pub struct ReportArguments {
 /// `bench`.
 #[derive(Clone, Debug, Args)]
 pub struct BenchArguments {
+    /// Where to run
+    #[arg(long, value_enum, default_value_t)]
+    pub on: On,
+    /// Measure only these operations; several by commas or by repeating it [default: all]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub filter: Vec<String>,
+    /// Boots of each; on an emulator they must be the same to the tick, elsewhere their samples are pooled
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
+    /// Write what was measured to this file, a baseline
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Compare with a baseline; exit status 1 if something differs
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// Compare with the emulator's own log of VM exits, too (not with KVM, which keeps none)
+    #[arg(long)]
+    pub audit: bool,
     /// The processor model of Bochs, and by it VT-x or SVM; `tollgate platforms` lists them [default: tigerlake]
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,

@@ -12,6 +12,7 @@
 
 pub mod account;
 pub mod audit;
+pub mod bench;
 pub mod cli;
 pub mod commands;
 pub mod emulator;

@@ -186,8 +186,12 @@ pub enum Pause {
     End {
         /** Where. */
         book_gpa: u64,
+        /** Where the samples of a microbenchmark are; 0 if there are none. */
+        samples_gpa: u64,
         /** TSC when it was asked for. */
         tsc: u64,
+        /** Cycles of all VMCALLs before this one, which is not of the workload. */
+        call_cycles: u64,
     },
     /// Keep so many bytes of the guest's memory for the log. They exist.
     Console {

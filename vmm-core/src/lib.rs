@@ -21,7 +21,9 @@
 extern crate alloc;
 
 pub mod apic;
+mod bench;
 pub mod board;
+pub mod calibration;
 pub mod exit;
 pub mod handlers;
 pub mod keys;

@@ -17,8 +17,9 @@ use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::trace::Batch;
 use tollgate_abi::virtualization::Facts;
-use tollgate_abi::workload::{KeyPrediction, Outcome, TABLE, Workload};
+use tollgate_abi::workload::{KeyPrediction, Outcome, Workload};
 
+use crate::bench::{self, Handed};
 use crate::board::{Board, Ended};
 use crate::exit::{Backend, Pause};
 use crate::handlers::apic;
@@ -66,6 +67,8 @@ struct Window {
     iterations: u64,
     before: [u64; ROWS],
     looks_before: u64,
+    /// Of each reason, for a microbenchmark; else empty.
+    cycles_before: Vec<u64>,
     /// Of each key that the workload predicts, in its order.
     keys_before: Vec<u64>,
     start_tsc: u64,
@@ -257,8 +260,13 @@ impl<W: Write> Session<W> {
     /// Does what the guest asked for between two stretches of vCPU 0's execution; `Some` if it is over then.
     pub fn pause<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, pause: Pause) -> Option<Outcome> {
         match pause {
-            Pause::Begin { number, iterations } => self.begin(vcpu, books, &TABLE[number], iterations),
-            Pause::End { book_gpa, tsc } => self.end(vcpu, books, book_gpa, tsc),
+            Pause::Begin { number, iterations } => {
+                let workload = Workload::by_number(number).expect("the number was checked when it was asked for");
+                self.begin(vcpu, books, workload, iterations);
+            }
+            Pause::End { book_gpa, samples_gpa, tsc, call_cycles } => {
+                self.end(vcpu, books, book_gpa, Handed { samples_gpa, call_cycles }, tsc);
+            }
             elsewhere => return pause_anywhere(vcpu, elsewhere),
         }
         vcpu.machine.board.culprit().map(|_| Outcome::StoppedByAnother)
@@ -273,14 +281,15 @@ impl<W: Write> Session<W> {
         let _ = record.number("iterations", iterations).finish();
         vcpu.set_profile(workload.profile);
         let keys_before = key_counts(workload, books);
-        let (before, looks_before) = (counts(books), looks(books));
+        let (before, looks_before, cycles_before) = (counts(books), looks(books), bench::cycles(workload, books));
+        let start_tsc = vcpu.backend.tsc();
         self.window =
-            Some(Window { workload, iterations, before, looks_before, keys_before, start_tsc: vcpu.backend.tsc() });
+            Some(Window { workload, iterations, before, looks_before, cycles_before, keys_before, start_tsc });
     }
 
     #[inline(never)]
-    fn end<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, book_gpa: u64, tsc: u64) {
-        let Some(window) = self.window.take() else { return };
+    fn end<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, book_gpa: u64, handed: Handed, tsc: u64) {
+        let Some(mut window) = self.window.take() else { return };
         self.restless = self.restless.or(wait_until_quiet(vcpu).err());
         let mut observed = counts(books);
         for (after, before) in observed.iter_mut().zip(window.before) {
@@ -295,6 +304,8 @@ impl<W: Write> Session<W> {
         let keys = compare_keys(&window, books, vcpu.machine.facts);
         let looks = looks(books) - window.looks_before;
         self.compare(&window, &observed, looks, &keys, book, tsc, &vcpu.machine, keeps(books));
+        let cycles = [core::mem::take(&mut window.cycles_before), bench::cycles(window.workload, books)];
+        bench::write(self, window.workload, &observed, cycles, &vcpu.machine.memory, handed);
         vcpu.set_profile(Profile::Minimal);
     }
 
@@ -723,7 +734,10 @@ mod tests {
         exit(&mut vcpu, ExitReason::VMCALL);
         book(&mut vcpu, guest, 0);
         let tsc = vcpu.backend.tsc();
-        assert_eq!(session.pause(&mut vcpu, &books, Pause::End { book_gpa: BOOK_GPA, tsc }), None);
+        assert_eq!(
+            session.pause(&mut vcpu, &books, Pause::End { book_gpa: BOOK_GPA, samples_gpa: 0, tsc, call_cycles: 0 }),
+            None
+        );
         book(&mut vcpu, whole_tally, 1);
         ledger.first_entry();
         ledger.no_entry_followed();

@@ -11,7 +11,7 @@ use super::atlas;
 use super::outcome::account;
 use super::{print, stick};
 use crate::account::Account;
-use crate::cli::RunArguments;
+use crate::cli::{On, RunArguments};
 use crate::emulator::models::{self, MODELS, Model};
 use crate::emulator::{Boot, Engine, Limits, Platform, Session, bochs, qemu};
 use crate::failure::{Failure, Status};
@@ -114,6 +114,19 @@ impl Target {
         }
     }
 
+    /// What executes the image.
+    pub(super) fn engine(self) -> Engine {
+        match self {
+            Target::Bochs(_) => Engine::Bochs,
+            Target::Qemu(platform) => platform.engine,
+        }
+    }
+
+    /// Whether a second run is the first to the tick.
+    pub(super) fn repeats(self) -> bool {
+        self.engine() != Engine::Kvm
+    }
+
     /// The extension that the image finds there; a model without one has VT-x' messages.
     pub(super) fn extension(self) -> Extension {
         match self {
@@ -125,18 +138,23 @@ impl Target {
 
 /// What the arguments ask for, if it can do what they ask for.
 fn target(arguments: &RunArguments) -> Result<Target, Failure> {
-    let (on, model) = (arguments.on, model(arguments.cpu.as_deref())?);
-    if arguments.cpu.is_some() && !on.allows(Engine::Bochs) {
-        return Err(Failure::usage("--cpu chooses a processor model of Bochs").remedy("use --on bochs"));
-    }
     let is_atlas = arguments.image.wants_atlas();
     if arguments.uefi && is_atlas {
         return Err(Failure::usage("the atlas takes several runs, and is run from the ROM").remedy("leave --uefi out"));
     }
-    let asked = |row: &Platform| on.allows(row.engine) && (arguments.cpu.is_none() || row.engine == Engine::Bochs);
     // An atlas is always audited.
-    let (platform, why) = Platform::choose(asked, arguments.audit || is_atlas)?;
-    if on.leaves_a_choice() && arguments.cpu.is_none() {
+    choose(arguments.on, arguments.cpu.as_deref(), arguments.audit || is_atlas)
+}
+
+/// The best platform of those that are asked for, if it can be audited where that is asked for.
+pub(super) fn choose(on: On, cpu: Option<&str>, audit: bool) -> Result<Target, Failure> {
+    let model = model(cpu)?;
+    if cpu.is_some() && !on.allows(Engine::Bochs) {
+        return Err(Failure::usage("--cpu chooses a processor model of Bochs").remedy("use --on bochs"));
+    }
+    let asked = |row: &Platform| on.allows(row.engine) && (cpu.is_none() || row.engine == Engine::Bochs);
+    let (platform, why) = Platform::choose(asked, audit)?;
+    if on.leaves_a_choice() && cpu.is_none() {
         eprintln!("running on {platform}: {why}");
     }
     Ok(if platform.engine == Engine::Bochs { Target::Bochs(model) } else { Target::Qemu(platform) })

@@ -113,7 +113,7 @@ pub(super) fn workloads() -> Sheet {
                 Ends::Stopped(outcome) => outcome.name().to_owned(),
                 Ends::Anyhow => "anyhow".to_owned(),
             },
-            workload.about.to_owned(),
+            workload.about().to_owned(),
         ]);
     }
     for scenario in SCENARIOS {

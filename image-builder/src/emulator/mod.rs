@@ -118,6 +118,21 @@ fn find(variable: &str, names: &[&str]) -> Result<Option<PathBuf>, Failure> {
     })
 }
 
+/// Its own name and version: the first line of what it prints that tells one, in a run's directory or asked for it.
+pub fn version(engine: Engine, launch: &Launch) -> String {
+    let found = match engine {
+        Engine::Bochs => {
+            let said = std::fs::read_to_string(launch.invocation.directory.join(process::STDOUT)).unwrap_or_default();
+            said.lines().find(|line| line.contains("Emulator ")).map(|line| line.trim().to_owned())
+        }
+        Engine::Kvm | Engine::Tcg => {
+            let said = std::process::Command::new(&launch.invocation.program).arg("--version").output().ok();
+            said.and_then(|said| String::from_utf8_lossy(&said.stdout).lines().next().map(str::to_owned))
+        }
+    };
+    found.unwrap_or_else(|| format!("{}, of an unknown version", launch.kind))
+}
+
 /// `, N CPUs` where that is more than one.
 fn and_cpus(cpus: u32) -> String {
     if cpus > 1 { format!(", {cpus} CPUs") } else { String::new() }

@@ -25,6 +25,8 @@ pub struct Log {
     pub header: Header,
     /// The reasons that the controls of each profile enable, as bits by their numbers; empty in logs that do not tell.
     pub enabled: BTreeMap<String, u128>,
+    /// What the way through the monitor takes, where microbenchmarks ran.
+    pub calibration: Option<Calibration>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadRun>,
     /// The scenarios, in the order in which they ran.
@@ -87,6 +89,34 @@ pub struct WorkloadRun {
     pub counts: BTreeMap<u16, Count>,
     /// Its `keycount` records.
     pub keys: Vec<KeyCount>,
+    /// A microbenchmark's samples in their order, as TSC ticks and how many in a row took as many.
+    pub samples: Vec<(u32, u32)>,
+    /// What the ledger has of a microbenchmark's exits by reason.
+    pub costs: BTreeMap<u16, Cost>,
+}
+
+/// TSC ticks of so many turns each, in root operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calibration {
+    /// How many.
+    pub turns: u64,
+    /// Of the loop itself.
+    pub empty: u64,
+    /// Of the loop with the guest's registers saved and restored.
+    pub frame: u64,
+    /// Of that with the account of an exit.
+    pub whole: u64,
+    /// What the account has of that.
+    pub inside: u64,
+}
+
+/// The exits of one reason in a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Exits.
+    pub exits: u64,
+    /// TSC ticks of all of them, by the ledger.
+    pub cycles: u64,
 }
 
 /// One key that a workload predicts, as an account shows it, too.

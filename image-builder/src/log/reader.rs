@@ -9,8 +9,8 @@ use super::error::LogError;
 use super::fields::Fields;
 use super::recorded;
 use super::{
-    Count, ExitRow, Header, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict, WorkloadEnd,
-    WorkloadRun,
+    Calibration, Cost, Count, ExitRow, Header, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict,
+    WorkloadEnd, WorkloadRun,
 };
 use crate::lines::{Line, Lines};
 
@@ -18,6 +18,14 @@ use crate::lines::{Line, Lines};
 const MOST_WORKLOADS: usize = 10_000;
 /// The most rows of one kind in one log: reasons on every vCPU, or reasons of a workload.
 const MOST_ROWS: usize = 100_000;
+
+/// The most runs of samples in one log.
+const MOST_RUNS_OF_SAMPLES: usize = 4_000_000;
+
+/// How many samples there are.
+fn count_of(samples: &[(u32, u32)]) -> u64 {
+    samples.iter().map(|&(_, count)| u64::from(count)).sum()
+}
 
 /// Reads a log as it comes.
 #[derive(Debug)]
@@ -32,6 +40,7 @@ struct State {
     line: u64,
     began: bool,
     counts: usize,
+    runs: usize,
     keys: usize,
     variants: usize,
     error: Option<LogError>,
@@ -171,6 +180,9 @@ impl State {
                 Ok(())
             }
             Kind::KeyCount => self.key_count(&fields),
+            Kind::Calibration => self.calibration(&fields),
+            Kind::Samples => self.samples(&fields),
+            Kind::Cost => self.cost(&fields),
             Kind::Tollgate | Kind::Memory | Kind::Console => Ok(()),
         }
     }
@@ -254,6 +266,42 @@ impl State {
         };
         let is_same = |known: &KeyCount| (known.reason, known.key) == (count.reason, count.key);
         self.workload(fields, |workload| !workload.keys.iter().any(is_same))?.keys.push(count);
+        self.counts += 1;
+        self.bounded("counts", self.counts, MOST_ROWS)
+    }
+
+    fn calibration(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let calibration = Calibration {
+            turns: fields.number("turns")?,
+            empty: fields.number("empty")?,
+            frame: fields.number("frame")?,
+            whole: fields.number("whole")?,
+            inside: fields.number("inside")?,
+        };
+        match self.log.calibration.replace(calibration) {
+            None => Ok(()),
+            Some(_) => Err(fields.problem("comes twice".to_owned())),
+        }
+    }
+
+    fn samples(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let first = fields.number("first")?;
+        let runs: Vec<_> = fields.record.runs("ticks").ok_or_else(|| fields.lacks("ticks"))?.collect();
+        let workload = self.workload(fields, |_| true)?;
+        let known = count_of(&workload.samples);
+        if first != known {
+            return Err(fields.problem(format!("begins with sample {first}, behind {known}")));
+        }
+        let more = runs.len();
+        workload.samples.extend(runs);
+        self.runs += more;
+        self.bounded("samples", self.runs, MOST_RUNS_OF_SAMPLES)
+    }
+
+    fn cost(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let reason = fields.reason()?;
+        let cost = Cost { exits: fields.number("exits")?, cycles: fields.number("cycles")? };
+        self.workload(fields, |workload| !workload.costs.contains_key(&reason))?.costs.insert(reason, cost);
         self.counts += 1;
         self.bounded("counts", self.counts, MOST_ROWS)
     }

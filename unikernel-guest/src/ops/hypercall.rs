@@ -81,9 +81,10 @@ pub(crate) fn begin(workload: &Workload, iterations: u64) -> Result<(), i32> {
     Ok(())
 }
 
-/// Ends the window, handing over its book, and returns to the minimal profile.
-pub(crate) fn end(window: &Book) -> Result<(), i32> {
-    vmcall(Hypercall::End, core::ptr::from_ref(window) as u64, 0)?;
+/// Ends the window, handing over its book, and a microbenchmark's samples, and returns to the minimal profile.
+pub(crate) fn end(window: &Book, samples: &[u32]) -> Result<(), i32> {
+    let samples = if samples.is_empty() { 0 } else { samples.as_ptr() as u64 };
+    vmcall(Hypercall::End, core::ptr::from_ref(window) as u64, samples)?;
     switched_to(Profile::Minimal);
     Ok(())
 }

@@ -15,7 +15,8 @@ use super::book::{book, book_times};
 use super::{boot_info, cpu};
 use crate::ops::hypercall;
 
-static ENABLED: [[AtomicBool; ROWS]; 3] = [const { [const { AtomicBool::new(false) }; ROWS] }; 3];
+static ENABLED: [[AtomicBool; ROWS]; Profile::ALL.len()] =
+    [const { [const { AtomicBool::new(false) }; ROWS] }; Profile::ALL.len()];
 
 /// Bits of the primary processor-based controls (SDM 3C 25.6.2).
 #[derive(Clone, Copy)]
@@ -56,6 +57,13 @@ pub(crate) fn learn() {
         hypercall::switch_profile(profile);
         ask(profile);
     }
+    hypercall::switch_profile(Profile::Minimal);
+}
+
+/// Asks the same in the profile of microbenchmarks.
+pub(crate) fn learn_timing() {
+    hypercall::switch_profile(Profile::Timing);
+    ask(Profile::Timing);
     hypercall::switch_profile(Profile::Minimal);
 }
 

@@ -11,7 +11,7 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::{On, Workload};
 
 use super::expect::ensure;
-use super::{Code, Outcome, Run};
+use super::{Code, Outcome, Run, bench};
 use crate::ops::hypercall;
 use crate::runtime::account;
 use crate::runtime::book::{Tally, booked, tally, tally_since};
@@ -34,7 +34,9 @@ pub(super) fn perform(workload: &'static Workload, code: Code, run: &Run) -> Out
     let outcome = outcome.and_then(|()| as_predicted(workload, run, &window));
     let message = outcome.as_ref().err().map_or(Message::EMPTY, |what| Message::new(format_args!("{what}")));
     let book = Book { passed: u64::from(outcome.is_ok()), message: message.bytes(), tally: window, ..Book::new() };
-    hypercall::end(&book).map_err(|errno| format!("{}: the monitor does not end it: errno {errno}", workload.name))?;
+    let samples = bench::take_samples();
+    hypercall::end(&book, &samples)
+        .map_err(|errno| format!("{}: the monitor does not end it: errno {errno}", workload.name))?;
     threads::restore();
 
     outcome.and_then(|()| as_counted(&before, &readings(&watched))).map_err(|what| format!("{}: {what}", workload.name))

@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "the entry point and the end of a hermit-abi application")]
 
 mod allocator;
+mod bench;
 mod compute;
 mod denied;
 mod descriptor_tables;
@@ -25,6 +26,7 @@ mod vectors;
 
 use alloc::string::String;
 
+use tollgate_abi::bench::{PREFIX, TABLE as BENCHES};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::machine::{BootInfo, OPTIONS_BYTES};
 use tollgate_abi::workload::TABLE;
@@ -39,14 +41,26 @@ pub(crate) struct Run {
     iterations: u64,
     account: Account,
     vcpus: u64,
+    /// What a microbenchmark times.
+    timed: Option<bench::Timed>,
 }
 
 /// What did not hold, in words.
 type Outcome = Result<(), String>;
 type Code = fn(&Run) -> Outcome;
 
-/// The code of each row of the table.
-const CODE: &[(&str, Code)] = &[
+/// Code by the name of its row in a table of `tollgate_abi`, in the order of that. The names are compared when the guest is
+/// built, and are not in it.
+macro_rules! code {
+    ($names:ident, $code:ident: $type:ty, $count:expr, $(($name:literal, $function:expr),)*) => {
+        pub(super) const $names: [&str; $count] = [$($name),*];
+        pub(super) const $code: [$type; $count] = [$($function),*];
+    };
+}
+use code;
+
+code! {
+    NAMES, CODE: Code, TABLE.len(),
     ("leaves", leaves::leaves),
     ("cpuid", instructions::cpuid),
     ("hypercall", instructions::hypercall),
@@ -107,19 +121,29 @@ const CODE: &[(&str, Code)] = &[
     ("halt-for-ever", stopping::halt_for_ever),
     ("left-long-mode", stopping::left_long_mode),
     ("random-bytes", stopping::random_bytes),
-];
+}
+
+/// Whether the second text ends in the first.
+const fn is_end(end: &str, text: &str) -> bool {
+    let (end, text) = (end.as_bytes(), text.as_bytes());
+    let mut at = 0;
+    while at < end.len() && at < text.len() && end[end.len() - 1 - at] == text[text.len() - 1 - at] {
+        at += 1;
+    }
+    at == end.len()
+}
 
 const _: () = {
-    assert!(CODE.len() == TABLE.len(), "a workload has no code, or code has no workload");
     let mut row = 0;
-    while row < CODE.len() {
-        let (code, table) = (CODE[row].0.as_bytes(), TABLE[row].name.as_bytes());
-        assert!(code.len() == table.len(), "CODE and the table differ");
-        let mut at = 0;
-        while at < code.len() {
-            assert!(code[at] == table[at], "CODE and the table differ");
-            at += 1;
-        }
+    while row < TABLE.len() {
+        let (code, table) = (NAMES[row], TABLE[row].name);
+        assert!(code.len() == table.len() && is_end(code, table), "CODE and the table differ");
+        row += 1;
+    }
+    let mut row = 0;
+    while row < BENCHES.len() {
+        let (code, table) = (bench::NAMES[row], BENCHES[row].workload.name);
+        assert!(code.len() + PREFIX.len() == table.len() && is_end(code, table), "CODE and the table differ");
         row += 1;
     }
 };
@@ -136,11 +160,19 @@ fn options(boot: &'static BootInfo) -> Result<Options<'static>, String> {
 fn run(boot: &'static BootInfo) -> Outcome {
     let options = options(boot)?;
     let account = Account::new(&options);
+    if options.benches() {
+        bench::set_up();
+    }
     post(STARTED);
     let mut outcome = Ok(());
     for selected in options.selected(boot.vcpus) {
-        let run = Run { iterations: selected.iterations, account, vcpus: boot.vcpus };
-        outcome = outcome.and(harness::perform(selected.workload, CODE[selected.workload.number()].1, &run));
+        let number = selected.workload.number();
+        let (code, timed) = match CODE.get(number) {
+            Some(&code) => (code, None),
+            None => (bench::sample as Code, bench::CODE.get(number - CODE.len()).copied()),
+        };
+        let run = Run { iterations: selected.iterations, account, vcpus: boot.vcpus, timed };
+        outcome = outcome.and(harness::perform(selected.workload, code, &run));
     }
     outcome
 }

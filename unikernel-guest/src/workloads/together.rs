@@ -29,8 +29,9 @@ struct Exchange {
     taken: AtomicU64,
 }
 
-/// Runs `target` on another vCPU and sends it interrupts, each when the one before has been taken.
-fn send_to(target: threads::Entry, run: &Run) -> Outcome {
+/// Runs `target` on another vCPU and sends it interrupts, each when the one before has been taken: what `send` does, which calls
+/// what it is given to send and to wait.
+pub(super) fn send_to(target: threads::Entry, run: &Run, mut send: impl FnMut(&dyn Fn())) -> Outcome {
     let exchange = Exchange { iterations: run.iterations, is_ready: AtomicU32::new(0), taken: AtomicU64::new(0) };
     let given = threads::give(TARGET, current(), target, core::ptr::from_ref(&exchange).expose_provenance());
     ensure!(given, "vCPU {TARGET} is busy");
@@ -38,11 +39,13 @@ fn send_to(target: threads::Entry, run: &Run) -> Outcome {
         idle::give_way();
     }
     for sent in 1..=run.iterations {
-        // SAFETY: the vector has a handler that counts.
-        unsafe { apic::send(TARGET, TEST_VECTOR) };
-        while exchange.taken.load(Acquire) < sent {
-            idle::give_way();
-        }
+        send(&|| {
+            // SAFETY: the vector has a handler that counts.
+            unsafe { apic::send(TARGET, TEST_VECTOR) };
+            while exchange.taken.load(Acquire) < sent {
+                idle::give_way();
+            }
+        });
     }
     threads::finish(TARGET);
     let taken = exchange.taken.load(Acquire);
@@ -55,7 +58,7 @@ fn exchange<'a>(argument: usize) -> &'a Exchange {
     unsafe { &*core::ptr::with_exposed_provenance(argument) }
 }
 
-extern "C" fn take_halted(argument: usize) {
+pub(super) extern "C" fn take_halted(argument: usize) {
     let exchange = exchange(argument);
     let before = interrupts_of(TEST_VECTOR);
     exchange.is_ready.store(1, Release);
@@ -65,7 +68,7 @@ extern "C" fn take_halted(argument: usize) {
     }
 }
 
-extern "C" fn take_running(argument: usize) {
+pub(super) extern "C" fn take_running(argument: usize) {
     let exchange = exchange(argument);
     let before = interrupts_of(TEST_VECTOR);
     idle::enable_interrupts();
@@ -82,11 +85,11 @@ extern "C" fn take_running(argument: usize) {
 }
 
 pub(super) fn ipi_halted(run: &Run) -> Outcome {
-    send_to(take_halted, run)
+    send_to(take_halted, run, |send| send())
 }
 
 pub(super) fn ipi_running(run: &Run) -> Outcome {
-    send_to(take_running, run)
+    send_to(take_running, run, |send| send())
 }
 
 /// The leaves while other vCPUs exit: each answer is bounded by what was answered before and after.

@@ -8,6 +8,7 @@
 
 use core::fmt;
 
+use crate::bench::Bench;
 use crate::leaves::LeafMap;
 use crate::machine::MOST_VCPUS;
 use crate::scenario::{self, Scenario};
@@ -196,6 +197,11 @@ impl<'a> Options<'a> {
     pub fn processors(&self) -> u32 {
         let least = if self.scenarios().any(Scenario::needs_other_cpu) { 2 } else { 1 };
         self.cpus.max(least)
+    }
+
+    /// Whether there is a microbenchmark among the workloads.
+    pub fn benches(&self) -> bool {
+        !self.workloads.is_empty() && self.selected(1).any(|selected| Bench::of(selected.workload).is_some())
     }
 
     /// The workloads to run on so many vCPUs, in order: those named, or all that return.

@@ -27,7 +27,7 @@ hypercalls! {
     Nothing = 0 "Does nothing and returns 0.";
     Console = 1 "Writes RSI bytes at RDI to the log; returns how many.";
     Begin = 2 "Starts workload number RDI with RSI iterations, switching vCPU 0 to its profile. Nothing before it counts for it. vCPU 0 alone may call this and [`Hypercall::End`], once the others are halted or off line.";
-    End = 3 "Ends it: the [`Book`] at RDI holds the guest's tally of the workload. Returns to the minimal profile and prints.";
+    End = 3 "Ends it: the [`Book`] at RDI holds the guest's tally of the workload. A microbenchmark's samples are at RSI: their number, then each, in 32 bits; 0 if there are none. Returns to the minimal profile and prints.";
     WakeAfter = 4 "Arms one interrupt: vector RSI wakes the next HLT, RDI TSC ticks from now at the earliest; at most [`LONGEST_WAKE_TICKS`].";
     Exit = 5 "Ends the guest with status RDI; the [`Book`] at RSI holds its whole tally. A guest that ends well has taken its other vCPUs off line before, by HLT with interrupts disabled.";
 }

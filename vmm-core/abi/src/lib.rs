@@ -10,6 +10,7 @@
 extern crate std;
 
 pub mod apic;
+pub mod bench;
 pub mod command_line;
 pub mod ending;
 pub mod exit_reason;

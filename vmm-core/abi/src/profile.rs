@@ -17,6 +17,8 @@ pub enum Profile {
     /// The minimal one, with the local APIC virtualized by the processor as far as it can: TPR shadow, x2APIC mode,
     /// APIC-register virtualization, virtual-interrupt delivery.
     VirtualApic,
+    /// The full one, in which a guest can time what it does: RDTSC and RDTSCP do not exit.
+    Timing,
 }
 
 /// Controls that a profile wants where the processor allows them.
@@ -83,6 +85,11 @@ const FULL: Intercepts = Intercepts {
     all_msrs: true,
 };
 
+/// Primary control: RDTSC exiting, which RDTSCP follows.
+const RDTSC_EXITING: u32 = bits(&[12]);
+
+const TIMING: Intercepts = Intercepts { proc: FULL.proc & !RDTSC_EXITING, ..FULL };
+
 /// Primary controls: CR8 load and store exiting, which a TPR shadow replaces.
 pub const CR8_EXITING: u32 = bits(&[19, 20]);
 /// Primary control: TPR shadow. Without it none of [`APIC_PROC2`] is allowed.
@@ -104,7 +111,7 @@ pub const PASSED_THROUGH_MSRS: &[u32] = &[0xc000_0100, 0xc000_0101, 0xc000_0102]
 
 impl Profile {
     /// Every profile.
-    pub const ALL: [Profile; 3] = [Profile::Minimal, Profile::Full, Profile::VirtualApic];
+    pub const ALL: [Profile; 4] = [Profile::Minimal, Profile::Full, Profile::VirtualApic, Profile::Timing];
 
     /// The profile's name.
     pub const fn name(self) -> &'static str {
@@ -112,6 +119,7 @@ impl Profile {
             Profile::Minimal => "minimal",
             Profile::Full => "full",
             Profile::VirtualApic => "virtual-apic",
+            Profile::Timing => "timing",
         }
     }
 
@@ -131,6 +139,7 @@ impl Profile {
             Profile::Minimal => MINIMAL,
             Profile::Full => FULL,
             Profile::VirtualApic => VIRTUAL_APIC,
+            Profile::Timing => TIMING,
         }
     }
 

@@ -45,6 +45,9 @@ kinds! {
     Console "console" "A line that the guest wrote: `text`.";
     Result "result" "A workload ended: `workload`, `iterations`, `verdict`, `exits`, `cycles` (TSC ticks of the window), `message` if it failed.";
     Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`, `looks` (the monitor's own among those observed) if there were any.";
+    Calibration "calibration" "Before microbenchmarks, TSC ticks of so many `turns` each, in root operation: `empty` of the loop, `frame` of it with the guest's registers saved and restored, `whole` of that with the account of an exit that nobody handles, and what that account has of them as the exit's own: `inside`.";
+    Samples "samples" "Of a microbenchmark, in the order in which they were taken: `workload`, `first` (the number of the first here), and runs of equal samples, `ticks` (`ticks:count,…`).";
+    Cost "cost" "What the ledger has of one reason in a microbenchmark's window: `workload`, `reason`, `exits`, `cycles`.";
     KeyCount "keycount" "One key that the workload predicts, where keys are kept: `workload`, `reason`, `key`, `name`, `predicted`, `observed`.";
     Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed` (of its variant, if it is about one and those are kept), `detail` if not balanced.";
     Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`), `looks` if there were any: how many of the exits were the monitor's own, to see whether a guest that ran long still exits (`watchdog=`).";
@@ -62,6 +65,11 @@ kinds! {
 
 /// Width to which the first word is padded.
 const WORD_COLUMNS: usize = 9;
+
+/// The most runs of samples in one record.
+pub const MOST_RUNS: usize = 128;
+// Twenty digits of ten each at most, a separator on either side.
+const _: () = assert!(MOST_RUNS * 22 + 128 < MAX_LINE_BYTES);
 
 /// CRC-16/CCITT-FALSE: polynomial 0x1021, initial value 0xffff.
 #[derive(Clone, Copy)]
@@ -151,6 +159,19 @@ impl<'w, W: Write + ?Sized> Writer<'w, W> {
         for value in values {
             self.put(format_args!("{separator}{value}"));
             separator = ',';
+        }
+        self
+    }
+
+    /// `ticks:count` runs of samples, at most [`MOST_RUNS`].
+    #[must_use]
+    #[inline(never)]
+    pub fn runs(mut self, key: &str, runs: &[(u32, u32)]) -> Self {
+        self.put(format_args!(" {key}="));
+        let mut separator = "";
+        for (ticks, count) in runs {
+            self.put(format_args!("{separator}{ticks}:{count}"));
+            separator = ",";
         }
         self
     }
@@ -303,6 +324,18 @@ impl<'a> Record<'a> {
     pub fn text(&self, key: &str) -> Option<Text<'a>> {
         let raw = self.raw(key)?;
         Some(Text(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)))
+    }
+
+    /// The runs of samples. `None` if absent or malformed, or one of none.
+    pub fn runs(&self, key: &str) -> Option<impl Iterator<Item = (u32, u32)> + use<'a>> {
+        let raw = self.raw(key)?;
+        let pair = |item: &str| {
+            let (ticks, count) = item.split_once(':')?;
+            let count: u32 = count.parse().ok()?;
+            (count > 0).then_some((ticks.parse().ok()?, count))
+        };
+        let pairs = move || raw.split(',');
+        pairs().all(|item| pair(item).is_some()).then(|| pairs().filter_map(pair))
     }
 
     /// The pairs of a histogram. `None` if absent or malformed.

@@ -4,6 +4,7 @@
 //! in `unikernel-guest/src/workloads`, found by name.
 
 use crate::apic;
+use crate::bench;
 use crate::exit_reason::ExitReason;
 use crate::hypercall::Hypercall;
 use crate::key::{PORT_IN, PORT_STRING};
@@ -156,8 +157,6 @@ impl Outcome {
 pub struct Workload {
     /// The name on command lines and in records.
     pub name: &'static str,
-    /// One line for people.
-    pub about: &'static str,
     /// The intercepts in force while it runs.
     pub profile: Profile,
     /// The vCPUs that it runs on.
@@ -229,7 +228,6 @@ macro_rules! workloads {
         /// Every workload, in the order in which the default run performs those that return.
         pub const TABLE: &[Workload] = &[$(Workload {
             name: $name,
-            about: $about,
             profile: $profile,
             on: On::$on,
             iterations: $iterations,
@@ -237,6 +235,9 @@ macro_rules! workloads {
             provokes: &[$($provokes),*],
             ends: $ends,
         }),*];
+
+        /// One line for people about each: apart, so that no image has them in it.
+        const ABOUT: &[&str] = &[$($about),*];
     };
 }
 
@@ -441,6 +442,11 @@ impl KeyPrediction {
     }
 }
 
+/// Every workload: those of [`TABLE`], and behind them the microbenchmarks.
+pub fn every() -> impl Iterator<Item = &'static Workload> {
+    TABLE.iter().chain(bench::TABLE.iter().map(|bench| &bench.workload))
+}
+
 impl Workload {
     /// What it predicts of keys.
     pub fn keys(&self) -> impl Iterator<Item = &'static KeyPrediction> + use<> {
@@ -454,17 +460,24 @@ impl Workload {
         TABLE.iter().find(is_twin).filter(|twin| twin.profile == Profile::VirtualApic)
     }
 
-    /// The workload called `name`.
-    pub fn by_name(name: &str) -> Option<&'static Workload> {
-        TABLE.iter().find(|workload| workload.name == name)
+    /// One line for people.
+    pub fn about(&self) -> &'static str {
+        ABOUT.iter().chain(bench::ABOUT).nth(self.number()).copied().unwrap_or_default()
     }
 
-    /// Its position in [`TABLE`], which is its number in hypercalls.
+    /// The workload called `name`.
+    pub fn by_name(name: &str) -> Option<&'static Workload> {
+        every().find(|workload| workload.name == name)
+    }
+
+    /// The workload with this number in hypercalls.
+    pub fn by_number(number: usize) -> Option<&'static Workload> {
+        every().nth(number)
+    }
+
+    /// Its position among [`every`] workload, which is its number in hypercalls.
     pub fn number(&self) -> usize {
-        TABLE
-            .iter()
-            .position(|workload| core::ptr::eq(workload, self) || workload.name == self.name)
-            .unwrap_or(TABLE.len())
+        every().position(|workload| workload.name == self.name).unwrap_or(usize::MAX)
     }
 
     /// Whether the default run on so many vCPUs performs it.

@@ -41,6 +41,7 @@ use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::Outcome;
 use vmm_core::apic::{Apic, Page};
 use vmm_core::board::{Condition, Ended, Message};
+use vmm_core::calibration::Calibration;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::handlers::apic::KICK_VECTOR;
 use vmm_core::handlers::cpuid::CpuidTable;
@@ -321,7 +322,10 @@ impl<B: Extension> Run<B> {
     fn first(&'static self, session: &mut Session<Serial>, seated: &Seated) -> Ending {
         let (vcpu, registers) = self.plan.vcpu(seated, self.ledgers);
         let mut vcpu = Box::new(vcpu);
-        controls(session, &vcpu.backend);
+        controls(session, &vcpu.backend, self.plan.options.benches());
+        if self.plan.options.benches() {
+            session.calibration(&Calibration::measure(Box::leak(Box::new(Ledger::new()))));
+        }
         let mut seat = self.places[0].take().expect("vCPU 0 has one processor");
         seat.set_registers(registers);
         OTHERS_RUN.store(core::ptr::from_ref(self).cast_mut().cast(), Ordering::Release);
@@ -449,9 +453,9 @@ fn stop_others<B: Extension>(seated: &Seated) -> Option<usize> {
     running
 }
 
-/// Records the controls of each profile, and what they can produce.
-fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B) {
-    for profile in Profile::ALL {
+/// Records the controls of each profile that is used, and what they can produce.
+fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B, benches: bool) {
+    for profile in Profile::ALL.into_iter().filter(|&profile| benches || profile != Profile::Timing) {
         let controls = backend.controls(profile);
         let record = session.record(Kind::Controls).word("profile", profile.name());
         let record = backend.describe(profile, record);

@@ -1,10 +1,11 @@
 //! VMCALL: the calls of [`tollgate_abi::hypercall`].
 
+use tollgate_abi::ExitReason;
 use tollgate_abi::hypercall::{
     BAD_ADDRESS, CONSOLE_BYTES, Hypercall, INVALID, LONGEST_WAKE_TICKS, NO_SUCH_CALL, PROFILE_ONLY,
 };
 use tollgate_abi::profile::Profile;
-use tollgate_abi::workload::{Outcome, TABLE};
+use tollgate_abi::workload::{Outcome, Workload};
 
 use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
 use crate::machine::{GuestExit, Machine, Wake};
@@ -34,7 +35,16 @@ pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: 
         Some(Hypercall::End) if !machine.window_open || machine.vcpu != 0 => (INVALID, Action::Advance),
         Some(Hypercall::End) => {
             machine.window_open = false;
-            (0, Action::AdvanceAndPause(Pause::End { book_gpa: first, tsc: backend.tsc() }))
+            let call_cycles = machine.ledgers.iter().map(|ledger| ledger.cycles_of(ExitReason::VMCALL)).sum();
+            (
+                0,
+                Action::AdvanceAndPause(Pause::End {
+                    book_gpa: first,
+                    samples_gpa: second,
+                    tsc: backend.tsc(),
+                    call_cycles,
+                }),
+            )
         }
         Some(Hypercall::WakeAfter) => (wake_after(first, second, backend.tsc(), machine), Action::Advance),
         Some(Hypercall::Exit) => {
@@ -60,7 +70,7 @@ fn begin(number: u64, iterations: u64, machine: &mut Machine) -> (u64, Action) {
         return profile
             .map_or((INVALID, Action::Advance), |profile| (0, Action::AdvanceAndPause(Pause::Profile(profile))));
     }
-    match usize::try_from(number).ok().and_then(|number| TABLE.get(number)) {
+    match usize::try_from(number).ok().and_then(Workload::by_number) {
         Some(workload) if (1..=workload.most).contains(&iterations) && !machine.window_open && machine.vcpu == 0 => {
             machine.window_open = true;
             (0, Action::AdvanceAndPause(Pause::Begin { number: number as usize, iterations }))

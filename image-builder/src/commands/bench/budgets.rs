@@ -1,27 +1,30 @@
-//! `tollgate bench`: what each kind of exit costs on Bochs, where a TSC tick is an instruction, and what the ledger adds.
+//! The operations that have a budget: what each costs on Bochs, where a TSC tick is an instruction, what the ledger and keys
+//! add, and what it costs where many vCPUs do it at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tollgate_abi::virtualization::Extension;
 
-use super::outcome;
-use super::print;
+use super::{extension, outcome, temporary};
 use crate::account::{Account, WorkloadAccount};
-use crate::cli::BenchArguments;
-use crate::emulator::models::{self, Model, Offers};
+use crate::bench::Budget;
+use crate::emulator::models::{self, Model};
 use crate::emulator::{Boot, Limits, Session, bochs};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::progress::Progress;
-use crate::report::{Sheet, SheetFormat};
+use crate::report::Sheet;
 use crate::selection::Selection;
 
 /// One measured operation and its budget, the same under both extensions, in ticks an iteration.
 ///
 /// The workload runs with so many iterations and then with twice as many: their difference is free of what it takes to
 /// begin and to end.
-struct Budget {
+#[derive(Debug)]
+pub(super) struct Row {
+    /// The microbenchmark of the same operation.
+    pub(super) bench: &'static str,
     workload: &'static str,
     iterations: u64,
     ticks: u64,
@@ -29,23 +32,33 @@ struct Budget {
     svm: Operation,
 }
 
+/// The verdict on what is not over its budget.
+pub(super) const WITHIN: &str = "within";
+
 /// What an extension calls the operation, and what Linux 6.1's KVM takes for it on the model of [`kvm_model`], in ticks.
+#[derive(Debug)]
 struct Operation(&'static str, u64);
 
-const fn budget(workload: &'static str, iterations: u64, ticks: u64, vtx: Operation, svm: Operation) -> Budget {
-    Budget { workload, iterations, ticks, vtx, svm }
+const fn budget(
+    [bench, workload]: [&'static str; 2],
+    iterations: u64,
+    ticks: u64,
+    vtx: Operation,
+    svm: Operation,
+) -> Row {
+    Row { bench, workload, iterations, ticks, vtx, svm }
 }
 
 /// A tenth of KVM with VT-x.
-const BUDGETS: [Budget; 7] = [
-    budget("cpuid", 10_000, 98, Operation("CPUID", 985), Operation("CPUID", 1164)),
-    budget("hypercall", 10_000, 98, Operation("VMCALL", 984), Operation("VMMCALL", 1115)),
-    budget("rdmsr", 10_000, 112, Operation("RDMSR", 1123), Operation("RDMSR", 1231)),
-    budget("cr0", 10_000, 112, Operation("MOV to CR0", 1129), Operation("MOV to CR0", 5916)),
-    budget("port-in", 10_000, 128, Operation("IN", 1283), Operation("IN", 1430)),
-    budget("port-out", 10_000, 128, Operation("OUT", 3284), Operation("OUT", 2896)),
+pub(super) const ROWS: &[Row] = &[
+    budget(["cpuid", "cpuid"], 10_000, 98, Operation("CPUID", 985), Operation("CPUID", 1164)),
+    budget(["vmcall", "hypercall"], 10_000, 98, Operation("VMCALL", 984), Operation("VMMCALL", 1115)),
+    budget(["rdmsr", "rdmsr"], 10_000, 112, Operation("RDMSR", 1123), Operation("RDMSR", 1231)),
+    budget(["mov_to_cr0", "cr0"], 10_000, 112, Operation("MOV to CR0", 1129), Operation("MOV to CR0", 5916)),
+    budget(["in", "port-in"], 10_000, 128, Operation("IN", 1283), Operation("IN", 1430)),
+    budget(["out", "port-out"], 10_000, 128, Operation("OUT", 3284), Operation("OUT", 2896)),
     budget(
-        "memory",
+        ["ept_violation_write", "memory"],
         512,
         340,
         Operation("a page's first EPT violation", 3425),
@@ -53,7 +66,7 @@ const BUDGETS: [Budget; 7] = [
     ),
 ];
 
-impl Budget {
+impl Row {
     fn under(&self, extension: Extension) -> &Operation {
         match extension {
             Extension::VtX => &self.vtx,
@@ -78,38 +91,20 @@ const MANY_VCPUS: u32 = 8;
 /// With several CPUs, Bochs lets each execute five instructions in turn, and its clock moves on by as many.
 const CROWDED_SLACK_TICKS: f64 = 5.0;
 
-pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
-    let model = super::run::model(arguments.cpu.as_deref())?;
+/// Measures some of them.
+pub(super) fn measure_all(model: &'static Model, rows: &[&Row], limit: Duration) -> Result<Vec<Budget>, Failure> {
     let extension = extension(model)?;
-    let limit = Duration::from_secs(arguments.timeout);
     let figures = Figures {
-        accounted: measure(model, Books::Ledger, 1, limit)?,
-        unaccounted: measure(model, Books::None, 1, limit)?,
-        keyed: measure(model, Books::Keys, 1, limit)?,
-        crowded: measure(model, Books::Ledger, MANY_VCPUS, limit)?,
+        accounted: measure(model, rows, Books::Ledger, 1, limit)?,
+        unaccounted: measure(model, rows, Books::None, 1, limit)?,
+        keyed: measure(model, rows, Books::Keys, 1, limit)?,
+        crowded: measure(model, rows, Books::Ledger, MANY_VCPUS, limit)?,
     };
-    let (sheet, over) = compare(model, extension, &figures)?;
-    let mut text = sheet.render(arguments.format);
-    if matches!(arguments.format, SheetFormat::Table | SheetFormat::Markdown) {
-        text += &legend(model, extension);
-    }
-    print(&text)?;
-    Ok(if over { Status::Differs } else { Status::Balanced })
-}
-
-/// The extension that is measured on a model, if the image runs there.
-fn extension(model: &Model) -> Result<Extension, Failure> {
-    let why = match model.offers {
-        Offers::Enough(extension) => return Ok(extension),
-        Offers::Lacks(extension, what) => format!("its {extension} has no {what}"),
-        Offers::Nothing => "it has neither VT-x nor SVM".to_owned(),
-    };
-    let refusal = Failure::platform(format_args!("nothing can be measured on {}: {why}", model.name));
-    Err(refusal.remedy("`tollgate platforms` tells which models run the image"))
+    compare(model, extension, rows, &figures)
 }
 
 /// What stands below the table.
-fn legend(model: &Model, extension: Extension) -> String {
+pub(super) fn legend(model: &Model, extension: Extension) -> String {
     let kvm =
         if model.name == kvm_model(extension) { "Linux 6.1 on the same Bochs" } else { "unmeasured on this model" };
     let svm = match extension {
@@ -146,21 +141,19 @@ struct Figures {
     crowded: Ticks,
 }
 
-fn measure(model: &'static Model, books: Books, cpus: u32, limit: Duration) -> Result<Ticks, Failure> {
+fn measure(model: &'static Model, rows: &[&Row], books: Books, cpus: u32, limit: Duration) -> Result<Ticks, Failure> {
     // Eight vCPUs take eight times as long, and exact figures need no repetition.
-    let iterations = |row: &Budget| if cpus > 1 { row.iterations / 10 } else { row.iterations };
-    let twice = |row: &Budget| format!("{0}:{1},{0}:{2}", row.workload, iterations(row), 2 * iterations(row));
-    let workloads = BUDGETS.iter().map(twice).collect();
+    let iterations = |row: &Row| if cpus > 1 { row.iterations / 10 } else { row.iterations };
+    let twice = |row: &Row| format!("{0}:{1},{0}:{2}", row.workload, iterations(row), 2 * iterations(row));
+    let workloads = rows.iter().copied().map(twice).collect();
     let (accounting, keys) = (books != Books::None, books == Books::Keys);
     let options = Selection { workloads, accounting, keys, cpus, ..Selection::default() }.options()?;
     let rom = image::build(None, &options)?;
-    let directory = tempfile::tempdir().map_err(|error| {
-        Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
-    })?;
+    let directory = temporary()?;
     let boot = Boot::Rom(&rom.bytes);
     let machine = bochs::Machine { cpus, ..bochs::Machine::new(model, boot) };
     let launch = bochs::prepare(directory.path(), boot, machine, false)?;
-    let progress = Progress::new(2 * BUDGETS.len() as u64);
+    let progress = Progress::new(2 * rows.len() as u64);
     let what = match books {
         Books::Ledger if cpus > 1 => "with the ledger, on several vCPUs at once",
         Books::Ledger => "with the ledger",
@@ -196,13 +189,10 @@ fn ticks(account: &Account, accounting: bool) -> Result<Ticks, Failure> {
     Ok(account.workloads.chunks(2).filter_map(slope).collect())
 }
 
-/// The table, and whether anything in it is over its budget.
-fn compare(model: &Model, extension: Extension, figures: &Figures) -> Result<(Sheet, bool), Failure> {
-    const UNMEASURED: &str = "-";
-    let mut sheet =
-        Sheet::new(&["exit", "ticks#", "budget#", "KVM#", "of KVM#", "ledger#", "keys#", "8 vCPUs#", "verdict"]);
-    let mut any_over = false;
-    for row in &BUDGETS {
+/// Each figure, and the verdict on it.
+fn compare(model: &Model, extension: Extension, rows: &[&Row], figures: &Figures) -> Result<Vec<Budget>, Failure> {
+    let mut compared = Vec::new();
+    for row in rows {
         let of = |ticks: &Ticks| ticks.get(row.workload).copied();
         let (Some(with), Some(without), Some(keyed), Some(crowded)) =
             (of(&figures.accounted), of(&figures.unaccounted), of(&figures.keyed), of(&figures.crowded))
@@ -216,42 +206,62 @@ fn compare(model: &Model, extension: Extension, figures: &Figures) -> Result<(Sh
             (crowded - with > CROWDED_SLACK_TICKS, "it grows with the number of vCPUs"),
         ];
         let over: Vec<_> = over.into_iter().filter(|&(over, _)| over).map(|(_, text)| text).collect();
-        any_over |= !over.is_empty();
         let &Operation(what, kvm_ticks) = row.under(extension);
-        let (kvm, of_kvm) = if model.name == kvm_model(extension) {
-            (kvm_ticks.to_string(), format!("{:.1}%", with * 100.0 / kvm_ticks as f64))
-        } else {
-            (UNMEASURED.to_owned(), UNMEASURED.to_owned())
-        };
+        compared.push(Budget {
+            exit: what.to_owned(),
+            ticks: with,
+            budget: row.ticks,
+            kvm: (model.name == kvm_model(extension)).then_some(kvm_ticks),
+            ledger,
+            keys: keyed - with,
+            vcpus_8: crowded,
+            verdict: if over.is_empty() { WITHIN.to_owned() } else { over.join("; ") },
+        });
+    }
+    Ok(compared)
+}
+
+/// The table.
+pub(super) fn sheet(rows: &[Budget]) -> Sheet {
+    const UNMEASURED: &str = "-";
+    let mut sheet =
+        Sheet::new(&["exit", "ticks#", "budget#", "KVM#", "of KVM#", "ledger#", "keys#", "8 vCPUs#", "verdict"]);
+    for row in rows {
+        let of_kvm = |kvm: u64| format!("{:.1}%", row.ticks * 100.0 / kvm as f64);
         sheet.row(vec![
-            what.to_owned(),
-            format!("{with:.1}"),
-            row.ticks.to_string(),
-            kvm,
-            of_kvm,
-            format!("{ledger:.1}"),
-            format!("{:.1}", keyed - with),
-            format!("{crowded:.1}"),
-            if over.is_empty() { "within".to_owned() } else { over.join("; ") },
+            row.exit.clone(),
+            format!("{:.1}", row.ticks),
+            row.budget.to_string(),
+            row.kvm.map_or(UNMEASURED.to_owned(), |kvm| kvm.to_string()),
+            row.kvm.map_or(UNMEASURED.to_owned(), of_kvm),
+            format!("{:.1}", row.ledger),
+            format!("{:.1}", row.keys),
+            format!("{:.1}", row.vcpus_8),
+            row.verdict.clone(),
         ]);
     }
-    Ok((sheet, any_over))
+    sheet
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::SheetFormat;
+
+    fn every() -> Vec<&'static Row> {
+        ROWS.iter().collect()
+    }
 
     fn ticks_of(each: f64) -> Ticks {
-        BUDGETS.iter().map(|row| (row.workload.to_owned(), each)).collect()
+        ROWS.iter().map(|row| (row.workload.to_owned(), each)).collect()
     }
 
     fn on(name: &str, [accounted, unaccounted, crowded]: [f64; 3]) -> (String, bool) {
         let model = Model::by_name(name).unwrap();
         let [accounted, unaccounted, keyed, crowded] = [accounted, unaccounted, 200.0, crowded].map(ticks_of);
         let figures = Figures { accounted, unaccounted, keyed, crowded };
-        let (sheet, over) = compare(model, extension(model).unwrap(), &figures).unwrap();
-        (sheet.render(SheetFormat::Csv), over)
+        let rows = compare(model, extension(model).unwrap(), &every(), &figures).unwrap();
+        (sheet(&rows).render(SheetFormat::Csv), rows.iter().any(|row| row.verdict != WITHIN))
     }
 
     #[test]
@@ -274,7 +284,7 @@ mod tests {
         let model = Model::by_name(models::DEFAULT).unwrap();
         let [unaccounted, keyed, crowded] = [(); 3].map(|()| Ticks::new());
         let figures = Figures { accounted: ticks_of(1.0), unaccounted, keyed, crowded };
-        assert_eq!(compare(model, Extension::VtX, &figures).unwrap_err().status, Status::NoVerdict);
+        assert_eq!(compare(model, Extension::VtX, &every(), &figures).unwrap_err().status, Status::NoVerdict);
     }
 
     #[test]
@@ -291,18 +301,5 @@ mod tests {
             assert_eq!(legend.contains("unmeasured"), row.contains('-'), "{legend}");
         }
         assert!(legend(Model::by_name("ryzen").unwrap(), Extension::Svm).contains("on Bochs (ryzen, SVM)"));
-    }
-
-    #[test]
-    fn a_model_that_cannot_run_the_image_is_refused_with_the_reason() {
-        for (model, why) in [
-            ("core2_penryn_t9600", "its VT-x has no EPT"),
-            ("turion64_tyler", "its SVM has no nested paging"),
-            ("athlon64_venice", "it has neither VT-x nor SVM"),
-        ] {
-            let failure = extension(Model::by_name(model).unwrap()).unwrap_err();
-            assert_eq!(failure.status, Status::Platform);
-            assert!(failure.sentence().contains(model) && failure.sentence().contains(why), "{failure}");
-        }
     }
 }

@@ -1,0 +1,101 @@
+//! What one or several boots measured, row by row.
+
+use std::collections::BTreeMap;
+
+use tollgate_abi::bench::{Bench, Parts};
+
+use super::baseline::Row;
+use super::parts::Split;
+use super::statistics::Distribution;
+use crate::log::{Calibration, Cost, Log};
+
+/// Samples and costs of each row, before anything is derived from them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    rows: Vec<Raw>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Raw {
+    bench: &'static str,
+    iterations: u64,
+    samples: Distribution,
+    costs: BTreeMap<u16, Cost>,
+    times: Calibration,
+}
+
+impl Measured {
+    /// Adds the rows of a log, those that there are already being measured once more.
+    pub fn add(&mut self, log: &Log) {
+        for run in &log.workloads {
+            let Some(bench) = Bench::of_name(&run.name) else { continue };
+            let mut samples = Distribution::default();
+            run.samples.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
+            let times = log.calibration.unwrap_or_default();
+            let raw = Raw { bench: bench.name(), iterations: run.iterations, samples, costs: run.costs.clone(), times };
+            self.add_row(raw);
+        }
+    }
+
+    /// Adds what others have measured.
+    pub fn add_all(&mut self, more: &Measured) {
+        more.rows.iter().for_each(|raw| self.add_row(raw.clone()));
+    }
+
+    fn add_row(&mut self, raw: Raw) {
+        match self.rows.iter_mut().find(|known| known.bench == raw.bench) {
+            Some(known) => known.add(&raw),
+            None => self.rows.push(raw),
+        }
+    }
+
+    /// The rows, with all that follows from them.
+    pub fn rows(&self) -> Vec<Row> {
+        let empty =
+            self.rows.iter().find(|raw| Bench::by_name(raw.bench).is_some_and(|row| row.parts == Parts::Timing));
+        let timing = empty.and_then(|raw| raw.samples.statistics()).map(|empty| empty.mean);
+        self.rows.iter().map(|raw| raw.row(timing)).collect()
+    }
+}
+
+impl Raw {
+    fn add(&mut self, more: &Raw) {
+        self.iterations = self.iterations.saturating_add(more.iterations);
+        self.samples.add_all(&more.samples);
+        for (&reason, cost) in &more.costs {
+            let known = self.costs.entry(reason).or_default();
+            known.exits = known.exits.saturating_add(cost.exits);
+            known.cycles = known.cycles.saturating_add(cost.cycles);
+        }
+        for (known, more) in [
+            (&mut self.times.turns, more.times.turns),
+            (&mut self.times.empty, more.times.empty),
+            (&mut self.times.frame, more.times.frame),
+            (&mut self.times.whole, more.times.whole),
+            (&mut self.times.inside, more.times.inside),
+        ] {
+            *known = known.saturating_add(more);
+        }
+    }
+
+    fn row(&self, timing: Option<f64>) -> Row {
+        let statistics = self.samples.statistics();
+        let sum = self.costs.values().fold(Cost::default(), |sum, cost| Cost {
+            exits: sum.exits.saturating_add(cost.exits),
+            cycles: sum.cycles.saturating_add(cost.cycles),
+        });
+        let parts = Bench::by_name(self.bench).map_or(Parts::Waiting, |bench| bench.parts);
+        let split = statistics.as_ref().zip(timing);
+        let split =
+            split.and_then(|(of, timing)| Split::new(parts, of.mean, timing, self.iterations, sum, &self.times));
+        Row {
+            name: self.bench.to_owned(),
+            iterations: self.iterations,
+            exits: sum.exits,
+            cycles: sum.cycles,
+            distribution: self.samples.clone(),
+            statistics,
+            parts: split,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The table of microbenchmarks: one operation each, which the guest times by itself, iteration by iteration.
+//!
+//! A row is a workload like any other, with a window and a prediction, that the default run leaves out; its code is in
+//! `unikernel-guest/src/workloads/bench.rs`, found by position. What kvm-unit-tests' `x86/vmexit.c` measures has its name there.
+
+use crate::exit_reason::ExitReason as R;
+use crate::profile::Profile;
+use crate::virtualization::Extension;
+use crate::workload::{Ends, On, Otherwise, Provokes, Refused, Workload};
+
+/// Before the name of a row in option lines and records, since some workloads are called alike.
+pub const PREFIX: &str = "bench.";
+
+/// Iterations at the beginning of a row of which no sample is kept.
+pub const WARM_UP: u64 = 16;
+
+/// The most samples of one row.
+pub const MOST_SAMPLES: u64 = 16_384;
+
+/// One row.
+#[derive(Debug)]
+pub struct Bench {
+    /// As what it runs. Of its iterations the first [`WARM_UP`] give no sample.
+    pub workload: Workload,
+    /// The extension that has the operation; `None` if both do.
+    pub under: Option<Extension>,
+    /// What a round trip consists of.
+    pub parts: Parts,
+}
+
+/// What a round trip consists of, besides the timing itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parts {
+    /// No exit: what the timing takes.
+    Timing,
+    /// The instruction, its exits and nothing else.
+    Exits,
+    /// Its exits, of which half are the clock's own: from one reading of it to the next is one of two.
+    Clock,
+    /// Its exits, and a handler of the guest that the operation leads to.
+    GuestHandler,
+    /// Exits and waiting, on several vCPUs or for a time: not a sum of parts.
+    Waiting,
+}
+
+const fn row(
+    name: &'static str,
+    profile: Profile,
+    on: On,
+    samples: u64,
+    parts: Parts,
+    provokes: &'static [Provokes],
+) -> Bench {
+    let (iterations, most) = (samples + WARM_UP, MOST_SAMPLES + WARM_UP);
+    let workload = Workload { name, profile, on, iterations, most, provokes, ends: Ends::Returns };
+    Bench { workload, under: None, parts }
+}
+
+const fn each(reason: R, each: u64) -> Provokes {
+    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: None, refused: Refused::Either }
+}
+
+macro_rules! benches {
+    ($($name:literal $profile:ident $on:ident $samples:literal $parts:ident [$($reason:ident $each:literal),*] $(only $under:ident)?, $about:literal;)*) => {
+        /// Every row, in the order in which they run.
+        pub const TABLE: &[Bench] = &[$(Bench {
+            $(under: Some(Extension::$under),)?
+            ..row(concat!("bench.", $name), Profile::$profile, On::$on, $samples, Parts::$parts,
+                &[$(each(R::$reason, $each)),*])
+        }),*];
+
+        /// One line for people about each: apart, so that no image has them in it.
+        pub(crate) const ABOUT: &[&str] = &[$($about),*];
+    };
+}
+
+benches! {
+    "empty" Minimal First 1000 Timing [], "nothing: what the timing takes";
+    "cpuid" Minimal First 1000 Exits [CPUID 1], "CPUID leaf 0";
+    "vmcall" Minimal First 1000 Exits [VMCALL 1], "VMCALL or VMMCALL that does nothing";
+    "mov_from_cr8" Minimal First 1000 Exits [CR_ACCESS 1], "MOV from CR8";
+    "mov_to_cr8" Minimal First 1000 Exits [CR_ACCESS 1], "MOV to CR8 of 0";
+    "inl_from_kernel" Minimal First 1000 Exits [IO_INSTRUCTION 1], "IN of 4 bytes from port 0x80";
+    "outl_to_kernel" Minimal First 1000 Exits [IO_INSTRUCTION 1], "OUT of 4 bytes to port 0x80";
+    "mov_dr" Timing First 1000 Exits [MOV_DR 1], "MOV to DR7";
+    "tscdeadline" Minimal First 200 Waiting [WRMSR 2, HLT 1, EXTERNAL_INTERRUPT 1],
+        "TSC deadline 5000 ticks away, HLT, its interrupt, EOI";
+    "x2apic_self_ipi_sti_nop" Minimal First 1000 GuestHandler [WRMSR 2, INTERRUPT_WINDOW 1],
+        "a self-IPI that waits for STI; its interrupt, EOI";
+    "x2apic_self_ipi_tpr" Minimal First 1000 GuestHandler [WRMSR 2, CR_ACCESS 2],
+        "a self-IPI that waits for a lower CR8; its interrupt, EOI";
+    "x2apic_self_ipi" Minimal First 1000 GuestHandler [WRMSR 2], "a self-IPI that is taken at once; its interrupt, EOI";
+    "ipi" Minimal Two 1000 Waiting [WRMSR 2, EXTERNAL_INTERRUPT 1], "an IPI to a vCPU that runs, until it has taken it";
+    "ipi_halt" Minimal Two 1000 Waiting [WRMSR 2, HLT 1, EXTERNAL_INTERRUPT 1],
+        "an IPI to a vCPU that halts, until it has taken it";
+    "wr_kernel_gs_base" Timing First 1000 Exits [WRMSR 1], "WRMSR of IA32_KERNEL_GS_BASE";
+    "wr_tsc_adjust_msr" Minimal First 1000 GuestHandler [WRMSR 1], "WRMSR of IA32_TSC_ADJUST, which is hidden: #GP";
+    "rd_tsc_adjust_msr" Minimal First 1000 GuestHandler [RDMSR 1], "RDMSR of IA32_TSC_ADJUST, which is hidden: #GP";
+    "toggle_cr0_wp" Timing First 1000 Exits [CR_ACCESS 2], "two MOVs to CR0 that toggle WP";
+    "toggle_cr4_pge" Timing First 1000 Exits [CR_ACCESS 2], "two MOVs to CR4 that toggle PGE";
+    "wbinvd" Timing First 1000 Exits [WBINVD 1], "WBINVD";
+    "invd" Timing First 1000 Exits [INVD 1], "INVD";
+    "in" Minimal First 1000 Exits [IO_INSTRUCTION 1], "IN of a byte from port 0x80";
+    "out" Minimal First 1000 Exits [IO_INSTRUCTION 1], "OUT of a byte to port 0x80";
+    "outs" Minimal First 1000 Exits [IO_INSTRUCTION 1], "REP OUTSB of 32 bytes to the loopback port";
+    "ins" Minimal First 1000 Exits [IO_INSTRUCTION 1], "REP INSB of 32 bytes from the loopback port";
+    "rdmsr" Minimal First 1000 Exits [RDMSR 1], "RDMSR of IA32_APIC_BASE";
+    "wrmsr" Minimal First 1000 Exits [WRMSR 1], "WRMSR of IA32_SYSENTER_ESP";
+    "mov_to_cr0" Timing First 1000 Exits [CR_ACCESS 1], "MOV to CR0 that toggles MP";
+    "mov_from_cr3" Timing First 1000 Exits [CR_ACCESS 1], "MOV from CR3";
+    "mov_to_cr3" Timing First 1000 Exits [CR_ACCESS 1], "MOV to CR3 of the same value";
+    "mov_from_dr" Timing First 1000 Exits [MOV_DR 1], "MOV from DR7";
+    "lmsw_clts" Timing First 1000 Exits [CR_ACCESS 2], "LMSW that sets TS, and CLTS";
+    "xsetbv" Minimal First 1000 Exits [XSETBV 1], "XSETBV of the value that XCR0 has";
+    "rdtsc" Full First 1000 Clock [RDTSC 2], "RDTSC: from one reading to the next";
+    "rdtscp" Full First 1000 Clock [RDTSCP 2], "RDTSCP: from one reading to the next";
+    "invlpg" Timing First 1000 Exits [INVLPG 1], "INVLPG";
+    "pause" Timing First 1000 Exits [PAUSE 1], "PAUSE";
+    "sgdt" Timing First 1000 Exits [GDTR_IDTR_ACCESS 1], "SGDT";
+    "lidt" Timing First 1000 Exits [GDTR_IDTR_ACCESS 1], "LIDT of the same table";
+    "sldt" Timing First 1000 Exits [LDTR_TR_ACCESS 1], "SLDT to a register";
+    "lldt" Timing First 1000 Exits [LDTR_TR_ACCESS 1], "LLDT of the null selector";
+    "rdpmc" Timing First 1000 GuestHandler [RDPMC 1], "RDPMC of a counter that does not exist: #GP";
+    "monitor" Timing First 1000 GuestHandler [MONITOR 1], "MONITOR, which is hidden: #UD";
+    "mwait" Timing First 1000 GuestHandler [MWAIT 1], "MWAIT, which is hidden: #UD";
+    "vmread" Timing First 1000 GuestHandler [VMREAD 1] only VtX, "VMREAD, which the guest may not use: #UD";
+    "vmrun" Timing First 1000 GuestHandler [SVM_VMRUN 1] only Svm, "VMRUN, which the guest may not use: #UD";
+    "divide_error" Timing First 1000 GuestHandler [EXCEPTION_OR_NMI 1], "#DE by DIV, handed back";
+    "invalid_opcode" Timing First 1000 GuestHandler [EXCEPTION_OR_NMI 1], "#UD by UD2, handed back";
+    "page_fault" Timing First 1000 GuestHandler [EXCEPTION_OR_NMI 1], "#PF by a read of an unmapped address, handed back";
+    "ept_violation_write" Minimal First 256 Exits [EPT_VIOLATION 1], "the first write to a page";
+    "ept_violation_read" Minimal First 256 Exits [EPT_VIOLATION 1], "the first read of a page";
+}
+
+impl Bench {
+    /// Its name in tables.
+    pub fn name(&self) -> &'static str {
+        self.workload.name.strip_prefix(PREFIX).unwrap_or(self.workload.name)
+    }
+
+    /// The row with this name.
+    pub fn by_name(name: &str) -> Option<&'static Bench> {
+        TABLE.iter().find(|bench| bench.name() == name)
+    }
+
+    /// Whether it can be run under `extension`.
+    pub fn runs_under(&self, extension: Extension) -> bool {
+        self.under.is_none_or(|only| only == extension)
+    }
+
+    /// The row as which a workload runs, if it is one of these.
+    pub fn of(workload: &Workload) -> Option<&'static Bench> {
+        Self::of_name(workload.name)
+    }
+
+    /// Likewise, by the workload's name.
+    pub fn of_name(workload: &str) -> Option<&'static Bench> {
+        TABLE.iter().find(|bench| bench.workload.name == workload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtualization::Facts;
+    use std::vec::Vec;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        let mut names: Vec<_> = TABLE.iter().map(Bench::name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), TABLE.len());
+        for bench in TABLE {
+            assert!(bench.workload.name.starts_with(PREFIX) && !bench.name().starts_with(PREFIX));
+            let found = Workload::by_name(bench.workload.name).unwrap();
+            assert_eq!(Workload::by_number(found.number()).map(|workload| workload.name), Some(bench.workload.name));
+            assert!(!crate::workload::TABLE.contains(found), "the default run has it");
+        }
+    }
+
+    #[test]
+    fn what_is_timed_does_not_make_the_clock_exit_unless_it_is_about_that() {
+        const RDTSC_EXITING: u32 = 1 << 12;
+        for bench in TABLE {
+            let exits = bench.workload.profile.intercepts().proc & RDTSC_EXITING != 0;
+            assert_eq!(exits, bench.parts == Parts::Clock, "{}", bench.name());
+        }
+    }
+
+    #[test]
+    fn each_row_but_the_timing_predicts_exits() {
+        for bench in TABLE {
+            let of = |reason: &R| bench.workload.predict(*reason, 1, 1, Facts::default(), |_| true);
+            let predicted: u64 = bench.workload.provokes.iter().map(|row| of(&row.reason)).sum();
+            assert_eq!(predicted == 0, bench.parts == Parts::Timing, "{}", bench.name());
+        }
+    }
+}

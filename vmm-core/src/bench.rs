@@ -1,0 +1,81 @@
+//! What the log has of a microbenchmark besides its books: the samples that the guest took, and what the ledger has of its exits.
+
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::bench::{Bench, MOST_SAMPLES};
+use tollgate_abi::exit_reason::ROWS;
+use tollgate_abi::record::{Kind, MOST_RUNS};
+use tollgate_abi::workload::Workload;
+
+use crate::calibration::{Calibration, TURNS};
+use crate::ledger::Book;
+use crate::memory::GuestMemory;
+use crate::session::Session;
+
+/// What the guest says at the end of a window: where the samples are, and the cycles of all VMCALLs before this one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handed {
+    pub(crate) samples_gpa: u64,
+    pub(crate) call_cycles: u64,
+}
+
+/// The cycles of each reason on all vCPUs, if the workload is a microbenchmark; else nothing.
+pub(crate) fn cycles(workload: &Workload, books: &[&'static dyn Book]) -> Vec<u64> {
+    if Bench::of(workload).is_none() {
+        return Vec::new();
+    }
+    let of = |row: usize| books.iter().map(|book| book.ledger().cycles_of(ExitReason(row as u16))).sum();
+    (0..ROWS).map(of).collect()
+}
+
+/// Writes what a window is to have besides its books.
+pub(crate) fn write<W: Write>(
+    session: &mut Session<W>,
+    workload: &Workload,
+    observed: &[u64; ROWS],
+    [before, mut after]: [Vec<u64>; 2],
+    memory: &GuestMemory,
+    handed: Handed,
+) {
+    let call = ExitReason::VMCALL.ledger_row();
+    let (Some(_), Some(cycles)) = (Bench::of(workload), after.get_mut(call)) else { return };
+    *cycles = handed.call_cycles;
+    for (row, (before, after)) in before.iter().zip(after).enumerate().filter(|&(row, _)| observed[row] > 0) {
+        let record = session.record(Kind::Cost).word("workload", workload.name).number("reason", row as u64);
+        let _ = record.number("exits", observed[row]).number("cycles", after.saturating_sub(*before)).finish();
+    }
+    let word = |at: u64| memory.read_u32(handed.samples_gpa.checked_add(4 * at)?);
+    let taken = if handed.samples_gpa == 0 { 0 } else { word(0).map_or(0, u64::from).min(MOST_SAMPLES) };
+    let mut next = 0;
+    while next < taken {
+        let (first, mut runs) = (next, Vec::<(u32, u32)>::new());
+        while next < taken
+            && let Some(ticks) = word(1 + next)
+        {
+            let full = runs.len() == MOST_RUNS;
+            match runs.last_mut() {
+                Some((same, count)) if *same == ticks => *count += 1,
+                _ if full => break,
+                _ => runs.push((ticks, 1)),
+            }
+            next += 1;
+        }
+        if runs.is_empty() {
+            break;
+        }
+        let record = session.record(Kind::Samples).word("workload", workload.name).number("first", first);
+        let _ = record.runs("ticks", &runs).finish();
+    }
+}
+
+impl<W: Write> Session<W> {
+    /// Records what the way through the stub and the account take.
+    #[inline(never)]
+    pub fn calibration(&mut self, times: &Calibration) {
+        let record = self.record(Kind::Calibration).number("turns", TURNS).number("empty", times.empty);
+        let record = record.number("frame", times.frame).number("whole", times.whole);
+        let _ = record.number("inside", times.inside).finish();
+    }
+}

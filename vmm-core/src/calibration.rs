@@ -1,0 +1,118 @@
+//! What an exit costs besides its handler: the way through the entry stub, and the account, timed in root operation by executing
+//! the same instructions many times. Without the transitions themselves, which only the hardware knows.
+#![expect(unsafe_code, reason = "executes the stub's instructions without an exit")]
+
+use core::arch::naked_asm;
+
+use tollgate_abi::ExitReason;
+
+use crate::ledger::{Account, Ledger};
+use crate::registers::tsc;
+use crate::stack::{REGISTERS_END, restore_but_rax, save_and_handle};
+
+/// TSC ticks of so many [`TURNS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Calibration {
+    /// Of the loop itself.
+    pub empty: u64,
+    /// Of the loop with the guest's registers saved and restored around the call of nothing.
+    pub frame: u64,
+    /// Of the same around an exit that is stamped, opened and closed.
+    pub whole: u64,
+    /// What the account has of that as the exits' cycles.
+    pub inside: u64,
+}
+
+/// How often each is done.
+pub const TURNS: u64 = 1000;
+
+impl Calibration {
+    /// Takes the times, with a ledger that is not used for anything else.
+    pub fn measure(scratch: &Ledger) -> Self {
+        let timed = |turns: unsafe extern "sysv64" fn(u64, &Ledger)| {
+            // What is measured last finds its instructions in the caches, as exits in a loop do.
+            let mut ticks = 0;
+            for _ in 0..2 {
+                let before = tsc();
+                // SAFETY: they leave all but the ledger as it was.
+                unsafe { turns(TURNS, scratch) };
+                ticks = tsc().wrapping_sub(before);
+            }
+            ticks
+        };
+        let (empty, frame) = (timed(empty_turns), timed(frame_turns));
+        // The first of the two turns is in the ledger, too.
+        let whole = timed(whole_turns);
+        Self { empty, frame, whole, inside: scratch.cycles_of(ExitReason::CPUID) / 2 }
+    }
+}
+
+/// # Safety
+/// None needed: it counts to 0.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn empty_turns(turns: u64, scratch: &Ledger) {
+    naked_asm!("sub rsp, 8", "push rsi", "2:", "dec rdi", "jnz 2b", "add rsp, 16", "ret")
+}
+
+/// What an exit stub does on each turn, with RSI where it finds the vCPU, and the stack aligned as there.
+macro_rules! turns {
+    ($keeps:expr, $on_exit:path) => {
+        naked_asm!(
+            "sub rsp, 8",
+            "push rsi",
+            "2:",
+            "push rax",
+            save_and_handle!(),
+            restore_but_rax!(),
+            "pop rax",
+            "dec rdi",
+            "jnz 2b",
+            "add rsp, 16",
+            "ret",
+            keeps = const $keeps,
+            registers_end = const REGISTERS_END,
+            on_exit = sym $on_exit,
+        )
+    };
+}
+
+/// # Safety
+/// None needed: what it saves it restores.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn frame_turns(turns: u64, scratch: &Ledger) {
+    turns!(0, nothing)
+}
+
+/// # Safety
+/// None needed: what it saves it restores.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn whole_turns(turns: u64, scratch: &Ledger) {
+    turns!(1, account)
+}
+
+/// Handles nothing.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn nothing() {
+    naked_asm!("ret")
+}
+
+/// Accounts for an exit.
+extern "sysv64" fn account(exit_tsc: u64, scratch: &Ledger) {
+    const CPUID: usize = ExitReason::CPUID.0 as usize;
+    let _counted = scratch.open(ExitReason::CPUID);
+    scratch.close_row::<CPUID>(exit_tsc, tsc);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_turn_is_timed_and_accounted() {
+        let scratch = Ledger::new();
+        let times = Calibration::measure(&scratch);
+        assert_eq!(scratch.count(ExitReason::CPUID), 2 * TURNS);
+        assert!(0 < times.empty && 0 < times.frame && 0 < times.inside && times.inside < scratch.cycles());
+        assert!(times.frame < times.whole, "{times:?}");
+    }
+}
