@@ -13,6 +13,7 @@
 #![expect(unsafe_code, reason = "closes an exit in assembly")]
 
 use core::arch::asm;
+use core::fmt;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
@@ -131,6 +132,18 @@ pub enum Imbalance {
     Cycles { rows: u64, total: u64 },
     /// The histogram of a row does not sum to its count.
     Histogram { reason: u16, histogram: u64, count: u64 },
+}
+
+impl fmt::Display for Imbalance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Imbalance::Entries { exits, entries } => write!(f, "{exits} exits, {entries} entries"),
+            Imbalance::Cycles { rows, total } => write!(f, "its rows have {rows} cycles, its total {total}"),
+            Imbalance::Histogram { reason, histogram, count } => {
+                write!(f, "reason {reason} has {histogram} exits in its histogram and a count of {count}")
+            }
+        }
+    }
 }
 
 /// An account as it is read, by any vCPU and for reports: one code for every kind of account.

@@ -590,7 +590,7 @@ impl<W: Write> Session<W> {
         let fail = |result, detail| Verdict { ending: Ending::Fail, result, detail };
         if let (true, Some((vcpu, imbalance))) = (keeps, imbalance) {
             return self
-                .verdict(&fail("differs", format_args!("the ledger of vCPU {vcpu} does not add up: {imbalance:?}")));
+                .verdict(&fail("differs", format_args!("the ledger of vCPU {vcpu} does not add up: {imbalance}")));
         }
         let Some(book) = book.filter(|_| ended.outcome == Outcome::Exited) else {
             let (outcome, rip) = (ended.outcome.name(), ended.rip);
