@@ -21,6 +21,9 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["run", "--workload", "memory:5000"], 2, "`memory` takes 1 to 1536 iterations");
     check(&["run", "--leaf-map", "autum2021"], 2, "did you mean `autumn2021`?");
     check(&["run", "--cpu", "tigerlak"], 2, "did you mean `tigerlake`?");
+    check(&["bench", "--on", "bochs", "--filter", "cpuidd"], 2, "did you mean `cpuid`?");
+    check(&["bench", "--on", "bochs", "--filter", "vmrun"], 2, "`vmrun` is not an operation of VT-x");
+    check(&["bench", "--against", "/no/such/baseline"], 2, "/no/such/baseline can't be compared with");
     check(&["bench", "--cpu", "zambesi"], 2, "did you mean `zambezi`?");
     for cpus in ["0", "17", "two"] {
         check(&["run", "--cpus", cpus], 2, "--cpus <N>");

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use common::{text, tollgate_in};
 use image_builder::account::Account;
+use image_builder::bench::{Baseline, Distribution};
 use image_builder::emulator::models::{MODELS, Model, Offers};
 use image_builder::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu};
 use image_builder::failure::Status;
 use image_builder::image;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tollgate_abi::bench::{Bench, Parts, TABLE as BENCHES, WARM_UP};
 use tollgate_abi::guest_image::{DIRECTORY_OFFSET, ROM_BASE};
 use tollgate_abi::key::VARIANTS;
 use tollgate_abi::leaves::LeafMap;
@@ -382,24 +384,82 @@ fn every_budget_holds_under_svm_but_that_of_mov_to_cr0() {
     if let Err(missing) = bochs::find() {
         panic!("this test needs Bochs. {missing}");
     }
-    let output = tollgate_in(Path::new("."), &["bench", "--cpu", "zambezi", "--format", "json"], &[]);
+    let rows = ["cpuid", "vmcall", "rdmsr", "mov_to_cr0", "in", "out", "ept_violation_write"].join(",");
+    let arguments = ["bench", "--cpu", "zambezi", "--format", "json", "--filter", &rows];
+    let output = tollgate_in(Path::new("."), &arguments, &[]);
     let story = text(&output.stdout) + &text(&output.stderr);
-    let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{story}"));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{story}"));
+    let rows = document["budgets"].as_array().unwrap();
     let exits: Vec<_> = rows.iter().map(|row| row["exit"].as_str().unwrap()).collect();
     let fault = "a page's first nested page fault";
     assert_eq!(exits, ["CPUID", "VMMCALL", "RDMSR", "MOV to CR0", "IN", "OUT", fault], "{story}");
-    for (exit, row) in exits.iter().zip(&rows) {
-        let number = |column: &str| match &row[column] {
-            Value::String(text) => text.trim_end_matches('%').parse::<f64>().ok(),
-            number => number.as_f64(),
-        };
-        for column in ["ticks", "budget", "KVM", "of_KVM", "ledger", "keys", "8_vCPUs"] {
-            assert!(number(column).is_some_and(|number| number > 0.0), "{column} of {row}");
+    for (exit, row) in exits.iter().zip(rows) {
+        for column in ["ticks", "budget", "kvm", "ledger", "keys", "vcpus_8"] {
+            assert!(row[column].as_f64().is_some_and(|number| number > 0.0), "{column} of {row}");
         }
         let expected = if *exit == "MOV to CR0" { "over its budget" } else { "within" };
         assert_eq!(row["verdict"], expected, "{story}");
     }
     assert_eq!(output.status.code(), Some(1), "{story}");
+}
+
+/// Runs some microbenchmarks with further arguments: the exit status, and what was printed.
+fn bench(rows: &str, more: &[&str]) -> (Option<i32>, String) {
+    if let Err(missing) = bochs::find() {
+        panic!("this test needs Bochs. {missing}");
+    }
+    let arguments = [&["bench", "--on", "bochs", "--filter", rows], more].concat();
+    let output = tollgate_in(Path::new("."), &arguments, &[]);
+    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+}
+
+/// Each of them is measured, audited, and the sum of its parts where it has any; a second run is the first.
+#[test]
+fn every_microbenchmark_repeats_and_adds_up() {
+    let place = tempfile::tempdir().unwrap();
+    let saved = place.path().join("baseline.json");
+    let here: Vec<_> = BENCHES.iter().filter(|row| row.runs_under(Extension::VtX)).map(Bench::name).collect();
+    let (status, story) = bench(&here.join(","), &["--runs", "2", "--audit", "--save", saved.to_str().unwrap()]);
+    assert_eq!(status, Some(0), "{story}");
+    let document: Value = serde_json::from_slice(&std::fs::read(&saved).unwrap()).unwrap();
+    let rows = document["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), here.len());
+    for row in rows {
+        let bench = Bench::by_name(row["name"].as_str().unwrap()).unwrap();
+        assert_eq!(row["iterations"], bench.workload.iterations, "{row}");
+        assert_eq!(row["statistics"]["samples"], bench.workload.iterations - WARM_UP, "{row}");
+        let Some(parts) = row["parts"].as_object() else {
+            assert_eq!(bench.parts, Parts::Waiting, "{row}");
+            continue;
+        };
+        let sum: f64 = parts.values().map(|part| part.as_f64().unwrap()).sum();
+        assert!((sum - row["statistics"]["mean"].as_f64().unwrap()).abs() < 1e-6, "{row}");
+        assert!(parts.values().all(|part| part.as_f64().unwrap() >= 0.0), "{row}");
+    }
+}
+
+/// The handler of a baseline that was faster by five ticks is one that has become slower since.
+#[test]
+fn a_slower_handler_is_caught_and_named() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("baseline.json");
+    let (status, story) = bench("pause,wbinvd", &["--save", path.to_str().unwrap()]);
+    assert_eq!(status, Some(0), "{story}");
+    let mut before = Baseline::load(&path).unwrap();
+    let row = before.rows.iter_mut().find(|row| row.name == "pause").unwrap();
+    let mut faster = Distribution::default();
+    let was = row.statistics.clone().unwrap();
+    faster.add(was.median - 5, was.samples);
+    row.distribution = faster;
+    row.statistics = row.distribution.statistics();
+    row.cycles -= 5 * row.iterations;
+    row.parts.as_mut().unwrap().handler -= 5.0;
+    before.save(&path).unwrap();
+    let (status, story) = bench("pause,wbinvd", &["--against", path.to_str().unwrap()]);
+    assert_eq!(status, Some(1), "{story}");
+    assert!(story.contains(": pause: slower by its handler; ") && !story.contains(": wbinvd: "), "{story}");
+    let (status, story) = bench("wbinvd", &["--against", path.to_str().unwrap()]);
+    assert_eq!(status, Some(0), "{story}");
 }
 
 /// QEMU's own emulation, ready to run an image.

@@ -114,23 +114,28 @@ impl Baseline {
         output_file::write(path, self.to_json().as_bytes())
     }
 
-    /// Reads one that can be compared with what is measured on `platform`.
+    /// Reads one.
     ///
     /// # Errors
-    /// It can't be read, is none, contradicts itself, or is of something else; the sentence says what.
-    pub fn load(path: &Path, platform: &Identity) -> Result<Self, Failure> {
-        let refuse = |what: String| Failure::usage(format_args!("{} can't be compared with: {what}", path.display()));
+    /// It can't be read, is none, or contradicts itself; the sentence says what.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let refuse = |what: String| refusal(path, &what);
         let bytes = match std::fs::metadata(path) {
             Ok(found) if found.len() > MOST_BYTES => return Err(refuse("it is too large for a baseline".to_owned())),
             Ok(_) => std::fs::read(path),
             Err(error) => Err(error),
         };
         let bytes = bytes.map_err(|error| refuse(format!("it can't be read: {error}")))?;
-        let baseline = Self::parse(&bytes).map_err(|what| refuse(what).remedy(SAVE_ANOTHER))?;
-        match platform.difference(&baseline.platform) {
-            Some(what) => Err(refuse(what).remedy(SAVE_ANOTHER)),
-            None => Ok(baseline),
-        }
+        Self::parse(&bytes).map_err(|what| refuse(what).remedy(SAVE_ANOTHER))
+    }
+
+    /// Whether it can be compared with what is measured on `platform`; `path` is where it came from.
+    ///
+    /// # Errors
+    /// It is of something else; the sentence says what.
+    pub fn is_of(&self, platform: &Identity, path: &Path) -> Result<(), Failure> {
+        let other = platform.difference(&self.platform);
+        other.map_or(Ok(()), |what| Err(refusal(path, &what).remedy(SAVE_ANOTHER)))
     }
 
     /// Reads and checks the text of one.
@@ -151,6 +156,10 @@ impl Baseline {
         }
         Ok(baseline)
     }
+}
+
+fn refusal(path: &Path, what: &str) -> Failure {
+    Failure::usage(format_args!("{} can't be compared with: {what}", path.display()))
 }
 
 const SAVE_ANOTHER: &str = "save one of this platform by --save";
@@ -245,7 +254,9 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("baseline.json");
         std::fs::write(&path, text).unwrap();
-        Baseline::load(&path, platform).map_err(|failure| {
+        let read = Baseline::load(&path);
+        let compared = read.and_then(|baseline| baseline.is_of(platform, &path).map(|()| baseline));
+        compared.map_err(|failure| {
             assert_eq!(failure.status, crate::failure::Status::Usage);
             failure.to_string()
         })
@@ -257,7 +268,7 @@ pub(super) mod tests {
         let path = directory.path().join("baseline.json");
         let saved = baseline(identity(), vec![row("cpuid", &[(86, 999), (87, 1)])]);
         saved.save(&path).unwrap();
-        assert_eq!(Baseline::load(&path, &identity()).unwrap(), saved);
+        assert_eq!(Baseline::load(&path).unwrap(), saved);
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     }
     let chosen = Chosen::new(&arguments.filter, target)?;
     let limit = Duration::from_secs(arguments.timeout);
+    let before = arguments.against.as_deref().map(|path| Ok((path, Baseline::load(path)?))).transpose()?;
     let budgets = match target {
         Target::Bochs(model) if !chosen.budgets.is_empty() => budgets::measure_all(model, &chosen.budgets, limit)?,
         _ => Vec::new(),
@@ -52,14 +53,17 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
             image = booted.image;
         }
         match &first {
+            // The first stands for all where they are the same.
             Some(first) if target.repeats() => {
                 let found = differences(&first.rows(), &this.rows(), true, true);
                 findings.extend(found.into_iter().map(|what| format!("run {number} differs from the first: {what}")));
             }
-            Some(_) => {}
-            None => first = Some(this.clone()),
+            Some(_) => pooled.add_all(&this),
+            None => {
+                pooled.add_all(&this);
+                first = Some(this);
+            }
         }
-        pooled.add_all(&this);
     }
     let platform = identity.ok_or_else(|| Failure::usage("there is nothing to be measured"))?;
     let measured = Baseline {
@@ -70,9 +74,8 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
         rows: pooled.rows().into_iter().filter(|row| chosen.shows(&row.name)).collect(),
         budgets,
     };
-    // Before anything is saved: both may be one file.
-    if let Some(path) = &arguments.against {
-        let before = Baseline::load(path, &measured.platform)?;
+    if let Some((path, before)) = &before {
+        before.is_of(&measured.platform, path)?;
         let all = arguments.filter.is_empty();
         let found = differences(&before.rows, &measured.rows, measured.platform.repeats, all);
         let found = found.into_iter().chain(of_budgets(&before.budgets, &measured.budgets));

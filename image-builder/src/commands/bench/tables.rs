@@ -43,7 +43,8 @@ transition: the instruction, the exit and the entry; + with the guest's own
             handler in it, which can't be told apart
 frame:      the stub that saves and restores registers, calibrated in root
             operation, as is the account: time stamps, opening, closing
-handler:    the ledger's cycles without what stub and account have of them
+handler:    the ledger's cycles without what stub and account have of them; what an
+            exit off the quick path does after its last time stamp is in transition
 -           can't be told apart: others wait or run meanwhile, or a processor
             overlaps what was calibrated one by one
 ";
