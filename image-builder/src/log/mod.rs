@@ -4,9 +4,11 @@
 
 mod error;
 mod fields;
+mod files;
 mod reader;
 
 pub use error::LogError;
+pub use files::{Found, find};
 pub use reader::LogReader;
 
 pub(crate) use fields::printable;
