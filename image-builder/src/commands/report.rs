@@ -9,7 +9,7 @@ use crate::account::{Account, MOST_KINDS, Merge};
 use crate::cli::ReportArguments;
 use crate::failure::{Failure, Status};
 use crate::log::{Found, Log, LogReader, find};
-use crate::report::{Format, Look, Order, Report, Titled, render_merged};
+use crate::report::{Format, Look, Order, Report, Titled, counted, render_merged};
 use crate::terminal::Terminal;
 
 /// Reports all logs that can be used, each as it is read; the status is the worst of them.
@@ -126,7 +126,6 @@ impl<'a> Reading<'a> {
 
     /// The status of all, once there is no more; a failure if there was nothing to report.
     fn finish(self) -> Result<Status, Failure> {
-        let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let passed_over = counted(self.passed_over, "file");
         if self.used == 0 {
             let all = counted(self.unusable, "log");

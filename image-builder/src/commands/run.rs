@@ -18,7 +18,7 @@ use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
 use crate::progress::Progress;
-use crate::report::{Format, Titled, render, render_on};
+use crate::report::{Format, Titled, counted, render, render_on};
 use crate::selection::nearest;
 use crate::terminal::Terminal;
 
@@ -70,7 +70,6 @@ pub(super) fn run_image(
             qemu::prepare(directory, boot, qemu::Machine { platform, memory_mib, cpus }, arguments.audit)?
         }
     };
-    let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
     progress.phase(&format!("{}: {}{and_scenarios}", launch.name, counted(workloads, "workload")));

@@ -3,7 +3,7 @@
 use anstyle::{AnsiColor, Style};
 
 use super::Look;
-use super::figures::{bounds, percent, seen};
+use super::figures::{bounds, counted, percent, scaled, seen};
 use crate::account::{Account, Bucket, Reason};
 use crate::terminal::Terminal;
 
@@ -21,18 +21,30 @@ pub(super) fn of(account: &Account, look: Look) -> String {
 
 /// The same of one reason.
 pub(super) fn block(reason: &Reason, terminal: &Terminal) -> String {
-    let title = format!("{} ({}): {} exits, by ticks", reason.name, reason.number, reason.count);
+    let title = format!("{} ({}): {}, by ticks", reason.name, reason.number, counted(reason.count, "exit"));
     let mut text = terminal.paint(Style::new().bold(), &terminal.wrap(&title)) + "\n";
     let most = reason.histogram.iter().map(|bucket| bucket.count).max().unwrap_or(0);
-    let cells = |bucket: &Bucket| {
+    let columns = usize::from(terminal.columns);
+    let cells = |bucket: &Bucket, short: bool| {
         let (least, last) = bounds(bucket.bucket);
-        [least.to_string(), last.to_string(), bucket.count.to_string(), percent(bucket.count, reason.count)]
+        let ticks = |ticks: u64| match scaled(ticks) {
+            (ticks, unit) if short => format!("{ticks}{unit}"),
+            _ => ticks.to_string(),
+        };
+        let last = if short { last.saturating_add(1) } else { last };
+        [ticks(least), ticks(last), bucket.count.to_string(), percent(bucket.count, reason.count)]
     };
-    let rows: Vec<[String; 4]> = reason.histogram.iter().map(cells).collect();
-    let width = |at: usize| rows.iter().map(|row| row[at].len()).max().unwrap_or(0);
-    let [least, last, count, share] = [0, 1, 2, 3].map(width);
-    let before = least + last + count + share + 8;
-    let room = usize::from(terminal.columns).saturating_sub(before).clamp(BAR[0], BAR[1]);
+    let all = |short: bool| reason.histogram.iter().map(|bucket| cells(bucket, short)).collect::<Vec<_>>();
+    let widths = |rows: &[[String; 4]]| {
+        [0, 1, 2, 3].map(|at| rows.iter().map(|row: &[String; 4]| row[at].len()).max().unwrap_or(0))
+    };
+    let before = |rows: &[[String; 4]]| widths(rows).iter().sum::<usize>() + 7;
+    let mut rows = all(false);
+    if before(&rows) + BAR[0] > columns {
+        rows = all(true);
+    }
+    let [least, last, count, share] = widths(&rows);
+    let room = columns.saturating_sub(before(&rows)).clamp(BAR[0], BAR[1]);
     for (row, bucket) in rows.iter().zip(&reason.histogram) {
         let bar = bar(bucket.count, most, room, terminal);
         let bar = terminal.paint(AnsiColor::Cyan.on_default(), &bar);

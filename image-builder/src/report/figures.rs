@@ -17,6 +17,19 @@ pub(super) fn average(cycles: u64, count: u64) -> String {
     format!("{:.1}", cycles as f64 / count.max(1) as f64)
 }
 
+/// So many of something.
+pub(crate) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A number in the room of four digits and a binary unit.
+pub(super) fn scaled(number: u64) -> (u64, &'static str) {
+    const UNITS: [(u64, &str); 6] =
+        [(1 << 60, "Ei"), (1 << 50, "Pi"), (1 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
+    let unit = UNITS.iter().find(|(unit, _)| number >= *unit);
+    unit.map_or((number, ""), |&(unit, name)| (number / unit, name))
+}
+
 /// The reasons that any book has.
 pub(super) fn seen(account: &Account) -> Vec<&Reason> {
     let any = |reason: &&Reason| reason.count > 0 || reason.guest_count > Some(0) || reason.audit_count > Some(0);

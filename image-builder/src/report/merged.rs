@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::figures::{average, percent};
+use super::figures::{average, counted, percent};
 use super::{Format, Look, Sheet, SheetFormat, bars, html, openmetrics};
 use crate::account::{Group, Merged, MergedReason, Reason};
 
@@ -63,7 +63,7 @@ pub(super) fn heading(group: &Group) -> [String; 2] {
     let verdicts: Vec<String> = group.verdicts.iter().map(|(verdict, runs)| format!("{runs} {verdict}")).collect();
     [
         format!("{} on {}, {}; build {}", platform.virtualization, platform.kind, platform.cpu, group.build),
-        format!("{} runs: {}; options: {}", group.runs, verdicts.join(", "), group.options),
+        format!("{}: {}; options: {}", counted(group.runs, "run"), verdicts.join(", "), group.options),
     ]
 }
 
@@ -115,9 +115,12 @@ fn table(merged: &Merged, look: Look) -> String {
         }
         text += "\n";
     }
-    let (runs, groups, unusable) = (merged.runs, merged.groups.len(), merged.unusable);
-    let logs = if unusable > 0 { format!("; {unusable} logs could not be used") } else { String::new() };
-    text + &terminal.wrap(&format!("{runs} runs of {groups} kinds{logs}")) + "\n"
+    let (runs, kinds) = (counted(merged.runs, "run"), counted(merged.groups.len() as u64, "kind"));
+    let logs = match merged.unusable {
+        0 => String::new(),
+        unusable => format!("; {} could not be used", counted(unusable, "log")),
+    };
+    text + &terminal.wrap(&format!("{runs} of {kinds}{logs}")) + "\n"
 }
 
 fn csv(merged: &Merged) -> String {

@@ -13,6 +13,7 @@ mod stream;
 mod table;
 mod vcpus;
 
+pub(crate) use figures::counted;
 pub use merged::render_merged;
 pub use order::Order;
 pub use sheet::{Sheet, SheetFormat};

@@ -95,9 +95,12 @@ impl Sheet {
             let named = self.numeric.iter().position(|numeric| !numeric).unwrap_or(0);
             (0..self.heading.len()).partition(|&at| at <= named)
         };
+        // A number by itself says nothing.
+        let named = if self.numeric.iter().all(|&numeric| numeric) { self.heading.first() } else { None };
         let mut text = String::new();
         for row in &self.rows {
-            let title: Vec<&str> = before.iter().map(|&at| row[at].trim()).filter(|cell| !cell.is_empty()).collect();
+            let cells = before.iter().map(|&at| row[at].trim()).filter(|cell| !cell.is_empty());
+            let title: Vec<&str> = named.map(String::as_str).into_iter().chain(cells).collect();
             text += &(textwrap::fill(&title.join(" "), columns) + "\n");
             let pair = |&at: &usize| format!("{} {}", self.heading[at], row[at]).replace(' ', "\u{a0}");
             let pairs: Vec<String> = after.iter().filter(|&&at| !row[at].is_empty()).map(pair).collect();

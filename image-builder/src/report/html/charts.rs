@@ -4,7 +4,7 @@
 use maud::{Markup, html};
 
 use crate::account::{Bucket, Reason};
-use crate::report::figures::{bounds, percentile};
+use crate::report::figures::{bounds, percentile, scaled};
 
 /// The width of every chart in its own units.
 const WIDTH: f64 = 1000.0;
@@ -82,11 +82,9 @@ fn place(ticks: u64) -> f64 {
 
 /// A number in the room of five characters.
 pub(super) fn short(number: u64) -> String {
-    const UNITS: [(u64, &str); 5] =
-        [(1 << 50, "Pi"), (1 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
-    match UNITS.iter().find(|(unit, _)| number >= *unit) {
-        Some((unit, name)) => format!("{}\u{202f}{name}", number / unit),
-        None => number.to_string(),
+    match scaled(number) {
+        (number, "") => number.to_string(),
+        (number, unit) => format!("{number}\u{202f}{unit}"),
     }
 }
 
