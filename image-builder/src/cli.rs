@@ -71,6 +71,28 @@ const BENCH_EXAMPLES: &str = "Examples:
 
 What is over its budget is marked in the table, and the exit status is 1.";
 
+const REASONS_EXAMPLES: &str = "Examples:
+  tollgate reasons                               both tables: the SDM's reasons, and SVM's own exits
+  tollgate reasons --format csv | grep MSR
+  tollgate reasons --format markdown > reasons.md";
+
+const WORKLOADS_EXAMPLES: &str = "Examples:
+  tollgate workloads                             what `run --workload` takes, scenarios included
+  tollgate workloads --format json";
+
+const PLATFORMS_EXAMPLES: &str = "Examples:
+  tollgate platforms                             what works on this machine, and what would help
+  tollgate platforms --exits --format markdown   every exit on every processor model; takes minutes";
+
+const COMPLETIONS_EXAMPLES: &str = "Examples:
+  tollgate completions bash > ~/.local/share/bash-completion/completions/tollgate
+  tollgate completions zsh > ~/.zfunc/_tollgate
+  tollgate completions fish > ~/.config/fish/completions/tollgate.fish";
+
+const MAN_EXAMPLES: &str = "Examples:
+  tollgate man | man -l -                        read it
+  tollgate man --out ~/.local/share/man/man1     tollgate.1 and a page for each command";
+
 /// Boots a bare-metal monitor and its guest, counts every VM exit and the cycles it cost, and proves that the account
 /// balances.
 #[derive(Debug, Parser)]
@@ -97,11 +119,20 @@ pub enum Command {
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
     /// List the exit reasons: what provokes each, and where it can be produced
+    #[command(after_help = REASONS_EXAMPLES)]
     Reasons(SheetArguments),
     /// List the workloads and what each predicts
+    #[command(after_help = WORKLOADS_EXAMPLES)]
     Workloads(SheetArguments),
     /// List the platforms: what can run here, and why not
+    #[command(after_help = PLATFORMS_EXAMPLES)]
     Platforms(PlatformsArguments),
+    /// Write a shell's completions to standard output
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArguments),
+    /// Write the man page, or the pages of all commands
+    #[command(after_help = MAN_EXAMPLES)]
+    Man(ManArguments),
 }
 
 /// `platforms`.
@@ -176,6 +207,13 @@ pub struct ImageOptions {
     /// Keep within each reason what tells its exits apart: CPUID leaf, MSR, port, control register, page, ...
     #[arg(long)]
     pub keys: bool,
+    /// Sample the ledger over time, in steps of so many TSC ticks; they double where a run outlasts 256 of them
+    #[arg(long, value_name = "TICKS", default_value_t = 0, hide_default_value = true)]
+    pub rate_step: u64,
+    /// Trace every exit: how many of each vCPU to hold until they are written, which is done between workloads; what finds no room is
+    /// counted as dropped [default: 65536 with --trace, else none]
+    #[arg(long, value_name = "EXITS")]
+    pub trace_exits: Option<u64>,
     /// Number of vCPUs, each on a processor of its own: 1 to 16
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = cpus())]
     pub cpus: u32,
@@ -279,10 +317,73 @@ pub struct BenchArguments {
     pub timeout: u64,
 }
 
+/// `completions`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CompletionsArguments {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(Clone, Debug, Args)]
+pub struct ManArguments {
+    /// Write a page for the tool and one for each command into this directory
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
 /// `reasons`, `workloads`, `platforms`.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct SheetArguments {
     /// The form of the table
     #[arg(long, value_enum, default_value_t)]
     pub format: SheetFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// The command lines in a text: what follows `tollgate` or `cargo run --release --` at the beginning of a line, up to two spaces, a
+    /// pipe, a redirection or a comment.
+    fn examples(text: &str) -> Vec<Vec<String>> {
+        let begins = ["tollgate ", "cargo run --release -- "];
+        let command = |line: &str| {
+            let line = line.trim_start();
+            let rest = begins.iter().find_map(|begin| line.strip_prefix(begin))?;
+            let end = ["  ", " |", " >", " #"].iter().filter_map(|end| rest.find(end)).min().unwrap_or(rest.len());
+            Some(rest[..end].split_whitespace().map(str::to_owned).collect())
+        };
+        text.lines().filter_map(command).collect()
+    }
+
+    fn check(example: Vec<String>) {
+        let parsed = Cli::try_parse_from(std::iter::once("tollgate".to_owned()).chain(example.iter().cloned()));
+        assert!(parsed.is_ok(), "`tollgate {}`: {}", example.join(" "), parsed.unwrap_err());
+    }
+
+    #[test]
+    fn every_command_has_examples_and_all_of_them_parse() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let (name, examples) = (command.get_name(), examples(&help));
+            assert!(examples.iter().any(|example| example[0] == name), "{name}: {help}");
+            examples.into_iter().for_each(check);
+        }
+    }
+
+    #[test]
+    fn every_command_line_in_the_documents_parses() {
+        for text in [include_str!("../../README.md"), include_str!("../MANUAL.md")] {
+            let examples = examples(text);
+            assert!(examples.len() > 5, "{examples:?}");
+            examples.into_iter().filter(|example| example[0] != "COMMAND").for_each(check);
+        }
+    }
 }

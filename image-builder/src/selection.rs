@@ -31,6 +31,10 @@ pub struct Selection {
     pub accounting: bool,
     /// Keep keys within reasons, too.
     pub keys: bool,
+    /// Exits of each vCPU that the trace's ring holds; 0 for no trace.
+    pub trace_exits: u64,
+    /// TSC ticks of the steps in which exits are sampled; 0 for no samples.
+    pub rate_step_ticks: u64,
     /// Number of vCPUs.
     pub cpus: u32,
     /// Run on fewer vCPUs where some processors don't come up.
@@ -46,6 +50,8 @@ impl Default for Selection {
             watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
             accounting: true,
             keys: false,
+            trace_exits: 0,
+            rate_step_ticks: 0,
             cpus: 1,
             without_missing_cpus: false,
         }
@@ -92,6 +98,16 @@ impl Selection {
         }
         if self.keys {
             line += " keys=on";
+        }
+        if self.trace_exits > 0 {
+            line += &format!(" trace={}", self.trace_exits);
+        }
+        if self.rate_step_ticks > 0 {
+            line += &format!(" rate-step={}", self.rate_step_ticks);
+        }
+        if self.keys && self.trace_exits + self.rate_step_ticks > 0 {
+            let sentence = "keys are kept by another kind of account than a trace or rates";
+            return Err(Failure::usage(sentence).remedy("run twice: the two logs have the same exits"));
         }
         if !self.accounting {
             line += " accounting=off";

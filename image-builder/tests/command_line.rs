@@ -101,6 +101,29 @@ fn an_image_is_written_whole_and_nothing_is_lost() {
     assert!(text(&output.stderr).contains("can't be written"));
 }
 
+#[test]
+fn shells_and_man_are_told_of_every_command() {
+    let place = tempfile::tempdir().unwrap();
+    let output = tollgate_in(place.path(), &["man", "--out", "man1"], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let page = |name: &str| fs::read_to_string(place.path().join("man1").join(name)).unwrap();
+    let tool = page("tollgate.1");
+    assert!(tool.contains(".SH \"EXIT STATUS\"") && !tool.contains("EXTRA"), "{tool}");
+    for command in ["run", "image", "report", "bench", "reasons", "workloads", "platforms", "completions", "man"] {
+        assert!(tool.contains(&format!("tollgate\\-{command}(1)")), "{command}");
+        let page = page(&format!("tollgate-{command}.1"));
+        assert!(page.contains(&format!(".TH tollgate-{command} 1")) && page.contains(".SH EXAMPLES"), "{page}");
+    }
+    check(&["man", "--out", "/dev/null/man1"], 2, "can't be written");
+    for shell in ["bash", "zsh", "fish"] {
+        check(&["completions", shell], 0, "audit");
+    }
+    check(&["completions", "csh"], 2, "possible values");
+    let script = format!("source <({} completions bash) && complete -p tollgate", env!("CARGO_BIN_EXE_tollgate"));
+    let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert!(text(&output.stdout).contains("_tollgate"), "{}", text(&output.stderr));
+}
+
 fn report(log: &[u8], arguments: &[&str]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
         .arg("report")

@@ -182,6 +182,32 @@ fn several_runs_are_compared() {
     assert_eq!(cells("HLT"), ["0", "-", "1", "+1", "120.0", "-", "0", "=", "-", "-"]);
 }
 
+/// Samples over time, which vCPU 1 took in steps half as long.
+fn sampled() -> LogText {
+    let mut log = LogText::default();
+    log.header_of(2, "leaf-map=autumn2021 workloads=none cpus=2 rate-step=1000");
+    for (vcpu, step, counts) in [(0, 2000, vec![3, 0, 2]), (1, 1000, vec![1, 1, 0, 3])] {
+        log.ledger(vcpu, &[common::CPUID]);
+        let record = log.record(Kind::Rate).number("vcpu", vcpu).number("reason", 10).number("start", 5);
+        record.number("step", step).number("from", 0).numbers("counts", counts.into_iter()).finish().unwrap();
+    }
+    log.tally(10, 10);
+    log.stop("exited");
+    log.verdict("balanced", "");
+    log
+}
+
+#[test]
+fn exits_over_time_are_drawn_where_they_were_sampled() {
+    let directory = tempfile::tempdir().unwrap();
+    let found = shown(directory.path(), &page(directory.path(), &[], &[("sampled.log", &sampled())]), PHONE);
+    check_manners(&found);
+    assert_eq!(found["lanes"], serde_json::json!({"CPUID": [[0, 5], [2000, 3], [4000, 2]]}));
+    let found = shown(directory.path(), &page(directory.path(), &[], &[("good.log", &balanced())]), DESK);
+    assert_eq!(found["lanes"], serde_json::json!({}));
+    assert!(found["text"].as_str().unwrap().contains("no samples of exits over time"));
+}
+
 #[test]
 fn merged_runs_and_empty_ones_have_pages() {
     let directory = tempfile::tempdir().unwrap();

@@ -260,14 +260,6 @@ impl Account for Keyed {
         }
         self.ledger.close(open, since_tsc, || now_tsc);
     }
-
-    fn first_entry(&self) {
-        self.ledger.first_entry();
-    }
-
-    fn no_entry_followed(&self) {
-        self.ledger.no_entry_followed();
-    }
 }
 
 impl Book for Keyed {

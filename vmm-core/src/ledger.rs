@@ -20,6 +20,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::ROWS;
 
 use crate::keys::{KeyFigures, VariantFigures};
+use crate::recorder::{Rates, Recording, Ring};
 
 /// Buckets of a histogram: bucket n holds exits of at least `1 << n` cycles and less than twice that; bucket 0 also 0.
 pub const BUCKETS: usize = 64;
@@ -104,6 +105,22 @@ pub struct Open {
     row: usize,
 }
 
+impl Open {
+    /// The number of its row.
+    pub(crate) fn row(&self) -> usize {
+        self.row
+    }
+}
+
+/// What is to be seen of an exit before it is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// Where the guest was.
+    pub rip: u64,
+    /// The exit qualification.
+    pub qualification: u64,
+}
+
 /// What does not add up in a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the two sides of an equation")]
@@ -134,12 +151,30 @@ pub trait Book: Sync {
     fn variants(&self, each: &mut dyn FnMut(&VariantFigures)) {
         let _ = each;
     }
+    /// The exits that are still to be written, if they are traced.
+    fn ring(&self) -> Option<&Ring> {
+        None
+    }
+    /// The exits over time, if they are sampled.
+    fn rates(&self) -> Option<&Rates> {
+        None
+    }
 }
 
 /// Something that keeps the account, or, to measure what that costs, does not. Written by one vCPU.
 pub trait Account: Book + Default + 'static {
     /// Whether this keeps an account at all; the entry stub takes its time stamp only then.
     const KEEPS: bool;
+    /// An account in which nothing is booked yet.
+    fn new(recording: &Recording) -> Self {
+        let _ = recording;
+        Self::default()
+    }
+    /// Takes note of the exit that is opened next, where exits are recorded; `now` reads the time stamp.
+    #[inline(always)]
+    fn witness(&self, what: impl FnOnce() -> Witness, now: impl Fn() -> u64) {
+        let _ = (what, now);
+    }
     /// Counts the key of the exit that is opened next; `key` finds it out, where keys are kept, and `now` reads the time
     /// stamp.
     #[inline(always)]
@@ -160,10 +195,6 @@ pub trait Account: Book + Default + 'static {
     fn close_row<const ROW: usize>(&self, since_tsc: u64, now: impl FnOnce() -> u64) {
         self.close(Open { row: ROW }, since_tsc, now);
     }
-    /// Counts the first VM entry, which follows no exit.
-    fn first_entry(&self);
-    /// Takes back the last entry that was counted: it did not come about.
-    fn no_entry_followed(&self);
 }
 
 impl Ledger {
@@ -270,6 +301,16 @@ impl Ledger {
         Ok(())
     }
 
+    /// Counts the first VM entry, which follows no exit.
+    pub fn first_entry(&self) {
+        self.entries_besides(1);
+    }
+
+    /// Takes back the last entry that was counted: it did not come about.
+    pub fn no_entry_followed(&self) {
+        self.entries_besides(-1);
+    }
+
     fn entries_besides(&self, more: i64) {
         self.entries_besides.store(self.entries_besides.load(Relaxed) + more, Relaxed);
     }
@@ -348,14 +389,6 @@ impl Account for Ledger {
         let ledger = core::ptr::from_ref(self);
         close_in_assembly!(self, ledger, offset_of!(Ledger, rows) + ROW * size_of::<Row>(), now(), since_tsc);
     }
-
-    fn first_entry(&self) {
-        self.entries_besides(1);
-    }
-
-    fn no_entry_followed(&self) {
-        self.entries_besides(-1);
-    }
 }
 
 impl Book for Ledger {
@@ -384,10 +417,6 @@ impl Account for Unaccounted {
 
     #[inline(always)]
     fn close(&self, _: Open, _: u64, _: impl FnOnce() -> u64) {}
-
-    fn first_entry(&self) {}
-
-    fn no_entry_followed(&self) {}
 }
 
 impl Book for Unaccounted {

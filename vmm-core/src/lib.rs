@@ -31,6 +31,7 @@ pub mod machine;
 pub mod memory;
 pub mod nested;
 pub mod paging;
+pub mod recorder;
 pub mod registers;
 #[cfg(test)]
 pub(crate) mod script;

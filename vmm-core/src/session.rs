@@ -2,6 +2,7 @@
 //!
 //! Everything here happens while no exit is open, so that it costs the account nothing.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
@@ -14,6 +15,7 @@ use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
+use tollgate_abi::trace::Batch;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::{KeyPrediction, Outcome, TABLE, Workload};
 
@@ -38,11 +40,24 @@ pub struct Session<W> {
     unbooked: [u64; ROWS],
     /// What the verdict is to say besides.
     postscript: Option<String>,
+    /// By vCPU, what of its trace has been written.
+    traced: Vec<Traced>,
+}
+
+/// What of a trace has been written.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traced {
+    records: u64,
+    exits: u64,
 }
 
 /// The most bytes of guest output in one record: escaped, each takes four, and the record has to fit its line.
 const CONSOLE_RECORD_BYTES: usize = 900;
 const _: () = assert!(4 * CONSOLE_RECORD_BYTES + 100 < MAX_LINE_BYTES);
+
+/// Steps in one record of samples: each takes eleven bytes at most, and the record has to fit its line.
+const RATES_IN_A_RECORD: usize = 256;
+const _: () = assert!(11 * RATES_IN_A_RECORD + 200 < MAX_LINE_BYTES);
 
 /// A workload under way.
 #[derive(Debug)]
@@ -206,6 +221,7 @@ impl<W: Write> Session<W> {
             restless: None,
             unbooked: [0; ROWS],
             postscript: None,
+            traced: Vec::new(),
         }
     }
 
@@ -252,6 +268,7 @@ impl<W: Write> Session<W> {
     fn begin<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, workload: &'static Workload, iterations: u64) {
         self.restless = self.restless.or(wait_until_quiet(vcpu).err());
         self.print_console(vcpu.machine.board);
+        self.empty_rings(books);
         let record = self.record(Kind::Begin).word("workload", workload.name).word("profile", workload.profile.name());
         let _ = record.number("iterations", iterations).finish();
         vcpu.set_profile(workload.profile);
@@ -273,6 +290,7 @@ impl<W: Write> Session<W> {
         let ending_call = &mut observed[ExitReason::VMCALL.ledger_row()];
         *ending_call = ending_call.saturating_sub(1);
         self.print_console(vcpu.machine.board);
+        self.empty_rings(books);
         let book = read_book(&vcpu.machine, book_gpa);
         let keys = compare_keys(&window, books, vcpu.machine.facts);
         let looks = looks(books) - window.looks_before;
@@ -409,6 +427,7 @@ impl<W: Write> Session<W> {
         let culprit = board.culprit().unwrap_or(0);
         let mut ended = board.ended(culprit).unwrap_or_else(|| Ended::of(Outcome::UnhandledExit));
         let book = ended.exit.and_then(|GuestExit { book_gpa, .. }| read_book(machine, book_gpa));
+        self.empty_rings(books);
         if keeps(books) {
             for (number, &account) in books.iter().enumerate() {
                 self.ledger(number, account, &machine.enabled_in_any_profile, board.elapsed_tsc(number));
@@ -445,6 +464,7 @@ impl<W: Write> Session<W> {
                 self.row(vcpu, number, status, &figures, ledger.looks_of(reason));
             }
         }
+        self.recorded(vcpu, account);
         account.keys(&mut |reason, key| self.key(vcpu, reason, key));
         account.variants(&mut |variant| {
             let record = self.record(Kind::Variant).number("vcpu", vcpu as u64);
@@ -454,6 +474,71 @@ impl<W: Write> Session<W> {
         let record = self.record(Kind::Total).number("vcpu", vcpu as u64).number("exits", ledger.exits());
         let record = record.number("entries", ledger.entries()).number("cycles", ledger.cycles());
         let _ = record.number("elapsed", elapsed_tsc).finish();
+    }
+
+    /// Writes the exits that were recorded one by one, unless a vCPU may be recording still.
+    #[inline(never)]
+    fn empty_rings(&mut self, books: &Books) {
+        if self.restless.is_some() {
+            return;
+        }
+        self.traced.resize(books.len(), Traced::default());
+        for (vcpu, book) in books.iter().enumerate() {
+            let Some(ring) = book.ring() else { continue };
+            let mut batch = Box::new(Batch::new());
+            ring.drain(|event| {
+                batch.push(event);
+                if batch.is_full() {
+                    self.trace(vcpu, &mut batch);
+                }
+            });
+            self.trace(vcpu, &mut batch);
+        }
+    }
+
+    fn trace(&mut self, vcpu: usize, batch: &mut Batch) {
+        if batch.exits == 0 {
+            return;
+        }
+        let Traced { records, exits } = self.traced[vcpu];
+        self.traced[vcpu] = Traced { records: records + 1, exits: exits + batch.exits };
+        let record = self.record(Kind::Trace).number("vcpu", vcpu as u64).number("seq", records);
+        let _ = record.number("exits", batch.exits).number("tsc", batch.tsc).packed("data", &batch).finish();
+        batch.clear();
+    }
+
+    /// Writes what there is besides of a trace, and the samples over time.
+    #[inline(never)]
+    fn recorded(&mut self, vcpu: usize, account: &dyn Book) {
+        let reasons = || (0..ROWS as u16).map(ExitReason);
+        if let Some(ring) = account.ring() {
+            let mut all = 0;
+            for reason in reasons() {
+                let (count, cycles) = ring.dropped(reason);
+                if count > 0 {
+                    all += count;
+                    let record = self.record(Kind::Dropped).number("vcpu", vcpu as u64);
+                    let record = record.number("reason", reason.0.into());
+                    let _ = record.number("count", count).number("cycles", cycles).finish();
+                }
+            }
+            let Traced { records, exits } = self.traced.get(vcpu).copied().unwrap_or_default();
+            let record = self.record(Kind::Traced).number("vcpu", vcpu as u64).number("seq", records);
+            let record = record.number("exits", exits).number("dropped", all);
+            let _ = record.number("ring", ring.capacity() as u64).finish();
+        }
+        let Some(rates) = account.rates() else { return };
+        let (step, start) = rates.steps();
+        for reason in reasons() {
+            let mut counts = rates.of(reason);
+            let mut from = 0;
+            while counts.clone().next().is_some() {
+                let record = self.record(Kind::Rate).number("vcpu", vcpu as u64).number("reason", reason.0.into());
+                let record = record.number("start", start).number("step", step).number("from", from);
+                let _ = record.numbers("counts", counts.by_ref().take(RATES_IN_A_RECORD).map(u64::from)).finish();
+                from += RATES_IN_A_RECORD as u64;
+            }
+        }
     }
 
     #[inline(never)]

@@ -10,6 +10,7 @@
 //! through [`Stack::account`].
 #![expect(unsafe_code, reason = "hands the stub's pointers to the spine")]
 
+use alloc::boxed::Box;
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -17,7 +18,8 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::exit::{Backend, GuestRegisters, RawReason};
-use crate::ledger::Account;
+use crate::ledger::{Account, Book};
+use crate::recorder::Recording;
 use crate::vcpu::{Flow, Left, Opened, Vcpu};
 
 /// Bytes of the stack on which exits are handled.
@@ -72,12 +74,12 @@ impl<A: Account> Stack<A> {
     };
 
     /// A stack whose guest starts with all registers zero.
-    pub fn new() -> Self {
+    pub fn new(recording: &Recording) -> Self {
         let (registers, vcpu) = (GuestRegisters::default(), core::ptr::null_mut());
         Self {
             below: UnsafeCell::new([0; STACK_BYTES]),
             frame: UnsafeCell::new(Frame { registers, vcpu, caller_rsp: 0, entry_argument: 0 }),
-            account: A::default(),
+            account: A::new(recording),
             taken: AtomicBool::new(false),
         }
     }
@@ -90,12 +92,6 @@ impl<A: Account> Stack<A> {
     /// Takes the stack for this processor; `None` if another has it.
     pub fn take(&'static self) -> Option<Owner<A>> {
         (!self.taken.swap(true, Ordering::Acquire)).then_some(Owner { stack: self })
-    }
-}
-
-impl<A: Account> Default for Stack<A> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -171,6 +167,51 @@ impl<A: Account> Owner<A> {
             (*frame).entry_argument = entry_argument;
             B::enter(vcpu, frame, path)
         }
+    }
+}
+
+/// The right to run on a stack, whatever account that has.
+pub trait Seat<B: Enter> {
+    /// The account.
+    fn book(&self) -> &'static dyn Book;
+    /// Gives the guest other registers, for its next entry.
+    fn set_registers(&mut self, registers: GuestRegisters);
+    /// Runs the guest until an exit leaves it.
+    ///
+    /// # Errors
+    /// The entry instruction failed and the guest did not run.
+    fn run(&mut self, vcpu: &mut Vcpu<B>) -> Result<(), B::Failure>;
+}
+
+impl<A: ExitPath<B>, B: Enter> Seat<B> for Owner<A> {
+    fn book(&self) -> &'static dyn Book {
+        self.account()
+    }
+
+    fn set_registers(&mut self, registers: GuestRegisters) {
+        Owner::set_registers(self, registers);
+    }
+
+    fn run(&mut self, vcpu: &mut Vcpu<B>) -> Result<(), B::Failure> {
+        Owner::run(self, vcpu)
+    }
+}
+
+/// A stack, whatever account it has.
+pub trait Place<B: Enter>: Sync {
+    /// The account.
+    fn book(&'static self) -> &'static dyn Book;
+    /// Takes the stack for this processor; `None` if another has it.
+    fn take(&'static self) -> Option<Box<dyn Seat<B>>>;
+}
+
+impl<A: ExitPath<B> + Sync, B: Enter> Place<B> for Stack<A> {
+    fn book(&'static self) -> &'static dyn Book {
+        self.account()
+    }
+
+    fn take(&'static self) -> Option<Box<dyn Seat<B>>> {
+        Stack::take(self).map(|owner| Box::new(owner) as _)
     }
 }
 
@@ -255,6 +296,8 @@ pub(crate) unsafe extern "sysv64" fn on_exit_of_other_mode<A: Account, B: Leave>
     vcpu: &mut Vcpu<B>,
     registers: *mut GuestRegisters,
 ) {
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`.
+    vcpu.witness(unsafe { account_of::<A>(registers) });
     let frequent = vcpu.backend.frequent_reason();
     // SAFETY: the caller's contract.
     unsafe { on_rare_exit::<A, B>(exit_tsc, vcpu, registers, frequent) }

@@ -7,7 +7,7 @@ use tollgate_abi::workload::Outcome;
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
 use crate::handlers::{apic, control_regs, cpuid, dispatch, event, hypercall, io, msr};
 use crate::keys::key_of;
-use crate::ledger::Account;
+use crate::ledger::{Account, Book, Witness};
 use crate::machine::Machine;
 
 /// One virtual processor with its machine. Its account lies elsewhere, since others read it, and comes with each exit.
@@ -138,6 +138,7 @@ impl<B: Backend> Vcpu<B> {
         const IO_INSTRUCTION: u32 = ExitReason::IO_INSTRUCTION.0 as u32;
         const RDMSR: u32 = ExitReason::RDMSR.0 as u32;
         const EPT_VIOLATION: u32 = ExitReason::EPT_VIOLATION.0 as u32;
+        self.witness(account);
         let raw = self.backend.frequent_reason();
         // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
         match raw.0 {
@@ -182,6 +183,14 @@ impl<B: Backend> Vcpu<B> {
             }
             _ => Err(Left::Unopened(raw)),
         }
+    }
+
+    /// Takes note of the exit that is to be opened, where exits are recorded.
+    #[inline(always)]
+    pub fn witness(&self, account: &impl Account) {
+        let backend = &self.backend;
+        let what = || Witness { rip: backend.get(State::Rip), qualification: backend.qualification() };
+        account.witness(what, || backend.tsc());
     }
 
     /// Opens an exit that only [`Vcpu::exit_thoroughly`] may decide: for a reason that is rare, or in a mode that the quick forms
@@ -281,19 +290,20 @@ impl<B: Backend> Vcpu<B> {
         Flow::Resume
     }
 
-    /// Runs the guest to its end. `enter` runs it until an exit leaves; `pause` does what is to be done in between, and may
-    /// find that the guest is over.
+    /// Runs the guest to its end. `enter` runs it until an exit leaves, and books in `book`; `pause` does what is to be done in
+    /// between, and may find that the guest is over.
     ///
     /// # Panics
     /// Never by itself; `enter` and `pause` are the caller's.
     pub fn run<F>(
         &mut self,
-        account: &impl Account,
+        book: &dyn Book,
         mut enter: impl FnMut(&mut Self) -> Result<(), F>,
         mut pause: impl FnMut(&mut Self, Pause) -> Option<Outcome>,
     ) -> End<F> {
         let first_entry_tsc = self.backend.tsc();
-        account.first_entry();
+        let ledger = book.ledger();
+        ledger.first_entry();
         let (outcome, failure) = loop {
             if B::WATCHDOG_INTERRUPTS {
                 self.machine.note_exits();
@@ -312,7 +322,7 @@ impl<B: Backend> Vcpu<B> {
                 }
             }
         };
-        account.no_entry_followed();
+        ledger.no_entry_followed();
         End {
             outcome,
             rip: self.backend.get(State::Rip),
@@ -343,7 +353,7 @@ fn step_over_if<B: Backend>(done: bool, backend: &mut B) -> bool {
 mod tests {
     use super::*;
     use crate::exit::{CrAccess, Event, IoAccess};
-    use crate::ledger::{Book, Ledger, Unaccounted};
+    use crate::ledger::{Ledger, Unaccounted};
     use crate::script::{Script, machine};
     use proptest::prelude::*;
     use tollgate_abi::hypercall::Hypercall;

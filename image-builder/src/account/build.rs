@@ -8,7 +8,7 @@ use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
 use super::{
     Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, StopFacts, Totals, Verdict, WorkloadAccount,
-    parts, vcpus, verify,
+    parts, recorded, vcpus, verify,
 };
 use crate::audit::Audit;
 use crate::log::{ExitRow, Log, WorkloadRun};
@@ -46,6 +46,8 @@ impl Account {
             totals,
             reasons,
             per_vcpu,
+            rates: recorded::rates(log),
+            traces: recorded::traces(log),
             workloads: log.workloads.iter().map(|run| workload(run, log.stop.is_some())).collect(),
             scenarios: log.scenarios.clone(),
             atlas: Vec::new(),

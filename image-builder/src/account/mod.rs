@@ -7,11 +7,13 @@ mod build;
 mod merge;
 mod parts;
 mod predictions;
+mod recorded;
 mod vcpus;
 mod verdict;
 mod verify;
 
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
+pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
 pub use verdict::Verdict;
 
@@ -56,6 +58,12 @@ pub struct Account {
     pub reasons: Vec<Reason>,
     /// The same by vCPU.
     pub per_vcpu: Vec<VcpuAccount>,
+    /// Exits over time, where they were sampled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rates: Vec<Rate>,
+    /// What there is of the traces, by vCPU, where exits were traced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<TraceFacts>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadAccount>,
     /// The scenarios, in the order in which they ran.

@@ -5,7 +5,7 @@ use tollgate_abi::command_line::{OptionError, Options};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
-use super::{Reason, Totals, VcpuAccount, parts, predictions};
+use super::{Reason, Totals, VcpuAccount, parts, predictions, recorded};
 use crate::log::{Count, DENIED, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
 
 /// Everything that is wrong, as sentences, the books first.
@@ -34,6 +34,7 @@ pub(super) fn findings(
         looks(number, row, &place, &mut found);
     }
     parts::check(log, keys, &mut found);
+    recorded::check(log, &mut found);
     for (&vcpu, total) in &log.totals {
         total_invariants(log, vcpu, total, &mut found);
     }

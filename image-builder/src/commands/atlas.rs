@@ -285,8 +285,8 @@ impl Wanted {
     fn is_possible(&self, runs: &[(String, Account)]) -> bool {
         let some = |on_qemu| runs.iter().any(|(_, run)| is_on_qemu(run) == on_qemu);
         match self.platforms {
+            "" => false,
             platforms if platforms.starts_with("silicon") => false,
-            platforms if self.extension == Extension::VtX => !platforms.is_empty(),
             platforms if platforms.starts_with("QEMU") => some(true),
             platforms if platforms.starts_with("Bochs") => some(false),
             _ => true,

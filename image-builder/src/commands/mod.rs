@@ -5,6 +5,7 @@ mod bench;
 mod destination;
 mod exits_by_model;
 mod image;
+mod manual;
 mod outcome;
 mod platforms;
 mod report;
@@ -30,6 +31,8 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Image(arguments) => image::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Completions(arguments) => manual::completions(arguments.shell),
+        Command::Man(arguments) => manual::man(&arguments),
         Command::Reasons(arguments) => print(&tables::reasons(arguments.format)).map(|()| Status::Balanced),
         Command::Workloads(arguments) => {
             print(&tables::workloads().render(arguments.format)).map(|()| Status::Balanced)
@@ -74,6 +77,8 @@ impl ImageOptions {
             watchdog_ticks: self.watchdog,
             accounting: true,
             keys: self.keys,
+            trace_exits: self.trace_exits.unwrap_or(0),
+            rate_step_ticks: self.rate_step,
             cpus: self.cpus,
             without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
         })

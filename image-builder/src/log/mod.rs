@@ -6,10 +6,12 @@ mod error;
 mod fields;
 mod files;
 mod reader;
+mod recorded;
 
 pub use error::LogError;
 pub use files::{Found, find};
 pub use reader::LogReader;
+pub use recorded::{Part, Samples, TraceEnd, Traced};
 
 pub(crate) use fields::printable;
 
@@ -35,6 +37,10 @@ pub struct Log {
     pub keys: BTreeMap<(u64, u16), Vec<KeyRow>>,
     /// The variants of ledger rows, likewise.
     pub variants: BTreeMap<(u64, u16), Vec<VariantRow>>,
+    /// What there is of each vCPU's trace.
+    pub traces: BTreeMap<u64, Traced>,
+    /// Exits over time, by vCPU and reason.
+    pub rates: BTreeMap<(u64, u16), Samples>,
     /// The guest's own book by reason; `None` if the log has none.
     pub tally: Option<BTreeMap<u16, u64>>,
     /// Sums by vCPU.

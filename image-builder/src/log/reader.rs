@@ -7,6 +7,7 @@ use tollgate_abi::virtualization::Facts;
 
 use super::error::LogError;
 use super::fields::Fields;
+use super::recorded;
 use super::{
     Count, ExitRow, Header, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict, WorkloadEnd,
     WorkloadRun,
@@ -147,6 +148,14 @@ impl State {
             Kind::Exit => self.exit(&fields),
             Kind::Key => self.key(&fields),
             Kind::Variant => self.variant(&fields),
+            Kind::Trace => recorded::of(&mut self.log.traces, &fields)?.trace(&fields),
+            Kind::Dropped => recorded::of(&mut self.log.traces, &fields)?.dropped(&fields),
+            Kind::Traced => recorded::of(&mut self.log.traces, &fields)?.end(&fields),
+            Kind::Rate => {
+                let place = (fields.number("vcpu")?, fields.reason()?);
+                self.log.rates.entry(place).or_default().take(&fields)?;
+                self.bounded("rates", self.log.rates.len(), MOST_ROWS)
+            }
             Kind::Tally => self.tally(&fields),
             Kind::Total => self.total(&fields),
             Kind::Stop => {

@@ -76,6 +76,17 @@ function drawn() {
   );
 }
 
+// What the bars of each lane say: the tick at which a step begins, and its exits.
+function lanes() {
+  const step = (bar) => bar.textContent.match(/from tick (\d+): (\d+) exits/).slice(1).map(Number);
+  return Object.fromEntries(
+    [...document.querySelectorAll("svg.lane")].map((lane) => [
+      lane.previousElementSibling.textContent,
+      [...lane.querySelectorAll("rect title")].map(step),
+    ]),
+  );
+}
+
 const isBad = (table) =>
   !table.caption || !table.tHead || [...table.tBodies[0].rows].some((row) => row.cells[0].tagName !== "TH" || row.cells[0].scope !== "row");
 
@@ -103,6 +114,7 @@ addEventListener("load", () => {
         tables,
         totals,
         drawn: drawn(),
+        lanes: lanes(),
         figures: document.getElementById("figures").textContent,
         text: document.querySelector("main").textContent,
         resources: performance.getEntriesByType("resource").length,

@@ -54,6 +54,7 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) ->
             if time::now_ns() >= deadline_ns {
                 return give_up(Ended::TimedOut);
             }
+            idle::give_way();
         }
     } else if !looked_for(LOOKS, is_woken) {
         let calls = interrupts_of(WORK_VECTOR);

@@ -30,6 +30,10 @@ pub struct Options<'a> {
     pub accounting: bool,
     /// `keys=on`: keep the keys by which the exits of a reason differ.
     pub keys: bool,
+    /// `trace=`: how many exits of each vCPU to hold until they can be written; 0, the default, for no trace.
+    pub trace_exits: u64,
+    /// `rate-step=`: TSC ticks of the steps in which exits are sampled over time; 0, the default, for no samples.
+    pub rate_step_ticks: u64,
     /// `cpus=`: how many vCPUs the guest is to have, each on a processor of its own.
     pub cpus: u32,
     /// `missing-cpus=go-on`: run on fewer vCPUs where some processors don't come up; `stop`, the default, refuses.
@@ -45,6 +49,8 @@ impl Default for Options<'_> {
             watchdog_ticks: 0,
             accounting: true,
             keys: false,
+            trace_exits: 0,
+            rate_step_ticks: 0,
             cpus: 1,
             without_missing_cpus: false,
         }
@@ -77,7 +83,7 @@ impl fmt::Display for OptionError<'_> {
             OptionError::Unknown(word) => {
                 write!(
                     f,
-                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, cpus=, missing-cpus=, watchdog=, keys=, accounting="
+                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, cpus=, missing-cpus=, watchdog=, keys=, trace=, rate-step=, accounting="
                 )
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
@@ -128,6 +134,8 @@ impl<'a> Options<'a> {
             match key {
                 "leaf-map" => options.leaf_map = LeafMap::parse(value).ok_or(OptionError::Value(word))?,
                 "watchdog" => options.watchdog_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
+                "trace" => options.trace_exits = value.parse().map_err(|_| OptionError::Value(word))?,
+                "rate-step" => options.rate_step_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
                 "accounting" => {
                     options.accounting = match value {
                         "on" => true,
@@ -170,6 +178,11 @@ impl<'a> Options<'a> {
             }
         }
         Ok(options)
+    }
+
+    /// Whether exits are recorded one by one, or over time.
+    pub const fn records(&self) -> bool {
+        self.trace_exits > 0 || self.rate_step_ticks > 0
     }
 
     /// The scenarios to run, in the table's order.
@@ -226,6 +239,8 @@ mod tests {
         check("watchdog=-1", OptionError::Value("watchdog=-1"));
         check("workloads=cpuid,cpuidd", OptionError::Workload("cpuidd"));
         check("scenarios=getsec,getsex", OptionError::Scenario("getsex"));
+        check("trace=many", OptionError::Value("trace=many"));
+        check("rate-step=-1", OptionError::Value("rate-step=-1"));
         check("cpus=0", OptionError::Value("cpus=0"));
         check("cpus=17", OptionError::Value("cpus=17"));
         check("missing-cpus=maybe", OptionError::Value("missing-cpus=maybe"));

@@ -24,6 +24,7 @@ pub mod record;
 pub mod scenario;
 pub mod stick;
 pub mod svm_exit;
+pub mod trace;
 pub mod virtualization;
 pub mod workload;
 

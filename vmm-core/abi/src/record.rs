@@ -50,6 +50,10 @@ kinds! {
     Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`), `looks` if there were any: how many of the exits were the monitor's own, to see whether a guest that ran long still exits (`watchdog=`).";
     Key "key" "One key of a ledger row: `vcpu`, `reason`, `key` (absent for the others), `name`, `count`, `cycles`, `min`, `max`.";
     Variant "variant" "One variant of a reason, whatever its keys: `vcpu`, `reason`, `name`, `count`, `cycles`, `min`, `max`.";
+    Rate "rate" "Exits for one reason in equal steps of time, where they are sampled (`rate-step=`): `vcpu`, `reason`, `start` (the TSC at which the first step begins), `step` (its TSC ticks), `from` (number of the step that comes first), `counts` (comma-separated, one for each step).";
+    Trace "trace" "Exits of one vCPU in their order, where they are traced (`trace=`): `vcpu`, `seq` (0, 1, 2, … on each vCPU), `exits` (how many), `tsc` (of the first), `data` (packed; `abi/src/trace.rs` has the coding).";
+    Dropped "dropped" "Exits that found the trace's ring full: `vcpu`, `reason`, `count`, `cycles`.";
+    Traced "traced" "The end of one vCPU's trace: `vcpu`, `seq` (how many `trace` records there are), `exits` (in them), `dropped`, `ring` (the most exits that its ring holds).";
     Tally "tally" "The guest's own book: `reason`, `guest`.";
     Total "total" "One vCPU's sums: `vcpu`, `exits`, `entries`, `cycles`, `elapsed` (TSC ticks from first entry to last exit).";
     Stop "stop" "How the guest ended: `vcpu` that ended it, `outcome`, `rip`, `reason`, `qualification`, `detail`.";
@@ -135,6 +139,27 @@ impl<'w, W: Write + ?Sized> Writer<'w, W> {
             self.put(format_args!("{separator}{bucket}:{count}"));
             separator = ",";
         }
+        self
+    }
+
+    /// Numbers with commas between them.
+    #[must_use]
+    #[inline(never)]
+    pub fn numbers(mut self, key: &str, values: impl Iterator<Item = u64>) -> Self {
+        self.put(format_args!(" {key}"));
+        let mut separator = '=';
+        for value in values {
+            self.put(format_args!("{separator}{value}"));
+            separator = ',';
+        }
+        self
+    }
+
+    /// What displays without spaces and quotes.
+    #[must_use]
+    #[inline(never)]
+    pub fn packed(mut self, key: &str, value: &dyn fmt::Display) -> Self {
+        self.put(format_args!(" {key}={value}"));
         self
     }
 

@@ -48,8 +48,10 @@ pub struct Facts {
     pub invpcid_runs: bool,
 }
 
-/// The hypervisor signature of QEMU's emulation.
-const TCG: &[u8; 12] = b"TCGTCGTCGTCG";
+/// The hypervisor signature of QEMU's emulation (CPUID leaf 40000000h).
+pub const TCG: &str = "TCGTCGTCGTCG";
+/// That of KVM, less the zeros at its end.
+pub const KVM: &str = "KVMKVMKVM";
 
 /// #BP and #OF.
 const SOFTWARE_EXCEPTIONS: u32 = 1 << 3 | 1 << 4;
@@ -66,7 +68,7 @@ impl Facts {
             bytes.copy_from_slice(&register.to_le_bytes());
         }
         let structured = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { Answer::ZERO };
-        let (is_qemu, rdrand_runs) = (&text == TCG, features.ecx >> 30 & 1 != 0);
+        let (is_qemu, rdrand_runs) = (text == TCG.as_bytes(), features.ecx >> 30 & 1 != 0);
         Self {
             extension: Extension::Svm,
             is_qemu,

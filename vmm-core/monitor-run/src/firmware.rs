@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use tollgate_abi::ending::Ending;
 use tollgate_abi::guest_image::Directory;
 use vmm_core::local_apic::LocalApic;
+use vmm_core::recorder::Slot;
 
 use crate::{HEAP, Refused};
 
@@ -30,6 +31,8 @@ pub struct Firmware {
     pub image: fn() -> &'static [u8],
     /// Host-physical address of the guest's memory (`GUEST_BYTES`): a multiple of 2 MiB, mapped to itself, nobody else's.
     pub guest_memory: fn() -> Result<u64, Refused>,
+    /// Memory that nobody else uses and that is mapped to itself, for a trace. Asked for once.
+    pub spare_memory: fn() -> &'static [Slot],
     /// Starts the other processors, each of which comes to [`crate::processors::other_main`] with a number of its own.
     pub start_others: fn(&LocalApic),
     /// Whether processors go back to it. Then a vCPU is stopped by NMI: an INIT that comes in VMX root operation stays pending

@@ -51,9 +51,10 @@ use vmm_core::local_apic::LocalApic;
 use vmm_core::machine::Machine;
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
+use vmm_core::recorder::{Recorded, Recording, Slot};
 use vmm_core::registers::tsc;
 use vmm_core::session::{Session, pause_anywhere};
-use vmm_core::stack::{ExitPath, Stack};
+use vmm_core::stack::{ExitPath, Place, Stack};
 use vmm_core::svm::Svm;
 use vmm_core::svm::permission_maps::IOPM_PAGES;
 use vmm_core::vcpu::Vcpu;
@@ -154,13 +155,16 @@ where
     Unaccounted: ExitPath<B>,
     Ledger: ExitPath<B>,
     Keyed: ExitPath<B>,
+    Recorded: ExitPath<B>,
 {
     let plan = Plan::<B> { capabilities, memory, entry_gpa, options, all_ports: all_ports() };
-    match (options.accounting, options.keys) {
-        (false, _) => Run::<Unaccounted, B>::prepare(plan).first(session, seated),
-        (true, false) => Run::<Ledger, B>::prepare(plan).first(session, seated),
-        (true, true) => Run::<Keyed, B>::prepare(plan).first(session, seated),
-    }
+    let place: fn(Recording) -> &'static dyn Place<B> = match options {
+        Options { accounting: false, .. } => place::<Unaccounted, B>,
+        Options { keys: true, .. } => place::<Keyed, B>,
+        _ if options.records() => place::<Recorded, B>,
+        _ => place::<Ledger, B>,
+    };
+    Run::prepare(plan, place).first(session, seated)
 }
 
 /// Refuses to run without processors that are asked for, or says which vCPUs there are not.
@@ -272,10 +276,23 @@ impl<B: Extension> Plan<B> {
     }
 }
 
-/// A run with one kind of account and one extension.
-struct Run<A: ExitPath<B>, B: Extension> {
+/// Each vCPU's ring for exits that are to be traced, as large as is asked for and memory allows.
+fn rings(options: &Options<'_>) -> impl Iterator<Item = &'static [Slot]> {
+    let room: &'static [Slot] = if options.trace_exits > 0 { (firmware().spare_memory)() } else { &[] };
+    let each = (room.len() / BOARD.vcpus()).min(usize::try_from(options.trace_exits).unwrap_or(usize::MAX));
+    let rings = room.chunks(each.max(1));
+    rings.chain(core::iter::repeat(&room[..0]))
+}
+
+/// Room for a vCPU's exits and its account. It stays for ever: other vCPUs read the account.
+fn place<A: ExitPath<B> + Sync, B: Extension>(recording: Recording) -> &'static dyn Place<B> {
+    Box::leak(Box::new(Stack::<A>::new(&recording)))
+}
+
+/// A run with one extension.
+struct Run<B: Extension> {
     plan: Plan<B>,
-    stacks: Vec<&'static Stack<A>>,
+    places: Vec<&'static dyn Place<B>>,
     books: Vec<&'static dyn Book>,
     ledgers: &'static [&'static Ledger],
 }
@@ -288,13 +305,15 @@ fn shared<T: Sync>(value: &'static T) -> &'static T {
 /// What the other processors run, for [`Run::other`].
 static OTHERS_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
-impl<A: ExitPath<B>, B: Extension> Run<A, B> {
-    /// Makes room for every vCPU's account. It stays for ever: other vCPUs read it.
-    fn prepare(plan: Plan<B>) -> &'static Self {
-        let stacks: Vec<&'static Stack<A>> = (0..BOARD.vcpus()).map(|_| &*Box::leak(Box::new(Stack::new()))).collect();
-        let books: Vec<&'static dyn Book> = stacks.iter().map(|stack| stack.account() as _).collect();
+impl<B: Extension> Run<B> {
+    /// Makes room for every vCPU, by `place`.
+    fn prepare(plan: Plan<B>, place: fn(Recording) -> &'static dyn Place<B>) -> &'static Self {
+        let (rate_step_ticks, start_tsc) = (plan.options.rate_step_ticks, tsc());
+        let places = rings(&plan.options).map(|ring| place(Recording { ring, rate_step_ticks, start_tsc }));
+        let places: Vec<_> = places.take(BOARD.vcpus()).collect();
+        let books: Vec<_> = places.iter().map(|place| place.book()).collect();
         let ledgers = books.iter().map(|book| book.ledger()).collect::<Vec<_>>().leak();
-        shared(Box::leak(Box::new(Self { plan, stacks, books, ledgers })))
+        shared(Box::leak(Box::new(Self { plan, places, books, ledgers })))
     }
 
     /// The first processor's part: vCPU 0, the scenarios, and the account.
@@ -303,13 +322,12 @@ impl<A: ExitPath<B>, B: Extension> Run<A, B> {
         let (vcpu, registers) = self.plan.vcpu(seated, self.ledgers);
         let mut vcpu = Box::new(vcpu);
         controls(session, &vcpu.backend);
-        let mut owner = self.stacks[0].take().expect("vCPU 0 has one processor");
-        owner.set_registers(registers);
+        let mut seat = self.places[0].take().expect("vCPU 0 has one processor");
+        seat.set_registers(registers);
         OTHERS_RUN.store(core::ptr::from_ref(self).cast_mut().cast(), Ordering::Release);
         BOARD.set_condition(0, Condition::Running);
         processors::give(Self::other);
-        let end =
-            vcpu.run(owner.account(), |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
+        let end = vcpu.run(self.books[0], |vcpu| seat.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
         BOARD.add_elapsed(0, end.elapsed_tsc);
         BOARD.end(0, Ended::new(&end, vcpu.machine.exit, &vcpu.backend));
         if let Some(running) = stop_others::<B>(seated) {
@@ -317,7 +335,7 @@ impl<A: ExitPath<B>, B: Extension> Run<A, B> {
         }
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) {
             let scenarios = self.plan.options.scenarios();
-            scenarios::run(&mut vcpu, &mut owner, &self.books, session, scenarios, B::pages());
+            scenarios::run(&mut vcpu, &mut *seat, &self.books, session, scenarios, B::pages());
         }
         session.finish(&vcpu.machine, &self.books)
     }
@@ -325,17 +343,16 @@ impl<A: ExitPath<B>, B: Extension> Run<A, B> {
     /// Another processor's part: its vCPU, each time that it is started, until it is over.
     fn other(seated: &Seated) {
         // SAFETY: set to the one `Run` there is, which stays for ever and is `Sync`, by `prepare`, before any processor was
-        // given this job; `A` and `B` are the
-        // same, since the job was `Self::other`.
+        // given this job; `B` is the same, since the job was `Self::other`.
         let run: &'static Self = unsafe { &*OTHERS_RUN.load(Ordering::Acquire).cast() };
         let at = seated.vcpu;
         let (vcpu, _) = run.plan.vcpu(seated, run.ledgers);
         let mut vcpu = Box::new(vcpu);
-        let Some(mut owner) = run.stacks[at].take() else { return };
+        let Some(mut seat) = run.places[at].take() else { return };
         while let Some(vector) = start_up_vector(seated) {
             vcpu.start_up(vector);
-            owner.set_registers(GuestRegisters::default());
-            let end = vcpu.run(owner.account(), |vcpu| owner.run(vcpu), pause_anywhere);
+            seat.set_registers(GuestRegisters::default());
+            let end = vcpu.run(run.books[at], |vcpu| seat.run(vcpu), pause_anywhere);
             BOARD.add_elapsed(at, end.elapsed_tsc);
             if end.outcome == Outcome::Init {
                 rest(seated, Condition::Waiting);

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BASE, ROM_BYTES};
 use tollgate_abi::machine::GUEST_BYTES;
 use vmm_core::local_apic::LocalApic;
+use vmm_core::recorder::Slot;
 
 use crate::firmware::{self, Firmware};
 use crate::{Refused, ports};
@@ -18,6 +19,9 @@ const HEAP_BYTES: usize = 6 << 20;
 const GUEST_HPA: u64 = 8 << 20;
 const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= GUEST_HPA);
 
+/// Where memory ends at the latest: below 4 GiB devices and the ROM come.
+const MAPPED_BYTES: u64 = 2 << 30;
+
 /// Bytes of memory that the machine must have.
 const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
 
@@ -29,6 +33,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
         directory,
         image,
         guest_memory,
+        spare_memory,
         start_others,
         takes_back: false,
         keep: |_| (),
@@ -58,6 +63,13 @@ fn directory() -> Result<Directory<'static>, Refused> {
     page.ok_or(LoadError::NoDirectory)
         .and_then(|page| Directory::read(page, ROM_BYTES as u64))
         .map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))
+}
+
+/// What is above the guest's memory.
+fn spare_memory() -> &'static [Slot] {
+    let bytes = ports::memory_bytes().min(MAPPED_BYTES).saturating_sub(NEEDED_BYTES);
+    // SAFETY: memory of the machine that nothing else uses, mapped to itself by the boot block; a slot may have any value.
+    unsafe { core::slice::from_raw_parts(NEEDED_BYTES as usize as *const Slot, bytes as usize / size_of::<Slot>()) }
 }
 
 fn guest_memory() -> Result<u64, Refused> {

@@ -10,7 +10,7 @@ use vmm_core::exit::GuestRegisters;
 use vmm_core::ledger::Book;
 use vmm_core::memory::GuestMemory;
 use vmm_core::session::Session;
-use vmm_core::stack::{Enter, ExitPath, Owner};
+use vmm_core::stack::{Enter, Seat};
 use vmm_core::vcpu::Vcpu;
 
 use crate::processors;
@@ -37,9 +37,9 @@ pub(crate) trait Stage: Enter {
 }
 
 /// Runs each of them a few times and compares what it provoked with what it predicts.
-pub(crate) fn run<A: ExitPath<B>, B: Stage>(
+pub(crate) fn run<B: Stage>(
     vcpu: &mut Vcpu<B>,
-    owner: &mut Owner<A>,
+    seat: &mut dyn Seat<B>,
     books: &[&'static dyn Book],
     session: &mut Session<Serial>,
     scenarios: impl Iterator<Item = &'static Scenario>,
@@ -52,7 +52,7 @@ pub(crate) fn run<A: ExitPath<B>, B: Stage>(
     let board = vcpu.machine.board;
     processors::wait_for_service();
     let allowed = vcpu.backend.allowed(board);
-    let account = owner.account();
+    let book = seat.book();
     vcpu.machine.in_scenario = true;
     for scenario in scenarios {
         if let Some(need) = scenario.missing(&allowed) {
@@ -62,8 +62,8 @@ pub(crate) fn run<A: ExitPath<B>, B: Stage>(
         let before = session.before_scenario(books, scenario);
         let mut failure = None;
         for _ in 0..RUNS {
-            owner.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
-            let end = vcpu.run(account, |vcpu| owner.run(vcpu), |_, _| None);
+            seat.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
+            let end = vcpu.run(book, |vcpu| seat.run(vcpu), |_, _| None);
             vcpu.machine.enabled_in_any_profile =
                 vcpu.machine.enabled_in_any_profile.union(vcpu.backend.controls_now());
             vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);

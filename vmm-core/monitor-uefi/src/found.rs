@@ -8,15 +8,21 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use monitor_run::Refused;
+use tollgate_abi::command_line::Options;
 use tollgate_abi::guest_image::{DIRECTORY_BYTES, Directory, LoadError};
 use tollgate_abi::machine::GUEST_BYTES;
 use tollgate_abi::stick::{GUEST, OPTIONS, options_line};
+use vmm_core::recorder::Slot;
 
 use crate::machine;
 use crate::stick::{Stick, Trouble};
 
 /// For large pages.
 const GUEST_ALIGNMENT: usize = 2 << 20;
+
+/// Memory that is asked of firmware for a trace.
+const MOST_TRACE_BYTES: usize = 1 << 30;
+const LEAST_TRACE_BYTES: usize = 4096;
 
 /// What was found.
 pub(crate) struct Found {
@@ -29,6 +35,8 @@ pub(crate) struct Found {
     /// What the verdict is to say besides.
     pub(crate) trouble: Option<String>,
     guest_pages: Option<*mut u8>,
+    /// Room for a trace, if one is asked for: address and bytes.
+    spare: Option<(*mut u8, usize)>,
 }
 
 static FOUND: AtomicPtr<Found> = AtomicPtr::new(core::ptr::null_mut());
@@ -67,6 +75,7 @@ impl Found {
             Ok(image) => directory(image, options),
             Err(trouble) => Err(refused(format_args!("the guest can't be read from {GUEST}: {trouble}"))),
         };
+        let spare = directory.as_ref().ok().and_then(|directory| room_for_trace(directory.options));
         Self {
             memory_bytes,
             image: image.unwrap_or_default(),
@@ -75,19 +84,44 @@ impl Found {
             remarks: Vec::new(),
             trouble: None,
             guest_pages,
+            spare,
         }
     }
 
-    /// Gives the guest's memory back to firmware.
-    ///
-    /// # Safety
-    /// The guest is over.
-    pub(crate) unsafe fn free_guest_memory(&self) {
-        if let Some(pages) = self.guest_pages {
-            // SAFETY: the caller's contract.
-            unsafe { machine::free(pages, GUEST_BYTES as usize + GUEST_ALIGNMENT) };
+    /// Room for a trace.
+    pub(crate) fn spare_memory(&self) -> &'static [Slot] {
+        match self.spare {
+            // SAFETY: pages that firmware gave for this, and that it gets back when the run is over; a slot may have any value.
+            Some((pages, bytes)) => unsafe { core::slice::from_raw_parts(pages.cast(), bytes / size_of::<Slot>()) },
+            None => &[],
         }
     }
+
+    /// Gives the guest's memory, and the trace's, back to firmware.
+    ///
+    /// # Safety
+    /// The guest is over, and the trace written.
+    pub(crate) unsafe fn free_guest_memory(&self) {
+        let guest = self.guest_pages.map(|pages| (pages, GUEST_BYTES as usize + GUEST_ALIGNMENT));
+        for (pages, bytes) in guest.into_iter().chain(self.spare) {
+            // SAFETY: the caller's contract.
+            unsafe { machine::free(pages, bytes) };
+        }
+    }
+}
+
+/// Memory for as much of the trace that these options ask for as there is.
+fn room_for_trace(options: &str) -> Option<(*mut u8, usize)> {
+    let options = Options::parse(options).ok().filter(|options| options.trace_exits > 0)?;
+    let exits = options.trace_exits.saturating_mul(options.cpus.into());
+    let mut bytes = usize::try_from(exits).ok()?.saturating_mul(size_of::<Slot>()).min(MOST_TRACE_BYTES);
+    while bytes >= LEAST_TRACE_BYTES {
+        if let Some(pages) = machine::pages(bytes) {
+            return Some((pages, bytes));
+        }
+        bytes /= 2;
+    }
+    None
 }
 
 fn refused(detail: impl core::fmt::Display) -> Refused {

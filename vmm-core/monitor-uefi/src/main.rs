@@ -28,6 +28,7 @@ use monitor_run::firmware::{self, Firmware};
 use monitor_run::{ports, processors};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
+use tollgate_abi::virtualization::{KVM, TCG};
 use uefi::{Status, boot};
 
 use crate::found::{Found, found};
@@ -45,6 +46,7 @@ static UEFI: Firmware = Firmware {
     directory: || found().directory.clone(),
     image: || found().image,
     guest_memory: || found().guest_memory.clone(),
+    spare_memory: || found().spare_memory(),
     start_others: |_| others::come(),
     takes_back: true,
     keep: log::keep,
@@ -154,7 +156,7 @@ fn run(stack: *mut u8) {
 }
 
 /// Where a port ends the machine if `tollgate run` started it: QEMU, by what CPUID says. Bochs is known by its debug port.
-const EMULATORS: [&str; 2] = ["TCGTCGTCGTCG", "KVMKVMKVM"];
+const EMULATORS: [&str; 2] = [TCG, KVM];
 
 /// The first processor's part.
 extern "sysv64" fn first(_: u64) -> u64 {

@@ -13,13 +13,14 @@ use super::vmcb::RAX_OFFSET;
 use crate::exit::GuestRegisters;
 use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
+use crate::recorder::Recorded;
 use crate::stack::{
     CALLER_RSP, ENTRY_ARGUMENT, Enter, Frame, Leave, REGISTERS_END, exit_paths, on_exit, on_exit_of_other_mode,
     restore_but_rax, restore_caller, save_and_handle, save_caller,
 };
 use crate::vcpu::Vcpu;
 
-exit_paths!(Svm, run, run_other_mode: Ledger, Keyed, Unaccounted);
+exit_paths!(Svm, run, run_other_mode: Ledger, Keyed, Recorded, Unaccounted);
 
 impl Enter for Svm {
     /// VMRUN always ends in an exit, if need be one that says that the state was invalid.

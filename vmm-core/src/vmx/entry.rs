@@ -11,13 +11,14 @@ use super::instructions::VmFail;
 use crate::exit::GuestRegisters;
 use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
+use crate::recorder::Recorded;
 use crate::stack::{
     CALLER_RSP, Enter, Frame, LEFT, Leave, REGISTERS_END, exit_paths, leave, on_exit, on_exit_of_other_mode,
     restore_but_rax, restore_caller, save_and_handle, save_caller,
 };
 use crate::vcpu::Vcpu;
 
-exit_paths!(Vmx, exit_stub, exit_stub_of_other_mode: Ledger, Keyed, Unaccounted);
+exit_paths!(Vmx, exit_stub, exit_stub_of_other_mode: Ledger, Keyed, Recorded, Unaccounted);
 
 /// RFLAGS.CF after VMfailInvalid.
 const CARRY: u64 = 1;

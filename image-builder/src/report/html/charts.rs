@@ -116,6 +116,22 @@ pub(super) fn stack(label: &str, parts: &[Part], longest: u64) -> Markup {
     }
 }
 
+/// Counts in steps of time, as bars without gaps. Steps without any are not drawn.
+pub(super) fn lane(label: &str, counts: &[u64], steps: usize, ticks: u64) -> Markup {
+    let most = counts.iter().copied().max().unwrap_or(0).max(1);
+    let width = WIDTH / steps.max(1) as f64;
+    html! {
+        svg.lane viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label=(label) {
+            @for (at, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
+                @let height = (count as f64 / most as f64 * HEIGHT).max(3.0);
+                rect x=(units(at as f64 * width)) y=(units(HEIGHT - height)) width=(units(width)) height=(units(height)) {
+                    title { "from tick " (ticks.saturating_mul(at as u64)) ": " (count) " exits" }
+                }
+            }
+        }
+    }
+}
+
 /// What the colours stand for.
 pub(super) fn legend<'a>(names: impl Iterator<Item = (usize, &'a str)>) -> Markup {
     html! {

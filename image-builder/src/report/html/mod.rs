@@ -6,6 +6,7 @@ mod compare;
 mod merged;
 mod run;
 mod tables;
+mod timeline;
 
 pub(super) use merged::render_merged;
 

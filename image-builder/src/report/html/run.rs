@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use super::charts::{self, COLORS, Part};
 use super::tables::{self, Cell, Column, Table};
+use super::timeline;
 use crate::account::{Account, Reason, VcpuAccount};
 use crate::failure::Status;
 use crate::report::figures::{average, book, bounds, percent, percentile, seen};
@@ -25,6 +26,7 @@ pub(super) fn section(titled: &Titled, letter: Option<&str>, look: Look) -> Mark
             (tiles(account))
             (reasons(account, look.order))
             (histograms(seen(account)))
+            (timeline::section(account))
             (vcpus(account))
             @let parts = parts(account);
             @if !parts.is_empty() { h2 { "What exits came from" } }

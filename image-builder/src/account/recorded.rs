@@ -1,0 +1,112 @@
+//! Exits one by one and over time, as an account has them: sums, which have to be those of the ledger.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::build::row_name;
+use crate::log::{Log, Part, Traced};
+
+/// Exits for one reason on one vCPU in equal steps of time, beginning with the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rate {
+    /// The vCPU.
+    pub vcpu: u64,
+    /// The basic exit reason.
+    pub reason: u16,
+    /// TSC ticks of a step.
+    pub step: u64,
+    /// Exits in each step, up to the last that has any.
+    pub counts: Vec<u64>,
+}
+
+/// What there is of one vCPU's trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TraceFacts {
+    /// The vCPU.
+    pub vcpu: u64,
+    /// Exits in the trace.
+    pub exits: u64,
+    /// Exits that found the ring full: counted, and not in the trace.
+    pub dropped: u64,
+    /// Records of the trace that the log should have and has not.
+    pub missing_records: u64,
+    /// The most exits that the ring holds until it is emptied.
+    pub ring: u64,
+}
+
+/// What is sampled over time.
+pub(super) fn rates(log: &Log) -> Vec<Rate> {
+    let rate = |(&(vcpu, reason), samples): (&(u64, u16), &crate::log::Samples)| Rate {
+        vcpu,
+        reason,
+        step: samples.step,
+        counts: samples.counts.clone(),
+    };
+    log.rates.iter().map(rate).collect()
+}
+
+/// What there is of the traces.
+pub(super) fn traces(log: &Log) -> Vec<TraceFacts> {
+    let sum = |parts: &mut dyn Iterator<Item = &Part>| parts.map(|part| part.count).fold(0, u64::saturating_add);
+    let facts = |(&vcpu, traced): (&u64, &Traced)| TraceFacts {
+        vcpu,
+        exits: sum(&mut traced.recorded.values()),
+        dropped: sum(&mut traced.dropped.values()),
+        missing_records: traced.missing,
+        ring: traced.end.map_or(0, |end| end.ring),
+    };
+    log.traces.iter().map(facts).collect()
+}
+
+/// Trace and samples against the ledger.
+pub(super) fn check(log: &Log, found: &mut Vec<String>) {
+    for (&vcpu, traced) in &log.traces {
+        if traced.missing > 0 {
+            found.push(format!("vCPU {vcpu}: {} records of its trace are missing from the log", traced.missing));
+        } else if traced.end.is_some() {
+            against_ledger(log, vcpu, traced, found);
+        }
+    }
+    if log.verdict.is_none() {
+        return;
+    }
+    for (&(vcpu, reason), samples) in &log.rates {
+        let (sum, row) =
+            (samples.counts.iter().fold(0, |sum: u64, &count| sum.saturating_add(count)), ledger(log, vcpu, reason));
+        if sum != row.count {
+            let name = row_name(reason);
+            found.push(format!("reason {reason} {name} on vCPU {vcpu}: ledger {}, over time {sum}", row.count));
+        }
+    }
+}
+
+/// What the ledger has.
+fn ledger(log: &Log, vcpu: u64, reason: u16) -> Part {
+    log.exits.get(&(vcpu, reason)).map_or(Part::default(), |row| Part { count: row.count, cycles: row.cycles })
+}
+
+/// Trace and drops of one vCPU together, reason by reason.
+fn against_ledger(log: &Log, vcpu: u64, traced: &Traced, found: &mut Vec<String>) {
+    let mut reasons: BTreeSet<u16> =
+        log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(&(_, reason), _)| reason).collect();
+    reasons.extend(traced.recorded.keys().chain(traced.dropped.keys()));
+    for reason in reasons {
+        let of = |parts: &std::collections::BTreeMap<u16, Part>| parts.get(&reason).copied().unwrap_or_default();
+        let (recorded, dropped, row) = (of(&traced.recorded), of(&traced.dropped), ledger(log, vcpu, reason));
+        let (count, cycles) =
+            (recorded.count.saturating_add(dropped.count), recorded.cycles.saturating_add(dropped.cycles));
+        if (count, cycles) != (row.count, row.cycles) {
+            found.push(format!(
+                "reason {reason} {} on vCPU {vcpu}: ledger {} exits of {} cycles, trace {} of {}, dropped {} of {}",
+                row_name(reason),
+                row.count,
+                row.cycles,
+                recorded.count,
+                recorded.cycles,
+                dropped.count,
+                dropped.cycles
+            ));
+        }
+    }
+}

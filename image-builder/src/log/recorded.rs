@@ -1,0 +1,143 @@
+//! What a log has of exits one by one and over time: sums of the trace, which alone may be longer than memory, and the samples.
+
+use std::collections::BTreeMap;
+
+use tollgate_abi::trace::Events;
+
+use super::error::LogError;
+use super::fields::Fields;
+
+/// The most vCPUs that a log's trace may name.
+const MOST_VCPUS: usize = 1024;
+/// The most steps of time.
+const MOST_STEPS: usize = 1 << 16;
+
+/// Exits, and TSC ticks of all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Exits.
+    pub count: u64,
+    /// TSC ticks.
+    pub cycles: u64,
+}
+
+impl Part {
+    fn add(&mut self, count: u64, cycles: u64) {
+        self.count = self.count.saturating_add(count);
+        self.cycles = self.cycles.saturating_add(cycles);
+    }
+}
+
+/// One vCPU's trace, summed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traced {
+    /// `trace` records that were read.
+    pub records: u64,
+    /// Exits in them, by reason.
+    pub recorded: BTreeMap<u16, Part>,
+    /// Exits that found the ring full.
+    pub dropped: BTreeMap<u16, Part>,
+    /// The number that the next record has to have.
+    next: u64,
+    /// Records that are missing before others.
+    pub missing: u64,
+    /// The `traced` record, the last of a trace.
+    pub end: Option<TraceEnd>,
+}
+
+/// What the monitor says of a trace at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TraceEnd {
+    /// `trace` records that it wrote.
+    pub records: u64,
+    /// Exits in them.
+    pub exits: u64,
+    /// The most exits that the ring holds.
+    pub ring: u64,
+}
+
+impl Traced {
+    /// Takes a `trace` record.
+    pub(super) fn trace(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let (number, exits, tsc) = (fields.number("seq")?, fields.number("exits")?, fields.number("tsc")?);
+        if number < self.next {
+            return Err(fields.problem(format!("has the number {number} where {} was to come", self.next)));
+        }
+        self.missing += number - self.next;
+        self.next = number + 1;
+        self.records += 1;
+        let data = fields.record.raw("data").ok_or_else(|| fields.lacks("data"))?;
+        let mut found = 0;
+        for event in Events::new(tsc, data) {
+            let event = event.map_err(|_| fields.problem("has exits that can't be unpacked".to_owned()))?;
+            self.recorded.entry(event.reason).or_default().add(1, event.cycles);
+            found += 1;
+        }
+        if found != exits {
+            return Err(fields.problem(format!("has {found} exits and says that it has {exits}")));
+        }
+        Ok(())
+    }
+
+    /// Takes a `dropped` record.
+    pub(super) fn dropped(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let part = Part { count: fields.number("count")?, cycles: fields.number("cycles")? };
+        match self.dropped.insert(fields.reason()?, part) {
+            Some(_) => Err(fields.problem("repeats a reason".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the `traced` record.
+    pub(super) fn end(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let end =
+            TraceEnd { records: fields.number("seq")?, exits: fields.number("exits")?, ring: fields.number("ring")? };
+        self.missing += end.records.saturating_sub(self.next);
+        self.next = self.next.max(end.records);
+        match self.end.replace(end) {
+            Some(_) => Err(fields.problem("repeats a vCPU".to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The trace of the vCPU that a record names.
+pub(super) fn of<'a>(traces: &'a mut BTreeMap<u64, Traced>, fields: &Fields<'_>) -> Result<&'a mut Traced, LogError> {
+    let vcpu = fields.number("vcpu")?;
+    if traces.len() >= MOST_VCPUS && !traces.contains_key(&vcpu) {
+        return Err(LogError::TooMany { line: fields.line, what: "vCPUs", most: MOST_VCPUS });
+    }
+    Ok(traces.entry(vcpu).or_default())
+}
+
+/// Exits of one vCPU for one reason in equal steps of time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Samples {
+    /// The TSC at which the first step begins.
+    pub start: u64,
+    /// TSC ticks of a step.
+    pub step: u64,
+    /// Exits in each step.
+    pub counts: Vec<u64>,
+}
+
+impl Samples {
+    /// Takes a `rate` record.
+    pub(super) fn take(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let (start, step, from) = (fields.number("start")?, fields.number("step")?, fields.number("from")?);
+        if self.counts.is_empty() {
+            (self.start, self.step) = (start, step);
+        }
+        if step == 0 || (self.start, self.step, self.counts.len() as u64) != (start, step, from) {
+            return Err(fields.problem("does not go on where the one before it ends".to_owned()));
+        }
+        let counts = fields.record.raw("counts").ok_or_else(|| fields.lacks("counts"))?;
+        for count in counts.split(',') {
+            self.counts.push(count.parse().map_err(|_| fields.lacks("counts"))?);
+        }
+        if self.counts.len() > MOST_STEPS {
+            return Err(LogError::TooMany { line: fields.line, what: "steps of time", most: MOST_STEPS });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,349 @@
+//! A ledger that also records: every exit in a ring (`run --trace`), and how many there are in equal steps of time
+//! (`run --rate-step`). A type of its own, so that the plain ledger pays nothing for it.
+//!
+//! What recording takes lies between two exits' cycles, but for the few ticks around the time stamps that leave it out. Nothing is
+//! written anywhere meanwhile: [`crate::session`] empties the rings while every vCPU is quiet. A ring that is full drops what comes,
+//! and counts that by reason, so that trace and drops together are the ledger.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::exit_reason::ROWS;
+use tollgate_abi::trace::Event;
+
+use crate::ledger::{Account, Book, Ledger, Open, Witness, add};
+
+/// Steps of time for which exits are counted. When they are used up, each two become one.
+pub const STEPS: usize = 256;
+
+/// What accounts are to record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recording {
+    /// The ring, empty for no trace.
+    pub ring: &'static [Slot],
+    /// TSC ticks of a step; 0 for no samples.
+    pub rate_step_ticks: u64,
+    /// Where steps begin.
+    pub start_tsc: u64,
+}
+
+/// Room for one exit: TSC, RIP, qualification, cycles and reason.
+pub type Slot = [AtomicU64; 4];
+
+/// Bits of a slot's last word that hold the reason.
+const REASON_BITS: u32 = 16;
+
+/// Exits that were not recorded.
+#[derive(Debug, Default)]
+struct Dropped {
+    count: AtomicU64,
+    cycles: AtomicU64,
+}
+
+/// The exits of one vCPU that have not been written yet. Written by that vCPU; emptied while it is quiet.
+#[derive(Debug)]
+pub struct Ring {
+    slots: &'static [Slot],
+    used: AtomicU64,
+    dropped: [Dropped; ROWS],
+}
+
+impl Ring {
+    fn new(slots: &'static [Slot]) -> Self {
+        Self {
+            slots,
+            used: AtomicU64::new(0),
+            dropped: [const { Dropped { count: AtomicU64::new(0), cycles: AtomicU64::new(0) } }; ROWS],
+        }
+    }
+
+    /// The most exits that it holds.
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    #[inline(always)]
+    fn push(&self, row: usize, tsc: u64, cycles: u64, witness: Witness) {
+        let used = self.used.load(Relaxed);
+        let Some([at, rip, qualification, rest]) = self.slots.get(used as usize) else {
+            return self.count_drop(row, cycles);
+        };
+        at.store(tsc, Relaxed);
+        rip.store(witness.rip, Relaxed);
+        qualification.store(witness.qualification, Relaxed);
+        rest.store(cycles << REASON_BITS | row as u64, Relaxed);
+        self.used.store(used + 1, Relaxed);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn count_drop(&self, row: usize, cycles: u64) {
+        if let Some(dropped) = self.dropped.get(row).filter(|_| !self.slots.is_empty()) {
+            add(&dropped.count, 1);
+            add(&dropped.cycles, cycles);
+        }
+    }
+
+    /// Gives the exits that it holds to `each`, in their order, and is empty then. Only while its vCPU is quiet.
+    pub fn drain(&self, mut each: impl FnMut(Event)) {
+        let used = self.used.load(Relaxed) as usize;
+        for [tsc, rip, qualification, rest] in self.slots.iter().take(used) {
+            let rest = rest.load(Relaxed);
+            each(Event {
+                tsc: tsc.load(Relaxed),
+                reason: rest as u16,
+                cycles: rest >> REASON_BITS,
+                rip: rip.load(Relaxed),
+                qualification: qualification.load(Relaxed),
+            });
+        }
+        self.used.store(0, Relaxed);
+    }
+
+    /// Exits for `reason` that it had no room for, and their cycles.
+    pub fn dropped(&self, reason: ExitReason) -> (u64, u64) {
+        let dropped = &self.dropped[reason.ledger_row()];
+        (dropped.count.load(Relaxed), dropped.cycles.load(Relaxed))
+    }
+}
+
+/// Exits of one vCPU by reason and step of time.
+#[derive(Debug)]
+pub struct Rates {
+    /// By row and step; none if nothing is sampled.
+    counts: Box<[AtomicU32]>,
+    step_ticks: AtomicU64,
+    start_tsc: u64,
+}
+
+impl Rates {
+    fn new(step_ticks: u64, start_tsc: u64) -> Self {
+        let counts = if step_ticks > 0 { ROWS * STEPS } else { 0 };
+        Self {
+            counts: (0..counts).map(|_| AtomicU32::new(0)).collect(),
+            step_ticks: AtomicU64::new(step_ticks),
+            start_tsc,
+        }
+    }
+
+    #[inline(always)]
+    fn count(&self, row: usize, tsc: u64) {
+        if !self.counts.is_empty() {
+            self.count_in_step(row, tsc);
+        }
+    }
+
+    #[inline(never)]
+    fn count_in_step(&self, row: usize, tsc: u64) {
+        // Another processor's clock may be behind.
+        let elapsed = tsc.saturating_sub(self.start_tsc);
+        let step = loop {
+            match elapsed.checked_div(self.step_ticks.load(Relaxed)) {
+                Some(step) if step < STEPS as u64 => break step as usize,
+                Some(_) => self.halve(),
+                None => return,
+            }
+        };
+        if let Some(count) = self.counts.get(row * STEPS + step) {
+            count.store(count.load(Relaxed).saturating_add(1), Relaxed);
+        }
+    }
+
+    /// Makes one step of each two.
+    #[cold]
+    #[inline(never)]
+    fn halve(&self) {
+        for row in self.counts.chunks_exact(STEPS) {
+            for step in 0..STEPS {
+                let of = |step: usize| row.get(step).map_or(0, |count| count.load(Relaxed));
+                row[step].store(of(2 * step).saturating_add(of(2 * step + 1)), Relaxed);
+            }
+        }
+        self.step_ticks.store(self.step_ticks.load(Relaxed).saturating_mul(2), Relaxed);
+    }
+
+    /// TSC ticks of a step, and where the first begins.
+    pub fn steps(&self) -> (u64, u64) {
+        (self.step_ticks.load(Relaxed), self.start_tsc)
+    }
+
+    /// Exits for `reason` in each step up to the last that has any.
+    pub fn of(&self, reason: ExitReason) -> impl Iterator<Item = u32> + Clone {
+        let row = self.counts.chunks_exact(STEPS).nth(reason.ledger_row()).unwrap_or_default();
+        let counts = row.iter().map(|count| count.load(Relaxed));
+        let used = counts.clone().rposition(|count| count > 0).map_or(0, |last| last + 1);
+        counts.take(used)
+    }
+}
+
+/// A ledger with a ring and samples.
+#[derive(Debug)]
+pub struct Recorded {
+    ledger: Ledger,
+    ring: Ring,
+    rates: Rates,
+    /// Of the exit that is open.
+    rip: AtomicU64,
+    qualification: AtomicU64,
+    /// What looking at it took of its time.
+    excluded_tsc: AtomicU64,
+}
+
+impl Default for Recorded {
+    fn default() -> Self {
+        Self::new(&Recording::default())
+    }
+}
+
+impl Account for Recorded {
+    const KEEPS: bool = true;
+
+    fn new(recording: &Recording) -> Self {
+        Self {
+            ledger: Ledger::new(),
+            ring: Ring::new(recording.ring),
+            rates: Rates::new(recording.rate_step_ticks, recording.start_tsc),
+            rip: AtomicU64::new(0),
+            qualification: AtomicU64::new(0),
+            excluded_tsc: AtomicU64::new(0),
+        }
+    }
+
+    #[inline(always)]
+    fn witness(&self, what: impl FnOnce() -> Witness, now: impl Fn() -> u64) {
+        let start = now();
+        let Witness { rip, qualification } = what();
+        self.rip.store(rip, Relaxed);
+        self.qualification.store(qualification, Relaxed);
+        self.excluded_tsc.store(now().wrapping_sub(start), Relaxed);
+    }
+
+    #[inline(always)]
+    fn open(&self, reason: ExitReason) -> Open {
+        self.ledger.open(reason)
+    }
+
+    #[inline(never)]
+    fn close(&self, open: Open, since_tsc: u64, now: impl FnOnce() -> u64) {
+        let now_tsc = now();
+        let from_tsc = since_tsc.wrapping_add(self.excluded_tsc.load(Relaxed));
+        let row = open.row();
+        let witness = Witness { rip: self.rip.load(Relaxed), qualification: self.qualification.load(Relaxed) };
+        self.ring.push(row, since_tsc, now_tsc.wrapping_sub(from_tsc), witness);
+        self.rates.count(row, since_tsc);
+        self.ledger.close(open, from_tsc, || now_tsc);
+    }
+}
+
+impl Book for Recorded {
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn ring(&self) -> Option<&Ring> {
+        (self.ring.capacity() > 0).then_some(&self.ring)
+    }
+
+    fn rates(&self) -> Option<&Rates> {
+        (!self.rates.counts.is_empty()).then_some(&self.rates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    pub(crate) fn slots(count: usize) -> &'static [Slot] {
+        (0..count).map(|_| Slot::default()).collect::<Vec<_>>().leak()
+    }
+
+    fn recorded(ring: usize, rate_step_ticks: u64) -> Recorded {
+        Recorded::new(&Recording { ring: slots(ring), rate_step_ticks, start_tsc: 1000 })
+    }
+
+    fn exit(recorded: &Recorded, reason: u16, tsc: u64, cycles: u64) {
+        recorded.witness(|| Witness { rip: tsc ^ 1, qualification: cycles + 7 }, || 3);
+        let open = recorded.open(ExitReason(reason));
+        recorded.close(open, tsc, || tsc.wrapping_add(cycles));
+    }
+
+    fn drained(recorded: &Recorded) -> Vec<Event> {
+        let mut events = Vec::new();
+        recorded.ring.drain(|event| events.push(event));
+        events
+    }
+
+    #[test]
+    fn exits_come_back_in_their_order_and_none_is_lost_silently() {
+        let recorded = recorded(3, 0);
+        for round in 0..2 {
+            for at in 0..4 {
+                exit(&recorded, 10 + at, 2000 + u64::from(at), 50 + u64::from(at));
+            }
+            let events = drained(&recorded);
+            let expected = |at: u64| Event {
+                tsc: 2000 + at,
+                reason: 10 + at as u16,
+                cycles: 50 + at,
+                rip: (2000 + at) ^ 1,
+                qualification: 57 + at,
+            };
+            assert_eq!(events, [expected(0), expected(1), expected(2)]);
+            assert_eq!(recorded.ring.dropped(ExitReason(13)), (round + 1, 53 * (round + 1)));
+            assert_eq!(recorded.ring.dropped(ExitReason(12)), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_not_there() {
+        let recorded = Recorded::default();
+        exit(&recorded, 10, 5000, 1);
+        assert!(recorded.ring().is_none() && recorded.rates().is_none());
+        assert_eq!(recorded.ring.dropped(ExitReason(10)), (0, 0));
+        assert_eq!(recorded.rates.of(ExitReason(10)).count(), 0);
+    }
+
+    #[test]
+    fn steps_double_when_they_are_used_up() {
+        let recorded = recorded(0, 10);
+        for tsc in [900, 1000, 1009, 1010, 1000 + 10 * STEPS as u64 - 1] {
+            exit(&recorded, 10, tsc, 1);
+        }
+        let counts = |recorded: &Recorded| recorded.rates.of(ExitReason(10)).collect::<Vec<_>>();
+        assert_eq!((recorded.rates.steps(), counts(&recorded).len()), ((10, 1000), STEPS));
+        assert_eq!(counts(&recorded)[..3], [3, 1, 0]);
+        exit(&recorded, 10, 1000 + 10 * STEPS as u64, 1);
+        assert_eq!((recorded.rates.steps().0, counts(&recorded).len()), (20, STEPS / 2 + 1));
+        assert_eq!((counts(&recorded)[0], counts(&recorded)[STEPS / 2 - 1], counts(&recorded)[STEPS / 2]), (4, 1, 1));
+        exit(&recorded, 12, u64::MAX, 1);
+        assert_eq!(counts(&recorded), [6]);
+    }
+
+    proptest! {
+        #[test]
+        fn trace_drops_and_rates_are_the_ledger(ring in 0usize..40, exits in proptest::collection::vec((0u16..120, 0u64..1 << 40, 0u64..1 << 20), 0..60)) {
+            let recorded = recorded(ring, 1 << 12);
+            for &(reason, tsc, cycles) in &exits {
+                exit(&recorded, reason, tsc, cycles);
+            }
+            let events = drained(&recorded);
+            for row in (0..ROWS as u16).map(ExitReason).filter(|row| row.ledger_row() == usize::from(row.0)) {
+                let figures = recorded.ledger.figures(row);
+                let of_row = |event: &&Event| event.reason == row.0;
+                let (dropped, cycles) = recorded.ring.dropped(row);
+                if ring > 0 {
+                    prop_assert_eq!(events.iter().filter(of_row).count() as u64 + dropped, figures.count);
+                    prop_assert_eq!(events.iter().filter(of_row).map(|event| event.cycles).sum::<u64>() + cycles, figures.cycles);
+                }
+                prop_assert_eq!(recorded.rates.of(row).map(u64::from).sum::<u64>(), figures.count);
+            }
+        }
+    }
+}
