@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tollgate_abi::machine::MOST_VCPUS;
 
 use crate::emulator::Engine;
-use crate::report::{Format, SheetFormat};
+use crate::report::{Format, Order, SheetFormat};
 use crate::selection::DEFAULT_WATCHDOG_TICKS;
 
 const STATUSES: &str = "Exit statuses:
@@ -24,6 +24,7 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --workload atlas --on qemu-tcg    every exit of SVM that QEMU and Bochs can produce
   tollgate run --workload cr0,rdmsr --keys       within a reason: which registers, MSRs, ports, leaves, vectors, pages
   tollgate run --json --out results              JSON on standard output, all files in results/
+  tollgate run --html exits.html                 a page with tables and charts, besides
   tollgate run --cpus 4 --audit                  a guest of four vCPUs, each with an account of its own
   tollgate run --workload triple-fault           what the monitor says of a guest that breaks
   tollgate run --on qemu-tcg --audit             SVM on QEMU's own emulation
@@ -40,12 +41,28 @@ const IMAGE_EXAMPLES: &str = "Examples:
 
 const REPORT_EXAMPLES: &str = "Examples:
   tollgate report results/serial.log
+  tollgate report --sort avg --histogram results/serial.log
+  tollgate report --format html --out exits.html results/serial.log
+  tollgate report --format html monday.log tuesday.log > compared.html
   tollgate report --format csv monday.log tuesday.log > exits.csv
+  tollgate report --format json results | jq '.[] | {source, verdict}'
+  tollgate report --format openmetrics --out /var/lib/node_exporter/tollgate.prom results/serial.log
+  tollgate report --merge fleet                  thousands of logs, by platform, build and options
   ssh bench cat /dev/ttyS0 | tollgate report -
 
+Of a directory, and those in it, every *.log that begins like a log of Tollgate is reported. A log that can't be used is
+named on standard error, and the exit status is 2 or above; the others are reported all the same.
+
+A table is as wide as its terminal, with colours unless NO_COLOR is set; in a pipe it has 120 columns and none.
+
+A page has everything in itself. Several logs are set side by side, at most 100 of them.
+
 CSV has a line for each reason of each log: over all vCPUs (`all` in the column vcpu) and, where there are several, for
-each. An empty cell is a book that the log does not have. Verdict, keys, variants, workloads and scenarios are in the table
-and in JSON.";
+each. An empty cell is a book that the log does not have. Verdict, keys, variants, workloads and scenarios are in the table,
+in the page and in JSON. JSON of several logs, or of a directory, is an array whose elements tell their source.
+
+OpenMetrics counts in ticks of the time-stamp counter. Each series has the labels log, platform and virtualization, and where
+they apply vcpu, number and reason; only the guest's book has no vCPU. At most 1000 logs, or any number merged.";
 
 const BENCH_EXAMPLES: &str = "Examples:
   tollgate bench                                 VT-x, on Bochs' tigerlake
@@ -234,6 +251,9 @@ pub struct RunArguments {
     /// Write one JSON document to standard output, and nothing else there
     #[arg(long)]
     pub json: bool,
+    /// Write the account as a page to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Keep every file of the run in this directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -268,12 +288,24 @@ pub struct ImageArguments {
 /// `report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArguments {
-    /// Serial logs; `-` or none for standard input
+    /// Serial logs, and directories to look for `*.log` in; `-` or none for standard input
     #[arg(value_name = "LOG")]
     pub logs: Vec<PathBuf>,
     /// The form of the report
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
+    /// What the reasons of a table or page are sorted by
+    #[arg(long = "sort", value_name = "COLUMN", value_enum, default_value_t)]
+    pub order: Order,
+    /// Show below a table how long the exits of each reason took
+    #[arg(long)]
+    pub histogram: bool,
+    /// Merge runs of the same platform, build and options, with how far they lie apart
+    #[arg(long)]
+    pub merge: bool,
+    /// Write to this file instead of standard output; it is there whole or not at all
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `bench`.

@@ -25,3 +25,4 @@ pub mod output_file;
 pub mod progress;
 pub mod report;
 pub mod selection;
+pub mod terminal;

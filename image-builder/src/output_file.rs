@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 
@@ -11,10 +13,48 @@ use crate::failure::Failure;
 /// # Errors
 /// The file can't be written; the sentence names it and the cause.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    if path.is_dir() {
-        return Err(Failure::usage(format_args!("{} is a directory; name a file to write to", path.display())));
+    Pending::create(path)?.finish(Ok(()), bytes)
+}
+
+/// A file in the making, beside its place. Dropped, it leaves nothing.
+#[derive(Debug)]
+pub struct Pending {
+    path: PathBuf,
+    file: NamedTempFile,
+}
+
+impl Pending {
+    /// Begins a file that is to be at `path`.
+    ///
+    /// # Errors
+    /// None can be created there.
+    pub fn create(path: &Path) -> Result<Self, Failure> {
+        if path.is_dir() {
+            return Err(Failure::usage(format_args!("{} is a directory; name a file to write to", path.display())));
+        }
+        let file = beside(path).map_err(|error| cannot_write(path, &error))?;
+        Ok(Self { path: path.to_owned(), file })
     }
-    replace(path, bytes).map_err(|error| cannot_write(path, &error))
+
+    /// Puts it in its place with `rest` at its end, unless writing failed already.
+    ///
+    /// # Errors
+    /// It can't be written; what was there before still is.
+    pub fn finish(mut self, written: io::Result<()>, rest: &[u8]) -> Result<(), Failure> {
+        let whole = written.and_then(|()| self.file.write_all(rest)).and_then(|()| self.file.as_file().sync_all());
+        let placed = whole.and_then(|()| self.file.persist(&self.path).map(drop).map_err(io::Error::from));
+        placed.map_err(|error| cannot_write(&self.path, &error))
+    }
+}
+
+impl Write for Pending {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Creates `path` as a directory, with its parents.
@@ -30,16 +70,12 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
         .remedy("choose a place where you may write and where there is room")
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn beside(path: &Path) -> io::Result<NamedTempFile> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new().prefix(".tollgate-").permissions(permissions()).tempfile_in(directory)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    tempfile::Builder::new().prefix(".tollgate-").permissions(permissions()).tempfile_in(directory)
 }
 
 /// What a plain `open` would ask for; the user's mask applies.

@@ -116,13 +116,7 @@ fn add(reason: &mut Reason, row: &ExitRow) {
     reason.count = reason.count.saturating_add(row.count);
     reason.cycles = reason.cycles.saturating_add(row.cycles);
     reason.looks = reason.looks.saturating_add(row.looks);
-    for (&bucket, &count) in row.histogram.iter().filter(|&(_, &count)| count > 0) {
-        match reason.histogram.iter_mut().find(|known| known.bucket == bucket) {
-            Some(known) => known.count = known.count.saturating_add(count),
-            None => reason.histogram.push(Bucket { bucket, count }),
-        }
-    }
-    reason.histogram.sort_by_key(|bucket| bucket.bucket);
+    Bucket::add_all(&mut reason.histogram, Bucket::of(&row.histogram));
 }
 
 fn totals(log: &Log, audit: Option<&Audit>) -> Totals {

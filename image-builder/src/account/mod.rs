@@ -4,6 +4,7 @@
 //! monitor that its own numbers contradict does not pass.
 
 mod build;
+mod merge;
 mod parts;
 mod predictions;
 mod recorded;
@@ -11,6 +12,7 @@ mod vcpus;
 mod verdict;
 mod verify;
 
+pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
 pub use verdict::Verdict;
@@ -162,6 +164,23 @@ pub struct Bucket {
     pub bucket: u8,
     /// How many.
     pub count: u64,
+}
+
+impl Bucket {
+    /// Adds buckets to those that are known, in ascending order.
+    pub(crate) fn add_all(known: &mut Vec<Bucket>, more: impl Iterator<Item = Bucket>) {
+        for Bucket { bucket, count } in more.filter(|bucket| bucket.count > 0) {
+            match known.binary_search_by_key(&bucket, |known| known.bucket) {
+                Ok(at) => known[at].count = known[at].count.saturating_add(count),
+                Err(at) => known.insert(at, Bucket { bucket, count }),
+            }
+        }
+    }
+
+    /// The buckets of a ledger row.
+    pub(crate) fn of(histogram: &BTreeMap<u8, u64>) -> impl Iterator<Item = Bucket> {
+        histogram.iter().map(|(&bucket, &count)| Bucket { bucket, count })
+    }
 }
 
 /// One workload. The maps go from a reason's number to a count.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::build::row_name;
-use super::is_none;
+use super::{Bucket, is_none};
 use crate::audit::Audit;
 use crate::log::{ExitRow, Log};
 
@@ -43,6 +43,8 @@ pub struct VcpuReason {
     pub min: u64,
     /// The longest.
     pub max: u64,
+    /// The buckets that are not empty.
+    pub histogram: Vec<Bucket>,
     /// Exits by which the monitor looked at a guest that ran long. Left out where there are none.
     #[serde(skip_serializing_if = "is_none")]
     pub looks: u64,
@@ -77,5 +79,7 @@ fn reason(log: &Log, audit: Option<&Audit>, vcpu: u64, number: u16) -> VcpuReaso
     let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
     let audit_count = audit.and_then(|audit| audit.count_on(vcpu, number));
     let (count, cycles, min, max, looks) = (row.count, row.cycles, row.min, row.max, row.looks);
-    VcpuReason { number, name: row.name.clone(), count, cycles, min, max, looks, audit_count }
+    let mut histogram = Vec::new();
+    Bucket::add_all(&mut histogram, Bucket::of(&row.histogram));
+    VcpuReason { number, name: row.name.clone(), count, cycles, min, max, histogram, looks, audit_count }
 }

@@ -2,6 +2,7 @@
 
 mod atlas;
 mod bench;
+mod destination;
 mod exits_by_model;
 mod image;
 mod manual;

@@ -18,8 +18,9 @@ use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
 use crate::progress::Progress;
-use crate::report::{Format, Titled, render};
+use crate::report::{Format, Titled, counted, render, render_on};
 use crate::selection::nearest;
+use crate::terminal::Terminal;
 
 const DEFAULT_SECONDS: u64 = 60;
 /// The emulator writes some hundred bytes for each exit then.
@@ -36,9 +37,12 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
         run_image(arguments, &options, target, place.path())?
     };
     place.keep(None, &account)?;
-    let format = if arguments.json { Format::Json } else { Format::Table };
     let status = account.status;
-    print(&render(&[Titled { title, account }], format))?;
+    let titled = [Titled { title, account }];
+    if let Some(path) = &arguments.html {
+        output_file::write(path, render(&titled, Format::Html).as_bytes())?;
+    }
+    print(&if arguments.json { render(&titled, Format::Json) } else { render_on(&titled, Terminal::of_stdout()) })?;
     Ok(status)
 }
 
@@ -66,7 +70,6 @@ pub(super) fn run_image(
             qemu::prepare(directory, boot, qemu::Machine { platform, memory_mib, cpus }, arguments.audit)?
         }
     };
-    let counted = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
     progress.phase(&format!("{}: {}{and_scenarios}", launch.name, counted(workloads, "workload")));

@@ -4,10 +4,12 @@
 
 mod error;
 mod fields;
+mod files;
 mod reader;
 mod recorded;
 
 pub use error::LogError;
+pub use files::{Found, find};
 pub use reader::LogReader;
 pub use recorded::{Part, Samples, TraceEnd, Traced};
 

@@ -1,7 +1,7 @@
 //! The atlas: a row for each exit that the extension has, and below it one for each of its variants.
 
 use super::Sheet;
-use super::table::{average, book};
+use super::figures::{average, book};
 use crate::account::{Account, AtlasRow, AtlasVariant};
 
 /// How many of the reasons an atlas has that it could have, and of the variants.

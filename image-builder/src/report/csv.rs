@@ -22,26 +22,31 @@ const HEADING: [&str; 12] = [
 /// In the column `vcpu` of sums.
 const ALL: &str = "all";
 
-/// Writes every reason; a book that is unknown is an empty cell.
-pub(super) fn render(accounts: &[Titled]) -> String {
+/// The names of the columns.
+pub(super) fn heading() -> String {
+    Sheet::new(&HEADING).render(SheetFormat::Csv)
+}
+
+/// Every reason of an account, below the columns' names if they are asked for; a book that is unknown is an empty cell.
+pub(super) fn render(Titled { title, account }: &Titled, headed: bool) -> String {
     let mut sheet = Sheet::new(&HEADING);
-    for Titled { title, account } in accounts {
-        for reason in &account.reasons {
-            sheet.row(cells(title, ALL, &reason.status, &over_all(reason), reason.guest_count));
-        }
-        for vcpu in account.per_vcpu.iter().filter(|_| account.per_vcpu.len() > 1) {
-            for reason in &vcpu.reasons {
-                let status = status(account, reason.number);
-                sheet.row(cells(title, &vcpu.vcpu.to_string(), status, reason, None));
-            }
+    for reason in &account.reasons {
+        sheet.row(cells(title, ALL, &reason.status, &over_all(reason), reason.guest_count));
+    }
+    for vcpu in account.per_vcpu.iter().filter(|_| account.per_vcpu.len() > 1) {
+        for reason in &vcpu.reasons {
+            let status = status(account, reason.number);
+            sheet.row(cells(title, &vcpu.vcpu.to_string(), status, reason, None));
         }
     }
-    sheet.render(SheetFormat::Csv)
+    let text = sheet.render(SheetFormat::Csv);
+    if headed { text } else { text[heading().len()..].to_owned() }
 }
 
 fn over_all(reason: &Reason) -> VcpuReason {
     let &Reason { number, count, cycles, min, max, looks, audit_count, .. } = reason;
-    VcpuReason { number, name: reason.name.clone(), count, cycles, min, max, looks, audit_count }
+    let histogram = reason.histogram.clone();
+    VcpuReason { number, name: reason.name.clone(), count, cycles, min, max, histogram, looks, audit_count }
 }
 
 /// Which reasons are enabled is the same on every vCPU.

@@ -1,14 +1,26 @@
 //! Accounts as people and programs want to read them.
 
 mod atlas;
+mod bars;
 mod csv;
+mod figures;
+mod html;
+mod merged;
+mod openmetrics;
+mod order;
 mod sheet;
+mod stream;
 mod table;
 mod vcpus;
 
+pub(crate) use figures::counted;
+pub use merged::render_merged;
+pub use order::Order;
 pub use sheet::{Sheet, SheetFormat};
+pub use stream::Report;
 
 use crate::account::Account;
+use crate::terminal::Terminal;
 
 /// A form in which accounts can be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -20,6 +32,10 @@ pub enum Format {
     Json,
     /// One line for each reason.
     Csv,
+    /// One page with tables and charts, which needs no network.
+    Html,
+    /// Counters and histograms for monitoring systems.
+    Openmetrics,
 }
 
 /// An account and what it is called.
@@ -31,20 +47,33 @@ pub struct Titled {
     pub account: Account,
 }
 
-/// Writes accounts in one form.
-pub fn render(accounts: &[Titled], format: Format) -> String {
-    match format {
-        Format::Table => table::render(accounts),
-        Format::Csv => csv::render(accounts),
-        Format::Json => json(accounts),
-    }
+/// How a form looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    /// Which reason comes first, in tables.
+    pub order: Order,
+    /// Whether tables are followed by histograms.
+    pub histogram: bool,
+    /// What tables are shown on.
+    pub terminal: Terminal,
 }
 
-fn json(accounts: &[Titled]) -> String {
-    let text = match accounts {
-        [only] => serde_json::to_string_pretty(&only.account),
-        several => serde_json::to_string_pretty(&several.iter().map(|titled| &titled.account).collect::<Vec<_>>()),
-    };
-    // Maps have string keys and numbers are finite, so there is nothing that JSON can't hold.
-    text.unwrap_or_default() + "\n"
+/// Writes accounts in one form, for a file or a pipe.
+pub fn render(accounts: &[Titled], format: Format) -> String {
+    render_as(accounts, format, Look::default())
+}
+
+/// Writes accounts as tables for a terminal.
+pub fn render_on(accounts: &[Titled], terminal: Terminal) -> String {
+    render_as(accounts, Format::Table, Look { terminal, ..Look::default() })
+}
+
+/// Writes accounts in one form that looks like this.
+pub fn render_as(accounts: &[Titled], format: Format, look: Look) -> String {
+    let mut report = Report::new(Vec::new(), format, accounts.len() > 1, look);
+    // Writing to memory can't fail.
+    for titled in accounts {
+        let _ = report.add(titled.clone());
+    }
+    String::from_utf8_lossy(&report.finish().0).into_owned()
 }

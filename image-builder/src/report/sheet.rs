@@ -2,6 +2,8 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
+use crate::terminal::FIXED_COLUMNS;
+
 /// A form in which a [`Sheet`] can be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum SheetFormat {
@@ -24,8 +26,8 @@ pub struct Sheet {
     rows: Vec<Vec<String>>,
 }
 
-/// Columns to which text is wrapped.
-const COLUMNS: u16 = 120;
+/// Columns that a text gets at least.
+const TEXT_COLUMNS: usize = 12;
 
 impl Sheet {
     /// A sheet with these columns; those whose name ends in `#` hold numbers and are set flush right.
@@ -49,19 +51,69 @@ impl Sheet {
         self.rows.is_empty()
     }
 
-    /// Writes the sheet.
+    /// The columns: name, and whether it holds numbers.
+    pub(super) fn columns(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.heading.iter().map(String::as_str).zip(self.numeric.iter().copied())
+    }
+
+    /// The rows, a cell for each column.
+    pub(super) fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
+    /// Writes the sheet, for a file or a pipe.
     pub fn render(&self, format: SheetFormat) -> String {
+        self.within(format, FIXED_COLUMNS)
+    }
+
+    /// Writes the sheet, as a table in so many columns.
+    pub fn within(&self, format: SheetFormat, columns: u16) -> String {
         match format {
-            SheetFormat::Table => self.columns(presets::NOTHING, ContentArrangement::Dynamic),
-            SheetFormat::Markdown => self.columns(presets::ASCII_MARKDOWN, ContentArrangement::Disabled),
+            SheetFormat::Table if self.least_columns() > usize::from(columns) => self.stacked(columns.into()),
+            SheetFormat::Table => self.aligned(presets::NOTHING, ContentArrangement::Dynamic, columns),
+            SheetFormat::Markdown => self.aligned(presets::ASCII_MARKDOWN, ContentArrangement::Disabled, columns),
             SheetFormat::Csv => self.csv(),
             SheetFormat::Json => self.json(),
         }
     }
 
-    fn columns(&self, preset: &str, arrangement: ContentArrangement) -> String {
+    /// Columns that a table needs in order to be read: numbers whole, texts in some words a line.
+    fn least_columns(&self) -> usize {
+        let widest = |at: usize| self.rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        let longest_word = |name: &str| name.split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
+        let of_column = |(at, (name, numeric)): (usize, (&str, bool))| {
+            let cells = if numeric { widest(at) } else { widest(at).min(TEXT_COLUMNS) };
+            cells.max(longest_word(name)) + 2
+        };
+        self.columns().enumerate().map(of_column).sum()
+    }
+
+    /// Rows as blocks, for terminals on which columns would be torn: what the row is about, and below it the names of the
+    /// columns with their figures, as many in a line as fit.
+    fn stacked(&self, columns: usize) -> String {
+        let (before, after): (Vec<usize>, Vec<usize>) = {
+            let named = self.numeric.iter().position(|numeric| !numeric).unwrap_or(0);
+            (0..self.heading.len()).partition(|&at| at <= named)
+        };
+        // A number by itself says nothing.
+        let named = if self.numeric.iter().all(|&numeric| numeric) { self.heading.first() } else { None };
+        let mut text = String::new();
+        for row in &self.rows {
+            let cells = before.iter().map(|&at| row[at].trim()).filter(|cell| !cell.is_empty());
+            let title: Vec<&str> = named.map(String::as_str).into_iter().chain(cells).collect();
+            text += &(textwrap::fill(&title.join(" "), columns) + "\n");
+            let pair = |&at: &usize| format!("{} {}", self.heading[at], row[at]).replace(' ', "\u{a0}");
+            let pairs: Vec<String> = after.iter().filter(|&&at| !row[at].is_empty()).map(pair).collect();
+            let options = textwrap::Options::new(columns).initial_indent("  ").subsequent_indent("  ");
+            // A pair is not torn unless it is longer than a line.
+            text += &(textwrap::fill(&pairs.join("  "), options).replace('\u{a0}', " ") + "\n");
+        }
+        text
+    }
+
+    fn aligned(&self, preset: &str, arrangement: ContentArrangement, columns: u16) -> String {
         let mut table = Table::new();
-        table.load_preset(preset).set_content_arrangement(arrangement).set_width(COLUMNS);
+        table.load_preset(preset).set_content_arrangement(arrangement).set_width(columns);
         table.set_header(&self.heading);
         for row in &self.rows {
             table.add_row(row);

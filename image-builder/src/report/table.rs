@@ -1,37 +1,62 @@
 //! Accounts for people: the reasons, the workloads, the verdict.
 
+use anstyle::AnsiColor;
 use tollgate_abi::ExitReason;
 use tollgate_abi::workload::TABLE as WORKLOADS;
 
-use super::{Sheet, SheetFormat, Titled, atlas, vcpus};
+use super::figures::{average, book, percent, seen};
+use super::{Look, Order, Sheet, SheetFormat, atlas, bars, vcpus};
 use crate::account::{Account, Reason, StopFacts};
+use crate::failure::Status;
+use crate::terminal::Terminal;
 
-/// Writes accounts one after the other, with titles where there are several.
-pub(super) fn render(accounts: &[Titled]) -> String {
-    let one = |titled: &Titled| {
-        let title = if accounts.len() > 1 { format!("{}\n\n", titled.title) } else { String::new() };
-        title + &account(&titled.account)
-    };
-    accounts.iter().map(one).collect::<Vec<_>>().join("\n")
-}
-
-fn account(account: &Account) -> String {
-    let mut text = heading(account);
-    let mut parts = vec![reasons(account)];
-    parts.extend(vcpus::sheets(account));
-    parts.extend([keys(account), variants(account), workloads(account), workload_keys(account), both_ways(account)]);
-    parts.extend([scenarios(account), atlas::sheet(account)]);
-    for part in parts.iter().filter(|part| !part.is_empty()) {
+/// Writes one account.
+pub(super) fn render(account: &Account, look: Look) -> String {
+    let terminal = &look.terminal;
+    let mut text = lines(&heading(account), terminal);
+    let mut add = |part: &Sheet| {
         text += "\n";
-        text += &part.render(SheetFormat::Table);
+        text += &part.within(SheetFormat::Table, terminal.columns);
+    };
+    let reasons = reasons(account, look.order);
+    if !reasons.is_empty() {
+        add(&reasons);
+    }
+    parts(account).iter().for_each(|(_, part)| add(part));
+    if look.histogram {
+        text += &format!("\n{}", bars::of(account, look));
     }
     if !account.atlas.is_empty() {
         text += &format!("\n{}\n", atlas::score(account));
     }
     text += "\n";
-    text += &looks(account);
-    text += &verdict(account);
-    text
+    text += &lines(&looks(account), terminal);
+    let verdict = verdict(account);
+    let (first, more) = verdict.split_once('\n').unwrap_or((&verdict, ""));
+    let color = if account.status == Status::Balanced { AnsiColor::Green } else { AnsiColor::Red };
+    text += &(terminal.paint(color.on_default().bold(), &terminal.wrap(first)) + "\n");
+    text + &lines(more, terminal)
+}
+
+/// Lines of text, each wrapped where the terminal wants that.
+fn lines(text: &str, terminal: &Terminal) -> String {
+    text.lines().map(|line| terminal.wrap(line) + "\n").collect()
+}
+
+/// Everything besides the reasons, each with what it is.
+pub(super) fn parts(account: &Account) -> Vec<(&'static str, Sheet)> {
+    let mut parts = vcpus::sheets(account);
+    parts.extend([
+        ("Keys within reasons", keys(account)),
+        ("Variants of reasons", variants(account)),
+        ("Workloads", workloads(account)),
+        ("Keys that workloads predict", workload_keys(account)),
+        ("The local APIC by exits and by hardware", both_ways(account)),
+        ("Scenarios", scenarios(account)),
+        ("Atlas of exits", atlas::sheet(account)),
+    ]);
+    parts.retain(|(_, sheet)| !sheet.is_empty());
+    parts
 }
 
 fn heading(account: &Account) -> String {
@@ -56,21 +81,8 @@ fn heading(account: &Account) -> String {
     text
 }
 
-pub(super) fn percent(part: u64, whole: u64) -> String {
-    if whole == 0 { "-".to_owned() } else { format!("{:.2}%", part as f64 * 100.0 / whole as f64) }
-}
-
-pub(super) fn book(count: Option<u64>) -> String {
-    count.map_or_else(|| "-".to_owned(), |count| count.to_string())
-}
-
-/// TSC ticks of one of `count` exits.
-pub(super) fn average(cycles: u64, count: u64) -> String {
-    format!("{:.1}", cycles as f64 / count.max(1) as f64)
-}
-
-/// The reasons that any book has, the costliest first as `perf kvm stat` has them.
-fn reasons(account: &Account) -> Sheet {
+/// The reasons that any book has, as `perf kvm stat` has them.
+fn reasons(account: &Account, order: Order) -> Sheet {
     let mut sheet = Sheet::new(&[
         "no#",
         "exit reason",
@@ -83,9 +95,8 @@ fn reasons(account: &Account) -> Sheet {
         "guest#",
         "audit#",
     ]);
-    let seen = |reason: &&Reason| reason.count > 0 || reason.guest_count > Some(0) || reason.audit_count > Some(0);
-    let mut rows: Vec<&Reason> = account.reasons.iter().filter(seen).collect();
-    rows.sort_by_key(|reason| (std::cmp::Reverse(reason.cycles), reason.number));
+    let mut rows = seen(account);
+    order.sort(&mut rows);
     let totals = &account.totals;
     for reason in rows {
         sheet.row(vec![
@@ -215,7 +226,7 @@ fn workload_keys(account: &Account) -> Sheet {
 }
 
 /// The guest's own count, and behind a plus sign what scenarios added to the ledger.
-fn with_scenarios(reason: &Reason) -> String {
+pub(super) fn with_scenarios(reason: &Reason) -> String {
     match reason.scenario_count {
         0 => book(reason.guest_count),
         more => format!("{}+{more}", reason.guest_count.unwrap_or(0)),
@@ -223,7 +234,7 @@ fn with_scenarios(reason: &Reason) -> String {
 }
 
 /// Why the ledger has external interrupts that no other book but the emulator's has.
-fn looks(account: &Account) -> String {
+pub(super) fn looks(account: &Account) -> String {
     match account.reasons.iter().fold(0, |sum: u64, reason| sum.saturating_add(reason.looks)) {
         0 => String::new(),
         1 => "1 of the external interrupts is the monitor's own look at a guest that ran long (watchdog)\n".to_owned(),
@@ -267,7 +278,7 @@ fn verdict(account: &Account) -> String {
 }
 
 /// The exit after which the guest did not run again.
-fn last_exit(stop: &StopFacts) -> String {
+pub(super) fn last_exit(stop: &StopFacts) -> String {
     let mut parts: Vec<String> = stop.vcpu.iter().map(|vcpu| format!("vCPU {vcpu}")).collect();
     parts.push(stop.outcome.clone());
     if let Some(field) = stop.reason {

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 
 use super::Sheet;
-use super::table::{book, percent};
+use super::figures::{book, percent};
 use crate::account::{Account, VcpuAccount};
 
 /// vCPUs that a matrix has columns for; more than these go on in the next one.
 const ABREAST: usize = 8;
 
 /// What there is to say where several vCPUs ran.
-pub(super) fn sheets(account: &Account) -> Vec<Sheet> {
+pub(super) fn sheets(account: &Account) -> Vec<(&'static str, Sheet)> {
     if account.per_vcpu.len() < 2 {
         return Vec::new();
     }
-    let mut sheets = vec![sums(account)];
+    let mut sheets = vec![("vCPUs", sums(account))];
     let blocks = account.per_vcpu.chunks(ABREAST);
     let last = blocks.len() - 1;
-    sheets.extend(blocks.enumerate().map(|(at, block)| matrix(account, block, at == last)));
+    sheets.extend(blocks.enumerate().map(|(at, block)| ("Exits by vCPU", matrix(account, block, at == last))));
     sheets
 }
 

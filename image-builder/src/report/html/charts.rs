@@ -1,0 +1,159 @@
+//! Charts of a page, as SVG that stretches: shapes only, in the colours of the style sheet, with labels around them that
+//! keep the page's size of type. Each shape says in a `title` what it stands for.
+
+use maud::{Markup, html};
+
+use crate::account::{Bucket, Reason};
+use crate::report::figures::{bounds, percentile, scaled};
+
+/// The width of every chart in its own units.
+const WIDTH: f64 = 1000.0;
+/// The height of every chart in its own units.
+const HEIGHT: f64 = 100.0;
+
+/// Colours that the style sheet has for kinds, the last for whatever is left.
+pub(super) const COLORS: usize = 8;
+
+/// A number of a chart's units; a thousandth is less than any screen shows.
+fn units(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A number as a bar, as long as its share of the greatest of its column.
+pub(super) fn share(part: u64, most: u64) -> Markup {
+    let width = if most == 0 { 0.0 } else { part as f64 / most as f64 * WIDTH };
+    html! {
+        svg.share viewBox="0 0 1000 100" preserveAspectRatio="none" aria-hidden="true" {
+            rect width=(units(width)) height="100" {}
+        }
+    }
+}
+
+/// The buckets from the lowest to the highest that any of these rows has.
+pub(super) fn domain<'a>(rows: impl Iterator<Item = &'a Reason>) -> Option<(u8, u8)> {
+    let buckets = rows.flat_map(|row| row.histogram.iter().map(|bucket| bucket.bucket));
+    buckets.fold(None, |domain, bucket| match domain {
+        None => Some((bucket, bucket)),
+        Some((least, most)) => Some((bucket.min(least), bucket.max(most))),
+    })
+}
+
+/// How long the exits of a reason took: a bar for each power of two, a line at the estimated median.
+pub(super) fn histogram(reason: &Reason, (first, last): (u8, u8)) -> Markup {
+    let exits: u64 = reason.histogram.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.count));
+    let tallest = reason.histogram.iter().map(|bucket| bucket.count).max().unwrap_or(1).max(1);
+    let width = WIDTH / f64::from(last - first + 1);
+    let median = percentile(&reason.histogram, [reason.min, reason.max], 0.5);
+    let label = format!(
+        "{}: {exits} exits of {} to {} ticks, {} at the median",
+        reason.name,
+        reason.min,
+        reason.max,
+        median.unwrap_or(0)
+    );
+    html! {
+        svg.histogram viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label=(label) {
+            @for &Bucket { bucket, count } in &reason.histogram {
+                @let height = (count as f64 / tallest as f64 * HEIGHT).max(1.5);
+                @let (least, most) = bounds(bucket);
+                rect x=(units(f64::from(bucket - first) * width + width * 0.06)) y=(units(HEIGHT - height))
+                    width=(units(width * 0.88)) height=(units(height)) {
+                    title { (least) " to " (most) " ticks: " (count) " exits" }
+                }
+            }
+            @if let Some(median) = median {
+                @let x = (place(median) - f64::from(first)) * width;
+                line.median x1=(units(x)) x2=(units(x)) y1="0" y2="100" { title { "median " (median) " ticks" } }
+            }
+        }
+        div.axis aria-hidden="true" {
+            span { (short(bounds(first).0)) }
+            @if last > first + 2 { span { (short(bounds(first + (last - first).div_ceil(2)).0)) } }
+            span { (short(bounds(last).1.saturating_add(1))) }
+        }
+    }
+}
+
+/// Where a number of ticks lies among powers of two.
+fn place(ticks: u64) -> f64 {
+    (ticks.max(1) as f64).log2()
+}
+
+/// A number in the room of five characters.
+pub(super) fn short(number: u64) -> String {
+    match scaled(number) {
+        (number, "") => number.to_string(),
+        (number, unit) => format!("{number}\u{202f}{unit}"),
+    }
+}
+
+/// One part of a whole: its colour's number, what it is, how much.
+pub(super) struct Part {
+    pub(super) color: usize,
+    pub(super) name: String,
+    pub(super) amount: u64,
+}
+
+/// A whole and its parts, one behind the other, as long as its share of `longest`.
+pub(super) fn stack(label: &str, parts: &[Part], longest: u64) -> Markup {
+    let scale = WIDTH / longest.max(1) as f64;
+    let mut from = 0.0;
+    let mut placed = Vec::new();
+    for part in parts {
+        let width = part.amount as f64 * scale;
+        placed.push((part, from, width));
+        from += width;
+    }
+    html! {
+        svg.stack viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label=(label) {
+            @for (part, x, width) in placed {
+                rect class={ "c" (part.color) } x=(units(x)) width=(units(width)) height="100" {
+                    title { (part.name) ": " (part.amount) }
+                }
+            }
+        }
+    }
+}
+
+/// Counts in steps of time, as bars without gaps. Steps without any are not drawn.
+pub(super) fn lane(label: &str, counts: &[u64], steps: usize, ticks: u64) -> Markup {
+    let most = counts.iter().copied().max().unwrap_or(0).max(1);
+    let width = WIDTH / steps.max(1) as f64;
+    html! {
+        svg.lane viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label=(label) {
+            @for (at, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
+                @let height = (count as f64 / most as f64 * HEIGHT).max(3.0);
+                rect x=(units(at as f64 * width)) y=(units(HEIGHT - height)) width=(units(width)) height=(units(height)) {
+                    title { "from tick " (ticks.saturating_mul(at as u64)) ": " (count) " exits" }
+                }
+            }
+        }
+    }
+}
+
+/// What the colours stand for.
+pub(super) fn legend<'a>(names: impl Iterator<Item = (usize, &'a str)>) -> Markup {
+    html! {
+        ul.legend {
+            @for (color, name) in names {
+                li {
+                    svg viewBox="0 0 10 10" aria-hidden="true" { rect class={ "c" (color) } width="10" height="10" {} }
+                    (name)
+                }
+            }
+        }
+    }
+}
+
+/// A change as a bar to the left or to the right of the middle; twice as much, or none of it, fills a side.
+pub(super) fn change(ratio: f64) -> Markup {
+    let length = ratio.clamp(-1.0, 1.0).abs() * WIDTH / 2.0;
+    let (class, x) = if ratio < 0.0 { ("less", WIDTH / 2.0 - length) } else { ("more", WIDTH / 2.0) };
+    html! {
+        svg.change viewBox="0 0 1000 100" preserveAspectRatio="none" aria-hidden="true" {
+            rect class=(class) x=(units(x)) width=(units(length)) height="100" {}
+            line x1="500" x2="500" y1="0" y2="100" {}
+        }
+    }
+}

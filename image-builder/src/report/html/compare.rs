@@ -1,0 +1,139 @@
+//! Several runs side by side: what each came to, and reason by reason how the others differ from the first.
+
+use std::collections::BTreeMap;
+
+use maud::{Markup, html};
+
+use super::charts;
+use super::run::{platform, verdict};
+use super::tables::{Cell, Column, Table};
+use crate::account::{Account, Reason};
+use crate::report::figures::{average, seen};
+use crate::report::{Look, Titled};
+
+/// What the run at this place is called: A to Z, then by numbers.
+pub(super) fn letter(at: usize) -> String {
+    match u8::try_from(at) {
+        Ok(at) if at < 26 => char::from(b'A' + at).to_string(),
+        _ => (at + 1).to_string(),
+    }
+}
+
+pub(super) fn section(accounts: &[Titled], look: Look) -> Markup {
+    html! {
+        section { (overview(accounts)) @if !accounts.is_empty() { (reasons(accounts, look)) } }
+    }
+}
+
+fn overview(accounts: &[Titled]) -> Markup {
+    let columns =
+        [("log", false), ("run", false), ("verdict", false), ("platform", false), ("exits", true), ("ticks", true)];
+    let row = |(at, Titled { title, account }): (usize, &Titled)| {
+        let letter = letter(at);
+        vec![
+            Cell::of(html! { a href={ "#run-" (letter) } { (title) } }, None),
+            Cell::text(&letter),
+            Cell::of(verdict(account), None),
+            Cell::text(platform(account)),
+            Cell::count(account.totals.exits),
+            Cell::count(account.totals.cycles),
+        ]
+    };
+    let table = Table {
+        caption: html! { "The runs" },
+        groups: Vec::new(),
+        columns: columns.map(|(name, numeric)| Column::new(name, numeric)).into(),
+        rows: accounts.iter().enumerate().map(row).collect(),
+        last: None,
+    };
+    html! { (table) }
+}
+
+/// What is compared of a row.
+#[derive(Clone, Copy)]
+struct Figures {
+    count: u64,
+    cycles: u64,
+}
+
+impl Figures {
+    fn average(self) -> Option<f64> {
+        (self.count > 0).then(|| self.cycles as f64 / self.count as f64)
+    }
+}
+
+/// The reasons that any run has, in the order of the first run and then by number.
+fn reasons(accounts: &[Titled], look: Look) -> Markup {
+    let mut names: BTreeMap<u16, &str> = BTreeMap::new();
+    let mut order: Vec<u16> = Vec::new();
+    for Titled { account, .. } in accounts {
+        let mut rows = seen(account);
+        look.order.sort(&mut rows);
+        for row in rows {
+            if names.insert(row.number, &row.name).is_none() {
+                order.push(row.number);
+            }
+        }
+    }
+    let runs: Vec<BTreeMap<u16, &Reason>> =
+        accounts.iter().map(|titled| titled.account.reasons.iter().map(|row| (row.number, row)).collect()).collect();
+    let of = |run: usize, number: u16| {
+        runs[run]
+            .get(&number)
+            .map_or(Figures { count: 0, cycles: 0 }, |row| Figures { count: row.count, cycles: row.cycles })
+    };
+    let total = |account: &Account| Figures { count: account.totals.exits, cycles: account.totals.cycles };
+    let mut groups = vec![(String::new(), 2)];
+    let mut columns = vec![Column::new("exit reason", false), Column::new("no", true)];
+    for at in 0..accounts.len() {
+        groups.push((format!("run {}", letter(at)), if at == 0 { 2 } else { 4 }));
+        columns.extend([Column::new("samples", true)]);
+        if at > 0 {
+            columns.push(Column { about: "more samples than in run A", ..Column::new("\u{394} samples", true) });
+        }
+        columns.push(Column { about: "ticks of an exit on average", ..Column::new("avg", true) });
+        if at > 0 {
+            columns.push(Column { about: "more ticks on average than in run A", ..Column::new("\u{394} avg", true) });
+        }
+    }
+    let row = |number: u16| {
+        let mut cells = vec![Cell::text(names[&number]), Cell::count(number.into())];
+        (0..accounts.len()).for_each(|at| cells.extend(cells_of(of(at, number), (at > 0).then(|| of(0, number)))));
+        cells
+    };
+    let mut last = vec![Cell::text("all"), Cell::text("")];
+    for (at, titled) in accounts.iter().enumerate() {
+        last.extend(cells_of(total(&titled.account), (at > 0).then(|| total(&accounts[0].account))));
+    }
+    let table = Table {
+        caption: html! { "Exit reasons side by side; \u{394} is the difference from run A" },
+        groups,
+        columns,
+        rows: order.into_iter().map(row).collect(),
+        last: Some(last),
+    };
+    html! { h2 { "Reasons compared" } (table) }
+}
+
+/// A run's figures, each followed by how far it is from that of the first.
+fn cells_of(figures: Figures, first: Option<Figures>) -> Vec<Cell> {
+    let mut cells = vec![Cell::count(figures.count)];
+    if let Some(first) = first {
+        let more = i128::from(figures.count) - i128::from(first.count);
+        let text = if more == 0 { "=".to_owned() } else { format!("{more:+}") };
+        cells.push(Cell::of(html! { (text) }, Some(more as f64)));
+    }
+    let shown = figures.average().map_or_else(|| "-".to_owned(), |_| average(figures.cycles, figures.count));
+    cells.push(Cell::text(shown));
+    if let Some(first) = first {
+        cells.push(match (figures.average(), first.average()) {
+            (Some(own), Some(others)) if others > 0.0 => {
+                let ratio = own / others - 1.0;
+                let text = if own == others { "=".to_owned() } else { format!("{:+.1}%", ratio * 100.0) };
+                Cell::of(html! { (text) @if own != others { (charts::change(ratio)) } }, Some(ratio))
+            }
+            _ => Cell::text("-"),
+        });
+    }
+    cells
+}

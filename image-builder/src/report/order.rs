@@ -1,0 +1,46 @@
+//! Which reason comes first.
+
+use std::cmp::{Ordering, Reverse};
+
+use crate::account::Reason;
+
+/// What reasons are sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Order {
+    /// The most exits first.
+    Samples,
+    /// The most ticks first.
+    #[default]
+    Time,
+    /// The one with the longest shortest exit first.
+    Min,
+    /// The one with the longest exit first.
+    Max,
+    /// The longest on average first.
+    Avg,
+    /// By the reason's number.
+    Number,
+}
+
+impl Order {
+    /// Sorts rows; those that are equal by their numbers.
+    pub(super) fn sort(self, rows: &mut [&Reason]) {
+        rows.sort_by(|one, other| self.compare(one, other).then(one.number.cmp(&other.number)));
+    }
+
+    fn compare(self, one: &Reason, other: &Reason) -> Ordering {
+        let by = |figure: fn(&Reason) -> u64| Reverse(figure(one)).cmp(&Reverse(figure(other)));
+        match self {
+            Order::Samples => by(|row| row.count),
+            Order::Time => by(|row| row.cycles),
+            Order::Min => by(|row| row.min),
+            Order::Max => by(|row| row.max),
+            Order::Avg => average(other).total_cmp(&average(one)),
+            Order::Number => Ordering::Equal,
+        }
+    }
+}
+
+fn average(row: &Reason) -> f64 {
+    row.cycles as f64 / row.count.max(1) as f64
+}

@@ -1,0 +1,59 @@
+//! What standard output is: how wide, and whether it shows colours and blocks.
+
+use std::env;
+use std::io::{self, IsTerminal};
+
+use terminal_size::{Width, terminal_size_of};
+
+/// Columns of what is no terminal.
+pub const FIXED_COLUMNS: u16 = 120;
+
+/// Fewer columns than these hold nothing.
+const LEAST_COLUMNS: u16 = 20;
+
+/// How text may look where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    /// Columns to which text is wrapped.
+    pub columns: u16,
+    /// Whether whole lines are wrapped between words; a program wants them whole.
+    pub wraps: bool,
+    /// Whether it shows colours, and is asked to.
+    pub colors: bool,
+    /// Whether it shows block characters.
+    pub blocks: bool,
+}
+
+impl Default for Terminal {
+    fn default() -> Self {
+        Self { columns: FIXED_COLUMNS, wraps: false, colors: false, blocks: false }
+    }
+}
+
+impl Terminal {
+    /// Standard output; what is no terminal gets a fixed width and nothing but text.
+    pub fn of_stdout() -> Self {
+        let out = io::stdout();
+        if !out.is_terminal() {
+            return Self::default();
+        }
+        let says = |name: &str| env::var(name).unwrap_or_default();
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].map(says).into_iter().find(|value| !value.is_empty());
+        Self {
+            columns: terminal_size_of(&out).map_or(FIXED_COLUMNS, |(Width(columns), _)| columns.max(LEAST_COLUMNS)),
+            wraps: true,
+            colors: says("NO_COLOR").is_empty() && says("TERM") != "dumb",
+            blocks: locale.is_some_and(|value| value.to_ascii_uppercase().replace('-', "").contains("UTF8")),
+        }
+    }
+
+    /// A line of text, in lines that fit.
+    pub fn wrap(&self, text: &str) -> String {
+        if self.wraps { textwrap::fill(text, usize::from(self.columns)) } else { text.to_owned() }
+    }
+
+    /// Text in a style, where there are any.
+    pub fn paint(&self, style: anstyle::Style, text: &str) -> String {
+        if self.colors { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
+}

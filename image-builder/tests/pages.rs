@@ -1,0 +1,227 @@
+//! The report as a page, in Chromium: its figures are the account's, sorting works by keyboard, nothing leaves the page,
+//! nothing a log says becomes markup, it fits a phone, and its text is legible in light and dark.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::{LogText, balanced, books, text, tollgate_in, two_vcpus};
+use serde_json::Value;
+use tollgate_abi::record::Kind;
+
+/// Runs before anything else in the page, and hands what it found to the frame around it.
+const PROBE: &str = include_str!("pages/probe.js");
+
+/// What a page is shown in.
+#[derive(Clone, Copy)]
+struct Screen {
+    width: u32,
+    dark: bool,
+}
+
+const DESK: Screen = Screen { width: 1280, dark: false };
+const PHONE: Screen = Screen { width: 375, dark: true };
+
+/// Shows a page in Chromium and returns what the probe found.
+fn shown(directory: &Path, page: &str, screen: Screen) -> Value {
+    let probed = page.replacen("<head>", &format!("<head><script>{PROBE}</script>"), 1);
+    assert_ne!(probed, page, "the page has a head");
+    fs::write(directory.join("page.html"), probed).unwrap();
+    let frame = format!(
+        "<!DOCTYPE html><iframe src=\"page.html\" width=\"{}\" height=\"900\" style=\"border: 0\"></iframe><pre id=\"found\"></pre>\
+         <script>addEventListener(\"message\", (event) => {{ found.textContent = event.data; }});</script>",
+        screen.width
+    );
+    let path = directory.join("frame.html");
+    fs::write(&path, frame).unwrap();
+    let mut command = Command::new("chromium");
+    // Root has no sandbox, and a container often no room for shared memory.
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]);
+    command.args(["--disable-background-networking", "--disable-component-update", "--no-first-run"]);
+    command.arg(format!("--user-data-dir={}", directory.join("profile").display()));
+    command.args(["--window-size=1400,1000", "--virtual-time-budget=20000", "--dump-dom"]);
+    if screen.dark {
+        command.arg("--blink-settings=preferredColorScheme=0");
+    }
+    let output = command.arg(format!("file://{}", path.display())).output();
+    let output = output.expect("Chromium starts; where it is missing, ci/setup installs it");
+    let (dom, said) = (text(&output.stdout), text(&output.stderr));
+    let consoled: Vec<&str> = said.lines().filter(|line| line.contains(":CONSOLE")).collect();
+    assert_eq!(consoled, Vec::<&str>::new(), "the page writes to the console");
+    let (_, found) = dom.split_once("<pre id=\"found\">").expect("the frame is shown");
+    let found = found.split_once("</pre>").map_or("", |(found, _)| found);
+    let found = found.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+    let mut found: Value =
+        serde_json::from_str(&found).unwrap_or_else(|error| panic!("{error}: the probe said {found:?}; {said}"));
+    found["figures"] = serde_json::from_str(found["figures"].as_str().unwrap()).unwrap();
+    found
+}
+
+/// The page of logs, by the command.
+fn page(directory: &Path, arguments: &[&str], logs: &[(&str, &LogText)]) -> String {
+    let mut all = vec!["report", "--format", "html", "--out", "out.html"];
+    all.extend(arguments);
+    for (name, log) in logs {
+        fs::write(directory.join(name), &log.0).unwrap();
+        all.push(name);
+    }
+    let output = tollgate_in(directory, &all, &[]);
+    assert!(output.status.code() < Some(2), "{}", text(&output.stderr));
+    fs::read_to_string(directory.join("out.html")).unwrap()
+}
+
+/// What holds of every page, on every screen.
+fn check_manners(found: &Value) {
+    assert_eq!(found["errors"], Value::Array(vec![]), "errors and violations");
+    assert_eq!(found["resources"], 0, "nothing is loaded");
+    assert_eq!(found["foreign"], 0, "elements that a log could have brought in");
+    assert_eq!(found["uncaptioned"], 0, "tables without a caption or headings");
+    assert_eq!(found["overflow"], 0, "columns by which the page is wider than its screen");
+    assert_eq!(found["faint"], Value::Array(vec![]), "text of less contrast than 4.5 to 1");
+    assert_eq!(found["unlabelled"], 0, "drawings without a text");
+}
+
+/// Rows that the page must have, from the account that the page has as JSON and the one that the tool writes.
+fn check_figures(found: &Value, account: &Value) {
+    assert!(found["figures"] == *account, "the figures in the page are not the report's as JSON");
+    let totals = &account["totals"];
+    for total in ["exits", "cycles", "elapsed", "entries"] {
+        assert_eq!(found["totals"][total], totals[total].to_string(), "{total}");
+    }
+    let rows = found["rows"].as_array().unwrap();
+    let reasons = account["reasons"].as_array().unwrap();
+    assert_eq!(rows.len(), reasons.len());
+    for row in rows {
+        let number: u64 = row["no"].as_str().unwrap().parse().unwrap();
+        let reason = reasons.iter().find(|reason| reason["number"] == number).unwrap();
+        assert_eq!(row["exit reason"], reason["name"]);
+        for (column, field) in [("samples", "count"), ("min", "min"), ("max", "max"), ("guest", "guest_count")] {
+            assert_eq!(row[column], reason[field].to_string(), "{column} of {number}");
+        }
+        let share = reason["count"].as_f64().unwrap() / totals["exits"].as_f64().unwrap();
+        assert!((row["share"].as_str().unwrap().parse::<f64>().unwrap() - share).abs() < 1e-9);
+        let average = reason["cycles"].as_f64().unwrap() / reason["count"].as_f64().unwrap();
+        assert!((row["avg"].as_str().unwrap().parse::<f64>().unwrap() - average).abs() <= 0.05);
+        let drawn: u64 = found["drawn"][reason["name"].as_str().unwrap()].as_u64().unwrap();
+        assert_eq!(Some(drawn), reason["count"].as_u64(), "the exits in the histogram's bars");
+    }
+}
+
+fn json(directory: &Path, logs: &[&str]) -> Value {
+    let mut arguments = vec!["report", "--format", "json"];
+    arguments.extend(logs);
+    serde_json::from_slice(&tollgate_in(directory, &arguments, &[]).stdout).unwrap()
+}
+
+#[test]
+fn a_page_has_the_accounts_figures_and_sorts_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = page(directory.path(), &[], &[("two.log", &two_vcpus())]);
+    for foreign in ["http://", "https://", "src=", "url(", "@import"] {
+        assert!(!page.contains(foreign), "the page names {foreign}");
+    }
+    for screen in [DESK, PHONE] {
+        let found = shown(directory.path(), &page, screen);
+        check_manners(&found);
+        check_figures(&found, &json(directory.path(), &["two.log"]));
+        assert_eq!((found["width"].as_u64(), found["dark"].as_bool()), (Some(screen.width.into()), Some(screen.dark)));
+        // Sorted by ticks as it comes; a key press on `samples` sorts downwards, the next one upwards.
+        assert_eq!(found["sorted"][0]["by"], "time descending");
+        assert_eq!(found["sorted"][1], serde_json::json!({"by": "samples descending", "values": [10, 3, 2, 1, 1]}));
+        assert_eq!(found["sorted"][2], serde_json::json!({"by": "samples ascending", "values": [1, 1, 2, 3, 10]}));
+        assert_eq!(found["sorted"][3]["by"], "exit reason ascending");
+        assert_eq!(
+            found["sorted"][3]["values"],
+            serde_json::json!(["CPUID", "External interrupt", "HLT", "VMCALL", "WRMSR or WRMSRNS"])
+        );
+    }
+}
+
+#[test]
+fn what_a_log_says_is_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let evil = "</script></style><img src=x onerror=alert(1)>\"'><script>alert(2)</script>&lt;<!--";
+    let mut log = LogText::default();
+    log.header_on(evil, "vt-x", 2, evil);
+    log.workload("cpuid", 5, &[(10, 5, 5, 5)]);
+    let record = log.record(Kind::Exit).number("vcpu", 1).number("reason", 11).text("name", evil);
+    let record =
+        record.text("status", evil).number("count", 2).number("cycles", 20).number("min", 10).number("max", 10);
+    let mut histogram = [0; 64];
+    histogram[3] = 2;
+    record.histogram("histogram", &histogram).finish().unwrap();
+    log.part(Kind::Key, 1, 11, evil, 2, &[10]);
+    books(&mut log);
+    log.total_on(1, 2, 2, 20);
+    log.stop("triple-fault");
+    log.verdict("failed", evil);
+    let name = "<b>evil & good.log";
+    let page = page(directory.path(), &[], &[(name, &log), ("good.log", &balanced())]);
+    let found = shown(directory.path(), &page, DESK);
+    check_manners(&found);
+    assert!(found["figures"] == json(directory.path(), &[name, "good.log"]), "the figures are not the report's");
+    assert!(found["text"].as_str().unwrap().contains(evil), "it is shown as it is");
+}
+
+#[test]
+fn several_runs_are_compared() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = [("first.log", &balanced()), ("second.log", &two_vcpus()), ("third.log", &balanced())];
+    let page = page(directory.path(), &["--sort", "number"], &logs);
+    let found = shown(directory.path(), &page, PHONE);
+    check_manners(&found);
+    let cells = |reason: &str| {
+        let rows =
+            found["tables"]["Exit reasons side by side; \u{394} is the difference from run A"].as_array().unwrap();
+        let row = rows.iter().find(|row| row[0] == reason).unwrap();
+        row.as_array().unwrap().iter().skip(2).map(|cell| cell.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(cells("CPUID"), ["5", "70.0", "10", "+5", "72.5", "+3.6%", "5", "=", "70.0", "="]);
+    assert_eq!(cells("HLT"), ["0", "-", "1", "+1", "120.0", "-", "0", "=", "-", "-"]);
+}
+
+/// Samples over time, which vCPU 1 took in steps half as long.
+fn sampled() -> LogText {
+    let mut log = LogText::default();
+    log.header_of(2, "leaf-map=autumn2021 workloads=none cpus=2 rate-step=1000");
+    for (vcpu, step, counts) in [(0, 2000, vec![3, 0, 2]), (1, 1000, vec![1, 1, 0, 3])] {
+        log.ledger(vcpu, &[common::CPUID]);
+        let record = log.record(Kind::Rate).number("vcpu", vcpu).number("reason", 10).number("start", 5);
+        record.number("step", step).number("from", 0).numbers("counts", counts.into_iter()).finish().unwrap();
+    }
+    log.tally(10, 10);
+    log.stop("exited");
+    log.verdict("balanced", "");
+    log
+}
+
+#[test]
+fn exits_over_time_are_drawn_where_they_were_sampled() {
+    let directory = tempfile::tempdir().unwrap();
+    let found = shown(directory.path(), &page(directory.path(), &[], &[("sampled.log", &sampled())]), PHONE);
+    check_manners(&found);
+    assert_eq!(found["lanes"], serde_json::json!({"CPUID": [[0, 5], [2000, 3], [4000, 2]]}));
+    let found = shown(directory.path(), &page(directory.path(), &[], &[("good.log", &balanced())]), DESK);
+    assert_eq!(found["lanes"], serde_json::json!({}));
+    assert!(found["text"].as_str().unwrap().contains("no samples of exits over time"));
+}
+
+#[test]
+fn merged_runs_and_empty_ones_have_pages() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = [("first.log", &balanced()), ("second.log", &balanced())];
+    let merged = page(directory.path(), &["--merge"], &logs);
+    let found = shown(directory.path(), &merged, PHONE);
+    check_manners(&found);
+    assert_eq!(found["figures"]["runs"], 2);
+    assert_eq!((&found["totals"]["exits"], &found["totals"]["cycles"]), (&"16".into(), &"1300".into()));
+    assert_eq!((&found["drawn"]["CPUID"], &found["drawn"]["VMCALL"]), (&10.into(), &6.into()));
+    let mut refused = LogText::default();
+    refused.header("");
+    refused.verdict("failed", "before the first exit");
+    let found = shown(directory.path(), &page(directory.path(), &[], &[("refused.log", &refused)]), DESK);
+    check_manners(&found);
+    assert!(found["text"].as_str().unwrap().contains("no exit was accounted"));
+}
