@@ -24,3 +24,4 @@ pub mod output_file;
 pub mod progress;
 pub mod report;
 pub mod selection;
+pub mod trace;

@@ -1,7 +1,7 @@
 //! Files that the tool writes appear whole or not at all: written beside their place, then renamed into it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use crate::failure::Failure;
@@ -17,6 +17,25 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     replace(path, bytes).map_err(|error| cannot_write(path, &error))
 }
 
+/// Writes to `path` what `fill` writes, as it comes. On any error what was there before is still there.
+///
+/// # Errors
+/// That of `fill`; or the file can't be written.
+pub fn fill<T>(path: &Path, fill: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<T, Failure>) -> Result<T, Failure> {
+    if path.is_dir() {
+        return Err(Failure::usage(format_args!("{} is a directory; name a file to write to", path.display())));
+    }
+    let cannot = |error: io::Error| cannot_write(path, &error);
+    let file = beside(path).map_err(cannot)?;
+    let mut buffered = BufWriter::with_capacity(1 << 18, file.as_file());
+    let filled = fill(&mut buffered)?;
+    buffered.flush().map_err(cannot)?;
+    drop(buffered);
+    file.as_file().sync_all().map_err(cannot)?;
+    file.persist(path).map_err(|error| cannot_write(path, &error.error))?;
+    Ok(filled)
+}
+
 /// Creates `path` as a directory, with its parents.
 ///
 /// # Errors
@@ -25,17 +44,22 @@ pub fn create_directory(path: &Path) -> Result<(), Failure> {
     fs::create_dir_all(path).map_err(|error| cannot_write(path, &error))
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::usage(format_args!("{} can't be written: {error}", path.display()))
         .remedy("choose a place where you may write and where there is room")
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// A file that is to take the place of `path`.
+fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new().prefix(".tollgate-").permissions(permissions()).tempfile_in(directory)?;
+    tempfile::Builder::new().prefix(".tollgate-").permissions(permissions()).tempfile_in(directory)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = beside(path)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;

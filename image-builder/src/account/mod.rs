@@ -11,6 +11,7 @@ mod vcpus;
 mod verdict;
 mod verify;
 
+pub(crate) use build::row_name;
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
 pub use verdict::Verdict;
