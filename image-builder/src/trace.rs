@@ -150,3 +150,71 @@ impl<W: Write> Writer<W> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_abi::record::{PROTOCOL, Writer};
+    use tollgate_abi::trace::Batch;
+
+    /// A log whose `trace` records have these numbers.
+    fn log(numbers: &[u64]) -> String {
+        let mut text = String::new();
+        Writer::new(&mut text, Kind::Tollgate).number("protocol", PROTOCOL).finish().unwrap();
+        for &number in numbers {
+            let mut batch = Batch::new();
+            let cpuid = Event { tsc: 1000, reason: 10, cycles: 61, rip: 0x10_0000, qualification: 0 };
+            batch.push(cpuid);
+            batch.push(Event { tsc: 1087, reason: 30, qualification: 0x3f8_0000, ..cpuid });
+            let record = Writer::new(&mut text, Kind::Trace).number("vcpu", 1).number("seq", number);
+            let record = record.number("exits", batch.exits).number("tsc", batch.tsc);
+            record.packed("data", &batch).finish().unwrap();
+        }
+        text
+    }
+
+    fn converted(form: Form) -> String {
+        let mut out = Vec::new();
+        convert(log(&[0]).as_bytes(), form, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn csv_has_a_line_for_each_exit() {
+        let expected = "vcpu,tsc,reason,name,qualification,rip,cycles\n\
+                        1,1000,10,\"CPUID\",0x0,0x100000,61\n\
+                        1,1087,30,\"I/O instruction\",0x3f80000,0x100000,61\n";
+        assert_eq!(converted(Form::Csv), expected);
+    }
+
+    #[test]
+    fn json_has_a_track_for_each_vcpu() {
+        let document: serde_json::Value = serde_json::from_str(&converted(Form::Json)).unwrap();
+        let [_, track, first, second] = document["traceEvents"].as_array().unwrap().as_slice() else {
+            panic!("{document:#}")
+        };
+        assert_eq!((&track["tid"], &track["args"]["name"]), (&1.into(), &"vCPU 1".into()));
+        assert_eq!((&first["name"], &first["ts"], &first["dur"]), (&"CPUID".into(), &1000.into(), &61.into()));
+        assert_eq!(second["args"]["qualification"], "0x3f80000");
+    }
+
+    #[test]
+    fn a_missing_line_is_noticed() {
+        let missing = |numbers: &[u64]| {
+            let read = convert(log(numbers).as_bytes(), Form::Csv, io::sink()).unwrap();
+            Account::new(&read, None, None).traces[0].missing_records
+        };
+        assert_eq!((missing(&[0, 1, 2]), missing(&[0, 2])), (0, 1));
+    }
+
+    #[test]
+    fn a_log_that_is_none_leaves_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (bad, out) = (directory.path().join("bad.log"), directory.path().join("trace.csv"));
+        std::fs::write(&bad, log(&[0]).repeat(2)).unwrap();
+        std::fs::write(&out, "before").unwrap();
+        let failure = export(&bad, &out).unwrap_err().to_string();
+        assert!(failure.contains("starts another run"), "{failure}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "before");
+    }
+}
