@@ -117,6 +117,8 @@ pub enum Command {
     /// Write the bootable image
     #[command(after_help = IMAGE_EXAMPLES)]
     Image(ImageArguments),
+    /// Write the exits of a traced run one by one, for other programs
+    Trace(TraceArguments),
     /// Inspect serial logs
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArguments),
@@ -245,6 +247,9 @@ pub struct RunArguments {
     /// Boot the UEFI image, under OVMF, and compare the log on its stick with the serial log
     #[arg(long)]
     pub uefi: bool,
+    /// Trace the exits, and write each with its time, place and cycles: FILE.json for ui.perfetto.dev, or FILE.csv
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Compare with the emulator's own log of VM exits, too (not with KVM, which keeps none)
     #[arg(long)]
     pub audit: bool,
@@ -283,6 +288,17 @@ pub struct ImageArguments {
     /// What goes into the image.
     #[command(flatten)]
     pub image: ImageOptions,
+}
+
+/// `trace`.
+#[derive(Clone, Debug, Args)]
+pub struct TraceArguments {
+    /// The serial log of a run with a trace
+    #[arg(value_name = "LOG")]
+    pub log: PathBuf,
+    /// Where to write: FILE.json for ui.perfetto.dev, or FILE.csv
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// `report`.

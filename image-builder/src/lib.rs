@@ -26,3 +26,4 @@ pub mod progress;
 pub mod report;
 pub mod selection;
 pub mod terminal;
+pub mod trace;

@@ -1,7 +1,7 @@
 //! Files that the tool writes appear whole or not at all: written beside their place, then renamed into it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -57,6 +57,17 @@ impl Write for Pending {
     }
 }
 
+/// Writes to `path` what `fill` writes, as it comes. On any error what was there before is still there.
+///
+/// # Errors
+/// That of `fill`; or the file can't be written.
+pub fn fill<T>(path: &Path, fill: impl FnOnce(&mut BufWriter<Pending>) -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut buffered = BufWriter::with_capacity(1 << 18, Pending::create(path)?);
+    let filled = fill(&mut buffered)?;
+    let pending = buffered.into_inner().map_err(|error| cannot_write(path, error.error()))?;
+    pending.finish(Ok(()), &[]).map(|()| filled)
+}
+
 /// Creates `path` as a directory, with its parents.
 ///
 /// # Errors
@@ -65,7 +76,7 @@ pub fn create_directory(path: &Path) -> Result<(), Failure> {
     fs::create_dir_all(path).map_err(|error| cannot_write(path, &error))
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure::usage(format_args!("{} can't be written: {error}", path.display()))
         .remedy("choose a place where you may write and where there is room")
 }

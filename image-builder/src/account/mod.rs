@@ -12,6 +12,7 @@ mod vcpus;
 mod verdict;
 mod verify;
 
+pub(crate) use build::row_name;
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};

@@ -21,13 +21,20 @@ use crate::progress::Progress;
 use crate::report::{Format, Titled, counted, render, render_on};
 use crate::selection::nearest;
 use crate::terminal::Terminal;
+use crate::trace::{self, Form};
 
+/// Exits of each vCPU that a trace holds between two pauses, unless asked otherwise: more than any workload of the default run has.
+const DEFAULT_TRACE_EXITS: u64 = 65536;
 const DEFAULT_SECONDS: u64 = 60;
 /// The emulator writes some hundred bytes for each exit then.
 const DEFAULT_AUDITED_SECONDS: u64 = 180;
 
 pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
-    let selection = arguments.image.selection()?;
+    let mut selection = arguments.image.selection()?;
+    if let Some(path) = &arguments.trace {
+        Form::of(path)?;
+        selection.trace_exits = arguments.image.trace_exits.unwrap_or(DEFAULT_TRACE_EXITS);
+    }
     let options = selection.options()?;
     let target = target(arguments)?;
     let place = Place::new(arguments.out.as_deref())?;
@@ -80,6 +87,9 @@ pub(super) fn run_image(
     let account = account(&launch, session?)?;
     if arguments.uefi {
         stick::compare(directory, &launch.serial)?;
+    }
+    if let Some(path) = &arguments.trace {
+        trace::export(&launch.serial, path)?;
     }
     Ok((launch.name, account))
 }

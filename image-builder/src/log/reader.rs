@@ -62,13 +62,21 @@ impl LogReader {
     ///
     /// # Errors
     /// It can't be read, or is not the log of one run.
-    pub fn read(mut source: impl Read) -> Result<Log, LogError> {
+    pub fn read(source: impl Read) -> Result<Log, LogError> {
+        Self::read_observed(source, &mut |_| {})
+    }
+
+    /// Likewise, and shows `observe` each record once it is checked.
+    ///
+    /// # Errors
+    /// As [`LogReader::read`].
+    pub fn read_observed(mut source: impl Read, observe: &mut impl FnMut(&Record<'_>)) -> Result<Log, LogError> {
         let mut reader = Self::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
             match source.read(&mut buffer) {
-                Ok(0) => return reader.finish(),
-                Ok(count) => reader.feed(&buffer[..count]),
+                Ok(0) => return reader.finish_observed(observe),
+                Ok(count) => reader.feed_observed(&buffer[..count], observe),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
@@ -102,12 +110,16 @@ impl LogReader {
     ///
     /// # Errors
     /// It is not the log of one run.
-    pub fn finish(mut self) -> Result<Log, LogError> {
+    pub fn finish(self) -> Result<Log, LogError> {
+        self.finish_observed(&mut |_| {})
+    }
+
+    fn finish_observed(mut self, observe: &mut impl FnMut(&Record<'_>)) -> Result<Log, LogError> {
         let state = &mut self.state;
         if let Some(error) = state.error.take() {
             return Err(error);
         }
-        self.lines.finish(|line| state.line(line, &mut |_| {}))?;
+        self.lines.finish(|line| state.line(line, observe))?;
         match (state.line, state.log.quality.records) {
             (0, _) => Err(LogError::Empty),
             (lines, 0) => Err(LogError::NotOurs { lines }),

@@ -1,0 +1,220 @@
+//! A log's exits one by one, as files for other programs: a trace for Perfetto, or CSV. Read and written as they come, in memory
+//! that does not grow with the log.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use tollgate_abi::record::{Kind, Record};
+use tollgate_abi::trace::{Event, Events};
+
+use crate::account::{Account, row_name};
+use crate::failure::{Failure, Status};
+use crate::log::{Log, LogError, LogReader};
+use crate::output_file;
+
+/// The form of a trace's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Chrome's trace events, which ui.perfetto.dev shows; one TSC tick is shown as one microsecond.
+    Json,
+    /// A line for each exit.
+    Csv,
+}
+
+impl Form {
+    /// By the extension of a file.
+    ///
+    /// # Errors
+    /// It is none of those that there are.
+    pub fn of(path: &Path) -> Result<Self, Failure> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("json") => Ok(Form::Json),
+            Some("csv") => Ok(Form::Csv),
+            _ => Err(Failure::usage(format_args!("{} has no extension of a trace's file", path.display()))
+                .remedy("name a file that ends in .json (for ui.perfetto.dev) or .csv")),
+        }
+    }
+}
+
+/// Writes the trace of a log into a file, says on standard error what is in it and what is wrong with the log, and returns the
+/// status of the run.
+///
+/// # Errors
+/// The log can't be read, or has no trace; or the file can't be written. What was in the file before is in it then.
+pub fn export(log: &Path, out: &Path) -> Result<Status, Failure> {
+    let form = Form::of(out)?;
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Failure::usage(format_args!("{}: {error}", log.display()))
+            .remedy("name a serial log as `tollgate run --trace FILE --out DIR` keeps it in DIR/serial.log")
+    };
+    let source = File::open(log).map_err(|error| unreadable(&error))?;
+    let account = output_file::fill(out, |file| {
+        let read = convert(source, form, file).map_err(|problem| match problem {
+            Problem::Log(error) => unreadable(&error),
+            Problem::Output(error) => output_file::cannot_write(out, &error),
+        })?;
+        let account = Account::new(&read, None, None);
+        if account.traces.is_empty() {
+            return Err(unreadable(&"the run kept no trace"));
+        }
+        Ok(account)
+    })?;
+    for traced in &account.traces {
+        let dropped = if traced.dropped > 0 {
+            format!("; {} more found its ring full (--trace-exits makes room for more)", traced.dropped)
+        } else {
+            String::new()
+        };
+        eprintln!("{}: {} exits of vCPU {}{dropped}", out.display(), traced.exits, traced.vcpu);
+    }
+    account.findings.iter().for_each(|finding| eprintln!("{}: {finding}", log.display()));
+    Ok(account.status)
+}
+
+/// Why a trace could not be converted.
+#[derive(Debug)]
+pub enum Problem {
+    /// The log.
+    Log(LogError),
+    /// What is written to.
+    Output(io::Error),
+}
+
+/// Writes the trace of a log as it is read.
+///
+/// # Errors
+/// The first, of either side.
+pub fn convert(log: impl Read, form: Form, out: impl Write) -> Result<Log, Problem> {
+    let mut writer = Writer { out, form, vcpus: BTreeSet::new(), result: Ok(()) };
+    writer.begin();
+    let read = LogReader::read_observed(log, &mut |record| writer.record(record)).map_err(Problem::Log)?;
+    writer.end();
+    writer.result.map(|()| read).map_err(Problem::Output)
+}
+
+struct Writer<W> {
+    out: W,
+    form: Form,
+    /// Those that have a track.
+    vcpus: BTreeSet<u64>,
+    result: io::Result<()>,
+}
+
+impl<W: Write> Writer<W> {
+    fn begin(&mut self) {
+        self.result = match self.form {
+            Form::Json => self.out.write_all(
+                b"{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n\
+                  {\"ph\":\"M\",\"pid\":0,\"name\":\"process_name\",\"args\":{\"name\":\"VM exits, a TSC tick as 1 us\"}}",
+            ),
+            Form::Csv => self.out.write_all(b"vcpu,tsc,reason,name,qualification,rip,cycles\n"),
+        };
+    }
+
+    fn end(&mut self) {
+        if self.result.is_ok() && self.form == Form::Json {
+            self.result = self.out.write_all(b"\n]}\n");
+        }
+    }
+
+    /// The reader has checked the record, and that it can be unpacked.
+    fn record(&mut self, record: &Record<'_>) {
+        let fields = (record.number("vcpu"), record.number("tsc"), record.raw("data"));
+        if let (Kind::Trace, (Some(vcpu), Some(tsc), Some(data)), Ok(())) = (record.kind, fields, &self.result) {
+            self.result = self.events(vcpu, Events::new(tsc, data));
+        }
+    }
+
+    fn events(&mut self, vcpu: u64, events: Events<'_>) -> io::Result<()> {
+        if self.form == Form::Json && self.vcpus.insert(vcpu) {
+            write!(
+                self.out,
+                ",\n{{\"ph\":\"M\",\"pid\":0,\"tid\":{vcpu},\"name\":\"thread_name\",\"args\":{{\"name\":\"vCPU {vcpu}\"}}}}"
+            )?;
+        }
+        for Event { tsc, reason, cycles, rip, qualification } in events.flatten() {
+            let name = row_name(reason);
+            match self.form {
+                Form::Json => write!(
+                    self.out,
+                    ",\n{{\"ph\":\"X\",\"pid\":0,\"tid\":{vcpu},\"ts\":{tsc},\"dur\":{cycles},\"name\":\"{name}\",\
+                     \"args\":{{\"reason\":{reason},\"qualification\":\"{qualification:#x}\",\"rip\":\"{rip:#x}\"}}}}"
+                ),
+                Form::Csv => {
+                    writeln!(self.out, "{vcpu},{tsc},{reason},\"{name}\",{qualification:#x},{rip:#x},{cycles}")
+                }
+            }?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_abi::record::{PROTOCOL, Writer};
+    use tollgate_abi::trace::Batch;
+
+    /// A log whose `trace` records have these numbers.
+    fn log(numbers: &[u64]) -> String {
+        let mut text = String::new();
+        Writer::new(&mut text, Kind::Tollgate).number("protocol", PROTOCOL).finish().unwrap();
+        for &number in numbers {
+            let mut batch = Batch::new();
+            let cpuid = Event { tsc: 1000, reason: 10, cycles: 61, rip: 0x10_0000, qualification: 0 };
+            batch.push(cpuid);
+            batch.push(Event { tsc: 1087, reason: 30, qualification: 0x3f8_0000, ..cpuid });
+            let record = Writer::new(&mut text, Kind::Trace).number("vcpu", 1).number("seq", number);
+            let record = record.number("exits", batch.exits).number("tsc", batch.tsc);
+            record.packed("data", &batch).finish().unwrap();
+        }
+        text
+    }
+
+    fn converted(form: Form) -> String {
+        let mut out = Vec::new();
+        convert(log(&[0]).as_bytes(), form, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn csv_has_a_line_for_each_exit() {
+        let expected = "vcpu,tsc,reason,name,qualification,rip,cycles\n\
+                        1,1000,10,\"CPUID\",0x0,0x100000,61\n\
+                        1,1087,30,\"I/O instruction\",0x3f80000,0x100000,61\n";
+        assert_eq!(converted(Form::Csv), expected);
+    }
+
+    #[test]
+    fn json_has_a_track_for_each_vcpu() {
+        let document: serde_json::Value = serde_json::from_str(&converted(Form::Json)).unwrap();
+        let [_, track, first, second] = document["traceEvents"].as_array().unwrap().as_slice() else {
+            panic!("{document:#}")
+        };
+        assert_eq!((&track["tid"], &track["args"]["name"]), (&1.into(), &"vCPU 1".into()));
+        assert_eq!((&first["name"], &first["ts"], &first["dur"]), (&"CPUID".into(), &1000.into(), &61.into()));
+        assert_eq!(second["args"]["qualification"], "0x3f80000");
+    }
+
+    #[test]
+    fn a_missing_line_is_noticed() {
+        let missing = |numbers: &[u64]| {
+            let read = convert(log(numbers).as_bytes(), Form::Csv, io::sink()).unwrap();
+            Account::new(&read, None, None).traces[0].missing_records
+        };
+        assert_eq!((missing(&[0, 1, 2]), missing(&[0, 2])), (0, 1));
+    }
+
+    #[test]
+    fn a_log_that_is_none_leaves_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (bad, out) = (directory.path().join("bad.log"), directory.path().join("trace.csv"));
+        std::fs::write(&bad, log(&[0]).repeat(2)).unwrap();
+        std::fs::write(&out, "before").unwrap();
+        let failure = export(&bad, &out).unwrap_err().to_string();
+        assert!(failure.contains("starts another run"), "{failure}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "before");
+    }
+}
