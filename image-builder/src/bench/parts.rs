@@ -21,9 +21,12 @@ pub struct Split {
     pub account: f64,
 }
 
+/// How a part is read.
+type Part = fn(&Split) -> f64;
+
 impl Split {
     /// The names of the parts, and how each is read.
-    pub const PARTS: [(&'static str, fn(&Split) -> f64); 5] = [
+    pub const PARTS: [(&'static str, Part); 5] = [
         ("timing", |split| split.timing),
         ("transition", |split| split.transition),
         ("frame", |split| split.frame),

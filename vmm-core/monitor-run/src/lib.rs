@@ -132,7 +132,7 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     BOARD.settle(vcpus);
     // SAFETY: the firmware's word for it; this is the one call.
     let memory = unsafe { guest::load(&directory, (firmware.image)(), guest_hpa, vcpus, facts) };
-    let memory = memory.ok().expect("the directory was checked against the guest's memory");
+    let memory = memory.expect("the directory was checked against the guest's memory");
     let local_apic = local_apic.expect("an extension was found");
     let seated = Seated { vcpu: 0, host, local_apic };
     let entry_gpa = directory.entry_gpa;

@@ -115,15 +115,15 @@ fn extension(model: &Model) -> Result<Extension, Failure> {
 struct Chosen {
     rows: Vec<&'static Bench>,
     budgets: Vec<&'static budgets::Row>,
-    /// The timing is measured in any case, and shown if it was asked for.
-    shows_timing: bool,
+    /// What is shown, by name; none for all.
+    filter: Vec<String>,
 }
 
 impl Chosen {
     fn new(filter: &[String], target: Target) -> Result<Self, Failure> {
         let extension = target.extension();
         let names = || TABLE.iter().map(Bench::name);
-        for name in filter.iter().filter(|name| Bench::by_name(name).is_none()) {
+        if let Some(name) = filter.iter().find(|name| Bench::by_name(name).is_none()) {
             let remedy = match nearest(name, names()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("there are {}", names().collect::<Vec<_>>().join(", ")),
@@ -137,15 +137,21 @@ impl Chosen {
                 return Err(Failure::usage(sentence).remedy("leave it out, or choose another platform"));
             }
         }
-        let chosen =
-            |bench: &&Bench| bench.parts == Parts::Timing || asked(bench.name()) && bench.runs_under(extension);
+        // The timing is measured in any case; and what needs two vCPUs all together, since it depends on what ran before how far one
+        // of them is when the other begins.
+        let is_in_company = |bench: &&Bench| bench.workload.on.least_vcpus() > 1;
+        let wants_company = TABLE.iter().filter(is_in_company).any(|bench| asked(bench.name()));
+        let chosen = |bench: &&Bench| {
+            let is_wanted = asked(bench.name()) || is_in_company(bench) && wants_company;
+            bench.parts == Parts::Timing || is_wanted && bench.runs_under(extension)
+        };
         let rows = TABLE.iter().filter(chosen);
         let budgets = budgets::ROWS.iter().filter(|row| asked(row.bench)).collect();
-        Ok(Self { rows: rows.collect(), budgets, shows_timing: asked("empty") })
+        Ok(Self { rows: rows.collect(), budgets, filter: filter.to_vec() })
     }
 
     fn shows(&self, name: &str) -> bool {
-        self.shows_timing || Bench::by_name(name).is_some_and(|bench| bench.parts != Parts::Timing)
+        self.filter.is_empty() || self.filter.iter().any(|item| item == name)
     }
 
     /// What is booted together: what needs one vCPU, and what needs two.
@@ -258,6 +264,8 @@ mod tests {
         let one = Chosen::new(&["cpuid".to_owned()], bochs(models::DEFAULT)).unwrap();
         assert_eq!(one.rows.iter().map(|bench| bench.name()).collect::<Vec<_>>(), ["empty", "cpuid"]);
         assert!(!one.shows("empty") && one.shows("cpuid") && one.budgets.len() == 1);
+        let company = Chosen::new(&["ipi".to_owned()], bochs(models::DEFAULT)).unwrap();
+        assert!(company.rows.iter().any(|bench| bench.name() == "ipi_halt") && !company.shows("ipi_halt"));
         let refusal = |name: &str, model| Chosen::new(&[name.to_owned()], bochs(model)).err().unwrap().to_string();
         assert!(refusal("cpuidd", models::DEFAULT).contains("did you mean `cpuid`?"));
         assert!(refusal("vmrun", models::DEFAULT).contains("`vmrun` is not an operation of VT-x"));
