@@ -76,6 +76,13 @@ What is over its budget is marked in the table, and the exit status is 1, as it 
 something differs from the baseline: anything on an emulator; elsewhere, medians more than 5% apart whose 95% intervals have
 nothing in common. A baseline of another platform or version is refused with status 2.";
 
+const TRACE_EXAMPLES: &str = "Examples:
+  tollgate trace results/serial.log --out trace.json       for ui.perfetto.dev, a track for each vCPU
+  tollgate trace results/serial.log --out trace.parquet    for data frames and databases
+  tollgate trace mine.log --guest mine.elf --out trace.csv
+
+A log has a trace if its run had one: `tollgate run --trace FILE`, or an image made with --trace-exits.";
+
 const REASONS_EXAMPLES: &str = "Examples:
   tollgate reasons                               both tables: the SDM's reasons, and SVM's own exits
   tollgate reasons --format csv | grep MSR
@@ -118,6 +125,7 @@ pub enum Command {
     #[command(after_help = IMAGE_EXAMPLES)]
     Image(ImageArguments),
     /// Write the exits of a traced run one by one, for other programs
+    #[command(after_help = TRACE_EXAMPLES)]
     Trace(TraceArguments),
     /// Inspect serial logs
     #[command(after_help = REPORT_EXAMPLES)]
@@ -247,7 +255,7 @@ pub struct RunArguments {
     /// Boot the UEFI image, under OVMF, and compare the log on its stick with the serial log
     #[arg(long)]
     pub uefi: bool,
-    /// Trace the exits, and write each with its time, place and cycles: FILE.json for ui.perfetto.dev, or FILE.csv
+    /// Trace the exits, and write each with its time, place and cycles: FILE.json for ui.perfetto.dev, FILE.csv or FILE.parquet
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Compare with the emulator's own log of VM exits, too (not with KVM, which keeps none)
@@ -296,9 +304,12 @@ pub struct TraceArguments {
     /// The serial log of a run with a trace
     #[arg(value_name = "LOG")]
     pub log: PathBuf,
-    /// Where to write: FILE.json for ui.perfetto.dev, or FILE.csv
+    /// Where to write: FILE.json for ui.perfetto.dev, FILE.csv or FILE.parquet
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// The ELF file that the run had as its guest, if not the built-in one: its functions are named
+    #[arg(long, value_name = "ELF")]
+    pub guest: Option<PathBuf>,
 }
 
 /// `report`.

@@ -30,7 +30,7 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
-        Command::Trace(arguments) => crate::trace::export(&arguments.log, &arguments.out),
+        Command::Trace(arguments) => crate::trace::export(&arguments.log, arguments.guest.as_deref(), &arguments.out),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Completions(arguments) => manual::completions(arguments.shell),
         Command::Man(arguments) => manual::man(&arguments),

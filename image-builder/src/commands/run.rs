@@ -89,7 +89,7 @@ pub(super) fn run_image(
         stick::compare(directory, &launch.serial)?;
     }
     if let Some(path) = &arguments.trace {
-        trace::export(&launch.serial, path)?;
+        trace::export(&launch.serial, guest, path)?;
     }
     Ok((launch.name, account))
 }

@@ -16,6 +16,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use tollgate_abi::command_line::Options;
+
 use crate::failure::Failure;
 
 /// The monitor, as this tool was built with it.
@@ -33,8 +35,8 @@ const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
 /// # Errors
 /// The guest file can't be read, is no guest, or does not fit; or the monitor does not.
 pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
-    with_guest(guest, |guest, refuse| {
-        Rom::build(MONITOR_ELF, guest, options).map_err(|error| match error {
+    with_guest(guest, |guest, elf, refuse| {
+        Rom::build(MONITOR_ELF, guest, &with_mark(options, elf)).map_err(|error| match error {
             RomError::Monitor | RomError::MonitorTooLarge { .. } => Failure::usage(&error).remedy(error.remedy()),
             RomError::TooLarge { .. } | RomError::Load(_) => refuse((error.to_string(), error.remedy())),
         })
@@ -46,8 +48,8 @@ pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
 /// # Errors
 /// As for [`build`].
 pub fn build_stick(guest: Option<&Path>, options: &str) -> Result<Stick, Failure> {
-    with_guest(guest, |guest, refuse| {
-        Stick::build(APPLICATION_ELF, guest, options).map_err(|error| match error {
+    with_guest(guest, |guest, elf, refuse| {
+        Stick::build(APPLICATION_ELF, guest, &with_mark(options, elf)).map_err(|error| match error {
             StickError::Application(_) | StickError::Disk(_) => Failure::usage(&error).remedy(error.remedy()),
             StickError::TooLarge(_) | StickError::Load(_) => refuse((error.to_string(), error.remedy())),
         })
@@ -60,19 +62,37 @@ type Refuse<'a> = dyn Fn((String, &'static str)) -> Failure + 'a;
 /// Makes an image of the guest in `path`, or of the built-in one.
 fn with_guest<T>(
     path: Option<&Path>,
-    make: impl FnOnce(&Guest<'_>, &Refuse<'_>) -> Result<T, Failure>,
+    make: impl FnOnce(&Guest<'_>, &[u8], &Refuse<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let bytes = path.map(read_guest).transpose()?;
+    let bytes = path.map(guest_file).transpose()?;
     let name = path.map_or_else(|| "the built-in guest".to_owned(), |path| path.display().to_string());
     let refuse = |(cause, remedy): (String, &'static str)| {
         Failure::usage(format_args!("{name} can't be the guest: {cause}")).remedy(remedy)
     };
-    let guest = Guest::parse(bytes.as_deref().unwrap_or(GUEST_ELF))
-        .map_err(|error| refuse((error.to_string(), error.remedy())))?;
-    make(&guest, &refuse)
+    let elf = bytes.as_deref().unwrap_or(GUEST_ELF);
+    let guest = Guest::parse(elf).map_err(|error| refuse((error.to_string(), error.remedy())))?;
+    make(&guest, elf, &refuse)
 }
 
-fn read_guest(path: &Path) -> Result<Vec<u8>, Failure> {
+/// What tells a guest's file from another: FNV-1a of it, folded.
+pub fn guest_mark(elf: &[u8]) -> u32 {
+    let hash = elf
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    (hash ^ hash >> 32) as u32
+}
+
+/// The option that says of which guest a trace is, if there is to be one.
+fn with_mark(options: &str, elf: &[u8]) -> String {
+    let is_traced = Options::parse(options).is_ok_and(|options| options.trace_exits > 0);
+    if is_traced { format!("{options} guest={:#x}", guest_mark(elf)) } else { options.to_owned() }
+}
+
+/// The bytes of a guest's file.
+///
+/// # Errors
+/// It can't be read.
+pub fn guest_file(path: &Path) -> Result<Vec<u8>, Failure> {
     let unreadable = |cause: &dyn std::fmt::Display| {
         Failure::usage(format_args!("the guest {} can't be read: {cause}", path.display()))
             .remedy("name an ELF file with --guest, or leave it out for the built-in guest")

@@ -33,6 +33,8 @@ pub struct Options<'a> {
     pub keys: bool,
     /// `trace=`: how many exits of each vCPU to hold until they can be written; 0, the default, for no trace.
     pub trace_exits: u64,
+    /// `guest=`: what tells the guest's file from others, in hexadecimal, where a trace has addresses in it.
+    pub guest: Option<u32>,
     /// `rate-step=`: TSC ticks of the steps in which exits are sampled over time; 0, the default, for no samples.
     pub rate_step_ticks: u64,
     /// `cpus=`: how many vCPUs the guest is to have, each on a processor of its own.
@@ -51,6 +53,7 @@ impl Default for Options<'_> {
             accounting: true,
             keys: false,
             trace_exits: 0,
+            guest: None,
             rate_step_ticks: 0,
             cpus: 1,
             without_missing_cpus: false,
@@ -84,7 +87,7 @@ impl fmt::Display for OptionError<'_> {
             OptionError::Unknown(word) => {
                 write!(
                     f,
-                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, cpus=, missing-cpus=, watchdog=, keys=, trace=, rate-step=, accounting="
+                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, cpus=, missing-cpus=, watchdog=, keys=, trace=, guest=, rate-step=, accounting="
                 )
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
@@ -136,6 +139,11 @@ impl<'a> Options<'a> {
                 "leaf-map" => options.leaf_map = LeafMap::parse(value).ok_or(OptionError::Value(word))?,
                 "watchdog" => options.watchdog_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
                 "trace" => options.trace_exits = value.parse().map_err(|_| OptionError::Value(word))?,
+                "guest" => {
+                    let digits = value.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
+                    let mark = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+                    options.guest = Some(mark.ok_or(OptionError::Value(word))?);
+                }
                 "rate-step" => options.rate_step_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
                 "accounting" => {
                     options.accounting = match value {
@@ -246,6 +254,8 @@ mod tests {
         check("workloads=cpuid,cpuidd", OptionError::Workload("cpuidd"));
         check("scenarios=getsec,getsex", OptionError::Scenario("getsex"));
         check("trace=many", OptionError::Value("trace=many"));
+        check("guest=1", OptionError::Value("guest=1"));
+        check("guest=0x100000000", OptionError::Value("guest=0x100000000"));
         check("rate-step=-1", OptionError::Value("rate-step=-1"));
         check("cpus=0", OptionError::Value("cpus=0"));
         check("cpus=17", OptionError::Value("cpus=17"));

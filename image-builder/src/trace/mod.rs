@@ -1,14 +1,24 @@
-//! A log's exits one by one, as files for other programs: a trace for Perfetto, or CSV. Read and written as they come, in memory
-//! that does not grow with the log.
+//! A log's exits one by one, as files for other programs: a trace for Perfetto, CSV, Parquet. Read and written as they come, in
+//! memory that does not grow with the log.
 
-use std::collections::BTreeSet;
+mod chrome;
+mod csv;
+mod parquet;
+mod symbols;
+mod text;
+
+pub use symbols::Symbols;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use tollgate_abi::record::{Kind, Record};
+use tollgate_abi::record::Kind;
 use tollgate_abi::trace::{Event, Events};
 
+use self::chrome::Chrome;
+use self::csv::Csv;
+use self::parquet::Parquet;
 use crate::account::{Account, row_name};
 use crate::failure::{Failure, Status};
 use crate::log::{Log, LogError, LogReader};
@@ -21,6 +31,8 @@ pub enum Form {
     Json,
     /// A line for each exit.
     Csv,
+    /// Columns, for data frames and databases.
+    Parquet,
 }
 
 impl Form {
@@ -32,8 +44,9 @@ impl Form {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("json") => Ok(Form::Json),
             Some("csv") => Ok(Form::Csv),
+            Some("parquet") => Ok(Form::Parquet),
             _ => Err(Failure::usage(format_args!("{} has no extension of a trace's file", path.display()))
-                .remedy("name a file that ends in .json (for ui.perfetto.dev) or .csv")),
+                .remedy("name a file that ends in .json (for ui.perfetto.dev), .csv or .parquet")),
         }
     }
 }
@@ -43,15 +56,16 @@ impl Form {
 ///
 /// # Errors
 /// The log can't be read, or has no trace; or the file can't be written. What was in the file before is in it then.
-pub fn export(log: &Path, out: &Path) -> Result<Status, Failure> {
+pub fn export(log: &Path, guest: Option<&Path>, out: &Path) -> Result<Status, Failure> {
     let form = Form::of(out)?;
     let unreadable = |error: &dyn std::fmt::Display| {
         Failure::usage(format_args!("{}: {error}", log.display()))
             .remedy("name a serial log as `tollgate run --trace FILE --out DIR` keeps it in DIR/serial.log")
     };
     let source = File::open(log).map_err(|error| unreadable(&error))?;
+    let symbols = Symbols::for_log(log, guest)?;
     let account = output_file::fill(out, |file| {
-        let read = convert(source, form, file).map_err(|problem| match problem {
+        let read = convert(source, form, &symbols, file).map_err(|problem| match problem {
             Problem::Log(error) => unreadable(&error),
             Problem::Output(error) => output_file::cannot_write(out, &error),
         })?;
@@ -82,73 +96,46 @@ pub enum Problem {
     Output(io::Error),
 }
 
-/// Writes the trace of a log as it is read.
+/// Writes the trace of a log as it is read, with the symbols of the guest if they are known.
 ///
 /// # Errors
 /// The first, of either side.
-pub fn convert(log: impl Read, form: Form, out: impl Write) -> Result<Log, Problem> {
-    let mut writer = Writer { out, form, vcpus: BTreeSet::new(), result: Ok(()) };
-    writer.begin();
-    let read = LogReader::read_observed(log, &mut |record| writer.record(record)).map_err(Problem::Log)?;
-    writer.end();
-    writer.result.map(|()| read).map_err(Problem::Output)
-}
-
-struct Writer<W> {
-    out: W,
-    form: Form,
-    /// Those that have a track.
-    vcpus: BTreeSet<u64>,
-    result: io::Result<()>,
-}
-
-impl<W: Write> Writer<W> {
-    fn begin(&mut self) {
-        self.result = match self.form {
-            Form::Json => self.out.write_all(
-                b"{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n\
-                  {\"ph\":\"M\",\"pid\":0,\"name\":\"process_name\",\"args\":{\"name\":\"VM exits, a TSC tick as 1 us\"}}",
-            ),
-            Form::Csv => self.out.write_all(b"vcpu,tsc,reason,name,qualification,rip,cycles\n"),
-        };
-    }
-
-    fn end(&mut self) {
-        if self.result.is_ok() && self.form == Form::Json {
-            self.result = self.out.write_all(b"\n]}\n");
-        }
-    }
-
-    /// The reader has checked the record, and that it can be unpacked.
-    fn record(&mut self, record: &Record<'_>) {
+pub fn convert(log: impl Read, form: Form, symbols: &Symbols, out: impl Write + Send) -> Result<Log, Problem> {
+    let mut sink: Box<dyn Sink + '_> = match form {
+        Form::Json => Box::new(Chrome::new(out)),
+        Form::Csv => Box::new(Csv::new(out)),
+        Form::Parquet => Box::new(Parquet::new(out).map_err(Problem::Output)?),
+    };
+    let mut result = Ok(());
+    let read = LogReader::read_observed(log, &mut |record| {
         let fields = (record.number("vcpu"), record.number("tsc"), record.raw("data"));
-        if let (Kind::Trace, (Some(vcpu), Some(tsc), Some(data)), Ok(())) = (record.kind, fields, &self.result) {
-            self.result = self.events(vcpu, Events::new(tsc, data));
+        // The reader has checked the record, and that it can be unpacked.
+        if let (Kind::Trace, (Some(vcpu), Some(tsc), Some(data)), Ok(())) = (record.kind, fields, &result) {
+            let mut events = Events::new(tsc, data).flatten();
+            result = events.try_for_each(|event| {
+                sink.exit(&Exit { vcpu, event, name: row_name(event.reason), symbol: symbols.find(event.rip) })
+            });
         }
-    }
+    });
+    let read = read.map_err(Problem::Log)?;
+    result.and_then(|()| sink.end()).map(|()| read).map_err(Problem::Output)
+}
 
-    fn events(&mut self, vcpu: u64, events: Events<'_>) -> io::Result<()> {
-        if self.form == Form::Json && self.vcpus.insert(vcpu) {
-            write!(
-                self.out,
-                ",\n{{\"ph\":\"M\",\"pid\":0,\"tid\":{vcpu},\"name\":\"thread_name\",\"args\":{{\"name\":\"vCPU {vcpu}\"}}}}"
-            )?;
-        }
-        for Event { tsc, reason, cycles, rip, qualification } in events.flatten() {
-            let name = row_name(reason);
-            match self.form {
-                Form::Json => write!(
-                    self.out,
-                    ",\n{{\"ph\":\"X\",\"pid\":0,\"tid\":{vcpu},\"ts\":{tsc},\"dur\":{cycles},\"name\":\"{name}\",\
-                     \"args\":{{\"reason\":{reason},\"qualification\":\"{qualification:#x}\",\"rip\":\"{rip:#x}\"}}}}"
-                ),
-                Form::Csv => {
-                    writeln!(self.out, "{vcpu},{tsc},{reason},\"{name}\",{qualification:#x},{rip:#x},{cycles}")
-                }
-            }?;
-        }
-        Ok(())
-    }
+/// One exit, as it is written.
+pub(crate) struct Exit<'a> {
+    pub(crate) vcpu: u64,
+    pub(crate) event: Event,
+    /// The reason's name.
+    pub(crate) name: &'static str,
+    /// The guest's function; empty if it is not known.
+    pub(crate) symbol: &'a str,
+}
+
+/// What takes exits one by one.
+pub(crate) trait Sink {
+    fn exit(&mut self, exit: &Exit<'_>) -> io::Result<()>;
+    /// Writes what comes behind the last.
+    fn end(self: Box<Self>) -> io::Result<()>;
 }
 
 #[cfg(test)]
@@ -175,15 +162,15 @@ mod tests {
 
     fn converted(form: Form) -> String {
         let mut out = Vec::new();
-        convert(log(&[0]).as_bytes(), form, &mut out).unwrap();
+        convert(log(&[0]).as_bytes(), form, &Symbols::default(), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn csv_has_a_line_for_each_exit() {
-        let expected = "vcpu,tsc,reason,name,qualification,rip,cycles\n\
-                        1,1000,10,\"CPUID\",0x0,0x100000,61\n\
-                        1,1087,30,\"I/O instruction\",0x3f80000,0x100000,61\n";
+        let expected = "vcpu,tsc,reason,name,qualification,rip,symbol,cycles\n\
+                        1,1000,10,\"CPUID\",0x0,0x100000,,61\n\
+                        1,1087,30,\"I/O instruction\",0x3f80000,0x100000,,61\n";
         assert_eq!(converted(Form::Csv), expected);
     }
 
@@ -199,9 +186,22 @@ mod tests {
     }
 
     #[test]
+    fn parquet_has_a_column_for_each_property() {
+        use ::parquet::file::reader::{FileReader, SerializedFileReader};
+
+        let mut out = Vec::new();
+        convert(log(&[0, 1]).as_bytes(), Form::Parquet, &Symbols::default(), &mut out).unwrap();
+        let reader = SerializedFileReader::new(bytes::Bytes::from(out)).unwrap();
+        let rows: Vec<String> = reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
+        let second = "{vcpu: 1, tsc: 1087, reason: 30, name: \"I/O instruction\", qualification: 66584576, rip: 1048576, \
+                      symbol: \"\", cycles: 61}";
+        assert_eq!((rows.len(), rows[1].as_str()), (4, second));
+    }
+
+    #[test]
     fn a_missing_line_is_noticed() {
         let missing = |numbers: &[u64]| {
-            let read = convert(log(numbers).as_bytes(), Form::Csv, io::sink()).unwrap();
+            let read = convert(log(numbers).as_bytes(), Form::Csv, &Symbols::default(), io::sink()).unwrap();
             Account::new(&read, None, None).traces[0].missing_records
         };
         assert_eq!((missing(&[0, 1, 2]), missing(&[0, 2])), (0, 1));
@@ -213,7 +213,7 @@ mod tests {
         let (bad, out) = (directory.path().join("bad.log"), directory.path().join("trace.csv"));
         std::fs::write(&bad, log(&[0]).repeat(2)).unwrap();
         std::fs::write(&out, "before").unwrap();
-        let failure = export(&bad, &out).unwrap_err().to_string();
+        let failure = export(&bad, None, &out).unwrap_err().to_string();
         assert!(failure.contains("starts another run"), "{failure}");
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "before");
     }
