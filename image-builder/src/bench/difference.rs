@@ -135,9 +135,9 @@ mod tests {
     #[test]
     fn one_sample_is_a_difference_where_runs_repeat() {
         let (before, now) = (row("cpuid", &[(86, 1000)]), row("cpuid", &[(86, 999), (87, 1)]));
-        assert_eq!(differences(&[before.clone()], &[now.clone()], true, true).len(), 1);
-        assert_eq!(differences(&[before.clone()], &[now], false, true), [""; 0]);
-        assert_eq!(differences(&[before.clone()], &[before], true, true), [""; 0]);
+        assert_eq!(differences(std::slice::from_ref(&before), std::slice::from_ref(&now), true, true).len(), 1);
+        assert_eq!(differences(std::slice::from_ref(&before), &[now], false, true), [""; 0]);
+        assert_eq!(differences(std::slice::from_ref(&before), std::slice::from_ref(&before), true, true), [""; 0]);
     }
 
     #[test]
@@ -152,7 +152,10 @@ mod tests {
     #[test]
     fn rows_come_and_go() {
         let (cpuid, vmcall) = (row("cpuid", &[(86, 1)]), row("vmcall", &[(86, 1)]));
-        assert!(differences(&[], &[cpuid.clone()], true, true)[0].starts_with("cpuid: it was not measured before"));
+        assert!(
+            differences(&[], std::slice::from_ref(&cpuid), true, true)[0]
+                .starts_with("cpuid: it was not measured before")
+        );
         assert!(differences(&[cpuid.clone(), vmcall], &[cpuid], true, true)[0].starts_with("vmcall: it was measured"));
         assert_eq!(differences(&[row("vmcall", &[(86, 1)])], &[], true, false), [""; 0]);
     }
