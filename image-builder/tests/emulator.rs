@@ -354,6 +354,20 @@ model without an x lacks what the last column names: bits of the VM-execution co
 ";
 
 #[test]
+fn a_run_writes_its_page_besides_its_account() {
+    let run = Run::new(&["--workload", "cpuid:10", "--rate-step", "10000", "--html", "exits.html"]);
+    run.check_balanced();
+    let page = fs::read_to_string(run.place.path().join("exits.html")).unwrap();
+    let (_, figures) =
+        page.split_once("<script type=\"application/json\" id=\"figures\">").expect("the page has figures");
+    let figures: Value = serde_json::from_str(figures.split_once("</script>").unwrap().0).unwrap();
+    assert!(figures == run.account, "the figures in the page are not those of the account");
+    let exits = &run.account["totals"]["exits"];
+    assert!(page.contains(&format!("data-total=\"exits\" data-v=\"{exits}\"")), "the page has no {exits} exits");
+    assert!(page.contains("<svg class=\"lane\""), "the page has no exits over time");
+}
+
+#[test]
 fn a_machine_with_too_little_memory_is_refused() {
     let run = Run::new(&["--memory", "16"]);
     assert_eq!(run.status(), Some(3), "{}", run.story());

@@ -5,8 +5,9 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use common::{LogText, Row, balanced, text, tollgate_in, two_vcpus};
 use image_builder::account::{Account, Merge};
@@ -16,6 +17,7 @@ use image_builder::terminal::Terminal;
 use openmetrics_parser::openmetrics::parse_openmetrics;
 use openmetrics_parser::{MetricNumber, OpenMetricsValue};
 use proptest::prelude::*;
+use tollgate_abi::record::Kind;
 
 fn account_of(log: &LogText) -> Account {
     Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), None, None)
@@ -308,6 +310,36 @@ fn a_full_disk_is_a_failure_that_loses_nothing() {
     assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with('.')), "a temporary file stayed");
     let output = shell(directory.path(), "set -o pipefail; \"$1\" report a/serial.log | head -n 1");
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "a reader that goes away");
+}
+
+#[test]
+fn a_log_longer_than_memory_is_read_as_it_comes() {
+    const MIB: usize = 1 << 20;
+    let mut more = LogText::default();
+    while more.0.len() < MIB {
+        more.record(Kind::Console).text("text", "one of many lines").finish().unwrap();
+    }
+    let whole = balanced().0;
+    let (header, rest) = whole.split_at(whole.find('\n').unwrap() + 1);
+    let mut command = Command::new("bash");
+    command.args(["-c", "ulimit -v 32768; exec \"$1\" report -", "bash", env!("CARGO_BIN_EXE_tollgate")]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tool = command.spawn().unwrap();
+    let mut log = tool.stdin.take().unwrap();
+    let mut written = log.write_all(header.as_bytes());
+    for _ in 0..32 {
+        written = written.and_then(|()| log.write_all(more.0.as_bytes()));
+    }
+    written = written.and_then(|()| log.write_all(rest.as_bytes()));
+    drop(log);
+    let output = tool.wait_with_output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "32 MiB of log in 32 MiB of memory: {written:?}, {}",
+        text(&output.stderr)
+    );
+    assert!(text(&output.stdout).ends_with("verdict: balanced\n"), "{}", text(&output.stdout));
 }
 
 #[test]

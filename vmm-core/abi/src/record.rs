@@ -80,10 +80,11 @@ impl Crc {
 
     fn update(&mut self, bytes: &[u8]) {
         for &byte in bytes {
-            self.0 ^= u16::from(byte) << 8;
-            for _ in 0..8 {
-                self.0 = (self.0 << 1) ^ if self.0 & 0x8000 != 0 { 0x1021 } else { 0 };
-            }
+            // What eight steps of the division come to: of the polynomial's terms x^12, x^5 and 1, the first reaches back into
+            // the byte by four bits. As fast as a table, without its 512 bytes in every image.
+            let mut high = (self.0 >> 8) ^ u16::from(byte);
+            high ^= high >> 4;
+            self.0 = (self.0 << 8) ^ (high << 12) ^ (high << 5) ^ high;
         }
     }
 }
@@ -276,9 +277,9 @@ pub fn parse(line: &[u8]) -> Result<Record<'_>, Reject> {
 
 /// Splits `key=value` off the front: key, raw value, rest without the separating space.
 fn split_field(fields: &str) -> Option<(&str, &str, &str)> {
-    let (key, rest) = fields.split_once('=')?;
-    let well_formed =
-        !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let is_of_key = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
+    let key_end = fields.bytes().position(|byte| !is_of_key(&byte))?;
+    let (key, rest) = (&fields[..key_end], fields[key_end..].strip_prefix('=')?);
     let value_end = if rest.starts_with('"') {
         let mut bytes = rest.bytes().enumerate().skip(1);
         loop {
@@ -289,11 +290,11 @@ fn split_field(fields: &str) -> Option<(&str, &str, &str)> {
             }
         }
     } else {
-        rest.find(' ').unwrap_or(rest.len())
+        rest.bytes().position(|byte| matches!(byte, b' ' | b'"')).unwrap_or(rest.len())
     };
     let (value, rest) = rest.split_at(value_end);
     let rest = if rest.is_empty() { rest } else { rest.strip_prefix(' ')? };
-    (well_formed && (value.starts_with('"') || !value.contains('"'))).then_some((key, value, rest))
+    (!key.is_empty()).then_some((key, value, rest))
 }
 
 impl<'a> Record<'a> {
@@ -445,7 +446,28 @@ mod tests {
         assert_eq!(parse("exit      name=\u{e9} ~0000".as_bytes()), Err(Reject::Damaged));
     }
 
+    /// The division bit by bit, as the polynomial is defined.
+    fn divided(bytes: &[u8]) -> u16 {
+        bytes.iter().fold(0xffff, |crc, &byte| {
+            (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 })
+        })
+    }
+
+    #[test]
+    fn the_checksum_is_crc_16_ccitt_false() {
+        let mut crc = Crc::INITIAL;
+        crc.update(b"123456789");
+        assert_eq!((crc.0, divided(b"123456789")), (0x29b1, 0x29b1));
+    }
+
     proptest! {
+        #[test]
+        fn the_checksum_of_any_bytes_is_the_divisions(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut crc = Crc::INITIAL;
+            crc.update(&bytes);
+            prop_assert_eq!(crc.0, divided(&bytes));
+        }
+
         #[test]
         fn any_bytes_parse_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&bytes);
