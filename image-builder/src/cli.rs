@@ -362,9 +362,9 @@ pub struct BenchArguments {
     /// The form of the result
     #[arg(long, value_enum, default_value_t)]
     pub format: SheetFormat,
-    /// Wall time in seconds until a run is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub timeout: u64,
+    /// Wall time in seconds until a run is given up [default: 60, with --audit 180]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
 }
 
 /// `completions`.

@@ -80,7 +80,7 @@ pub(super) fn run_image(
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
     progress.phase(&format!("{}: {}{and_scenarios}", launch.name, counted(workloads, "workload")));
-    let within = Limits::within(Duration::from_secs(seconds(arguments)));
+    let within = Limits::within(Duration::from_secs(seconds(arguments.timeout, arguments.audit)));
     let limits = if arguments.uefi { Limits { grace: stick::GRACE, ..within } } else { within };
     let session = Session::run(&launch, limits, |record| progress.record(record));
     progress.finish();
@@ -94,8 +94,9 @@ pub(super) fn run_image(
     Ok((launch.name, account))
 }
 
-fn seconds(arguments: &RunArguments) -> u64 {
-    arguments.timeout.unwrap_or(if arguments.audit { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
+/// Until a run is given up.
+pub(super) fn seconds(asked: Option<u64>, audit: bool) -> u64 {
+    asked.unwrap_or(if audit { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
 }
 
 pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {

@@ -130,7 +130,8 @@ mod tests {
         assert_eq!(call(&mut second, Hypercall::Begin as u64, 1, 1), (INVALID, Action::Advance));
         let switched = Action::AdvanceAndPause(Pause::Profile(Profile::VirtualApic));
         assert_eq!(call(&mut second, Hypercall::Begin as u64, PROFILE_ONLY, 2), (0, switched));
-        assert_eq!(call(&mut second, Hypercall::Begin as u64, PROFILE_ONLY, 3), (INVALID, Action::Advance));
+        let beyond = Profile::ALL.len() as u64;
+        assert_eq!(call(&mut second, Hypercall::Begin as u64, PROFILE_ONLY, beyond), (INVALID, Action::Advance));
     }
 
     #[test]

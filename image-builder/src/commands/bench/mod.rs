@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
         extension(model)?;
     }
     let chosen = Chosen::new(&arguments.filter, target)?;
-    let limit = Duration::from_secs(arguments.timeout);
+    let limit = Duration::from_secs(super::run::seconds(arguments.timeout, arguments.audit));
     let before = arguments.against.as_deref().map(|path| Ok((path, Baseline::load(path)?))).transpose()?;
     let budgets = match target {
         Target::Bochs(model) if !chosen.budgets.is_empty() => budgets::measure_all(model, &chosen.budgets, limit)?,
