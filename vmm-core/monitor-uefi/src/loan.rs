@@ -75,12 +75,12 @@ struct Caller {
 }
 
 /// No processor's APIC ID: it addresses all.
-const NOBODY: u32 = u32::MAX;
+pub(crate) const NOBODY: u32 = u32::MAX;
 static CALLERS: [Caller; MOST_VCPUS] =
     [const { Caller { apic_id: AtomicU32::new(NOBODY), caller_rsp: AtomicU64::new(0) } }; MOST_VCPUS];
 
 /// This processor's APIC ID: all of it where CPUID has leaf 0xb (SDM 2A, CPUID).
-fn apic_id() -> u32 {
+pub(crate) fn apic_id() -> u32 {
     let topology = if __cpuid(0).eax >= 0xb { __cpuid_count(0xb, 0) } else { __cpuid(0) };
     if __cpuid(0).eax >= 0xb && topology.ebx != 0 { topology.edx } else { __cpuid(1).ebx >> 24 }
 }

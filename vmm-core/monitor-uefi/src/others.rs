@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
 use monitor_run::processors::{ARRIVALS, STACKS, other_main};
@@ -11,7 +11,7 @@ use uefi::Event;
 use uefi::boot::{self, EventType, OpenProtocolAttributes, OpenProtocolParams, Tpl};
 use uefi::proto::pi::mp::MpServices;
 
-use crate::loan::lend;
+use crate::loan::{NOBODY, apic_id, lend};
 
 /// What those that are held are to do.
 static ORDER: AtomicU32 = AtomicU32::new(HOLD);
@@ -21,11 +21,10 @@ const GO: u32 = 2;
 
 /// Processors that firmware may number.
 const MOST_PROCESSORS: usize = 256;
-/// For each number of firmware's the place among the others that are enabled, from 1 on; 0 for the first processor. vCPU n
-/// runs on the one of place n, so that runs repeat whoever comes first.
-static RANKS: [AtomicU32; MOST_PROCESSORS] = [const { AtomicU32::new(0) }; MOST_PROCESSORS];
-/// The MP services, which tell each processor its number.
-static SERVICES: AtomicPtr<MpServices> = AtomicPtr::new(null_mut());
+/// The local APIC ID of each of the others that are enabled, in firmware's order, the first at 1. vCPU n runs on the one of place
+/// n, so that runs repeat whoever comes first. Each finds itself here: once in a while firmware's own answer to who it is does not
+/// come, where several ask at the same time (seen with OVMF in Bochs).
+static APIC_IDS: [AtomicU32; MOST_PROCESSORS] = [const { AtomicU32::new(NOBODY) }; MOST_PROCESSORS];
 
 /// How long firmware has to take them back.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,13 +46,11 @@ impl Others {
             let services = boot::open_protocol::<MpServices>(params, OpenProtocolAttributes::GetProtocol).ok()?;
             (services, boot::create_event(EventType::empty(), Tpl::APPLICATION, None, None).ok()?)
         };
-        let others = (0..).take(MOST_PROCESSORS).filter(|&number| {
-            services.get_processor_info(number).is_ok_and(|processor| processor.is_enabled() && !processor.is_bsp())
-        });
-        for (rank, number) in (1..).zip(others) {
-            RANKS[number].store(rank, Ordering::Relaxed);
+        let all = (0..MOST_PROCESSORS).filter_map(|number| services.get_processor_info(number).ok());
+        let others = all.filter(|processor| processor.is_enabled() && !processor.is_bsp());
+        for (place, processor) in APIC_IDS.iter().skip(1).zip(others) {
+            place.store(processor.processor_id as u32, Ordering::Relaxed);
         }
-        SERVICES.store((&raw const *services).cast_mut(), Ordering::Release);
         // SAFETY: only a second name for the event, which outlives the request: firmware signals it.
         let to_signal = unsafe { all_back.unsafe_clone() };
         services.startup_all_aps(false, hold, null_mut(), Some(to_signal), None).ok()?;
@@ -90,7 +87,7 @@ extern "efiapi" fn hold(_: *mut c_void) {
         }
     }
     ARRIVALS.fetch_add(1, Ordering::AcqRel);
-    let rank = rank().unwrap_or(0) as usize;
+    let rank = rank().unwrap_or(0);
     let stack_end = STACKS.get(rank).filter(|_| rank > 0).map_or(0, |end| end.load(Ordering::Acquire));
     if stack_end != 0 {
         // SAFETY: the processor comes from firmware; the stack is that of its rank, which nobody else has.
@@ -99,10 +96,9 @@ extern "efiapi" fn hold(_: *mut c_void) {
 }
 
 /// The place of this processor among those that firmware has given, from 1 on.
-fn rank() -> Option<u32> {
-    // SAFETY: a protocol that is never uninstalled, stored before any processor was asked for.
-    let services = unsafe { SERVICES.load(Ordering::Acquire).as_ref() }?;
-    Some(RANKS.get(services.who_am_i().ok()?)?.load(Ordering::Relaxed))
+fn rank() -> Option<usize> {
+    let own = apic_id();
+    APIC_IDS.iter().position(|id| id.load(Ordering::Relaxed) == own)
 }
 
 extern "sysv64" fn work(number: u64) -> u64 {
