@@ -417,6 +417,29 @@ fn every_budget_holds_under_svm_but_that_of_mov_to_cr0() {
     assert_eq!(output.status.code(), Some(1), "{story}");
 }
 
+#[test]
+fn a_trace_has_every_exit_and_repeats_and_a_full_ring_is_told() {
+    let asked = ["--audit", "--cpus", "2", "--workload", "cpuid:50,memory:20,ipi-halted:20", "--rate-step", "50000"];
+    let traces = [(); 2].map(|()| {
+        let run = Run::new(&[&asked[..], &["--trace", "exits.csv"]].concat());
+        run.check_balanced();
+        let trace = text(&fs::read(run.place.path().join("exits.csv")).unwrap());
+        assert_eq!(Some(trace.lines().count() as u64 - 1), run.account["totals"]["exits"].as_u64());
+        assert!(trace.contains(",\"CPUID\",0x0,0x") && trace.contains("unikernel_guest::"), "{trace}");
+        assert!(run.account["rates"].as_array().is_some_and(|rates| rates.len() > 5), "{}", run.account["rates"]);
+        trace
+    });
+    assert!(traces[0] == traces[1], "two traces differ:\n{}", first_difference(&traces[0], &traces[1]));
+
+    let run = Run::new(&[&asked[..], &["--trace", "exits.json", "--trace-exits", "10"]].concat());
+    run.check_balanced();
+    for traced in run.account["traces"].as_array().unwrap() {
+        assert!(traced["dropped"].as_u64() > Some(0) && traced["ring"] == 10, "{traced}");
+    }
+    let chrome: Value = serde_json::from_slice(&fs::read(run.place.path().join("exits.json")).unwrap()).unwrap();
+    assert!(chrome["traceEvents"].as_array().is_some_and(|events| events.len() > 20));
+}
+
 /// Runs some microbenchmarks with further arguments: the exit status, and what was printed.
 fn bench(rows: &str, more: &[&str]) -> (Option<i32>, String) {
     if let Err(missing) = bochs::find() {
