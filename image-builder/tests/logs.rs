@@ -12,6 +12,7 @@ use image_builder::failure::Status;
 use image_builder::log::{LogError, LogReader};
 use proptest::prelude::*;
 use tollgate_abi::record::{Kind, Writer};
+use tollgate_abi::trace::{Batch, Event};
 
 fn account_of(log: &LogText) -> Account {
     account_of_bytes(log.0.as_bytes())
@@ -549,6 +550,54 @@ fn keys_that_a_workload_predicts_are_compared_again() {
     for keys in [&[][..], &[(0, 4, 4)], &[(1, 5, 5)], &[(0, 5, 5), (1, 0, 0)]] {
         assert_eq!(keyed_cpuid(keys).verdict, unlike_the_table, "{keys:?}");
     }
+}
+
+/// The findings on a run that was traced and sampled, with these `trace` records' numbers, exits traced of CPUID and sampled of it.
+fn recorded(numbers: &[u64], traced: u64, sampled: &[u64], has_end: bool) -> Vec<String> {
+    let mut log = LogText::default();
+    log.header("leaf-map=autumn2021 workloads=cpuid:5 trace=9 rate-step=100");
+    log.workload("cpuid", 5, &[(10, 5, 5, 5)]);
+    let exits = [(CPUID, traced), (VMCALL, 3)];
+    let events = exits.iter().flat_map(|(row, count)| (0..*count).map(move |_| (row.reason as u16, row.each)));
+    for (&number, (reason, cycles)) in numbers.iter().zip(events) {
+        let mut batch = Batch::new();
+        batch.push(Event { tsc: 1000 + number, reason, cycles, ..Event::default() });
+        let record = log.record(Kind::Trace).number("vcpu", 0).number("seq", number).number("exits", 1);
+        record.number("tsc", batch.tsc).packed("data", &batch).finish().unwrap();
+    }
+    books(&mut log);
+    if has_end {
+        let record = log.record(Kind::Dropped).number("vcpu", 0).number("reason", 10);
+        record.number("count", 1).number("cycles", 70).finish().unwrap();
+        let record = log.record(Kind::Traced).number("vcpu", 0).number("seq", 7).number("exits", 7);
+        record.number("dropped", 1).number("ring", 9).finish().unwrap();
+    }
+    for (reason, counts) in [(10, sampled), (18, &[0, 3])] {
+        let record = log.record(Kind::Rate).number("vcpu", 0).number("reason", reason).number("start", 1000);
+        let record = record.number("step", 100).number("from", 0);
+        record.numbers("counts", counts.iter().copied()).finish().unwrap();
+    }
+    log.stop("exited");
+    log.verdict("balanced", "8 exits, every book agrees");
+    account_of(&log).findings
+}
+
+#[test]
+fn a_trace_and_samples_are_held_against_the_ledger() {
+    const ALL: [u64; 7] = [0, 1, 2, 3, 4, 5, 6];
+    assert_eq!(recorded(&ALL, 4, &[2, 0, 3], true), [""; 0]);
+    let one = |findings: Vec<String>, part: &str| {
+        assert!(findings.len() == 1 && findings[0].contains(part), "{findings:?}");
+    };
+    one(recorded(&[0, 1, 2, 4, 5, 6], 4, &[2, 0, 3], true), "vCPU 0: 1 records of its trace are missing");
+    one(recorded(&ALL[..6], 4, &[2, 0, 3], true), "vCPU 0: 1 records of its trace are missing");
+    one(recorded(&ALL, 4, &[2, 0, 3], false), "a trace was asked for, and the log has no end of it");
+    one(recorded(&ALL, 4, &[2, 0, 2], true), "reason 10 CPUID on vCPU 0: ledger 5, over time 4");
+    let differs = recorded(&ALL, 5, &[2, 0, 3], true);
+    assert!(
+        differs.len() == 2 && differs[0].contains("ledger 5 exits of 350 cycles, trace 5 of 350, dropped 1 of 70"),
+        "{differs:?}"
+    );
 }
 
 #[test]

@@ -340,7 +340,7 @@ impl Default for Ledger {
 macro_rules! close_in_assembly {
     ($ledger:expr, $base:expr, $offset:expr, $now:expr, $since:expr) => {
         // SAFETY: every access is to an aligned quadword of this ledger, hence single, as a relaxed one is. If two processors
-        // closed exits in one ledger, figures would be lost and nothing worse; each has its own, by `vmx::entry::Stack::take`.
+        // closed exits in one ledger, figures would be lost and nothing worse; each has its own, by `Stack::take`.
         // BSR of what is not 0 is at most 63, the last bucket.
         unsafe {
             asm!(

@@ -1,8 +1,9 @@
 //! Exits one by one and over time, as an account has them: sums, which have to be those of the ledger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use tollgate_abi::command_line::Options;
 
 use super::build::row_name;
 use crate::log::{Log, Part, Traced};
@@ -59,8 +60,8 @@ pub(super) fn traces(log: &Log) -> Vec<TraceFacts> {
     log.traces.iter().map(facts).collect()
 }
 
-/// Trace and samples against the ledger.
-pub(super) fn check(log: &Log, found: &mut Vec<String>) {
+/// Trace and samples against the ledger, and against what was asked for.
+pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
     for (&vcpu, traced) in &log.traces {
         if traced.missing > 0 {
             found.push(format!("vCPU {vcpu}: {} records of its trace are missing from the log", traced.missing));
@@ -68,12 +69,18 @@ pub(super) fn check(log: &Log, found: &mut Vec<String>) {
             against_ledger(log, vcpu, traced, found);
         }
     }
-    if log.verdict.is_none() {
-        return;
+    let Some(options) = options.filter(|_| log.verdict.is_some()) else { return };
+    let has_end = |vcpu: &u64| log.traces.get(vcpu).is_some_and(|traced| traced.end.is_some());
+    for vcpu in log.totals.keys().filter(|vcpu| options.trace_exits > 0 && !has_end(vcpu)) {
+        found.push(format!(
+            "vCPU {vcpu}: a trace was asked for, and the log has no end of it: lines are missing, or the machine has no memory for one"
+        ));
     }
-    for (&(vcpu, reason), samples) in &log.rates {
+    let sampled = log.rates.keys().chain(log.exits.keys().filter(|_| options.rate_step_ticks > 0));
+    for &(vcpu, reason) in sampled.collect::<BTreeSet<_>>() {
+        let counts = log.rates.get(&(vcpu, reason)).map_or(&[][..], |samples| &samples.counts);
         let (sum, row) =
-            (samples.counts.iter().fold(0, |sum: u64, &count| sum.saturating_add(count)), ledger(log, vcpu, reason));
+            (counts.iter().fold(0, |sum: u64, &count| sum.saturating_add(count)), ledger(log, vcpu, reason));
         if sum != row.count {
             let name = row_name(reason);
             found.push(format!("reason {reason} {name} on vCPU {vcpu}: ledger {}, over time {sum}", row.count));
@@ -92,7 +99,7 @@ fn against_ledger(log: &Log, vcpu: u64, traced: &Traced, found: &mut Vec<String>
         log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(&(_, reason), _)| reason).collect();
     reasons.extend(traced.recorded.keys().chain(traced.dropped.keys()));
     for reason in reasons {
-        let of = |parts: &std::collections::BTreeMap<u16, Part>| parts.get(&reason).copied().unwrap_or_default();
+        let of = |parts: &BTreeMap<u16, Part>| parts.get(&reason).copied().unwrap_or_default();
         let (recorded, dropped, row) = (of(&traced.recorded), of(&traced.dropped), ledger(log, vcpu, reason));
         let (count, cycles) =
             (recorded.count.saturating_add(dropped.count), recorded.cycles.saturating_add(dropped.cycles));

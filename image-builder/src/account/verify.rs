@@ -34,7 +34,7 @@ pub(super) fn findings(
         looks(number, row, &place, &mut found);
     }
     parts::check(log, keys, &mut found);
-    recorded::check(log, &mut found);
+    recorded::check(log, options, &mut found);
     for (&vcpu, total) in &log.totals {
         total_invariants(log, vcpu, total, &mut found);
     }

@@ -19,7 +19,7 @@ use crate::local_apic::LocalApic;
 use crate::memory::tests::memory;
 use crate::nested::Table;
 use crate::script::{Script, machine};
-use crate::vcpu::{Flow, Vcpu};
+use crate::vcpu::{Flow, Left, Vcpu};
 
 /// Where the instruction is, and the page tables that map the first 2 MiB to themselves.
 const RIP: u64 = 0x4000;
@@ -231,6 +231,22 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
     assert_ne!(svm.cr0_write_by_code(), Some(2), "the page is another's now");
     assert!(svm.instruction().is_some());
     assert_eq!(svm.cr0_write_by_code(), Some(1));
+
+    // What is decided so is what would be decided thoroughly.
+    let registers = GuestRegisters { rcx: 0x8001_0033, ..GuestRegisters::default() };
+    let (mut vcpu, account) = (Vcpu::new(svm, machine()), Ledger::new());
+    let mut found = registers;
+    let Err(Left::Opened(opened)) = vcpu.exit_quickly(&account, &mut found, 0) else {
+        panic!("the register is not told")
+    };
+    assert!(vcpu.exit_by_code(&account, &mut found, 0, opened).is_ok());
+    assert_eq!(
+        (account.count(ExitReason::CR_ACCESS), account.figures(ExitReason::CR_ACCESS).histogram.iter().sum()),
+        (1, 1)
+    );
+    let mut svm = vcpu.backend;
+    assert_eq!((found, svm.vmcb.get(f::CR0), svm.vmcb.get(f::RIP)), (registers, 0x8001_0033, RIP + 3));
+    svm.vmcb.set(f::RIP, RIP);
 
     // Outside of 64-bit code RIP is no linear address.
     let attributes = f::CS.attributes();
