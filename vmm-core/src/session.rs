@@ -2,7 +2,8 @@
 //!
 //! Everything here happens while no exit is open, so that it costs the account nothing.
 
-use alloc::boxed::Box;
+mod recorded;
+
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
@@ -15,10 +16,10 @@ use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::{RUNS, Scenario};
-use tollgate_abi::trace::Batch;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::{KeyPrediction, Outcome, Workload};
 
+use self::recorded::Traced;
 use crate::bench::{self, Handed};
 use crate::board::{Board, Ended};
 use crate::exit::{Backend, Pause};
@@ -45,20 +46,9 @@ pub struct Session<W> {
     traced: Vec<Traced>,
 }
 
-/// What of a trace has been written.
-#[derive(Clone, Copy, Debug, Default)]
-struct Traced {
-    records: u64,
-    exits: u64,
-}
-
 /// The most bytes of guest output in one record: escaped, each takes four, and the record has to fit its line.
 const CONSOLE_RECORD_BYTES: usize = 900;
 const _: () = assert!(4 * CONSOLE_RECORD_BYTES + 100 < MAX_LINE_BYTES);
-
-/// Steps in one record of samples: each takes eleven bytes at most, and the record has to fit its line.
-const RATES_IN_A_RECORD: usize = 256;
-const _: () = assert!(11 * RATES_IN_A_RECORD + 200 < MAX_LINE_BYTES);
 
 /// A workload under way.
 #[derive(Debug)]
@@ -485,71 +475,6 @@ impl<W: Write> Session<W> {
         let record = self.record(Kind::Total).number("vcpu", vcpu as u64).number("exits", ledger.exits());
         let record = record.number("entries", ledger.entries()).number("cycles", ledger.cycles());
         let _ = record.number("elapsed", elapsed_tsc).finish();
-    }
-
-    /// Writes the exits that were recorded one by one, unless a vCPU may be recording still.
-    #[inline(never)]
-    fn empty_rings(&mut self, books: &Books) {
-        if self.restless.is_some() {
-            return;
-        }
-        self.traced.resize(books.len(), Traced::default());
-        for (vcpu, book) in books.iter().enumerate() {
-            let Some(ring) = book.ring() else { continue };
-            let mut batch = Box::new(Batch::new());
-            ring.drain(|event| {
-                batch.push(event);
-                if batch.is_full() {
-                    self.trace(vcpu, &mut batch);
-                }
-            });
-            self.trace(vcpu, &mut batch);
-        }
-    }
-
-    fn trace(&mut self, vcpu: usize, batch: &mut Batch) {
-        if batch.exits == 0 {
-            return;
-        }
-        let Traced { records, exits } = self.traced[vcpu];
-        self.traced[vcpu] = Traced { records: records + 1, exits: exits + batch.exits };
-        let record = self.record(Kind::Trace).number("vcpu", vcpu as u64).number("seq", records);
-        let _ = record.number("exits", batch.exits).number("tsc", batch.tsc).packed("data", &batch).finish();
-        batch.clear();
-    }
-
-    /// Writes what there is besides of a trace, and the samples over time.
-    #[inline(never)]
-    fn recorded(&mut self, vcpu: usize, account: &dyn Book) {
-        let reasons = || (0..ROWS as u16).map(ExitReason);
-        if let Some(ring) = account.ring() {
-            let mut all = 0;
-            for reason in reasons() {
-                let (count, cycles) = ring.dropped(reason);
-                if count > 0 {
-                    all += count;
-                    let record = self.record(Kind::Dropped).number("vcpu", vcpu as u64);
-                    let record = record.number("reason", reason.0.into());
-                    let _ = record.number("count", count).number("cycles", cycles).finish();
-                }
-            }
-            let Traced { records, exits } = self.traced.get(vcpu).copied().unwrap_or_default();
-            let record = self.record(Kind::Traced).number("vcpu", vcpu as u64).number("seq", records);
-            let record = record.number("exits", exits).number("dropped", all);
-            let _ = record.number("ring", ring.capacity() as u64).finish();
-        }
-        let Some(rates) = account.rates() else { return };
-        let (step, start) = rates.steps();
-        for reason in reasons() {
-            let mut counts = rates.of(reason);
-            let mut from = 0;
-            while counts.clone().next().is_some() {
-                let record = self.record(Kind::Rate).number("vcpu", vcpu as u64).number("reason", reason.0.into());
-                let record = record.number("start", start).number("step", step).number("from", from);
-                let _ = record.numbers("counts", counts.by_ref().take(RATES_IN_A_RECORD).map(u64::from)).finish();
-                from += RATES_IN_A_RECORD as u64;
-            }
-        }
     }
 
     #[inline(never)]
