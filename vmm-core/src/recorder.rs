@@ -302,6 +302,19 @@ mod tests {
     }
 
     #[test]
+    fn what_it_takes_to_look_is_in_no_figure() {
+        let (recorded, clock) = (recorded(1, 0), core::cell::Cell::new(1000));
+        let look = || {
+            clock.set(1030);
+            Witness { rip: 1, qualification: 2 }
+        };
+        recorded.witness(look, || clock.get());
+        recorded.close(recorded.open(ExitReason::CPUID), 990, || clock.get() + 20);
+        let event = drained(&recorded)[0];
+        assert_eq!((event.tsc, event.cycles, recorded.ledger.cycles()), (990, 30, 30));
+    }
+
+    #[test]
     fn what_is_not_asked_for_is_not_there() {
         let recorded = Recorded::default();
         exit(&recorded, 10, 5000, 1);
