@@ -102,9 +102,9 @@ fn stack_fault() -> Outcome {
 
 /// What FLDCW and LDMXCSR load: x87 control word and MXCSR with all exceptions masked but the division by zero, and MXCSR as at
 /// reset.
-static X87_DIVISIONS: u16 = 0x037f & !(1 << 2);
-static SIMD_DIVISIONS: u32 = 0x1f80 & !(1 << 9);
-static SIMD_DEFAULT: u32 = 0x1f80;
+pub(super) static X87_DIVISIONS: u16 = 0x037f & !(1 << 2);
+pub(super) static SIMD_DIVISIONS: u32 = 0x1f80 & !(1 << 9);
+pub(super) static SIMD_DEFAULT: u32 = 0x1f80;
 
 fn x87_error() -> Outcome {
     book_exception(vector::X87_ERROR);

@@ -77,7 +77,7 @@ pub(super) fn rdpmc(run: &Run) -> Outcome {
     Ok(())
 }
 
-const WAKE_VECTOR: u8 = 0x20;
+pub(super) const WAKE_VECTOR: u8 = 0x20;
 /// Long enough that the vCPU halts first even where one tick is one instruction.
 const WAKE_TICKS: u64 = 1000;
 

@@ -45,7 +45,7 @@ fn touch(first: u64, pages: u64) {
 }
 
 /// RET, to return from a page.
-const RET: u8 = 0xc3;
+pub(super) const RET: u8 = 0xc3;
 
 pub(super) fn kinds(run: &Run) -> Outcome {
     let Some(first) = fresh::take(3 * run.iterations) else {

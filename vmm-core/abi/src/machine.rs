@@ -35,7 +35,7 @@ pub const LOOPBACK_PORT: u16 = 0x5f0;
 pub const LOOPBACK_BYTES: usize = 64;
 
 /// Bytes of [`BootInfo::options`].
-pub const OPTIONS_BYTES: usize = 1024;
+pub const OPTIONS_BYTES: usize = 3072;
 
 /// What the monitor tells the guest.
 ///

@@ -426,6 +426,8 @@ keys! {
     "self-ipi" WRMSR: apic::SELF_IPI as u64 => 1;
     "apic-registers" RDMSR: apic::ID as u64 => 1, apic::TPR as u64 => 1;
     "apic-timer" WRMSR: apic::IA32_TSC_DEADLINE as u64 => 1;
+    "bench.breakpoint" EXCEPTION_OR_NMI: 3 => 1;
+    "bench.simd_error" EXCEPTION_OR_NMI: 19 => 1;
 }
 
 impl KeyPrediction {
