@@ -1,7 +1,7 @@
 //! The table of microbenchmarks: one operation each, which the guest times by itself, iteration by iteration.
 //!
 //! A row is a workload like any other, with a window and a prediction, that the default run leaves out; its code is in
-//! `unikernel-guest/src/workloads/bench.rs`, found by position. What kvm-unit-tests' `x86/vmexit.c` measures has its name there.
+//! `unikernel-guest/src/workloads/bench/mod.rs`, found by position. What kvm-unit-tests' `x86/vmexit.c` measures has its name there.
 
 use crate::exit_reason::ExitReason as R;
 use crate::profile::Profile;

@@ -1,0 +1,84 @@
+//! Control and debug registers.
+#![expect(unsafe_code, reason = "executes what it times")]
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tollgate_abi::exit_reason::ExitReason as R;
+
+use super::timed::timed;
+use crate::ops::control_registers::{read_cr0, read_cr3, read_cr4};
+use crate::runtime::book::{book, book_times};
+use crate::runtime::intercepts::book_if_enabled;
+
+/// CR3, which is to be read where that does not exit.
+static CR3: AtomicU64 = AtomicU64::new(0);
+
+/// Notes what can't be read without an exit under the profile that rows have.
+pub(super) fn set_up() {
+    CR3.store(read_cr3(), Relaxed);
+}
+
+pub(super) fn mov_from_cr8() -> u32 {
+    book(R::CR_ACCESS);
+    timed!("mov rax, cr8")
+}
+
+// Nothing is held back.
+pub(super) fn mov_to_cr8() -> u32 {
+    book(R::CR_ACCESS);
+    timed!("mov cr8, {zero}", zero = in(reg) 0u64)
+}
+
+// No breakpoint: what it has.
+pub(super) fn mov_to_dr() -> u32 {
+    book_if_enabled(R::MOV_DR, 1);
+    timed!("mov dr7, {quiet}", quiet = in(reg) 0x400u64)
+}
+
+pub(super) fn mov_from_dr() -> u32 {
+    book_if_enabled(R::MOV_DR, 1);
+    timed!("mov rax, dr7")
+}
+
+// Every page is writable, and the value is as it was afterwards.
+pub(super) fn toggle_cr0_wp() -> u32 {
+    let cr0 = read_cr0();
+    book_times(R::CR_ACCESS, 2);
+    timed!("mov cr0, {other}\n mov cr0, {cr0}", other = in(reg) cr0 ^ 1 << 16, cr0 = in(reg) cr0)
+}
+
+// Global pages are not used.
+pub(super) fn toggle_cr4_pge() -> u32 {
+    let cr4 = read_cr4();
+    book_times(R::CR_ACCESS, 2);
+    timed!("mov cr4, {other}\n mov cr4, {cr4}", other = in(reg) cr4 ^ 1 << 7, cr4 = in(reg) cr4)
+}
+
+// MP matters only to WAIT while TS is set.
+pub(super) fn mov_to_cr0() -> u32 {
+    book(R::CR_ACCESS);
+    timed!("mov cr0, {other}", other = in(reg) read_cr0() ^ 2)
+}
+
+// DE matters only to MOVs of DR4 and DR5, of which there are none.
+pub(super) fn mov_to_cr4() -> u32 {
+    book(R::CR_ACCESS);
+    timed!("mov cr4, {other}", other = in(reg) read_cr4() ^ 8)
+}
+
+pub(super) fn mov_from_cr3() -> u32 {
+    book(R::CR_ACCESS);
+    timed!("mov rax, cr3")
+}
+
+// The value that it has.
+pub(super) fn mov_to_cr3() -> u32 {
+    book(R::CR_ACCESS);
+    timed!("mov cr3, {cr3}", cr3 = in(reg) CR3.load(Relaxed))
+}
+
+// TS is clear again before anything could need SSE.
+pub(super) fn lmsw_clts() -> u32 {
+    book_times(R::CR_ACCESS, 2);
+    timed!("lmsw {ts:x}\n clts", ts = in(reg) read_cr0() | 8)
+}
