@@ -27,6 +27,8 @@ pub struct Selection {
     pub leaf_map: LeafMap,
     /// 0 for never.
     pub watchdog_ticks: u64,
+    /// How often each scenario is timed; 0 for no samples.
+    pub scenario_samples: u64,
     /// Keep the ledger.
     pub accounting: bool,
     /// Keep keys within reasons, too.
@@ -48,6 +50,7 @@ impl Default for Selection {
             atlas: None,
             leaf_map: LeafMap::default(),
             watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
+            scenario_samples: 0,
             accounting: true,
             keys: false,
             trace_exits: 0,
@@ -89,6 +92,9 @@ impl Selection {
         if !scenarios.is_empty() {
             let atlas = if atlas { Some(self.atlas.clone().unwrap_or_else(|| vec![ALL])) } else { None };
             line += &format!(" scenarios={}", atlas.unwrap_or(scenarios).join(","));
+        }
+        if self.scenario_samples > 0 {
+            line += &format!(" scenario-samples={}", self.scenario_samples);
         }
         if self.cpus != 1 {
             line += &format!(" cpus={}", self.cpus);
@@ -225,7 +231,7 @@ mod tests {
         check("zzz", "`tollgate workloads` lists them");
         check("memory:1000000", "`memory` takes 1 to 1536 iterations");
         check("cpuid:0", "`cpuid` takes 1 to");
-        let long = vec!["vmx-instructions"; 100].join(",");
+        let long = vec!["vmx-instructions"; 200].join(",");
         check(&long, "too long");
     }
 }

@@ -11,6 +11,7 @@ use image_builder::audit::{Audit, ExitLogFormat, ExitLogReader};
 use image_builder::failure::Status;
 use image_builder::log::{LogError, LogReader};
 use proptest::prelude::*;
+use tollgate_abi::bench::WARM_UP;
 use tollgate_abi::record::{Kind, Writer};
 use tollgate_abi::trace::{Batch, Event};
 
@@ -598,6 +599,50 @@ fn a_trace_and_samples_are_held_against_the_ledger() {
         differs.len() == 2 && differs[0].contains("ledger 5 exits of 350 cycles, trace 5 of 350, dropped 1 of 70"),
         "{differs:?}"
     );
+}
+
+/// A log of one scenario that is timed twice, of which so much was observed, and what is recorded behind it.
+fn timed_scenario(observed: u64, more: impl FnOnce(&mut LogText)) -> LogText {
+    let runs = 2 + WARM_UP;
+    let mut log = LogText::default();
+    log.header("workloads=none scenarios=getsec scenario-samples=2");
+    let record = log.record(Kind::Scenario).word("scenario", "getsec").number("reason", 11).word("verdict", "balanced");
+    record.number("predicted", runs).number("observed", observed).finish().unwrap();
+    more(&mut log);
+    log.ledger(0, &[Row { reason: 11, name: "GETSEC", count: observed, each: 88 }]);
+    log.record(Kind::Tally).number("reason", 10).number("guest", 0).finish().unwrap();
+    log.stop("exited");
+    log.verdict("balanced", "");
+    log
+}
+
+/// Samples of a scenario from the `first` on.
+fn samples(log: &mut LogText, scenario: &str, first: u64, runs: &[(u32, u32)]) {
+    let record = log.record(Kind::Samples).word("scenario", scenario).number("first", first);
+    record.runs("ticks", runs).finish().unwrap();
+}
+
+#[test]
+fn a_scenario_that_is_timed_runs_more_often_and_has_samples() {
+    let good = timed_scenario(2 + WARM_UP, |log| {
+        samples(log, "getsec", 0, &[(68, 1)]);
+        samples(log, "getsec", 1, &[(69, 1)]);
+        let record = log.record(Kind::Cost).word("scenario", "getsec").number("reason", 11);
+        record.number("exits", 2 + WARM_UP).number("cycles", 1584).finish().unwrap();
+    });
+    let read = LogReader::read(good.0.as_bytes()).unwrap();
+    let run = &read.scenarios[0];
+    assert_eq!((run.samples.as_slice(), run.cost.cycles), ([(68, 1), (69, 1)].as_slice(), 1584));
+    assert_eq!(account_of(&good).verdict, "balanced");
+    let often = account_of(&timed_scenario(4, |_| ())).verdict;
+    assert_eq!(often, "differs: scenario getsec, reason 11: predicted 18, ledger 4, table 18");
+    for (scenario, first, problem) in
+        [("xsaves", 0, "is about scenario xsaves, which has not run"), ("getsec", 1, "begins with sample 1, behind 0")]
+    {
+        let bad = timed_scenario(18, |log| samples(log, scenario, first, &[(68, 1)]));
+        let error = LogReader::read(bad.0.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
 }
 
 #[test]

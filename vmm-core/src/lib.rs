@@ -21,7 +21,7 @@
 extern crate alloc;
 
 pub mod apic;
-mod bench;
+pub mod bench;
 pub mod board;
 pub mod calibration;
 pub mod exit;

@@ -15,7 +15,7 @@ use tollgate_abi::hypercall::{BOOK_BYTES, Book as GuestBook};
 use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
-use tollgate_abi::scenario::{RUNS, Scenario};
+use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::{KeyPrediction, Outcome, Workload};
 
@@ -124,6 +124,7 @@ fn variant_count(scenario: &Scenario, books: &Books) -> Option<u64> {
 /// What the ledger had before a scenario.
 #[derive(Debug)]
 pub struct BeforeScenario {
+    runs: u64,
     rows: [u64; ROWS],
     variant: Option<u64>,
 }
@@ -360,9 +361,9 @@ impl<W: Write> Session<W> {
         let _ = record.text("detail", format_args!("this processor lacks {need}")).finish();
     }
 
-    /// What the ledger has, to be handed to [`Session::scenario`].
-    pub fn before_scenario(&self, books: &Books, scenario: &Scenario) -> BeforeScenario {
-        BeforeScenario { rows: counts(books), variant: variant_count(scenario, books) }
+    /// What the ledger has before so many runs, to be handed to [`Session::scenario`].
+    pub fn before_scenario(&self, books: &Books, scenario: &Scenario, runs: u64) -> BeforeScenario {
+        BeforeScenario { runs, rows: counts(books), variant: variant_count(scenario, books) }
     }
 
     /// Compares what a scenario provoked in its runs with what it predicts.
@@ -380,7 +381,7 @@ impl<W: Write> Session<W> {
             self.unbooked[row] += *count;
         }
         let row = scenario.reason.ledger_row();
-        let predicted = if keeps(books) { RUNS } else { 0 };
+        let predicted = if keeps(books) { before.runs } else { 0 };
         let variant = variant_count(scenario, books).zip(before.variant).map(|(after, before)| after - before);
         let stray =
             (0..ROWS).find(|&other| observed[other] > if other == row { variant.unwrap_or(u64::MAX) } else { 0 });
@@ -612,6 +613,7 @@ mod tests {
     use crate::script::{Script, machine};
     use tollgate_abi::hypercall::{BOOK_MAGIC, MESSAGE_BYTES};
     use tollgate_abi::record::parse;
+    use tollgate_abi::scenario::RUNS;
 
     const BOOK_GPA: u64 = 0x4000;
 
@@ -684,7 +686,7 @@ mod tests {
         let mut text = String::new();
         let mut session = Session::new(&mut text);
         let scenario = Scenario::by_name("overflow").unwrap();
-        let before = session.before_scenario(&books, scenario);
+        let before = session.before_scenario(&books, scenario, RUNS);
         exits.iter().for_each(|&(vector, times)| (0..times).for_each(|_| book(vector)));
         session.scenario(&books, scenario, &before, None);
         let record = parse(text.trim_end().as_bytes()).unwrap();

@@ -27,7 +27,8 @@ pub(super) fn findings(
     vcpu_books(per_vcpu, &mut found);
     log.workloads.iter().for_each(|workload| workload_books(workload, &mut found));
     predictions::check(log, keys, &mut found);
-    log.scenarios.iter().for_each(|run| scenario_books(run, &mut found));
+    let scenario_runs = options.map_or(RUNS, Options::scenario_runs);
+    log.scenarios.iter().for_each(|run| scenario_books(run, scenario_runs, &mut found));
     for (&(vcpu, number), row) in &log.exits {
         let place = format!("reason {number} {} on vCPU {vcpu}", row.name);
         row_invariants(row, &place, &mut found);
@@ -113,13 +114,13 @@ fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
     }
 }
 
-/// A scenario against its row in the table.
-fn scenario_books(run: &ScenarioRun, found: &mut Vec<String>) {
+/// A scenario that was to be run so often against its row in the table.
+fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Vec<String>) {
     let Some(scenario) = Scenario::by_name(&run.name) else {
         return found.push(format!("there is no scenario {}", run.name));
     };
     let denied = run.verdict == DENIED;
-    let expected = if denied { 0 } else { RUNS };
+    let expected = if denied { 0 } else { runs };
     if run.reason != scenario.reason.0 || run.predicted != expected || run.observed != expected {
         let ScenarioRun { name, reason, predicted, observed, .. } = run;
         found.push(format!(

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tollgate_abi::bench::Bench;
+use tollgate_abi::scenario::Scenario;
 
 use super::parts::Split;
 use super::statistics::{Distribution, Statistics};
@@ -58,7 +59,7 @@ pub struct Identity {
     pub tollgate: String,
 }
 
-/// One microbenchmark.
+/// One microbenchmark, or a scenario that was timed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
@@ -76,6 +77,16 @@ pub struct Row {
     pub statistics: Option<Statistics>,
     /// Of what the mean consists; `null` where that can't be told.
     pub parts: Option<Split>,
+    /// Of a scenario that was not measured, why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
+}
+
+impl Row {
+    /// The scenario that it is about, if it is about one: the monitor times those, from before the VM entry to the exit.
+    pub fn scenario(&self) -> Option<&'static Scenario> {
+        Scenario::by_name(&self.name)
+    }
 }
 
 /// One operation with a budget, in ticks of one iteration.
@@ -168,7 +179,7 @@ impl Row {
     /// Whether what is derived follows from what it is derived from.
     fn check(&self) -> Result<(), String> {
         let name = &self.name;
-        if Bench::by_name(name).is_none() {
+        if Bench::by_name(name).is_none() && self.scenario().is_none() {
             return Err(format!("there is no microbenchmark `{name}`"));
         }
         let derived = self.distribution.statistics();
@@ -243,7 +254,8 @@ pub(super) mod tests {
         let statistics = distribution.statistics();
         let mean = statistics.as_ref().map_or(0.0, |statistics| statistics.mean);
         let parts = Some(Split { timing: 4.0, transition: 4.0, frame: 34.0, handler: mean - 59.0, account: 17.0 });
-        Row { name: name.into(), iterations: 1016, exits: 1016, cycles: 50_800, distribution, statistics, parts }
+        let (name, lacks) = (name.into(), None);
+        Row { name, iterations: 1016, exits: 1016, cycles: 50_800, distribution, statistics, parts, lacks }
     }
 
     pub(in super::super) fn baseline(platform: Identity, rows: Vec<Row>) -> Baseline {

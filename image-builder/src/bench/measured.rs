@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use tollgate_abi::bench::{Bench, Parts};
+use tollgate_abi::scenario::Scenario;
 
 use super::baseline::Row;
 use super::parts::Split;
 use super::statistics::Distribution;
-use crate::log::{Calibration, Cost, Log};
+use crate::log::{Calibration, Cost, DENIED, Log};
 
 /// Samples and costs of each row, before anything is derived from them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,13 +16,14 @@ pub struct Measured {
     rows: Vec<Raw>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Raw {
     bench: &'static str,
     iterations: u64,
     samples: Distribution,
     costs: BTreeMap<u16, Cost>,
     times: Calibration,
+    lacks: Option<String>,
 }
 
 impl Measured {
@@ -32,9 +34,22 @@ impl Measured {
             let mut samples = Distribution::default();
             run.samples.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
             let times = log.calibration.unwrap_or_default();
-            let raw = Raw { bench: bench.name(), iterations: run.iterations, samples, costs: run.costs.clone(), times };
-            self.add_row(raw);
+            let (iterations, costs) = (run.iterations, run.costs.clone());
+            self.add_row(Raw { bench: bench.name(), iterations, samples, costs, times, lacks: None });
         }
+        for run in &log.scenarios {
+            let Some(scenario) = Scenario::by_name(&run.name) else { continue };
+            let mut samples = Distribution::default();
+            run.samples.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
+            let (bench, iterations, times) = (scenario.name, run.cost.exits, Calibration::default());
+            let lacks = (run.verdict == DENIED).then(|| run.detail.clone());
+            self.add_row(Raw { bench, iterations, samples, costs: [(run.reason, run.cost)].into(), times, lacks });
+        }
+    }
+
+    /// Adds a row that was not measured, and why.
+    pub fn add_lacking(&mut self, scenario: &'static Scenario, why: &str) {
+        self.add_row(Raw { bench: scenario.name, lacks: Some(why.to_owned()), ..Raw::default() });
     }
 
     /// Adds what others have measured.
@@ -96,6 +111,7 @@ impl Raw {
             distribution: self.samples.clone(),
             statistics,
             parts: split,
+            lacks: self.lacks.clone(),
         }
     }
 }

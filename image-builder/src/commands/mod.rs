@@ -76,6 +76,7 @@ impl ImageOptions {
             atlas: None,
             leaf_map,
             watchdog_ticks: self.watchdog,
+            scenario_samples: 0,
             accounting: true,
             keys: self.keys,
             trace_exits: self.trace_exits.unwrap_or(0),

@@ -88,7 +88,7 @@ fn need_name(need: Need) -> String {
         Need::CrMasks => "CR0 or CR4 mask".to_owned(),
         Need::IoBitmaps => "I/O bitmaps".to_owned(),
         Need::MsrReads | Need::MsrWrites => "MSR bitmaps".to_owned(),
-        Need::Has(feature) => format!("processor: {feature:?}"),
+        Need::Has(feature) => format!("processor: {}", feature.name()),
     }
 }
 

@@ -154,6 +154,12 @@ pub struct ScenarioRun {
     pub observed: u64,
     /// What was wrong, or lacking.
     pub detail: String,
+    /// Where it was timed, runs of equal samples: TSC ticks from before the VM entry to the exit's time stamp, and how many.
+    #[serde(skip)]
+    pub samples: Vec<(u32, u32)>,
+    /// And what the ledger has of its reason's exits then.
+    #[serde(skip)]
+    pub cost: Cost,
 }
 
 /// How a workload ended.

@@ -299,13 +299,16 @@ impl State {
     fn samples(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let first = fields.number("first")?;
         let runs: Vec<_> = fields.record.runs("ticks").ok_or_else(|| fields.lacks("ticks"))?.collect();
-        let workload = self.workload(fields, |_| true)?;
-        let known = count_of(&workload.samples);
+        let samples = match self.timed_scenario(fields)? {
+            Some(scenario) => &mut scenario.samples,
+            None => &mut self.workload(fields, |_| true)?.samples,
+        };
+        let known = count_of(samples);
         if first != known {
             return Err(fields.problem(format!("begins with sample {first}, behind {known}")));
         }
         let more = runs.len();
-        workload.samples.extend(runs);
+        samples.extend(runs);
         self.runs += more;
         self.bounded("samples", self.runs, MOST_RUNS_OF_SAMPLES)
     }
@@ -313,9 +316,20 @@ impl State {
     fn cost(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let reason = fields.reason()?;
         let cost = Cost { exits: fields.number("exits")?, cycles: fields.number("cycles")? };
+        if let Some(scenario) = self.timed_scenario(fields)? {
+            scenario.cost = cost;
+            return Ok(());
+        }
         self.workload(fields, |workload| !workload.costs.contains_key(&reason))?.costs.insert(reason, cost);
         self.counts += 1;
         self.bounded("counts", self.counts, MOST_ROWS)
+    }
+
+    /// The scenario that a record belongs to, if it is about one: the last.
+    fn timed_scenario(&mut self, fields: &Fields<'_>) -> Result<Option<&mut ScenarioRun>, LogError> {
+        let Ok(name) = fields.text("scenario") else { return Ok(None) };
+        let last = self.log.scenarios.last_mut().filter(|last| last.name == name);
+        last.map(Some).ok_or_else(|| fields.problem(format!("is about scenario {name}, which has not run")))
     }
 
     /// The workload that a record belongs to: the last one, or a new one whose beginning was lost.
@@ -344,6 +358,7 @@ impl State {
             predicted: fields.number("predicted")?,
             observed: fields.number("observed")?,
             detail: fields.optional_text("detail"),
+            ..ScenarioRun::default()
         });
         self.bounded("scenarios", self.log.scenarios.len(), MOST_WORKLOADS)
     }

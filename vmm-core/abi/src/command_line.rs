@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use crate::bench::Bench;
+use crate::bench::{self, Bench};
 use crate::leaves::LeafMap;
 use crate::machine::MOST_VCPUS;
 use crate::scenario::{self, Scenario};
@@ -23,6 +23,8 @@ pub struct Options<'a> {
     workloads: &'a str,
     /// `scenarios=`: names, or `all`; empty for none.
     scenarios: &'a str,
+    /// `scenario-samples=`: how often each scenario is timed; 0, the default, for no samples.
+    pub scenario_samples: u64,
     /// `watchdog=`: TSC ticks without an exit after which the guest is stopped; 0 for never. Under SVM, which has no timer for
     /// that, a guest that exits is looked at as often, and needs [`Options::accounting`].
     pub watchdog_ticks: u64,
@@ -49,6 +51,7 @@ impl Default for Options<'_> {
             leaf_map: LeafMap::default(),
             workloads: "",
             scenarios: "",
+            scenario_samples: 0,
             watchdog_ticks: 0,
             accounting: true,
             keys: false,
@@ -87,7 +90,7 @@ impl fmt::Display for OptionError<'_> {
             OptionError::Unknown(word) => {
                 write!(
                     f,
-                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, cpus=, missing-cpus=, watchdog=, keys=, trace=, guest=, rate-step=, accounting="
+                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, scenario-samples=, cpus=, missing-cpus=, watchdog=, keys=, trace=, guest=, rate-step=, accounting="
                 )
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
@@ -159,6 +162,10 @@ impl<'a> Options<'a> {
                         _ => return Err(OptionError::Value(word)),
                     }
                 }
+                "scenario-samples" => {
+                    let samples = value.parse().ok().filter(|&samples| samples <= bench::MOST_SAMPLES);
+                    options.scenario_samples = samples.ok_or(OptionError::Value(word))?;
+                }
                 "cpus" => {
                     let most = 1..=MOST_VCPUS as u32;
                     options.cpus =
@@ -199,6 +206,11 @@ impl<'a> Options<'a> {
         let named = self.scenarios;
         let wanted = move |scenario: &&Scenario| named == ALL || named.split(',').any(|name| name == scenario.name);
         scenario::TABLE.iter().filter(wanted)
+    }
+
+    /// How often each scenario is run; where it is timed, the first ones give no sample.
+    pub const fn scenario_runs(&self) -> u64 {
+        if self.scenario_samples > 0 { bench::WARM_UP + self.scenario_samples } else { scenario::RUNS }
     }
 
     /// The processors that the run makes use of: one for each vCPU, and another where a scenario is about that.
@@ -253,6 +265,7 @@ mod tests {
         check("watchdog=-1", OptionError::Value("watchdog=-1"));
         check("workloads=cpuid,cpuidd", OptionError::Workload("cpuidd"));
         check("scenarios=getsec,getsex", OptionError::Scenario("getsex"));
+        check("scenario-samples=16385", OptionError::Value("scenario-samples=16385"));
         check("trace=many", OptionError::Value("trace=many"));
         check("guest=1", OptionError::Value("guest=1"));
         check("guest=0x100000000", OptionError::Value("guest=0x100000000"));
@@ -272,6 +285,8 @@ mod tests {
             (count(""), count("scenarios=all"), count("scenarios=getsec,xsaves")),
             (0, scenario::TABLE.len(), 2)
         );
+        let runs = |line| Options::parse(line).unwrap().scenario_runs();
+        assert_eq!((runs("scenarios=all"), runs("scenario-samples=100")), (scenario::RUNS, 100 + bench::WARM_UP));
     }
 
     proptest! {

@@ -63,10 +63,27 @@ impl fmt::Display for Need {
             Need::CrMasks => write!(f, "the CR0 and CR4 masks"),
             Need::IoBitmaps => write!(f, "the I/O bitmaps"),
             Need::MsrReads | Need::MsrWrites => write!(f, "the MSR bitmaps"),
-            Need::Has(Feature::OtherCpu) => write!(f, "another CPU"),
-            Need::Has(Feature::EarlyRsm) => write!(f, "an exit for RSM that comes before its #UD, as QEMU has it"),
-            Need::Has(Feature::WholeSvm) => write!(f, "this exit: it is QEMU's emulation"),
-            Need::Has(feature) => write!(f, "{feature:?}"),
+            Need::Has(feature) => f.write_str(feature.name()),
+        }
+    }
+}
+
+impl Feature {
+    /// As people write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Feature::Ept => "EPT",
+            Feature::Vpid => "VPID",
+            Feature::Xsave => "XSAVE",
+            Feature::Smx => "SMX",
+            Feature::DualMonitor => "the dual-monitor treatment of SMM",
+            Feature::Tdx => "TDX",
+            Feature::UserMsr => "URDMSR and UWRMSR",
+            Feature::MsrImmediate => "the immediate forms of RDMSR and WRMSRNS",
+            Feature::OtherCpu => "another CPU",
+            Feature::Cet => "CET",
+            Feature::EarlyRsm => "an exit for RSM that comes before its #UD, as QEMU has it",
+            Feature::WholeSvm => "this exit: it is QEMU's emulation",
         }
     }
 }

@@ -46,8 +46,8 @@ kinds! {
     Result "result" "A workload ended: `workload`, `iterations`, `verdict`, `exits`, `cycles` (TSC ticks of the window), `message` if it failed.";
     Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`, `looks` (the monitor's own among those observed) if there were any.";
     Calibration "calibration" "Before microbenchmarks, TSC ticks of so many `turns` each, in root operation: `empty` of the loop, `frame` of it with the guest's registers saved and restored, `whole` of that with the account of an exit that nobody handles, and what that account has of them as the exit's own: `inside`.";
-    Samples "samples" "Of a microbenchmark, in the order in which they were taken: `workload`, `first` (the number of the first here), and runs of equal samples, `ticks` (`ticks:count,…`).";
-    Cost "cost" "What the ledger has of one reason in a microbenchmark's window: `workload`, `reason`, `exits`, `cycles`.";
+    Samples "samples" "Of a microbenchmark, in the order in which they were taken: `workload`, `first` (the number of the first here), and runs of equal samples, `ticks` (`ticks:count,…`). Of a scenario likewise, with `scenario` for `workload`: from before the VM entry to the exit's time stamp.";
+    Cost "cost" "What the ledger has of one reason in a microbenchmark's window: `workload`, `reason`, `exits`, `cycles`. Of a scenario that is timed likewise, with `scenario` for `workload`.";
     KeyCount "keycount" "One key that the workload predicts, where keys are kept: `workload`, `reason`, `key`, `name`, `predicted`, `observed`.";
     Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed` (of its variant, if it is about one and those are kept), `detail` if not balanced.";
     Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`), `looks` if there were any: how many of the exits were the monitor's own, to see whether a guest that ran long still exits (`watchdog=`).";

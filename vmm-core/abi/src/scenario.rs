@@ -33,7 +33,7 @@ pub enum Under {
     Both,
 }
 
-/// How often a run performs each scenario, so that minimum, average and maximum mean something.
+/// How often a run performs each scenario unless it times them, so that minimum, average and maximum mean something.
 pub const RUNS: u64 = 4;
 
 use ExitReason as R;
@@ -169,6 +169,7 @@ impl Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Bench;
     use crate::key::VARIANTS;
     use crate::workload::Workload;
     use std::vec::Vec;
@@ -176,7 +177,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_no_workloads() {
         let mut names: Vec<_> = TABLE.iter().map(|scenario| scenario.name).collect();
-        assert!(names.iter().all(|name| Workload::by_name(name).is_none()));
+        assert!(names.iter().all(|name| Workload::by_name(name).is_none() && Bench::by_name(name).is_none()));
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), TABLE.len());

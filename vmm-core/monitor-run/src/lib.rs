@@ -338,8 +338,7 @@ impl<B: Extension> Run<B> {
             session.still_ran(running);
         }
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) {
-            let scenarios = self.plan.options.scenarios();
-            scenarios::run(&mut vcpu, &mut *seat, &self.books, session, scenarios, B::pages());
+            scenarios::run(&mut vcpu, &mut *seat, &self.books, session, &self.plan.options, B::pages());
         }
         session.finish(&vcpu.machine, &self.books)
     }

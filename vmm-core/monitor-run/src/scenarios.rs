@@ -3,8 +3,10 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::scenario::{RUNS, Scenario};
+use tollgate_abi::scenario::Scenario;
+use vmm_core::bench::TimedScenario;
 use vmm_core::board::Board;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::ledger::Book;
@@ -36,19 +38,20 @@ pub(crate) trait Stage: Enter {
     fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Self::Pages, board: &Board);
 }
 
-/// Runs each of them a few times and compares what it provoked with what it predicts.
+/// Runs each of them as often as the options say, compares what it provoked with what it predicts, and records how long it took
+/// where it is to be timed.
 pub(crate) fn run<B: Stage>(
     vcpu: &mut Vcpu<B>,
     seat: &mut dyn Seat<B>,
     books: &[&'static dyn Book],
     session: &mut Session<Serial>,
-    scenarios: impl Iterator<Item = &'static Scenario>,
+    options: &Options<'_>,
     mut pages: B::Pages,
 ) where
     B::Failure: fmt::Display,
 {
     let extension = vcpu.machine.facts.extension;
-    let scenarios: Vec<_> = scenarios.filter(|scenario| scenario.is_under(extension)).collect();
+    let scenarios: Vec<_> = options.scenarios().filter(|scenario| scenario.is_under(extension)).collect();
     let board = vcpu.machine.board;
     processors::wait_for_service();
     let allowed = vcpu.backend.allowed(board);
@@ -59,18 +62,27 @@ pub(crate) fn run<B: Stage>(
             session.scenario_denied(scenario, need);
             continue;
         }
-        let before = session.before_scenario(books, scenario);
-        let mut failure = None;
-        for _ in 0..RUNS {
+        let runs = options.scenario_runs();
+        let before = session.before_scenario(books, scenario, runs);
+        let cycles_before = book.ledger().cycles_of(scenario.reason);
+        let (mut failure, mut ticks) = (None, Vec::new());
+        for _ in 0..runs {
             seat.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
             let end = vcpu.run(book, |vcpu| seat.run(vcpu), |_, _| None);
             vcpu.machine.enabled_in_any_profile =
                 vcpu.machine.enabled_in_any_profile.union(vcpu.backend.controls_now());
             vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
             board.add_elapsed(0, end.elapsed_tsc);
+            if options.scenario_samples > 0 {
+                ticks.push(end.elapsed_tsc as u32);
+            }
             failure = failure.or(end.failure);
         }
         session.scenario(books, scenario, &before, failure.as_ref().map(|failure| failure as _));
+        if options.scenario_samples > 0 {
+            let cycles = book.ledger().cycles_of(scenario.reason) - cycles_before;
+            session.timed_scenario(scenario, &TimedScenario { ticks: &ticks, cost: (runs, cycles) });
+        }
     }
     vcpu.machine.in_scenario = false;
 }

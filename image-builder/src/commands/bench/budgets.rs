@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tollgate_abi::virtualization::Extension;
 
-use super::{extension, outcome, temporary};
+use super::super::run::Target;
+use super::{extension, kvm, outcome, temporary};
 use crate::account::{Account, WorkloadAccount};
 use crate::bench::Budget;
-use crate::emulator::models::{self, Model};
+use crate::emulator::models::Model;
 use crate::emulator::{Boot, Limits, Session, bochs};
 use crate::failure::{Failure, Status};
 use crate::image;
@@ -28,58 +29,45 @@ pub(super) struct Row {
     workload: &'static str,
     iterations: u64,
     ticks: u64,
-    vtx: Operation,
-    svm: Operation,
+    /// What each extension calls the operation.
+    vtx: &'static str,
+    svm: &'static str,
 }
 
 /// The verdict on what is not over its budget.
 pub(super) const WITHIN: &str = "within";
 
-/// What an extension calls the operation, and what Linux 6.1's KVM takes for it on the model of [`kvm_model`], in ticks.
-#[derive(Debug)]
-struct Operation(&'static str, u64);
-
 const fn budget(
     [bench, workload]: [&'static str; 2],
     iterations: u64,
     ticks: u64,
-    vtx: Operation,
-    svm: Operation,
+    [vtx, svm]: [&'static str; 2],
 ) -> Row {
     Row { bench, workload, iterations, ticks, vtx, svm }
 }
 
 /// A tenth of KVM with VT-x.
 pub(super) const ROWS: &[Row] = &[
-    budget(["cpuid", "cpuid"], 10_000, 98, Operation("CPUID", 985), Operation("CPUID", 1164)),
-    budget(["vmcall", "hypercall"], 10_000, 98, Operation("VMCALL", 984), Operation("VMMCALL", 1115)),
-    budget(["rdmsr", "rdmsr"], 10_000, 112, Operation("RDMSR", 1123), Operation("RDMSR", 1231)),
-    budget(["mov_to_cr0", "cr0"], 10_000, 112, Operation("MOV to CR0", 1129), Operation("MOV to CR0", 5916)),
-    budget(["in", "port-in"], 10_000, 128, Operation("IN", 1283), Operation("IN", 1430)),
-    budget(["out", "port-out"], 10_000, 128, Operation("OUT", 3284), Operation("OUT", 2896)),
+    budget(["cpuid", "cpuid"], 10_000, 98, ["CPUID", "CPUID"]),
+    budget(["vmcall", "hypercall"], 10_000, 98, ["VMCALL", "VMMCALL"]),
+    budget(["rdmsr", "rdmsr"], 10_000, 112, ["RDMSR", "RDMSR"]),
+    budget(["mov_to_cr0", "cr0"], 10_000, 112, ["MOV to CR0", "MOV to CR0"]),
+    budget(["in", "port-in"], 10_000, 128, ["IN", "IN"]),
+    budget(["out", "port-out"], 10_000, 128, ["OUT", "OUT"]),
     budget(
         ["ept_violation_write", "memory"],
         512,
         340,
-        Operation("a page's first EPT violation", 3425),
-        Operation("a page's first nested page fault", 3290),
+        ["a page's first EPT violation", "a page's first nested page fault"],
     ),
 ];
 
 impl Row {
-    fn under(&self, extension: Extension) -> &Operation {
+    fn under(&self, extension: Extension) -> &'static str {
         match extension {
-            Extension::VtX => &self.vtx,
-            Extension::Svm => &self.svm,
+            Extension::VtX => self.vtx,
+            Extension::Svm => self.svm,
         }
-    }
-}
-
-/// The model on which KVM was measured. It is unmeasured on the others.
-fn kvm_model(extension: Extension) -> &'static str {
-    match extension {
-        Extension::VtX => models::DEFAULT,
-        Extension::Svm => "zambezi",
     }
 }
 
@@ -104,9 +92,9 @@ pub(super) fn measure_all(model: &'static Model, rows: &[&Row], limit: Duration)
 }
 
 /// What stands below the table.
-pub(super) fn legend(model: &Model, extension: Extension) -> String {
-    let kvm =
-        if model.name == kvm_model(extension) { "Linux 6.1 on the same Bochs" } else { "unmeasured on this model" };
+pub(super) fn legend(model: &'static Model, extension: Extension) -> String {
+    let measured = kvm::is_measured_on(Target::Bochs(model));
+    let kvm = if measured { "Linux 6.1 on the same Bochs" } else { "unmeasured on this model" };
     let svm = match extension {
         Extension::VtX => "",
         Extension::Svm => {
@@ -190,7 +178,12 @@ fn ticks(account: &Account, accounting: bool) -> Result<Ticks, Failure> {
 }
 
 /// Each figure, and the verdict on it.
-fn compare(model: &Model, extension: Extension, rows: &[&Row], figures: &Figures) -> Result<Vec<Budget>, Failure> {
+fn compare(
+    model: &'static Model,
+    extension: Extension,
+    rows: &[&Row],
+    figures: &Figures,
+) -> Result<Vec<Budget>, Failure> {
     let mut compared = Vec::new();
     for row in rows {
         let of = |ticks: &Ticks| ticks.get(row.workload).copied();
@@ -206,12 +199,11 @@ fn compare(model: &Model, extension: Extension, rows: &[&Row], figures: &Figures
             (crowded - with > CROWDED_SLACK_TICKS, "it grows with the number of vCPUs"),
         ];
         let over: Vec<_> = over.into_iter().filter(|&(over, _)| over).map(|(_, text)| text).collect();
-        let &Operation(what, kvm_ticks) = row.under(extension);
         compared.push(Budget {
-            exit: what.to_owned(),
+            exit: row.under(extension).to_owned(),
             ticks: with,
             budget: row.ticks,
-            kvm: (model.name == kvm_model(extension)).then_some(kvm_ticks),
+            kvm: kvm::ticks(row.bench, Target::Bochs(model)),
             ledger,
             keys: keyed - with,
             vcpus_8: crowded,
@@ -246,6 +238,7 @@ pub(super) fn sheet(rows: &[Budget]) -> Sheet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::emulator::models;
     use crate::report::SheetFormat;
 
     fn every() -> Vec<&'static Row> {

@@ -1,13 +1,15 @@
 //! `tollgate bench`: what each kind of exit costs, and what has changed since it was measured last.
 
 mod budgets;
+mod chosen;
+mod kvm;
 mod tables;
 
 use std::time::Duration;
 
-use tollgate_abi::bench::{Bench, Parts, TABLE};
 use tollgate_abi::virtualization::Extension;
 
+use self::chosen::Chosen;
 use super::run::{self, Target};
 use super::{outcome, print};
 use crate::bench::{Baseline, Identity, Measured, SCHEMA, differences, of_budgets};
@@ -19,7 +21,6 @@ use crate::image;
 use crate::log::Log;
 use crate::progress::Progress;
 use crate::report::SheetFormat;
-use crate::selection::{Selection, nearest};
 
 pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     let target = run::choose(arguments.on, arguments.cpu.as_deref(), arguments.audit)?;
@@ -42,8 +43,12 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
         let mut this = Measured::default();
         for boot in chosen.boots() {
             let booted = match boot_rows(&boot, target, limit, arguments.audit, number) {
-                Err(failure) if failure.status == Status::Platform && boot.0 > 1 && arguments.filter.is_empty() => {
-                    eprintln!("tollgate: what takes {} vCPUs is left out: {}", boot.0, failure.sentence());
+                Err(failure) if failure.status == Status::Platform && boot.processors() > 1 && chosen.is_all() => {
+                    eprintln!(
+                        "tollgate: what takes {} processors is left out: {}",
+                        boot.processors(),
+                        failure.sentence()
+                    );
                     continue;
                 }
                 booted => booted?,
@@ -51,6 +56,9 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
             this.add(&booted.log);
             identity.get_or_insert_with(|| self::identity(target, &booted));
             image = booted.image;
+        }
+        for (scenario, why) in chosen.lacking(target) {
+            this.add_lacking(scenario, why);
         }
         match &first {
             // The first stands for all where they are the same.
@@ -76,8 +84,7 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     };
     if let Some((path, before)) = &before {
         before.is_of(&measured.platform, path)?;
-        let all = arguments.filter.is_empty();
-        let found = differences(&before.rows, &measured.rows, measured.platform.repeats, all);
+        let found = differences(&before.rows, &measured.rows, measured.platform.repeats, chosen.is_all());
         let found = found.into_iter().chain(of_budgets(&before.budgets, &measured.budgets));
         findings.extend(found.map(|what| format!("against {}: {what}", path.display())));
     }
@@ -111,59 +118,6 @@ fn extension(model: &Model) -> Result<Extension, Failure> {
     Err(refusal.remedy("`tollgate platforms` tells which models run the image"))
 }
 
-/// What is measured.
-struct Chosen {
-    rows: Vec<&'static Bench>,
-    budgets: Vec<&'static budgets::Row>,
-    /// What is shown, by name; none for all.
-    filter: Vec<String>,
-}
-
-impl Chosen {
-    fn new(filter: &[String], target: Target) -> Result<Self, Failure> {
-        let extension = target.extension();
-        let names = || TABLE.iter().map(Bench::name);
-        if let Some(name) = filter.iter().find(|name| Bench::by_name(name).is_none()) {
-            let remedy = match nearest(name, names()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there are {}", names().collect::<Vec<_>>().join(", ")),
-            };
-            return Err(Failure::usage(format_args!("there is no microbenchmark `{name}`")).remedy(remedy));
-        }
-        let asked = |name: &str| filter.is_empty() || filter.iter().any(|item| item == name);
-        for bench in TABLE.iter().filter(|bench| !filter.is_empty() && asked(bench.name())) {
-            if !bench.runs_under(extension) {
-                let sentence = format!("`{}` is not an operation of {extension}", bench.name());
-                return Err(Failure::usage(sentence).remedy("leave it out, or choose another platform"));
-            }
-        }
-        // The timing is measured in any case; and what needs two vCPUs all together, since it depends on what ran before how far one
-        // of them is when the other begins.
-        let is_in_company = |bench: &&Bench| bench.workload.on.least_vcpus() > 1;
-        let wants_company = TABLE.iter().filter(is_in_company).any(|bench| asked(bench.name()));
-        let chosen = |bench: &&Bench| {
-            let is_wanted = asked(bench.name()) || is_in_company(bench) && wants_company;
-            bench.parts == Parts::Timing || is_wanted && bench.runs_under(extension)
-        };
-        let rows = TABLE.iter().filter(chosen);
-        let budgets = budgets::ROWS.iter().filter(|row| asked(row.bench)).collect();
-        Ok(Self { rows: rows.collect(), budgets, filter: filter.to_vec() })
-    }
-
-    fn shows(&self, name: &str) -> bool {
-        self.filter.is_empty() || self.filter.iter().any(|item| item == name)
-    }
-
-    /// What is booted together: what needs one vCPU, and what needs two.
-    fn boots(&self) -> Vec<(u32, Vec<&'static Bench>)> {
-        let on = |cpus: u32| {
-            let fits = |bench: &&&Bench| bench.workload.on.least_vcpus() == u64::from(cpus);
-            (cpus, self.rows.iter().filter(fits).copied().collect::<Vec<_>>())
-        };
-        [1, 2].map(on).into_iter().filter(|(_, rows)| !rows.is_empty()).collect()
-    }
-}
-
 /// What one boot brought.
 struct Booted {
     log: Log,
@@ -173,32 +127,25 @@ struct Booted {
 }
 
 fn boot_rows(
-    (cpus, rows): &(u32, Vec<&'static Bench>),
+    boot: &chosen::Boot,
     target: Target,
     limit: Duration,
     audit: bool,
     number: u32,
 ) -> Result<Booted, Failure> {
-    let workloads = vec![rows.iter().map(|bench| bench.workload.name).collect::<Vec<_>>().join(",")];
-    let options = Selection { workloads, cpus: *cpus, ..Selection::default() }.options()?;
-    let rom = image::build(None, &options)?;
+    let (steps, cpus) = (boot.steps(), boot.processors());
+    let rom = image::build(None, &boot.options()?)?;
     let directory = temporary()?;
     let boot = Boot::Rom(&rom.bytes);
     let launch = match target {
-        Target::Bochs(model) => bochs::prepare(
-            directory.path(),
-            boot,
-            bochs::Machine { cpus: *cpus, ..bochs::Machine::new(model, boot) },
-            audit,
-        )?,
-        Target::Qemu(platform) => qemu::prepare(
-            directory.path(),
-            boot,
-            qemu::Machine { cpus: *cpus, ..qemu::Machine::new(platform, boot) },
-            audit,
-        )?,
+        Target::Bochs(model) => {
+            bochs::prepare(directory.path(), boot, bochs::Machine { cpus, ..bochs::Machine::new(model, boot) }, audit)?
+        }
+        Target::Qemu(platform) => {
+            qemu::prepare(directory.path(), boot, qemu::Machine { cpus, ..qemu::Machine::new(platform, boot) }, audit)?
+        }
     };
-    let progress = Progress::new(rows.len() as u64);
+    let progress = Progress::new(steps);
     progress.phase(&format!("{}: microbenchmarks, run {number}", launch.name));
     let session = Session::run(&launch, Limits::within(limit), |record| progress.record(record));
     progress.finish();
@@ -250,26 +197,6 @@ fn identity(target: Target, booted: &Booted) -> Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::models;
-
-    fn bochs(model: &str) -> Target {
-        Target::Bochs(Model::by_name(model).unwrap())
-    }
-
-    #[test]
-    fn a_filter_takes_names_that_exist_here() {
-        let all = Chosen::new(&[], bochs(models::DEFAULT)).unwrap();
-        assert_eq!(all.rows.len(), TABLE.iter().filter(|bench| bench.runs_under(Extension::VtX)).count());
-        assert_eq!(all.boots().len(), 2);
-        let one = Chosen::new(&["cpuid".to_owned()], bochs(models::DEFAULT)).unwrap();
-        assert_eq!(one.rows.iter().map(|bench| bench.name()).collect::<Vec<_>>(), ["empty", "cpuid"]);
-        assert!(!one.shows("empty") && one.shows("cpuid") && one.budgets.len() == 1);
-        let company = Chosen::new(&["ipi".to_owned()], bochs(models::DEFAULT)).unwrap();
-        assert!(company.rows.iter().any(|bench| bench.name() == "ipi_halt") && !company.shows("ipi_halt"));
-        let refusal = |name: &str, model| Chosen::new(&[name.to_owned()], bochs(model)).err().unwrap().to_string();
-        assert!(refusal("cpuidd", models::DEFAULT).contains("did you mean `cpuid`?"));
-        assert!(refusal("vmrun", models::DEFAULT).contains("`vmrun` is not an operation of VT-x"));
-    }
 
     #[test]
     fn a_model_that_cannot_run_the_image_is_refused_with_the_reason() {

@@ -1,9 +1,10 @@
 //! What was measured, as tables: round trips, where they go, and the operations that have budgets.
 
 use tollgate_abi::bench::{Bench, Parts};
+use tollgate_abi::workload::Workload;
 
-use super::budgets;
 use super::run::Target;
+use super::{budgets, kvm};
 use crate::bench::{Baseline, Row, Split};
 use crate::report::{Sheet, SheetFormat};
 
@@ -22,20 +23,34 @@ pub(super) fn render(measured: &Baseline, target: Target, format: SheetFormat) -
     }
     if is_csv {
         // Of which there can be one in a file: what has budgets is in JSON and in the other tables.
-        return everything(measured).render(format);
+        return everything(measured, target).render(format);
     }
     let platform = &measured.platform;
     let unit = if platform.repeats { ": a tick is an instruction" } else { "" };
-    parts.push(format!(
-        "Round trips as the guest times them, in TSC ticks, on {} ({}, {}){unit}\n",
-        platform.emulator, platform.model, platform.extension
-    ));
-    parts.push(round_trips(measured).render(format));
-    parts.push("Where the mean goes\n".to_owned());
-    parts.push(splits(measured).render(format));
-    parts.push(LEGEND.to_owned());
+    let place = format!("in TSC ticks, on {} ({}, {}){unit}", platform.emulator, platform.model, platform.extension);
+    if benches(measured).next().is_some() {
+        parts.push(format!("Round trips as the guest times them, {place}\n"));
+        parts.push(round_trips(measured, target).render(format));
+        parts.push("Where the mean goes\n".to_owned());
+        parts.push(splits(measured).render(format));
+        let kvm = if kvm::is_measured_on(target) { KVM_LEGEND } else { "" };
+        parts.push(format!("{kvm}{LEGEND}"));
+    }
+    if scenarios(measured).next().is_some() {
+        parts.push(format!("{SCENARIOS}, {place}\n"));
+        parts.push(entries_to_exits(measured).render(format));
+    }
     parts.join("\n")
 }
+
+const SCENARIOS: &str = "\
+Exits that need another state than this guest's, as the monitor times them: from
+before the VM entry to the exit's time stamp. Beside that, what the ledger has of one
+exit; all of it";
+
+const KVM_LEGEND: &str = "\
+KVM:        Linux 6.1's on the same Bochs, an iteration of a loop around the operation
+";
 
 const LEGEND: &str = "\
 timing:     the guest's own, which is that of `empty`; nothing is subtracted from it
@@ -49,26 +64,78 @@ handler:    the ledger's cycles without what stub and account have of them; what
             overlaps what was calibrated one by one
 ";
 
-fn rows(measured: &Baseline) -> impl Iterator<Item = &Row> {
-    measured.rows.iter()
+/// What the guest times.
+fn benches(measured: &Baseline) -> impl Iterator<Item = &Row> {
+    measured.rows.iter().filter(|row| row.scenario().is_none())
 }
 
-fn round_trips(measured: &Baseline) -> Sheet {
-    let repeats = measured.platform.repeats;
-    let mut heading = vec!["operation", "samples#", "min#", "median#", "p90#", "p99#", "max#"];
-    if !repeats {
-        heading.extend(["95% of median#", "outliers#"]);
+/// What the monitor times.
+fn scenarios(measured: &Baseline) -> impl Iterator<Item = &Row> {
+    measured.rows.iter().filter(|row| row.scenario().is_some())
+}
+
+/// The headings of samples.
+fn headings(measured: &Baseline) -> Vec<&'static str> {
+    let mut headings = vec!["operation", "samples#", "min#", "median#", "p90#", "p99#", "max#"];
+    if !measured.platform.repeats {
+        headings.extend(["95% of median#", "outliers#"]);
     }
-    let mut sheet = Sheet::new(&heading);
-    for row in rows(measured) {
-        let mut cells = vec![row.name.clone()];
-        cells.extend(figures(row));
-        if !repeats {
-            cells.extend(noise(row));
+    headings
+}
+
+/// What stands under them.
+fn samples(row: &Row, measured: &Baseline) -> Vec<String> {
+    let mut cells = vec![row.name.clone()];
+    cells.extend(figures(row));
+    if !measured.platform.repeats {
+        cells.extend(noise(row));
+    }
+    cells
+}
+
+fn round_trips(measured: &Baseline, target: Target) -> Sheet {
+    let mut headings = headings(measured);
+    let with_kvm = kvm::is_measured_on(target);
+    if with_kvm {
+        headings.push("KVM#");
+    }
+    let mut sheet = Sheet::new(&headings);
+    for row in benches(measured) {
+        let mut cells = samples(row, measured);
+        if with_kvm {
+            cells.push(kvm_ticks(row, target));
         }
         sheet.row(cells);
     }
     sheet
+}
+
+fn entries_to_exits(measured: &Baseline) -> Sheet {
+    let mut headings = headings(measured);
+    headings.push("ledger#");
+    let lacks = scenarios(measured).any(|row| row.lacks.is_some());
+    if lacks {
+        headings.push("why it has none");
+    }
+    let mut sheet = Sheet::new(&headings);
+    for row in scenarios(measured) {
+        let mut cells = samples(row, measured);
+        cells.push(ledger(row));
+        if lacks {
+            cells.push(row.lacks.clone().unwrap_or_default());
+        }
+        sheet.row(cells);
+    }
+    sheet
+}
+
+fn kvm_ticks(row: &Row, target: Target) -> String {
+    kvm::ticks(&row.name, target).map_or(NONE.to_owned(), |ticks| ticks.to_string())
+}
+
+/// The mean of the ledger's cycles of one exit.
+fn ledger(row: &Row) -> String {
+    if row.exits == 0 { NONE.to_owned() } else { format!("{:.1}", row.cycles as f64 / row.exits as f64) }
 }
 
 fn figures(row: &Row) -> Vec<String> {
@@ -85,7 +152,7 @@ fn noise(row: &Row) -> Vec<String> {
 
 fn splits(measured: &Baseline) -> Sheet {
     let mut sheet = Sheet::new(&["operation", "mean#", "timing#", "transition#", "frame#", "handler#", "account#"]);
-    for row in rows(measured).filter(|row| row.name != "empty") {
+    for row in benches(measured).filter(|row| row.name != "empty") {
         let mut cells = vec![row.name.clone(), mean(row)];
         cells.extend(parts(row, true));
         sheet.row(cells);
@@ -106,7 +173,7 @@ fn parts(row: &Row, marked: bool) -> Vec<String> {
 }
 
 /// One table of all columns.
-fn everything(measured: &Baseline) -> Sheet {
+fn everything(measured: &Baseline, target: Target) -> Sheet {
     let mut sheet = Sheet::new(&[
         "operation",
         "about",
@@ -126,17 +193,26 @@ fn everything(measured: &Baseline) -> Sheet {
         "frame#",
         "handler#",
         "account#",
+        "timed_by",
+        "ledger#",
+        "KVM#",
+        "lacks",
     ]);
-    for row in rows(measured) {
+    for row in &measured.rows {
         let workload = Bench::by_name(&row.name).map(|bench| &bench.workload);
         let mut cells = vec![row.name.clone()];
-        cells.push(workload.map_or(String::new(), |workload| workload.about().to_owned()));
-        cells.push(workload.map_or(String::new(), |workload| workload.on.least_vcpus().to_string()));
+        let about = row.scenario().map(|scenario| scenario.about).or(workload.map(Workload::about));
+        cells.push(about.unwrap_or_default().to_owned());
+        cells.push(workload.map_or(1, |workload| workload.on.least_vcpus()).to_string());
         cells.push(format!("{:.1}", row.exits as f64 / row.iterations.max(1) as f64));
         cells.extend(figures(row));
         cells.extend(noise(row));
         cells.push(mean(row));
         cells.extend(parts(row, false));
+        cells.push(if row.scenario().is_some() { "monitor" } else { "guest" }.to_owned());
+        cells.push(ledger(row));
+        cells.push(kvm_ticks(row, target));
+        cells.push(row.lacks.clone().unwrap_or_default());
         sheet.row(cells);
     }
     sheet

@@ -1,0 +1,59 @@
+//! What Linux 6.1's KVM takes for the same on the same Bochs, in TSC ticks of one iteration, loop included.
+
+use tollgate_abi::virtualization::Extension;
+
+use super::super::run::Target;
+use crate::emulator::models;
+
+/// One microbenchmark's operation, with VT-x and under SVM.
+struct Row(&'static str, Option<u64>, Option<u64>);
+
+const TABLE: &[Row] = &[
+    Row("cpuid", Some(985), Some(1164)),
+    Row("vmcall", Some(984), Some(1115)),
+    Row("rdmsr", Some(1123), Some(1231)),
+    Row("mov_to_cr0", Some(1129), Some(5916)),
+    Row("in", Some(1283), Some(1430)),
+    Row("out", Some(3284), Some(2896)),
+    Row("wbinvd", Some(897), None),
+    Row("ept_violation_write", Some(3425), Some(3290)),
+];
+
+/// The model on which it was measured. It is unmeasured on the others.
+pub(super) const fn model(extension: Extension) -> &'static str {
+    match extension {
+        Extension::VtX => models::DEFAULT,
+        Extension::Svm => "zambezi",
+    }
+}
+
+/// Whether it was measured there.
+pub(super) fn is_measured_on(target: Target) -> bool {
+    matches!(target, Target::Bochs(measured) if measured.name == model(target.extension()))
+}
+
+/// Its ticks for the operation of a microbenchmark, if that was measured.
+pub(super) fn ticks(bench: &str, target: Target) -> Option<u64> {
+    let Row(_, vtx, svm) = TABLE.iter().find(|row| row.0 == bench && is_measured_on(target))?;
+    match target.extension() {
+        Extension::VtX => *vtx,
+        Extension::Svm => *svm,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::models::Model;
+    use tollgate_abi::bench::Bench;
+
+    #[test]
+    fn it_stands_beside_the_models_on_which_it_was_measured() {
+        let on = |name: &str, bench| ticks(bench, Target::Bochs(Model::by_name(name).unwrap()));
+        assert_eq!((on("tigerlake", "cpuid"), on("zambezi", "cpuid")), (Some(985), Some(1164)));
+        assert_eq!((on("tigerlake", "wbinvd"), on("zambezi", "wbinvd")), (Some(897), None));
+        assert_eq!((on("corei7_haswell_4770", "cpuid"), on("ryzen", "cpuid")), (None, None));
+        assert_eq!(on("tigerlake", "pause"), None);
+        assert!(TABLE.iter().all(|row| Bench::by_name(row.0).is_some()));
+    }
+}
