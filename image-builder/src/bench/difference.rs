@@ -35,9 +35,9 @@ fn of_row(before: &Row, now: &Row, repeats: bool) -> Option<String> {
         (None, Some(_)) => return Some(format!("{}: it had no samples before", now.name)),
     };
     let same = if repeats {
-        // Parts follow from these and from the calibration.
-        (&before.distribution, before.iterations, before.exits, before.cycles, before.parts)
-            == (&now.distribution, now.iterations, now.exits, now.cycles, now.parts)
+        (&before.distribution, before.iterations, before.exits, before.cycles)
+            == (&now.distribution, now.iterations, now.exits, now.cycles)
+            && same_parts(before.parts, now.parts)
     } else {
         let overlap = a.median_between[0] <= b.median_between[1] && b.median_between[0] <= a.median_between[1];
         overlap || (f64::from(b.median) - f64::from(a.median)).abs() <= NOISE * f64::from(a.median)
@@ -74,6 +74,14 @@ fn of_row(before: &Row, now: &Row, repeats: bool) -> Option<String> {
         what.push("the same figures of other samples".to_owned());
     }
     Some(sentence + &what.join(", "))
+}
+
+/// Whether the parts are the same, which the calibration has a part in; as far as a file keeps numbers.
+fn same_parts(before: Option<Split>, now: Option<Split>) -> bool {
+    match (before, now) {
+        (Some(before), Some(now)) => Split::PARTS.iter().all(|(_, part)| (part(&before) - part(&now)).abs() <= NOTHING),
+        (before, now) => before == now,
+    }
 }
 
 fn each(sum: u64, iterations: u64) -> f64 {
@@ -130,6 +138,18 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("cpuid: slower by its handler; median 86 -> 91 (+5)"), "{found:?}");
         assert!(found[0].contains("handler 27 -> 32 (+5)") && !found[0].contains("frame"), "{found:?}");
+    }
+
+    #[test]
+    fn what_a_file_makes_of_a_number_is_no_difference() {
+        let before = row("cpuid", &[(86, 1000)]);
+        let with = |handler: f64| {
+            let parts = before.parts.map(|parts| Split { handler, ..parts });
+            differences(std::slice::from_ref(&before), &[Row { parts, ..before.clone() }], true, true)
+        };
+        let handler = before.parts.unwrap().handler;
+        assert_eq!(with(handler.next_up()), [""; 0]);
+        assert_eq!(with(handler + 1e-3).len(), 1);
     }
 
     #[test]
