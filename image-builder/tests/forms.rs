@@ -16,8 +16,10 @@ use image_builder::report::{Format, Look, Titled, render, render_as, render_merg
 use image_builder::terminal::Terminal;
 use openmetrics_parser::openmetrics::parse_openmetrics;
 use openmetrics_parser::{MetricNumber, OpenMetricsValue};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use proptest::prelude::*;
 use tollgate_abi::record::Kind;
+use tollgate_abi::trace::{Batch, Event};
 
 fn account_of(log: &LogText) -> Account {
     Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), None, None)
@@ -214,6 +216,72 @@ fn forms_are_as_agreed() {
         render_merged(&merged, format, Look::default(), &mut out).unwrap();
         golden(name, &text(&out));
     }
+}
+
+/// A run on two vCPUs whose exits were traced, of which one was dropped, and sampled over time.
+fn traced() -> LogText {
+    let mut log = LogText::default();
+    log.header_of(2, "leaf-map=autumn2021 workloads=cpuid:5 cpus=2 trace=4 rate-step=100");
+    let cpuid = Event { tsc: 1000, reason: 10, cycles: 61, rip: 0x10_0000, qualification: 0 };
+    let out = Event { reason: 30, cycles: 80, rip: 0x10_00a7, qualification: 0x3f8_0000, ..cpuid };
+    let late = Event { tsc: u64::MAX - 5, reason: 48, cycles: 4_000_000_000, rip: u64::MAX, qualification: u64::MAX };
+    let batches: [&[Event]; 3] =
+        [&[cpuid, Event { tsc: 1090, ..cpuid }], &[Event { tsc: 1250, ..out }], &[cpuid, late]];
+    for (vcpu, seq, events) in [(0, 0, batches[0]), (1, 0, batches[2]), (0, 1, batches[1])] {
+        let mut batch = Batch::new();
+        events.iter().for_each(|&event| batch.push(event));
+        let record = log.record(Kind::Trace).number("vcpu", vcpu).number("seq", seq);
+        let record = record.number("exits", batch.exits).number("tsc", batch.tsc);
+        record.packed("data", &batch).finish().unwrap();
+    }
+    let record = log.record(Kind::Dropped).number("vcpu", 0).number("reason", 10);
+    record.number("count", 1).number("cycles", 61).finish().unwrap();
+    for (vcpu, records, exits, dropped) in [(0, 2, 3, 1), (1, 1, 2, 0)] {
+        let record = log.record(Kind::Traced).number("vcpu", vcpu).number("seq", records);
+        record.number("exits", exits).number("dropped", dropped).number("ring", 4).finish().unwrap();
+    }
+    for (vcpu, reason, counts) in [(0, 10, [3, 0, 0]), (0, 30, [0, 0, 1])] {
+        let record = log.record(Kind::Rate).number("vcpu", vcpu).number("reason", reason).number("start", 1000);
+        let record = record.number("step", 100).number("from", 0);
+        record.numbers("counts", counts.into_iter()).finish().unwrap();
+    }
+    log
+}
+
+#[test]
+fn traces_are_as_agreed() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("traced.log"), traced().0).unwrap();
+    for form in ["json", "csv", "parquet"] {
+        let out = format!("trace.{form}");
+        let output = tollgate_in(directory.path(), &["trace", "traced.log", "--out", &out], &[]);
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("3 exits of vCPU 0; 1 more found its ring full") && said.contains("2 exits of vCPU 1"),
+            "{said}"
+        );
+        let written = fs::read(directory.path().join(&out)).unwrap();
+        if form == "parquet" {
+            let reader = SerializedFileReader::new(bytes::Bytes::from(written)).unwrap();
+            let columns = reader.metadata().file_metadata().schema_descr().columns().iter();
+            let columns = columns.map(|column| format!("{} {:?}\n", column.name(), column.physical_type()));
+            let rows = reader.get_row_iter(None).unwrap().map(|row| format!("{}\n", row.unwrap()));
+            golden("trace.parquet.txt", &columns.chain(rows).collect::<String>());
+        } else {
+            golden(&out, &text(&written));
+        }
+    }
+    // What a viewer makes of it: events that overlap or nest as the format allows, and counters that end.
+    let document: serde_json::Value =
+        serde_json::from_slice(&fs::read(directory.path().join("trace.json")).unwrap()).unwrap();
+    let events = document["traceEvents"].as_array().unwrap();
+    let of = |phase: &str| events.iter().filter(|event| event["ph"] == phase).cloned().collect::<Vec<_>>();
+    assert_eq!((of("M").len(), of("X").len()), (4, 5));
+    let counters = of("C");
+    let of_cpuid = counters.iter().filter_map(|event| Some((event["ts"].as_u64()?, event["args"]["CPUID"].as_u64()?)));
+    assert_eq!(of_cpuid.collect::<Vec<_>>(), [(1000, 3), (1100, 0)]);
+    let last = counters.last().unwrap();
+    assert_eq!((&last["ts"], &last["args"]["I/O instruction"]), (&1300.into(), &0.into()));
 }
 
 const FORMS: [&str; 5] = ["table", "json", "csv", "html", "openmetrics"];

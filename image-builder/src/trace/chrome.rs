@@ -1,17 +1,20 @@
-//! A trace in Chrome's trace event format, which ui.perfetto.dev shows: a track for each vCPU, an event for each exit. The format
-//! counts in microseconds; one TSC tick is shown as one.
+//! A trace in Chrome's trace event format, which ui.perfetto.dev shows: a track for each vCPU, an event for each exit; and where the
+//! log has exits over time, a counter track for each vCPU and reason. The format counts in microseconds; one TSC tick is shown as
+//! one.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use super::text::Text;
-use super::{Exit, Sink};
+use super::{Exit, Rate, Sink};
 
 pub(super) struct Chrome<W> {
     text: Text<W>,
     /// Those that have a track.
     vcpus: BTreeSet<u64>,
     last: Option<u64>,
+    /// The process of counters has its name.
+    counts: bool,
 }
 
 impl<W: Write> Chrome<W> {
@@ -20,7 +23,7 @@ impl<W: Write> Chrome<W> {
         text.text("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n");
         text.text("{\"ph\":\"M\",\"pid\":0,\"name\":\"process_name\",");
         text.text("\"args\":{\"name\":\"VM exits, a TSC tick as 1 us\"}}");
-        Self { text, vcpus: BTreeSet::new(), last: None }
+        Self { text, vcpus: BTreeSet::new(), last: None, counts: false }
     }
 
     fn track(&mut self, vcpu: u64) {
@@ -46,6 +49,26 @@ impl<W: Write> Sink for Chrome<W> {
             text.text(",\"symbol\":").quoted(symbol, escape);
         }
         text.text("}}").settle()
+    }
+
+    fn rate(&mut self, Rate { vcpu, name, start, step, counts }: &Rate<'_>) -> io::Result<()> {
+        if !std::mem::replace(&mut self.counts, true) {
+            self.text.text(",\n{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"Exits in ");
+            self.text.number(*step).text(" ticks\"}}");
+        }
+        // A counter keeps its value until another comes: behind the last step there is nothing.
+        let mut last = None;
+        for (at, &count) in counts.iter().chain([&0]).enumerate() {
+            if last.replace(count) == Some(count) {
+                continue;
+            }
+            let from_tsc = start.saturating_add(step.saturating_mul(at as u64));
+            let text = &mut self.text;
+            text.text(",\n{\"ph\":\"C\",\"pid\":1,\"ts\":").number(from_tsc).text(",\"name\":\"vCPU ").number(*vcpu);
+            text.text(":\",\"args\":{").quoted(name, escape);
+            text.text(":").number(count).text("}}").settle()?;
+        }
+        Ok(())
     }
 
     fn end(mut self: Box<Self>) -> io::Result<()> {

@@ -21,7 +21,7 @@ use self::csv::Csv;
 use self::parquet::Parquet;
 use crate::account::{Account, row_name};
 use crate::failure::{Failure, Status};
-use crate::log::{Log, LogError, LogReader};
+use crate::log::{Log, LogError, LogReader, Samples};
 use crate::output_file;
 
 /// The form of a trace's file.
@@ -118,7 +118,17 @@ pub fn convert(log: impl Read, form: Form, symbols: &Symbols, out: impl Write + 
         }
     });
     let read = read.map_err(Problem::Log)?;
-    result.and_then(|()| sink.end()).map(|()| read).map_err(Problem::Output)
+    let mut rates = read.rates.iter();
+    result
+        .and_then(|()| {
+            rates.try_for_each(|(&(vcpu, reason), samples)| {
+                let Samples { start, step, counts } = samples;
+                sink.rate(&Rate { vcpu, name: row_name(reason), start: *start, step: *step, counts })
+            })
+        })
+        .and_then(|()| sink.end())
+        .map(|()| read)
+        .map_err(Problem::Output)
 }
 
 /// One exit, as it is written.
@@ -131,9 +141,26 @@ pub(crate) struct Exit<'a> {
     pub(crate) symbol: &'a str,
 }
 
+/// Exits for one reason in equal steps of time, where the log has that, too.
+pub(crate) struct Rate<'a> {
+    pub(crate) vcpu: u64,
+    /// The reason's name.
+    pub(crate) name: &'static str,
+    /// The TSC at which the first step begins.
+    pub(crate) start: u64,
+    /// TSC ticks of a step.
+    pub(crate) step: u64,
+    /// Exits in each.
+    pub(crate) counts: &'a [u64],
+}
+
 /// What takes exits one by one.
 pub(crate) trait Sink {
     fn exit(&mut self, exit: &Exit<'_>) -> io::Result<()>;
+    /// Takes what happened over time, behind all exits. Forms that are a table of exits leave it out.
+    fn rate(&mut self, _: &Rate<'_>) -> io::Result<()> {
+        Ok(())
+    }
     /// Writes what comes behind the last.
     fn end(self: Box<Self>) -> io::Result<()>;
 }
