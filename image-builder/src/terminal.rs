@@ -24,6 +24,11 @@ pub struct Terminal {
     pub blocks: bool,
 }
 
+/// How text is wrapped into lines of so many columns: between words, of which "VT-x" is one.
+pub fn lines_of<'a>(columns: usize) -> textwrap::Options<'a> {
+    textwrap::Options::new(columns).word_splitter(textwrap::WordSplitter::NoHyphenation)
+}
+
 impl Default for Terminal {
     fn default() -> Self {
         Self { columns: FIXED_COLUMNS, wraps: false, colors: false, blocks: false }
@@ -49,7 +54,7 @@ impl Terminal {
 
     /// A line of text, in lines that fit.
     pub fn wrap(&self, text: &str) -> String {
-        if self.wraps { textwrap::fill(text, usize::from(self.columns)) } else { text.to_owned() }
+        if self.wraps { textwrap::fill(text, lines_of(self.columns.into())) } else { text.to_owned() }
     }
 
     /// Text in a style, where there are any.

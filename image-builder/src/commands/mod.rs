@@ -35,12 +35,10 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Completions(arguments) => manual::completions(arguments.shell),
         Command::Man(arguments) => manual::man(&arguments),
         Command::Reasons(arguments) => print(&tables::reasons(arguments.format)).map(|()| Status::Balanced),
-        Command::Workloads(arguments) => {
-            print(&tables::workloads().render(arguments.format)).map(|()| Status::Balanced)
-        }
+        Command::Workloads(arguments) => print(&tables::workloads().shown(arguments.format)).map(|()| Status::Balanced),
         Command::Platforms(arguments) => {
             let sheet = if arguments.exits { exits_by_model::sheet()? } else { platforms::sheet() };
-            print(&sheet.render(arguments.sheet.format)).map(|()| Status::Balanced)
+            print(&sheet.shown(arguments.sheet.format)).map(|()| Status::Balanced)
         }
     }
 }

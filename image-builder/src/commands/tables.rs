@@ -7,6 +7,7 @@ use tollgate_abi::svm_exit::{self, APM_EDITION, INVALID, Own};
 use tollgate_abi::workload::{Ends, On, Provokes, TABLE as WORKLOADS, Workload};
 
 use crate::report::{Sheet, SheetFormat};
+use crate::terminal::Terminal;
 
 /// The table of exit reasons and that of SVM's own, with their editions; as one where the form holds but one.
 pub(super) fn reasons(format: SheetFormat) -> String {
@@ -20,13 +21,19 @@ pub(super) fn reasons(format: SheetFormat) -> String {
                     [&number.to_string(), &svm_codes(ExitReason(number)), row.name, row.provoked_by, row.platforms];
                 own.row(cells.map(str::to_owned).to_vec());
             }
-            format!(
-                "{}\nBasic exit reasons of the Intel SDM, edition {SDM_EDITION}; numbers not listed are undefined. The SVM codes \
-                 stand for the\nsame under SVM; where two rows have one, EXITINFO1 tells them apart.\n\n{}\nExit codes of \
-                 the AMD APM, edition {APM_EDITION}, for which the SDM has no reason, under numbers of Tollgate's own.\n",
-                sdm.render(format),
-                own.render(format)
-            )
+            let below = [
+                format!(
+                    "Basic exit reasons of the Intel SDM, edition {SDM_EDITION}; numbers not listed are undefined. The SVM codes \
+                     stand for the same under SVM; where two rows have one, EXITINFO1 tells them apart."
+                ),
+                format!(
+                    "Exit codes of the AMD APM, edition {APM_EDITION}, for which the SDM has no reason, under numbers of \
+                     Tollgate's own."
+                ),
+            ];
+            let columns = usize::from(Terminal::of_stdout().columns);
+            let [below_sdm, below_own] = below.map(|text| textwrap::fill(&text, columns));
+            format!("{}\n{below_sdm}\n\n{}\n{below_own}\n", sdm.shown(format), own.shown(format))
         }
         SheetFormat::Json | SheetFormat::Csv => {
             let mut sheet = Sheet::new(&REASONS_HEADING);

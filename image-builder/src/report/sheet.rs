@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use crate::terminal::FIXED_COLUMNS;
+use crate::terminal::{FIXED_COLUMNS, Terminal, lines_of};
 
 /// A form in which a [`Sheet`] can be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -66,6 +66,11 @@ impl Sheet {
         self.within(format, FIXED_COLUMNS)
     }
 
+    /// Writes the sheet for standard output, as wide as that is.
+    pub fn shown(&self, format: SheetFormat) -> String {
+        self.within(format, Terminal::of_stdout().columns)
+    }
+
     /// Writes the sheet, as a table in so many columns.
     pub fn within(&self, format: SheetFormat, columns: u16) -> String {
         match format {
@@ -91,6 +96,7 @@ impl Sheet {
     /// Rows as blocks, for terminals on which columns would be torn: what the row is about, and below it the names of the
     /// columns with their figures, as many in a line as fit.
     fn stacked(&self, columns: usize) -> String {
+        const INDENT: &str = "  ";
         let (before, after): (Vec<usize>, Vec<usize>) = {
             let named = self.numeric.iter().position(|numeric| !numeric).unwrap_or(0);
             (0..self.heading.len()).partition(|&at| at <= named)
@@ -101,11 +107,14 @@ impl Sheet {
         for row in &self.rows {
             let cells = before.iter().map(|&at| row[at].trim()).filter(|cell| !cell.is_empty());
             let title: Vec<&str> = named.map(String::as_str).into_iter().chain(cells).collect();
-            text += &(textwrap::fill(&title.join(" "), columns) + "\n");
-            let pair = |&at: &usize| format!("{} {}", self.heading[at], row[at]).replace(' ', "\u{a0}");
+            text += &(textwrap::fill(&title.join(" "), lines_of(columns)) + "\n");
+            let pair = |&at: &usize| {
+                let pair = format!("{} {}", self.heading[at], row[at]);
+                // A pair is not torn unless it is longer than a line.
+                if pair.chars().count() + INDENT.len() > columns { pair } else { pair.replace(' ', "\u{a0}") }
+            };
             let pairs: Vec<String> = after.iter().filter(|&&at| !row[at].is_empty()).map(pair).collect();
-            let options = textwrap::Options::new(columns).initial_indent("  ").subsequent_indent("  ");
-            // A pair is not torn unless it is longer than a line.
+            let options = lines_of(columns).initial_indent(INDENT).subsequent_indent(INDENT);
             text += &(textwrap::fill(&pairs.join("  "), options).replace('\u{a0}', " ") + "\n");
         }
         text

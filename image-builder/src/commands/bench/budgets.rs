@@ -91,23 +91,28 @@ pub(super) fn measure_all(model: &'static Model, rows: &[&Row], limit: Duration)
     compare(model, extension, rows, &figures)
 }
 
-/// What stands below the table.
-pub(super) fn legend(model: &'static Model, extension: Extension) -> String {
+/// What stands below the table, a paragraph each.
+pub(super) fn legend(model: &'static Model, extension: Extension) -> Vec<String> {
     let measured = kvm::is_measured_on(Target::Bochs(model));
     let kvm = if measured { "Linux 6.1 on the same Bochs" } else { "unmeasured on this model" };
-    let svm = match extension {
-        Extension::VtX => "",
-        Extension::Svm => {
+    let mut paragraphs = vec![
+        format!(
+            "Ticks of one iteration, loop included, on Bochs ({}, {extension}): one tick is one instruction.",
+            model.name
+        ),
+        format!(
+            "KVM: {kvm}. The ledger may cost {ACCOUNTING_BUDGET_TICKS} ticks of an exit; --keys adds what stands under keys. \
+             Under 8 vCPUs, eight do the same at once, and the clock moves in steps of 5."
+        ),
+    ];
+    if extension == Extension::Svm {
+        paragraphs.push(
             "The budgets are those of VT-x. No AMD model of Bochs tells the register of a MOV to CR0 (decode assists): \
-             reading the instruction for it is in that figure.\n"
-        }
-    };
-    format!(
-        "\nTicks of one iteration, loop included, on Bochs ({}, {extension}): one tick is one instruction.\n\
-         KVM: {kvm}. The ledger may cost {ACCOUNTING_BUDGET_TICKS} ticks of an exit; --keys adds what \
-         stands under keys. Under 8 vCPUs, eight do the same at once, and the clock moves in steps of 5.\n{svm}",
-        model.name
-    )
+             reading the instruction for it is in that figure."
+                .to_owned(),
+        );
+    }
+    paragraphs
 }
 
 /// What is kept while something is measured.
@@ -291,8 +296,8 @@ mod tests {
             let (sheet, _) = on(model, [80.0, 70.0, 80.0]);
             assert!(sheet.contains(&format!("\n{row}")), "{model}: {sheet}");
             let legend = legend(Model::by_name(model).unwrap(), extension(Model::by_name(model).unwrap()).unwrap());
-            assert_eq!(legend.contains("unmeasured"), row.contains('-'), "{legend}");
+            assert_eq!(legend.concat().contains("unmeasured"), row.contains('-'), "{legend:?}");
         }
-        assert!(legend(Model::by_name("ryzen").unwrap(), Extension::Svm).contains("on Bochs (ryzen, SVM)"));
+        assert!(legend(Model::by_name("ryzen").unwrap(), Extension::Svm)[0].contains("on Bochs (ryzen, SVM)"));
     }
 }

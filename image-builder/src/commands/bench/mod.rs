@@ -21,6 +21,7 @@ use crate::image;
 use crate::log::Log;
 use crate::progress::Progress;
 use crate::report::SheetFormat;
+use crate::terminal::Terminal;
 
 pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     let target = run::choose(arguments.on, arguments.cpu.as_deref(), arguments.audit)?;
@@ -90,8 +91,12 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     }
     let text = match arguments.format {
         SheetFormat::Json => measured.to_json(),
-        format => tables::render(&measured, target, format),
+        format => tables::render(&measured, target, format, Terminal::of_stdout()),
     };
+    // What was measured is kept, whoever reads the table.
+    if let Some(path) = &arguments.save {
+        measured.save(path)?;
+    }
     print(&text)?;
     let compared =
         if arguments.against.is_some() && findings.is_empty() { "nothing differs\n".to_owned() } else { String::new() };
@@ -99,9 +104,6 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     match arguments.format {
         SheetFormat::Table | SheetFormat::Markdown if !told.is_empty() => print(&format!("\n{told}"))?,
         _ => eprint!("{told}"),
-    }
-    if let Some(path) = &arguments.save {
-        measured.save(path)?;
     }
     let over = measured.budgets.iter().any(|row| row.verdict != budgets::WITHIN);
     Ok(if over || !findings.is_empty() { Status::Differs } else { Status::Balanced })

@@ -7,62 +7,79 @@ use super::run::Target;
 use super::{budgets, kvm};
 use crate::bench::{Baseline, Row, Split};
 use crate::report::{Sheet, SheetFormat};
+use crate::terminal::{Terminal, lines_of};
 
 /// A figure that there is none of.
 const NONE: &str = "-";
 
-/// Everything that was measured.
-pub(super) fn render(measured: &Baseline, target: Target, format: SheetFormat) -> String {
-    let is_csv = format == SheetFormat::Csv;
-    let mut parts = Vec::new();
-    if !measured.budgets.is_empty() {
-        parts.push(budgets::sheet(&measured.budgets).render(format));
-        if let (false, Target::Bochs(model)) = (is_csv, target) {
-            parts.push(budgets::legend(model, target.extension()));
-        }
-    }
-    if is_csv {
+/// Everything that was measured, as it is shown there.
+pub(super) fn render(measured: &Baseline, target: Target, format: SheetFormat, terminal: Terminal) -> String {
+    if format == SheetFormat::Csv {
         // Of which there can be one in a file: what has budgets is in JSON and in the other tables.
         return everything(measured, target).render(format);
+    }
+    let shown = |sheet: Sheet| sheet.within(format, terminal.columns);
+    let mut parts = Vec::new();
+    if !measured.budgets.is_empty() {
+        parts.push(shown(budgets::sheet(&measured.budgets)));
+        if let Target::Bochs(model) = target {
+            let legend = budgets::legend(model, target.extension());
+            parts.push(legend.iter().map(|line| terminal.wrap(line) + "\n").collect());
+        }
     }
     let platform = &measured.platform;
     let unit = if platform.repeats { ": a tick is an instruction" } else { "" };
     let place = format!("in TSC ticks, on {} ({}, {}){unit}", platform.emulator, platform.model, platform.extension);
     if benches(measured).next().is_some() {
-        parts.push(format!("Round trips as the guest times them, {place}\n"));
-        parts.push(round_trips(measured, target).render(format));
+        parts.push(terminal.wrap(&format!("Round trips as the guest times them, {place}")) + "\n");
+        parts.push(shown(round_trips(measured, target)));
         parts.push("Where the mean goes\n".to_owned());
-        parts.push(splits(measured).render(format));
-        let kvm = if kvm::is_measured_on(target) { KVM_LEGEND } else { "" };
-        parts.push(format!("{kvm}{LEGEND}"));
+        parts.push(shown(splits(measured)));
+        let kvm = kvm::is_measured_on(target).then_some(&KVM);
+        parts.push(kvm.into_iter().chain(LEGEND).map(|term| defined(term, terminal)).collect());
     }
     if scenarios(measured).next().is_some() {
-        parts.push(format!("{SCENARIOS}, {place}\n"));
-        parts.push(entries_to_exits(measured).render(format));
+        parts.push(terminal.wrap(&format!("{SCENARIOS}, {place}")) + "\n");
+        parts.push(shown(entries_to_exits(measured)));
     }
     parts.join("\n")
 }
 
-const SCENARIOS: &str = "\
-Exits that need another state than this guest's, as the monitor times them: from
-before the VM entry to the exit's time stamp. Beside that, what the ledger has of one
-exit; all of it";
+const SCENARIOS: &str = "Exits that need another state than this guest's, as the monitor times them: from before the VM entry \
+                         to the exit's time stamp. Beside that, what the ledger has of one exit; all of it";
 
-const KVM_LEGEND: &str = "\
-KVM:        Linux 6.1's on the same Bochs, an iteration of a loop around the operation
-";
+const KVM: Term = ("KVM", "Linux 6.1's on the same Bochs, an iteration of a loop around the operation");
 
-const LEGEND: &str = "\
-timing:     the guest's own, which is that of `empty`; nothing is subtracted from it
-transition: the instruction, the exit and the entry; + with the guest's own
-            handler in it, which can't be told apart
-frame:      the stub that saves and restores registers, calibrated in root
-            operation, as is the account: time stamps, opening, closing
-handler:    the ledger's cycles without what stub and account have of them; what an
-            exit off the quick path does after its last time stamp is in transition
--           can't be told apart: others wait or run meanwhile, or a processor
-            overlaps what was calibrated one by one
-";
+/// What a column is, and what it means.
+type Term = (&'static str, &'static str);
+
+const LEGEND: &[Term] = &[
+    ("timing", "the guest's own, which is that of `empty`; nothing is subtracted from it"),
+    (
+        "transition",
+        "the instruction, the exit and the entry; + with the guest's own handler in it, which can't be told apart",
+    ),
+    (
+        "frame",
+        "the stub that saves and restores registers, calibrated in root operation, as is the account: time stamps, opening, \
+         closing",
+    ),
+    (
+        "handler",
+        "the ledger's cycles without what stub and account have of them; what an exit off the quick path does after its last \
+         time stamp is in transition",
+    ),
+    (NONE, "can't be told apart: others wait or run meanwhile, or a processor overlaps what was calibrated one by one"),
+];
+
+/// A term with its meaning, in lines that a document takes, too.
+fn defined((name, meaning): &Term, terminal: Terminal) -> String {
+    const LINE_COLUMNS: u16 = 90;
+    let indent = " ".repeat(if terminal.columns < 60 { 2 } else { 12 });
+    let options = lines_of(terminal.columns.min(LINE_COLUMNS).into()).subsequent_indent(&indent);
+    let name = if *name == NONE { NONE.to_owned() } else { format!("{name}:") };
+    textwrap::fill(&format!("{name:<12}{meaning}"), options) + "\n"
+}
 
 /// What the guest times.
 fn benches(measured: &Baseline) -> impl Iterator<Item = &Row> {
@@ -216,4 +233,103 @@ fn everything(measured: &Baseline, target: Target) -> Sheet {
         sheet.row(cells);
     }
     sheet
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Budget, Distribution, Identity, SCHEMA};
+    use crate::emulator::models::{self, Model};
+    use std::path::Path;
+
+    fn row(name: &str, samples: &[(u32, u64)], parts: Option<Split>) -> Row {
+        let mut distribution = Distribution::default();
+        samples.iter().for_each(|&(ticks, count)| distribution.add(ticks, count));
+        let (statistics, iterations) = (distribution.statistics(), distribution.samples());
+        let name = name.to_owned();
+        Row {
+            name,
+            iterations,
+            exits: iterations,
+            cycles: 50 * iterations,
+            distribution,
+            statistics,
+            parts,
+            lacks: None,
+        }
+    }
+
+    /// Rows of every kind: with parts and without, with the guest's handler, absent; scenarios that ran and that did not.
+    fn measured(repeats: bool) -> Baseline {
+        let split = Split { timing: 4.0, transition: 4.5, frame: 34.0, handler: 30.0, account: 17.0 };
+        let budget = Budget {
+            exit: "CPUID".into(),
+            ticks: 87.0,
+            budget: 98,
+            kvm: Some(985),
+            ledger: 18.0,
+            keys: 149.0,
+            vcpus_8: 92.5,
+            verdict: "over its budget".into(),
+        };
+        Baseline {
+            schema: SCHEMA.into(),
+            platform: Identity {
+                platform: "bochs".into(),
+                repeats,
+                emulator: "Bochs 2.7".into(),
+                extension: "VT-x".into(),
+                model: models::DEFAULT.into(),
+                cpu: "Test CPU".into(),
+                memory_mib: 32,
+                host: String::new(),
+                tollgate: "0.1.0, monitor 0.1.0".into(),
+            },
+            image: "0".into(),
+            runs: 1,
+            rows: vec![
+                row("empty", &[(4, 1000)], None),
+                row("cpuid", &[(89, 500), (90, 500)], Some(split)),
+                row("page_fault", &[(89, 990), (90, 8), (20_000, 2)], Some(Split { handler: 70.0, ..split })),
+                row("ipi", &[(1390, 3), (1415, 5)], None),
+                row("rdrand", &[], None),
+                row("xsaves", &[(68, 256)], None),
+                Row { lacks: Some("this processor lacks SMX".into()), ..row("getsec", &[], None) },
+            ],
+            budgets: vec![budget],
+        }
+    }
+
+    /// Tables against files that a person has looked at. `TOLLGATE_BLESS=1 cargo test` writes them anew.
+    #[test]
+    fn tables_are_as_agreed() {
+        let on = |name| Target::Bochs(Model::by_name(name).unwrap());
+        let narrow = Terminal { columns: 40, wraps: true, ..Terminal::default() };
+        for (name, text) in [
+            ("bench.txt", render(&measured(true), on(models::DEFAULT), SheetFormat::Table, Terminal::default())),
+            ("bench_scattered.txt", render(&measured(false), on("ryzen"), SheetFormat::Table, Terminal::default())),
+            ("bench_narrow.txt", render(&measured(true), on(models::DEFAULT), SheetFormat::Table, narrow)),
+            ("bench.md", render(&measured(true), on(models::DEFAULT), SheetFormat::Markdown, Terminal::default())),
+            ("bench.csv", render(&measured(true), on(models::DEFAULT), SheetFormat::Csv, Terminal::default())),
+            ("bench.json", measured(true).to_json()),
+        ] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+            if std::env::var_os("TOLLGATE_BLESS").is_some() {
+                std::fs::write(&path, &text).unwrap();
+            }
+            let agreed = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(agreed == text, "{name} differs from what was agreed on. Now it is:\n{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_wider_than_the_terminal() {
+        let target = Target::Bochs(Model::by_name(models::DEFAULT).unwrap());
+        for columns in [20, 40, 60, 80, 100] {
+            let terminal = Terminal { columns, wraps: true, ..Terminal::default() };
+            let text = render(&measured(true), target, SheetFormat::Table, terminal);
+            let widest = text.lines().max_by_key(|line| line.chars().count()).unwrap();
+            assert!(widest.chars().count() <= usize::from(columns), "{columns} columns: {widest}");
+        }
+    }
 }
