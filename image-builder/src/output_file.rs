@@ -16,6 +16,14 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     Pending::create(path)?.finish(Ok(()), bytes)
 }
 
+/// Whether a file can be begun at `path`, without doing so: for those who have much to do before they write it.
+///
+/// # Errors
+/// None can be created there.
+pub fn can_be_written(path: &Path) -> Result<(), Failure> {
+    Pending::create(path).map(drop)
+}
+
 /// A file in the making, beside its place. Dropped, it leaves nothing.
 #[derive(Debug)]
 pub struct Pending {

@@ -374,6 +374,20 @@ fn a_full_disk_is_a_failure_that_loses_nothing() {
         assert!(text(&output.stderr).contains("kept can't be written: "), "{form}: {}", text(&output.stderr));
         assert_eq!(fs::read_to_string(directory.path().join("kept")).unwrap(), "as it was");
     }
+    fs::write(directory.path().join("traced.log"), traced().0).unwrap();
+    for form in ["json", "csv", "parquet"] {
+        let out = format!("kept.{form}");
+        fs::write(directory.path().join(&out), "as it was").unwrap();
+        let output =
+            shell(directory.path(), &format!("trap '' XFSZ; ulimit -f 0; \"$1\" trace traced.log --out {out}"));
+        assert_eq!(output.status.code(), Some(2), "{form}");
+        assert!(
+            text(&output.stderr).contains(&format!("{out} can't be written: ")),
+            "{form}: {}",
+            text(&output.stderr)
+        );
+        assert_eq!(fs::read_to_string(directory.path().join(&out)).unwrap(), "as it was");
+    }
     let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().starts_with('.')), "a temporary file stayed");
     let output = shell(directory.path(), "set -o pipefail; \"$1\" report a/serial.log | head -n 1");

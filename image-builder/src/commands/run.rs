@@ -13,7 +13,7 @@ use super::{print, stick};
 use crate::account::Account;
 use crate::cli::{On, RunArguments};
 use crate::emulator::models::{self, MODELS, Model};
-use crate::emulator::{Boot, Engine, Limits, Platform, Session, bochs, qemu};
+use crate::emulator::{Boot, Engine, Limits, Platform, SERIAL, Session, bochs, qemu};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
@@ -37,20 +37,32 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     }
     let options = selection.options()?;
     let target = target(arguments)?;
+    // Not found out only when the run is over.
+    arguments.html.iter().chain(&arguments.trace).try_for_each(|path| output_file::can_be_written(path))?;
     let place = Place::new(arguments.out.as_deref())?;
     let (title, account) = if arguments.image.wants_atlas() {
         atlas::run(arguments, &selection, target, &place)?
     } else {
         run_image(arguments, &options, target, place.path())?
     };
-    place.keep(None, &account)?;
-    let status = account.status;
     let titled = [Titled { title, account }];
-    if let Some(path) = &arguments.html {
-        output_file::write(path, render(&titled, Format::Html).as_bytes())?;
+    let printed =
+        print(&if arguments.json { render(&titled, Format::Json) } else { render_on(&titled, Terminal::of_stdout()) });
+    // Each is written whatever becomes of the others; the first failure is told.
+    let kept = place.keep(None, &titled[0].account);
+    let paged =
+        arguments.html.iter().try_for_each(|path| output_file::write(path, render(&titled, Format::Html).as_bytes()));
+    let guest = arguments.image.guest.as_deref();
+    let log = place.path().join(SERIAL);
+    let traced = arguments.trace.iter().try_for_each(|path| trace::export(&log, guest, path).map(drop));
+    let status = titled[0].account.status;
+    match printed.and(kept).and(paged).and(traced) {
+        Err(failure) if status > failure.status => {
+            eprintln!("tollgate: {failure}");
+            Ok(status)
+        }
+        written => written.map(|()| status),
     }
-    print(&if arguments.json { render(&titled, Format::Json) } else { render_on(&titled, Terminal::of_stdout()) })?;
-    Ok(status)
 }
 
 /// Boots an image with these options, in a directory, to its account.
@@ -87,9 +99,6 @@ pub(super) fn run_image(
     let account = account(&launch, session?)?;
     if arguments.uefi {
         stick::compare(directory, &launch.serial)?;
-    }
-    if let Some(path) = &arguments.trace {
-        trace::export(&launch.serial, guest, path)?;
     }
     Ok((launch.name, account))
 }

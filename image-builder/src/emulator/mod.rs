@@ -101,7 +101,7 @@ const ROM: &str = "rom.bin";
 /// The stick's image in a run's directory. What the application writes to it stays there.
 pub const STICK: &str = "stick.img";
 /// What the image sends, in a run's directory.
-const SERIAL: &str = "serial.log";
+pub const SERIAL: &str = "serial.log";
 
 /// The program that `variable` names or, where it is not set, the first of `names` in PATH; `None` if there is none of those.
 ///

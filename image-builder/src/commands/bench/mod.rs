@@ -19,6 +19,7 @@ use crate::emulator::{Boot, Limits, Session, bochs, qemu, version};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::log::Log;
+use crate::output_file;
 use crate::progress::Progress;
 use crate::report::SheetFormat;
 use crate::terminal::Terminal;
@@ -30,6 +31,8 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     }
     let chosen = Chosen::new(&arguments.filter, target)?;
     let limit = Duration::from_secs(super::run::seconds(arguments.timeout, arguments.audit));
+    // Not found out only when everything is measured.
+    arguments.save.iter().try_for_each(|path| output_file::can_be_written(path))?;
     let before = arguments.against.as_deref().map(|path| Ok((path, Baseline::load(path)?))).transpose()?;
     let budgets = match target {
         Target::Bochs(model) if !chosen.budgets.is_empty() => budgets::measure_all(model, &chosen.budgets, limit)?,
