@@ -48,8 +48,10 @@ impl Default for Page {
 pub struct Apic {
     page: &'static Page,
     id: u32,
-    /// When the timer fires.
-    deadline_tsc: Option<u64>,
+    /// What the guest's TSC is ahead of the processor's.
+    tsc_offset: u64,
+    /// When the timer fires, by [`Apic::time`].
+    deadline: Option<u64>,
 }
 
 /// An access that raises #GP(0).
@@ -85,7 +87,7 @@ const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
 impl Apic {
     /// The APIC of vCPU `id`, enabled, with everything masked.
     pub fn new(page: &'static Page, id: u32) -> Self {
-        let mut apic = Self { page, id, deadline_tsc: None };
+        let mut apic = Self { page, id, tsc_offset: 0, deadline: None };
         apic.reset();
         apic
     }
@@ -100,7 +102,7 @@ impl Apic {
         for entry in LVT_TIMER..=LVT_ERROR {
             self.page.set(entry, LVT_MASKED);
         }
-        self.deadline_tsc = None;
+        self.deadline = None;
     }
 
     /// The page, for the processor.
@@ -108,9 +110,25 @@ impl Apic {
         self.page
     }
 
-    /// When the timer fires.
-    pub fn deadline_tsc(&self) -> Option<u64> {
-        self.deadline_tsc
+    /// When the timer fires, by the processor's TSC, which is at `now_tsc`.
+    pub fn deadline_tsc(&self, now_tsc: u64) -> Option<u64> {
+        let left = |deadline: u64| deadline.saturating_sub(self.time(now_tsc));
+        self.deadline.map(|deadline| now_tsc.saturating_add(left(deadline)))
+    }
+
+    /// Whether the timer is to fire.
+    pub fn is_armed(&self) -> bool {
+        self.deadline.is_some()
+    }
+
+    /// The guest's TSC is so far ahead of the processor's now, wrapping. TSC deadlines are by the guest's.
+    pub fn set_tsc_offset(&mut self, ticks: u64) {
+        self.tsc_offset = ticks;
+    }
+
+    /// The clock that the timer goes by in its mode.
+    fn time(&self, now_tsc: u64) -> u64 {
+        if self.timer_mode() == LVT_TSC_DEADLINE { now_tsc.wrapping_add(self.tsc_offset) } else { now_tsc }
     }
 
     /// RDMSR.
@@ -125,9 +143,7 @@ impl Apic {
             ISR..ESR => Ok(self.page.get(msr).into()),
             ICR => Ok(u64::from(self.page.get(ICR)) | u64::from(self.icr_high().load(Relaxed)) << 32),
             CURRENT_COUNT => Ok(self.current_count(now_tsc).into()),
-            IA32_TSC_DEADLINE => {
-                Ok(if self.timer_mode() == LVT_TSC_DEADLINE { self.deadline_tsc.unwrap_or(0) } else { 0 })
-            }
+            IA32_TSC_DEADLINE => Ok(if self.timer_mode() == LVT_TSC_DEADLINE { self.deadline.unwrap_or(0) } else { 0 }),
             _ => Err(Refused),
         }
     }
@@ -168,14 +184,14 @@ impl Apic {
                 store(LVT_TIMER_WRITABLE)?;
                 // Between TSC-deadline mode and the others the timer is disarmed (SDM 3A 12.5.4.1).
                 if (old_mode ^ self.timer_mode()) & LVT_TSC_DEADLINE != 0 {
-                    self.deadline_tsc = None;
+                    self.deadline = None;
                 }
                 Ok(Effect::Timer)
             }
             INITIAL_COUNT => {
                 let count = store(u32::MAX)?;
                 if self.timer_mode() != LVT_TSC_DEADLINE {
-                    self.deadline_tsc = self.after_count(count, now_tsc);
+                    self.deadline = self.after_count(count, now_tsc);
                 }
                 Ok(Effect::Timer)
             }
@@ -186,7 +202,7 @@ impl Apic {
             IA32_TSC_DEADLINE => {
                 // Ignored in the other modes.
                 if self.timer_mode() == LVT_TSC_DEADLINE {
-                    self.deadline_tsc = (value != 0).then_some(value);
+                    self.deadline = (value != 0).then_some(value);
                 }
                 Ok(Effect::Timer)
             }
@@ -196,14 +212,15 @@ impl Apic {
 
     /// The timer's time has come: requests its interrupt, and starts it again if it is periodic. False if it is too early.
     pub fn timer_fired(&mut self, now_tsc: u64) -> bool {
-        let Some(deadline) = self.deadline_tsc.filter(|&deadline| deadline <= now_tsc) else { return false };
+        let now = self.time(now_tsc);
+        let Some(deadline) = self.deadline.filter(|&deadline| deadline <= now) else { return false };
         let entry = self.page.get(LVT_TIMER);
-        self.deadline_tsc = None;
+        self.deadline = None;
         if entry & TIMER_MODE == LVT_PERIODIC {
             let period = u64::from(self.page.get(INITIAL_COUNT)) * self.ticks_per_count();
             // The first that is still to come: those that were missed are not made up for.
-            let missed = (now_tsc - deadline).checked_div(period);
-            self.deadline_tsc = missed.map(|missed| deadline.saturating_add((missed + 1).saturating_mul(period)));
+            let missed = (now - deadline).checked_div(period);
+            self.deadline = missed.map(|missed| deadline.saturating_add((missed + 1).saturating_mul(period)));
         }
         if entry & LVT_MASKED == 0 {
             self.request(entry as u8);
@@ -297,7 +314,7 @@ impl Apic {
     }
 
     fn current_count(&self, now_tsc: u64) -> u32 {
-        match self.deadline_tsc {
+        match self.deadline {
             Some(deadline) if self.timer_mode() != LVT_TSC_DEADLINE => {
                 u32::try_from(deadline.saturating_sub(now_tsc).div_ceil(self.ticks_per_count())).unwrap_or(u32::MAX)
             }
@@ -408,23 +425,23 @@ mod tests {
         set(&mut apic, DIVIDE, 0b1011, 0);
         set(&mut apic, LVT_TIMER, 0x40, 0);
         set(&mut apic, INITIAL_COUNT, 100, 1000);
-        assert_eq!((apic.deadline_tsc(), apic.read(CURRENT_COUNT, 1030)), (Some(1100), Ok(70)));
+        assert_eq!((apic.deadline_tsc(0), apic.read(CURRENT_COUNT, 1030)), (Some(1100), Ok(70)));
         assert!(!apic.timer_fired(1099) && apic.timer_fired(1100));
-        assert_eq!((apic.deliverable(), apic.deadline_tsc()), (Some(0x40), None));
+        assert_eq!((apic.deliverable(), apic.deadline_tsc(0)), (Some(0x40), None));
 
         set(&mut apic, DIVIDE, 0b0011, 0);
         set(&mut apic, LVT_TIMER, u64::from(0x41 | LVT_PERIODIC), 0);
         set(&mut apic, INITIAL_COUNT, 10, 2000);
         assert!(apic.timer_fired(2163));
-        assert_eq!(apic.deadline_tsc(), Some(2320));
+        assert_eq!(apic.deadline_tsc(0), Some(2320));
 
         set(&mut apic, LVT_TIMER, u64::from(0x42 | LVT_TSC_DEADLINE), 0);
-        assert_eq!(apic.deadline_tsc(), None, "a change of mode disarms");
+        assert_eq!(apic.deadline_tsc(0), None, "a change of mode disarms");
         set(&mut apic, IA32_TSC_DEADLINE, 5000, 0);
         set(&mut apic, INITIAL_COUNT, 3, 0);
-        assert_eq!((apic.deadline_tsc(), apic.read(IA32_TSC_DEADLINE, 0)), (Some(5000), Ok(5000)));
+        assert_eq!((apic.deadline_tsc(0), apic.read(IA32_TSC_DEADLINE, 0)), (Some(5000), Ok(5000)));
         set(&mut apic, IA32_TSC_DEADLINE, 0, 0);
-        assert_eq!(apic.deadline_tsc(), None);
+        assert_eq!(apic.deadline_tsc(0), None);
     }
 
     #[test]

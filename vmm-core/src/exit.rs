@@ -334,7 +334,8 @@ pub enum State {
     Fmask,
     KernelGsBase,
     TscAux,
-    Tsc,
+    /// What the guest's TSC is ahead of the processor's, wrapping.
+    TscOffset,
 }
 
 /// A virtualization extension at one vCPU: facts about the last exit, and effects on the guest.
@@ -393,6 +394,10 @@ pub trait Backend {
     fn vectoring_event(&self) -> Option<Event>;
     /// Reads guest state.
     fn get(&self, state: State) -> u64;
+    /// The guest's TSC.
+    fn guest_tsc(&self) -> u64 {
+        self.tsc().wrapping_add(self.get(State::TscOffset))
+    }
     /// Writes guest state. The caller has checked the value as the instruction demands.
     fn set(&mut self, state: State, value: u64);
     /// Moves RIP behind the instruction that exited, and nothing else.

@@ -12,6 +12,9 @@ use crate::runtime::recovery::{Trap, attempt};
 /// IA32_SYSENTER_ESP, which nothing in 64-bit mode on one privilege level uses.
 pub(crate) const SYSENTER_ESP: u32 = 0x175;
 
+/// IA32_TSC_ADJUST.
+pub(crate) const TSC_ADJUST: u32 = 0x3b;
+
 fn book_access(reason: ExitReason, msr: u32) {
     if current().msr_exits(msr) {
         book(reason);
@@ -40,6 +43,15 @@ pub(crate) fn rdmsr_times(msr: u32, times: u64) -> (u64, u64) {
         );
     }
     (high, low)
+}
+
+/// Sets by how much the TSC is ahead.
+pub(crate) fn adjust_tsc(ticks: u64) {
+    book_access(ExitReason::WRMSR, TSC_ADJUST);
+    // SAFETY: it changes what RDTSC reads, and when a TSC deadline is reached.
+    unsafe {
+        asm!("wrmsr", in("ecx") TSC_ADJUST, in("eax") ticks as u32, in("edx") (ticks >> 32) as u32, options(nostack));
+    }
 }
 
 /// RDMSR that may be refused.

@@ -72,6 +72,8 @@ code! {
     ("rdmsr", msrs::rdmsr),
     ("wrmsr", msrs::wrmsr),
     ("wild-msrs", msrs::wild_msrs),
+    ("tsc-adjust", msrs::tsc_adjust),
+    ("tsc-adjust-exits", msrs::tsc_adjust),
     ("cr0", registers::cr0),
     ("control-registers", registers::control_registers),
     ("wild-control-registers", registers::wild_control_registers),

@@ -5,7 +5,10 @@ use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, IA32_APIC_BASE};
 
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
-use crate::ops::msr::{SYSENTER_ESP, rdmsr_times, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times};
+use crate::ops::msr::{
+    SYSENTER_ESP, TSC_ADJUST, adjust_tsc, rdmsr_times, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times,
+};
+use crate::ops::time_stamp::rdtsc;
 use crate::runtime::cpu;
 
 pub(super) fn rdmsr(run: &Run) -> Outcome {
@@ -23,6 +26,24 @@ pub(super) fn wrmsr(run: &Run) -> Outcome {
     wrmsr_sysenter_esp_times(HIGH, run.iterations);
     let back = rdmsr_times(SYSENTER_ESP, 1);
     ensure!(back == (HIGH.into(), 1), "IA32_SYSENTER_ESP reads (RDX, RAX) = {back:x?}");
+    Ok(())
+}
+
+/// Farther than any time between two readings of the clock.
+const AHEAD_TICKS: u64 = 1 << 40;
+
+pub(super) fn tsc_adjust(run: &Run) -> Outcome {
+    for _ in 0..run.iterations {
+        let before = rdtsc();
+        adjust_tsc(AHEAD_TICKS);
+        let ahead = rdtsc().wrapping_sub(before);
+        let (high, low) = rdmsr_times(TSC_ADJUST, 1);
+        adjust_tsc(0);
+        let after = rdtsc().wrapping_sub(before);
+        ensure!(high << 32 | low == AHEAD_TICKS, "IA32_TSC_ADJUST reads (RDX, RAX) = ({high:#x}, {low:#x})");
+        ensure!((1..2).contains(&(ahead / AHEAD_TICKS)), "the TSC is {ahead} ticks ahead, not {AHEAD_TICKS} and a few");
+        ensure!(after < AHEAD_TICKS, "the TSC is {after} ticks on after it was set back");
+    }
     Ok(())
 }
 

@@ -112,8 +112,8 @@ benches! {
     "ipi_halt" Minimal Two 1000 Waiting [WRMSR 2, HLT 1, EXTERNAL_INTERRUPT 1],
         "an IPI to a vCPU that halts, until it has taken it";
     "wr_kernel_gs_base" Timing First 1000 Exits [WRMSR 1], "WRMSR of IA32_KERNEL_GS_BASE";
-    "wr_tsc_adjust_msr" Minimal First 1000 GuestHandler [WRMSR 1], "WRMSR of IA32_TSC_ADJUST, which is hidden: #GP";
-    "rd_tsc_adjust_msr" Minimal First 1000 GuestHandler [RDMSR 1], "RDMSR of IA32_TSC_ADJUST, which is hidden: #GP";
+    "wr_tsc_adjust_msr" Minimal First 1000 Exits [WRMSR 1], "WRMSR of IA32_TSC_ADJUST of 0, which it has";
+    "rd_tsc_adjust_msr" Minimal First 1000 Exits [RDMSR 1], "RDMSR of IA32_TSC_ADJUST";
     "toggle_cr0_wp" Timing First 1000 Exits [CR_ACCESS 2], "two MOVs to CR0 that toggle WP";
     "toggle_cr4_pge" Timing First 1000 Exits [CR_ACCESS 2], "two MOVs to CR4 that toggle PGE";
     "wbinvd" Timing First 1000 Exits [WBINVD 1], "WBINVD";

@@ -44,6 +44,8 @@ const APIC_1_EDX: u32 = 1 << 9;
 const HTT: u32 = 1 << 28;
 /// Leaf 1, EDX: MCE, MTRR, MCA, PAT, DS, ACPI, HTT, TM, PBE.
 const HIDDEN_1_EDX: u32 = 1 << 7 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 21 | 1 << 22 | 1 << 28 | 1 << 29 | 1 << 31;
+/// Leaf 7, EBX: IA32_TSC_ADJUST, which is the monitor's own.
+const TSC_ADJUST: u32 = 1 << 1;
 /// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, AVX512F/DQ, ADX, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
 const OFFERED_7_EBX: u32 = 1
     | 1 << 3
@@ -140,7 +142,7 @@ impl CpuidTable {
         let structured = &mut self.basic[7];
         *structured = Answer {
             eax: 0,
-            ebx: structured.ebx & OFFERED_7_EBX,
+            ebx: structured.ebx & OFFERED_7_EBX | TSC_ADJUST,
             ecx: structured.ecx & OFFERED_7_ECX,
             edx: structured.edx & OFFERED_7_EDX,
         };

@@ -20,8 +20,10 @@ enum Kind {
     Low(State),
     /// The guest's own: a canonical address.
     Address(State),
-    /// Readable guest state that the guest may not write.
-    Readable(State),
+    /// IA32_TIME_STAMP_COUNTER: reads the guest's; a write raises #GP, since there is IA32_TSC_ADJUST for that.
+    TimeStamp,
+    /// IA32_TSC_ADJUST.
+    TscAdjust,
     /// EFER.
     Efer,
     /// IA32_APIC_BASE: reads a constant of the vCPU; a write of anything else raises #GP.
@@ -42,7 +44,8 @@ fn kind(msr: u32) -> Option<Kind> {
     Some(match msr {
         IA32_APIC_BASE => Kind::ApicBase,
         MSR_BASE..=MSR_LAST | IA32_TSC_DEADLINE => Kind::Apic,
-        0x10 => Kind::Readable(State::Tsc),                // IA32_TIME_STAMP_COUNTER
+        0x10 => Kind::TimeStamp,                           // IA32_TIME_STAMP_COUNTER
+        0x3b => Kind::TscAdjust,                           // IA32_TSC_ADJUST
         0x8b => Kind::Ignored(0),                          // IA32_BIOS_SIGN_ID: no microcode
         0x174 => Kind::Low(State::SysenterCs),             // IA32_SYSENTER_CS
         0x175 => Kind::Address(State::SysenterEsp),        // IA32_SYSENTER_ESP
@@ -87,7 +90,10 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
     let value = match kind(registers.rcx as u32) {
         Some(Kind::Low(State::TscAux)) if !machine.cpuid.has_rdtscp() => return REFUSED,
         Some(Kind::Constant(value) | Kind::Ignored(value)) => value,
-        Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state) | Kind::Readable(state)) => backend.get(state),
+        Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state)) => backend.get(state),
+        Some(Kind::TimeStamp) => backend.guest_tsc(),
+        // Nothing else sets the guest's TSC: all that it is ahead comes from here (SDM 3B 18.17.3).
+        Some(Kind::TscAdjust) => backend.get(State::TscOffset),
         Some(Kind::Efer) => backend.get(State::Efer),
         Some(Kind::ApicBase) => machine.apic_base,
         Some(Kind::Apic) => return apic::read(registers, backend, machine),
@@ -107,6 +113,11 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::Own(state)) => backend.set(state, value),
         Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
         Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
+        Some(Kind::TscAdjust) => {
+            backend.set(State::TscOffset, value);
+            machine.apic.set_tsc_offset(value);
+            apic::arm(backend, machine);
+        }
         Some(Kind::Efer) => return write_efer(value, backend),
         Some(Kind::Apic) => return apic::write(registers, backend, machine),
         // The mode of the APIC stays what it is.
@@ -132,7 +143,7 @@ fn write_efer<B: Backend>(value: u64, backend: &mut B) -> Action {
 mod tests {
     use super::*;
     use crate::script::{Script, machine};
-    use tollgate_abi::apic::APIC_BASE;
+    use tollgate_abi::apic::{APIC_BASE, INITIAL_COUNT, LVT_TIMER, LVT_TSC_DEADLINE};
 
     fn rdmsr(backend: &Script, msr: u64) -> Option<u64> {
         let mut registers = GuestRegisters { rcx: msr, rax: !0, rdx: !0, ..Default::default() };
@@ -165,6 +176,32 @@ mod tests {
             assert_eq!(rdmsr(&backend, msr), None, "{msr:#x}");
             assert!(!wrmsr(&mut backend, msr, 0), "{msr:#x}");
         }
+    }
+
+    #[test]
+    fn the_guests_time_is_ahead_by_what_it_writes_and_its_deadlines_go_by_it() {
+        let (mut backend, mut machine) = (Script { tsc: 1000, ..Script::default() }, machine());
+        let mut write = |backend: &mut Script, msr: u64, value: u64| {
+            let (rax, rdx) = (value & 0xffff_ffff, value >> 32);
+            let mut registers = GuestRegisters { rcx: msr, rax, rdx, ..Default::default() };
+            assert_eq!(super::write(&mut registers, backend, &mut machine), Action::Advance);
+        };
+        write(&mut backend, 0x3b, 500);
+        assert_eq!((rdmsr(&backend, 0x3b), rdmsr(&backend, 0x10)), (Some(500), Some(1500)));
+        write(&mut backend, LVT_TIMER.into(), u64::from(LVT_TSC_DEADLINE | 0x40));
+        write(&mut backend, IA32_TSC_DEADLINE.into(), 2000);
+        assert_eq!(backend.timer, Some(1500), "500 ticks from now");
+        write(&mut backend, 0x3b, 200u64.wrapping_neg());
+        assert_eq!((backend.timer, rdmsr(&backend, 0x10)), (Some(2200), Some(800)), "back by 700: 700 later");
+        write(&mut backend, 0x3b, 5000);
+        assert_eq!(backend.timer, Some(1000), "at once");
+        write(&mut backend, LVT_TIMER.into(), 0x40);
+        write(&mut backend, INITIAL_COUNT.into(), 100);
+        assert_eq!(backend.timer, Some(1200), "two ticks for each count");
+        write(&mut backend, 0x3b, 0);
+        assert_eq!(backend.timer, Some(1200), "a count is none of a TSC");
+        let registers = &mut GuestRegisters { rcx: 0x10, rax: 1, ..Default::default() };
+        assert_eq!(super::write(registers, &mut backend, &mut machine), REFUSED);
     }
 
     #[test]

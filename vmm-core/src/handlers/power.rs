@@ -15,7 +15,7 @@ const AVX512: u64 = 0b111 << 5;
 
 /// RDTSC.
 pub fn read_tsc<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Action {
-    let tsc = backend.tsc();
+    let tsc = backend.guest_tsc();
     registers.rax = tsc & 0xffff_ffff;
     registers.rdx = tsc >> 32;
     Action::Advance
@@ -69,7 +69,7 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if let Some(event) = apic::settle(backend, machine, true) {
         return Action::AdvanceAndInject(event);
     }
-    if machine.board.vcpus() < 2 && machine.apic.deadline_tsc().is_none() {
+    if machine.board.vcpus() < 2 && !machine.apic.is_armed() {
         return Action::Stop(Outcome::HaltedForEver);
     }
     machine.halted = true;

@@ -378,7 +378,7 @@ impl Backend for Svm {
             State::TrBase => self.hidden(|| vmcb.get(f::TR.base())),
             State::TrLimit => self.hidden(|| vmcb.part(f::TR.limit())),
             State::TrRights => self.hidden(|| guest_state::rights(vmcb.part(f::TR.attributes()))),
-            State::Tsc => self.tsc(),
+            State::TscOffset => vmcb.get(f::TSC_OFFSET),
             state => match saved(state) {
                 Some(field) => vmcb.get(field),
                 None => registers::read(state),
@@ -397,6 +397,7 @@ impl Backend for Svm {
                 // VMRUN loads it from the block, but for that of Bochs 2.7, which leaves what is in the register.
                 registers::write(state, value);
             }
+            State::TscOffset => vmcb.set(f::TSC_OFFSET, value),
             State::GdtrLimit => vmcb.set_part(f::GDTR.limit(), value),
             State::IdtrLimit => vmcb.set_part(f::IDTR.limit(), value),
             State::LdtrSelector => self.set_hidden(|| vmcb.set_part(f::LDTR.selector(), value)),
@@ -409,7 +410,7 @@ impl Backend for Svm {
             State::TrBase => self.set_hidden(|| vmcb.set(f::TR.base(), value)),
             State::TrLimit => self.set_hidden(|| vmcb.set_part(f::TR.limit(), value)),
             State::TrRights => self.set_hidden(|| vmcb.set_part(f::TR.attributes(), guest_state::attributes(value))),
-            State::CsRights | State::SsRights | State::Tsc | State::InstructionBytes => {
+            State::CsRights | State::SsRights | State::InstructionBytes => {
                 unreachable!("no instruction that a handler emulates writes {state:?}")
             }
             state => match saved(state) {

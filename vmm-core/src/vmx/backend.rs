@@ -229,7 +229,7 @@ impl Backend for Vmx {
             State::SysenterCs => vmcs.read(f::GUEST_IA32_SYSENTER_CS).into(),
             State::SysenterEsp => vmcs.read(f::GUEST_IA32_SYSENTER_ESP),
             State::SysenterEip => vmcs.read(f::GUEST_IA32_SYSENTER_EIP),
-            State::Tsc => self.tsc(),
+            State::TscOffset => vmcs.read(f::TSC_OFFSET),
             live => registers::read(live),
         }
     }
@@ -266,10 +266,11 @@ impl Backend for Vmx {
             State::TrBase => vmcs.write(f::GUEST_TR_BASE, value),
             State::TrLimit => vmcs.write(f::GUEST_TR_LIMIT, value as u32),
             State::TrRights => vmcs.write(f::GUEST_TR_RIGHTS, value as u32),
+            State::TscOffset => vmcs.write(f::TSC_OFFSET, value),
             State::SysenterCs => vmcs.write(f::GUEST_IA32_SYSENTER_CS, value as u32),
             State::SysenterEsp => vmcs.write(f::GUEST_IA32_SYSENTER_ESP, value),
             State::SysenterEip => vmcs.write(f::GUEST_IA32_SYSENTER_EIP, value),
-            State::CsRights | State::SsRights | State::Tsc | State::InstructionBytes => {
+            State::CsRights | State::SsRights | State::InstructionBytes => {
                 unreachable!("no instruction that a handler emulates writes {state:?}")
             }
             live => registers::write(live, value),

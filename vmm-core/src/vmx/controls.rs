@@ -25,6 +25,7 @@ const fn named(bit: u8, name: &'static str) -> NamedBit {
 pub const PIN_REQUIRED: &[NamedBit] = &[named(0, "external-interrupt exiting"), named(3, "NMI exiting")];
 /// Primary processor-based controls.
 pub const PROC_REQUIRED: &[NamedBit] = &[
+    named(3, "use TSC offsetting"),
     named(7, "HLT exiting"),
     named(25, "use I/O bitmaps"),
     named(28, "use MSR bitmaps"),

@@ -8,19 +8,6 @@ use super::timed::timed_fault;
 use crate::runtime::book::book;
 use crate::runtime::intercepts::{book_if_enabled, enabled};
 
-/// IA32_TSC_ADJUST.
-const TSC_ADJUST: u32 = 0x3b;
-
-pub(super) fn wr_tsc_adjust() -> u32 {
-    book(R::WRMSR);
-    timed_fault!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") TSC_ADJUST)
-}
-
-pub(super) fn rd_tsc_adjust() -> u32 {
-    book(R::RDMSR);
-    timed_fault!("rdmsr", in("ecx") TSC_ADJUST)
-}
-
 pub(super) fn rdpmc() -> u32 {
     book_if_enabled(R::RDPMC, 1);
     timed_fault!("rdpmc", in("ecx") 0x0bad_c0deu32)

@@ -11,7 +11,7 @@ use super::super::instructions::WAKE_VECTOR;
 use super::timed::{timed, timed_between};
 use super::{ABSENT, FAILED};
 use crate::ops::hypercall::wake_after;
-use crate::ops::msr::SYSENTER_ESP;
+use crate::ops::msr::{SYSENTER_ESP, TSC_ADJUST};
 use crate::ops::ports::note_post;
 use crate::runtime::book::book;
 use crate::runtime::intercepts::{book_if_enabled, enabled, facts};
@@ -86,6 +86,17 @@ pub(super) fn rdmsr() -> u32 {
 pub(super) fn wrmsr() -> u32 {
     book(R::WRMSR);
     timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") SYSENTER_ESP)
+}
+
+// The value that it has.
+pub(super) fn wr_tsc_adjust() -> u32 {
+    book(R::WRMSR);
+    timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") TSC_ADJUST)
+}
+
+pub(super) fn rd_tsc_adjust() -> u32 {
+    book(R::RDMSR);
+    timed!("rdmsr", in("ecx") TSC_ADJUST)
 }
 
 // Nothing swaps GS base.
