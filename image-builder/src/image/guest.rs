@@ -10,6 +10,8 @@ use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use tollgate_abi::guest_image::{self, LoadError, MAX_SEGMENTS, Segment};
 
+use super::lz4_block;
+
 /// A guest that can be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest<'data> {
@@ -134,8 +136,8 @@ const MOST_PACKED_BYTES: usize = 1 << 20;
 
 /// An LZ4 block, or the bytes as they are where that is no shorter.
 fn pack(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let packed = if bytes.len() <= MOST_PACKED_BYTES { lz4_flex::block::compress(bytes) } else { Vec::new() };
-    if !packed.is_empty() && packed.len() < bytes.len() { Cow::Owned(packed) } else { Cow::Borrowed(bytes) }
+    let packed = if bytes.len() <= MOST_PACKED_BYTES { lz4_block(bytes) } else { None };
+    packed.filter(|packed| packed.len() < bytes.len()).map_or(Cow::Borrowed(bytes), Cow::Owned)
 }
 
 fn truncated(part: &'static str, end: u64, data: &[u8]) -> GuestError {

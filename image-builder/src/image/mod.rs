@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use lz4::block::CompressionMode;
 use tollgate_abi::command_line::Options;
 
 use crate::failure::Failure;
@@ -29,6 +30,15 @@ pub const GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unikernel
 
 /// The longest guest file that is read, debug information included. What is loaded from it must fit the ROM.
 const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
+
+/// Bytes as one LZ4 block, as short as can be: it is packed once, and what unpacks it is the same whatever that took. `None` if
+/// there are none, or too many for the format.
+fn lz4_block(bytes: &[u8]) -> Option<Vec<u8>> {
+    const MOST_EFFORT: CompressionMode = CompressionMode::HIGHCOMPRESSION(12);
+    // The library reads a pointer of no bytes, too.
+    let some = Some(bytes).filter(|bytes| !bytes.is_empty())?;
+    lz4::block::compress(some, Some(MOST_EFFORT), false).ok()
+}
 
 /// Builds the ROM with the guest in `guest`, or the built-in one, and with `options` for the run.
 ///
@@ -107,4 +117,24 @@ pub fn guest_file(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(unreadable(&format_args!("it is longer than {MOST_GUEST_FILE_BYTES} bytes")));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn what_is_packed_unpacks_as_the_monitor_does_it(
+            bytes in proptest::collection::vec(prop_oneof![Just(0u8), 0u8..4, any::<u8>()], 0..2000),
+        ) {
+            match lz4_block(&bytes) {
+                Some(block) => prop_assert_eq!(lz4_flex::block::decompress(&block, bytes.len()).unwrap(), bytes),
+                None => prop_assert!(bytes.is_empty()),
+            }
+        }
+    }
 }

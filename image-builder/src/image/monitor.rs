@@ -5,6 +5,8 @@ use object::elf::{self, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use tollgate_abi::guest_image::{BOOT_BLOCK_BYTES, ROM_BASE, ROM_BYTES};
 
+use super::lz4_block;
+
 /// Where the boot block is executed: at the end of the ROM.
 const BOOT_BLOCK_ADDRESS: u64 = ROM_BASE as u64 + (ROM_BYTES - BOOT_BLOCK_BYTES) as u64;
 
@@ -36,8 +38,8 @@ impl<'data> Monitor<'data> {
     }
 
     /// The image as one LZ4 block.
-    pub(super) fn packed(&self) -> Vec<u8> {
-        lz4_flex::block::compress(self.image)
+    pub(super) fn packed(&self) -> Option<Vec<u8>> {
+        lz4_block(self.image)
     }
 }
 
@@ -96,7 +98,7 @@ pub(super) mod tests {
         }
         assert!(monitor.boot_block.starts_with(section(".boot").data().unwrap()));
         assert!(monitor.boot_block.ends_with(section(".reset").data().unwrap()));
-        let packed = monitor.packed();
+        let packed = monitor.packed().unwrap();
         assert!(packed.len() < monitor.image.len());
         assert_eq!(lz4_flex::block::decompress(&packed, monitor.image.len()).unwrap(), monitor.image);
     }

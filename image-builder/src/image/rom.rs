@@ -95,7 +95,7 @@ impl Rom {
     pub fn build(monitor_elf: &[u8], guest: &Guest<'_>, options: &str) -> Result<Self, RomError> {
         let mut bytes = vec![ERASED; ROM_BYTES];
         let monitor = Monitor::parse(monitor_elf).ok_or(RomError::Monitor)?;
-        let image = monitor.packed();
+        let image = monitor.packed().ok_or(RomError::Monitor)?;
         let (packed, unpacked) = (image.len(), monitor.image.len());
         if packed > DIRECTORY_OFFSET {
             return Err(RomError::MonitorTooLarge { excess: packed - DIRECTORY_OFFSET, unpacked, packed });
