@@ -71,6 +71,8 @@ const BENCH_EXAMPLES: &str = "Examples:
   tollgate bench --on qemu-tcg --filter cpuid,vmcall --runs 3
   tollgate bench --save before.json              then change something, and
   tollgate bench --against before.json           tells which operation changed, and which part of it
+  tollgate image --uefi stick.img --workload bench   for a real machine, whose logs on the stick
+  tollgate bench --log /mnt/TOLLGATE --save machine.json   have its figures
 
 What is over its budget is marked in the table, and the exit status is 1, as it is where runs that should repeat differ, or
 something differs from the baseline: anything on an emulator; elsewhere, medians more than 5% apart whose 95% intervals have
@@ -213,7 +215,7 @@ fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
 /// What goes into an image.
 #[derive(Clone, Debug, Args)]
 pub struct ImageOptions {
-    /// A workload, `NAME` or `NAME:ITERATIONS`; several by commas or by repeating it [default: all that return]
+    /// A workload, `NAME` or `NAME:ITERATIONS`; several by commas or by repeating it; `bench` for every microbenchmark [default: all that return]
     #[arg(long = "workload", value_name = "NAME[:ITERATIONS]")]
     pub workloads: Vec<String>,
     /// The term whose CPUID leaves to provide: spring2021, autumn2021, autumn2022
@@ -341,6 +343,14 @@ pub struct BenchArguments {
     /// Where to run
     #[arg(long, value_enum, default_value_t)]
     pub on: On,
+    /// Measure nothing, but read what was measured elsewhere: serial logs, or directories of them, of one machine
+    #[arg(
+        long = "log",
+        value_name = "LOG",
+        num_args = 1..,
+        conflicts_with_all = ["on", "cpu", "audit", "runs", "timeout"]
+    )]
+    pub logs: Vec<PathBuf>,
     /// Measure only these operations; several by commas or by repeating it [default: all]
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub filter: Vec<String>,

@@ -37,11 +37,16 @@ impl Pending {
     /// # Errors
     /// None can be created there.
     pub fn create(path: &Path) -> Result<Self, Failure> {
-        if path.is_dir() {
-            return Err(Failure::usage(format_args!("{} is a directory; name a file to write to", path.display())));
-        }
-        let file = beside(path).map_err(|error| cannot_write(path, &error))?;
-        Ok(Self { path: path.to_owned(), file })
+        let refuse = |what| Failure::usage(format_args!("{} is {what}; name a file to write to", path.display()));
+        // Where a link leads, a device or a pipe would be replaced by a file.
+        let path = match fs::metadata(path) {
+            Ok(found) if found.is_dir() => return Err(refuse("a directory")),
+            Ok(found) if !found.is_file() => return Err(refuse("no regular file")),
+            Ok(_) => path.canonicalize().map_err(|error| cannot_write(path, &error))?,
+            Err(_) => path.to_owned(),
+        };
+        let file = beside(&path).map_err(|error| cannot_write(&path, &error))?;
+        Ok(Self { path, file })
     }
 
     /// Puts it in its place with `rest` at its end, unless writing failed already.
@@ -124,5 +129,20 @@ mod tests {
         let failure = write(&absent, b"bytes").unwrap_err();
         assert!(failure.to_string().contains("no/such/rom.bin can't be written"), "{failure}");
         assert!(write(directory.path(), b"bytes").unwrap_err().to_string().contains("is a directory"));
+    }
+
+    #[test]
+    fn a_link_is_followed_and_what_is_no_file_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (real, link) = (directory.path().join("real"), directory.path().join("link"));
+        fs::write(&real, b"first").unwrap();
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        write(&link, b"second").unwrap();
+        assert_eq!(fs::read(&real).unwrap(), b"second");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let socket = directory.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let failure = can_be_written(&socket).unwrap_err();
+        assert!(failure.to_string().contains("socket is no regular file"), "{failure}");
     }
 }

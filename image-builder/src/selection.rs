@@ -1,5 +1,6 @@
 //! The run's options: what the command line asks for, as the line of words that goes into the image.
 
+use tollgate_abi::bench;
 use tollgate_abi::command_line::{ALL, NONE, OptionError, Options, Selected, parse_selected};
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::OPTIONS_BYTES;
@@ -72,7 +73,7 @@ impl Selection {
             self.workloads.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|item| !item.is_empty());
         let is_scenario = |item: &&str| *item == ATLAS || Scenario::by_name(item).is_some();
         let (scenarios, items): (Vec<&str>, Vec<&str>) = items.partition(is_scenario);
-        for item in &items {
+        for item in items.iter().filter(|&&item| item != bench::EVERY) {
             self.has_cpus_for(&parse_selected(item).map_err(refuse)?)?;
         }
         let atlas = scenarios.contains(&ATLAS);
@@ -157,7 +158,7 @@ fn refuse(error: OptionError<'_>) -> Failure {
 /// Every name that a run can be asked for.
 fn names() -> impl Iterator<Item = &'static str> {
     let workloads = TABLE.iter().map(|workload| workload.name);
-    workloads.chain(scenario::TABLE.iter().map(|scenario| scenario.name)).chain([ATLAS])
+    workloads.chain(scenario::TABLE.iter().map(|scenario| scenario.name)).chain([ATLAS, bench::EVERY])
 }
 
 /// The name most like `word`, if any is alike at all.

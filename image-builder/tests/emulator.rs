@@ -355,9 +355,20 @@ model without an x lacks what the last column names: bits of the VM-execution co
 
 #[test]
 fn a_run_writes_its_page_besides_its_account() {
-    let run = Run::new(&["--workload", "cpuid:10", "--rate-step", "10000", "--html", "exits.html"]);
+    if let Err(missing) = bochs::find() {
+        panic!("this test needs Bochs. {missing}");
+    }
+    let place = tempfile::tempdir().unwrap();
+    let what = ["run", "--on", "bochs", "--json", "--workload", "cpuid:10", "--rate-step", "10000"];
+    // Into a directory that there is not yet.
+    let to = ["--out", "new", "--html", "new/exits.html", "--trace", "new/exits.csv"];
+    let output = tollgate_in(place.path(), &[&what[..], &to].concat(), &[]);
+    let account = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    let run = Run { output, account, place };
     run.check_balanced();
-    let page = fs::read_to_string(run.place.path().join("exits.html")).unwrap();
+    let page = fs::read_to_string(run.place.path().join("new/exits.html")).unwrap();
+    let trace = fs::read_to_string(run.place.path().join("new/exits.csv")).unwrap();
+    assert_eq!(trace.lines().count() as u64, 1 + run.account["totals"]["exits"].as_u64().unwrap());
     let (_, figures) =
         page.split_once("<script type=\"application/json\" id=\"figures\">").expect("the page has figures");
     let figures: Value = serde_json::from_str(figures.split_once("</script>").unwrap().0).unwrap();

@@ -240,9 +240,9 @@ fn traced() -> LogText {
         let record = log.record(Kind::Traced).number("vcpu", vcpu).number("seq", records);
         record.number("exits", exits).number("dropped", dropped).number("ring", 4).finish().unwrap();
     }
-    for (vcpu, reason, counts) in [(0, 10, [3, 0, 0]), (0, 30, [0, 0, 1])] {
+    for (vcpu, reason, step, counts) in [(0, 10, 100, [3, 0, 0]), (0, 30, 100, [0, 0, 1]), (1, 10, 200, [1, 1, 0])] {
         let record = log.record(Kind::Rate).number("vcpu", vcpu).number("reason", reason).number("start", 1000);
-        let record = record.number("step", 100).number("from", 0);
+        let record = record.number("step", step).number("from", 0);
         record.numbers("counts", counts.into_iter()).finish().unwrap();
     }
     log
@@ -276,12 +276,78 @@ fn traces_are_as_agreed() {
         serde_json::from_slice(&fs::read(directory.path().join("trace.json")).unwrap()).unwrap();
     let events = document["traceEvents"].as_array().unwrap();
     let of = |phase: &str| events.iter().filter(|event| event["ph"] == phase).cloned().collect::<Vec<_>>();
-    assert_eq!((of("M").len(), of("X").len()), (4, 5));
+    assert_eq!((of("M").len(), of("X").len()), (5, 5));
     let counters = of("C");
-    let of_cpuid = counters.iter().filter_map(|event| Some((event["ts"].as_u64()?, event["args"]["CPUID"].as_u64()?)));
+    let of_vcpu_0 = counters.iter().filter(|event| event["name"] == "vCPU 0:");
+    let of_cpuid =
+        of_vcpu_0.clone().filter_map(|event| Some((event["ts"].as_u64()?, event["args"]["CPUID"].as_u64()?)));
     assert_eq!(of_cpuid.collect::<Vec<_>>(), [(1000, 3), (1100, 0)]);
-    let last = counters.last().unwrap();
+    let last = of_vcpu_0.clone().next_back().unwrap();
     assert_eq!((&last["ts"], &last["args"]["I/O instruction"]), (&1300.into(), &0.into()));
+}
+
+/// A run of two microbenchmarks on a machine with this processor; `ticks` are what a CPUID took.
+fn benched(cpu: &str, ticks: u32) -> LogText {
+    const ITERATIONS: u64 = 1016;
+    let mut log = LogText::default();
+    log.header_with(["uefi", "VT-x", cpu], 1, "leaf-map=autumn2021 workloads=bench.empty,bench.cpuid");
+    for (name, counts, ticks) in
+        [("bench.empty", &[][..], 30), ("bench.cpuid", &[(10, ITERATIONS, ITERATIONS, ITERATIONS)], ticks)]
+    {
+        log.workload(name, ITERATIONS, counts);
+        let record = log.record(Kind::Samples).word("workload", name).number("first", 0);
+        record.runs("ticks", &[(ticks, 990), (ticks + 1, 10)]).finish().unwrap();
+    }
+    let record = log.record(Kind::Cost).word("workload", "bench.cpuid").number("reason", 10);
+    record.number("exits", ITERATIONS).number("cycles", 70 * ITERATIONS).finish().unwrap();
+    log.ledger(0, &[Row { count: ITERATIONS, ..common::CPUID }]);
+    log.tally(10, ITERATIONS);
+    log.stop("exited");
+    log.verdict("balanced", "every book agrees");
+    log
+}
+
+#[test]
+fn microbenchmarks_of_a_real_machine_are_read_from_its_logs() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, log: &LogText| fs::write(directory.path().join(name), &log.0).unwrap();
+    write("first.log", &benched("Test CPU", 1200));
+    write("second.log", &benched("Test CPU", 1204));
+    write("slower.log", &benched("Test CPU", 1500));
+    write("other.log", &benched("Another CPU", 1200));
+    write("none.log", &balanced());
+    let mut torn = benched("Test CPU", 1200);
+    torn.0.truncate(torn.0.rfind("verdict").unwrap());
+    write("torn.log", &torn);
+    let bench = |arguments: &[&str]| {
+        let output = tollgate_in(directory.path(), &[&["bench", "--log"], arguments].concat(), &[]);
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (status, shown, said) = bench(&["first.log", "second.log", "--save", "base.json"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(shown.contains("on Test CPU (log of uefi, VT-x)"), "{shown}");
+    assert!(shown.contains(" cpuid         2000  1200    1201  1204  1204  1205"), "{shown}");
+    assert_eq!(bench(&["second.log", "--against", "base.json"]).0, Some(0), "half a percent is noise");
+    let (status, shown, _) = bench(&["slower.log", "--against", "base.json", "--filter", "cpuid"]);
+    assert!(status == Some(1) && shown.contains("base.json: cpuid: ") && !shown.contains("empty: "), "{shown}");
+    for (arguments, expected, sentence) in [
+        (
+            &["first.log", "other.log"][..],
+            2,
+            "other.log: it is of another machine than the first log: its processor is",
+        ),
+        (&["other.log", "--against", "base.json"], 2, "base.json can't be compared with: its processor is `Test CPU`"),
+        (&["none.log"], 2, "none.log: the run has no microbenchmark in it"),
+        (&["torn.log"], 4, "torn.log: nothing was measured: "),
+        (&["absent.log"], 2, "absent.log: No such file"),
+        (&["first.log", "absent.log"], 2, "what is left of the logs is not all that was measured"),
+        (&["first.log", "--filter", "cpuidd"], 2, "did you mean `cpuid`?"),
+        (&["first.log", "--cpu", "ryzen"], 2, "cannot be used with"),
+    ] {
+        let (status, _, said) = bench(arguments);
+        assert_eq!(status, Some(expected), "{arguments:?}: {said}");
+        assert!(said.contains(sentence), "{arguments:?}: {said}");
+    }
 }
 
 const FORMS: [&str; 5] = ["table", "json", "csv", "html", "openmetrics"];

@@ -632,7 +632,7 @@ fn a_scenario_that_is_timed_runs_more_often_and_has_samples() {
     });
     let read = LogReader::read(good.0.as_bytes()).unwrap();
     let run = &read.scenarios[0];
-    assert_eq!((run.samples.as_slice(), run.cost.cycles), ([(68, 1), (69, 1)].as_slice(), 1584));
+    assert_eq!((run.samples.runs.as_slice(), run.cost.cycles), ([(68, 1), (69, 1)].as_slice(), 1584));
     assert_eq!(account_of(&good).verdict, "balanced");
     let often = account_of(&timed_scenario(4, |_| ())).verdict;
     assert_eq!(often, "differs: scenario getsec, reason 11: predicted 18, ledger 4, table 18");

@@ -50,8 +50,10 @@ pub struct Apic {
     id: u32,
     /// What the guest's TSC is ahead of the processor's.
     tsc_offset: u64,
-    /// When the timer fires, by [`Apic::time`].
-    deadline: Option<u64>,
+    /// IA32_TSC_DEADLINE as it was written, by the guest's TSC.
+    written_deadline: u64,
+    /// When the timer fires, by the processor's TSC.
+    deadline_tsc: Option<u64>,
 }
 
 /// An access that raises #GP(0).
@@ -87,7 +89,7 @@ const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
 impl Apic {
     /// The APIC of vCPU `id`, enabled, with everything masked.
     pub fn new(page: &'static Page, id: u32) -> Self {
-        let mut apic = Self { page, id, tsc_offset: 0, deadline: None };
+        let mut apic = Self { page, id, tsc_offset: 0, written_deadline: 0, deadline_tsc: None };
         apic.reset();
         apic
     }
@@ -102,7 +104,7 @@ impl Apic {
         for entry in LVT_TIMER..=LVT_ERROR {
             self.page.set(entry, LVT_MASKED);
         }
-        self.deadline = None;
+        self.deadline_tsc = None;
     }
 
     /// The page, for the processor.
@@ -110,25 +112,27 @@ impl Apic {
         self.page
     }
 
-    /// When the timer fires, by the processor's TSC, which is at `now_tsc`.
-    pub fn deadline_tsc(&self, now_tsc: u64) -> Option<u64> {
-        let left = |deadline: u64| deadline.saturating_sub(self.time(now_tsc));
-        self.deadline.map(|deadline| now_tsc.saturating_add(left(deadline)))
+    /// When the timer fires, by the processor's TSC.
+    pub fn deadline_tsc(&self) -> Option<u64> {
+        self.deadline_tsc
     }
 
-    /// Whether the timer is to fire.
-    pub fn is_armed(&self) -> bool {
-        self.deadline.is_some()
-    }
-
-    /// The guest's TSC is so far ahead of the processor's now, wrapping. TSC deadlines are by the guest's.
-    pub fn set_tsc_offset(&mut self, ticks: u64) {
+    /// The guest's TSC is so far ahead of the processor's from `now_tsc` on, wrapping. A TSC deadline goes by the guest's.
+    pub fn set_tsc_offset(&mut self, ticks: u64, now_tsc: u64) {
         self.tsc_offset = ticks;
+        if self.has_tsc_deadline() && self.deadline_tsc.is_some() {
+            self.set_tsc_deadline(self.written_deadline, now_tsc);
+        }
     }
 
-    /// The clock that the timer goes by in its mode.
-    fn time(&self, now_tsc: u64) -> u64 {
-        if self.timer_mode() == LVT_TSC_DEADLINE { now_tsc.wrapping_add(self.tsc_offset) } else { now_tsc }
+    fn set_tsc_deadline(&mut self, deadline: u64, now_tsc: u64) {
+        let left = deadline.saturating_sub(now_tsc.wrapping_add(self.tsc_offset));
+        self.written_deadline = deadline;
+        self.deadline_tsc = (deadline != 0).then(|| now_tsc.saturating_add(left));
+    }
+
+    fn has_tsc_deadline(&self) -> bool {
+        self.timer_mode() == LVT_TSC_DEADLINE
     }
 
     /// RDMSR.
@@ -143,7 +147,10 @@ impl Apic {
             ISR..ESR => Ok(self.page.get(msr).into()),
             ICR => Ok(u64::from(self.page.get(ICR)) | u64::from(self.icr_high().load(Relaxed)) << 32),
             CURRENT_COUNT => Ok(self.current_count(now_tsc).into()),
-            IA32_TSC_DEADLINE => Ok(if self.timer_mode() == LVT_TSC_DEADLINE { self.deadline.unwrap_or(0) } else { 0 }),
+            IA32_TSC_DEADLINE => {
+                let is_armed = self.has_tsc_deadline() && self.deadline_tsc.is_some();
+                Ok(if is_armed { self.written_deadline } else { 0 })
+            }
             _ => Err(Refused),
         }
     }
@@ -180,18 +187,18 @@ impl Apic {
                 Err(_) => Err(Refused),
             },
             LVT_TIMER => {
-                let old_mode = self.timer_mode();
+                let had_tsc_deadline = self.has_tsc_deadline();
                 store(LVT_TIMER_WRITABLE)?;
                 // Between TSC-deadline mode and the others the timer is disarmed (SDM 3A 12.5.4.1).
-                if (old_mode ^ self.timer_mode()) & LVT_TSC_DEADLINE != 0 {
-                    self.deadline = None;
+                if had_tsc_deadline != self.has_tsc_deadline() {
+                    self.deadline_tsc = None;
                 }
                 Ok(Effect::Timer)
             }
             INITIAL_COUNT => {
                 let count = store(u32::MAX)?;
-                if self.timer_mode() != LVT_TSC_DEADLINE {
-                    self.deadline = self.after_count(count, now_tsc);
+                if !self.has_tsc_deadline() {
+                    self.deadline_tsc = self.after_count(count, now_tsc);
                 }
                 Ok(Effect::Timer)
             }
@@ -201,8 +208,8 @@ impl Apic {
             }
             IA32_TSC_DEADLINE => {
                 // Ignored in the other modes.
-                if self.timer_mode() == LVT_TSC_DEADLINE {
-                    self.deadline = (value != 0).then_some(value);
+                if self.has_tsc_deadline() {
+                    self.set_tsc_deadline(value, now_tsc);
                 }
                 Ok(Effect::Timer)
             }
@@ -212,15 +219,14 @@ impl Apic {
 
     /// The timer's time has come: requests its interrupt, and starts it again if it is periodic. False if it is too early.
     pub fn timer_fired(&mut self, now_tsc: u64) -> bool {
-        let now = self.time(now_tsc);
-        let Some(deadline) = self.deadline.filter(|&deadline| deadline <= now) else { return false };
+        let Some(deadline) = self.deadline_tsc.filter(|&deadline| deadline <= now_tsc) else { return false };
         let entry = self.page.get(LVT_TIMER);
-        self.deadline = None;
+        self.deadline_tsc = None;
         if entry & TIMER_MODE == LVT_PERIODIC {
             let period = u64::from(self.page.get(INITIAL_COUNT)) * self.ticks_per_count();
             // The first that is still to come: those that were missed are not made up for.
-            let missed = (now - deadline).checked_div(period);
-            self.deadline = missed.map(|missed| deadline.saturating_add((missed + 1).saturating_mul(period)));
+            let missed = (now_tsc - deadline).checked_div(period);
+            self.deadline_tsc = missed.map(|missed| deadline.saturating_add((missed + 1).saturating_mul(period)));
         }
         if entry & LVT_MASKED == 0 {
             self.request(entry as u8);
@@ -314,8 +320,8 @@ impl Apic {
     }
 
     fn current_count(&self, now_tsc: u64) -> u32 {
-        match self.deadline {
-            Some(deadline) if self.timer_mode() != LVT_TSC_DEADLINE => {
+        match self.deadline_tsc {
+            Some(deadline) if !self.has_tsc_deadline() => {
                 u32::try_from(deadline.saturating_sub(now_tsc).div_ceil(self.ticks_per_count())).unwrap_or(u32::MAX)
             }
             _ => 0,
@@ -425,23 +431,37 @@ mod tests {
         set(&mut apic, DIVIDE, 0b1011, 0);
         set(&mut apic, LVT_TIMER, 0x40, 0);
         set(&mut apic, INITIAL_COUNT, 100, 1000);
-        assert_eq!((apic.deadline_tsc(0), apic.read(CURRENT_COUNT, 1030)), (Some(1100), Ok(70)));
+        assert_eq!((apic.deadline_tsc(), apic.read(CURRENT_COUNT, 1030)), (Some(1100), Ok(70)));
         assert!(!apic.timer_fired(1099) && apic.timer_fired(1100));
-        assert_eq!((apic.deliverable(), apic.deadline_tsc(0)), (Some(0x40), None));
+        assert_eq!((apic.deliverable(), apic.deadline_tsc()), (Some(0x40), None));
 
         set(&mut apic, DIVIDE, 0b0011, 0);
         set(&mut apic, LVT_TIMER, u64::from(0x41 | LVT_PERIODIC), 0);
         set(&mut apic, INITIAL_COUNT, 10, 2000);
         assert!(apic.timer_fired(2163));
-        assert_eq!(apic.deadline_tsc(0), Some(2320));
+        assert_eq!(apic.deadline_tsc(), Some(2320));
 
         set(&mut apic, LVT_TIMER, u64::from(0x42 | LVT_TSC_DEADLINE), 0);
-        assert_eq!(apic.deadline_tsc(0), None, "a change of mode disarms");
+        assert_eq!(apic.deadline_tsc(), None, "a change of mode disarms");
         set(&mut apic, IA32_TSC_DEADLINE, 5000, 0);
         set(&mut apic, INITIAL_COUNT, 3, 0);
-        assert_eq!((apic.deadline_tsc(0), apic.read(IA32_TSC_DEADLINE, 0)), (Some(5000), Ok(5000)));
+        assert_eq!((apic.deadline_tsc(), apic.read(IA32_TSC_DEADLINE, 0)), (Some(5000), Ok(5000)));
         set(&mut apic, IA32_TSC_DEADLINE, 0, 0);
-        assert_eq!(apic.deadline_tsc(0), None);
+        assert_eq!(apic.deadline_tsc(), None);
+        set(&mut apic, IA32_TSC_DEADLINE, 5000, 0);
+        set(&mut apic, LVT_TIMER, u64::from(0x42 | TIMER_MODE), 0);
+        assert_eq!(apic.deadline_tsc(), None, "a reserved mode has no TSC deadline");
+    }
+
+    #[test]
+    fn a_deadline_before_the_guests_tsc_wraps_is_not_missed_behind_that() {
+        let mut apic = apic(0);
+        assert_eq!(apic.write(LVT_TIMER, u64::from(0x40 | LVT_TSC_DEADLINE), 0), Ok(Effect::Timer));
+        apic.set_tsc_offset(5000u64.wrapping_neg().wrapping_sub(10_000), 10_000);
+        assert_eq!(apic.write(IA32_TSC_DEADLINE, 10u64.wrapping_neg(), 10_000), Ok(Effect::Timer));
+        assert_eq!((apic.deadline_tsc(), apic.read(IA32_TSC_DEADLINE, 0)), (Some(14_990), Ok(10u64.wrapping_neg())));
+        assert!(!apic.timer_fired(14_989) && apic.timer_fired(15_100));
+        assert_eq!((apic.deliverable(), apic.read(IA32_TSC_DEADLINE, 0)), (Some(0x40), Ok(0)));
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct TraceFacts {
 
 /// What is sampled over time.
 pub(super) fn rates(log: &Log) -> Vec<Rate> {
-    let rate = |(&(vcpu, reason), samples): (&(u64, u16), &crate::log::Samples)| Rate {
+    let rate = |(&(vcpu, reason), samples): (&(u64, u16), &crate::log::Steps)| Rate {
         vcpu,
         reason,
         step: samples.step,

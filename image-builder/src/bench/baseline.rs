@@ -1,5 +1,7 @@
 //! A baseline: what was measured, where, and by what, as a JSON file.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use tollgate_abi::scenario::Scenario;
 use super::parts::Split;
 use super::statistics::{Distribution, Statistics};
 use crate::failure::Failure;
+use crate::log::printable;
 use crate::output_file;
 
 /// The name and the version of the file's schema.
@@ -131,12 +134,12 @@ impl Baseline {
     /// It can't be read, is none, or contradicts itself; the sentence says what.
     pub fn load(path: &Path) -> Result<Self, Failure> {
         let refuse = |what: String| refusal(path, &what);
-        let bytes = match std::fs::metadata(path) {
-            Ok(found) if found.len() > MOST_BYTES => return Err(refuse("it is too large for a baseline".to_owned())),
-            Ok(_) => std::fs::read(path),
-            Err(error) => Err(error),
-        };
-        let bytes = bytes.map_err(|error| refuse(format!("it can't be read: {error}")))?;
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+        read.map_err(|error| refuse(format!("it can't be read: {error}")))?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(refuse("it is too large for a baseline".to_owned()));
+        }
         Self::parse(&bytes).map_err(|what| refuse(what).remedy(SAVE_ANOTHER))
     }
 
@@ -155,14 +158,14 @@ impl Baseline {
             serde_json::from_slice(bytes).map_err(|error| format!("it is no JSON document: {error}"))?;
         match value.get("schema").and_then(|schema| schema.as_str()) {
             Some(SCHEMA) => {}
-            Some(other) => return Err(format!("its schema is `{other}`, not `{SCHEMA}`")),
+            Some(other) => return Err(format!("its schema is `{}`, not `{SCHEMA}`", printable(other))),
             None => return Err(format!("it is no baseline: it has no `schema` of `{SCHEMA}`")),
         }
         let baseline: Self = serde_json::from_value(value).map_err(|error| format!("it is malformed: {error}"))?;
         baseline.rows.iter().try_for_each(Row::check)?;
         for (at, row) in baseline.rows.iter().enumerate() {
             if baseline.rows[..at].iter().any(|other| other.name == row.name) {
-                return Err(format!("it has `{}` twice", row.name));
+                return Err(format!("it has `{}` twice", printable(&row.name)));
             }
         }
         Ok(baseline)
@@ -178,7 +181,7 @@ const SAVE_ANOTHER: &str = "save one of this platform by --save";
 impl Row {
     /// Whether what is derived follows from what it is derived from.
     fn check(&self) -> Result<(), String> {
-        let name = &self.name;
+        let name = &printable(&self.name);
         if Bench::by_name(name).is_none() && self.scenario().is_none() {
             return Err(format!("there is no microbenchmark `{name}`"));
         }
@@ -211,7 +214,7 @@ impl Row {
 
 impl Identity {
     /// The first thing in which a baseline's platform is another, as a clause.
-    fn difference(&self, baseline: &Identity) -> Option<String> {
+    pub fn difference(&self, baseline: &Identity) -> Option<String> {
         let pairs = [
             ("platform", &self.platform, &baseline.platform),
             ("emulator", &self.emulator, &baseline.emulator),
@@ -222,7 +225,8 @@ impl Identity {
             ("version of tollgate", &self.tollgate, &baseline.tollgate),
         ];
         let other = pairs.iter().find(|(_, here, there)| here != there);
-        let other = other.map(|(what, here, there)| format!("its {what} is `{there}`, and here it is `{here}`"));
+        let other =
+            other.map(|(what, here, there)| format!("its {what} is `{}`, and here it is `{here}`", printable(there)));
         let (here, there) = (self.memory_mib, baseline.memory_mib);
         other.or_else(|| {
             (here != there).then(|| format!("its machine has {there} MiB of memory, and here it is {here}"))
@@ -317,6 +321,7 @@ pub(super) mod tests {
         check("\"name\": \"cpuid\"", "\"name\": \"cpuidd\"", "there is no microbenchmark `cpuidd`");
         check("\"exits\": 1016", "\"exits\": -1", "it is malformed");
         check("\"runs\": 1,", "", "it is malformed: missing field `runs`");
+        check("\"name\": \"cpuid\"", "\"name\": \"\\u001b[31m\"", "there is no microbenchmark `\\u{1b}[31m`");
         assert!(load(&text[..text.len() / 2], &identity()).unwrap_err().contains("it is no JSON document"));
         assert!(load("[]", &identity()).unwrap_err().contains("it is no baseline"));
         let twice = baseline(identity(), vec![row("cpuid", &[(86, 1)]), row("cpuid", &[(86, 1)])]).to_json();

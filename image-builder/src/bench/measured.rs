@@ -32,7 +32,7 @@ impl Measured {
         for run in &log.workloads {
             let Some(bench) = Bench::of_name(&run.name) else { continue };
             let mut samples = Distribution::default();
-            run.samples.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
+            run.samples.runs.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
             let times = log.calibration.unwrap_or_default();
             let (iterations, costs) = (run.iterations, run.costs.clone());
             self.add_row(Raw { bench: bench.name(), iterations, samples, costs, times, lacks: None });
@@ -40,7 +40,7 @@ impl Measured {
         for run in &log.scenarios {
             let Some(scenario) = Scenario::by_name(&run.name) else { continue };
             let mut samples = Distribution::default();
-            run.samples.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
+            run.samples.runs.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
             let (bench, iterations, times) = (scenario.name, run.cost.exits, Calibration::default());
             let lacks = (run.verdict == DENIED).then(|| run.detail.clone());
             self.add_row(Raw { bench, iterations, samples, costs: [(run.reason, run.cost)].into(), times, lacks });

@@ -94,7 +94,7 @@ impl Distribution {
             max,
             mean: sum / samples as f64,
             median_between: [self.ranked(low), self.ranked(high)],
-            outliers: outliers.sum(),
+            outliers: outliers.fold(0, |sum, &count| sum.saturating_add(count)),
         })
     }
 }

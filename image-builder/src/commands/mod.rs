@@ -8,6 +8,7 @@ mod image;
 mod manual;
 mod outcome;
 mod platforms;
+mod reading;
 mod report;
 mod run;
 mod stick;

@@ -37,9 +37,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     }
     let options = selection.options()?;
     let target = target(arguments)?;
+    let place = Place::new(arguments.out.as_deref())?;
     // Not found out only when the run is over.
     arguments.html.iter().chain(&arguments.trace).try_for_each(|path| output_file::can_be_written(path))?;
-    let place = Place::new(arguments.out.as_deref())?;
     let (title, account) = if arguments.image.wants_atlas() {
         atlas::run(arguments, &selection, target, &place)?
     } else {

@@ -11,7 +11,7 @@ mod recorded;
 pub use error::LogError;
 pub use files::{Found, find};
 pub use reader::LogReader;
-pub use recorded::{Part, Samples, TraceEnd, Traced};
+pub use recorded::{Part, Steps, TraceEnd, Traced};
 
 pub(crate) use fields::printable;
 
@@ -42,7 +42,7 @@ pub struct Log {
     /// What there is of each vCPU's trace.
     pub traces: BTreeMap<u64, Traced>,
     /// Exits over time, by vCPU and reason.
-    pub rates: BTreeMap<(u64, u16), Samples>,
+    pub rates: BTreeMap<(u64, u16), Steps>,
     /// The guest's own book by reason; `None` if the log has none.
     pub tally: Option<BTreeMap<u16, u64>>,
     /// Sums by vCPU.
@@ -92,7 +92,7 @@ pub struct WorkloadRun {
     /// Its `keycount` records.
     pub keys: Vec<KeyCount>,
     /// A microbenchmark's samples in their order, as TSC ticks and how many in a row took as many.
-    pub samples: Vec<(u32, u32)>,
+    pub samples: Samples,
     /// What the ledger has of a microbenchmark's exits by reason.
     pub costs: BTreeMap<u16, Cost>,
 }
@@ -110,6 +110,22 @@ pub struct Calibration {
     pub whole: u64,
     /// What the account has of that.
     pub inside: u64,
+}
+
+/// Samples in the order in which they were taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Samples {
+    /// Runs of equal ones: TSC ticks, and how many.
+    pub runs: Vec<(u32, u32)>,
+    /// How many there are in all of them.
+    pub count: u64,
+}
+
+impl Samples {
+    fn extend(&mut self, runs: Vec<(u32, u32)>) {
+        self.count += runs.iter().map(|&(_, count)| u64::from(count)).sum::<u64>();
+        self.runs.extend(runs);
+    }
 }
 
 /// The exits of one reason in a window.
@@ -156,7 +172,7 @@ pub struct ScenarioRun {
     pub detail: String,
     /// Where it was timed, runs of equal samples: TSC ticks from before the VM entry to the exit's time stamp, and how many.
     #[serde(skip)]
-    pub samples: Vec<(u32, u32)>,
+    pub samples: Samples,
     /// And what the ledger has of its reason's exits then.
     #[serde(skip)]
     pub cost: Cost,

@@ -22,11 +22,6 @@ const MOST_ROWS: usize = 100_000;
 /// The most runs of samples in one log.
 const MOST_RUNS_OF_SAMPLES: usize = 4_000_000;
 
-/// How many samples there are.
-fn count_of(samples: &[(u32, u32)]) -> u64 {
-    samples.iter().map(|&(_, count)| u64::from(count)).sum()
-}
-
 /// Reads a log as it comes.
 #[derive(Debug)]
 pub struct LogReader {
@@ -303,7 +298,7 @@ impl State {
             Some(scenario) => &mut scenario.samples,
             None => &mut self.workload(fields, |_| true)?.samples,
         };
-        let known = count_of(samples);
+        let known = samples.count;
         if first != known {
             return Err(fields.problem(format!("begins with sample {first}, behind {known}")));
         }

@@ -112,7 +112,7 @@ pub(super) fn of<'a>(traces: &'a mut BTreeMap<u64, Traced>, fields: &Fields<'_>)
 
 /// Exits of one vCPU for one reason in equal steps of time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Samples {
+pub struct Steps {
     /// The TSC at which the first step begins.
     pub start: u64,
     /// TSC ticks of a step.
@@ -121,7 +121,7 @@ pub struct Samples {
     pub counts: Vec<u64>,
 }
 
-impl Samples {
+impl Steps {
     /// Takes a `rate` record.
     pub(super) fn take(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let (start, step, from) = (fields.number("start")?, fields.number("step")?, fields.number("from")?);

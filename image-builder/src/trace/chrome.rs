@@ -13,8 +13,8 @@ pub(super) struct Chrome<W> {
     /// Those that have a track.
     vcpus: BTreeSet<u64>,
     last: Option<u64>,
-    /// The process of counters has its name.
-    counts: bool,
+    /// Lengths of steps that have a process of counters.
+    steps: Vec<u64>,
 }
 
 impl<W: Write> Chrome<W> {
@@ -23,7 +23,7 @@ impl<W: Write> Chrome<W> {
         text.text("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n");
         text.text("{\"ph\":\"M\",\"pid\":0,\"name\":\"process_name\",");
         text.text("\"args\":{\"name\":\"VM exits, a TSC tick as 1 us\"}}");
-        Self { text, vcpus: BTreeSet::new(), last: None, counts: false }
+        Self { text, vcpus: BTreeSet::new(), last: None, steps: Vec::new() }
     }
 
     fn track(&mut self, vcpu: u64) {
@@ -52,9 +52,16 @@ impl<W: Write> Sink for Chrome<W> {
     }
 
     fn rate(&mut self, Rate { vcpu, name, start, step, counts }: &Rate<'_>) -> io::Result<()> {
-        if !std::mem::replace(&mut self.counts, true) {
-            self.text.text(",\n{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"Exits in ");
-            self.text.number(*step).text(" ticks\"}}");
+        // Steps may be longer on one vCPU than on another: those of one length are together.
+        let known = self.steps.iter().position(|known| known == step);
+        let process = 1 + known.unwrap_or(self.steps.len()) as u64;
+        if known.is_none() {
+            self.steps.push(*step);
+            self.text.text(",\n{\"ph\":\"M\",\"pid\":").number(process);
+            self.text
+                .text(",\"name\":\"process_name\",\"args\":{\"name\":\"Exits in ")
+                .number(*step)
+                .text(" ticks\"}}");
         }
         // A counter keeps its value until another comes: behind the last step there is nothing.
         let mut last = None;
@@ -64,7 +71,12 @@ impl<W: Write> Sink for Chrome<W> {
             }
             let from_tsc = start.saturating_add(step.saturating_mul(at as u64));
             let text = &mut self.text;
-            text.text(",\n{\"ph\":\"C\",\"pid\":1,\"ts\":").number(from_tsc).text(",\"name\":\"vCPU ").number(*vcpu);
+            text.text(",\n{\"ph\":\"C\",\"pid\":")
+                .number(process)
+                .text(",\"ts\":")
+                .number(from_tsc)
+                .text(",\"name\":\"vCPU ")
+                .number(*vcpu);
             text.text(":\",\"args\":{").quoted(name, escape);
             text.text(":").number(count).text("}}").settle()?;
         }

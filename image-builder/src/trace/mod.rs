@@ -21,7 +21,7 @@ use self::csv::Csv;
 use self::parquet::Parquet;
 use crate::account::{Account, row_name};
 use crate::failure::{Failure, Status};
-use crate::log::{Log, LogError, LogReader, Samples};
+use crate::log::{Log, LogError, LogReader, Steps};
 use crate::output_file;
 
 /// The form of a trace's file.
@@ -122,7 +122,7 @@ pub fn convert(log: impl Read, form: Form, symbols: &Symbols, out: impl Write + 
     result
         .and_then(|()| {
             rates.try_for_each(|(&(vcpu, reason), samples)| {
-                let Samples { start, step, counts } = samples;
+                let Steps { start, step, counts } = samples;
                 sink.rate(&Rate { vcpu, name: row_name(reason), start: *start, step: *step, counts })
             })
         })

@@ -40,8 +40,13 @@ impl LogText {
     }
 
     pub fn header_on(&mut self, platform: &str, virtualization: &str, vcpus: u64, options: &str) {
+        self.header_with([platform, virtualization, "Test CPU"], vcpus, options);
+    }
+
+    /// A header of a platform, an extension and a processor.
+    pub fn header_with(&mut self, [platform, virtualization, cpu]: [&str; 3], vcpus: u64, options: &str) {
         let record = self.record(Kind::Tollgate).number("protocol", PROTOCOL).text("build", "0.1.0");
-        let record = record.text("platform", platform).word("virtualization", virtualization).text("cpu", "Test CPU");
+        let record = record.text("platform", platform).word("virtualization", virtualization).text("cpu", cpu);
         let record = record.word("sdm", "2025-06").word("leaf_map", "autumn2021").number("vcpus", vcpus);
         record.text("options", options).finish().unwrap();
     }

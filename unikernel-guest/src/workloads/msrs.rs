@@ -9,7 +9,9 @@ use crate::ops::msr::{
     SYSENTER_ESP, TSC_ADJUST, adjust_tsc, rdmsr_times, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times,
 };
 use crate::ops::time_stamp::rdtsc;
+use crate::ops::{apic, idle};
 use crate::runtime::cpu;
+use crate::runtime::traps::{TIMER_VECTOR, interrupts_of};
 
 pub(super) fn rdmsr(run: &Run) -> Outcome {
     let (high, low) = rdmsr_times(IA32_APIC_BASE, run.iterations);
@@ -34,9 +36,13 @@ const AHEAD_TICKS: u64 = 1 << 40;
 
 pub(super) fn tsc_adjust(run: &Run) -> Outcome {
     for _ in 0..run.iterations {
-        let before = rdtsc();
+        let (before, interrupts) = (rdtsc(), interrupts_of(TIMER_VECTOR));
+        // So far away that it comes only because the clock is set forward.
+        apic::set_deadline(before + AHEAD_TICKS);
         adjust_tsc(AHEAD_TICKS);
-        let ahead = rdtsc().wrapping_sub(before);
+        idle::hlt_until_interrupt();
+        let (ahead, came) = (rdtsc().wrapping_sub(before), interrupts_of(TIMER_VECTOR) - interrupts);
+        ensure!(came == 1, "the deadline that the TSC was set past came {came} times");
         let (high, low) = rdmsr_times(TSC_ADJUST, 1);
         adjust_tsc(0);
         let after = rdtsc().wrapping_sub(before);

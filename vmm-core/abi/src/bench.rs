@@ -11,6 +11,9 @@ use crate::workload::{Ends, On, Otherwise, Provokes, Refused, Workload};
 /// Before the name of a row in option lines and records, since some workloads are called alike.
 pub const PREFIX: &str = "bench.";
 
+/// Every row that there are vCPUs for, in option lines. Those of another extension are absent where they run.
+pub const EVERY: &str = "bench";
+
 /// Iterations at the beginning of a row of which no sample is kept.
 pub const WARM_UP: u64 = 16;
 

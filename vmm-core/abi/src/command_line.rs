@@ -8,7 +8,7 @@
 
 use core::fmt;
 
-use crate::bench::{self, Bench};
+use crate::bench::{self, Bench, EVERY};
 use crate::leaves::LeafMap;
 use crate::machine::MOST_VCPUS;
 use crate::scenario::{self, Scenario};
@@ -19,7 +19,7 @@ use crate::workload::{TABLE, Workload};
 pub struct Options<'a> {
     /// `leaf-map=`: where the course leaves are.
     pub leaf_map: LeafMap,
-    /// `workloads=`: names, each with `:iterations` if not the default; `none`; empty for the default run.
+    /// `workloads=`: names, each with `:iterations` if not the default; [`EVERY`] microbenchmark; `none`; empty for the default run.
     workloads: &'a str,
     /// `scenarios=`: names, or `all`; empty for none.
     scenarios: &'a str,
@@ -179,7 +179,7 @@ impl<'a> Options<'a> {
                     }
                 }
                 "workloads" => {
-                    for item in value.split(',').filter(|&item| !item.is_empty() && value != NONE) {
+                    for item in value.split(',').filter(|&item| !item.is_empty() && value != NONE && item != EVERY) {
                         parse_selected(item)?;
                     }
                     options.workloads = value;
@@ -226,7 +226,12 @@ impl<'a> Options<'a> {
 
     /// The workloads to run on so many vCPUs, in order: those named, or all that return.
     pub fn selected(&self, vcpus: u64) -> impl Iterator<Item = Selected> + use<'a> {
-        let named = self.workloads.split(',').filter_map(|item| parse_selected(item).ok());
+        let fits = move |bench: &&Bench| bench.workload.on.least_vcpus() <= vcpus;
+        let named = self.workloads.split(',').flat_map(move |item| {
+            let benches = bench::TABLE.iter().filter(move |_| item == EVERY).filter(fits);
+            let benches = benches.map(|Bench { workload, .. }| Selected { workload, iterations: workload.iterations });
+            benches.chain(parse_selected(item).ok())
+        });
         let default = self.workloads.is_empty();
         let all = TABLE.iter().filter(move |workload| default && workload.is_default(vcpus));
         named.chain(all.map(|workload| Selected { workload, iterations: workload.iterations }))
@@ -254,6 +259,14 @@ mod tests {
         let selected: Vec<_> = options.selected(1).map(|s| (s.workload.name, s.iterations)).collect();
         assert_eq!(selected, [("memory", 64), ("cpuid", 1000)]);
         assert_eq!((options.leaf_map, options.watchdog_ticks, options.accounting), (LeafMap::Autumn2022, 5, false));
+    }
+
+    #[test]
+    fn every_microbenchmark_that_fits_is_one_name() {
+        let options = Options::parse("workloads=cpuid,bench").unwrap();
+        let fitting = |vcpus| bench::TABLE.iter().filter(|row| row.workload.on.least_vcpus() <= vcpus).count();
+        assert_eq!([1, 2].map(|vcpus| options.selected(vcpus).count()), [1, 2].map(|vcpus| 1 + fitting(vcpus)));
+        assert!(options.benches() && fitting(1) < fitting(2));
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub(crate) fn run<B: Stage>(
         }
         let runs = options.scenario_runs();
         let before = session.before_scenario(books, scenario, runs);
-        let cycles_before = book.ledger().cycles_of(scenario.reason);
+        let of_reason = || (book.ledger().count(scenario.reason), book.ledger().cycles_of(scenario.reason));
+        let (exits_before, cycles_before) = of_reason();
         let (mut failure, mut ticks) = (None, Vec::new());
         for _ in 0..runs {
             seat.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
@@ -74,14 +75,15 @@ pub(crate) fn run<B: Stage>(
             vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
             board.add_elapsed(0, end.elapsed_tsc);
             if options.scenario_samples > 0 {
-                ticks.push(end.elapsed_tsc as u32);
+                ticks.push(u32::try_from(end.elapsed_tsc).unwrap_or(u32::MAX));
             }
             failure = failure.or(end.failure);
         }
         session.scenario(books, scenario, &before, failure.as_ref().map(|failure| failure as _));
         if options.scenario_samples > 0 {
-            let cycles = book.ledger().cycles_of(scenario.reason) - cycles_before;
-            session.timed_scenario(scenario, &TimedScenario { ticks: &ticks, cost: (runs, cycles) });
+            let (exits, cycles) = of_reason();
+            let cost = (exits - exits_before, cycles - cycles_before);
+            session.timed_scenario(scenario, &TimedScenario { ticks: &ticks, cost });
         }
     }
     vcpu.machine.in_scenario = false;

@@ -204,7 +204,7 @@ fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
 /// Has the processor's timer fire when the guest's is to.
 #[inline(never)]
 pub fn arm<B: Backend>(backend: &mut B, machine: &Machine) {
-    let deadline = machine.apic.deadline_tsc(backend.tsc());
+    let deadline = machine.apic.deadline_tsc();
     machine.board.set_timer(machine.vcpu, deadline.is_some());
     backend.arm_timer(deadline);
 }
@@ -469,7 +469,7 @@ mod tests {
         assert!(second.board.send(1, 0, Message::Init));
         here.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
         assert_eq!(external_interrupt(&mut here, &mut first), Action::Stop(Outcome::Init));
-        assert_eq!((here.timer, first.apic.is_armed()), (None, false));
+        assert_eq!((here.timer, first.apic.deadline_tsc()), (None, None));
         assert!(first.board.rest(0, Condition::Waiting), "no timer is to fire");
     }
 

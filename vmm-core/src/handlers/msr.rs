@@ -115,7 +115,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
         Some(Kind::TscAdjust) => {
             backend.set(State::TscOffset, value);
-            machine.apic.set_tsc_offset(value);
+            machine.apic.set_tsc_offset(value, backend.tsc());
             apic::arm(backend, machine);
         }
         Some(Kind::Efer) => return write_efer(value, backend),

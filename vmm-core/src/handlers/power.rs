@@ -69,7 +69,7 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if let Some(event) = apic::settle(backend, machine, true) {
         return Action::AdvanceAndInject(event);
     }
-    if machine.board.vcpus() < 2 && !machine.apic.is_armed() {
+    if machine.board.vcpus() < 2 && machine.apic.deadline_tsc().is_none() {
         return Action::Stop(Outcome::HaltedForEver);
     }
     machine.halted = true;

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tollgate_abi::virtualization::Extension;
 
+use super::super::outcome;
 use super::super::run::Target;
-use super::{extension, kvm, outcome, temporary};
+use super::boots::{extension, temporary};
+use super::kvm;
 use crate::account::{Account, WorkloadAccount};
 use crate::bench::Budget;
 use crate::emulator::models::Model;

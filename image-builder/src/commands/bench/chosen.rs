@@ -18,8 +18,8 @@ pub(super) struct Chosen {
     scenarios: Vec<&'static Scenario>,
     /// Operations that have budgets.
     pub(super) budgets: Vec<&'static budgets::Row>,
-    /// What is shown, by name; none for all.
-    filter: Vec<String>,
+    /// Nothing was left out by name.
+    is_all: bool,
 }
 
 /// What is booted together.
@@ -27,21 +27,33 @@ pub(super) struct Boot {
     /// vCPUs.
     pub(super) cpus: u32,
     rows: Vec<&'static Bench>,
-    scenarios: Vec<&'static Scenario>,
+    pub(super) scenarios: Vec<&'static Scenario>,
+}
+
+/// Whether there is something of each of these names.
+///
+/// # Errors
+/// There is not; the remedy has what is near.
+pub(super) fn check(filter: &[String]) -> Result<(), Failure> {
+    let names = || TABLE.iter().map(Bench::name).chain(scenario::TABLE.iter().map(|scenario| scenario.name));
+    let Some(name) = filter.iter().find(|name| !names().any(|known| known == name.as_str())) else { return Ok(()) };
+    let remedy = match nearest(name, names()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("there are {}", names().collect::<Vec<_>>().join(", ")),
+    };
+    Err(Failure::usage(format_args!("there is no microbenchmark `{name}`")).remedy(remedy))
+}
+
+/// Whether a filter lets a row through.
+pub(super) fn shows(filter: &[String], name: &str) -> bool {
+    filter.is_empty() || filter.iter().any(|item| item == name)
 }
 
 impl Chosen {
     /// What a filter, by names, leaves of what there is on a target.
     pub(super) fn new(filter: &[String], target: Target) -> Result<Self, Failure> {
+        check(filter)?;
         let extension = target.extension();
-        let names = || TABLE.iter().map(Bench::name).chain(scenario::TABLE.iter().map(|scenario| scenario.name));
-        if let Some(name) = filter.iter().find(|name| !names().any(|known| known == name.as_str())) {
-            let remedy = match nearest(name, names()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("there are {}", names().collect::<Vec<_>>().join(", ")),
-            };
-            return Err(Failure::usage(format_args!("there is no microbenchmark `{name}`")).remedy(remedy));
-        }
         for name in filter {
             let bench = Bench::by_name(name).is_some_and(|bench| !bench.runs_under(extension));
             let scenario = Scenario::by_name(name);
@@ -54,7 +66,7 @@ impl Chosen {
                 return Err(Failure::platform(sentence).remedy("leave it out, or choose another platform"));
             }
         }
-        let asked = |name: &str| filter.is_empty() || filter.iter().any(|item| item == name);
+        let asked = |name: &str| shows(filter, name);
         // The timing is measured in any case; and what needs two processors all together, since it depends on what ran before how
         // far one of them is when the other begins.
         let is_in_company = |bench: &&Bench| bench.workload.on.least_vcpus() > 1;
@@ -73,25 +85,20 @@ impl Chosen {
             rows: TABLE.iter().filter(chosen).collect(),
             scenarios: there().filter(chosen_scenario).collect(),
             budgets: budgets::ROWS.iter().filter(|row| asked(row.bench)).collect(),
-            filter: filter.to_vec(),
+            is_all: filter.is_empty(),
         })
     }
 
     /// Scenarios that are left out because the emulator does not survive them, and why.
     pub(super) fn lacking(&self, target: Target) -> impl Iterator<Item = (&'static Scenario, &'static str)> {
         let extension = target.extension();
-        let there = scenario::TABLE.iter().filter(move |scenario| self.is_all() && scenario.is_under(extension));
+        let there = scenario::TABLE.iter().filter(move |scenario| self.is_all && scenario.is_under(extension));
         there.filter_map(move |scenario| Some((scenario, atlas::ends_the_emulator(scenario, target)?)))
-    }
-
-    /// Whether a row is to be shown.
-    pub(super) fn shows(&self, name: &str) -> bool {
-        self.filter.is_empty() || self.filter.iter().any(|item| item == name)
     }
 
     /// Whether nothing was left out by name.
     pub(super) fn is_all(&self) -> bool {
-        self.filter.is_empty()
+        self.is_all
     }
 
     /// What is booted: what needs one processor, what needs two vCPUs, and scenarios that need another processor.
@@ -153,9 +160,10 @@ mod tests {
     fn a_filter_takes_names_that_exist_here() {
         let one = chosen(&["cpuid"], models::DEFAULT).unwrap();
         assert_eq!(one.rows.iter().map(|bench| bench.name()).collect::<Vec<_>>(), ["empty", "cpuid"]);
-        assert!(!one.shows("empty") && one.shows("cpuid") && one.budgets.len() == 1 && one.scenarios.is_empty());
+        assert!(one.budgets.len() == 1 && one.scenarios.is_empty());
+        assert!(!shows(&["cpuid".to_owned()], "empty") && shows(&[], "empty"));
         let company = chosen(&["ipi"], models::DEFAULT).unwrap();
-        assert!(company.rows.iter().any(|bench| bench.name() == "ipi_halt") && !company.shows("ipi_halt"));
+        assert!(company.rows.iter().any(|bench| bench.name() == "ipi_halt"));
         let scenario = chosen(&["start-up-ipi"], models::DEFAULT).unwrap();
         assert!(scenario.scenarios.len() > 1 && scenario.boots()[1].processors() == 2);
         let refusal = |name: &str, model| chosen(&[name], model).err().unwrap();

@@ -3,7 +3,7 @@
 use tollgate_abi::bench::{Bench, Parts};
 use tollgate_abi::workload::Workload;
 
-use super::run::Target;
+use super::super::run::Target;
 use super::{budgets, kvm};
 use crate::bench::{Baseline, Row, Split};
 use crate::report::{Sheet, SheetFormat};
@@ -13,7 +13,7 @@ use crate::terminal::{Terminal, lines_of};
 const NONE: &str = "-";
 
 /// Everything that was measured, as it is shown there.
-pub(super) fn render(measured: &Baseline, target: Target, format: SheetFormat, terminal: Terminal) -> String {
+pub(super) fn render(measured: &Baseline, target: Option<Target>, format: SheetFormat, terminal: Terminal) -> String {
     if format == SheetFormat::Csv {
         // Of which there can be one in a file: what has budgets is in JSON and in the other tables.
         return everything(measured, target).render(format);
@@ -22,20 +22,24 @@ pub(super) fn render(measured: &Baseline, target: Target, format: SheetFormat, t
     let mut parts = Vec::new();
     if !measured.budgets.is_empty() {
         parts.push(shown(budgets::sheet(&measured.budgets)));
-        if let Target::Bochs(model) = target {
+        if let Some(target @ Target::Bochs(model)) = target {
             let legend = budgets::legend(model, target.extension());
             parts.push(legend.iter().map(|line| terminal.wrap(line) + "\n").collect());
         }
     }
     let platform = &measured.platform;
     let unit = if platform.repeats { ": a tick is an instruction" } else { "" };
-    let place = format!("in TSC ticks, on {} ({}, {}){unit}", platform.emulator, platform.model, platform.extension);
+    let place = match target {
+        Some(_) => format!("{} ({}, {}){unit}", platform.emulator, platform.model, platform.extension),
+        None => format!("{} ({}, {})", platform.cpu, platform.platform, platform.extension),
+    };
+    let place = format!("in TSC ticks, on {place}");
     if benches(measured).next().is_some() {
         parts.push(terminal.wrap(&format!("Round trips as the guest times them, {place}")) + "\n");
         parts.push(shown(round_trips(measured, target)));
         parts.push("Where the mean goes\n".to_owned());
         parts.push(shown(splits(measured)));
-        let kvm = kvm::is_measured_on(target).then_some(&KVM);
+        let kvm = target.is_some_and(kvm::is_measured_on).then_some(&KVM);
         parts.push(kvm.into_iter().chain(LEGEND).map(|term| defined(term, terminal)).collect());
     }
     if scenarios(measured).next().is_some() {
@@ -110,9 +114,9 @@ fn samples(row: &Row, measured: &Baseline) -> Vec<String> {
     cells
 }
 
-fn round_trips(measured: &Baseline, target: Target) -> Sheet {
+fn round_trips(measured: &Baseline, target: Option<Target>) -> Sheet {
     let mut headings = headings(measured);
-    let with_kvm = kvm::is_measured_on(target);
+    let with_kvm = target.is_some_and(kvm::is_measured_on);
     if with_kvm {
         headings.push("KVM#");
     }
@@ -146,8 +150,8 @@ fn entries_to_exits(measured: &Baseline) -> Sheet {
     sheet
 }
 
-fn kvm_ticks(row: &Row, target: Target) -> String {
-    kvm::ticks(&row.name, target).map_or(NONE.to_owned(), |ticks| ticks.to_string())
+fn kvm_ticks(row: &Row, target: Option<Target>) -> String {
+    target.and_then(|target| kvm::ticks(&row.name, target)).map_or(NONE.to_owned(), |ticks| ticks.to_string())
 }
 
 /// The mean of the ledger's cycles of one exit.
@@ -190,7 +194,7 @@ fn parts(row: &Row, marked: bool) -> Vec<String> {
 }
 
 /// One table of all columns.
-fn everything(measured: &Baseline, target: Target) -> Sheet {
+fn everything(measured: &Baseline, target: Option<Target>) -> Sheet {
     let mut sheet = Sheet::new(&[
         "operation",
         "about",
@@ -303,7 +307,7 @@ mod tests {
     /// Tables against files that a person has looked at. `TOLLGATE_BLESS=1 cargo test` writes them anew.
     #[test]
     fn tables_are_as_agreed() {
-        let on = |name| Target::Bochs(Model::by_name(name).unwrap());
+        let on = |name| Some(Target::Bochs(Model::by_name(name).unwrap()));
         let narrow = Terminal { columns: 40, wraps: true, ..Terminal::default() };
         for (name, text) in [
             ("bench.txt", render(&measured(true), on(models::DEFAULT), SheetFormat::Table, Terminal::default())),
@@ -324,7 +328,7 @@ mod tests {
 
     #[test]
     fn nothing_is_wider_than_the_terminal() {
-        let target = Target::Bochs(Model::by_name(models::DEFAULT).unwrap());
+        let target = Some(Target::Bochs(Model::by_name(models::DEFAULT).unwrap()));
         for columns in [20, 40, 60, 80, 100] {
             let terminal = Terminal { columns, wraps: true, ..Terminal::default() };
             let text = render(&measured(true), target, SheetFormat::Table, terminal);

@@ -1,7 +1,7 @@
 //! The microbenchmarks: each times one operation, by RDTSC with LFENCE on either side, and keeps every sample.
 //!
 //! What lies between the two readings of the clock is assembly, so that it is the operation and nothing else; it is booked
-//! before the first.
+//! before the first. Where one waits for a time or for another vCPU, what that takes of Rust is in between, too.
 
 mod denied;
 mod descriptor_tables;

@@ -22,13 +22,13 @@ pub(super) fn ept_violation_read() -> u32 {
 pub(super) fn ept_violation_fetch() -> u32 {
     let Some(fetched) = fresh::take(2) else { return FAILED };
     book_times(R::EPT_VIOLATION, 2);
-    let sum = 1u64;
+    let mut sum = 1u64;
     // SAFETY: the pages were handed out to nobody else; a page of zeroes is of `add [rax], al`, two bytes long, with RAX
     // pointing at `sum`.
     unsafe {
         ((fetched + PAGE_BYTES) as *mut u8).write_volatile(RET);
     }
-    timed!("mov rax, r9\n call {code}", code = in(reg) fetched + PAGE_BYTES - 2, in("r9") &raw const sum)
+    timed!("mov rax, r9\n call {code}", code = in(reg) fetched + PAGE_BYTES - 2, in("r9") &raw mut sum)
 }
 
 /// A page that nobody has touched, whose first touch is booked.

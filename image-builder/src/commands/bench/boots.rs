@@ -1,0 +1,186 @@
+//! Measures by booting what is to be measured, once or several times.
+
+use std::time::Duration;
+
+use tollgate_abi::virtualization::Extension;
+
+use super::super::outcome;
+use super::super::run::{self, Target};
+use super::Outcome;
+use super::budgets;
+use super::chosen::{self, Chosen};
+use crate::bench::{Identity, Measured, differences};
+use crate::cli::BenchArguments;
+use crate::emulator::models::{Model, Offers};
+use crate::emulator::{Boot, Limits, Session, bochs, qemu, version};
+use crate::failure::{Failure, Status};
+use crate::image;
+use crate::log::Log;
+use crate::progress::Progress;
+
+/// Where it is measured.
+pub(super) fn target(arguments: &BenchArguments) -> Result<Target, Failure> {
+    let target = run::choose(arguments.on, arguments.cpu.as_deref(), arguments.audit)?;
+    if let Target::Bochs(model) = target {
+        extension(model)?;
+    }
+    Ok(target)
+}
+
+/// Boots and measures.
+pub(super) fn measure(arguments: &BenchArguments, target: Target, chosen: &Chosen) -> Result<Outcome, Failure> {
+    let limit = Duration::from_secs(run::seconds(arguments.timeout, arguments.audit));
+    let budgets = match target {
+        Target::Bochs(model) if !chosen.budgets.is_empty() => budgets::measure_all(model, &chosen.budgets, limit)?,
+        _ => Vec::new(),
+    };
+    let mut pooled = Measured::default();
+    let mut findings = Vec::new();
+    let mut first: Option<Measured> = None;
+    let mut platform = None;
+    let mut image = String::new();
+    for number in 1..=arguments.runs {
+        let mut this = Measured::default();
+        for boot in chosen.boots() {
+            let booted = match boot_rows(&boot, target, limit, arguments.audit, number) {
+                Err(failure) if failure.status == Status::Platform && boot.processors() > 1 && chosen.is_all() => {
+                    eprintln!(
+                        "tollgate: what takes {} processors is left out: {}",
+                        boot.processors(),
+                        failure.sentence()
+                    );
+                    let why = failure.sentence();
+                    boot.scenarios.iter().for_each(|scenario| this.add_lacking(scenario, why));
+                    continue;
+                }
+                booted => booted?,
+            };
+            this.add(&booted.log);
+            platform.get_or_insert_with(|| identity(target, &booted));
+            image = booted.image;
+        }
+        for (scenario, why) in chosen.lacking(target) {
+            this.add_lacking(scenario, why);
+        }
+        match &first {
+            // The first stands for all where they are the same.
+            Some(first) if target.repeats() => {
+                let found = differences(&first.rows(), &this.rows(), true, true);
+                findings.extend(found.into_iter().map(|what| format!("run {number} differs from the first: {what}")));
+            }
+            Some(_) => pooled.add_all(&this),
+            None => {
+                pooled.add_all(&this);
+                first = Some(this);
+            }
+        }
+    }
+    let platform = platform.ok_or_else(|| Failure::usage("there is nothing to be measured"))?;
+    let (runs, target) = (arguments.runs, Some(target));
+    Ok(Outcome { measured: pooled, platform, image, runs, budgets, findings, target })
+}
+
+/// The extension that is measured on a model, if the image runs there.
+pub(super) fn extension(model: &Model) -> Result<Extension, Failure> {
+    let why = match model.offers {
+        Offers::Enough(extension) => return Ok(extension),
+        Offers::Lacks(extension, what) => format!("its {extension} has no {what}"),
+        Offers::Nothing => "it has neither VT-x nor SVM".to_owned(),
+    };
+    let refusal = Failure::platform(format_args!("nothing can be measured on {}: {why}", model.name));
+    Err(refusal.remedy("`tollgate platforms` tells which models run the image"))
+}
+
+/// What one boot brought.
+struct Booted {
+    log: Log,
+    emulator: String,
+    memory_mib: u16,
+    image: String,
+}
+
+fn boot_rows(
+    boot: &chosen::Boot,
+    target: Target,
+    limit: Duration,
+    audit: bool,
+    number: u32,
+) -> Result<Booted, Failure> {
+    let (steps, cpus) = (boot.steps(), boot.processors());
+    let rom = image::build(None, &boot.options()?)?;
+    let directory = temporary()?;
+    let boot = Boot::Rom(&rom.bytes);
+    let launch = match target {
+        Target::Bochs(model) => {
+            bochs::prepare(directory.path(), boot, bochs::Machine { cpus, ..bochs::Machine::new(model, boot) }, audit)?
+        }
+        Target::Qemu(platform) => {
+            qemu::prepare(directory.path(), boot, qemu::Machine { cpus, ..qemu::Machine::new(platform, boot) }, audit)?
+        }
+    };
+    let progress = Progress::new(steps);
+    progress.phase(&format!("{}: microbenchmarks, run {number}", launch.name));
+    let session = Session::run(&launch, Limits::within(limit), |record| progress.record(record));
+    progress.finish();
+    let session = session?;
+    let log = session.log.as_ref().ok().cloned();
+    let account = outcome::account(&launch, session)?;
+    let (Status::Balanced, Some(log)) = (account.status, log) else {
+        let status = account.status.max(Status::Differs);
+        return Err(Failure::new(status, format_args!("nothing was measured: {}", account.verdict)));
+    };
+    let emulator = version(target.engine(), &launch);
+    Ok(Booted { log, emulator, memory_mib: boot.memory_mib(), image: checksum(&image::build(None, "")?.bytes) })
+}
+
+pub(super) fn temporary() -> Result<tempfile::TempDir, Failure> {
+    tempfile::tempdir().map_err(|error| {
+        Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
+    })
+}
+
+/// FNV-1a.
+fn checksum(bytes: &[u8]) -> String {
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+fn identity(target: Target, booted: &Booted) -> Identity {
+    let repeats = target.repeats();
+    let name = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let platform = match target {
+        Target::Bochs(_) => "bochs",
+        Target::Qemu(platform) => platform.name,
+    };
+    Identity {
+        platform: platform.to_owned(),
+        repeats,
+        emulator: booted.emulator.clone(),
+        extension: target.extension().to_string(),
+        model: target.name().to_owned(),
+        cpu: booted.log.header.cpu.clone(),
+        memory_mib: booted.memory_mib,
+        host: if repeats { String::new() } else { name().trim().to_owned() },
+        tollgate: format!("{}, monitor {}", env!("CARGO_PKG_VERSION"), booted.log.header.build),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_cannot_run_the_image_is_refused_with_the_reason() {
+        for (model, why) in [
+            ("core2_penryn_t9600", "its VT-x has no EPT"),
+            ("turion64_tyler", "its SVM has no nested paging"),
+            ("athlon64_venice", "it has neither VT-x nor SVM"),
+        ] {
+            let failure = extension(Model::by_name(model).unwrap()).unwrap_err();
+            assert_eq!(failure.status, Status::Platform);
+            assert!(failure.sentence().contains(model) && failure.sentence().contains(why), "{failure}");
+        }
+    }
+}

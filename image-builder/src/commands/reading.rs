@@ -1,0 +1,97 @@
+//! Logs one after the other, and what there is to say of those that can't be used.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::account::Account;
+use crate::failure::{Failure, Status};
+use crate::log::{Found, Log, LogReader, find};
+use crate::report::counted;
+
+/// The logs that some paths name.
+pub(super) struct Reading<'a> {
+    found: Box<dyn Iterator<Item = Found> + 'a>,
+    only_one: bool,
+    used: u64,
+    /// Those that can't be used.
+    pub(super) unusable: u64,
+    passed_over: u64,
+    worst: Status,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(paths: &'a [PathBuf]) -> Self {
+        let only_one = paths.len() == 1 && !paths[0].is_dir();
+        Self { found: Box::new(find(paths)), only_one, used: 0, unusable: 0, passed_over: 0, worst: Status::Balanced }
+    }
+
+    /// The next that can be used, with its account. Of a single log that can't be, the reason is a failure.
+    pub(super) fn next(&mut self) -> Result<Option<(PathBuf, Log, Account)>, Failure> {
+        while let Some(found) = self.found.next() {
+            let failure = match found {
+                Found::PassedOver => {
+                    self.passed_over += 1;
+                    continue;
+                }
+                Found::Unreadable(path, error) => unusable(&path, &error),
+                Found::Log(path) => match read(&path) {
+                    Ok(log) => {
+                        let account = Account::new(&log, None, None);
+                        self.used += 1;
+                        self.worst = self.worst.max(account.status);
+                        return Ok(Some((path, log, account)));
+                    }
+                    Err(failure) => failure,
+                },
+            };
+            if self.only_one {
+                return Err(failure);
+            }
+            self.unusable(&failure);
+        }
+        Ok(None)
+    }
+
+    /// Says why one can't be used.
+    pub(super) fn unusable(&mut self, failure: &Failure) {
+        self.unusable += 1;
+        self.worst = self.worst.max(failure.status);
+        eprintln!("tollgate: {}", failure.sentence());
+    }
+
+    /// The status of all, once there is no more; a failure if there was nothing to report.
+    pub(super) fn finish(self) -> Result<Status, Failure> {
+        let passed_over = counted(self.passed_over, "file");
+        if self.used == 0 {
+            let all = counted(self.unusable, "log");
+            return Err(Failure::usage(format_args!(
+                "nothing to report: {all} can't be used, and {passed_over} named .log hold no record of a run"
+            ))
+            .remedy(REMEDY));
+        }
+        if self.unusable > 0 {
+            let all = counted(self.used + self.unusable, "log");
+            eprintln!("tollgate: {} of {all} can't be used", self.unusable);
+        }
+        if self.passed_over > 0 {
+            eprintln!("tollgate: {passed_over} named .log passed over: no record of a run");
+        }
+        Ok(self.worst)
+    }
+}
+
+const REMEDY: &str = "name a serial log as `tollgate run --out DIR` keeps it in DIR/serial.log";
+
+fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::usage(format_args!("{}: {error}", path.display())).remedy(REMEDY)
+}
+
+fn read(path: &Path) -> Result<Log, Failure> {
+    let log = if path == Path::new("-") {
+        LogReader::read(io::stdin().lock())
+    } else {
+        LogReader::read(File::open(path).map_err(|error| unusable(path, &error))?)
+    };
+    log.map_err(|error| unusable(path, &error))
+}
