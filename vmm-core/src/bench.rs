@@ -4,10 +4,9 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use tollgate_abi::ExitReason;
-use tollgate_abi::bench::{Bench, MOST_SAMPLES, WARM_UP};
+use tollgate_abi::bench::{Bench, MOST_SAMPLES};
 use tollgate_abi::exit_reason::ROWS;
 use tollgate_abi::record::{Kind, MOST_RUNS};
-use tollgate_abi::scenario::Scenario;
 use tollgate_abi::workload::Workload;
 
 use crate::calibration::{Calibration, TURNS};
@@ -52,31 +51,10 @@ pub(crate) fn write<W: Write>(
     session.samples(("workload", workload.name), taken, &|number| word(1 + number));
 }
 
-/// What is left of a scenario that was timed.
-#[derive(Debug)]
-pub struct TimedScenario<'a> {
-    /// TSC ticks of each run, from before the VM entry to the exit's time stamp; the first ones are no samples.
-    pub ticks: &'a [u32],
-    /// What the ledger has of its reason's exits: how many, and their cycles.
-    pub cost: (u64, u64),
-}
-
 impl<W: Write> Session<W> {
-    /// Records how long a scenario took.
-    #[inline(never)]
-    pub fn timed_scenario(&mut self, scenario: &Scenario, timed: &TimedScenario<'_>) {
-        let samples = timed.ticks.get(WARM_UP as usize..).unwrap_or_default();
-        self.samples(("scenario", scenario.name), samples.len() as u64, &|number| {
-            samples.get(number as usize).copied()
-        });
-        let record = self.record(Kind::Cost).word("scenario", scenario.name);
-        let record = record.number("reason", scenario.reason.ledger_row() as u64);
-        let _ = record.number("exits", timed.cost.0).number("cycles", timed.cost.1).finish();
-    }
-
     /// Records so many samples.
     #[inline(never)]
-    fn samples(&mut self, (key, name): (&str, &str), taken: u64, sample: &dyn Fn(u64) -> Option<u32>) {
+    pub(crate) fn samples(&mut self, (key, name): (&str, &str), taken: u64, sample: &dyn Fn(u64) -> Option<u32>) {
         let mut next = 0;
         while next < taken {
             let (first, mut runs) = (next, Vec::<(u32, u32)>::new());
@@ -105,29 +83,5 @@ impl<W: Write> Session<W> {
         let record = self.record(Kind::Calibration).number("turns", TURNS).number("empty", times.empty);
         let record = record.number("frame", times.frame).number("whole", times.whole);
         let _ = record.number("inside", times.inside).finish();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::string::String;
-    use alloc::vec;
-    use tollgate_abi::record::parse;
-
-    #[test]
-    fn a_scenario_that_is_timed_has_its_samples_but_the_first_ones() {
-        let mut text = String::new();
-        let mut ticks = vec![999; WARM_UP as usize];
-        ticks.extend((0..2 * MOST_RUNS as u32).map(|number| 60 + number % 2));
-        ticks.push(61);
-        let scenario = Scenario::by_name("getsec").unwrap();
-        Session::new(&mut text).timed_scenario(scenario, &TimedScenario { ticks: &ticks, cost: (273, 24_024) });
-        let records: Vec<_> = text.lines().map(|line| parse(line.as_bytes()).unwrap()).collect();
-        let [first, second, cost] = records.as_slice() else { panic!("{text}") };
-        assert_eq!((first.number("first"), second.number("first")), (Some(0), Some(MOST_RUNS as u64)));
-        assert_eq!(first.runs("ticks").unwrap().take(2).collect::<Vec<_>>(), [(60, 1), (61, 1)]);
-        assert_eq!(second.runs("ticks").unwrap().last(), Some((61, 2)));
-        assert_eq!(["reason", "exits", "cycles"].map(|key| cost.number(key)), [Some(11), Some(273), Some(24_024)]);
     }
 }

@@ -21,7 +21,7 @@
 extern crate alloc;
 
 pub mod apic;
-pub mod bench;
+mod bench;
 pub mod board;
 pub mod calibration;
 pub mod exit;

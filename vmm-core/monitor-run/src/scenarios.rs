@@ -6,12 +6,11 @@ use core::fmt;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::scenario::Scenario;
-use vmm_core::bench::TimedScenario;
 use vmm_core::board::Board;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::ledger::Book;
 use vmm_core::memory::GuestMemory;
-use vmm_core::session::Session;
+use vmm_core::session::{Session, TimedScenario};
 use vmm_core::stack::{Enter, Seat};
 use vmm_core::vcpu::Vcpu;
 

@@ -1,0 +1,188 @@
+//! The account of a run and its verdict, the last records of every log.
+
+use core::fmt::{self, Write};
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::ending::Ending;
+use tollgate_abi::exit_reason::{Controls, ROWS, Status};
+use tollgate_abi::hypercall::Book as GuestBook;
+use tollgate_abi::key::Key;
+use tollgate_abi::record::{Kind, Writer};
+use tollgate_abi::workload::Outcome;
+
+use super::{Books, Session, counts, keeps, looks, read_book, with_looks};
+use crate::board::Ended;
+use crate::keys::{KeyFigures, PartFigures};
+use crate::ledger::{Book, Figures, Imbalance};
+use crate::machine::{GuestExit, Machine};
+
+/// The last record.
+struct Verdict<'a> {
+    ending: Ending,
+    result: &'static str,
+    detail: fmt::Arguments<'a>,
+}
+
+impl<W: Write> Session<W> {
+    /// Writes the account and the verdict, once every vCPU has ended.
+    #[inline(never)]
+    pub fn finish(&mut self, machine: &Machine, books: &Books) -> Ending {
+        let board = machine.board;
+        self.print_console(board);
+        let culprit = board.culprit().unwrap_or(0);
+        let mut ended = board.ended(culprit).unwrap_or_else(|| Ended::of(Outcome::UnhandledExit));
+        let book = ended.exit.and_then(|GuestExit { book_gpa, .. }| read_book(machine, book_gpa));
+        self.empty_rings(books);
+        if keeps(books) {
+            for (number, &account) in books.iter().enumerate() {
+                self.ledger(number, account, &machine.enabled_in_any_profile, board.elapsed_tsc(number));
+            }
+            let tally = book.iter().flat_map(|book| book.tally.iter().enumerate());
+            for (number, &count) in tally.filter(|&(_, &count)| count > 0) {
+                let _ = self.record(Kind::Tally).number("reason", number as u64).number("guest", count).finish();
+            }
+        }
+        if ended.outcome == Outcome::Exited && book.is_none() {
+            ended.outcome = Outcome::ExitedWithoutBook;
+        }
+        let record = self.record(Kind::Stop);
+        let record = if books.len() > 1 { record.number("vcpu", culprit as u64) } else { record };
+        let record = record.word("outcome", ended.outcome.name()).hex("rip", ended.rip);
+        let record = record.hex("reason", ended.reason.into()).hex("qualification", ended.qualification);
+        let _ = if ended.detail.is_empty() { record } else { record.text("detail", &ended.detail) }.finish();
+        self.unbooked[ExitReason::EXTERNAL_INTERRUPT.ledger_row()] += looks(books);
+        let imbalance = books
+            .iter()
+            .enumerate()
+            .find_map(|(number, account)| account.ledger().check().err().map(|imbalance| (number, imbalance)));
+        self.judge(&counts(books), imbalance, keeps(books), culprit, &ended, book.as_ref(), books.len())
+    }
+
+    #[inline(never)]
+    fn ledger(&mut self, vcpu: usize, account: &dyn Book, enabled: &Controls, elapsed_tsc: u64) {
+        let ledger = account.ledger();
+        for number in 0..ROWS {
+            let reason = ExitReason(number as u16);
+            let (figures, status) = (ledger.figures(reason), reason.row_status(enabled));
+            // The first vCPU's rows tell the status of every reason; of the others, those are enough that have exits.
+            if figures.count > 0 || status != Status::Undefined && vcpu == 0 {
+                self.row(vcpu, number, status, &figures, ledger.looks_of(reason));
+            }
+        }
+        self.recorded(vcpu, account);
+        account.keys(&mut |reason, key| self.key(vcpu, reason, key));
+        account.variants(&mut |variant| {
+            let record = self.record(Kind::Variant).number("vcpu", vcpu as u64);
+            let record = record.number("reason", variant.reason.0.into()).text("name", variant.name);
+            let _ = part(record, &variant.part).finish();
+        });
+        let record = self.record(Kind::Total).number("vcpu", vcpu as u64).number("exits", ledger.exits());
+        let record = record.number("entries", ledger.entries()).number("cycles", ledger.cycles());
+        let _ = record.number("elapsed", elapsed_tsc).finish();
+    }
+
+    #[inline(never)]
+    fn row(&mut self, vcpu: usize, number: usize, status: Status, row: &Figures, looks: u64) {
+        let record = self.record(Kind::Exit).number("vcpu", vcpu as u64).number("reason", number as u64);
+        let record = record.text("name", ExitReason(number as u16).name());
+        let record = record.word("status", status.as_str()).number("count", row.count).number("cycles", row.cycles);
+        let record = record.number("min", row.min()).number("max", row.max());
+        let record = if row.count > 0 { record.histogram("histogram", &row.histogram) } else { record };
+        let _ = with_looks(record, looks).finish();
+    }
+
+    #[inline(never)]
+    fn key(&mut self, vcpu: usize, reason: ExitReason, figures: &KeyFigures) {
+        let record = self.record(Kind::Key).number("vcpu", vcpu as u64).number("reason", reason.0.into());
+        let record = match figures.key {
+            Some((kind, key)) => record.hex("key", key).text("name", Key(kind, key)),
+            None => record.text("name", "others"),
+        };
+        let _ = part(record, &figures.part).finish();
+    }
+
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "all that a verdict depends on")]
+    fn judge(
+        &mut self,
+        counts: &[u64; ROWS],
+        imbalance: Option<(usize, Imbalance)>,
+        keeps: bool,
+        culprit: usize,
+        ended: &Ended,
+        book: Option<&GuestBook>,
+        vcpus: usize,
+    ) -> Ending {
+        let unbooked = self.unbooked;
+        let booked = |book: &GuestBook, row: usize| book.tally[row] + unbooked[row];
+        let unequal = |book: &GuestBook| (0..ROWS).find(|&row| keeps && booked(book, row) != counts[row]);
+        let fail = |result, detail| Verdict { ending: Ending::Fail, result, detail };
+        if let (true, Some((vcpu, imbalance))) = (keeps, imbalance) {
+            return self
+                .verdict(&fail("differs", format_args!("the ledger of vCPU {vcpu} does not add up: {imbalance}")));
+        }
+        let Some(book) = book.filter(|_| ended.outcome == Outcome::Exited) else {
+            let (outcome, rip) = (ended.outcome.name(), ended.rip);
+            return if vcpus > 1 {
+                self.verdict(&fail("stopped", format_args!("vCPU {culprit} ended as {outcome} at {rip:#x}")))
+            } else {
+                self.verdict(&fail("stopped", format_args!("the guest ended as {outcome} at {rip:#x}")))
+            };
+        };
+        if let Some(workload) = self.differing {
+            let result = if book.passed == 0 { "failed" } else { "differs" };
+            return self.verdict(&fail(
+                result,
+                format_args!("workload {}: {}", workload.name, NonEmpty(book.message(), "its books differ")),
+            ));
+        }
+        if let Some(scenario) = self.differing_scenario {
+            return self.verdict(&fail("differs", format_args!("scenario {}: its books differ", scenario.name)));
+        }
+        let status = ended.exit.map_or(0, |exit| exit.status);
+        if book.passed == 0 || status != 0 {
+            return self.verdict(&fail(
+                "failed",
+                format_args!("exit status {status}: {}", NonEmpty(book.message(), "no message")),
+            ));
+        }
+        if let Some(restless) = self.restless {
+            return self.verdict(&fail(
+                "failed",
+                format_args!("vCPU {restless} still ran when a workload began or ended, or the guest did"),
+            ));
+        }
+        if let Some(row) = unequal(book) {
+            let reason = ExitReason(row as u16);
+            let (ledger, guest) = (counts[row], booked(book, row));
+            return self.verdict(&fail(
+                "differs",
+                format_args!("reason {row} {}: the ledger has {ledger}, the guest {guest}", reason.name()),
+            ));
+        }
+        let exits: u64 = counts.iter().sum();
+        let detail =
+            if keeps { format_args!("{exits} exits, every book agrees") } else { format_args!("accounting is off") };
+        self.verdict(&Verdict { ending: Ending::Pass, result: "balanced", detail })
+    }
+
+    fn verdict(&mut self, verdict: &Verdict<'_>) -> Ending {
+        self.write_verdict(verdict.result, verdict.detail, None);
+        verdict.ending
+    }
+}
+
+/// Adds the figures of a part.
+fn part<'w, W: Write + ?Sized>(record: Writer<'w, W>, part: &PartFigures) -> Writer<'w, W> {
+    let record = record.number("count", part.count).number("cycles", part.cycles);
+    record.number("min", part.min).number("max", part.max)
+}
+
+/// Displays the first text unless it is empty.
+struct NonEmpty<'a>(&'a str, &'a str);
+
+impl fmt::Display for NonEmpty<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { self.1 } else { self.0 })
+    }
+}

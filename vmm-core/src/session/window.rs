@@ -1,0 +1,203 @@
+//! A window around a workload: what each book has at its beginning and at its end, compared with what was predicted.
+
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::exit_reason::ROWS;
+use tollgate_abi::hypercall::Book as GuestBook;
+use tollgate_abi::key::{KINDS, Key};
+use tollgate_abi::profile::Profile;
+use tollgate_abi::record::Kind;
+use tollgate_abi::virtualization::Facts;
+use tollgate_abi::workload::{KeyPrediction, Outcome, Workload};
+
+use super::{Books, Session, counts, keeps, looks, pause_anywhere, read_book, with_looks};
+use crate::bench::{self, Handed};
+use crate::exit::{Backend, Pause};
+use crate::machine::Machine;
+use crate::vcpu::Vcpu;
+
+/// A workload under way.
+#[derive(Debug)]
+pub(super) struct Window {
+    workload: &'static Workload,
+    iterations: u64,
+    before: [u64; ROWS],
+    looks_before: u64,
+    /// Of each reason, for a microbenchmark; else empty.
+    cycles_before: Vec<u64>,
+    /// Of each key that the workload predicts, in its order.
+    keys_before: Vec<u64>,
+    start_tsc: u64,
+}
+
+impl<W: Write> Session<W> {
+    /// Does what the guest asked for between two stretches of vCPU 0's execution; `Some` if it is over then.
+    pub fn pause<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, pause: Pause) -> Option<Outcome> {
+        match pause {
+            Pause::Begin { number, iterations } => {
+                let workload = Workload::by_number(number).expect("the number was checked when it was asked for");
+                self.begin(vcpu, books, workload, iterations);
+            }
+            Pause::End { book_gpa, samples_gpa, tsc, call_cycles } => {
+                self.end(vcpu, books, book_gpa, Handed { samples_gpa, call_cycles }, tsc);
+            }
+            elsewhere => return pause_anywhere(vcpu, elsewhere),
+        }
+        vcpu.machine.board.culprit().map(|_| Outcome::StoppedByAnother)
+    }
+
+    #[inline(never)]
+    fn begin<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, workload: &'static Workload, iterations: u64) {
+        self.restless = self.restless.or(wait_until_quiet(vcpu).err());
+        self.print_console(vcpu.machine.board);
+        self.empty_rings(books);
+        let record = self.record(Kind::Begin).word("workload", workload.name).word("profile", workload.profile.name());
+        let _ = record.number("iterations", iterations).finish();
+        vcpu.set_profile(workload.profile);
+        let keys_before = key_counts(workload, books);
+        let (before, looks_before, cycles_before) = (counts(books), looks(books), bench::cycles(workload, books));
+        let start_tsc = vcpu.backend.tsc();
+        self.window =
+            Some(Window { workload, iterations, before, looks_before, cycles_before, keys_before, start_tsc });
+    }
+
+    #[inline(never)]
+    fn end<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, book_gpa: u64, handed: Handed, tsc: u64) {
+        let Some(mut window) = self.window.take() else { return };
+        self.restless = self.restless.or(wait_until_quiet(vcpu).err());
+        let mut observed = counts(books);
+        for (after, before) in observed.iter_mut().zip(window.before) {
+            *after -= before;
+        }
+        // The call that ends the window is not part of it.
+        let ending_call = &mut observed[ExitReason::VMCALL.ledger_row()];
+        *ending_call = ending_call.saturating_sub(1);
+        self.print_console(vcpu.machine.board);
+        self.empty_rings(books);
+        let book = read_book(&vcpu.machine, book_gpa);
+        let keys = compare_keys(&window, books, vcpu.machine.facts);
+        let looks = looks(books) - window.looks_before;
+        self.compare(&window, &observed, looks, &keys, book, tsc, &vcpu.machine, keeps(books));
+        let cycles = [core::mem::take(&mut window.cycles_before), bench::cycles(window.workload, books)];
+        bench::write(self, window.workload, &observed, cycles, &vcpu.machine.memory, handed);
+        vcpu.set_profile(Profile::Minimal);
+    }
+
+    #[inline(never)]
+    #[expect(clippy::too_many_arguments, reason = "all that a workload's verdict depends on")]
+    fn compare(
+        &mut self,
+        window: &Window,
+        observed: &[u64; ROWS],
+        looks: u64,
+        keys: &[KeyBooks],
+        book: Option<GuestBook>,
+        tsc: u64,
+        machine: &Machine,
+        keeps: bool,
+    ) {
+        let Window { workload, iterations, start_tsc, .. } = *window;
+        let (vcpus, controls) = (machine.ledgers.len() as u64, &machine.controls);
+        let predicted = |row: usize| {
+            workload.predict(ExitReason(row as u16), iterations, vcpus, machine.facts, |reason| controls.enable(reason))
+        };
+        let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
+        let looks = |row: usize| if row == ExitReason::EXTERNAL_INTERRUPT.ledger_row() { looks } else { 0 };
+        let agrees = |row: usize| [predicted(row), guest(row)] == [observed[row].wrapping_sub(looks(row)); 2];
+        let (verdict, message) = match &book {
+            None => ("failed", "the guest handed over no book"),
+            Some(book) if book.passed == 0 => ("failed", book.message()),
+            Some(_) if !keeps => ("unaccounted", ""),
+            Some(_) if (0..ROWS).all(agrees) && keys.iter().all(KeyBooks::agree) => ("balanced", ""),
+            Some(_) => ("differs", ""),
+        };
+        if verdict == "failed" || verdict == "differs" {
+            self.differing = self.differing.or(Some(workload));
+        }
+        let record = self
+            .record(Kind::Result)
+            .word("workload", workload.name)
+            .number("iterations", iterations)
+            .word("verdict", verdict);
+        let record = record.number("exits", observed.iter().sum()).number("cycles", tsc.wrapping_sub(start_tsc));
+        let _ = if message.is_empty() { record } else { record.text("message", message) }.finish();
+        for row in (0..ROWS).filter(|&row| keeps && predicted(row) | guest(row) | observed[row] != 0) {
+            let record = self.record(Kind::Count).word("workload", workload.name).number("reason", row as u64);
+            let record = record.number("predicted", predicted(row)).number("guest", guest(row));
+            let _ = with_looks(record.number("observed", observed[row]), looks(row)).finish();
+        }
+        for &KeyBooks { key, predicted, observed } in keys {
+            let Some((_, kind)) = KINDS.iter().find(|(reason, _)| *reason == key.reason) else { continue };
+            let record = self.record(Kind::KeyCount).word("workload", workload.name);
+            let record = record.number("reason", key.reason.0.into()).hex("key", key.key);
+            let record = record.text("name", Key(*kind, key.key)).number("predicted", predicted);
+            let _ = record.number("observed", observed).finish();
+        }
+    }
+}
+
+/// What the vCPUs together have of each key that a workload predicts.
+fn key_counts(workload: &Workload, books: &Books) -> Vec<u64> {
+    let mut sums: Vec<_> = workload.keys().map(|_| 0).collect();
+    for book in books {
+        book.keys(&mut |reason, figures| {
+            for (sum, predicted) in sums.iter_mut().zip(workload.keys()) {
+                if reason == predicted.reason && figures.key.is_some_and(|(_, key)| key == predicted.key) {
+                    *sum += figures.part.count;
+                }
+            }
+        });
+    }
+    sums
+}
+
+/// What was predicted and what was found of one key in a window.
+struct KeyBooks {
+    key: &'static KeyPrediction,
+    predicted: u64,
+    observed: u64,
+}
+
+impl KeyBooks {
+    fn agree(&self) -> bool {
+        self.predicted == self.observed
+    }
+}
+
+/// What a workload predicts of keys, where they are kept.
+#[inline(never)]
+fn compare_keys(window: &Window, books: &Books, facts: Facts) -> Vec<KeyBooks> {
+    let Window { workload, iterations, .. } = *window;
+    if !books.iter().any(|book| book.keeps_keys()) {
+        return Vec::new();
+    }
+    let found = key_counts(workload, books);
+    let keys = workload.keys().zip(window.keys_before.iter().zip(found));
+    keys.map(|(key, (&before, after))| KeyBooks {
+        key,
+        predicted: key.predict(workload.on, iterations, books.len() as u64, facts),
+        // A key that lost its slot meanwhile counts from when it got it back.
+        observed: after.saturating_sub(before),
+    })
+    .collect()
+}
+
+/// TSC ticks that the other vCPUs have to become quiet at the edge of a window.
+const QUIET_TICKS: u64 = 1 << 27;
+
+/// Waits until no other vCPU runs, so that the ledgers stand still. The first that does not stop is the error.
+fn wait_until_quiet<B: Backend>(vcpu: &Vcpu<B>) -> Result<(), usize> {
+    let (board, this) = (vcpu.machine.board, vcpu.machine.vcpu);
+    let start = vcpu.backend.tsc();
+    loop {
+        match board.first_busy(this) {
+            None => return Ok(()),
+            Some(busy) if board.culprit().is_some() || vcpu.backend.tsc().wrapping_sub(start) > QUIET_TICKS => {
+                return Err(busy);
+            }
+            Some(_) => core::hint::spin_loop(),
+        }
+    }
+}
