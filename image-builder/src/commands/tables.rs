@@ -4,7 +4,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{EnabledBy, Need, OWN_OF_SVM, Row, SDM_EDITION, TABLE as REASONS};
 use tollgate_abi::scenario::{RUNS, TABLE as SCENARIOS};
 use tollgate_abi::svm_exit::{self, APM_EDITION, INVALID, Own};
-use tollgate_abi::workload::{Ends, On, Provokes, TABLE as WORKLOADS, Workload};
+use tollgate_abi::workload::{Ends, On, Provokes, Workload, every};
 
 use crate::report::{Sheet, SheetFormat};
 use crate::terminal::Terminal;
@@ -99,10 +99,10 @@ fn need_name(need: Need) -> String {
     }
 }
 
-/// The table of workloads, and of scenarios, which are asked for in the same way.
+/// The table of workloads, of microbenchmarks, and of scenarios, which are all asked for in the same way.
 pub(super) fn workloads() -> Sheet {
     let mut sheet = Sheet::new(&["workload", "profile", "vCPUs", "iterations#", "most#", "predicts", "ends", "about"]);
-    for workload in WORKLOADS {
+    for workload in every() {
         sheet.row(vec![
             workload.name.to_owned(),
             workload.profile.name().to_owned(),
