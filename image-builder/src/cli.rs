@@ -50,18 +50,18 @@ const REPORT_EXAMPLES: &str = "Examples:
   tollgate report --merge fleet                  thousands of logs, by platform, build and options
   ssh bench cat /dev/ttyS0 | tollgate report -
 
-Of a directory, and those in it, every *.log that begins like a log of Tollgate is reported. A log that can't be used is
+Of a directory, and those in it, every *.log that begins like a log of Tollgate is reported. A log that can't be used is \
 named on standard error, and the exit status is 2 or above; the others are reported all the same.
 
 A table is as wide as its terminal, with colours unless NO_COLOR is set; in a pipe it has 120 columns and none.
 
 A page has everything in itself. Several logs are set side by side, at most 100 of them.
 
-CSV has a line for each reason of each log: over all vCPUs (`all` in the column vcpu) and, where there are several, for
-each. An empty cell is a book that the log does not have. Verdict, keys, variants, workloads and scenarios are in the table,
+CSV has a line for each reason of each log: over all vCPUs (`all` in the column vcpu) and, where there are several, for \
+each. An empty cell is a book that the log does not have. Verdict, keys, variants, workloads and scenarios are in the table, \
 in the page and in JSON. JSON of several logs, or of a directory, is an array whose elements tell their source.
 
-OpenMetrics counts in ticks of the time-stamp counter. Each series has the labels log, platform and virtualization, and where
+OpenMetrics counts in ticks of the time-stamp counter. Each series has the labels log, platform and virtualization, and where \
 they apply vcpu, number and reason; only the guest's book has no vCPU. At most 1000 logs, or any number merged.";
 
 const BENCH_EXAMPLES: &str = "Examples:
@@ -71,11 +71,11 @@ const BENCH_EXAMPLES: &str = "Examples:
   tollgate bench --on qemu-tcg --filter cpuid,vmcall --runs 3
   tollgate bench --save before.json              then change something, and
   tollgate bench --against before.json           tells which operation changed, and which part of it
-  tollgate image --uefi stick.img --workload bench   for a real machine, whose logs on the stick
-  tollgate bench --log /mnt/TOLLGATE --save machine.json   have its figures
+  tollgate image --uefi stick.img --workload bench   for a real machine; the logs on its stick
+  tollgate bench --log /mnt --save machine.json      have its figures
 
-What is over its budget is marked in the table, and the exit status is 1, as it is where runs that should repeat differ, or
-something differs from the baseline: anything on an emulator; elsewhere, medians more than 5% apart whose 95% intervals have
+What is over its budget is marked in the table, and the exit status is 1, as it is where runs that should repeat differ, or \
+something differs from the baseline: anything on an emulator; elsewhere, medians more than 5% apart whose 95% intervals have \
 nothing in common. A baseline of another platform or version is refused with status 2.";
 
 const TRACE_EXAMPLES: &str = "Examples:
