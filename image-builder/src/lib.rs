@@ -27,3 +27,7 @@ pub mod report;
 pub mod selection;
 pub mod terminal;
 pub mod trace;
+
+#[cfg(test)]
+#[path = "../tests/common/golden.rs"]
+mod golden;

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use common::golden::golden;
 use common::{LogText, Row, balanced, text, tollgate_in, two_vcpus};
 use image_builder::account::{Account, Merge};
 use image_builder::log::LogReader;
@@ -186,15 +187,6 @@ proptest! {
     }
 }
 
-fn golden(name: &str, report: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("TOLLGATE_BLESS").is_some() {
-        fs::write(&path, report).unwrap();
-    }
-    let agreed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(agreed == report, "{name} differs from what was agreed on. Now it is:\n{report}");
-}
-
 #[test]
 fn forms_are_as_agreed() {
     let two = [titled("two.log", &two_vcpus())];
@@ -241,9 +233,7 @@ fn traced() -> LogText {
         record.number("exits", exits).number("dropped", dropped).number("ring", 4).finish().unwrap();
     }
     for (vcpu, reason, step, counts) in [(0, 10, 100, [3, 0, 0]), (0, 30, 100, [0, 0, 1]), (1, 10, 200, [1, 1, 0])] {
-        let record = log.record(Kind::Rate).number("vcpu", vcpu).number("reason", reason).number("start", 1000);
-        let record = record.number("step", step).number("from", 0);
-        record.numbers("counts", counts.into_iter()).finish().unwrap();
+        log.rate(vcpu, reason, (1000, step), &counts);
     }
     log
 }

@@ -574,9 +574,7 @@ fn recorded(numbers: &[u64], traced: u64, sampled: &[u64], has_end: bool) -> Vec
         record.number("dropped", 1).number("ring", 9).finish().unwrap();
     }
     for (reason, counts) in [(10, sampled), (18, &[0, 3])] {
-        let record = log.record(Kind::Rate).number("vcpu", 0).number("reason", reason).number("start", 1000);
-        let record = record.number("step", 100).number("from", 0);
-        record.numbers("counts", counts.iter().copied()).finish().unwrap();
+        log.rate(0, reason, (1000, 100), counts);
     }
     log.stop("exited");
     log.verdict("balanced", "8 exits, every book agrees");

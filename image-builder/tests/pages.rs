@@ -188,8 +188,7 @@ fn sampled() -> LogText {
     log.header_of(2, "leaf-map=autumn2021 workloads=none cpus=2 rate-step=1000");
     for (vcpu, step, counts) in [(0, 2000, vec![3, 0, 2]), (1, 1000, vec![1, 1, 0, 3])] {
         log.ledger(vcpu, &[common::CPUID]);
-        let record = log.record(Kind::Rate).number("vcpu", vcpu).number("reason", 10).number("start", 5);
-        record.number("step", step).number("from", 0).numbers("counts", counts.into_iter()).finish().unwrap();
+        log.rate(vcpu, 10, (5, step), &counts);
     }
     log.tally(10, 10);
     log.stop("exited");

@@ -2,8 +2,7 @@
 
 mod common;
 
-use std::path::Path;
-
+use common::golden::golden;
 use common::{
     CPUID, HLT, INTERRUPT, LogText, Row, SECOND, TWO_VCPUS_AUDIT, VMCALL, WRMSR, audit_of, balanced, books, text,
     tollgate, two_vcpus, two_vcpus_end,
@@ -35,26 +34,17 @@ fn broken() -> LogText {
     log
 }
 
-fn check(name: &str, report: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("TOLLGATE_BLESS").is_some() {
-        std::fs::write(&path, report).unwrap();
-    }
-    let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(golden == report, "{name} differs from what was agreed on. Now it is:\n{report}");
-}
-
 #[test]
 fn reports_are_as_agreed() {
     let good = titled("good.log", &balanced(), true);
     let bad = titled("bad.log", &broken(), false);
-    check("balanced.txt", &render(std::slice::from_ref(&good), Format::Table));
-    check("balanced.json", &render(std::slice::from_ref(&good), Format::Json));
-    check("balanced.csv", &render(std::slice::from_ref(&good), Format::Csv));
-    check("stopped.txt", &render(std::slice::from_ref(&bad), Format::Table));
+    golden("balanced.txt", &render(std::slice::from_ref(&good), Format::Table));
+    golden("balanced.json", &render(std::slice::from_ref(&good), Format::Json));
+    golden("balanced.csv", &render(std::slice::from_ref(&good), Format::Csv));
+    golden("stopped.txt", &render(std::slice::from_ref(&bad), Format::Table));
     let both = [good, bad];
-    check("both.txt", &render(&both, Format::Table));
-    check("both.csv", &render(&both, Format::Csv));
+    golden("both.txt", &render(&both, Format::Table));
+    golden("both.csv", &render(&both, Format::Csv));
 }
 
 #[test]
@@ -122,11 +112,11 @@ fn divided() -> LogText {
 #[test]
 fn vcpus_stand_side_by_side() {
     let two = [audited_by("two.log", &two_vcpus(), Some(audit_of(&TWO_VCPUS_AUDIT)))];
-    check("two_vcpus.txt", &render(&two, Format::Table));
-    check("two_vcpus.json", &render(&two, Format::Json));
-    check("two_vcpus.csv", &render(&two, Format::Csv));
+    golden("two_vcpus.txt", &render(&two, Format::Table));
+    golden("two_vcpus.json", &render(&two, Format::Json));
+    golden("two_vcpus.csv", &render(&two, Format::Csv));
     let sixteen = [audited_by("sixteen.log", &sixteen(), None)];
-    check("sixteen_vcpus.txt", &render(&sixteen, Format::Table));
+    golden("sixteen_vcpus.txt", &render(&sixteen, Format::Table));
 }
 
 /// A run on SVM whose emulator does not tell its two processors apart, with an exit that has no Intel twin.
@@ -154,8 +144,8 @@ fn svm() -> Titled {
 #[test]
 fn svm_has_its_own_exits_and_an_audit_of_sums() {
     let svm = [svm()];
-    check("svm.txt", &render(&svm, Format::Table));
-    check("svm.json", &render(&svm, Format::Json));
+    golden("svm.txt", &render(&svm, Format::Table));
+    golden("svm.json", &render(&svm, Format::Json));
 }
 
 #[test]
@@ -184,7 +174,7 @@ fn the_monitors_looks_are_told_where_there_are_any() {
 #[test]
 fn what_a_reason_divides_into_is_shown() {
     let divided = [audited_by("divided.log", &divided(), None)];
-    check("divided.txt", &render(&divided, Format::Table));
+    golden("divided.txt", &render(&divided, Format::Table));
 }
 
 #[test]
@@ -216,7 +206,7 @@ fn an_atlas_has_a_row_for_each_variant() {
     let lacking = AtlasRow { count: 0, number: 60, name: "ENCLS".to_owned(), possible: false, ..row.clone() };
     let lacking = AtlasRow { how: "needs silicon".to_owned(), platform: String::new(), variants: vec![], ..lacking };
     good.account.atlas = vec![row, lacking];
-    check("atlas.txt", &render(&[good], Format::Table));
+    golden("atlas.txt", &render(&[good], Format::Table));
 }
 
 #[test]

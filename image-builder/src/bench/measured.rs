@@ -8,7 +8,7 @@ use tollgate_abi::scenario::Scenario;
 use super::baseline::Row;
 use super::parts::Split;
 use super::statistics::Distribution;
-use crate::log::{Calibration, Cost, DENIED, Log};
+use crate::log::{Calibration, Cost, DENIED, Log, Samples};
 
 /// Samples and costs of each row, before anything is derived from them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,16 +31,14 @@ impl Measured {
     pub fn add(&mut self, log: &Log) {
         for run in &log.workloads {
             let Some(bench) = Bench::of_name(&run.name) else { continue };
-            let mut samples = Distribution::default();
-            run.samples.runs.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
+            let samples = distribution(&run.samples);
             let times = log.calibration.unwrap_or_default();
             let (iterations, costs) = (run.iterations, run.costs.clone());
             self.add_row(Raw { bench: bench.name(), iterations, samples, costs, times, lacks: None });
         }
         for run in &log.scenarios {
             let Some(scenario) = Scenario::by_name(&run.name) else { continue };
-            let mut samples = Distribution::default();
-            run.samples.runs.iter().for_each(|&(ticks, count)| samples.add(ticks, count.into()));
+            let samples = distribution(&run.samples);
             let (bench, iterations, times) = (scenario.name, run.cost.exits, Calibration::default());
             let lacks = (run.verdict == DENIED).then(|| run.detail.clone());
             self.add_row(Raw { bench, iterations, samples, costs: [(run.reason, run.cost)].into(), times, lacks });
@@ -71,6 +69,12 @@ impl Measured {
         let timing = empty.and_then(|raw| raw.samples.statistics()).map(|empty| empty.mean);
         self.rows.iter().map(|raw| raw.row(timing)).collect()
     }
+}
+
+fn distribution(samples: &Samples) -> Distribution {
+    let mut distribution = Distribution::default();
+    samples.runs.iter().for_each(|&(ticks, count)| distribution.add(ticks, count.into()));
+    distribution
 }
 
 impl Raw {

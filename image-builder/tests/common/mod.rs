@@ -1,6 +1,8 @@
 //! What several tests share: logs built through the protocol's own writer, and the tool as a process.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this module")]
 
+pub mod golden;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -116,6 +118,13 @@ impl LogText {
         let record = if kind == Kind::Key && name != "others" { record.hex("key", key) } else { record };
         let record = record.text("name", name).number("count", count).number("cycles", cycles);
         record.number("min", *min).number("max", *max).finish().unwrap();
+    }
+
+    /// Exits for one reason in steps of so many ticks from this TSC on.
+    pub fn rate(&mut self, vcpu: u64, reason: u64, (start, step): (u64, u64), counts: &[u64]) {
+        let record = self.record(Kind::Rate).number("vcpu", vcpu).number("reason", reason).number("start", start);
+        let record = record.number("step", step).number("from", 0);
+        record.numbers("counts", counts.iter().copied()).finish().unwrap();
     }
 
     /// Rows and their sums on one vCPU.

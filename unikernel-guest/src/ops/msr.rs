@@ -45,10 +45,11 @@ pub(crate) fn rdmsr_times(msr: u32, times: u64) -> (u64, u64) {
     (high, low)
 }
 
-/// Sets by how much the TSC is ahead.
+/// Sets by how much the TSC is ahead. Whoever compares times on this vCPU does so before, or behind the setting back.
 pub(crate) fn adjust_tsc(ticks: u64) {
     book_access(ExitReason::WRMSR, TSC_ADJUST);
-    // SAFETY: it changes what RDTSC reads, and when a TSC deadline is reached.
+    // SAFETY: it changes what RDTSC reads and when a TSC deadline is reached, on which no memory depends. Not `nomem`: an
+    // interrupt's handler may come in between.
     unsafe {
         asm!("wrmsr", in("ecx") TSC_ADJUST, in("eax") ticks as u32, in("edx") (ticks >> 32) as u32, options(nostack));
     }

@@ -130,21 +130,18 @@ fn boot_rows(
         return Err(Failure::new(status, format_args!("nothing was measured: {}", account.verdict)));
     };
     let emulator = version(target.engine(), &launch);
-    Ok(Booted { log, emulator, memory_mib: boot.memory_mib(), image: checksum(&image::build(None, "")?.bytes) })
+    Ok(Booted {
+        log,
+        emulator,
+        memory_mib: boot.memory_mib(),
+        image: format!("{:016x}", image::checksum(&image::build(None, "")?.bytes)),
+    })
 }
 
 pub(super) fn temporary() -> Result<tempfile::TempDir, Failure> {
     tempfile::tempdir().map_err(|error| {
         Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
     })
-}
-
-/// FNV-1a.
-fn checksum(bytes: &[u8]) -> String {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    format!("{hash:016x}")
 }
 
 fn identity(target: Target, booted: &Booted) -> Identity {

@@ -244,7 +244,7 @@ mod tests {
     use super::*;
     use crate::bench::{Budget, Distribution, Identity, SCHEMA};
     use crate::emulator::models::{self, Model};
-    use std::path::Path;
+    use crate::golden::golden;
 
     fn row(name: &str, samples: &[(u32, u64)], parts: Option<Split>) -> Row {
         let mut distribution = Distribution::default();
@@ -304,7 +304,6 @@ mod tests {
         }
     }
 
-    /// Tables against files that a person has looked at. `TOLLGATE_BLESS=1 cargo test` writes them anew.
     #[test]
     fn tables_are_as_agreed() {
         let on = |name| Some(Target::Bochs(Model::by_name(name).unwrap()));
@@ -317,12 +316,7 @@ mod tests {
             ("bench.csv", render(&measured(true), on(models::DEFAULT), SheetFormat::Csv, Terminal::default())),
             ("bench.json", measured(true).to_json()),
         ] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-            if std::env::var_os("TOLLGATE_BLESS").is_some() {
-                std::fs::write(&path, &text).unwrap();
-            }
-            let agreed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(agreed == text, "{name} differs from what was agreed on. Now it is:\n{text}");
+            golden(name, &text);
         }
     }
 

@@ -23,11 +23,11 @@ pub(super) fn ept_violation_fetch() -> u32 {
     let Some(fetched) = fresh::take(2) else { return FAILED };
     book_times(R::EPT_VIOLATION, 2);
     let mut sum = 1u64;
-    // SAFETY: the pages were handed out to nobody else; a page of zeroes is of `add [rax], al`, two bytes long, with RAX
-    // pointing at `sum`.
+    // SAFETY: `fresh` handed the pages out to nobody else, and the identity map covers them.
     unsafe {
         ((fetched + PAGE_BYTES) as *mut u8).write_volatile(RET);
     }
+    // A page of zeroes is of `add [rax], al`, two bytes long; RAX points at `sum`.
     timed!("mov rax, r9\n call {code}", code = in(reg) fetched + PAGE_BYTES - 2, in("r9") &raw mut sum)
 }
 

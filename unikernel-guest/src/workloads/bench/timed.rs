@@ -24,7 +24,8 @@ pub(super) use timed;
 macro_rules! timed_between {
     ($before:expr, $operation:expr, $after:expr $(, $($operands:tt)*)?) => {{
         let ticks: u32;
-        // SAFETY: the operation is what each row's comment, or the manual, says of it; the clock changes RAX, RDX and R8.
+        // SAFETY: the clock changes RAX, RDX and R8. The operation leaves everything but its operands as it was, or at a value
+        // that is as good: the row that passes it sees to that, and says how where the manual's word for it is not enough.
         unsafe {
             core::arch::asm!(
                 $before,
