@@ -50,9 +50,9 @@ macro_rules! control_register {
 }
 
 control_register!("cr0", read_cr0 if false, write_cr0, try_write_cr0 if |value| cr0_write_exits(read_cr0(), value), refused_first);
-control_register!("cr3", read_cr3 if wants(Proc::Cr3Store), write_cr3, try_write_cr3 if |_| wants(Proc::Cr3Load), never);
+control_register!("cr3", read_cr3 if wants(Proc::Cr3Store) && reads_exit(), write_cr3, try_write_cr3 if |_| wants(Proc::Cr3Load), never);
 control_register!("cr4", read_cr4 if false, write_cr4, try_write_cr4 if |value| cr4_write_exits(read_cr4(), value), refused_first);
-control_register!("cr8", read_cr8 if !apic_shadows_priority(), write_cr8, try_write_cr8 if |_| !apic_shadows_priority(), never);
+control_register!("cr8", read_cr8 if !apic_shadows_priority() && reads_exit(), write_cr8, try_write_cr8 if |_| !apic_shadows_priority(), never);
 
 /// The vector of #GP.
 const GENERAL_PROTECTION: u8 = 13;
@@ -64,6 +64,11 @@ fn refused_first() -> bool {
 
 fn never() -> bool {
     false
+}
+
+/// Whether MOV from a control register exits where that is asked for.
+pub(crate) fn reads_exit() -> bool {
+    !facts().cr_reads_run
 }
 
 fn book_if(exits: bool) {

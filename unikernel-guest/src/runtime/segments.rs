@@ -1,5 +1,5 @@
 //! The GDT and the TSS (SDM 3A 3.4.5, 8.7): flat 64-bit segments, a 32-bit code segment for the workload that leaves
-//! long mode, a segment that is not present, and stacks for exceptions. Each vCPU has its own.
+//! long mode, a segment that is not present, segments of ring 3, and stacks for exceptions. Each vCPU has its own.
 #![expect(unsafe_code, reason = "loads segment registers")]
 
 use core::cell::UnsafeCell;
@@ -21,15 +21,20 @@ const fn selector(index: u16) -> SegmentSelector {
 
 /// 64-bit code.
 pub(crate) const CODE: SegmentSelector = selector(1);
-const DATA: SegmentSelector = selector(2);
+/// Data.
+pub(crate) const DATA: SegmentSelector = selector(2);
 /// 32-bit code, that is, compatibility mode.
 pub(crate) const CODE32: SegmentSelector = selector(3);
 /// The TSS, whose descriptor takes two entries.
 pub(crate) const TASK: SegmentSelector = selector(4);
 /// Data that is not present, for #NP.
 pub(crate) const ABSENT: SegmentSelector = selector(6);
+/// Data of ring 3.
+pub(crate) const USER_DATA: SegmentSelector = SegmentSelector::new(7, PrivilegeLevel::Ring3);
+/// 64-bit code of ring 3.
+pub(crate) const USER_CODE: SegmentSelector = SegmentSelector::new(8, PrivilegeLevel::Ring3);
 
-const ENTRIES: usize = 7;
+const ENTRIES: usize = 9;
 const TASK_INDEX: usize = 4;
 
 /// Bit 41 of a TSS descriptor: busy. LTR sets it, and refuses a TSS that has it.
@@ -64,9 +69,19 @@ pub(super) static FIRST: (Tables, TrapStacks) = (
     TrapStacks(UnsafeCell::new([[0; TRAP_STACK_BYTES]; 2])),
 );
 
-/// What every GDT starts as: nothing, 64-bit code, data, 32-bit code, room for the TSS, and data that is not present.
-const DESCRIPTORS: [u64; ENTRIES] =
-    [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x00cf_9b00_0000_ffff, 0, 0, 0x00cf_1300_0000_ffff];
+/// What every GDT starts as: nothing, 64-bit code, data, 32-bit code, room for the TSS, data that is not present, and data and
+/// 64-bit code of ring 3.
+const DESCRIPTORS: [u64; ENTRIES] = [
+    0,
+    0x00af_9b00_0000_ffff,
+    0x00cf_9300_0000_ffff,
+    0x00cf_9b00_0000_ffff,
+    0,
+    0,
+    0x00cf_1300_0000_ffff,
+    0x00cf_f300_0000_ffff,
+    0x00af_fb00_0000_ffff,
+];
 
 /// This vCPU's.
 fn tables() -> &'static Tables {

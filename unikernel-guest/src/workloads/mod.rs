@@ -19,6 +19,7 @@ mod memory;
 mod msrs;
 mod ports;
 mod registers;
+mod single_steps;
 mod stopping;
 mod synchronization;
 mod together;
@@ -88,6 +89,7 @@ code! {
     ("xsetbv", instructions::xsetbv),
     ("descriptor-tables", descriptor_tables::descriptor_tables),
     ("exceptions", exceptions::exceptions),
+    ("single-steps", single_steps::single_steps),
     ("device-not-available", exceptions::device_not_available),
     ("wild-jumps", exceptions::wild_jumps),
     ("hidden-instructions", denied::hidden_instructions),

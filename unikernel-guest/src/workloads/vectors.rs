@@ -13,6 +13,7 @@ use tollgate_abi::machine::{PAGE_BYTES, POST_PORT};
 
 use super::expect::ensure;
 use super::{Outcome, Run};
+use crate::ops::control_registers::reads_exit;
 use crate::ops::msr::SYSENTER_ESP;
 use crate::ops::ports::note_post;
 use crate::runtime::book::book;
@@ -103,7 +104,7 @@ pub(super) fn vectors(run: &Run) -> Outcome {
 fn book_provocation(reason: ExitReason) {
     note_post(POST_CODE);
     match reason {
-        ExitReason::CR_ACCESS if !wants(Proc::Cr3Store) => {}
+        ExitReason::CR_ACCESS if !wants(Proc::Cr3Store) || !reads_exit() => {}
         // In the full profile every port and every MSR exits, as the rest of these always do.
         ExitReason::IO_INSTRUCTION | ExitReason::RDMSR | ExitReason::WRMSR | ExitReason::CR_ACCESS => book(reason),
         _ => book_if_enabled(reason, 1),

@@ -6,7 +6,7 @@
 use crate::exit_reason::ExitReason as R;
 use crate::profile::Profile;
 use crate::virtualization::Extension;
-use crate::workload::{Ends, On, Otherwise, Provokes, Refused, Workload};
+use crate::workload::{Counts, Ends, On, Otherwise, Provokes, Workload};
 
 /// Before the name of a row in option lines and records, since some workloads are called alike.
 pub const PREFIX: &str = "bench.";
@@ -60,7 +60,7 @@ const fn row(
 }
 
 const fn each(reason: R, each: u64) -> Provokes {
-    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: None, refused: Refused::Either }
+    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: None, counts: Counts::Always }
 }
 
 macro_rules! benches {

@@ -89,6 +89,10 @@ pub const SLOTS: usize = 24;
 pub const PORT_IN: u64 = 1 << 16;
 /// Bit 17 of a port key: the access is an INS or OUTS.
 pub const PORT_STRING: u64 = 1 << 17;
+/// Bits 5:4 of a control-register key: the access type.
+pub const CR_ACCESS_TYPE: u64 = 0b11 << 4;
+/// MOV from the control register.
+pub const CR_READ: u64 = 0b01 << 4;
 /// Bits of a page key: the access is a read, a write, a fetch.
 pub const PAGE_READ: u64 = 1;
 /// A write.

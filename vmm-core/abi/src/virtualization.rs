@@ -37,8 +37,8 @@ impl fmt::Display for Extension {
 pub struct Facts {
     /// The extension.
     pub extension: Extension,
-    /// It is QEMU's own emulation, which tests intercepts before anything else, takes INT3 for a software interrupt, RDTSCP for
-    /// RDTSC and INVD for WBINVD, has no intercept of XSETBV, and raises no #XM.
+    /// It is QEMU's own emulation, which tests intercepts before anything else, takes INT3 for a software interrupt and RDTSCP for
+    /// RDTSC, has no intercept of XSETBV, and raises no #XM.
     pub is_qemu: bool,
     /// Instructions that CPUID hides and that no intercept can keep from the guest execute, where the processor has them.
     pub rdrand_runs: bool,
@@ -46,6 +46,11 @@ pub struct Facts {
     pub rdseed_runs: bool,
     /// Likewise INVPCID, on processors without an intercept for it.
     pub invpcid_runs: bool,
+    /// MOV from CR3, CR4 and CR8 makes no exit, whatever is intercepted: QEMU from 9.1 on takes each for a read of CR0. A probe
+    /// tells.
+    pub cr_reads_run: bool,
+    /// INVD exits as INVD on QEMU, which took it for WBINVD before 9.1. A probe tells.
+    pub invd_exits_as_itself: bool,
 }
 
 /// The hypervisor signature of QEMU's emulation (CPUID leaf 40000000h).
@@ -76,6 +81,8 @@ impl Facts {
             // QEMU asks for RDRAND in either case.
             rdseed_runs: if is_qemu { rdrand_runs } else { structured.ebx >> 18 & 1 != 0 },
             invpcid_runs: structured.ebx >> 10 & 1 != 0,
+            cr_reads_run: false,
+            invd_exits_as_itself: false,
         }
     }
 
@@ -86,6 +93,8 @@ impl Facts {
             | (self.rdrand_runs as u64) << 2
             | (self.rdseed_runs as u64) << 3
             | (self.invpcid_runs as u64) << 4
+            | (self.cr_reads_run as u64) << 5
+            | (self.invd_exits_as_itself as u64) << 6
     }
 
     /// The inverse of [`Facts::to_word`].
@@ -96,6 +105,8 @@ impl Facts {
             rdrand_runs: word >> 2 & 1 != 0,
             rdseed_runs: word >> 3 & 1 != 0,
             invpcid_runs: word >> 4 & 1 != 0,
+            cr_reads_run: word >> 5 & 1 != 0,
+            invd_exits_as_itself: word >> 6 & 1 != 0,
         }
     }
 
@@ -116,12 +127,12 @@ impl Facts {
         }
     }
 
-    /// The reason of the exit that an instruction makes whose own reason would be another: QEMU's emulation takes RDTSCP for RDTSC
-    /// and INVD for WBINVD.
+    /// The reason of the exit that an instruction makes whose own reason would be another: QEMU's emulation takes RDTSCP for RDTSC,
+    /// and before 9.1 INVD for WBINVD.
     pub const fn exits_as(self, reason: ExitReason) -> ExitReason {
         match reason {
             ExitReason::RDTSCP if self.is_qemu => ExitReason::RDTSC,
-            ExitReason::INVD if self.is_qemu => ExitReason::WBINVD,
+            ExitReason::INVD if self.is_qemu && !self.invd_exits_as_itself => ExitReason::WBINVD,
             reason => reason,
         }
     }
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn facts_survive_the_boot_information() {
-        for word in 0..32 {
+        for word in 0..128 {
             assert_eq!(Facts::from_word(word).to_word(), word);
         }
         assert_eq!(Facts::default().to_word(), 0);

@@ -7,7 +7,7 @@ use crate::apic;
 use crate::bench;
 use crate::exit_reason::ExitReason;
 use crate::hypercall::Hypercall;
-use crate::key::{PORT_IN, PORT_STRING};
+use crate::key::{CR_ACCESS_TYPE, CR_READ, PORT_IN, PORT_STRING};
 use crate::machine::{LOOPBACK_PORT, POST_PORT};
 use crate::profile::Profile;
 use crate::virtualization::Facts;
@@ -25,20 +25,38 @@ pub struct Provokes {
     pub otherwise: Otherwise,
     /// Where this other reason is enabled, the processor does by itself what would exit, and the row does not count.
     pub unless: Option<ExitReason>,
-    /// Where only one of the two ways of refusing a value has the row.
-    pub refused: Refused,
+    /// On which processors the row counts.
+    pub counts: Counts,
 }
 
-/// Which comes first where a control register refuses a value whose write is intercepted
-/// ([`Facts::refuses_first`](crate::virtualization::Facts::refuses_first)).
+/// On which processors a row counts, where not all do the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The row counts in either case.
-    Either,
-    /// The row counts where the exit comes first.
-    AtTheExit,
-    /// The row counts where #GP comes first.
-    Before,
+pub enum Counts {
+    /// On every one.
+    Always,
+    /// Where the exit comes before the #GP of a value that a control register refuses
+    /// ([`Facts::refuses_first`](crate::virtualization::Facts::refuses_first)).
+    RefusedAtTheExit,
+    /// Where that #GP comes first.
+    RefusedBefore,
+    /// Under VT-x, where the single step behind an emulated instruction is left to the processor, and its #DB exits; under SVM it
+    /// is injected.
+    LeftToVtx,
+    /// Where MOV from a control register exits ([`Facts::cr_reads_run`](crate::virtualization::Facts::cr_reads_run)).
+    ReadsExit,
+}
+
+impl Counts {
+    /// Whether this is such a processor.
+    const fn holds(self, facts: Facts) -> bool {
+        match self {
+            Counts::Always => true,
+            Counts::RefusedAtTheExit => !facts.refuses_first(),
+            Counts::RefusedBefore => facts.refuses_first(),
+            Counts::LeftToVtx => !facts.is_svm(),
+            Counts::ReadsExit => !facts.cr_reads_run,
+        }
+    }
 }
 
 /// On how many vCPUs a workload runs.
@@ -172,7 +190,7 @@ pub struct Workload {
 }
 
 const fn each(reason: ExitReason, each: u64) -> Provokes {
-    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: None, refused: Refused::Either }
+    Provokes { reason, each, once: 0, otherwise: Otherwise::Runs, unless: None, counts: Counts::Always }
 }
 
 const fn once(reason: ExitReason, times: u64) -> Provokes {
@@ -191,8 +209,12 @@ const fn once_unless(by_hardware: ExitReason, reason: ExitReason, times: u64) ->
     Provokes { unless: Some(by_hardware), ..once(reason, times) }
 }
 
-const fn refused(refused: Refused, reason: ExitReason, times: u64) -> Provokes {
-    Provokes { refused, ..each(reason, times) }
+const fn only(counts: Counts, reason: ExitReason, times: u64) -> Provokes {
+    Provokes { counts, ..each(reason, times) }
+}
+
+const fn reads_unless(by_hardware: ExitReason, times: u64) -> Provokes {
+    Provokes { counts: Counts::ReadsExit, ..unless(by_hardware, R::CR_ACCESS, times) }
 }
 
 /// What it takes to have another vCPU run something once: the IPI that wakes it from HLT is a WRMSR to the ICR here and an
@@ -212,6 +234,11 @@ pub const WILD_REASONS: &[u32] =
 
 /// CPUIDs in one iteration of `leaves`: five leaves for each reason, and five that ask for no reason.
 pub const LEAF_QUERIES: u64 = 5 * (128 + WILD_REASONS.len() as u64) + 5;
+
+/// Single steps in one iteration of `single-steps`, but for those over CPUID.
+pub const STEPS: u64 = 21;
+/// And those.
+pub const STEPS_OF_CPUID: u64 = 2;
 
 /// Iterations of anything that costs next to nothing.
 const MANY: u64 = 1_000_000_000;
@@ -275,8 +302,8 @@ workloads! {
     "control-registers" Full Every 50/MANY, Returns, [each(R::CR_ACCESS, 10)],
         "CR3, CR4 and CR8 read and written, CLTS, LMSW";
     "wild-control-registers" Full Every 10/MANY, Returns, [
-            each(R::CR_ACCESS, 4), refused(Refused::AtTheExit, R::CR_ACCESS, 4),
-            refused(Refused::Before, R::EXCEPTION_OR_NMI, 4)],
+            each(R::CR_ACCESS, 4), only(Counts::RefusedAtTheExit, R::CR_ACCESS, 4),
+            only(Counts::RefusedBefore, R::EXCEPTION_OR_NMI, 4)],
         "values that CR0, CR3, CR4 and CR8 refuse; each raises #GP";
     "debug-registers" Full Every 100/MANY, Returns, [each(R::MOV_DR, 6)],
         "DR0 and DR3 written and read, DR6 and DR7 read";
@@ -300,6 +327,13 @@ workloads! {
         "SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR";
     "exceptions" Full Every 50/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 10)],
         "#DE, #DB, #BP, #UD, #NP, #SS, #GP, #PF, #MF and #XM, each handed back to the guest";
+    "single-steps" Full Every 4/MANY, Returns, [
+            each(R::CPUID, 2), each(R::VMCALL, 1), each(R::IO_INSTRUCTION, 2), each(R::RDMSR, 1), each(R::WRMSR, 1),
+            once(R::WRMSR, 2), each(R::CR_ACCESS, 4), each(R::MOV_DR, 1), each(R::RDTSC, 2), each(R::PAUSE, 2),
+            each(R::INVD, 1), each(R::WBINVD, 1), each(R::INVLPG, 1), each(R::GDTR_IDTR_ACCESS, 2),
+            each(R::LDTR_TR_ACCESS, 2), each(R::EXCEPTION_OR_NMI, STEPS_OF_CPUID),
+            only(Counts::LeftToVtx, R::EXCEPTION_OR_NMI, STEPS)],
+        "a single step over each kind of instruction that exits, in ring 0 and, where it may be used there, in ring 3";
     "device-not-available" Full Every 50/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 1), each(R::CR_ACCESS, 2)],
         "#NM, by LMSW that sets CR0.TS, and CLTS afterwards";
     "wild-jumps" Full Every 10/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 2)],
@@ -337,7 +371,8 @@ workloads! {
         "local APIC by hardware: ID and TPR read, TPR written, by MSR";
     "task-priority" Minimal Every 200/MANY, Returns, [each(R::CR_ACCESS, 2)],
         "local APIC by exits: CR8 written and read";
-    "task-priority-virtual" VirtualApic Every 200/MANY, Returns, [unless(R::TPR_BELOW_THRESHOLD, R::CR_ACCESS, 2)],
+    "task-priority-virtual" VirtualApic Every 200/MANY, Returns, [
+            unless(R::TPR_BELOW_THRESHOLD, R::CR_ACCESS, 1), reads_unless(R::TPR_BELOW_THRESHOLD, 1)],
         "local APIC by hardware: CR8 written and read";
     "self-ipi" Minimal Every 200/MANY, Returns, [each(R::WRMSR, 2)],
         "local APIC by exits: a self-IPI, taken at once, and its EOI";
@@ -428,22 +463,32 @@ keys! {
     "cr0" CR_ACCESS: 0 => 1;
     "control-registers" CR_ACCESS: 0x13 => 1, 3 => 1, 4 => 2, 8 => 2, 0x18 => 2, 0x20 => 1, 0x30 => 1;
     "debug-registers" MOV_DR: 0 => 1, 3 => 1, 0x10 => 1, 0x13 => 1, 0x16 => 1, 0x17 => 1;
+    "task-priority" CR_ACCESS: 8 => 1, 0x18 => 1;
+    "vectors" CR_ACCESS: 0x13 => 1;
+    "single-steps" CR_ACCESS: 0 => 2, 3 => 1, 0x13 => 1;
     "exceptions" EXCEPTION_OR_NMI: 0 => 1, 1 => 1, 3 => 1, 6 => 1, 11 => 1, 12 => 1, 13 => 1, 14 => 1, 16 => 1, 19 => 1;
     "self-ipi" WRMSR: apic::SELF_IPI as u64 => 1;
     "apic-registers" RDMSR: apic::ID as u64 => 1, apic::TPR as u64 => 1;
     "apic-timer" WRMSR: apic::IA32_TSC_DEADLINE as u64 => 1;
+    "bench.mov_from_cr8" CR_ACCESS: 0x18 => 1;
+    "bench.mov_from_cr3" CR_ACCESS: 0x13 => 1;
     "bench.breakpoint" EXCEPTION_OR_NMI: 3 => 1;
     "bench.simd_error" EXCEPTION_OR_NMI: 19 => 1;
 }
 
 impl KeyPrediction {
-    fn is_exception_without_exit(&self, facts: Facts) -> bool {
-        self.reason == R::EXCEPTION_OR_NMI && facts.exceptions_without_exit() >> self.key & 1 != 0
+    /// Whether the processor makes no exit of it, though that of its reason is enabled.
+    fn is_without_exit(&self, facts: Facts) -> bool {
+        match self.reason {
+            R::EXCEPTION_OR_NMI => facts.exceptions_without_exit() >> self.key & 1 != 0,
+            R::CR_ACCESS => facts.cr_reads_run && self.key & CR_ACCESS_TYPE == CR_READ,
+            _ => false,
+        }
     }
 
     /// The predicted number of exits in `iterations` on `vcpus`.
     pub fn predict(&self, on: On, iterations: u64, vcpus: u64, facts: Facts) -> u64 {
-        if self.is_exception_without_exit(facts) {
+        if self.is_without_exit(facts) {
             return 0;
         }
         iterations.saturating_mul(self.each).saturating_mul(if on == On::Every { vcpus } else { 1 })
@@ -512,11 +557,7 @@ impl Workload {
         };
         let exits = |row: &Provokes| iterations.saturating_mul(row.each).saturating_add(row.once).saturating_mul(times);
         let exceptions_exit = self.profile.intercepts().exception_bitmap >> 6 & 1 != 0;
-        let counts = |row: &&Provokes| match row.refused {
-            Refused::Either => true,
-            Refused::AtTheExit => !facts.refuses_first(),
-            Refused::Before => facts.refuses_first(),
-        };
+        let counts = |row: &&Provokes| row.counts.holds(facts);
         let by_exits = |row: &&Provokes| row.unless.is_none_or(|by_hardware| !enabled(by_hardware));
         let own = self.provokes.iter().filter(counts).filter(by_exits).filter(|row| {
             let exit = facts.exits_as(row.reason);
@@ -534,8 +575,8 @@ impl Workload {
         let waits = self.profile != Minimal && self.on == On::Every && others > 0 && reason == WAIT_SWITCHED.reason;
         let waits = u64::from(waits) * WAIT_SWITCHED.each;
         let predicted = own.map(exits).chain(spawns).fold(waits, u64::saturating_add);
-        // What is predicted by vector, and delivered without an exit here.
-        let without_exit = self.keys().filter(|key| key.reason == reason && key.is_exception_without_exit(facts));
+        // What is predicted by vector or register, and makes no exit here.
+        let without_exit = self.keys().filter(|key| key.reason == reason && key.is_without_exit(facts));
         let without_exit: u64 = without_exit.map(|key| key.each).sum();
         predicted.saturating_sub(iterations.saturating_mul(without_exit).saturating_mul(times))
     }

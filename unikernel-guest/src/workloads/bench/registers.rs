@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tollgate_abi::exit_reason::ExitReason as R;
 
 use super::timed::timed;
-use crate::ops::control_registers::{read_cr0, read_cr3, read_cr4};
+use crate::ops::control_registers::{read_cr0, read_cr3, read_cr4, reads_exit};
 use crate::runtime::book::{book, book_times};
 use crate::runtime::intercepts::book_if_enabled;
 
@@ -19,7 +19,7 @@ pub(super) fn set_up() {
 }
 
 pub(super) fn mov_from_cr8() -> u32 {
-    book(R::CR_ACCESS);
+    book_times(R::CR_ACCESS, reads_exit().into());
     timed!("mov rax, cr8")
 }
 
@@ -67,7 +67,7 @@ pub(super) fn mov_to_cr4() -> u32 {
 }
 
 pub(super) fn mov_from_cr3() -> u32 {
-    book(R::CR_ACCESS);
+    book_times(R::CR_ACCESS, reads_exit().into());
     timed!("mov rax, cr3")
 }
 
