@@ -131,7 +131,9 @@ fn let_ring_3_in() {
     for (msr, value) in [(STAR, selectors), (LSTAR, return_to_ring_0 as *const () as u64)] {
         book(R::WRMSR);
         // SAFETY: nothing else executes SYSCALL, and its selectors are those of the code that runs.
-        unsafe { asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack)) };
+        unsafe {
+            asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
+        };
     }
 }
 
