@@ -20,10 +20,18 @@ struct Fake {
 }
 
 impl Fake {
+    /// One that says nothing about itself.
     fn new(script: &str) -> Self {
+        Self::that_says("", script)
+    }
+
+    /// One that answers so where it is asked for its help or its version.
+    fn that_says(about: &str, script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("emulator");
-        fs::write(&program, format!("#!/bin/bash\n{script}\n")).unwrap();
+        fs::write(directory.path().join("about"), about).unwrap();
+        let answer = "case $1 in --help|--version) cat \"${0%/*}/about\"; exit;; esac";
+        fs::write(&program, format!("#!/bin/bash\n{answer}\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(directory.path().join("temporary")).unwrap();
         Self { directory }
@@ -104,6 +112,31 @@ fn check(fake: &Fake, arguments: &[&str], status: i32, part: &str) -> Output {
 #[test]
 fn one_that_does_its_work_passes() {
     check(&Fake::new("cat $LOG > serial.log").with_log(&balanced()), &[], 0, "verdict: balanced");
+}
+
+/// What Bochs says about itself.
+fn about_bochs(version: &str, options: &str) -> String {
+    format!("  -rc filename  execute\n{options}\n====\n   Bochs x86 Emulator {version}\n====\n")
+}
+
+#[test]
+fn one_whose_debugger_is_an_option_is_started_with_it() {
+    let script = "[[ \" $* \" == *' -debugger '* ]] && cat $LOG > serial.log || echo 'the debugger is off'";
+    let with = |about: &str| Fake::that_says(about, script).with_log(&balanced());
+    check(&with(&about_bochs("3.0", "  -debugger  start Bochs internal debugger")), &[], 0, "verdict: balanced");
+    check(&with(&about_bochs("2.7", "")), &[], 4, "the debugger is off");
+}
+
+#[test]
+fn one_finds_a_vga_bios_and_a_stick_that_no_other_has_locked() {
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("stick.img.lock"), "").unwrap();
+    let fake = Fake::new(
+        "[[ -e stick.img.lock ]] && echo 'image locked'; grep -q '^vgaromimage: file=vga.rom' bochsrc && wc -c vga.rom",
+    );
+    check(&fake, &["--uefi", "--out", out.path().to_str().unwrap()], 4, "| 512 vga.rom");
+    let said = fs::read_to_string(out.path().join("stdout.log")).unwrap();
+    assert!(!said.contains("locked"), "{said}");
 }
 
 #[test]

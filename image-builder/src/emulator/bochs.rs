@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::models::Model;
 use super::platforms::BOCHS;
 use super::process::Invocation;
-use super::{Boot, Launch, SERIAL, STICK, and_cpus, find as find_named, in_directory};
+use super::{Boot, Engine, Installed, Launch, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom};
 use crate::audit::ExitLogFormat;
 use crate::failure::Failure;
 use crate::output_file;
@@ -21,6 +21,7 @@ const REMEDY: &str = "run ci/setup, or: apt-get install --no-install-recommends 
 const LOG: &str = "bochs.log";
 const CONFIGURATION: &str = "bochsrc";
 const SCRIPT: &str = "debugger.rc";
+const DEBUGGER: &str = "-debugger";
 /// `c` starts the machine; `q` leaves it when the image breaks into the debugger to say that all is well.
 const SCRIPT_TEXT: &str = "c\nq\n";
 
@@ -58,16 +59,21 @@ pub fn find() -> Result<PathBuf, Failure> {
 /// There is no Bochs or no firmware, or the directory can't be written.
 pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) -> Result<Launch, Failure> {
     let program = find()?;
+    let emulator = Installed::of(Engine::Bochs, &program);
     let image = boot.place(directory)?;
+    output_file::write(&directory.join(vga_rom::FILE), &vga_rom::build())?;
     let chipset = Chipset::new(boot);
     let machine = Machine { cpus: machine.cpus.next_multiple_of(chipset.threads), ..machine };
     let configuration = configuration(image, &chipset, machine, audit);
     output_file::write(&directory.join(CONFIGURATION), configuration.as_bytes())?;
     output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
-    let arguments = ["-q", "-f", CONFIGURATION, "-rc", SCRIPT].map(Into::into).to_vec();
+    // Bochs 3 runs without its debugger unless it is asked for it, and then the image can't end it and a tick is no instruction.
+    let debugger = emulator.help_lists(DEBUGGER).then_some(DEBUGGER);
+    let arguments = ["-q", "-f", CONFIGURATION, "-rc", SCRIPT].into_iter().chain(debugger).map(Into::into).collect();
     Ok(Launch {
         name: format!("Bochs{} ({}{})", boot.with_firmware(), machine.model.name, and_cpus(machine.cpus)),
         kind: BOCHS.name,
+        emulator,
         invocation: Invocation { program, arguments, directory: directory.to_owned() },
         serial: directory.join(SERIAL),
         exit_log: audit.then(|| in_directory(directory, LOG, ExitLogFormat::Bochs, machine.cpus)),
@@ -90,7 +96,7 @@ impl Chipset {
         match boot {
             // As little as there can be: a serial port.
             Boot::Rom(_) => Self {
-                without: "biosdev=0, speaker=0, extfpuirq=0, parallel=0, gameport=0, iodebug=0",
+                without: "biosdev=0, speaker=0, parallel=0, gameport=0, iodebug=0",
                 threads: 1,
                 ips: 1_000_000,
                 ignore_bad_msrs: 0,
@@ -99,13 +105,12 @@ impl Chipset {
             // What OVMF wants besides. It takes a processor for broken whose CPUID leaf 0xb has no level for threads, and Bochs
             // has that level where a core has several. The debug port tells the application that it may end the machine.
             Boot::Stick(_) => Self {
-                without: "speaker=0, extfpuirq=0, parallel=0, gameport=0",
+                without: "speaker=0, parallel=0, gameport=0",
                 threads: 2,
                 ips: 10_000_000,
                 ignore_bad_msrs: 1,
                 devices: format!(
                     "pci: enabled=1, chipset=i440fx
-vgaromimage: file=$BXSHARE/VGABIOS-lgpl-latest
 vga: extension=vbe, realtime=0
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 ata0-master: type=disk, path={STICK}, mode=flat
@@ -127,6 +132,7 @@ fn configuration(image: &str, chipset: &Chipset, machine: Machine, audit: bool) 
         "plugin_ctrl: {without}
 display_library: term
 romimage: file={image}
+vgaromimage: file={}
 cpu: model={}, count=1:{}:{threads}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}, cpuid_limit_winnt=0
 memory: guest={memory_mib}, host={memory_mib}
 clock: sync=none, time0=1000000000
@@ -140,6 +146,7 @@ error: action=report
 info: action=ignore
 debug: action=ignore{reports}
 ",
+        vga_rom::FILE,
         model.name,
         cpus / threads,
     )

@@ -1,6 +1,7 @@
 //! Emulators: found, started without window or socket, bounded in time, and never left running.
 
 pub mod bochs;
+pub mod installed;
 pub mod kvm;
 pub mod models;
 pub mod ovmf;
@@ -9,7 +10,9 @@ pub mod process;
 pub mod qemu;
 mod session;
 mod tail;
+mod vga_rom;
 
+pub use installed::{Installed, Version};
 pub use platforms::{Engine, PLATFORMS, Platform};
 pub use session::{Ended, Limits, Session};
 
@@ -27,6 +30,8 @@ pub struct Launch {
     pub name: String,
     /// Its name in accounts.
     pub kind: &'static str,
+    /// The program and its version.
+    pub emulator: Installed,
     /// How to start it.
     pub invocation: Invocation,
     /// Where it writes what the image sends.
@@ -84,6 +89,7 @@ impl Boot<'_> {
             }
             Boot::Stick(bytes) => {
                 output_file::write(&directory.join(ovmf::FILE), &ovmf::firmware()?)?;
+                remove_stale_lock(directory)?;
                 output_file::write(&directory.join(STICK), bytes)?;
                 Ok(ovmf::FILE)
             }
@@ -103,6 +109,18 @@ pub const STICK: &str = "stick.img";
 /// What the image sends, in a run's directory.
 pub const SERIAL: &str = "serial.log";
 
+/// Removes the lock on the stick that a Bochs leaves behind which was killed, since the next one takes it for its own.
+fn remove_stale_lock(directory: &Path) -> Result<(), Failure> {
+    let lock = directory.join(format!("{STICK}.lock"));
+    match std::fs::remove_file(&lock) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::usage(format_args!("the old {} can't be removed: {error}", lock.display()))
+                .remedy("choose another directory with --out"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The program that `variable` names or, where it is not set, the first of `names` in PATH; `None` if there is none of those.
 ///
 /// # Errors
@@ -116,21 +134,6 @@ fn find(variable: &str, names: &[&str]) -> Result<Option<PathBuf>, Failure> {
         Failure::platform(format_args!("{variable} names `{named}`, which is no program"))
             .remedy(format_args!("correct or unset {variable}"))
     })
-}
-
-/// Its own name and version: the first line of what it prints that tells one, in a run's directory or asked for it.
-pub fn version(engine: Engine, launch: &Launch) -> String {
-    let found = match engine {
-        Engine::Bochs => {
-            let said = std::fs::read_to_string(launch.invocation.directory.join(process::STDOUT)).unwrap_or_default();
-            said.lines().find(|line| line.contains("Emulator ")).map(|line| line.trim().to_owned())
-        }
-        Engine::Kvm | Engine::Tcg => {
-            let said = std::process::Command::new(&launch.invocation.program).arg("--version").output().ok();
-            said.and_then(|said| String::from_utf8_lossy(&said.stdout).lines().next().map(str::to_owned))
-        }
-    };
-    found.unwrap_or_else(|| format!("{}, of an unknown version", launch.kind))
 }
 
 /// `, N CPUs` where that is more than one.

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
@@ -33,25 +34,19 @@ pub struct Group {
 }
 
 impl Group {
-    /// Starts it without input or terminal; `setpriv` makes the kernel end it even if this process is killed.
+    /// Starts it; `setpriv` makes the kernel end it even if this process is killed.
     ///
     /// # Errors
     /// It can't be started.
     pub fn spawn(invocation: &Invocation) -> io::Result<Self> {
-        let mut command = match find_program("setpriv") {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(&invocation.program);
-                command
-            }
-            None => Command::new(&invocation.program),
-        };
-        command.args(&invocation.arguments).current_dir(&invocation.directory).process_group(0);
-        // A known terminal type is all that Bochs' text display wants; GUEST is what Debian's wrapper sets.
-        command.env("TERM", "vt100").env("GUEST", "guest");
-        command.stdin(Stdio::null());
+        let mut command = command(&invocation.program);
+        command.args(&invocation.arguments).current_dir(&invocation.directory);
         command.stdout(File::create(invocation.directory.join(STDOUT))?);
         command.stderr(File::create(invocation.directory.join(STDERR))?);
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> io::Result<Self> {
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
         Ok(Self { child, pid })
@@ -87,6 +82,51 @@ impl Drop for Group {
     }
 }
 
+/// A command that starts `program` without input or terminal, in a process group of its own.
+fn command(program: &Path) -> Command {
+    let mut command = match find_program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    // A known terminal type is all that Bochs' text display wants; GUEST is what Debian's wrapper sets.
+    command.process_group(0).env("TERM", "vt100").env("GUEST", "guest").stdin(Stdio::null());
+    command
+}
+
+/// How long a program may take to answer, how often it is looked at, and how much it may say.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(2);
+const MOST_BYTES: u64 = 64 << 10;
+
+/// The text that a program prints, on either output, when it is started with these arguments: none where it can't be started; what there
+/// is of it where it does not end in time.
+pub fn ask(program: &Path, arguments: &[&str]) -> String {
+    let started = io::pipe().and_then(|(reader, writer)| {
+        let mut command = command(program);
+        command.args(arguments).current_dir("/").stdout(writer.try_clone()?).stderr(writer);
+        // With the command its ends of the pipe go, so that the reader sees the program's end.
+        Ok((Group::start(command)?, reader))
+    });
+    let Ok((group, said)) = started else { return String::new() };
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // A pipe that breaks off has said what it has said.
+        let _ = said.take(MOST_BYTES).read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    let start = Instant::now();
+    while !group.has_ended() && start.elapsed() < PATIENCE {
+        std::thread::sleep(POLL);
+    }
+    // It was killed in any case; an error to wait for it takes nothing from what it said.
+    let _ = group.end();
+    reader.join().unwrap_or_default()
+}
+
 /// Finds a program in PATH. A name with a slash is a path already.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
@@ -99,4 +139,15 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
     };
     let found = candidates.into_iter().find(|path| is_program(path))?;
     std::path::absolute(found).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_asked_and_one_that_is_missing_says_nothing() {
+        assert_eq!(ask(Path::new("/bin/echo"), &["a", "b"]), "a b\n");
+        assert_eq!(ask(Path::new("/nonexistent"), &[]), "");
+    }
 }

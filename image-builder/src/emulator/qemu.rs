@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use tollgate_abi::virtualization::Extension;
 
 use super::process::Invocation;
-use super::{Boot, Engine, Launch, Platform, SERIAL, STICK, and_cpus, find as find_named, in_directory};
+use super::{Boot, Engine, Installed, Launch, Platform, SERIAL, STICK, and_cpus, find as find_named, in_directory};
 use crate::audit::ExitLogFormat;
 use crate::failure::Failure;
 
@@ -66,6 +66,7 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     Ok(Launch {
         name: format!("{platform}{} ({}{})", boot.with_firmware(), platform.extension, and_cpus(cpus)),
         kind: platform.name,
+        emulator: Installed::of(platform.engine, &program),
         invocation: Invocation {
             program,
             arguments: arguments(boot, image, machine, audited),

@@ -12,7 +12,7 @@ use super::chosen::{self, Chosen};
 use crate::bench::{Identity, Measured, differences};
 use crate::cli::BenchArguments;
 use crate::emulator::models::{Model, Offers};
-use crate::emulator::{Boot, Limits, Session, bochs, qemu, version};
+use crate::emulator::{Boot, Limits, Session, bochs, qemu};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::log::Log;
@@ -129,7 +129,7 @@ fn boot_rows(
         let status = account.status.max(Status::Differs);
         return Err(Failure::new(status, format_args!("nothing was measured: {}", account.verdict)));
     };
-    let emulator = version(target.engine(), &launch);
+    let emulator = launch.emulator.title;
     Ok(Booted {
         log,
         emulator,
