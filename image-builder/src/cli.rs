@@ -240,6 +240,10 @@ pub struct ImageOptions {
     /// TSC ticks without an exit after which the guest is stopped; 0 for never
     #[arg(long, value_name = "TICKS", default_value_t = DEFAULT_WATCHDOG_TICKS)]
     pub watchdog: u64,
+    /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never [default: what an emulator
+    /// does in most of --timeout; in an image, ten minutes]
+    #[arg(long, value_name = "TICKS")]
+    pub limit: Option<u64>,
     /// An ELF file to run instead of the built-in guest
     #[arg(long, value_name = "ELF")]
     pub guest: Option<PathBuf>,

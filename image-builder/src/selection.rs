@@ -28,6 +28,8 @@ pub struct Selection {
     pub leaf_map: LeafMap,
     /// 0 for never.
     pub watchdog_ticks: u64,
+    /// 0 for never; `None` leaves it to the monitor.
+    pub limit_ticks: Option<u64>,
     /// How often each scenario is timed; 0 for no samples.
     pub scenario_samples: u64,
     /// Keep the ledger.
@@ -51,6 +53,7 @@ impl Default for Selection {
             atlas: None,
             leaf_map: LeafMap::default(),
             watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
+            limit_ticks: None,
             scenario_samples: 0,
             accounting: true,
             keys: false,
@@ -84,6 +87,9 @@ impl Selection {
             );
         }
         let mut line = format!("leaf-map={} watchdog={}", self.leaf_map.name(), self.watchdog_ticks);
+        if let Some(ticks) = self.limit_ticks {
+            line += &format!(" limit={ticks}");
+        }
         if !items.is_empty() {
             line += &format!(" workloads={}", items.join(","));
         }
@@ -218,6 +224,12 @@ mod tests {
         assert_eq!(failure, "`ipi-halted` runs on 2 vCPUs, and 1 is asked for\n  remedy: add --cpus 2");
         let two = Selection { cpus: 2, workloads: vec!["ipi-halted".to_owned()], ..Selection::default() };
         assert!(two.options().unwrap().ends_with(" workloads=ipi-halted cpus=2"));
+    }
+
+    #[test]
+    fn a_limit_is_told_where_there_is_one() {
+        let limited = Selection { limit_ticks: Some(5), ..Selection::default() };
+        assert_eq!(limited.options().unwrap(), "leaf-map=autumn2021 watchdog=200000000 limit=5");
     }
 
     #[test]

@@ -82,6 +82,9 @@ const SVR_WRITABLE: u32 = 0x1ff;
 const LVT_TIMER_WRITABLE: u32 = 0xff | LVT_MASKED | LVT_PERIODIC | LVT_TSC_DEADLINE;
 /// Vector, delivery mode, polarity, trigger mode, mask.
 const LVT_WRITABLE: u32 = 0x1_a7ff;
+/// TSC ticks between two interrupts of a periodic timer at the least, as KVM has such a bound: under a shorter period a guest could
+/// not execute an instruction between two exits.
+const LEAST_PERIOD_TICKS: u64 = 1 << 18;
 const TIMER_MODE: u32 = LVT_PERIODIC | LVT_TSC_DEADLINE;
 /// Of the ICR: destination, vector and modes; delivery status reads 0.
 const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
@@ -223,10 +226,12 @@ impl Apic {
         let entry = self.page.get(LVT_TIMER);
         self.deadline_tsc = None;
         if entry & TIMER_MODE == LVT_PERIODIC {
-            let period = u64::from(self.page.get(INITIAL_COUNT)) * self.ticks_per_count();
+            let counted = u64::from(self.page.get(INITIAL_COUNT)) * self.ticks_per_count();
+            let period = counted.max(LEAST_PERIOD_TICKS);
             // The first that is still to come: those that were missed are not made up for.
-            let missed = (now_tsc - deadline).checked_div(period);
-            self.deadline_tsc = missed.map(|missed| deadline.saturating_add((missed + 1).saturating_mul(period)));
+            let missed = (now_tsc - deadline) / period;
+            let next = deadline.saturating_add((missed + 1).saturating_mul(period));
+            self.deadline_tsc = (counted > 0).then_some(next);
         }
         if entry & LVT_MASKED == 0 {
             self.request(entry as u8);
@@ -322,7 +327,8 @@ impl Apic {
     fn current_count(&self, now_tsc: u64) -> u32 {
         match self.deadline_tsc {
             Some(deadline) if !self.has_tsc_deadline() => {
-                u32::try_from(deadline.saturating_sub(now_tsc).div_ceil(self.ticks_per_count())).unwrap_or(u32::MAX)
+                let counts = deadline.saturating_sub(now_tsc).div_ceil(self.ticks_per_count());
+                u32::try_from(counts).unwrap_or(u32::MAX).min(self.page.get(INITIAL_COUNT))
             }
             _ => 0,
         }
@@ -437,9 +443,10 @@ mod tests {
 
         set(&mut apic, DIVIDE, 0b0011, 0);
         set(&mut apic, LVT_TIMER, u64::from(0x41 | LVT_PERIODIC), 0);
-        set(&mut apic, INITIAL_COUNT, 10, 2000);
-        assert!(apic.timer_fired(2163));
-        assert_eq!(apic.deadline_tsc(), Some(2320));
+        set(&mut apic, INITIAL_COUNT, 1 << 20, 2000);
+        let period = 16 << 20;
+        assert!(apic.timer_fired(2003 + period));
+        assert_eq!(apic.deadline_tsc(), Some(2000 + 2 * period));
 
         set(&mut apic, LVT_TIMER, u64::from(0x42 | LVT_TSC_DEADLINE), 0);
         assert_eq!(apic.deadline_tsc(), None, "a change of mode disarms");
@@ -451,6 +458,19 @@ mod tests {
         set(&mut apic, IA32_TSC_DEADLINE, 5000, 0);
         set(&mut apic, LVT_TIMER, u64::from(0x42 | TIMER_MODE), 0);
         assert_eq!(apic.deadline_tsc(), None, "a reserved mode has no TSC deadline");
+    }
+
+    #[test]
+    fn a_short_period_leaves_the_guest_time() {
+        let mut apic = apic(0);
+        for (msr, value) in [(DIVIDE, 0b1011), (LVT_TIMER, u64::from(0x41 | LVT_PERIODIC)), (INITIAL_COUNT, 1)] {
+            assert_eq!(apic.write(msr, value, 1000), Ok(Effect::Timer));
+        }
+        assert_eq!(apic.deadline_tsc(), Some(1001), "the first is as asked for");
+        assert!(apic.timer_fired(1001));
+        assert_eq!((apic.deadline_tsc(), apic.read(CURRENT_COUNT, 1002)), (Some(1001 + LEAST_PERIOD_TICKS), Ok(1)));
+        assert_eq!(apic.write(INITIAL_COUNT, 0, 1000), Ok(Effect::Timer));
+        assert_eq!(apic.deadline_tsc(), None);
     }
 
     #[test]

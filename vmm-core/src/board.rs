@@ -192,6 +192,8 @@ pub struct Board {
     asked: AtomicU32,
     /// Processors that have no guest to run and send signals.
     servants: AtomicU32,
+    /// When the run ends at the latest.
+    limit_tsc: AtomicU64,
     /// What the guest wrote and nobody has printed yet. Its lock is taken outside of exits.
     pub console: Spinlock<Console>,
 }
@@ -215,6 +217,7 @@ impl Board {
             culprit: AtomicU32::new(0),
             asked: AtomicU32::new(0),
             servants: AtomicU32::new(0),
+            limit_tsc: AtomicU64::new(0),
             console: Spinlock::new(Console::new()),
         }
     }
@@ -366,6 +369,16 @@ impl Board {
         };
         *self.seats[at].ended.lock() = Some(Box::new(ended));
         ends_guest && self.culprit.compare_exchange(0, at as u32 + 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Says when the run ends at the latest, before any vCPU runs.
+    pub fn set_limit(&self, limit_tsc: u64) {
+        self.limit_tsc.store(limit_tsc, Ordering::Release);
+    }
+
+    /// When the run ends at the latest.
+    pub fn limit_tsc(&self) -> u64 {
+        self.limit_tsc.load(Ordering::Acquire)
     }
 
     /// This processor serves from now on, by asking [`Board::asked`] again and again.

@@ -415,6 +415,9 @@ pub trait Backend {
     fn flush_translations(&mut self, linear: Option<u64>);
     /// Maps one fresh page of the guest's memory; false if there is no such page.
     fn map_fresh_page(&mut self, gpa: u64) -> bool;
+    /// Sees to it that the guest exits from `limit_tsc` on, at the end of a run of so many ticks; [`NEVER`](crate::machine::NEVER) for
+    /// no such end.
+    fn set_limit(&mut self, limit_tsc: u64, ticks: u64);
     /// What of the local APIC the processor virtualizes now.
     fn virtualized_apic(&self) -> VirtualizedApic;
     /// With virtual-interrupt delivery: the highest vectors requested and in service have changed in the page.

@@ -18,7 +18,7 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use tollgate_abi::ExitReason;
-use tollgate_abi::exit_reason::ROWS;
+use tollgate_abi::exit_reason::{LOOKS, ROWS};
 
 use crate::keys::{KeyFigures, VariantFigures};
 use crate::recorder::{Rates, Recording, Ring};
@@ -94,8 +94,8 @@ pub struct Ledger {
     cycles: AtomicU64,
     /// VM entries that do not follow the closing of an exit: the first; and less one, the entry that never came after the last.
     entries_besides: AtomicI64,
-    /// Exits for [`ExitReason::EXTERNAL_INTERRUPT`] by which the monitor itself looked at a guest that ran long.
-    looks: AtomicU64,
+    /// Exits by which the monitor itself looked at a guest that ran long, by their place in [`LOOKS`].
+    looks: [AtomicU64; LOOKS.len()],
 }
 
 /// An exit that has been counted and whose cycles are still to be booked.
@@ -217,7 +217,7 @@ impl Ledger {
             rows: [const { Row::empty() }; ROWS],
             cycles: AtomicU64::new(0),
             entries_besides: AtomicI64::new(0),
-            looks: AtomicU64::new(0),
+            looks: [const { AtomicU64::new(0) }; LOOKS.len()],
         }
     }
 
@@ -259,20 +259,22 @@ impl Ledger {
         self.rows.each_ref().map(|row| row.count.load(Relaxed))
     }
 
-    /// Says that the exit that is open, for an external interrupt, is a look of the monitor's own.
-    pub fn is_look(&self) {
-        add(&self.looks, 1);
+    /// Says that the exit that is open, for one of [`LOOKS`], is a look of the monitor's own.
+    pub fn is_look(&self, reason: ExitReason) {
+        if let Some(looks) = reason.look().and_then(|at| self.looks.get(at)) {
+            add(looks, 1);
+        }
     }
 
-    /// Exits for `reason` that nobody but the monitor caused: its looks at a guest that ran long, where the watchdog is an
-    /// interrupt. They are in the count of the reason.
+    /// Exits for `reason` that nobody but the monitor caused: its looks at a guest that ran long. They are in the count of the
+    /// reason.
     pub fn looks_of(&self, reason: ExitReason) -> u64 {
-        if reason == ExitReason::EXTERNAL_INTERRUPT { self.looks() } else { 0 }
+        reason.look().and_then(|at| self.looks.get(at)).map_or(0, |looks| looks.load(Relaxed))
     }
 
     /// Those of all reasons.
     pub fn looks(&self) -> u64 {
-        self.looks.load(Relaxed)
+        self.looks.iter().map(|looks| looks.load(Relaxed)).sum()
     }
 
     /// Exits of all reasons.
@@ -473,13 +475,17 @@ mod tests {
     }
 
     #[test]
-    fn looks_are_a_part_of_the_external_interrupts() {
+    fn looks_are_a_part_of_their_reasons() {
         let ledger = Ledger::new();
         book(&ledger, 1, 80);
         book(&ledger, 1, 80);
-        ledger.is_look();
+        ledger.is_look(ExitReason::EXTERNAL_INTERRUPT);
         assert_eq!((ledger.count(ExitReason::EXTERNAL_INTERRUPT), ledger.exits(), ledger.looks()), (2, 2, 1));
-        assert_eq!((ledger.looks_of(ExitReason::EXTERNAL_INTERRUPT), ledger.looks_of(ExitReason::CPUID)), (1, 0));
+        book(&ledger, 52, 80);
+        (0..2).for_each(|_| ledger.is_look(ExitReason::PREEMPTION_TIMER));
+        ledger.is_look(ExitReason::CPUID);
+        let looks = [ExitReason::EXTERNAL_INTERRUPT, ExitReason::PREEMPTION_TIMER, ExitReason::CPUID];
+        assert_eq!((looks.map(|reason| ledger.looks_of(reason)), ledger.looks()), ([1, 2, 0], 3));
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod machine;
 pub mod memory;
 pub mod nested;
 pub mod paging;
+pub mod rate;
 pub mod recorder;
 pub mod registers;
 #[cfg(test)]

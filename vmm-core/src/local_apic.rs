@@ -11,6 +11,7 @@ use tollgate_abi::apic::{
 };
 use x86_64::registers::model_specific::Msr;
 
+use crate::machine::NEVER;
 use crate::registers::tsc;
 
 mod settings;
@@ -35,6 +36,11 @@ const CPUID_1_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const MEASURED_TICKS: u64 = 20_000;
 /// Counts that are added to what is measured: a timer that fires early fires twice.
 const SLACK_COUNTS: u64 = 64;
+/// TSC ticks that are no longer told from more: the timer has 32 bits, and who fires early is armed again.
+const FAR_TICKS: u64 = 1 << 40;
+/// The most counts in 2^16 TSC ticks of a timer that counts no faster than 128 times as fast.
+const FAR_RATE: u64 = 1 << 23;
+
 /// TSC ticks between INIT and start-up IPI.
 const START_TICKS: u64 = 200_000;
 
@@ -66,6 +72,7 @@ impl LocalApic {
         let mut apic = Self { by_msr, timer: Timer::TscDeadline };
         apic.write(SVR, ENABLED);
         apic.write(LVT_TIMER, LVT_MASKED);
+        apic.write(DIVIDE, BY_ONE);
         if features & CPUID_1_ECX_TSC_DEADLINE == 0 {
             apic.timer = Timer::Counts(apic.measure());
         }
@@ -118,8 +125,27 @@ impl LocalApic {
         self.write(EOI, 0);
     }
 
-    /// Interrupts this processor with `vector` at a time, or not at all.
-    pub fn arm_timer(&self, vector: u8, deadline_tsc: Option<u64>) {
+    /// Has the timer interrupt with `vector` from now on, by [`LocalApic::set_timer`].
+    pub fn prepare_timer(&self, vector: u8) {
+        if let Timer::TscDeadline = self.timer {
+            self.write(LVT_TIMER, u32::from(vector) | LVT_TSC_DEADLINE);
+            // SAFETY: orders the deadlines to come behind a memory-mapped LVT (SDM 3A 12.5.4.1).
+            unsafe { core::arch::asm!("mfence", options(nostack, preserves_flags)) };
+        }
+    }
+
+    /// Interrupts this processor with the one `vector` that [`LocalApic::prepare_timer`] has been given, at a time; 0 for not at all.
+    #[inline(always)]
+    pub fn set_timer(&self, vector: u8, deadline_tsc: u64) {
+        match self.timer {
+            // SAFETY: processors with the mode, which `enable` saw in CPUID, have the MSR; 0 disarms.
+            Timer::TscDeadline => unsafe { Msr::new(IA32_TSC_DEADLINE).write(deadline_tsc) },
+            Timer::Counts(_) => self.arm_timer(vector, if deadline_tsc == 0 { NEVER } else { deadline_tsc }),
+        }
+    }
+
+    /// Interrupts this processor with `vector` at a time, or [`NEVER`].
+    pub fn arm_timer(&self, vector: u8, deadline_tsc: u64) {
         let vector = u32::from(vector);
         match (self.timer, deadline_tsc) {
             (Timer::TscDeadline, deadline) => {
@@ -128,18 +154,17 @@ impl LocalApic {
                 // (SDM 3A 12.5.4.1).
                 unsafe {
                     core::arch::asm!("mfence", options(nostack, preserves_flags));
-                    Msr::new(IA32_TSC_DEADLINE).write(deadline.unwrap_or(0));
+                    Msr::new(IA32_TSC_DEADLINE).write(if deadline == NEVER { 0 } else { deadline });
                 }
             }
-            (Timer::Counts(_), None) => {
+            (Timer::Counts(_), NEVER) => {
                 self.write(LVT_TIMER, LVT_MASKED);
                 self.write(INITIAL_COUNT, 0);
             }
-            (Timer::Counts(rate), Some(deadline)) => {
+            (Timer::Counts(rate), deadline) => {
                 let ticks = deadline.saturating_sub(tsc());
-                let counts = (u128::from(ticks) * u128::from(rate)).div_ceil(1 << 16) as u64;
-                let counts = counts.saturating_add(SLACK_COUNTS).min(u32::MAX.into());
-                self.write(DIVIDE, BY_ONE);
+                let counts = (ticks.min(FAR_TICKS) * rate.min(FAR_RATE)).div_ceil(1 << 16);
+                let counts = (counts + SLACK_COUNTS).min(u32::MAX.into());
                 self.write(LVT_TIMER, vector);
                 self.write(INITIAL_COUNT, counts as u32);
             }
@@ -148,7 +173,6 @@ impl LocalApic {
 
     /// Counts of the timer in 2^16 TSC ticks.
     fn measure(&self) -> u64 {
-        self.write(DIVIDE, BY_ONE);
         self.write(INITIAL_COUNT, u32::MAX);
         let start = tsc();
         while tsc().wrapping_sub(start) < MEASURED_TICKS {

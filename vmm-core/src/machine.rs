@@ -1,5 +1,6 @@
 //! What the guest finds around its processor: memory, ports, a wake-up timer, and CPUID.
 
+use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::virtualization::Facts;
@@ -10,6 +11,9 @@ use crate::handlers::cpuid::CpuidTable;
 use crate::handlers::io::Ports;
 use crate::ledger::Ledger;
 use crate::memory::GuestMemory;
+
+/// A time that does not come.
+pub const NEVER: u64 = u64::MAX;
 
 /// The machine of a guest, as one vCPU sees it. Memory and board are the same for all; the rest is each one's own, so that
 /// no two share a cache line on the way from an exit to the next entry.
@@ -45,6 +49,8 @@ pub struct Machine {
     pub exits_at_watchdog: u64,
     /// Those of the other vCPUs.
     pub others_at_watchdog: u64,
+    /// The TSC from which on any exit ends the guest: that of the run's limit, [`NEVER`], or 0 in a scenario.
+    pub limit_tsc: u64,
     /// The vCPU has halted until an interrupt.
     pub halted: bool,
     /// The number of this vCPU.
@@ -55,7 +61,7 @@ pub struct Machine {
     pub ledgers: &'static [&'static Ledger],
     /// Between the beginning and the end of a workload.
     pub window_open: bool,
-    /// A scenario runs: any exit that the spine does not decide at once ends it.
+    /// A scenario runs: any exit that the quick forms don't decide ends it.
     pub in_scenario: bool,
     /// How the guest ended itself.
     pub exit: Option<GuestExit>,
@@ -70,11 +76,22 @@ impl Machine {
         })
     }
 
-    /// Says that the exit that is being handled is a look of the monitor's own, and none that the guest caused.
-    pub fn looks(&self) {
+    /// Says that the exit that is being handled, for this reason, is a look of the monitor's own, and none that the guest caused.
+    pub fn looks(&self, reason: ExitReason) {
         if let Some(ledger) = self.ledgers.get(self.vcpu) {
-            ledger.is_look();
+            ledger.is_look(reason);
         }
+    }
+
+    /// Whether the run has lasted as long as its options allow, at a TSC.
+    #[inline(always)]
+    pub fn is_past_limit(&self, tsc: u64) -> bool {
+        tsc >= self.limit_tsc
+    }
+
+    /// From now on the vCPU runs scenarios, each of which has a bound of its own.
+    pub fn begin_scenarios(&mut self) {
+        (self.in_scenario, self.limit_tsc) = (true, 0);
     }
 
     /// Notes how many exits there are, when the watchdog is started.
@@ -172,7 +189,7 @@ mod tests {
     #[test]
     fn a_vcpu_that_waits_lives_as_long_as_others_exit() {
         let exit = |ledger: &Ledger| {
-            let open = ledger.open(tollgate_abi::ExitReason::EXTERNAL_INTERRUPT);
+            let open = ledger.open(ExitReason::EXTERNAL_INTERRUPT);
             ledger.close(open, 0, || 5);
         };
         let ledgers: [&'static Ledger; 3] = [(); 3].map(|()| &*Box::leak(Box::new(Ledger::new())));
@@ -181,7 +198,7 @@ mod tests {
         // The watchdog's interrupt, which all three have at once.
         ledgers.iter().for_each(|ledger| exit(ledger));
         assert!(!waiting.exited_meanwhile());
-        ledgers.iter().for_each(|ledger| ledger.is_look());
+        ledgers.iter().for_each(|ledger| ledger.is_look(ExitReason::EXTERNAL_INTERRUPT));
         waiting.note_exits();
         exit(ledgers[0]);
         assert!(!waiting.exited_meanwhile(), "its own alone");

@@ -48,6 +48,7 @@ pub(crate) struct Script {
     pub(crate) watchdog_starts: usize,
     pub(crate) watchdog_is_due: bool,
     pub(crate) is_slow: bool,
+    pub(crate) limit_tsc: u64,
 }
 
 impl Script {
@@ -93,6 +94,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
         board,
         ledgers: &[],
         window_open: false,
+        limit_tsc: crate::machine::NEVER,
         in_scenario: false,
         exit: None,
     }
@@ -189,6 +191,9 @@ impl Backend for Script {
     }
     fn flush_translations(&mut self, _: Option<u64>) {
         self.flushes += 1;
+    }
+    fn set_limit(&mut self, limit_tsc: u64, _: u64) {
+        self.limit_tsc = limit_tsc;
     }
     fn virtualized_apic(&self) -> VirtualizedApic {
         self.virtualized

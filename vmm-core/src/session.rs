@@ -13,7 +13,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
-use tollgate_abi::exit_reason::ROWS;
+use tollgate_abi::exit_reason::{LOOKS, ROWS};
 use tollgate_abi::hypercall::{BOOK_BYTES, Book as GuestBook};
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
 use tollgate_abi::scenario::Scenario;
@@ -64,9 +64,9 @@ fn counts(books: &Books) -> [u64; ROWS] {
     sums
 }
 
-/// How many of the vCPUs' external interrupts were the monitor's own looks at a guest that ran long.
-fn looks(books: &Books) -> u64 {
-    books.iter().map(|book| book.ledger().looks()).sum()
+/// How many of the vCPUs' exits were the monitor's own looks at a guest that ran long, by their place in [`LOOKS`].
+fn looks(books: &Books) -> [u64; LOOKS.len()] {
+    LOOKS.map(|reason| books.iter().map(|book| book.ledger().looks_of(reason)).sum())
 }
 
 /// Does what a guest asked for between two stretches of its execution, on any vCPU; `Some` if it is over then.
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(session.pause(&mut vcpu, &books, Pause::Begin { number, iterations }), None);
         (0..exits).for_each(|_| exit(&mut vcpu, ExitReason::CPUID));
         (0..interrupts).for_each(|_| ledger.close(ledger.open(ExitReason::EXTERNAL_INTERRUPT), 0, || 50));
-        (0..looks).for_each(|_| ledger.is_look());
+        (0..looks).for_each(|_| ledger.is_look(ExitReason::EXTERNAL_INTERRUPT));
         exit(&mut vcpu, ExitReason::VMCALL);
         book(&mut vcpu, guest, 0);
         let tsc = vcpu.backend.tsc();

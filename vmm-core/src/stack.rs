@@ -314,12 +314,34 @@ unsafe extern "sysv64" fn on_exit_thoroughly<A: Account, B: Leave>(
     registers: *mut GuestRegisters,
     opened: Opened,
 ) {
+    if vcpu.is_last_exit::<A>(exit_tsc) {
+        // SAFETY: the caller's contract.
+        return unsafe { on_last_exit::<A, B>(exit_tsc, vcpu, registers, opened) };
+    }
     // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
     let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
     if vcpu.exit_thoroughly(account, guest, exit_tsc, opened) == Flow::Leave {
         // SAFETY: `registers` is the frame's first field, by the caller's contract; nothing here is left to be dropped.
         unsafe { B::leave(registers) }
     }
+}
+
+/// The rest of [`on_exit_thoroughly`] where no entry follows, whatever the exit is for.
+///
+/// # Safety
+/// As for `on_exit`.
+#[cold]
+#[inline(never)]
+unsafe extern "sysv64" fn on_last_exit<A: Account, B: Leave>(
+    exit_tsc: u64,
+    vcpu: &mut Vcpu<B>,
+    registers: *mut GuestRegisters,
+    opened: Opened,
+) {
+    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
+    let _ = vcpu.last_exit(unsafe { account_of::<A>(registers) }, exit_tsc, opened);
+    // SAFETY: `registers` is the frame's first field, by the caller's contract; nothing here is left to be dropped.
+    unsafe { B::leave(registers) }
 }
 
 /// How an extension abandons the stack of exits.

@@ -5,7 +5,7 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
-use crate::handlers::{apic, control_regs, cpuid, dispatch, event, hypercall, io, msr};
+use crate::handlers::{apic, control_regs, cpuid, dispatch, event, hypercall, io, limit, msr};
 use crate::keys::key_of;
 use crate::ledger::{Account, Book, Witness};
 use crate::machine::Machine;
@@ -93,6 +93,20 @@ impl<B: Backend> Vcpu<B> {
         machine.cpuid.set_osxsave(false);
         self.backend.start_up(vector);
         self.set_profile(Profile::Minimal);
+        self.watch_anew();
+    }
+
+    /// Has any exit from `limit_tsc` on end the guest, and sees to it that there is one: of a run that began `ticks` before.
+    pub fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
+        self.machine.limit_tsc = limit_tsc;
+        self.backend.set_limit(limit_tsc, ticks);
+        self.watch_anew();
+    }
+
+    /// Begins the time anew after which the guest is looked at.
+    pub fn watch_anew(&mut self) {
+        self.machine.note_exits();
+        self.backend.restart_watchdog();
     }
 
     /// Puts the controls of a profile in force, under which what waits at the APIC may have to be asked for in another way.
@@ -116,6 +130,9 @@ impl<B: Backend> Vcpu<B> {
             Err(Left::Opened(opened)) => opened,
             Err(Left::Unopened(frequent)) => self.open(account, registers, frequent),
         };
+        if self.is_last_exit::<crate::ledger::Ledger>(exit_tsc) {
+            return self.last_exit(account, exit_tsc, opened);
+        }
         self.exit_thoroughly(account, registers, exit_tsc, opened)
     }
 
@@ -249,7 +266,14 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// The second half: any exit there is. What the first half decides, this would decide in the same way.
+    /// Whether no entry follows an exit, whatever it is for: in a scenario, or past the run's limit. Asked before the second half.
+    #[inline(always)]
+    pub fn is_last_exit<A: Account>(&self, exit_tsc: u64) -> bool {
+        // A stub that keeps no account takes no time stamp.
+        self.machine.is_past_limit(if A::KEEPS { exit_tsc } else { self.backend.tsc() })
+    }
+
+    /// The second half: any exit there is, but for the last. What the first half decides, this would decide in the same way.
     #[inline(always)]
     pub fn exit_thoroughly<A: Account>(
         &mut self,
@@ -263,6 +287,17 @@ impl<B: Backend> Vcpu<B> {
         let backend = &self.backend;
         account.close(account.opened(raw.basic()), exit_tsc, || backend.tsc());
         flow
+    }
+
+    /// What takes its place there.
+    pub fn last_exit<A: Account>(&mut self, account: &A, exit_tsc: u64, Opened(raw): Opened) -> Flow {
+        let (backend, machine) = (&mut self.backend, &mut self.machine);
+        let outcome = if machine.in_scenario { Outcome::Exited } else { limit::reached(raw, backend, machine) };
+        self.last_exit_tsc = exit_tsc;
+        self.leave = Leave::Stop(outcome);
+        let backend = &self.backend;
+        account.close(account.opened(raw.basic()), exit_tsc, || backend.tsc());
+        Flow::Leave
     }
 
     #[inline(always)]

@@ -75,6 +75,7 @@ impl ImageOptions {
             atlas: None,
             leaf_map,
             watchdog_ticks: self.watchdog,
+            limit_ticks: self.limit,
             scenario_samples: 0,
             accounting: true,
             keys: self.keys,

@@ -35,8 +35,10 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
         Form::of(path)?;
         selection.trace_exits = arguments.image.trace_exits.unwrap_or(DEFAULT_TRACE_EXITS);
     }
-    let options = selection.options()?;
     let target = target(arguments)?;
+    let seconds = seconds(arguments.timeout, arguments.audit);
+    selection.limit_ticks = selection.limit_ticks.or(Some(target.limit_ticks(seconds, arguments.audit)));
+    let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;
     // Not found out only when the run is over.
     arguments.html.iter().chain(&arguments.trace).try_for_each(|path| output_file::can_be_written(path))?;
@@ -143,6 +145,16 @@ impl Target {
             Target::Bochs(_) => Engine::Bochs,
             Target::Qemu(platform) => platform.engine,
         }
+    }
+
+    /// What a run is limited to that is given up after so many seconds: TSC ticks that a usual machine has done before.
+    fn limit_ticks(self, seconds: u64, audit: bool) -> u64 {
+        let (plain, audited) = match self.engine() {
+            Engine::Bochs => (16_000_000, 5_000_000),
+            Engine::Tcg => (30_000_000, 10_000_000),
+            Engine::Kvm => (1_500_000_000, 1_500_000_000),
+        };
+        seconds.saturating_mul(if audit { audited } else { plain })
     }
 
     /// Whether a second run is the first to the tick.

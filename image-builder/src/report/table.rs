@@ -233,15 +233,18 @@ pub(super) fn with_scenarios(reason: &Reason) -> String {
     }
 }
 
-/// Why the ledger has external interrupts that no other book but the emulator's has.
+/// Why the ledger has exits that no other book but the emulator's has.
 pub(super) fn looks(account: &Account) -> String {
-    match account.reasons.iter().fold(0, |sum: u64, reason| sum.saturating_add(reason.looks)) {
-        0 => String::new(),
-        1 => "1 of the external interrupts is the monitor's own look at a guest that ran long (watchdog)\n".to_owned(),
-        looks => format!(
-            "{looks} of the external interrupts are the monitor's own looks at a guest that ran long (watchdog)\n"
-        ),
-    }
+    let looked = account.reasons.iter().filter(|reason| reason.looks > 0);
+    let sentence = |reason: &Reason| {
+        let of = match ExitReason(reason.number) {
+            ExitReason::EXTERNAL_INTERRUPT => "external interrupts",
+            _ => "ends of the preemption timer",
+        };
+        let are = if reason.looks == 1 { "is the monitor's own look" } else { "are the monitor's own looks" };
+        format!("{} of the {of} {are} at a guest that ran long (watchdog, limit)\n", reason.looks)
+    };
+    looked.map(sentence).collect()
 }
 
 fn scenarios(account: &Account) -> Sheet {

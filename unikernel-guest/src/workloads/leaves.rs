@@ -13,7 +13,7 @@ use super::{Outcome, Run};
 use crate::ops::cpuid::cpuid_wide;
 use crate::runtime::book::{booked, booked_on, total};
 use crate::runtime::cpu;
-use crate::runtime::intercepts::{enabled, facts};
+use crate::runtime::intercepts::enabled;
 
 /// In the upper halves of the registers before, where nothing of it may be left afterwards.
 const POISON: u64 = 0xdead_beef_0000_0000;
@@ -69,8 +69,8 @@ impl Questioner<'_> {
                 self.ask(eax, ecx)?;
             }
         }
-        // External interrupts come last: the leaf that tells the looks among them bounds what was taken for looks before.
-        let last = ExitReason::EXTERNAL_INTERRUPT.0;
+        // The reason of looks comes last: the leaf that tells them bounds what was taken for looks before.
+        let last = looked_by().0;
         for reason in (0..128).filter(|&reason| reason != last).chain([last]) {
             self.seen = Seen::default();
             let vcpu = self.whose(reason);
@@ -89,12 +89,11 @@ impl Questioner<'_> {
         identity()
     }
 
-    /// Whose exits are asked for: all vCPUs' together, then each one's, by turns. All external interrupts together, since
-    /// looks are told from those.
+    /// Whose exits are asked for: all vCPUs' together, then each one's, by turns. All vCPUs' where looks are told from the rest.
     fn whose(&self, reason: u16) -> Option<u16> {
         match self.run.vcpus as u16 {
             1 => None,
-            _ if is_looked_by(ExitReason(reason)) => None,
+            _ if ExitReason(reason) == looked_by() => None,
             vcpus => (reason % (vcpus + 1)).checked_sub(1),
         }
     }
@@ -109,7 +108,7 @@ impl Questioner<'_> {
     fn now_looks(&mut self, looks: u32) -> Outcome {
         let known = self.looks;
         ensure!(
-            looks == known || facts().is_svm() && looks.wrapping_sub(known) < 1 << 31,
+            looks.wrapping_sub(known) < 1 << 31,
             "{looks} exits beyond what was booked, and {known} looks of the monitor before"
         );
         self.looks = looks;
@@ -152,7 +151,7 @@ impl Questioner<'_> {
 
     fn reason_count(&mut self, answer: Answer, ecx: u32) -> Outcome {
         let booked = match course_reason(ecx).filter(|&reason| enabled(reason)) {
-            Some(reason) if is_looked_by(reason) => self.with_looks(answer, booked(reason))?,
+            Some(reason) if reason == looked_by() => self.with_looks(answer, booked(reason))?,
             reason => reason.map_or(0, booked),
         };
         equal(answer, course_answer(ecx, |_| Answer::count(booked)))
@@ -178,8 +177,8 @@ impl Questioner<'_> {
         let expected = match self.row(query.reason, query.vcpu) {
             None => Answer::status(Status::Undefined, 0, 0),
             Some(reason) => {
-                let looks = if is_looked_by(reason) { answer.edx } else { 0 };
-                if looks != self.looks && is_looked_by(reason) {
+                let looks = if reason == looked_by() { answer.edx } else { 0 };
+                if looks != self.looks && reason == looked_by() {
                     self.now_looks(looks)?;
                     // One came since the cycles were asked for.
                     self.seen.cycles = None;
@@ -195,7 +194,7 @@ impl Questioner<'_> {
         let query = RowQuery::decode(ecx);
         let row = self.row(query.reason, query.vcpu);
         let own_exits = row.map_or(0, |reason| self.timed(reason, query.vcpu));
-        let may_be_looked_at = row.is_some_and(may_be_looked_at) && answer != Answer::ZERO;
+        let may_be_looked_at = row == Some(looked_by()) && answer != Answer::ZERO;
         if own_exits == 0 && !may_be_looked_at {
             return equal(answer, Answer::ZERO);
         }
@@ -217,7 +216,7 @@ impl Questioner<'_> {
         equal(answer, Answer::bucket(count))?;
         let row = self.row(query.reason, query.vcpu);
         let exits = row.map_or(0, |reason| self.timed(reason, query.vcpu));
-        ensure!(count <= exits || row.is_some_and(may_be_looked_at), "{count} of {exits} exits");
+        ensure!(count <= exits || row == Some(looked_by()), "{count} of {exits} exits");
         let holds_longest = self.seen.max > 0 && query.bucket == bucket_of(self.seen.max);
         ensure!(count > 0 || !holds_longest, "no exit, and the longest took {} cycles", self.seen.max);
         Ok(())
@@ -227,7 +226,7 @@ impl Questioner<'_> {
     /// CPUID that asks.
     fn timed(&self, reason: ExitReason, vcpu: Option<u16>) -> u64 {
         let is_asked_by = vcpu.is_none_or(|vcpu| usize::from(vcpu) == cpu::number());
-        let looks = if is_looked_by(reason) { self.looks } else { 0 };
+        let looks = if reason == looked_by() { self.looks } else { 0 };
         booked_on(reason, vcpu) + u64::from(looks) - u64::from(reason == ExitReason::CPUID && is_asked_by)
     }
 }
@@ -276,14 +275,9 @@ fn course_answer(ecx: u32, enabled_answer: impl Fn(ExitReason) -> Answer) -> Ans
     }
 }
 
-/// Whether the monitor's looks are exits for this reason.
-fn is_looked_by(reason: ExitReason) -> bool {
-    reason == ExitReason::EXTERNAL_INTERRUPT
-}
-
-/// Whether an answer may have one more, which came since they were told.
-fn may_be_looked_at(reason: ExitReason) -> bool {
-    facts().is_svm() && is_looked_by(reason)
+/// The reason for which the monitor's looks are exits. An answer may have one more, which came since they were told.
+fn looked_by() -> ExitReason {
+    if enabled(ExitReason::PREEMPTION_TIMER) { ExitReason::PREEMPTION_TIMER } else { ExitReason::EXTERNAL_INTERRUPT }
 }
 
 /// The histogram's bucket for an exit of so many cycles.

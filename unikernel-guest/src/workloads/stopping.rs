@@ -14,7 +14,7 @@ use super::{Outcome, Run};
 use crate::ops::descriptor_tables::lidt;
 use crate::ops::idle::hlt_for_ever;
 use crate::runtime::book::book;
-use crate::runtime::intercepts::facts;
+use crate::runtime::intercepts::{enabled, facts};
 use crate::runtime::segments::CODE32;
 
 pub(super) fn triple_fault(_: &Run) -> Outcome {
@@ -44,7 +44,8 @@ pub(super) fn outside_memory(_: &Run) -> Outcome {
 
 pub(super) fn endless_loop(_: &Run) -> Outcome {
     // Where there is no timer of the extension's, an interrupt is the end.
-    book(if facts().is_svm() { ExitReason::EXTERNAL_INTERRUPT } else { ExitReason::PREEMPTION_TIMER });
+    let has_timer = enabled(ExitReason::PREEMPTION_TIMER);
+    book(if has_timer { ExitReason::PREEMPTION_TIMER } else { ExitReason::EXTERNAL_INTERRUPT });
     // SAFETY: does nothing, for ever.
     unsafe { asm!("2:", "jmp 2b", options(noreturn, nomem, nostack)) }
 }

@@ -28,6 +28,9 @@ pub struct Options<'a> {
     /// `watchdog=`: TSC ticks without an exit after which the guest is stopped; 0 for never. Under SVM, which has no timer for
     /// that, a guest that exits is looked at as often, and needs [`Options::accounting`].
     pub watchdog_ticks: u64,
+    /// `limit=`: TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never. Without the
+    /// option the monitor chooses some minutes, by the rate that the processor tells.
+    pub limit_ticks: Option<u64>,
     /// `accounting=off`: run without the ledger, to measure what it costs. The account then stays empty; and under SVM there
     /// is no watchdog, since it asks the ledger whether the guest has exited.
     pub accounting: bool,
@@ -53,6 +56,7 @@ impl Default for Options<'_> {
             scenarios: "",
             scenario_samples: 0,
             watchdog_ticks: 0,
+            limit_ticks: None,
             accounting: true,
             keys: false,
             trace_exits: 0,
@@ -90,7 +94,7 @@ impl fmt::Display for OptionError<'_> {
             OptionError::Unknown(word) => {
                 write!(
                     f,
-                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, scenario-samples=, cpus=, missing-cpus=, watchdog=, keys=, trace=, guest=, rate-step=, accounting="
+                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, scenario-samples=, cpus=, missing-cpus=, watchdog=, limit=, keys=, trace=, guest=, rate-step=, accounting="
                 )
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
@@ -141,6 +145,7 @@ impl<'a> Options<'a> {
             match key {
                 "leaf-map" => options.leaf_map = LeafMap::parse(value).ok_or(OptionError::Value(word))?,
                 "watchdog" => options.watchdog_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
+                "limit" => options.limit_ticks = Some(value.parse().map_err(|_| OptionError::Value(word))?),
                 "trace" => options.trace_exits = value.parse().map_err(|_| OptionError::Value(word))?,
                 "guest" => {
                     let digits = value.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
@@ -255,10 +260,11 @@ mod tests {
     #[test]
     fn named_workloads_come_in_their_order() {
         let options =
-            Options::parse("workloads=memory:64,cpuid leaf-map=autumn2022 watchdog=5 accounting=off").unwrap();
+            Options::parse("workloads=memory:64,cpuid leaf-map=autumn2022 watchdog=5 limit=9 accounting=off").unwrap();
         let selected: Vec<_> = options.selected(1).map(|s| (s.workload.name, s.iterations)).collect();
         assert_eq!(selected, [("memory", 64), ("cpuid", 1000)]);
         assert_eq!((options.leaf_map, options.watchdog_ticks, options.accounting), (LeafMap::Autumn2022, 5, false));
+        assert_eq!((options.limit_ticks, Options::default().limit_ticks), (Some(9), None));
     }
 
     #[test]
@@ -276,6 +282,7 @@ mod tests {
         check("colour=red", OptionError::Unknown("colour=red"));
         check("leaf-map=winter", OptionError::Value("leaf-map=winter"));
         check("watchdog=-1", OptionError::Value("watchdog=-1"));
+        check("limit=soon", OptionError::Value("limit=soon"));
         check("workloads=cpuid,cpuidd", OptionError::Workload("cpuidd"));
         check("scenarios=getsec,getsex", OptionError::Scenario("getsex"));
         check("scenario-samples=16385", OptionError::Value("scenario-samples=16385"));

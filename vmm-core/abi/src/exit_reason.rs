@@ -16,6 +16,10 @@ pub const ROWS: usize = OWN_OF_SVM as usize + svm_exit::OWN.len();
 /// The row where numbers that nobody knows are counted.
 pub const UNKNOWN_ROW: usize = NEWEST as usize + 1;
 
+/// The exits by which the monitor itself looks at a guest that ran long: an interrupt of the processor's own APIC, and the end of
+/// the VMX-preemption timer.
+pub const LOOKS: [ExitReason; 2] = [ExitReason::EXTERNAL_INTERRUPT, ExitReason::PREEMPTION_TIMER];
+
 /// Numbers from here on are not the SDM's: they stand for SVM exit codes without an Intel twin ([`svm_exit::OWN`]), in the
 /// account and in records. No leaf takes them for a reason.
 pub const OWN_OF_SVM: u16 = 100;
@@ -436,6 +440,11 @@ impl ExitReason {
     /// Whether it is a reason of either extension.
     pub fn is_named(self) -> bool {
         self.is_defined() || self.own_of_svm().is_some()
+    }
+
+    /// The place among [`LOOKS`] of a reason for which the monitor itself looks at guests.
+    pub fn look(self) -> Option<usize> {
+        LOOKS.iter().position(|&reason| reason == self)
     }
 
     /// The SVM exit code without an Intel twin that this number stands for.

@@ -113,6 +113,8 @@ pub enum Outcome {
     OutsideMemory,
     /// No exit for longer than the watchdog allows.
     NoExits,
+    /// It ran for as long as the run's options allow.
+    LimitReached,
     /// HLT with nothing that could wake it.
     HaltedForEver,
     /// A mode that the monitor leaves out: out of IA-32e mode, or paging without it.
@@ -131,12 +133,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 12] = [
+    pub const ALL: [Outcome; 13] = [
         Outcome::Exited,
         Outcome::ExitedWithoutBook,
         Outcome::TripleFault,
         Outcome::OutsideMemory,
         Outcome::NoExits,
+        Outcome::LimitReached,
         Outcome::HaltedForEver,
         Outcome::LeftLongMode,
         Outcome::TaskSwitch,
@@ -154,6 +157,7 @@ impl Outcome {
             Outcome::TripleFault => "triple-fault",
             Outcome::OutsideMemory => "outside-memory",
             Outcome::NoExits => "no-exits",
+            Outcome::LimitReached => "limit-reached",
             Outcome::HaltedForEver => "halted-for-ever",
             Outcome::LeftLongMode => "left-long-mode",
             Outcome::TaskSwitch => "task-switch",

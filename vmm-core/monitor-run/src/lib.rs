@@ -49,7 +49,7 @@ use vmm_core::handlers::io::Ports;
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
 use vmm_core::local_apic::LocalApic;
-use vmm_core::machine::Machine;
+use vmm_core::machine::{Machine, NEVER};
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::recorder::{Recorded, Recording, Slot};
@@ -69,6 +69,9 @@ use crate::serial::Serial;
 
 #[cfg_attr(bare, global_allocator)]
 static HEAP: LockedHeap = LockedHeap::empty();
+
+/// Seconds that a run may last whose options don't say.
+const LIMIT_SECONDS: u64 = 600;
 
 /// Tables of a nested-paging arena: three levels, and one per 2 MiB of the guest's memory where large pages are missing.
 const NESTED_TABLES: usize = 16;
@@ -158,7 +161,8 @@ where
     Keyed: ExitPath<B>,
     Recorded: ExitPath<B>,
 {
-    let plan = Plan::<B> { capabilities, memory, entry_gpa, options, all_ports: all_ports() };
+    let limit_ticks = options.limit_ticks.unwrap_or_else(|| LIMIT_SECONDS * processor::tsc_hz());
+    let plan = Plan::<B> { capabilities, memory, entry_gpa, options, limit_ticks, all_ports: all_ports() };
     let place: fn(Recording) -> &'static dyn Place<B> = match options {
         Options { accounting: false, .. } => place::<Unaccounted, B>,
         Options { keys: true, .. } => place::<Keyed, B>,
@@ -229,6 +233,8 @@ struct Plan<B: Extension> {
     memory: GuestMemory,
     entry_gpa: u64,
     options: Options<'static>,
+    /// TSC ticks of the run from the first entry on; 0 for as many as it takes.
+    limit_ticks: u64,
     /// The I/O permission map of SVM, whose first two pages are the I/O bitmaps of VT-x: every port exits.
     all_ports: &'static [Table; IOPM_PAGES],
 }
@@ -270,6 +276,7 @@ impl<B: Extension> Plan<B> {
             board: &BOARD,
             ledgers,
             window_open: false,
+            limit_tsc: NEVER,
             in_scenario: false,
             exit: None,
         };
@@ -330,6 +337,8 @@ impl<B: Extension> Run<B> {
         seat.set_registers(registers);
         OTHERS_RUN.store(core::ptr::from_ref(self).cast_mut().cast(), Ordering::Release);
         BOARD.set_condition(0, Condition::Running);
+        BOARD.set_limit(if self.plan.limit_ticks > 0 { tsc().saturating_add(self.plan.limit_ticks) } else { NEVER });
+        vcpu.set_limit(BOARD.limit_tsc(), self.plan.limit_ticks);
         processors::give(Self::other);
         let end = vcpu.run(self.books[0], |vcpu| seat.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
         BOARD.add_elapsed(0, end.elapsed_tsc);
@@ -351,6 +360,7 @@ impl<B: Extension> Run<B> {
         let at = seated.vcpu;
         let (vcpu, _) = run.plan.vcpu(seated, run.ledgers);
         let mut vcpu = Box::new(vcpu);
+        vcpu.set_limit(BOARD.limit_tsc(), run.plan.limit_ticks);
         let Some(mut seat) = run.places[at].take() else { return };
         while let Some(vector) = start_up_vector(seated) {
             vcpu.start_up(vector);

@@ -13,6 +13,11 @@ pub(crate) fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
     Answer { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
 }
 
+/// TSC ticks in a second, as far as the processor tells.
+pub(crate) fn tsc_hz() -> u64 {
+    vmm_core::rate::tsc_hz(cpuid)
+}
+
 /// Whether the guest sees XSAVE.
 pub(crate) fn has_xsave() -> bool {
     cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE != 0

@@ -9,6 +9,7 @@ use tollgate_abi::scenario::Scenario;
 use vmm_core::board::Board;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::ledger::Book;
+use vmm_core::machine::NEVER;
 use vmm_core::memory::GuestMemory;
 use vmm_core::session::{Session, TimedScenario};
 use vmm_core::stack::{Enter, Seat};
@@ -55,7 +56,8 @@ pub(crate) fn run<B: Stage>(
     processors::wait_for_service();
     let allowed = vcpu.backend.allowed(board);
     let book = seat.book();
-    vcpu.machine.in_scenario = true;
+    vcpu.set_limit(NEVER, 0);
+    vcpu.machine.begin_scenarios();
     for scenario in scenarios {
         if let Some(need) = scenario.missing(&allowed) {
             session.scenario_denied(scenario, need);
@@ -85,5 +87,4 @@ pub(crate) fn run<B: Stage>(
             session.timed_scenario(scenario, &TimedScenario { ticks: &ticks, cost });
         }
     }
-    vcpu.machine.in_scenario = false;
 }

@@ -119,6 +119,7 @@ impl Extension for Vmx {
             memory_hpa: plan.memory.host_base(),
             msr_bitmaps,
             watchdog_ticks: plan.options.watchdog_ticks,
+            limited: plan.limit_ticks > 0,
             has_xsave: cpuid.has_xsave(),
             physical_bits: cpuid.physical_address_bits(),
             local_apic: seated.local_apic,

@@ -4,6 +4,7 @@
 //! the processor virtualizes delivery, it delivers self-IPIs and what EOI uncovers by itself; what arrives while the
 //! monitor runs is injected here all the same, with the guest interrupt status kept up to date (SDM 3C 30.2).
 
+use tollgate_abi::ExitReason;
 use tollgate_abi::apic::*;
 use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::workload::Outcome;
@@ -93,14 +94,17 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
     let vector = backend.take_interrupt();
     backend.end_of_interrupt();
     if vector == WATCHDOG_VECTOR {
-        return watchdog(backend, machine);
+        return look(ExitReason::EXTERNAL_INTERRUPT, backend, machine);
     }
     if machine.halted {
         // Before it reads what others may take for under way.
         machine.board.set_condition(machine.vcpu, Condition::Running);
     }
     if vector == TIMER_VECTOR {
-        machine.apic.timer_fired(backend.tsc());
+        if !machine.apic.timer_fired(backend.tsc()) {
+            // It counts in coarser steps than the deadline is given in, or less far.
+            machine.looks(ExitReason::EXTERNAL_INTERRUPT);
+        }
         arm(backend, machine);
     } else {
         let sender = usize::from(vector.wrapping_sub(KICK_VECTOR));
@@ -118,14 +122,14 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
     action
 }
 
-/// Time for a look at the account: a guest that did nothing that exits since the last is stopped. Before it is time, nothing
-/// can be told yet. A look after which the guest goes on is none of its exits.
-fn watchdog<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+/// Time for a look at the account, by an exit for `reason`: a guest that did nothing that exits since the last is stopped, unless it
+/// has halted. Before it is time, nothing can be told yet. A look after which the guest goes on is none of its exits.
+pub fn look<B: Backend>(reason: ExitReason, backend: &mut B, machine: &mut Machine) -> Action {
     let due = backend.watchdog_is_due();
-    if due && !machine.exited_meanwhile() {
+    if due && !machine.halted && !machine.exited_meanwhile() {
         return Action::Stop(Outcome::NoExits);
     }
-    machine.looks();
+    machine.looks(reason);
     if due {
         machine.note_exits();
         backend.restart_watchdog();
@@ -263,7 +267,6 @@ mod tests {
     use crate::exit::{State, VirtualizedApic};
     use crate::ledger::{Account, Ledger};
     use crate::script::{Script, machine, machines};
-    use tollgate_abi::ExitReason;
 
     const RFLAGS_IF: u64 = 1 << 9;
 

@@ -207,7 +207,7 @@ mod tests {
     fn our_leaves_tell_the_monitors_looks_and_the_courses_count_them() {
         let external = u64::from(ExitReason::EXTERNAL_INTERRUPT.0);
         let looked_at = ledger(&[(ExitReason::EXTERNAL_INTERRUPT, 5), (ExitReason::EXTERNAL_INTERRUPT, 5)]);
-        looked_at.is_look();
+        looked_at.is_look(ExitReason::EXTERNAL_INTERRUPT);
         let other = ledger(&[(ExitReason::EXTERNAL_INTERRUPT, 5), (ExitReason::CPUID, 5)]);
         let ledgers: &'static [&'static Ledger] =
             vec![&*Box::leak(Box::new(looked_at)), Box::leak(Box::new(other))].leak();

@@ -15,6 +15,7 @@ pub mod event;
 pub mod hypercall;
 pub mod io;
 pub mod leaves;
+pub mod limit;
 pub mod msr;
 pub mod power;
 
@@ -24,20 +25,18 @@ use tollgate_abi::workload::Outcome;
 use crate::exit::{Action, Backend, Event, GuestRegisters, RawReason, State};
 use crate::machine::Machine;
 
-/// Decides what one exit leads to.
+/// Decides what one exit leads to, before the run's limit.
 pub fn dispatch<B: Backend>(
     raw: RawReason,
     registers: &mut GuestRegisters,
     backend: &mut B,
     machine: &mut Machine,
 ) -> Action {
-    if machine.in_scenario {
-        return Action::Stop(Outcome::Exited);
-    }
-    if raw.is_entry_failure() {
-        return Action::Stop(Outcome::EntryFailed);
-    }
-    match raw.basic() {
+    // The whole field at once: what has more than a reason in it is rare.
+    let Ok(number) = u16::try_from(raw.0) else {
+        return beyond_reason(raw, registers, backend, machine);
+    };
+    match ExitReason(number) {
         ExitReason::CPUID => leaves::handle(registers, machine, backend.get(State::Xcr0)),
         ExitReason::VMCALL => hypercall::handle(registers, backend, machine),
         ExitReason::RDMSR => msr::read(registers, backend, machine),
@@ -101,9 +100,39 @@ pub fn dispatch<B: Backend>(
             backend.nmi_handler_ends();
             Action::Resume
         }
-        ExitReason::PREEMPTION_TIMER => Action::Stop(Outcome::NoExits),
+        ExitReason::PREEMPTION_TIMER => apic::look(ExitReason::PREEMPTION_TIMER, backend, machine),
         ExitReason::TRIPLE_FAULT | ExitReason::SVM_SHUTDOWN => Action::Stop(Outcome::TripleFault),
         ExitReason::TASK_SWITCH => Action::Stop(Outcome::TaskSwitch),
         _ => Action::Stop(Outcome::UnhandledExit),
+    }
+}
+
+/// An exit whose reason field says more than the reason: a VM entry that failed, or what the guest was at, which changes nothing.
+#[cold]
+#[inline(never)]
+fn beyond_reason<B: Backend>(
+    raw: RawReason,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Action {
+    if raw.is_entry_failure() {
+        return Action::Stop(Outcome::EntryFailed);
+    }
+    dispatch(RawReason(raw.basic().0.into()), registers, backend, machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Script, machine};
+
+    #[test]
+    fn the_rest_of_the_reason_field_tells_a_failed_entry_and_nothing_else() {
+        let action =
+            |raw| dispatch(RawReason(raw), &mut GuestRegisters::default(), &mut Script::default(), &mut machine());
+        let wbinvd = u32::from(ExitReason::WBINVD.0);
+        assert_eq!((action(wbinvd), action(wbinvd | 1 << 27)), (Action::Advance, Action::Advance));
+        assert_eq!(action(wbinvd | 1 << 31), Action::Stop(Outcome::EntryFailed));
     }
 }

@@ -59,6 +59,9 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     }
     if let Some(wake) = machine.wake.take() {
         while backend.tsc() < wake.deadline_tsc {
+            if machine.is_past_limit(backend.tsc()) {
+                return Action::Stop(Outcome::LimitReached);
+            }
             if machine.board.is_to_stop(machine.vcpu) {
                 return Action::Stop(Outcome::StoppedByAnother);
             }

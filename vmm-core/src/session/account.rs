@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::ending::Ending;
-use tollgate_abi::exit_reason::{Controls, ROWS, Status};
+use tollgate_abi::exit_reason::{Controls, LOOKS, ROWS, Status};
 use tollgate_abi::hypercall::Book as GuestBook;
 use tollgate_abi::key::Key;
 use tollgate_abi::record::{Kind, Writer};
@@ -50,7 +50,9 @@ impl<W: Write> Session<W> {
         let record = record.word("outcome", ended.outcome.name()).hex("rip", ended.rip);
         let record = record.hex("reason", ended.reason.into()).hex("qualification", ended.qualification);
         let _ = if ended.detail.is_empty() { record } else { record.text("detail", &ended.detail) }.finish();
-        self.unbooked[ExitReason::EXTERNAL_INTERRUPT.ledger_row()] += looks(books);
+        for (reason, looks) in LOOKS.iter().zip(looks(books)) {
+            self.unbooked[reason.ledger_row()] += looks;
+        }
         let imbalance = books
             .iter()
             .enumerate()

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use tollgate_abi::ExitReason;
-use tollgate_abi::exit_reason::ROWS;
+use tollgate_abi::exit_reason::{LOOKS, ROWS};
 use tollgate_abi::hypercall::Book as GuestBook;
 use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
@@ -24,7 +24,7 @@ pub(super) struct Window {
     workload: &'static Workload,
     iterations: u64,
     before: [u64; ROWS],
-    looks_before: u64,
+    looks_before: [u64; LOOKS.len()],
     /// Of each reason, for a microbenchmark; else empty.
     cycles_before: Vec<u64>,
     /// Of each key that the workload predicts, in its order.
@@ -45,6 +45,8 @@ impl<W: Write> Session<W> {
             }
             elsewhere => return pause_anywhere(vcpu, elsewhere),
         }
+        // What happens between exits, and takes time, is no exit of the guest's.
+        vcpu.watch_anew();
         vcpu.machine.board.culprit().map(|_| Outcome::StoppedByAnother)
     }
 
@@ -78,7 +80,8 @@ impl<W: Write> Session<W> {
         self.empty_rings(books);
         let book = read_book(&vcpu.machine, book_gpa);
         let keys = compare_keys(&window, books, vcpu.machine.facts);
-        let looks = looks(books) - window.looks_before;
+        let mut looks = looks(books);
+        looks.iter_mut().zip(window.looks_before).for_each(|(after, before)| *after -= before);
         self.compare(&window, &observed, looks, &keys, book, tsc, &vcpu.machine, keeps(books));
         let cycles = [core::mem::take(&mut window.cycles_before), bench::cycles(window.workload, books)];
         bench::write(self, window.workload, &observed, cycles, &vcpu.machine.memory, handed);
@@ -91,7 +94,7 @@ impl<W: Write> Session<W> {
         &mut self,
         window: &Window,
         observed: &[u64; ROWS],
-        looks: u64,
+        looks: [u64; LOOKS.len()],
         keys: &[KeyBooks],
         book: Option<GuestBook>,
         tsc: u64,
@@ -104,7 +107,7 @@ impl<W: Write> Session<W> {
             workload.predict(ExitReason(row as u16), iterations, vcpus, machine.facts, |reason| controls.enable(reason))
         };
         let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
-        let looks = |row: usize| if row == ExitReason::EXTERNAL_INTERRUPT.ledger_row() { looks } else { 0 };
+        let looks = |row: usize| ExitReason(row as u16).look().map_or(0, |at| looks[at]);
         let agrees = |row: usize| [predicted(row), guest(row)] == [observed[row].wrapping_sub(looks(row)); 2];
         let (verdict, message) = match &book {
             None => ("failed", "the guest handed over no book"),

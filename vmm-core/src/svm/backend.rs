@@ -15,6 +15,7 @@ use crate::exit::{
     Backend, CrAccess, DrAccess, Event, EventKind, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
     TableInstruction, UNRESOLVED, VirtualizedApic, vector,
 };
+use crate::machine::NEVER;
 use crate::{paging, registers};
 
 const RFLAGS_TF: u64 = 1 << 8;
@@ -484,6 +485,11 @@ impl Backend for Svm {
         self.npt.map_fresh(gpa, hpa)
     }
 
+    fn set_limit(&mut self, limit_tsc: u64, _: u64) {
+        self.limit_tsc = limit_tsc;
+        self.program_timer();
+    }
+
     fn virtualized_apic(&self) -> VirtualizedApic {
         VirtualizedApic::default()
     }
@@ -534,7 +540,7 @@ impl Backend for Svm {
     }
 
     fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
-        self.guest_deadline_tsc = deadline_tsc;
+        self.guest_deadline_tsc = deadline_tsc.unwrap_or(NEVER);
         self.program_timer();
     }
 
@@ -569,7 +575,7 @@ impl Backend for Svm {
 
     fn watchdog_is_due(&mut self) -> bool {
         let due = self.is_past_watchdog(self.tsc());
-        if !due && self.watchdog_tsc.is_some() {
+        if !due {
             self.program_timer();
         }
         due

@@ -39,6 +39,7 @@ use self::vmcb::Vmcb;
 use crate::exit::{Backend, GuestRegisters};
 use crate::handlers::apic::{KICK_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::local_apic::LocalApic;
+use crate::machine::NEVER;
 use crate::memory::GuestMemory;
 use crate::nested::Table;
 use crate::registers::tsc;
@@ -73,8 +74,10 @@ pub struct Svm {
     /// The vector with which this vCPU interrupts the others' processors.
     kick_vector: u8,
     watchdog_ticks: u64,
-    watchdog_tsc: Option<u64>,
-    guest_deadline_tsc: Option<u64>,
+    watchdog_tsc: u64,
+    /// When the run ends at the latest.
+    limit_tsc: u64,
+    guest_deadline_tsc: u64,
 }
 
 /// A HLT that the guest executes itself, without the intercept, so that it halts as a guest.
@@ -138,8 +141,9 @@ impl Svm {
             local_apic,
             kick_vector: KICK_VECTOR + vcpu as u8,
             watchdog_ticks,
-            watchdog_tsc: None,
-            guest_deadline_tsc: None,
+            watchdog_tsc: NEVER,
+            limit_tsc: NEVER,
+            guest_deadline_tsc: NEVER,
         };
         svm.operation.load(vmcb);
         let _ = svm.set_profile(Profile::Minimal);
@@ -163,25 +167,22 @@ impl Svm {
 
     /// Has the one timer interrupt at the earlier of two times.
     fn program_timer(&self) {
-        let (guest, watchdog) = (self.guest_deadline_tsc, self.watchdog_tsc);
-        match (guest, watchdog) {
-            (Some(guest), Some(watchdog)) if watchdog < guest => {
-                self.local_apic.arm_timer(WATCHDOG_VECTOR, Some(watchdog));
-            }
-            (None, Some(watchdog)) => self.local_apic.arm_timer(WATCHDOG_VECTOR, Some(watchdog)),
-            (guest, _) => self.local_apic.arm_timer(TIMER_VECTOR, guest),
+        let watch_tsc = self.watchdog_tsc.min(self.limit_tsc);
+        if watch_tsc < self.guest_deadline_tsc {
+            self.local_apic.arm_timer(WATCHDOG_VECTOR, watch_tsc);
+        } else {
+            self.local_apic.arm_timer(TIMER_VECTOR, self.guest_deadline_tsc);
         }
     }
 
     /// Whether the watchdog is on and would have ended by `tsc`.
     fn is_past_watchdog(&self, tsc: u64) -> bool {
-        self.watchdog_tsc.is_some_and(|deadline| tsc >= deadline)
+        tsc >= self.watchdog_tsc
     }
 
     fn set_watchdog(&mut self, on: bool) {
-        let deadline = (on && self.watchdog_ticks > 0).then(|| tsc().saturating_add(self.watchdog_ticks));
-        if deadline.is_some() || self.watchdog_tsc.is_some() {
-            self.watchdog_tsc = deadline;
+        if self.watchdog_ticks > 0 {
+            self.watchdog_tsc = if on { tsc().saturating_add(self.watchdog_ticks) } else { NEVER };
             self.program_timer();
         }
     }

@@ -16,6 +16,7 @@ use super::vmcb::*;
 use super::{Svm, guest_state};
 use crate::board::{Board, Signal};
 use crate::exit::{Backend, GuestRegisters, vector};
+use crate::machine::NEVER;
 use crate::memory::GuestMemory;
 
 /// Guest-physical pages of the boot area that the unikernel no longer needs: code, data (with the stack at its end), a
@@ -197,7 +198,7 @@ impl Frame<'_> {
     fn reset(&mut self) {
         let svm = &mut self.svm;
         svm.watchdog_ticks = BOUND_TICKS;
-        svm.guest_deadline_tsc = None;
+        svm.guest_deadline_tsc = NEVER;
         svm.long_mode = true;
         svm.halt = None;
         guest_state::write(svm.vmcb, CODE, PAGE_TABLES_GPA);

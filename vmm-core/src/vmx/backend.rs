@@ -5,7 +5,7 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 
 use super::capability::Capabilities;
-use super::controls::{INTERRUPT_WINDOW, PREEMPTION_TIMER};
+use super::controls::INTERRUPT_WINDOW;
 use super::field as f;
 use super::{Vmx, bitmaps, entry_checks, guest_state, qualification};
 use crate::exit::{
@@ -46,11 +46,10 @@ impl Vmx {
         self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | PENDING_BS);
     }
 
-    /// Whether the preemption timer bounds the time without an exit.
-    fn set_watchdog(&mut self, on: bool) {
-        if self.watchdog {
-            let controls = self.vmcs.read(f::PIN_CONTROLS);
-            self.vmcs.write(f::PIN_CONTROLS, controls & !PREEMPTION_TIMER | if on { PREEMPTION_TIMER } else { 0 });
+    /// Loads the timer that makes an exit for the next look.
+    fn load_timer(&mut self) {
+        if self.watch.has_timer {
+            self.vmcs.write(f::PREEMPTION_TIMER, self.watch.timer());
         }
     }
 
@@ -169,10 +168,17 @@ impl Backend for Vmx {
 
     fn nmi_handler_ends(&mut self) {}
 
-    fn restart_watchdog(&mut self) {}
+    fn restart_watchdog(&mut self) {
+        self.watch.restart(registers::tsc());
+        self.load_timer();
+    }
 
     fn watchdog_is_due(&mut self) -> bool {
-        false
+        let due = self.watch.is_due(registers::tsc());
+        if !due {
+            self.load_timer();
+        }
+        due
     }
 
     fn exit_event(&self) -> Option<Event> {
@@ -361,12 +367,14 @@ impl Backend for Vmx {
     }
 
     fn halt(&mut self) {
-        self.set_watchdog(false);
+        self.watch.halted = true;
+        self.load_timer();
         self.vmcs.write(f::GUEST_ACTIVITY, HALTED);
     }
 
     fn wake(&mut self) {
-        self.set_watchdog(true);
+        self.watch.halted = false;
+        self.load_timer();
         self.vmcs.write(f::GUEST_ACTIVITY, ACTIVE);
     }
 
@@ -379,11 +387,19 @@ impl Backend for Vmx {
     }
 
     fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
-        self.local_apic.arm_timer(TIMER_VECTOR, deadline_tsc);
+        let at_tsc = deadline_tsc.map_or(self.watch.idle_tsc, |deadline| deadline.min(self.watch.limit_tsc));
+        self.local_apic.set_timer(TIMER_VECTOR, at_tsc);
+    }
+
+    fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
+        self.watch.set_limit(limit_tsc, ticks);
+        self.local_apic.prepare_timer(TIMER_VECTOR);
+        self.arm_timer(None);
     }
 
     fn start_up(&mut self, vector: u8) {
         self.long_mode = false;
+        self.watch.halted = false;
         guest_state::write_real_mode(&mut self.vmcs, vector);
         self.set(State::Cr0, guest_state::REAL_MODE_CR0);
         self.set(State::Cr4, 0);

@@ -5,7 +5,8 @@
 use core::fmt;
 
 use super::controls::{
-    ENTRY_REQUIRED, EXIT_REQUIRED, NamedBit, PIN_REQUIRED, PROC_REQUIRED, PROC2_REQUIRED, UNRESTRICTED_GUEST,
+    ENTRY_REQUIRED, EXIT_REQUIRED, NamedBit, PIN_REQUIRED, PREEMPTION_TIMER, PROC_REQUIRED, PROC2_REQUIRED,
+    SAVE_PREEMPTION_TIMER, UNRESTRICTED_GUEST,
 };
 
 /// IA32_FEATURE_CONTROL.
@@ -206,6 +207,11 @@ impl Capabilities {
     /// VPIDs, with the INVVPID types that the monitor uses: individual-address and single-context.
     pub const fn has_vpid(&self) -> bool {
         self.proc2.may >> 5 & 1 != 0 && self.ept_vpid >> 32 & 1 != 0 && self.ept_vpid >> 40 & 0b11 == 0b11
+    }
+
+    /// A VMX-preemption timer that can count across exits.
+    pub const fn has_preemption_timer(&self) -> bool {
+        self.pin.may & PREEMPTION_TIMER != 0 && self.exit.may & SAVE_PREEMPTION_TIMER != 0
     }
 
     /// How many TSC ticks one tick of the VMX-preemption timer lasts, as a power of two.

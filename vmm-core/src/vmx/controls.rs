@@ -45,8 +45,10 @@ pub const EXIT_REQUIRED: &[NamedBit] = &[
 pub const ENTRY_REQUIRED: &[NamedBit] =
     &[named(2, "load debug controls"), named(9, "IA-32e mode guest"), named(15, "load IA32_EFER on entry")];
 
-/// Pin-based control: the watchdog's.
+/// Pin-based control: the timer by which guests that run long are looked at.
 pub const PREEMPTION_TIMER: u32 = 1 << 6;
+/// VM-exit control: that timer counts on across exits. It is allowed only with the other (SDM 3C 27.2.1.2).
+pub const SAVE_PREEMPTION_TIMER: u32 = 1 << 22;
 const USE_VPID: u32 = 1 << 5;
 /// Secondary controls that offer an instruction to the guest instead of intercepting one.
 const ENABLE_RDTSCP: u32 = 1 << 3;
@@ -75,7 +77,7 @@ fn bits(required: &[NamedBit]) -> u32 {
 
 impl ControlFields {
     /// Settles a profile's wishes with what the processor allows.
-    pub fn new(capabilities: &Capabilities, profile: Profile, watchdog: bool, unrestricted: bool) -> Self {
+    pub fn new(capabilities: &Capabilities, profile: Profile, timed: bool, unrestricted: bool) -> Self {
         let mut wanted = profile.intercepts();
         let vpid = if capabilities.has_vpid() { USE_VPID } else { 0 };
         // The processor's own TPR is never the guest's: where there is no shadow of it, or none that MSRs see, CR8 exits.
@@ -87,10 +89,10 @@ impl ControlFields {
             wanted.proc2 |= UNRESTRICTED_GUEST;
         }
         Self {
-            pin: capabilities.pin.settle(bits(PIN_REQUIRED) | if watchdog { PREEMPTION_TIMER } else { 0 }),
+            pin: capabilities.pin.settle(bits(PIN_REQUIRED) | if timed { PREEMPTION_TIMER } else { 0 }),
             proc: capabilities.proc.settle(bits(PROC_REQUIRED) | wanted.proc),
             proc2: capabilities.proc2.settle(bits(PROC2_REQUIRED) | wanted.proc2 | ENABLE_RDTSCP | vpid),
-            exit: capabilities.exit.settle(bits(EXIT_REQUIRED)),
+            exit: capabilities.exit.settle(bits(EXIT_REQUIRED) | if timed { SAVE_PREEMPTION_TIMER } else { 0 }),
             entry: capabilities.entry.settle(bits(ENTRY_REQUIRED)),
             exception_bitmap: wanted.exception_bitmap,
             cr0_mask: wanted.cr0_mask,

@@ -19,6 +19,7 @@ pub mod qualification;
 pub mod scenario;
 pub mod scenario_frame;
 mod scenario_hardware;
+mod watch;
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::{Profile, TPR_SHADOW};
@@ -28,6 +29,7 @@ use self::controls::ControlFields;
 use self::ept::Ept;
 use self::field as f;
 use self::instructions::CurrentVmcs;
+use self::watch::Watch;
 use crate::exit::{Backend, GuestRegisters, State, VirtualizedApic};
 use crate::handlers::apic::KICK_VECTOR;
 use crate::local_apic::LocalApic;
@@ -47,7 +49,8 @@ pub struct Vmx {
     msr_bitmaps: &'static mut Table,
     /// 0 where there are no VPIDs: then every transition flushes.
     vpid: u16,
-    watchdog: bool,
+    /// When the guest is looked at.
+    watch: Watch,
     has_xsave: bool,
     physical_bits: u32,
     /// Mirrors of the VMCS fields, which need not be read back.
@@ -79,6 +82,8 @@ pub struct Parts {
     pub msr_bitmaps: &'static mut Table,
     /// TSC ticks without an exit after which the guest is stopped; 0 for never.
     pub watchdog_ticks: u64,
+    /// Whether the run is to end at a limit.
+    pub limited: bool,
     pub has_xsave: bool,
     /// Width of a physical address.
     pub physical_bits: u32,
@@ -107,12 +112,10 @@ impl Vmx {
         boot_info_gpa: u64,
         page_tables_gpa: u64,
     ) -> (Self, GuestRegisters) {
-        let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, has_xsave, .. } = parts;
+        let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, limited, has_xsave, .. } = parts;
         let Parts { physical_bits, local_apic, vcpu, .. } = parts;
         let unrestricted = vcpu > 0;
-        // The timer has 32 bits and counts TSC ticks divided by a power of two.
-        let timer = u32::try_from(watchdog_ticks >> capabilities.preemption_timer_shift()).unwrap_or(u32::MAX);
-        let watchdog = timer > 0 && capabilities.pin.may >> 6 & 1 != 0;
+        let watch = Watch::new(&capabilities, watchdog_ticks, limited);
         let vpid = u16::from(capabilities.has_vpid());
         let mut vmx = Self {
             vmcs,
@@ -121,7 +124,7 @@ impl Vmx {
             memory_hpa,
             msr_bitmaps,
             vpid,
-            watchdog,
+            watch,
             has_xsave,
             physical_bits,
             // Until the first profile is set, what the guest reads is all in the shadows.
@@ -150,9 +153,6 @@ impl Vmx {
             vmcs.invalidate_vpid(vpid);
         }
         vmcs.invalidate_ept(vmx.ept.pointer());
-        if watchdog {
-            vmcs.write(f::PREEMPTION_TIMER, timer);
-        }
         for counter in [
             f::CR3_TARGET_COUNT,
             f::EXIT_MSR_STORE_COUNT,
@@ -175,7 +175,7 @@ impl Vmx {
 
     /// The control fields of a profile on this processor.
     pub fn control_fields(&self, profile: Profile) -> ControlFields {
-        ControlFields::new(&self.capabilities, profile, self.watchdog, self.unrestricted)
+        ControlFields::new(&self.capabilities, profile, self.watch.has_timer, self.unrestricted)
     }
 
     /// Which exits a profile's controls can produce.

@@ -1,0 +1,50 @@
+//! How fast the TSC counts, as far as the processor tells (SDM 3B 20.7.3), for what has to last a while of a person's time.
+//!
+//! Where it does not tell, as no AMD processor and no older one does, a usual rate stands in: none of these times has to be exact.
+
+use tollgate_abi::leaves::Answer;
+
+/// Leaf 15H: EBX / EAX is the TSC's rate in terms of the core crystal clock's, which is ECX.
+const TIME_STAMP_COUNTER: u32 = 0x15;
+/// Leaf 16H: EAX is the base frequency in MHz.
+const FREQUENCY: u32 = 0x16;
+/// Ticks in a second where nothing is told.
+const USUAL_HZ: u64 = 3_000_000_000;
+/// What a rate can be: a wrong leaf must not make a time of none, or for ever.
+const BELIEVED_HZ: core::ops::RangeInclusive<u64> = 100_000_000..=20_000_000_000;
+
+/// TSC ticks in a second.
+pub fn tsc_hz(cpuid: impl Fn(u32, u32) -> Answer) -> u64 {
+    let highest = cpuid(0, 0).eax;
+    let leaf = |leaf| if leaf <= highest { cpuid(leaf, 0) } else { Answer::ZERO };
+    let Answer { eax: crystals, ebx: ticks, ecx: crystal_hz, .. } = leaf(TIME_STAMP_COUNTER);
+    let by_crystal = (u64::from(crystal_hz) * u64::from(ticks)).checked_div(crystals.into());
+    // Without a crystal's rate, the TSC counts at the base frequency.
+    let by_base = u64::from(leaf(FREQUENCY).eax & 0xffff) * 1_000_000;
+    let told = [by_crystal.unwrap_or(0), by_base].into_iter().find(|hz| BELIEVED_HZ.contains(hz));
+    told.unwrap_or(USUAL_HZ)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hz(leaf_15: [u32; 3], base_mhz: u32, highest: u32) -> u64 {
+        let [eax, ebx, ecx] = leaf_15;
+        tsc_hz(|leaf, _| match leaf {
+            0 => Answer { eax: highest, ..Answer::ZERO },
+            TIME_STAMP_COUNTER => Answer { eax, ebx, ecx, edx: 0 },
+            FREQUENCY => Answer { eax: base_mhz, ..Answer::ZERO },
+            other => panic!("leaf {other:#x}"),
+        })
+    }
+
+    #[test]
+    fn the_rate_is_what_the_processor_tells_or_a_usual_one() {
+        assert_eq!(hz([2, 188, 38_400_000], 3600, 0x16), 3_609_600_000, "the crystal's");
+        assert_eq!(hz([2, 250, 0], 3000, 0x16), 3_000_000_000, "the base frequency");
+        assert_eq!(hz([0, 0, 0], 0, 0x16), USUAL_HZ);
+        assert_eq!(hz([2, 188, 38_400_000], 2400, 0xd), USUAL_HZ, "no such leaves");
+        assert_eq!(hz([1, 1, 1], 0, 0x16), USUAL_HZ, "one tick in a second is none to be believed");
+    }
+}

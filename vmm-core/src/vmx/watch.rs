@@ -1,0 +1,129 @@
+//! When a guest is looked at, whether it still exits and whether its run is over: by the VMX-preemption timer (SDM 3C 26.5.1), which
+//! is saved at each exit, so that it counts the guest's own time across exits.
+//!
+//! A guest that does nothing but exit has little time of its own: of a CPUID loop on Bochs some three ticks in ninety. To find the
+//! run's limit soon after it all the same, the timer gets a small share of what is left of the run.
+
+use super::capability::Capabilities;
+use crate::machine::NEVER;
+
+/// Of the time that is left of a run, the share that the guest can have for itself without a look, and of the whole run the
+/// least: powers of two. A window of the usual length, which begins the time anew, is within it.
+const SHARE_OF_REST: u32 = 7;
+const SHARE_OF_WHOLE: u32 = 11;
+
+/// What there is to be looked for.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// The processor has the timer and it is in use.
+    pub(super) has_timer: bool,
+    /// The guest has halted, which may last.
+    pub(super) halted: bool,
+    /// When the run ends at the latest, and how many TSC ticks it has for that.
+    pub(super) limit_tsc: u64,
+    limit_ticks: u64,
+    /// What the processor's own APIC timer is set to while the guest's is off: the limit, or 0 for nothing.
+    pub(super) idle_tsc: u64,
+    watchdog_ticks: u64,
+    watchdog_tsc: u64,
+    /// A tick of the timer is `1 << shift` of the TSC.
+    shift: u32,
+    /// What the timer is loaded with while the guest runs.
+    timer: u32,
+}
+
+impl Watch {
+    /// For a guest that is stopped after so many TSC ticks without an exit (0: never), or at a limit.
+    pub(super) fn new(capabilities: &Capabilities, watchdog_ticks: u64, limited: bool) -> Self {
+        Self {
+            has_timer: capabilities.has_preemption_timer() && (watchdog_ticks > 0 || limited),
+            halted: false,
+            limit_tsc: NEVER,
+            limit_ticks: 0,
+            idle_tsc: 0,
+            watchdog_ticks,
+            watchdog_tsc: NEVER,
+            shift: capabilities.preemption_timer_shift(),
+            timer: u32::MAX,
+        }
+    }
+
+    /// Has the run end at a TSC, after so many ticks; [`NEVER`] for not by this.
+    pub(super) fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
+        (self.limit_tsc, self.limit_ticks) = (limit_tsc, ticks);
+        self.idle_tsc = if limit_tsc == NEVER { 0 } else { limit_tsc };
+    }
+
+    /// Begins the time without an exit.
+    pub(super) fn restart(&mut self, now_tsc: u64) {
+        self.watchdog_tsc = if self.watchdog_ticks > 0 { now_tsc.saturating_add(self.watchdog_ticks) } else { NEVER };
+        self.divide(now_tsc);
+    }
+
+    /// Whether that is over. If not, the timer has another value, for the rest of it.
+    pub(super) fn is_due(&mut self, now_tsc: u64) -> bool {
+        self.divide(now_tsc);
+        now_tsc >= self.watchdog_tsc
+    }
+
+    /// What the timer is to be loaded with. A halted guest is to be left alone: whatever it waits for makes an exit.
+    pub(super) fn timer(&self) -> u32 {
+        if self.halted { u32::MAX } else { self.timer }
+    }
+
+    fn divide(&mut self, now_tsc: u64) {
+        let mut ticks = self.watchdog_tsc.saturating_sub(now_tsc);
+        if self.limit_tsc != NEVER {
+            let share = self.limit_tsc.saturating_sub(now_tsc) >> SHARE_OF_REST;
+            ticks = ticks.min(share.max(self.limit_ticks >> SHARE_OF_WHOLE));
+        }
+        // Its first tick may be a part of one.
+        self.timer = u32::try_from((ticks >> self.shift) + 2).unwrap_or(u32::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmx::capability::tests::model;
+
+    fn watch(watchdog_ticks: u64, limited: bool) -> Watch {
+        Watch::new(&model("tigerlake"), watchdog_ticks, limited)
+    }
+
+    #[test]
+    fn the_timer_lasts_until_the_watchdog_is_due_and_no_longer_than_its_share_of_the_run() {
+        let mut watch = watch(1_000_000, true);
+        watch.restart(500);
+        assert_eq!(watch.timer(), 1_000_002);
+        watch.set_limit(500 + (1 << 20), 1 << 20);
+        watch.restart(500);
+        assert_eq!(watch.timer(), (1 << (20 - SHARE_OF_REST)) + 2);
+        assert!(!watch.is_due(999_000));
+        assert_eq!(watch.timer(), (1 << (20 - SHARE_OF_WHOLE)) + 2, "little is left");
+        assert!(!watch.is_due(1_000_499));
+        assert_eq!(watch.timer(), 1 + 2, "the watchdog comes before that");
+        assert!(watch.is_due(1_000_500));
+    }
+
+    #[test]
+    fn a_processor_with_a_coarse_timer_is_not_looked_at_too_early() {
+        let mut watch = Watch { shift: 5, ..watch(1000, false) };
+        watch.restart(0);
+        assert!((watch.timer() - 1) << 5 >= 1000, "its first tick may be over at once");
+    }
+
+    #[test]
+    fn who_halts_is_left_alone_and_nobody_is_looked_at_for_nothing() {
+        let mut watch = watch(1000, false);
+        watch.restart(0);
+        watch.halted = true;
+        assert_eq!(watch.timer(), u32::MAX);
+        assert!(!super::Watch::new(&model("tigerlake"), 0, false).has_timer);
+        assert!(super::Watch::new(&model("tigerlake"), 0, true).has_timer);
+        assert!(!super::Watch::new(&model("core2_penryn_t9600"), 1, true).has_timer);
+        let mut never = super::Watch::new(&model("tigerlake"), 0, true);
+        never.restart(7);
+        assert!(!never.is_due(u64::MAX - 1));
+    }
+}
