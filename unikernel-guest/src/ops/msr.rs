@@ -12,6 +12,9 @@ use crate::runtime::recovery::{Trap, attempt};
 /// IA32_SYSENTER_ESP, which nothing in 64-bit mode on one privilege level uses.
 pub(crate) const SYSENTER_ESP: u32 = 0x175;
 
+/// IA32_TIME_STAMP_COUNTER.
+const TIME_STAMP_COUNTER: u32 = 0x10;
+
 /// IA32_TSC_ADJUST.
 pub(crate) const TSC_ADJUST: u32 = 0x3b;
 
@@ -47,11 +50,20 @@ pub(crate) fn rdmsr_times(msr: u32, times: u64) -> (u64, u64) {
 
 /// Sets by how much the TSC is ahead. Whoever compares times on this vCPU does so before, or behind the setting back.
 pub(crate) fn adjust_tsc(ticks: u64) {
-    book_access(ExitReason::WRMSR, TSC_ADJUST);
+    set_clock(TSC_ADJUST, ticks);
+}
+
+/// Sets the TSC itself, and by as much what it is ahead. As for [`adjust_tsc`].
+pub(crate) fn set_tsc(tsc: u64) {
+    set_clock(TIME_STAMP_COUNTER, tsc);
+}
+
+fn set_clock(msr: u32, value: u64) {
+    book_access(ExitReason::WRMSR, msr);
     // SAFETY: it changes what RDTSC reads and when a TSC deadline is reached, on which no memory depends. Not `nomem`: an
     // interrupt's handler may come in between.
     unsafe {
-        asm!("wrmsr", in("ecx") TSC_ADJUST, in("eax") ticks as u32, in("edx") (ticks >> 32) as u32, options(nostack));
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
     }
 }
 

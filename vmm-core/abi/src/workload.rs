@@ -297,10 +297,10 @@ workloads! {
         "RDMSR and WRMSR of MSRs that the guest may not have; each raises #GP";
     "tsc-adjust" Minimal Every 20/MANY, Returns, [
             each(R::WRMSR, 4), each(R::RDMSR, 1), each(R::HLT, 1), each(R::EXTERNAL_INTERRUPT, 1)],
-        "IA32_TSC_ADJUST written, past a TSC deadline, and by how much RDTSC is ahead then";
+        "IA32_TSC_ADJUST or the TSC written, past a TSC deadline, and by how much RDTSC is ahead then";
     "tsc-adjust-exits" Full Every 20/MANY, Returns, [
             each(R::WRMSR, 4), each(R::RDMSR, 1), each(R::RDTSC, 3), each(R::HLT, 1), each(R::EXTERNAL_INTERRUPT, 1)],
-        "IA32_TSC_ADJUST written, past a TSC deadline, and by how much an emulated RDTSC is ahead then";
+        "IA32_TSC_ADJUST or the TSC written, past a TSC deadline, and by how much an emulated RDTSC is ahead then";
     "cr0" Full Every 1000/MANY, Returns, [each(R::CR_ACCESS, 1)],
         "MOV to CR0 that toggles MP";
     "control-registers" Full Every 50/MANY, Returns, [each(R::CR_ACCESS, 10)],

@@ -36,6 +36,8 @@ const OFFERED_1_ECX: u32 = 1
 const OSXSAVE: u32 = 1 << 27;
 /// Leaf 0x8000_0001, EDX; leaf 7, ECX.
 const RDTSCP: u32 = 1 << 27;
+/// Leaf 0x8000_0001, EDX.
+const NO_EXECUTE: u32 = 1 << 20;
 const RDPID: u32 = 1 << 22;
 const UNDER_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, ECX: x2APIC, TSC deadline. EDX: APIC, HTT (several logical processors).
@@ -182,6 +184,11 @@ impl CpuidTable {
     /// Whether the guest sees RDTSCP, and with it IA32_TSC_AUX.
     pub fn has_rdtscp(&self) -> bool {
         self.extended[1].edx & RDTSCP != 0
+    }
+
+    /// Whether the guest sees NX, and with it EFER.NXE.
+    pub fn has_no_execute(&self) -> bool {
+        self.extended[1].edx & NO_EXECUTE != 0
     }
 
     /// Width of a physical address in bits; 36 where the processor does not say (SDM 3A 4.1.4).

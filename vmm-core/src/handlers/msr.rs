@@ -10,7 +10,7 @@ use crate::paging::is_canonical;
 /// How an MSR behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Reads a constant; a write raises #GP.
+    /// Reads a constant; a write of anything else raises #GP.
     Constant(u64),
     /// Reads a constant; a write is ignored.
     Ignored(u64),
@@ -20,7 +20,7 @@ enum Kind {
     Low(State),
     /// The guest's own: a canonical address.
     Address(State),
-    /// IA32_TIME_STAMP_COUNTER: reads the guest's; a write raises #GP, since there is IA32_TSC_ADJUST for that.
+    /// IA32_TIME_STAMP_COUNTER: the guest's. A write changes IA32_TSC_ADJUST by as much (SDM 3B 18.17.3).
     TimeStamp,
     /// IA32_TSC_ADJUST.
     TscAdjust,
@@ -32,8 +32,9 @@ enum Kind {
     Apic,
 }
 
-/// EFER bits that the guest may write: SCE, LME, NXE. LMA is the processor's.
-const EFER_WRITABLE: u64 = 1 | EFER_LME | 1 << 11;
+/// EFER bits that the guest may write: SCE, LME, NXE. LMA is the processor's: what is written there is ignored.
+const EFER_WRITABLE: u64 = 1 | EFER_LME | EFER_NXE;
+const EFER_NXE: u64 = 1 << 11;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const CR0_PG: u64 = 1 << 31;
@@ -92,7 +93,7 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
         Some(Kind::Constant(value) | Kind::Ignored(value)) => value,
         Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state)) => backend.get(state),
         Some(Kind::TimeStamp) => backend.guest_tsc(),
-        // Nothing else sets the guest's TSC: all that it is ahead comes from here (SDM 3B 18.17.3).
+        // All that the guest's TSC is ahead is in here, whichever of the two MSRs it was written to (SDM 3B 18.17.3).
         Some(Kind::TscAdjust) => backend.get(State::TscOffset),
         Some(Kind::Efer) => backend.get(State::Efer),
         Some(Kind::ApicBase) => machine.apic_base,
@@ -113,13 +114,11 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::Own(state)) => backend.set(state, value),
         Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
         Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
-        Some(Kind::TscAdjust) => {
-            backend.set(State::TscOffset, value);
-            machine.apic.set_tsc_offset(value, backend.tsc());
-            apic::arm(backend, machine);
-        }
-        Some(Kind::Efer) => return write_efer(value, backend),
+        Some(Kind::TscAdjust) => set_tsc_offset(value, backend, machine),
+        Some(Kind::TimeStamp) => set_tsc_offset(value.wrapping_sub(backend.tsc()), backend, machine),
+        Some(Kind::Efer) => return write_efer(value, backend, machine),
         Some(Kind::Apic) => return apic::write(registers, backend, machine),
+        Some(Kind::Constant(constant)) if value == constant => {}
         // The mode of the APIC stays what it is.
         Some(Kind::ApicBase) if value == machine.apic_base => {}
         _ => return REFUSED,
@@ -127,11 +126,19 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
     Action::Advance
 }
 
-/// LME can't change while paging is on (SDM 3A 2.2.1).
-fn write_efer<B: Backend>(value: u64, backend: &mut B) -> Action {
+/// The guest's TSC is so far ahead of the processor's.
+fn set_tsc_offset<B: Backend>(ticks: u64, backend: &mut B, machine: &mut Machine) {
+    backend.set(State::TscOffset, ticks);
+    machine.apic.set_tsc_offset(ticks, backend.tsc());
+    apic::arm(backend, machine);
+}
+
+/// LME can't change while paging is on (SDM 3A 2.2.1), and NXE is reserved where CPUID shows no NX.
+fn write_efer<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let old = backend.get(State::Efer);
     let paging = backend.get(State::Cr0) & CR0_PG != 0;
-    if value & !(EFER_WRITABLE | EFER_LMA) != 0 || paging && (value ^ old) & EFER_LME != 0 {
+    let reserved = !(EFER_WRITABLE | EFER_LMA) | if machine.cpuid.has_no_execute() { 0 } else { EFER_NXE };
+    if value & reserved != 0 || paging && (value ^ old) & EFER_LME != 0 {
         return REFUSED;
     }
     backend.set(State::Efer, value & EFER_WRITABLE | old & EFER_LMA);
@@ -142,8 +149,17 @@ fn write_efer<B: Backend>(value: u64, backend: &mut B) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handlers::cpuid::CpuidTable;
+    use crate::handlers::cpuid::tests::everything;
     use crate::script::{Script, machine};
     use tollgate_abi::apic::{APIC_BASE, INITIAL_COUNT, LVT_TIMER, LVT_TSC_DEADLINE};
+    use tollgate_abi::leaves::Answer;
+
+    /// A processor with everything but NX.
+    fn without_no_execute(leaf: u32, sub_leaf: u32) -> Answer {
+        let answer = everything(leaf, sub_leaf);
+        if leaf == 0x8000_0001 { Answer { edx: answer.edx & !(1 << 20), ..answer } } else { answer }
+    }
 
     fn rdmsr(backend: &Script, msr: u64) -> Option<u64> {
         let mut registers = GuestRegisters { rcx: msr, rax: !0, rdx: !0, ..Default::default() };
@@ -200,8 +216,13 @@ mod tests {
         assert_eq!(backend.timer, Some(1200), "two ticks for each count");
         write(&mut backend, 0x3b, 0);
         assert_eq!(backend.timer, Some(1200), "a count is none of a TSC");
-        let registers = &mut GuestRegisters { rcx: 0x10, rax: 1, ..Default::default() };
-        assert_eq!(super::write(registers, &mut backend, &mut machine), REFUSED);
+        write(&mut backend, 0x10, 7 << 32);
+        assert_eq!((rdmsr(&backend, 0x10), rdmsr(&backend, 0x3b)), (Some(7 << 32), Some((7 << 32) - 1000)));
+        write(&mut backend, LVT_TIMER.into(), u64::from(LVT_TSC_DEADLINE | 0x40));
+        write(&mut backend, IA32_TSC_DEADLINE.into(), (7 << 32) + 50);
+        write(&mut backend, 0x10, 0);
+        assert_eq!(rdmsr(&backend, 0x3b), Some(1000u64.wrapping_neg()));
+        assert_eq!(backend.timer, Some((7 << 32) + 1050), "the deadline goes by what was written");
     }
 
     #[test]
@@ -213,6 +234,8 @@ mod tests {
         assert!(!wrmsr(&mut backend, 0x175, 1 << 63));
         assert!(!wrmsr(&mut backend, 0x174, 1 << 32));
         assert!(wrmsr(&mut backend, 0x8b, 0));
+        assert!(wrmsr(&mut backend, 0x1a0, 1), "IA32_MISC_ENABLE: the value that it has");
+        assert!(!wrmsr(&mut backend, 0x1a0, 0) && !wrmsr(&mut backend, 0x1a0, 1 << 18 | 1));
     }
 
     #[test]
@@ -224,6 +247,19 @@ mod tests {
         assert_eq!(rdmsr(&backend, 0xc000_0080), Some(0xd00));
         assert!(!wrmsr(&mut backend, 0xc000_0080, 0x800), "LME cleared");
         assert!(!wrmsr(&mut backend, 0xc000_0080, 0x1500), "SVME");
+        assert!(
+            wrmsr(&mut backend, 0xc000_0080, 0xd00) && wrmsr(&mut backend, 0xc000_0080, 0x100),
+            "LMA is not written"
+        );
+        assert_eq!(rdmsr(&backend, 0xc000_0080), Some(0x500));
+        let mut old = machine();
+        old.cpuid = CpuidTable::new(without_no_execute, 0, 1, true);
+        let write = |backend: &mut Script, machine: &mut Machine, value| {
+            let registers = &mut GuestRegisters { rcx: 0xc000_0080, rax: value, ..Default::default() };
+            super::write(registers, backend, machine)
+        };
+        assert_eq!(write(&mut backend, &mut old, 0xd01), REFUSED, "NXE, on a processor without");
+        assert_eq!(write(&mut backend, &mut old, 0x501), Action::Advance);
         backend.set(State::Cr0, 1);
         assert!(wrmsr(&mut backend, 0xc000_0080, 0x900), "LME set before paging");
     }
