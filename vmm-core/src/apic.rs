@@ -1,8 +1,9 @@
 //! The local APIC of one vCPU: an x2APIC (SDM 3A 12.12), whose registers are a virtual-APIC page (SDM 3C 30.1).
 //!
 //! The page is the one place where they are, whether exits emulate the APIC or the processor virtualizes it. This is the
-//! state and its rules; [`crate::handlers::apic`] connects it with exits. Left out: error interrupts, the LVT entries of
-//! pins that nothing is connected to (they read back), lowest-priority delivery, which delivers like fixed.
+//! state and its rules; [`crate::handlers::apic`] connects it with exits. Left out: the LVT entries of pins that nothing is
+//! connected to (they read back); lowest-priority delivery, which delivers like fixed; that an APIC which is disabled by software
+//! accepts no self-IPI, where the processor virtualizes delivery.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -54,6 +55,10 @@ pub struct Apic {
     written_deadline: u64,
     /// When the timer fires, by the processor's TSC.
     deadline_tsc: Option<u64>,
+    /// Errors since ESR was written last, which shows them.
+    errors: u32,
+    /// The first of these errors has raised the error interrupt, or would have.
+    error_is_raised: bool,
 }
 
 /// An access that raises #GP(0).
@@ -75,9 +80,9 @@ pub enum Effect {
 
 /// 0x14: an APIC with x2APIC mode; six LVT entries.
 const VERSION_VALUE: u32 = 0x14 | 5 << 16;
-/// Software-enabled, spurious vector 0xff.
-const SVR_AT_START: u32 = 0x1ff;
-const SVR_WRITABLE: u32 = 0x1ff;
+/// Spurious vector 0xff, disabled by software (SDM 3A 12.4.7.1).
+const SVR_AT_RESET: u32 = 0xff;
+const SVR_WRITABLE: u32 = 0xff | SVR_ENABLED;
 /// Vector, mask, timer mode.
 const LVT_TIMER_WRITABLE: u32 = 0xff | LVT_MASKED | LVT_PERIODIC | LVT_TSC_DEADLINE;
 /// Vector, delivery mode, polarity, trigger mode, mask.
@@ -86,28 +91,45 @@ const LVT_WRITABLE: u32 = 0x1_a7ff;
 /// not execute an instruction between two exits.
 const LEAST_PERIOD_TICKS: u64 = 1 << 18;
 const TIMER_MODE: u32 = LVT_PERIODIC | LVT_TSC_DEADLINE;
+/// ESR: a vector below 16 was sent, or came by a message, a self-IPI or the LVT (SDM 3A 12.5.3).
+const SENT_ILLEGAL_VECTOR: u32 = 1 << 5;
+const RECEIVED_ILLEGAL_VECTOR: u32 = 1 << 6;
 /// Of the ICR: destination, vector and modes; delivery status reads 0.
 const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
 
 impl Apic {
-    /// The APIC of vCPU `id`, enabled, with everything masked.
+    /// The APIC of vCPU `id`, with everything masked; that of the first is enabled, as firmware leaves it.
     pub fn new(page: &'static Page, id: u32) -> Self {
-        let mut apic = Self { page, id, tsc_offset: 0, written_deadline: 0, deadline_tsc: None };
+        let (written_deadline, deadline_tsc, errors, error_is_raised) = (0, None, 0, false);
+        let mut apic = Self { page, id, tsc_offset: 0, written_deadline, deadline_tsc, errors, error_is_raised };
         apic.reset();
+        if id == 0 {
+            page.set(SVR, SVR_AT_RESET | SVR_ENABLED);
+        }
         apic
     }
 
-    /// The state behind power-up or INIT; it stays in x2APIC mode.
+    /// The state behind power-up or INIT (SDM 3A 12.4.7.1); it stays in x2APIC mode.
     pub fn reset(&mut self) {
         self.page.0.iter().for_each(|doubleword| doubleword.store(0, Relaxed));
         self.page.set(ID, self.id);
         self.page.set(VERSION, VERSION_VALUE);
         self.page.set(LDR, logical_id(self.id));
-        self.page.set(SVR, SVR_AT_START);
-        for entry in LVT_TIMER..=LVT_ERROR {
-            self.page.set(entry, LVT_MASKED);
-        }
+        self.page.set(SVR, SVR_AT_RESET);
+        self.mask_all();
         self.deadline_tsc = None;
+        (self.errors, self.error_is_raised) = (0, false);
+    }
+
+    /// Whether software has enabled it. Otherwise it accepts no interrupt and all LVT entries stay masked; what was accepted before is
+    /// delivered, and what it sends is sent (SDM 3A 12.4.7.2).
+    #[inline(always)]
+    fn is_enabled(&self) -> bool {
+        self.page.get(SVR) & SVR_ENABLED != 0
+    }
+
+    fn mask_all(&self) {
+        (LVT_TIMER..=LVT_ERROR).for_each(|entry| self.page.set(entry, self.page.get(entry) | LVT_MASKED));
     }
 
     /// The page, for the processor.
@@ -132,6 +154,12 @@ impl Apic {
         let left = deadline.saturating_sub(now_tsc.wrapping_add(self.tsc_offset));
         self.written_deadline = deadline;
         self.deadline_tsc = (deadline != 0).then(|| now_tsc.saturating_add(left));
+    }
+
+    /// Whether the timer is in a mode that counts. The mode of two bits, which is reserved, has neither count nor deadline, as under
+    /// KVM.
+    fn counts(&self) -> bool {
+        self.timer_mode() & LVT_TSC_DEADLINE == 0
     }
 
     fn has_tsc_deadline(&self) -> bool {
@@ -174,9 +202,18 @@ impl Apic {
                 self.end_of_interrupt();
                 Ok(Effect::Priorities)
             }
-            ESR if value == 0 => Ok(Effect::None),
-            SVR => store(SVR_WRITABLE).map(|_| Effect::None),
-            LVT_THERMAL..=LVT_ERROR => store(LVT_WRITABLE).map(|_| Effect::None),
+            ESR if value == 0 => {
+                self.page.set(ESR, self.errors);
+                (self.errors, self.error_is_raised) = (0, false);
+                Ok(Effect::None)
+            }
+            SVR | LVT_THERMAL..=LVT_ERROR => {
+                store(if msr == SVR { SVR_WRITABLE } else { LVT_WRITABLE })?;
+                if !self.is_enabled() {
+                    self.mask_all();
+                }
+                Ok(Effect::None)
+            }
             ICR if value & !ICR_WRITABLE == 0 => {
                 self.page.set(ICR, value as u32);
                 self.icr_high().store((value >> 32) as u32, Relaxed);
@@ -184,29 +221,37 @@ impl Apic {
             }
             SELF_IPI => match u8::try_from(value) {
                 Ok(vector) => {
-                    self.request(vector);
+                    self.request_or(vector, SENT_ILLEGAL_VECTOR | RECEIVED_ILLEGAL_VECTOR);
                     Ok(Effect::Priorities)
                 }
                 Err(_) => Err(Refused),
             },
             LVT_TIMER => {
-                let had_tsc_deadline = self.has_tsc_deadline();
+                let before = (self.has_tsc_deadline(), self.counts());
                 store(LVT_TIMER_WRITABLE)?;
-                // Between TSC-deadline mode and the others the timer is disarmed (SDM 3A 12.5.4.1).
-                if had_tsc_deadline != self.has_tsc_deadline() {
+                if !self.is_enabled() {
+                    self.mask_all();
+                }
+                // Between TSC-deadline mode and the others the timer is disarmed (SDM 3A 12.5.4.1); by the reserved mode, too.
+                if before != (self.has_tsc_deadline(), self.counts()) {
                     self.deadline_tsc = None;
                 }
                 Ok(Effect::Timer)
             }
             INITIAL_COUNT => {
                 let count = store(u32::MAX)?;
-                if !self.has_tsc_deadline() {
+                if self.counts() {
                     self.deadline_tsc = self.after_count(count, now_tsc);
                 }
                 Ok(Effect::Timer)
             }
             DIVIDE => {
+                let left = self.current_count(now_tsc);
                 store(0b1011)?;
+                // What is left is counted at the new rate.
+                if left > 0 {
+                    self.deadline_tsc = self.after_count(left, now_tsc);
+                }
                 Ok(Effect::Timer)
             }
             IA32_TSC_DEADLINE => {
@@ -239,10 +284,41 @@ impl Apic {
         true
     }
 
-    /// The APIC accepts an interrupt. Vectors below 16 are errors, which are not reported.
-    pub fn request(&self, vector: u8) {
-        if vector >= LOWEST_VECTOR {
-            set_bit(self.page, IRR, vector, true);
+    /// An interrupt arrives, which the APIC accepts if it is enabled.
+    pub fn request(&mut self, vector: u8) {
+        self.request_or(vector, RECEIVED_ILLEGAL_VECTOR);
+    }
+
+    /// Likewise; a vector below 16 is this error.
+    #[inline(always)]
+    fn request_or(&mut self, vector: u8, error: u32) {
+        if !self.is_enabled() {
+            return;
+        }
+        if vector < LOWEST_VECTOR {
+            return self.report(error);
+        }
+        set_bit(self.page, IRR, vector, true);
+    }
+
+    /// The processor, which virtualizes self-IPIs, leaves one with a vector below 16 to the APIC.
+    pub fn self_ipi_is_illegal(&mut self) {
+        self.report(SENT_ILLEGAL_VECTOR | RECEIVED_ILLEGAL_VECTOR);
+    }
+
+    /// What was to be sent had a vector below 16.
+    pub fn sent_illegal_vector(&mut self) {
+        self.report(SENT_ILLEGAL_VECTOR);
+    }
+
+    /// An error: the first since ESR was written raises the error interrupt, if its LVT entry lets it (SDM 3A 12.5.3).
+    #[cold]
+    #[inline(never)]
+    fn report(&mut self, error: u32) {
+        self.errors |= error;
+        let entry = self.page.get(LVT_ERROR);
+        if !core::mem::replace(&mut self.error_is_raised, true) && entry & LVT_MASKED == 0 {
+            self.request(entry as u8);
         }
     }
 
@@ -381,11 +457,96 @@ mod tests {
     #[test]
     fn registers_read_as_the_manual_has_them() {
         let apic = apic(3);
-        for (msr, value) in [(ID, 3), (VERSION, 0x5_0014), (LDR, 8), (SVR, 0x1ff), (LVT_TIMER, 0x1_0000), (TPR, 0)] {
+        for (msr, value) in [(ID, 3), (VERSION, 0x5_0014), (LDR, 8), (SVR, 0xff), (LVT_TIMER, 0x1_0000), (TPR, 0)] {
             assert_eq!(apic.read(msr, 0), Ok(value), "{msr:#x}");
         }
         for msr in [0x800, 0x801, EOI, SELF_IPI, 0x831, 0x83a, 0x8ff] {
             assert_eq!(apic.read(msr, 0), Err(Refused), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_is_enabled_and_reset_disables_it() {
+        let mut first = apic(0);
+        assert_eq!(first.read(SVR, 0), Ok(0x1ff));
+        first.reset();
+        assert_eq!(first.read(SVR, 0), Ok(0xff));
+    }
+
+    #[test]
+    fn disabled_by_software_it_masks_its_entries_and_accepts_nothing() {
+        let mut apic = apic(0);
+        for (msr, value) in [(LVT_ERROR, 0x30), (LVT_TIMER, 0x31), (SELF_IPI, 0x40)] {
+            apic.write(msr, value, 0).unwrap();
+        }
+        assert_eq!(apic.write(SVR, 0xff, 0), Ok(Effect::None));
+        apic.write(SELF_IPI, 0x50, 0).unwrap();
+        apic.request(0x51);
+        assert_eq!((apic.deliverable(), apic.read(LVT_ERROR, 0)), (Some(0x40), Ok(0x1_0030)), "the one from before");
+        assert_eq!(apic.read(LVT_TIMER, 0), Ok(0x1_0031));
+        apic.write(LVT_TIMER, 0x32, 0).unwrap();
+        apic.write(LVT_ERROR, 0x33, 0).unwrap();
+        assert_eq!((apic.read(LVT_TIMER, 0), apic.read(LVT_ERROR, 0)), (Ok(0x1_0032), Ok(0x1_0033)));
+        apic.write(SVR, 0x1ff, 0).unwrap();
+        assert_eq!(apic.read(LVT_TIMER, 0), Ok(0x1_0032), "it stays masked");
+        apic.request(0x51);
+        assert_eq!(apic.deliverable(), Some(0x51));
+    }
+
+    #[test]
+    fn errors_show_once_esr_is_written_and_raise_one_interrupt_until_then() {
+        let mut apic = apic(0);
+        let esr = |apic: &mut Apic| {
+            assert_eq!(apic.write(ESR, 0, 0), Ok(Effect::None));
+            apic.read(ESR, 0)
+        };
+        apic.request(3);
+        assert_eq!((apic.deliverable(), apic.read(ESR, 0)), (None, Ok(0)), "masked, and not written");
+        assert_eq!((esr(&mut apic), esr(&mut apic)), (Ok(0x40), Ok(0)));
+        apic.write(LVT_ERROR, 0x45, 0).unwrap();
+        apic.write(SELF_IPI, 15, 0).unwrap();
+        assert_eq!(apic.deliverable(), Some(0x45));
+        apic.accept(0x45);
+        apic.write(EOI, 0, 0).unwrap();
+        apic.sent_illegal_vector();
+        assert_eq!(apic.deliverable(), None, "ESR has not been written since");
+        assert_eq!(esr(&mut apic), Ok(0x60));
+        apic.sent_illegal_vector();
+        assert_eq!((apic.deliverable(), esr(&mut apic)), (Some(0x45), Ok(0x20)));
+        apic.write(LVT_ERROR, 5, 0).unwrap();
+        apic.sent_illegal_vector();
+        assert_eq!(esr(&mut apic), Ok(0x60), "its own vector is one, too");
+        for (msr, value) in [(LVT_TIMER, 7), (INITIAL_COUNT, 1)] {
+            apic.write(msr, value, 0).unwrap();
+        }
+        assert!(apic.timer_fired(100));
+        assert_eq!(esr(&mut apic), Ok(0x40));
+    }
+
+    #[test]
+    fn a_count_goes_on_at_the_rate_that_is_written() {
+        let mut apic = apic(0);
+        for (msr, value, now) in
+            [(DIVIDE, 0b1011, 0), (LVT_TIMER, 0x40, 0), (INITIAL_COUNT, 100, 1000), (DIVIDE, 0b0001, 1030)]
+        {
+            assert_eq!(apic.write(msr, value, now), Ok(Effect::Timer));
+        }
+        assert_eq!((apic.deadline_tsc(), apic.read(CURRENT_COUNT, 1034)), (Some(1310), Ok(69)));
+        apic.write(LVT_TIMER, u64::from(0x40 | LVT_TSC_DEADLINE), 1100).unwrap();
+        apic.write(IA32_TSC_DEADLINE, 5000, 1100).unwrap();
+        apic.write(DIVIDE, 0b1011, 1200).unwrap();
+        assert_eq!(apic.deadline_tsc(), Some(5000), "a deadline is no count");
+    }
+
+    #[test]
+    fn the_reserved_timer_mode_does_nothing() {
+        let mut apic = apic(0);
+        for (msr, value) in [(LVT_TIMER, 0x40), (INITIAL_COUNT, 100), (LVT_TIMER, u64::from(0x40 | TIMER_MODE))] {
+            assert_eq!(apic.write(msr, value, 0), Ok(Effect::Timer));
+        }
+        assert_eq!(apic.deadline_tsc(), None, "it ends a count");
+        for msr in [INITIAL_COUNT, IA32_TSC_DEADLINE] {
+            assert_eq!((apic.write(msr, 100, 0), apic.deadline_tsc()), (Ok(Effect::Timer), None), "{msr:#x}");
         }
     }
 

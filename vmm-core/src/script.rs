@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use tollgate_abi::apic::{SVR, SVR_ENABLED};
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::profile::Profile;
@@ -18,6 +19,7 @@ use crate::handlers::cpuid::{CpuidTable, tests::everything};
 use crate::handlers::io::Ports;
 use crate::machine::Machine;
 use crate::memory::tests::memory;
+use crate::vmx::guest_state::REAL_MODE_CR0;
 
 #[derive(Debug, Default)]
 pub(crate) struct Script {
@@ -73,6 +75,8 @@ pub(crate) fn machines<const VCPUS: usize>() -> [Machine; VCPUS] {
 }
 
 fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
+    let mut apic = Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
+    apic.write(SVR, u64::from(SVR_ENABLED | 0xff), 0).expect("each vCPU's is enabled");
     Machine {
         cpuid: CpuidTable::new(everything, vcpu as u32, 1, true),
         ports: Ports::default(),
@@ -83,7 +87,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
         controls: Controls::default(),
         enabled_in_any_profile: Controls::default(),
         cr4_allowed: u64::MAX,
-        apic: Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32),
+        apic,
         apic_base: tollgate_abi::apic::APIC_BASE,
         nmi_pending: false,
         init_pending: false,
@@ -228,7 +232,9 @@ impl Backend for Script {
     fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
         self.timer = deadline_tsc;
     }
-    fn start_up(&mut self, _: u8) {}
+    fn start_up(&mut self, _: u8) {
+        self.state = HashMap::from([(State::Cr0, REAL_MODE_CR0)]);
+    }
     fn enter_long_mode(&mut self) {
         self.set(State::Efer, self.get(State::Efer) | 1 << 10);
     }

@@ -4,7 +4,8 @@
 use core::arch::asm;
 
 use tollgate_abi::apic::{
-    CURRENT_COUNT, DELIVERY_FIXED, EOI, IA32_TSC_DEADLINE, ICR, LVT_TIMER, LVT_TSC_DEADLINE, SELF_IPI, TPR, command,
+    CURRENT_COUNT, DELIVERY_FIXED, EOI, ESR, IA32_TSC_DEADLINE, ICR, LVT_ERROR, LVT_TIMER, LVT_TSC_DEADLINE, SELF_IPI,
+    SVR, SVR_ENABLED, TPR, command,
 };
 use tollgate_abi::exit_reason::ExitReason;
 
@@ -83,6 +84,26 @@ pub(crate) unsafe fn start(to: usize, delivery: u64, vector: u8) {
     unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
     // SAFETY: the caller says so.
     unsafe { write(ICR, command(to as u32, delivery, vector)) };
+}
+
+/// Enables it, or disables it by software, which masks the timer.
+pub(crate) fn enable(enabled: bool) {
+    const SPURIOUS_VECTOR: u32 = 0xff;
+    // SAFETY: it lets nothing through that it has masked, and a spurious interrupt comes only if another is withdrawn.
+    unsafe { write(SVR, u64::from(SPURIOUS_VECTOR | if enabled { SVR_ENABLED } else { 0 })) };
+}
+
+/// Sets the interrupt of its errors.
+pub(crate) fn set_up_errors(entry: u32) {
+    // SAFETY: masked, or one of the IDT's vectors.
+    unsafe { write(LVT_ERROR, entry.into()) };
+}
+
+/// The errors since it was asked last.
+pub(crate) fn errors() -> u64 {
+    // SAFETY: it sends nothing.
+    unsafe { write(ESR, 0) };
+    read(ESR)
 }
 
 /// Sets the timer to interrupt with `vector` at deadlines.

@@ -149,6 +149,7 @@ extern "C" fn other_vcpu(number: usize) -> ! {
     segments::load(unsafe { &*allocate::<(Tables, TrapStacks)>() });
     traps::load();
     processor::set_up_other();
+    apic::enable(true);
     apic::set_up_timer(TIMER_VECTOR);
     post(UP | number as u8);
     let this = cpu::this();

@@ -2,7 +2,7 @@
 //! the profile.
 #![expect(unsafe_code, reason = "sends interrupts, writes CR8")]
 
-use tollgate_abi::apic::{ID, TPR};
+use tollgate_abi::apic::{ID, LVT_ERROR, LVT_MASKED, TPR};
 use tollgate_abi::exit_reason::ExitReason;
 
 use super::expect::ensure;
@@ -103,6 +103,32 @@ pub(super) fn held_priority(run: &Run) -> Outcome {
     }
     idle::disable_interrupts();
     outcome
+}
+
+pub(super) fn errors(run: &Run) -> Outcome {
+    /// A vector that no APIC takes, and what ESR says of a self-IPI with it: sent and received an illegal vector.
+    const ILLEGAL_VECTOR: u8 = 3;
+    const ILLEGAL: u64 = 0x60;
+    let entry = u32::from(SELF_VECTOR);
+    for _ in 0..run.iterations {
+        let before = interrupts_of(SELF_VECTOR);
+        apic::set_up_errors(entry);
+        idle::enable_interrupts();
+        // SAFETY: the vector is never delivered; its error has a handler.
+        unsafe { apic::self_ipi(ILLEGAL_VECTOR) };
+        idle::disable_interrupts();
+        let (raised, errors) = (came(before), apic::errors());
+        apic::enable(false);
+        send_self();
+        let masked = apic::read(LVT_ERROR);
+        apic::enable(true);
+        apic::set_up_timer(TIMER_VECTOR);
+        idle::let_interrupts_in();
+        ensure!((raised, errors) == (1, ILLEGAL), "{raised} interrupts came of an error, and ESR reads {errors:#x}");
+        ensure!(masked == (entry | LVT_MASKED).into(), "a disabled APIC's LVT error entry reads {masked:#x}");
+        ensure!(came(before) == 1, "a disabled APIC took a self-IPI");
+    }
+    Ok(())
 }
 
 /// Long enough that the vCPU halts first even where one tick is one instruction, and several vCPUs share a processor.

@@ -109,6 +109,7 @@ code! {
     ("held-interrupt-virtual", interrupts::held_interrupt),
     ("held-priority", interrupts::held_priority),
     ("held-priority-virtual", interrupts::held_priority),
+    ("apic-errors", interrupts::errors),
     ("apic-timer", interrupts::timer),
     ("apic-timer-virtual", interrupts::timer),
     ("ipi-halted", together::ipi_halted),

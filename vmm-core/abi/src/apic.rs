@@ -1,4 +1,4 @@
-//! The guest's local APIC: an x2APIC, enabled from the start (SDM 3A 12.12). Each register is an MSR.
+//! The guest's local APIC: an x2APIC (SDM 3A 12.12), enabled by software from the start on vCPU 0. Each register is an MSR.
 
 /// IA32_APIC_BASE, and what the guest reads there: at its usual address, enabled, in x2APIC mode. The boot processor has
 /// bit 8, too. The mode can't be changed.
@@ -28,11 +28,11 @@ registers! {
     PPR             0x80a "Processor priority. Read-only.";
     EOI             0x80b "End of interrupt: write 0.";
     LDR             0x80d "Logical destination: derived from the ID. Read-only.";
-    SVR             0x80f "Spurious-interrupt vector; bit 8 enables the APIC, as it is from the start.";
+    SVR             0x80f "Spurious-interrupt vector; [`SVR_ENABLED`].";
     ISR             0x810 "In service, 256 bits in eight registers. Read-only.";
     TMR             0x818 "Trigger mode, likewise. Read-only: all edge-triggered.";
     IRR             0x820 "Requested, likewise. Read-only.";
-    ESR             0x828 "Error status: write 0.";
+    ESR             0x828 "Error status: what it reads are the errors before the last write, of 0.";
     ICR             0x830 "Interrupt command; a write sends an interrupt.";
     LVT_TIMER       0x832 "Local vector table: timer.";
     LVT_THERMAL     0x833 "Local vector table: thermal sensor.";
@@ -46,6 +46,9 @@ registers! {
     SELF_IPI        0x83f "Self-IPI: a write of a vector sends it to this vCPU. Write-only.";
 }
 
+/// SVR: the APIC is enabled by software.
+pub const SVR_ENABLED: u32 = 1 << 8;
+
 /// Lowest vector that an APIC accepts; those below are errors (SDM 3A 12.5.3).
 pub const LOWEST_VECTOR: u8 = 16;
 
@@ -58,6 +61,8 @@ pub const LVT_TSC_DEADLINE: u32 = 2 << 17;
 
 /// ICR, delivery mode in bits 10:8.
 pub const DELIVERY_FIXED: u64 = 0;
+/// Lowest priority.
+pub const DELIVERY_LOWEST_PRIORITY: u64 = 1 << 8;
 /// NMI.
 pub const DELIVERY_NMI: u64 = 4 << 8;
 /// INIT.

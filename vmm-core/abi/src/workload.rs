@@ -393,6 +393,8 @@ workloads! {
             unless(R::VIRTUALIZED_EOI, R::WRMSR, 2), unless(R::TPR_BELOW_THRESHOLD, R::CR_ACCESS, 2),
             unless(R::VIRTUALIZED_EOI, R::TPR_BELOW_THRESHOLD, 1)],
         "local APIC by hardware: a self-IPI that waits for a lower task priority";
+    "apic-errors" Minimal Every 20/MANY, Returns, [each(R::WRMSR, 8), each(R::RDMSR, 2)],
+        "local APIC by exits: a vector below 16 and the error interrupt, and an APIC that software has disabled";
     "apic-timer" Minimal Every 50/MANY, Returns, [
             each(R::WRMSR, 2), each(R::HLT, 1), each(R::EXTERNAL_INTERRUPT, 1)],
         "local APIC by exits: HLT until the TSC deadline, and its EOI";

@@ -363,8 +363,7 @@ impl<B: Extension> Run<B> {
         vcpu.set_limit(BOARD.limit_tsc(), run.plan.limit_ticks);
         let Some(mut seat) = run.places[at].take() else { return };
         while let Some(vector) = start_up_vector(seated) {
-            vcpu.start_up(vector);
-            seat.set_registers(GuestRegisters::default());
+            seat.set_registers(vcpu.start_up(vector));
             let end = vcpu.run(run.books[at], |vcpu| seat.run(vcpu), pause_anywhere);
             BOARD.add_elapsed(at, end.elapsed_tsc);
             if end.outcome == Outcome::Init {

@@ -197,6 +197,17 @@ pub fn refresh<B: Backend>(backend: &mut B, machine: &Machine) {
     backend.ask_for_window(deliverable.is_some());
 }
 
+/// A write to a register of the virtual-APIC page that the processor leaves to the APIC: of those that it takes, a self-IPI with a
+/// vector below 16 alone (SDM 3C 30.4.3.3).
+#[inline(never)]
+pub fn written<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    const SELF_IPI_OFFSET: u64 = (SELF_IPI - MSR_BASE) as u64 * 16;
+    if backend.qualification() == SELF_IPI_OFFSET {
+        machine.apic.self_ipi_is_illegal();
+    }
+    resume(backend, machine)
+}
+
 /// A halted vCPU is active again.
 fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
     if machine.halted {
@@ -217,8 +228,12 @@ pub fn arm<B: Backend>(backend: &mut B, machine: &Machine) {
 fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
     let vector = command as u8;
     let message = match command & DELIVERY_MASK {
-        // Lowest priority, 1, delivers to all that are addressed.
-        DELIVERY_FIXED | 0x100 if vector >= LOWEST_VECTOR => Message::Interrupt(vector),
+        // Such an interrupt is not sent.
+        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if vector < LOWEST_VECTOR => {
+            return machine.apic.sent_illegal_vector();
+        }
+        // Lowest priority delivers to all that are addressed.
+        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY => Message::Interrupt(vector),
         DELIVERY_NMI => Message::Nmi,
         DELIVERY_INIT if command & LEVEL == 0 || command & ASSERT != 0 => Message::Init,
         DELIVERY_START_UP => Message::StartUp(vector),
@@ -292,6 +307,27 @@ mod tests {
         assert_eq!(wrmsr(&mut backend, &mut machine, EOI, 0), delivered(0x41));
         assert_eq!(wrmsr(&mut backend, &mut machine, EOI, 0), Action::Advance);
         assert_eq!(wrmsr(&mut backend, &mut machine, EOI, 1), REFUSED);
+    }
+
+    #[test]
+    fn a_vector_below_16_is_an_error_of_whoever_sends_it() {
+        let [mut first, second] = machines();
+        let mut backend = interruptible();
+        second.board.set_condition(1, Condition::Running);
+        let raised = Action::AdvanceAndInject(Event::interrupt(0x45));
+        let esr = |backend: &mut Script, machine: &mut Machine| {
+            assert_eq!(wrmsr(backend, machine, EOI, 0), Action::Advance);
+            assert_eq!(wrmsr(backend, machine, ESR, 0), Action::Advance);
+            machine.apic.read(ESR, 0)
+        };
+        assert_eq!(wrmsr(&mut backend, &mut first, LVT_ERROR, 0x45), Action::Advance);
+        assert_eq!(wrmsr(&mut backend, &mut first, ICR, command(1, DELIVERY_FIXED, 15)), raised);
+        assert_eq!((esr(&mut backend, &mut first), second.board.receive(1), backend.kicks.len()), (Ok(0x20), None, 0));
+        assert_eq!(wrmsr(&mut backend, &mut first, SELF_IPI, 15), raised);
+        assert_eq!(esr(&mut backend, &mut first), Ok(0x60));
+        backend.qualification = 0x3f0;
+        assert_eq!(written(&mut backend, &mut first), Action::Inject(Event::interrupt(0x45)), "by the processor");
+        assert_eq!(esr(&mut backend, &mut first), Ok(0x60));
     }
 
     #[test]

@@ -63,8 +63,9 @@ pub fn dispatch<B: Backend>(
         ExitReason::EXTERNAL_INTERRUPT => apic::external_interrupt(backend, machine),
         ExitReason::INIT => apic::init_signal(machine),
         ExitReason::INTERRUPT_WINDOW | ExitReason::TPR_BELOW_THRESHOLD => apic::resume(backend, machine),
-        // The processor has done what the write asked for, or noted that its vector is an error.
-        ExitReason::VIRTUALIZED_EOI | ExitReason::APIC_WRITE => apic::resume(backend, machine),
+        // The processor has done what the write asked for.
+        ExitReason::VIRTUALIZED_EOI => apic::resume(backend, machine),
+        ExitReason::APIC_WRITE => apic::written(backend, machine),
         // No performance counter exists, so that every index is out of range.
         ExitReason::RDPMC => Action::Inject(Event::GENERAL_PROTECTION),
         ExitReason::VMCLEAR
