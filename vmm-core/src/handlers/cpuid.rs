@@ -44,17 +44,24 @@ const UNDER_HYPERVISOR: u32 = 1 << 31;
 const APIC_1_ECX: u32 = 1 << 21 | 1 << 24;
 const APIC_1_EDX: u32 = 1 << 9;
 const HTT: u32 = 1 << 28;
-/// Leaf 1, EDX: MCE, MTRR, MCA, PAT, DS, ACPI, HTT, TM, PBE.
-const HIDDEN_1_EDX: u32 = 1 << 7 | 1 << 12 | 1 << 14 | 1 << 16 | 1 << 21 | 1 << 22 | 1 << 28 | 1 << 29 | 1 << 31;
+/// Leaf 1, EDX offered: FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, SEP, PGE, CMOV, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2, SS. Without MCE,
+/// MTRR, MCA and PAT, whose MSRs the guest does not have.
+const OFFERED_1_EDX: u32 =
+    0x17f | 1 << 11 | 1 << 13 | 1 << 15 | 1 << 17 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 27;
+/// Leaf 6, EAX: the APIC timer always runs, whatever state the processor is in.
+const ARAT: u32 = 1 << 2;
 /// Leaf 7, EBX: IA32_TSC_ADJUST, which is the monitor's own.
 const TSC_ADJUST: u32 = 1 << 1;
-/// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, AVX512F/DQ, ADX, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
+/// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, that the x87 data pointer is of exceptions alone, SMEP, BMI2, ERMS, that x87 CS and DS
+/// are 0, AVX512F/DQ, ADX, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
 const OFFERED_7_EBX: u32 = 1
     | 1 << 3
     | 1 << 5
+    | 1 << 6
     | 1 << 7
     | 1 << 8
     | 1 << 9
+    | 1 << 13
     | 1 << 16
     | 1 << 17
     | 1 << 19
@@ -74,9 +81,9 @@ const OFFERED_D1_EAX: u32 = 1 << 0 | 1 << 2;
 
 /// Leaves whose answer depends on ECX or on guest state.
 const NOT_PLAIN: u64 = 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd;
-/// Leaves that describe what the guest does not get: MONITOR, power, DCA, PMU, and the resource and trace leaves.
+/// Leaves that describe what the guest does not get: serial number, MONITOR, power, DCA, PMU, and the resource and trace leaves.
 const EMPTY: u64 =
-    1 << 5 | 1 << 6 | 1 << 9 | 1 << 0xa | 1 << 0xf | 1 << 0x10 | 1 << 0x12 | 1 << 0x14 | !((1 << 0x17) - 1);
+    1 << 3 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 0xa | 1 << 0xf | 1 << 0x10 | 1 << 0x12 | 1 << 0x14 | !((1 << 0x17) - 1);
 
 /// What CPUID answers.
 #[derive(Clone, Debug)]
@@ -140,7 +147,7 @@ impl CpuidTable {
         let features = &mut self.basic[1];
         features.ebx = features.ebx & 0xff00 | self.vcpus.next_power_of_two() << 16 | self.apic_id << 24;
         features.ecx = features.ecx & OFFERED_1_ECX | UNDER_HYPERVISOR | APIC_1_ECX;
-        features.edx = features.edx & !HIDDEN_1_EDX | APIC_1_EDX | if self.vcpus > 1 { HTT } else { 0 };
+        features.edx = features.edx & OFFERED_1_EDX | APIC_1_EDX | if self.vcpus > 1 { HTT } else { 0 };
         let structured = &mut self.basic[7];
         *structured = Answer {
             eax: 0,
@@ -148,7 +155,9 @@ impl CpuidTable {
             ecx: structured.ecx & OFFERED_7_ECX,
             edx: structured.edx & OFFERED_7_EDX,
         };
+        self.basic[6] = Answer { eax: ARAT, ..Answer::ZERO };
         self.basic[0xb] = Answer::ZERO;
+        self.basic[0x15] = clocks(self.basic[0x15]);
         self.components[0].eax &= XCR0_OFFERED as u32;
         self.components[0].edx = 0;
         self.components[1] = Answer { eax: self.components[1].eax & OFFERED_D1_EAX, ..Answer::ZERO };
@@ -261,6 +270,17 @@ impl CpuidTable {
     }
 }
 
+/// Leaf 15H: the frequency of the time-stamp counter, by way of a crystal's. The guest's APIC timer counts the TSC's ticks, and
+/// what it counts is that crystal's (SDM 3A 12.5.4): so the two are one.
+fn clocks(native: Answer) -> Answer {
+    let Answer { eax: divisor, ebx: factor, ecx: crystal_hz, .. } = native;
+    if divisor == 0 || factor == 0 {
+        return Answer::ZERO;
+    }
+    let tsc_hz = u64::from(crystal_hz) * u64::from(factor) / u64::from(divisor);
+    Answer { eax: 1, ebx: 1, ecx: u32::try_from(tsc_hz).unwrap_or(0), edx: 0 }
+}
+
 /// Answers a leaf that has one answer; false for the others, the account's among them.
 #[inline(always)]
 pub fn quick(registers: &mut GuestRegisters, table: &CpuidTable) -> bool {
@@ -293,6 +313,7 @@ pub(crate) mod tests {
             (0, _) => Answer { eax: 0x20, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 },
             (0x8000_0008, _) => Answer { eax: 0x3927, ebx: !0, ..Answer::ZERO },
             (0x8000_0000, _) => Answer { eax: 0x8000_0008, ..Answer::ZERO },
+            (0x15, _) => Answer { eax: 2, ebx: 250, ecx: 24_000_000, ..Answer::ZERO },
             (0xd, 2) => Answer { eax: 256, ebx: 576, ..Answer::ZERO },
             (0xd, 5..) => Answer { eax: 64, ebx: 1000 + 64 * sub_leaf, ..Answer::ZERO },
             _ => Answer { eax: !0, ebx: !0, ecx: !0, edx: !0 },
@@ -307,6 +328,8 @@ pub(crate) mod tests {
         assert_ne!(features.ecx & UNDER_HYPERVISOR, 0);
         assert_eq!((features.ebx >> 24, features.ebx >> 16 & 0xff, features.edx & HTT), (3, 4, HTT));
         assert_eq!(table.answer(0xb, 1, 0), Answer { eax: 2, ebx: 4, ecx: 0x201, edx: 3 });
+        assert_eq!(features.edx & (1 << 7 | 1 << 10 | 1 << 12 | 1 << 16 | 1 << 18 | 1 << 30), 0, "MCE, MTRR, PAT, PSN");
+        assert_eq!((table.answer(3, 0, 0), table.answer(6, 0, 0).eax), (Answer::ZERO, ARAT));
         let structured = table.answer(7, 0, 0);
         assert_eq!(
             (structured.ebx >> 10 & 1, structured.ebx >> 18 & 1, structured.ecx >> 16 & 1),
@@ -320,6 +343,19 @@ pub(crate) mod tests {
         assert_eq!((table.physical_address_bits(), table.has_rdtscp()), (39, true));
         let without = CpuidTable::new(everything, 3, 4, false);
         assert_eq!((without.has_rdtscp(), without.answer(7, 0, 0).ecx & RDPID), (false, 0));
+    }
+
+    #[test]
+    fn the_apic_timer_counts_what_is_called_the_crystal() {
+        let table = CpuidTable::new(everything, 0, 1, true);
+        let expected = |ecx| Answer { eax: 1, ebx: 1, ecx, edx: 0 };
+        assert_eq!(table.answer(0x15, 0, 0), expected(3_000_000_000));
+        assert_eq!(clocks(Answer { eax: 2, ebx: 250, ..Answer::ZERO }), expected(0), "a crystal that is not told");
+        let fast = Answer { eax: 1, ebx: 200, ecx: 25_000_000, edx: 0 };
+        assert_eq!(clocks(fast), expected(0), "more than 32 bits can tell");
+        assert_eq!(clocks(Answer { ecx: 1, ..Answer::ZERO }), Answer::ZERO, "no ratio");
+        let deprecations = 1 << 6 | 1 << 13;
+        assert_eq!(table.answer(7, 0, 0).ebx & deprecations, deprecations, "what does not exist is not hidden");
     }
 
     #[test]
