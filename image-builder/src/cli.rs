@@ -96,6 +96,7 @@ const WORKLOADS_EXAMPLES: &str = "Examples:
 
 const PLATFORMS_EXAMPLES: &str = "Examples:
   tollgate platforms                             what works on this machine, and what would help
+  tollgate platforms --versions                  in what versions of the emulators differ
   tollgate platforms --exits --format markdown   every exit on every processor model; takes minutes";
 
 const COMPLETIONS_EXAMPLES: &str = "Examples:
@@ -158,6 +159,9 @@ pub struct PlatformsArguments {
     /// Run the atlas on every processor model of Bochs and show which exits each produces
     #[arg(long)]
     pub exits: bool,
+    /// Show in what the versions of the emulators differ, what is done about it, and how it was seen
+    #[arg(long, conflicts_with = "exits")]
+    pub versions: bool,
     /// The table's form.
     #[command(flatten)]
     pub sheet: SheetArguments,
@@ -285,7 +289,7 @@ pub struct RunArguments {
     /// Processors of the emulated machine, 1 to 16 [default: as many as the run needs]
     #[arg(long, value_name = "M", value_parser = cpus())]
     pub machine_cpus: Option<u32>,
-    /// Wall time in seconds until the run is given up [default: 60, with --audit 180]
+    /// Wall time in seconds until the run is given up [default: 60, with --audit or --uefi 180]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use image_builder::cli::Cli;
+use image_builder::terminal::Terminal;
 use image_builder::{commands, interrupt};
 
 fn main() -> ExitCode {
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     match commands::run(cli.command) {
         Ok(status) => status.into(),
         Err(failure) => {
-            eprintln!("tollgate: {failure}");
+            Terminal::of_stderr().tell(&format!("tollgate: {failure}"));
             failure.status.into()
         }
     }

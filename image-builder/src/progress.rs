@@ -7,11 +7,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tollgate_abi::record::{Kind, Record};
 
 use crate::log::printable;
+use crate::terminal::Terminal;
 
 /// What a run shows while it works.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
+    terminal: Terminal,
 }
 
 const REDRAWS_EACH_SECOND: u8 = 15;
@@ -19,23 +21,25 @@ const REDRAWS_EACH_SECOND: u8 = 15;
 impl Progress {
     /// Progress through `workloads` workloads.
     pub fn new(workloads: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let terminal = Terminal::of_stderr();
+        // A line that moves takes escape sequences.
+        let bar = (std::io::stderr().is_terminal() && terminal.colors).then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_EACH_SECOND);
-            let style = ProgressStyle::with_template("{spinner} {pos}/{len} {msg}");
+            let style = ProgressStyle::with_template("{spinner} {pos}/{len} {wide_msg}");
             ProgressBar::with_draw_target(Some(workloads), target)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         if let Some(bar) = &bar {
             bar.enable_steady_tick(Duration::from_millis(100));
         }
-        Self { bar }
+        Self { bar, terminal }
     }
 
     /// A phase begins, or something is worth a line.
     pub fn phase(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.println(self.terminal.wrap(text)),
+            None => self.terminal.tell(text),
         }
     }
 

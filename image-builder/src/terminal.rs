@@ -1,9 +1,10 @@
-//! What standard output is: how wide, and whether it shows colours and blocks.
+//! What standard output and standard error are: how wide, and whether they show colours and blocks.
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 
-use terminal_size::{Width, terminal_size_of};
+use rustix::termios::tcgetwinsize;
 
 /// Columns of what is no terminal.
 pub const FIXED_COLUMNS: u16 = 120;
@@ -38,18 +39,33 @@ impl Default for Terminal {
 impl Terminal {
     /// Standard output; what is no terminal gets a fixed width and nothing but text.
     pub fn of_stdout() -> Self {
-        let out = io::stdout();
+        Self::of(&io::stdout())
+    }
+
+    /// Standard error, for messages.
+    pub fn of_stderr() -> Self {
+        Self::of(&io::stderr())
+    }
+
+    fn of(out: &(impl IsTerminal + AsFd)) -> Self {
         if !out.is_terminal() {
             return Self::default();
         }
         let says = |name: &str| env::var(name).unwrap_or_default();
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].map(says).into_iter().find(|value| !value.is_empty());
+        // A terminal may tell its columns without its rows.
+        let columns = tcgetwinsize(out).map_or(0, |size| size.ws_col);
         Self {
-            columns: terminal_size_of(&out).map_or(FIXED_COLUMNS, |(Width(columns), _)| columns.max(LEAST_COLUMNS)),
+            columns: if columns == 0 { FIXED_COLUMNS } else { columns.max(LEAST_COLUMNS) },
             wraps: true,
             colors: says("NO_COLOR").is_empty() && says("TERM") != "dumb",
             blocks: locale.is_some_and(|value| value.to_ascii_uppercase().replace('-', "").contains("UTF8")),
         }
+    }
+
+    /// Writes a message to standard error, each of its lines in lines that fit.
+    pub fn tell(&self, text: &str) {
+        eprintln!("{}", self.wrap(text));
     }
 
     /// A line of text, in lines that fit.

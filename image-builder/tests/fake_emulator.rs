@@ -128,6 +128,35 @@ fn one_whose_debugger_is_an_option_is_started_with_it() {
 }
 
 #[test]
+fn one_without_what_a_run_needs_is_refused() {
+    let without_debugger = Fake::that_says("Bochs x86 Emulator 2.7\n", "exit 9");
+    check(&without_debugger, &[], 3, "Bochs x86 Emulator 2.7 was built without its debugger");
+    let models = about_bochs("3.0", "") + "Supported CPU models:\n\npentium\ncorei7_icelake_u\n\nend\n";
+    check(&Fake::that_says(&models, "exit 9"), &[], 3, "Bochs x86 Emulator 3.0 has no processor model `tigerlake`");
+    let with_model = Fake::that_says(&models, "cat $LOG > serial.log").with_log(&balanced());
+    check(&with_model, &["--cpu", "corei7_icelake_u"], 0, "verdict: balanced");
+}
+
+#[test]
+fn one_of_an_unknown_version_runs_and_is_told() {
+    let of = |version: &str| {
+        let fake = Fake::that_says(&about_bochs(version, ""), "cat $LOG > serial.log").with_log(&balanced());
+        text(&check(&fake, &["--json"], 0, &format!("\"emulator\": \"Bochs x86 Emulator {version}\"")).stderr)
+    };
+    assert!(of("9.9").contains("Bochs 9.9 is unknown: 2.7, 3.0, 3.1 were tried"), "{}", of("9.9"));
+    assert!(!of("3.1").contains("unknown"), "{}", of("3.1"));
+}
+
+#[test]
+fn one_whose_log_can_not_be_read_is_not_taken_for_one_without_exits() {
+    let script = "echo '0d[CPU0  ] an exit in other words' > bochs.log; cat $LOG > serial.log";
+    let fake = Fake::that_says(&about_bochs("9.9", ""), script).with_log(&balanced());
+    let cause = "differs: no line of the log of Bochs x86 Emulator 9.9 is read as an exit";
+    let output = check(&fake, &["--audit"], 1, cause);
+    assert!(text(&output.stdout).contains("leave --audit out"), "{}", text(&output.stdout));
+}
+
+#[test]
 fn one_finds_a_vga_bios_and_a_stick_that_no_other_has_locked() {
     let out = tempfile::tempdir().unwrap();
     fs::write(out.path().join("stick.img.lock"), "").unwrap();

@@ -34,6 +34,7 @@ impl Account {
             schema: SCHEMA,
             platform: PlatformFacts {
                 kind: kind.unwrap_or(&header.platform).to_owned(),
+                emulator: None,
                 virtualization: header.virtualization.clone(),
                 cpu: header.cpu.clone(),
             },

@@ -170,7 +170,7 @@ impl Collected {
         let (exits, cycles) = (sum(|row| row.count), sum(|row| row.cycles));
         let accounted = self.accounted;
         Group {
-            platform: PlatformFacts { kind, virtualization, cpu },
+            platform: PlatformFacts { kind, emulator: None, virtualization, cpu },
             build,
             options,
             runs: self.runs,

@@ -94,6 +94,9 @@ pub struct Account {
 pub struct PlatformFacts {
     /// The emulator, or what the monitor took the machine for.
     pub kind: String,
+    /// The emulator's own name and version, where one ran it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emulator: Option<String>,
     /// The virtualization extension in use.
     pub virtualization: String,
     /// The processor's name.

@@ -20,6 +20,7 @@ use tollgate_abi::leaves::LeafMap;
 
 use crate::cli::{Command, ImageOptions, MissingCpus};
 use crate::failure::{Failure, Status};
+use crate::report::SheetFormat;
 use crate::selection::{ATLAS, Selection, nearest};
 
 /// Performs a command.
@@ -38,8 +39,17 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Reasons(arguments) => print(&tables::reasons(arguments.format)).map(|()| Status::Balanced),
         Command::Workloads(arguments) => print(&tables::workloads().shown(arguments.format)).map(|()| Status::Balanced),
         Command::Platforms(arguments) => {
-            let sheet = if arguments.exits { exits_by_model::sheet()? } else { platforms::sheet() };
-            print(&sheet.shown(arguments.sheet.format)).map(|()| Status::Balanced)
+            let format = arguments.sheet.format;
+            let text = if arguments.exits {
+                exits_by_model::sheet()?.shown(format)
+            } else if arguments.versions {
+                platforms::versions().shown(format)
+            } else if matches!(format, SheetFormat::Table | SheetFormat::Markdown) {
+                platforms::sheet().shown(format) + "\n" + &platforms::emulators().shown(format)
+            } else {
+                platforms::sheet().shown(format)
+            };
+            print(&text).map(|()| Status::Balanced)
         }
     }
 }

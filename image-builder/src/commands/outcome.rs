@@ -1,9 +1,11 @@
 //! From what came of an emulator's run to an account, or to the reason why there is none.
 
 use crate::account::Account;
+use crate::audit::Audit;
 use crate::emulator::{Ended, Launch, Session};
-use crate::failure::Failure;
-use crate::log::LogError;
+use crate::failure::{Failure, Status};
+use crate::log::{Log, LogError};
+use crate::terminal::Terminal;
 
 /// The account of a session, or why there is none.
 pub(super) fn account(launch: &Launch, session: Session) -> Result<Account, Failure> {
@@ -12,7 +14,7 @@ pub(super) fn account(launch: &Launch, session: Session) -> Result<Account, Fail
     let seconds = wall.as_secs_f64();
     let after = |what: &str| format!("{name} {what} after {seconds:.1} s, before a verdict{}", quoted(&said));
     let log = match (log, ended) {
-        (Ok(log), _) if log.verdict.is_some() => return Ok(Account::new(&log, audit.as_ref(), Some(launch.kind))),
+        (Ok(log), _) if log.verdict.is_some() => return Ok(of(&log, audit.as_ref(), launch)),
         (log, _) => log,
     };
     let cause = match ended {
@@ -33,12 +35,28 @@ pub(super) fn account(launch: &Launch, session: Session) -> Result<Account, Fail
     };
     match log {
         Ok(log) => {
-            eprintln!("tollgate: {cause}");
-            Ok(Account::new(&log, audit.as_ref(), Some(launch.kind)))
+            Terminal::of_stderr().tell(&format!("tollgate: {cause}"));
+            Ok(of(&log, audit.as_ref(), launch))
         }
         Err(LogError::Empty) => Err(cause),
         Err(error) => Err(Failure::new(cause.status, format_args!("{error}\n  {cause}"))),
     }
+}
+
+/// The account of a log. An emulator's book without a single exit, beside a ledger that has some, is one that can't be read.
+fn of(log: &Log, audit: Option<&Audit>, launch: &Launch) -> Account {
+    let mut account = Account::new(log, audit, Some(launch.kind));
+    let emulator = &launch.emulator;
+    if account.totals.audit_count == Some(0) && account.totals.exits > 0 {
+        let cause = format!("no line of the log of {} is read as an exit: the audit says nothing", emulator.title);
+        if account.status == Status::Differs && account.verdict.starts_with("differs: ") {
+            account.verdict = format!("differs: {cause}");
+        }
+        account.findings.insert(0, cause);
+        account.remedy.get_or_insert("leave --audit out, or use a version that `tollgate platforms` knows".to_owned());
+    }
+    account.platform.emulator = Some(emulator.title.clone());
+    account
 }
 
 fn quoted(said: &str) -> String {

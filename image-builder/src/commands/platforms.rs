@@ -3,7 +3,8 @@
 use tollgate_abi::virtualization::Extension;
 
 use crate::emulator::models::{self, MODELS, Model, Offers};
-use crate::emulator::{Engine, PLATFORMS, Platform, ovmf};
+use crate::emulator::versions::DIFFERENCES;
+use crate::emulator::{Engine, PLATFORMS, Platform, installed, ovmf};
 use crate::failure::Failure;
 use crate::report::Sheet;
 
@@ -22,11 +23,13 @@ pub(super) fn sheet() -> Sheet {
             row(platform, platform.processor, Some(platform.extension), works.is_ok(), remark);
             continue;
         }
+        let emulator = installed(Engine::Bochs).ok();
+        let has = |model: &&Model| emulator.as_ref().and_then(|here| here.has_model(model.name)) != Some(false);
         let lists = |model: &&Model| match model.offers.extension() {
             Some(extension) => extension == platform.extension,
             None => platform.extension == Extension::Svm,
         };
-        for model in MODELS.iter().filter(lists) {
+        for model in MODELS.iter().filter(lists).filter(has) {
             let (runs, remark) = match &works {
                 Err(failure) => (false, one_line(failure)),
                 Ok(()) => of_model(model),
@@ -34,9 +37,8 @@ pub(super) fn sheet() -> Sheet {
             row(platform, model.name, model.offers.extension(), runs, remark);
         }
     }
-    let firmware = ovmf::firmware().map(drop);
     for platform in &PLATFORMS {
-        let works = platform.works().and_then(|()| firmware.clone());
+        let works = platform.works().and_then(|()| ovmf::firmware(&installed(platform.engine)?).map(drop));
         let processor = if platform.engine == Engine::Bochs { "its models" } else { platform.processor };
         let name = format!("{} --uefi", platform.name);
         let (extension, needs) = (platform.extension.to_string(), format!("{}; OVMF is in the tool", platform.needs));
@@ -52,6 +54,34 @@ pub(super) fn sheet() -> Sheet {
         "UEFI; Secure Boot off",
         "write it with `tollgate image --uefi FILE`; bring its log back to `tollgate report`",
     ]);
+    sheet
+}
+
+/// The emulators that are installed: their versions, whether those were tried, and in what they are unlike others.
+pub(super) fn emulators() -> Sheet {
+    let mut sheet = Sheet::new(&["emulator", "version", "difference", "what is done about it"]);
+    for engine in [Engine::Bochs, Engine::Tcg] {
+        let name = engine.family().name();
+        let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
+        let Ok(here) = installed(engine) else {
+            sheet.row(row([name, "-", "is not installed", "run ci/setup"]));
+            continue;
+        };
+        let version = here.version.map_or_else(|| "unknown".to_owned(), |version| version.to_string());
+        let known = here.warning().unwrap_or_else(|| "this version was tried".to_owned());
+        sheet.row(row([name, &version, &known, ""]));
+        here.differences().for_each(|difference| sheet.row(row([name, &version, difference.what, difference.done])));
+    }
+    sheet
+}
+
+/// The whole table of what differs between versions.
+pub(super) fn versions() -> Sheet {
+    let mut sheet = Sheet::new(&["emulator", "versions", "difference", "what is done about it", "how it was seen"]);
+    for row in &DIFFERENCES {
+        let versions = row.versions();
+        sheet.row([row.family.name(), &versions, row.what, row.done, row.evidence].map(str::to_owned).to_vec());
+    }
     sheet
 }
 

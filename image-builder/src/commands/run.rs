@@ -13,7 +13,7 @@ use super::{print, stick};
 use crate::account::Account;
 use crate::cli::{On, RunArguments};
 use crate::emulator::models::{self, MODELS, Model};
-use crate::emulator::{Boot, Engine, Limits, Platform, SERIAL, Session, bochs, qemu};
+use crate::emulator::{Boot, Engine, Limits, Platform, SERIAL, Session, bochs, installed, qemu};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     let status = titled[0].account.status;
     match printed.and(kept).and(paged).and(traced) {
         Err(failure) if status > failure.status => {
-            eprintln!("tollgate: {failure}");
+            Terminal::of_stderr().tell(&format!("tollgate: {failure}"));
             Ok(status)
         }
         written => written.map(|()| status),
@@ -91,10 +91,11 @@ pub(super) fn run_image(
             qemu::prepare(directory, boot, qemu::Machine { platform, memory_mib, cpus }, arguments.audit)?
         }
     };
+    launch.notes.iter().for_each(|note| progress.phase(note));
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
     progress.phase(&format!("{}: {}{and_scenarios}", launch.name, counted(workloads, "workload")));
-    let within = Limits::within(Duration::from_secs(seconds(arguments.timeout, arguments.audit)));
+    let within = Limits::within(Duration::from_secs(seconds(arguments.timeout, arguments.audit || arguments.uefi)));
     let limits = if arguments.uefi { Limits { grace: stick::GRACE, ..within } } else { within };
     let session = Session::run(&launch, limits, |record| progress.record(record));
     progress.finish();
@@ -105,9 +106,9 @@ pub(super) fn run_image(
     Ok((launch.name, account))
 }
 
-/// Until a run is given up.
-pub(super) fn seconds(asked: Option<u64>, audit: bool) -> u64 {
-    asked.unwrap_or(if audit { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
+/// Until a run is given up: more time where the emulator keeps a log or firmware comes first.
+pub(super) fn seconds(asked: Option<u64>, slow: bool) -> u64 {
+    asked.unwrap_or(if slow { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
 }
 
 pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
@@ -190,7 +191,10 @@ pub(super) fn choose(on: On, cpu: Option<&str>, audit: bool) -> Result<Target, F
     let asked = |row: &Platform| on.allows(row.engine) && (cpu.is_none() || row.engine == Engine::Bochs);
     let (platform, why) = Platform::choose(asked, audit)?;
     if on.leaves_a_choice() && cpu.is_none() {
-        eprintln!("running on {platform}: {why}");
+        Terminal::of_stderr().tell(&format!("running on {platform}: {why}"));
+    }
+    if let Some(warning) = installed(platform.engine)?.warning() {
+        Terminal::of_stderr().tell(&warning);
     }
     Ok(if platform.engine == Engine::Bochs { Target::Bochs(model) } else { Target::Qemu(platform) })
 }

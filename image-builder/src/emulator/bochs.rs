@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use super::models::Model;
 use super::platforms::BOCHS;
 use super::process::Invocation;
+use super::versions::Behaviour;
 use super::{Boot, Engine, Installed, Launch, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom};
 use crate::audit::ExitLogFormat;
-use crate::failure::Failure;
+use crate::failure::{Failure, Status};
 use crate::output_file;
 
 /// Names another Bochs than the one in PATH.
@@ -21,6 +22,7 @@ const REMEDY: &str = "run ci/setup, or: apt-get install --no-install-recommends 
 const LOG: &str = "bochs.log";
 const CONFIGURATION: &str = "bochsrc";
 const SCRIPT: &str = "debugger.rc";
+const SCRIPT_OPTION: &str = "-rc";
 const DEBUGGER: &str = "-debugger";
 /// `c` starts the machine; `q` leaves it when the image breaks into the debugger to say that all is well.
 const SCRIPT_TEXT: &str = "c\nq\n";
@@ -60,20 +62,30 @@ pub fn find() -> Result<PathBuf, Failure> {
 pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) -> Result<Launch, Failure> {
     let program = find()?;
     let emulator = Installed::of(Engine::Bochs, &program);
-    let image = boot.place(directory)?;
+    check_parts(&emulator, machine.model)?;
+    let mut placed = boot.place(directory, &emulator)?;
     output_file::write(&directory.join(vga_rom::FILE), &vga_rom::build())?;
     let chipset = Chipset::new(boot);
     let machine = Machine { cpus: machine.cpus.next_multiple_of(chipset.threads), ..machine };
-    let configuration = configuration(image, &chipset, machine, audit);
+    let without_cet = matches!(boot, Boot::Stick(_)) && machine.model.has_cet() && emulator.has(Behaviour::CetEndsOvmf);
+    if without_cet {
+        placed
+            .notes
+            .push(format!("the processor is without CET, with which {} ends itself under OVMF", emulator.title));
+    }
+    let features = if without_cet { ", exclude_features=cet" } else { "" };
+    let configuration = configuration(placed.file, &chipset, machine, features, audit);
     output_file::write(&directory.join(CONFIGURATION), configuration.as_bytes())?;
     output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
     // Bochs 3 runs without its debugger unless it is asked for it, and then the image can't end it and a tick is no instruction.
     let debugger = emulator.help_lists(DEBUGGER).then_some(DEBUGGER);
-    let arguments = ["-q", "-f", CONFIGURATION, "-rc", SCRIPT].into_iter().chain(debugger).map(Into::into).collect();
+    let arguments =
+        ["-q", "-f", CONFIGURATION, SCRIPT_OPTION, SCRIPT].into_iter().chain(debugger).map(Into::into).collect();
     Ok(Launch {
         name: format!("Bochs{} ({}{})", boot.with_firmware(), machine.model.name, and_cpus(machine.cpus)),
         kind: BOCHS.name,
         emulator,
+        notes: placed.notes,
         invocation: Invocation { program, arguments, directory: directory.to_owned() },
         serial: directory.join(SERIAL),
         exit_log: audit.then(|| in_directory(directory, LOG, ExitLogFormat::Bochs, machine.cpus)),
@@ -122,7 +134,20 @@ port_e9_hack: enabled=1"
     }
 }
 
-fn configuration(image: &str, chipset: &Chipset, machine: Machine, audit: bool) -> String {
+/// Refuses a Bochs that lacks the debugger or the processor model.
+fn check_parts(emulator: &Installed, model: &Model) -> Result<(), Failure> {
+    if emulator.has_help() && !emulator.help_lists(SCRIPT_OPTION) {
+        let sentence = format_args!("{} was built without its debugger, by which the image ends it", emulator.title);
+        return Err(Failure::platform(sentence).remedy(REMEDY));
+    }
+    if emulator.has_model(model.name) == Some(false) {
+        let sentence = format_args!("{} has no processor model `{}`", emulator.title, model.name);
+        return Err(Failure::platform(sentence).remedy("choose one that `tollgate platforms` lists"));
+    }
+    Ok(())
+}
+
+fn configuration(image: &str, chipset: &Chipset, machine: Machine, features: &str, audit: bool) -> String {
     let Machine { model, memory_mib, cpus } = machine;
     let Chipset { without, threads, ips, ignore_bad_msrs, devices } = chipset;
     // Each processor logs its own exits for an audit. It numbers itself in hexadecimal.
@@ -133,7 +158,7 @@ fn configuration(image: &str, chipset: &Chipset, machine: Machine, audit: bool) 
 display_library: term
 romimage: file={image}
 vgaromimage: file={}
-cpu: model={}, count=1:{}:{threads}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}, cpuid_limit_winnt=0
+cpu: model={}{features}, count=1:{}:{threads}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}, cpuid_limit_winnt=0
 memory: guest={memory_mib}, host={memory_mib}
 clock: sync=none, time0=1000000000
 {devices}
@@ -154,20 +179,58 @@ debug: action=ignore{reports}
 
 /// What Bochs said when it ended without a verdict, as far as there is a known remedy.
 fn explain(said: &str) -> Option<Failure> {
-    if said.contains("display library 'term' not available") || said.contains("libbx_term") {
-        return Some(Failure::platform("Bochs has no text display: its plugin `term` is missing").remedy(REMEDY));
-    }
-    if said.contains("CPU model") && said.contains("not") || said.contains("unknown parameter value 'model") {
-        return Some(
-            Failure::platform("this Bochs does not know the CPU model").remedy("choose one of `tollgate platforms`"),
-        );
-    }
-    if said.contains("exception with no resolution") {
-        let sentence = "the guest ended in a triple fault, for which Bochs has no exit from SVM: it ends itself";
-        return Some(Failure::no_verdict(sentence).remedy("use --on qemu-tcg, which has it, or a model with VT-x"));
-    }
-    None
+    let row = COMPLAINTS.iter().find(|row| row.0.iter().any(|part| said.contains(part)))?;
+    let (_, status, sentence, remedy) = *row;
+    Some(Failure::new(status, sentence).remedy(remedy))
 }
+
+const OTHER_MODEL: &str = "choose one of `tollgate platforms`";
+const SMALLER: &str = "unset TOLLGATE_OVMF, or name a firmware of 2 MiB or a Bochs of 3.0 or newer with TOLLGATE_BOCHS";
+const REINSTALL: &str = "install Debian's bochs and bochs-term again, or name another Bochs with TOLLGATE_BOCHS";
+
+/// What Bochs says when it can't go on, what that means, and what would help.
+const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
+    (
+        &["display library 'term' not available", "libbx_term", "no gui library"],
+        Status::Platform,
+        "Bochs has no text display: its plugin `term` is missing",
+        REMEDY,
+    ),
+    (&["unknown parameter value 'model"], Status::Platform, "this Bochs does not know the CPU model", OTHER_MODEL),
+    (&["CPU model is not", "CPU model not"], Status::Platform, "this Bochs does not know the CPU model", OTHER_MODEL),
+    (&["ROM image too large"], Status::Platform, "the firmware is too large for this Bochs", SMALLER),
+    (&["couldn't open ROM image"], Status::Platform, "Bochs finds no ROM image where it looks for it", REINSTALL),
+    (
+        &["checksum error in VGABIOS", "ROM: checksum error"],
+        Status::Platform,
+        "Bochs takes the ROM image for damaged: its checksum is wrong",
+        REINSTALL,
+    ),
+    (
+        &["Plugin '", "plugin_ctrl"],
+        Status::Platform,
+        "this Bochs lacks a plugin that the run needs or leaves out",
+        REINSTALL,
+    ),
+    (
+        &["PAE: asked to set dirty on paging leaf"],
+        Status::Platform,
+        "Bochs ended itself over CET, which the firmware uses",
+        "use --cpu corei7_icelake_u, which has no CET",
+    ),
+    (
+        &["image locked", "could not open hard drive image"],
+        Status::Platform,
+        "Bochs can't open the stick's image: another one has it, or left a lock",
+        "end the other run, or remove stick.img.lock in the directory of --out",
+    ),
+    (
+        &["exception with no resolution"],
+        Status::NoVerdict,
+        "the guest ended in a triple fault, for which this Bochs has no exit from SVM: it ends itself",
+        "use --on qemu-tcg, which has it, or a model with VT-x",
+    ),
+];
 
 #[cfg(test)]
 mod tests {
@@ -178,11 +241,36 @@ mod tests {
     fn every_processor_reports_its_exits_to_an_audit() {
         let model = Model::by_name(models::DEFAULT).unwrap();
         let machine = |cpus| Machine { cpus, ..Machine::new(model, Boot::Rom(&[])) };
-        let text = |cpus, audit| configuration("rom.bin", &Chipset::new(Boot::Rom(&[])), machine(cpus), audit);
+        let text = |cpus, audit| configuration("rom.bin", &Chipset::new(Boot::Rom(&[])), machine(cpus), "", audit);
         assert!(text(1, false).contains("\ndebug: action=ignore\n") && text(1, false).contains(", count=1:1:1,"));
         assert!(text(1, true).contains("\ndebug: action=ignore, cpu0=report\n"));
         let most = text(16, true);
         assert!(most.contains(", count=1:16:1,") && most.contains(" cpu9=report, cpua=report,"), "{most}");
         assert!(most.contains(", cpuf=report\n"), "{most}");
+    }
+
+    #[test]
+    fn what_it_complains_about_has_a_remedy() {
+        let check = |said: &str, status: Status, expected: &str| {
+            let failure = explain(said).unwrap();
+            assert!(failure.status == status && failure.to_string().contains(expected), "{failure}");
+            assert!(failure.to_string().contains("remedy: "), "{failure}");
+        };
+        check("[MEM0  ] ROM: couldn't open ROM image file 'x'.", Status::Platform, "no ROM image");
+        check("[MEM0  ] ROM: checksum error in VGABIOS image", Status::Platform, "checksum");
+        check("[PLUGIN] Plugin 'extfpuirq' not found", Status::Platform, "plugin");
+        check("ROM: ROM image too large", Status::Platform, "too large");
+        check("[IMG   ] image locked: 'stick.img'", Status::Platform, "stick.img.lock");
+        check("bochsrc:2: display library 'term' not available", Status::Platform, "bochs-term");
+        check("3rd (13) exception with no resolution", Status::NoVerdict, "triple fault");
+        assert_eq!(explain("something else"), None);
+    }
+
+    #[test]
+    fn a_processor_without_cet_is_asked_for_so() {
+        let machine = Machine::new(Model::by_name(models::DEFAULT).unwrap(), Boot::Stick(&[]));
+        let chipset = Chipset::new(Boot::Stick(&[]));
+        let text = configuration("ovmf.fd", &chipset, machine, ", exclude_features=cet", false);
+        assert!(text.contains("\ncpu: model=tigerlake, exclude_features=cet, count=1:"), "{text}");
     }
 }

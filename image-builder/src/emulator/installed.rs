@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Engine;
 use super::process::ask;
+use super::versions::Family;
 
 /// A version as far as emulators are told apart by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,8 @@ impl fmt::Display for Version {
 /// An emulator that is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
+    /// Whose it is.
+    pub family: Family,
     /// The program.
     pub program: PathBuf,
     /// Its name and version as it prints them; a baseline is of one such line.
@@ -77,20 +80,20 @@ impl Installed {
         let listed =
             cpu.lines().skip_while(|line| !line.contains("CPU models")).skip(1).skip_while(|line| line.is_empty());
         let models = listed.take_while(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned()).collect();
-        Self { help: help.to_owned(), models, ..Self::called("Bochs", program, title) }
+        Self { help: help.to_owned(), models, ..Self::called(Family::Bochs, program, title) }
     }
 
     fn qemu(program: &Path, said: &str) -> Self {
-        Self::called("QEMU", program, said.lines().find(|line| line.contains("version ")))
+        Self::called(Family::Qemu, program, said.lines().find(|line| line.contains("version ")))
     }
 
-    fn called(name: &str, program: &Path, title: Option<&str>) -> Self {
+    fn called(family: Family, program: &Path, title: Option<&str>) -> Self {
         let version = title.and_then(|title| {
             let words = title.split_whitespace();
             words.skip_while(|word| !matches!(*word, "Emulator" | "version")).nth(1).and_then(Version::parse)
         });
-        let title = title.map_or_else(|| format!("{name}, of an unknown version"), str::to_owned);
-        Self { program: program.to_owned(), title, version, help: String::new(), models: Vec::new() }
+        let title = title.map_or_else(|| format!("{}, of an unknown version", family.name()), str::to_owned);
+        Self { family, program: program.to_owned(), title, version, help: String::new(), models: Vec::new() }
     }
 
     /// Whether its help lists an option.
@@ -98,9 +101,23 @@ impl Installed {
         self.help.split_whitespace().any(|word| word == option)
     }
 
-    /// Whether it has a processor model; `None` where it doesn't list its models.
+    /// Whether it tells its options.
+    pub fn has_help(&self) -> bool {
+        !self.help.trim().is_empty()
+    }
+
+    /// Whether it has a processor model, without the features added behind a `+`; `None` where it doesn't list its models.
     pub fn has_model(&self, name: &str) -> Option<bool> {
+        let name = name.split('+').next().unwrap_or(name);
         (!self.models.is_empty()).then(|| self.models.iter().any(|model| model == name))
+    }
+}
+
+#[cfg(test)]
+impl Installed {
+    /// One of this version, which tells nothing else.
+    pub(crate) fn for_tests(family: Family, version: Option<Version>) -> Self {
+        Self { version, ..Self::called(family, Path::new("emulator"), None) }
     }
 }
 

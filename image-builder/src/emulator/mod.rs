@@ -10,6 +10,7 @@ pub mod process;
 pub mod qemu;
 mod session;
 mod tail;
+pub mod versions;
 mod vga_rom;
 
 pub use installed::{Installed, Version};
@@ -32,6 +33,8 @@ pub struct Launch {
     pub kind: &'static str,
     /// The program and its version.
     pub emulator: Installed,
+    /// What a person should know of the machine, a line each.
+    pub notes: Vec<String>,
     /// How to start it.
     pub invocation: Invocation,
     /// Where it writes what the image sends.
@@ -81,17 +84,18 @@ impl Boot<'_> {
     }
 
     /// Writes the image, and the firmware where it needs one, into a run's directory. The file that the machine starts from.
-    fn place(self, directory: &Path) -> Result<&'static str, Failure> {
+    fn place(self, directory: &Path, emulator: &Installed) -> Result<Placed, Failure> {
         match self {
             Boot::Rom(bytes) => {
                 output_file::write(&directory.join(ROM), bytes)?;
-                Ok(ROM)
+                Ok(Placed { file: ROM, notes: Vec::new() })
             }
             Boot::Stick(bytes) => {
-                output_file::write(&directory.join(ovmf::FILE), &ovmf::firmware()?)?;
+                let firmware = ovmf::firmware(emulator)?;
+                output_file::write(&directory.join(ovmf::FILE), &firmware.bytes)?;
                 remove_stale_lock(directory)?;
                 output_file::write(&directory.join(STICK), bytes)?;
-                Ok(ovmf::FILE)
+                Ok(Placed { file: ovmf::FILE, notes: vec![firmware.note(emulator)] })
             }
         }
     }
@@ -100,6 +104,14 @@ impl Boot<'_> {
     fn with_firmware(self) -> &'static str {
         if matches!(self, Boot::Stick(_)) { " with OVMF" } else { "" }
     }
+}
+
+/// What an image became in a run's directory.
+struct Placed {
+    /// The file that the machine starts from.
+    file: &'static str,
+    /// Lines for the person.
+    notes: Vec<String>,
 }
 
 /// The ROM in a run's directory.
@@ -134,6 +146,15 @@ fn find(variable: &str, names: &[&str]) -> Result<Option<PathBuf>, Failure> {
         Failure::platform(format_args!("{variable} names `{named}`, which is no program"))
             .remedy(format_args!("correct or unset {variable}"))
     })
+}
+
+/// The emulator that an engine is, if it is here.
+///
+/// # Errors
+/// It is not installed.
+pub fn installed(engine: Engine) -> Result<Installed, Failure> {
+    let program = if engine == Engine::Bochs { bochs::find() } else { qemu::find() }?;
+    Ok(Installed::of(engine, &program))
 }
 
 /// `, N CPUs` where that is more than one.

@@ -68,7 +68,15 @@ pub const MODELS: [Model; 20] = [
     model("athlon64_clawhammer", Offers::Nothing, "AMD before SVM"),
 ];
 
+/// Those with control-flow enforcement.
+const WITH_CET: [&str; 4] = ["tigerlake", "sapphire_rapids", "arrow_lake", "wildcat_lake"];
+
 impl Model {
+    /// Whether it has control-flow enforcement (CET).
+    pub fn has_cet(&self) -> bool {
+        self.name.split('+').next().is_some_and(|name| WITH_CET.contains(&name))
+    }
+
     /// The model called `name`.
     pub fn by_name(name: &str) -> Option<&'static Model> {
         MODELS.iter().find(|model| model.name == name)

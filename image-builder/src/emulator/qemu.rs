@@ -61,15 +61,17 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     let Machine { platform, cpus, .. } = machine;
     let program = find()?;
     platform.works()?;
-    let image = boot.place(directory)?;
+    let emulator = Installed::of(platform.engine, &program);
+    let placed = boot.place(directory, &emulator)?;
     let audited = audit && platform.logs_exits;
     Ok(Launch {
         name: format!("{platform}{} ({}{})", boot.with_firmware(), platform.extension, and_cpus(cpus)),
         kind: platform.name,
-        emulator: Installed::of(platform.engine, &program),
+        emulator,
+        notes: placed.notes,
         invocation: Invocation {
             program,
-            arguments: arguments(boot, image, machine, audited),
+            arguments: arguments(boot, placed.file, machine, audited),
             directory: directory.to_owned(),
         },
         serial: directory.join(SERIAL),
@@ -102,7 +104,7 @@ fn arguments(boot: Boot<'_>, image: &str, machine: Machine, audit: bool) -> Vec<
         .collect()
 }
 
-const NEWER: &str = "install QEMU 7.2 or newer, or use --on bochs";
+const NEWER: &str = "install QEMU 7.2 or newer (7.2, 10.0 and 11.1 were tried), or use --on bochs";
 const DEBIANS: &str = "install Debian's qemu-system-x86, or use --on bochs";
 const NOT_KVM: &str = "use --on qemu-tcg or --on bochs";
 
