@@ -102,8 +102,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
 const MOST_BYTES: u64 = 64 << 10;
 
-/// The text that a program prints, on either output, when it is started with these arguments: none where it can't be started; what there
-/// is of it where it does not end in time.
+/// The text that a program prints, on either output, when it is started with these arguments: nothing of its own where it can't be
+/// started; what there is of it where it does not end in time.
 pub fn ask(program: &Path, arguments: &[&str]) -> String {
     let started = io::pipe().and_then(|(reader, writer)| {
         let mut command = command(program);
@@ -146,8 +146,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_asked_and_one_that_is_missing_says_nothing() {
-        assert_eq!(ask(Path::new("/bin/echo"), &["a", "b"]), "a b\n");
-        assert_eq!(ask(Path::new("/nonexistent"), &[]), "");
+    fn a_program_is_asked_and_heard_on_both_outputs() {
+        assert_eq!(ask(Path::new("/bin/sh"), &["-c", "echo a b; echo c >&2"]), "a b\nc\n");
+        let missing = ask(Path::new("/nonexistent"), &[]);
+        assert!(missing.is_empty() || missing.starts_with("setpriv: "), "{missing}");
     }
 }
