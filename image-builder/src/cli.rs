@@ -7,7 +7,6 @@ use tollgate_abi::machine::MOST_VCPUS;
 
 use crate::emulator::Engine;
 use crate::report::{Format, Order, SheetFormat};
-use crate::selection::DEFAULT_WATCHDOG_TICKS;
 
 const STATUSES: &str = "Exit statuses:
   0  the books balance
@@ -27,6 +26,7 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --html exits.html                 a page with tables and charts, besides
   tollgate run --cpus 4 --audit                  a guest of four vCPUs, each with an account of its own
   tollgate run --workload triple-fault           what the monitor says of a guest that breaks
+  tollgate run --workload random:7 --audit       a guest of random instructions, which can't harm the monitor
   tollgate run --on qemu-tcg --audit             SVM on QEMU's own emulation
 
 Environment:
@@ -219,7 +219,7 @@ fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
 /// What goes into an image.
 #[derive(Clone, Debug, Args)]
 pub struct ImageOptions {
-    /// A workload, `NAME` or `NAME:ITERATIONS`; several by commas or by repeating it; `bench` for every microbenchmark [default: all that return]
+    /// A workload, `NAME` or `NAME:ITERATIONS`; several by commas or by repeating it; `bench` for every microbenchmark, `random:SEED` for a guest of random instructions [default: all that return]
     #[arg(long = "workload", value_name = "NAME[:ITERATIONS]")]
     pub workloads: Vec<String>,
     /// The term whose CPUID leaves to provide: spring2021, autumn2021, autumn2022
@@ -241,9 +241,9 @@ pub struct ImageOptions {
     /// What to do where the machine has fewer processors than vCPUs are asked for
     #[arg(long, value_enum, default_value_t)]
     pub missing_cpus: MissingCpus,
-    /// TSC ticks without an exit after which the guest is stopped; 0 for never
-    #[arg(long, value_name = "TICKS", default_value_t = DEFAULT_WATCHDOG_TICKS)]
-    pub watchdog: u64,
+    /// TSC ticks without an exit after which the guest is stopped; 0 for never [default: 200000000, for a random guest 2000000]
+    #[arg(long, value_name = "TICKS")]
+    pub watchdog: Option<u64>,
     /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never [default: what an emulator
     /// does in most of --timeout; in an image, ten minutes]
     #[arg(long, value_name = "TICKS")]

@@ -23,6 +23,7 @@ pub mod lines;
 pub mod log;
 pub mod output_file;
 pub mod progress;
+pub mod random;
 pub mod report;
 pub mod selection;
 pub mod terminal;

@@ -8,9 +8,14 @@ use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::workload::{TABLE, Workload};
 
 use crate::failure::Failure;
+use crate::random;
 
 /// Ticks without an exit after which a guest is stopped, unless asked otherwise: some seconds of Bochs.
 pub const DEFAULT_WATCHDOG_TICKS: u64 = 200_000_000;
+/// Likewise for a random guest, which hangs often.
+pub const RANDOM_WATCHDOG_TICKS: u64 = 2_000_000;
+/// Ticks after which a random guest is stopped, unless asked otherwise: it has come to its end before, or never will.
+pub const RANDOM_LIMIT_TICKS: u64 = 20_000_000;
 /// The preemption timer, by which the monitor keeps the watchdog, has 32 bits.
 const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
 
@@ -74,6 +79,13 @@ impl Selection {
     pub fn options(&self) -> Result<String, Failure> {
         let items =
             self.workloads.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|item| !item.is_empty());
+        let items: Vec<&str> = items.collect();
+        let random = items.iter().find_map(|item| random_seed(item)).transpose()?;
+        if random.is_some() && items.len() > 1 {
+            let sentence = "a random guest is a guest of its own, and has no other workloads or scenarios";
+            return Err(Failure::usage(sentence).remedy("run it alone: --workload random:SEED"));
+        }
+        let items = items.into_iter().filter(|_| random.is_none());
         let is_scenario = |item: &&str| *item == ATLAS || Scenario::by_name(item).is_some();
         let (scenarios, items): (Vec<&str>, Vec<&str>) = items.partition(is_scenario);
         for item in items.iter().filter(|&&item| item != bench::EVERY) {
@@ -99,6 +111,9 @@ impl Selection {
         if !scenarios.is_empty() {
             let atlas = if atlas { Some(self.atlas.clone().unwrap_or_else(|| vec![ALL])) } else { None };
             line += &format!(" scenarios={}", atlas.unwrap_or(scenarios).join(","));
+        }
+        if let Some(seed) = random {
+            line += &format!(" workloads={NONE} book=none random={seed}");
         }
         if self.scenario_samples > 0 {
             line += &format!(" scenario-samples={}", self.scenario_samples);
@@ -143,6 +158,22 @@ impl Selection {
         let sentence = format!("`{}` runs on {least} vCPUs, and {} is asked for", selected.workload.name, self.cpus);
         Err(Failure::usage(sentence).remedy(format_args!("add --cpus {least}")))
     }
+}
+
+/// The seed of a random guest, if `item` asks for one: a number of 64 bits, decimal or hexadecimal.
+pub fn random_seed(item: &str) -> Option<Result<u64, Failure>> {
+    let digits = match item.split_once(':') {
+        None => (item == random::NAME).then_some("")?,
+        Some((name, digits)) => (name == random::NAME).then_some(digits)?,
+    };
+    let seed = match digits.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => digits.parse(),
+    };
+    Some(seed.ok().filter(|_| !digits.contains('+')).ok_or_else(|| {
+        Failure::usage(format_args!("`{item}` names no random guest"))
+            .remedy(format_args!("give a seed from 0 to {}, decimal or with 0x: random:7", u64::MAX))
+    }))
 }
 
 fn refuse(error: OptionError<'_>) -> Failure {

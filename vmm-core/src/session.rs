@@ -38,6 +38,8 @@ pub struct Session<W> {
     restless: Option<usize>,
     /// Exits that are not in the guest's book: those that scenarios provoked and, at the end, the monitor's own looks.
     unbooked: [u64; ROWS],
+    /// Whether the guest keeps a book, with which the ledger is compared.
+    guest_keeps_book: bool,
     /// What the verdict is to say besides.
     postscript: Option<String>,
     /// By vCPU, what of its trace has been written.
@@ -105,6 +107,7 @@ impl<W: Write> Session<W> {
             differing_scenario: None,
             restless: None,
             unbooked: [0; ROWS],
+            guest_keeps_book: true,
             postscript: None,
             traced: Vec::new(),
         }
@@ -113,6 +116,11 @@ impl<W: Write> Session<W> {
     /// Where the records go.
     pub fn sink(&mut self) -> &mut W {
         &mut self.out
+    }
+
+    /// Has the guest's book left out: it keeps none, and nobody predicts its exits.
+    pub fn leave_out_guest_book(&mut self) {
+        self.guest_keeps_book = false;
     }
 
     /// Has the verdict say something besides.

@@ -7,8 +7,8 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
 use super::{
-    Account, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, StopFacts, Totals, Verdict, WorkloadAccount,
-    parts, recorded, vcpus, verify,
+    Account, Book, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, StopFacts, Totals, Verdict,
+    WorkloadAccount, parts, recorded, vcpus, verify,
 };
 use crate::audit::Audit;
 use crate::log::{ExitRow, Log, WorkloadRun};
@@ -20,14 +20,14 @@ impl Account {
         let options = Options::parse(&log.header.options);
         let accounted = options.as_ref().map_or(true, |options| options.accounting);
         let audit = audit.filter(|_| accounted && !refused);
+        let guest_keeps_book = options.as_ref().map_or(true, |options| options.guest_keeps_book);
+        let has_ledger = accounted && !refused;
+        let books = if has_ledger { Book::of_run(guest_keeps_book, audit.is_some()) } else { Vec::new() };
         let reasons = reasons(log, audit);
         let totals = totals(log, audit);
         let per_vcpu = vcpus::of(log, audit);
-        let findings = if accounted && !refused {
-            verify::findings(log, &options, &reasons, &per_vcpu, &totals)
-        } else {
-            Vec::new()
-        };
+        let findings =
+            if has_ledger { verify::findings(log, &options, &books, &reasons, &per_vcpu, &totals) } else { Vec::new() };
         let verdict = Verdict::of(log, &findings, accounted);
         let header = &log.header;
         Self {
@@ -39,9 +39,11 @@ impl Account {
                 cpu: header.cpu.clone(),
             },
             verdict: verdict.to_string(),
+            books,
             remedy: log.verdict.as_ref().map(|verdict| verdict.remedy.clone()).filter(|remedy| !remedy.is_empty()),
             findings,
             vcpus: header.vcpus,
+            seed: options.as_ref().ok().and_then(|options| options.random_seed),
             missing_vcpus: options.map_or(0..0, |options| header.vcpus..options.cpus.into()).collect(),
             audit_limit: audit.filter(|audit| !audit.tells_cpus()).map(|_| SUMS_ONLY),
             totals,

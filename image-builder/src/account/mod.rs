@@ -3,6 +3,7 @@
 //! It is computed here from the records alone and checked again on the host (see [`verify`]), so that a verdict of the
 //! monitor that its own numbers contradict does not pass.
 
+mod books;
 mod build;
 mod merge;
 mod parts;
@@ -12,6 +13,7 @@ mod vcpus;
 mod verdict;
 mod verify;
 
+pub use books::Book;
 pub(crate) use build::row_name;
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
 pub use recorded::{Rate, TraceFacts};
@@ -41,6 +43,8 @@ pub struct Account {
     pub platform: PlatformFacts,
     /// `balanced`, or what failed.
     pub verdict: String,
+    /// The books that the verdict rests on: those that were compared. Empty where the run kept no ledger.
+    pub books: Vec<Book>,
     /// What a person can do about it; `null` where nothing is known.
     pub remedy: Option<String>,
     /// Everything that the host found wrong, the first of which may be the verdict.
@@ -78,6 +82,9 @@ pub struct Account {
     pub build: String,
     /// The run's options.
     pub options: String,
+    /// The seed from which the guest was made, where it is a random one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Where the course leaves were.
     pub leaf_map: String,
     /// Edition of the exit-reason table.

@@ -5,13 +5,14 @@ use tollgate_abi::command_line::{OptionError, Options};
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
-use super::{Reason, Totals, VcpuAccount, parts, predictions, recorded};
+use super::{Book, Reason, Totals, VcpuAccount, parts, predictions, recorded};
 use crate::log::{Count, DENIED, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
 
 /// Everything that is wrong, as sentences, the books first.
 pub(super) fn findings(
     log: &Log,
     options: &Result<Options<'_>, OptionError<'_>>,
+    books: &[Book],
     reasons: &[Reason],
     per_vcpu: &[VcpuAccount],
     totals: &Totals,
@@ -22,11 +23,15 @@ pub(super) fn findings(
     }
     let options = options.as_ref().ok();
     let keys = options.is_some_and(|options| options.keys);
-    let guest_knows = !runs_unknown_code(log);
-    reasons.iter().for_each(|reason| books(reason, guest_knows, &mut found));
+    let keeps_book = books.contains(&Book::Guest);
+    let guest_knows = keeps_book && !runs_unknown_code(log);
+    reasons.iter().for_each(|reason| reason_books(reason, guest_knows, &mut found));
     vcpu_books(per_vcpu, &mut found);
-    log.workloads.iter().for_each(|workload| workload_books(workload, &mut found));
-    predictions::check(log, keys, &mut found);
+    log.workloads.iter().for_each(|workload| window_sum(workload, &mut found));
+    if keeps_book {
+        log.workloads.iter().for_each(|workload| workload_books(workload, &mut found));
+        predictions::check(log, keys, &mut found);
+    }
     let scenario_runs = options.map_or(RUNS, Options::scenario_runs);
     log.scenarios.iter().for_each(|run| scenario_books(run, scenario_runs, &mut found));
     for (&(vcpu, number), row) in &log.exits {
@@ -45,6 +50,9 @@ pub(super) fn findings(
         found.push(format!("all reasons: ledger {}, emulator {audit}", totals.exits));
     }
     completeness(log, options, &mut found);
+    if keeps_book {
+        workloads_asked(log, options, &mut found);
+    }
     found
 }
 
@@ -55,7 +63,7 @@ fn runs_unknown_code(log: &Log) -> bool {
 }
 
 /// Ledger against the emulator's book, and the guest's where it knows.
-fn books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
+fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
     let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.count);
     let besides = reason.scenario_count.saturating_add(reason.looks);
     let known = reason.guest_count.map(|count| count.saturating_add(besides));
@@ -88,7 +96,9 @@ fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Vec<String>) {
 
 /// Prediction, guest and ledger in one workload.
 fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
-    let Some(end) = &run.ended else { return };
+    if run.ended.is_none() {
+        return;
+    }
     for (&number, count) in &run.counts {
         let Count { predicted, guest, observed, looks } = *count;
         let differs = |book: Option<u64>| book.is_some_and(|count| Some(count) != observed.checked_sub(looks));
@@ -108,6 +118,11 @@ fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
     {
         found.push(format!("workload {}, reason {reason}, {name}: predicted {predicted}, ledger {observed}", run.name));
     }
+}
+
+/// The ledger's rows in one workload against its sum.
+fn window_sum(run: &WorkloadRun, found: &mut Vec<String>) {
+    let Some(end) = &run.ended else { return };
     let observed = sum(run.counts.values().map(|count| count.observed));
     if observed != end.exits {
         found.push(format!("workload {}: its reasons have {observed} exits, its window {}", run.name, end.exits));
@@ -187,7 +202,9 @@ fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>
 
 /// What a finished run must have said.
 fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
-    let Some(verdict) = &log.verdict else { return };
+    if log.verdict.is_none() {
+        return;
+    }
     let vcpus = log.header.vcpus;
     if !log.totals.keys().copied().eq(0..vcpus) {
         let lacking = (0..vcpus).find(|vcpu| !log.totals.contains_key(vcpu));
@@ -206,9 +223,14 @@ fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String
     if log.quality.after_verdict > 0 {
         found.push(format!("{} records follow the verdict", log.quality.after_verdict));
     }
-    if verdict.result != "balanced" {
+}
+
+/// That a run which balances had a guest's book, and ran what was asked for.
+fn workloads_asked(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
+    if log.verdict.as_ref().is_none_or(|verdict| verdict.result != "balanced") {
         return;
     }
+    let vcpus = log.header.vcpus;
     if log.tally.is_none() {
         found.push("the log has no book of the guest".to_owned());
     }

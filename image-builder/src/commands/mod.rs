@@ -21,7 +21,7 @@ use tollgate_abi::leaves::LeafMap;
 use crate::cli::{Command, ImageOptions, MissingCpus};
 use crate::failure::{Failure, Status};
 use crate::report::SheetFormat;
-use crate::selection::{ATLAS, Selection, nearest};
+use crate::selection::{ATLAS, DEFAULT_WATCHDOG_TICKS, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest, random_seed};
 
 /// Performs a command.
 ///
@@ -71,6 +71,11 @@ impl ImageOptions {
         self.workloads.iter().flat_map(|list| list.split(',')).any(|item| item.trim() == ATLAS)
     }
 
+    /// Whether a random guest is asked for.
+    fn wants_random(&self) -> bool {
+        self.workloads.iter().flat_map(|list| list.split(',')).any(|item| random_seed(item.trim()).is_some())
+    }
+
     fn selection(&self) -> Result<Selection, Failure> {
         let names = || LeafMap::ALL.iter().map(|map| map.name());
         let leaf_map = LeafMap::parse(&self.leaf_map).ok_or_else(|| {
@@ -80,12 +85,17 @@ impl ImageOptions {
             };
             Failure::usage(format_args!("there is no term `{}`", self.leaf_map)).remedy(remedy)
         })?;
+        let random = self.wants_random();
+        if self.guest.is_some() && random {
+            let sentence = "a random guest takes the guest's place, and --guest names another";
+            return Err(Failure::usage(sentence).remedy("leave one of the two out"));
+        }
         Ok(Selection {
             workloads: self.workloads.clone(),
             atlas: None,
             leaf_map,
-            watchdog_ticks: self.watchdog,
-            limit_ticks: self.limit,
+            watchdog_ticks: self.watchdog.unwrap_or(if random { RANDOM_WATCHDOG_TICKS } else { DEFAULT_WATCHDOG_TICKS }),
+            limit_ticks: self.limit.or(random.then_some(RANDOM_LIMIT_TICKS)),
             scenario_samples: 0,
             accounting: true,
             keys: self.keys,

@@ -8,7 +8,7 @@ pub mod pe;
 mod rom;
 mod stick;
 
-pub use guest::{Guest, GuestError};
+pub use guest::{Guest, GuestError, Piece};
 pub use rom::{ROM_BYTES, Rom, RomError};
 pub use stick::{Stick, StickError};
 
@@ -20,6 +20,7 @@ use lz4::block::CompressionMode;
 use tollgate_abi::command_line::Options;
 
 use crate::failure::Failure;
+use crate::random::RandomGuest;
 
 /// The monitor, as this tool was built with it.
 pub const MONITOR_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.elf"));
@@ -40,12 +41,13 @@ fn lz4_block(bytes: &[u8]) -> Option<Vec<u8>> {
     lz4::block::compress(some, Some(MOST_EFFORT), false).ok()
 }
 
-/// Builds the ROM with the guest in `guest`, or the built-in one, and with `options` for the run.
+/// Builds the ROM with the guest in `guest`, or the one that `options` name by a seed, or the built-in one, and with these options for
+/// the run.
 ///
 /// # Errors
 /// The guest file can't be read, is no guest, or does not fit; or the monitor does not.
 pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
-    with_guest(guest, |guest, elf, refuse| {
+    with_guest(guest, options, |guest, elf, refuse| {
         Rom::build(MONITOR_ELF, guest, &with_mark(options, elf)).map_err(|error| match error {
             RomError::Monitor | RomError::MonitorTooLarge { .. } => Failure::usage(&error).remedy(error.remedy()),
             RomError::TooLarge { .. } | RomError::Load(_) => refuse((error.to_string(), error.remedy())),
@@ -58,7 +60,7 @@ pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
 /// # Errors
 /// As for [`build`].
 pub fn build_stick(guest: Option<&Path>, options: &str) -> Result<Stick, Failure> {
-    with_guest(guest, |guest, elf, refuse| {
+    with_guest(guest, options, |guest, elf, refuse| {
         Stick::build(APPLICATION_ELF, guest, &with_mark(options, elf)).map_err(|error| match error {
             StickError::Application(_) | StickError::Disk(_) => Failure::usage(&error).remedy(error.remedy()),
             StickError::TooLarge(_) | StickError::Load(_) => refuse((error.to_string(), error.remedy())),
@@ -69,12 +71,21 @@ pub fn build_stick(guest: Option<&Path>, options: &str) -> Result<Stick, Failure
 /// Makes of a sentence and a remedy the failure that says that the guest can't be one.
 type Refuse<'a> = dyn Fn((String, &'static str)) -> Failure + 'a;
 
-/// Makes an image of the guest in `path`, or of the built-in one.
+/// Makes an image of the guest in `path`, of the random one that the options name, or of the built-in one.
 fn with_guest<T>(
     path: Option<&Path>,
+    options: &str,
     make: impl FnOnce(&Guest<'_>, &[u8], &Refuse<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let bytes = path.map(guest_file).transpose()?;
+    let options = Options::parse(options).unwrap_or_default();
+    if let Some(seed) = options.random_seed.filter(|_| path.is_none()) {
+        let random = RandomGuest::new(seed, options.cpus);
+        let refuse = |(cause, remedy): (String, &'static str)| {
+            Failure::usage(format_args!("the random guest of seed {seed} can't be the guest: {cause}")).remedy(remedy)
+        };
+        return make(&random.guest(), &random.bytes(), &refuse);
+    }
     let name = path.map_or_else(|| "the built-in guest".to_owned(), |path| path.display().to_string());
     let refuse = |(cause, remedy): (String, &'static str)| {
         Failure::usage(format_args!("{name} can't be the guest: {cause}")).remedy(remedy)

@@ -6,7 +6,7 @@ use tollgate_abi::workload::TABLE as WORKLOADS;
 
 use super::figures::{average, book, percent, seen};
 use super::{Look, Order, Sheet, SheetFormat, atlas, bars, vcpus};
-use crate::account::{Account, Reason, StopFacts};
+use crate::account::{Account, Book, Reason, StopFacts};
 use crate::failure::Status;
 use crate::terminal::Terminal;
 
@@ -260,7 +260,7 @@ fn scenarios(account: &Account) -> Sheet {
 }
 
 fn verdict(account: &Account) -> String {
-    let mut text = format!("verdict: {}\n", account.verdict);
+    let mut text = format!("verdict: {}{}\n", account.verdict, without_guest(account));
     let told = |finding: &&String| !account.verdict.contains(finding.as_str());
     for finding in account.findings.iter().filter(told) {
         text += &format!("  also: {finding}\n");
@@ -278,6 +278,22 @@ fn verdict(account: &Account) -> String {
         );
     }
     text
+}
+
+/// What was compared where that was not all: for a guest that keeps no book.
+fn without_guest(account: &Account) -> String {
+    if account.books.is_empty() || account.books.contains(&Book::Guest) || account.status != Status::Balanced {
+        return String::new();
+    }
+    match account.books[..] {
+        [one] => {
+            format!(": the {} adds up; the guest keeps no book, and nothing was compared without --audit", one.name())
+        }
+        _ => {
+            let names: Vec<_> = account.books.iter().map(|book| book.name()).collect();
+            format!(": {}; the guest keeps no book", names.join(" = "))
+        }
+    }
 }
 
 /// The exit after which the guest did not run again.

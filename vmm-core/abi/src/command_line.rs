@@ -46,6 +46,11 @@ pub struct Options<'a> {
     pub cpus: u32,
     /// `missing-cpus=go-on`: run on fewer vCPUs where some processors don't come up; `stop`, the default, refuses.
     pub without_missing_cpus: bool,
+    /// `book=none`: the guest keeps no book and nobody predicts its exits, so that the ledger is compared with the emulator's log
+    /// alone, however the guest ends; `own`, the default, compares every book.
+    pub guest_keeps_book: bool,
+    /// `random=`: the seed from which the guest was made, where it is a random one.
+    pub random_seed: Option<u64>,
 }
 
 impl Default for Options<'_> {
@@ -64,6 +69,8 @@ impl Default for Options<'_> {
             rate_step_ticks: 0,
             cpus: 1,
             without_missing_cpus: false,
+            guest_keeps_book: true,
+            random_seed: None,
         }
     }
 }
@@ -94,7 +101,7 @@ impl fmt::Display for OptionError<'_> {
             OptionError::Unknown(word) => {
                 write!(
                     f,
-                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, scenario-samples=, cpus=, missing-cpus=, watchdog=, limit=, keys=, trace=, guest=, rate-step=, accounting="
+                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, scenario-samples=, cpus=, missing-cpus=, watchdog=, limit=, keys=, trace=, guest=, rate-step=, accounting=, book=, random="
                 )
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
@@ -183,6 +190,14 @@ impl<'a> Options<'a> {
                         _ => return Err(OptionError::Value(word)),
                     }
                 }
+                "book" => {
+                    options.guest_keeps_book = match value {
+                        "own" => true,
+                        "none" => false,
+                        _ => return Err(OptionError::Value(word)),
+                    }
+                }
+                "random" => options.random_seed = Some(value.parse().map_err(|_| OptionError::Value(word))?),
                 "workloads" => {
                     for item in value.split(',').filter(|&item| !item.is_empty() && value != NONE && item != EVERY) {
                         parse_selected(item)?;
@@ -293,6 +308,9 @@ mod tests {
         check("cpus=0", OptionError::Value("cpus=0"));
         check("cpus=17", OptionError::Value("cpus=17"));
         check("missing-cpus=maybe", OptionError::Value("missing-cpus=maybe"));
+        check("book=red", OptionError::Value("book=red"));
+        check("random=", OptionError::Value("random="));
+        check("random=18446744073709551616", OptionError::Value("random=18446744073709551616"));
         check("workloads=cpuid:0", OptionError::Iterations("cpuid:0"));
         check("workloads=memory:99999", OptionError::Iterations("memory:99999"));
     }

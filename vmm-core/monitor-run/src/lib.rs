@@ -125,6 +125,9 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
         processors::start(local_apic, options.processors() as usize)
     });
     let vcpus = processors.min(options.cpus as usize);
+    if !options.guest_keeps_book {
+        session.leave_out_guest_book();
+    }
     let facts = found.as_ref().map_or(Facts::default(), Found::facts);
     introduce(session, directory.options, &options, facts, vcpus);
     let record = session.record(Kind::Memory).number("total", (firmware.memory_bytes)()).number("guest", RAM_BYTES);
