@@ -85,6 +85,14 @@ const TRACE_EXAMPLES: &str = "Examples:
 
 A log has a trace if its run had one: `tollgate run --trace FILE`, or an image made with --trace-exits.";
 
+const FUZZ_EXAMPLES: &str = "Examples:
+  tollgate fuzz 0 1000                           seeds 0 to 999, over VT-x and SVM, Bochs and QEMU, one to four vCPUs
+  tollgate fuzz 0 200 --platform zambezi,qemu-tcg --repeat-each 10
+
+Every failing seed is a line with the command that repeats it. A guest may end however it likes; a run fails where the monitor \
+faults or gives no verdict, where ledger and emulator's log differ, or where a second run has another log. Under SVM Bochs ends itself \
+at a guest's triple fault: those runs have no account, and are counted by themselves.";
+
 const REASONS_EXAMPLES: &str = "Examples:
   tollgate reasons                               both tables: the SDM's reasons, and SVM's own exits
   tollgate reasons --format csv | grep MSR
@@ -136,6 +144,9 @@ pub enum Command {
     /// Measure what each kind of exit costs, and what the ledger adds
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
+    /// Run random guests, one seed after the other on all processors, each audited
+    #[command(after_help = FUZZ_EXAMPLES)]
+    Fuzz(FuzzArguments),
     /// List the exit reasons: what provokes each, and where it can be produced
     #[command(after_help = REASONS_EXAMPLES)]
     Reasons(SheetArguments),
@@ -292,6 +303,32 @@ pub struct RunArguments {
     /// Wall time in seconds until the run is given up [default: 60, with --audit or --uefi 180]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+}
+
+/// `fuzz`.
+#[derive(Clone, Debug, Args)]
+pub struct FuzzArguments {
+    /// The first seed
+    #[arg(value_name = "FROM")]
+    pub from: u64,
+    /// The seed behind the last
+    #[arg(value_name = "TO")]
+    pub to: u64,
+    /// A processor model of Bochs, or qemu-tcg; several by commas [default: a rotation over all kinds]
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    pub platforms: Vec<String>,
+    /// Number of vCPUs, with --platform [default: 1 and 2 in turn]
+    #[arg(long, value_name = "N", value_parser = cpus(), requires = "platforms")]
+    pub cpus: Option<u32>,
+    /// Run each so-manieth seed twice, and compare the serial logs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat_each: Option<u64>,
+    /// Wall time in seconds until a run is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+    /// Runs at once [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<u16>,
 }
 
 /// `image`.

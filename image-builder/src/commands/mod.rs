@@ -4,6 +4,7 @@ mod atlas;
 mod bench;
 mod destination;
 mod exits_by_model;
+mod fuzz;
 mod image;
 mod manual;
 mod outcome;
@@ -34,6 +35,7 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Report(arguments) => report::run(&arguments),
         Command::Trace(arguments) => crate::trace::export(&arguments.log, arguments.guest.as_deref(), &arguments.out),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Completions(arguments) => manual::completions(arguments.shell),
         Command::Man(arguments) => manual::man(&arguments),
         Command::Reasons(arguments) => print(&tables::reasons(arguments.format)).map(|()| Status::Balanced),

@@ -179,6 +179,9 @@ debug: action=ignore{reports}
 
 /// What Bochs said when it ended without a verdict, as far as there is a known remedy.
 fn explain(said: &str) -> Option<Failure> {
+/// What it says of a triple fault.
+const UNRESOLVED: &str = "exception with no resolution";
+
     let row = COMPLAINTS.iter().find(|row| row.0.iter().any(|part| said.contains(part)))?;
     let (_, status, sentence, remedy) = *row;
     Some(Failure::new(status, sentence).remedy(remedy))
@@ -225,12 +228,34 @@ const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
         "end the other run, or remove stick.img.lock in the directory of --out",
     ),
     (
-        &["exception with no resolution"],
+        &[UNRESOLVED],
         Status::NoVerdict,
         "the guest ended in a triple fault, for which this Bochs has no exit from SVM: it ends itself",
         "use --on qemu-tcg, which has it, or a model with VT-x",
     ),
 ];
+
+/// What Bochs logs of each step of a walk through nested page tables, which there is in a guest only.
+const NESTED_WALK: &[u8] = b"Nested walk for guest paddr";
+
+/// Whether it was the guest that ended Bochs: by a triple fault under SVM, of which Bochs makes no exit. The log of exits tells it from one
+/// of the monitor: behind the last exit, the processor walked nested page tables.
+pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
+    use std::io::{Read, Seek, SeekFrom};
+    const TAIL_BYTES: u64 = 1 << 16;
+    let read_tail = |path: &Path| -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let Some(tail) = launch.exit_log.as_ref().and_then(|log| read_tail(&log.path).ok()) else { return false };
+    let last = |text: &[u8]| tail.windows(text.len()).rposition(|part| part == text);
+    let in_guest = last(NESTED_WALK).is_some_and(|at| last(b"VMEXIT reason=").is_none_or(|exit| exit < at));
+    in_guest && (said.contains(UNRESOLVED) || last(UNRESOLVED.as_bytes()).is_some())
+}
 
 #[cfg(test)]
 mod tests {

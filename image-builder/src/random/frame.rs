@@ -18,7 +18,9 @@ const MOST_TRAPS: i32 = 1500;
 /// Interrupts, likewise.
 const MOST_INTERRUPTS: i32 = 1500;
 /// Rounds that vCPU 0 waits for the others at the end.
-const ROUNDS: u32 = 30_000;
+const ROUNDS: u32 = 200;
+/// Turns of a loop in each round.
+const TURNS: u32 = 200;
 
 /// Bytes of a snippet's frame: flags, and what IRET takes.
 pub(super) const FRAME_BYTES: u64 = 48;
@@ -80,17 +82,16 @@ fn entry(block: &Block, dice: &mut Dice) -> Result<CodeAssembler, IcedError> {
     code.push(rax)?;
     code.retf()?;
     code.set_label(&mut reloaded)?;
-    // OSFXSR, OSXMMEXCPT; DE, OSXSAVE, TSD, UMIP, FSGSBASE by chance
-    let random = dice.word() & (1 << 3 | 1 << 18 | 1 << 11 | 1 << 16 | 1 << 2);
-    code.mov(rax, cr4)?;
-    code.or(eax, (3 << 9 | random & dice.word()) as i32)?;
-    code.mov(cr4, rax)?;
     // Started again after INIT, it finds its segment busy.
     code.and(dword_ptr(block.tables() + u64::from(TSS) + 4), !0x200_i32)?;
     code.mov(ax, u32::from(TSS))?;
     code.ltr(ax)?;
     code.mov(ax, u32::from(LDT))?;
     code.lldt(ax)?;
+    // OSFXSR, OSXMMEXCPT, which every processor has
+    code.mov(rax, cr4)?;
+    code.or(eax, 3 << 9)?;
+    code.mov(cr4, rax)?;
     let next = block.frame(NEXT);
     write_msr(&mut code, 0xc000_0081, u64::from(CODE64) << 32 | u64::from(USER_CODE32) << 48)?;
     write_msr(&mut code, 0xc000_0082, next)?;
@@ -101,6 +102,11 @@ fn entry(block: &Block, dice: &mut Dice) -> Result<CodeAssembler, IcedError> {
     write_msr(&mut code, 0x176, next)?;
     write_msr(&mut code, 0xc000_0080, 0x901)?;
     write_msr(&mut code, apic::SVR, 0x1ff)?;
+    // TSD, DE, UMIP, FSGSBASE, OSXSAVE by chance; where the processor has not all of them, it has none
+    let random = dice.word() & dice.word() & (1 << 2 | 1 << 3 | 1 << 11 | 1 << 16 | 1 << 18);
+    code.mov(rax, cr4)?;
+    code.or(eax, random as i32)?;
+    code.mov(cr4, rax)?;
     code.jmp(next)?;
     Ok(code)
 }
@@ -132,6 +138,9 @@ fn next(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     code.mov(dr7, rax)?;
     code.mov(eax, 0x8001_0033_u32)?;
     code.mov(cr0, rax)?;
+    // No interrupt in service holds back those that come.
+    write_msr(&mut code, apic::EOI, 0)?;
+    write_msr(&mut code, apic::TPR, 0)?;
     code.set_label(&mut enter)?;
     code.iretq()?;
     Ok(code)
@@ -140,8 +149,7 @@ fn next(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
 /// An exception; on the stack are RIP and the others, an error code, and the vector.
 fn trap(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     let mut code = CodeAssembler::new(64)?;
-    let (mut returns, mut debug, mut goes_on, mut quiet) =
-        (code.create_label(), code.create_label(), code.create_label(), code.create_label());
+    let [mut returns, mut debug, mut goes_on, mut quiet] = [(); 4].map(|()| code.create_label());
     code.push(rax)?;
     code.inc(at(block.traps()))?;
     code.mov(rax, at(block.traps()))?;
@@ -200,8 +208,7 @@ fn interrupt(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
 /// The end of a vCPU. Where VMCALL is no hypercall it raises #UD, which leads here again, and then it is VMMCALL.
 fn finish(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     let mut code = CodeAssembler::new(64)?;
-    let (mut halt, mut wait, mut other, mut ends) =
-        (code.create_label(), code.create_label(), code.create_label(), code.create_label());
+    let [mut halt, mut wait, mut spin, mut other, mut ends] = [(); 5].map(|()| code.create_label());
     code.mov(rax, snippets)?;
     code.mov(at(block.index()), rax)?;
     code.inc(at(block.ends()))?;
@@ -220,7 +227,12 @@ fn finish(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
             }
             code.test(al, al)?;
             code.jnz(ends)?;
+            // Other processors have their turn on an emulator.
             code.pause()?;
+            code.mov(edx, TURNS)?;
+            code.set_label(&mut spin)?;
+            code.dec(edx)?;
+            code.jnz(spin)?;
             code.dec(ecx)?;
             code.jnz(wait)?;
         }

@@ -257,8 +257,9 @@ fn control_register(s: &mut Snippet<'_>, dice: &mut Dice) {
     let write = [rex, &[0x0f, 0x22, digit]].concat();
     s.op(dice, &read);
     let bit = match register {
-        // WP, TS, EM, MP, NE, AM, CD, NW; seldom PE, PG and reserved ones
-        0 => dice.pick(&[16, 16, 3, 2, 1, 5, 18, 30, 29, 4, 0, 31, 6, 40]),
+        // Seldom PE, PG; WP, TS, EM, MP, NE, AM, CD, NW and reserved ones
+        0 if dice.chance(60) => dice.pick(&[0, 31]),
+        0 => dice.pick(&[16, 16, 3, 2, 1, 5, 18, 30, 29, 4, 6, 40]),
         3 => dice.pick(&[3, 4, 3, 4, 63, 62]),
         4 => dice.pick(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 20, 21, 22, 23, 24, 25, 40]),
         8 => dice.pick(&[0, 1, 2, 3, 4]),
@@ -487,7 +488,14 @@ fn caches(s: &mut Snippet<'_>, dice: &mut Dice) {
 
 /// HLT that something wakes, mostly.
 fn halt(s: &mut Snippet<'_>, dice: &mut Dice) {
-    if dice.chance(940) {
+    if dice.chance(960) {
+        for register in [apic::EOI, apic::TPR] {
+            if dice.chance(850) {
+                s.set(C, register.into());
+                s.set_wide(0);
+                s.raw(&[0x0f, 0x30]);
+            }
+        }
         timer_soon(s, dice);
         let bytes: &[u8] = dice.pick(&[&[0xfb, 0xf4], &[0xfb, 0x90, 0xf4], &[0xfb, 0xf4]]);
         s.raw(bytes);
@@ -716,11 +724,11 @@ fn timer_soon(s: &mut Snippet<'_>, dice: &mut Dice) {
     let vector = dice.between(0x20, 0xff);
     if dice.chance(500) {
         write_msr(s, dice, apic::LVT_TIMER, vector);
-        let count = dice.between(1, 5000);
+        let count = if dice.chance(800) { dice.between(500, 8000) } else { dice.between(1, 500) };
         write_msr(s, dice, apic::INITIAL_COUNT, count);
     } else {
         write_msr(s, dice, apic::LVT_TIMER, vector | u64::from(apic::LVT_TSC_DEADLINE));
-        let ticks = dice.between(0, 20_000) as u32;
+        let ticks = if dice.chance(800) { dice.between(1000, 20_000) } else { dice.between(0, 1000) } as u32;
         deadline_in(s, dice, ticks);
     }
 }

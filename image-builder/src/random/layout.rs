@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! 01_0000 + n * 1000   real mode: start, snippets, vectors
-//! 10_0000 + n * block  frame | IDT | GDT, TSS, LDT, state | page tables | data | stacks | frames of snippets | snippets
+//! 40_0000 + n * block  frame | IDT | GDT, TSS, LDT, state | page tables | data | stacks | frames of snippets | snippets
 //! ```
 
 use tollgate_abi::machine::{PAGE_BYTES, RAM_BYTES};
 
 /// Where the pages of real mode are: above the monitor's boot area and below 1 MiB, where a start-up IPI can lead.
 pub(super) const REAL_PAGES: u64 = 0x1_0000;
-const BLOCKS: u64 = 0x10_0000;
+const BLOCKS: u64 = 0x40_0000;
 
 /// Linear addresses at which ring 3 finds the guest's memory; for the kernel it is mapped to itself.
 pub(super) const USER_ALIAS: u64 = 0x4000_0000;
@@ -35,9 +35,9 @@ pub(super) struct Block {
 /// Offsets of the routines in the frame.
 pub(super) const ENTRY: u64 = 0;
 pub(super) const NEXT: u64 = 0x300;
-pub(super) const TRAP: u64 = 0x480;
-pub(super) const INTERRUPT: u64 = 0x580;
-pub(super) const FINISH: u64 = 0x600;
+pub(super) const TRAP: u64 = 0x4c0;
+pub(super) const INTERRUPT: u64 = 0x5a0;
+pub(super) const FINISH: u64 = 0x640;
 /// One of [`STUB_BYTES`] for each vector.
 pub(super) const STUBS: u64 = 0x800;
 pub(super) const STUB_BYTES: u64 = 16;

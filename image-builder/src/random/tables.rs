@@ -201,7 +201,7 @@ pub(super) fn random_entry(dice: &mut Dice, block: &Block) -> u64 {
         8 if dice.chance(60) => OUTSIDE_GPA + dice.below(1 << 20) * PAGE_BYTES,
         _ => block.page_tables() + dice.below(6) * PAGE_BYTES,
     };
-    let odd = if dice.chance(100) { 1 << dice.between(12, 63) } else { 0 };
+    let odd = if dice.chance(25) { 1 << dice.between(12, 63) } else { 0 };
     let no_execute = if dice.chance(200) { 1 << 63 } else { 0 };
     gpa | u64::from(dice.chance(850)) | dice.below(0x80) << 1 & !LARGE | odd | no_execute
 }

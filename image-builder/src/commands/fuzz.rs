@@ -1,0 +1,271 @@
+//! `tollgate fuzz`: random guests by the thousand, over platforms and numbers of vCPUs, each audited.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tollgate_abi::virtualization::Extension;
+
+use super::print;
+use super::run::Target;
+use crate::account::Account;
+use crate::cli::FuzzArguments;
+use crate::emulator::models::Model;
+use crate::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, SERIAL, Session, bochs, qemu};
+use crate::failure::{Failure, Status};
+use crate::random;
+use crate::report::{Sheet, SheetFormat, counted};
+use crate::selection::{RANDOM_WATCHDOG_TICKS, Selection};
+use crate::terminal::Terminal;
+use crate::{image, interrupt, output_file};
+
+/// Where guests run, one after the other: a processor model of Bochs, or QEMU where there is none, and how many vCPUs.
+const ROTATION: [(Option<&str>, u32); 12] = [
+    (Some("tigerlake"), 1),
+    (None, 1),
+    (Some("corei7_haswell_4770"), 1),
+    (Some("ryzen"), 1),
+    (Some("tigerlake"), 2),
+    (Some("zambezi"), 1),
+    (Some("corei7_haswell_4770"), 2),
+    (None, 2),
+    (Some("tigerlake"), 3),
+    (Some("ryzen"), 2),
+    (Some("corei7_haswell_4770"), 4),
+    (None, 3),
+];
+
+/// One seed's run.
+struct Job {
+    seed: u64,
+    target: Target,
+    cpus: u32,
+}
+
+impl Job {
+    /// The command that repeats it.
+    fn command(&self) -> String {
+        let place = match self.target {
+            Target::Bochs(model) => format!("--cpu {}", model.name),
+            Target::Qemu(platform) => format!("--on {}", platform.name),
+        };
+        let cpus = if self.cpus > 1 { format!(" --cpus {}", self.cpus) } else { String::new() };
+        format!("tollgate run --workload {}:{} --audit {place}{cpus}", random::NAME, self.seed)
+    }
+
+    fn selection(&self) -> Selection {
+        Selection {
+            workloads: vec![format!("{}:{}", random::NAME, self.seed)],
+            watchdog_ticks: RANDOM_WATCHDOG_TICKS,
+            cpus: self.cpus,
+            ..Selection::default()
+        }
+    }
+
+    fn run(&self, directory: &Path, seconds: u64) -> Result<Outcome, Failure> {
+        output_file::create_directory(directory)?;
+        let rom = image::build(None, &self.selection().options()?)?;
+        let boot = Boot::Rom(&rom.bytes);
+        let launch = match self.target {
+            Target::Bochs(model) => {
+                let machine = bochs::Machine { cpus: self.cpus, ..bochs::Machine::new(model, boot) };
+                bochs::prepare(directory, boot, machine, true)?
+            }
+            Target::Qemu(platform) => {
+                let machine = qemu::Machine { cpus: self.cpus, ..qemu::Machine::new(platform, boot) };
+                qemu::prepare(directory, boot, machine, true)?
+            }
+        };
+        let session = Session::run(&launch, Limits::within(Duration::from_secs(seconds)), |_| {})?;
+        Ok(Outcome::of(&launch, session))
+    }
+}
+
+/// What came of a run.
+struct Outcome {
+    /// The word for how it ended.
+    ending: String,
+    /// What is wrong, if anything is.
+    problem: Option<String>,
+    account: Option<Account>,
+}
+
+impl Outcome {
+    fn of(launch: &Launch, session: Session) -> Self {
+        let Session { ended, log, audit, said, .. } = session;
+        let account = log.as_ref().ok().map(|log| Account::new(log, audit.as_ref(), Some(launch.kind)));
+        let verdict = account.as_ref().map(|account| (account.status, account.verdict.clone()));
+        let (ending, problem) = match (verdict, ended) {
+            (Some((Status::Balanced, _)), _) => {
+                let stop = account.as_ref().and_then(|account| account.stop.as_ref());
+                (stop.map_or_else(|| "unknown".to_owned(), |stop| stop.outcome.clone()), None)
+            }
+            (Some((Status::NoVerdict, _)) | None, Ended::Exited(_)) if bochs::guest_ended_it(launch, &said) => {
+                (EMULATORS_END.to_owned(), None)
+            }
+            (Some((Status::NoVerdict, _)) | None, ended) => {
+                let sentence = match ended {
+                    Ended::Exited(status) => {
+                        format!("the emulator ended ({status}) before a verdict: {}", last_line(&said))
+                    }
+                    Ended::TimedOut => "no verdict in time".to_owned(),
+                    Ended::Flooded(log) => format!("the {log} grew beyond its limit"),
+                    Ended::AfterVerdict | Ended::Interrupted => "interrupted".to_owned(),
+                };
+                ("no verdict".to_owned(), Some(sentence))
+            }
+            (Some((_, verdict)), _) => {
+                let word = verdict.split(':').next().unwrap_or_default().to_owned();
+                (word, Some(verdict))
+            }
+        };
+        Self { ending, problem, account }
+    }
+}
+
+/// A guest's triple fault under SVM on Bochs, which ends Bochs and leaves no account.
+const EMULATORS_END: &str = "Bochs' end at a triple fault under SVM";
+
+fn last_line(said: &str) -> &str {
+    said.lines().last().unwrap_or("it printed nothing")
+}
+
+/// Sums over the runs.
+#[derive(Default)]
+struct Sums {
+    runs: u64,
+    exits: u64,
+    failures: u64,
+    repeated: u64,
+    /// Exits of each run, to tell how they are distributed.
+    lengths: Vec<u64>,
+    endings: BTreeMap<String, u64>,
+    /// By extension, number and name: runs that have any, and exits.
+    reasons: BTreeMap<(bool, u16, String), (u64, u64)>,
+}
+
+impl Sums {
+    fn add(&mut self, job: &Job, outcome: &Outcome) {
+        self.runs += 1;
+        *self.endings.entry(outcome.ending.clone()).or_default() += 1;
+        let Some(account) = &outcome.account else { return };
+        if account.totals.exits > 0 {
+            self.exits += account.totals.exits;
+            self.lengths.push(account.totals.exits);
+        }
+        let is_svm = job.target.extension() == Extension::Svm;
+        for reason in account.reasons.iter().filter(|reason| reason.count > 0) {
+            let row = self.reasons.entry((is_svm, reason.number, reason.name.clone())).or_default();
+            row.0 += 1;
+            row.1 += reason.count;
+        }
+    }
+}
+
+pub(super) fn run(arguments: &FuzzArguments) -> Result<Status, Failure> {
+    let targets = targets(arguments)?;
+    let place = tempfile::Builder::new().prefix("tollgate-fuzz-").tempdir().map_err(|error| {
+        Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
+    })?;
+    if arguments.to < arguments.from {
+        return Err(Failure::usage(format_args!("seeds go up, and {} is below {}", arguments.to, arguments.from)));
+    }
+    let begun = Instant::now();
+    let (next, sums) = (AtomicU64::new(0), Mutex::new(Sums::default()));
+    let seeds = arguments.to - arguments.from;
+    let threads = arguments.jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let work = |worker: usize| -> Result<(), Failure> {
+        let directory = place.path().join(worker.to_string());
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= seeds || interrupt::requested() {
+                return Ok(());
+            }
+            let seed = arguments.from + number;
+            let (target, cpus) = targets[(seed % targets.len() as u64) as usize];
+            let job = Job { seed, target, cpus };
+            let mut outcome = job.run(&directory, arguments.timeout)?;
+            let repeats = arguments.repeat_each.filter(|&each| seed.is_multiple_of(each) && outcome.problem.is_none());
+            if repeats.is_some() {
+                let before = std::fs::read(directory.join(SERIAL)).unwrap_or_default();
+                job.run(&directory, arguments.timeout)?;
+                if before != std::fs::read(directory.join(SERIAL)).unwrap_or_default() {
+                    outcome.problem = Some("a second run has another serial log".to_owned());
+                }
+            }
+            let mut sums = sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            sums.add(&job, &outcome);
+            sums.repeated += u64::from(repeats.is_some());
+            if let Some(problem) = &outcome.problem {
+                sums.failures += 1;
+                print(&format!("FAILED {}\n  {problem}\n", job.command()))?;
+            }
+        }
+    };
+    let work = &work;
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|worker| scope.spawn(move || work(worker))).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Ok(())))
+    })?;
+    let sums = sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    print(&summary(&sums, begun.elapsed()))?;
+    Ok(if sums.failures == 0 { Status::Balanced } else { Status::Differs })
+}
+
+/// The targets that are asked for, as far as they are here.
+fn targets(arguments: &FuzzArguments) -> Result<Vec<(Target, u32)>, Failure> {
+    let tcg = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg);
+    let mut targets = Vec::new();
+    if arguments.platforms.is_empty() {
+        for (model, cpus) in ROTATION {
+            let target = match model {
+                Some(name) => Model::by_name(name).map(Target::Bochs),
+                None => tcg.map(Target::Qemu),
+            };
+            targets.extend(target.map(|target| (target, cpus)));
+        }
+    }
+    for name in &arguments.platforms {
+        let target = match tcg.filter(|row| row.name == name) {
+            Some(row) => Target::Qemu(row),
+            None => Target::Bochs(super::run::model(Some(name))?),
+        };
+        targets.extend([1, 2].map(|cpus| (target, arguments.cpus.unwrap_or(cpus))));
+    }
+    Ok(targets)
+}
+
+fn summary(sums: &Sums, took: Duration) -> String {
+    let mut lengths = sums.lengths.clone();
+    lengths.sort_unstable();
+    let at = |part: usize| lengths.get(lengths.len() * part / 100).copied().unwrap_or(0);
+    let mut text = format!(
+        "{} in {:.0} s, {} failed, {} repeated; {} exits, of a run {} (10%), {} (median), {} (90%)\n",
+        counted(sums.runs, "run"),
+        took.as_secs_f64(),
+        sums.failures,
+        sums.repeated,
+        sums.exits,
+        at(10),
+        at(50),
+        at(90),
+    );
+    let mut endings = Sheet::new(&["ending", "runs#"]);
+    for (ending, runs) in &sums.endings {
+        endings.row(vec![ending.clone(), runs.to_string()]);
+    }
+    let mut reasons = Sheet::new(&["under", "no#", "exit reason", "runs#", "exits#"]);
+    for ((is_svm, number, name), (runs, exits)) in &sums.reasons {
+        let under = if *is_svm { Extension::Svm } else { Extension::VtX };
+        reasons.row(vec![under.to_string(), number.to_string(), name.clone(), runs.to_string(), exits.to_string()]);
+    }
+    let columns = Terminal::of_stdout().columns;
+    for sheet in [endings, reasons] {
+        text += "\n";
+        text += &sheet.within(SheetFormat::Table, columns);
+    }
+    text
+}
