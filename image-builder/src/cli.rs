@@ -256,7 +256,7 @@ pub struct ImageOptions {
     #[arg(long, value_name = "TICKS")]
     pub watchdog: Option<u64>,
     /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never [default: what an emulator
-    /// does in most of --timeout; in an image, ten minutes]
+    /// does in most of --timeout; in an image, ten minutes; for a random guest 20000000]
     #[arg(long, value_name = "TICKS")]
     pub limit: Option<u64>,
     /// An ELF file to run instead of the built-in guest

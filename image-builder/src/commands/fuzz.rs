@@ -18,7 +18,7 @@ use crate::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, SERIAL, Se
 use crate::failure::{Failure, Status};
 use crate::random;
 use crate::report::{Sheet, SheetFormat, counted};
-use crate::selection::{RANDOM_WATCHDOG_TICKS, Selection};
+use crate::selection::{RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection};
 use crate::terminal::Terminal;
 use crate::{image, interrupt, output_file};
 
@@ -60,6 +60,7 @@ impl Job {
         Selection {
             workloads: vec![format!("{}:{}", random::NAME, self.seed)],
             watchdog_ticks: RANDOM_WATCHDOG_TICKS,
+            limit_ticks: Some(RANDOM_LIMIT_TICKS),
             cpus: self.cpus,
             ..Selection::default()
         }

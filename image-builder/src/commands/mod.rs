@@ -96,7 +96,11 @@ impl ImageOptions {
             workloads: self.workloads.clone(),
             atlas: None,
             leaf_map,
-            watchdog_ticks: self.watchdog.unwrap_or(if random { RANDOM_WATCHDOG_TICKS } else { DEFAULT_WATCHDOG_TICKS }),
+            watchdog_ticks: self.watchdog.unwrap_or(if random {
+                RANDOM_WATCHDOG_TICKS
+            } else {
+                DEFAULT_WATCHDOG_TICKS
+            }),
             limit_ticks: self.limit.or(random.then_some(RANDOM_LIMIT_TICKS)),
             scenario_samples: 0,
             accounting: true,

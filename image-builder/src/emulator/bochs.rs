@@ -179,14 +179,13 @@ debug: action=ignore{reports}
 
 /// What Bochs said when it ended without a verdict, as far as there is a known remedy.
 fn explain(said: &str) -> Option<Failure> {
-/// What it says of a triple fault.
-const UNRESOLVED: &str = "exception with no resolution";
-
     let row = COMPLAINTS.iter().find(|row| row.0.iter().any(|part| said.contains(part)))?;
     let (_, status, sentence, remedy) = *row;
     Some(Failure::new(status, sentence).remedy(remedy))
 }
 
+/// What it says of a triple fault.
+const UNRESOLVED: &str = "exception with no resolution";
 const OTHER_MODEL: &str = "choose one of `tollgate platforms`";
 const SMALLER: &str = "unset TOLLGATE_OVMF, or name a firmware of 2 MiB or a Bochs of 3.0 or newer with TOLLGATE_BOCHS";
 const REINSTALL: &str = "install Debian's bochs and bochs-term again, or name another Bochs with TOLLGATE_BOCHS";
