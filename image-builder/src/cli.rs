@@ -324,7 +324,7 @@ pub struct FuzzArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub repeat_each: Option<u64>,
     /// Wall time in seconds until a run is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub timeout: u64,
     /// Runs at once [default: one for each processor]
     #[arg(long, value_name = "N")]
