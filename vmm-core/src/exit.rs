@@ -293,6 +293,7 @@ pub enum State {
     Rip,
     /// Length in bytes of the instruction that exited.
     InstructionBytes,
+    CsBase,
     Rsp,
     Rflags,
     /// What the guest reads from CR0; a write also sets what the processor needs.
@@ -384,6 +385,10 @@ pub trait Backend {
     fn invalidated_address(&self, registers: &mut GuestRegisters) -> u64;
     /// The exception or NMI that caused the exit.
     fn exit_event(&self) -> Option<Event>;
+    /// The same, for the handler, with the state that the processor had changed for an instruction that this exit interrupted.
+    fn take_exit_event(&mut self) -> Option<Event> {
+        self.exit_event()
+    }
     /// The vector of the external interrupt that caused the exit, taken from the processor's own APIC.
     fn take_interrupt(&mut self) -> u8;
     /// Takes the NMI that caused the exit.
@@ -397,6 +402,14 @@ pub trait Backend {
     /// The guest's TSC.
     fn guest_tsc(&self) -> u64 {
         self.tsc().wrapping_add(self.get(State::TscOffset))
+    }
+    /// The current privilege level. Real mode has 0, whatever SS was left with (SDM 3A 21.1).
+    #[inline(always)]
+    fn privilege_level(&self) -> u8 {
+        const CR0_PE: u64 = 1;
+        // SDM 3C 25.4.1: the DPL in the access rights of SS.
+        let level = (self.get(State::SsRights) >> 5 & 3) as u8;
+        if level != 0 && self.get(State::Cr0) & CR0_PE == 0 { 0 } else { level }
     }
     /// Writes guest state. The caller has checked the value as the instruction demands.
     fn set(&mut self, state: State, value: u64);
@@ -425,12 +438,16 @@ pub trait Backend {
     /// With a TPR shadow: exit when the priority class falls below this.
     fn set_priority_threshold(&mut self, class: u8);
     /// Whether an interrupt can be injected at the next entry: RFLAGS.IF is set, and the guest is not right behind STI or
-    /// MOV SS, which does not matter if the exit `ends` an instruction.
+    /// MOV SS, which does not matter if the exit `ends` an instruction. What ends with a single step takes none: the #DB comes
+    /// first, and an injected interrupt would discard it (SDM 3C 27.7.3).
     fn takes_interrupts(&self, ends: bool) -> bool;
-    /// Whether NMIs are blocked, by one whose handler runs.
-    fn blocks_nmis(&self) -> bool;
+    /// Whether an NMI can be injected at the next entry: the handler of another does not run, and otherwise as for interrupts,
+    /// but for RFLAGS.IF.
+    fn takes_nmis(&self, ends: bool) -> bool;
     /// Exit as soon as an interrupt could be injected, or no longer.
     fn ask_for_window(&mut self, wanted: bool);
+    /// Exit as soon as an NMI could be injected, or no longer. Where the extension can't tell, the NMI waits for another exit.
+    fn ask_for_nmi_window(&mut self, wanted: bool);
     /// Halt at the next entry, without a watchdog, until an interrupt.
     fn halt(&mut self);
     /// Be active again.
@@ -453,6 +470,12 @@ pub trait Backend {
     /// Whether the time without exits is over, once that interrupt has come. If it is not, the watchdog goes on: the interrupt
     /// was pending already when the watchdog was started last, or came early.
     fn watchdog_is_due(&mut self) -> bool;
+    /// After a VM entry that failed: whether that was since RIP is beyond the 32 bits that it has outside of 64-bit mode, behind an
+    /// instruction at their end. RIP is wrapped then as the processor wraps it, and the entry can be tried again. This spares every
+    /// other exit a look at the mode.
+    fn wraps_rip(&mut self) -> bool {
+        false
+    }
     /// Which check a VM entry failed, as far as it can be told, after an exit that says that one did.
     fn entry_failure(&self) -> &'static str;
     /// The time-stamp counter.

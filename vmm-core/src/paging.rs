@@ -61,30 +61,36 @@ impl From<Event> for Fault {
 struct Mode {
     cr3: u64,
     write_protect: bool,
-    execute_disable: bool,
     user: bool,
-    physical_bits: u32,
+    /// Bits that must be 0 in a present entry of any level.
+    reserved: u64,
+    /// Without paging a linear address is a physical one.
+    paged: bool,
 }
 
 impl Mode {
     fn of<B: Backend>(backend: &B, physical_bits: u32) -> Self {
+        let cr0 = backend.get(State::Cr0);
         Self {
             cr3: backend.get(State::Cr3),
-            write_protect: backend.get(State::Cr0) & CR0_WP != 0,
-            execute_disable: backend.get(State::Efer) & EFER_NXE != 0,
-            user: backend.get(State::SsRights) >> 5 & 3 == 3,
-            physical_bits,
+            write_protect: cr0 & CR0_WP != 0,
+            user: backend.privilege_level() == 3,
+            reserved: reserved(physical_bits, backend.get(State::Efer) & EFER_NXE != 0),
+            paged: cr0 & CR0_PG != 0,
         }
     }
 
     /// Bits that must be 0 in a present entry of that level (SDM 3A tables 4-15 to 4-20).
     fn reserved(self, level: u32, is_page: bool) -> u64 {
-        let beyond_width = ADDRESS & !((1 << self.physical_bits) - 1);
         let below_page = if is_page && level > 1 { ((1 << (3 + 9 * level)) - 1) & !0x1fff } else { 0 };
-        let no_execute = if self.execute_disable { 0 } else { Flags::NO_EXECUTE.bits() };
         let size = if level == 4 { Flags::HUGE_PAGE.bits() } else { 0 };
-        beyond_width | below_page | no_execute | size
+        self.reserved | below_page | size
     }
+}
+
+/// Address bits beyond the width, and execute-disable where that is off.
+const fn reserved(physical_bits: u32, execute_disable: bool) -> u64 {
+    ADDRESS & !((1 << physical_bits) - 1) | if execute_disable { 0 } else { Flags::NO_EXECUTE.bits() }
 }
 
 /// A walk that did not arrive.
@@ -157,7 +163,8 @@ fn piece<B: Backend>(
     }
     let bytes = bytes.min(4096 - (linear as usize & 4095));
     let mode = Mode::of(backend, machine.cpuid.physical_address_bits());
-    match walk(&mut machine.memory, mode, linear, access) {
+    let gpa = if mode.paged { walk(&mut machine.memory, mode, linear, access) } else { Ok(linear) };
+    match gpa {
         Ok(gpa) if gpa.checked_add(bytes as u64).is_some_and(|end| end <= machine.memory.bytes()) => Ok((gpa, bytes)),
         Ok(_) | Err(WalkFault::OutsideMemory) => Err(Fault::OutsideMemory),
         Err(WalkFault::Page(error_code)) => {
@@ -196,11 +203,10 @@ pub fn fetch<B: Backend>(
     into: &mut [u8],
 ) -> usize {
     let mode = Mode::of(backend, physical_bits);
-    let is_paged = backend.get(State::Cr0) & CR0_PG != 0;
     let mut read = 0;
     while read < into.len() {
         let at = linear.wrapping_add(read as u64);
-        let gpa = if is_paged { walk(memory, mode, at, Access::Read).ok() } else { Some(at) };
+        let gpa = if mode.paged { walk(memory, mode, at, Access::Read).ok() } else { Some(at) };
         let bytes = (into.len() - read).min(4096 - (at as usize & 4095));
         match gpa.map(|gpa| memory.read(gpa, &mut into[read..read + bytes])) {
             Some(Ok(())) => read += bytes,
@@ -254,7 +260,10 @@ pub fn write<B: Backend>(
     mut linear: u64,
     mut from: &[u8],
 ) -> Result<(), Fault> {
-    probe_write(backend, machine, linear, from.len())?;
+    let is_in_a_page = linear as usize % 4096 + from.len() <= 4096;
+    if !is_in_a_page {
+        probe_write(backend, machine, linear, from.len())?;
+    }
     while !from.is_empty() {
         let (gpa, bytes) = piece(backend, machine, linear, from.len(), Access::Write)?;
         let (now, later) = from.split_at(bytes);
@@ -271,7 +280,7 @@ mod tests {
     use crate::script::Script;
 
     const MODE: Mode =
-        Mode { cr3: 0x1000, write_protect: true, execute_disable: false, user: false, physical_bits: 39 };
+        Mode { cr3: 0x1000, write_protect: true, user: false, reserved: reserved(39, false), paged: true };
 
     /// PML4 at 0x1000, PDPT 0x2000, PD 0x3000, PT 0x4000; linear 2 MiB is a large page at 0, linear 0x5000 a small one.
     fn tables() -> GuestMemory {
@@ -302,7 +311,7 @@ mod tests {
         assert_eq!(walk(&mut memory, MODE, 0x20_0456, Access::Write), Ok(0x456));
         assert_eq!(memory.read_u64(0x3008), Ok(0x0000_00e3));
         assert_eq!(walk(&mut memory, Mode { write_protect: false, ..MODE }, 0x5000, Access::Write), Ok(0x6000));
-        assert_eq!(walk(&mut memory, Mode { execute_disable: true, ..MODE }, 0x8000, Access::Read), Ok(0x6000));
+        assert_eq!(walk(&mut memory, Mode { reserved: reserved(39, true), ..MODE }, 0x8000, Access::Read), Ok(0x6000));
     }
 
     #[test]
@@ -330,10 +339,26 @@ mod tests {
     fn memory_that_the_guest_lacks_is_no_page_fault() {
         let (mut backend, mut machine) = (Script::default(), Machine { memory: tables(), ..crate::script::machine() });
         backend.set(State::Cr3, 0x1000);
+        backend.set(State::Cr0, CR0_PG | 1);
         assert_eq!(read(&mut backend, &mut machine, 0xa000, &mut [0; 4]), Err(Fault::OutsideMemory));
         assert_eq!(read(&mut backend, &mut machine, 1 << 63, &mut [0; 4]), Err(Event::GENERAL_PROTECTION.into()));
         assert_eq!(write(&mut backend, &mut machine, 0x7000, &[0; 4]), Err(Event::fault(vector::PF, WRITE).into()));
         assert_eq!(backend.get(State::Cr2), 0x7000);
+    }
+
+    #[test]
+    fn without_paging_addresses_are_physical() {
+        let (mut backend, mut machine) = (Script::default(), Machine { memory: tables(), ..crate::script::machine() });
+        write(&mut backend, &mut machine, 0x6ffe, &[1, 2, 3, 4]).unwrap();
+        let mut back = [0; 2];
+        read(&mut backend, &mut machine, 0x7000, &mut back).unwrap();
+        assert_eq!(back, [3, 4]);
+        assert_eq!(read(&mut backend, &mut machine, 0x8000, &mut back), Err(Fault::OutsideMemory));
+        // A segment that real mode has kept from ring 3 makes no user of it.
+        backend.set(State::SsRights, 3 << 5);
+        assert!(!Mode::of(&backend, 39).user);
+        backend.set(State::Cr0, 1);
+        assert!(Mode::of(&backend, 39).user);
     }
 
     #[test]

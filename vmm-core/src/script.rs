@@ -43,6 +43,8 @@ pub(crate) struct Script {
     pub(crate) interrupt_status: (u8, u8),
     pub(crate) threshold: u8,
     pub(crate) window: bool,
+    pub(crate) nmi_window: bool,
+    pub(crate) blocks_nmis: bool,
     pub(crate) kicks: Vec<u32>,
     pub(crate) ended_interrupts: usize,
     pub(crate) timer: Option<u64>,
@@ -208,11 +210,14 @@ impl Backend for Script {
     fn set_priority_threshold(&mut self, class: u8) {
         self.threshold = class;
     }
-    fn takes_interrupts(&self, _: bool) -> bool {
-        self.get(State::Rflags) & 1 << 9 != 0
+    fn takes_interrupts(&self, ends: bool) -> bool {
+        self.get(State::Rflags) & 1 << 9 != 0 && (!ends || self.ends_plainly())
     }
-    fn blocks_nmis(&self) -> bool {
-        false
+    fn takes_nmis(&self, ends: bool) -> bool {
+        !self.blocks_nmis && (!ends || self.ends_plainly())
+    }
+    fn ask_for_nmi_window(&mut self, wanted: bool) {
+        self.nmi_window = wanted;
     }
     fn ask_for_window(&mut self, wanted: bool) {
         self.window = wanted;

@@ -151,6 +151,7 @@ pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
 pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if let Some(event) = backend.vectoring_event() {
         refresh(backend, machine);
+        backend.ask_for_nmi_window(machine.nmi_pending);
         return Action::Inject(event);
     }
     match settle(backend, machine, false) {
@@ -171,10 +172,14 @@ pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) ->
 }
 
 /// Takes what can be delivered, an NMI first.
-fn next_event<B: Backend>(backend: &B, machine: &mut Machine, ends: bool) -> Option<Event> {
-    if machine.nmi_pending && !backend.blocks_nmis() {
-        machine.nmi_pending = false;
-        return Some(Event::NMI);
+fn next_event<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+    if machine.nmi_pending {
+        let takes = backend.takes_nmis(ends);
+        machine.nmi_pending = !takes;
+        backend.ask_for_nmi_window(!takes);
+        if takes {
+            return Some(Event::NMI);
+        }
     }
     let vector = machine.apic.deliverable().filter(|_| backend.takes_interrupts(ends))?;
     machine.apic.accept(vector);
@@ -209,7 +214,7 @@ pub fn written<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 }
 
 /// A halted vCPU is active again.
-fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
+pub fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
     if machine.halted {
         machine.halted = false;
         backend.wake();
@@ -338,6 +343,33 @@ mod tests {
         backend.set(State::Rflags, RFLAGS_IF);
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x40)));
         assert!(!backend.window);
+    }
+
+    #[test]
+    fn a_single_step_comes_before_what_arrives_with_its_instruction() {
+        const RFLAGS_TF: u64 = 1 << 8;
+        let (mut backend, mut machine) = (interruptible(), machine());
+        backend.set(State::Rflags, RFLAGS_IF | RFLAGS_TF);
+        assert_eq!(wrmsr(&mut backend, &mut machine, SELF_IPI, 0x40), Action::Advance);
+        assert!(backend.window, "the interrupt comes behind the #DB");
+        assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x40)));
+    }
+
+    #[test]
+    fn an_nmi_waits_for_the_end_of_the_handler_of_another() {
+        const SELF_NMI: u64 = 0x44400;
+        let (mut backend, mut machine) = (Script::default(), machine());
+        assert_eq!(wrmsr(&mut backend, &mut machine, ICR, SELF_NMI), Action::AdvanceAndInject(Event::NMI));
+        backend.blocks_nmis = true;
+        assert_eq!(wrmsr(&mut backend, &mut machine, ICR, SELF_NMI), Action::Advance);
+        assert!(machine.nmi_pending && backend.nmi_window);
+        backend.vectoring_event = Some(Event::UNDEFINED_OPCODE);
+        backend.blocks_nmis = false;
+        assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::UNDEFINED_OPCODE));
+        assert!(machine.nmi_pending && backend.nmi_window, "one event at a time");
+        backend.vectoring_event = None;
+        assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::NMI));
+        assert!(!machine.nmi_pending && !backend.nmi_window);
     }
 
     #[test]

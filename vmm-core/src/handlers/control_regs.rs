@@ -95,6 +95,12 @@ pub fn handle<B: Backend>(
     }
 }
 
+/// What an instruction outside of 64-bit mode means by a register with bits above 31, which are undefined there (SDM 1 3.4.1.1):
+/// its operand has 32. To be asked where the value would be refused.
+fn low_half<B: Backend>(value: u64, backend: &B) -> u64 {
+    if backend.get(State::CsRights) & CS_LONG != 0 { value } else { value & u64::from(u32::MAX) }
+}
+
 fn write_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
     if backend.get(State::Cr0) & CR0_PG == 0 {
         return write_cr0_without_paging(value, backend);
@@ -109,7 +115,8 @@ fn write_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
 /// In real mode, or protected mode without paging.
 #[inline(never)]
 fn write_cr0_without_paging<B: Backend>(value: u64, backend: &mut B) -> Action {
-    if value >> 32 != 0 || value & (CR0_NW | CR0_CD) == CR0_NW || value & (CR0_PG | CR0_PE) == CR0_PG {
+    let value = value & u64::from(u32::MAX);
+    if value & (CR0_NW | CR0_CD) == CR0_NW || value & (CR0_PG | CR0_PE) == CR0_PG {
         return REFUSED;
     }
     if value & CR0_PG == 0 {
@@ -128,7 +135,14 @@ fn write_cr0_without_paging<B: Backend>(value: u64, backend: &mut B) -> Action {
     Action::AdvanceAndPause(Pause::ModeChanged)
 }
 
-fn refuse_cr0<B: Backend>(value: u64, backend: &B) -> Action {
+#[cold]
+#[inline(never)]
+fn refuse_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
+    let value = low_half(value, backend);
+    if cr0_stays(value) {
+        backend.set(State::Cr0, cr0_stored(value));
+        return Action::Advance;
+    }
     let refused = value >> 32 != 0 || value & (CR0_NW | CR0_CD) == CR0_NW;
     let paging_without_protection = value & CR0_PG != 0 && value & CR0_PE == 0;
     let in_64_bit_mode = backend.get(State::CsRights) & CS_LONG != 0;
@@ -137,6 +151,18 @@ fn refuse_cr0<B: Backend>(value: u64, backend: &B) -> Action {
 
 #[inline(never)]
 fn write_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
+    if value >> 32 != 0 {
+        return write_wide_cr3(value, backend, machine);
+    }
+    backend.set(State::Cr3, value);
+    backend.flush_translations(None);
+    Action::Advance
+}
+
+#[cold]
+#[inline(never)]
+fn write_wide_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
+    let value = low_half(value, backend);
     if value >> machine.cpuid.physical_address_bits() != 0 {
         return REFUSED;
     }
@@ -147,10 +173,21 @@ fn write_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Acti
 
 #[inline(never)]
 fn write_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    try_cr4(value, backend, machine).unwrap_or_else(|| refuse_cr4(value, backend, machine))
+}
+
+#[cold]
+#[inline(never)]
+fn refuse_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    try_cr4(low_half(value, backend), backend, machine).unwrap_or(REFUSED)
+}
+
+#[inline(always)]
+fn try_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Option<Action> {
     let allowed = machine.cr4_allowed & CR4_OFFERED;
     let paging = backend.get(State::Cr0) & CR0_PG != 0;
     if value & !allowed != 0 || paging && value & CR4_PAE == 0 {
-        return REFUSED;
+        return None;
     }
     let changed = value ^ backend.get(State::Cr4);
     backend.set(State::Cr4, value);
@@ -160,10 +197,21 @@ fn write_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> 
     if changed & CR4_FLUSHES != 0 {
         backend.flush_translations(None);
     }
-    Action::Advance
+    Some(Action::Advance)
 }
 
 fn write_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    if value > 15 {
+        return write_wide_cr8(value, backend, machine);
+    }
+    machine.apic.set_cr8(value);
+    apic::advance(backend, machine)
+}
+
+#[cold]
+#[inline(never)]
+fn write_wide_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    let value = low_half(value, backend);
     if value > 15 {
         return REFUSED;
     }
@@ -189,6 +237,25 @@ mod tests {
     fn write(backend: &mut Script, cr: u8, value: u64) -> Action {
         let mut registers = GuestRegisters { rbx: value, ..Default::default() };
         handle(CrAccess::Write { cr, register: 3 }, &mut registers, backend, &mut machine())
+    }
+
+    #[test]
+    fn operands_have_32_bits_outside_of_64_bit_mode() {
+        let garbage = 0xdead_beef << 32;
+        for (cr, value, state) in [(0, CR0 | 2, State::Cr0), (3, 0x3000, State::Cr3), (4, CR4_PAE | 8, State::Cr4)] {
+            let mut backend = script();
+            assert_eq!(write(&mut backend, cr, value | garbage), REFUSED, "CR{cr} in 64-bit mode");
+            backend.set(State::CsRights, 0);
+            assert_eq!(write(&mut backend, cr, value | garbage), Action::Advance, "CR{cr} in compatibility mode");
+            assert_eq!(backend.get(state), value, "CR{cr}");
+            assert_eq!(write(&mut backend, cr, value | garbage | 1 << 31), write(&mut backend, cr, value | 1 << 31));
+        }
+        let mut backend = script();
+        assert_eq!(write(&mut backend, 8, 3 | garbage), REFUSED);
+        backend.set(State::CsRights, 0);
+        assert_eq!(write(&mut backend, 8, 3 | garbage), Action::Advance);
+        backend.set(State::Cr0, 1);
+        assert_eq!((write(&mut backend, 0, 0x11 | garbage), backend.get(State::Cr0)), (Action::Advance, 0x11));
     }
 
     #[test]

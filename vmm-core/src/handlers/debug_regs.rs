@@ -5,6 +5,8 @@
 use crate::exit::{Action, Backend, DrAccess, Event, GuestRegisters, State, vector};
 
 const CR4_DE: u64 = 1 << 3;
+/// CS access rights: L, 64-bit code.
+const CS_LONG: u64 = 1 << 13;
 const DR7_GD: u64 = 1 << 13;
 const DR6_BD: u64 = 1 << 13;
 /// DR6 bits that always read 1, and those that can be set.
@@ -17,6 +19,10 @@ const DR7_ZEROS: u64 = 0xd000;
 /// Performs the access.
 #[inline(never)]
 pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, backend: &mut B) -> Action {
+    // VT-x on Bochs exits before it looks at the privilege level.
+    if backend.privilege_level() != 0 {
+        return Action::Inject(Event::GENERAL_PROTECTION);
+    }
     let dr = match access.dr {
         4 | 5 if backend.get(State::Cr4) & CR4_DE != 0 => return Action::Inject(Event::UNDEFINED_OPCODE),
         4 | 5 => access.dr + 2,
@@ -42,9 +48,13 @@ pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, back
         Some(value) => *value,
         None => backend.get(State::Rsp),
     };
-    if dr >= 6 && value >> 32 != 0 {
-        return Action::Inject(Event::GENERAL_PROTECTION);
-    }
+    let value = match value >> 32 {
+        0 => value,
+        // Outside of 64-bit mode the operand has 32 bits (SDM 1 3.4.1.1).
+        _ if backend.get(State::CsRights) & CS_LONG == 0 => value & u64::from(u32::MAX),
+        _ if dr >= 6 => return Action::Inject(Event::GENERAL_PROTECTION),
+        _ => value,
+    };
     backend.set(
         state,
         match state {
@@ -69,14 +79,31 @@ mod tests {
     #[test]
     fn registers_read_back_with_their_fixed_bits() {
         let mut backend = Script::default();
+        backend.set(State::CsRights, CS_LONG);
         for (dr, value, read) in [(0, 0x1234, 0x1234), (3, !0, !0), (6, 0, DR6_ONES), (7, 0xd001, 0x401)] {
             assert_eq!(access(&mut backend, dr, false, value).0, Action::Advance);
             assert_eq!(access(&mut backend, dr, true, 0), (Action::Advance, read), "DR{dr}");
         }
         assert_eq!(access(&mut backend, 7, false, 1 << 32).0, Action::Inject(Event::GENERAL_PROTECTION));
         assert_eq!(access(&mut backend, 4, true, 0), (Action::Advance, DR6_ONES), "DR4 is DR6");
+        backend.set(State::CsRights, 0);
+        for (dr, read) in [(0, 0x401), (7, 0x401)] {
+            assert_eq!(access(&mut backend, dr, false, 0xdead_0000_0401).0, Action::Advance);
+            assert_eq!(access(&mut backend, dr, true, 0), (Action::Advance, read), "DR{dr} in compatibility mode");
+        }
         backend.set(State::Cr4, CR4_DE);
         assert_eq!(access(&mut backend, 4, true, 0).0, Action::Inject(Event::UNDEFINED_OPCODE));
+    }
+
+    #[test]
+    fn ring_3_has_no_debug_registers() {
+        let mut backend = Script::default();
+        backend.set(State::Cr0, 1);
+        backend.set(State::SsRights, 3 << 5);
+        for is_read in [false, true] {
+            assert_eq!(access(&mut backend, 7, is_read, 0x401), (Action::Inject(Event::GENERAL_PROTECTION), 0x401));
+        }
+        assert_eq!(backend.get(State::Dr7), 0);
     }
 
     #[test]

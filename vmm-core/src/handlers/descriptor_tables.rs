@@ -4,8 +4,11 @@ use crate::exit::{Action, Backend, Event, GuestRegisters, Operand, State, TableI
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
 
-/// CS access rights: L, 64-bit code.
+/// CS access rights: L, 64-bit code; D/B, operands of 32 bits.
 const CS_LONG: u64 = 1 << 13;
+const CS_DEFAULT: u64 = 1 << 14;
+/// What LGDT and LIDT load of a base with an operand of 16 bits (SDM 2A, LGDT/LIDT).
+const BASE_24_BITS: u64 = 0x00ff_ffff;
 /// Access rights of an LDTR that holds no table (SDM 3C 25.4.1).
 const UNUSABLE: u64 = 1 << 16;
 const TYPE_LDT: u64 = 2;
@@ -80,7 +83,10 @@ fn load_table<B: Backend>(
     let form = table_bytes(backend);
     paging::read(backend, machine, address(operand)?, &mut bytes[..form])?;
     let [l0, l1, b @ ..] = bytes;
-    let address = u64::from_le_bytes(b);
+    let mut address = u64::from_le_bytes(b);
+    if form < bytes.len() && is_16_bit_operand(backend, machine)? {
+        address &= BASE_24_BITS;
+    }
     if !paging::is_canonical(address) {
         return Err(Event::GENERAL_PROTECTION.into());
     }
@@ -112,15 +118,21 @@ fn store_selector<B: Backend>(
 }
 
 /// Whether the operand has 16 bits: the one fact about SLDT and STR that the instruction information leaves out. It has
-/// where 66H comes before the opcode, unless a REX prefix with W, which comes last, says 64.
+/// where 66H comes before the opcode, unless a REX prefix with W, which comes last, says 64; in a 16-bit code segment, where
+/// it does not.
 fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Result<bool, Fault> {
     let mut instruction = [0; 15];
     let bytes = (backend.get(State::InstructionBytes) as usize).min(instruction.len());
-    let rip = backend.get(State::Rip);
-    paging::read(backend, machine, rip, &mut instruction[..bytes])?;
-    let prefixes = instruction[..bytes].split(|&byte| byte == 0x0f).next().unwrap_or_default();
-    let is_wide = prefixes.last().is_some_and(|byte| byte & 0xf8 == 0x48);
-    Ok(prefixes.contains(&0x66) && !is_wide)
+    let (rip, rights) = (backend.get(State::Rip), backend.get(State::CsRights));
+    let in_64_bit_mode = rights & CS_LONG != 0;
+    let linear = if in_64_bit_mode { rip } else { rip.wrapping_add(backend.get(State::CsBase)) & u64::from(u32::MAX) };
+    paging::read(backend, machine, linear, &mut instruction[..bytes])?;
+    let (mut has_prefix, mut last) = (false, 0);
+    for &byte in instruction[..bytes].iter().take_while(|&&byte| byte != 0x0f) {
+        has_prefix |= byte == 0x66;
+        last = byte;
+    }
+    Ok(if in_64_bit_mode { has_prefix && last & 0xf8 != 0x48 } else { has_prefix == (rights & CS_DEFAULT != 0) })
 }
 
 fn load_selector<B: Backend>(
@@ -242,6 +254,7 @@ mod tests {
             machine.memory.write_u64(at, value).unwrap();
         }
         backend.set(State::Cr3, 0x1000);
+        backend.set(State::Cr0, 1 << 31 | 1);
         backend.set(State::CsRights, CS_LONG);
         backend.set(State::GdtrBase, GDT);
         backend.set(State::GdtrLimit, 0x2f);
@@ -273,13 +286,28 @@ mod tests {
     #[test]
     fn compatibility_mode_has_the_short_form() {
         let mut up = set_up();
-        up.0.set(State::CsRights, 0);
+        up.0.set(State::CsRights, CS_DEFAULT);
         up.0.set(State::GdtrBase, 0x1_2345_6789);
         up.1.memory.write_u64(0x5006, !0).unwrap();
         assert_eq!(run(&mut up, TableInstruction::Sgdt, Operand::Memory(0x5000), 0).0, Action::Advance);
         assert_eq!(up.1.memory.read_u64(0x5000), Ok(0xffff_2345_6789_002f));
         assert_eq!(run(&mut up, TableInstruction::Lidt, Operand::Memory(0x5000), 0).0, Action::Advance);
         assert_eq!(up.0.get(State::IdtrBase), 0x2345_6789);
+
+        // LIDT with an operand of 16 bits: by its prefix, behind the base of CS; by its segment; and of 32 bits by both.
+        up.0.set(State::CsBase, 0x4000);
+        for (rights, code, bytes, base) in [
+            (CS_DEFAULT, 0x1f_010f_66_u64, 4, 0x45_6789),
+            (0, 0x1f_010f, 3, 0x45_6789),
+            (0, 0x1f_010f_66, 4, 0x2345_6789),
+        ] {
+            up.0.set(State::CsRights, rights);
+            up.1.memory.write(0x5010, &code.to_le_bytes()).unwrap();
+            up.0.set(State::Rip, 0x1010);
+            up.0.set(State::InstructionBytes, bytes);
+            assert_eq!(run(&mut up, TableInstruction::Lidt, Operand::Memory(0x5000), 0).0, Action::Advance);
+            assert_eq!(up.0.get(State::IdtrBase), base, "{code:#x}");
+        }
     }
 
     #[test]

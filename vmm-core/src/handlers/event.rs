@@ -6,17 +6,21 @@
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, Event, EventKind, State, vector};
+use crate::handlers::apic;
 use crate::machine::Machine;
 
-/// DR6 bits that the exit qualification of #DB carries: B0 to B3, BD, BS.
+/// DR6 bits that the exit qualification of #DB carries (SDM 3C table 28-1): B0 to B3, BD, BS; and bus lock and RTM, which are
+/// clear in DR6 where the qualification has them set.
 const DR6_CAUSES: u64 = 0x600f;
+const DR6_BUS_LOCK: u64 = 1 << 11;
+const DR6_RTM: u64 = 1 << 16;
 const DR6_BREAKPOINTS: u64 = 0xf;
 const DR7_GD: u64 = 1 << 13;
 
 /// An exception or NMI.
 #[inline(never)]
-pub fn exception<B: Backend>(backend: &mut B, machine: &Machine) -> Action {
-    let Some(event) = backend.exit_event() else {
+pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    let Some(event) = backend.take_exit_event() else {
         return Action::Stop(Outcome::UnhandledExit);
     };
     // NMIs are the platform's, not the guest's: counted, and over. Or another vCPU's, which has ended the guest.
@@ -31,20 +35,22 @@ pub fn exception<B: Backend>(backend: &mut B, machine: &Machine) -> Action {
         return Action::Stop(Outcome::UnhandledExit);
     }
     match combine(backend.vectoring_event(), event) {
-        Combined::Single => deliver(event, backend),
+        Combined::Single => deliver(event, backend, machine),
         Combined::DoubleFault => Action::Inject(Event::fault(vector::DF, 0)),
         Combined::TripleFault => Action::Stop(Outcome::TripleFault),
     }
 }
 
 /// Hands an exception over, with the state that the processor would have set for it.
-fn deliver<B: Backend>(event: Event, backend: &mut B) -> Action {
+fn deliver<B: Backend>(event: Event, backend: &mut B, machine: &mut Machine) -> Action {
+    apic::wake(backend, machine);
     match event.vector {
         vector::PF => backend.set(State::Cr2, backend.qualification()),
         vector::DB => {
-            // B0 to B3 are those of this #DB alone; BD and BS stay until the guest clears them (SDM 3B 18.2.3).
-            let kept = backend.get(State::Dr6) & !DR6_BREAKPOINTS;
-            backend.set(State::Dr6, kept | backend.qualification() & DR6_CAUSES);
+            // B0 to B3 and RTM are those of this #DB alone; the others stay until the guest resets them (SDM 3B 18.2.3).
+            let kept = backend.get(State::Dr6) & !DR6_BREAKPOINTS | DR6_RTM;
+            let causes = backend.qualification();
+            backend.set(State::Dr6, (kept | causes & DR6_CAUSES) & !(causes & (DR6_BUS_LOCK | DR6_RTM)));
             backend.keep_single_step();
             backend.set(State::Dr7, backend.get(State::Dr7) & !DR7_GD);
         }
@@ -126,7 +132,7 @@ mod tests {
     fn a_page_fault_goes_back_with_its_address() {
         let mut backend =
             Script { exit_event: Some(Event::fault(vector::PF, 2)), qualification: 0x1234, ..Script::default() };
-        assert_eq!(exception(&mut backend, &machine()), Action::Inject(Event::fault(vector::PF, 2)));
+        assert_eq!(exception(&mut backend, &mut machine()), Action::Inject(Event::fault(vector::PF, 2)));
         assert_eq!(backend.get(State::Cr2), 0x1234);
     }
 
@@ -134,12 +140,28 @@ mod tests {
     fn a_single_step_goes_back_with_its_cause() {
         let mut backend =
             Script { exit_event: Some(Event::exception(vector::DB)), qualification: 0x4000, ..Script::default() };
-        assert_eq!(exception(&mut backend, &machine()), Action::Inject(Event::exception(vector::DB)));
-        assert_eq!(backend.get(State::Dr6), 0x4000);
-        backend.set(State::Dr6, 0x400f);
-        backend.qualification = 2;
-        assert_eq!(exception(&mut backend, &machine()), Action::Inject(Event::exception(vector::DB)));
-        assert_eq!(backend.get(State::Dr6), 0x4002);
+        let mut check = |before: u64, qualification: u64, after: u64| {
+            backend.set(State::Dr6, before);
+            backend.qualification = qualification;
+            assert_eq!(exception(&mut backend, &mut machine()), Action::Inject(Event::exception(vector::DB)));
+            assert_eq!(backend.get(State::Dr6), after, "{before:#x}, {qualification:#x}");
+        };
+        check(0xffff_0ff0, 0x4000, 0xffff_4ff0);
+        check(0xffff_4fff, 2, 0xffff_4ff2);
+        // A bus lock, which stays told; a breakpoint in a transaction, which the next #DB does not keep.
+        check(0xffff_0ff0, 1 << 11, 0xffff_07f0);
+        check(0xffff_07f0, 1, 0xffff_07f1);
+        check(0xffff_0ff0, 1 << 16 | 1, 0xfffe_0ff1);
+        check(0xfffe_0ff1, 2, 0xffff_0ff2);
+    }
+
+    #[test]
+    fn an_exception_ends_a_halt() {
+        let [mut halted, _] = crate::script::machines();
+        halted.halted = true;
+        let mut backend = Script { exit_event: Some(Event::exception(vector::DB)), halts: 1, ..Script::default() };
+        assert_eq!(exception(&mut backend, &mut halted), Action::Inject(Event::exception(vector::DB)));
+        assert_eq!((halted.halted, backend.halts), (false, 0));
     }
 
     #[test]

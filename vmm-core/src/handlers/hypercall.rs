@@ -7,11 +7,8 @@ use tollgate_abi::hypercall::{
 use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::{Outcome, Workload};
 
-use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
+use crate::exit::{Action, Backend, Event, GuestRegisters, Pause};
 use crate::machine::{GuestExit, Machine, Wake};
-
-/// SS access rights, DPL: the current privilege level (SDM 3C 25.4.1).
-const DPL: u64 = 3 << 5;
 
 /// [`Hypercall::Nothing`], whose result is the number that is in RAX already.
 #[inline(always)]
@@ -23,7 +20,7 @@ pub fn quick(registers: &GuestRegisters) -> bool {
 /// Performs the call.
 #[inline(never)]
 pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &mut Machine) -> Action {
-    if backend.get(State::SsRights) & DPL != 0 {
+    if backend.privilege_level() != 0 {
         return Action::Inject(Event::UNDEFINED_OPCODE);
     }
     let (first, second) = (registers.rdi, registers.rsi);
@@ -93,6 +90,7 @@ fn wake_after(ticks: u64, vector: u64, now: u64, machine: &mut Machine) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::State;
     use crate::script::{Script, machine, machines};
 
     fn call(machine: &mut Machine, rax: u64, rdi: u64, rsi: u64) -> (u64, Action) {
@@ -144,7 +142,8 @@ mod tests {
     #[test]
     fn only_the_kernel_may_call() {
         let mut backend = Script::default();
-        backend.set(State::SsRights, DPL);
+        backend.set(State::Cr0, 1);
+        backend.set(State::SsRights, 3 << 5);
         let mut registers = GuestRegisters { rax: Hypercall::Exit as u64, ..Default::default() };
         assert_eq!(handle(&mut registers, &backend, &mut machine()), Action::Inject(Event::UNDEFINED_OPCODE));
     }

@@ -9,6 +9,8 @@ use crate::machine::Machine;
 use crate::paging::{self, Fault};
 
 const RFLAGS_DF: u64 = 1 << 10;
+/// CS access rights: L, 64-bit code.
+const CS_LONG: u64 = 1 << 13;
 
 /// The most bytes that one exit moves; a longer REP goes on at the same instruction.
 const STRING_BYTES: u64 = 4096;
@@ -148,12 +150,15 @@ fn string<B: Backend>(
     let backwards = backend.get(State::Rflags) & RFLAGS_DF != 0;
     let offset = if access.is_in { registers.rdi } else { registers.rsi } & address_mask;
     let segment_base = backend.string_io_segment_base(offset);
+    // Linear addresses have 32 bits outside of 64-bit mode (SDM 3A 3.3.1), where no address has 64.
+    let is_64_bit = address_bytes == 8 || backend.get(State::CsRights) & CS_LONG != 0;
+    let linear_mask = if is_64_bit { u64::MAX } else { u32::MAX.into() };
     let mut left = wanted.min(STRING_BYTES / u64::from(access.bytes));
     let stops_early = left < wanted;
     while left > 0 {
         let pointer = if access.is_in { &mut registers.rdi } else { &mut registers.rsi };
         let offset = *pointer & address_mask;
-        let linear = segment_base.wrapping_add(offset);
+        let linear = segment_base.wrapping_add(offset) & linear_mask;
         let elements = if backwards { 1 } else { left.min(elements_ahead(linear, offset, address_mask, access.bytes)) };
         let bytes = elements * u64::from(access.bytes);
         if let Err(fault) = piece(access, linear, bytes as usize, backend, machine) {
@@ -242,6 +247,7 @@ mod tests {
         }
         machine.memory.write(0xff0, b"0123456789abcdef").unwrap();
         backend.set(State::Cr3, 0x1000);
+        backend.set(State::Cr0, 1 << 31 | 1);
         backend.io = Some(access);
         (backend, machine)
     }
@@ -295,6 +301,27 @@ mod tests {
         let action = handle(access, &mut registers, &mut backend, &mut machine);
         assert_eq!(action, Action::Inject(Event::fault(vector::PF, 0)), "the base wraps to the top, which is unmapped");
         assert_eq!((registers.rcx, registers.rsi), (0x5_0001, 0x7_0000));
+        // Offset 0xfff0 with a base that leads beyond 4 GiB, which no linear address is outside of 64-bit mode.
+        let beyond = |rights| {
+            let (mut backend, mut machine) = string_machine(access);
+            backend.string_io = (0x1_0000_0ff0, 4);
+            backend.set(State::CsRights, rights);
+            let mut registers = GuestRegisters { rcx: 1, rsi: 0xfff0, ..Default::default() };
+            handle(access, &mut registers, &mut backend, &mut machine)
+        };
+        assert_eq!(beyond(0), Action::Advance);
+        assert_eq!(beyond(CS_LONG), Action::Inject(Event::fault(vector::PF, 0)));
+    }
+
+    #[test]
+    fn strings_go_out_without_paging() {
+        let access = IoAccess { port: POST_PORT, bytes: 1, is_in: false, is_string: true, is_repeated: true };
+        let (mut backend, mut machine) = string_machine(access);
+        backend.set(State::Cr0, 0);
+        backend.string_io = (0x2ffe, 2);
+        let mut registers = GuestRegisters { rcx: 4, rsi: 0x2ffe, ..Default::default() };
+        assert_eq!(handle(access, &mut registers, &mut backend, &mut machine), Action::Advance);
+        assert_eq!((registers.rcx, registers.rsi), (0, 0x3002));
     }
 
     #[test]

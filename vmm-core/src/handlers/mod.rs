@@ -62,7 +62,9 @@ pub fn dispatch<B: Backend>(
         ExitReason::EXCEPTION_OR_NMI => event::exception(backend, machine),
         ExitReason::EXTERNAL_INTERRUPT => apic::external_interrupt(backend, machine),
         ExitReason::INIT => apic::init_signal(machine),
-        ExitReason::INTERRUPT_WINDOW | ExitReason::TPR_BELOW_THRESHOLD => apic::resume(backend, machine),
+        ExitReason::INTERRUPT_WINDOW | ExitReason::NMI_WINDOW | ExitReason::TPR_BELOW_THRESHOLD => {
+            apic::resume(backend, machine)
+        }
         // The processor has done what the write asked for.
         ExitReason::VIRTUALIZED_EOI => apic::resume(backend, machine),
         ExitReason::APIC_WRITE => apic::written(backend, machine),
@@ -118,7 +120,8 @@ fn beyond_reason<B: Backend>(
     machine: &mut Machine,
 ) -> Action {
     if raw.is_entry_failure() {
-        return Action::Stop(Outcome::EntryFailed);
+        // A failed entry has changed nothing, an event that is to be injected included (SDM 3C 27.8).
+        return if backend.wraps_rip() { Action::Resume } else { Action::Stop(Outcome::EntryFailed) };
     }
     dispatch(RawReason(raw.basic().0.into()), registers, backend, machine)
 }

@@ -7,11 +7,14 @@ use crate::handlers::apic;
 use crate::handlers::cpuid::XCR0_OFFERED;
 use crate::machine::Machine;
 
+const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
+/// XCR0's consistent values of the components that are offered: each takes those before it (SDM 1 13.3).
 const X87: u64 = 1;
-const SSE: u64 = 1 << 1;
-const AVX: u64 = 1 << 2;
-const AVX512: u64 = 0b111 << 5;
+const SSE: u64 = X87 | 1 << 1;
+const AVX: u64 = SSE | 1 << 2;
+const AVX512: u64 = AVX | 0b111 << 5;
+const _: () = assert!(AVX512 == XCR0_OFFERED);
 
 /// RDTSC.
 pub fn read_tsc<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Action {
@@ -34,16 +37,13 @@ pub fn invalidate_page<B: Backend>(registers: &mut GuestRegisters, backend: &mut
     Action::Advance
 }
 
-/// XSETBV, with the checks of SDM 3A 2.6.
+/// XSETBV, with the checks of SDM 3A 2.6, and that of the privilege level: SVM intercepts it before any (APM 2 15.9), and so
+/// does VT-x on Bochs.
 #[inline(never)]
 pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
     let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
-    let allowed = machine.cpuid.xcr0_allowed() & XCR0_OFFERED;
-    let consistent = value & X87 != 0
-        && value & !allowed == 0
-        && (value & AVX == 0 || value & SSE != 0)
-        && (value & AVX512 == 0 || value & (AVX512 | AVX) == AVX512 | AVX);
-    if registers.rcx as u32 != 0 || !consistent {
+    let consistent = matches!(value, X87 | SSE | AVX | AVX512) && value & !machine.cpuid.xcr0_allowed() == 0;
+    if registers.rcx as u32 != 0 || !consistent || backend.privilege_level() != 0 {
         return Action::Inject(Event::GENERAL_PROTECTION);
     }
     backend.set(State::Xcr0, value);
@@ -51,11 +51,13 @@ pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine
 }
 
 /// HLT: takes the interrupt that waits already, or the armed one once it is due; otherwise the vCPU halts until its APIC
-/// has one. Where nothing can ever wake it, it is over.
+/// has one. Where nothing can ever wake it, it is over. With RFLAGS.TF it does not halt: the #DB behind it would wake it at once.
 #[inline(never)]
 pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
-    if backend.get(State::Rflags) & RFLAGS_IF == 0 {
-        return Action::Stop(Outcome::HaltedForEver);
+    let flags = backend.get(State::Rflags) & (RFLAGS_IF | RFLAGS_TF);
+    if flags != RFLAGS_IF {
+        let steps = flags & RFLAGS_TF != 0;
+        return if steps { apic::advance(backend, machine) } else { Action::Stop(Outcome::HaltedForEver) };
     }
     if let Some(wake) = machine.wake.take() {
         while backend.tsc() < wake.deadline_tsc {
@@ -99,6 +101,26 @@ mod tests {
             assert!(!set(0, value), "{value:#x}");
         }
         assert!(!set(1, 1), "there is only XCR0");
+        let mut in_ring_3 = Script::default();
+        in_ring_3.set(State::Cr0, 1);
+        in_ring_3.set(State::SsRights, 3 << 5);
+        let registers = GuestRegisters { rax: 3, ..Default::default() };
+        let refused = Action::Inject(Event::GENERAL_PROTECTION);
+        assert_eq!(set_xcr0(&registers, &mut in_ring_3, &machine()), refused);
+        assert_eq!(in_ring_3.get(State::Xcr0), 0);
+        in_ring_3.set(State::Cr0, 0);
+        assert_eq!(set_xcr0(&registers, &mut in_ring_3, &machine()), Action::Advance, "real mode has no rings");
+    }
+
+    #[test]
+    fn hlt_under_a_single_step_does_not_halt() {
+        let (mut backend, [mut machine, _]) = (Script::default(), machines());
+        machine.apic.request(0x41);
+        for rflags in [RFLAGS_TF, RFLAGS_TF | RFLAGS_IF] {
+            backend.set(State::Rflags, 2 | rflags);
+            assert_eq!(halt(&mut backend, &mut machine), Action::Advance);
+            assert_eq!((machine.halted, backend.halts, backend.window), (false, 0, true), "{rflags:#x}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{paging, registers};
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
+const CR0_PE: u64 = 1;
 const DR6_BS: u64 = 1 << 14;
 /// DR6 bits that tell the causes of a #DB, which the processor has set in the saved DR6 (APM 2 15.12.2).
 const DR6_CAUSES: u64 = 0x600f;
@@ -115,7 +116,9 @@ impl Svm {
             return self.vmcb.get(f::EXITINFO2);
         }
         let bytes = self.instruction().map_or(0, |instruction| instruction.length);
-        self.vmcb.get(f::RIP).wrapping_add(bytes.into())
+        let next = self.vmcb.get(f::RIP).wrapping_add(bytes.into());
+        // It wraps where RIP has 32 bits.
+        if self.get(State::CsRights) & CS_LONG != 0 { next } else { next & u64::from(u32::MAX) }
     }
 
     /// The base of a segment in the guest's mode.
@@ -366,6 +369,7 @@ impl Backend for Svm {
             State::Cr0 => vmcb.get(f::CR0),
             State::InstructionBytes => self.next_rip().wrapping_sub(vmcb.get(f::RIP)),
             State::Efer => vmcb.get(f::EFER) & !f::EFER_SVME,
+            State::CsBase => vmcb.get(f::CS.base()),
             State::CsRights => guest_state::rights(vmcb.part(f::CS.attributes())),
             // The privilege level has a field of its own.
             State::SsRights => guest_state::rights(vmcb.part(f::SS.attributes())) & !(3 << 5) | vmcb.part(f::CPL) << 5,
@@ -411,7 +415,7 @@ impl Backend for Svm {
             State::TrBase => self.set_hidden(|| vmcb.set(f::TR.base(), value)),
             State::TrLimit => self.set_hidden(|| vmcb.set_part(f::TR.limit(), value)),
             State::TrRights => self.set_hidden(|| vmcb.set_part(f::TR.attributes(), guest_state::attributes(value))),
-            State::CsRights | State::SsRights | State::InstructionBytes => {
+            State::CsBase | State::CsRights | State::SsRights | State::InstructionBytes => {
                 unreachable!("no instruction that a handler emulates writes {state:?}")
             }
             state => match saved(state) {
@@ -466,7 +470,10 @@ impl Backend for Svm {
             let vector = u64::from(event.vector) << f::V_INTR_VECTOR_SHIFT;
             self.vmcb.set(f::VIRTUAL_INTERRUPT, others | vector | f::V_IRQ);
         } else {
-            self.vmcb.set(f::EVENTINJ, information::injection(event));
+            // In real mode nothing delivers an error code (APM 2 8.2).
+            let is_real_mode = !self.long_mode && self.vmcb.get(f::CR0) & CR0_PE == 0;
+            let error_code = event.error_code.filter(|_| !is_real_mode);
+            self.vmcb.set(f::EVENTINJ, information::injection(Event { error_code, ..event }));
         }
     }
 
@@ -499,12 +506,14 @@ impl Backend for Svm {
     fn set_priority_threshold(&mut self, _: u8) {}
 
     fn takes_interrupts(&self, ends: bool) -> bool {
-        self.vmcb.get(f::RFLAGS) & RFLAGS_IF != 0 && (ends || !self.has_shadow())
+        self.vmcb.get(f::RFLAGS) & RFLAGS_IF != 0 && if ends { !self.steps() } else { !self.has_shadow() }
     }
 
-    fn blocks_nmis(&self) -> bool {
-        self.in_nmi_handler
+    fn takes_nmis(&self, ends: bool) -> bool {
+        !self.in_nmi_handler && if ends { !self.steps() } else { !self.has_shadow() }
     }
+
+    fn ask_for_nmi_window(&mut self, _: bool) {}
 
     fn ask_for_window(&mut self, wanted: bool) {
         if wanted != self.window {

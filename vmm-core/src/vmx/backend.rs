@@ -5,7 +5,7 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 
 use super::capability::Capabilities;
-use super::controls::INTERRUPT_WINDOW;
+use super::controls::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::field as f;
 use super::{Vmx, bitmaps, entry_checks, guest_state, qualification};
 use crate::exit::{
@@ -19,8 +19,15 @@ use crate::registers;
 const SHADOW: u32 = 0b11;
 const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
-/// Interruptibility state: blocking by NMI.
+/// Interruptibility state: blocking by NMI, which is the virtual one where there are virtual NMIs.
 const BLOCKED_BY_NMI: u32 = 1 << 3;
+/// Exit interruption information: an IRET has raised this exception, and has ended the blocking by NMI before (SDM 3C 28.2.3).
+const UNBLOCKED_BY_IRET: u32 = 1 << 12;
+/// Entry interruption information: deliver an error code.
+const DELIVER_ERROR_CODE: u32 = 1 << 11;
+const CR0_PE: u64 = 1;
+/// CS access rights: L, 64-bit code.
+const CS_LONG: u32 = 1 << 13;
 /// Activity states (SDM 3C 25.4.2).
 const ACTIVE: u32 = 0;
 const HALTED: u32 = 1;
@@ -44,6 +51,14 @@ impl Vmx {
     fn raise_single_step(&mut self) {
         let pending = self.vmcs.read(f::GUEST_PENDING_DEBUG);
         self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | PENDING_BS);
+    }
+
+    /// Has NMIs blocked again, as they were before an IRET that has not come to its end.
+    #[cold]
+    #[inline(never)]
+    fn block_nmis_again(&mut self) {
+        let interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
+        self.vmcs.write(f::GUEST_INTERRUPTIBILITY, interruptibility | BLOCKED_BY_NMI);
     }
 
     /// Loads the timer that makes an exit for the next look.
@@ -122,7 +137,7 @@ impl Backend for Vmx {
 
     fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand) {
         let is_system_table = self.exit_reason().basic() == ExitReason::LDTR_TR_ACCESS;
-        let in_64_bit_mode = self.vmcs.read(f::GUEST_CS_RIGHTS) >> 13 & 1 != 0;
+        let in_64_bit_mode = self.vmcs.read(f::GUEST_CS_RIGHTS) & CS_LONG != 0;
         let bases = [
             f::GUEST_ES_BASE,
             f::GUEST_CS_BASE,
@@ -190,6 +205,13 @@ impl Backend for Vmx {
         )
     }
 
+    fn take_exit_event(&mut self) -> Option<Event> {
+        if self.vmcs.read(f::EXIT_INTERRUPTION_INFORMATION) & UNBLOCKED_BY_IRET != 0 {
+            self.block_nmis_again();
+        }
+        self.exit_event()
+    }
+
     #[inline(always)]
     fn vectoring_event(&self) -> Option<Event> {
         let information = self.vmcs.read(f::IDT_VECTORING_INFORMATION);
@@ -216,6 +238,7 @@ impl Backend for Vmx {
             State::Cr4 => self.masked(self.cr4_mask, f::CR4_READ_SHADOW, f::GUEST_CR4),
             State::Dr7 => vmcs.read(f::GUEST_DR7),
             State::Efer => vmcs.read(f::GUEST_IA32_EFER),
+            State::CsBase => vmcs.read(f::GUEST_CS_BASE),
             State::CsRights => vmcs.read(f::GUEST_CS_RIGHTS).into(),
             State::SsRights => vmcs.read(f::GUEST_SS_RIGHTS).into(),
             State::FsBase => vmcs.read(f::GUEST_FS_BASE),
@@ -254,7 +277,7 @@ impl Backend for Vmx {
             State::Cr3 => vmcs.write(f::GUEST_CR3, value),
             State::Cr4 => {
                 vmcs.write(f::CR4_READ_SHADOW, value);
-                vmcs.write(f::GUEST_CR4, value | self.capabilities.cr4_fixed0);
+                vmcs.write(f::GUEST_CR4, value | self.cr4_forced);
             }
             State::Dr7 => vmcs.write(f::GUEST_DR7, value),
             State::Efer => vmcs.write(f::GUEST_IA32_EFER, value),
@@ -276,7 +299,7 @@ impl Backend for Vmx {
             State::SysenterCs => vmcs.write(f::GUEST_IA32_SYSENTER_CS, value as u32),
             State::SysenterEsp => vmcs.write(f::GUEST_IA32_SYSENTER_ESP, value),
             State::SysenterEip => vmcs.write(f::GUEST_IA32_SYSENTER_EIP, value),
-            State::CsRights | State::SsRights | State::InstructionBytes => {
+            State::CsBase | State::CsRights | State::SsRights | State::InstructionBytes => {
                 unreachable!("no instruction that a handler emulates writes {state:?}")
             }
             live => registers::write(live, value),
@@ -313,10 +336,15 @@ impl Backend for Vmx {
 
     #[inline(always)]
     fn inject(&mut self, event: Event) {
-        self.vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, qualification::entry_information(event));
+        let mut information = qualification::entry_information(event);
         if let Some(error_code) = event.error_code {
             self.vmcs.write(f::ENTRY_EXCEPTION_ERROR_CODE, error_code);
+            // In real mode nothing delivers one, and no VM entry would (SDM 3C 27.2.1.3).
+            if !self.long_mode && self.get(State::Cr0) & CR0_PE == 0 {
+                information &= !DELIVER_ERROR_CODE;
+            }
         }
+        self.vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, information);
         if event.instruction_bytes != 0 {
             self.vmcs.write(f::ENTRY_INSTRUCTION_LENGTH, event.instruction_bytes.into());
         }
@@ -350,12 +378,27 @@ impl Backend for Vmx {
     }
 
     fn takes_interrupts(&self, ends: bool) -> bool {
-        self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_IF != 0
-            && (ends || self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW == 0)
+        let rflags = self.vmcs.read(f::GUEST_RFLAGS);
+        if ends {
+            return rflags & (RFLAGS_IF | RFLAGS_TF) == RFLAGS_IF;
+        }
+        rflags & RFLAGS_IF != 0 && self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW == 0
     }
 
-    fn blocks_nmis(&self) -> bool {
-        self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_NMI != 0
+    fn takes_nmis(&self, ends: bool) -> bool {
+        let interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
+        if ends {
+            return interruptibility & BLOCKED_BY_NMI == 0 && self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF == 0;
+        }
+        interruptibility & (BLOCKED_BY_NMI | SHADOW) == 0
+    }
+
+    fn ask_for_nmi_window(&mut self, wanted: bool) {
+        if self.virtual_nmis && wanted != self.nmi_window {
+            let controls = self.vmcs.read(f::PROC_CONTROLS);
+            self.vmcs.write(f::PROC_CONTROLS, controls & !NMI_WINDOW | if wanted { NMI_WINDOW } else { 0 });
+            self.nmi_window = wanted;
+        }
     }
 
     fn ask_for_window(&mut self, wanted: bool) {
@@ -398,7 +441,7 @@ impl Backend for Vmx {
     }
 
     fn start_up(&mut self, vector: u8) {
-        self.long_mode = false;
+        (self.long_mode, self.nmi_window) = (false, false);
         self.watch.halted = false;
         guest_state::write_real_mode(&mut self.vmcs, vector);
         self.set(State::Cr0, guest_state::REAL_MODE_CR0);
@@ -422,6 +465,9 @@ impl Backend for Vmx {
         }
         if self.window {
             fields.proc |= INTERRUPT_WINDOW;
+        }
+        if self.nmi_window {
+            fields.proc |= NMI_WINDOW;
         }
         let (cr0, cr4) = (self.get(State::Cr0), self.get(State::Cr4));
         let vmcs = &mut self.vmcs;
@@ -460,6 +506,16 @@ impl Backend for Vmx {
         }
         bitmaps::fill_msr_bitmaps(self.msr_bitmaps, profile, self.virtualized_apic);
         self.controls(profile)
+    }
+
+    #[cold]
+    fn wraps_rip(&mut self) -> bool {
+        let rip = self.vmcs.read(f::GUEST_RIP);
+        let wraps = rip >> 32 != 0 && self.vmcs.read(f::GUEST_CS_RIGHTS) & CS_LONG == 0;
+        if wraps {
+            self.vmcs.write(f::GUEST_RIP, rip & u64::from(u32::MAX));
+        }
+        wraps
     }
 
     fn entry_failure(&self) -> &'static str {

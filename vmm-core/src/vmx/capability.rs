@@ -5,8 +5,8 @@
 use core::fmt;
 
 use super::controls::{
-    ENTRY_REQUIRED, EXIT_REQUIRED, NamedBit, PIN_REQUIRED, PREEMPTION_TIMER, PROC_REQUIRED, PROC2_REQUIRED,
-    SAVE_PREEMPTION_TIMER, UNRESTRICTED_GUEST,
+    ENTRY_REQUIRED, EXIT_REQUIRED, NMI_WINDOW, NamedBit, PIN_REQUIRED, PREEMPTION_TIMER, PROC_REQUIRED, PROC2_REQUIRED,
+    SAVE_PREEMPTION_TIMER, UNRESTRICTED_GUEST, VIRTUAL_NMIS,
 };
 
 /// IA32_FEATURE_CONTROL.
@@ -197,6 +197,12 @@ impl Capabilities {
     /// A guest may run in real mode.
     pub const fn has_unrestricted_guest(&self) -> bool {
         self.proc2.may & UNRESTRICTED_GUEST != 0
+    }
+
+    /// Virtual NMIs, and exits for their window, which go together. All processors with EPT have them; without, the guest's blocking
+    /// by NMI is the processor's own, and an NMI that comes meanwhile waits for the exit that happens to follow.
+    pub const fn has_virtual_nmis(&self) -> bool {
+        self.pin.may & VIRTUAL_NMIS != 0 && self.proc.may & NMI_WINDOW != 0
     }
 
     /// EPT can map 2 MiB pages.

@@ -54,6 +54,10 @@ const USE_VPID: u32 = 1 << 5;
 const ENABLE_RDTSCP: u32 = 1 << 3;
 /// Secondary control: a guest may run in real mode, and in protected mode without paging.
 pub const UNRESTRICTED_GUEST: u32 = 1 << 7;
+/// Pin-based control: blocking by NMI is the guest's alone, and ends with its IRET.
+pub const VIRTUAL_NMIS: u32 = 1 << 5;
+/// Primary control that is set while an NMI waits, allowed only with [`VIRTUAL_NMIS`]: NMI-window exiting.
+pub const NMI_WINDOW: u32 = 1 << 22;
 /// Primary control that is set while an interrupt waits: interrupt-window exiting.
 pub const INTERRUPT_WINDOW: u32 = 1 << 2;
 
@@ -89,7 +93,11 @@ impl ControlFields {
             wanted.proc2 |= UNRESTRICTED_GUEST;
         }
         Self {
-            pin: capabilities.pin.settle(bits(PIN_REQUIRED) | if timed { PREEMPTION_TIMER } else { 0 }),
+            pin: capabilities.pin.settle(
+                bits(PIN_REQUIRED)
+                    | if timed { PREEMPTION_TIMER } else { 0 }
+                    | if capabilities.has_virtual_nmis() { VIRTUAL_NMIS } else { 0 },
+            ),
             proc: capabilities.proc.settle(bits(PROC_REQUIRED) | wanted.proc),
             proc2: capabilities.proc2.settle(bits(PROC2_REQUIRED) | wanted.proc2 | ENABLE_RDTSCP | vpid),
             exit: capabilities.exit.settle(bits(EXIT_REQUIRED) | if timed { SAVE_PREEMPTION_TIMER } else { 0 }),
@@ -110,13 +118,14 @@ impl ControlFields {
         }
     }
 
-    /// What they mean for the question which exits can happen. The monitor asks for an interrupt window when it needs one.
+    /// What they mean for the question which exits can happen. The monitor asks for a window for interrupts or NMIs when it needs
+    /// one.
     pub fn in_force(&self, capabilities: &Capabilities, has_xsave: bool) -> Controls {
         let feature = |present: bool, feature: Feature| u16::from(present) << feature as u8;
         Controls {
             svm: None,
             pin: self.pin,
-            proc: self.proc | INTERRUPT_WINDOW,
+            proc: self.proc | INTERRUPT_WINDOW | if self.pin & VIRTUAL_NMIS != 0 { NMI_WINDOW } else { 0 },
             proc2: self.proc2,
             proc3: 0,
             exception_bitmap: self.exception_bitmap,
@@ -171,6 +180,7 @@ mod tests {
         assert!(!enabled("corei5_lynnfield_750", Profile::Full, ExitReason::RDSEED));
         assert!(!enabled("tigerlake", Profile::Full, ExitReason::PREEMPTION_TIMER));
         assert!(!enabled("tigerlake", Profile::Full, ExitReason::MONITOR_TRAP_FLAG));
+        assert!(enabled("corei5_lynnfield_750", Profile::Minimal, ExitReason::NMI_WINDOW));
         assert!(enabled("tigerlake", Profile::VirtualApic, ExitReason::VIRTUALIZED_EOI));
         assert!(enabled("corei3_cnl", Profile::VirtualApic, ExitReason::TPR_BELOW_THRESHOLD));
         assert!(!enabled("corei3_cnl", Profile::VirtualApic, ExitReason::VIRTUALIZED_EOI));

@@ -22,7 +22,7 @@ mod scenario_hardware;
 mod watch;
 
 use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::profile::{Profile, TPR_SHADOW};
+use tollgate_abi::profile::{CR4_OFFERED, Profile, TPR_SHADOW};
 
 use self::capability::Capabilities;
 use self::controls::ControlFields;
@@ -37,6 +37,10 @@ use crate::nested::Table;
 
 /// CR0.PE and PG.
 const CR0_PAGING: u64 = 1 << 31 | 1;
+/// Machine checks are exceptions.
+const CR4_MCE: u64 = 1 << 6;
+/// Every profile intercepts writes of it, so that the guest reads its own value.
+const _: () = assert!(CR4_OFFERED & CR4_MCE == 0);
 
 /// What one vCPU needs besides its VMCS.
 #[derive(Debug)]
@@ -62,8 +66,14 @@ pub struct Vmx {
     unrestricted: bool,
     /// The guest is in IA-32e mode.
     long_mode: bool,
+    /// CR4 bits likewise, and the machine checks of the host: without CR4.MCE one would shut the processor down, in the guest, too
+    /// (SDM 3A 6.15, interrupt 18).
+    cr4_forced: u64,
+    virtual_nmis: bool,
     /// Interrupt-window exiting is set.
     window: bool,
+    /// NMI-window exiting is set.
+    nmi_window: bool,
     virtualized_apic: VirtualizedApic,
     /// The processor's own APIC.
     local_apic: LocalApic,
@@ -116,6 +126,7 @@ impl Vmx {
         let Parts { physical_bits, local_apic, vcpu, .. } = parts;
         let unrestricted = vcpu > 0;
         let watch = Watch::new(&capabilities, watchdog_ticks, limited);
+        let host_cr4 = x86_64::registers::control::Cr4::read_raw();
         let vpid = u16::from(capabilities.has_vpid());
         let mut vmx = Self {
             vmcs,
@@ -134,7 +145,10 @@ impl Vmx {
             cr0_forced: capabilities.cr0_fixed0 & if unrestricted { !CR0_PAGING } else { u64::MAX },
             unrestricted,
             long_mode: true,
+            cr4_forced: capabilities.cr4_fixed0 | host_cr4 & CR4_MCE,
+            virtual_nmis: capabilities.has_virtual_nmis(),
             window: false,
+            nmi_window: false,
             virtualized_apic: VirtualizedApic::default(),
             local_apic,
             kick_vector: KICK_VECTOR + vcpu as u8,

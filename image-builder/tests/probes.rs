@@ -1,0 +1,92 @@
+//! Small guests that do what the unikernel can't or won't, and tell what came of it in one line: the corners of the processor that the
+//! monitor has to emulate as hardware does. They are assembled by the C compiler that Rust links with.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::{text, tollgate_in};
+use serde_json::Value;
+
+/// Where a probe runs: the platform, and the processor model on Bochs.
+type Place = (&'static str, &'static str);
+
+/// VT-x with and without the check of error codes that Bochs 2.7 leaves out of processors with CET.
+const TIGERLAKE: Place = ("bochs", "tigerlake");
+const HASWELL: Place = ("bochs", "corei7_haswell_4770");
+/// SVM with and without next-RIP saving.
+const ZAMBEZI: Place = ("bochs", "zambezi");
+const QEMU: Place = ("qemu-tcg", "");
+
+const VTX: &[Place] = &[TIGERLAKE, HASWELL];
+const EVERYWHERE: &[Place] = &[TIGERLAKE, HASWELL, ZAMBEZI, QEMU];
+
+/// Assembles a probe and runs it on so many vCPUs: the account, and the guest's words.
+fn run(probe: &str, cpus: u32, (on, cpu): Place) -> (Value, String) {
+    let place = tempfile::tempdir().unwrap();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probes");
+    let guest = place.path().join("probe.elf");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000,-z,max-page-size=4096,--build-id=none"]);
+    compiler
+        .arg("-I")
+        .arg(&sources)
+        .arg("-Wa,--noexecstack")
+        .arg("-o")
+        .arg(&guest)
+        .arg(sources.join(probe).with_extension("s"));
+    let assembled = compiler.output().expect("Rust links with a C compiler, `cc`");
+    assert!(assembled.status.success(), "{probe}: {}", text(&assembled.stderr));
+    let cpus = cpus.to_string();
+    let mut arguments =
+        vec!["run", "--on", on, "--cpus", &cpus, "--guest", "probe.elf", "--audit", "--json", "--out", "."];
+    if !cpu.is_empty() {
+        arguments.extend(["--cpu", cpu]);
+    }
+    let output = tollgate_in(place.path(), &arguments, &[]);
+    let account = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{probe} on {on} {cpu}: {}", text(&output.stderr)));
+    let log = fs::read(place.path().join("serial.log")).unwrap_or_default();
+    let words = text(&log).lines().filter_map(|line| Some(line.split_once("text=\"")?.1.split('"').next()?.to_owned()));
+    (account, words.collect::<Vec<_>>().join("; "))
+}
+
+/// Runs a probe everywhere it is about; it has to end with this outcome and these words, with every book in agreement.
+fn check(probe: &str, cpus: u32, places: &[Place], outcome: &str, words: &str) {
+    for &place in places {
+        let (account, said) = run(probe, cpus, place);
+        assert_eq!(said, words, "{probe} on {place:?}: {}", account["verdict"]);
+        assert_eq!(account["stop"]["outcome"], outcome, "{probe} on {place:?}: {}", account["verdict"]);
+        assert_eq!(account["findings"], Value::Array(vec![]), "{probe} on {place:?}");
+    }
+}
+
+/// A guest that has no book of its exits.
+const ENDED: &str = "exited-without-book";
+
+#[test]
+fn ring_3_gets_the_exception_of_each_privileged_instruction() {
+    check("ring_3", 1, EVERYWHERE, ENDED, "each is refused");
+}
+
+#[test]
+fn real_mode_has_neither_error_codes_nor_page_tables() {
+    check("real_mode", 2, EVERYWHERE, ENDED, "as in real mode");
+}
+
+#[test]
+fn no_interrupt_and_no_halt_swallows_a_single_step() {
+    check("single_steps", 1, EVERYWHERE, ENDED, "each step is there");
+}
+
+#[test]
+fn an_nmi_waits_for_the_handler_of_another() {
+    check("nmis", 1, VTX, ENDED, "all three came, one after the other");
+}
+
+#[test]
+fn addresses_wrap_outside_of_64_bit_mode() {
+    check("address_wrap", 1, EVERYWHERE, "halted-for-ever", "");
+}
