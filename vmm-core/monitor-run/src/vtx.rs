@@ -47,6 +47,17 @@ pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     capabilities.check().map(|()| capabilities)
 }
 
+/// Whether a guest that changes the size of a page of code without flushing it can't bring about a machine check (CVE-2018-12207):
+/// IA32_ARCH_CAPABILITIES says so, where CPUID.7:EDX says that there is one. Elsewhere code lies in pages of 4 KiB.
+fn large_code_is_safe() -> bool {
+    const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+    const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
+    const HAS_ARCH_CAPABILITIES: u32 = 1 << 29;
+    // SAFETY: CPUID shows that the processor has the MSR; reading it changes nothing.
+    let capabilities = || unsafe { Msr::new(IA32_ARCH_CAPABILITIES).read() };
+    cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & HAS_ARCH_CAPABILITIES != 0 && capabilities() & IF_PSCHANGE_MC_NO != 0
+}
+
 /// Lets this processor enter VMX operation. Each has the MSR that says so for itself.
 fn allow_vmx() -> Result<(), Refusal> {
     let mut control = Msr::new(IA32_FEATURE_CONTROL);
@@ -102,7 +113,7 @@ impl Extension for Vmx {
         let tables = vec![Table::EMPTY; NESTED_TABLES].leak();
         let base_hpa = tables.as_ptr() as u64;
         let mut ept = Ept::new(tables, base_hpa);
-        ept.map(0, plan.memory.host_base(), RAM_BYTES, capabilities.has_large_pages())
+        ept.map(0, plan.memory.host_base(), RAM_BYTES, capabilities.has_large_pages() && large_code_is_safe())
             .expect("the arena holds the guest's memory");
         ept.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
         let msr_bitmaps = page();

@@ -5,8 +5,9 @@
 use core::fmt;
 
 use super::controls::{
-    ENTRY_REQUIRED, EXIT_REQUIRED, NMI_WINDOW, NamedBit, PIN_REQUIRED, PREEMPTION_TIMER, PROC_REQUIRED, PROC2_REQUIRED,
-    SAVE_PREEMPTION_TIMER, UNRESTRICTED_GUEST, VIRTUAL_NMIS,
+    ENTRY_KNOWN, ENTRY_REQUIRED, EXIT_KNOWN, EXIT_REQUIRED, NMI_WINDOW, NamedBit, PIN_KNOWN, PIN_REQUIRED,
+    PREEMPTION_TIMER, PROC_KNOWN, PROC_REQUIRED, PROC2_KNOWN, PROC2_REQUIRED, SAVE_PREEMPTION_TIMER, UNRESTRICTED_GUEST,
+    VIRTUAL_NMIS,
 };
 
 /// IA32_FEATURE_CONTROL.
@@ -33,6 +34,10 @@ const IA32_VMX_TRUE_ENTRY_CTLS: u32 = 0x490;
 
 /// IA32_VMX_BASIC bit 55: the TRUE MSRs exist.
 const HAS_TRUE_CONTROLS: u64 = 1 << 55;
+/// IA32_VMX_BASIC bit 54: exits for INS and OUTS tell the instruction's address size and segment.
+const TELLS_STRING_IO: u64 = 1 << 54;
+/// IA32_VMX_MISC bit 6: a guest can be entered in the HLT state.
+const ENTERS_HLT: u64 = 1 << 6;
 /// Primary controls bit 31: there are secondary controls.
 const SECONDARY: u32 = 1 << 31;
 
@@ -61,6 +66,7 @@ impl Allowed {
 #[expect(missing_docs, reason = "named after the MSRs")]
 pub struct Capabilities {
     pub revision: u32,
+    pub basic: u64,
     pub pin: Allowed,
     pub proc: Allowed,
     pub proc2: Allowed,
@@ -94,6 +100,10 @@ pub enum Refusal {
     NoControl(&'static str),
     /// A property of EPT that the monitor needs is missing.
     NoEptFeature(&'static str),
+    /// A property of VMX operation that the monitor needs is missing.
+    NoProperty(&'static str),
+    /// A control that the monitor does not know can't be clear: the name of its field, and its bit.
+    Forced(&'static str, u32),
 }
 
 impl fmt::Display for Refusal {
@@ -105,6 +115,13 @@ impl fmt::Display for Refusal {
             }
             Refusal::NoControl(name) => write!(f, "this CPU's VT-x lacks a control that the monitor needs: {name}"),
             Refusal::NoEptFeature(name) => write!(f, "this CPU's EPT lacks a property that the monitor needs: {name}"),
+            Refusal::NoProperty(name) => write!(f, "this CPU's VT-x lacks a property that the monitor needs: {name}"),
+            Refusal::Forced(field, bit) => {
+                write!(
+                    f,
+                    "this CPU's VT-x forces a control that the monitor does not know: bit {bit} of the {field} controls"
+                )
+            }
         }
     }
 }
@@ -117,7 +134,7 @@ impl Refusal {
             Refusal::LockedOff => {
                 "enable VT-x (Intel Virtualization Technology) in the firmware's set-up and power-cycle the machine"
             }
-            Refusal::NoControl(_) | Refusal::NoEptFeature(_) => {
+            Refusal::NoControl(_) | Refusal::NoEptFeature(_) | Refusal::NoProperty(_) | Refusal::Forced(..) => {
                 "run it on a CPU, or an emulator's CPU model, with EPT and unconditional basics: Nehalem or later (Bochs: model=tigerlake)"
             }
         }
@@ -152,6 +169,7 @@ impl Capabilities {
         let ept_vpid = if proc2.may & (1 << 1 | 1 << 5) != 0 { msr(IA32_VMX_EPT_VPID_CAP) } else { 0 };
         Self {
             revision: basic as u32 & 0x7fff_ffff,
+            basic,
             pin: choose(IA32_VMX_PINBASED_CTLS, IA32_VMX_TRUE_PINBASED_CTLS),
             proc,
             proc2,
@@ -169,7 +187,7 @@ impl Capabilities {
     /// Whether the monitor can run.
     ///
     /// # Errors
-    /// The first control or EPT property that is missing.
+    /// The first control or property that is missing, or the first control that is imposed and unknown.
     pub fn check(&self) -> Result<(), Refusal> {
         let missing = |allowed: Allowed, required: &[NamedBit]| {
             required
@@ -182,6 +200,24 @@ impl Capabilities {
         missing(self.proc2, PROC2_REQUIRED)?;
         missing(self.exit, EXIT_REQUIRED)?;
         missing(self.entry, ENTRY_REQUIRED)?;
+        for (field, allowed, known) in [
+            ("pin-based", self.pin, PIN_KNOWN),
+            ("primary processor-based", self.proc, PROC_KNOWN),
+            ("secondary processor-based", self.proc2, PROC2_KNOWN),
+            ("VM-exit", self.exit, EXIT_KNOWN),
+            ("VM-entry", self.entry, ENTRY_KNOWN),
+        ] {
+            let unknown = allowed.must & !known;
+            if unknown != 0 {
+                return Err(Refusal::Forced(field, unknown.trailing_zeros()));
+            }
+        }
+        if self.basic & TELLS_STRING_IO == 0 {
+            return Err(Refusal::NoProperty("instruction information of INS and OUTS"));
+        }
+        if self.misc & ENTERS_HLT == 0 {
+            return Err(Refusal::NoProperty("the HLT activity state"));
+        }
         let properties = [
             (6, "page walks of length 4"),
             (14, "write-back paging structures"),
@@ -289,6 +325,25 @@ pub(crate) mod tests {
         });
         assert_eq!((plain.pin, plain.revision, plain.proc2.may), (Allowed { must: 0x16, may: 0x3f }, 0x1234, 0));
         assert!(matches!(plain.check(), Err(Refusal::NoControl(_))));
+    }
+
+    #[test]
+    fn what_the_monitor_counts_on_or_does_not_know_is_refused_by_name() {
+        let check = |change: fn(&mut Capabilities), part: &str| {
+            let mut capabilities = model("tigerlake");
+            change(&mut capabilities);
+            let refusal = capabilities.check().unwrap_err();
+            assert!(std::format!("{refusal}").contains(part), "{refusal}");
+        };
+        check(|has| has.basic &= !TELLS_STRING_IO, "instruction information of INS and OUTS");
+        check(|has| has.misc &= !ENTERS_HLT, "the HLT activity state");
+        // Monitor trap flag; process posted interrupts; PEBS by guest-physical addresses; load IA32_BNDCFGS;
+        // conceal VMX from processor trace.
+        check(|has| has.proc.must |= 1 << 27, "bit 27 of the primary processor-based controls");
+        check(|has| has.pin.must |= 1 << 7, "bit 7 of the pin-based controls");
+        check(|has| has.proc2.must |= 1 << 24, "bit 24 of the secondary processor-based controls");
+        check(|has| has.entry.must |= 1 << 16, "bit 16 of the VM-entry controls");
+        check(|has| has.exit.must |= 1 << 24, "bit 24 of the VM-exit controls");
     }
 
     #[test]

@@ -45,6 +45,29 @@ pub const EXIT_REQUIRED: &[NamedBit] = &[
 pub const ENTRY_REQUIRED: &[NamedBit] =
     &[named(2, "load debug controls"), named(9, "IA-32e mode guest"), named(15, "load IA32_EFER on entry")];
 
+/// What the monitor can live with where a processor imposes it: those that it wants, those that are 1 on processors that know no
+/// better (SDM 3D A.3 to A.5), and intercepts that it has handlers for.
+pub const PIN_KNOWN: u32 = 0x16 | bits(PIN_REQUIRED) | VIRTUAL_NMIS | PREEMPTION_TIMER;
+/// Primary processor-based controls: intercepts of INVLPG, MWAIT, RDPMC, RDTSC, CR8, MOV DR, I/O, MONITOR and PAUSE among them.
+pub const PROC_KNOWN: u32 = 0x0401_e172
+    | bits(PROC_REQUIRED)
+    | 1 << 9
+    | 1 << 10
+    | 1 << 11
+    | 1 << 12
+    | CR8_EXITING
+    | 1 << 23
+    | 1 << 24
+    | 1 << 29
+    | 1 << 30;
+/// Secondary processor-based controls: intercepts of descriptor tables, WBINVD, RDRAND and RDSEED among them.
+pub const PROC2_KNOWN: u32 =
+    bits(PROC2_REQUIRED) | 1 << 2 | ENABLE_RDTSCP | USE_VPID | 1 << 6 | UNRESTRICTED_GUEST | 1 << 11 | 1 << 16;
+/// VM-exit controls.
+pub const EXIT_KNOWN: u32 = 0x0003_6dff | bits(EXIT_REQUIRED) | SAVE_PREEMPTION_TIMER;
+/// VM-entry controls.
+pub const ENTRY_KNOWN: u32 = 0x11ff | bits(ENTRY_REQUIRED);
+
 /// Pin-based control: the timer by which guests that run long are looked at.
 pub const PREEMPTION_TIMER: u32 = 1 << 6;
 /// VM-exit control: that timer counts on across exits. It is allowed only with the other (SDM 3C 27.2.1.2).
@@ -75,8 +98,13 @@ pub struct ControlFields {
     pub cr4_mask: u64,
 }
 
-fn bits(required: &[NamedBit]) -> u32 {
-    required.iter().fold(0, |word, required| word | 1 << required.bit)
+const fn bits(required: &[NamedBit]) -> u32 {
+    let (mut word, mut at) = (0, 0);
+    while at < required.len() {
+        word |= 1 << required[at].bit;
+        at += 1;
+    }
+    word
 }
 
 impl ControlFields {
