@@ -31,6 +31,27 @@ const MSRS: [u32; 11] = [
 ];
 const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
 
+/// MSRs that not every processor has, each with the CPUID leaf, subleaf, register (EAX to EDX) and bits of which one says that there
+/// is one: IA32_DEBUGCTL, which a VM exit clears, by the debug store that it enables; IA32_TSC_AUX, by RDTSCP; IA32_S_CET, by shadow stacks or indirect-branch
+/// tracking; IA32_XSS, by XSAVES.
+const MSRS_BY_CPUID: [(u32, [u32; 3], u32); 5] = [
+    (0x1d9, [1, 0, 3], 1 << 21),
+    (0xc000_0103, [0x8000_0001, 0, 3], 1 << 27),
+    (0x6a2, [7, 0, 2], 1 << 7),
+    (0x6a2, [7, 0, 3], 1 << 20),
+    (0xda0, [0xd, 1, 0], 1 << 3),
+];
+
+/// Whether CPUID shows one of these bits.
+fn shows([leaf, subleaf, register]: [u32; 3], bits: u32) -> bool {
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+    if __cpuid(leaf & 0x8000_0000).eax < leaf {
+        return false;
+    }
+    let answer = __cpuid_count(leaf, subleaf);
+    [answer.eax, answer.ebx, answer.ecx, answer.edx][register as usize] & bits != 0
+}
+
 /// What FXSAVE64 writes.
 #[repr(C, align(16))]
 struct VectorState([u8; 512]);
@@ -49,6 +70,7 @@ pub(crate) struct State {
     efer: u64,
     xcr0: Option<u64>,
     msrs: [u64; MSRS.len()],
+    more_msrs: [Option<u64>; MSRS_BY_CPUID.len()],
     /// DR0 to DR3, DR6, DR7.
     debug: [u64; 6],
     interrupts: bool,
@@ -85,6 +107,8 @@ impl State {
             xcr0: xcr0(),
             // SAFETY: every processor with 64-bit mode has these MSRs; reading them changes nothing.
             msrs: MSRS.map(|msr| unsafe { Msr::new(msr).read() }),
+            // SAFETY: CPUID shows that the processor has the MSR; reading it changes nothing.
+            more_msrs: MSRS_BY_CPUID.map(|(msr, at, bits)| shows(at, bits).then(|| unsafe { Msr::new(msr).read() })),
             debug,
             interrupts,
         }
@@ -116,6 +140,11 @@ impl State {
                 in(reg) self.debug[4], in(reg) self.debug[5], options(nomem, nostack, preserves_flags));
             for (msr, value) in MSRS.into_iter().zip(self.msrs) {
                 Msr::new(msr).write(value);
+            }
+            for ((msr, ..), value) in MSRS_BY_CPUID.into_iter().zip(self.more_msrs) {
+                if let Some(value) = value {
+                    Msr::new(msr).write(value);
+                }
             }
             if let Some(xcr0) = self.xcr0 {
                 Cr4::write_raw(Cr4::read_raw() | Cr4Flags::OSXSAVE.bits());

@@ -9,7 +9,7 @@ use tollgate_abi::scenario::Scenario;
 
 use super::Vmx;
 use super::field::*;
-use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, address};
+use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, XSAVES, address};
 use super::scenario_hardware as hardware;
 use crate::board::{Board, Signal};
 use crate::exit::{GuestRegisters, vector};
@@ -185,7 +185,7 @@ const TABLE: &[Row] = &[
             hardware::write_s_cet(ENDBRANCH_ENABLED);
             frame.registers.rax = CODE + 2;
         },
-        clean_up: |_| hardware::write_s_cet(0),
+        clean_up: |_| hardware::restore_s_cet(),
     },
     Row {
         name: "non-maskable-interrupt",
@@ -216,7 +216,11 @@ impl Vmx {
         }
         // Scenarios of both extensions say what emulations of the other lack.
         features |= 1 << Feature::WholeSvm as u8;
-        let (pin, proc, proc2) = (capabilities.pin.may, capabilities.proc.may, capabilities.proc2.may);
+        let (pin, proc, mut proc2) = (capabilities.pin.may, capabilities.proc.may, capabilities.proc2.may);
+        // Without supervisor state nothing can be in IA32_XSS, and XSAVES never exits.
+        if hardware::supervisor_component() == 0 {
+            proc2 &= !XSAVES;
+        }
         Controls { pin, proc, proc2, features, ..Controls::default() }
     }
 

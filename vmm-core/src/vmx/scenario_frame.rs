@@ -38,8 +38,6 @@ const USER_CODE_64: u32 = 0xa0fb;
 const USER_STACK: u32 = 0xc0f3;
 /// A paging-structure entry: the page is ring 3's, too.
 const USER: u8 = 1 << 2;
-/// IA32_XSS and EAX: the CET user state, which the XSS-exiting bitmap intercepts before anything is saved.
-const XSS_COMPONENT: u64 = 0x800;
 
 /// Pages for the processor, in host-physical memory.
 #[derive(Debug)]
@@ -52,6 +50,9 @@ pub struct Pages {
     pub spp: &'static mut Table,
     pub virtualization_exception: &'static mut Table,
 }
+
+/// Secondary control: enable XSAVES and XRSTORS.
+pub(super) const XSAVES: u32 = 1 << 20;
 
 /// What a row works on.
 pub(super) struct Frame<'a> {
@@ -150,11 +151,13 @@ impl Frame<'_> {
     /// IA32_XSS and the XSS-exiting bitmap with one component in common, and EDX:EAX asking for it.
     #[inline(never)]
     pub(super) fn supervisor_state(&mut self) {
-        self.proc2(1 << 20);
-        self.vmx.vmcs.write(XSS_EXITING_BITMAP, XSS_COMPONENT);
+        let component = hardware::supervisor_component();
+        self.proc2(XSAVES);
+        // It intercepts the component before anything is saved.
+        self.vmx.vmcs.write(XSS_EXITING_BITMAP, component);
         self.vmx.set(State::Cr4, guest_state::CR4 | CR4_OSXSAVE);
-        hardware::write_xss(XSS_COMPONENT);
-        (self.registers.rax, self.registers.rdi) = (XSS_COMPONENT, DATA);
+        hardware::write_xss(component);
+        (self.registers.rax, self.registers.rdi) = (component, DATA);
     }
 
     /// Exits for one exception more.
