@@ -48,8 +48,8 @@ fn run(probe: &str, cpus: u32, (on, cpu): Place) -> (Value, String) {
     let output = tollgate_in(place.path(), &arguments, &[]);
     let account = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{probe} on {on} {cpu}: {}", text(&output.stderr)));
-    let log = fs::read(place.path().join("serial.log")).unwrap_or_default();
-    let words = text(&log).lines().filter_map(|line| Some(line.split_once("text=\"")?.1.split('"').next()?.to_owned()));
+    let log = text(&fs::read(place.path().join("serial.log")).unwrap_or_default());
+    let words = log.lines().filter_map(|line| Some(line.split_once("text=\"")?.1.split('"').next()?.to_owned()));
     (account, words.collect::<Vec<_>>().join("; "))
 }
 

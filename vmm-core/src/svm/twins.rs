@@ -168,6 +168,17 @@ fn the_watchdog_is_due_from_its_deadline_on() {
 }
 
 #[test]
+fn real_mode_gets_no_error_code() {
+    let mut svm = svm(true, 0x7c, 0, 0, &[0x0f, 0x32]);
+    svm.long_mode = false;
+    for (cr0, event) in [(0x10, Event::exception(vector::GP)), (0x11, Event::GENERAL_PROTECTION)] {
+        svm.vmcb.set(f::CR0, cr0);
+        svm.inject(Event::GENERAL_PROTECTION);
+        assert_eq!(svm.vmcb.get(f::EVENTINJ), exit_information::injection(event), "CR0 {cr0:#x}");
+    }
+}
+
+#[test]
 fn what_no_assist_tells_is_in_the_bytes() {
     let mut registers = GuestRegisters { rdi: 0x5000, ..Default::default() };
     let sgdt = svm(false, 0x67, 0, 0, &[0x0f, 0x01, 0x47, 0x10]);
