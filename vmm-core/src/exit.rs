@@ -397,6 +397,11 @@ pub trait Backend {
     fn nmi_handler_ends(&mut self);
     /// The event that was being delivered when the guest exited.
     fn vectoring_event(&self) -> Option<Event>;
+    /// Whether there may be such an event, without a call.
+    #[inline(always)]
+    fn was_delivering(&self) -> bool {
+        self.vectoring_event().is_some()
+    }
     /// Reads guest state.
     fn get(&self, state: State) -> u64;
     /// The guest's TSC.

@@ -111,29 +111,35 @@ pub trait Enter: Backend + Sized + fmt::Debug {
     /// # Errors
     /// The entry instruction failed and the guest did not run. A failure past that point is an exit.
     unsafe fn enter(vcpu: *mut Vcpu<Self>, frame: *mut Frame, path: u64) -> Result<(), Self::Failure>;
-    /// Whether the guest is in IA-32e mode, which the quick forms take for granted.
-    fn is_in_long_mode(&self) -> bool;
+    /// Which of the extension's stubs runs the guest as it is now: one that takes IA-32e mode for granted, as the quick forms do, or
+    /// another.
+    fn stub(&self) -> usize;
 }
 
 /// An account with its own exit path under one extension. The implementations name it in this crate, so that it is compiled
 /// for speed whatever the image that uses it is compiled for.
 pub trait ExitPath<B>: Account {
-    /// The address of the stub, by whether the guest is in IA-32e mode.
-    fn path(long_mode: bool) -> u64;
+    /// The address of a stub, by its number ([`Enter::stub`]).
+    fn path(stub: usize) -> u64;
 }
 
 macro_rules! exit_paths {
-    ($backend:ty, $stub:ident, $stub_of_other_mode:ident: $($account:ty),*) => {$(
+    ($backend:ty, $stubs:tt: $($account:ty),*) => {$(
         impl $crate::stack::ExitPath<$backend> for $account {
-            fn path(long_mode: bool) -> u64 {
-                let stub =
-                    if long_mode { $stub::<$account> as *const () } else { $stub_of_other_mode::<$account> as *const () };
-                stub as u64
+            fn path(stub: usize) -> u64 {
+                $crate::stack::stubs!($account, $stubs)[stub] as u64
             }
         }
     )*};
 }
 pub(crate) use exit_paths;
+
+macro_rules! stubs {
+    ($account:ty, [$($stub:ident),*]) => {
+        [$($stub::<$account> as *const ()),*]
+    };
+}
+pub(crate) use stubs;
 
 impl<A: Account> Owner<A> {
     /// The account.
@@ -158,7 +164,7 @@ impl<A: Account> Owner<A> {
         // The handler finds the account from the frame, so the pointer is one to the whole stack.
         let stack: *const Stack<A> = self.stack;
         let frame = stack.wrapping_byte_add(offset_of!(Stack<A>, frame)).cast_mut().cast::<Frame>();
-        let (path, entry_argument) = (A::path(vcpu.backend.is_in_long_mode()), vcpu.backend.entry_argument());
+        let (path, entry_argument) = (A::path(vcpu.backend.stub()), vcpu.backend.entry_argument());
         let vcpu: *mut Vcpu<B> = vcpu;
         // SAFETY: the stack stays for ever and is this owner's, which is borrowed; `vcpu` outlives the call, and only
         // `on_exit` uses it until the call returns.

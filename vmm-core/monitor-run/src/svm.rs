@@ -35,7 +35,7 @@ use crate::{NESTED_TABLES, Plan, traps};
 /// What a processor with SVM offers.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     // Bochs leaves the MSR out: nothing is switched off there.
-    Capabilities::read(cpuid, traps::try_read_msr(VM_CR).unwrap_or(0))
+    Capabilities::read(cpuid, traps::try_read_msr(VM_CR).unwrap_or(0), Cr4::read_raw())
 }
 
 /// IA32_MTRR_DEF_TYPE: enabled, write-back.
@@ -78,8 +78,9 @@ impl Extension for Svm {
         true
     }
 
+    /// What the guest reads it may write.
     fn cr4_allowed(capabilities: &Capabilities) -> u64 {
-        capabilities.cr4_allowed
+        capabilities.cr4_allowed | Cr4::read_raw() & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits()
     }
 
     #[inline(never)]
@@ -104,6 +105,7 @@ impl Extension for Svm {
             // It asks the account whether there were exits.
             watchdog_ticks: if plan.options.accounting { plan.options.watchdog_ticks } else { 0 },
             local_apic: seated.local_apic,
+            machine_check: Cr4::read_raw() & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits(),
             vcpu: seated.vcpu,
         };
         Svm::new(parts, plan.entry_gpa, BOOT_INFO_GPA, PAGE_TABLES_GPA)

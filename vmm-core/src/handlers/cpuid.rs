@@ -39,6 +39,10 @@ const RDTSCP: u32 = 1 << 27;
 /// Leaf 0x8000_0001, EDX.
 const NO_EXECUTE: u32 = 1 << 20;
 const RDPID: u32 = 1 << 22;
+/// Leaf 0x8000_0001, ECX offered: LAHF in 64-bit mode, LZCNT, SSE4A, misaligned SSE, PREFETCHW, XOP, FMA4, TBM.
+const OFFERED_EXTENDED_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 16 | 1 << 21;
+/// Leaf 0x8000_0001, EDX offered: SYSCALL, NX, 1 GiB pages, RDTSCP, long mode. AMD's copies of leaf 1 are left out.
+const OFFERED_EXTENDED_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | RDTSCP | 1 << 29;
 const UNDER_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, ECX: x2APIC, TSC deadline. EDX: APIC, HTT (several logical processors).
 const APIC_1_ECX: u32 = 1 << 21 | 1 << 24;
@@ -156,6 +160,8 @@ impl CpuidTable {
             edx: structured.edx & OFFERED_7_EDX,
         };
         self.basic[6] = Answer { eax: ARAT, ..Answer::ZERO };
+        self.extended[1].ecx &= OFFERED_EXTENDED_ECX;
+        self.extended[1].edx &= OFFERED_EXTENDED_EDX;
         self.basic[0xb] = Answer::ZERO;
         self.basic[0x15] = clocks(self.basic[0x15]);
         self.components[0].eax &= XCR0_OFFERED as u32;
@@ -265,6 +271,8 @@ impl CpuidTable {
             }
             0x4000_0001..=0x4fff_ffff => Answer::ZERO,
             0x8000_0000.. if leaf <= self.max_extended => self.extended[(leaf & 0xff) as usize],
+            // AMD's processors answer so beyond the highest extended leaf.
+            0x8000_0000.. if &self.vendor() == b"AuthenticAMD" => Answer::ZERO,
             _ => self.basic[(leaf as usize).min(BASIC - 1)],
         }
     }
@@ -392,6 +400,27 @@ pub(crate) mod tests {
         for leaf in [4, 7, 0xb, 0xd, 32, 0x4fff_ffff, 0x8000_0000] {
             let mut registers = GuestRegisters { rax: leaf, ..poisoned };
             assert!(!quick(&mut registers, &table));
+        }
+    }
+
+    #[test]
+    fn an_amd_processor_shows_nothing_that_the_guest_does_not_get() {
+        // Leaves as Bochs' ryzen has them: SVM, MONITORX and TOPOEXT among the features.
+        let native = |leaf: u32, _: u32| match leaf {
+            0 => Answer { eax: 0xd, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
+            0x8000_0000 => Answer { eax: 0x8000_001f, ..Answer::ZERO },
+            0x8000_0001 => Answer { eax: 0x0080_0f11, ecx: 0x35c2_33ff, edx: 0x2fd3_fbff, ..Answer::ZERO },
+            0x8000_001e => Answer { eax: 5, ..Answer::ZERO },
+            _ => Answer { eax: 7, ..Answer::ZERO },
+        };
+        let table = CpuidTable::new(native, 0, 1, true);
+        let features = table.answer(0x8000_0001, 0, 1);
+        assert_eq!(
+            (features.ecx, features.edx),
+            (0x35c2_33ff & 0x0021_09e1, 1 << 11 | 1 << 20 | 1 << 26 | 1 << 27 | 1 << 29)
+        );
+        for leaf in [0x8000_000a, 0x8000_001e, 0xffff_ffff] {
+            assert_eq!(table.answer(leaf, 0, 1), Answer::ZERO, "{leaf:#x}");
         }
     }
 }

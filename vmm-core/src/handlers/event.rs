@@ -84,7 +84,7 @@ fn combine(first: Option<Event>, second: Event) -> Combined {
 #[inline(always)]
 pub fn quick<B: Backend>(backend: &mut B) -> bool {
     let fault = backend.physical_fault();
-    backend.vectoring_event().is_none() && backend.map_fresh_page(fault.gpa)
+    !backend.was_delivering() && backend.map_fresh_page(fault.gpa)
 }
 
 /// An EPT violation: the first touch of a fresh page, or an access outside the guest's memory.

@@ -22,6 +22,7 @@ const RFLAGS_TF: u64 = 1 << 8;
 const RFLAGS_IF: u64 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
 const CR0_PE: u64 = 1;
+const CR4_MCE: u64 = 1 << 6;
 const DR6_BS: u64 = 1 << 14;
 /// DR6 bits that tell the causes of a #DB, which the processor has set in the saved DR6 (APM 2 15.12.2).
 const DR6_CAUSES: u64 = 0x600f;
@@ -133,8 +134,23 @@ impl Svm {
     }
 
     fn set_intercept_0(&mut self, bit: u32, on: bool) {
-        let word = self.vmcb.part(f::INTERCEPT_0) & !u64::from(bit);
-        self.vmcb.set_part(f::INTERCEPT_0, if on { word | u64::from(bit) } else { word });
+        self.vmcb.put(f::INTERCEPTS, u64::from(bit) << 32, on);
+    }
+
+    /// The event whose delivery the exit interrupted. For a software exception that was injected, RIP is behind its instruction: it goes
+    /// back there, as it is for one of the guest's own, in case something else is to be delivered first.
+    #[cold]
+    #[inline(never)]
+    fn interrupted_event(&self, information: u64) -> Option<Event> {
+        let (rip, bytes) = (self.software_rip, self.software_bytes);
+        let at = self.vmcb.get(f::RIP);
+        let is_here = at == rip || at == rip.wrapping_add(bytes.into());
+        if bytes == 0 || !is_here || !information::is_software_exception(information) {
+            return information::vectoring_event(information);
+        }
+        self.vmcb.set(f::RIP, rip);
+        let event = Event::exception(information as u8);
+        Some(Event { kind: EventKind::SoftwareException, instruction_bytes: bytes, ..event })
     }
 
     /// Reads what VMSAVE saves.
@@ -189,6 +205,7 @@ const fn mov_to_cr0(code: u32) -> Option<u8> {
 }
 
 /// Where a segment or descriptor-table register's parts are, for those that #VMEXIT saves.
+#[inline(always)]
 fn saved(state: State) -> Option<Field> {
     Some(match state {
         State::Rip => f::RIP,
@@ -197,7 +214,6 @@ fn saved(state: State) -> Option<Field> {
         State::Cr0 => f::CR0,
         State::Cr2 => f::CR2,
         State::Cr3 => f::CR3,
-        State::Cr4 => f::CR4,
         State::Dr6 => f::DR6,
         State::Dr7 => f::DR7,
         State::GdtrBase => f::GDTR.base(),
@@ -356,8 +372,16 @@ impl Backend for Svm {
     }
 
     #[inline(always)]
+    fn was_delivering(&self) -> bool {
+        self.waiting_interrupt().is_some() || information::is_valid(self.vmcb.get(f::EXITINTINFO))
+    }
+
+    #[inline(always)]
     fn vectoring_event(&self) -> Option<Event> {
-        self.waiting_interrupt().or_else(|| information::vectoring_event(self.vmcb.get(f::EXITINTINFO)))
+        self.waiting_interrupt().or_else(|| {
+            let information = self.vmcb.get(f::EXITINTINFO);
+            if information::is_valid(information) { self.interrupted_event(information) } else { None }
+        })
     }
 
     #[inline(always)]
@@ -368,6 +392,7 @@ impl Backend for Svm {
             State::Rflags => vmcb.get(f::RFLAGS),
             State::Cr0 => vmcb.get(f::CR0),
             State::InstructionBytes => self.next_rip().wrapping_sub(vmcb.get(f::RIP)),
+            State::Cr4 => vmcb.get(f::CR4) & !CR4_MCE,
             State::Efer => vmcb.get(f::EFER) & !f::EFER_SVME,
             State::CsBase => vmcb.get(f::CS.base()),
             State::CsRights => guest_state::rights(vmcb.part(f::CS.attributes())),
@@ -403,6 +428,12 @@ impl Backend for Svm {
                 registers::write(state, value);
             }
             State::TscOffset => vmcb.set(f::TSC_OFFSET, value),
+            State::Cr3 => vmcb.set(f::CR3, value),
+            State::Dr6 => vmcb.set(f::DR6, value),
+            State::Dr7 => vmcb.set(f::DR7, value),
+            State::GdtrBase => vmcb.set(f::GDTR.base(), value),
+            State::IdtrBase => vmcb.set(f::IDTR.base(), value),
+            State::Cr4 => vmcb.set(f::CR4, value | self.machine_check),
             State::GdtrLimit => vmcb.set_part(f::GDTR.limit(), value),
             State::IdtrLimit => vmcb.set_part(f::IDTR.limit(), value),
             State::LdtrSelector => self.set_hidden(|| vmcb.set_part(f::LDTR.selector(), value)),
@@ -419,7 +450,7 @@ impl Backend for Svm {
                 unreachable!("no instruction that a handler emulates writes {state:?}")
             }
             state => match saved(state) {
-                Some(field) => vmcb.set(field, value),
+                Some(field) => vmcb.set_any(field, value),
                 None => registers::write(state, value),
             },
         }
@@ -456,8 +487,10 @@ impl Backend for Svm {
     #[inline(always)]
     fn inject(&mut self, event: Event) {
         if event.instruction_bytes != 0 {
+            let rip = self.vmcb.get(f::RIP);
+            (self.software_rip, self.software_bytes) = (rip, event.instruction_bytes);
             // What is pushed is the RIP behind the instruction.
-            let rip = self.vmcb.get(f::RIP).wrapping_add(event.instruction_bytes.into());
+            let rip = rip.wrapping_add(event.instruction_bytes.into());
             self.vmcb.set(f::RIP, rip);
             self.vmcb.set(f::NRIP, rip);
         }
@@ -517,8 +550,7 @@ impl Backend for Svm {
 
     fn ask_for_window(&mut self, wanted: bool) {
         if wanted != self.window {
-            let others = self.vmcb.get(f::VIRTUAL_INTERRUPT) & !f::V_IRQ;
-            self.vmcb.set(f::VIRTUAL_INTERRUPT, if wanted { others | f::V_IRQ } else { others });
+            self.vmcb.put(f::VIRTUAL_INTERRUPT, f::V_IRQ, wanted);
             self.set_intercept_0(VINTR, wanted);
             self.window = wanted;
         }
@@ -558,6 +590,7 @@ impl Backend for Svm {
         self.halt = None;
         self.in_nmi_handler = false;
         guest_state::write_real_mode(self.vmcb, vector);
+        self.vmcb.set(f::CR4, self.machine_check);
         self.operation.load(self.vmcb);
         self.new_asid();
     }
@@ -570,11 +603,14 @@ impl Backend for Svm {
 
     fn set_profile(&mut self, profile: Profile) -> Controls {
         let intercepts = self.intercepts(profile);
+        // From now on others may be the guest's own.
+        self.software_bytes = 0;
         intercepts.write(self.vmcb);
         self.set_intercept_0(VINTR, self.window);
         self.set_intercept_0(IRET, self.in_nmi_handler);
         self.set_intercept_0(HLT, self.halt.is_none());
         permission_maps::fill_msrpm(self.msrpm, profile);
+        self.vmcb.mark_group(f::PERMISSION_MAPS);
         intercepts.in_force()
     }
 

@@ -13,12 +13,17 @@ const SVM_DISABLED: u64 = 1 << 4;
 /// VM_HSAVE_PA.
 pub const VM_HSAVE_PA: u32 = 0xc001_0117;
 
+const CR4_LA57: u64 = 1 << 12;
+
 /// CPUID.8000_0001:ECX.
 const SVM: u32 = 1 << 2;
 /// CPUID.8000_000A:EDX.
 const NESTED_PAGING: u32 = 1;
 const NEXT_RIP_SAVE: u32 = 1 << 3;
+const CLEAN_BITS: u32 = 1 << 5;
+const FLUSH_BY_ASID: u32 = 1 << 6;
 const DECODE_ASSISTS: u32 = 1 << 7;
+const PAUSE_FILTER_THRESHOLD: u32 = 1 << 12;
 
 /// CPUID.8000_000A, and what the guest can execute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +32,12 @@ pub struct Capabilities {
     pub asids: u32,
     /// The RIP behind an intercepted instruction is saved.
     pub next_rip: bool,
+    /// Groups of fields that need not be reloaded can be told: [`CLEAN`](super::vmcb::CLEAN).
+    pub clean_bits: bool,
+    /// The translations of one ASID can be flushed.
+    pub flush_by_asid: bool,
+    /// PAUSEs that are further apart than a number of ticks make no exit.
+    pub pause_threshold: bool,
     /// EXITINFO1 tells about the operands of some instructions.
     pub decode_assists: bool,
     /// Which instructions exist.
@@ -57,6 +68,8 @@ pub enum Refusal {
     NoNestedPaging,
     /// Fewer than two ASIDs.
     NoAsid,
+    /// CR4.LA57 is set: nested tables are walked in the host's paging mode (APM 2 15.25.3), and the monitor's have four levels.
+    FiveLevels,
 }
 
 impl fmt::Display for Refusal {
@@ -67,6 +80,9 @@ impl fmt::Display for Refusal {
                 "this CPU's SVM lacks nested paging, which the monitor needs (CPUID 8000_000A, EDX bit 0)"
             }
             Refusal::NoAsid => "this CPU's SVM has no ASID for a guest (CPUID 8000_000A, EBX)",
+            Refusal::FiveLevels => {
+                "the firmware has switched 5-level paging on (CR4.LA57 is 1), and the monitor's nested page tables have four levels"
+            }
         })
     }
 }
@@ -76,6 +92,7 @@ impl Refusal {
     pub const fn remedy(&self) -> &'static str {
         match self {
             Refusal::Disabled => "switch SVM on in the firmware's settings",
+            Refusal::FiveLevels => "switch 5-level paging off in the firmware's settings",
             Refusal::NoNestedPaging | Refusal::NoAsid => {
                 "use a CPU with nested paging, from Barcelona on (Bochs: --cpu zambezi; QEMU: -cpu max)"
             }
@@ -112,13 +129,16 @@ struct Features {
 }
 
 impl Capabilities {
-    /// Reads what a processor with SVM has, by `cpuid(leaf, sub-leaf)` and VM_CR.
+    /// Reads what a processor with SVM has, by `cpuid(leaf, sub-leaf)`, VM_CR and the monitor's own CR4.
     ///
     /// # Errors
     /// It is switched off or lacks what the monitor needs.
-    pub fn read(cpuid: impl Fn(u32, u32) -> Answer, vm_cr: u64) -> Result<Self, Refusal> {
+    pub fn read(cpuid: impl Fn(u32, u32) -> Answer, vm_cr: u64, host_cr4: u64) -> Result<Self, Refusal> {
         if vm_cr & SVM_DISABLED != 0 {
             return Err(Refusal::Disabled);
+        }
+        if host_cr4 & CR4_LA57 != 0 {
+            return Err(Refusal::FiveLevels);
         }
         let svm = cpuid(0x8000_000a, 0);
         if svm.edx & NESTED_PAGING == 0 {
@@ -139,6 +159,9 @@ impl Capabilities {
         Ok(Self {
             asids: svm.ebx,
             next_rip: svm.edx & NEXT_RIP_SAVE != 0,
+            clean_bits: svm.edx & CLEAN_BITS != 0,
+            flush_by_asid: svm.edx & FLUSH_BY_ASID != 0,
+            pause_threshold: svm.edx & PAUSE_FILTER_THRESHOLD != 0,
             decode_assists: svm.edx & DECODE_ASSISTS != 0,
             has: Instructions {
                 rdtscp: extended.edx >> 27 & 1 != 0 && !facts.is_qemu,
@@ -184,10 +207,10 @@ pub(crate) mod tests {
 
     #[test]
     fn processors_say_what_they_have() {
-        let of_qemu = Capabilities::read(qemu, 0).unwrap();
+        let of_qemu = Capabilities::read(qemu, 0, 0).unwrap();
         assert!(of_qemu.facts.is_qemu && !of_qemu.next_rip && !of_qemu.has.xsetbv && !of_qemu.has.rdtscp);
         assert_eq!((of_qemu.asids, of_qemu.cr4_allowed), (16, 0x15_0fbf));
-        let of_bochs = Capabilities::read(zambezi, 0).unwrap();
+        let of_bochs = Capabilities::read(zambezi, 0, 0).unwrap();
         assert!(
             !of_bochs.facts.is_qemu
                 && of_bochs.next_rip
@@ -201,7 +224,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        assert_eq!(Capabilities::read(qemu, SVM_DISABLED), Err(Refusal::Disabled));
+        assert_eq!(Capabilities::read(qemu, SVM_DISABLED, 0), Err(Refusal::Disabled));
         let without = |change: fn(&mut Answer)| {
             Capabilities::read(
                 |leaf, sub_leaf| {
@@ -212,9 +235,11 @@ pub(crate) mod tests {
                     answer
                 },
                 0,
+                0,
             )
         };
         assert_eq!(without(|svm| svm.edx = 0), Err(Refusal::NoNestedPaging));
         assert_eq!(without(|svm| svm.ebx = 1), Err(Refusal::NoAsid));
+        assert_eq!(Capabilities::read(qemu, 0, CR4_LA57), Err(Refusal::FiveLevels));
     }
 }

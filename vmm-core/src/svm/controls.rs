@@ -181,7 +181,7 @@ mod tests {
     use tollgate_abi::leaves::Answer;
 
     fn intercepts(cpuid: fn(u32, u32) -> Answer, profile: Profile) -> Intercepts {
-        Intercepts::new(&Capabilities::read(cpuid, 0).unwrap(), profile)
+        Intercepts::new(&Capabilities::read(cpuid, 0, 0).unwrap(), profile)
     }
 
     #[test]

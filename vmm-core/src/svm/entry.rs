@@ -9,7 +9,7 @@ use core::arch::naked_asm;
 use core::convert::Infallible;
 
 use super::Svm;
-use super::vmcb::RAX_OFFSET;
+use super::vmcb::{ALL_CLEAN, CLEAN_OFFSET, RAX_OFFSET, TLB_CONTROL_OFFSET};
 use crate::exit::GuestRegisters;
 use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
@@ -20,7 +20,10 @@ use crate::stack::{
 };
 use crate::vcpu::Vcpu;
 
-exit_paths!(Svm, run, run_other_mode: Ledger, Keyed, Recorded, Unaccounted);
+exit_paths!(Svm, [run, run_other_mode, run_clean, run_clean_other_mode]: Ledger, Keyed, Recorded, Unaccounted);
+
+/// Number of the first stub for processors with clean bits.
+const CLEAN_STUBS: usize = 2;
 
 impl Enter for Svm {
     /// VMRUN always ends in an exit, if need be one that says that the state was invalid.
@@ -30,8 +33,8 @@ impl Enter for Svm {
         core::ptr::from_ref(self.vmcb) as u64
     }
 
-    fn is_in_long_mode(&self) -> bool {
-        self.long_mode
+    fn stub(&self) -> usize {
+        usize::from(!self.long_mode) + if self.capabilities.clean_bits { CLEAN_STUBS } else { 0 }
     }
 
     unsafe fn enter(vcpu: *mut Vcpu<Self>, frame: *mut Frame, path: u64) -> Result<(), Infallible> {
@@ -68,9 +71,23 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, path: u64) -> u64 {
     )
 }
 
-/// The loop of entries and exits: what is called handles an exit.
+/// The loop of entries and exits: what is called handles an exit. On processors with clean bits, two instructions
+/// come before that.
 macro_rules! run {
     ($on_exit:path) => {
+        run!(@ $on_exit,)
+    };
+    ($on_exit:path, clean) => {
+        run!(
+            @ $on_exit,
+            "mov dword ptr [rax + {clean_at}], {all_clean}",
+            "mov byte ptr [rax + {tlb_control_at}], 0";
+            clean_at = const CLEAN_OFFSET,
+            all_clean = const ALL_CLEAN,
+            tlb_control_at = const TLB_CONTROL_OFFSET
+        )
+    };
+    (@ $on_exit:path, $($behind:literal),* $(; $($name:ident = const $value:expr),*)?) => {
         naked_asm!(
             // The guest's registers come off the frame, RAX into the block, whose address VMRUN wants in RAX.
             "2:",
@@ -79,6 +96,7 @@ macro_rules! run {
             "pop qword ptr [rax + {guest_rax}]",
             "vmrun rax",
             // RAX and RSP are as they were.
+            $($behind,)*
             "push qword ptr [rax + {guest_rax}]",
             save_and_handle!(),
             "jmp 2b",
@@ -87,6 +105,7 @@ macro_rules! run {
             keeps = const A::KEEPS as u64,
             registers_end = const REGISTERS_END,
             on_exit = sym $on_exit,
+            $($($name = const $value,)*)?
         )
     };
 }
@@ -97,10 +116,23 @@ unsafe extern "sysv64" fn run<A: Account>() {
     run!(on_exit::<A, Svm>)
 }
 
-/// Likewise, while the guest is not in IA-32e mode, which the quick forms take for granted.
+/// [`run`] while the guest is not in IA-32e mode, which the quick forms take for granted.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn run_other_mode<A: Account>() {
     run!(on_exit_of_other_mode::<A, Svm>)
+}
+
+/// [`run`] on a processor with clean bits: it knows what is in the block once it has entered, and has flushed what it was to. What
+/// is written from here on is marked by [`Vmcb::set`](super::vmcb::Vmcb::set).
+#[unsafe(naked)]
+unsafe extern "sysv64" fn run_clean<A: Account>() {
+    run!(on_exit::<A, Svm>, clean)
+}
+
+/// [`run_clean`] while the guest is not in IA-32e mode.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn run_clean_other_mode<A: Account>() {
+    run!(on_exit_of_other_mode::<A, Svm>, clean)
 }
 
 /// Abandons the stack of exits and returns from [`enter`], with RFLAGS.IF clear as the monitor has it outside.

@@ -75,8 +75,19 @@ const NMI_TYPE: u64 = 2;
 const EXCEPTION: u64 = 3;
 const SOFTWARE_INTERRUPT: u64 = 4;
 
-/// The event whose delivery the exit interrupted, from EXITINTINFO. Software interrupts and exceptions are none: RIP is still at
-/// their instruction, which the guest executes again.
+/// Whether the exit interrupted the delivery of an event.
+#[inline(always)]
+pub const fn is_valid(exitintinfo: u64) -> bool {
+    exitintinfo & VALID != 0
+}
+
+/// Whether that is #BP or #OF, the guest's own or injected.
+pub const fn is_software_exception(exitintinfo: u64) -> bool {
+    is_valid(exitintinfo) && exitintinfo >> 8 & 7 == EXCEPTION && matches!(exitintinfo as u8, 3 | 4)
+}
+
+/// The event whose delivery the exit interrupted, from EXITINTINFO. Software interrupts and exceptions of the guest's own are none: RIP is
+/// still at their instruction, which the guest executes again.
 #[inline(always)]
 pub const fn vectoring_event(exitintinfo: u64) -> Option<Event> {
     if exitintinfo & VALID == 0 { None } else { interrupted_event(exitintinfo) }

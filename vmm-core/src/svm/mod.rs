@@ -44,8 +44,12 @@ use crate::memory::GuestMemory;
 use crate::nested::Table;
 use crate::registers::tsc;
 
-/// Flushes every translation at the next VMRUN (APM 2 15.16.1).
+/// TLB_CONTROL: flushes every translation at the next VMRUN (APM 2 15.16.1).
 const FLUSH_ALL: u64 = 1;
+/// TLB_CONTROL: flushes those of this ASID.
+const FLUSH_ASID: u64 = 3;
+/// Ticks between two PAUSEs beyond which the second makes no exit, where the processor has such a filter: the most there are.
+const PAUSE_THRESHOLD: u64 = 0xffff;
 
 /// What one vCPU needs besides its VMCB.
 #[derive(Debug)]
@@ -61,12 +65,22 @@ pub struct Svm {
     /// Where the code is whose instructions are looked at.
     code_page: Cell<Option<CodePage>>,
     asid: u32,
+    /// One ASID does, since its translations can be flushed alone.
+    flushes_by_asid: bool,
+    /// An entry has done what TLB_CONTROL says.
+    flushed: bool,
     /// The guest is in IA-32e mode.
     long_mode: bool,
     /// VINTR is intercepted.
     window: bool,
     /// An NMI was injected and its handler has not come to its IRET.
     in_nmi_handler: bool,
+    /// Where the instruction of the #BP or #OF is that was injected last, and how long; 0 if there was none.
+    software_rip: u64,
+    software_bytes: u8,
+    /// CR4.MCE as the monitor has it: without it a machine check while the guest runs would be a shutdown, whatever is intercepted
+    /// (APM 2 15.12.15). The guest reads it, where it is set, and does not know it by CPUID.
+    machine_check: u64,
     /// Where the HLT is at which the guest halts, and where it goes on.
     halt: Option<Halt>,
     /// The processor's own APIC, whose timer has two users.
@@ -105,6 +119,8 @@ pub struct Parts {
     /// TSC ticks without an exit after which the guest is stopped; 0 for never.
     pub watchdog_ticks: u64,
     pub local_apic: LocalApic,
+    /// CR4.MCE, if the monitor has it set.
+    pub machine_check: u64,
     /// The number of the vCPU. Those after the first start in real mode.
     pub vcpu: usize,
 }
@@ -113,7 +129,7 @@ impl Svm {
     /// Fills the VMCB: controls, and the guest's state at its entry point.
     pub fn new(parts: Parts, entry_rip: u64, boot_info_gpa: u64, page_tables_gpa: u64) -> (Self, GuestRegisters) {
         let Parts { vmcb, operation, capabilities, npt, memory, msrpm, iopm, physical_bits, .. } = parts;
-        let Parts { watchdog_ticks, local_apic, vcpu, .. } = parts;
+        let Parts { watchdog_ticks, local_apic, vcpu, machine_check, .. } = parts;
         let physical = |page: &Table| core::ptr::from_ref(page) as u64;
         vmcb.set(vmcb::IOPM_BASE_PA, iopm.first().map_or(0, physical));
         vmcb.set(vmcb::MSRPM_BASE_PA, physical(&msrpm[0]));
@@ -123,7 +139,11 @@ impl Svm {
         vmcb.set(vmcb::VIRTUAL_INTERRUPT, vmcb::V_INTR_MASKING | vmcb::V_IRQ_ANYHOW | vmcb::V_INTR_VECTOR);
         vmcb.set_part(vmcb::GUEST_ASID, 1);
         vmcb.set_part(vmcb::TLB_CONTROL, FLUSH_ALL);
+        if capabilities.pause_threshold {
+            vmcb.set_part(vmcb::PAUSE_FILTER_THRESHOLD, PAUSE_THRESHOLD);
+        }
         guest_state::write(vmcb, entry_rip, page_tables_gpa);
+        vmcb.set(vmcb::CR4, vmcb.get(vmcb::CR4) | machine_check);
         let mut svm = Self {
             vmcb,
             operation,
@@ -134,9 +154,14 @@ impl Svm {
             physical_bits,
             code_page: Cell::new(None),
             asid: 1,
+            flushes_by_asid: capabilities.clean_bits && capabilities.flush_by_asid,
+            flushed: false,
             long_mode: true,
             window: false,
             in_nmi_handler: false,
+            software_rip: 0,
+            software_bytes: 0,
+            machine_check,
             halt: None,
             local_apic,
             kick_vector: KICK_VECTOR + vcpu as u8,
@@ -162,6 +187,10 @@ impl Svm {
 
     /// What comes before an entry that follows no exit: the guest has been left for something else, whose time does not count.
     fn about_to_enter(&mut self) {
+        // Where the stub does not (`capabilities.clean_bits`): a flush is over with the entry that it was for.
+        if core::mem::replace(&mut self.flushed, true) && self.vmcb.part(vmcb::TLB_CONTROL) != 0 {
+            self.vmcb.set(vmcb::ASID_AND_FLUSH, self.asid.into());
+        }
         self.restart_watchdog();
     }
 
@@ -187,14 +216,18 @@ impl Svm {
         }
     }
 
-    /// Gives the guest an ASID that no translation has been cached with; where there are no more, all are flushed.
+    /// Forgets every translation of the guest: its ASID is flushed, where the stub ends that with the entry, or it is given one that
+    /// no translation has been cached with. Where there are no more of those, all are flushed.
     fn new_asid(&mut self) {
-        self.asid += 1;
-        let flushes = self.asid >= self.capabilities.asids;
-        if flushes {
-            self.asid = 1;
+        if self.flushes_by_asid {
+            return self.vmcb.set(vmcb::ASID_AND_FLUSH, FLUSH_ASID << 32 | u64::from(self.asid));
         }
-        self.vmcb.set_part(vmcb::TLB_CONTROL, if flushes { FLUSH_ALL } else { 0 });
-        self.vmcb.set_part(vmcb::GUEST_ASID, self.asid.into());
+        self.asid += 1;
+        // What is to be flushed at an entry that is yet to come is not forgotten.
+        let mut control = self.vmcb.get(vmcb::ASID_AND_FLUSH) & FLUSH_ALL << 32;
+        if self.asid >= self.capabilities.asids {
+            (self.asid, self.flushed, control) = (1, false, FLUSH_ALL << 32);
+        }
+        self.vmcb.set(vmcb::ASID_AND_FLUSH, control | u64::from(self.asid));
     }
 }

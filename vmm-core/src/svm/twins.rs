@@ -38,7 +38,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
     vmcb.set(f::EXITINFO1, exitinfo1);
     vmcb.set(f::EXITINFO2, exitinfo2);
     vmcb.set(f::NRIP, RIP + bytes.len() as u64);
-    let capabilities = Capabilities::read(if assisted { zambezi } else { qemu }, 0).unwrap();
+    let capabilities = Capabilities::read(if assisted { zambezi } else { qemu }, 0, 0).unwrap();
     let mut npt = Npt::new(vec![Table::EMPTY; 8].leak(), 0x10_0000);
     npt.prepare(8 << 20, 2 << 20).unwrap();
     Svm {
@@ -52,9 +52,14 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
         physical_bits: 40,
         code_page: Cell::new(None),
         asid: 1,
+        flushes_by_asid: false,
+        flushed: false,
         long_mode: true,
         window: false,
         in_nmi_handler: false,
+        software_rip: 0,
+        software_bytes: 0,
+        machine_check: 0,
         halt: None,
         local_apic: LocalApic::scripted(),
         kick_vector: 0xe0,
@@ -83,11 +88,14 @@ fn same(script: impl Fn() -> Script, svm_exit: (u64, u64, u64, &[u8]), registers
     // Without the next RIP, CPUID asks the processor for XCR0, which a host program may not.
     for assisted in [true, false].into_iter().filter(|&assisted| assisted || code != 0x72) {
         let mut vcpu = Vcpu::new(svm(assisted, code, exitinfo1, exitinfo2, bytes), machine());
+        vcpu.backend.vmcb.entered();
+        let left = vcpu.backend.vmcb.snapshot();
         let (account, mut registers) = (Ledger::new(), registers);
         assert_eq!(vcpu.exit(&account, &mut registers, 0), flow, "{code:#x}");
         assert_eq!(registers, expected, "{code:#x}");
         assert_eq!(account.count(ExitReason(of_script.backend.reason as u16)), 1, "{code:#x} is counted as its twin");
         let vmcb = vcpu.backend.vmcb;
+        assert_eq!(vmcb.wrongly_clean(&left), None, "{code:#x} changes what is said to be clean");
         let (rip, injected) = match next {
             Next::Behind => (RIP + bytes.len() as u64, 0),
             Next::Again => (RIP, 0),
@@ -264,4 +272,99 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
     let attributes = f::CS.attributes();
     svm.vmcb.set_part(attributes, svm.vmcb.part(attributes) & !CS_LONG);
     assert_eq!(svm.cr0_write_by_code(), None);
+}
+
+/// Fields that one exit writes, for what the processor has to reload behind it: a clean bit is cleared where a field's group has one.
+/// RAX comes besides, by the stub, and nothing else at an entry.
+#[test]
+fn an_exit_writes_no_more_than_it_needs() {
+    const CR0_WRITE: u64 = 0x10;
+    let registers = GuestRegisters { rcx: 0x1b, rbx: 0x8000_0033, ..Default::default() };
+    let check =
+        |what: &str, (code, exitinfo1, exitinfo2, bytes): (u64, u64, u64, &[u8]), fields: &[&str], reloaded: u32| {
+            let mut vcpu = Vcpu::new(svm(true, code, exitinfo1, exitinfo2, bytes), machine());
+            vcpu.backend.vmcb.set_part(f::TLB_CONTROL, 1);
+            vcpu.backend.vmcb.entered();
+            f::tests::WRITTEN.take();
+            let _ = vcpu.exit(&Ledger::new(), &mut registers.clone(), 0);
+            let written: Vec<&str> = f::tests::WRITTEN.take().into_iter().map(f::Field::name).collect();
+            let clean = vcpu.backend.vmcb.get(f::CLEAN) as u32;
+            assert_eq!((written, f::ALL_CLEAN & !clean), (fields.to_vec(), reloaded), "{what}");
+            assert_eq!(vcpu.backend.vmcb.part(f::TLB_CONTROL), 0, "{what} flushes nothing");
+        };
+    const CONTROL_REGISTERS: u32 = 1 << 5;
+    const MOV_TO_CR0: &[&str] = &["CR0", "RIP", "interrupt shadow"];
+    check("CPUID", (0x72, 0, 0, &[0x0f, 0xa2]), &["RIP"], 0);
+    check("VMMCALL", (0x81, 0, 0, &[0x0f, 0x01, 0xd9]), &["RIP"], 0);
+    check("RDMSR", (0x7c, 0, 0, &[0x0f, 0x32]), &["RIP"], 0);
+    check("IN", (0x7b, 0x80 << 16 | 1 << 4 | 1, RIP + 2, &[0xe4, 0x80]), &["RIP"], 0);
+    check("PAUSE", (0x77, 0, 0, &[0xf3, 0x90]), &["RIP", "interrupt shadow"], 0);
+    check("MOV to CR0", (CR0_WRITE, 0, 0, &[0x0f, 0x22, 0xc3]), MOV_TO_CR0, CONTROL_REGISTERS);
+    check("a fresh page", (0x400, 1 << 32 | 2, 0x80_1000, &[0x89, 0x07]), &[], 0);
+    check("#GP handed back", (0x4d, 0x18, 0, &[0x90]), &["EVENTINJ"], 0);
+    check("RDPMC", (0x6f, 0, 0, &[0x0f, 0x33]), &["EVENTINJ"], 0);
+}
+
+#[test]
+fn asids_are_new_until_there_are_no_more_and_a_flush_is_not_forgotten() {
+    let mut old = svm(false, 0x72, 0, 0, &[0x0f, 0xa2]);
+    let control = |svm: &Svm| (svm.vmcb.part(f::GUEST_ASID), svm.vmcb.part(f::TLB_CONTROL));
+    old.vmcb.set_part(f::TLB_CONTROL, 1);
+    old.new_asid();
+    assert_eq!(control(&old), (2, 1), "nothing has been entered that could have flushed");
+    old.capabilities.asids = 4;
+    old.about_to_enter();
+    assert_eq!(control(&old), (2, 1));
+    old.about_to_enter();
+    old.new_asid();
+    assert_eq!(control(&old), (3, 0), "an entry has");
+    old.new_asid();
+    assert_eq!(control(&old), (1, 1), "all of them are used: all are flushed");
+    old.about_to_enter();
+    old.about_to_enter();
+    old.new_asid();
+    assert_eq!(control(&old), (2, 0));
+    let mut new = svm(true, 0x72, 0, 0, &[0x0f, 0xa2]);
+    new.flushes_by_asid = true;
+    for _ in 0..2 {
+        new.new_asid();
+        assert_eq!(control(&new), (1, 3));
+        new.vmcb.entered();
+        assert_eq!(control(&new), (1, 0));
+    }
+}
+
+#[test]
+fn an_injected_breakpoint_whose_delivery_faults_is_not_lost() {
+    const BREAKPOINT: u64 = 0x43;
+    let mut vcpu = Vcpu::new(svm(true, BREAKPOINT, 0, 0, &[0xcc]), machine());
+    let (account, mut registers) = (Ledger::new(), GuestRegisters::default());
+    let vmcb = vcpu.backend.vmcb;
+    let own = (0x8000_0303, RIP);
+    let injected = (0x8000_0303, RIP + 1);
+    let after = |vcpu: &mut Vcpu<Svm>, code: u64, (exitintinfo, rip): (u64, u64), registers: &mut GuestRegisters| {
+        vmcb.set(f::EXITCODE, code);
+        vmcb.set(f::EXITINFO1, 2);
+        vmcb.set(f::EXITINFO2, 0x80_1000);
+        vmcb.set(f::EXITINTINFO, exitintinfo);
+        vmcb.set(f::RIP, rip);
+        vmcb.set(f::EVENTINJ, 0);
+        assert_eq!(vcpu.exit(&account, registers, 0), Flow::Resume);
+        (vmcb.get(f::EVENTINJ), vmcb.get(f::RIP))
+    };
+    assert_eq!(after(&mut vcpu, 0x400, own, &mut registers), (0, RIP), "the guest's own is executed again");
+    assert_eq!(after(&mut vcpu, BREAKPOINT, (0, RIP), &mut registers), injected);
+    assert_eq!(after(&mut vcpu, 0x400, injected, &mut registers), injected, "the stack was on a fresh page");
+    // A fault of the guest's own comes first, and its handler returns to the instruction.
+    let fault = exit_information::injection(Event::fault(vector::NP, 2));
+    assert_eq!(after(&mut vcpu, 0x4b, injected, &mut registers), (fault, RIP));
+}
+
+#[test]
+fn a_machine_check_makes_an_exit_where_the_monitor_lets_it() {
+    const MCE: u64 = 1 << 6;
+    let mut svm = svm(true, 0x14, 0, 0, &[0x0f, 0x22, 0xe0]);
+    svm.machine_check = MCE;
+    svm.set(State::Cr4, 0x20);
+    assert_eq!((svm.vmcb.get(f::CR4), svm.get(State::Cr4)), (0x20 | MCE, 0x20));
 }

@@ -18,7 +18,7 @@ use crate::stack::{
 };
 use crate::vcpu::Vcpu;
 
-exit_paths!(Vmx, exit_stub, exit_stub_of_other_mode: Ledger, Keyed, Recorded, Unaccounted);
+exit_paths!(Vmx, [exit_stub, exit_stub_of_other_mode]: Ledger, Keyed, Recorded, Unaccounted);
 
 /// RFLAGS.CF after VMfailInvalid.
 const CARRY: u64 = 1;
@@ -30,8 +30,8 @@ impl Enter for Vmx {
         0
     }
 
-    fn is_in_long_mode(&self) -> bool {
-        self.long_mode
+    fn stub(&self) -> usize {
+        usize::from(!(self.long_mode))
     }
 
     unsafe fn enter(vcpu: *mut Vcpu<Self>, frame: *mut Frame, path: u64) -> Result<(), VmFail> {
