@@ -16,6 +16,8 @@ pub const DEFAULT_WATCHDOG_TICKS: u64 = 200_000_000;
 pub const RANDOM_WATCHDOG_TICKS: u64 = 2_000_000;
 /// Ticks after which a random guest is stopped, unless asked otherwise: it has come to its end before, or never will.
 pub const RANDOM_LIMIT_TICKS: u64 = 20_000_000;
+/// The same under KVM, which may leave a processor for a while to do something else: about a second.
+pub const KVM_WATCHDOG_TICKS: u64 = 3_000_000_000;
 /// The preemption timer, by which the monitor keeps the watchdog, has 32 bits.
 const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
 

@@ -54,6 +54,17 @@ fn qemus_own_emulation_runs_the_stick_too() {
 }
 
 #[test]
+fn a_run_that_ends_by_its_limit_is_on_the_stick() {
+    let place = tempfile::tempdir().unwrap();
+    let endless = ["--workload", "endless-loop", "--watchdog", "0", "--limit", "50000000"];
+    let output =
+        tollgate_in(place.path(), &[&["run", "--uefi", "--on", "qemu-tcg", "--out", "."], &endless[..]].concat(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
+    let reported = tollgate_in(place.path(), &["report", FIRST_LOG], &[]);
+    assert!(text(&reported.stdout).contains("the guest ended as limit-reached"), "{}", text(&reported.stdout));
+}
+
+#[test]
 fn a_vcpu_that_breaks_stops_the_others_and_all_go_back_to_firmware() {
     let place = tempfile::tempdir().unwrap();
     let arguments = ["run", "--uefi", "--on", "bochs", "--out", ".", "--cpus", "4", "--timeout", "300"];

@@ -91,6 +91,18 @@ pub enum Signal {
     Nmi = 3,
 }
 
+/// A signal as it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Which.
+    pub signal: Signal,
+    word: u32,
+}
+
+/// Bits of the signal in what is asked for; above them the times of asking are counted.
+const SIGNAL_BITS: u32 = 2;
+const SIGNALS: u32 = (1 << SIGNAL_BITS) - 1;
+
 /// Bits of a seat's condition; above them its wake-ups are counted.
 const CONDITION_BITS: u32 = 3;
 
@@ -194,6 +206,8 @@ pub struct Board {
     servants: AtomicU32,
     /// When the run ends at the latest.
     limit_tsc: AtomicU64,
+    /// TSC ticks that a processor may be away without being missed.
+    patience_ticks: AtomicU64,
     /// What the guest wrote and nobody has printed yet. Its lock is taken outside of exits.
     pub console: Spinlock<Console>,
 }
@@ -218,6 +232,7 @@ impl Board {
             asked: AtomicU32::new(0),
             servants: AtomicU32::new(0),
             limit_tsc: AtomicU64::new(0),
+            patience_ticks: AtomicU64::new(0),
             console: Spinlock::new(Console::new()),
         }
     }
@@ -381,6 +396,16 @@ impl Board {
         self.limit_tsc.load(Ordering::Acquire)
     }
 
+    /// Says how many TSC ticks a processor may be away without being missed: where another hypervisor schedules it, for long.
+    pub fn set_patience(&self, ticks: u64) {
+        self.patience_ticks.store(ticks, Ordering::Relaxed);
+    }
+
+    /// TSC ticks to wait for a processor that has `usual` ticks where nothing holds it up.
+    pub fn patience(&self, usual: u64) -> u64 {
+        self.patience_ticks.load(Ordering::Relaxed).max(usual)
+    }
+
     /// This processor serves from now on, by asking [`Board::asked`] again and again.
     pub fn serve(&self) {
         self.servants.fetch_add(1, Ordering::Release);
@@ -393,17 +418,33 @@ impl Board {
 
     /// Asks for a signal to vCPU 0's processor, a while from now.
     pub fn ask(&self, signal: Signal) {
-        self.asked.store(signal as u32, Ordering::Release);
+        let number = (self.asked.load(Ordering::Relaxed) >> SIGNAL_BITS).wrapping_add(1);
+        self.asked.store(number << SIGNAL_BITS | signal as u32, Ordering::Release);
     }
 
-    /// The signal that is asked for; once for each time.
-    pub fn asked(&self) -> Option<Signal> {
-        match self.asked.swap(0, Ordering::Acquire) {
-            0 => None,
-            asked if asked == Signal::Init as u32 => Some(Signal::Init),
-            asked if asked == Signal::Nmi as u32 => Some(Signal::Nmi),
-            _ => Some(Signal::StartUp),
-        }
+    /// Whatever was asked for is not wanted any more.
+    pub fn ask_nothing(&self) {
+        self.asked.fetch_and(!SIGNALS, Ordering::AcqRel);
+    }
+
+    /// The signal that is asked for.
+    pub fn asked(&self) -> Option<Request> {
+        let word = self.asked.load(Ordering::Acquire);
+        let signal =
+            [Signal::Init, Signal::StartUp, Signal::Nmi].into_iter().find(|&signal| signal as u32 == word & SIGNALS)?;
+        Some(Request { signal, word })
+    }
+
+    /// Whether that one is still wanted.
+    pub fn wants(&self, request: Request) -> bool {
+        self.asked.load(Ordering::Acquire) == request.word
+    }
+
+    /// Whether that one is still wanted. It is answered with this, but for a start-up IPI, which is to be sent again and again until
+    /// [`Board::ask_nothing`]: one that comes before the guest waits for it is dropped, and nothing but another ends that wait.
+    pub fn answers(&self, request: Request) -> bool {
+        let answered = if request.signal == Signal::StartUp { request.word } else { request.word & !SIGNALS };
+        self.asked.compare_exchange(request.word, answered, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Whether a vCPU has ended.
@@ -457,6 +498,22 @@ mod tests {
         board.settle(vcpus);
         (0..vcpus).for_each(|at| board.set_condition(at, Condition::Running));
         board
+    }
+
+    #[test]
+    fn a_start_up_ipi_is_asked_for_until_it_has_come() {
+        let board = board(1);
+        board.ask(Signal::Nmi);
+        let once = board.asked().unwrap();
+        assert_eq!((once.signal, board.answers(once), board.answers(once)), (Signal::Nmi, true, false));
+        assert_eq!(board.asked(), None);
+        board.ask(Signal::StartUp);
+        let again = board.asked().unwrap();
+        assert_eq!([board.answers(again), board.answers(again)], [true; 2]);
+        board.ask_nothing();
+        assert_eq!((board.asked(), board.answers(again)), (None, false));
+        board.ask(Signal::StartUp);
+        assert!(!board.answers(again), "it was asked for by another scenario");
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod handlers;
 pub mod keys;
 pub mod ledger;
 pub mod local_apic;
+pub mod log_room;
 pub mod machine;
 pub mod memory;
 pub mod nested;

@@ -32,8 +32,6 @@ const ENABLED: u32 = 0x1ff;
 const BY_ONE: u32 = 0b1011;
 /// CPUID.1:ECX: the timer has a TSC-deadline mode.
 const CPUID_1_ECX_TSC_DEADLINE: u32 = 1 << 24;
-/// TSC ticks over which the timer is measured where it counts at a rate of its own.
-const MEASURED_TICKS: u64 = 20_000;
 /// Counts that are added to what is measured: a timer that fires early fires twice.
 const SLACK_COUNTS: u64 = 64;
 /// TSC ticks that are no longer told from more: the timer has 32 bits, and who fires early is armed again.
@@ -41,6 +39,10 @@ const FAR_TICKS: u64 = 1 << 40;
 /// The most counts in 2^16 TSC ticks of a timer that counts no faster than 128 times as fast.
 const FAR_RATE: u64 = 1 << 23;
 
+/// ICR: delivery status.
+const SEND_PENDING: u32 = 1 << 12;
+/// TSC ticks that a command may take to be sent, after which the next is written all the same.
+const SEND_TICKS: u64 = 1 << 22;
 /// TSC ticks between INIT and start-up IPI.
 const START_TICKS: u64 = 200_000;
 
@@ -60,11 +62,12 @@ enum Timer {
 }
 
 impl LocalApic {
-    /// Enables it. `features` is CPUID.1:ECX.
+    /// Enables it. `features` is CPUID.1:ECX; where the timer counts at a rate of its own, it is measured for `measured_ticks` of the
+    /// TSC.
     ///
     /// # Panics
     /// It is switched off, or its registers are mapped elsewhere than after reset.
-    pub fn enable(features: u32) -> Self {
+    pub fn enable(features: u32, measured_ticks: u64) -> Self {
         // SAFETY: every processor with 64-bit mode, in which this runs, has the MSR.
         let base = unsafe { Msr::new(IA32_APIC_BASE).read() };
         let by_msr = base & X2APIC_MODE != 0;
@@ -74,7 +77,7 @@ impl LocalApic {
         apic.write(LVT_TIMER, LVT_MASKED);
         apic.write(DIVIDE, BY_ONE);
         if features & CPUID_1_ECX_TSC_DEADLINE == 0 {
-            apic.timer = Timer::Counts(apic.measure());
+            apic.timer = Timer::Counts(apic.measure(measured_ticks).min(FAR_RATE));
         }
         apic
     }
@@ -163,8 +166,8 @@ impl LocalApic {
             }
             (Timer::Counts(rate), deadline) => {
                 let ticks = deadline.saturating_sub(tsc());
-                let counts = (ticks.min(FAR_TICKS) * rate.min(FAR_RATE)).div_ceil(1 << 16);
-                let counts = (counts + SLACK_COUNTS).min(u32::MAX.into());
+                let counts = (ticks.min(FAR_TICKS) * rate >> 16) + SLACK_COUNTS;
+                let counts = counts.min(u32::MAX.into());
                 self.write(LVT_TIMER, vector);
                 self.write(INITIAL_COUNT, counts as u32);
             }
@@ -172,10 +175,10 @@ impl LocalApic {
     }
 
     /// Counts of the timer in 2^16 TSC ticks.
-    fn measure(&self) -> u64 {
+    fn measure(&self, measured_ticks: u64) -> u64 {
         self.write(INITIAL_COUNT, u32::MAX);
         let start = tsc();
-        while tsc().wrapping_sub(start) < MEASURED_TICKS {
+        while tsc().wrapping_sub(start) < measured_ticks {
             core::hint::spin_loop();
         }
         let (counts, ticks) = (u32::MAX - self.read(CURRENT_COUNT), tsc().wrapping_sub(start));
@@ -194,11 +197,25 @@ impl LocalApic {
             }
             return;
         }
+        // It takes a command only once the last has been sent (SDM 3A 12.6.1), which lasts for the time of a bus message.
+        if self.read(ICR) & SEND_PENDING != 0 {
+            self.wait_until_sent();
+        }
         // The memory-mapped register has 8 bits of destination in its upper half, which is at the next offset.
         self.write(ICR + 1, ((command >> 32) as u32) << 24);
         self.write(ICR, command as u32);
     }
 
+    #[cold]
+    #[inline(never)]
+    fn wait_until_sent(&self) {
+        let start = tsc();
+        while self.read(ICR) & SEND_PENDING != 0 && tsc().wrapping_sub(start) < SEND_TICKS {
+            core::hint::spin_loop();
+        }
+    }
+
+    #[inline(always)]
     fn read(&self, register: u32) -> u32 {
         // SAFETY: the registers of this processor's APIC, by the way that its mode has, and where `enable` found them, which
         // the boot block maps; reading one changes nothing.

@@ -1,5 +1,6 @@
 //! A backend that tests script: state is a map, facts are fields, effects are recorded.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -39,6 +40,9 @@ pub(crate) struct Script {
     pub(crate) injected: Vec<Event>,
     pub(crate) state: HashMap<State, u64>,
     pub(crate) tsc: u64,
+    /// What each look at the TSC takes.
+    pub(crate) ticks_per_look: u64,
+    pub(crate) looked: Cell<u64>,
     pub(crate) virtualized: VirtualizedApic,
     pub(crate) interrupt_status: (u8, u8),
     pub(crate) threshold: u8,
@@ -254,6 +258,7 @@ impl Backend for Script {
         "scripted"
     }
     fn tsc(&self) -> u64 {
-        self.tsc
+        self.looked.set(self.looked.get() + self.ticks_per_look);
+        self.tsc + self.looked.get()
     }
 }

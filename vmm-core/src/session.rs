@@ -253,7 +253,7 @@ mod tests {
         ledger.no_entry_followed();
         let exit = Some(GuestExit { status: 0, book_gpa: BOOK_GPA });
         vcpu.machine.board.end(0, Ended { exit, ..Ended::of(Outcome::Exited) });
-        let ending = session.finish(&vcpu.machine, &books);
+        let ending = session.finish(&vcpu.machine, &books, || 0);
         (text, ending)
     }
 

@@ -22,7 +22,9 @@ use tollgate_abi::leaves::LeafMap;
 use crate::cli::{Command, ImageOptions, MissingCpus};
 use crate::failure::{Failure, Status};
 use crate::report::SheetFormat;
-use crate::selection::{ATLAS, DEFAULT_WATCHDOG_TICKS, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest, random_seed};
+use crate::selection::{
+    ATLAS, DEFAULT_WATCHDOG_TICKS, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest, random_seed,
+};
 
 /// Performs a command.
 ///

@@ -19,7 +19,7 @@ use crate::image;
 use crate::output_file;
 use crate::progress::Progress;
 use crate::report::{Format, Titled, counted, render, render_on};
-use crate::selection::nearest;
+use crate::selection::{DEFAULT_WATCHDOG_TICKS, KVM_WATCHDOG_TICKS, nearest};
 use crate::terminal::Terminal;
 use crate::trace::{self, Form};
 
@@ -37,6 +37,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     }
     let target = target(arguments)?;
     let seconds = seconds(arguments.timeout, arguments.audit);
+    if target.engine() == Engine::Kvm && selection.watchdog_ticks == DEFAULT_WATCHDOG_TICKS {
+        selection.watchdog_ticks = KVM_WATCHDOG_TICKS;
+    }
     selection.limit_ticks = selection.limit_ticks.or(Some(target.limit_ticks(seconds, arguments.audit)));
     let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;

@@ -40,6 +40,9 @@ pub struct Firmware {
     pub takes_back: bool,
     /// Takes what is sent to the serial port, too.
     pub keep: fn(&str),
+    /// Says that what is sent from now on is the account and the verdict, which have room where it keeps them. Returns how many bytes
+    /// it could not keep.
+    pub keep_end: fn() -> usize,
     /// What a person should know before the run: sentences.
     pub remarks: fn() -> Vec<String>,
     /// What the verdict is to say besides, if anything.

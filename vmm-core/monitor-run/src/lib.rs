@@ -71,7 +71,12 @@ use crate::serial::Serial;
 static HEAP: LockedHeap = LockedHeap::empty();
 
 /// Seconds that a run may last whose options don't say.
-const LIMIT_SECONDS: u64 = 600;
+pub const LIMIT_SECONDS: u64 = 600;
+
+/// TSC ticks in a second, as far as the processor tells.
+pub fn tsc_hz() -> u64 {
+    processor::tsc_hz()
+}
 
 /// Tables of a nested-paging arena: three levels, and one per 2 MiB of the guest's memory where large pages are missing.
 const NESTED_TABLES: usize = 16;
@@ -117,9 +122,10 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
         introduce(session, directory.options, &Options::default(), Facts::default(), 1);
         Refused::new(error, "write the image again with options that exist")
     })?;
+    BOARD.set_patience(processor::patience_ticks());
     let found = extension::find();
     // Without an extension there is nothing for the others to do.
-    let local_apic = found.is_ok().then(|| LocalApic::enable(processor::cpuid(1, 0).ecx));
+    let local_apic = found.is_ok().then(|| processors::local_apic());
     let processors = local_apic.as_ref().map_or(1, |local_apic| {
         BOARD.sit(0, local_apic.id());
         processors::start(local_apic, options.processors() as usize)
@@ -352,7 +358,7 @@ impl<B: Extension> Run<B> {
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) {
             scenarios::run(&mut vcpu, &mut *seat, &self.books, session, &self.plan.options, B::pages());
         }
-        session.finish(&vcpu.machine, &self.books)
+        session.finish(&vcpu.machine, &self.books, firmware().keep_end)
     }
 
     /// Another processor's part: its vCPU, each time that it is started, until it is over.
@@ -429,7 +435,7 @@ fn stop<B: Extension>(seated: &Seated, others: impl Iterator<Item = usize> + Clo
     let (start, mut signal_ticks) = (tsc(), SIGNAL_TICKS);
     loop {
         let mut running = others.clone().filter(|&other| !has_left(other)).peekable();
-        if running.peek().is_none() || tsc().wrapping_sub(start) > STOP_TICKS {
+        if running.peek().is_none() || tsc().wrapping_sub(start) > BOARD.patience(STOP_TICKS) {
             return;
         }
         for other in running {
@@ -454,7 +460,7 @@ fn stop_others<B: Extension>(seated: &Seated) -> Option<usize> {
     // One that has booked its last HLT is about to execute it.
     while BOARD.first_busy(seated.vcpu).is_some()
         && BOARD.culprit() == Some(0)
-        && tsc().wrapping_sub(start) < STOP_TICKS
+        && tsc().wrapping_sub(start) < BOARD.patience(STOP_TICKS)
     {
         core::hint::spin_loop();
     }
@@ -488,6 +494,7 @@ fn fault(detail: fmt::Arguments<'_>) -> ! {
     }
     let mut session = Session::new(Serial::new());
     let _ = fmt::Write::write_str(session.sink(), "\n");
+    let _lost = (firmware().keep_end)();
     session.write_verdict("fault", detail, None);
     session.sink().drain();
     (firmware().end)(Ending::Fail)

@@ -2,8 +2,11 @@
 
 use alloc::boxed::Box;
 
-use tollgate_abi::leaves::Answer;
+use tollgate_abi::leaves::{Answer, HYPERVISOR};
+use tollgate_abi::virtualization::KVM;
 use vmm_core::nested::Table;
+
+use crate::firmware::firmware;
 
 const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
 
@@ -16,6 +19,31 @@ pub(crate) fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
 /// TSC ticks in a second, as far as the processor tells.
 pub(crate) fn tsc_hz() -> u64 {
     vmm_core::rate::tsc_hz(cpuid)
+}
+
+/// Whether time passes here as it does for a person: on silicon, by itself or under KVM. Emulators count instructions, some billions
+/// of which take minutes.
+fn is_in_real_time() -> bool {
+    const HYPERVISOR_PRESENT: u32 = 1 << 31;
+    let is_kvm = || {
+        let leaf = cpuid(HYPERVISOR, 0);
+        let signature = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
+        signature.as_flattened().starts_with(KVM.as_bytes())
+    };
+    let has_hypervisor = cpuid(1, 0).ecx & HYPERVISOR_PRESENT != 0;
+    if has_hypervisor { is_kvm() } else { firmware().takes_back }
+}
+
+/// TSC ticks that a processor may be away without being missed: a second, where that is a person's. 0 for no more than usual.
+pub(crate) fn patience_ticks() -> u64 {
+    if is_in_real_time() { tsc_hz() } else { 0 }
+}
+
+/// TSC ticks over which a timer is measured that counts at a rate of its own: two milliseconds, or on emulators, which are exact,
+/// fewer.
+pub(crate) fn measured_ticks() -> u64 {
+    const EXACT: u64 = 20_000;
+    if is_in_real_time() { tsc_hz() / 500 } else { EXACT }
 }
 
 /// Whether the guest sees XSAVE.

@@ -54,6 +54,11 @@ const PATIENCE_LOOKS: u32 = 1000;
 /// TSC ticks after which vCPU 0 has surely entered its guest; less than a scenario may take.
 const SIGNAL_TICKS: u64 = 20_000;
 
+/// This processor's own APIC, enabled.
+pub(crate) fn local_apic() -> LocalApic {
+    LocalApic::enable(processor::cpuid(1, 0).ecx, processor::measured_ticks())
+}
+
 /// Starts the other processors, up to `wanted` in all; returns how many there are then.
 pub(crate) fn start(local_apic: &LocalApic, wanted: usize) -> usize {
     let wanted = wanted.min(MOST_VCPUS);
@@ -66,7 +71,7 @@ pub(crate) fn start(local_apic: &LocalApic, wanted: usize) -> usize {
         (firmware().start_others)(local_apic);
     }
     let (start, mut looks) = (tsc(), 0u32);
-    while up() < wanted && (looks < PATIENCE_LOOKS || tsc().wrapping_sub(start) < PATIENCE_TICKS) {
+    while up() < wanted && (looks < PATIENCE_LOOKS || tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS)) {
         core::hint::spin_loop();
         looks = looks.saturating_add(1);
     }
@@ -84,7 +89,7 @@ pub(crate) fn give(job: Job) {
 pub(crate) fn wait_for_service() {
     let start = tsc();
     let are_there = CAME.load(Ordering::Acquire) > 0;
-    while are_there && !BOARD.is_served() && tsc().wrapping_sub(start) < PATIENCE_TICKS {
+    while are_there && !BOARD.is_served() && tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS) {
         core::hint::spin_loop();
     }
 }
@@ -94,7 +99,7 @@ pub fn dismiss() -> usize {
     DISMISSED.store(true, Ordering::Release);
     let start = tsc();
     let left = || CAME.load(Ordering::Acquire) - WENT.load(Ordering::Acquire);
-    while left() > 0 && tsc().wrapping_sub(start) < PATIENCE_TICKS {
+    while left() > 0 && tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS) {
         core::hint::spin_loop();
     }
     left()
@@ -109,7 +114,7 @@ pub extern "C" fn other_main(number: u32) {
 
 fn live(vcpu: usize) {
     let host = traps::install();
-    let local_apic = LocalApic::enable(processor::cpuid(1, 0).ecx);
+    let local_apic = local_apic();
     BOARD.sit(vcpu, local_apic.id());
     let job = loop {
         match job() {
@@ -140,15 +145,18 @@ fn job() -> Option<Job> {
 fn serve(local_apic: &LocalApic) {
     BOARD.serve();
     while !is_dismissed() {
-        let Some(signal) = BOARD.asked() else {
+        let Some(request) = BOARD.asked() else {
             core::hint::spin_loop();
             continue;
         };
         let start = tsc();
-        while tsc().wrapping_sub(start) < SIGNAL_TICKS {
+        while BOARD.wants(request) && tsc().wrapping_sub(start) < SIGNAL_TICKS {
             core::hint::spin_loop();
         }
-        match signal {
+        if !BOARD.answers(request) {
+            continue;
+        }
+        match request.signal {
             Signal::Init => local_apic.init(BOARD.apic_id(0)),
             Signal::Nmi => local_apic.nmi(BOARD.apic_id(0)),
             Signal::StartUp => local_apic.start_up(BOARD.apic_id(0), 0),

@@ -37,6 +37,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
         start_others,
         takes_back: false,
         keep: |_| (),
+        keep_end: || 0,
         remarks: Vec::new,
         postscript: || None,
         end: ports::end,

@@ -88,6 +88,11 @@ impl Found {
         }
     }
 
+    /// Bytes of the room for a trace, if there is to be one.
+    pub(crate) fn trace_bytes(&self) -> Option<usize> {
+        self.spare.map(|(_, bytes)| bytes)
+    }
+
     /// Room for a trace.
     pub(crate) fn spare_memory(&self) -> &'static [Slot] {
         match self.spare {

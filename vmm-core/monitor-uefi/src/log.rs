@@ -4,40 +4,51 @@
 //! buffer and fills it.
 #![expect(unsafe_code, reason = "hands out stretches of a buffer")]
 
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// Bytes of the buffer. A run of every workload on one vCPU takes some forty thousand, on sixteen with keys a million.
+use vmm_core::log_room::Room;
+
+/// Bytes of the buffer for a run without a trace. One of every workload on one vCPU takes some forty thousand, on sixteen with keys a
+/// million.
 pub(crate) const BYTES: usize = 4 << 20;
 
 static BUFFER: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
-/// Bytes that were written, or would have been had there been room.
-static WRITTEN: AtomicUsize = AtomicUsize::new(0);
+static ROOM: Room = Room::new();
 
 /// Gives the buffer.
 ///
 /// # Safety
-/// Once; `buffer` is [`BYTES`] of memory that is nobody else's from now on.
-pub(crate) unsafe fn give(buffer: *mut u8) {
+/// Before anything is kept; `buffer` is so many bytes of memory that is nobody else's from now on.
+pub(crate) unsafe fn give(buffer: *mut u8, bytes: usize) {
     BUFFER.store(buffer, Ordering::Release);
+    ROOM.open(bytes);
 }
 
-/// Adds text. What does not fit is lost.
+/// Adds text. What does not fit is lost, and counted.
 pub(crate) fn keep(text: &str) {
-    let at = WRITTEN.fetch_add(text.len(), Ordering::Relaxed);
     let buffer = BUFFER.load(Ordering::Acquire);
-    if buffer.is_null() || at.saturating_add(text.len()) > BYTES {
-        return;
+    if let Some(at) = ROOM.take(text.len()) {
+        // SAFETY: the stretch lies in the buffer, by `give`, and the room gave it to this call alone.
+        unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), buffer.add(at), text.len()) };
     }
-    // SAFETY: the stretch lies in the buffer, and the counter gave it to this call alone.
-    unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), buffer.add(at), text.len()) };
+}
+
+/// What is added from now on is the end, which has room. Returns how many bytes were lost.
+pub(crate) fn keep_end() -> usize {
+    let lost = ROOM.end();
+    if lost > 0 {
+        // The line that was cut.
+        keep("\n");
+    }
+    lost
 }
 
 /// All of it, once every processor that wrote is done, and how many bytes did not fit.
 pub(crate) fn contents() -> (&'static [u8], usize) {
-    let (buffer, written) = (BUFFER.load(Ordering::Acquire), WRITTEN.load(Ordering::Acquire));
+    let buffer = BUFFER.load(Ordering::Acquire);
     if buffer.is_null() {
-        return (&[], written);
+        return (&[], ROOM.lost());
     }
     // SAFETY: that much of the buffer exists, and the caller knows that nobody writes to it any more.
-    (unsafe { core::slice::from_raw_parts(buffer, written.min(BYTES)) }, written.saturating_sub(BYTES))
+    (unsafe { core::slice::from_raw_parts(buffer, ROOM.used()) }, ROOM.lost())
 }

@@ -25,7 +25,7 @@ use alloc::format;
 
 use bare_rt as _;
 use monitor_run::firmware::{self, Firmware};
-use monitor_run::{ports, processors};
+use monitor_run::{LIMIT_SECONDS, ports, processors};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::virtualization::{KVM, TCG};
@@ -50,6 +50,7 @@ static UEFI: Firmware = Firmware {
     start_others: |_| others::come(),
     takes_back: true,
     keep: log::keep,
+    keep_end: log::keep_end,
     remarks: || found().remarks.clone(),
     postscript: || found().trouble.clone(),
     end,
@@ -86,7 +87,7 @@ fn main_of_application() -> Status {
     // never given back: the task register may point there.
     unsafe {
         firmware::start(&UEFI, heap, HEAP_BYTES);
-        log::give(buffer);
+        log::give(buffer, log::BYTES);
     }
     run(stack);
     // SAFETY: the run is over, and what was on the screen is there.
@@ -113,9 +114,29 @@ fn run(stack: *mut u8) {
     );
     found.trouble = log_file.as_ref().err().map(|trouble| format!("the log can't be saved: {trouble}"));
     let wanted = found.directory.as_ref().ok().and_then(|directory| Options::parse(directory.options).ok());
+    // A trace needs more.
+    let traced = found.trace_bytes().and_then(|bytes| {
+        let bytes = log::BYTES + bytes;
+        machine::pages(bytes).map(|buffer| (buffer, bytes))
+    });
+    if let Some((buffer, bytes)) = traced {
+        // SAFETY: nothing has been kept; the memory is this application's until it is freed below.
+        unsafe { log::give(buffer, bytes) };
+    }
+    let ends_within = wanted.map_or(Some(LIMIT_SECONDS), |options: Options<'_>| seconds_at_most(&options));
     found::keep(found);
     let others = wanted.filter(|options| options.processors() > 1).and_then(|_| Others::ask());
-    say(format_args!("It runs. The screen stands still until the account is there."));
+    match ends_within {
+        Some(seconds) => {
+            let (minutes, seconds) = (seconds / 60, seconds % 60);
+            say(format_args!(
+                "It runs, for {minutes} min {seconds} s at the most. The screen stands still until the account is there."
+            ));
+        }
+        None => say(format_args!(
+            "It runs, for as long as the guest takes. The screen stands still until the account is there."
+        )),
+    }
 
     let timer = StoppedTimer::stop();
     let masks = ports::interrupt_masks();
@@ -142,7 +163,11 @@ fn run(stack: *mut u8) {
         Err(trouble) => say(format_args!(" The log could not be saved: {trouble}.")),
     }
     if lost > 0 {
-        say(format_args!(" The last {lost} bytes of the log did not fit its {} MiB.", log::BYTES >> 20));
+        say(format_args!(" {lost} bytes of the log did not fit the memory for it, and are not in it."));
+    }
+    if let Some((buffer, bytes)) = traced {
+        // SAFETY: the log has been written and shown.
+        unsafe { machine::free(buffer, bytes) };
     }
     if !all_back {
         say(format_args!(" Some processors did not come back to the firmware: switch the machine off and on."));
@@ -153,6 +178,15 @@ fn run(stack: *mut u8) {
         ports::tell_emulator(ending(result));
     }
     screen::wait_for_key();
+}
+
+/// Seconds that a run lasts at the most; `None` for no such bound.
+fn seconds_at_most(options: &Options<'_>) -> Option<u64> {
+    match options.limit_ticks {
+        None => Some(LIMIT_SECONDS),
+        Some(0) => None,
+        Some(ticks) => Some(ticks.div_ceil(monitor_run::tsc_hz())),
+    }
 }
 
 /// Where a port ends the machine if `tollgate run` started it: QEMU, by what CPUID says. Bochs is known by its debug port.

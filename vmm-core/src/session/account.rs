@@ -24,9 +24,10 @@ struct Verdict<'a> {
 }
 
 impl<W: Write> Session<W> {
-    /// Writes the account and the verdict, once every vCPU has ended.
+    /// Writes the account and the verdict, once every vCPU has ended. `keep_end` says so to who keeps the log, which tells how many
+    /// bytes it has lost.
     #[inline(never)]
-    pub fn finish(&mut self, machine: &Machine, books: &Books) -> Ending {
+    pub fn finish(&mut self, machine: &Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
         let board = machine.board;
         self.print_console(board);
         let culprit = board.culprit().unwrap_or(0);
@@ -34,6 +35,13 @@ impl<W: Write> Session<W> {
         let own = self.guest_keeps_book;
         let book = ended.exit.filter(|_| own).and_then(|GuestExit { book_gpa, .. }| read_book(machine, book_gpa));
         self.empty_rings(books);
+        let lost = keep_end();
+        if lost > 0 {
+            let text = format_args!(
+                "(monitor) {lost} bytes of the log did not fit the memory for it: records are missing before this"
+            );
+            let _ = self.record(Kind::Console).text("text", text).finish();
+        }
         if keeps(books) {
             for (number, &account) in books.iter().enumerate() {
                 self.ledger(number, account, &machine.enabled_in_any_profile, board.elapsed_tsc(number));

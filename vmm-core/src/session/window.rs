@@ -197,7 +197,10 @@ fn wait_until_quiet<B: Backend>(vcpu: &Vcpu<B>) -> Result<(), usize> {
     loop {
         match board.first_busy(this) {
             None => return Ok(()),
-            Some(busy) if board.culprit().is_some() || vcpu.backend.tsc().wrapping_sub(start) > QUIET_TICKS => {
+            Some(busy)
+                if board.culprit().is_some()
+                    || vcpu.backend.tsc().wrapping_sub(start) > board.patience(QUIET_TICKS) =>
+            {
                 return Err(busy);
             }
             Some(_) => core::hint::spin_loop(),

@@ -557,7 +557,7 @@ impl Backend for Svm {
     }
 
     fn halt(&mut self) {
-        self.set_watchdog(false);
+        // The pause that follows leaves the watchdog off.
         self.set_intercept_0(HLT, false);
         let rip = self.vmcb.get(f::RIP);
         self.halt = Some(Halt { rip, bytes: self.next_rip().wrapping_sub(rip), stays: false });

@@ -197,11 +197,10 @@ impl Svm {
     /// Has the one timer interrupt at the earlier of two times.
     fn program_timer(&self) {
         let watch_tsc = self.watchdog_tsc.min(self.limit_tsc);
-        if watch_tsc < self.guest_deadline_tsc {
-            self.local_apic.arm_timer(WATCHDOG_VECTOR, watch_tsc);
-        } else {
-            self.local_apic.arm_timer(TIMER_VECTOR, self.guest_deadline_tsc);
-        }
+        let guest_tsc = self.guest_deadline_tsc;
+        let (vector, at_tsc) =
+            if watch_tsc < guest_tsc { (WATCHDOG_VECTOR, watch_tsc) } else { (TIMER_VECTOR, guest_tsc) };
+        self.local_apic.arm_timer(vector, at_tsc);
     }
 
     /// Whether the watchdog is on and would have ended by `tsc`.

@@ -193,10 +193,15 @@ const TABLE: &[Row] = &[
         set_up: |frame| frame.board.ask(Signal::Nmi),
         clean_up: |_| hardware::unblock_nmis(),
     },
-    row("start-up-ipi", LOOP, |frame| {
-        frame.vmx.vmcs.write(GUEST_ACTIVITY, WAIT_FOR_SIPI);
-        frame.board.ask(Signal::StartUp);
-    }),
+    Row {
+        name: "start-up-ipi",
+        code: LOOP,
+        set_up: |frame| {
+            frame.vmx.vmcs.write(GUEST_ACTIVITY, WAIT_FOR_SIPI);
+            frame.board.ask(Signal::StartUp);
+        },
+        clean_up: |frame| frame.board.ask_nothing(),
+    },
     row("init-signal", LOOP, |frame| frame.board.ask(Signal::Init)),
 ];
 
