@@ -97,6 +97,7 @@ pub mod vector {
     pub const MC: u8 = 18;
     pub const VE: u8 = 20;
     pub const CP: u8 = 21;
+    pub const SX: u8 = 30;
 }
 
 /// Interruption types (SDM 3C 25.8.3).

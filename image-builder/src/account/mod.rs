@@ -263,6 +263,8 @@ pub struct AtlasVariant {
     pub how: String,
     /// Where; empty if nowhere.
     pub platform: String,
+    /// Whether these emulators can produce it at all.
+    pub possible: bool,
 }
 
 /// How the guest ended.

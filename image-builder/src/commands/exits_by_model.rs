@@ -9,7 +9,6 @@ use std::time::Duration;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::{Feature, Need, TABLE};
 use tollgate_abi::key::VARIANTS;
-use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::virtualization::Extension;
 
 use super::atlas::{self, Part};
@@ -18,7 +17,7 @@ use super::run::Target;
 use super::tables::{enabled_by, need_names};
 use crate::account::Account;
 use crate::emulator::models::{MODELS, Model, Offers};
-use crate::emulator::{Boot, Limits, Session, bochs};
+use crate::emulator::{Boot, Engine, Limits, Session, bochs, release};
 use crate::failure::{Failure, Status};
 use crate::image;
 use crate::output_file;
@@ -34,8 +33,9 @@ const SECONDS: u64 = 180;
 /// # Errors
 /// A run gave no verdict, or its books differ: then no table is true.
 pub(super) fn sheet() -> Result<Sheet, Failure> {
-    let models: Vec<&'static Model> =
-        MODELS.iter().filter(|model| model.offers.extension() == Some(Extension::VtX)).collect();
+    let version = release(Engine::Bochs);
+    let is_there = |model: &&Model| model.offers.extension() == Some(Extension::VtX) && model.versions.by(version);
+    let models: Vec<&'static Model> = MODELS.iter().filter(is_there).collect();
     eprintln!("running the atlas on {} processor models of Bochs", models.len());
     let runs = run_all(&models)?;
     let names = models.iter().map(|model| model.name);
@@ -53,7 +53,7 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
         sheet.row([number, name.to_owned()].into_iter().chain(cells).chain([needs]).collect());
     };
     row(String::new(), "the default run and the atlas", outcomes, String::new());
-    for reason in TABLE.iter().filter(|row| !row.notes().platforms.starts_with("silicon")) {
+    for reason in TABLE.iter().filter(|row| row.notes().places.bochs.by(version)) {
         let number = reason.reason.0;
         let mut exit = |number_cell: String, name: &str, variant: Option<&str>, needs: String| {
             let whole = models.iter().zip(&runs).filter(|(_, accounts)| worst(accounts) == Status::Balanced);
@@ -74,11 +74,12 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
             Ok(())
         };
         exit(number.to_string(), reason.name, None, enabled_by(reason.enabled_by))?;
-        for &(_, name) in VARIANTS.iter().filter(|(of, _)| *of == reason.reason) {
-            let about = |scenario: &&Scenario| (scenario.reason, scenario.variant) == (reason.reason, Some(name));
+        let is_vtx = |name: &&str| atlas::about(reason.reason, name).is_none_or(|row| row.is_under(Extension::VtX));
+        let names = VARIANTS.iter().filter(|(of, _)| *of == reason.reason).map(|(_, name)| *name);
+        for name in names.filter(is_vtx) {
             // What it takes under SVM is another matter.
             let under_vtx = |need: &&Need| **need != Need::Has(Feature::WholeSvm);
-            let needs = scenario::TABLE.iter().find(about).map_or(&[][..], |scenario| scenario.needs);
+            let needs = atlas::about(reason.reason, name).map_or(&[][..], |scenario| scenario.needs);
             let needs: Vec<Need> = needs.iter().filter(under_vtx).copied().collect();
             exit(String::new(), &format!("{}: {name}", reason.name), Some(name), need_names(&needs))?;
         }

@@ -17,8 +17,13 @@ pub(super) fn reasons(format: SheetFormat) -> String {
             REASONS.iter().for_each(|row| sdm.row(sdm_cells(row)));
             let mut own = Sheet::new(&["no#", "SVM code", "name", "provoked by", "platforms"]);
             for (number, row) in own_of_svm() {
-                let cells =
-                    [&number.to_string(), &svm_codes(ExitReason(number)), row.name, row.provoked_by, row.platforms];
+                let cells = [
+                    &number.to_string(),
+                    &svm_codes(ExitReason(number)),
+                    row.name,
+                    row.provoked_by,
+                    &row.places.to_string(),
+                ];
                 own.row(cells.map(str::to_owned).to_vec());
             }
             let below = [
@@ -40,7 +45,15 @@ pub(super) fn reasons(format: SheetFormat) -> String {
             REASONS.iter().for_each(|row| sheet.row(sdm_cells(row)));
             for (number, row) in own_of_svm() {
                 let codes = svm_codes(ExitReason(number));
-                let cells = [&number.to_string(), row.name, &codes, "SVM", "intercept", row.provoked_by, row.platforms];
+                let cells = [
+                    &number.to_string(),
+                    row.name,
+                    &codes,
+                    "SVM",
+                    "intercept",
+                    row.provoked_by,
+                    &row.places.to_string(),
+                ];
                 sheet.row(cells.map(str::to_owned).to_vec());
             }
             sheet.render(format)
@@ -53,7 +66,7 @@ const REASONS_HEADING: [&str; 7] = ["no#", "name", "SVM code", "since", "enabled
 fn sdm_cells(row: &Row) -> Vec<String> {
     let (number, codes, notes) = (row.reason.0.to_string(), svm_codes(row.reason), row.notes());
     let enabled_by = enabled_by(row.enabled_by);
-    let cells = [&number, row.name, &codes, notes.since, &enabled_by, notes.provoked_by, notes.platforms];
+    let cells = [&number, row.name, &codes, notes.since, &enabled_by, notes.provoked_by, &notes.places.to_string()];
     cells.map(str::to_owned).to_vec()
 }
 

@@ -140,7 +140,7 @@ fn check_parts(emulator: &Installed, model: &Model) -> Result<(), Failure> {
         let sentence = format_args!("{} was built without its debugger, by which the image ends it", emulator.title);
         return Err(Failure::platform(sentence).remedy(REMEDY));
     }
-    if emulator.has_model(model.name) == Some(false) {
+    if emulator.has_model(model.parts().0) == Some(false) {
         let sentence = format_args!("{} has no processor model `{}`", emulator.title, model.name);
         return Err(Failure::platform(sentence).remedy("choose one that `tollgate platforms` lists"));
     }
@@ -151,6 +151,8 @@ fn configuration(image: &str, chipset: &Chipset, machine: Machine, features: &st
     let Machine { model, memory_mib, cpus } = machine;
     let Chipset { without, threads, ips, ignore_bad_msrs, devices } = chipset;
     // Each processor logs its own exits for an audit. It numbers itself in hexadecimal.
+    let (base, added) = model.parts();
+    let added = if added.is_empty() { String::new() } else { format!(", add_features=\"{added}\"") };
     let reporting = if audit { 0..cpus } else { 0..0 };
     let reports: String = reporting.map(|cpu| format!(", cpu{cpu:x}=report")).collect();
     format!(
@@ -158,7 +160,7 @@ fn configuration(image: &str, chipset: &Chipset, machine: Machine, features: &st
 display_library: term
 romimage: file={image}
 vgaromimage: file={}
-cpu: model={}{features}, count=1:{}:{threads}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}, cpuid_limit_winnt=0
+cpu: model={base}{added}{features}, count=1:{}:{threads}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}, cpuid_limit_winnt=0
 memory: guest={memory_mib}, host={memory_mib}
 clock: sync=none, time0=1000000000
 {devices}
@@ -172,7 +174,6 @@ info: action=ignore
 debug: action=ignore{reports}
 ",
         vga_rom::FILE,
-        model.name,
         cpus / threads,
     )
 }

@@ -19,6 +19,8 @@ pub use session::{Ended, Limits, Session};
 
 use std::path::{Path, PathBuf};
 
+use tollgate_abi::emulated::Release;
+
 use crate::audit::{ExitLogFormat, ExitLogReader};
 use crate::failure::Failure;
 use crate::output_file;
@@ -155,6 +157,12 @@ fn find(variable: &str, names: &[&str]) -> Result<Option<PathBuf>, Failure> {
 pub fn installed(engine: Engine) -> Result<Installed, Failure> {
     let program = if engine == Engine::Bochs { bochs::find() } else { qemu::find() }?;
     Ok(Installed::of(engine, &program))
+}
+
+/// The version of the emulator that is installed, if it is there and tells.
+pub fn release(engine: Engine) -> Option<Release> {
+    let version = installed(engine).ok()?.version.filter(|_| engine != Engine::Kvm)?;
+    Some((version.major, version.minor))
 }
 
 /// `, N CPUs` where that is more than one.

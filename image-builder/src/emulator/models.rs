@@ -1,12 +1,15 @@
 //! The CPU models of Bochs on which the image can be tried: those with 64-bit mode.
 
+use tollgate_abi::emulated::{Emulated, Release};
 use tollgate_abi::virtualization::Extension;
 
 /// One model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// Its name in Bochs' configuration.
+    /// Its name in Bochs' configuration, and behind a `+` a feature that it gets besides.
     pub name: &'static str,
+    /// Versions of Bochs that have it.
+    pub versions: Emulated,
     /// What it has for virtualization, or lacks.
     pub offers: Offers,
     /// What is special about it.
@@ -38,14 +41,22 @@ impl Offers {
 pub const DEFAULT: &str = "tigerlake";
 
 const fn model(name: &'static str, offers: Offers, note: &'static str) -> Model {
-    Model { name, offers, note }
+    Model { name, versions: Emulated::Always, offers, note }
+}
+
+const fn since(name: &'static str, first: Release, offers: Offers, note: &'static str) -> Model {
+    Model { versions: Emulated::From(first), ..model(name, offers, note) }
 }
 
 const VTX: Offers = Offers::Enough(Extension::VtX);
 const SVM: Offers = Offers::Enough(Extension::Svm);
 
 /// Every model with 64-bit mode, of each extension the best first.
-pub const MODELS: [Model; 20] = [
+pub const MODELS: [Model; 25] = [
+    since("wildcat_lake+user_msr", (3, 1), VTX, "URDMSR and UWRMSR, which it lacks by itself"),
+    since("wildcat_lake", (3, 1), VTX, "RDMSRLIST and WRMSRLIST, WRMSRNS"),
+    since("arrow_lake", (3, 0), VTX, "UMWAIT and TPAUSE"),
+    since("sapphire_rapids", (3, 0), VTX, "UMWAIT and TPAUSE"),
     model("tigerlake", VTX, "sub-page permissions, CET controls"),
     model("corei7_icelake_u", VTX, "sub-page permissions"),
     model("corei7_skylake_x", VTX, "XSAVES exiting, PML, TSC scaling"),
@@ -57,8 +68,12 @@ pub const MODELS: [Model; 20] = [
     model("corei5_arrandale_m520", VTX, "unrestricted guest, SMX"),
     model("corei5_lynnfield_750", VTX, "first with EPT, VPID, preemption timer; SMX"),
     model("core2_penryn_t9600", Offers::Lacks(Extension::VtX, "EPT"), "SMX"),
-    model("bx_generic", Offers::Lacks(Extension::VtX, "EPT"), "Bochs' own"),
+    Model {
+        versions: Emulated::Before((3, 0)),
+        ..model("bx_generic", Offers::Lacks(Extension::VtX, "EPT"), "Bochs' own")
+    },
     model("p4_prescott_celeron_336", Offers::Nothing, "Intel before VT-x"),
+    since("ryzen+invpcid", (3, 1), SVM, "INVPCID, which it lacks by itself"),
     model("ryzen", SVM, "next RIP saved, flush by ASID; the newest"),
     model("trinity_apu", SVM, "next RIP saved, flush by ASID"),
     model("zambezi", SVM, "next RIP saved, flush by ASID"),
@@ -74,7 +89,12 @@ const WITH_CET: [&str; 4] = ["tigerlake", "sapphire_rapids", "arrow_lake", "wild
 impl Model {
     /// Whether it has control-flow enforcement (CET).
     pub fn has_cet(&self) -> bool {
-        self.name.split('+').next().is_some_and(|name| WITH_CET.contains(&name))
+        WITH_CET.contains(&self.parts().0)
+    }
+
+    /// The model of Bochs, and the features that it gets besides.
+    pub fn parts(&self) -> (&'static str, &'static str) {
+        self.name.split_once('+').unwrap_or((self.name, ""))
     }
 
     /// The model called `name`.
@@ -90,9 +110,9 @@ mod tests {
     #[test]
     fn each_extension_has_models_and_the_default_has_enough_of_vtx() {
         let with = |extension| MODELS.iter().filter(|model| model.offers.extension() == Some(extension)).count();
-        assert_eq!((with(Extension::VtX), with(Extension::Svm)), (12, 5));
+        assert_eq!((with(Extension::VtX), with(Extension::Svm)), (16, 6));
         let enough = |offers| MODELS.iter().filter(|model| model.offers == offers).count();
-        assert_eq!((enough(VTX), enough(SVM), enough(Offers::Nothing)), (10, 4, 3));
+        assert_eq!((enough(VTX), enough(SVM), enough(Offers::Nothing)), (14, 5, 3));
         assert_eq!(Model::by_name(DEFAULT).unwrap().offers, VTX);
         assert_eq!(Model::by_name("pentium"), None);
     }

@@ -7,7 +7,7 @@ use crate::account::{Account, AtlasRow, AtlasVariant};
 /// How many of the reasons an atlas has that it could have, and of the variants.
 pub(super) fn score(account: &Account) -> String {
     let possible = account.atlas.iter().filter(|row| row.possible);
-    let variants = account.atlas.iter().flat_map(|row| &row.variants);
+    let variants = account.atlas.iter().flat_map(|row| &row.variants).filter(|variant| variant.possible);
     format!(
         "atlas: {} of the {} exits that the emulator can produce, {} of {} variants",
         possible.clone().filter(|row| row.count > 0).count(),
@@ -36,7 +36,7 @@ fn reason_cells(row: &AtlasRow) -> Vec<String> {
 }
 
 /// `platform` is that of the reason, which is told once.
-fn variant_cells(AtlasVariant { row, how, platform: own }: &AtlasVariant, platform: &str) -> Vec<String> {
+fn variant_cells(AtlasVariant { row, how, platform: own, .. }: &AtlasVariant, platform: &str) -> Vec<String> {
     let mut cells = vec![String::new(), format!("  {}", row.name)];
     cells.extend(figures(row.count, row.cycles, row.min, row.max));
     let elsewhere = if own == platform { "" } else { own };

@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use crate::emulated::{Emulated, Places};
 use crate::svm_exit;
 
 /// The edition whose appendix C the table follows; printed with every account, because "undefined" depends on it.
@@ -86,6 +87,8 @@ impl Feature {
             Feature::MsrImmediate => "the immediate forms of RDMSR and WRMSRNS",
             Feature::OtherCpu => "another CPU",
             Feature::Cet => "CET",
+            Feature::Wrmsrns => "WRMSRNS",
+            Feature::InitRedirection => "the #SX that an INIT can become (VM_CR.R_INIT)",
             Feature::EarlyRsm => "an exit for RSM that comes before its #UD, as QEMU has it",
             Feature::WholeSvm => "this exit: it is QEMU's emulation",
         }
@@ -119,6 +122,10 @@ pub enum Feature {
     /// Of SVM, what QEMU's emulation leaves out: exits for task switches, for INT1, INTO and alignment checks, for a #DF that
     /// another exception became, and for an INIT, which resets the processor.
     WholeSvm,
+    /// WRMSRNS.
+    Wrmsrns,
+    /// Of SVM, VM_CR.R_INIT: an INIT raises #SX.
+    InitRedirection,
     /// Of SVM, what QEMU's emulation alone has: an exit for RSM outside of system-management mode, which elsewhere is #UD.
     EarlyRsm,
 }
@@ -282,8 +289,8 @@ pub struct Notes {
     pub since: &'static str,
     /// What the guest does to provoke it.
     pub provoked_by: &'static str,
-    /// Where it can be produced among Tollgate's platforms.
-    pub platforms: &'static str,
+    /// Where it can be produced under VT-x; QEMU's own emulation has none of that.
+    pub places: Places,
 }
 
 impl Row {
@@ -296,7 +303,7 @@ impl Row {
 macro_rules! exit_reasons {
     (@by always) => { EnabledBy::Always };
     (@by $([$($need:expr),+])|+) => { EnabledBy::AnyOf(&[$(&[$($need),+]),+]) };
-    ($($number:literal $ident:ident $name:literal, $since:literal, ($($by:tt)+), $how:literal, $where:literal;)*) => {
+    ($($number:literal $ident:ident $name:literal, $since:literal, ($($by:tt)+), $how:literal, $where:literal, $bochs:expr;)*) => {
         impl ExitReason {
             $(#[doc = concat!("Basic exit reason ", stringify!($number), ": ", $name, ".")]
             pub const $ident: Self = Self($number);)*
@@ -310,94 +317,99 @@ macro_rules! exit_reasons {
         }),*];
 
         /// The notes on each row of [`TABLE`], in its order.
-        const NOTES: &[Notes] = &[$(Notes { since: $since, provoked_by: $how, platforms: $where }),*];
+        const NOTES: &[Notes] = &[$(Notes {
+            since: $since,
+            provoked_by: $how,
+            places: Places { needs: $where, bochs: $bochs, qemu: Emulated::Never },
+        }),*];
     };
 }
 
+use Emulated::{Always, From, Never};
 use Feature::*;
 use Need::*;
 
 exit_reasons! {
-    0 EXCEPTION_OR_NMI "Exception or non-maskable interrupt", "VMX", ([ExceptionBitmap] | [Pin(3)]), "an exception whose bit is set in the exception bitmap; an NMI", "any VT-x";
-    1 EXTERNAL_INTERRUPT "External interrupt", "VMX", ([Pin(0)]), "a device or APIC interrupt", "any VT-x";
-    2 TRIPLE_FAULT "Triple fault", "VMX", (always), "an exception while #DF is delivered", "any VT-x";
-    3 INIT "INIT signal", "VMX", (always), "an INIT from another CPU", "any VT-x with two CPUs";
-    4 SIPI "Start-up IPI (SIPI)", "VMX", (always), "a SIPI while in the wait-for-SIPI state", "any VT-x with two CPUs";
-    5 IO_SMI "I/O system-management interrupt (SMI)", "VMX", ([Has(DualMonitor)]), "an SMI after I/O, under dual-monitor treatment", "silicon with an SMM monitor";
-    6 OTHER_SMI "Other SMI", "VMX", ([Has(DualMonitor)]), "any other SMI under dual-monitor treatment", "silicon with an SMM monitor";
-    7 INTERRUPT_WINDOW "Interrupt window", "VMX", ([Proc(2)]), "interrupts becoming deliverable", "any VT-x";
-    8 NMI_WINDOW "NMI window", "VMX", ([Proc(22)]), "NMIs becoming deliverable", "any VT-x";
-    9 TASK_SWITCH "Task switch", "VMX", (always), "a far JMP or CALL to a TSS, IRET with NT, a task gate", "any VT-x, 32-bit guest";
-    10 CPUID "CPUID", "VMX", (always), "CPUID", "any VT-x";
-    11 GETSEC "GETSEC", "SMX", ([Has(Smx)]), "GETSEC with CR4.SMXE set", "VT-x with SMX";
-    12 HLT "HLT", "VMX", ([Proc(7)]), "HLT", "any VT-x";
-    13 INVD "INVD", "VMX", (always), "INVD", "any VT-x";
-    14 INVLPG "INVLPG", "VMX", ([Proc(9)]), "INVLPG", "any VT-x";
-    15 RDPMC "RDPMC", "VMX", ([Proc(11)]), "RDPMC", "any VT-x";
-    16 RDTSC "RDTSC", "VMX", ([Proc(12)]), "RDTSC", "any VT-x";
-    17 RSM "RSM", "VMX", ([Has(DualMonitor)]), "RSM in SMM under dual-monitor treatment", "silicon with an SMM monitor";
-    18 VMCALL "VMCALL", "VMX", (always), "VMCALL", "any VT-x";
-    19 VMCLEAR "VMCLEAR", "VMX", (always), "VMCLEAR", "any VT-x";
-    20 VMLAUNCH "VMLAUNCH", "VMX", (always), "VMLAUNCH", "any VT-x";
-    21 VMPTRLD "VMPTRLD", "VMX", (always), "VMPTRLD", "any VT-x";
-    22 VMPTRST "VMPTRST", "VMX", (always), "VMPTRST", "any VT-x";
-    23 VMREAD "VMREAD", "VMX", (always), "VMREAD", "any VT-x";
-    24 VMRESUME "VMRESUME", "VMX", (always), "VMRESUME", "any VT-x";
-    25 VMWRITE "VMWRITE", "VMX", (always), "VMWRITE", "any VT-x";
-    26 VMXOFF "VMXOFF", "VMX", (always), "VMXOFF", "any VT-x";
-    27 VMXON "VMXON", "VMX", (always), "VMXON", "any VT-x";
-    28 CR_ACCESS "Control-register accesses", "VMX", ([CrMasks] | [Proc(15)] | [Proc(16)] | [Proc(19)] | [Proc(20)]), "MOV to or from CR0, CR3, CR4, CR8; CLTS; LMSW", "any VT-x";
-    29 MOV_DR "MOV DR", "VMX", ([Proc(23)]), "MOV to or from a debug register", "any VT-x";
-    30 IO_INSTRUCTION "I/O instruction", "VMX", ([IoBitmaps]), "IN, OUT, INS, OUTS", "any VT-x";
-    31 RDMSR "RDMSR", "VMX", ([MsrReads]), "RDMSR", "any VT-x";
-    32 WRMSR "WRMSR or WRMSRNS", "VMX", ([MsrWrites]), "WRMSR, WRMSRNS", "any VT-x";
-    33 ENTRY_FAILURE_GUEST_STATE "VM-entry failure due to invalid guest state", "VMX", (always), "a VM entry with invalid guest state", "any VT-x";
-    34 ENTRY_FAILURE_MSR_LOADING "VM-entry failure due to MSR loading", "VMX", (always), "a VM entry that loads a refused MSR value", "any VT-x";
-    36 MWAIT "MWAIT", "VMX", ([Proc(10)]), "MWAIT", "any VT-x";
-    37 MONITOR_TRAP_FLAG "Monitor trap flag", "Penryn", ([Proc(27)]), "any instruction while the monitor steps it; an injected MTF", "VT-x with MTF";
-    39 MONITOR "MONITOR", "VMX", ([Proc(29)]), "MONITOR", "any VT-x";
-    40 PAUSE "PAUSE", "VMX", ([Proc(30)] | [Proc2(10)]), "PAUSE; a long PAUSE loop", "any VT-x";
-    41 ENTRY_FAILURE_MACHINE_CHECK "VM-entry failure due to machine-check event", "VMX", (always), "a machine check during VM entry", "silicon";
-    43 TPR_BELOW_THRESHOLD "TPR below threshold", "VMX", ([Proc(21)]), "MOV to CR8 below the TPR threshold", "any VT-x";
-    44 APIC_ACCESS "APIC access", "Penryn", ([Proc2(0)]), "an access to the APIC-access page", "VT-x with APIC accesses";
-    45 VIRTUALIZED_EOI "Virtualized EOI", "Ivy Bridge-EP", ([Proc2(9)]), "an EOI of a vector in the EOI-exit bitmap", "VT-x with virtual-interrupt delivery";
-    46 GDTR_IDTR_ACCESS "Access to GDTR or IDTR", "Nehalem", ([Proc2(2)]), "SGDT, SIDT, LGDT, LIDT", "VT-x with descriptor-table exiting";
-    47 LDTR_TR_ACCESS "Access to LDTR or TR", "Nehalem", ([Proc2(2)]), "SLDT, STR, LLDT, LTR", "VT-x with descriptor-table exiting";
-    48 EPT_VIOLATION "EPT violation", "Nehalem", ([Proc2(1)]), "an access that the EPT entries do not allow", "VT-x with EPT";
-    49 EPT_MISCONFIGURATION "EPT misconfiguration", "Nehalem", ([Proc2(1)]), "an access through a malformed EPT entry", "VT-x with EPT";
-    50 INVEPT "INVEPT", "Nehalem", ([Has(Ept)]), "INVEPT", "VT-x with EPT";
-    51 RDTSCP "RDTSCP", "Nehalem", ([Proc(12), Proc2(3)]), "RDTSCP", "VT-x with RDTSCP";
-    52 PREEMPTION_TIMER "VMX-preemption timer expired", "Nehalem", ([Pin(6)]), "guest time passing", "VT-x with the preemption timer";
-    53 INVVPID "INVVPID", "Nehalem", ([Has(Vpid)]), "INVVPID", "VT-x with VPID";
-    54 WBINVD "WBINVD or WBNOINVD", "Nehalem", ([Proc2(6)]), "WBINVD, WBNOINVD", "VT-x with WBINVD exiting";
-    55 XSETBV "XSETBV", "Penryn", ([Has(Xsave)]), "XSETBV", "VT-x with XSAVE";
-    56 APIC_WRITE "APIC write", "Ivy Bridge-EP", ([Proc2(8)] | [Proc2(9)]), "a write to a virtualized APIC register", "VT-x with APIC-register virtualization";
-    57 RDRAND "RDRAND", "Ivy Bridge", ([Proc2(11)]), "RDRAND", "VT-x with RDRAND exiting";
-    58 INVPCID "INVPCID", "Haswell", ([Proc(9), Proc2(12)]), "INVPCID", "VT-x with INVPCID";
-    59 VMFUNC "VMFUNC", "Haswell", ([Proc2(13)]), "VMFUNC of a function that is not enabled or fails", "VT-x with VM functions";
-    60 ENCLS "ENCLS", "Skylake", ([Proc2(15)]), "ENCLS", "silicon with SGX";
-    61 RDSEED "RDSEED", "Broadwell", ([Proc2(16)]), "RDSEED", "VT-x with RDSEED exiting";
-    62 PML_FULL "Page-modification log full", "Broadwell", ([Proc2(17)]), "the 513th first write to a page", "VT-x with PML";
-    63 XSAVES "XSAVES", "Skylake", ([Proc2(20)]), "XSAVES of a component in the XSS-exiting bitmap", "VT-x with XSAVES";
-    64 XRSTORS "XRSTORS", "Skylake", ([Proc2(20)]), "XRSTORS of a component in the XSS-exiting bitmap", "VT-x with XSAVES";
-    65 PCONFIG "PCONFIG", "Ice Lake", ([Proc2(27)]), "PCONFIG", "silicon with MKTME";
-    66 SPP "SPP-related event", "Ice Lake", ([Proc2(23)]), "a write through a missing or malformed SPP entry", "VT-x with sub-page permissions";
-    67 UMWAIT "UMWAIT", "Tremont", ([Proc2(26), Proc(12)]), "UMWAIT", "silicon with WAITPKG";
-    68 TPAUSE "TPAUSE", "Tremont", ([Proc2(26), Proc(12)]), "TPAUSE", "silicon with WAITPKG";
-    69 LOADIWKEY "LOADIWKEY", "Tiger Lake", ([Proc3(0)]), "LOADIWKEY", "silicon with Key Locker";
-    70 ENCLV "ENCLV", "Ice Lake-SP", ([Proc2(28)]), "ENCLV", "silicon with SGX";
-    72 ENQCMD_PASID "ENQCMD PASID translation failure", "Sapphire Rapids", ([Proc2(21)]), "ENQCMD with an untranslatable PASID", "silicon with ENQCMD";
-    73 ENQCMDS_PASID "ENQCMDS PASID translation failure", "Sapphire Rapids", ([Proc2(21)]), "ENQCMDS with an untranslatable PASID", "silicon with ENQCMD";
-    74 BUS_LOCK "Bus lock", "Sapphire Rapids", ([Proc2(30)]), "a locked access that splits a cache line", "silicon with bus-lock detection";
-    75 INSTRUCTION_TIMEOUT "Instruction timeout", "Sapphire Rapids", ([Proc2(31)]), "no instruction boundary within the notify window", "silicon with notify-window exiting";
-    76 SEAMCALL "SEAMCALL", "TDX", ([Has(Tdx)]), "SEAMCALL", "silicon with TDX";
-    77 TDCALL "TDCALL", "TDX", ([Has(Tdx)]), "TDCALL", "silicon with TDX";
-    78 RDMSRLIST "RDMSRLIST", "Sierra Forest", ([Proc3(6)]), "RDMSRLIST", "silicon with MSRLIST";
-    79 WRMSRLIST "WRMSRLIST", "Sierra Forest", ([Proc3(6)]), "WRMSRLIST", "silicon with MSRLIST";
-    80 URDMSR "URDMSR", "Clearwater Forest", ([Has(UserMsr)]), "URDMSR", "silicon with USER_MSR";
-    81 UWRMSR "UWRMSR", "Clearwater Forest", ([Has(UserMsr)]), "UWRMSR", "silicon with USER_MSR";
-    84 RDMSR_IMMEDIATE "RDMSR (immediate)", "2025 lists", ([Has(MsrImmediate), MsrReads]), "RDMSR with an immediate MSR address", "silicon with MSR_IMM";
-    85 WRMSRNS_IMMEDIATE "WRMSRNS (immediate)", "2025 lists", ([Has(MsrImmediate), MsrWrites]), "WRMSRNS with an immediate MSR address", "silicon with MSR_IMM";
+    0 EXCEPTION_OR_NMI "Exception or non-maskable interrupt", "VMX", ([ExceptionBitmap] | [Pin(3)]), "an exception whose bit is set in the exception bitmap; an NMI", "any VT-x", Always;
+    1 EXTERNAL_INTERRUPT "External interrupt", "VMX", ([Pin(0)]), "a device or APIC interrupt", "any VT-x", Always;
+    2 TRIPLE_FAULT "Triple fault", "VMX", (always), "an exception while #DF is delivered", "any VT-x", Always;
+    3 INIT "INIT signal", "VMX", (always), "an INIT from another CPU", "any VT-x with two CPUs", Always;
+    4 SIPI "Start-up IPI (SIPI)", "VMX", (always), "a SIPI while in the wait-for-SIPI state", "any VT-x with two CPUs", Always;
+    5 IO_SMI "I/O system-management interrupt (SMI)", "VMX", ([Has(DualMonitor)]), "an SMI after I/O, under dual-monitor treatment", "silicon with an SMM monitor", Never;
+    6 OTHER_SMI "Other SMI", "VMX", ([Has(DualMonitor)]), "any other SMI under dual-monitor treatment", "silicon with an SMM monitor", Never;
+    7 INTERRUPT_WINDOW "Interrupt window", "VMX", ([Proc(2)]), "interrupts becoming deliverable", "any VT-x", Always;
+    8 NMI_WINDOW "NMI window", "VMX", ([Proc(22)]), "NMIs becoming deliverable", "any VT-x", Always;
+    9 TASK_SWITCH "Task switch", "VMX", (always), "a far JMP or CALL to a TSS, IRET with NT, a task gate", "any VT-x, 32-bit guest", Always;
+    10 CPUID "CPUID", "VMX", (always), "CPUID", "any VT-x", Always;
+    11 GETSEC "GETSEC", "SMX", ([Has(Smx)]), "GETSEC with CR4.SMXE set", "VT-x with SMX", Always;
+    12 HLT "HLT", "VMX", ([Proc(7)]), "HLT", "any VT-x", Always;
+    13 INVD "INVD", "VMX", (always), "INVD", "any VT-x", Always;
+    14 INVLPG "INVLPG", "VMX", ([Proc(9)]), "INVLPG", "any VT-x", Always;
+    15 RDPMC "RDPMC", "VMX", ([Proc(11)]), "RDPMC", "any VT-x", Always;
+    16 RDTSC "RDTSC", "VMX", ([Proc(12)]), "RDTSC", "any VT-x", Always;
+    17 RSM "RSM", "VMX", ([Has(DualMonitor)]), "RSM in SMM under dual-monitor treatment", "silicon with an SMM monitor", Never;
+    18 VMCALL "VMCALL", "VMX", (always), "VMCALL", "any VT-x", Always;
+    19 VMCLEAR "VMCLEAR", "VMX", (always), "VMCLEAR", "any VT-x", Always;
+    20 VMLAUNCH "VMLAUNCH", "VMX", (always), "VMLAUNCH", "any VT-x", Always;
+    21 VMPTRLD "VMPTRLD", "VMX", (always), "VMPTRLD", "any VT-x", Always;
+    22 VMPTRST "VMPTRST", "VMX", (always), "VMPTRST", "any VT-x", Always;
+    23 VMREAD "VMREAD", "VMX", (always), "VMREAD", "any VT-x", Always;
+    24 VMRESUME "VMRESUME", "VMX", (always), "VMRESUME", "any VT-x", Always;
+    25 VMWRITE "VMWRITE", "VMX", (always), "VMWRITE", "any VT-x", Always;
+    26 VMXOFF "VMXOFF", "VMX", (always), "VMXOFF", "any VT-x", Always;
+    27 VMXON "VMXON", "VMX", (always), "VMXON", "any VT-x", Always;
+    28 CR_ACCESS "Control-register accesses", "VMX", ([CrMasks] | [Proc(15)] | [Proc(16)] | [Proc(19)] | [Proc(20)]), "MOV to or from CR0, CR3, CR4, CR8; CLTS; LMSW", "any VT-x", Always;
+    29 MOV_DR "MOV DR", "VMX", ([Proc(23)]), "MOV to or from a debug register", "any VT-x", Always;
+    30 IO_INSTRUCTION "I/O instruction", "VMX", ([IoBitmaps]), "IN, OUT, INS, OUTS", "any VT-x", Always;
+    31 RDMSR "RDMSR", "VMX", ([MsrReads]), "RDMSR", "any VT-x", Always;
+    32 WRMSR "WRMSR or WRMSRNS", "VMX", ([MsrWrites]), "WRMSR, WRMSRNS", "any VT-x", Always;
+    33 ENTRY_FAILURE_GUEST_STATE "VM-entry failure due to invalid guest state", "VMX", (always), "a VM entry with invalid guest state", "any VT-x", Always;
+    34 ENTRY_FAILURE_MSR_LOADING "VM-entry failure due to MSR loading", "VMX", (always), "a VM entry that loads a refused MSR value", "any VT-x", Always;
+    36 MWAIT "MWAIT", "VMX", ([Proc(10)]), "MWAIT", "any VT-x", Always;
+    37 MONITOR_TRAP_FLAG "Monitor trap flag", "Penryn", ([Proc(27)]), "any instruction while the monitor steps it; an injected MTF", "VT-x with MTF", Always;
+    39 MONITOR "MONITOR", "VMX", ([Proc(29)]), "MONITOR", "any VT-x", Always;
+    40 PAUSE "PAUSE", "VMX", ([Proc(30)] | [Proc2(10)]), "PAUSE; a long PAUSE loop", "any VT-x", Always;
+    41 ENTRY_FAILURE_MACHINE_CHECK "VM-entry failure due to machine-check event", "VMX", (always), "a machine check during VM entry", "silicon", Never;
+    43 TPR_BELOW_THRESHOLD "TPR below threshold", "VMX", ([Proc(21)]), "MOV to CR8 below the TPR threshold", "any VT-x", Always;
+    44 APIC_ACCESS "APIC access", "Penryn", ([Proc2(0)]), "an access to the APIC-access page", "VT-x with APIC accesses", Always;
+    45 VIRTUALIZED_EOI "Virtualized EOI", "Ivy Bridge-EP", ([Proc2(9)]), "an EOI of a vector in the EOI-exit bitmap", "VT-x with virtual-interrupt delivery", Always;
+    46 GDTR_IDTR_ACCESS "Access to GDTR or IDTR", "Nehalem", ([Proc2(2)]), "SGDT, SIDT, LGDT, LIDT", "VT-x with descriptor-table exiting", Always;
+    47 LDTR_TR_ACCESS "Access to LDTR or TR", "Nehalem", ([Proc2(2)]), "SLDT, STR, LLDT, LTR", "VT-x with descriptor-table exiting", Always;
+    48 EPT_VIOLATION "EPT violation", "Nehalem", ([Proc2(1)]), "an access that the EPT entries do not allow", "VT-x with EPT", Always;
+    49 EPT_MISCONFIGURATION "EPT misconfiguration", "Nehalem", ([Proc2(1)]), "an access through a malformed EPT entry", "VT-x with EPT", Always;
+    50 INVEPT "INVEPT", "Nehalem", ([Has(Ept)]), "INVEPT", "VT-x with EPT", Always;
+    51 RDTSCP "RDTSCP", "Nehalem", ([Proc(12), Proc2(3)]), "RDTSCP", "VT-x with RDTSCP", Always;
+    52 PREEMPTION_TIMER "VMX-preemption timer expired", "Nehalem", ([Pin(6)]), "guest time passing", "VT-x with the preemption timer", Always;
+    53 INVVPID "INVVPID", "Nehalem", ([Has(Vpid)]), "INVVPID", "VT-x with VPID", Always;
+    54 WBINVD "WBINVD or WBNOINVD", "Nehalem", ([Proc2(6)]), "WBINVD, WBNOINVD", "VT-x with WBINVD exiting", Always;
+    55 XSETBV "XSETBV", "Penryn", ([Has(Xsave)]), "XSETBV", "VT-x with XSAVE", Always;
+    56 APIC_WRITE "APIC write", "Ivy Bridge-EP", ([Proc2(8)] | [Proc2(9)]), "a write to a virtualized APIC register", "VT-x with APIC-register virtualization", Always;
+    57 RDRAND "RDRAND", "Ivy Bridge", ([Proc2(11)]), "RDRAND", "VT-x with RDRAND exiting", Always;
+    58 INVPCID "INVPCID", "Haswell", ([Proc(9), Proc2(12)]), "INVPCID", "VT-x with INVPCID", Always;
+    59 VMFUNC "VMFUNC", "Haswell", ([Proc2(13)]), "VMFUNC of a function that is not enabled or fails", "VT-x with VM functions", Always;
+    60 ENCLS "ENCLS", "Skylake", ([Proc2(15)]), "ENCLS", "silicon with SGX", Never;
+    61 RDSEED "RDSEED", "Broadwell", ([Proc2(16)]), "RDSEED", "VT-x with RDSEED exiting", Always;
+    62 PML_FULL "Page-modification log full", "Broadwell", ([Proc2(17)]), "the 513th first write to a page", "VT-x with PML", Always;
+    63 XSAVES "XSAVES", "Skylake", ([Proc2(20)]), "XSAVES of a component in the XSS-exiting bitmap", "VT-x with XSAVES", Always;
+    64 XRSTORS "XRSTORS", "Skylake", ([Proc2(20)]), "XRSTORS of a component in the XSS-exiting bitmap", "VT-x with XSAVES", Always;
+    65 PCONFIG "PCONFIG", "Ice Lake", ([Proc2(27)]), "PCONFIG", "silicon with MKTME", Never;
+    66 SPP "SPP-related event", "Ice Lake", ([Proc2(23)]), "a write through a missing or malformed SPP entry", "VT-x with sub-page permissions", Always;
+    67 UMWAIT "UMWAIT", "Tremont", ([Proc2(26), Proc(12)]), "UMWAIT", "VT-x with WAITPKG", From((3, 0));
+    68 TPAUSE "TPAUSE", "Tremont", ([Proc2(26), Proc(12)]), "TPAUSE", "VT-x with WAITPKG", From((3, 0));
+    69 LOADIWKEY "LOADIWKEY", "Tiger Lake", ([Proc3(0)]), "LOADIWKEY", "silicon with Key Locker", Never;
+    70 ENCLV "ENCLV", "Ice Lake-SP", ([Proc2(28)]), "ENCLV", "silicon with SGX", Never;
+    72 ENQCMD_PASID "ENQCMD PASID translation failure", "Sapphire Rapids", ([Proc2(21)]), "ENQCMD with an untranslatable PASID", "silicon with ENQCMD", Never;
+    73 ENQCMDS_PASID "ENQCMDS PASID translation failure", "Sapphire Rapids", ([Proc2(21)]), "ENQCMDS with an untranslatable PASID", "silicon with ENQCMD", Never;
+    74 BUS_LOCK "Bus lock", "Sapphire Rapids", ([Proc2(30)]), "a locked access that splits a cache line", "silicon with bus-lock detection", Never;
+    75 INSTRUCTION_TIMEOUT "Instruction timeout", "Sapphire Rapids", ([Proc2(31)]), "no instruction boundary within the notify window", "silicon with notify-window exiting", Never;
+    76 SEAMCALL "SEAMCALL", "TDX", ([Has(Tdx)]), "SEAMCALL", "silicon with TDX", Never;
+    77 TDCALL "TDCALL", "TDX", ([Has(Tdx)]), "TDCALL", "silicon with TDX", Never;
+    78 RDMSRLIST "RDMSRLIST", "Sierra Forest", ([Proc3(6)]), "RDMSRLIST", "VT-x with MSRLIST", From((3, 1));
+    79 WRMSRLIST "WRMSRLIST", "Sierra Forest", ([Proc3(6)]), "WRMSRLIST", "VT-x with MSRLIST", From((3, 1));
+    80 URDMSR "URDMSR", "Clearwater Forest", ([Has(UserMsr)]), "URDMSR", "VT-x with USER_MSR", From((3, 1));
+    81 UWRMSR "UWRMSR", "Clearwater Forest", ([Has(UserMsr)]), "UWRMSR", "VT-x with USER_MSR", From((3, 1));
+    84 RDMSR_IMMEDIATE "RDMSR (immediate)", "2025 lists", ([Has(MsrImmediate), MsrReads]), "RDMSR with an immediate MSR address", "silicon with MSR_IMM", Never;
+    85 WRMSRNS_IMMEDIATE "WRMSRNS (immediate)", "2025 lists", ([Has(MsrImmediate), MsrWrites] | [Has(Wrmsrns), MsrWrites]), "WRMSRNS with an immediate MSR address", "silicon with MSR_IMM, or WRMSRNS", From((3, 1));
 }
 
 const NEWEST: u16 = TABLE[TABLE.len() - 1].reason.0;

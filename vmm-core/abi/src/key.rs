@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::emulated::Emulated::{self, Always, Before, From, Never};
 use crate::exit_reason::ExitReason;
 
 /// What the keys of a reason are.
@@ -41,8 +42,9 @@ pub const KINDS: [(ExitReason, KeyKind); 9] = [
 /// Every variant that an atlas shows as a row of its own: kinds of exits of one reason that cost differently, whatever their
 /// keys. In the order of [`KINDS`].
 ///
-/// Of the vectors below 32 these are all that Bochs 2.7 raises: it has no machine checks (#MC), nothing since the 80386 raises
-/// vector 9, and 15 and those from 22 on are reserved (SDM 3A table 6-1).
+/// Of the vectors below 32 these are all that Bochs raises: it has no machine checks (#MC), nothing since the 80386 raises
+/// vector 9, and 15 and those from 22 on are reserved (SDM 3A table 6-1) but for AMD's #SX, #HV and #VC, of which the last two
+/// need SEV.
 pub const VARIANTS: &[(ExitReason, &str)] = &[
     (ExitReason::EXCEPTION_OR_NMI, "#DE"),
     (ExitReason::EXCEPTION_OR_NMI, "#DB"),
@@ -63,6 +65,7 @@ pub const VARIANTS: &[(ExitReason, &str)] = &[
     (ExitReason::EXCEPTION_OR_NMI, "#XM"),
     (ExitReason::EXCEPTION_OR_NMI, "#VE"),
     (ExitReason::EXCEPTION_OR_NMI, "#CP"),
+    (ExitReason::EXCEPTION_OR_NMI, "#SX"),
     (ExitReason::CR_ACCESS, "CR0 write"),
     (ExitReason::CR_ACCESS, "CR3 write"),
     (ExitReason::CR_ACCESS, "CR4 write"),
@@ -81,6 +84,28 @@ pub const VARIANTS: &[(ExitReason, &str)] = &[
     (ExitReason::EPT_VIOLATION, "write"),
     (ExitReason::EPT_VIOLATION, "fetch"),
 ];
+
+/// Variants that not every emulator has which has their reason: the versions of Bochs, and of QEMU's own emulation, that make the
+/// exit.
+///
+/// QEMU takes INT3 and INTO for software interrupts, raises no #XM, and tests an intercept of #DF and #AC in no case; from 9.1 on it
+/// looks up reads of control registers as if they were of CR0.
+const EMULATED: [(ExitReason, &str, Emulated, Emulated); 8] = [
+    (ExitReason::EXCEPTION_OR_NMI, "#BP", Always, Never),
+    (ExitReason::EXCEPTION_OR_NMI, "#OF", Always, Never),
+    (ExitReason::EXCEPTION_OR_NMI, "#DF", Always, Never),
+    (ExitReason::EXCEPTION_OR_NMI, "#AC", Always, Never),
+    (ExitReason::EXCEPTION_OR_NMI, "#XM", Always, Never),
+    (ExitReason::EXCEPTION_OR_NMI, "#SX", From((3, 0)), Never),
+    (ExitReason::CR_ACCESS, "CR3 read", Always, Before((9, 1))),
+    (ExitReason::CR_ACCESS, "CR8 read", Always, Before((9, 1))),
+];
+
+/// The versions of Bochs, and of QEMU's own emulation, that produce a variant if they produce its reason.
+pub fn emulated(reason: ExitReason, variant: &str) -> (Emulated, Emulated) {
+    let row = EMULATED.iter().find(|(of, name, ..)| (*of, *name) == (reason, variant));
+    row.map_or((Always, Always), |&(_, _, bochs, qemu)| (bochs, qemu))
+}
 
 /// Keys that are kept for each reason; exits with further ones count as others.
 pub const SLOTS: usize = 24;
@@ -148,10 +173,10 @@ impl fmt::Write for NameIs<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(pub KeyKind, pub u64);
 
-/// Mnemonics of the exceptions (SDM 3A table 6-1); empty where a vector has none.
-const EXCEPTIONS: [&str; 22] = [
+/// Mnemonics of the exceptions (SDM 3A table 6-1; from 28 on APM 2 table 8-1); empty where a vector has none.
+const EXCEPTIONS: [&str; 31] = [
     "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "", "#TS", "#NP", "#SS", "#GP", "#PF", "", "#MF",
-    "#AC", "#MC", "#XM", "#VE", "#CP",
+    "#AC", "#MC", "#XM", "#VE", "#CP", "", "", "", "", "", "", "#HV", "#VC", "#SX",
 ];
 
 impl fmt::Display for Key {
@@ -211,6 +236,13 @@ mod tests {
         ] {
             assert_eq!(Key(kind, key).to_string(), text);
         }
+    }
+
+    #[test]
+    fn what_not_every_emulator_has_are_variants() {
+        assert!(EMULATED.iter().all(|&(reason, name, ..)| VARIANTS.contains(&(reason, name))));
+        assert_eq!(emulated(ExitReason::CR_ACCESS, "CR8 read"), (Always, Before((9, 1))));
+        assert_eq!(emulated(ExitReason::CR_ACCESS, "CR8 write"), (Always, Always));
     }
 
     #[test]

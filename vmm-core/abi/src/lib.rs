@@ -12,6 +12,7 @@ extern crate std;
 pub mod apic;
 pub mod bench;
 pub mod command_line;
+pub mod emulated;
 pub mod ending;
 pub mod exit_reason;
 pub mod guest_image;

@@ -14,6 +14,8 @@ pub struct Scenario {
     pub name: &'static str,
     /// The reason that it provokes.
     pub reason: ExitReason,
+    /// The reason that some processors give it instead: all of its runs have the one or the other.
+    pub or: Option<ExitReason>,
     /// The variant of the reason ([`crate::key::VARIANTS`]), where it is about one.
     pub variant: Option<&'static str>,
     /// How, in one line for people.
@@ -37,16 +39,19 @@ pub enum Under {
 pub const RUNS: u64 = 4;
 
 use ExitReason as R;
-use Need::{Has, Pin, Proc, Proc2};
+use Need::{Has, Pin, Proc, Proc2, Proc3};
 
 macro_rules! scenarios {
     (@variant) => { None };
+    (@or) => { None };
+    (@or $or:ident) => { Some(R::$or) };
     (@variant $variant:literal) => { Some($variant) };
-    ($($name:literal $under:ident $reason:ident $($variant:literal)?, [$($need:expr),*], $about:literal;)*) => {
+    ($($name:literal $under:ident $reason:ident $(or $or:ident)? $($variant:literal)?, [$($need:expr),*], $about:literal;)*) => {
         /// Every scenario, in the order in which they run.
         pub const TABLE: &[Scenario] = &[$(Scenario {
             name: $name,
             reason: R::$reason,
+            or: scenarios!(@or $($or)?),
             variant: scenarios!(@variant $($variant)?),
             about: $about,
             under: Under::$under,
@@ -97,6 +102,24 @@ scenarios! {
         "XRSTORS of a component in the XSS-exiting bitmap";
     "sub-page-permission" VtX SPP, [EPT, Proc2(23)],
         "a write to a page with sub-page permissions that has no SPP entry";
+    "umwait" VtX UMWAIT, [Proc(12), Proc2(26)],
+        "UMWAIT, under RDTSC exiting";
+    "tpause" VtX TPAUSE, [Proc(12), Proc2(26)],
+        "TPAUSE, under RDTSC exiting";
+    "rdmsrlist" VtX RDMSRLIST, [Proc3(6)],
+        "RDMSRLIST of an MSR in the MSR bitmaps";
+    "wrmsrlist" VtX WRMSRLIST, [Proc3(6)],
+        "WRMSRLIST of an MSR in the MSR bitmaps";
+    "wrmsrns" VtX WRMSR or WRMSRNS_IMMEDIATE, [Has(Feature::Wrmsrns)],
+        "WRMSRNS";
+    "urdmsr" VtX URDMSR, [Has(Feature::UserMsr)],
+        "URDMSR of an MSR in the MSR bitmaps";
+    "uwrmsr" VtX UWRMSR, [Has(Feature::UserMsr)],
+        "UWRMSR of an MSR in the MSR bitmaps";
+    "rdmsr-immediate" VtX RDMSR_IMMEDIATE, [Has(Feature::MsrImmediate)],
+        "RDMSR with the MSR's number in the instruction";
+    "wrmsrns-immediate" VtX WRMSRNS_IMMEDIATE, [Has(Feature::MsrImmediate)],
+        "WRMSRNS with the MSR's number in the instruction";
     "shutdown" Svm SVM_SHUTDOWN, [],
         "UD2 without an interrupt-descriptor table";
     "invalid-vmcb" Svm ENTRY_FAILURE_GUEST_STATE, [],
@@ -133,6 +156,8 @@ scenarios! {
         "a JMP by register to another instruction than ENDBR64, under indirect-branch tracking";
     "non-maskable-interrupt" Both EXCEPTION_OR_NMI "NMI", [Pin(3), Has(Feature::OtherCpu)],
         "an NMI from another CPU";
+    "security-exception" Svm EXCEPTION_OR_NMI "#SX", [Has(Feature::OtherCpu), Has(Feature::InitRedirection)],
+        "an INIT from another CPU while VM_CR.R_INIT is set";
     "start-up-ipi" VtX SIPI, [Has(Feature::OtherCpu)],
         "a SIPI from another CPU in the wait-for-SIPI state";
     // Last: on Bochs 2.7 an INIT that has made its exit stays pending.
@@ -144,6 +169,17 @@ impl Scenario {
     /// The scenario called `name`.
     pub fn by_name(name: &str) -> Option<&'static Scenario> {
         TABLE.iter().find(|scenario| scenario.name == name)
+    }
+
+    /// The reasons of which its exits are one.
+    pub fn reasons(&self) -> impl Iterator<Item = ExitReason> {
+        [self.reason].into_iter().chain(self.or)
+    }
+
+    /// The features that it needs, as [`Controls`] have them.
+    pub fn features(&self) -> Controls {
+        let bit = |need: &Need| if let Has(feature) = need { 1 << *feature as u8 } else { 0 };
+        Controls { features: self.needs.iter().map(bit).sum(), ..Controls::default() }
     }
 
     /// Whether another processor has to send something.

@@ -1,6 +1,8 @@
 //! THE table of SVM exit codes (APM 2 appendix C): which SDM reason each stands for, and what those are called that stand for
 //! none. The intercept bit of a code follows from its number (APM 2 appendix B, table B-1).
 
+use crate::emulated::Emulated::{self, Always, From, Never};
+use crate::emulated::Places;
 use crate::exit_reason::{ExitReason, OWN_OF_SVM};
 
 /// The edition of the APM's volume 2 that the table follows.
@@ -15,14 +17,19 @@ pub struct Own {
     pub name: &'static str,
     /// What the guest does to provoke it.
     pub provoked_by: &'static str,
-    /// Where it can be produced among Tollgate's platforms.
-    pub platforms: &'static str,
+    /// Where it can be produced.
+    pub places: Places,
 }
 
 macro_rules! own {
-    ($($code:literal $ident:ident $name:literal, $how:literal, $where:literal;)*) => {
+    ($($code:literal $ident:ident $name:literal, $how:literal, $where:literal, $bochs:expr, $qemu:expr;)*) => {
         /// Every exit code without an Intel twin, in ascending order; number n here is reason [`OWN_OF_SVM`] + n.
-        pub const OWN: &[Own] = &[$(Own { code: $code, name: $name, provoked_by: $how, platforms: $where }),*];
+        pub const OWN: &[Own] = &[$(Own {
+            code: $code,
+            name: $name,
+            provoked_by: $how,
+            places: at($where, $bochs, $qemu),
+        }),*];
 
         impl ExitReason {
             $(#[doc = concat!("SVM's own exit code ", stringify!($code), ": ", $name, ".")]
@@ -32,33 +39,33 @@ macro_rules! own {
 }
 
 own! {
-    0x65 SVM_CR0_SEL_WRITE "CR0_SEL_WRITE", "MOV to CR0 or LMSW that changes more than TS and MP", "any SVM";
-    0x70 SVM_PUSHF "PUSHF", "PUSHF", "any SVM";
-    0x71 SVM_POPF "POPF", "POPF", "any SVM";
-    0x73 SVM_RSM "RSM", "RSM", "QEMU";
-    0x74 SVM_IRET "IRET", "IRET", "any SVM";
-    0x75 SVM_SWINT "SWINT", "INT n", "any SVM";
-    0x7a SVM_INVLPGA "INVLPGA", "INVLPGA", "any SVM";
-    0x7e SVM_FERR_FREEZE "FERR_FREEZE", "an x87 error that freezes the processor (CR0.NE clear)", "silicon";
-    0x7f SVM_SHUTDOWN "SHUTDOWN", "an exception while #DF is delivered", "QEMU or silicon";
-    0x80 SVM_VMRUN "VMRUN", "VMRUN", "any SVM";
-    0x82 SVM_VMLOAD "VMLOAD", "VMLOAD", "any SVM";
-    0x83 SVM_VMSAVE "VMSAVE", "VMSAVE", "any SVM";
-    0x84 SVM_STGI "STGI", "STGI", "any SVM";
-    0x85 SVM_CLGI "CLGI", "CLGI", "any SVM";
-    0x86 SVM_SKINIT "SKINIT", "SKINIT", "any SVM";
-    0x88 SVM_ICEBP "ICEBP", "ICEBP (INT1)", "Bochs' AMD models or silicon";
-    0x8e SVM_RDPRU "RDPRU", "RDPRU", "silicon from Zen 2 on";
-    0x8f SVM_EFER_WRITE_TRAP "EFER_WRITE_TRAP", "WRMSR to EFER", "silicon with SEV-ES";
-    0x90 SVM_CR_WRITE_TRAP "CR_WRITE_TRAP", "MOV to a control register", "silicon with SEV-ES";
-    0xa0 SVM_INVLPGB "INVLPGB", "INVLPGB", "silicon from Zen 3 on";
-    0xa1 SVM_INVLPGB_ILLEGAL "INVLPGB_ILLEGAL", "INVLPGB that is not allowed", "silicon from Zen 3 on";
-    0xa3 SVM_MCOMMIT "MCOMMIT", "MCOMMIT", "silicon from Zen 2 on";
-    0xa4 SVM_TLBSYNC "TLBSYNC", "TLBSYNC", "silicon from Zen 3 on";
-    0xa6 SVM_IDLE_HLT "IDLE_HLT", "HLT with nothing pending", "silicon from Zen 5 on";
-    0x401 SVM_AVIC_INCOMPLETE_IPI "AVIC_INCOMPLETE_IPI", "an IPI that AVIC can't deliver", "silicon with AVIC";
-    0x402 SVM_AVIC_NOACCEL "AVIC_NOACCEL", "an APIC access that AVIC does not accelerate", "silicon with AVIC";
-    0x403 SVM_VMGEXIT "VMGEXIT", "VMGEXIT", "silicon with SEV-ES";
+    0x65 SVM_CR0_SEL_WRITE "CR0_SEL_WRITE", "MOV to CR0 or LMSW that changes more than TS and MP", "any SVM", Always, Always;
+    0x70 SVM_PUSHF "PUSHF", "PUSHF", "any SVM", Always, Always;
+    0x71 SVM_POPF "POPF", "POPF", "any SVM", Always, Always;
+    0x73 SVM_RSM "RSM", "RSM", "QEMU", Never, Always;
+    0x74 SVM_IRET "IRET", "IRET", "any SVM", Always, Always;
+    0x75 SVM_SWINT "SWINT", "INT n", "any SVM", Always, Always;
+    0x7a SVM_INVLPGA "INVLPGA", "INVLPGA", "any SVM", Always, Always;
+    0x7e SVM_FERR_FREEZE "FERR_FREEZE", "an x87 error that freezes the processor (CR0.NE clear)", "silicon", Never, Never;
+    0x7f SVM_SHUTDOWN "SHUTDOWN", "an exception while #DF is delivered", "QEMU, Bochs' AMD models or silicon", From((3, 0)), Always;
+    0x80 SVM_VMRUN "VMRUN", "VMRUN", "any SVM", Always, Always;
+    0x82 SVM_VMLOAD "VMLOAD", "VMLOAD", "any SVM", Always, Always;
+    0x83 SVM_VMSAVE "VMSAVE", "VMSAVE", "any SVM", Always, Always;
+    0x84 SVM_STGI "STGI", "STGI", "any SVM", Always, Always;
+    0x85 SVM_CLGI "CLGI", "CLGI", "any SVM", Always, Always;
+    0x86 SVM_SKINIT "SKINIT", "SKINIT", "any SVM", Always, Always;
+    0x88 SVM_ICEBP "ICEBP", "ICEBP (INT1)", "Bochs' AMD models or silicon", Always, Never;
+    0x8e SVM_RDPRU "RDPRU", "RDPRU", "silicon from Zen 2 on", Never, Never;
+    0x8f SVM_EFER_WRITE_TRAP "EFER_WRITE_TRAP", "WRMSR to EFER", "silicon with SEV-ES", Never, Never;
+    0x90 SVM_CR_WRITE_TRAP "CR_WRITE_TRAP", "MOV to a control register", "silicon with SEV-ES", Never, Never;
+    0xa0 SVM_INVLPGB "INVLPGB", "INVLPGB", "silicon from Zen 3 on", Never, Never;
+    0xa1 SVM_INVLPGB_ILLEGAL "INVLPGB_ILLEGAL", "INVLPGB that is not allowed", "silicon from Zen 3 on", Never, Never;
+    0xa3 SVM_MCOMMIT "MCOMMIT", "MCOMMIT", "silicon from Zen 2 on", Never, Never;
+    0xa4 SVM_TLBSYNC "TLBSYNC", "TLBSYNC", "silicon from Zen 3 on", Never, Never;
+    0xa6 SVM_IDLE_HLT "IDLE_HLT", "HLT with nothing pending", "silicon from Zen 5 on", Never, Never;
+    0x401 SVM_AVIC_INCOMPLETE_IPI "AVIC_INCOMPLETE_IPI", "an IPI that AVIC can't deliver", "silicon with AVIC", Never, Never;
+    0x402 SVM_AVIC_NOACCEL "AVIC_NOACCEL", "an APIC access that AVIC does not accelerate", "silicon with AVIC", Never, Never;
+    0x403 SVM_VMGEXIT "VMGEXIT", "VMGEXIT", "silicon with SEV-ES", Never, Never;
 }
 
 /// The reason of a code in [`OWN`].
@@ -199,24 +206,28 @@ const BESIDES: [(u32, u64, ExitReason); 5] = [
     (INVALID, 0, ExitReason::ENTRY_FAILURE_GUEST_STATE),
 ];
 
-/// Where reasons that have a code under SVM can be produced among Tollgate's platforms; any SVM produces the others. QEMU takes
-/// INVD for WBINVD and RDTSCP for RDTSC, and lacks the rest.
-const TWINS_PLATFORMS: [(ExitReason, &str); 8] = [
-    (ExitReason::INIT, "Bochs' AMD models or silicon"),
-    (ExitReason::OTHER_SMI, "silicon whose platform sends an SMI"),
-    (ExitReason::TASK_SWITCH, "Bochs' AMD models or silicon"),
-    (ExitReason::INVD, "Bochs' AMD models or silicon"),
-    (ExitReason::RDTSCP, "Bochs' AMD models or silicon"),
-    (ExitReason::XSETBV, "Bochs' AMD models or silicon"),
-    (ExitReason::INVPCID, "silicon from Zen 3 on"),
-    (ExitReason::BUS_LOCK, "silicon with bus-lock detection"),
+/// Where reasons that have a code under SVM can be produced; any SVM produces the others. QEMU takes RDTSCP for RDTSC, before 9.1
+/// INVD for WBINVD, and lacks the rest.
+const TWINS_PLACES: [(ExitReason, Places); 8] = [
+    (ExitReason::INIT, at("Bochs' AMD models or silicon", Always, Never)),
+    (ExitReason::OTHER_SMI, at("silicon whose platform sends an SMI", Never, Never)),
+    (ExitReason::TASK_SWITCH, at("Bochs' AMD models or silicon", Always, Never)),
+    (ExitReason::INVD, at("Bochs' AMD models, QEMU or silicon", Always, From((9, 1)))),
+    (ExitReason::RDTSCP, at("Bochs' AMD models or silicon", Always, Never)),
+    (ExitReason::XSETBV, at("Bochs' AMD models or silicon", Always, Never)),
+    (ExitReason::INVPCID, at("silicon from Zen 3 on", From((3, 1)), Never)),
+    (ExitReason::BUS_LOCK, at("silicon with bus-lock detection", Never, Never)),
 ];
 
 /// Where a reason can be produced under SVM; `None` where no code stands for it.
-pub fn platforms(of: ExitReason) -> Option<&'static str> {
+pub fn places(of: ExitReason) -> Option<Places> {
     codes(of).next()?;
-    let twin = TWINS_PLATFORMS.iter().find(|(reason, _)| *reason == of).map(|&(_, platforms)| platforms);
-    Some(of.own_of_svm().map(|own| own.platforms).or(twin).unwrap_or("any SVM"))
+    let twin = TWINS_PLACES.iter().find(|(reason, _)| *reason == of).map(|&(_, places)| places);
+    Some(of.own_of_svm().map(|own| own.places).or(twin).unwrap_or(at("any SVM", Always, Always)))
+}
+
+const fn at(needs: &'static str, bochs: Emulated, qemu: Emulated) -> Places {
+    Places { needs, bochs, qemu }
 }
 
 /// The codes that can stand for a reason, in ascending order, as first and last of each range.
@@ -315,11 +326,11 @@ mod tests {
 
     #[test]
     fn where_a_reason_can_be_produced_is_known_of_each_that_has_a_code() {
-        assert_eq!(platforms(ExitReason::CPUID), Some("any SVM"));
-        assert_eq!(platforms(ExitReason::SVM_RSM), Some("QEMU"));
-        assert_eq!(platforms(ExitReason::INVPCID), Some("silicon from Zen 3 on"));
-        assert_eq!(platforms(ExitReason::VMREAD), None);
-        for (reason, _) in TWINS_PLATFORMS {
+        assert_eq!(places(ExitReason::CPUID), Some(at("any SVM", Always, Always)));
+        assert_eq!(places(ExitReason::SVM_RSM), Some(at("QEMU", Never, Always)));
+        assert_eq!(places(ExitReason::INVPCID), Some(at("silicon from Zen 3 on", From((3, 1)), Never)));
+        assert_eq!(places(ExitReason::VMREAD), None);
+        for (reason, _) in TWINS_PLACES {
             assert!(reason.is_defined() && codes(reason).next().is_some(), "{reason:?}");
         }
     }

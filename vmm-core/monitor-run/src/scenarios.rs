@@ -65,14 +65,19 @@ pub(crate) fn run<B: Stage>(
         }
         let runs = options.scenario_runs();
         let before = session.before_scenario(books, scenario, runs);
-        let of_reason = || (book.ledger().count(scenario.reason), book.ledger().cycles_of(scenario.reason));
+        let of_reason = || {
+            let ledger = book.ledger();
+            scenario
+                .reasons()
+                .fold((0, 0), |sum, reason| (sum.0 + ledger.count(reason), sum.1 + ledger.cycles_of(reason)))
+        };
         let (exits_before, cycles_before) = of_reason();
         let (mut failure, mut ticks) = (None, Vec::new());
         for _ in 0..runs {
             seat.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
             let end = vcpu.run(book, |vcpu| seat.run(vcpu), |_, _| None);
-            vcpu.machine.enabled_in_any_profile =
-                vcpu.machine.enabled_in_any_profile.union(vcpu.backend.controls_now());
+            let controls = vcpu.backend.controls_now().union(scenario.features());
+            vcpu.machine.enabled_in_any_profile = vcpu.machine.enabled_in_any_profile.union(controls);
             vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
             board.add_elapsed(0, end.elapsed_tsc);
             if options.scenario_samples > 0 {

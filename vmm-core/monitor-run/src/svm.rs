@@ -137,7 +137,11 @@ impl Stage for Svm {
     type Pages = ();
 
     fn allowed(&self, board: &Board) -> Controls {
-        Svm::allowed(self, |feature| feature == Feature::OtherCpu && board.is_served())
+        Svm::allowed(self, |feature| match feature {
+            Feature::OtherCpu => board.is_served(),
+            Feature::InitRedirection => traps::try_read_msr(VM_CR).is_some(),
+            _ => false,
+        })
     }
 
     fn controls_now(&self) -> Controls {

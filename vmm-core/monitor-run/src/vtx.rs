@@ -4,6 +4,7 @@
 use alloc::vec;
 
 use tollgate_abi::exit_reason::{Controls, Feature};
+use tollgate_abi::leaves::Answer;
 use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::Writer;
@@ -169,18 +170,31 @@ impl Extension for Vmx {
     }
 }
 
-/// CPUID.1:ECX.SMX.
-const SMX: u32 = 1 << 6;
 /// CPUID.7:EDX.CET_IBT.
 const CET_IBT: u32 = 1 << 20;
+/// CPUID.7.1:EAX.WRMSRNS.
+const WRMSRNS: u32 = 1 << 19;
+/// CPUID.7.1:ECX.MSR_IMM.
+const MSR_IMM: u32 = 1 << 5;
+/// CPUID.7.1:EDX.USER_MSR.
+const USER_MSR: u32 = 1 << 15;
+
+/// CPUID.7.1, where there is such a leaf.
+fn extended_features() -> Answer {
+    if cpuid(0, 0).eax >= 7 && cpuid(7, 0).eax >= 1 { cpuid(7, 1) } else { Answer::ZERO }
+}
 
 impl Stage for Vmx {
     type Pages = Pages;
 
     fn allowed(&self, board: &Board) -> Controls {
         Vmx::allowed(self, |feature| match feature {
-            Feature::Smx => cpuid(1, 0).ecx & SMX != 0,
+            // Bochs 3.0 has SMX where CR4 says so, and no longer shows it in CPUID.
+            Feature::Smx => true,
             Feature::Cet => cpuid(7, 0).edx & CET_IBT != 0,
+            Feature::Wrmsrns => extended_features().eax & WRMSRNS != 0,
+            Feature::MsrImmediate => extended_features().ecx & MSR_IMM != 0,
+            Feature::UserMsr => extended_features().edx & USER_MSR != 0,
             Feature::OtherCpu => board.is_served(),
             _ => false,
         })

@@ -91,6 +91,14 @@ pub fn dispatch<B: Backend>(
         | ExitReason::ENCLV
         | ExitReason::PCONFIG
         | ExitReason::GETSEC
+        | ExitReason::UMWAIT
+        | ExitReason::TPAUSE
+        | ExitReason::RDMSRLIST
+        | ExitReason::WRMSRLIST
+        | ExitReason::URDMSR
+        | ExitReason::UWRMSR
+        | ExitReason::RDMSR_IMMEDIATE
+        | ExitReason::WRMSRNS_IMMEDIATE
         | ExitReason::SVM_VMRUN
         | ExitReason::SVM_VMLOAD
         | ExitReason::SVM_VMSAVE

@@ -48,7 +48,9 @@ impl<W: Write> Session<W> {
             *count -= before.rows[row];
             self.unbooked[row] += *count;
         }
-        let row = scenario.reason.ledger_row();
+        let came_up = |reason: &ExitReason| observed[reason.ledger_row()] > 0;
+        let reason = scenario.reasons().find(came_up).unwrap_or(scenario.reason);
+        let row = reason.ledger_row();
         let predicted = if keeps(books) { before.runs } else { 0 };
         let variant = variant_count(scenario, books).zip(before.variant).map(|(after, before)| after - before);
         let stray =
@@ -59,7 +61,7 @@ impl<W: Write> Session<W> {
             self.differing_scenario = self.differing_scenario.or(Some(scenario));
         }
         let record = self.record(Kind::Scenario).word("scenario", scenario.name);
-        let record = record.number("reason", scenario.reason.0.into());
+        let record = record.number("reason", reason.0.into());
         let record = record.word("verdict", if balanced { "balanced" } else { "differs" });
         let record = record.number("predicted", predicted).number("observed", observed);
         let _ = match (failure, stray) {

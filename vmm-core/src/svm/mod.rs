@@ -20,6 +20,7 @@ pub mod npt;
 pub mod operand;
 pub mod permission_maps;
 pub mod scenario;
+mod scenario_hardware;
 #[cfg(test)]
 mod twins;
 pub mod vmcb;

@@ -12,6 +12,7 @@ use tollgate_abi::scenario::Scenario;
 use tollgate_abi::svm_exit::{Intercept, intercept};
 
 use super::controls::Intercepts;
+use super::scenario_hardware as hardware;
 use super::vmcb::*;
 use super::{Svm, guest_state};
 use crate::board::{Board, Signal};
@@ -49,6 +50,7 @@ const CR0_WRITE: u16 = 0x10;
 const CR0_SEL_WRITE: u16 = 0x65;
 const PUSHF: u16 = 0x70;
 const POPF: u16 = 0x71;
+const INIT: u16 = 0x63;
 const RSM: u16 = 0x73;
 const IRET: u16 = 0x74;
 const SWINT: u16 = 0x75;
@@ -143,6 +145,17 @@ const TABLE: &[Row] = &[
         set_up: |frame| frame.board.ask(Signal::Nmi),
         clean_up: |frame| frame.svm.take_nmi(),
     },
+    Row {
+        name: "security-exception",
+        code: PAUSE_LOOP,
+        set_up: |frame| {
+            frame.intercept(INIT, false);
+            frame.exception(vector::SX);
+            hardware::redirect_init(true);
+            frame.board.ask(Signal::Init);
+        },
+        clean_up: |_| hardware::redirect_init(false),
+    },
     row("init-signal", PAUSE_LOOP, |frame| frame.board.ask(Signal::Init)),
 ];
 
@@ -152,6 +165,7 @@ impl Svm {
     pub fn allowed(&self, has: impl Fn(Feature) -> bool) -> Controls {
         let is_qemu = self.capabilities.facts.is_qemu;
         let features = u16::from(has(Feature::OtherCpu)) << Feature::OtherCpu as u8
+            | u16::from(has(Feature::InitRedirection) && !is_qemu) << Feature::InitRedirection as u8
             | u16::from(!is_qemu) << Feature::WholeSvm as u8
             | u16::from(is_qemu) << Feature::EarlyRsm as u8;
         Controls { features, ..self.controls_now() }
@@ -215,6 +229,7 @@ impl Frame<'_> {
         let mut intercepts = Intercepts::read(self.svm.vmcb);
         match intercept(code) {
             Intercept::CrWrite(bit) if !on => intercepts.cr_write &= !(1 << bit),
+            Intercept::Other { word, bit } if !on => intercepts.others[usize::from(word)] &= !(1 << bit),
             _ => intercepts.set(code),
         }
         intercepts.write(self.svm.vmcb);

@@ -31,6 +31,7 @@ const IA32_VMX_TRUE_PINBASED_CTLS: u32 = 0x48d;
 const IA32_VMX_TRUE_PROCBASED_CTLS: u32 = 0x48e;
 const IA32_VMX_TRUE_EXIT_CTLS: u32 = 0x48f;
 const IA32_VMX_TRUE_ENTRY_CTLS: u32 = 0x490;
+const IA32_VMX_PROCBASED_CTLS3: u32 = 0x492;
 
 /// IA32_VMX_BASIC bit 55: the TRUE MSRs exist.
 const HAS_TRUE_CONTROLS: u64 = 1 << 55;
@@ -40,6 +41,8 @@ const TELLS_STRING_IO: u64 = 1 << 54;
 const ENTERS_HLT: u64 = 1 << 6;
 /// Primary controls bit 31: there are secondary controls.
 const SECONDARY: u32 = 1 << 31;
+/// Primary controls bit 17: there are tertiary controls.
+pub const TERTIARY: u32 = 1 << 17;
 
 /// The allowed settings of a 32-bit control field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub struct Capabilities {
     pub pin: Allowed,
     pub proc: Allowed,
     pub proc2: Allowed,
+    /// Allowed-1 settings alone: every bit may be 0 (SDM 3D A.3.4).
+    pub proc3: u64,
     pub exit: Allowed,
     pub entry: Allowed,
     pub misc: u64,
@@ -165,6 +170,7 @@ impl Capabilities {
         } else {
             Allowed::default()
         };
+        let proc3 = if proc.may & TERTIARY != 0 { msr(IA32_VMX_PROCBASED_CTLS3) } else { 0 };
         // The MSR exists if EPT (bit 1) or VPID (bit 5) does.
         let ept_vpid = if proc2.may & (1 << 1 | 1 << 5) != 0 { msr(IA32_VMX_EPT_VPID_CAP) } else { 0 };
         Self {
@@ -173,6 +179,7 @@ impl Capabilities {
             pin: choose(IA32_VMX_PINBASED_CTLS, IA32_VMX_TRUE_PINBASED_CTLS),
             proc,
             proc2,
+            proc3,
             exit: choose(IA32_VMX_EXIT_CTLS, IA32_VMX_TRUE_EXIT_CTLS),
             entry: choose(IA32_VMX_ENTRY_CTLS, IA32_VMX_TRUE_ENTRY_CTLS),
             misc: msr(IA32_VMX_MISC),

@@ -119,6 +119,7 @@ fields! {
         XSS_EXITING_BITMAP              0x202c u64;
         ENCLS_EXITING_BITMAP            0x202e u64;
         SPP_TABLE_POINTER               0x2030 u64;
+        PROC3_CONTROLS                  0x2034 u64;
         ENCLV_EXITING_BITMAP            0x2036 u64;
         PCONFIG_EXITING_BITMAP          0x203e u64;
     }

@@ -8,8 +8,9 @@ use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::scenario::Scenario;
 
 use super::Vmx;
+use super::capability::TERTIARY;
 use super::field::*;
-use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, XSAVES, address};
+use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, USER_MSR_WRITES, XSAVES, address};
 use super::scenario_hardware as hardware;
 use crate::board::{Board, Signal};
 use crate::exit::{GuestRegisters, vector};
@@ -141,6 +142,31 @@ const TABLE: &[Row] = &[
         },
         clean_up: |frame| frame.fresh_entry(0),
     },
+    // umwait eax
+    row("umwait", &[0xf2, 0x0f, 0xae, 0xf0], |frame| frame.user_wait()),
+    // tpause eax
+    row("tpause", &[0x66, 0x0f, 0xae, 0xf0], |frame| frame.user_wait()),
+    row("rdmsrlist", &[0xf2, 0x0f, 0x01, 0xc6], |frame| frame.msr_list()),
+    row("wrmsrlist", &[0xf3, 0x0f, 0x01, 0xc6], |frame| frame.msr_list()),
+    row("wrmsrns", &[0x0f, 0x01, 0xc6], |_| {}),
+    // urdmsr rax, rax; the MSR is number 0.
+    Row {
+        name: "urdmsr",
+        code: &[0xf2, 0x0f, 0x38, 0xf8, 0xc0],
+        set_up: |frame| frame.user_msr(0),
+        clean_up: |_| hardware::write_user_msr_ctl(0),
+    },
+    // uwrmsr rax, rax
+    Row {
+        name: "uwrmsr",
+        code: &[0xf3, 0x0f, 0x38, 0xf8, 0xc0],
+        set_up: |frame| frame.user_msr(USER_MSR_WRITES),
+        clean_up: |_| hardware::write_user_msr_ctl(0),
+    },
+    // rdmsr rax, 0
+    row("rdmsr-immediate", &[0xc4, 0xe7, 0x7b, 0xf6, 0xc0, 0, 0, 0, 0], |_| {}),
+    // wrmsrns 0, rax
+    row("wrmsrns-immediate", &[0xc4, 0xe7, 0x7a, 0xf6, 0xc0, 0, 0, 0, 0], |_| {}),
     // into
     row("overflow", &[0xce], |frame| {
         frame.exception(vector::OF);
@@ -205,6 +231,16 @@ const TABLE: &[Row] = &[
     row("init-signal", LOOP, |frame| frame.board.ask(Signal::Init)),
 ];
 
+/// Features that scenarios ask for, with the bits of CR4 that the guest has to be allowed to set.
+const FEATURES: [(Feature, u64); 6] = [
+    (Feature::Smx, CR4_SMXE),
+    (Feature::Cet, CR4_CET),
+    (Feature::OtherCpu, 0),
+    (Feature::Wrmsrns, 0),
+    (Feature::MsrImmediate, 0),
+    (Feature::UserMsr, 0),
+];
+
 /// Activity state (SDM 3C 25.4.2).
 const WAIT_FOR_SIPI: u32 = 3;
 
@@ -216,7 +252,7 @@ impl Vmx {
     pub fn allowed(&self, has: impl Fn(Feature) -> bool) -> Controls {
         let capabilities = &self.capabilities;
         let mut features = 0;
-        for (feature, cr4) in [(Feature::Smx, CR4_SMXE), (Feature::Cet, CR4_CET), (Feature::OtherCpu, 0)] {
+        for (feature, cr4) in FEATURES {
             features |= u16::from(has(feature) && capabilities.cr4_fixed1 & cr4 == cr4) << feature as u8;
         }
         // Scenarios of both extensions say what emulations of the other lack.
@@ -226,15 +262,15 @@ impl Vmx {
         if hardware::supervisor_component() == 0 {
             proc2 &= !XSAVES;
         }
-        Controls { pin, proc, proc2, features, ..Controls::default() }
+        Controls { pin, proc, proc2, proc3: capabilities.proc3, features, ..Controls::default() }
     }
 
     /// What the controls that are in the VMCS now can produce.
     pub fn controls_now(&self) -> Controls {
         let read = |field| self.vmcs.read(field);
         let (pin, proc, proc2) = (read(PIN_CONTROLS), read(PROC_CONTROLS), read(PROC2_CONTROLS));
-        let features = self.vmcs.read(GUEST_CR4) & CR4_SMXE != 0;
-        Controls { pin, proc, proc2, features: u16::from(features) << Feature::Smx as u8, ..Controls::default() }
+        let proc3 = if proc & TERTIARY != 0 { self.vmcs.read(PROC3_CONTROLS) } else { 0 };
+        Controls { pin, proc, proc2, proc3, msr_reads_exit: true, msr_writes_exit: true, ..Controls::default() }
     }
 
     /// Stages a scenario: what is left is to enter the guest with these registers.

@@ -5,6 +5,7 @@ use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 
 use super::Vmx;
+use super::capability::TERTIARY;
 use super::field::{self as f, *};
 use super::guest_state;
 use super::scenario_hardware as hardware;
@@ -38,6 +39,9 @@ const USER_CODE_64: u32 = 0xa0fb;
 const USER_STACK: u32 = 0xc0f3;
 /// A paging-structure entry: the page is ring 3's, too.
 const USER: u8 = 1 << 2;
+
+/// Where the bitmap of user MSRs has the writable ones.
+pub(super) const USER_MSR_WRITES: u64 = 0x800;
 
 /// Pages for the processor, in host-physical memory.
 #[derive(Debug)]
@@ -105,6 +109,13 @@ impl Frame<'_> {
         self.vmx.vmcs.write(PROC2_CONTROLS, proc2 | bits);
     }
 
+    /// Tertiary controls, of which the monitor itself wants none.
+    #[inline(never)]
+    pub(super) fn proc3(&mut self, bits: u64) {
+        self.proc(TERTIARY, 0);
+        self.vmx.vmcs.write(PROC3_CONTROLS, bits);
+    }
+
     #[inline(never)]
     pub(super) fn cr4(&mut self, bits: u64) {
         let cr4 = self.vmx.vmcs.read(GUEST_CR4);
@@ -158,6 +169,27 @@ impl Frame<'_> {
         self.vmx.set(State::Cr4, guest_state::CR4 | CR4_OSXSAVE);
         hardware::write_xss(component);
         (self.registers.rax, self.registers.rdi) = (component, DATA);
+    }
+
+    /// UMWAIT and TPAUSE, which RDTSC exiting has exit (SDM 3C 26.1.3).
+    #[inline(never)]
+    pub(super) fn user_wait(&mut self) {
+        self.proc2(1 << 26);
+        self.proc(1 << 12, 0);
+    }
+
+    /// Lists of one MSR, number 0, and its value, which is 0, too: bit 0 of RCX stands for them.
+    #[inline(never)]
+    pub(super) fn msr_list(&mut self) {
+        self.proc3(1 << 6);
+        (self.registers.rcx, self.registers.rsi, self.registers.rdi) = (1, DATA, DATA + 8);
+    }
+
+    /// A bitmap of the MSRs that URDMSR and UWRMSR may access, with the first one of those that it has at `offset`.
+    #[inline(never)]
+    pub(super) fn user_msr(&mut self, offset: u64) {
+        let _ = self.memory.write(DATA + offset, &[1]);
+        hardware::write_user_msr_ctl(DATA | hardware::USER_MSR_ENABLED);
     }
 
     /// Exits for one exception more.

@@ -1,10 +1,12 @@
-//! What scenarios do to the processor itself, and undo: IA32_XSS, IA32_S_CET, and NMIs that an NMI's exit leaves blocked.
+//! What scenarios do to the processor itself, and undo: IA32_XSS, IA32_S_CET, IA32_USER_MSR_CTL, and NMIs that an NMI's exit
+//! leaves blocked.
 #![expect(unsafe_code, reason = "writes MSRs and executes IRET")]
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86_64::registers::model_specific::Msr;
 
+const IA32_USER_MSR_CTL: u32 = 0x1c;
 const IA32_S_CET: u32 = 0x6a2;
 const IA32_XSS: u32 = 0xda0;
 
@@ -41,6 +43,16 @@ pub(super) fn write_s_cet(value: u64) {
 pub(super) fn restore_s_cet() {
     // SAFETY: as there; the value was read from the MSR.
     unsafe { Msr::new(IA32_S_CET).write(KEPT_S_CET.load(Relaxed)) };
+}
+
+/// IA32_USER_MSR_CTL: URDMSR and UWRMSR are enabled. Bits 63:12 are the linear address of their bitmap.
+pub(super) const USER_MSR_ENABLED: u64 = 1;
+
+/// Writes IA32_USER_MSR_CTL, which no control loads at an entry or exit.
+pub(super) fn write_user_msr_ctl(value: u64) {
+    // SAFETY: a scenario about URDMSR and UWRMSR runs only where CPUID shows them, hence the MSR exists; the monitor uses
+    // neither.
+    unsafe { Msr::new(IA32_USER_MSR_CTL).write(value) };
 }
 
 /// Ends the blocking of NMIs (SDM 3A 6.7.1), which lasts from an exit for one to the next IRET (SDM 3C 28.1).
