@@ -55,6 +55,8 @@ pub struct Apic {
     written_deadline: u64,
     /// When the timer fires, by the processor's TSC.
     deadline_tsc: Option<u64>,
+    /// The lowest vector that it accepts: 16, or more than there are while software has disabled it.
+    lowest_accepted: u16,
     /// Errors since ESR was written last, which shows them.
     errors: u32,
     /// The first of these errors has raised the error interrupt, or would have.
@@ -82,6 +84,7 @@ pub enum Effect {
 const VERSION_VALUE: u32 = 0x14 | 5 << 16;
 /// Spurious vector 0xff, disabled by software (SDM 3A 12.4.7.1).
 const SVR_AT_RESET: u32 = 0xff;
+const NONE_ACCEPTED: u16 = 0x100;
 const SVR_WRITABLE: u32 = 0xff | SVR_ENABLED;
 /// Vector, mask, timer mode.
 const LVT_TIMER_WRITABLE: u32 = 0xff | LVT_MASKED | LVT_PERIODIC | LVT_TSC_DEADLINE;
@@ -100,11 +103,20 @@ const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
 impl Apic {
     /// The APIC of vCPU `id`, with everything masked; that of the first is enabled, as firmware leaves it.
     pub fn new(page: &'static Page, id: u32) -> Self {
-        let (written_deadline, deadline_tsc, errors, error_is_raised) = (0, None, 0, false);
-        let mut apic = Self { page, id, tsc_offset: 0, written_deadline, deadline_tsc, errors, error_is_raised };
+        let mut apic = Self {
+            page,
+            id,
+            tsc_offset: 0,
+            written_deadline: 0,
+            deadline_tsc: None,
+            lowest_accepted: NONE_ACCEPTED,
+            errors: 0,
+            error_is_raised: false,
+        };
         apic.reset();
         if id == 0 {
             page.set(SVR, SVR_AT_RESET | SVR_ENABLED);
+            apic.lowest_accepted = LOWEST_VECTOR.into();
         }
         apic
     }
@@ -118,14 +130,24 @@ impl Apic {
         self.page.set(SVR, SVR_AT_RESET);
         self.mask_all();
         self.deadline_tsc = None;
+        self.lowest_accepted = NONE_ACCEPTED;
         (self.errors, self.error_is_raised) = (0, false);
     }
 
     /// Whether software has enabled it. Otherwise it accepts no interrupt and all LVT entries stay masked; what was accepted before is
     /// delivered, and what it sends is sent (SDM 3A 12.4.7.2).
-    #[inline(always)]
     fn is_enabled(&self) -> bool {
         self.page.get(SVR) & SVR_ENABLED != 0
+    }
+
+    /// After a write of SVR or an LVT entry.
+    #[cold]
+    #[inline(never)]
+    fn obey_svr(&mut self) {
+        self.lowest_accepted = if self.is_enabled() { LOWEST_VECTOR.into() } else { NONE_ACCEPTED };
+        if !self.is_enabled() {
+            self.mask_all();
+        }
     }
 
     fn mask_all(&self) {
@@ -191,17 +213,49 @@ impl Apic {
     /// # Errors
     /// There is no such register, it can't be written, or a reserved bit is set.
     pub fn write(&mut self, msr: u32, value: u64, now_tsc: u64) -> Result<Effect, Refused> {
+        match msr {
+            TPR if value <= 0xff => {
+                self.page.set(TPR, value as u32);
+                Ok(Effect::Priorities)
+            }
+            EOI if value == 0 => {
+                self.end_of_interrupt();
+                Ok(Effect::Priorities)
+            }
+            ICR if value & !ICR_WRITABLE == 0 => {
+                self.page.set(ICR, value as u32);
+                self.icr_high().store((value >> 32) as u32, Relaxed);
+                Ok(Effect::Send(value))
+            }
+            SELF_IPI if value <= 0xff => {
+                let vector = value as u8;
+                if !self.accepts(vector) {
+                    return self.refuse_self_ipi(vector);
+                }
+                set_bit(self.page, IRR, vector, true);
+                Ok(Effect::Priorities)
+            }
+            IA32_TSC_DEADLINE => {
+                // Ignored in the other modes.
+                if self.has_tsc_deadline() {
+                    self.set_tsc_deadline(value, now_tsc);
+                }
+                Ok(Effect::Timer)
+            }
+            _ => self.write_set_up(msr, value, now_tsc),
+        }
+    }
+
+    /// WRMSR of what is written once, as a rule. By a tail call, so that the others need no stack frame.
+    #[cold]
+    #[inline(never)]
+    fn write_set_up(&mut self, msr: u32, value: u64, now_tsc: u64) -> Result<Effect, Refused> {
         let store = |allowed: u32| {
             let value = u32::try_from(value).ok().filter(|value| value & !allowed == 0).ok_or(Refused)?;
             self.page.set(msr, value);
             Ok(value)
         };
         match msr {
-            TPR => store(0xff).map(|_| Effect::Priorities),
-            EOI if value == 0 => {
-                self.end_of_interrupt();
-                Ok(Effect::Priorities)
-            }
             ESR if value == 0 => {
                 self.page.set(ESR, self.errors);
                 (self.errors, self.error_is_raised) = (0, false);
@@ -209,29 +263,13 @@ impl Apic {
             }
             SVR | LVT_THERMAL..=LVT_ERROR => {
                 store(if msr == SVR { SVR_WRITABLE } else { LVT_WRITABLE })?;
-                if !self.is_enabled() {
-                    self.mask_all();
-                }
+                self.obey_svr();
                 Ok(Effect::None)
             }
-            ICR if value & !ICR_WRITABLE == 0 => {
-                self.page.set(ICR, value as u32);
-                self.icr_high().store((value >> 32) as u32, Relaxed);
-                Ok(Effect::Send(value))
-            }
-            SELF_IPI => match u8::try_from(value) {
-                Ok(vector) => {
-                    self.request_or(vector, SENT_ILLEGAL_VECTOR | RECEIVED_ILLEGAL_VECTOR);
-                    Ok(Effect::Priorities)
-                }
-                Err(_) => Err(Refused),
-            },
             LVT_TIMER => {
                 let before = (self.has_tsc_deadline(), self.counts());
                 store(LVT_TIMER_WRITABLE)?;
-                if !self.is_enabled() {
-                    self.mask_all();
-                }
+                self.obey_svr();
                 // Between TSC-deadline mode and the others the timer is disarmed (SDM 3A 12.5.4.1); by the reserved mode, too.
                 if before != (self.has_tsc_deadline(), self.counts()) {
                     self.deadline_tsc = None;
@@ -251,13 +289,6 @@ impl Apic {
                 // What is left is counted at the new rate.
                 if left > 0 {
                     self.deadline_tsc = self.after_count(left, now_tsc);
-                }
-                Ok(Effect::Timer)
-            }
-            IA32_TSC_DEADLINE => {
-                // Ignored in the other modes.
-                if self.has_tsc_deadline() {
-                    self.set_tsc_deadline(value, now_tsc);
                 }
                 Ok(Effect::Timer)
             }
@@ -284,21 +315,33 @@ impl Apic {
         true
     }
 
-    /// An interrupt arrives, which the APIC accepts if it is enabled.
+    /// An interrupt arrives.
     pub fn request(&mut self, vector: u8) {
-        self.request_or(vector, RECEIVED_ILLEGAL_VECTOR);
-    }
-
-    /// Likewise; a vector below 16 is this error.
-    #[inline(always)]
-    fn request_or(&mut self, vector: u8, error: u32) {
-        if !self.is_enabled() {
-            return;
-        }
-        if vector < LOWEST_VECTOR {
-            return self.report(error);
+        if !self.accepts(vector) {
+            return self.refuse(vector, RECEIVED_ILLEGAL_VECTOR);
         }
         set_bit(self.page, IRR, vector, true);
+    }
+
+    #[inline(always)]
+    fn accepts(&self, vector: u8) -> bool {
+        u16::from(vector) >= self.lowest_accepted
+    }
+
+    /// A vector below 16 is this error; others come while the APIC is disabled.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self, vector: u8, error: u32) {
+        if vector < LOWEST_VECTOR && self.is_enabled() {
+            self.report(error);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refuse_self_ipi(&mut self, vector: u8) -> Result<Effect, Refused> {
+        self.refuse(vector, SENT_ILLEGAL_VECTOR | RECEIVED_ILLEGAL_VECTOR);
+        Ok(Effect::Priorities)
     }
 
     /// The processor, which virtualizes self-IPIs, leaves one with a vector below 16 to the APIC.

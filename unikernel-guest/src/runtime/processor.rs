@@ -15,12 +15,15 @@ use crate::ops::extended_state::xsetbv;
 const XSAVE: u32 = 1 << 26;
 
 static HIGHEST_LEAF: AtomicU32 = AtomicU32::new(0);
+static SIGNATURE: AtomicU32 = AtomicU32::new(0);
 static XCR0: AtomicU64 = AtomicU64::new(0);
 
 /// Switches on x87, SSE and AVX state as far as the processor has them.
 pub(crate) fn set_up() {
     HIGHEST_LEAF.store(cpuid(0, 0).eax, Relaxed);
-    if cpuid(1, 0).ecx & XSAVE == 0 {
+    let features = cpuid(1, 0);
+    SIGNATURE.store(features.eax, Relaxed);
+    if features.ecx & XSAVE == 0 {
         return;
     }
     let supported = cpuid(0xd, 0);
@@ -44,6 +47,11 @@ pub(crate) fn set_up_other() {
             xsetbv(0, xcr0());
         }
     }
+}
+
+/// EAX of leaf 1: family, model and stepping.
+pub(crate) fn signature() -> u32 {
+    SIGNATURE.load(Relaxed)
 }
 
 /// The extended control register as set up; 0 where the processor lacks XSAVE.

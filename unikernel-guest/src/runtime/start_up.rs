@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::{Acquire, Release};
 use tollgate_abi::apic::{DELIVERY_INIT, DELIVERY_START_UP};
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::START_UP_GPA;
-use x86_64::registers::control::{Cr0Flags, Cr3, Cr4Flags};
+use x86_64::registers::control::{Cr0Flags, Cr2, Cr3, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
 
 use super::book::{book, book_times};
@@ -16,6 +16,7 @@ use super::threads::{self, PATIENCE, STACK_BYTES, looked_for};
 use super::traps::{self, TIMER_VECTOR};
 use super::{cpu, process, processor};
 use crate::ops::apic;
+use crate::ops::debug_registers::{read_dr0, read_dr3, read_dr6, read_dr7};
 use crate::ops::ports::post;
 
 /// Written to its POST port by each vCPU when it has come up; vCPU 0 writes another before the first workload.
@@ -32,6 +33,10 @@ tollgate_start_up:
     cld
     xor eax, eax
     mov ds, ax
+    mov bx, offset tollgate_at_found
+    mov [bx], edx
+    mov eax, cr0
+    mov [bx + 4], eax
     mov bx, offset tollgate_at_gdt_pointer
     lgdtd [bx]
     mov eax, {cr4}
@@ -57,6 +62,7 @@ tollgate_long:
     lea rbx, [rip + tollgate_words]
     mov rsp, [rbx + 8]
     mov rdi, [rbx + 16]
+    mov rsi, [rbx + 32]
     xor ebp, ebp
     call [rbx + 24]
     ud2
@@ -70,8 +76,11 @@ tollgate_gdt_pointer:
     .balign 8
 tollgate_words:                     # CR3, stack, number, entry: filled in for each vCPU
     .quad 0, 0, 0, 0
+tollgate_found:                     # EDX and CR0 as it found them
+    .quad 0
 tollgate_start_up_end:
     .set tollgate_at_gdt_pointer, {page} + tollgate_gdt_pointer - tollgate_start_up
+    .set tollgate_at_found, {page} + tollgate_found - tollgate_start_up
     .set tollgate_at_cr3, {page} + tollgate_words - tollgate_start_up
     .popsection
 "#,
@@ -138,9 +147,26 @@ pub(crate) fn start_others() {
     }
 }
 
-/// Where another vCPU comes from real mode.
-extern "C" fn other_vcpu(number: usize) -> ! {
+/// CR0.CD, NW and ET, DR6 and DR7 as power-up leaves them; the signature of CPUID leaf 1 in EDX; the rest is 0 (SDM 3A table 10-1).
+const CR0_AT_POWER_UP: u64 = 0x6000_0010;
+const DR6_AT_POWER_UP: u64 = 0xffff_0ff0;
+const DR7_AT_POWER_UP: u64 = 0x400;
+
+fn check_power_up(number: usize, found: u64) {
+    let expected = CR0_AT_POWER_UP << 32 | u64::from(processor::signature());
+    if found != expected {
+        process::end(1, format_args!("vCPU {number} found CR0:EDX = {found:#x} at its start, not {expected:#x}"));
+    }
+    let registers = [Cr2::read_raw(), read_dr0(), read_dr3(), read_dr6(), read_dr7()];
+    if registers != [0, 0, 0, DR6_AT_POWER_UP, DR7_AT_POWER_UP] {
+        process::end(1, format_args!("vCPU {number} found CR2, DR0, DR3, DR6, DR7 = {registers:x?} at its start"));
+    }
+}
+
+/// Where another vCPU comes from real mode, with what it found there.
+extern "C" fn other_vcpu(number: usize, found: u64) -> ! {
     cpu::take_place(number);
+    check_power_up(number, found);
     // On the way here it wrote CR4 and CR0, and read and wrote EFER; its MOV to CR3 did not exit.
     book_times(ExitReason::CR_ACCESS, 2);
     book(ExitReason::RDMSR);

@@ -236,12 +236,10 @@ pub fn arm<B: Backend>(backend: &mut B, machine: &Machine) {
 fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
     let vector = command as u8;
     let message = match command & DELIVERY_MASK {
-        // Such an interrupt is not sent.
-        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if vector < LOWEST_VECTOR => {
-            return machine.apic.sent_illegal_vector();
-        }
         // Lowest priority delivers to all that are addressed.
-        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY => Message::Interrupt(vector),
+        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if vector >= LOWEST_VECTOR => Message::Interrupt(vector),
+        // Such an interrupt is not sent.
+        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY => return machine.apic.sent_illegal_vector(),
         DELIVERY_NMI => Message::Nmi,
         DELIVERY_INIT if command & LEVEL == 0 || command & ASSERT != 0 => Message::Init,
         DELIVERY_START_UP => Message::StartUp(vector),
