@@ -197,7 +197,7 @@ fn refuse(error: OptionError<'_>) -> Failure {
 /// Every name that a run can be asked for.
 fn names() -> impl Iterator<Item = &'static str> {
     let workloads = TABLE.iter().map(|workload| workload.name);
-    workloads.chain(scenario::TABLE.iter().map(|scenario| scenario.name)).chain([ATLAS, bench::EVERY])
+    workloads.chain(scenario::TABLE.iter().map(|scenario| scenario.name)).chain([ATLAS, bench::EVERY, random::NAME])
 }
 
 /// The name most like `word`, if any is alike at all.
@@ -263,6 +263,23 @@ mod tests {
     fn a_limit_is_told_where_there_is_one() {
         let limited = Selection { limit_ticks: Some(5), ..Selection::default() };
         assert_eq!(limited.options().unwrap(), "leaf-map=autumn2021 watchdog=200000000 limit=5");
+    }
+
+    #[test]
+    fn a_random_guest_has_a_seed_and_runs_alone() {
+        let seed_7 = " workloads=none book=none random=7";
+        assert!(line(&["random:7"]).unwrap().ends_with(seed_7) && line(&["random:0x7"]).unwrap().ends_with(seed_7));
+        assert!(line(&[&format!("random:{}", u64::MAX)]).unwrap().ends_with(" random=18446744073709551615"));
+        for item in
+            ["random", "random:", "random:+7", "random:0x+7", "random:-1", "random:18446744073709551616", "random:x"]
+        {
+            let failure = line(&[item]).unwrap_err().to_string();
+            assert!(failure.contains("names no random guest") && failure.contains("remedy: give a seed"), "{failure}");
+        }
+        for others in [["random:7,cpuid", ""], ["atlas", "random:7"], ["random:7", "random:8"]] {
+            let failure = line(&others).unwrap_err().to_string();
+            assert!(failure.contains("remedy: run it alone"), "{failure}");
+        }
     }
 
     #[test]

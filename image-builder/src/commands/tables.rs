@@ -6,6 +6,7 @@ use tollgate_abi::scenario::{RUNS, TABLE as SCENARIOS};
 use tollgate_abi::svm_exit::{self, APM_EDITION, INVALID, Own};
 use tollgate_abi::workload::{Ends, On, Provokes, Workload, every};
 
+use crate::random;
 use crate::report::{Sheet, SheetFormat};
 use crate::terminal::Terminal;
 
@@ -136,6 +137,20 @@ pub(super) fn workloads() -> Sheet {
             workload.about().to_owned(),
         ]);
     }
+    sheet.row(
+        [
+            random::NAME,
+            "random",
+            "every",
+            "0",
+            &u64::MAX.to_string(),
+            "",
+            "anyhow",
+            "a guest of its own, of random instructions in every mode; the iterations are the seed, and it runs alone",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    );
     for scenario in SCENARIOS {
         sheet.row(vec![
             scenario.name.to_owned(),
