@@ -48,7 +48,6 @@ use vmm_core::handlers::cpuid::CpuidTable;
 use vmm_core::handlers::io::Ports;
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
-use vmm_core::local_apic::LocalApic;
 use vmm_core::machine::{Machine, NEVER};
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
