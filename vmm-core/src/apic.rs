@@ -212,6 +212,7 @@ impl Apic {
     ///
     /// # Errors
     /// There is no such register, it can't be written, or a reserved bit is set.
+    #[inline(always)]
     pub fn write(&mut self, msr: u32, value: u64, now_tsc: u64) -> Result<Effect, Refused> {
         match msr {
             TPR if value <= 0xff => {

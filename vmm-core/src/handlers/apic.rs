@@ -40,26 +40,29 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
     }
 }
 
-/// WRMSR of one of its registers.
+/// WRMSR of one of its registers. What follows is called last, so that this needs no stack frame.
 #[inline(never)]
 pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
     let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
     match machine.apic.write(registers.rcx as u32, value, backend.tsc()) {
-        Err(_) => return REFUSED,
-        Ok(Effect::None) => return Action::Advance,
-        Ok(Effect::Timer) => {
-            arm(backend, machine);
-            return Action::Advance;
-        }
-        Ok(Effect::Priorities) => {}
-        Ok(Effect::Send(command)) => {
-            send(command, backend, machine);
-            if machine.init_pending {
-                return initialized(backend, machine);
-            }
-        }
+        Err(_) => REFUSED,
+        Ok(Effect::None) => Action::Advance,
+        Ok(Effect::Timer) => arm_and_advance(backend, machine),
+        Ok(Effect::Priorities) => advance(backend, machine),
+        Ok(Effect::Send(command)) => send_and_advance(command, backend, machine),
     }
-    advance(backend, machine)
+}
+
+#[inline(never)]
+fn arm_and_advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    arm(backend, machine);
+    Action::Advance
+}
+
+#[inline(never)]
+fn send_and_advance<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    send(command, backend, machine);
+    if machine.init_pending { initialized(backend, machine) } else { advance(backend, machine) }
 }
 
 /// What another vCPU has sent.
