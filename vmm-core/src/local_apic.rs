@@ -166,7 +166,7 @@ impl LocalApic {
             }
             (Timer::Counts(rate), deadline) => {
                 let ticks = deadline.saturating_sub(tsc());
-                let counts = (ticks.min(FAR_TICKS) * rate >> 16) + SLACK_COUNTS;
+                let counts = ((ticks.min(FAR_TICKS) * rate) >> 16) + SLACK_COUNTS;
                 let counts = counts.min(u32::MAX.into());
                 self.write(LVT_TIMER, vector);
                 self.write(INITIAL_COUNT, counts as u32);

@@ -124,7 +124,7 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     BOARD.set_patience(processor::patience_ticks());
     let found = extension::find();
     // Without an extension there is nothing for the others to do.
-    let local_apic = found.is_ok().then(|| processors::local_apic());
+    let local_apic = found.is_ok().then(processors::local_apic);
     let processors = local_apic.as_ref().map_or(1, |local_apic| {
         BOARD.sit(0, local_apic.id());
         processors::start(local_apic, options.processors() as usize)

@@ -297,9 +297,9 @@ mod tests {
         // LIDT with an operand of 16 bits: by its prefix, behind the base of CS; by its segment; and of 32 bits by both.
         up.0.set(State::CsBase, 0x4000);
         for (rights, code, bytes, base) in [
-            (CS_DEFAULT, 0x1f_010f_66_u64, 4, 0x45_6789),
+            (CS_DEFAULT, 0x1f01_0f66_u64, 4, 0x45_6789),
             (0, 0x1f_010f, 3, 0x45_6789),
-            (0, 0x1f_010f_66, 4, 0x2345_6789),
+            (0, 0x1f01_0f66, 4, 0x2345_6789),
         ] {
             up.0.set(State::CsRights, rights);
             up.1.memory.write(0x5010, &code.to_le_bytes()).unwrap();
