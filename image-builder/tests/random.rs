@@ -41,7 +41,7 @@ fn a_seed_is_the_same_guest_everywhere() {
     assert_eq!(sums, SUMS, "the generator has changed, or the stream of numbers: seeds in notes name other guests now");
 }
 
-const SUMS: [u32; 3] = [0, 0, 0];
+const SUMS: [u32; 3] = [0xba4_670d, 0xac61_ac59, 0xec7a_1e0d];
 
 /// A run without a guest's book: two reasons, a triple fault.
 fn log_without_book() -> LogText {
@@ -116,6 +116,8 @@ const FIXED: &[(&[u64], &[&str])] = &[
     (&[3, 15], &["--cpu", "ryzen"]),
     (&[1, 13], &["--on", "qemu-tcg"]),
     (&[16, 28], &["--on", "bochs", "--cpus", "2"]),
+    // Here the last exit of a vCPU took longer than the rest of its time.
+    (&[32], &["--on", "bochs", "--cpus", "3"]),
     (&[19], &["--on", "qemu-tcg", "--cpus", "2"]),
 ];
 

@@ -96,6 +96,8 @@ pub struct End<F> {
     pub failure: Option<F>,
     /// TSC ticks from the first entry to the last exit.
     pub elapsed_tsc: u64,
+    /// The same until that exit was dealt with, which may take long: what its cycles are a part of.
+    pub whole_tsc: u64,
 }
 
 impl<B: Backend> Vcpu<B> {
@@ -395,6 +397,7 @@ impl<B: Backend> Vcpu<B> {
             qualification: self.backend.qualification(),
             failure,
             elapsed_tsc: self.last_exit_tsc.wrapping_sub(first_entry_tsc),
+            whole_tsc: self.backend.tsc().wrapping_sub(first_entry_tsc),
         }
     }
 }
@@ -463,7 +466,7 @@ mod tests {
         assert_eq!((cpuid.count, cpuid.cycles, cpuid.min(), cpuid.max()), (2, 160, 80, 80));
         assert_eq!(ledger.check(), Ok(()));
         assert_eq!(vcpu.backend.advances, 3);
-        assert_eq!(end.elapsed_tsc, 3 * 180 + 100);
+        assert_eq!((end.elapsed_tsc, end.whole_tsc), (3 * 180 + 100, 4 * 180), "the last exit is a part of the whole");
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub struct Totals {
     pub entries: u64,
     /// TSC ticks spent on exits.
     pub cycles: u64,
-    /// TSC ticks from the first entry to the last exit.
+    /// TSC ticks from the first entry until the last exit was dealt with.
     pub elapsed: u64,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,

@@ -20,7 +20,7 @@ pub struct VcpuAccount {
     pub entries: u64,
     /// TSC ticks spent on exits.
     pub cycles: u64,
-    /// TSC ticks from the first entry to the last exit.
+    /// TSC ticks from the first entry until the last exit was dealt with.
     pub elapsed: u64,
     /// Exits in the emulator's log of its processor; `null` without an audit, or where that log does not name processors.
     pub audit_count: Option<u64>,

@@ -266,7 +266,7 @@ pub struct Total {
     pub entries: u64,
     /// TSC ticks of all exits.
     pub cycles: u64,
-    /// TSC ticks from the first entry to the last exit.
+    /// TSC ticks from the first entry until the last exit was dealt with.
     pub elapsed: u64,
 }
 

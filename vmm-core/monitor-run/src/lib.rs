@@ -349,7 +349,7 @@ impl<B: Extension> Run<B> {
         vcpu.set_limit(BOARD.limit_tsc(), self.plan.limit_ticks);
         processors::give(Self::other);
         let end = vcpu.run(self.books[0], |vcpu| seat.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
-        BOARD.add_elapsed(0, end.elapsed_tsc);
+        BOARD.add_elapsed(0, end.whole_tsc);
         BOARD.end(0, Ended::new(&end, vcpu.machine.exit, &vcpu.backend));
         if let Some(running) = stop_others::<B>(seated) {
             session.still_ran(running);
@@ -373,7 +373,7 @@ impl<B: Extension> Run<B> {
         while let Some(vector) = start_up_vector(seated) {
             seat.set_registers(vcpu.start_up(vector));
             let end = vcpu.run(run.books[at], |vcpu| seat.run(vcpu), pause_anywhere);
-            BOARD.add_elapsed(at, end.elapsed_tsc);
+            BOARD.add_elapsed(at, end.whole_tsc);
             if end.outcome == Outcome::Init {
                 rest(seated, Condition::Waiting);
                 continue;

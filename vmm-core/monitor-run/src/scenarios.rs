@@ -79,7 +79,7 @@ pub(crate) fn run<B: Stage>(
             let controls = vcpu.backend.controls_now().union(scenario.features());
             vcpu.machine.enabled_in_any_profile = vcpu.machine.enabled_in_any_profile.union(controls);
             vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
-            board.add_elapsed(0, end.elapsed_tsc);
+            board.add_elapsed(0, end.whole_tsc);
             if options.scenario_samples > 0 {
                 ticks.push(u32::try_from(end.elapsed_tsc).unwrap_or(u32::MAX));
             }
