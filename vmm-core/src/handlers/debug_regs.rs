@@ -9,9 +9,9 @@ const CR4_DE: u64 = 1 << 3;
 const CS_LONG: u64 = 1 << 13;
 const DR7_GD: u64 = 1 << 13;
 const DR6_BD: u64 = 1 << 13;
-/// DR6 bits that always read 1, and those that can be set.
-const DR6_ONES: u64 = 0xfffe_0ff0;
-const DR6_SETTABLE: u64 = 0x0001_e00f;
+/// DR6 bits that always read 1, bus lock and RTM among them, which CPUID does not show, and those that can be set.
+const DR6_ONES: u64 = 0xffff_0ff0;
+const DR6_SETTABLE: u64 = 0xe00f;
 /// DR7 bits that always read 1, and those that always read 0 below bit 32.
 const DR7_ONES: u64 = 1 << 10;
 const DR7_ZEROS: u64 = 0xd000;
@@ -80,7 +80,9 @@ mod tests {
     fn registers_read_back_with_their_fixed_bits() {
         let mut backend = Script::default();
         backend.set(State::CsRights, CS_LONG);
-        for (dr, value, read) in [(0, 0x1234, 0x1234), (3, !0, !0), (6, 0, DR6_ONES), (7, 0xd001, 0x401)] {
+        for (dr, value, read) in
+            [(0, 0x1234, 0x1234), (3, !0, !0), (6, !0 >> 32, 0xffff_efff), (6, 0, 0xffff_0ff0), (7, 0xd001, 0x401)]
+        {
             assert_eq!(access(&mut backend, dr, false, value).0, Action::Advance);
             assert_eq!(access(&mut backend, dr, true, 0), (Action::Advance, read), "DR{dr}");
         }
