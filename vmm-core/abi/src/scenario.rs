@@ -96,9 +96,9 @@ scenarios! {
         "VMFUNC of function 5, which does not exist";
     "page-modification-log" VtX PML_FULL, [EPT, Proc2(17)],
         "a page-table access that sets a dirty flag while the log is full";
-    "xsaves" VtX XSAVES, [Proc2(20)],
+    "xsaves" VtX XSAVES, [Proc2(20), Has(Feature::SupervisorState)],
         "XSAVES of a component in the XSS-exiting bitmap";
-    "xrstors" VtX XRSTORS, [Proc2(20)],
+    "xrstors" VtX XRSTORS, [Proc2(20), Has(Feature::SupervisorState)],
         "XRSTORS of a component in the XSS-exiting bitmap";
     "sub-page-permission" VtX SPP, [EPT, Proc2(23)],
         "a write to a page with sub-page permissions that has no SPP entry";

@@ -160,7 +160,20 @@ pub(crate) fn try_read_msr(msr: u32) -> Option<u64> {
     (exists != 0).then_some(value)
 }
 
-/// Reads the MSR in ECX into RAX, with 1 in RDX; or leaves 0 in RDX.
+/// WRMSR of a value that the register may not take, or that may not exist, which raises #GP then: false.
+///
+/// # Safety
+/// If the register takes the value, nothing of the monitor depends on it.
+pub(crate) unsafe fn try_write_msr(msr: u32, value: u64) -> bool {
+    let taken: u64;
+    // SAFETY: the caller's contract, and as in `try_read_msr`.
+    unsafe {
+        core::arch::asm!("call tollgate_write_msr", in("ecx") msr, in("rax") value, inout("rdx") value >> 32 => taken);
+    }
+    taken != 0
+}
+
+/// Reads the MSR in ECX into RAX, with 1 in RDX; or leaves 0 in RDX. At `tollgate_write_msr` it writes EDX:EAX instead.
 #[unsafe(naked)]
 unsafe extern "C" fn read_msr() {
     naked_asm!(
@@ -171,6 +184,11 @@ unsafe extern "C" fn read_msr() {
         "or rax, rdx",
         "mov edx, 1",
         "ret",
+        ".globl tollgate_write_msr",
+        "tollgate_write_msr:",
+        "wrmsr",
+        "mov edx, 1",
+        "ret",
         ".globl tollgate_has_faulted",
         "tollgate_has_faulted:",
         "xor edx, edx",
@@ -178,15 +196,17 @@ unsafe extern "C" fn read_msr() {
     )
 }
 
-/// #GP: goes on where [`read_msr`] says so, or is fatal. The frame is below an error code.
+/// #GP: goes on at the end of [`read_msr`] if it came up in there, or is fatal. The frame is below an error code.
 #[unsafe(naked)]
 unsafe extern "C" fn general_protection() {
     naked_asm!(
         "push rax",
         "lea rax, [rip + tollgate_may_fault]",
         "cmp [rsp + 16], rax",
-        "jne 2f",
+        "jb 2f",
         "lea rax, [rip + tollgate_has_faulted]",
+        "cmp [rsp + 16], rax",
+        "jae 2f",
         "mov [rsp + 16], rax",
         "pop rax",
         "add rsp, 8",

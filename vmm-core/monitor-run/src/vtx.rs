@@ -20,7 +20,7 @@ use vmm_core::nested::Table;
 use vmm_core::vmx::capability::{Capabilities, FeatureControl, IA32_FEATURE_CONTROL, Refusal, feature_control};
 use vmm_core::vmx::ept::Ept;
 use vmm_core::vmx::instructions::{CurrentVmcs, VmFail, VmxOperation};
-use vmm_core::vmx::scenario_frame::Pages;
+use vmm_core::vmx::scenario_frame::{Pages, supervisor_component};
 use vmm_core::vmx::{Parts, SharedPages, Vmx};
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
@@ -31,7 +31,7 @@ use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
 use crate::serial::Serial;
-use crate::{NESTED_TABLES, Plan};
+use crate::{NESTED_TABLES, Plan, traps};
 
 const CPUID_1_ECX_VMX: u32 = 1 << 5;
 
@@ -166,6 +166,8 @@ impl Extension for Vmx {
             eptp_list: page(),
             spp: page(),
             virtualization_exception: page(),
+            xss_component: xss_component().unwrap_or(0),
+            kept_msr: 0,
         }
     }
 }
@@ -183,6 +185,24 @@ const USER_MSR: u32 = 1 << 15;
 fn extended_features() -> Answer {
     if cpuid(0, 0).eax >= 7 && cpuid(7, 0).eax >= 1 { cpuid(7, 1) } else { Answer::ZERO }
 }
+/// CPUID: which components IA32_XSS can enable, in ECX.
+const XSAVE_LEAF: u32 = 0xd;
+const XSAVES_SUB_LEAF: u32 = 1;
+const IA32_XSS: u32 = 0xda0;
+
+/// A component for IA32_XSS, where there are both.
+fn xss_component() -> Option<u64> {
+    let old = traps::try_read_msr(IA32_XSS)?;
+    // SAFETY: the monitor uses no supervisor state, and the MSR has its old value again at once.
+    let takes = |component| unsafe {
+        let taken = traps::try_write_msr(IA32_XSS, component);
+        taken && traps::try_write_msr(IA32_XSS, old)
+    };
+    let offered = if cpuid(0, 0).eax < XSAVE_LEAF { 0 } else { cpuid(XSAVE_LEAF, XSAVES_SUB_LEAF).ecx };
+    supervisor_component(offered, takes)
+}
+
+const CR4_CET: u64 = 1 << 23;
 
 impl Stage for Vmx {
     type Pages = Pages;
@@ -191,11 +211,13 @@ impl Stage for Vmx {
         Vmx::allowed(self, |feature| match feature {
             // Bochs 3.0 has SMX where CR4 says so, and no longer shows it in CPUID.
             Feature::Smx => true,
-            Feature::Cet => cpuid(7, 0).edx & CET_IBT != 0,
+            // Firmware that uses CET itself would have the monitor's own branches tracked.
+            Feature::Cet => cpuid(7, 0).edx & CET_IBT != 0 && Cr4::read_raw() & CR4_CET == 0,
             Feature::Wrmsrns => extended_features().eax & WRMSRNS != 0,
             Feature::MsrImmediate => extended_features().ecx & MSR_IMM != 0,
             Feature::UserMsr => extended_features().edx & USER_MSR != 0,
             Feature::OtherCpu => board.is_served(),
+            Feature::SupervisorState => xss_component().is_some(),
             _ => false,
         })
     }

@@ -10,7 +10,7 @@ use tollgate_abi::scenario::Scenario;
 use super::Vmx;
 use super::capability::TERTIARY;
 use super::field::*;
-use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, USER_MSR_WRITES, XSAVES, address};
+use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, USER_MSR_WRITES, address};
 use super::scenario_hardware as hardware;
 use crate::board::{Board, Signal};
 use crate::exit::{GuestRegisters, vector};
@@ -121,14 +121,18 @@ const TABLE: &[Row] = &[
         name: "xsaves",
         code: &[0x0f, 0xc7, 0x2f],
         set_up: |frame| frame.supervisor_state(),
-        clean_up: |_| hardware::write_xss(0),
+        clean_up: |frame| {
+            hardware::change_xss(frame.pages.kept_msr);
+        },
     },
     // xrstors [rdi]
     Row {
         name: "xrstors",
         code: &[0x0f, 0xc7, 0x1f],
         set_up: |frame| frame.supervisor_state(),
-        clean_up: |_| hardware::write_xss(0),
+        clean_up: |frame| {
+            hardware::change_xss(frame.pages.kept_msr);
+        },
     },
     Row {
         name: "sub-page-permission",
@@ -208,10 +212,12 @@ const TABLE: &[Row] = &[
         set_up: |frame| {
             frame.exception(vector::CP);
             frame.cr4(CR4_CET);
-            hardware::write_s_cet(ENDBRANCH_ENABLED);
+            frame.pages.kept_msr = hardware::change_s_cet(ENDBRANCH_ENABLED);
             frame.registers.rax = CODE + 2;
         },
-        clean_up: |_| hardware::restore_s_cet(),
+        clean_up: |frame| {
+            hardware::change_s_cet(frame.pages.kept_msr);
+        },
     },
     Row {
         name: "non-maskable-interrupt",
@@ -232,10 +238,11 @@ const TABLE: &[Row] = &[
 ];
 
 /// Features that scenarios ask for, with the bits of CR4 that the guest has to be allowed to set.
-const FEATURES: [(Feature, u64); 6] = [
+const FEATURES: [(Feature, u64); 7] = [
     (Feature::Smx, CR4_SMXE),
     (Feature::Cet, CR4_CET),
     (Feature::OtherCpu, 0),
+    (Feature::SupervisorState, 0),
     (Feature::Wrmsrns, 0),
     (Feature::MsrImmediate, 0),
     (Feature::UserMsr, 0),
@@ -257,11 +264,7 @@ impl Vmx {
         }
         // Scenarios of both extensions say what emulations of the other lack.
         features |= 1 << Feature::WholeSvm as u8;
-        let (pin, proc, mut proc2) = (capabilities.pin.may, capabilities.proc.may, capabilities.proc2.may);
-        // Without supervisor state nothing can be in IA32_XSS, and XSAVES never exits.
-        if hardware::supervisor_component() == 0 {
-            proc2 &= !XSAVES;
-        }
+        let (pin, proc, proc2) = (capabilities.pin.may, capabilities.proc.may, capabilities.proc2.may);
         Controls { pin, proc, proc2, proc3: capabilities.proc3, features, ..Controls::default() }
     }
 

@@ -43,7 +43,7 @@ const USER: u8 = 1 << 2;
 /// Where the bitmap of user MSRs has the writable ones.
 pub(super) const USER_MSR_WRITES: u64 = 0x800;
 
-/// Pages for the processor, in host-physical memory.
+/// Pages for the processor, in host-physical memory, which outlast a row.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "named after the fields that refer to them")]
 pub struct Pages {
@@ -53,10 +53,20 @@ pub struct Pages {
     pub eptp_list: &'static mut Table,
     pub spp: &'static mut Table,
     pub virtualization_exception: &'static mut Table,
+    /// What [`supervisor_component`] says; 0 for none.
+    pub xss_component: u64,
+    /// An MSR's value of before, for the clean-up of the row that changed it.
+    pub kept_msr: u64,
 }
 
-/// Secondary control: enable XSAVES and XRSTORS.
-pub(super) const XSAVES: u32 = 1 << 20;
+/// CET's user state, in IA32_XSS.
+const CET_USER: u64 = 1 << 11;
+
+/// A component for IA32_XSS, which raises #GP for one that the processor does not have (SDM 1 13.3): the first that
+/// CPUID.(EAX=0DH,ECX=1):ECX offers. Bochs 2.7 offers none and takes any, so that a write tells where nothing is offered.
+pub fn supervisor_component(offered: u32, takes: impl FnOnce(u64) -> bool) -> Option<u64> {
+    if offered == 0 { takes(CET_USER).then_some(CET_USER) } else { Some(1 << offered.trailing_zeros()) }
+}
 
 /// What a row works on.
 pub(super) struct Frame<'a> {
@@ -159,15 +169,15 @@ impl Frame<'_> {
         self.vmx.vmcs.invalidate_ept(pointer);
     }
 
-    /// IA32_XSS and the XSS-exiting bitmap with one component in common, and EDX:EAX asking for it.
+    /// IA32_XSS and the XSS-exiting bitmap with one component in common, and EDX:EAX asking for it: the exit comes before
+    /// anything is saved.
     #[inline(never)]
     pub(super) fn supervisor_state(&mut self) {
-        let component = hardware::supervisor_component();
-        self.proc2(XSAVES);
-        // It intercepts the component before anything is saved.
+        let component = self.pages.xss_component;
+        self.proc2(1 << 20);
         self.vmx.vmcs.write(XSS_EXITING_BITMAP, component);
         self.vmx.set(State::Cr4, guest_state::CR4 | CR4_OSXSAVE);
-        hardware::write_xss(component);
+        self.pages.kept_msr = hardware::change_xss(component);
         (self.registers.rax, self.registers.rdi) = (component, DATA);
     }
 
@@ -254,5 +264,22 @@ impl Frame<'_> {
         let entry = vmcs.read(ENTRY_CONTROLS);
         vmcs.write(ENTRY_CONTROLS, entry & !(1 << 9));
         self.proc2(1 << 7);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_component_is_one_that_the_processor_takes() {
+        // Skylake: processor trace; Tiger Lake: CET, too.
+        for (offered, component) in [(0x100, 0x100), (0x1900, 0x100), (0x1800, 0x800)] {
+            let takes = |_| panic!("what is offered need not be tried");
+            assert_eq!(supervisor_component(offered, takes), Some(component), "{offered:#x}");
+        }
+        // Bochs 2.7, and Bochs 3.0 as Ice Lake.
+        assert_eq!(supervisor_component(0, |_| true), Some(CET_USER));
+        assert_eq!(supervisor_component(0, |_| false), None);
     }
 }

@@ -2,47 +2,38 @@
 //! leaves blocked.
 #![expect(unsafe_code, reason = "writes MSRs and executes IRET")]
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use x86_64::registers::model_specific::Msr;
 
 const IA32_USER_MSR_CTL: u32 = 0x1c;
 const IA32_S_CET: u32 = 0x6a2;
 const IA32_XSS: u32 = 0xda0;
 
-/// The first state component that IA32_XSS can have (CPUID.(EAX=0DH,ECX=1):ECX), as its bit; 0 if there is none. Which it is depends
-/// on the processor; a bit that it lacks raises #GP.
-pub(super) fn supervisor_component() -> u64 {
-    let leaves = core::arch::x86_64::__cpuid(0).eax;
-    let components = if leaves >= 0xd { core::arch::x86_64::__cpuid_count(0xd, 1).ecx } else { 0 };
-    u64::from(components & components.wrapping_neg())
+/// Writes IA32_XSS, where the XSAVES control says that there is one; returns what was in it.
+pub(super) fn change_xss(value: u64) -> u64 {
+    // SAFETY: a scenario about XSAVES runs only where the control is allowed, hence the MSR exists, and the value is what was in
+    // it or a component that the processor takes; the monitor uses no supervisor state.
+    unsafe { exchange(IA32_XSS, value) }
 }
 
-/// Writes IA32_XSS, where the XSAVES control says that there is one, with a component of [`supervisor_component`].
-pub(super) fn write_xss(value: u64) {
-    // SAFETY: a scenario about XSAVES runs only where the control is allowed and CPUID shows such a component, hence the MSR exists
-    // and takes it; the monitor uses no supervisor state.
-    unsafe { Msr::new(IA32_XSS).write(value) };
-}
-
-/// IA32_S_CET as it was before a scenario. One runs at a time, on the first processor.
-static KEPT_S_CET: AtomicU64 = AtomicU64::new(0);
-
-/// Writes IA32_S_CET, which no control loads at an entry or exit: the guest has what the monitor has.
-pub(super) fn write_s_cet(value: u64) {
-    let mut msr = Msr::new(IA32_S_CET);
-    // SAFETY: a scenario about CET runs only where there is indirect-branch tracking, hence the MSR exists; CR4.CET is clear
+/// Writes IA32_S_CET, which no control loads at an entry or exit: the guest has what the monitor has. Returns what was in it.
+pub(super) fn change_s_cet(value: u64) -> u64 {
+    // SAFETY: a scenario about CET runs only where there is indirect-branch tracking, hence the MSR exists, and CR4.CET is clear
     // in the monitor, so that the value means nothing there.
-    unsafe {
-        KEPT_S_CET.store(msr.read(), Relaxed);
-        msr.write(value);
-    }
+    unsafe { exchange(IA32_S_CET, value) }
 }
 
-/// Puts back what [`write_s_cet`] has replaced.
-pub(super) fn restore_s_cet() {
-    // SAFETY: as there; the value was read from the MSR.
-    unsafe { Msr::new(IA32_S_CET).write(KEPT_S_CET.load(Relaxed)) };
+/// Writes an MSR; returns what was in it.
+///
+/// # Safety
+/// The MSR exists, takes the value, and nothing of the monitor depends on it.
+unsafe fn exchange(msr: u32, value: u64) -> u64 {
+    let mut msr = Msr::new(msr);
+    // SAFETY: the caller's contract.
+    unsafe {
+        let old = msr.read();
+        msr.write(value);
+        old
+    }
 }
 
 /// IA32_USER_MSR_CTL: URDMSR and UWRMSR are enabled. Bits 63:12 are the linear address of their bitmap.
