@@ -26,6 +26,7 @@ pub mod board;
 pub mod calibration;
 pub mod exit;
 pub mod handlers;
+pub mod kept_msrs;
 pub mod keys;
 pub mod ledger;
 pub mod local_apic;

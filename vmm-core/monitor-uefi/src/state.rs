@@ -1,12 +1,14 @@
 //! The state of a processor that belongs to firmware: kept before the monitor takes the processor, put back afterwards.
 //!
 //! All that the monitor changes for itself (descriptor tables, segments, control registers), that a VM exit loads (SDM 3C
-//! 28.5) and that a guest leaves behind because the monitor saves none of it: debug registers, XCR0, the MSRs of SYSCALL,
-//! x87 and SSE state, for which these are the only instructions in the image. CR3 is firmware's throughout.
+//! 28.5) and that a guest or a scenario leaves behind because the monitor saves none of it: debug registers, XCR0, the MSRs of
+//! [`KEPT`], x87 and SSE state, for which these are the only instructions in the image. CR3 is firmware's throughout.
 #![expect(unsafe_code, reason = "reads and writes the registers of the processor")]
 
 use core::arch::asm;
 
+use tollgate_abi::leaves::Answer;
+use vmm_core::kept_msrs::KEPT;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::{lgdt, lidt, load_tss, sgdt, sidt};
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
@@ -15,42 +17,7 @@ use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
 use x86_64::structures::DescriptorTablePointer;
 
-/// IA32_SYSENTER_CS, ESP and EIP, IA32_PAT; STAR, LSTAR, CSTAR, FMASK; the bases of FS, GS and the other GS.
-const MSRS: [u32; 11] = [
-    0x174,
-    0x175,
-    0x176,
-    0x277,
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
-];
 const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
-
-/// MSRs that not every processor has, each with the CPUID leaf, subleaf, register (EAX to EDX) and bits of which one says that there
-/// is one: IA32_DEBUGCTL, which a VM exit clears, by the debug store that it enables; IA32_TSC_AUX, by RDTSCP; IA32_S_CET, by shadow stacks or indirect-branch
-/// tracking; IA32_XSS, by XSAVES.
-const MSRS_BY_CPUID: [(u32, [u32; 3], u32); 5] = [
-    (0x1d9, [1, 0, 3], 1 << 21),
-    (0xc000_0103, [0x8000_0001, 0, 3], 1 << 27),
-    (0x6a2, [7, 0, 2], 1 << 7),
-    (0x6a2, [7, 0, 3], 1 << 20),
-    (0xda0, [0xd, 1, 0], 1 << 3),
-];
-
-/// Whether CPUID shows one of these bits.
-fn shows([leaf, subleaf, register]: [u32; 3], bits: u32) -> bool {
-    use core::arch::x86_64::{__cpuid, __cpuid_count};
-    if __cpuid(leaf & 0x8000_0000).eax < leaf {
-        return false;
-    }
-    let answer = __cpuid_count(leaf, subleaf);
-    [answer.eax, answer.ebx, answer.ecx, answer.edx][register as usize] & bits != 0
-}
 
 /// What FXSAVE64 writes.
 #[repr(C, align(16))]
@@ -69,8 +36,8 @@ pub(crate) struct State {
     cr4: u64,
     efer: u64,
     xcr0: Option<u64>,
-    msrs: [u64; MSRS.len()],
-    more_msrs: [Option<u64>; MSRS_BY_CPUID.len()],
+    /// The values of [`KEPT`], as far as the processor has them.
+    msrs: [Option<u64>; KEPT.len()],
     /// DR0 to DR3, DR6, DR7.
     debug: [u64; 6],
     interrupts: bool,
@@ -105,10 +72,8 @@ impl State {
             cr4: Cr4::read_raw(),
             efer: Efer::read_raw(),
             xcr0: xcr0(),
-            // SAFETY: every processor with 64-bit mode has these MSRs; reading them changes nothing.
-            msrs: MSRS.map(|msr| unsafe { Msr::new(msr).read() }),
-            // SAFETY: CPUID shows that the processor has the MSR; reading it changes nothing.
-            more_msrs: MSRS_BY_CPUID.map(|(msr, at, bits)| shows(at, bits).then(|| unsafe { Msr::new(msr).read() })),
+            // SAFETY: this processor has the MSR; reading it changes nothing.
+            msrs: KEPT.map(|kept| kept.is_there(cpuid).then(|| unsafe { Msr::new(kept.msr).read() })),
             debug,
             interrupts,
         }
@@ -138,12 +103,9 @@ impl State {
             asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", "mov dr6, {}", "mov dr7, {}",
                 in(reg) self.debug[0], in(reg) self.debug[1], in(reg) self.debug[2], in(reg) self.debug[3],
                 in(reg) self.debug[4], in(reg) self.debug[5], options(nomem, nostack, preserves_flags));
-            for (msr, value) in MSRS.into_iter().zip(self.msrs) {
-                Msr::new(msr).write(value);
-            }
-            for ((msr, ..), value) in MSRS_BY_CPUID.into_iter().zip(self.more_msrs) {
+            for (kept, value) in KEPT.iter().zip(self.msrs) {
                 if let Some(value) = value {
-                    Msr::new(msr).write(value);
+                    Msr::new(kept.msr).write(value);
                 }
             }
             if let Some(xcr0) = self.xcr0 {
@@ -178,9 +140,14 @@ impl State {
     }
 }
 
+fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
+    let result = core::arch::x86_64::__cpuid_count(leaf, sub_leaf);
+    Answer { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+}
+
 /// XCR0, where there is XSAVE. Firmware need not have enabled that; it is, for the moment of the question.
 fn xcr0() -> Option<u64> {
-    if core::arch::x86_64::__cpuid(1).ecx & CPUID_1_ECX_XSAVE == 0 {
+    if cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE == 0 {
         return None;
     }
     let cr4 = Cr4::read_raw();

@@ -1,0 +1,105 @@
+//! The MSRs that firmware has to find as they were when it gets its processor back: those that a guest or a scenario writes
+//! and no VM exit puts back, and those that a VM exit loads or clears (SDM 3C 28.5).
+
+use tollgate_abi::leaves::Answer;
+
+/// CPUID of a leaf and sub-leaf.
+type Cpuid = fn(u32, u32) -> Answer;
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptMsr {
+    /// Its number.
+    pub msr: u32,
+    is_there: fn(Cpuid) -> bool,
+}
+
+impl KeptMsr {
+    /// Whether this processor has it, and it can change.
+    pub fn is_there(&self, cpuid: Cpuid) -> bool {
+        (self.is_there)(cpuid)
+    }
+}
+
+const fn always(msr: u32) -> KeptMsr {
+    KeptMsr { msr, is_there: |_| true }
+}
+
+/// All of them. The selectors of FS and GS, which set the bases, have to be put back before.
+pub const KEPT: [KeptMsr; 15] = [
+    // IA32_SYSENTER_CS, ESP and EIP, IA32_PAT.
+    always(0x174),
+    always(0x175),
+    always(0x176),
+    always(0x277),
+    // STAR, LSTAR, CSTAR, FMASK.
+    always(0xc000_0081),
+    always(0xc000_0082),
+    always(0xc000_0083),
+    always(0xc000_0084),
+    // The bases of FS and GS, and the other GS.
+    always(0xc000_0100),
+    always(0xc000_0101),
+    always(0xc000_0102),
+    // IA32_TSC_AUX: with RDTSCP or RDPID.
+    KeptMsr {
+        msr: 0xc000_0103,
+        is_there: |cpuid| leaf(cpuid, 0x8000_0001, 0).edx >> 27 & 1 != 0 || leaf(cpuid, 7, 0).ecx >> 22 & 1 != 0,
+    },
+    // IA32_DEBUGCTL: every VM exit of VT-x clears it.
+    KeptMsr { msr: 0x1d9, is_there: |cpuid| leaf(cpuid, 1, 0).ecx >> 5 & 1 != 0 },
+    // IA32_S_CET: with shadow stacks or indirect-branch tracking.
+    KeptMsr {
+        msr: 0x6a2,
+        is_there: |cpuid| leaf(cpuid, 7, 0).ecx >> 7 & 1 != 0 || leaf(cpuid, 7, 0).edx >> 20 & 1 != 0,
+    },
+    // IA32_XSS: with XSAVES.
+    KeptMsr { msr: 0xda0, is_there: |cpuid| leaf(cpuid, 0xd, 1).eax >> 3 & 1 != 0 },
+];
+
+/// A leaf; zeroes where the processor has none of that number, for which it would answer something else.
+fn leaf(cpuid: Cpuid, leaf: u32, sub_leaf: u32) -> Answer {
+    if cpuid(leaf & 0x8000_0000, 0).eax < leaf { Answer::default() } else { cpuid(leaf, sub_leaf) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(cpuid: Cpuid) -> Vec<u32> {
+        KEPT.iter().filter(|kept| kept.is_there(cpuid)).skip(11).map(|kept| kept.msr).collect()
+    }
+
+    #[test]
+    fn each_msr_is_kept_where_the_processor_has_it() {
+        let tiger_lake: Cpuid = |leaf, sub_leaf| match (leaf, sub_leaf) {
+            (0, _) => Answer { eax: 0x1b, ..Answer::default() },
+            (1, _) => Answer { ecx: 1 << 5, ..Answer::default() },
+            (7, 0) => Answer { ecx: 1 << 22 | 1 << 7, edx: 1 << 20, ..Answer::default() },
+            (0xd, 1) => Answer { eax: 0xf, ..Answer::default() },
+            (0x8000_0000, _) => Answer { eax: 0x8000_0008, ..Answer::default() },
+            (0x8000_0001, _) => Answer { edx: 1 << 27, ..Answer::default() },
+            _ => Answer::default(),
+        };
+        assert_eq!(kept(tiger_lake), [0xc000_0103, 0x1d9, 0x6a2, 0xda0]);
+        // The highest leaf answers for those above it, here with an APIC ID that has any bit set.
+        let nehalem: Cpuid = |leaf, _| match leaf {
+            0 => Answer { eax: 0xb, ..Answer::default() },
+            1 => Answer { ecx: 1 << 5, ..Answer::default() },
+            0x8000_0000 => Answer { eax: 0x8000_0008, ..Answer::default() },
+            0x8000_0001 => Answer { edx: 1 << 27, ..Answer::default() },
+            2..=7 => Answer::default(),
+            _ => Answer { eax: !0, ebx: !0, ecx: !0, edx: !0 },
+        };
+        assert_eq!(kept(nehalem), [0xc000_0103, 0x1d9]);
+        let first_with_svm: Cpuid = |leaf, _| Answer { eax: if leaf == 0 { 1 } else { leaf }, ..Answer::default() };
+        assert_eq!(kept(first_with_svm), [0u32; 0]);
+    }
+
+    #[test]
+    fn none_is_kept_twice() {
+        let mut msrs = KEPT.map(|kept| kept.msr);
+        msrs.sort_unstable();
+        assert!(msrs.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}
