@@ -34,6 +34,9 @@ use crate::serial::Serial;
 use crate::{NESTED_TABLES, Plan, traps};
 
 const CPUID_1_ECX_VMX: u32 = 1 << 5;
+const CPUID_1_EDX_MCE: u32 = 1 << 7;
+/// CPUID.7:EDX, of which IA32_ARCH_CAPABILITIES exists.
+const CPUID_7_EDX_ARCH_CAPABILITIES: u32 = 1 << 29;
 
 /// Whether CPUID shows VT-x.
 pub(crate) fn is_offered() -> bool {
@@ -43,20 +46,10 @@ pub(crate) fn is_offered() -> bool {
 /// What a processor with VT-x offers.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     allow_vmx()?;
+    let has_arch_capabilities = cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & CPUID_7_EDX_ARCH_CAPABILITIES != 0;
     // SAFETY: processors with VMX have the capability MSRs that `read` asks for, each under its own condition.
-    let capabilities = Capabilities::read(|msr| unsafe { Msr::new(msr).read() });
+    let capabilities = Capabilities::read(|msr| unsafe { Msr::new(msr).read() }, has_arch_capabilities);
     capabilities.check().map(|()| capabilities)
-}
-
-/// Whether a guest that changes the size of a page of code without flushing it can't bring about a machine check (CVE-2018-12207):
-/// IA32_ARCH_CAPABILITIES says so, where CPUID.7:EDX says that there is one. Elsewhere code lies in pages of 4 KiB.
-fn large_code_is_safe() -> bool {
-    const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
-    const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
-    const HAS_ARCH_CAPABILITIES: u32 = 1 << 29;
-    // SAFETY: CPUID shows that the processor has the MSR; reading it changes nothing.
-    let capabilities = || unsafe { Msr::new(IA32_ARCH_CAPABILITIES).read() };
-    cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & HAS_ARCH_CAPABILITIES != 0 && capabilities() & IF_PSCHANGE_MC_NO != 0
 }
 
 /// Lets this processor enter VMX operation. Each has the MSR that says so for itself.
@@ -79,12 +72,14 @@ fn enter_vmx_operation(capabilities: &Capabilities) -> Result<CurrentVmcs, VmFai
         physical(region)
     };
     let xsave = if has_xsave() { Cr4Flags::OSXSAVE.bits() } else { 0 };
-    // SAFETY: the fixed bits are what VMXON demands and change nothing that the monitor relies on; NXE and SCE only allow
-    // what they name. VMXON's other demands: `capabilities()` has succeeded, and the regions are fresh pages that start
+    let machine_checks =
+        if cpuid(1, 0).edx & CPUID_1_EDX_MCE != 0 { Cr4Flags::MACHINE_CHECK_EXCEPTION.bits() } else { 0 };
+    // SAFETY: the fixed bits are what VMXON demands and change nothing that the monitor relies on; NXE and OSXSAVE only allow
+    // what they name, and #MC has a handler, by `traps::install`. VMXON's other demands: `capabilities()` has succeeded, and the regions are fresh pages that start
     // with the revision and are given away for good.
     unsafe {
         Cr0::write_raw((Cr0::read_raw() | capabilities.cr0_fixed0) & capabilities.cr0_fixed1);
-        Cr4::write_raw((Cr4::read_raw() | capabilities.cr4_fixed0 | xsave) & capabilities.cr4_fixed1);
+        Cr4::write_raw((Cr4::read_raw() | capabilities.cr4_fixed0 | xsave | machine_checks) & capabilities.cr4_fixed1);
         Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE));
         VmxOperation::enter(region())?.load_clear_vmcs(region())
     }
@@ -114,7 +109,7 @@ impl Extension for Vmx {
         let tables = vec![Table::EMPTY; NESTED_TABLES].leak();
         let base_hpa = tables.as_ptr() as u64;
         let mut ept = Ept::new(tables, base_hpa);
-        ept.map(0, plan.memory.host_base(), RAM_BYTES, capabilities.has_large_pages() && large_code_is_safe())
+        ept.map(0, plan.memory.host_base(), RAM_BYTES, capabilities.maps_large_pages())
             .expect("the arena holds the guest's memory");
         ept.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
         let msr_bitmaps = page();

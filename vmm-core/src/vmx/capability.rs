@@ -15,6 +15,10 @@ pub const IA32_FEATURE_CONTROL: u32 = 0x3a;
 const LOCKED: u64 = 1;
 const VMX_OUTSIDE_SMX: u64 = 1 << 2;
 
+/// IA32_ARCH_CAPABILITIES, and its bit IF_PSCHANGE_MC_NO (SDM 4 table 2-2).
+const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
+
 const IA32_VMX_BASIC: u32 = 0x480;
 const IA32_VMX_PINBASED_CTLS: u32 = 0x481;
 const IA32_VMX_PROCBASED_CTLS: u32 = 0x482;
@@ -83,6 +87,7 @@ pub struct Capabilities {
     pub cr0_fixed1: u64,
     pub cr4_fixed0: u64,
     pub cr4_fixed1: u64,
+    pub arch_capabilities: u64,
 }
 
 /// What IA32_FEATURE_CONTROL says.
@@ -159,8 +164,8 @@ pub const fn feature_control(value: u64) -> Result<FeatureControl, Refusal> {
 }
 
 impl Capabilities {
-    /// Reads the MSRs; the TRUE ones where they exist.
-    pub fn read(msr: impl Fn(u32) -> u64) -> Self {
+    /// Reads the MSRs; the TRUE ones where they exist, and IA32_ARCH_CAPABILITIES where CPUID.7:EDX says that it does.
+    pub fn read(msr: impl Fn(u32) -> u64, has_arch_capabilities: bool) -> Self {
         let basic = msr(IA32_VMX_BASIC);
         let choose =
             |plain, with_true| Allowed::from_msr(msr(if basic & HAS_TRUE_CONTROLS != 0 { with_true } else { plain }));
@@ -188,6 +193,7 @@ impl Capabilities {
             cr0_fixed1: msr(IA32_VMX_CR0_FIXED1),
             cr4_fixed0: msr(IA32_VMX_CR4_FIXED0),
             cr4_fixed1: msr(IA32_VMX_CR4_FIXED1),
+            arch_capabilities: if has_arch_capabilities { msr(IA32_ARCH_CAPABILITIES) } else { 0 },
         }
     }
 
@@ -248,9 +254,11 @@ impl Capabilities {
         self.pin.may & VIRTUAL_NMIS != 0 && self.proc.may & NMI_WINDOW != 0
     }
 
-    /// EPT can map 2 MiB pages.
-    pub const fn has_large_pages(&self) -> bool {
-        self.ept_vpid >> 16 & 1 != 0
+    /// EPT maps the guest's memory, all of it executable, by 2 MiB pages: they exist, and a guest that changes the size of a
+    /// page in its own tables without invalidating it can't bring about a machine check in instruction fetches, which stops
+    /// the whole machine (CVE-2018-12207). Processors without that fault say so.
+    pub const fn maps_large_pages(&self) -> bool {
+        self.ept_vpid >> 16 & 1 != 0 && self.arch_capabilities & IF_PSCHANGE_MC_NO != 0
     }
 
     /// VPIDs, with the INVVPID types that the monitor uses: individual-address and single-context.
@@ -291,9 +299,14 @@ pub(crate) mod tests {
     ];
 
     pub(crate) fn model(name: &str) -> Capabilities {
+        with(name, &[])
+    }
+
+    /// The model, with these MSRs besides or instead.
+    fn with(name: &str, others: &[(u32, u64)]) -> Capabilities {
         let (_, [pin, proc, proc2, exit, entry], ept_vpid, cr4) = *MODELS.iter().find(|model| model.0 == name).unwrap();
         let high = |value: u32, low: u64| u64::from(value) << 32 | low;
-        Capabilities::read(|msr| match msr {
+        let value = |msr| match msr {
             IA32_VMX_BASIC => 0x00d8_1000_0000_002b,
             IA32_VMX_TRUE_PINBASED_CTLS => high(pin, 0x16),
             IA32_VMX_TRUE_PROCBASED_CTLS => high(proc, 0x0400_6172),
@@ -307,7 +320,9 @@ pub(crate) mod tests {
             IA32_VMX_CR4_FIXED0 => 0x2000,
             IA32_VMX_CR4_FIXED1 => cr4,
             _ => panic!("read of MSR {msr:#x}"),
-        })
+        };
+        let other = |msr| others.iter().find(|other| other.0 == msr).map(|other| other.1);
+        Capabilities::read(|msr| other(msr).unwrap_or_else(|| value(msr)), other(IA32_ARCH_CAPABILITIES).is_some())
     }
 
     #[test]
@@ -317,19 +332,22 @@ pub(crate) mod tests {
         }
         assert_eq!(model("bx_generic").check(), Err(Refusal::NoControl("EPT")));
         assert_eq!(model("core2_penryn_t9600").check(), Err(Refusal::NoControl("EPT")));
-        assert!(model("tigerlake").has_vpid() && model("tigerlake").has_large_pages());
+        assert!(model("tigerlake").has_vpid());
     }
 
     #[test]
     fn older_processors_without_true_msrs_are_read_by_the_plain_ones() {
-        let plain = Capabilities::read(|msr| match msr {
-            IA32_VMX_BASIC => 0x1234,
-            IA32_VMX_PINBASED_CTLS | IA32_VMX_PROCBASED_CTLS | IA32_VMX_EXIT_CTLS | IA32_VMX_ENTRY_CTLS => {
-                0x3f_0000_0016
-            }
-            IA32_VMX_MISC..=IA32_VMX_CR4_FIXED1 => 0,
-            _ => panic!("read of MSR {msr:#x}"),
-        });
+        let plain = Capabilities::read(
+            |msr| match msr {
+                IA32_VMX_BASIC => 0x1234,
+                IA32_VMX_PINBASED_CTLS | IA32_VMX_PROCBASED_CTLS | IA32_VMX_EXIT_CTLS | IA32_VMX_ENTRY_CTLS => {
+                    0x3f_0000_0016
+                }
+                IA32_VMX_MISC..=IA32_VMX_CR4_FIXED1 => 0,
+                _ => panic!("read of MSR {msr:#x}"),
+            },
+            false,
+        );
         assert_eq!((plain.pin, plain.revision, plain.proc2.may), (Allowed { must: 0x16, may: 0x3f }, 0x1234, 0));
         assert!(matches!(plain.check(), Err(Refusal::NoControl(_))));
     }
@@ -351,6 +369,15 @@ pub(crate) mod tests {
         check(|has| has.proc2.must |= 1 << 24, "bit 24 of the secondary processor-based controls");
         check(|has| has.entry.must |= 1 << 16, "bit 16 of the VM-entry controls");
         check(|has| has.exit.must |= 1 << 24, "bit 24 of the VM-exit controls");
+    }
+
+    #[test]
+    fn large_pages_are_for_processors_that_bear_a_change_of_their_size() {
+        let maps = |name, value| with(name, &[(IA32_ARCH_CAPABILITIES, value)]).maps_large_pages();
+        assert!(!model("tigerlake").maps_large_pages(), "without the MSR nothing is known");
+        // Cascade Lake, and Ice Lake.
+        assert!(!maps("tigerlake", 0x2b) && maps("tigerlake", 0x6b));
+        assert!(!maps("core2_penryn_t9600", 0x6b), "without EPT");
     }
 
     #[test]

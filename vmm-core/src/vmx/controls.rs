@@ -84,6 +84,16 @@ pub const NMI_WINDOW: u32 = 1 << 22;
 /// Primary control that is set while an interrupt waits: interrupt-window exiting.
 pub const INTERRUPT_WINDOW: u32 = 1 << 2;
 
+/// CR4.MCE (SDM 3A 2.5).
+const CR4_MCE: u64 = 1 << 6;
+
+/// The CR4 bits that are set while a guest runs, whatever it wrote: those that VMX operation demands, and the monitor's own
+/// MCE. A machine check with that bit clear shuts the processor down, guest or not (SDM 3A 6.15, interrupt 18); with it set
+/// the check makes an exit. The guest sees neither: masks and shadow have what it wrote, and MCE is not offered.
+pub const fn cr4_forced(capabilities: &Capabilities, host_cr4: u64) -> u64 {
+    capabilities.cr4_fixed0 | host_cr4 & CR4_MCE
+}
+
 /// The control fields of one profile on one processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named after the fields")]
@@ -172,8 +182,10 @@ impl ControlFields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::vector;
     use crate::vmx::capability::tests::{MODELS, model};
     use tollgate_abi::ExitReason;
+    use tollgate_abi::profile::CR4_OFFERED;
 
     #[test]
     fn what_is_required_is_in_force_and_nothing_is_forbidden() {
@@ -192,6 +204,19 @@ mod tests {
                     assert_eq!((field & !allowed.may, allowed.must & !field), (0, 0), "{name}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_guest_runs_with_the_monitors_mce_and_has_no_say_in_it() {
+        let capabilities = model("tigerlake");
+        assert_eq!(cr4_forced(&capabilities, 1 << 18 | CR4_MCE | 1 << 5), 1 << 13 | CR4_MCE, "VMXE and MCE");
+        assert_eq!(cr4_forced(&capabilities, 1 << 5), 1 << 13);
+        assert_eq!(CR4_OFFERED & CR4_MCE, 0);
+        for profile in Profile::ALL {
+            let fields = ControlFields::new(&capabilities, profile, true, false);
+            assert_ne!(fields.cr4_mask & CR4_MCE, 0, "{profile:?}");
+            assert_ne!(fields.exception_bitmap >> vector::MC & 1, 0, "{profile:?}");
         }
     }
 

@@ -22,7 +22,8 @@ mod scenario_hardware;
 mod watch;
 
 use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::profile::{CR4_OFFERED, Profile, TPR_SHADOW};
+use tollgate_abi::profile::{Profile, TPR_SHADOW};
+use x86_64::registers::control::Cr4;
 
 use self::capability::Capabilities;
 use self::controls::ControlFields;
@@ -37,10 +38,6 @@ use crate::nested::Table;
 
 /// CR0.PE and PG.
 const CR0_PAGING: u64 = 1 << 31 | 1;
-/// Machine checks are exceptions.
-const CR4_MCE: u64 = 1 << 6;
-/// Every profile intercepts writes of it, so that the guest reads its own value.
-const _: () = assert!(CR4_OFFERED & CR4_MCE == 0);
 
 /// What one vCPU needs besides its VMCS.
 #[derive(Debug)]
@@ -66,8 +63,7 @@ pub struct Vmx {
     unrestricted: bool,
     /// The guest is in IA-32e mode.
     long_mode: bool,
-    /// CR4 bits likewise, and the machine checks of the host: without CR4.MCE one would shut the processor down, in the guest, too
-    /// (SDM 3A 6.15, interrupt 18).
+    /// CR4 bits that are set whatever the guest wrote: [`controls::cr4_forced`].
     cr4_forced: u64,
     virtual_nmis: bool,
     /// Interrupt-window exiting is set.
@@ -126,7 +122,6 @@ impl Vmx {
         let Parts { physical_bits, local_apic, vcpu, .. } = parts;
         let unrestricted = vcpu > 0;
         let watch = Watch::new(&capabilities, watchdog_ticks, limited);
-        let host_cr4 = x86_64::registers::control::Cr4::read_raw();
         let vpid = u16::from(capabilities.has_vpid());
         let mut vmx = Self {
             vmcs,
@@ -145,7 +140,7 @@ impl Vmx {
             cr0_forced: capabilities.cr0_fixed0 & if unrestricted { !CR0_PAGING } else { u64::MAX },
             unrestricted,
             long_mode: true,
-            cr4_forced: capabilities.cr4_fixed0 | host_cr4 & CR4_MCE,
+            cr4_forced: controls::cr4_forced(&capabilities, Cr4::read_raw()),
             virtual_nmis: capabilities.has_virtual_nmis(),
             window: false,
             nmi_window: false,

@@ -257,7 +257,7 @@ impl Frame<'_> {
         vmcs.write(GUEST_GDTR_LIMIT, 0x2f);
         vmcs.write(GUEST_CR0, 0x21);
         vmcs.write(f::GUEST_CR3, 0);
-        vmcs.write(GUEST_CR4, 0x2000);
+        vmcs.write(GUEST_CR4, self.vmx.cr4_forced);
         vmcs.write(GUEST_IA32_EFER, 0);
         vmcs.write(GUEST_CS_RIGHTS, CODE_32);
         vmcs.write(GUEST_TR_BASE, TSS);
