@@ -89,6 +89,7 @@ impl Feature {
             Feature::Cet => "CET",
             Feature::Wrmsrns => "WRMSRNS",
             Feature::InitRedirection => "the #SX that an INIT can become (VM_CR.R_INIT)",
+            Feature::WaitForSipi => "the wait-for-SIPI activity state",
             Feature::SupervisorState => "a state component in IA32_XSS",
             Feature::EarlyRsm => "an exit for RSM that comes before its #UD, as QEMU has it",
             Feature::WholeSvm => "this exit: it is QEMU's emulation",
@@ -120,6 +121,8 @@ pub enum Feature {
     OtherCpu,
     /// CET's indirect-branch tracking, with CR4.CET settable by the guest.
     Cet,
+    /// The activity state in which a guest waits for a start-up IPI.
+    WaitForSipi,
     /// A state component that IA32_XSS can enable, which is what XSAVES and XRSTORS exit for.
     SupervisorState,
     /// Of SVM, what QEMU's emulation leaves out: exits for task switches, for INT1, INTO and alignment checks, for a #DF that

@@ -158,7 +158,7 @@ scenarios! {
         "an NMI from another CPU";
     "security-exception" Svm EXCEPTION_OR_NMI "#SX", [Has(Feature::OtherCpu), Has(Feature::InitRedirection)],
         "an INIT from another CPU while VM_CR.R_INIT is set";
-    "start-up-ipi" VtX SIPI, [Has(Feature::OtherCpu)],
+    "start-up-ipi" VtX SIPI, [Has(Feature::OtherCpu), Has(Feature::WaitForSipi)],
         "a SIPI from another CPU in the wait-for-SIPI state";
     // Last: on Bochs 2.7 an INIT that has made its exit stays pending.
     "init-signal" Both INIT, [Has(Feature::OtherCpu), Has(Feature::WholeSvm)],
@@ -233,5 +233,13 @@ mod tests {
         assert_eq!(eoi.missing(&allowed), Some(Proc2(9)));
         assert_eq!(eoi.missing(&Controls { proc2: 0x301, ..allowed }), None);
         assert_eq!(Scenario::by_name("getsec").unwrap().missing(&allowed), Some(Has(Feature::Smx)));
+        let all_but = |feature| Controls { proc2: !0, features: !(1 << feature as u8), ..allowed };
+        for (name, feature) in [
+            ("start-up-ipi", Feature::WaitForSipi),
+            ("xsaves", Feature::SupervisorState),
+            ("xrstors", Feature::SupervisorState),
+        ] {
+            assert_eq!(Scenario::by_name(name).unwrap().missing(&all_but(feature)), Some(Has(feature)));
+        }
     }
 }

@@ -43,6 +43,8 @@ const HAS_TRUE_CONTROLS: u64 = 1 << 55;
 const TELLS_STRING_IO: u64 = 1 << 54;
 /// IA32_VMX_MISC bit 6: a guest can be entered in the HLT state.
 const ENTERS_HLT: u64 = 1 << 6;
+/// Bit 8: in the wait-for-SIPI state.
+const ENTERS_WAIT_FOR_SIPI: u64 = 1 << 8;
 /// Primary controls bit 31: there are secondary controls.
 const SECONDARY: u32 = 1 << 31;
 /// Primary controls bit 17: there are tertiary controls.
@@ -243,6 +245,11 @@ impl Capabilities {
         }
     }
 
+    /// A guest can be entered in the state in which it waits for a start-up IPI.
+    pub const fn has_wait_for_sipi(&self) -> bool {
+        self.misc & ENTERS_WAIT_FOR_SIPI != 0
+    }
+
     /// A guest may run in real mode.
     pub const fn has_unrestricted_guest(&self) -> bool {
         self.proc2.may & UNRESTRICTED_GUEST != 0
@@ -369,6 +376,14 @@ pub(crate) mod tests {
         check(|has| has.proc2.must |= 1 << 24, "bit 24 of the secondary processor-based controls");
         check(|has| has.entry.must |= 1 << 16, "bit 16 of the VM-entry controls");
         check(|has| has.exit.must |= 1 << 24, "bit 24 of the VM-exit controls");
+    }
+
+    #[test]
+    fn only_the_scenario_misses_the_wait_for_sipi_state() {
+        let misc = model("tigerlake").misc;
+        assert!(model("tigerlake").has_wait_for_sipi());
+        let without = with("tigerlake", &[(IA32_VMX_MISC, misc & !(1 << 7 | 1 << 8))]);
+        assert_eq!((without.check(), without.has_wait_for_sipi()), (Ok(()), false));
     }
 
     #[test]

@@ -262,6 +262,7 @@ impl Vmx {
         for (feature, cr4) in FEATURES {
             features |= u16::from(has(feature) && capabilities.cr4_fixed1 & cr4 == cr4) << feature as u8;
         }
+        features |= u16::from(capabilities.has_wait_for_sipi()) << Feature::WaitForSipi as u8;
         // Scenarios of both extensions say what emulations of the other lack.
         features |= 1 << Feature::WholeSvm as u8;
         let (pin, proc, proc2) = (capabilities.pin.may, capabilities.proc.may, capabilities.proc2.may);
