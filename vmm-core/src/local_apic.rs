@@ -11,6 +11,7 @@ use tollgate_abi::apic::{
 };
 use x86_64::registers::model_specific::Msr;
 
+use crate::handlers::apic::SPURIOUS_VECTOR;
 use crate::machine::NEVER;
 use crate::registers::tsc;
 
@@ -26,8 +27,8 @@ const X2APIC_MODE: u64 = 1 << 10;
 const APIC_ENABLED: u64 = 1 << 11;
 /// IA32_APIC_BASE: where the registers are mapped.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-/// Software-enabled, spurious vector 0xff.
-const ENABLED: u32 = 0x1ff;
+/// SVR: enabled by software.
+const ENABLED: u32 = 1 << 8 | SPURIOUS_VECTOR as u32;
 /// Divide by 1.
 const BY_ONE: u32 = 0b1011;
 /// CPUID.1:ECX: the timer has a TSC-deadline mode.

@@ -13,7 +13,7 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
 use tollgate_abi::virtualization::Extension;
-use vmm_core::handlers::apic::{KICK_VECTOR, WATCHDOG_VECTOR};
+use vmm_core::svm::gates;
 use vmm_core::vmx::host_state::HostState;
 
 use crate::extension;
@@ -102,45 +102,10 @@ fn fill(idt: &mut InterruptDescriptorTable, stacks: bool) {
         // SAFETY: the stub returns with everything as it was.
         unsafe { idt.debug.set_handler_addr(VirtAddr::new(ignore as *const () as u64)) };
     }
-    for (vector, handler) in (KICK_VECTOR..=WATCHDOG_VECTOR).zip(INTERRUPTS) {
-        // SAFETY: the stub is what `SvmOperation::take_interrupt` expects; nobody else lets interrupts in.
-        unsafe { idt[vector].set_handler_addr(VirtAddr::new(handler() as u64)) };
+    for vector in gates::FIRST..=u8::MAX {
+        // SAFETY: the gate is what `SvmOperation::take_interrupt` expects; nobody else lets interrupts in.
+        unsafe { idt[vector].set_handler_addr(VirtAddr::new(gates::address(vector))) };
     }
-}
-
-/// The handlers of the vectors from [`KICK_VECTOR`] to [`WATCHDOG_VECTOR`].
-const INTERRUPTS: [fn() -> *const (); 18] = [
-    || interrupt::<0xe0> as *const (),
-    || interrupt::<0xe1> as *const (),
-    || interrupt::<0xe2> as *const (),
-    || interrupt::<0xe3> as *const (),
-    || interrupt::<0xe4> as *const (),
-    || interrupt::<0xe5> as *const (),
-    || interrupt::<0xe6> as *const (),
-    || interrupt::<0xe7> as *const (),
-    || interrupt::<0xe8> as *const (),
-    || interrupt::<0xe9> as *const (),
-    || interrupt::<0xea> as *const (),
-    || interrupt::<0xeb> as *const (),
-    || interrupt::<0xec> as *const (),
-    || interrupt::<0xed> as *const (),
-    || interrupt::<0xee> as *const (),
-    || interrupt::<0xef> as *const (),
-    || interrupt::<0xf0> as *const (),
-    || interrupt::<0xf1> as *const (),
-];
-const _: () = assert!(KICK_VECTOR == 0xe0 && KICK_VECTOR as usize + INTERRUPTS.len() == WATCHDOG_VECTOR as usize + 1);
-
-/// Leaves the vector in RAX, and RFLAGS.IF clear, so that no other comes right behind.
-#[unsafe(naked)]
-unsafe extern "C" fn interrupt<const VECTOR: u64>() {
-    naked_asm!(
-        "mov eax, {vector}",
-        "and dword ptr [rsp + 16], {without_if}",
-        "iretq",
-        vector = const VECTOR,
-        without_if = const !(1i32 << 9),
-    )
 }
 
 /// An NMI while the monitor runs is the platform's business, and a #DB a guest's.

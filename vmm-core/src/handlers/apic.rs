@@ -21,6 +21,8 @@ pub const WATCHDOG_VECTOR: u8 = 0xf1;
 /// vCPU n sends `KICK_VECTOR + n`.
 pub const KICK_VECTOR: u8 = 0xe0;
 const _: () = assert!(KICK_VECTOR as usize + MOST_VCPUS <= TIMER_VECTOR as usize);
+/// The APIC's own, for an interrupt that was withdrawn while it was delivered. It is not in service (SDM 3A 12.9).
+pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 /// TSC ticks that a sender waits for room.
 const DELIVERY_TICKS: u64 = 1 << 26;
@@ -98,25 +100,25 @@ pub fn advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 #[inline(never)]
 pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     let vector = backend.take_interrupt();
-    backend.end_of_interrupt();
-    if vector == WATCHDOG_VECTOR {
-        return look(ExitReason::EXTERNAL_INTERRUPT, backend, machine);
+    let sender = sender(vector, machine);
+    if sender.is_none() && vector != TIMER_VECTOR {
+        return look_or_stray(vector, backend, machine);
     }
+    backend.end_of_interrupt();
     if machine.halted {
         // Before it reads what others may take for under way.
         machine.board.set_condition(machine.vcpu, Condition::Running);
     }
-    if vector == TIMER_VECTOR {
+    if let Some(sender) = sender {
+        while let Some(message) = machine.board.receive_from(sender, machine.vcpu) {
+            take(message, machine);
+        }
+    } else {
         if !machine.apic.timer_fired(backend.tsc()) {
             // It counts in coarser steps than the deadline is given in, or less far.
             machine.looks(ExitReason::EXTERNAL_INTERRUPT);
         }
         arm(backend, machine);
-    } else {
-        let sender = usize::from(vector.wrapping_sub(KICK_VECTOR));
-        while let Some(message) = machine.board.receive_from(sender, machine.vcpu) {
-            take(message, machine);
-        }
     }
     if machine.init_pending {
         return initialized(backend, machine);
@@ -126,6 +128,33 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
         return Action::Stop(Outcome::HaltedForEver);
     }
     action
+}
+
+/// The vCPU that sends interrupts with this vector, if one does.
+#[inline(always)]
+pub fn sender(vector: u8, machine: &Machine) -> Option<usize> {
+    let sender = usize::from(vector.wrapping_sub(KICK_VECTOR));
+    (sender < machine.board.vcpus()).then_some(sender)
+}
+
+/// Ends the interrupt that was taken, where one is in service: 0 is none that was there to be taken.
+pub fn end_of_interrupt<B: Backend>(vector: u8, backend: &mut B) {
+    if vector >= LOWEST_VECTOR && vector != SPURIOUS_VECTOR {
+        backend.end_of_interrupt();
+    }
+}
+
+/// The watchdog's interrupt, or one that neither a vCPU nor this processor's timer has sent, as of a device that firmware has set up:
+/// the guest has not caused that exit, and goes on.
+#[cold]
+#[inline(never)]
+fn look_or_stray<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine) -> Action {
+    end_of_interrupt(vector, backend);
+    if vector == WATCHDOG_VECTOR {
+        return look(ExitReason::EXTERNAL_INTERRUPT, backend, machine);
+    }
+    machine.looks(ExitReason::EXTERNAL_INTERRUPT);
+    resume(backend, machine)
 }
 
 /// Time for a look at the account, by an exit for `reason`: a guest that did nothing that exits since the last is stopped, unless it
@@ -489,6 +518,34 @@ mod tests {
         assert_eq!(look(false, 0), (Action::Resume, 4, 2), "an early look is no exit of the guest's");
         assert_eq!(look(true, 0), (Action::Stop(Outcome::NoExits), 4, 2), "the last is the guest's end");
         assert_eq!(ledger.count(ExitReason::EXTERNAL_INTERRUPT), 5);
+    }
+
+    #[test]
+    fn an_interrupt_that_nobody_has_sent_is_a_look_and_a_spurious_one_is_not_ended() {
+        let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
+        let [mut first, second] = machines();
+        first.ledgers = Box::leak(Box::new([ledger]));
+        second.board.set_condition(1, Condition::Running);
+        assert!(second.board.send(1, 0, Message::Nmi));
+        let mut backend = interruptible();
+        let mut looks = 0;
+        for halted in [false, true] {
+            (first.halted, backend.halts) = (halted, usize::from(halted));
+            for (vector, ends) in [(0x30, 1), (KICK_VECTOR - 1, 1), (KICK_VECTOR + 2, 1), (SPURIOUS_VECTOR, 0), (0, 0)]
+            {
+                (backend.exit_event, backend.ended_interrupts) = (Some(Event::interrupt(vector)), 0);
+                let open = ledger.open(ExitReason::EXTERNAL_INTERRUPT);
+                assert_eq!(external_interrupt(&mut backend, &mut first), Action::Resume, "{vector:#x}");
+                ledger.close(open, 0, || 50);
+                looks += 1;
+                assert_eq!((ledger.looks(), backend.ended_interrupts), (looks, ends), "{vector:#x}");
+                assert_eq!((first.halted, backend.halts), (halted, usize::from(halted)), "it wakes nothing");
+            }
+        }
+        assert!(!first.nmi_pending, "nobody's message is read");
+        backend.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
+        assert_eq!(external_interrupt(&mut backend, &mut first), Action::Inject(Event::NMI));
+        assert_eq!(ledger.looks(), looks);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Backend, RawReason};
-use crate::handlers::apic::{TIMER_VECTOR, WATCHDOG_VECTOR};
+use crate::handlers::apic::{self, TIMER_VECTOR};
 use crate::machine::Machine;
 
 /// An exit past the limit: how its guest ends.
@@ -20,9 +20,9 @@ pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machin
     match raw.basic() {
         ExitReason::EXTERNAL_INTERRUPT => {
             let vector = backend.take_interrupt();
-            backend.end_of_interrupt();
-            let is_guests = vector == TIMER_VECTOR && machine.apic.timer_fired(backend.tsc());
-            if !is_guests && (vector == TIMER_VECTOR || vector == WATCHDOG_VECTOR) {
+            apic::end_of_interrupt(vector, backend);
+            let fired = vector == TIMER_VECTOR && machine.apic.timer_fired(backend.tsc());
+            if !fired && apic::sender(vector, machine).is_none() {
                 machine.looks(ExitReason::EXTERNAL_INTERRUPT);
             }
         }
@@ -38,7 +38,7 @@ pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machin
 mod tests {
     use super::*;
     use crate::exit::{Event, GuestRegisters};
-    use crate::handlers::apic::KICK_VECTOR;
+    use crate::handlers::apic::{KICK_VECTOR, SPURIOUS_VECTOR, WATCHDOG_VECTOR};
     use crate::ledger::Ledger;
     use crate::machine::NEVER;
     use crate::script::{Script, machine};
@@ -99,6 +99,8 @@ mod tests {
         for (reason, vector, looks) in [
             (ExitReason::EXTERNAL_INTERRUPT, TIMER_VECTOR, 1),
             (ExitReason::EXTERNAL_INTERRUPT, WATCHDOG_VECTOR, 1),
+            (ExitReason::EXTERNAL_INTERRUPT, 0x30, 1),
+            (ExitReason::EXTERNAL_INTERRUPT, SPURIOUS_VECTOR, 1),
             (ExitReason::EXTERNAL_INTERRUPT, KICK_VECTOR, 0),
             (ExitReason::PREEMPTION_TIMER, 0, 1),
             (ExitReason::WBINVD, 0, 0),
@@ -110,7 +112,8 @@ mod tests {
                 (Outcome::LimitReached, looks),
                 "{reason:?} {vector:#x}"
             );
-            assert_eq!(vcpu.backend.ended_interrupts, usize::from(reason == ExitReason::EXTERNAL_INTERRUPT));
+            let is_in_service = reason == ExitReason::EXTERNAL_INTERRUPT && vector != SPURIOUS_VECTOR;
+            assert_eq!(vcpu.backend.ended_interrupts, usize::from(is_in_service));
         }
     }
 

@@ -17,9 +17,8 @@ pub struct SvmOperation {
 impl SvmOperation {
     /// # Safety
     /// EFER.SVME is set on this processor, and VM_HSAVE_PA is the physical address of a page that nobody else uses from now
-    /// on. The IDT's gates are without interrupt stacks, since TR is a guest's; those of the vectors from
-    /// [`KICK_VECTOR`](crate::handlers::apic::KICK_VECTOR) to [`WATCHDOG_VECTOR`](crate::handlers::apic::WATCHDOG_VECTOR) leave
-    /// the vector in RAX and RFLAGS.IF clear; that of NMIs returns with everything as it was.
+    /// on. The IDT's gates are without interrupt stacks, since TR is a guest's; those of interrupts are the
+    /// [`gates`](super::gates), which leave the vector in AL and RFLAGS.IF clear; that of NMIs returns with everything as it was.
     pub const unsafe fn new() -> Self {
         Self { _not_send: PhantomData }
     }
@@ -47,7 +46,7 @@ impl SvmOperation {
     /// there is none.
     pub fn take_interrupt(&mut self) -> u8 {
         let vector: u64;
-        // SAFETY: the gates leave the vector in RAX, by `new`, and clear IF, so that one comes at most. STI takes effect
+        // SAFETY: the gates leave the vector in AL, by `new`, and clear IF, so that one comes at most. STI takes effect
         // with the flag clear again.
         unsafe {
             asm!("xor eax, eax", "sti", "stgi", "nop", "clgi", "sti", out("rax") vector);

@@ -2,7 +2,7 @@
 //!
 //! One file per topic of the APM's volume 2, chapter 15: [`capability`] (15.4), [`controls`] (15.9 to 15.13), [`vmcb`] (appendix
 //! B), [`instructions`] (15.5, 15.17), [`exit_information`] (15.6, appendix C), [`npt`] (15.25), [`permission_maps`] (15.10,
-//! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`entry_checks`] (15.5.1). [`scenario`] stages guests of another
+//! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`gates`] (15.21), [`entry_checks`] (15.5.1). [`scenario`] stages guests of another
 //! kind. `backend` reads and writes the
 //! VMCB for the common code; [`decode`] and [`operand`] tell what processors without decode assists do not.
 
@@ -14,6 +14,7 @@ pub mod decode;
 pub mod entry;
 pub mod entry_checks;
 pub mod exit_information;
+pub mod gates;
 pub mod guest_state;
 pub mod instructions;
 pub mod npt;

@@ -17,6 +17,7 @@ use super::vmcb::*;
 use super::{Svm, guest_state};
 use crate::board::{Board, Signal};
 use crate::exit::{Backend, GuestRegisters, vector};
+use crate::handlers::apic::end_of_interrupt;
 use crate::machine::NEVER;
 use crate::memory::GuestMemory;
 
@@ -200,8 +201,8 @@ impl Svm {
         // The end of the scenario's bound, if it came to that. An INIT that has made its exit stays pending, and would reset the
         // processor if interrupts were let in.
         if self.exit_reason().basic() == ExitReason::EXTERNAL_INTERRUPT {
-            let _ = self.take_interrupt();
-            self.end_of_interrupt();
+            let vector = self.take_interrupt();
+            end_of_interrupt(vector, self);
         }
     }
 }
