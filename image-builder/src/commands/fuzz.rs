@@ -14,6 +14,7 @@ use super::run::Target;
 use crate::account::Account;
 use crate::cli::FuzzArguments;
 use crate::emulator::models::Model;
+use crate::emulator::process::STDERR;
 use crate::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, SERIAL, Session, bochs, qemu};
 use crate::failure::{Failure, Status};
 use crate::random;
@@ -107,6 +108,9 @@ impl Outcome {
             (Some((Status::NoVerdict, _)) | None, Ended::Exited(_)) if bochs::guest_ended_it(launch, &said) => {
                 (EMULATORS_END.to_owned(), None)
             }
+            (Some((Status::NoVerdict, _)) | None, Ended::Exited(_)) if launch.kind == QEMU && invalid_tss(launch) => {
+                (QEMUS_END.to_owned(), None)
+            }
             (Some((Status::NoVerdict, _)) | None, ended) => {
                 let sentence = match ended {
                     Ended::Exited(status) => {
@@ -118,6 +122,10 @@ impl Outcome {
                 };
                 ("no verdict".to_owned(), Some(sentence))
             }
+            (Some(_), _) if account.as_ref().is_some_and(|account| refused_by_qemu(launch, account).is_some()) => (
+                account.as_ref().and_then(|account| refused_by_qemu(launch, account)).unwrap_or_default().to_owned(),
+                None,
+            ),
             (Some((_, verdict)), _) => {
                 let word = verdict.split(':').next().unwrap_or_default().to_owned();
                 (word, Some(verdict))
@@ -129,6 +137,31 @@ impl Outcome {
 
 /// A guest's triple fault under SVM on Bochs, which ends Bochs and leaves no account.
 const EMULATORS_END: &str = "Bochs' end at a triple fault under SVM";
+
+/// QEMU's own emulation among the platforms.
+const QEMU: &str = "qemu-tcg";
+/// QEMU lets LTR load a null selector, where #GP is due, and ends itself when the guest then changes to ring 0.
+const QEMUS_END: &str = "QEMU's end at an invalid TSS of the guest";
+
+fn invalid_tss(launch: &Launch) -> bool {
+    let said = std::fs::read_to_string(launch.invocation.directory.join(STDERR)).unwrap_or_default();
+    said.contains("qemu: fatal: invalid tss")
+}
+
+/// States that QEMU's emulation lets a guest make and then refuses at VMRUN, and what it takes for an invalid state that is none: its books
+/// agree all the same.
+fn refused_by_qemu(launch: &Launch, account: &Account) -> Option<&'static str> {
+    let stop = account.stop.as_ref().filter(|stop| stop.outcome == "entry-failed")?;
+    if launch.kind != QEMU || !account.findings.is_empty() {
+        return None;
+    }
+    [
+        ("CS has both L and D", "QEMU let the guest load a code segment with L and D, where #GP is due"),
+        ("the state is invalid for VMRUN", "QEMU's VMEXIT_INVALID of a MOV to CR3, where #GP is due"),
+    ]
+    .into_iter()
+    .find_map(|(detail, ending)| (stop.detail == detail).then_some(ending))
+}
 
 fn last_line(said: &str) -> &str {
     said.lines().last().unwrap_or("it printed nothing")

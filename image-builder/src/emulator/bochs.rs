@@ -235,11 +235,12 @@ const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
     ),
 ];
 
-/// What Bochs logs of each step of a walk through nested page tables, which there is in a guest only.
-const NESTED_WALK: &[u8] = b"Nested walk for guest paddr";
+/// What Bochs logs when a guest is entered under SVM, and of each step of a walk through nested page tables, which there is in a guest
+/// only.
+const IN_GUEST: [&[u8]; 2] = [b"VMRUN VMCB ptr", b"Nested walk for guest paddr"];
 
 /// Whether it was the guest that ended Bochs: by a triple fault under SVM, of which Bochs makes no exit. The log of exits tells it from one
-/// of the monitor: behind the last exit, the processor walked nested page tables.
+/// of the monitor: behind the last exit the guest was entered again.
 pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
     use std::io::{Read, Seek, SeekFrom};
     const TAIL_BYTES: u64 = 1 << 16;
@@ -253,7 +254,8 @@ pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
     };
     let Some(tail) = launch.exit_log.as_ref().and_then(|log| read_tail(&log.path).ok()) else { return false };
     let last = |text: &[u8]| tail.windows(text.len()).rposition(|part| part == text);
-    let in_guest = last(NESTED_WALK).is_some_and(|at| last(b"VMEXIT reason=").is_none_or(|exit| exit < at));
+    let entered = IN_GUEST.iter().filter_map(|text| last(text)).max();
+    let in_guest = entered.is_some_and(|at| last(b"VMEXIT reason=").is_none_or(|exit| exit < at));
     in_guest && (said.contains(UNRESOLVED) || last(UNRESOLVED.as_bytes()).is_some())
 }
 
