@@ -115,39 +115,87 @@ fn walk_by(
     access: Access,
     mut by: impl FnMut(u64),
 ) -> Result<u64, WalkFault> {
-    let kind = if access == Access::Write { WRITE } else { 0 } | if mode.user { USER } else { 0 };
-    let (mut table, mut writable, mut user_page) = (mode.cr3 & ADDRESS, true, true);
-    for level in (1..=4u32).rev() {
-        let entry_gpa = table + (linear >> (9 * level) & 0xff8);
-        let bits = memory.read_u64(entry_gpa).map_err(|_| WalkFault::OutsideMemory)?;
+    let mut way = Way { memory, mode, linear, access, table: mode.cr3, rights: Flags::all() };
+    // No loop: what a level does not have costs nothing.
+    by(way.entry_gpa(4));
+    if let Some(gpa) = way.level(4)? {
+        return Ok(gpa);
+    }
+    by(way.entry_gpa(3));
+    if let Some(gpa) = way.level(3)? {
+        return Ok(gpa);
+    }
+    by(way.entry_gpa(2));
+    if let Some(gpa) = way.level(2)? {
+        return Ok(gpa);
+    }
+    by(way.entry_gpa(1));
+    Ok(way.level(1)?.unwrap_or_else(|| unreachable!("level 1 maps a page")))
+}
+
+/// A walk that is under way.
+struct Way<'a> {
+    memory: &'a mut GuestMemory,
+    mode: Mode,
+    linear: u64,
+    access: Access,
+    /// The table that is next; only its address counts.
+    table: u64,
+    /// What every entry so far has set.
+    rights: Flags,
+}
+
+impl Way<'_> {
+    #[inline(always)]
+    fn entry_gpa(&self, level: u32) -> u64 {
+        self.table & ADDRESS | self.linear >> (9 * level) & 0xff8
+    }
+
+    /// Goes through the table of a level; where its entry maps a page, to the address there.
+    #[inline(always)]
+    fn level(&mut self, level: u32) -> Result<Option<u64>, WalkFault> {
+        let gpa = self.entry_gpa(level);
+        let bits = self.memory.read_u64(gpa).map_err(|_| WalkFault::OutsideMemory)?;
         let entry = Flags::from_bits_retain(bits);
         if !entry.contains(Flags::PRESENT) {
-            return Err(WalkFault::Page(kind));
+            return Err(WalkFault::Page(self.kind()));
         }
         let is_page = level == 1 || level < 4 && entry.contains(Flags::HUGE_PAGE);
-        if bits & mode.reserved(level, is_page) != 0 {
-            return Err(WalkFault::Page(RESERVED | PRESENT | kind));
+        if bits & self.mode.reserved(level, is_page) != 0 {
+            return Err(WalkFault::Page(RESERVED | PRESENT | self.kind()));
         }
-        writable &= entry.contains(Flags::WRITABLE);
-        user_page &= entry.contains(Flags::USER_ACCESSIBLE);
-        if is_page {
-            let write_refused = access == Access::Write && !writable && (mode.user || mode.write_protect);
-            if mode.user && !user_page || write_refused {
-                return Err(WalkFault::Page(PRESENT | kind));
+        self.rights &= entry;
+        if !is_page {
+            if !entry.contains(Flags::ACCESSED) {
+                self.mark(gpa, entry | Flags::ACCESSED)?;
             }
+            self.table = bits;
+            return Ok(None);
         }
-        let mark = if is_page && access == Access::Write { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
+        let is_write = self.access == Access::Write;
+        let is_refused =
+            is_write && !self.rights.contains(Flags::WRITABLE) && (self.mode.user || self.mode.write_protect);
+        if is_refused || self.mode.user && !self.rights.contains(Flags::USER_ACCESSIBLE) {
+            return Err(WalkFault::Page(PRESENT | self.kind()));
+        }
+        let mark = if is_write { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
         if !entry.contains(mark) {
-            memory.write_u64(entry_gpa, bits | mark.bits()).map_err(|_| WalkFault::OutsideMemory)?;
+            self.mark(gpa, entry | mark)?;
         }
-        by(entry_gpa);
-        if is_page {
-            let offset_mask = (1u64 << (3 + 9 * level)) - 1;
-            return Ok(bits & ADDRESS & !offset_mask | linear & offset_mask);
-        }
-        table = bits & ADDRESS;
+        let offset_mask = (1u64 << (3 + 9 * level)) - 1;
+        Ok(Some(bits & ADDRESS & !offset_mask | self.linear & offset_mask))
     }
-    unreachable!("level 1 maps a page")
+
+    fn mark(&mut self, gpa: u64, entry: Flags) -> Result<(), WalkFault> {
+        self.memory.write_u64(gpa, entry.bits()).map_err(|_| WalkFault::OutsideMemory)
+    }
+
+    /// The error code's bits about the access.
+    #[cold]
+    fn kind(&self) -> u32 {
+        let write = if self.access == Access::Write { WRITE } else { 0 };
+        write | if self.mode.user { USER } else { 0 }
+    }
 }
 
 /// Where the first bytes of a linear range lie in guest-physical memory, and how many before the page ends.

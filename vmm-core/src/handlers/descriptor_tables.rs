@@ -15,6 +15,8 @@ const TYPE_LDT: u64 = 2;
 const TYPE_AVAILABLE_TSS: u64 = 9;
 /// What turns an available TSS descriptor into a busy one.
 const BUSY: u64 = 2;
+/// The fewest bytes of these instructions: opcode and ModRM, without a prefix.
+const PLAIN_BYTES: usize = 3;
 
 /// Performs the instruction.
 #[inline(never)]
@@ -123,7 +125,11 @@ fn store_selector<B: Backend>(
 fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Result<bool, Fault> {
     let mut instruction = [0; 15];
     let bytes = (backend.get(State::InstructionBytes) as usize).min(instruction.len());
-    let (rip, rights) = (backend.get(State::Rip), backend.get(State::CsRights));
+    let rights = backend.get(State::CsRights);
+    if bytes == PLAIN_BYTES {
+        return Ok(rights & (CS_LONG | CS_DEFAULT) == 0);
+    }
+    let rip = backend.get(State::Rip);
     let in_64_bit_mode = rights & CS_LONG != 0;
     let linear = if in_64_bit_mode { rip } else { rip.wrapping_add(backend.get(State::CsBase)) & u64::from(u32::MAX) };
     paging::read(backend, machine, linear, &mut instruction[..bytes])?;
