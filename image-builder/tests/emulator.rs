@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{text, tollgate_in};
 use image_builder::account::Account;
 use image_builder::bench::{Baseline, Distribution};
-use image_builder::emulator::models::{MODELS, Model, Offers};
+use image_builder::emulator::models::{self, MODELS, Model, Offers};
 use image_builder::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu, release};
 use image_builder::failure::Status;
 use image_builder::image;
@@ -27,6 +27,11 @@ use tollgate_abi::monitor_image::{PACKED_MONITOR_AT, PackedMonitor};
 use tollgate_abi::scenario::{self, RUNS};
 use tollgate_abi::virtualization::Extension;
 use tollgate_abi::workload::{Ends, TABLE, Workload};
+
+/// A model beside the default one, without CET: each hides what the other shows.
+const WITHOUT_CET: &str = "corei7_haswell_4770";
+/// A model with SVM.
+const WITH_SVM: &str = "zambezi";
 
 /// A run of the tool on Bochs.
 struct Run {
@@ -218,8 +223,8 @@ fn check_what_is_not_possible(rows: &[Value]) {
 
 #[test]
 fn every_vcpu_balances_with_the_processor_that_it_runs_on() {
-    for cpus in [2, 8] {
-        let run = Run::new(&["--audit", "--cpus", &cpus.to_string()]);
+    for (model, cpus) in [(models::DEFAULT, 2), (models::DEFAULT, 8), (WITHOUT_CET, 4), (WITH_SVM, 3)] {
+        let run = Run::new(&["--audit", "--cpu", model, "--cpus", &cpus.to_string()]);
         run.check_balanced();
         run.check_books();
         let vcpus = run.account["per_vcpu"].as_array().unwrap();
@@ -263,11 +268,13 @@ fn a_vcpu_that_breaks_stops_the_others_whatever_they_do() {
 fn a_hostile_guest_is_stopped_and_named_with_a_full_account() {
     let hostile: Vec<&Workload> = TABLE.iter().filter(|workload| matches!(workload.ends, Ends::Stopped(_))).collect();
     assert!(hostile.len() >= 5);
-    in_parallel(&hostile, |workload| {
+    let on_both = |workload| [(models::DEFAULT, workload), (WITHOUT_CET, workload)];
+    let runs: Vec<(&str, &Workload)> = hostile.into_iter().flat_map(on_both).collect();
+    in_parallel(&runs, |(model, workload)| {
         let Ends::Stopped(outcome) = workload.ends else { return };
         let cpus = workload.on.least_vcpus().to_string();
-        let run = Run::new(&["--audit", "--cpus", &cpus, "--workload", workload.name]);
-        assert_eq!(run.status(), Some(1), "{}: {}", workload.name, run.story());
+        let run = Run::new(&["--audit", "--cpu", model, "--cpus", &cpus, "--workload", workload.name]);
+        assert_eq!(run.status(), Some(1), "{model}, {}: {}", workload.name, run.story());
         assert!(run.verdict().starts_with("stopped: "), "{}: {}", workload.name, run.story());
         assert_eq!(run.account["stop"]["outcome"], outcome.name(), "{}: {}", workload.name, run.story());
         run.check_books();
