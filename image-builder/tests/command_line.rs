@@ -59,7 +59,7 @@ fn tables_come_in_every_form() {
     check(
         &["reasons", "--format", "csv"],
         0,
-        "108,SHUTDOWN,7Fh,SVM,intercept,an exception while #DF is delivered,QEMU or silicon",
+        "108,SHUTDOWN,7Fh,SVM,intercept,an exception while #DF is delivered,\"QEMU, Bochs' AMD models or silicon (Bochs from 3.0 on)\"",
     );
     check(&["reasons", "--format", "markdown"], 0, "| no | name");
     check(&["reasons", "--format", "markdown"], 0, "|  no | SVM code | name");

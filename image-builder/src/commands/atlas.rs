@@ -669,7 +669,7 @@ mod tests {
         };
         let told = |runs: &[Run], reason| row(runs, reason).map(|row| (row.count, row.possible, row.how));
         assert_eq!(told(&alone, ExitReason::SVM_PUSHF), Some((4, true, "PUSHFQ".to_owned())));
-        let elsewhere = Some((0, false, "needs Bochs' AMD models, QEMU or silicon, QEMU from 9.1 on".to_owned()));
+        let elsewhere = Some((0, false, "needs Bochs' AMD models, QEMU or silicon (QEMU from 9.1 on)".to_owned()));
         assert_eq!(told(&alone, ExitReason::INVD), elsewhere);
         assert_eq!(told(&both, ExitReason::INVD), Some((3, true, "INVD".to_owned())));
         assert_eq!(told(&both, ExitReason::SVM_RSM), Some((0, true, "not produced".to_owned())));

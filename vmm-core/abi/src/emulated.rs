@@ -56,12 +56,14 @@ impl fmt::Display for Places {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { needs, bochs, qemu } = self;
         f.write_str(needs)?;
+        let mut opening = " (";
         for (name, versions) in [("Bochs", bochs), ("QEMU", qemu)] {
             if matches!(versions, Emulated::From(_) | Emulated::Before(_)) {
-                write!(f, ", {name}{versions}")?;
+                write!(f, "{opening}{name}{versions}")?;
+                opening = ", ";
             }
         }
-        Ok(())
+        f.write_str(if opening == ", " { ")" } else { "" })
     }
 }
 
@@ -85,6 +87,6 @@ mod tests {
     fn places_say_which_versions() {
         let places = |bochs, qemu| Places { needs: "a processor", bochs, qemu }.to_string();
         assert_eq!(places(Always, Never), "a processor");
-        assert_eq!(places(From((3, 1)), Before((9, 1))), "a processor, Bochs from 3.1 on, QEMU before 9.1");
+        assert_eq!(places(From((3, 1)), Before((9, 1))), "a processor (Bochs from 3.1 on, QEMU before 9.1)");
     }
 }
