@@ -745,7 +745,7 @@ fn a_guest_that_breaks_under_svm_is_named() {
 
 #[test]
 fn every_model_with_enough_of_svm_balances() {
-    let models: Vec<&Model> = MODELS.iter().filter(|model| model.offers == Offers::Enough(Extension::Svm)).collect();
+    let models: Vec<&Model> = models().filter(|model| model.offers == Offers::Enough(Extension::Svm)).collect();
     in_parallel(&models, |model| {
         for cpus in ["1", "2"] {
             let run = Run::new(&["--audit", "--cpu", model.name, "--cpus", cpus]);
