@@ -35,7 +35,7 @@ pub struct Machine {
     pub controls: Controls,
     /// The controls of every profile together, which say what the run as a whole could have produced.
     pub enabled_in_any_profile: Controls,
-    /// CR4 bits that the processor allows in VMX operation.
+    /// CR4 bits that the guest may set.
     pub cr4_allowed: u64,
     /// IA32_APIC_BASE.
     pub apic_base: u64,

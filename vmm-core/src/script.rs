@@ -7,7 +7,7 @@ use std::ops::Range;
 use tollgate_abi::apic::{SVR, SVR_ENABLED};
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
-use tollgate_abi::profile::Profile;
+use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::virtualization::Facts;
 
 use crate::apic::{Apic, Page};
@@ -92,7 +92,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
         facts: Facts::default(),
         controls: Controls::default(),
         enabled_in_any_profile: Controls::default(),
-        cr4_allowed: u64::MAX,
+        cr4_allowed: CR4_OFFERED,
         apic,
         apic_base: tollgate_abi::apic::APIC_BASE,
         nmi_pending: false,

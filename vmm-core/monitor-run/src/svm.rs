@@ -6,7 +6,7 @@ use alloc::vec;
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
-use tollgate_abi::profile::Profile;
+use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::Writer;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
@@ -78,9 +78,9 @@ impl Extension for Svm {
         true
     }
 
-    /// What the guest reads it may write.
+    /// MCE is the monitor's; but the guest reads it where reads make no exit, and writes back what it has read.
     fn cr4_allowed(capabilities: &Capabilities) -> u64 {
-        capabilities.cr4_allowed | Cr4::read_raw() & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits()
+        capabilities.cr4_allowed & CR4_OFFERED | Cr4::read_raw() & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits()
     }
 
     #[inline(never)]

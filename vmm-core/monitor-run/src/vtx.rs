@@ -6,7 +6,7 @@ use alloc::vec;
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
-use tollgate_abi::profile::Profile;
+use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::Writer;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
@@ -97,7 +97,7 @@ impl Extension for Vmx {
     }
 
     fn cr4_allowed(capabilities: &Capabilities) -> u64 {
-        capabilities.cr4_fixed1
+        capabilities.cr4_fixed1 & CR4_OFFERED
     }
 
     #[inline(never)]

@@ -4,7 +4,6 @@
 //! and stops a guest that tries from compatibility mode. A vCPU that starts in real mode may go to protected mode and to
 //! IA-32e mode; paging without IA-32e mode stops it.
 
-use tollgate_abi::profile::CR4_OFFERED;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, Pause, State};
@@ -184,9 +183,8 @@ fn refuse_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) ->
 
 #[inline(always)]
 fn try_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Option<Action> {
-    let allowed = machine.cr4_allowed & CR4_OFFERED;
     let paging = backend.get(State::Cr0) & CR0_PG != 0;
-    if value & !allowed != 0 || paging && value & CR4_PAE == 0 {
+    if value & !machine.cr4_allowed != 0 || paging && value & CR4_PAE == 0 {
         return None;
     }
     let changed = value ^ backend.get(State::Cr4);
@@ -225,6 +223,16 @@ mod tests {
     use crate::script::{Script, machine};
 
     const CR0: u64 = CR0_PG | CR0_ET | CR0_PE | 1 << 5;
+
+    /// Under SVM the guest reads the monitor's MCE where reads make no exit.
+    #[test]
+    fn what_the_guest_may_read_of_cr4_it_may_write_back() {
+        const CR4_MCE: u64 = 1 << 6;
+        let (mut backend, mut machine) = (script(), machine());
+        assert_eq!(write_cr4(CR4_PAE | CR4_MCE, &mut backend, &mut machine), REFUSED);
+        machine.cr4_allowed |= CR4_MCE;
+        assert_eq!(write_cr4(CR4_PAE | CR4_MCE, &mut backend, &mut machine), Action::Advance);
+    }
 
     fn script() -> Script {
         let mut backend = Script::default();
