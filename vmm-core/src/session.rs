@@ -286,6 +286,42 @@ mod tests {
         assert!(!super::tests::log(5, 5, 5, 5, 1).0.contains("looks"));
     }
 
+    /// The verdict on a guest that keeps no book and ended so, after one exit whose cycles the ledger has or not.
+    fn without_book(outcome: Outcome, has_cycles: bool) -> (String, Ending) {
+        let mut text = String::new();
+        let mut session = Session::new(&mut text);
+        session.leave_out_guest_book();
+        let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
+        let books: [&'static dyn Book; 1] = [ledger];
+        let machine = Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() };
+        ledger.first_entry();
+        let opened = ledger.open(ExitReason::CPUID);
+        if has_cycles {
+            ledger.close(opened, 0, || 50);
+        }
+        ledger.no_entry_followed();
+        machine.board.end(0, Ended::of(outcome));
+        let ending = session.finish(&machine, &books, || 0);
+        (verdict(&text), ending)
+    }
+
+    #[test]
+    fn a_guest_without_a_book_ends_as_it_likes_but_for_what_could_not_be_run() {
+        for outcome in [Outcome::TripleFault, Outcome::Exited, Outcome::LimitReached, Outcome::OutsideMemory] {
+            let detail = std::format!("1 exits; the guest keeps no book, and ended as {} at 0x0", outcome.name());
+            assert_eq!(without_book(outcome, true), (std::format!("balanced: {detail}"), Ending::Pass));
+        }
+        for outcome in [Outcome::EntryFailed, Outcome::UnhandledExit] {
+            let (verdict, ending) = without_book(outcome, true);
+            assert!(verdict.starts_with("stopped: the guest ended as ") && ending == Ending::Fail, "{verdict}");
+        }
+        let (verdict, ending) = without_book(Outcome::Exited, false);
+        assert!(
+            verdict.starts_with("differs: the ledger of vCPU 0 does not add up") && ending == Ending::Fail,
+            "{verdict}"
+        );
+    }
+
     #[test]
     fn the_verdict_has_a_postscript_where_one_is_set() {
         let mut text = String::new();
