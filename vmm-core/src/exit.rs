@@ -394,8 +394,13 @@ pub trait Backend {
     fn take_interrupt(&mut self) -> u8;
     /// Takes the NMI that caused the exit.
     fn take_nmi(&mut self);
-    /// Whether the NMI handler of the guest has come to its end, at an exit for that.
+    /// The NMI handler of the guest comes to its end, at an exit for the instruction that is it.
     fn nmi_handler_ends(&mut self);
+    /// Whether an exception is only the end of a step that the monitor made of that instruction, behind which NMIs can be taken.
+    #[inline(always)]
+    fn takes_own_step(&mut self) -> bool {
+        false
+    }
     /// The event that was being delivered when the guest exited.
     fn vectoring_event(&self) -> Option<Event>;
     /// Whether there may be such an event, without a call.
@@ -452,7 +457,7 @@ pub trait Backend {
     fn takes_nmis(&self, ends: bool) -> bool;
     /// Exit as soon as an interrupt could be injected, or no longer.
     fn ask_for_window(&mut self, wanted: bool);
-    /// Exit as soon as an NMI could be injected, or no longer. Where the extension can't tell, the NMI waits for another exit.
+    /// Exit as soon as an NMI could be injected, or no longer. Where the extension can't tell, at the next IRET.
     fn ask_for_nmi_window(&mut self, wanted: bool);
     /// Halt at the next entry, without a watchdog, until an interrupt.
     fn halt(&mut self);

@@ -20,6 +20,9 @@ const DR7_GD: u64 = 1 << 13;
 /// An exception or NMI.
 #[inline(never)]
 pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    if backend.takes_own_step() {
+        return apic::resume(backend, machine);
+    }
     let Some(event) = backend.take_exit_event() else {
         return Action::Stop(Outcome::UnhandledExit);
     };

@@ -8,6 +8,7 @@ use super::code_page::CodePage;
 use super::controls::{HLT, IRET, VINTR};
 use super::decode::{Instruction, MAX_BYTES, decode};
 use super::exit_information as information;
+use super::nmi::Nmis;
 use super::operand::CodeMode;
 use super::vmcb::{self as f, Field, Segment};
 use super::{Halt, Svm, entry_checks, guest_state, permission_maps};
@@ -18,12 +19,12 @@ use crate::exit::{
 use crate::machine::NEVER;
 use crate::{paging, registers};
 
-const RFLAGS_TF: u64 = 1 << 8;
-const RFLAGS_IF: u64 = 1 << 9;
+pub(super) const RFLAGS_TF: u64 = 1 << 8;
+pub(super) const RFLAGS_IF: u64 = 1 << 9;
 const EFER_LMA: u64 = 1 << 10;
 const CR0_PE: u64 = 1;
 const CR4_MCE: u64 = 1 << 6;
-const DR6_BS: u64 = 1 << 14;
+pub(super) const DR6_BS: u64 = 1 << 14;
 /// DR6 bits that tell the causes of a #DB, which the processor has set in the saved DR6 (APM 2 15.12.2).
 const DR6_CAUSES: u64 = 0x600f;
 /// CS rights: L; D.
@@ -133,7 +134,7 @@ impl Svm {
         }
     }
 
-    fn set_intercept_0(&mut self, bit: u32, on: bool) {
+    pub(super) fn set_intercept_0(&mut self, bit: u32, on: bool) {
         self.vmcb.put(f::INTERCEPTS, u64::from(bit) << 32, on);
     }
 
@@ -367,8 +368,12 @@ impl Backend for Svm {
     }
 
     fn nmi_handler_ends(&mut self) {
-        self.in_nmi_handler = false;
-        self.set_intercept_0(IRET, false);
+        self.iret();
+    }
+
+    #[inline(always)]
+    fn takes_own_step(&mut self) -> bool {
+        self.ends_own_step()
     }
 
     #[inline(always)]
@@ -495,7 +500,7 @@ impl Backend for Svm {
             self.vmcb.set(f::NRIP, rip);
         }
         if event.kind == EventKind::Nmi {
-            self.in_nmi_handler = true;
+            self.nmis.begin();
             self.set_intercept_0(IRET, true);
         }
         if event.kind == EventKind::ExternalInterrupt && self.injects_virtual_interrupts() {
@@ -543,10 +548,14 @@ impl Backend for Svm {
     }
 
     fn takes_nmis(&self, ends: bool) -> bool {
-        !self.in_nmi_handler && if ends { !self.steps() } else { !self.has_shadow() }
+        !self.nmis.in_handler && !self.is_before_iret() && if ends { !self.steps() } else { !self.has_shadow() }
     }
 
-    fn ask_for_nmi_window(&mut self, _: bool) {}
+    fn ask_for_nmi_window(&mut self, wanted: bool) {
+        if wanted {
+            self.await_nmi_window();
+        }
+    }
 
     fn ask_for_window(&mut self, wanted: bool) {
         if wanted != self.window {
@@ -588,7 +597,7 @@ impl Backend for Svm {
     fn start_up(&mut self, vector: u8) {
         self.long_mode = false;
         self.halt = None;
-        self.in_nmi_handler = false;
+        self.nmis = Nmis::default();
         guest_state::write_real_mode(self.vmcb, vector);
         self.vmcb.set(f::CR4, self.machine_check);
         self.operation.load(self.vmcb);
@@ -607,7 +616,7 @@ impl Backend for Svm {
         self.software_bytes = 0;
         intercepts.write(self.vmcb);
         self.set_intercept_0(VINTR, self.window);
-        self.set_intercept_0(IRET, self.in_nmi_handler);
+        self.set_intercept_0(IRET, self.nmis.intercepts_iret());
         self.set_intercept_0(HLT, self.halt.is_none());
         permission_maps::fill_msrpm(self.msrpm, profile);
         self.vmcb.mark_group(f::PERMISSION_MAPS);

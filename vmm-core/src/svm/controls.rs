@@ -63,6 +63,8 @@ pub const IRET: u32 = 1 << 20;
 
 /// Vector 2 has no bit among the exceptions.
 const NO_EXCEPTION: u32 = 1 << 2;
+/// The intercepts of all exceptions.
+pub const ALL_EXCEPTIONS: u32 = !NO_EXCEPTION;
 
 impl Intercepts {
     /// Settles a profile's wishes with what the processor has.

@@ -17,6 +17,7 @@ pub mod exit_information;
 pub mod gates;
 pub mod guest_state;
 pub mod instructions;
+mod nmi;
 pub mod npt;
 pub mod operand;
 pub mod permission_maps;
@@ -35,6 +36,7 @@ use self::capability::Capabilities;
 use self::code_page::CodePage;
 use self::controls::Intercepts;
 use self::instructions::SvmOperation;
+use self::nmi::Nmis;
 use self::npt::Npt;
 use self::permission_maps::MSRPM_PAGES;
 use self::vmcb::Vmcb;
@@ -75,8 +77,8 @@ pub struct Svm {
     long_mode: bool,
     /// VINTR is intercepted.
     window: bool,
-    /// An NMI was injected and its handler has not come to its IRET.
-    in_nmi_handler: bool,
+    /// Which NMIs are masked.
+    nmis: Nmis,
     /// Where the instruction of the #BP or #OF is that was injected last, and how long; 0 if there was none.
     software_rip: u64,
     software_bytes: u8,
@@ -160,7 +162,7 @@ impl Svm {
             flushed: false,
             long_mode: true,
             window: false,
-            in_nmi_handler: false,
+            nmis: Nmis::default(),
             software_rip: 0,
             software_bytes: 0,
             machine_check,

@@ -12,6 +12,7 @@ use tollgate_abi::scenario::Scenario;
 use tollgate_abi::svm_exit::{Intercept, intercept};
 
 use super::controls::Intercepts;
+use super::nmi::Nmis;
 use super::scenario_hardware as hardware;
 use super::vmcb::*;
 use super::{Svm, guest_state};
@@ -218,6 +219,7 @@ impl Frame<'_> {
         svm.guest_deadline_tsc = NEVER;
         svm.long_mode = true;
         svm.halt = None;
+        svm.nmis = Nmis::default();
         guest_state::write(svm.vmcb, CODE, PAGE_TABLES_GPA);
         svm.vmcb.set(RSP, STACK_END);
         svm.operation.load(svm.vmcb);

@@ -9,6 +9,7 @@ use tollgate_abi::ExitReason;
 use super::capability::Capabilities;
 use super::capability::tests::{qemu, zambezi};
 use super::instructions::SvmOperation;
+use super::nmi::Nmis;
 use super::npt::Npt;
 use super::{Svm, exit_information, guest_state, vmcb as f};
 use crate::exit::{
@@ -56,7 +57,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
         flushed: false,
         long_mode: true,
         window: false,
-        in_nmi_handler: false,
+        nmis: Nmis::default(),
         software_rip: 0,
         software_bytes: 0,
         machine_check: 0,
@@ -367,4 +368,95 @@ fn a_machine_check_makes_an_exit_where_the_monitor_lets_it() {
     svm.machine_check = MCE;
     svm.set(State::Cr4, 0x20);
     assert_eq!((svm.vmcb.get(f::CR4), svm.get(State::Cr4)), (0x20 | MCE, 0x20));
+}
+
+/// The exits of a guest at the IRET of an NMI's handler, for which the second NMI has waited.
+#[test]
+fn an_nmi_waits_until_the_iret_has_been_executed() {
+    const IRET: u64 = 0x74;
+    const DB: u64 = 0x41;
+    const GP: u64 = 0x4d;
+    const IRETQ: &[u8] = &[0x48, 0xcf];
+    let (flags, tf, interrupts, bs) = (2, 1 << 8, 1 << 9, 1 << 14);
+    let nmi = exit_information::injection(Event::NMI);
+    let at_iret = |pending| {
+        let mut vcpu = Vcpu::new(svm(true, IRET, 0, 0, IRETQ), machine());
+        vcpu.backend.inject(Event::NMI);
+        vcpu.backend.vmcb.set(f::EVENTINJ, 0);
+        vcpu.backend.vmcb.set(f::RFLAGS, flags | interrupts);
+        vcpu.machine.nmi_pending = pending;
+        vcpu.machine.apic.request(0x80);
+        assert_eq!(vcpu.exit(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
+        vcpu
+    };
+    let exits = |vcpu: &Vcpu<Svm>| {
+        (vcpu.backend.vmcb.part(f::INTERCEPT_0) >> 20 & 1, vcpu.backend.vmcb.part(f::INTERCEPT_EXCEPTION))
+    };
+    let next = |vcpu: &mut Vcpu<Svm>, code, rip, rflags| {
+        let vmcb = vcpu.backend.vmcb;
+        vmcb.set(f::EXITCODE, code);
+        vmcb.set(f::RIP, rip);
+        vmcb.set(f::RFLAGS, rflags);
+        assert_eq!(vcpu.exit(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
+        (vmcb.get(f::EVENTINJ), vmcb.get(f::RFLAGS))
+    };
+    let dr6 = |vcpu: &Vcpu<Svm>| vcpu.backend.vmcb.get(f::DR6);
+    let before = svm(true, IRET, 0, 0, IRETQ).vmcb.part(f::INTERCEPT_EXCEPTION);
+
+    // Stepped over: nothing is injected before, and the NMI behind.
+    let mut vcpu = at_iret(true);
+    let vmcb = vcpu.backend.vmcb;
+    assert_eq!((vmcb.get(f::EVENTINJ), vmcb.get(f::RFLAGS)), (0, flags | tf), "no interrupt comes either");
+    assert_eq!(exits(&vcpu), (0, u64::from(super::controls::ALL_EXCEPTIONS)));
+    let dr6_before = dr6(&vcpu);
+    vmcb.set(f::DR6, dr6_before | bs);
+    assert_eq!(next(&mut vcpu, DB, 0x5000, flags | interrupts), (nmi, flags | interrupts));
+    assert_eq!((dr6(&vcpu), vcpu.machine.nmi_pending, exits(&vcpu)), (dr6_before, false, (1, before)));
+
+    // On Bochs DR6 does not tell.
+    let mut vcpu = at_iret(true);
+    assert_eq!(next(&mut vcpu, DB, 0x5000, flags | tf), (nmi, flags | tf), "what the IRET has loaded");
+
+    // It comes between the exit and the IRET.
+    let mut vcpu = at_iret(false);
+    let vmcb = vcpu.backend.vmcb;
+    vmcb.set(f::EVENTINJ, 0);
+    vcpu.machine.nmi_pending = true;
+    assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Resume);
+    assert_eq!(vmcb.get(f::RFLAGS), flags | tf);
+    // The IRET faults: its handler sees no single step, and the NMI comes at the end of that at the latest.
+    let fault = exit_information::injection(Event::GENERAL_PROTECTION);
+    assert_eq!(next(&mut vcpu, GP, RIP, flags | tf), (fault, flags | interrupts));
+    assert_eq!((vcpu.machine.nmi_pending, exits(&vcpu)), (true, (1, before)));
+    vmcb.set(f::EVENTINJ, 0);
+    assert_eq!(next(&mut vcpu, IRET, 0x6000, flags), (nmi, flags));
+
+    // A data breakpoint at the stack that the IRET reads is the guest's.
+    let mut vcpu = at_iret(true);
+    let vmcb = vcpu.backend.vmcb;
+    vmcb.set(f::DR6, dr6_before | bs | 1);
+    let debug = exit_information::injection(Event::exception(vector::DB));
+    assert_eq!(next(&mut vcpu, DB, 0x5000, flags), (debug, flags));
+    assert_eq!((dr6(&vcpu) & (bs | 0xf), vcpu.machine.nmi_pending, exits(&vcpu)), (1, true, (1, before)));
+}
+
+#[test]
+fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instruction() {
+    const WRMSR: u64 = 0x7c;
+    const SELF_IPI: u64 = 0x83f;
+    let (flags, tf, interrupts, bs) = (2, 1 << 8, 1 << 9, 1 << 14);
+    let mut vcpu = Vcpu::new(svm(true, WRMSR, 1, 0, &[0x0f, 0x30]), machine());
+    let vmcb = vcpu.backend.vmcb;
+    vmcb.set(f::RFLAGS, flags | tf | interrupts);
+    let mut registers = GuestRegisters { rcx: SELF_IPI, rax: 0x80, ..GuestRegisters::default() };
+    assert_eq!(vcpu.exit(&Ledger::new(), &mut registers, 0), Flow::Resume);
+    let step = exit_information::injection(Event::exception(vector::DB));
+    assert_eq!((vmcb.get(f::EVENTINJ), vmcb.get(f::RIP), vmcb.get(f::DR6) & bs), (step, RIP + 2, bs));
+    assert!(vcpu.backend.window, "the interrupt comes behind the #DB");
+    // In the handler of the #DB, once that sets flags.IF.
+    vmcb.set(f::EVENTINJ, 0);
+    vmcb.set(f::EXITCODE, 0x64);
+    vmcb.set(f::RFLAGS, flags | interrupts);
+    assert_eq!(vcpu.exit(&Ledger::new(), &mut registers, 0), Flow::Resume);
+    assert_eq!(vmcb.get(f::EVENTINJ), exit_information::injection(Event::interrupt(0x80)));
 }
