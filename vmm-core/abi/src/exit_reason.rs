@@ -91,6 +91,9 @@ impl Feature {
             Feature::InitRedirection => "the #SX that an INIT can become (VM_CR.R_INIT)",
             Feature::WaitForSipi => "the wait-for-SIPI activity state",
             Feature::SupervisorState => "a state component in IA32_XSS",
+            Feature::InitForgotten => {
+                "an end to an INIT that has exited, which would reset it on its way back to firmware"
+            }
             Feature::EarlyRsm => "an exit for RSM that comes before its #UD, as QEMU has it",
             Feature::WholeSvm => "this exit: it is QEMU's emulation",
         }
@@ -134,6 +137,9 @@ pub enum Feature {
     InitRedirection,
     /// Of SVM, what QEMU's emulation alone has: an exit for RSM outside of system-management mode, which elsewhere is #UD.
     EarlyRsm,
+    /// An INIT that has made an exit is forgotten with it, or the processor does not go back to firmware: under SVM it stays pending,
+    /// and resets the processor once its global interrupt flag is set (APM 2 15.17).
+    InitForgotten,
 }
 
 /// A set of ledger rows.
@@ -187,7 +193,7 @@ pub struct Controls {
     /// Some MSR write exits.
     pub msr_writes_exit: bool,
     /// Bit `Feature as u8` set: the processor has it and the guest can reach it.
-    pub features: u16,
+    pub features: u32,
 }
 
 impl Controls {

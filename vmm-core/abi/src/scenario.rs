@@ -161,7 +161,7 @@ scenarios! {
     "start-up-ipi" VtX SIPI, [Has(Feature::OtherCpu), Has(Feature::WaitForSipi)],
         "a SIPI from another CPU in the wait-for-SIPI state";
     // Last: on Bochs 2.7 an INIT that has made its exit stays pending.
-    "init-signal" Both INIT, [Has(Feature::OtherCpu), Has(Feature::WholeSvm)],
+    "init-signal" Both INIT, [Has(Feature::OtherCpu), Has(Feature::WholeSvm), Has(Feature::InitForgotten)],
         "an INIT from another CPU";
 }
 
@@ -236,6 +236,7 @@ mod tests {
         let all_but = |feature| Controls { proc2: !0, features: !(1 << feature as u8), ..allowed };
         for (name, feature) in [
             ("start-up-ipi", Feature::WaitForSipi),
+            ("init-signal", Feature::InitForgotten),
             ("xsaves", Feature::SupervisorState),
             ("xrstors", Feature::SupervisorState),
         ] {

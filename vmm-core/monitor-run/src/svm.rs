@@ -26,6 +26,7 @@ use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::Extension;
+use crate::firmware::firmware;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
@@ -139,6 +140,7 @@ impl Stage for Svm {
     fn allowed(&self, board: &Board) -> Controls {
         Svm::allowed(self, |feature| match feature {
             Feature::OtherCpu => board.is_served(),
+            Feature::InitForgotten => !firmware().takes_back,
             Feature::InitRedirection => traps::try_read_msr(VM_CR).is_some(),
             _ => false,
         })

@@ -166,10 +166,11 @@ impl Svm {
     /// lacks.
     pub fn allowed(&self, has: impl Fn(Feature) -> bool) -> Controls {
         let is_qemu = self.capabilities.facts.is_qemu;
-        let features = u16::from(has(Feature::OtherCpu)) << Feature::OtherCpu as u8
-            | u16::from(has(Feature::InitRedirection) && !is_qemu) << Feature::InitRedirection as u8
-            | u16::from(!is_qemu) << Feature::WholeSvm as u8
-            | u16::from(is_qemu) << Feature::EarlyRsm as u8;
+        let features = u32::from(has(Feature::OtherCpu)) << Feature::OtherCpu as u8
+            | u32::from(has(Feature::InitRedirection) && !is_qemu) << Feature::InitRedirection as u8
+            | u32::from(!is_qemu) << Feature::WholeSvm as u8
+            | u32::from(is_qemu) << Feature::EarlyRsm as u8
+            | u32::from(has(Feature::InitForgotten)) << Feature::InitForgotten as u8;
         Controls { features, ..self.controls_now() }
     }
 

@@ -159,7 +159,7 @@ impl ControlFields {
     /// What they mean for the question which exits can happen. The monitor asks for a window for interrupts or NMIs when it needs
     /// one.
     pub fn in_force(&self, capabilities: &Capabilities, has_xsave: bool) -> Controls {
-        let feature = |present: bool, feature: Feature| u16::from(present) << feature as u8;
+        let feature = |present: bool, feature: Feature| u32::from(present) << feature as u8;
         Controls {
             svm: None,
             pin: self.pin,

@@ -260,11 +260,11 @@ impl Vmx {
         let capabilities = &self.capabilities;
         let mut features = 0;
         for (feature, cr4) in FEATURES {
-            features |= u16::from(has(feature) && capabilities.cr4_fixed1 & cr4 == cr4) << feature as u8;
+            features |= u32::from(has(feature) && capabilities.cr4_fixed1 & cr4 == cr4) << feature as u8;
         }
-        features |= u16::from(capabilities.has_wait_for_sipi()) << Feature::WaitForSipi as u8;
+        features |= u32::from(capabilities.has_wait_for_sipi()) << Feature::WaitForSipi as u8;
         // Scenarios of both extensions say what emulations of the other lack.
-        features |= 1 << Feature::WholeSvm as u8;
+        features |= 1 << Feature::WholeSvm as u8 | 1 << Feature::InitForgotten as u8;
         let (pin, proc, proc2) = (capabilities.pin.may, capabilities.proc.may, capabilities.proc2.may);
         Controls { pin, proc, proc2, proc3: capabilities.proc3, features, ..Controls::default() }
     }
