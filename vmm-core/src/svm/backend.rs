@@ -355,6 +355,12 @@ impl Backend for Svm {
         information::event(self.code(), self.vmcb.get(f::EXITINFO1), bytes)
     }
 
+    #[inline(always)]
+    fn take_exit_event(&mut self) -> Option<Event> {
+        let bytes = || self.instruction().map_or(1, |instruction| instruction.length);
+        Some(information::exception_or_nmi(self.code(), self.vmcb.get(f::EXITINFO1), bytes))
+    }
+
     fn take_interrupt(&mut self) -> u8 {
         if let Some(Halt { rip, .. }) = self.halt {
             // It halts on, unless it is woken.

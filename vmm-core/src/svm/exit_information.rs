@@ -47,16 +47,20 @@ const fn has_error_code(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
 
-/// The exception or NMI of an exit. `instruction_bytes` is wanted for INT3 and INTO only.
+/// The exception or NMI of an exit, if it is for one. `instruction_bytes` is wanted for INT3 and INTO only.
 pub fn event(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) -> Option<Event> {
+    let is_one = code == NMI || EXCEPTIONS.contains(&code);
+    is_one.then(|| exception_or_nmi(code, exitinfo1, instruction_bytes))
+}
+
+/// The same of an exit that is known to be for one.
+#[inline(always)]
+pub fn exception_or_nmi(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) -> Event {
     if code == NMI {
-        return Some(Event::NMI);
+        return Event::NMI;
     }
-    if !EXCEPTIONS.contains(&code) {
-        return None;
-    }
-    let vector = (code - EXCEPTIONS.start()) as u8;
-    Some(match vector {
+    let vector = code.wrapping_sub(*EXCEPTIONS.start()) as u8;
+    match vector {
         3 | 4 => Event {
             kind: EventKind::SoftwareException,
             instruction_bytes: instruction_bytes(),
@@ -64,7 +68,7 @@ pub fn event(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) 
         },
         _ if has_error_code(vector) => Event::fault(vector, exitinfo1 as u32),
         _ => Event::exception(vector),
-    })
+    }
 }
 
 const VALID: u64 = 1 << 31;
