@@ -461,6 +461,7 @@ pub const fn logical_id(id: u32) -> u32 {
 }
 
 /// Whether an ICR value that vCPU `from` wrote is meant for vCPU `to`.
+#[inline(always)]
 pub fn addresses(command: u64, from: u32, to: u32) -> bool {
     const BROADCAST: u32 = u32::MAX;
     let destination = (command >> 32) as u32;

@@ -128,6 +128,7 @@ impl Lane {
     }
 
     /// False if it is full. Called by its writer only.
+    #[inline(always)]
     fn put(&self, message: Message) -> bool {
         let written = self.written.load(Ordering::Relaxed);
         if written.wrapping_sub(self.read.load(Ordering::Acquire)) >= LANE_SLOTS {
@@ -139,6 +140,7 @@ impl Lane {
     }
 
     /// Called by its reader only.
+    #[inline(always)]
     fn take(&self) -> Option<Message> {
         let read = self.read.load(Ordering::Relaxed);
         if read == self.written.load(Ordering::Acquire) {
@@ -286,6 +288,7 @@ impl Board {
     }
 
     /// Hands over a message; false if the lane is full. The caller interrupts the processor of `to` then.
+    #[inline(always)]
     pub fn send(&self, from: usize, to: usize, message: Message) -> bool {
         self.seats[to].inbox[from].put(message)
     }
@@ -296,6 +299,7 @@ impl Board {
     }
 
     /// The next message for a vCPU from one other.
+    #[inline(always)]
     pub fn receive_from(&self, from: usize, at: usize) -> Option<Message> {
         debug_assert_eq!(self.condition(at), Condition::Running, "whoever looks takes vCPU {at} for quiet");
         self.seats[at].inbox.get(from)?.take()

@@ -68,6 +68,7 @@ fn send_and_advance<B: Backend>(command: u64, backend: &mut B, machine: &mut Mac
 }
 
 /// What another vCPU has sent.
+#[inline(always)]
 fn take(message: Message, machine: &mut Machine) {
     match message {
         Message::Interrupt(vector) => machine.apic.request(vector),
@@ -189,7 +190,7 @@ pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
         backend.ask_for_nmi_window(machine.nmi_pending);
         return Action::Inject(event);
     }
-    match settle(backend, machine, false) {
+    match settle_now(backend, machine, false) {
         Some(event) => Action::Inject(event),
         None => Action::Resume,
     }
@@ -198,35 +199,52 @@ pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 /// The event that is to be injected now. What can't be yet is asked for.
 #[inline(never)]
 pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
-    let event = next_event(backend, machine, ends);
-    refresh(backend, machine);
-    if event.is_some() {
-        wake(backend, machine);
+    settle_now(backend, machine, ends)
+}
+
+/// [`settle`] in place, where an event is likely.
+#[inline(always)]
+fn settle_now<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+    let mut event = None;
+    // An NMI first.
+    if machine.nmi_pending {
+        event = next_nmi(backend, machine, ends);
     }
+    if event.is_none() {
+        let deliverable = machine.apic.deliverable();
+        let Some(vector) = deliverable.filter(|_| backend.takes_interrupts(ends)) else {
+            refresh_for(deliverable, backend, machine);
+            return None;
+        };
+        machine.apic.accept(vector);
+        event = Some(Event::interrupt(vector));
+    }
+    refresh(backend, machine);
+    wake(backend, machine);
     event
 }
 
-/// Takes what can be delivered, an NMI first.
-fn next_event<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
-    if machine.nmi_pending {
-        let takes = backend.takes_nmis(ends);
-        machine.nmi_pending = !takes;
-        backend.ask_for_nmi_window(!takes);
-        if takes {
-            return Some(Event::NMI);
-        }
-    }
-    let vector = machine.apic.deliverable().filter(|_| backend.takes_interrupts(ends))?;
-    machine.apic.accept(vector);
-    Some(Event::interrupt(vector))
+/// Takes the NMI that waits, if it can be delivered.
+#[cold]
+#[inline(never)]
+fn next_nmi<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+    let takes = backend.takes_nmis(ends);
+    machine.nmi_pending = !takes;
+    backend.ask_for_nmi_window(!takes);
+    takes.then_some(Event::NMI)
 }
 
 /// Tells the processor what waits: so that it delivers it by itself, or exits by an interrupt window or a priority
 /// threshold once it can be delivered.
-#[inline(never)]
+#[inline(always)]
 pub fn refresh<B: Backend>(backend: &mut B, machine: &Machine) {
+    refresh_for(machine.apic.deliverable(), backend, machine);
+}
+
+/// [`refresh`] where it is known what is deliverable.
+#[inline(never)]
+fn refresh_for<B: Backend>(deliverable: Option<u8>, backend: &mut B, machine: &Machine) {
     let apic = &machine.apic;
-    let deliverable = apic.deliverable();
     let virtualized = backend.virtualized_apic();
     if virtualized.delivery {
         backend.set_interrupt_status(apic.requested(), apic.in_service());
@@ -305,6 +323,7 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
 /// Leaves a message; where the other has not read the last ones yet, reads those for this one meanwhile, so that two that
 /// wait for each other both go on. Not for ever: one that does nothing but exit quickly, with interrupts off, reads none on a
 /// processor that makes no exit for one then, as Bochs 2.7 does not. The message is lost then.
+#[inline(always)]
 fn deliver<B: Backend>(to: usize, message: Message, backend: &B, machine: &mut Machine) {
     if !machine.board.send(machine.vcpu, to, message) {
         deliver_late(to, message, backend, machine);

@@ -60,8 +60,12 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
         return if steps { apic::advance(backend, machine) } else { Action::Stop(Outcome::HaltedForEver) };
     }
     if let Some(wake) = machine.wake.take() {
-        while backend.tsc() < wake.deadline_tsc {
-            if machine.is_past_limit(backend.tsc()) {
+        loop {
+            let now_tsc = backend.tsc();
+            if now_tsc >= wake.deadline_tsc {
+                break;
+            }
+            if machine.is_past_limit(now_tsc) {
                 return Action::Stop(Outcome::LimitReached);
             }
             if machine.board.is_to_stop(machine.vcpu) {
