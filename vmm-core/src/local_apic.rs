@@ -35,8 +35,8 @@ const BY_ONE: u32 = 0b1011;
 const CPUID_1_ECX_TSC_DEADLINE: u32 = 1 << 24;
 /// Counts that are added to what is measured: a timer that fires early fires twice.
 const SLACK_COUNTS: u64 = 64;
-/// TSC ticks that are no longer told from more: the timer has 32 bits, and who fires early is armed again.
-const FAR_TICKS: u64 = 1 << 40;
+/// The most counts that a time takes: the timer has 32 bits, and who fires early is armed again.
+const FAR_COUNTS: u64 = u32::MAX as u64 - SLACK_COUNTS;
 /// The most counts in 2^16 TSC ticks of a timer that counts no faster than 128 times as fast.
 const FAR_RATE: u64 = 1 << 23;
 
@@ -58,8 +58,13 @@ pub struct LocalApic {
 #[derive(Clone, Copy, Debug)]
 enum Timer {
     TscDeadline,
-    /// Counts in 2^16 TSC ticks.
-    Counts(u64),
+    /// By counts.
+    Counts {
+        /// Those in 2^16 TSC ticks.
+        rate: u64,
+        /// TSC ticks that are no longer told from more.
+        far_ticks: u64,
+    },
 }
 
 impl LocalApic {
@@ -78,7 +83,8 @@ impl LocalApic {
         apic.write(LVT_TIMER, LVT_MASKED);
         apic.write(DIVIDE, BY_ONE);
         if features & CPUID_1_ECX_TSC_DEADLINE == 0 {
-            apic.timer = Timer::Counts(apic.measure(measured_ticks).min(FAR_RATE));
+            let rate = apic.measure(measured_ticks).min(FAR_RATE);
+            apic.timer = Timer::Counts { rate, far_ticks: (FAR_COUNTS << 16) / rate };
         }
         apic
     }
@@ -144,7 +150,7 @@ impl LocalApic {
         match self.timer {
             // SAFETY: processors with the mode, which `enable` saw in CPUID, have the MSR; 0 disarms.
             Timer::TscDeadline => unsafe { Msr::new(IA32_TSC_DEADLINE).write(deadline_tsc) },
-            Timer::Counts(_) => self.arm_timer(vector, if deadline_tsc == 0 { NEVER } else { deadline_tsc }),
+            Timer::Counts { .. } => self.arm_timer(vector, if deadline_tsc == 0 { NEVER } else { deadline_tsc }),
         }
     }
 
@@ -161,14 +167,13 @@ impl LocalApic {
                     Msr::new(IA32_TSC_DEADLINE).write(if deadline == NEVER { 0 } else { deadline });
                 }
             }
-            (Timer::Counts(_), NEVER) => {
+            (Timer::Counts { .. }, NEVER) => {
                 self.write(LVT_TIMER, LVT_MASKED);
                 self.write(INITIAL_COUNT, 0);
             }
-            (Timer::Counts(rate), deadline) => {
+            (Timer::Counts { rate, far_ticks }, deadline) => {
                 let ticks = deadline.saturating_sub(tsc());
-                let counts = ((ticks.min(FAR_TICKS) * rate) >> 16) + SLACK_COUNTS;
-                let counts = counts.min(u32::MAX.into());
+                let counts = ((ticks.min(far_ticks) * rate) >> 16) + SLACK_COUNTS;
                 self.write(LVT_TIMER, vector);
                 self.write(INITIAL_COUNT, counts as u32);
             }

@@ -515,8 +515,8 @@ impl Backend for Svm {
             self.vmcb.set(f::VIRTUAL_INTERRUPT, others | vector | f::V_IRQ);
         } else {
             // In real mode nothing delivers an error code (APM 2 8.2).
-            let is_real_mode = !self.long_mode && self.vmcb.get(f::CR0) & CR0_PE == 0;
-            let error_code = event.error_code.filter(|_| !is_real_mode);
+            let is_real_mode = || !self.long_mode && self.vmcb.get(f::CR0) & CR0_PE == 0;
+            let error_code = event.error_code.filter(|_| !is_real_mode());
             self.vmcb.set(f::EVENTINJ, information::injection(Event { error_code, ..event }));
         }
     }
@@ -538,6 +538,7 @@ impl Backend for Svm {
 
     fn set_limit(&mut self, limit_tsc: u64, _: u64) {
         self.limit_tsc = limit_tsc;
+        self.watch_tsc = limit_tsc;
         self.program_timer();
     }
 

@@ -92,7 +92,8 @@ pub struct Svm {
     /// The vector with which this vCPU interrupts the others' processors.
     kick_vector: u8,
     watchdog_ticks: u64,
-    watchdog_tsc: u64,
+    /// When the watchdog's time is over, or the run's.
+    watch_tsc: u64,
     /// When the run ends at the latest.
     limit_tsc: u64,
     guest_deadline_tsc: u64,
@@ -170,7 +171,7 @@ impl Svm {
             local_apic,
             kick_vector: KICK_VECTOR + vcpu as u8,
             watchdog_ticks,
-            watchdog_tsc: NEVER,
+            watch_tsc: NEVER,
             limit_tsc: NEVER,
             guest_deadline_tsc: NEVER,
         };
@@ -200,21 +201,21 @@ impl Svm {
 
     /// Has the one timer interrupt at the earlier of two times.
     fn program_timer(&self) {
-        let watch_tsc = self.watchdog_tsc.min(self.limit_tsc);
-        let guest_tsc = self.guest_deadline_tsc;
+        let (watch_tsc, guest_tsc) = (self.watch_tsc, self.guest_deadline_tsc);
         let (vector, at_tsc) =
             if watch_tsc < guest_tsc { (WATCHDOG_VECTOR, watch_tsc) } else { (TIMER_VECTOR, guest_tsc) };
         self.local_apic.arm_timer(vector, at_tsc);
     }
 
-    /// Whether the watchdog is on and would have ended by `tsc`.
+    /// Whether the watchdog is on and would have ended by `tsc`; past the limit nobody asks.
     fn is_past_watchdog(&self, tsc: u64) -> bool {
-        tsc >= self.watchdog_tsc
+        tsc >= self.watch_tsc
     }
 
     fn set_watchdog(&mut self, on: bool) {
         if self.watchdog_ticks > 0 {
-            self.watchdog_tsc = if on { tsc().saturating_add(self.watchdog_ticks) } else { NEVER };
+            let watchdog_tsc = if on { tsc().saturating_add(self.watchdog_ticks) } else { NEVER };
+            self.watch_tsc = watchdog_tsc.min(self.limit_tsc);
             self.program_timer();
         }
     }

@@ -65,7 +65,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
         local_apic: LocalApic::scripted(),
         kick_vector: 0xe0,
         watchdog_ticks: 0,
-        watchdog_tsc: crate::machine::NEVER,
+        watch_tsc: crate::machine::NEVER,
         limit_tsc: crate::machine::NEVER,
         guest_deadline_tsc: crate::machine::NEVER,
     }
@@ -172,7 +172,7 @@ fn the_same_exits_lead_to_the_same() {
 fn the_watchdog_is_due_from_its_deadline_on() {
     let mut svm = svm(true, 0x60, 0, 0, &[0x90]);
     assert!(!svm.is_past_watchdog(u64::MAX - 1), "it is off");
-    svm.watchdog_tsc = 500;
+    svm.watch_tsc = 500;
     assert_eq!((svm.is_past_watchdog(499), svm.is_past_watchdog(500)), (false, true));
 }
 
