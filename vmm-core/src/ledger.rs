@@ -279,7 +279,10 @@ impl Ledger {
 
     /// Exits of all reasons.
     pub fn exits(&self) -> u64 {
-        self.rows.iter().map(|row| row.count.load(Relaxed)).sum()
+        // Under SVM this is between each pause and the entry that follows: eight rows at a time.
+        let (eights, rest) = self.rows.as_chunks::<8>();
+        let add = |sum: u64, row: &Row| sum.wrapping_add(row.count.load(Relaxed));
+        rest.iter().fold(eights.iter().fold(0, |sum, eight| eight.iter().fold(sum, add)), add)
     }
 
     /// TSC ticks of all exits.

@@ -127,7 +127,8 @@ macro_rules! exit_paths {
     ($backend:ty, $stubs:tt: $($account:ty),*) => {$(
         impl $crate::stack::ExitPath<$backend> for $account {
             fn path(stub: usize) -> u64 {
-                $crate::stack::stubs!($account, $stubs)[stub] as u64
+                const STUBS: &[*const ()] = &$crate::stack::stubs!($account, $stubs);
+                STUBS[stub] as u64
             }
         }
     )*};

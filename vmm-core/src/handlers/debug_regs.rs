@@ -16,6 +16,10 @@ const DR6_SETTABLE: u64 = 0xe00f;
 const DR7_ONES: u64 = 1 << 10;
 const DR7_ZEROS: u64 = 0xd000;
 
+/// Debug registers by number. No access to DR4 or DR5 is left when this is asked.
+static STATES: [State; 8] =
+    [State::Dr0, State::Dr1, State::Dr2, State::Dr3, State::Dr0, State::Dr0, State::Dr6, State::Dr7];
+
 /// Performs the access.
 #[inline(never)]
 pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, backend: &mut B) -> Action {
@@ -24,9 +28,9 @@ pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, back
         return Action::Inject(Event::GENERAL_PROTECTION);
     }
     let dr = match access.dr {
-        4 | 5 if backend.get(State::Cr4) & CR4_DE != 0 => return Action::Inject(Event::UNDEFINED_OPCODE),
-        4 | 5 => access.dr + 2,
-        dr => dr,
+        dr if dr & !1 != 4 => dr,
+        _ if backend.get(State::Cr4) & CR4_DE != 0 => return Action::Inject(Event::UNDEFINED_OPCODE),
+        dr => dr + 2,
     };
     let dr7 = backend.get(State::Dr7);
     if dr7 & DR7_GD != 0 {
@@ -34,8 +38,7 @@ pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, back
         backend.set(State::Dr7, dr7 & !DR7_GD);
         return Action::Inject(Event::exception(vector::DB));
     }
-    let state = [State::Dr0, State::Dr1, State::Dr2, State::Dr3, State::Dr0, State::Dr0, State::Dr6, State::Dr7]
-        [usize::from(dr & 7)];
+    let state = STATES[usize::from(dr & 7)];
     if access.is_read {
         let value = backend.get(state);
         match registers.by_number(access.register) {

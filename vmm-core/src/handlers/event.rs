@@ -70,6 +70,7 @@ enum Combined {
     TripleFault,
 }
 
+#[inline(always)]
 fn combine(first: Option<Event>, second: Event) -> Combined {
     let Some(first) = first.filter(|first| first.kind == EventKind::HardwareException) else {
         return Combined::Single;
