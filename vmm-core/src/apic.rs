@@ -74,6 +74,8 @@ pub enum Effect {
     None,
     /// Which interrupt is to be delivered next may have changed.
     Priorities,
+    /// The guest's task priority is another, and with it perhaps that.
+    TaskPriority,
     /// Send what this ICR value says.
     Send(u64),
     /// The timer's deadline has changed.
@@ -217,7 +219,7 @@ impl Apic {
         match msr {
             TPR if value <= 0xff => {
                 self.page.set(TPR, value as u32);
-                Ok(Effect::Priorities)
+                Ok(Effect::TaskPriority)
             }
             EOI if value == 0 => {
                 self.end_of_interrupt();
@@ -632,7 +634,7 @@ mod tests {
         assert_eq!(apic.deliverable(), Some(0x31));
         apic.set_cr8(3);
         assert_eq!((apic.deliverable(), apic.awaited_class(), apic.read(PPR, 0)), (None, 3, Ok(0x30)));
-        assert_eq!((apic.write(TPR, 0x2f, 0), apic.cr8()), (Ok(Effect::Priorities), 2));
+        assert_eq!((apic.write(TPR, 0x2f, 0), apic.cr8()), (Ok(Effect::TaskPriority), 2));
         assert_eq!(apic.deliverable(), Some(0x31));
     }
 

@@ -448,6 +448,10 @@ pub trait Backend {
     fn set_interrupt_status(&mut self, requested: u8, in_service: u8);
     /// With a TPR shadow: exit when the priority class falls below this.
     fn set_priority_threshold(&mut self, class: u8);
+    /// CR8 is this from now on, for extensions that let the guest read it from somewhere without a TPR shadow.
+    fn set_task_priority(&mut self, class: u8) {
+        let _ = class;
+    }
     /// Whether an interrupt can be injected at the next entry: RFLAGS.IF is set, and the guest is not right behind STI or
     /// MOV SS, which does not matter if the exit `ends` an instruction. What ends with a single step takes none: the #DB comes
     /// first, and an injected interrupt would discard it (SDM 3C 27.7.3).

@@ -51,6 +51,10 @@ pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &
         Ok(Effect::None) => Action::Advance,
         Ok(Effect::Timer) => arm_and_advance(backend, machine),
         Ok(Effect::Priorities) => advance(backend, machine),
+        Ok(Effect::TaskPriority) => {
+            backend.set_task_priority(machine.apic.cr8() as u8);
+            advance(backend, machine)
+        }
         Ok(Effect::Send(command)) => send_and_advance(command, backend, machine),
     }
 }

@@ -203,6 +203,7 @@ fn write_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> 
         return write_wide_cr8(value, backend, machine);
     }
     machine.apic.set_cr8(value);
+    backend.set_task_priority(value as u8);
     apic::advance(backend, machine)
 }
 
@@ -214,6 +215,7 @@ fn write_wide_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine
         return REFUSED;
     }
     machine.apic.set_cr8(value);
+    backend.set_task_priority(value as u8);
     apic::advance(backend, machine)
 }
 

@@ -572,7 +572,15 @@ impl Backend for Svm {
         }
     }
 
+    #[inline(always)]
+    fn set_task_priority(&mut self, class: u8) {
+        self.vmcb.set_part(f::V_TPR, class.into());
+    }
+
     fn halt(&mut self) {
+        // It is behind STI no more, though it is executed again; else an interrupt that comes before that, as on QEMU 10,
+        // could not be delivered and would wake nobody.
+        self.vmcb.set_part(f::INTERRUPT_SHADOW, 0);
         // The pause that follows leaves the watchdog off.
         self.set_intercept_0(HLT, false);
         let rip = self.vmcb.get(f::RIP);
@@ -582,7 +590,6 @@ impl Backend for Svm {
     fn wake(&mut self) {
         if let Some(Halt { rip, bytes, .. }) = self.halt.take() {
             self.vmcb.set(f::RIP, rip.wrapping_add(bytes));
-            self.vmcb.set_part(f::INTERRUPT_SHADOW, 0);
             self.set_intercept_0(HLT, true);
             self.set_watchdog(true);
         }
@@ -605,6 +612,7 @@ impl Backend for Svm {
         self.long_mode = false;
         self.halt = None;
         self.nmis = Nmis::default();
+        self.set_task_priority(0);
         guest_state::write_real_mode(self.vmcb, vector);
         self.vmcb.set(f::CR4, self.machine_check);
         self.operation.load(self.vmcb);

@@ -5,6 +5,7 @@
 use core::cell::Cell;
 
 use tollgate_abi::ExitReason;
+use tollgate_abi::apic::{EOI, TPR};
 
 use super::capability::Capabilities;
 use super::capability::tests::{qemu, zambezi};
@@ -459,4 +460,38 @@ fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instructio
     vmcb.set(f::RFLAGS, flags | interrupts);
     assert_eq!(vcpu.exit(&Ledger::new(), &mut registers, 0), Flow::Resume);
     assert_eq!(vmcb.get(f::EVENTINJ), exit_information::injection(Event::interrupt(0x80)));
+}
+
+#[test]
+fn who_halts_right_behind_sti_is_woken_by_an_interrupt_that_comes_before_hlt_is_executed_again() {
+    let mut svm = svm(true, 0x78, 0, 0, &[0xf4]);
+    svm.vmcb.set(f::RFLAGS, 1 << 9);
+    svm.vmcb.set_part(f::INTERRUPT_SHADOW, 1);
+    assert!(!svm.takes_interrupts(false), "right behind STI");
+    svm.halt();
+    svm.advance();
+    assert_eq!((svm.vmcb.get(f::RIP), svm.takes_interrupts(false)), (RIP, true));
+    svm.wake();
+    assert_eq!((svm.vmcb.get(f::RIP), svm.vmcb.part(f::INTERRUPT_SHADOW)), (RIP + 1, 0));
+}
+
+#[test]
+fn the_guests_task_priority_is_in_the_block_too() {
+    let v_tpr = |code, exitinfo1, bytes: &[u8], registers: GuestRegisters| {
+        let mut vcpu = Vcpu::new(svm(true, code, exitinfo1, 0, bytes), machine());
+        let (vmcb, mut registers) = (vcpu.backend.vmcb, registers);
+        vmcb.set(f::VIRTUAL_INTERRUPT, f::V_INTR_MASKING | 3);
+        vmcb.entered();
+        let left = vmcb.snapshot();
+        assert_eq!(vcpu.exit(&Ledger::new(), &mut registers, 0), Flow::Resume);
+        assert_eq!(vmcb.wrongly_clean(&left), None);
+        assert_eq!(vmcb.get(f::VIRTUAL_INTERRUPT) & f::V_INTR_MASKING, f::V_INTR_MASKING);
+        vmcb.part(f::V_TPR)
+    };
+    let mov = GuestRegisters { rax: 9, ..Default::default() };
+    assert_eq!(v_tpr(0x18, 0, &[0x44, 0x0f, 0x22, 0xc0], mov), 9);
+    let wrmsr = |msr: u32, rax| GuestRegisters { rax, rcx: msr.into(), ..Default::default() };
+    assert_eq!(v_tpr(0x7c, 1, &[0x0f, 0x30], wrmsr(TPR, 0x5a)), 5, "the class alone");
+    assert_eq!(v_tpr(0x7c, 1, &[0x0f, 0x30], wrmsr(EOI, 0)), 3);
+    assert_eq!(v_tpr(0x18, 0, &[0x44, 0x0f, 0x22, 0xc0], GuestRegisters { rax: 16, ..mov }), 3, "it is refused");
 }
