@@ -19,15 +19,20 @@ impl Account {
         let refused = log.verdict.as_ref().is_some_and(|verdict| verdict.result == "refused");
         let options = Options::parse(&log.header.options);
         let accounted = options.as_ref().map_or(true, |options| options.accounting);
-        let audit = audit.filter(|_| accounted && !refused);
+        let audit = audit.filter(|_| accounted && !refused).map(|audit| audit.without(&log.probes));
+        let too_few = audit.iter().flat_map(|(_, too_few)| too_few.clone()).collect::<Vec<_>>();
+        let audit = audit.as_ref().map(|(audit, _)| audit);
         let guest_keeps_book = options.as_ref().map_or(true, |options| options.guest_keeps_book);
         let has_ledger = accounted && !refused;
         let books = if has_ledger { Book::of_run(guest_keeps_book, audit.is_some()) } else { Vec::new() };
         let reasons = reasons(log, audit);
         let totals = totals(log, audit);
         let per_vcpu = vcpus::of(log, audit);
-        let findings =
+        let mut findings =
             if has_ledger { verify::findings(log, &options, &books, &reasons, &per_vcpu, &totals) } else { Vec::new() };
+        let sentence =
+            |&row: &u16| format!("reason {row}: the emulator logged fewer exits than the monitor's probes made");
+        findings.extend(too_few.iter().map(sentence));
         let verdict = Verdict::of(log, &findings, accounted);
         let header = &log.header;
         Self {

@@ -123,7 +123,7 @@ pub struct Totals {
     pub elapsed: u64,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
-    /// Exits in the emulator's log; `null` without an audit.
+    /// Exits in the emulator's log, without those of the monitor's own probes (`probe` records); `null` without an audit.
     pub audit_count: Option<u64>,
 }
 
@@ -159,7 +159,7 @@ pub struct Reason {
     /// Exits by which the monitor looked at a guest that ran long, for its watchdog: likewise. Left out where there are none.
     #[serde(skip_serializing_if = "is_none")]
     pub looks: u64,
-    /// Exits in the emulator's log; `null` without an audit.
+    /// Exits in the emulator's log, without those of the monitor's own probes (`probe` records); `null` without an audit.
     pub audit_count: Option<u64>,
 }
 

@@ -71,6 +71,10 @@ pub enum Behaviour {
     ControlRegisterReadsStay,
     /// INVD exits with a code of its own.
     InvdIsTold,
+    /// Interrupts make an exit from SVM right behind STI, too.
+    InterruptsBehindSti,
+    /// The first PAUSE behind an entry makes no exit from SVM.
+    FirstPauseStays,
 }
 
 /// A row of the table.
@@ -98,7 +102,7 @@ const fn row(behaviour: Behaviour, family: Family, from: Version, texts: [&'stat
 }
 
 /// Every difference, by emulator and version.
-pub const DIFFERENCES: [Difference; 9] = [
+pub const DIFFERENCES: [Difference; 11] = [
     row(
         Behaviour::DebuggerOnRequest,
         Family::Bochs,
@@ -178,7 +182,7 @@ pub const DIFFERENCES: [Difference; 9] = [
         V9_1,
         [
             "makes no exit from SVM for reads of CR3, CR4 and CR8",
-            "nothing by version: the monitor has to find out by itself",
+            "nothing by version: the monitor tries MOV from CR8 before its guest runs, and the guest expects as much",
             "`run --audit --workload task-priority:1` logs exits 0x18 and none of 0x08; target/i386/tcg/decode-new.c.inc",
         ],
     ),
@@ -188,8 +192,28 @@ pub const DIFFERENCES: [Difference; 9] = [
         V9_1,
         [
             "makes an exit of its own for INVD, which was WBINVD's before",
-            "nothing by version: the monitor has to find out by itself",
+            "nothing by version: the monitor tries INVD before its guest runs, and the guest expects as much",
             "`run --audit --workload caches` logs exits 0x76",
+        ],
+    ),
+    row(
+        Behaviour::InterruptsBehindSti,
+        Family::Qemu,
+        V10_0,
+        [
+            "lets an interrupt make an exit from SVM right behind STI",
+            "nothing by version: HLT that is executed again is behind STI no more",
+            "without: `run --cpus 2` ends as halted-for-ever in apic-timer; with a watchdog, interrupt windows nobody predicts",
+        ],
+    ),
+    row(
+        Behaviour::FirstPauseStays,
+        Family::Bochs,
+        V3_1,
+        [
+            "makes no exit from SVM for the first PAUSE behind an entry: its pause filter takes it for no loop",
+            "nothing by version: the monitor tries PAUSE before its guest runs, and each of the guest's is two then",
+            "without: `run --cpu zambezi --workload pause` has 250 of 500 exits; SvmInterceptPAUSE in cpu/svm.cc",
         ],
     ),
 ];

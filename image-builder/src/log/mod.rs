@@ -29,6 +29,8 @@ pub struct Log {
     pub enabled: BTreeMap<String, u128>,
     /// What the way through the monitor takes, where microbenchmarks ran.
     pub calibration: Option<Calibration>,
+    /// How many exits of each reason the monitor's own probes made before the guest ran: in the emulator's log alone.
+    pub probes: BTreeMap<u16, u64>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadRun>,
     /// The scenarios, in the order in which they ran.

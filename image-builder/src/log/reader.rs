@@ -190,6 +190,10 @@ impl State {
             Kind::Calibration => self.calibration(&fields),
             Kind::Samples => self.samples(&fields),
             Kind::Cost => self.cost(&fields),
+            Kind::Probe => {
+                *self.log.probes.entry(fields.reason()?).or_default() += 1;
+                Ok(())
+            }
             Kind::Tollgate | Kind::Memory | Kind::Console => Ok(()),
         }
     }

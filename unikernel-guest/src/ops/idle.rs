@@ -5,16 +5,17 @@ use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
 
-use crate::runtime::intercepts::{book_if_enabled, enabled};
+use crate::runtime::intercepts::{book_if_enabled, enabled, facts};
 
 /// PAUSE.
 pub(crate) fn pause() {
     pause_times(1);
 }
 
-/// PAUSE, so many times.
+/// PAUSE, so many times. Where the first behind an entry makes no exit, each is two, and the second does.
 pub(crate) fn pause_times(times: u64) {
     book_if_enabled(ExitReason::PAUSE, times);
+    let times = if facts().first_pause_runs { 2 * times } else { times };
     // SAFETY: PAUSE changes nothing.
     unsafe {
         asm!("2:", "pause", "dec {times}", "jnz 2b", times = inout(reg) times => _, options(nomem, nostack));

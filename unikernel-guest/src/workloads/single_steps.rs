@@ -149,11 +149,18 @@ fn step(row: &Row, ring: PrivilegeLevel) -> Outcome {
         rax: (row.rax)(),
         rcx: row.rcx.into(),
     };
-    if !(reason == R::CR_ACCESS && code[1] == MOV_FROM_CR && facts().cr_reads_run) {
+    // A step is never the second PAUSE behind an entry: the #DB of the first exits.
+    let runs = match reason {
+        R::CR_ACCESS => code[1] == MOV_FROM_CR && facts().cr_reads_run,
+        R::PAUSE => facts().first_pause_runs,
+        _ => false,
+    };
+    if !runs {
         book_if_enabled(reason, 1);
     }
-    // What the monitor has emulated ends in an injected #DB under SVM; behind the NOP it is the guest's own.
-    if !facts().is_svm() || reason == R::CPUID {
+    // What the monitor has emulated ends in an injected #DB under SVM; behind the NOP, and where there was no exit, it is the
+    // guest's own.
+    if !facts().is_svm() || reason == R::CPUID || runs {
         book_exception(vector::DEBUG);
     }
     // SAFETY: the code is one instruction of the table and UD2, both of which an expected exception ends.

@@ -81,6 +81,12 @@ unsafe extern "C" fn by_vmmcall() {
     naked_asm!("xor eax, eax", "vmmcall", "ret")
 }
 
+/// PAUSE where the first behind an entry makes no exit.
+#[unsafe(naked)]
+unsafe extern "C" fn by_second_pause() {
+    naked_asm!("pause", "pause", "ret")
+}
+
 pub(super) fn vectors(run: &Run) -> Outcome {
     let Some(first) = fresh::take(run.iterations) else {
         return Err(alloc::format!("there are no {} fresh pages left", run.iterations));
@@ -91,7 +97,11 @@ pub(super) fn vectors(run: &Run) -> Outcome {
             let before = Image::filled(iteration * PROVOCATIONS.len() as u64 + row as u64);
             let mut after = Image([0; IMAGE_BYTES]);
             book_provocation(reason);
-            let provoke = if reason == ExitReason::VMCALL && facts().is_svm() { by_vmmcall } else { provoke };
+            let provoke = match reason {
+                ExitReason::VMCALL if facts().is_svm() => by_vmmcall,
+                ExitReason::PAUSE if facts().first_pause_runs => by_second_pause,
+                _ => provoke,
+            };
             // SAFETY: `before` is a valid image, and the provocations change nothing that matters: the POST code is noted,
             // the MSR is unused, the fresh page was handed out to nobody else.
             unsafe { across(&before, &mut after, provoke, page) };

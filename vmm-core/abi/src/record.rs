@@ -40,6 +40,7 @@ macro_rules! kinds {
 kinds! {
     Tollgate "tollgate" "First: `protocol`, `build`, `platform`, `virtualization`, `cpu`, `sdm`, `leaf_map`, `vcpus`, `options`.";
     Memory "memory" "What the monitor found and gave the guest, in bytes: `total`, `guest`, `fresh`.";
+    Probe "probe" "Before the guest ran, an instruction of the monitor's own was run like a guest on vCPU 0's processor, to find out whether it makes its exit; none of these exits is in a ledger: `instruction`, `reason` of the exit that came, VMCALL if the instruction made none.";
     Controls "controls" "The controls in force in one profile: `profile`, `pin`, `proc`, `proc2`, `exit`, `entry`, `exceptions`, and as bits by their numbers the reasons that it enables: `enabled` (0 to 63), `enabled_high` (64 to 127).";
     Begin "begin" "A workload starts: `workload`, `profile`, `iterations`.";
     Console "console" "A line that the guest wrote: `text`.";

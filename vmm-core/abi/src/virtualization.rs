@@ -51,6 +51,9 @@ pub struct Facts {
     pub cr_reads_run: bool,
     /// INVD exits as INVD on QEMU, which took it for WBINVD before 9.1. A probe tells.
     pub invd_exits_as_itself: bool,
+    /// The first PAUSE behind an entry makes no exit, and one right behind it does: Bochs' filter from 3.1 on, which has the time
+    /// since the last PAUSE begin anew with each entry and takes what comes after long for no loop (APM 2 15.14.4). A probe tells.
+    pub first_pause_runs: bool,
 }
 
 /// The hypervisor signature of QEMU's emulation (CPUID leaf 40000000h).
@@ -83,6 +86,7 @@ impl Facts {
             invpcid_runs: structured.ebx >> 10 & 1 != 0,
             cr_reads_run: false,
             invd_exits_as_itself: false,
+            first_pause_runs: false,
         }
     }
 
@@ -95,6 +99,7 @@ impl Facts {
             | (self.invpcid_runs as u64) << 4
             | (self.cr_reads_run as u64) << 5
             | (self.invd_exits_as_itself as u64) << 6
+            | (self.first_pause_runs as u64) << 7
     }
 
     /// The inverse of [`Facts::to_word`].
@@ -107,6 +112,7 @@ impl Facts {
             invpcid_runs: word >> 4 & 1 != 0,
             cr_reads_run: word >> 5 & 1 != 0,
             invd_exits_as_itself: word >> 6 & 1 != 0,
+            first_pause_runs: word >> 7 & 1 != 0,
         }
     }
 
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn facts_survive_the_boot_information() {
-        for word in 0..128 {
+        for word in 0..256 {
             assert_eq!(Facts::from_word(word).to_word(), word);
         }
         assert_eq!(Facts::default().to_word(), 0);

@@ -44,6 +44,12 @@ pub enum Counts {
     LeftToVtx,
     /// Where MOV from a control register exits ([`Facts::cr_reads_run`](crate::virtualization::Facts::cr_reads_run)).
     ReadsExit,
+    /// Where it does not.
+    ReadsRun,
+    /// Where the first PAUSE behind an entry exits ([`Facts::first_pause_runs`](crate::virtualization::Facts::first_pause_runs)).
+    FirstPauseExits,
+    /// Where it does not.
+    FirstPauseRuns,
 }
 
 impl Counts {
@@ -55,6 +61,9 @@ impl Counts {
             Counts::RefusedBefore => facts.refuses_first(),
             Counts::LeftToVtx => !facts.is_svm(),
             Counts::ReadsExit => !facts.cr_reads_run,
+            Counts::ReadsRun => facts.cr_reads_run,
+            Counts::FirstPauseExits => !facts.first_pause_runs,
+            Counts::FirstPauseRuns => facts.first_pause_runs,
         }
     }
 }
@@ -333,10 +342,11 @@ workloads! {
         "#DE, #DB, #BP, #UD, #NP, #SS, #GP, #PF, #MF and #XM, each handed back to the guest";
     "single-steps" Full Every 4/MANY, Returns, [
             each(R::CPUID, 2), each(R::VMCALL, 1), each(R::IO_INSTRUCTION, 2), each(R::RDMSR, 1), each(R::WRMSR, 1),
-            once(R::WRMSR, 2), each(R::CR_ACCESS, 4), each(R::MOV_DR, 1), each(R::RDTSC, 2), each(R::PAUSE, 2),
-            each(R::INVD, 1), each(R::WBINVD, 1), each(R::INVLPG, 1), each(R::GDTR_IDTR_ACCESS, 2),
-            each(R::LDTR_TR_ACCESS, 2), each(R::EXCEPTION_OR_NMI, STEPS_OF_CPUID),
-            only(Counts::LeftToVtx, R::EXCEPTION_OR_NMI, STEPS)],
+            once(R::WRMSR, 2), each(R::CR_ACCESS, 4), each(R::MOV_DR, 1), each(R::RDTSC, 2),
+            only(Counts::FirstPauseExits, R::PAUSE, 2), each(R::INVD, 1), each(R::WBINVD, 1), each(R::INVLPG, 1),
+            each(R::GDTR_IDTR_ACCESS, 2), each(R::LDTR_TR_ACCESS, 2), each(R::EXCEPTION_OR_NMI, STEPS_OF_CPUID),
+            only(Counts::LeftToVtx, R::EXCEPTION_OR_NMI, STEPS), only(Counts::ReadsRun, R::EXCEPTION_OR_NMI, 1),
+            only(Counts::FirstPauseRuns, R::EXCEPTION_OR_NMI, 2)],
         "a single step over each kind of instruction that exits, in ring 0 and, where it may be used there, in ring 3";
     "device-not-available" Full Every 50/MANY, Returns, [each(R::EXCEPTION_OR_NMI, 1), each(R::CR_ACCESS, 2)],
         "#NM, by LMSW that sets CR0.TS, and CLTS afterwards";
@@ -663,6 +673,16 @@ mod tests {
         let hidden = Workload::by_name("hidden-instructions").unwrap();
         let hidden = |facts| hidden.predict(R::EXCEPTION_OR_NMI, 10, 1, facts, |reason| reason != R::RDRAND);
         assert_eq!((hidden(svm), hidden(rdrand)), (10, 0));
+        let steps =
+            |facts| [R::CR_ACCESS, R::PAUSE, R::EXCEPTION_OR_NMI].map(|reason| predict("single-steps", facts, reason));
+        let reads_run = Facts { cr_reads_run: true, ..qemu };
+        let first_pause_runs = Facts { first_pause_runs: true, ..svm };
+        assert_eq!(steps(svm), [40, 20, 20]);
+        assert_eq!(
+            (steps(reads_run), steps(first_pause_runs)),
+            ([30, 20, 30], [40, 0, 40]),
+            "the step is an exit then"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use core::fmt;
 
+use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::Writer;
@@ -11,6 +12,7 @@ use vmm_core::apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::handlers::cpuid::CpuidTable;
 use vmm_core::local_apic::LocalApic;
+use vmm_core::svm::probe::Probed;
 
 use crate::processors::Seated;
 use crate::scenarios::Stage;
@@ -56,6 +58,15 @@ impl Found {
             Found::VtX(_) => Facts::default(),
             Found::Svm(capabilities) => capabilities.facts,
         }
+    }
+
+    /// Instruction and reason of each exit by which some of that was found out.
+    pub(crate) fn probed(&self) -> impl Iterator<Item = (&'static str, ExitReason)> {
+        let probed = match self {
+            Found::VtX(_) => Probed::default(),
+            Found::Svm(capabilities) => capabilities.probed,
+        };
+        probed.exits()
     }
 
     /// Whether vCPUs can start in real mode, as all but the first do.

@@ -138,6 +138,10 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     let record = session.record(Kind::Memory).number("total", (firmware.memory_bytes)()).number("guest", RAM_BYTES);
     let _ = record.number("fresh", FRESH_BYTES).finish();
     let found = found?;
+    for (instruction, reason) in found.probed() {
+        let record = session.record(Kind::Probe).text("instruction", instruction);
+        let _ = record.number("reason", reason.ledger_row() as u64).finish();
+    }
     let guest_hpa = (firmware.guest_memory)()?;
     all_there(session, &options, vcpus, &found)?;
     BOARD.settle(vcpus);

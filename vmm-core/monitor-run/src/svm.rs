@@ -20,9 +20,10 @@ use vmm_core::nested::Table;
 use vmm_core::svm::capability::{Capabilities, Refusal, VM_CR, VM_HSAVE_PA};
 use vmm_core::svm::instructions::SvmOperation;
 use vmm_core::svm::npt::Npt;
+use vmm_core::svm::probe;
 use vmm_core::svm::vmcb::{EFER_SVME, Vmcb};
 use vmm_core::svm::{Parts, Svm};
-use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::Extension;
@@ -36,7 +37,12 @@ use crate::{NESTED_TABLES, Plan, traps};
 /// What a processor with SVM offers.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     // Bochs leaves the MSR out: nothing is switched off there.
-    Capabilities::read(cpuid, traps::try_read_msr(VM_CR).unwrap_or(0), Cr4::read_raw())
+    let mut capabilities = Capabilities::read(cpuid, traps::try_read_msr(VM_CR).unwrap_or(0), Cr4::read_raw())?;
+    if probe::are_wanted(&capabilities) {
+        let vmcb = Box::leak(Box::new(Vmcb::new()));
+        switch_on().find_out(&mut capabilities, vmcb, Cr3::read_raw().0.start_address().as_u64());
+    }
+    Ok(capabilities)
 }
 
 /// IA32_MTRR_DEF_TYPE: enabled, write-back.

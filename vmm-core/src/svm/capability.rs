@@ -7,6 +7,8 @@ use core::fmt;
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::virtualization::Facts;
 
+use super::probe::Probed;
+
 /// VM_CR.
 pub const VM_CR: u32 = 0xc001_0114;
 const SVM_DISABLED: u64 = 1 << 4;
@@ -46,6 +48,8 @@ pub struct Capabilities {
     pub cr4_allowed: u64,
     /// What it does otherwise than the manual says.
     pub facts: Facts,
+    /// The exits by which some of that was found out.
+    pub probed: Probed,
 }
 
 /// Instructions whose intercept makes sense only where they exist.
@@ -172,6 +176,7 @@ impl Capabilities {
             },
             cr4_allowed: cr4,
             facts,
+            probed: Probed::default(),
         })
     }
 }

@@ -42,6 +42,15 @@ impl SvmOperation {
         unsafe { asm!("invlpga rax, ecx", in("rax") linear, in("ecx") asid, options(nostack, preserves_flags)) };
     }
 
+    /// VMRUN of a guest in whose block all is that it needs, up to its first exit. Interrupts are off, RFLAGS.IF is clear there, too,
+    /// and its code changes no register but RAX.
+    pub(super) fn run_once(&mut self, vmcb: &Vmcb) {
+        // SAFETY: SVM is on, by `self`; the block's address is its physical one. The guest's code is a probe's, by the caller, which
+        // ends with an intercepted instruction and has written no memory. VMRUN and its exit keep all of the monitor's state but
+        // the global interrupt flag, which is as it was afterwards.
+        unsafe { asm!("clgi", "vmrun rax", "stgi", in("rax") vmcb) };
+    }
+
     /// Takes the interrupt that waits, with the global interrupt flag clear, as an exit leaves it; RFLAGS.IF is set afterwards. 0 if
     /// there is none.
     pub fn take_interrupt(&mut self) -> u8 {

@@ -2,8 +2,8 @@
 //!
 //! One file per topic of the APM's volume 2, chapter 15: [`capability`] (15.4), [`controls`] (15.9 to 15.13), [`vmcb`] (appendix
 //! B), [`instructions`] (15.5, 15.17), [`exit_information`] (15.6, appendix C), [`npt`] (15.25), [`permission_maps`] (15.10,
-//! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`gates`] (15.21), [`entry_checks`] (15.5.1). [`scenario`] stages guests of another
-//! kind. `backend` reads and writes the
+//! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`gates`] (15.21), [`entry_checks`] (15.5.1). [`scenario`]
+//! stages guests of another kind, and [`probe`] runs single instructions before there is a guest. `backend` reads and writes the
 //! VMCB for the common code; [`decode`] and [`operand`] tell what processors without decode assists do not.
 
 mod backend;
@@ -21,6 +21,7 @@ mod nmi;
 pub mod npt;
 pub mod operand;
 pub mod permission_maps;
+pub mod probe;
 pub mod scenario;
 mod scenario_hardware;
 #[cfg(test)]

@@ -166,5 +166,8 @@ pub(super) fn invlpg() -> u32 {
 
 pub(super) fn pause() -> u32 {
     book_if_enabled(R::PAUSE, 1);
+    if facts().first_pause_runs {
+        core::hint::spin_loop();
+    }
     timed!("pause")
 }
