@@ -91,7 +91,8 @@ const FUZZ_EXAMPLES: &str = "Examples:
 
 Every failing seed is a line with the command that repeats it. A guest may end however it likes; a run fails where the monitor \
 faults or gives no verdict, where ledger and emulator's log differ, or where a second run has another log. Under SVM Bochs ends itself \
-at a guest's triple fault: those runs have no account, and are counted by themselves.";
+at a guest's triple fault, and makes no exit for the interrupt that would stop a guest that loops with RFLAGS.IF clear; QEMU ends itself \
+at a null task register. Those runs have no account, and are counted by themselves.";
 
 const REASONS_EXAMPLES: &str = "Examples:
   tollgate reasons                               both tables: the SDM's reasons, and SVM's own exits
@@ -324,7 +325,7 @@ pub struct FuzzArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub repeat_each: Option<u64>,
     /// Wall time in seconds until a run is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
     /// Runs at once [default: one for each processor]
     #[arg(long, value_name = "N")]

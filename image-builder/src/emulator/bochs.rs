@@ -239,9 +239,27 @@ const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
 /// only.
 const IN_GUEST: [&[u8]; 2] = [b"VMRUN VMCB ptr", b"Nested walk for guest paddr"];
 
-/// Whether it was the guest that ended Bochs: by a triple fault under SVM, of which Bochs makes no exit. The log of exits tells it from one
-/// of the monitor: behind the last exit the guest was entered again.
+/// Whether it was the guest that ended Bochs: by a triple fault under SVM, of which Bochs makes no exit. That of the monitor would be another
+/// matter: see [`was_in_guest`].
 pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
+    was_in_guest(launch)
+        && (said.contains(UNRESOLVED) || tail(launch).is_some_and(|tail| last(&tail, UNRESOLVED.as_bytes()).is_some()))
+}
+
+/// Whether Bochs' log ends in a guest under SVM: behind the last exit it was entered again.
+pub fn was_in_guest(launch: &Launch) -> bool {
+    let Some(tail) = tail(launch) else { return false };
+    let entered = IN_GUEST.iter().filter_map(|text| last(&tail, text)).max();
+    entered.is_some_and(|at| last(&tail, b"VMEXIT reason=").is_none_or(|exit| exit < at))
+}
+
+/// Where a text is the last time.
+fn last(tail: &[u8], text: &[u8]) -> Option<usize> {
+    tail.windows(text.len()).rposition(|part| part == text)
+}
+
+/// The end of the log of exits.
+fn tail(launch: &Launch) -> Option<Vec<u8>> {
     use std::io::{Read, Seek, SeekFrom};
     const TAIL_BYTES: u64 = 1 << 16;
     let read_tail = |path: &Path| -> std::io::Result<Vec<u8>> {
@@ -252,11 +270,7 @@ pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
         file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let Some(tail) = launch.exit_log.as_ref().and_then(|log| read_tail(&log.path).ok()) else { return false };
-    let last = |text: &[u8]| tail.windows(text.len()).rposition(|part| part == text);
-    let entered = IN_GUEST.iter().filter_map(|text| last(text)).max();
-    let in_guest = entered.is_some_and(|at| last(b"VMEXIT reason=").is_none_or(|exit| exit < at));
-    in_guest && (said.contains(UNRESOLVED) || last(UNRESOLVED.as_bytes()).is_some())
+    launch.exit_log.as_ref().and_then(|log| read_tail(&log.path).ok())
 }
 
 #[cfg(test)]
