@@ -111,6 +111,9 @@ impl Outcome {
             (Some((Status::NoVerdict, _)) | None, Ended::TimedOut) if bochs::was_in_guest(launch) => {
                 (NO_INTERRUPT.to_owned(), None)
             }
+            (Some((Status::NoVerdict, _)) | None, Ended::TimedOut) if qemu::was_in_guest(launch) => {
+                (NO_TIME.to_owned(), None)
+            }
             (Some((Status::NoVerdict, _)) | None, Ended::Exited(_)) if launch.kind == QEMU && invalid_tss(launch) => {
                 (QEMUS_END.to_owned(), None)
             }
@@ -144,6 +147,9 @@ const EMULATORS_END: &str = "Bochs' end at a triple fault under SVM";
 /// Under SVM, Bochs 2.7 to 3.1 make no exit for a physical interrupt while RFLAGS.IF has been 0 since VMRUN, so that nothing ends a guest that
 /// then loops without an exit.
 const NO_INTERRUPT: &str = "no end under SVM on Bochs, which makes no exit for an interrupt while RFLAGS.IF is 0";
+/// QEMU's clock counts instructions (`-icount`), and a guest whose exception handler raises the next exception before its first one is over
+/// executes none.
+const NO_TIME: &str = "no end on QEMU, whose clock stands still while exceptions follow each other";
 /// QEMU's own emulation among the platforms.
 const QEMU: &str = "qemu-tcg";
 /// QEMU lets LTR load a null selector, where #GP is due, and ends itself when the guest then changes to ring 0.

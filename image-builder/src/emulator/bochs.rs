@@ -10,7 +10,9 @@ use super::models::Model;
 use super::platforms::BOCHS;
 use super::process::Invocation;
 use super::versions::Behaviour;
-use super::{Boot, Engine, Installed, Launch, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom};
+use super::{
+    Boot, Engine, ExitLog, Installed, Launch, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom,
+};
 use crate::audit::ExitLogFormat;
 use crate::failure::{Failure, Status};
 use crate::output_file;
@@ -238,39 +240,23 @@ const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
 /// What Bochs logs when a guest is entered under SVM, and of each step of a walk through nested page tables, which there is in a guest
 /// only.
 const IN_GUEST: [&[u8]; 2] = [b"VMRUN VMCB ptr", b"Nested walk for guest paddr"];
+/// What it logs of each exit.
+const EXIT: &[u8] = b"VMEXIT reason=";
 
 /// Whether it was the guest that ended Bochs: by a triple fault under SVM, of which Bochs makes no exit. That of the monitor would be another
 /// matter: see [`was_in_guest`].
 pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
-    was_in_guest(launch)
-        && (said.contains(UNRESOLVED) || tail(launch).is_some_and(|tail| last(&tail, UNRESOLVED.as_bytes()).is_some()))
+    let logged = |log: &ExitLog| log.ends_behind(&[UNRESOLVED.as_bytes()], EXIT);
+    was_in_guest(launch) && (said.contains(UNRESOLVED) || launch.exit_log.as_ref().is_some_and(logged))
 }
 
 /// Whether Bochs' log ends in a guest under SVM: behind the last exit it was entered again.
 pub fn was_in_guest(launch: &Launch) -> bool {
-    let Some(tail) = tail(launch) else { return false };
-    let entered = IN_GUEST.iter().filter_map(|text| last(&tail, text)).max();
-    entered.is_some_and(|at| last(&tail, b"VMEXIT reason=").is_none_or(|exit| exit < at))
+    launch.exit_log.as_ref().is_some_and(ends_in_guest)
 }
 
-/// Where a text is the last time.
-fn last(tail: &[u8], text: &[u8]) -> Option<usize> {
-    tail.windows(text.len()).rposition(|part| part == text)
-}
-
-/// The end of the log of exits.
-fn tail(launch: &Launch) -> Option<Vec<u8>> {
-    use std::io::{Read, Seek, SeekFrom};
-    const TAIL_BYTES: u64 = 1 << 16;
-    let read_tail = |path: &Path| -> std::io::Result<Vec<u8>> {
-        let mut file = std::fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    launch.exit_log.as_ref().and_then(|log| read_tail(&log.path).ok())
+fn ends_in_guest(log: &ExitLog) -> bool {
+    log.ends_behind(&IN_GUEST, EXIT)
 }
 
 #[cfg(test)]
@@ -288,6 +274,27 @@ mod tests {
         let most = text(16, true);
         assert!(most.contains(", count=1:16:1,") && most.contains(" cpu9=report, cpua=report,"), "{most}");
         assert!(most.contains(", cpuf=report\n"), "{most}");
+    }
+
+    #[test]
+    fn a_log_that_ends_in_the_guest_is_told_from_one_that_ends_in_the_monitor() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = in_directory(directory.path(), LOG, ExitLogFormat::Bochs, 1);
+        let check = |lines: &[&str], expected| {
+            std::fs::write(&log.path, lines.join("\n")).unwrap();
+            assert_eq!(ends_in_guest(&log), expected, "{lines:?}");
+        };
+        let [exit, entry, walk, end] = [
+            "0d[CPU0  ] SVM VMEXIT reason=96 exitinfo1=00 exitinfo2=00",
+            "0d[CPU0  ] VMRUN VMCB ptr: 0x0000000000237000",
+            "0d[CPU0  ] Nested walk for guest paddr 0x000000404000",
+            "0p[CPU0  ] >>PANIC<< exception(): 3rd (14) exception with no resolution",
+        ];
+        check(&[entry, exit, entry, end], true);
+        check(&[walk, end], true);
+        check(&[entry, walk, exit, end], false);
+        check(&[exit], false);
+        check(&[end], false);
     }
 
     #[test]

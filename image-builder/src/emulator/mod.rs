@@ -17,6 +17,8 @@ pub use installed::{Installed, Version};
 pub use platforms::{Engine, PLATFORMS, Platform};
 pub use session::{Ended, Limits, Session};
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use tollgate_abi::emulated::Release;
@@ -45,6 +47,27 @@ pub struct Launch {
     pub exit_log: Option<ExitLog>,
     /// Recognizes what it says when it can't start.
     pub explain: fn(&str) -> Option<Failure>,
+}
+
+impl ExitLog {
+    /// Whether one of `texts` stands in it behind the last `exit`, as far as its end tells.
+    fn ends_behind(&self, texts: &[&[u8]], exit: &[u8]) -> bool {
+        let Ok(tail) = tail(&self.path) else { return false };
+        let last = |text: &[u8]| tail.windows(text.len()).rposition(|part| part == text);
+        let found = texts.iter().filter_map(|text| last(text)).max();
+        found.is_some_and(|at| last(exit).is_none_or(|exit| exit < at))
+    }
+}
+
+/// The end of a file.
+fn tail(path: &Path) -> io::Result<Vec<u8>> {
+    const TAIL_BYTES: u64 = 1 << 16;
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// An emulator's log of VM exits.

@@ -127,6 +127,11 @@ fn explain(said: &str) -> Option<Failure> {
     Some(Failure::platform(sentence).remedy(remedy))
 }
 
+/// Whether QEMU's log of exits ends in a guest.
+pub fn was_in_guest(launch: &Launch) -> bool {
+    launch.exit_log.as_ref().is_some_and(|log| log.ends_behind(&[b"vmrun!"], b"vmexit("))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
