@@ -205,7 +205,7 @@ fn the_atlas_has_every_exit_of_svm_that_the_emulators_can_produce() {
     assert_eq!(platforms, ["qemu-tcg", "zambezi", "zambezi, 2 CPUs"]);
 }
 
-/// What is known of the installed version of an emulator.
+/// The version of the installed emulator, as far as it is known.
 fn known<T: Copy>(engine: Engine, rows: &[(Release, T)]) -> T {
     let version = release(engine);
     let row = rows.iter().find(|(of, _)| Some(*of) == version);
@@ -386,7 +386,7 @@ fn the_documented_exits_are_those_of_each_model() {
     assert!(of_this == [written.as_str()], "EXITS.md is out of date; TOLLGATE_BLESS=1 writes it anew:\n{written}");
 }
 
-/// What a version's part of EXITS.md begins with.
+/// The heading of a version's part of EXITS.md.
 const SECTION: &str = "## Bochs ";
 
 const EXITS_HEADING: &str = "# Exits by processor model

@@ -114,7 +114,7 @@ fn one_that_does_its_work_passes() {
     check(&Fake::new("cat $LOG > serial.log").with_log(&balanced()), &[], 0, "verdict: balanced");
 }
 
-/// What Bochs says about itself.
+/// Bochs' banner.
 fn about_bochs(version: &str, options: &str) -> String {
     format!("  -rc filename  execute\n{options}\n====\n   Bochs x86 Emulator {version}\n====\n")
 }

@@ -141,7 +141,7 @@ struct Way<'a> {
     access: Access,
     /// The table that is next; only its address counts.
     table: u64,
-    /// What every entry so far has set.
+    /// The bits that every entry so far has set.
     rights: Flags,
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Script {
     pub(crate) injected: Vec<Event>,
     pub(crate) state: HashMap<State, u64>,
     pub(crate) tsc: u64,
-    /// What each look at the TSC takes.
+    /// Ticks that each look at the TSC takes.
     pub(crate) ticks_per_look: u64,
     pub(crate) looked: Cell<u64>,
     pub(crate) virtualized: VirtualizedApic,

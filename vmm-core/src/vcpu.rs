@@ -23,7 +23,7 @@ pub struct Vcpu<B> {
     has_started: bool,
 }
 
-/// What INIT leaves, where power-up clears it: MSRs (SDM 3A table 10-1).
+/// MSRs that INIT leaves as they are, and power-up clears (SDM 3A table 10-1).
 const KEPT_BY_INIT: [State; 8] = [
     State::SysenterCs,
     State::SysenterEsp,
@@ -36,7 +36,7 @@ const KEPT_BY_INIT: [State; 8] = [
 ];
 /// Also CR0.CD and CR0.NW, which power-up sets.
 const CACHE_BITS: u64 = 0x6000_0000;
-/// What both clear, besides what belongs to real mode.
+/// The registers that both clear, besides those of real mode.
 const CLEARED_BY_INIT: [(State, u64); 6] =
     [(State::Cr2, 0), (State::Dr0, 0), (State::Dr1, 0), (State::Dr2, 0), (State::Dr3, 0), (State::Dr6, 0xffff_0ff0)];
 

@@ -86,11 +86,11 @@ impl Job {
     }
 }
 
-/// What came of a run.
+/// The outcome of a run.
 struct Outcome {
     /// The word for how it ended.
     ending: String,
-    /// What is wrong, if anything is.
+    /// The failure, if it is one.
     problem: Option<String>,
     account: Option<Account>,
 }

@@ -187,13 +187,13 @@ fn explain(said: &str) -> Option<Failure> {
     Some(Failure::new(status, sentence).remedy(remedy))
 }
 
-/// What it says of a triple fault.
+/// Bochs' message at a triple fault.
 const UNRESOLVED: &str = "exception with no resolution";
 const OTHER_MODEL: &str = "choose one of `tollgate platforms`";
 const SMALLER: &str = "unset TOLLGATE_OVMF, or name a firmware of 2 MiB or a Bochs of 3.0 or newer with TOLLGATE_BOCHS";
 const REINSTALL: &str = "install Debian's bochs and bochs-term again, or name another Bochs with TOLLGATE_BOCHS";
 
-/// What Bochs says when it can't go on, what that means, and what would help.
+/// Messages with which Bochs gives up, their meaning, and the remedy.
 const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
     (
         &["display library 'term' not available", "libbx_term", "no gui library"],
@@ -240,7 +240,7 @@ const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
 /// What Bochs logs when a guest is entered under SVM, and of each step of a walk through nested page tables, which there is in a guest
 /// only.
 const IN_GUEST: [&[u8]; 2] = [b"VMRUN VMCB ptr", b"Nested walk for guest paddr"];
-/// What it logs of each exit.
+/// Bochs' log line of an exit.
 const EXIT: &[u8] = b"VMEXIT reason=";
 
 /// Whether it was the guest that ended Bochs: by a triple fault under SVM, of which Bochs makes no exit. That of the monitor would be another

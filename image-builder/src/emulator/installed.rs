@@ -49,7 +49,7 @@ pub struct Installed {
     pub title: String,
     /// Its version, if it tells one that can be read.
     pub version: Option<Version>,
-    /// What it prints about its options; empty where it prints nothing.
+    /// Its help on options; empty where it prints none.
     help: String,
     /// The processor models that it lists; empty where it lists none.
     models: Vec<String>,

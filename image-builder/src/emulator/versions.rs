@@ -90,7 +90,7 @@ pub struct Difference {
     pub before: Option<Version>,
     /// The behaviour, as a sentence about the emulator.
     pub what: &'static str,
-    /// What this tool does about it.
+    /// The way in which this tool copes with it.
     pub done: &'static str,
     /// How it was seen.
     pub evidence: &'static str,
@@ -239,7 +239,7 @@ impl Installed {
         self.differences().any(|row| row.behaviour == behaviour)
     }
 
-    /// What it has of the table.
+    /// The rows of the table that its version has.
     pub fn differences(&self) -> impl Iterator<Item = &'static Difference> {
         let family = self.family;
         let version = self.version.or(family.tried().last().copied());

@@ -21,7 +21,7 @@ pub(super) const OUTSIDE: u64 = 0x3fe0_0000;
 /// Beyond the guest's memory.
 pub(super) const OUTSIDE_GPA: u64 = 0x1000_0000;
 
-/// What belongs to one vCPU.
+/// The pages of one vCPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block {
     /// Its number.

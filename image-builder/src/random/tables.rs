@@ -26,7 +26,7 @@ pub(super) const TSS_LIMIT: u64 = 0x88;
 /// The vector by which a snippet ends.
 pub(super) const END: u8 = 0x80;
 
-/// What is written at an address of a block.
+/// A value at an address of a block.
 pub(super) type Put<'a> = dyn FnMut(u64, &[u8]) + 'a;
 
 /// A code or data segment of 4 GiB, or 64 KiB for 16 bits, from `base` on.

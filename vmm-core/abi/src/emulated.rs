@@ -44,7 +44,7 @@ impl fmt::Display for Emulated {
 /// Where an exit can be produced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
-    /// What the processor has to be, for people.
+    /// The processor that it takes, for people.
     pub needs: &'static str,
     /// Versions of Bochs that have a model like that.
     pub bochs: Emulated,

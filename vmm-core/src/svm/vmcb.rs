@@ -77,7 +77,7 @@ impl Group {
     }
 }
 
-/// What stays clean if a quadword is written: all but its group.
+/// The groups that stay clean if a quadword is written: all but its own.
 static KEPT: [u16; 512] = {
     let (mut kept, mut at) = ([0; 512], 0);
     while at < 512 {

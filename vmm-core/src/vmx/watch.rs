@@ -12,7 +12,7 @@ use crate::machine::NEVER;
 const SHARE_OF_REST: u32 = 7;
 const SHARE_OF_WHOLE: u32 = 11;
 
-/// What there is to be looked for.
+/// The two times that are watched: that of the whole run, and that without an exit.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// The processor has the timer and it is in use.
@@ -28,7 +28,7 @@ pub(super) struct Watch {
     watchdog_tsc: u64,
     /// A tick of the timer is `1 << shift` of the TSC.
     shift: u32,
-    /// What the timer is loaded with while the guest runs.
+    /// The timer's value while the guest runs.
     timer: u32,
 }
 
