@@ -117,6 +117,8 @@ impl Outcome {
             (Some((Status::NoVerdict, _)) | None, Ended::Exited(_)) if launch.kind == QEMU && invalid_tss(launch) => {
                 (QEMUS_END.to_owned(), None)
             }
+            // Whoever stops the campaign has found no fault.
+            (Some((Status::NoVerdict, _)) | None, Ended::Interrupted) => ("interrupted".to_owned(), None),
             (Some((Status::NoVerdict, _)) | None, ended) => {
                 let sentence = match ended {
                     Ended::Exited(status) => {
