@@ -13,7 +13,7 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::handlers::apic::SPURIOUS_VECTOR;
 use crate::machine::NEVER;
-use crate::registers::tsc;
+use crate::registers::{tsc, wait};
 
 mod settings;
 
@@ -123,10 +123,7 @@ impl LocalApic {
     /// Starts every other processor in real mode at the page with this number.
     pub fn start_others(&self, vector: u8) {
         self.send(command(0, DELIVERY_INIT | TO_OTHERS, 0));
-        let start = tsc();
-        while tsc().wrapping_sub(start) < START_TICKS {
-            core::hint::spin_loop();
-        }
+        wait(START_TICKS);
         self.send(command(0, DELIVERY_START_UP | TO_OTHERS, vector));
     }
 

@@ -17,6 +17,15 @@ pub fn tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Waits for a time. Between two looks at the counter are several PAUSEs: an emulator that logs each RDTSC spends its time on that.
+pub fn wait(ticks: u64) {
+    const PAUSES: u32 = 16;
+    let start = tsc();
+    while tsc().wrapping_sub(start) < ticks {
+        (0..PAUSES).for_each(|_| core::hint::spin_loop());
+    }
+}
+
 fn msr_of(state: State) -> Option<Msr> {
     Some(Msr::new(match state {
         State::SysenterCs => 0x174,

@@ -145,11 +145,11 @@ fn job() -> Option<Job> {
 fn serve(local_apic: &LocalApic) {
     BOARD.serve();
     while !is_dismissed() {
-        let start = tsc();
         let Some(request) = BOARD.asked() else {
             core::hint::spin_loop();
             continue;
         };
+        let start = tsc();
         while BOARD.wants(request) && tsc().wrapping_sub(start) < SIGNAL_TICKS {
             core::hint::spin_loop();
         }
