@@ -6,8 +6,8 @@ use core::arch::naked_asm;
 
 use tollgate_abi::ExitReason;
 
+use crate::host::registers::tsc;
 use crate::ledger::{Account, Ledger};
-use crate::registers::tsc;
 use crate::stack::{REGISTERS_END, restore_but_rax, save_and_handle};
 
 /// TSC ticks of so many [`TURNS`].

@@ -14,22 +14,23 @@
 //! an exit that is not about another vCPU.
 //!
 //! Everything but the hardware edge (`vmx::{instructions, entry, registers, scenario_hardware}`,
-//! [`local_apic`], [`memory`], [`exit`]'s registers, closing a row of the [`ledger`]) is safe code that runs on the host,
+//! [`host`], [`memory`], [`exit`]'s registers, closing a row of the [`ledger`]) is safe code that runs on the host,
 //! where a scripted backend drives the same spine.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
 
-pub mod apic;
 mod bench;
 pub mod board;
 pub mod calibration;
+pub mod devices;
 pub mod exit;
 pub mod handlers;
+pub mod host;
+pub mod instruction;
 pub mod kept_msrs;
 pub mod keys;
 pub mod ledger;
-pub mod local_apic;
 pub mod log_room;
 pub mod machine;
 pub mod memory;
@@ -37,7 +38,6 @@ pub mod nested;
 pub mod paging;
 pub mod rate;
 pub mod recorder;
-pub mod registers;
 #[cfg(test)]
 pub(crate) mod script;
 pub mod session;

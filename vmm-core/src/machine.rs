@@ -5,8 +5,8 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::virtualization::Facts;
 
-use crate::apic::Apic;
 use crate::board::Board;
+use crate::devices::local_apic::Apic;
 use crate::handlers::cpuid::CpuidTable;
 use crate::handlers::io::Ports;
 use crate::ledger::Ledger;

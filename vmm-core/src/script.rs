@@ -10,8 +10,8 @@ use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::virtualization::Facts;
 
-use crate::apic::{Apic, Page};
 use crate::board::{Board, Condition};
+use crate::devices::local_apic::{Apic, Page};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
     TableInstruction, UNRESOLVED, VirtualizedApic,

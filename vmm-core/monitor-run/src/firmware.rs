@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use tollgate_abi::ending::Ending;
 use tollgate_abi::guest_image::Directory;
-use vmm_core::local_apic::LocalApic;
+use vmm_core::host::local_apic::LocalApic;
 use vmm_core::recorder::Slot;
 
 use crate::{HEAP, Refused};

@@ -8,8 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering
 
 use tollgate_abi::machine::MOST_VCPUS;
 use vmm_core::board::{Board, Condition, Signal};
-use vmm_core::local_apic::LocalApic;
-use vmm_core::registers::tsc;
+use vmm_core::host::local_apic::LocalApic;
+use vmm_core::host::registers::tsc;
 use vmm_core::vmx::host_state::HostState;
 
 use crate::firmware::firmware;

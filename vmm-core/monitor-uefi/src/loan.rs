@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use tollgate_abi::machine::MOST_VCPUS;
 
-use vmm_core::local_apic::Settings;
+use vmm_core::host::local_apic::Settings;
 use vmm_core::vmx::instructions::VmxOperation;
 use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr4, Cr4Flags};

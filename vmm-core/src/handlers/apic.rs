@@ -9,8 +9,8 @@ use tollgate_abi::apic::*;
 use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::workload::Outcome;
 
-use crate::apic::{Effect, addresses};
 use crate::board::{Condition, Message};
+use crate::devices::local_apic::{Effect, addresses};
 use crate::exit::{Action, Backend, Event, GuestRegisters};
 use crate::machine::Machine;
 

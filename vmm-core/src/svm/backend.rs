@@ -6,18 +6,19 @@ use tollgate_abi::{ExitReason, svm_exit};
 
 use super::code_page::CodePage;
 use super::controls::{HLT, IRET, VINTR};
-use super::decode::{Instruction, MAX_BYTES, decode};
 use super::exit_information as information;
 use super::nmi::Nmis;
-use super::operand::CodeMode;
 use super::vmcb::{self as f, Field, Segment};
 use super::{Halt, Svm, entry_checks, guest_state, permission_maps};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, EventKind, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
     TableInstruction, UNRESOLVED, VirtualizedApic, vector,
 };
+use crate::host::registers;
+use crate::instruction::decode::{Instruction, MAX_BYTES, decode};
+use crate::instruction::operand::CodeMode;
 use crate::machine::NEVER;
-use crate::{paging, registers};
+use crate::paging;
 
 pub(super) const RFLAGS_TF: u64 = 1 << 8;
 pub(super) const RFLAGS_IF: u64 = 1 << 9;

@@ -16,8 +16,8 @@ use super::{Svm, exit_information, guest_state, vmcb as f};
 use crate::exit::{
     Action, Backend, CrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, State, TableInstruction, vector,
 };
+use crate::host::local_apic::LocalApic;
 use crate::ledger::Ledger;
-use crate::local_apic::LocalApic;
 use crate::memory::tests::memory;
 use crate::nested::Table;
 use crate::script::{Script, machine};

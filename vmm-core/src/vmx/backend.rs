@@ -13,7 +13,7 @@ use crate::exit::{
     TableInstruction, VirtualizedApic,
 };
 use crate::handlers::apic::TIMER_VECTOR;
-use crate::registers;
+use crate::host::registers;
 
 /// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
 const SHADOW: u32 = 0b11;

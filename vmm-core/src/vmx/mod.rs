@@ -33,7 +33,7 @@ use self::instructions::CurrentVmcs;
 use self::watch::Watch;
 use crate::exit::{Backend, GuestRegisters, State, VirtualizedApic};
 use crate::handlers::apic::KICK_VECTOR;
-use crate::local_apic::LocalApic;
+use crate::host::local_apic::LocalApic;
 use crate::nested::Table;
 
 /// CR0.PE and PG.

@@ -12,8 +12,8 @@ use tollgate_abi::apic::{
 use x86_64::registers::model_specific::Msr;
 
 use crate::handlers::apic::SPURIOUS_VECTOR;
+use crate::host::registers::{tsc, wait};
 use crate::machine::NEVER;
-use crate::registers::{tsc, wait};
 
 mod settings;
 

@@ -194,7 +194,7 @@ fn displacement(bytes: &mut impl Iterator<Item = u8>, size: u8) -> Option<i32> {
 mod tests {
     use super::CodeMode::*;
     use super::*;
-    use crate::svm::decode::decode;
+    use crate::instruction::decode::decode;
 
     const RIP: u64 = 0xffff_ffff_8000_0000;
     const RSP_VALUE: u64 = 0x7000;
