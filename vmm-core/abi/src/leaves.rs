@@ -1,7 +1,8 @@
 //! The CPUID leaves through which a guest reads the account: their numbers, questions and answers.
 //!
 //! Four leaves come from a university course that moved them between terms ([`LeafMap`]); the others are Tollgate's own
-//! and never move. The monitor decodes the question and encodes the answer here; so does whoever asks.
+//! and never move. The monitor decodes the question and encodes the answer here; so does whoever asks. [`TABLE`] and [`RULES`]
+//! say the same to people: `LEAVES.md` is written from them.
 
 use crate::exit_reason::{ExitReason, Status};
 
@@ -33,7 +34,7 @@ pub const EXTREMES: u32 = 0x4fff_fffa;
 /// low 32 bits): external interrupts of its watchdog, where the extension has no timer for that. See [`RowQuery`].
 pub const STATUS: u32 = 0x4fff_fffb;
 
-/// What a leaf asks for.
+/// A leaf by its meaning, wherever a term put it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaf {
     /// Exits of all reasons, all vCPUs.
@@ -62,7 +63,137 @@ pub enum Leaf {
     Contract,
 }
 
-/// Where the course put its leaves in a given term.
+/// A leaf as people are told of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The leaf; [`LeafMap::encode`] has its number.
+    pub leaf: Leaf,
+    /// The fields of ECX that it reads.
+    pub question: Question,
+    /// Each register or pair that has a part of the answer, and that part. The other registers are zero.
+    pub answers: &'static [(&'static str, &'static str)],
+}
+
+/// The question that a leaf takes in ECX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// ECX is not read.
+    Nothing,
+    /// All of ECX is the reason, as in the course.
+    Reason,
+    /// [`RowQuery`].
+    Row,
+    /// [`RowQuery`], with an EXITCODE of SVM in place of the reason.
+    Code,
+    /// [`RowQuery`], of which the reason is not read.
+    Vcpu,
+    /// [`BucketQuery`].
+    Bucket,
+}
+
+impl Question {
+    /// The fields of ECX: each with its highest and lowest bit.
+    pub const fn fields(self) -> &'static [(&'static str, u32, u32)] {
+        match self {
+            Question::Nothing => &[],
+            Question::Reason => &[("reason", 31, 0)],
+            Question::Row => &[("reason", 15, 0), ("vCPU + 1", 31, 16)],
+            Question::Code => &[("SVM exit code", 15, 0), ("vCPU + 1", 31, 16)],
+            Question::Vcpu => &[("vCPU + 1", 31, 16)],
+            Question::Bucket => &[("reason", 15, 0), ("bucket", 23, 16), ("vCPU + 1", 31, 24)],
+        }
+    }
+}
+
+/// THE table of leaves for people: the course's, and then Tollgate's own in descending order of their numbers.
+pub const TABLE: &[Row] = &[
+    Row {
+        leaf: Leaf::TotalCount,
+        question: Question::Nothing,
+        answers: &[("EAX", "exits of all reasons, all vCPUs; low 32 bits")],
+    },
+    Row {
+        leaf: Leaf::TotalCycles,
+        question: Question::Nothing,
+        answers: &[("EBX:ECX", "cycles of all exits, all vCPUs")],
+    },
+    Row {
+        leaf: Leaf::Totals,
+        question: Question::Nothing,
+        answers: &[
+            ("EAX", "exits of all reasons, all vCPUs; low 32 bits"),
+            ("EBX:ECX", "cycles of all exits, all vCPUs"),
+        ],
+    },
+    Row {
+        leaf: Leaf::ReasonCount,
+        question: Question::Reason,
+        answers: &[("EAX", "exits for the reason, all vCPUs; low 32 bits")],
+    },
+    Row {
+        leaf: Leaf::ReasonCycles,
+        question: Question::Reason,
+        answers: &[("EBX:ECX", "cycles for the reason, all vCPUs")],
+    },
+    Row {
+        leaf: Leaf::Status,
+        question: Question::Row,
+        answers: &[
+            ("EAX", "0 undefined, 1 not enabled, 2 enabled"),
+            ("EBX:ECX", "exits for the reason"),
+            ("EDX", "those of them that are the monitor's own looks; low 32 bits"),
+        ],
+    },
+    Row {
+        leaf: Leaf::Extremes,
+        question: Question::Row,
+        answers: &[("EBX:EAX", "minimum cycles of one exit"), ("EDX:ECX", "maximum cycles of one exit")],
+    },
+    Row {
+        leaf: Leaf::Bucket,
+        question: Question::Bucket,
+        answers: &[("EDX:EAX", "exits that took at least 2^bucket cycles, and less than twice that")],
+    },
+    Row {
+        leaf: Leaf::SvmStatus,
+        question: Question::Code,
+        answers: &[
+            ("EAX", "0 undefined, 1 not enabled, 2 enabled"),
+            ("EBX:ECX", "exits with the code"),
+            ("EDX", "the SDM reason that the code is counted as; `0xFFFFFFFF` for one of SVM's own"),
+        ],
+    },
+    Row { leaf: Leaf::SvmCycles, question: Question::Code, answers: &[("EBX:ECX", "cycles for the code")] },
+    Row {
+        leaf: Leaf::Exits,
+        question: Question::Vcpu,
+        answers: &[("EBX:ECX", "exits of all reasons"), ("EDX:EAX", "those of them that are the monitor's own looks")],
+    },
+    Row {
+        leaf: Leaf::Contract,
+        question: Question::Nothing,
+        answers: &[("EAX", "version of this contract"), ("EBX", "number of vCPUs")],
+    },
+];
+
+/// What holds of all leaves, for people.
+pub const RULES: &[&str] = &[
+    "All 64 bits of RAX, RBX, RCX and RDX are defined after each of these leaves. Their upper halves are zero.",
+    "The CPUID that asks is counted already. Its own time is not in yet: a count opens at the exit, a time closes at the entry.",
+    "A course leaf that is asked about a reason gives EDX = `0xFFFFFFFF` and zero elsewhere if the SDM does not define the \
+     reason. It gives zero in all four if the controls in force can't produce the reason.",
+    "Tollgate's own leaves give zero in all four for a reason or a code that is undefined, and for a vCPU that does not exist. \
+     The leaves of SVM's exit codes do so, too, where the processor has no SVM.",
+    "A field `vCPU + 1` of 0 asks for all vCPUs together.",
+    "Reasons are those of the SDM under SVM, too. An exit code that stands for none has a number of Tollgate's own above them; \
+     `tollgate reasons` lists both.",
+    "A *look* is an exit by which the monitor's watchdog found that a guest that ran long does exit. Under VT-x the preemption \
+     timer makes it, under SVM an external interrupt. It is in every count, but the guest did not cause it: comparisons with the \
+     guest's own book leave looks out.",
+    "`CPUID.1:ECX[31]` is 1, and leaf `0x40000000` gives the signature `TollgateVMM` in EBX, ECX and EDX.",
+];
+
+/// A term of the course, and with it the numbers of its leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LeafMap {
     /// FF both totals, FE count per reason.
@@ -105,7 +236,7 @@ impl LeafMap {
         }
     }
 
-    /// What EAX asks for, or `None` where it is none of our leaves.
+    /// The leaf that EAX asks for, or `None` where it is none of ours.
     pub fn decode(self, eax: u32) -> Option<Leaf> {
         match eax {
             0x4fff_fffc..=0x4fff_ffff => self.course()[(0x4fff_ffff - eax) as usize],
@@ -271,6 +402,7 @@ impl Answer {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::vec::Vec;
 
     #[test]
     fn the_default_map_is_the_contract() {
@@ -310,6 +442,61 @@ mod tests {
             assert_eq!(map.decode(STATUS), Some(Leaf::Status));
             assert_eq!(LeafMap::parse(map.name()), Some(map));
         }
+    }
+
+    /// The registers of a pair or of one, as the table names them.
+    fn registers(answer: Answer) -> Vec<&'static str> {
+        let all = [("EAX", answer.eax), ("EBX", answer.ebx), ("ECX", answer.ecx), ("EDX", answer.edx)];
+        all.into_iter().filter(|(_, value)| *value != 0).map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn the_table_names_the_registers_that_have_the_answer() {
+        let full = u64::MAX;
+        for row in TABLE {
+            let answer = match row.leaf {
+                Leaf::TotalCount | Leaf::ReasonCount => Answer::count(full),
+                Leaf::TotalCycles | Leaf::ReasonCycles | Leaf::SvmCycles => Answer::cycles(full),
+                Leaf::Totals => Answer::totals(full, full),
+                Leaf::Status => Answer::status(Status::Enabled, full, full),
+                Leaf::Extremes => Answer::extremes(full, full),
+                Leaf::Bucket => Answer::bucket(full),
+                Leaf::SvmStatus => Answer::svm_status(Status::Enabled, full, None),
+                Leaf::Exits => Answer::exits(full, full),
+                Leaf::Contract => Answer { eax: CONTRACT_VERSION, ebx: 1, ..Answer::ZERO },
+            };
+            let mut named: Vec<&str> = row.answers.iter().flat_map(|(registers, _)| registers.split(':')).collect();
+            named.sort_unstable();
+            assert_eq!(named, registers(answer), "{:?}", row.leaf);
+        }
+    }
+
+    #[test]
+    fn the_table_has_every_leaf_once() {
+        for map in LeafMap::ALL {
+            for leaf in (CONTRACT..=0x4fff_ffff).filter_map(|eax| map.decode(eax)) {
+                assert_eq!(TABLE.iter().filter(|row| row.leaf == leaf).count(), 1, "{leaf:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_fields_of_a_question_are_where_it_is_encoded() {
+        let bits = |question: Question, name: &str| {
+            let (_, high, low) = question.fields().iter().find(|field| field.0 == name).unwrap();
+            ((1_u64 << (high + 1)) - (1 << low)) as u32
+        };
+        let all = |reason, vcpu| RowQuery { reason, vcpu }.encode();
+        for (question, reason) in [(Question::Row, "reason"), (Question::Code, "SVM exit code")] {
+            assert_eq!(bits(question, reason), all(u16::MAX, None));
+        }
+        for question in [Question::Row, Question::Code, Question::Vcpu] {
+            assert_eq!(bits(question, "vCPU + 1"), all(0, Some(u16::MAX - 1)));
+        }
+        let all = |reason, bucket, vcpu| BucketQuery { reason, bucket, vcpu }.encode();
+        assert_eq!(bits(Question::Bucket, "reason"), all(u16::MAX, 0, None));
+        assert_eq!(bits(Question::Bucket, "bucket"), all(0, u8::MAX, None));
+        assert_eq!(bits(Question::Bucket, "vCPU + 1"), all(0, 0, Some(254)));
     }
 
     proptest! {
