@@ -6,8 +6,8 @@ use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::virtualization::Facts;
 
 use crate::board::Board;
+use crate::devices::cpuid_table::CpuidTable;
 use crate::devices::local_apic::Apic;
-use crate::handlers::cpuid::CpuidTable;
 use crate::handlers::io::Ports;
 use crate::ledger::Ledger;
 use crate::memory::GuestMemory;

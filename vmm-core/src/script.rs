@@ -11,12 +11,12 @@ use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::virtualization::Facts;
 
 use crate::board::{Board, Condition};
+use crate::devices::cpuid_table::{CpuidTable, tests::everything};
 use crate::devices::local_apic::{Apic, Page};
 use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
     TableInstruction, UNRESOLVED, VirtualizedApic,
 };
-use crate::handlers::cpuid::{CpuidTable, tests::everything};
 use crate::handlers::io::Ports;
 use crate::machine::Machine;
 use crate::memory::tests::memory;

@@ -8,9 +8,9 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::Writer;
 use tollgate_abi::virtualization::{Extension as Kind, Facts};
+use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::Page;
 use vmm_core::exit::GuestRegisters;
-use vmm_core::handlers::cpuid::CpuidTable;
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::svm::probe::Probed;
 

@@ -149,8 +149,8 @@ fn write_efer<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Act
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handlers::cpuid::CpuidTable;
-    use crate::handlers::cpuid::tests::everything;
+    use crate::devices::cpuid_table::CpuidTable;
+    use crate::devices::cpuid_table::tests::everything;
     use crate::script::{Script, machine};
     use tollgate_abi::apic::{APIC_BASE, INITIAL_COUNT, LVT_TIMER, LVT_TSC_DEADLINE};
     use tollgate_abi::leaves::Answer;

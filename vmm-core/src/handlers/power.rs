@@ -2,9 +2,9 @@
 
 use tollgate_abi::workload::Outcome;
 
+use crate::devices::cpuid_table::XCR0_OFFERED;
 use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
 use crate::handlers::apic;
-use crate::handlers::cpuid::XCR0_OFFERED;
 use crate::machine::Machine;
 
 const RFLAGS_TF: u64 = 1 << 8;
