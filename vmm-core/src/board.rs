@@ -14,6 +14,7 @@ use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::Backend;
+use crate::fault::Fault;
 use crate::machine::{Console, GuestExit};
 use crate::vcpu::End;
 
@@ -210,6 +211,8 @@ pub struct Board {
     limit_tsc: AtomicU64,
     /// TSC ticks that a processor may be away without being missed.
     patience_ticks: AtomicU64,
+    /// Why the monitor can't go on at one of the processors.
+    fault: Spinlock<Fault>,
     /// What the guest wrote and nobody has printed yet. Its lock is taken outside of exits.
     pub console: Spinlock<Console>,
 }
@@ -235,6 +238,7 @@ impl Board {
             servants: AtomicU32::new(0),
             limit_tsc: AtomicU64::new(0),
             patience_ticks: AtomicU64::new(0),
+            fault: Spinlock::new(Fault::none()),
             console: Spinlock::new(Console::new()),
         }
     }
@@ -388,6 +392,24 @@ impl Board {
         };
         *self.seats[at].ended.lock() = Some(Box::new(ended));
         ends_guest && self.culprit.compare_exchange(0, at as u32 + 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Says that the monitor can't go on at the processor of vCPU `at`, whose guest is over with that. True if it is the first to
+    /// say so: then it stops the others, and the run's verdict is this fault.
+    pub fn fail(&self, at: usize, detail: core::fmt::Arguments<'_>) -> bool {
+        let first = self.fault.lock().note(at, detail);
+        self.set_condition(at, Condition::Over);
+        first
+    }
+
+    /// The fault that ended the run, if one did.
+    pub fn fault(&self) -> Fault {
+        self.fault.lock().clone()
+    }
+
+    /// The vCPU on the processor with this APIC ID.
+    pub fn seat_of(&self, apic_id: u32) -> Option<usize> {
+        (0..MOST_VCPUS).find(|&at| self.condition(at) != Condition::Absent && self.apic_id(at) == apic_id)
     }
 
     /// Says when the run ends at the latest, before any vCPU runs.
@@ -606,6 +628,17 @@ mod tests {
         assert!(board.send(0, 1, Message::Nmi));
         std::thread::scope(|scope| (0..VCPUS).for_each(|at| drop(scope.spawn(move || vcpu(at)))));
         assert_eq!(deaths.load(Ordering::Acquire), 1);
+    }
+
+    #[test]
+    fn a_fault_of_the_monitor_is_the_end_of_its_vcpu_and_of_all_others() {
+        let board = board(3);
+        assert_eq!((board.fault().vcpu(), board.seat_of(2), board.seat_of(3)), (None, Some(2), None));
+        board.set_condition(0, Condition::Halted);
+        assert!(board.fail(2, format_args!("exception 14")) && !board.fail(1, format_args!("exception 13")));
+        assert_eq!((board.fault().vcpu(), board.fault().to_string().as_str()), (Some(2), "exception 14"));
+        assert_eq!([1, 2].map(|at| board.condition(at)), [Condition::Over; 2]);
+        assert!(board.is_dead(), "vCPU 0 waits for nobody");
     }
 
     #[test]

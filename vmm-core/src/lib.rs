@@ -25,6 +25,7 @@ pub mod board;
 pub mod calibration;
 pub mod devices;
 pub mod exit;
+pub mod fault;
 pub mod handlers;
 pub mod host;
 pub mod instruction;

@@ -50,6 +50,9 @@ pub struct Session<W> {
 const CONSOLE_RECORD_BYTES: usize = 900;
 const _: () = assert!(4 * CONSOLE_RECORD_BYTES + 100 < MAX_LINE_BYTES);
 
+/// The verdict's word for a monitor that could not go on.
+pub const FAULT: &str = "fault";
+
 /// The account of every vCPU.
 type Books = [&'static dyn Book];
 
@@ -194,7 +197,7 @@ mod tests {
     use tollgate_abi::ending::Ending;
 
     use crate::ledger::{Account, Ledger};
-    use crate::script::{Script, machine};
+    use crate::script::{Script, machine, machines};
     use tollgate_abi::hypercall::{BOOK_MAGIC, MESSAGE_BYTES};
     use tollgate_abi::record::parse;
 
@@ -319,6 +322,32 @@ mod tests {
         assert!(
             verdict.starts_with("differs: the ledger of vCPU 0 does not add up") && ending == Ending::Fail,
             "{verdict}"
+        );
+    }
+
+    #[test]
+    fn a_fault_of_the_monitor_on_another_processor_is_the_verdict_below_the_account() {
+        let mut text = String::new();
+        let mut session = Session::new(&mut text);
+        let ledgers: [&'static Ledger; 2] = [(); 2].map(|()| &*Box::leak(Box::new(Ledger::new())));
+        let books = ledgers.map(|ledger| ledger as &'static dyn Book);
+        let [first, _] = machines();
+        ledgers.iter().for_each(|ledger| ledger.first_entry());
+        let opened = ledgers[0].open(ExitReason::CPUID);
+        ledgers[0].close(opened, 0, || 50);
+        let _in_its_handler = ledgers[1].open(ExitReason::WBINVD);
+        first.board.end(0, Ended::of(Outcome::Exited));
+        assert!(first.board.fail(1, format_args!("the monitor took exception 6")));
+        let ending = session.finish(&first, &books, || 0);
+        let expected = "fault: the monitor took exception 6, on the processor of vCPU 1";
+        assert_eq!((verdict(&text).as_str(), ending), (expected, Ending::Fail));
+        let records: Vec<_> = text.lines().map(|line| parse(line.as_bytes()).unwrap()).collect();
+        let of_kind = |kind: Kind| records.iter().filter(move |record| record.kind == kind);
+        assert_eq!(of_kind(Kind::Total).map(|total| total.number("exits")).collect::<Vec<_>>(), [Some(1), Some(1)]);
+        let stop = of_kind(Kind::Stop).next().unwrap();
+        assert_eq!(
+            (stop.number("vcpu"), stop.text("outcome").unwrap().to_string()),
+            (Some(1), "monitor-fault".to_owned())
         );
     }
 

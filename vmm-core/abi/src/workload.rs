@@ -134,6 +134,8 @@ pub enum Outcome {
     EntryFailed,
     /// An exit that the monitor has no handler for.
     UnhandledExit,
+    /// The monitor itself failed on this vCPU's processor.
+    MonitorFault,
     /// Another vCPU ended the guest.
     StoppedByAnother,
     /// An INIT from another vCPU: it waits to be started again.
@@ -142,7 +144,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 13] = [
+    pub const ALL: [Outcome; 14] = [
         Outcome::Exited,
         Outcome::ExitedWithoutBook,
         Outcome::TripleFault,
@@ -154,6 +156,7 @@ impl Outcome {
         Outcome::TaskSwitch,
         Outcome::EntryFailed,
         Outcome::UnhandledExit,
+        Outcome::MonitorFault,
         Outcome::StoppedByAnother,
         Outcome::Init,
     ];
@@ -172,6 +175,7 @@ impl Outcome {
             Outcome::TaskSwitch => "task-switch",
             Outcome::EntryFailed => "entry-failed",
             Outcome::UnhandledExit => "unhandled-exit",
+            Outcome::MonitorFault => "monitor-fault",
             Outcome::StoppedByAnother => "stopped-by-another",
             Outcome::Init => "init",
         }

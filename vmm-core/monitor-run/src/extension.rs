@@ -12,7 +12,9 @@ use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::host::local_apic::LocalApic;
+use vmm_core::svm::Svm;
 use vmm_core::svm::probe::Probed;
+use vmm_core::vmx::Vmx;
 
 use crate::processors::Seated;
 use crate::scenarios::Stage;
@@ -33,6 +35,11 @@ pub(crate) fn kind() -> Option<Kind> {
     } else {
         vmm_core::svm::capability::is_offered(processor::cpuid).then_some(Kind::Svm)
     }
+}
+
+/// By what another processor is made to exit, whatever its guest does: [`Extension::stop`] of the extension that there is.
+pub(crate) fn signal() -> fn(&LocalApic, u32) {
+    if kind() == Some(Kind::Svm) { Svm::stop } else { Vmx::stop }
 }
 
 /// What the processor offers.

@@ -17,7 +17,7 @@ use crate::{HEAP, Refused};
 
 /// A firmware, as a table of what it does.
 ///
-/// All of it is called on the first processor, but for `keep` and `end`, which a processor that fails calls too. From
+/// All of it is called on the first processor, but for `keep`, `end` and `leave`, which a processor that fails calls too. From
 /// [`crate::run`] on none may count on the firmware's own descriptor tables.
 #[derive(Debug)]
 pub struct Firmware {
@@ -49,6 +49,8 @@ pub struct Firmware {
     pub postscript: fn() -> Option<String>,
     /// Ends a run in which the processor that calls it can't go on.
     pub end: fn(Ending) -> !,
+    /// Takes the processor that calls it, which can't go on. The run's end is another's.
+    pub leave: fn() -> !,
 }
 
 static FIRMWARE: AtomicPtr<Firmware> = AtomicPtr::new(core::ptr::null_mut());

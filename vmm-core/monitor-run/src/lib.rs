@@ -46,6 +46,7 @@ use vmm_core::devices::local_apic::{Apic, Page};
 use vmm_core::exit::GuestRegisters;
 use vmm_core::handlers::apic::KICK_VECTOR;
 use vmm_core::handlers::io::Ports;
+use vmm_core::host::local_apic::LocalApic;
 use vmm_core::host::registers::tsc;
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
@@ -53,7 +54,7 @@ use vmm_core::machine::{Machine, NEVER};
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::recorder::{Recorded, Recording, Slot};
-use vmm_core::session::{Session, pause_anywhere};
+use vmm_core::session::{FAULT, Session, pause_anywhere};
 use vmm_core::stack::{ExitPath, Place, Stack};
 use vmm_core::svm::Svm;
 use vmm_core::svm::permission_maps::IOPM_PAGES;
@@ -358,7 +359,7 @@ impl<B: Extension> Run<B> {
         if let Some(running) = stop_others::<B>(seated) {
             session.still_ran(running);
         }
-        if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) {
+        if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) && BOARD.fault().vcpu().is_none() {
             scenarios::run(&mut vcpu, &mut *seat, &self.books, session, &self.plan.options, B::pages());
         }
         session.finish(&vcpu.machine, &self.books, firmware().keep_end)
@@ -384,7 +385,7 @@ impl<B: Extension> Run<B> {
             }
             if BOARD.end(at, Ended::new(&end, vcpu.machine.exit, &vcpu.backend)) {
                 // It stops the rest.
-                stop::<B>(seated, core::iter::once(0), |first| BOARD.has_ended(first));
+                stop(B::stop, &seated.local_apic, core::iter::once(0), |first| BOARD.has_ended(first));
             }
             return;
         }
@@ -434,7 +435,12 @@ const SIGNAL_TICKS_MORE: u64 = 13;
 
 /// Stops other vCPUs. Again and again: an INIT in VMX root operation stays pending until the next entry (SDM 3C 24.8), but
 /// Bochs drops it, and an NMI there is taken and gone.
-fn stop<B: Extension>(seated: &Seated, others: impl Iterator<Item = usize> + Clone, has_left: impl Fn(usize) -> bool) {
+fn stop(
+    signal: fn(&LocalApic, u32),
+    local_apic: &LocalApic,
+    others: impl Iterator<Item = usize> + Clone,
+    has_left: impl Fn(usize) -> bool,
+) {
     let (start, mut signal_ticks) = (tsc(), SIGNAL_TICKS);
     loop {
         let mut running = others.clone().filter(|&other| !has_left(other)).peekable();
@@ -443,7 +449,7 @@ fn stop<B: Extension>(seated: &Seated, others: impl Iterator<Item = usize> + Clo
         }
         for other in running {
             if BOARD.ask_to_stop(other) {
-                B::stop(&seated.local_apic, BOARD.apic_id(other));
+                signal(local_apic, BOARD.apic_id(other));
             }
         }
         let told = tsc();
@@ -468,9 +474,13 @@ fn stop_others<B: Extension>(seated: &Seated) -> Option<usize> {
         core::hint::spin_loop();
     }
     let running = first_up();
-    let has_left = |at: usize| matches!(BOARD.condition(at), Condition::Over | Condition::Absent);
-    stop::<B>(seated, BOARD.others(seated.vcpu), has_left);
+    stop(B::stop, &seated.local_apic, BOARD.others(seated.vcpu), is_off_line);
     running
+}
+
+/// Whether a vCPU will not run any more.
+fn is_off_line(at: usize) -> bool {
+    matches!(BOARD.condition(at), Condition::Over | Condition::Absent)
 }
 
 /// Records the controls of each profile that is used, and what they can produce.
@@ -486,19 +496,42 @@ fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B, benches: b
     }
 }
 
-/// The end of a monitor that can't go on: a verdict that says why.
+/// The end of a monitor that can't go on at this processor. Every guest is stopped, and the verdict says why: below the account where
+/// vCPU 0's processor can still write one, which that does then.
 fn fault(detail: fmt::Arguments<'_>) -> ! {
+    let local_apic = LocalApic::find();
+    let Some((local_apic, vcpu)) = local_apic.ok().and_then(|apic| Some((apic, BOARD.seat_of(apic.id())?))) else {
+        write_fault(detail)
+    };
+    let is_first = BOARD.fail(vcpu, detail);
+    if vcpu == 0 {
+        stop(extension::signal(), &local_apic, BOARD.others(vcpu), is_off_line);
+        write_fault(format_args!("{}", BOARD.fault()));
+    }
+    processors::leaves();
+    // The first processor has not come to its guest yet: no vCPU runs.
+    let is_early = !BOARD.has_ended(0) && BOARD.condition(0) == Condition::Waiting;
+    if is_first && !is_early {
+        let has_left = |at: usize| if at == 0 { BOARD.has_ended(0) } else { is_off_line(at) };
+        stop(extension::signal(), &local_apic, BOARD.others(vcpu), has_left);
+    }
+    if is_first && !BOARD.has_ended(0) {
+        write_fault(detail);
+    }
+    (firmware().leave)()
+}
+
+/// Ends the run by a verdict and nothing else.
+fn write_fault(detail: fmt::Arguments<'_>) -> ! {
     /// Whether a processor says so already: the last record is one.
     static SAYS_SO: AtomicBool = AtomicBool::new(false);
     if SAYS_SO.swap(true, Ordering::AcqRel) {
-        loop {
-            core::hint::spin_loop();
-        }
+        (firmware().leave)()
     }
     let mut session = Session::new(Serial::new());
     let _ = fmt::Write::write_str(session.sink(), "\n");
     let _lost = (firmware().keep_end)();
-    session.write_verdict("fault", detail, None);
+    session.write_verdict(FAULT, detail, None);
     session.sink().drain();
     (firmware().end)(Ending::Fail)
 }

@@ -66,6 +66,11 @@ pub fn tell_emulator(ending: Ending) {
 /// Ends the emulator; on a real machine, halts.
 pub fn end(ending: Ending) -> ! {
     tell_emulator(ending);
+    halt()
+}
+
+/// Halts this processor for good.
+pub(crate) fn halt() -> ! {
     loop {
         x86_64::instructions::interrupts::disable();
         x86_64::instructions::hlt();

@@ -112,6 +112,11 @@ pub extern "C" fn other_main(number: u32) {
     WENT.fetch_add(1, Ordering::AcqRel);
 }
 
+/// This processor, which [`other_main`] was called on, goes without returning from it.
+pub(crate) fn leaves() {
+    WENT.fetch_add(1, Ordering::AcqRel);
+}
+
 fn live(vcpu: usize) {
     let host = traps::install();
     let local_apic = local_apic();

@@ -41,6 +41,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
         remarks: Vec::new,
         postscript: || None,
         end: ports::end,
+        leave: ports::halt,
     }
 }
 

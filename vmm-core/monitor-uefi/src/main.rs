@@ -54,6 +54,7 @@ static UEFI: Firmware = Firmware {
     remarks: || found().remarks.clone(),
     postscript: || found().trouble.clone(),
     end,
+    leave,
 };
 
 /// Where firmware starts the application.
@@ -208,6 +209,11 @@ fn ending(result: u64) -> Ending {
 /// Ends a run in which this processor can't go on; the verdict has been written.
 fn end(_: Ending) -> ! {
     processors::dismiss();
+    leave()
+}
+
+/// Gives back this processor, which can't go on.
+fn leave() -> ! {
     // SAFETY: the monitor runs on a processor only while that is lent, and whoever calls this has nothing left to do.
     unsafe { loan::give_up() }
 }

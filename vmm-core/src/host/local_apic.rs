@@ -74,11 +74,7 @@ impl LocalApic {
     /// # Panics
     /// It is switched off, or its registers are mapped elsewhere than after reset.
     pub fn enable(features: u32, measured_ticks: u64) -> Self {
-        // SAFETY: every processor with 64-bit mode, in which this runs, has the MSR.
-        let base = unsafe { Msr::new(IA32_APIC_BASE).read() };
-        let by_msr = base & X2APIC_MODE != 0;
-        assert!(base & APIC_ENABLED != 0 && base & ADDRESS == MAPPED_AT, "IA32_APIC_BASE is {base:#x}");
-        let mut apic = Self { by_msr, timer: Timer::TscDeadline };
+        let mut apic = Self::find().unwrap_or_else(|base| panic!("IA32_APIC_BASE is {base:#x}"));
         apic.write(SVR, ENABLED);
         apic.write(LVT_TIMER, LVT_MASKED);
         apic.write(DIVIDE, BY_ONE);
@@ -87,6 +83,19 @@ impl LocalApic {
             apic.timer = Timer::Counts { rate, far_ticks: (FAR_COUNTS << 16) / rate };
         }
         apic
+    }
+
+    /// This processor's as it is, with nothing known of its timer: to send with.
+    ///
+    /// # Errors
+    /// It is switched off, or its registers are mapped elsewhere than after reset, by what IA32_APIC_BASE says.
+    pub fn find() -> Result<Self, u64> {
+        // SAFETY: every processor with 64-bit mode, in which this runs, has the MSR.
+        let base = unsafe { Msr::new(IA32_APIC_BASE).read() };
+        if base & APIC_ENABLED == 0 || base & ADDRESS != MAPPED_AT {
+            return Err(base);
+        }
+        Ok(Self { by_msr: base & X2APIC_MODE != 0, timer: Timer::TscDeadline })
     }
 
     /// One that no test reaches.

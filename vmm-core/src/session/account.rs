@@ -10,7 +10,7 @@ use tollgate_abi::key::Key;
 use tollgate_abi::record::{Kind, Writer};
 use tollgate_abi::workload::Outcome;
 
-use super::{Books, Session, counts, keeps, looks, read_book, with_looks};
+use super::{Books, FAULT, Session, counts, keeps, looks, read_book, with_looks};
 use crate::board::Ended;
 use crate::keys::{KeyFigures, PartFigures};
 use crate::ledger::{Book, Figures, Imbalance};
@@ -30,8 +30,12 @@ impl<W: Write> Session<W> {
     pub fn finish(&mut self, machine: &Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
         let board = machine.board;
         self.print_console(board);
-        let culprit = board.culprit().unwrap_or(0);
-        let mut ended = board.ended(culprit).unwrap_or_else(|| Ended::of(Outcome::UnhandledExit));
+        let fault = board.fault();
+        let culprit = fault.vcpu().or(board.culprit()).unwrap_or(0);
+        let mut ended = match fault.vcpu() {
+            Some(_) => Ended::of(Outcome::MonitorFault),
+            None => board.ended(culprit).unwrap_or_else(|| Ended::of(Outcome::UnhandledExit)),
+        };
         let own = self.guest_keeps_book;
         let book = ended.exit.filter(|_| own).and_then(|GuestExit { book_gpa, .. }| read_book(machine, book_gpa));
         self.empty_rings(books);
@@ -56,7 +60,14 @@ impl<W: Write> Session<W> {
         }
         let record = self.record(Kind::Stop);
         let record = if books.len() > 1 { record.number("vcpu", culprit as u64) } else { record };
-        let record = record.word("outcome", ended.outcome.name()).hex("rip", ended.rip);
+        let record = record.word("outcome", ended.outcome.name());
+        if fault.vcpu().is_some() {
+            // Its guest's last exit is nobody's to read.
+            let _ = record.finish();
+            let detail = format_args!("{fault}, on the processor of vCPU {culprit}");
+            return self.verdict(&Verdict { ending: Ending::Fail, result: FAULT, detail });
+        }
+        let record = record.hex("rip", ended.rip);
         let record = record.hex("reason", ended.reason.into()).hex("qualification", ended.qualification);
         let _ = if ended.detail.is_empty() { record } else { record.text("detail", &ended.detail) }.finish();
         for (reason, looks) in LOOKS.iter().zip(looks(books)) {

@@ -2,11 +2,11 @@
 #![expect(unsafe_code, reason = "reads and writes the MSR of the timer's deadline")]
 
 use tollgate_abi::apic::{
-    DIVIDE, IA32_APIC_BASE, IA32_TSC_DEADLINE, INITIAL_COUNT, IRR, LVT_PERIODIC, LVT_TIMER, LVT_TSC_DEADLINE, SVR,
+    DIVIDE, IA32_TSC_DEADLINE, INITIAL_COUNT, IRR, LVT_PERIODIC, LVT_TIMER, LVT_TSC_DEADLINE, SVR,
 };
 use x86_64::registers::model_specific::Msr;
 
-use super::{ADDRESS, APIC_ENABLED, LocalApic, MAPPED_AT, Timer, X2APIC_MODE};
+use super::LocalApic;
 
 /// Registers that hold the requested interrupts, 32 bits each.
 const REQUEST_REGISTERS: u32 = 8;
@@ -26,12 +26,7 @@ pub struct Settings {
 impl Settings {
     /// Those of this processor's APIC; `None` where [`LocalApic::enable`] would refuse it.
     pub fn keep() -> Option<Self> {
-        // SAFETY: every processor with 64-bit mode, in which this runs, has the MSR.
-        let base = unsafe { Msr::new(IA32_APIC_BASE).read() };
-        if base & APIC_ENABLED == 0 || base & ADDRESS != MAPPED_AT {
-            return None;
-        }
-        let apic = LocalApic { by_msr: base & X2APIC_MODE != 0, timer: Timer::TscDeadline };
+        let apic = LocalApic::find().ok()?;
         let lvt_timer = apic.read(LVT_TIMER);
         let has_deadline = lvt_timer & (LVT_PERIODIC | LVT_TSC_DEADLINE) == LVT_TSC_DEADLINE;
         Some(Self {
