@@ -54,7 +54,7 @@ unsafe extern "sysv64" fn empty_turns(turns: u64, scratch: &Ledger) {
     naked_asm!("sub rsp, 8", "push rsi", "2:", "dec rdi", "jnz 2b", "add rsp, 16", "ret")
 }
 
-/// What an exit stub does on each turn, with RSI where it finds the vCPU, and the stack aligned as there.
+/// What an exit stub does on each turn, with RSI, the ledger, where it finds the vCPU, and the stack aligned as there.
 macro_rules! turns {
     ($keeps:expr, $on_exit:path) => {
         naked_asm!(
@@ -97,7 +97,7 @@ unsafe extern "sysv64" fn nothing() {
 }
 
 /// Accounts for an exit.
-extern "sysv64" fn account(exit_tsc: u64, scratch: &Ledger) {
+extern "sysv64" fn account(scratch: &Ledger, exit_tsc: u64) {
     const CPUID: usize = ExitReason::CPUID.0 as usize;
     let _counted = scratch.open(ExitReason::CPUID);
     scratch.close_row::<CPUID>(exit_tsc, tsc);

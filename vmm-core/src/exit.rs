@@ -25,11 +25,11 @@ pub struct GuestRegisters {
     pub r10: u64,
     pub r9: u64,
     pub r8: u64,
-    pub rsi: u64,
+    pub rdi: u64,
     pub rbp: u64,
     pub rbx: u64,
     pub rcx: u64,
-    pub rdi: u64,
+    pub rsi: u64,
     pub rdx: u64,
     pub rax: u64,
 }
@@ -42,7 +42,7 @@ impl GuestRegisters {
     pub fn by_number(&mut self, number: u8) -> Option<&mut u64> {
         const NONE: u8 = WORDS as u8;
         /// Positions by number: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
-        static POSITIONS: [u8; 16] = [14, 11, 13, 10, NONE, 9, 8, 12, 7, 6, 5, 4, 3, 2, 1, 0];
+        static POSITIONS: [u8; 16] = [14, 11, 13, 10, NONE, 9, 12, 8, 7, 6, 5, 4, 3, 2, 1, 0];
         self.words().get_mut(usize::from(POSITIONS[usize::from(number & 15)]))
     }
 

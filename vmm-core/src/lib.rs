@@ -2,9 +2,9 @@
 //!
 //! # The life of one exit
 //!
-//! 1. [`vmx::entry`]: the stub saves the guest's registers and takes a time stamp.
-//! 2. [`vcpu::Vcpu::exit_quickly`]: the backend reads the exit reason; the ledger counts it; what is frequent and plain is
-//!    emulated at once. Everything else is left to [`vcpu::Vcpu::exit_thoroughly`]:
+//! 1. [`vmx::entry`]: the stub saves the guest's registers, takes a time stamp, and calls `Vcpu::exit` ([`vcpu`]).
+//! 2. The backend reads the exit reason; the ledger counts it; what is frequent and plain is emulated at once. Everything else
+//!    goes on to the next steps of the spine, and to
 //! 3. [`handlers::dispatch`]: one `match`; a handler sees the exit, the registers and its device, and decides an
 //!    [`exit::Action`].
 //! 4. The spine applies the action; the ledger books the cycles.

@@ -227,7 +227,7 @@ mod tests {
             vcpu.backend.elapse(10);
             let stamp = vcpu.backend.tsc();
             vcpu.backend.elapse(50);
-            let _ = vcpu.exit(ledger, &mut GuestRegisters::default(), stamp);
+            let _ = vcpu.drive(ledger, &mut GuestRegisters::default(), stamp);
         };
         let book = |vcpu: &mut Vcpu<Script>, cpuids: u64, vmcalls: u64| {
             for (at, value) in [

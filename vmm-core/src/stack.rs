@@ -2,8 +2,7 @@
 //! the account behind them, and the way from an extension's entry stub to the spine.
 //!
 //! While the guest runs, the stack pointer that an exit loads points behind a [`Frame`]. The stub pushes the guest's
-//! registers into the frame, takes the time stamp, and calls [`Vcpu::exit_quickly`] on the stack below, and where that leaves
-//! something [`Vcpu::exit_thoroughly`]. Nothing of the monitor's is saved or restored: between two exits it has no registers
+//! registers into the frame, takes the time stamp, and calls [`Vcpu::exit`] on the stack below. Nothing of the monitor's is saved or restored: between two exits it has no registers
 //! to keep. x87, SSE and AVX state stays in place, because the monitor's image contains no instruction that touches it.
 //!
 //! The vCPU's account lies right behind its frame, where the exit path finds it at a constant distance, and other vCPUs
@@ -14,13 +13,14 @@ use alloc::boxed::Box;
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::exit::{Backend, GuestRegisters, RawReason};
+use crate::exit::{Backend, GuestRegisters};
 use crate::ledger::{Account, Book};
 use crate::recorder::Recording;
-use crate::vcpu::{Flow, Left, Opened, Vcpu};
+use crate::vcpu::{Exit, Vcpu};
 
 /// Bytes of the stack on which exits are handled.
 const STACK_BYTES: usize = 32 * 1024;
@@ -114,6 +114,12 @@ pub trait Enter: Backend + Sized + fmt::Debug {
     /// Which of the extension's stubs runs the guest as it is now: one that takes IA-32e mode for granted, as the quick forms do, or
     /// another.
     fn stub(&self) -> usize;
+    /// Abandons the stack of exits: returns [`LEFT`] from the function that entered the guest. That spares the way back to the
+    /// guest a test of a result.
+    ///
+    /// # Safety
+    /// `frame` is the one that the guest was entered with, and no function between there and here has anything to drop.
+    unsafe fn leave(frame: *mut GuestRegisters) -> !;
 }
 
 /// An account with its own exit path under one extension. The implementations name it in this crate, so that it is compiled
@@ -222,142 +228,55 @@ impl<A: ExitPath<B> + Sync, B: Enter> Place<B> for Stack<A> {
     }
 }
 
-/// The account that belongs to a frame.
+/// The frame of an exit, as a stub hands it over with [`on_exit`]'s last argument: nobody but a stub makes one.
 ///
-/// # Safety
-/// `registers` is the frame of a [`Stack<A>`], by a pointer to the whole stack.
-#[inline(always)]
-unsafe fn account_of<'a, A: Account>(registers: *mut GuestRegisters) -> &'a A {
-    // SAFETY: by the caller's contract `registers` is the frame of a whole `Stack<A>`, behind which the account is; it is only
-    // ever borrowed shared.
-    unsafe { &*registers.byte_add(Stack::<A>::ACCOUNT).cast() }
+/// So a frame that is at hand is the one that [`Owner::run`] entered the guest with, at the top of a whole [`Stack<A>`] that this
+/// processor owns, and nobody else uses it until the guest goes on.
+#[repr(transparent)]
+pub(crate) struct ExitFrame<A, B> {
+    registers: *mut GuestRegisters,
+    of: PhantomData<fn() -> (A, B)>,
 }
 
-/// The safe side of a stub. Returns to resume the guest.
-///
-/// # Safety
-/// `registers` and `vcpu` are those that [`Owner::run`] put into the frame, and nobody else uses them now.
-pub(crate) unsafe extern "sysv64" fn on_exit<A: Account, B: Leave>(
-    exit_tsc: u64,
-    vcpu: &mut Vcpu<B>,
-    registers: *mut GuestRegisters,
-) {
-    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
-    let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
-    match vcpu.exit_quickly(account, guest, exit_tsc) {
-        Ok(()) => {}
-        // SAFETY: likewise; `guest` is not used any more.
-        Err(Left::Opened(opened)) if opened.wants_code::<B>() => unsafe {
-            on_exit_that_wants_code::<A, B>(exit_tsc, vcpu, registers, opened)
-        },
-        // SAFETY: likewise.
-        Err(Left::Opened(opened)) => unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) },
-        // SAFETY: likewise.
-        Err(Left::Unopened(frequent)) => unsafe { on_rare_exit::<A, B>(exit_tsc, vcpu, registers, frequent) },
+impl<A: Account, B: Enter> Exit for ExitFrame<A, B> {
+    type Account = A;
+
+    #[inline(always)]
+    fn parts(&mut self) -> (&A, &mut GuestRegisters) {
+        // SAFETY: `registers` is the frame of a whole `Stack<A>`, behind which the account is, by the type; the account is only
+        // ever borrowed shared, and the registers through `self` alone.
+        unsafe { (&*self.registers.byte_add(Stack::<A>::ACCOUNT).cast(), &mut *self.registers) }
+    }
+
+    #[inline(always)]
+    fn leave(self) {
+        // SAFETY: the guest was entered with this frame, by the type; the spine's steps have nothing to drop when they leave.
+        unsafe { B::leave(self.registers) }
     }
 }
 
-/// The rest of [`on_exit`] where the guest's code may say quickly what the processor does not.
+/// The safe side of a stub: one exit. Returns to resume the guest.
 ///
 /// # Safety
-/// As for `on_exit`.
-#[inline(never)]
-unsafe extern "sysv64" fn on_exit_that_wants_code<A: Account, B: Leave>(
-    exit_tsc: u64,
+/// `vcpu` and `exit` are those that [`Owner::run`] put into the frame, and nobody else uses them now.
+pub(crate) unsafe extern "sysv64" fn on_exit<A: Account, B: Enter>(
     vcpu: &mut Vcpu<B>,
-    registers: *mut GuestRegisters,
-    opened: Opened,
+    exit_tsc: u64,
+    exit: ExitFrame<A, B>,
 ) {
-    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
-    let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
-    if let Err(opened) = vcpu.exit_by_code(account, guest, exit_tsc, opened) {
-        // SAFETY: likewise; `guest` is not used any more.
-        unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) }
-    }
+    vcpu.exit(exit_tsc, exit);
 }
 
-/// [`on_exit`] for a reason that is not one of the frequent.
+/// [`on_exit`] while the guest is not in IA-32e mode.
 ///
 /// # Safety
-/// As for `on_exit`.
-#[inline(never)]
-unsafe extern "sysv64" fn on_rare_exit<A: Account, B: Leave>(
-    exit_tsc: u64,
+/// As there.
+pub(crate) unsafe extern "sysv64" fn on_exit_of_other_mode<A: Account, B: Enter>(
     vcpu: &mut Vcpu<B>,
-    registers: *mut GuestRegisters,
-    frequent: RawReason,
-) {
-    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
-    let (account, guest) = unsafe { (account_of::<A>(registers), &*registers) };
-    let opened = vcpu.open(account, guest, frequent);
-    // SAFETY: likewise; `guest` is not used any more.
-    unsafe { on_exit_thoroughly::<A, B>(exit_tsc, vcpu, registers, opened) }
-}
-
-/// Likewise, without the quick forms.
-///
-/// # Safety
-/// As for `on_exit`.
-pub(crate) unsafe extern "sysv64" fn on_exit_of_other_mode<A: Account, B: Leave>(
     exit_tsc: u64,
-    vcpu: &mut Vcpu<B>,
-    registers: *mut GuestRegisters,
+    exit: ExitFrame<A, B>,
 ) {
-    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`.
-    vcpu.witness(unsafe { account_of::<A>(registers) });
-    let frequent = vcpu.backend.frequent_reason();
-    // SAFETY: the caller's contract.
-    unsafe { on_rare_exit::<A, B>(exit_tsc, vcpu, registers, frequent) }
-}
-
-/// The rest of [`on_exit`]; a function of its own, to be jumped to, so that the frequent exits need no stack frame.
-///
-/// # Safety
-/// As for `on_exit`.
-#[inline(never)]
-unsafe extern "sysv64" fn on_exit_thoroughly<A: Account, B: Leave>(
-    exit_tsc: u64,
-    vcpu: &mut Vcpu<B>,
-    registers: *mut GuestRegisters,
-    opened: Opened,
-) {
-    if vcpu.is_last_exit::<A>(exit_tsc) {
-        // SAFETY: the caller's contract.
-        return unsafe { on_last_exit::<A, B>(exit_tsc, vcpu, registers, opened) };
-    }
-    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
-    let (account, guest) = unsafe { (account_of::<A>(registers), &mut *registers) };
-    if vcpu.exit_thoroughly(account, guest, exit_tsc, opened) == Flow::Leave {
-        // SAFETY: `registers` is the frame's first field, by the caller's contract; nothing here is left to be dropped.
-        unsafe { B::leave(registers) }
-    }
-}
-
-/// The rest of [`on_exit_thoroughly`] where no entry follows, whatever the exit is for.
-///
-/// # Safety
-/// As for `on_exit`.
-#[cold]
-#[inline(never)]
-unsafe extern "sysv64" fn on_last_exit<A: Account, B: Leave>(
-    exit_tsc: u64,
-    vcpu: &mut Vcpu<B>,
-    registers: *mut GuestRegisters,
-    opened: Opened,
-) {
-    // SAFETY: `registers` is the frame that `Owner::run` entered with, hence of a `Stack<A>`; nobody else uses it now.
-    let _ = vcpu.last_exit(unsafe { account_of::<A>(registers) }, exit_tsc, opened);
-    // SAFETY: `registers` is the frame's first field, by the caller's contract; nothing here is left to be dropped.
-    unsafe { B::leave(registers) }
-}
-
-/// How an extension abandons the stack of exits.
-pub(crate) trait Leave: Backend {
-    /// Returns [`LEFT`] from the function that entered the guest. Sparing the way back a test of a result is worth it.
-    ///
-    /// # Safety
-    /// `frame` is the one that the guest was entered with, and no function between there and here has anything to drop.
-    unsafe fn leave(frame: *mut GuestRegisters) -> !;
+    vcpu.exit_of_other_mode(exit_tsc, exit);
 }
 
 /// What an extension's entry function returns when the guest ran and an exit left it; anything else tells of a failure.
@@ -374,11 +293,11 @@ macro_rules! restore_but_rax {
         pop r10
         pop r9
         pop r8
-        pop rsi
+        pop rdi
         pop rbp
         pop rbx
         pop rcx
-        pop rdi
+        pop rsi
         pop rdx"
     };
 }
@@ -389,16 +308,16 @@ pub(crate) use restore_but_rax;
 macro_rules! save_and_handle {
     () => {
         "push rdx
-        push rdi
+        push rsi
         .if {keeps}
         rdtsc
         shl rdx, 32
-        lea rdi, [rdx + rax]
+        lea rsi, [rdx + rax]
         .endif
         push rcx
         push rbx
         push rbp
-        push rsi
+        push rdi
         push r8
         push r9
         push r10
@@ -407,7 +326,7 @@ macro_rules! save_and_handle {
         push r13
         push r14
         push r15
-        mov rsi, [rsp + {registers_end}]
+        mov rdi, [rsp + {registers_end}]
         mov rdx, rsp
         call {on_exit}"
     };
@@ -443,7 +362,7 @@ macro_rules! restore_caller {
 }
 pub(crate) use restore_caller;
 
-/// [`Leave::leave`] where nothing but the stack is to be given up.
+/// [`Enter::leave`] where nothing but the stack is to be given up.
 ///
 /// # Safety
 /// As there.

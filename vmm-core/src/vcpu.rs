@@ -1,4 +1,11 @@
 //! The spine: what happens at every exit, and what happens between two stretches of guest execution.
+//!
+//! [`Vcpu::exit`] is the life of one exit, from the stub's call to its return. It reads downwards: each step either ends the exit or
+//! hands what is left of it to the next. The steps behind the first are functions of their own, to be jumped to, so that
+//! the frequent exits need no stack frame.
+
+#[cfg(test)]
+use core::cell::Cell;
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::profile::Profile;
@@ -9,6 +16,8 @@ use crate::handlers::{apic, control_regs, cpuid, dispatch, event, hypercall, io,
 use crate::keys::key_of;
 use crate::ledger::{Account, Book, Witness};
 use crate::machine::Machine;
+
+mod start_up;
 
 /// One virtual processor with its machine. Its account lies elsewhere, since others read it, and comes with each exit.
 #[derive(Debug)]
@@ -23,23 +32,6 @@ pub struct Vcpu<B> {
     has_started: bool,
 }
 
-/// MSRs that INIT leaves as they are, and power-up clears (SDM 3A table 10-1).
-const KEPT_BY_INIT: [State; 8] = [
-    State::SysenterCs,
-    State::SysenterEsp,
-    State::SysenterEip,
-    State::Star,
-    State::Lstar,
-    State::Cstar,
-    State::Fmask,
-    State::KernelGsBase,
-];
-/// Also CR0.CD and CR0.NW, which power-up sets.
-const CACHE_BITS: u64 = 0x6000_0000;
-/// The registers that both clear, besides those of real mode.
-const CLEARED_BY_INIT: [(State, u64); 6] =
-    [(State::Cr2, 0), (State::Dr0, 0), (State::Dr1, 0), (State::Dr2, 0), (State::Dr3, 0), (State::Dr6, 0xffff_0ff0)];
-
 /// Why the guest is not running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
@@ -49,133 +41,59 @@ pub enum Leave {
     Stop(Outcome),
 }
 
-/// Whether the guest goes on after an exit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Flow {
-    /// It goes on at once.
-    Resume = 0,
-    /// It does not; [`Leave`] says why.
-    Leave = 1,
+/// An exit as its stub hands it over: the account that it goes to, the guest's registers, and the way out.
+pub(crate) trait Exit {
+    /// The kind of account.
+    type Account: Account;
+    /// The account and the guest's registers.
+    fn parts(&mut self) -> (&Self::Account, &mut GuestRegisters);
+    /// Leaves the guest, instead of going back to the stub, which would resume it.
+    fn leave(self);
 }
 
-/// An exit that has been counted and not yet decided.
+/// An exit that has been counted and not yet decided: the ticket for deciding it.
 #[derive(Debug)]
 #[repr(transparent)]
-pub struct Opened(RawReason);
+pub(crate) struct Opened(RawReason);
 
-impl Opened {
-    /// Whether [`Vcpu::exit_by_code`] may deal with it.
-    #[inline(always)]
-    pub(crate) fn wants_code<B: Backend>(&self) -> bool {
-        B::MAY_NEED_CODE && self.0.0 == u32::from(ExitReason::CR_ACCESS.0)
-    }
-}
-
-/// What [`Vcpu::exit_quickly`] leaves.
+/// The part of an exit that [`Vcpu::exit_quickly`] leaves.
 #[derive(Debug)]
-pub enum Left {
-    /// Of an exit that it has counted, all but that.
+pub(crate) enum Left {
+    /// All but the count.
     Opened(Opened),
-    /// All of an exit, whose reason is rare: what [`Backend::frequent_reason`] says of it.
+    /// Everything, since the reason is rare: what [`Backend::frequent_reason`] says of it.
     Unopened(RawReason),
 }
 
-/// How a guest ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End<F> {
-    /// The outcome.
-    pub outcome: Outcome,
-    /// Where it was.
-    pub rip: u64,
-    /// The exit-reason field of the last exit.
-    pub reason: u32,
-    /// The exit qualification of the last exit.
-    pub qualification: u64,
-    /// The entry instruction's own error, if it failed without an exit.
-    pub failure: Option<F>,
-    /// TSC ticks from the first entry to the last exit.
-    pub elapsed_tsc: u64,
-    /// The same until that exit was dealt with, which may take long: what its cycles are a part of.
-    pub whole_tsc: u64,
-}
-
 impl<B: Backend> Vcpu<B> {
-    /// A vCPU that has not run yet.
-    pub fn new(backend: B, machine: Machine) -> Self {
-        Self { backend, machine, leave: Leave::Stop(Outcome::UnhandledExit), last_exit_tsc: 0, has_started: false }
-    }
-
-    /// The state behind a start-up IPI with this vector, after power-up or INIT (SDM 3A table 10-1): real mode, the minimal profile.
-    /// Of the registers that are returned, EDX has the processor's signature.
-    #[inline(never)]
-    #[must_use]
-    pub fn start_up(&mut self, vector: u8) -> GuestRegisters {
-        let machine = &mut self.machine;
-        (machine.halted, machine.nmi_pending, machine.init_pending, machine.wake) = (false, false, false, None);
-        machine.cpuid.set_osxsave(false);
-        let signature = machine.cpuid.answer(1, 0, 0).eax;
-        let backend = &mut self.backend;
-        let kept = KEPT_BY_INIT.map(|state| if self.has_started { backend.get(state) } else { 0 });
-        let caches = if self.has_started { backend.get(State::Cr0) } else { CACHE_BITS } & CACHE_BITS;
-        backend.start_up(vector);
-        let kept = KEPT_BY_INIT.into_iter().zip(kept);
-        kept.chain(CLEARED_BY_INIT).for_each(|(state, value)| backend.set(state, value));
-        backend.set(State::Cr0, backend.get(State::Cr0) & !CACHE_BITS | caches);
-        self.has_started = true;
-        self.set_profile(Profile::Minimal);
-        self.watch_anew();
-        GuestRegisters { rdx: signature.into(), ..GuestRegisters::default() }
-    }
-
-    /// Has any exit from `limit_tsc` on end the guest, and sees to it that there is one: of a run that began `ticks` before.
-    pub fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
-        self.machine.limit_tsc = limit_tsc;
-        self.backend.set_limit(limit_tsc, ticks);
-        self.watch_anew();
-    }
-
-    /// Begins the time anew after which the guest is looked at.
-    pub fn watch_anew(&mut self) {
-        self.machine.note_exits();
-        self.backend.restart_watchdog();
-    }
-
-    /// Puts the controls of a profile in force, under which what waits at the APIC may have to be asked for in another way.
-    pub fn set_profile(&mut self, profile: Profile) {
-        self.machine.controls = self.backend.set_profile(profile);
-        apic::refresh(&mut self.backend, &self.machine);
-    }
-
-    /// One exit, from the time stamp `exit_tsc` that the stub took to the entry that follows: what the stub does in steps, so
-    /// that the first needs no stack frame.
-    #[cfg(test)]
-    pub(crate) fn exit(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
-        let opened = match self.exit_quickly(account, registers, exit_tsc) {
-            Ok(()) => return Flow::Resume,
-            Err(Left::Opened(opened)) if opened.wants_code::<B>() => {
-                match self.exit_by_code(account, registers, exit_tsc, opened) {
-                    Ok(()) => return Flow::Resume,
-                    Err(opened) => opened,
-                }
-            }
-            Err(Left::Opened(opened)) => opened,
-            Err(Left::Unopened(frequent)) => self.open(account, registers, frequent),
-        };
-        if self.is_last_exit::<crate::ledger::Ledger>(exit_tsc) {
-            return self.last_exit(account, exit_tsc, opened);
+    /// One exit, from the time stamp `exit_tsc` that the stub took to the return to it, and so to the next entry; or out of
+    /// the guest, by [`Exit::leave`].
+    #[inline(always)]
+    pub(crate) fn exit<E: Exit>(&mut self, exit_tsc: u64, mut exit: E) {
+        let (account, registers) = exit.parts();
+        match self.exit_quickly(account, registers, exit_tsc) {
+            Ok(()) => {}
+            Err(Left::Opened(opened)) if opened.wants_code::<B>() => self.exit_by_code(exit_tsc, exit, opened),
+            Err(Left::Opened(opened)) => self.exit_thoroughly(exit_tsc, exit, opened),
+            Err(Left::Unopened(frequent)) => self.exit_for_rare_reason(exit_tsc, exit, frequent),
         }
-        self.exit_thoroughly(account, registers, exit_tsc, opened)
     }
 
-    /// The first half of an exit, from the time stamp `exit_tsc` that the stub took: opens it if its reason is one of the most
-    /// frequent, and decides and closes it if it asks for nothing out of the ordinary. It needs no stack frame, and finds its
-    /// ledger row without computing it.
+    /// [`Vcpu::exit`] while the guest is not in IA-32e mode, which the quick forms take for granted.
+    #[inline(always)]
+    pub(crate) fn exit_of_other_mode<E: Exit>(&mut self, exit_tsc: u64, mut exit: E) {
+        self.witness(exit.parts().0);
+        let frequent = self.backend.frequent_reason();
+        self.exit_for_rare_reason(exit_tsc, exit, frequent);
+    }
+
+    /// Step 1, the frequent reasons: counts the exit, and decides and closes it if it asks for nothing out of the ordinary. It
+    /// needs no stack frame, and finds its ledger row without computing it.
     ///
     /// # Errors
-    /// What is left to be done.
+    /// The part of the exit that remains.
     #[inline(always)]
-    pub fn exit_quickly<A: Account>(
+    pub(crate) fn exit_quickly<A: Account>(
         &mut self,
         account: &A,
         registers: &mut GuestRegisters,
@@ -234,24 +152,6 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Takes note of the exit that is to be opened, where exits are recorded.
-    #[inline(always)]
-    pub fn witness(&self, account: &impl Account) {
-        let backend = &self.backend;
-        let what = || Witness { rip: backend.get(State::Rip), qualification: backend.qualification() };
-        account.witness(what, || backend.tsc());
-    }
-
-    /// Opens an exit that only [`Vcpu::exit_thoroughly`] may decide: for a reason that is rare, or in a mode that the quick forms
-    /// don't know.
-    pub fn open(&self, account: &impl Account, registers: &GuestRegisters, frequent: RawReason) -> Opened {
-        let backend = &self.backend;
-        let raw = backend.whole_reason(frequent);
-        account.expect(raw.basic(), || key_of(raw.basic(), registers, backend), || backend.tsc());
-        let _counted = account.open(raw.basic());
-        Opened(raw)
-    }
-
     /// Opens an exit for `REASON`, and closes it if `quick` could deal with all of it. The reason is a constant, so that its
     /// ledger row is one, too.
     #[inline(always)]
@@ -273,63 +173,100 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// What is between the halves, for an exit that the first has opened: closes it if the guest's code, where it is found quickly,
-    /// tells the little that the processor did not.
-    ///
-    /// # Errors
-    /// What is left to be done.
+    /// Step 2, of an exit that is counted and could not be decided quickly for want of a fact that the guest's code may tell.
+    #[inline(never)]
+    fn exit_by_code<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
+        let (account, registers) = exit.parts();
+        if !self.decide_by_code(account, registers, exit_tsc) {
+            self.exit_thoroughly(exit_tsc, exit, opened);
+        }
+    }
+
+    /// Closes the exit if the code is found quickly and tells all.
     #[inline(always)]
-    pub fn exit_by_code<A: Account>(
+    pub(crate) fn decide_by_code<A: Account>(
         &mut self,
         account: &A,
         registers: &mut GuestRegisters,
         exit_tsc: u64,
-        opened: Opened,
-    ) -> Result<(), Opened> {
+    ) -> bool {
         const CR_ACCESS: usize = ExitReason::CR_ACCESS.0 as usize;
         let backend = &mut self.backend;
         let done = ends_quickly(backend)
             && backend.cr0_write_by_code().is_some_and(|register| control_regs::quick(register, registers, backend));
-        if !step_over_if(done, backend) {
-            return Err(opened);
+        if step_over_if(done, backend) {
+            let backend = &self.backend;
+            account.close_row::<CR_ACCESS>(exit_tsc, || backend.tsc());
         }
-        let backend = &self.backend;
-        account.close_row::<CR_ACCESS>(exit_tsc, || backend.tsc());
-        Ok(())
+        done
     }
 
-    /// Whether no entry follows an exit, whatever it is for: in a scenario, or past the run's limit. Asked before the second half.
+    /// Step 3, of an exit for a reason that is not one of the frequent: counts it.
+    #[inline(never)]
+    fn exit_for_rare_reason<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, frequent: RawReason) {
+        let (account, registers) = exit.parts();
+        let opened = self.open(account, registers, frequent);
+        self.exit_thoroughly(exit_tsc, exit, opened);
+    }
+
+    /// Takes note of the exit that is to be opened, where exits are recorded.
     #[inline(always)]
-    pub fn is_last_exit<A: Account>(&self, exit_tsc: u64) -> bool {
+    fn witness(&self, account: &impl Account) {
+        let backend = &self.backend;
+        let what = || Witness { rip: backend.get(State::Rip), qualification: backend.qualification() };
+        account.witness(what, || backend.tsc());
+    }
+
+    /// Opens an exit for any reason.
+    fn open(&self, account: &impl Account, registers: &GuestRegisters, frequent: RawReason) -> Opened {
+        let backend = &self.backend;
+        let raw = backend.whole_reason(frequent);
+        account.expect(raw.basic(), || key_of(raw.basic(), registers, backend), || backend.tsc());
+        let _counted = account.open(raw.basic());
+        Opened(raw)
+    }
+
+    /// Step 4, of any exit that is counted: decides it, applies the decision, closes it. An exit that a quick form could have
+    /// decided is decided here in the same way.
+    #[inline(never)]
+    fn exit_thoroughly<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
+        if self.is_last_exit::<E::Account>(exit_tsc) {
+            return self.last_exit(exit_tsc, exit, opened);
+        }
+        let (account, registers) = exit.parts();
+        let Opened(raw) = opened;
+        let action = dispatch(raw, registers, &mut self.backend, &mut self.machine);
+        let flow = self.apply(action, exit_tsc);
+        self.close(account, exit_tsc, raw);
+        if flow == Flow::Leave {
+            exit.leave();
+        }
+    }
+
+    /// Whether no entry follows an exit, whatever it is for: in a scenario, or past the run's limit.
+    #[inline(always)]
+    fn is_last_exit<A: Account>(&self, exit_tsc: u64) -> bool {
         // A stub that keeps no account takes no time stamp.
         self.machine.is_past_limit(if A::KEEPS { exit_tsc } else { self.backend.tsc() })
     }
 
-    /// The second half: any exit there is, but for the last. What the first half decides, this would decide in the same way.
-    #[inline(always)]
-    pub fn exit_thoroughly<A: Account>(
-        &mut self,
-        account: &A,
-        registers: &mut GuestRegisters,
-        exit_tsc: u64,
-        Opened(raw): Opened,
-    ) -> Flow {
-        let action = dispatch(raw, registers, &mut self.backend, &mut self.machine);
-        let flow = self.apply(action, exit_tsc);
-        let backend = &self.backend;
-        account.close(account.opened(raw.basic()), exit_tsc, || backend.tsc());
-        flow
-    }
-
-    /// What takes its place there.
-    pub fn last_exit<A: Account>(&mut self, account: &A, exit_tsc: u64, Opened(raw): Opened) -> Flow {
+    /// Step 4 of an exit that no entry follows.
+    #[cold]
+    #[inline(never)]
+    fn last_exit<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, Opened(raw): Opened) {
         let (backend, machine) = (&mut self.backend, &mut self.machine);
         let outcome = if machine.in_scenario { Outcome::Exited } else { limit::reached(raw, backend, machine) };
         self.last_exit_tsc = exit_tsc;
         self.leave = Leave::Stop(outcome);
+        self.close(exit.parts().0, exit_tsc, raw);
+        exit.leave();
+    }
+
+    /// Books the cycles of an exit: the last step before the entry.
+    #[inline(always)]
+    fn close(&self, account: &impl Account, exit_tsc: u64, raw: RawReason) {
         let backend = &self.backend;
         account.close(account.opened(raw.basic()), exit_tsc, || backend.tsc());
-        Flow::Leave
     }
 
     #[inline(always)]
@@ -355,6 +292,84 @@ impl<B: Backend> Vcpu<B> {
             }
         }
         Flow::Resume
+    }
+}
+
+impl Opened {
+    /// Whether [`Vcpu::exit_by_code`] may deal with it.
+    #[inline(always)]
+    fn wants_code<B: Backend>(&self) -> bool {
+        B::MAY_NEED_CODE && self.0.0 == u32::from(ExitReason::CR_ACCESS.0)
+    }
+}
+
+/// Whether the guest goes on after an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Flow {
+    /// It goes on at once.
+    Resume = 0,
+    /// It does not; [`Leave`] says why.
+    Leave = 1,
+}
+
+/// Whether a quick form can end an instruction: nothing comes with its end, and it takes no call.
+#[inline(always)]
+fn ends_quickly<B: Backend>(backend: &B) -> bool {
+    backend.steps_quickly() && backend.ends_plainly()
+}
+
+/// Moves behind an instruction that was emulated.
+#[inline(always)]
+fn step_over_if<B: Backend>(done: bool, backend: &mut B) -> bool {
+    if done {
+        backend.quick_step_over();
+    }
+    done
+}
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End<F> {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Where it was.
+    pub rip: u64,
+    /// The exit-reason field of the last exit.
+    pub reason: u32,
+    /// The exit qualification of the last exit.
+    pub qualification: u64,
+    /// The entry instruction's own error, if it failed without an exit.
+    pub failure: Option<F>,
+    /// TSC ticks from the first entry to the last exit.
+    pub elapsed_tsc: u64,
+    /// The same until that exit was dealt with, which may take long: what its cycles are a part of.
+    pub whole_tsc: u64,
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// A vCPU that has not run yet.
+    pub fn new(backend: B, machine: Machine) -> Self {
+        Self { backend, machine, leave: Leave::Stop(Outcome::UnhandledExit), last_exit_tsc: 0, has_started: false }
+    }
+
+    /// Has any exit from `limit_tsc` on end the guest, and sees to it that there is one: of a run that began `ticks` before.
+    pub fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
+        self.machine.limit_tsc = limit_tsc;
+        self.backend.set_limit(limit_tsc, ticks);
+        self.watch_anew();
+    }
+
+    /// Begins the time anew after which the guest is looked at.
+    pub fn watch_anew(&mut self) {
+        self.machine.note_exits();
+        self.backend.restart_watchdog();
+    }
+
+    /// Puts the controls of a profile in force, under which what waits at the APIC may have to be asked for in another way.
+    pub fn set_profile(&mut self, profile: Profile) {
+        self.machine.controls = self.backend.set_profile(profile);
+        apic::refresh(&mut self.backend, &self.machine);
     }
 
     /// Runs the guest to its end. `enter` runs it until an exit leaves, and books in `book`; `pause` does what is to be done in
@@ -402,19 +417,33 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
-/// Whether a quick form can end an instruction: nothing comes with its end, and it takes no call.
-#[inline(always)]
-fn ends_quickly<B: Backend>(backend: &B) -> bool {
-    backend.steps_quickly() && backend.ends_plainly()
+/// An exit that a test hands over in the stub's place.
+#[cfg(test)]
+struct Driven<'a, A> {
+    account: &'a A,
+    registers: &'a mut GuestRegisters,
+    flow: &'a Cell<Flow>,
 }
 
-/// Moves behind an instruction that was emulated.
-#[inline(always)]
-fn step_over_if<B: Backend>(done: bool, backend: &mut B) -> bool {
-    if done {
-        backend.quick_step_over();
+#[cfg(test)]
+impl<A: Account> Exit for Driven<'_, A> {
+    type Account = A;
+    fn parts(&mut self) -> (&A, &mut GuestRegisters) {
+        (self.account, self.registers)
     }
-    done
+    fn leave(self) {
+        self.flow.set(Flow::Leave);
+    }
+}
+
+#[cfg(test)]
+impl<B: Backend> Vcpu<B> {
+    /// [`Vcpu::exit`] as a test calls it.
+    pub(crate) fn drive(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
+        let flow = Cell::new(Flow::Resume);
+        self.exit(exit_tsc, Driven { account, registers, flow: &flow });
+        flow.get()
+    }
 }
 
 #[cfg(test)]
@@ -440,7 +469,7 @@ mod tests {
                     let stamp = vcpu.backend.tsc();
                     let mut registers = GuestRegisters { rax, rdi: 1, rsi: 1, ..Default::default() };
                     vcpu.backend.elapse(80);
-                    if vcpu.exit(&account, &mut registers, stamp) == Flow::Leave {
+                    if vcpu.drive(&account, &mut registers, stamp) == Flow::Leave {
                         return Ok(());
                     }
                 }
@@ -487,29 +516,6 @@ mod tests {
     }
 
     #[test]
-    fn init_leaves_msrs_and_cache_bits_and_clears_the_rest() {
-        let mut vcpu = Vcpu::new(Script::default(), machine());
-        let signature = u64::from(vcpu.machine.cpuid.answer(1, 0, 0).eax);
-        let debug = [State::Dr0, State::Dr3, State::Cr2];
-        let fill = |backend: &mut Script| {
-            debug.into_iter().chain([State::Lstar, State::SysenterEsp]).for_each(|state| backend.set(state, 0x1234));
-            backend.set(State::Cr0, 0x8000_0031);
-            backend.set(State::Dr6, 0xffff_4ff0);
-        };
-        fill(&mut vcpu.backend);
-        let registers = vcpu.start_up(8);
-        assert_eq!(registers, GuestRegisters { rdx: signature, ..Default::default() });
-        let read = |vcpu: &Vcpu<Script>, state| vcpu.backend.get(state);
-        assert_eq!((read(&vcpu, State::Cr0), read(&vcpu, State::Lstar)), (0x6000_0010, 0), "power-up");
-        fill(&mut vcpu.backend);
-        let registers = vcpu.start_up(8);
-        assert_eq!(registers.rdx, signature);
-        assert_eq!((read(&vcpu, State::Cr0), read(&vcpu, State::Dr6)), (0x10, 0xffff_0ff0));
-        assert_eq!((read(&vcpu, State::Lstar), read(&vcpu, State::SysenterEsp)), (0x1234, 0x1234));
-        assert_eq!(debug.map(|state| read(&vcpu, state)), [0; 3]);
-    }
-
-    #[test]
     fn a_pause_closes_its_exit_first() {
         let (vcpu, account, _, pauses) = run::<Ledger>(&[(ExitReason::VMCALL, Hypercall::Begin as u64), EXIT]);
         assert_eq!(pauses, [Pause::Begin { number: 1, iterations: 1 }]);
@@ -527,7 +533,7 @@ mod tests {
     fn an_entry_that_fails_by_exit_is_counted() {
         let mut vcpu = Vcpu::new(Script { reason: 1 << 31 | 33, ..Script::default() }, machine());
         let account = Ledger::new();
-        assert_eq!(vcpu.exit(&account, &mut GuestRegisters::default(), 0), Flow::Leave);
+        assert_eq!(vcpu.drive(&account, &mut GuestRegisters::default(), 0), Flow::Leave);
         assert_eq!(vcpu.leave, Leave::Stop(Outcome::EntryFailed));
         assert_eq!(account.count(ExitReason::ENTRY_FAILURE_GUEST_STATE), 1);
     }
@@ -571,9 +577,10 @@ mod tests {
             let decided = first.exit_quickly(&account, &mut registers, 0).is_ok();
             quick += usize::from(decided);
             let opened = second.open(&account, &expected, RawReason(u32::from(reason.0)));
-            let flow = second.exit_thoroughly(&account, &mut expected, 0, opened);
+            let flow = Cell::new(Flow::Resume);
+            second.exit_thoroughly(0, Driven { account: &account, registers: &mut expected, flow: &flow }, opened);
             if decided {
-                assert_eq!((registers, flow), (expected, Flow::Resume), "{reason:?}");
+                assert_eq!((registers, flow.get()), (expected, Flow::Resume), "{reason:?}");
                 assert_eq!(first.backend.get(State::Cr0), second.backend.get(State::Cr0));
                 assert_eq!((first.backend.advances, second.backend.advances), (1, 1), "{reason:?}");
             }

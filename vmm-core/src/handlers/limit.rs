@@ -54,7 +54,7 @@ mod tests {
                 let &(tsc, reason, vector) = exits.next().ok_or(())?;
                 (vcpu.backend.tsc, vcpu.backend.reason) = (tsc, reason.0.into());
                 vcpu.backend.exit_event = Some(Event::interrupt(vector));
-                if vcpu.exit(ledger, &mut GuestRegisters::default(), tsc) == crate::vcpu::Flow::Leave {
+                if vcpu.drive(ledger, &mut GuestRegisters::default(), tsc) == crate::vcpu::Flow::Leave {
                     return Ok(());
                 }
             }

@@ -15,7 +15,7 @@ use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
 use crate::recorder::Recorded;
 use crate::stack::{
-    CALLER_RSP, ENTRY_ARGUMENT, Enter, Frame, Leave, REGISTERS_END, exit_paths, on_exit, on_exit_of_other_mode,
+    CALLER_RSP, ENTRY_ARGUMENT, Enter, Frame, REGISTERS_END, exit_paths, on_exit, on_exit_of_other_mode,
     restore_but_rax, restore_caller, save_and_handle, save_caller,
 };
 use crate::vcpu::Vcpu;
@@ -44,9 +44,7 @@ impl Enter for Svm {
         unsafe { enter(frame, path) };
         Ok(())
     }
-}
 
-impl Leave for Svm {
     unsafe fn leave(frame: *mut GuestRegisters) -> ! {
         // SAFETY: the caller's contract.
         unsafe { leave(frame) }

@@ -86,14 +86,14 @@ fn same(script: impl Fn() -> Script, svm_exit: (u64, u64, u64, &[u8]), registers
     let (code, exitinfo1, exitinfo2, bytes) = svm_exit;
     let mut expected = registers;
     let mut of_script = Vcpu::new(script(), machine());
-    let flow = of_script.exit(&Ledger::new(), &mut expected, 0);
+    let flow = of_script.drive(&Ledger::new(), &mut expected, 0);
     // Without the next RIP, CPUID asks the processor for XCR0, which a host program may not.
     for assisted in [true, false].into_iter().filter(|&assisted| assisted || code != 0x72) {
         let mut vcpu = Vcpu::new(svm(assisted, code, exitinfo1, exitinfo2, bytes), machine());
         vcpu.backend.vmcb.entered();
         let left = vcpu.backend.vmcb.snapshot();
         let (account, mut registers) = (Ledger::new(), registers);
-        assert_eq!(vcpu.exit(&account, &mut registers, 0), flow, "{code:#x}");
+        assert_eq!(vcpu.drive(&account, &mut registers, 0), flow, "{code:#x}");
         assert_eq!(registers, expected, "{code:#x}");
         assert_eq!(account.count(ExitReason(of_script.backend.reason as u16)), 1, "{code:#x} is counted as its twin");
         let vmcb = vcpu.backend.vmcb;
@@ -258,10 +258,9 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
     let registers = GuestRegisters { rcx: 0x8001_0033, ..GuestRegisters::default() };
     let (mut vcpu, account) = (Vcpu::new(svm, machine()), Ledger::new());
     let mut found = registers;
-    let Err(Left::Opened(opened)) = vcpu.exit_quickly(&account, &mut found, 0) else {
-        panic!("the register is not told")
-    };
-    assert!(vcpu.exit_by_code(&account, &mut found, 0, opened).is_ok());
+    let left = vcpu.exit_quickly(&account, &mut found, 0);
+    assert!(matches!(left, Err(Left::Opened(_))), "the register is not told");
+    assert!(vcpu.decide_by_code(&account, &mut found, 0));
     assert_eq!(
         (account.count(ExitReason::CR_ACCESS), account.figures(ExitReason::CR_ACCESS).histogram.iter().sum()),
         (1, 1)
@@ -288,7 +287,7 @@ fn an_exit_writes_no_more_than_it_needs() {
             vcpu.backend.vmcb.set_part(f::TLB_CONTROL, 1);
             vcpu.backend.vmcb.entered();
             f::tests::WRITTEN.take();
-            let _ = vcpu.exit(&Ledger::new(), &mut registers.clone(), 0);
+            let _ = vcpu.drive(&Ledger::new(), &mut registers.clone(), 0);
             let written: Vec<&str> = f::tests::WRITTEN.take().into_iter().map(f::Field::name).collect();
             let clean = vcpu.backend.vmcb.get(f::CLEAN) as u32;
             assert_eq!((written, f::ALL_CLEAN & !clean), (fields.to_vec(), reloaded), "{what}");
@@ -351,7 +350,7 @@ fn an_injected_breakpoint_whose_delivery_faults_is_not_lost() {
         vmcb.set(f::EXITINTINFO, exitintinfo);
         vmcb.set(f::RIP, rip);
         vmcb.set(f::EVENTINJ, 0);
-        assert_eq!(vcpu.exit(&account, registers, 0), Flow::Resume);
+        assert_eq!(vcpu.drive(&account, registers, 0), Flow::Resume);
         (vmcb.get(f::EVENTINJ), vmcb.get(f::RIP))
     };
     assert_eq!(after(&mut vcpu, 0x400, own, &mut registers), (0, RIP), "the guest's own is executed again");
@@ -387,7 +386,7 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
         vcpu.backend.vmcb.set(f::RFLAGS, flags | interrupts);
         vcpu.machine.nmi_pending = pending;
         vcpu.machine.apic.request(0x80);
-        assert_eq!(vcpu.exit(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
+        assert_eq!(vcpu.drive(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
         vcpu
     };
     let exits = |vcpu: &Vcpu<Svm>| {
@@ -398,7 +397,7 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
         vmcb.set(f::EXITCODE, code);
         vmcb.set(f::RIP, rip);
         vmcb.set(f::RFLAGS, rflags);
-        assert_eq!(vcpu.exit(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
+        assert_eq!(vcpu.drive(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
         (vmcb.get(f::EVENTINJ), vmcb.get(f::RFLAGS))
     };
     let dr6 = |vcpu: &Vcpu<Svm>| vcpu.backend.vmcb.get(f::DR6);
@@ -450,7 +449,7 @@ fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instructio
     let vmcb = vcpu.backend.vmcb;
     vmcb.set(f::RFLAGS, flags | tf | interrupts);
     let mut registers = GuestRegisters { rcx: SELF_IPI, rax: 0x80, ..GuestRegisters::default() };
-    assert_eq!(vcpu.exit(&Ledger::new(), &mut registers, 0), Flow::Resume);
+    assert_eq!(vcpu.drive(&Ledger::new(), &mut registers, 0), Flow::Resume);
     let step = exit_information::injection(Event::exception(vector::DB));
     assert_eq!((vmcb.get(f::EVENTINJ), vmcb.get(f::RIP), vmcb.get(f::DR6) & bs), (step, RIP + 2, bs));
     assert!(vcpu.backend.window, "the interrupt comes behind the #DB");
@@ -458,7 +457,7 @@ fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instructio
     vmcb.set(f::EVENTINJ, 0);
     vmcb.set(f::EXITCODE, 0x64);
     vmcb.set(f::RFLAGS, flags | interrupts);
-    assert_eq!(vcpu.exit(&Ledger::new(), &mut registers, 0), Flow::Resume);
+    assert_eq!(vcpu.drive(&Ledger::new(), &mut registers, 0), Flow::Resume);
     assert_eq!(vmcb.get(f::EVENTINJ), exit_information::injection(Event::interrupt(0x80)));
 }
 
@@ -483,7 +482,7 @@ fn the_guests_task_priority_is_in_the_block_too() {
         vmcb.set(f::VIRTUAL_INTERRUPT, f::V_INTR_MASKING | 3);
         vmcb.entered();
         let left = vmcb.snapshot();
-        assert_eq!(vcpu.exit(&Ledger::new(), &mut registers, 0), Flow::Resume);
+        assert_eq!(vcpu.drive(&Ledger::new(), &mut registers, 0), Flow::Resume);
         assert_eq!(vmcb.wrongly_clean(&left), None);
         assert_eq!(vmcb.get(f::VIRTUAL_INTERRUPT) & f::V_INTR_MASKING, f::V_INTR_MASKING);
         vmcb.part(f::V_TPR)

@@ -13,8 +13,8 @@ use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
 use crate::recorder::Recorded;
 use crate::stack::{
-    CALLER_RSP, Enter, Frame, LEFT, Leave, REGISTERS_END, exit_paths, leave, on_exit, on_exit_of_other_mode,
-    restore_but_rax, restore_caller, save_and_handle, save_caller,
+    CALLER_RSP, Enter, Frame, LEFT, REGISTERS_END, exit_paths, leave, on_exit, on_exit_of_other_mode, restore_but_rax,
+    restore_caller, save_and_handle, save_caller,
 };
 use crate::vcpu::Vcpu;
 
@@ -51,9 +51,7 @@ impl Enter for Vmx {
             _ => Err(VmFail::Valid(vmcs.read(VM_INSTRUCTION_ERROR))),
         }
     }
-}
 
-impl Leave for Vmx {
     unsafe fn leave(frame: *mut GuestRegisters) -> ! {
         // SAFETY: the caller's contract.
         unsafe { leave(frame) }

@@ -1,0 +1,76 @@
+//! The state behind a start-up IPI (SDM 3A table 10-1).
+
+use tollgate_abi::profile::Profile;
+
+use super::Vcpu;
+use crate::exit::{Backend, GuestRegisters, State};
+
+/// MSRs that INIT leaves as they are, and power-up clears (SDM 3A table 10-1).
+const KEPT_BY_INIT: [State; 8] = [
+    State::SysenterCs,
+    State::SysenterEsp,
+    State::SysenterEip,
+    State::Star,
+    State::Lstar,
+    State::Cstar,
+    State::Fmask,
+    State::KernelGsBase,
+];
+/// Also CR0.CD and CR0.NW, which power-up sets.
+const CACHE_BITS: u64 = 0x6000_0000;
+/// The registers that both clear, besides those of real mode.
+const CLEARED_BY_INIT: [(State, u64); 6] =
+    [(State::Cr2, 0), (State::Dr0, 0), (State::Dr1, 0), (State::Dr2, 0), (State::Dr3, 0), (State::Dr6, 0xffff_0ff0)];
+
+impl<B: Backend> Vcpu<B> {
+    /// The state behind a start-up IPI with this vector, after power-up or INIT (SDM 3A table 10-1): real mode, the minimal profile.
+    /// Of the registers that are returned, EDX has the processor's signature.
+    #[inline(never)]
+    #[must_use]
+    pub fn start_up(&mut self, vector: u8) -> GuestRegisters {
+        let machine = &mut self.machine;
+        (machine.halted, machine.nmi_pending, machine.init_pending, machine.wake) = (false, false, false, None);
+        machine.cpuid.set_osxsave(false);
+        let signature = machine.cpuid.answer(1, 0, 0).eax;
+        let backend = &mut self.backend;
+        let kept = KEPT_BY_INIT.map(|state| if self.has_started { backend.get(state) } else { 0 });
+        let caches = if self.has_started { backend.get(State::Cr0) } else { CACHE_BITS } & CACHE_BITS;
+        backend.start_up(vector);
+        let kept = KEPT_BY_INIT.into_iter().zip(kept);
+        kept.chain(CLEARED_BY_INIT).for_each(|(state, value)| backend.set(state, value));
+        backend.set(State::Cr0, backend.get(State::Cr0) & !CACHE_BITS | caches);
+        self.has_started = true;
+        self.set_profile(Profile::Minimal);
+        self.watch_anew();
+        GuestRegisters { rdx: signature.into(), ..GuestRegisters::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{Script, machine};
+
+    #[test]
+    fn init_leaves_msrs_and_cache_bits_and_clears_the_rest() {
+        let mut vcpu = Vcpu::new(Script::default(), machine());
+        let signature = u64::from(vcpu.machine.cpuid.answer(1, 0, 0).eax);
+        let debug = [State::Dr0, State::Dr3, State::Cr2];
+        let fill = |backend: &mut Script| {
+            debug.into_iter().chain([State::Lstar, State::SysenterEsp]).for_each(|state| backend.set(state, 0x1234));
+            backend.set(State::Cr0, 0x8000_0031);
+            backend.set(State::Dr6, 0xffff_4ff0);
+        };
+        fill(&mut vcpu.backend);
+        let registers = vcpu.start_up(8);
+        assert_eq!(registers, GuestRegisters { rdx: signature, ..Default::default() });
+        let read = |vcpu: &Vcpu<Script>, state| vcpu.backend.get(state);
+        assert_eq!((read(&vcpu, State::Cr0), read(&vcpu, State::Lstar)), (0x6000_0010, 0), "power-up");
+        fill(&mut vcpu.backend);
+        let registers = vcpu.start_up(8);
+        assert_eq!(registers.rdx, signature);
+        assert_eq!((read(&vcpu, State::Cr0), read(&vcpu, State::Dr6)), (0x10, 0xffff_0ff0));
+        assert_eq!((read(&vcpu, State::Lstar), read(&vcpu, State::SysenterEsp)), (0x1234, 0x1234));
+        assert_eq!(debug.map(|state| read(&vcpu, state)), [0; 3]);
+    }
+}
