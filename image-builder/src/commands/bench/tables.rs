@@ -40,7 +40,7 @@ pub(super) fn render(measured: &Baseline, target: Option<Target>, format: SheetF
         parts.push("Where the mean goes\n".to_owned());
         parts.push(shown(splits(measured)));
         let kvm = target.is_some_and(kvm::is_measured_on).then_some(&KVM);
-        parts.push(kvm.into_iter().chain(LEGEND).map(|term| defined(term, terminal)).collect());
+        parts.push(kvm.into_iter().chain(LEGEND).map(|term| defined(term, format, terminal)).collect());
     }
     if scenarios(measured).next().is_some() {
         parts.push(terminal.wrap(&format!("{SCENARIOS}, {place}")) + "\n");
@@ -76,9 +76,12 @@ const LEGEND: &[Term] = &[
     (NONE, "can't be told apart: others wait or run meanwhile, or a processor overlaps what was calibrated one by one"),
 ];
 
-/// A term with its meaning, in lines that a document takes, too.
-fn defined((name, meaning): &Term, terminal: Terminal) -> String {
+/// A term with its meaning: an item of a list in Markdown, else lines that a document takes, too.
+fn defined((name, meaning): &Term, format: SheetFormat, terminal: Terminal) -> String {
     const LINE_COLUMNS: u16 = 90;
+    if format == SheetFormat::Markdown {
+        return format!("- `{name}`: {meaning}\n");
+    }
     let indent = " ".repeat(if terminal.columns < 60 { 2 } else { 12 });
     let options = lines_of(terminal.columns.min(LINE_COLUMNS).into()).subsequent_indent(&indent);
     let name = if *name == NONE { NONE.to_owned() } else { format!("{name}:") };
