@@ -89,3 +89,8 @@ fn an_nmi_waits_for_the_handler_of_another() {
 fn addresses_wrap_outside_of_64_bit_mode() {
     check("address_wrap", 1, EVERYWHERE, "halted-for-ever", "");
 }
+
+#[test]
+fn cr3_takes_no_address_beyond_the_processors() {
+    check("wide_cr3", 1, EVERYWHERE, ENDED, "each is refused");
+}

@@ -485,11 +485,13 @@ pub trait Backend {
     /// Whether the time without exits is over, once that interrupt has come. If it is not, the watchdog goes on: the interrupt
     /// was pending already when the watchdog was started last, or came early.
     fn watchdog_is_due(&mut self) -> bool;
-    /// After a VM entry that failed: whether that was since RIP is beyond the 32 bits that it has outside of 64-bit mode, behind an
-    /// instruction at their end. RIP is wrapped then as the processor wraps it, and the entry can be tried again. This spares every
-    /// other exit a look at the mode.
-    fn wraps_rip(&mut self) -> bool {
-        false
+    /// After an exit that says that a VM entry failed: how the guest goes on, where its state is as it should be all the same.
+    ///
+    /// Under VT-x RIP may be beyond the 32 bits that it has outside of 64-bit mode, behind an instruction at their end. It is wrapped
+    /// then as the processor wraps it, and the entry can be tried again. This spares every other exit a look at the mode. Under SVM it
+    /// may be QEMU, which makes this exit where the guest's MOV to CR3 has to raise #GP.
+    fn after_failed_entry(&mut self, _registers: &mut GuestRegisters) -> Option<Action> {
+        None
     }
     /// Which check a VM entry failed, as far as it can be told, after an exit that says that one did.
     fn entry_failure(&self) -> &'static str;

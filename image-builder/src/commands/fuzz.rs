@@ -171,19 +171,11 @@ fn end_of_qemu(launch: &Launch) -> Option<&'static str> {
     QEMUS_ENDS.into_iter().find_map(|(sentence, ending)| said.contains(sentence).then_some(ending))
 }
 
-/// States that QEMU's emulation lets a guest make and then refuses at VMRUN, and what it takes for an invalid state that is none: its books
-/// agree all the same.
+/// A state that QEMU's emulation lets a guest make and then refuses at VMRUN: its books agree all the same.
 fn refused_by_qemu(launch: &Launch, account: &Account) -> Option<&'static str> {
     let stop = account.stop.as_ref().filter(|stop| stop.outcome == "entry-failed")?;
-    if launch.kind != QEMU || !account.findings.is_empty() {
-        return None;
-    }
-    [
-        ("CS has both L and D", "QEMU let the guest load a code segment with L and D, where #GP is due"),
-        ("the state is invalid for VMRUN", "QEMU's VMEXIT_INVALID of a MOV to CR3, where #GP is due"),
-    ]
-    .into_iter()
-    .find_map(|(detail, ending)| (stop.detail == detail).then_some(ending))
+    let is_qemus = launch.kind == QEMU && account.findings.is_empty() && stop.detail == "CS has both L and D";
+    is_qemus.then_some("QEMU let the guest load a code segment with L and D, where #GP is due")
 }
 
 fn last_line(said: &str) -> &str {

@@ -129,7 +129,7 @@ fn beyond_reason<B: Backend>(
 ) -> Action {
     if raw.is_entry_failure() {
         // A failed entry has changed nothing, an event that is to be injected included (SDM 3C 27.8).
-        return if backend.wraps_rip() { Action::Resume } else { Action::Stop(Outcome::EntryFailed) };
+        return backend.after_failed_entry(registers).unwrap_or(Action::Stop(Outcome::EntryFailed));
     }
     dispatch(RawReason(raw.basic().0.into()), registers, backend, machine)
 }

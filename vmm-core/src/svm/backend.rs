@@ -11,8 +11,8 @@ use super::nmi::Nmis;
 use super::vmcb::{self as f, Field, Segment};
 use super::{Halt, Svm, entry_checks, guest_state, permission_maps};
 use crate::exit::{
-    Backend, CrAccess, DrAccess, Event, EventKind, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction, UNRESOLVED, VirtualizedApic, vector,
+    Action, Backend, CrAccess, DrAccess, Event, EventKind, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason,
+    State, TableInstruction, UNRESOLVED, VirtualizedApic, vector,
 };
 use crate::host::registers;
 use crate::instruction::decode::{Instruction, MAX_BYTES, decode};
@@ -133,6 +133,10 @@ impl Svm {
             0..4 if !in_64_bit_mode => self.vmcb.get(SEGMENTS[usize::from(number)].base()),
             _ => 0,
         }
+    }
+
+    fn named_failure(&self) -> Option<&'static str> {
+        entry_checks::first_failure(self.vmcb, self.physical_bits)
     }
 
     pub(super) fn set_intercept_0(&mut self, bit: u32, on: bool) {
@@ -651,8 +655,22 @@ impl Backend for Svm {
         due
     }
 
+    /// QEMU makes VMEXIT_INVALID of a MOV to CR3 that is not intercepted, in 64-bit mode with a value beyond the physical-address width,
+    /// where the processor raises #GP(0) (APM 3, MOV CRn). State and RIP are then those of the guest at that instruction.
+    #[cold]
+    #[inline(never)]
+    fn after_failed_entry(&mut self, registers: &mut GuestRegisters) -> Option<Action> {
+        let in_64_bit_mode = self.long_mode && self.get(State::CsRights) & CS_LONG != 0;
+        if !self.capabilities.facts.is_qemu || !in_64_bit_mode || self.named_failure().is_some() {
+            return None;
+        }
+        let Some(CrAccess::Write { cr: 3, register }) = self.instruction()?.cr_access(|| 0) else { return None };
+        let value = registers.by_number(register).map_or(self.vmcb.get(f::RSP), |value| *value);
+        (value >> self.physical_bits != 0).then_some(Action::Inject(Event::GENERAL_PROTECTION))
+    }
+
     fn entry_failure(&self) -> &'static str {
-        entry_checks::first_failure(self.vmcb, self.physical_bits).unwrap_or("the state is invalid for VMRUN")
+        self.named_failure().unwrap_or("the state is invalid for VMRUN")
     }
 
     #[inline(always)]

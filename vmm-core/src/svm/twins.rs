@@ -475,6 +475,36 @@ fn who_halts_right_behind_sti_is_woken_by_an_interrupt_that_comes_before_hlt_is_
 }
 
 #[test]
+fn qemus_invalid_state_of_a_mov_to_cr3_is_the_exception_that_is_due() {
+    const INVALID: u64 = 0xffff_ffff;
+    let after = |is_on_qemu: bool, bytes: &[u8], registers: GuestRegisters, change: fn(&mut Svm)| {
+        let mut vcpu = Vcpu::new(svm(!is_on_qemu, INVALID, 0, 0, bytes), machine());
+        for part in [f::INTERCEPT_1, f::GUEST_ASID] {
+            vcpu.backend.vmcb.set_part(part, 1);
+        }
+        change(&mut vcpu.backend);
+        let flow = vcpu.drive(&Ledger::new(), &mut registers.clone(), 0);
+        (flow, vcpu.backend.vmcb.get(f::EVENTINJ), vcpu.backend.vmcb.get(f::RIP))
+    };
+    let (refused, failed) =
+        ((Flow::Resume, exit_information::injection(Event::GENERAL_PROTECTION), RIP), (Flow::Leave, 0, RIP));
+    let (wide, fits) = (
+        GuestRegisters { rbx: 1 << 40, ..Default::default() },
+        GuestRegisters { rbx: 0xff_ffff_f000, ..Default::default() },
+    );
+    let (of_rbx, of_rsp) = (&[0x0f, 0x22, 0xdb], &[0x0f, 0x22, 0xdc]);
+    assert_eq!(after(true, of_rbx, wide, |_| ()), refused);
+    assert_eq!(after(true, of_rsp, fits, |svm| svm.vmcb.set(f::RSP, 1 << 62)), refused);
+    assert_eq!(after(true, of_rsp, wide, |_| ()), failed, "RSP fits");
+    assert_eq!(after(true, of_rbx, fits, |_| ()), failed, "the value fits");
+    assert_eq!(after(true, &[0x0f, 0x22, 0xe3], wide, |_| ()), failed, "it is CR4");
+    assert_eq!(after(false, of_rbx, wide, |_| ()), failed, "it is not QEMU");
+    assert_eq!(after(true, of_rbx, wide, |svm| svm.vmcb.set_part(f::GUEST_ASID, 0)), failed, "VMRUN refuses the state");
+    let in_compatibility_mode = |svm: &mut Svm| svm.vmcb.set_part(f::CS.attributes(), 0xc9b);
+    assert_eq!(after(true, of_rbx, wide, in_compatibility_mode), failed, "the operand has 32 bits");
+}
+
+#[test]
 fn the_guests_task_priority_is_in_the_block_too() {
     let v_tpr = |code, exitinfo1, bytes: &[u8], registers: GuestRegisters| {
         let mut vcpu = Vcpu::new(svm(true, code, exitinfo1, 0, bytes), machine());

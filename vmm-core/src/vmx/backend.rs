@@ -9,7 +9,7 @@ use super::controls::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::field as f;
 use super::{Vmx, bitmaps, entry_checks, guest_state, qualification};
 use crate::exit::{
-    Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
+    Action, Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
     TableInstruction, VirtualizedApic,
 };
 use crate::handlers::apic::TIMER_VECTOR;
@@ -509,13 +509,13 @@ impl Backend for Vmx {
     }
 
     #[cold]
-    fn wraps_rip(&mut self) -> bool {
+    fn after_failed_entry(&mut self, _registers: &mut GuestRegisters) -> Option<Action> {
         let rip = self.vmcs.read(f::GUEST_RIP);
         let wraps = rip >> 32 != 0 && self.vmcs.read(f::GUEST_CS_RIGHTS) & CS_LONG == 0;
         if wraps {
             self.vmcs.write(f::GUEST_RIP, rip & u64::from(u32::MAX));
         }
-        wraps
+        wraps.then_some(Action::Resume)
     }
 
     fn entry_failure(&self) -> &'static str {
