@@ -1,8 +1,10 @@
-# vCPU 1 in real mode: #GP comes without an error code, and OUTSB finds its byte without page tables.
+# vCPU 1 in real mode: #GP comes without an error code, OUTSB finds its byte without page tables, and EFER.LME alone does nothing.
     .include "prelude.inc"
     .set AT, 0x8000
     .set NOTES, 0x8f00
-    .set ALL_DONE, 0x13
+    .set ALL_DONE, 0x1b
+    .set EFER, 0xc0000080
+    .set LME, 0x100
 
 main:
     # The real-mode vectors of #GP and #PF.
@@ -31,6 +33,8 @@ main:
     jz no_gp
     test byte ptr [NOTES], 2
     jz no_outsb
+    test byte ptr [NOTES], 8
+    jz no_lme
     cmp byte ptr [NOTES], ALL_DONE
     jne page_fault
     finish "as in real mode"
@@ -38,6 +42,8 @@ no_gp:
     finish "#GP has not come as it should"
 no_outsb:
     finish "OUTSB has not gone on"
+no_lme:
+    finish "EFER.LME does not stay"
 page_fault:
     finish "#PF without paging"
 
@@ -56,6 +62,18 @@ at_rdmsr:
     mov dx, 0x80
     outsb
     or byte ptr [NOTES], 2
+    # Before CR4.PAE; then exits that have nothing to do with it.
+    mov ecx, EFER
+    rdmsr
+    or eax, LME
+    wrmsr
+    xor eax, eax
+    cpuid
+    mov ecx, EFER
+    rdmsr
+    test eax, LME
+    jz over
+    or byte ptr [NOTES], 8
 over:
     or byte ptr [NOTES], 0x10
     cli

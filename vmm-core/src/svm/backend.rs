@@ -22,6 +22,7 @@ use crate::paging;
 
 pub(super) const RFLAGS_TF: u64 = 1 << 8;
 pub(super) const RFLAGS_IF: u64 = 1 << 9;
+const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const CR0_PE: u64 = 1;
 const CR4_MCE: u64 = 1 << 6;
@@ -409,7 +410,7 @@ impl Backend for Svm {
             State::Cr0 => vmcb.get(f::CR0),
             State::InstructionBytes => self.next_rip().wrapping_sub(vmcb.get(f::RIP)),
             State::Cr4 => vmcb.get(f::CR4) & !CR4_MCE,
-            State::Efer => vmcb.get(f::EFER) & !f::EFER_SVME,
+            State::Efer => vmcb.get(f::EFER) & !f::EFER_SVME | self.held_back_efer,
             State::CsBase => vmcb.get(f::CS.base()),
             State::CsRights => guest_state::rights(vmcb.part(f::CS.attributes())),
             // The privilege level has a field of its own.
@@ -437,7 +438,10 @@ impl Backend for Svm {
         let vmcb = self.vmcb;
         match state {
             State::Cr0 => vmcb.set(f::CR0, value),
-            State::Efer => vmcb.set(f::EFER, value | f::EFER_SVME),
+            State::Efer => {
+                self.held_back_efer = if self.long_mode { 0 } else { value & EFER_LME };
+                vmcb.set(f::EFER, value & !self.held_back_efer | f::EFER_SVME);
+            }
             State::Cr2 => {
                 vmcb.set(f::CR2, value);
                 // VMRUN loads it from the block, but for that of Bochs 2.7, which leaves what is in the register.
@@ -616,6 +620,7 @@ impl Backend for Svm {
     fn start_up(&mut self, vector: u8) {
         self.long_mode = false;
         self.halt = None;
+        self.held_back_efer = 0;
         self.nmis = Nmis::default();
         self.set_task_priority(0);
         guest_state::write_real_mode(self.vmcb, vector);
@@ -625,7 +630,8 @@ impl Backend for Svm {
     }
 
     fn enter_long_mode(&mut self) {
-        self.vmcb.set(f::EFER, self.vmcb.get(f::EFER) | EFER_LMA);
+        self.held_back_efer = 0;
+        self.vmcb.set(f::EFER, self.vmcb.get(f::EFER) | EFER_LME | EFER_LMA);
         self.long_mode = true;
         self.new_asid();
     }

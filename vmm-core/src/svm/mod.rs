@@ -74,6 +74,10 @@ pub struct Svm {
     flushed: bool,
     /// The guest is in IA-32e mode.
     long_mode: bool,
+    /// EFER.LME, where the guest has set it and has not switched paging on: until then it does nothing, so that it is legal at VMRUN and
+    /// can be left out (APM 2 15.5.1, 14.6.1). QEMU needs that: where it is set and CR4.PAE is not, an exit there leaves the monitor with
+    /// the guest's CR0 (seen on 7.2).
+    held_back_efer: u64,
     /// VINTR is intercepted.
     window: bool,
     /// Which NMIs are masked.
@@ -161,6 +165,7 @@ impl Svm {
             flushes_by_asid: capabilities.clean_bits && capabilities.flush_by_asid,
             flushed: false,
             long_mode: true,
+            held_back_efer: 0,
             window: false,
             nmis: Nmis::default(),
             software_rip: 0,

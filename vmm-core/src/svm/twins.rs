@@ -57,6 +57,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
         flushes_by_asid: false,
         flushed: false,
         long_mode: true,
+        held_back_efer: 0,
         window: false,
         nmis: Nmis::default(),
         software_rip: 0,
@@ -175,6 +176,25 @@ fn the_watchdog_is_due_from_its_deadline_on() {
     assert!(!svm.is_past_watchdog(u64::MAX - 1), "it is off");
     svm.watch_tsc = 500;
     assert_eq!((svm.is_past_watchdog(499), svm.is_past_watchdog(500)), (false, true));
+}
+
+#[test]
+fn long_mode_that_is_enabled_and_not_active_is_the_guests_to_see_and_not_the_processors() {
+    const LME: u64 = 1 << 8;
+    const LMA: u64 = 1 << 10;
+    const NXE: u64 = 1 << 11;
+    let mut svm = svm(true, 0x7c, 0, 0, &[0x0f, 0x30]);
+    svm.set(State::Efer, LME | LMA | NXE);
+    assert_eq!(svm.vmcb.get(f::EFER), LME | LMA | NXE | f::EFER_SVME, "in long mode it is active");
+    svm.long_mode = false;
+    svm.set(State::Cr0, 0x11);
+    svm.set(State::Efer, LME | NXE);
+    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (LME | NXE, NXE | f::EFER_SVME));
+    svm.set(State::Efer, NXE);
+    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (NXE, NXE | f::EFER_SVME), "it can be cleared again");
+    svm.set(State::Efer, LME);
+    svm.enter_long_mode();
+    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (LME | LMA, LME | LMA | f::EFER_SVME));
 }
 
 #[test]
