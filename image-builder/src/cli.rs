@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tollgate_abi::machine::MOST_VCPUS;
+use tollgate_books::report::{Format, Order, SheetFormat};
 
 use crate::emulator::Engine;
-use crate::report::{Format, Order, SheetFormat};
 
 const STATUSES: &str = "Exit statuses:
   0  the books balance

@@ -10,24 +10,14 @@
 //! never in a panic.
 #![forbid(unsafe_code)]
 
-pub mod account;
-pub mod audit;
-pub mod bench;
 pub mod cli;
 pub mod commands;
 pub mod emulator;
-pub mod failure;
 pub mod image;
 pub mod interrupt;
-pub mod lines;
-pub mod log;
-pub mod output_file;
 pub mod progress;
 pub mod random;
-pub mod report;
 pub mod selection;
-pub mod terminal;
-pub mod trace;
 
 #[cfg(test)]
 #[path = "../tests/common/golden.rs"]

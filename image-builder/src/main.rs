@@ -4,9 +4,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use image_builder::cli::Cli;
-use image_builder::terminal::Terminal;
-use image_builder::{commands, interrupt};
+use tollgate::cli::Cli;
+use tollgate::{commands, interrupt};
+use tollgate_books::terminal::Terminal;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

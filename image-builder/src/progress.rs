@@ -6,8 +6,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tollgate_abi::record::{Kind, Record};
 
-use crate::log::printable;
-use crate::terminal::Terminal;
+use tollgate_books::log::printable;
+use tollgate_books::terminal::Terminal;
 
 /// What a run shows while it works.
 #[derive(Debug)]

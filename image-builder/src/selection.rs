@@ -6,8 +6,8 @@ use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::OPTIONS_BYTES;
 use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::workload::{TABLE, Workload};
+use tollgate_books::failure::Failure;
 
-use crate::failure::Failure;
 use crate::random;
 
 /// Ticks without an exit after which a guest is stopped, unless asked otherwise: some seconds of Bochs.

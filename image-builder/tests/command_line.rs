@@ -86,6 +86,15 @@ fn tables_come_in_every_form() {
 }
 
 #[test]
+fn tables_fit_a_terminal() {
+    for table in [&["reasons"][..], &["workloads"], &["platforms"]] {
+        let out = text(&tollgate(table).stdout);
+        let widest = out.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!(widest <= 120, "{table:?} is {widest} columns wide");
+    }
+}
+
+#[test]
 fn an_image_is_written_whole_and_nothing_is_lost() {
     let directory = tempfile::tempdir().unwrap();
     let output = tollgate_in(directory.path(), &["image", "--rom", "tollgate.rom"], &[]);

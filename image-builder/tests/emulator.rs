@@ -10,14 +10,11 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use common::{text, tollgate_in};
-use image_builder::account::Account;
-use image_builder::bench::{Baseline, Distribution};
-use image_builder::emulator::models::{self, MODELS, Model, Offers};
-use image_builder::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu, release};
-use image_builder::failure::Status;
-use image_builder::image;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tollgate::emulator::models::{self, MODELS, Model, Offers};
+use tollgate::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu, release};
+use tollgate::image;
 use tollgate_abi::bench::{Bench, Parts, TABLE as BENCHES, WARM_UP};
 use tollgate_abi::emulated::Release;
 use tollgate_abi::guest_image::{DIRECTORY_OFFSET, ROM_BASE};
@@ -27,6 +24,9 @@ use tollgate_abi::monitor_image::{PACKED_MONITOR_AT, PackedMonitor};
 use tollgate_abi::scenario::{self, RUNS};
 use tollgate_abi::virtualization::Extension;
 use tollgate_abi::workload::{Ends, TABLE, Workload};
+use tollgate_books::account::Account;
+use tollgate_books::bench::{Baseline, Distribution};
+use tollgate_books::failure::Status;
 
 /// A model beside the default one, without CET: each hides what the other shows.
 const WITHOUT_CET: &str = "corei7_haswell_4770";

@@ -1,7 +1,7 @@
 //! Guest files that can't be loaded: each is refused with its cause, and none makes the tool panic.
 
-use image_builder::image::{GUEST_ELF, Guest, GuestError, MONITOR_ELF, ROM_BYTES, Rom};
 use proptest::prelude::*;
+use tollgate::image::{GUEST_ELF, Guest, GuestError, MONITOR_ELF, ROM_BYTES, Rom};
 use tollgate_abi::machine::{BOOT_AREA_BYTES, RAM_BYTES};
 
 const TYPE: usize = 16;

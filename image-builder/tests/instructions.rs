@@ -5,9 +5,9 @@
 //! besides `.text` start a machine and switch modes: there a symbol whose name ends in 16, 32 or 64 begins code of that width.
 
 use iced_x86::{CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind, Register};
-use image_builder::image::{APPLICATION_ELF, MONITOR_ELF};
 use object::read::elf::{ElfFile64, SectionHeader};
 use object::{LittleEndian as LE, Object, ObjectSection, ObjectSymbol, elf};
+use tollgate::image::{APPLICATION_ELF, MONITOR_ELF};
 
 /// A stretch of code between two symbols.
 struct Stretch {

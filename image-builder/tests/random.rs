@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use common::{LogText, VMCALL, audit_of, text, tollgate, tollgate_in};
-use image_builder::account::{Account, Book};
-use image_builder::failure::Status;
-use image_builder::image;
-use image_builder::log::LogReader;
-use image_builder::random::RandomGuest;
 use serde_json::{Value, json};
+use tollgate::image;
+use tollgate::random::RandomGuest;
 use tollgate_abi::machine::{BOOT_AREA_BYTES, RAM_BYTES};
+use tollgate_books::account::{Account, Book};
+use tollgate_books::failure::Status;
+use tollgate_books::log::LogReader;
 
 #[test]
 fn a_seed_makes_one_guest_that_fits() {

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{text, tollgate_in};
-use image_builder::emulator::{Boot, Engine, Launch, Limits, PLATFORMS, STICK, Session, bochs, ovmf, qemu};
-use image_builder::image::{self, disk};
-use image_builder::log::{Log, LogReader};
 use serde_json::Value;
 use tempfile::TempDir;
+use tollgate::emulator::{Boot, Engine, Launch, Limits, PLATFORMS, STICK, Session, bochs, ovmf, qemu};
+use tollgate::image::{self, disk};
 use tollgate_abi::stick::{APPLICATION, GUEST, OPTIONS};
+use tollgate_books::log::{Log, LogReader};
 
 const FIRST_LOG: &str = "TG000001.LOG";
 

@@ -11,15 +11,15 @@ use tollgate_abi::key::{self, VARIANTS};
 use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::svm_exit;
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::account::{Account, AtlasRow, AtlasVariant, LogFacts, Reason};
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::log::{DENIED, ScenarioRun, VariantRow};
+use tollgate_books::output_file;
 
 use super::run::{Place, Target, model, run_image};
 use super::tables::enabled_by;
-use crate::account::{Account, AtlasRow, AtlasVariant, LogFacts, Reason};
 use crate::cli::RunArguments;
 use crate::emulator::{Engine, bochs, release};
-use crate::failure::{Failure, Status};
-use crate::log::{DENIED, ScenarioRun, VariantRow};
-use crate::output_file;
 use crate::selection::Selection;
 
 /// One of an atlas' runs.
@@ -466,8 +466,8 @@ fn not_produced(lacking: Option<String>) -> String {
 mod tests {
     use super::*;
     use crate::emulator::models;
-    use crate::log::LogReader;
     use tollgate_abi::record::{Kind, PROTOCOL, Writer};
+    use tollgate_books::log::LogReader;
 
     fn record(log: &mut String, kind: Kind, reason: ExitReason) -> Writer<'_, String> {
         Writer::new(log, kind).number("vcpu", 0).number("reason", reason.0.into())

@@ -3,8 +3,8 @@
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::Path;
 
-use crate::failure::Failure;
-use crate::output_file::Pending;
+use tollgate_books::failure::Failure;
+use tollgate_books::output_file::Pending;
 
 /// Where a report goes.
 pub(super) enum Destination {

@@ -10,18 +10,18 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::{Feature, Need, TABLE};
 use tollgate_abi::key::VARIANTS;
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::account::Account;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::output_file;
+use tollgate_books::report::Sheet;
 
 use super::atlas::{self, Part};
 use super::outcome;
 use super::run::Target;
 use super::tables::{enabled_by, need_names};
-use crate::account::Account;
 use crate::emulator::models::{MODELS, Model, Offers};
 use crate::emulator::{Boot, Engine, Limits, Session, bochs, release};
-use crate::failure::{Failure, Status};
 use crate::image;
-use crate::output_file;
-use crate::report::Sheet;
 use crate::selection::{ATLAS, Selection};
 
 /// Runs at once: each keeps a processor busy.

@@ -8,20 +8,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::account::Account;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::output_file;
+use tollgate_books::report::{Sheet, SheetFormat, counted};
+use tollgate_books::terminal::Terminal;
 
 use super::print;
 use super::run::Target;
-use crate::account::Account;
 use crate::cli::FuzzArguments;
 use crate::emulator::models::Model;
 use crate::emulator::process::STDERR;
 use crate::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, SERIAL, Session, bochs, qemu};
-use crate::failure::{Failure, Status};
 use crate::random;
-use crate::report::{Sheet, SheetFormat, counted};
 use crate::selection::{RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection};
-use crate::terminal::Terminal;
-use crate::{image, interrupt, output_file};
+use crate::{image, interrupt};
 
 /// Where guests run, one after the other: a processor model of Bochs, or QEMU where there is none, and how many vCPUs.
 const ROTATION: [(Option<&str>, u32); 12] = [

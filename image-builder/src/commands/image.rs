@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::output_file;
+
 use crate::cli::ImageArguments;
-use crate::failure::{Failure, Status};
 use crate::image;
-use crate::output_file;
 
 pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     let options = arguments.image.selection()?.options()?;

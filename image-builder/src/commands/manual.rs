@@ -3,11 +3,11 @@
 use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::output_file;
 
 use super::print;
 use crate::cli::{Cli, ManArguments};
-use crate::failure::{Failure, Status};
-use crate::output_file;
 
 pub(super) fn completions(shell: Shell) -> Result<Status, Failure> {
     let mut text = Vec::new();

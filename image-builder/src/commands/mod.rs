@@ -14,14 +14,15 @@ mod report;
 mod run;
 mod stick;
 mod tables;
+mod trace;
 
 use std::io::{self, Write};
 
 use tollgate_abi::leaves::LeafMap;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::report::SheetFormat;
 
 use crate::cli::{Command, ImageOptions, MissingCpus};
-use crate::failure::{Failure, Status};
-use crate::report::SheetFormat;
 use crate::selection::{
     ATLAS, DEFAULT_WATCHDOG_TICKS, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest, random_seed,
 };
@@ -35,7 +36,7 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
-        Command::Trace(arguments) => crate::trace::export(&arguments.log, arguments.guest.as_deref(), &arguments.out),
+        Command::Trace(arguments) => trace::write(&arguments.log, arguments.guest.as_deref(), &arguments.out),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Completions(arguments) => manual::completions(arguments.shell),

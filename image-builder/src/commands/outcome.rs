@@ -1,11 +1,12 @@
 //! From what came of an emulator's run to an account, or to the reason why there is none.
 
-use crate::account::Account;
-use crate::audit::Audit;
+use tollgate_books::account::Account;
+use tollgate_books::audit::Audit;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::log::{Log, LogError};
+use tollgate_books::terminal::Terminal;
+
 use crate::emulator::{Ended, Launch, Session};
-use crate::failure::{Failure, Status};
-use crate::log::{Log, LogError};
-use crate::terminal::Terminal;
 
 /// The account of a session, or why there is none.
 pub(super) fn account(launch: &Launch, session: Session) -> Result<Account, Failure> {

@@ -1,12 +1,12 @@
 //! `tollgate platforms`: what can run the image here, as ROM and as stick, why not, and what would change it.
 
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::failure::Failure;
+use tollgate_books::report::Sheet;
 
 use crate::emulator::models::{self, MODELS, Model, Offers};
 use crate::emulator::versions::DIFFERENCES;
 use crate::emulator::{Engine, PLATFORMS, Platform, installed, ovmf};
-use crate::failure::Failure;
-use crate::report::Sheet;
 
 /// Every platform and, for Bochs, every processor model; then the same with UEFI firmware, and a machine without an emulator.
 pub(super) fn sheet() -> Sheet {

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::account::Account;
-use crate::failure::{Failure, Status};
-use crate::log::{Found, Log, LogReader, find};
-use crate::report::counted;
+use tollgate_books::account::Account;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::log::{Found, Log, LogReader, find};
+use tollgate_books::report::counted;
 
 /// The logs that some paths name.
 pub(super) struct Reading<'a> {

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use tollgate_books::account::{MOST_KINDS, Merge};
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::report::{Format, Look, Order, Report, Titled, render_merged};
+use tollgate_books::terminal::Terminal;
+
 use super::destination::Destination;
 use super::reading::Reading;
-use crate::account::{MOST_KINDS, Merge};
 use crate::cli::ReportArguments;
-use crate::failure::{Failure, Status};
-use crate::report::{Format, Look, Order, Report, Titled, render_merged};
-use crate::terminal::Terminal;
 
 /// Reports all logs that can be used, each as it is read; the status is the worst of them.
 pub(super) fn run(arguments: &ReportArguments) -> Result<Status, Failure> {

@@ -6,22 +6,22 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::account::Account;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::output_file;
+use tollgate_books::report::{Format, Titled, counted, render, render_on};
+use tollgate_books::terminal::Terminal;
+use tollgate_books::trace::Form;
 
 use super::atlas;
 use super::outcome::account;
-use super::{print, stick};
-use crate::account::Account;
+use super::{print, stick, trace};
 use crate::cli::{On, RunArguments};
 use crate::emulator::models::{self, MODELS, Model};
 use crate::emulator::{Boot, Engine, Limits, Platform, SERIAL, Session, bochs, installed, qemu};
-use crate::failure::{Failure, Status};
 use crate::image;
-use crate::output_file;
 use crate::progress::Progress;
-use crate::report::{Format, Titled, counted, render, render_on};
 use crate::selection::{DEFAULT_WATCHDOG_TICKS, KVM_WATCHDOG_TICKS, nearest};
-use crate::terminal::Terminal;
-use crate::trace::{self, Form};
 
 /// Exits of each vCPU that a trace holds between two pauses, unless asked otherwise: more than any workload of the default run has.
 const DEFAULT_TRACE_EXITS: u64 = 65536;
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
         arguments.html.iter().try_for_each(|path| output_file::write(path, render(&titled, Format::Html).as_bytes()));
     let guest = arguments.image.guest.as_deref();
     let log = place.path().join(SERIAL);
-    let traced = arguments.trace.iter().try_for_each(|path| trace::export(&log, guest, path).map(drop));
+    let traced = arguments.trace.iter().try_for_each(|path| trace::write(&log, guest, path).map(drop));
     let status = titled[0].account.status;
     match printed.and(kept).and(paged).and(traced) {
         Err(failure) if status > failure.status => {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tollgate_abi::record;
 use tollgate_abi::stick::log_name;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::output_file;
 
 use crate::emulator::STICK;
-use crate::failure::{Failure, Status};
 use crate::image::disk;
-use crate::output_file;
 
 /// How long the application has to save its log and to show the account, which it does at the speed of an emulated screen.
 pub(super) const GRACE: Duration = Duration::from_secs(30);

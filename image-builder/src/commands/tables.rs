@@ -5,10 +5,10 @@ use tollgate_abi::exit_reason::{EnabledBy, Need, OWN_OF_SVM, Row, SDM_EDITION, T
 use tollgate_abi::scenario::{RUNS, TABLE as SCENARIOS};
 use tollgate_abi::svm_exit::{self, APM_EDITION, INVALID, Own};
 use tollgate_abi::workload::{Ends, On, Provokes, Workload, every};
+use tollgate_books::report::{Sheet, SheetFormat};
+use tollgate_books::terminal::Terminal;
 
 use crate::random;
-use crate::report::{Sheet, SheetFormat};
-use crate::terminal::Terminal;
 
 /// The table of exit reasons and that of SVM's own, with their editions; as one where the form holds but one.
 pub(super) fn reasons(format: SheetFormat) -> String {

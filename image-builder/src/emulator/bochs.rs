@@ -6,6 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
+use tollgate_books::audit::ExitLogFormat;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::output_file;
+
 use super::models::Model;
 use super::platforms::BOCHS;
 use super::process::Invocation;
@@ -13,9 +17,6 @@ use super::versions::Behaviour;
 use super::{
     Boot, Engine, ExitLog, Installed, Launch, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom,
 };
-use crate::audit::ExitLogFormat;
-use crate::failure::{Failure, Status};
-use crate::output_file;
 
 /// Names another Bochs than the one in PATH.
 pub const PROGRAM_VARIABLE: &str = "TOLLGATE_BOCHS";

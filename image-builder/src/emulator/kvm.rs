@@ -5,7 +5,7 @@ use std::fs;
 
 use tollgate_abi::virtualization::Extension;
 
-use crate::failure::Failure;
+use tollgate_books::failure::Failure;
 
 const ELSEWHERE: &str = "use --on bochs or --on qemu-tcg, which run on every machine";
 

@@ -23,10 +23,10 @@ use std::path::{Path, PathBuf};
 
 use tollgate_abi::emulated::Release;
 
-use crate::audit::{ExitLogFormat, ExitLogReader};
-use crate::failure::Failure;
-use crate::output_file;
 use process::{Invocation, find_program};
+use tollgate_books::audit::{ExitLogFormat, ExitLogReader};
+use tollgate_books::failure::Failure;
+use tollgate_books::output_file;
 
 /// An emulator, ready to start.
 #[derive(Clone, Debug)]

@@ -5,9 +5,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tollgate_books::failure::Failure;
+
 use super::Installed;
 use super::versions::{Behaviour, Family};
-use crate::failure::Failure;
 
 /// Names another firmware than the system's and the one that the tool has in itself.
 pub const FIRMWARE_VARIABLE: &str = "TOLLGATE_OVMF";

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::failure::Failure;
 
 use super::{bochs, kvm, qemu};
-use crate::failure::Failure;
 
 /// What executes the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::audit::ExitLogFormat;
+use tollgate_books::failure::Failure;
 
 use super::process::Invocation;
 use super::{Boot, Engine, Installed, Launch, Platform, SERIAL, STICK, and_cpus, find as find_named, in_directory};
-use crate::audit::ExitLogFormat;
-use crate::failure::Failure;
 
 /// Names another QEMU than the one in PATH.
 pub const PROGRAM_VARIABLE: &str = "TOLLGATE_QEMU";

@@ -6,14 +6,14 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use tollgate_abi::record::Record;
+use tollgate_books::audit::{Audit, ExitLogReader};
+use tollgate_books::failure::Failure;
+use tollgate_books::log::{Log, LogError, LogReader, printable};
 
 use super::Launch;
 use super::process::{Group, STDERR, STDOUT};
 use super::tail::{CHUNK_BYTES, Tail};
-use crate::audit::{Audit, ExitLogReader};
-use crate::failure::Failure;
 use crate::interrupt;
-use crate::log::{Log, LogError, LogReader, printable};
 
 /// What a run may use.
 #[derive(Clone, Copy, Debug)]

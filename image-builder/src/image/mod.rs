@@ -18,8 +18,8 @@ use std::path::Path;
 
 use lz4::block::CompressionMode;
 use tollgate_abi::command_line::Options;
+use tollgate_books::failure::Failure;
 
-use crate::failure::Failure;
 use crate::random::RandomGuest;
 
 /// The monitor, as this tool was built with it.

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::bench::{Identity, Measured, differences};
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::log::Log;
 
 use super::super::outcome;
 use super::super::run::{self, Target};
 use super::Outcome;
 use super::budgets;
 use super::chosen::{self, Chosen};
-use crate::bench::{Identity, Measured, differences};
 use crate::cli::BenchArguments;
 use crate::emulator::models::{Model, Offers};
 use crate::emulator::{Boot, Limits, Session, bochs, qemu};
-use crate::failure::{Failure, Status};
 use crate::image;
-use crate::log::Log;
 use crate::progress::Progress;
 
 /// Where it is measured.

@@ -5,19 +5,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::account::{Account, WorkloadAccount};
+use tollgate_books::bench::Budget;
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::report::Sheet;
 
 use super::super::outcome;
 use super::super::run::Target;
 use super::boots::{extension, temporary};
 use super::kvm;
-use crate::account::{Account, WorkloadAccount};
-use crate::bench::Budget;
 use crate::emulator::models::Model;
 use crate::emulator::{Boot, Limits, Session, bochs};
-use crate::failure::{Failure, Status};
 use crate::image;
 use crate::progress::Progress;
-use crate::report::Sheet;
 use crate::selection::Selection;
 
 /// One measured operation and its budget, the same under both extensions, in ticks an iteration.
@@ -246,7 +246,7 @@ pub(super) fn sheet(rows: &[Budget]) -> Sheet {
 mod tests {
     use super::*;
     use crate::emulator::models;
-    use crate::report::SheetFormat;
+    use tollgate_books::report::SheetFormat;
 
     fn every() -> Vec<&'static Row> {
         ROWS.iter().collect()

@@ -2,11 +2,11 @@
 
 use tollgate_abi::bench::{Bench, Parts, TABLE};
 use tollgate_abi::scenario::{self, Scenario};
+use tollgate_books::failure::Failure;
 
 use super::super::atlas;
 use super::super::run::Target;
 use super::budgets;
-use crate::failure::Failure;
 use crate::selection::{Selection, nearest};
 
 /// Samples of each scenario.

@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
+use tollgate_books::bench::{Identity, Measured};
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::log::{Header, Log};
+
 use super::super::reading::Reading;
 use super::Outcome;
-use crate::bench::{Identity, Measured};
-use crate::failure::{Failure, Status};
-use crate::log::{Header, Log};
 
 const ASK: &str = "let it measure something: `tollgate image --uefi FILE --workload bench` writes a stick that does";
 

@@ -7,15 +7,16 @@ mod kvm;
 mod logs;
 mod tables;
 
+use tollgate_books::bench::{Baseline, Budget, Identity, Measured, SCHEMA, differences, of_budgets};
+use tollgate_books::failure::{Failure, Status};
+use tollgate_books::output_file;
+use tollgate_books::report::SheetFormat;
+use tollgate_books::terminal::Terminal;
+
 use self::chosen::Chosen;
 use super::print;
 use super::run::Target;
-use crate::bench::{Baseline, Budget, Identity, Measured, SCHEMA, differences, of_budgets};
 use crate::cli::BenchArguments;
-use crate::failure::{Failure, Status};
-use crate::output_file;
-use crate::report::SheetFormat;
-use crate::terminal::Terminal;
 
 /// What was measured, before it is compared and shown.
 struct Outcome {

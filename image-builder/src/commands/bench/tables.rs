@@ -2,12 +2,12 @@
 
 use tollgate_abi::bench::{Bench, Parts};
 use tollgate_abi::workload::Workload;
+use tollgate_books::bench::{Baseline, Row, Split};
+use tollgate_books::report::{Sheet, SheetFormat};
+use tollgate_books::terminal::{Terminal, lines_of};
 
 use super::super::run::Target;
 use super::{budgets, kvm};
-use crate::bench::{Baseline, Row, Split};
-use crate::report::{Sheet, SheetFormat};
-use crate::terminal::{Terminal, lines_of};
 
 /// A figure that there is none of.
 const NONE: &str = "-";
@@ -245,9 +245,9 @@ fn everything(measured: &Baseline, target: Option<Target>) -> Sheet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Budget, Distribution, Identity, SCHEMA};
     use crate::emulator::models::{self, Model};
     use crate::golden::golden;
+    use tollgate_books::bench::{Budget, Distribution, Identity, SCHEMA};
 
     fn row(name: &str, samples: &[(u32, u64)], parts: Option<Split>) -> Row {
         let mut distribution = Distribution::default();

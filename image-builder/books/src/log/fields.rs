@@ -56,7 +56,7 @@ impl Fields<'_> {
 }
 
 /// Text that may be shown on a terminal, whatever a log holds: control characters as Rust writes them.
-pub(crate) fn printable(text: impl fmt::Display) -> String {
+pub fn printable(text: impl fmt::Display) -> String {
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.to_string().chars().map(shown).collect()
 }

@@ -6,14 +6,14 @@ use common::{
     CPUID, ENABLED, LogText, Row, SECOND, TWO_VCPUS_AUDIT, VMCALL, WRMSR, audit_of, balanced, books, two_vcpus,
     two_vcpus_begin, two_vcpus_end,
 };
-use image_builder::account::{Account, SUMS_ONLY, VcpuAccount};
-use image_builder::audit::{Audit, ExitLogFormat, ExitLogReader};
-use image_builder::failure::Status;
-use image_builder::log::{LogError, LogReader};
 use proptest::prelude::*;
 use tollgate_abi::bench::WARM_UP;
 use tollgate_abi::record::{Kind, Writer};
 use tollgate_abi::trace::{Batch, Event};
+use tollgate_books::account::{Account, SUMS_ONLY, VcpuAccount};
+use tollgate_books::audit::{Audit, ExitLogFormat, ExitLogReader};
+use tollgate_books::failure::Status;
+use tollgate_books::log::{LogError, LogReader};
 
 fn account_of(log: &LogText) -> Account {
     account_of_bytes(log.0.as_bytes())

@@ -13,7 +13,7 @@ pub use files::{Found, find};
 pub use reader::LogReader;
 pub use recorded::{Part, Steps, TraceEnd, Traced};
 
-pub(crate) use fields::printable;
+pub use fields::printable;
 
 use std::collections::BTreeMap;
 

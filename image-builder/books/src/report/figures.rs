@@ -17,8 +17,8 @@ pub(super) fn average(cycles: u64, count: u64) -> String {
     format!("{:.1}", cycles as f64 / count.max(1) as f64)
 }
 
-/// So many of something.
-pub(crate) fn counted(count: u64, what: &str) -> String {
+/// A number of things, in words: "1 run", "2 runs".
+pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 

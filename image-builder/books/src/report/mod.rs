@@ -13,7 +13,7 @@ mod stream;
 mod table;
 mod vcpus;
 
-pub(crate) use figures::counted;
+pub use figures::counted;
 pub use merged::render_merged;
 pub use order::Order;
 pub use sheet::{Sheet, SheetFormat};
@@ -23,7 +23,8 @@ use crate::account::Account;
 use crate::terminal::Terminal;
 
 /// A form in which accounts can be written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Format {
     /// Aligned columns for people.
     #[default]

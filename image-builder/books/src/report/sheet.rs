@@ -5,7 +5,8 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use crate::terminal::{FIXED_COLUMNS, Terminal, lines_of};
 
 /// A form in which a [`Sheet`] can be written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum SheetFormat {
     /// Aligned columns for people.
     #[default]

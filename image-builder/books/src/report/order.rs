@@ -5,7 +5,8 @@ use std::cmp::{Ordering, Reverse};
 use crate::account::Reason;
 
 /// What reasons are sorted by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Order {
     /// The most exits first.
     Samples,

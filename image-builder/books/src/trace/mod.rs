@@ -7,7 +7,7 @@ mod parquet;
 mod symbols;
 mod text;
 
-pub use symbols::Symbols;
+pub use symbols::{Symbols, mark_of};
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -51,19 +51,19 @@ impl Form {
     }
 }
 
-/// Writes the trace of a log into a file, says on standard error what is in it and what is wrong with the log, and returns the
+/// Writes the trace of a log into a file, with the functions of its guest by name, says on standard error what is in it and what is wrong with the log, and returns the
 /// status of the run.
 ///
 /// # Errors
 /// The log can't be read, or has no trace; or the file can't be written. What was in the file before is in it then.
-pub fn export(log: &Path, guest: Option<&Path>, out: &Path) -> Result<Status, Failure> {
+pub fn export(log: &Path, symbols: impl FnOnce() -> Result<Symbols, Failure>, out: &Path) -> Result<Status, Failure> {
     let form = Form::of(out)?;
     let unreadable = |error: &dyn std::fmt::Display| {
         Failure::usage(format_args!("{}: {error}", log.display()))
             .remedy("name a serial log as `tollgate run --trace FILE --out DIR` keeps it in DIR/serial.log")
     };
     let source = File::open(log).map_err(|error| unreadable(&error))?;
-    let symbols = Symbols::for_log(log, guest)?;
+    let symbols = symbols()?;
     let account = output_file::fill(out, |file| {
         let read = convert(source, form, &symbols, file).map_err(|problem| match problem {
             Problem::Log(error) => unreadable(&error),
@@ -240,7 +240,7 @@ mod tests {
         let (bad, out) = (directory.path().join("bad.log"), directory.path().join("trace.csv"));
         std::fs::write(&bad, log(&[0]).repeat(2)).unwrap();
         std::fs::write(&out, "before").unwrap();
-        let failure = export(&bad, None, &out).unwrap_err().to_string();
+        let failure = export(&bad, || Ok(Symbols::default()), &out).unwrap_err().to_string();
         assert!(failure.contains("starts another run"), "{failure}");
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "before");
     }

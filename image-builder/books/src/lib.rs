@@ -1,0 +1,21 @@
+//! Tollgate's books: serial logs read, the account of a run verified and reported.
+//!
+//! ```text
+//! log ─────────────────┐
+//! audit (exit log) ────┴► account (verify) ► report, trace, bench
+//! ```
+//!
+//! Nothing here starts an emulator or knows an image: a program that reads the logs of a fleet needs this crate alone. What comes from outside
+//! may be missing, torn, huge or hostile: it ends in a [`failure::Failure`], never in a panic.
+#![forbid(unsafe_code)]
+
+pub mod account;
+pub mod audit;
+pub mod bench;
+pub mod failure;
+pub mod lines;
+pub mod log;
+pub mod output_file;
+pub mod report;
+pub mod terminal;
+pub mod trace;

@@ -1,0 +1,91 @@
+//! The functions of a guest, by the addresses of their code. A log says which guest it is of (`guest=` among its options), so that no
+//! function of another is named.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+
+use object::{Object, ObjectSymbol, SymbolKind};
+use tollgate_abi::command_line::Options;
+use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES};
+
+/// Functions in ascending order.
+#[derive(Debug, Default)]
+pub struct Symbols {
+    functions: Vec<Function>,
+    /// The one that was found last.
+    last: Cell<usize>,
+}
+
+#[derive(Debug)]
+struct Function {
+    start: u64,
+    end: u64,
+    name: String,
+}
+
+/// Lines of a log in which its first record has to come.
+const LINES_TO_HEADER: usize = 10_000;
+
+impl Symbols {
+    /// Those of an ELF file; none if it has none.
+    pub fn of(elf: &[u8]) -> Self {
+        let Ok(file) = object::File::parse(elf) else { return Self::default() };
+        let code = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0);
+        let mut functions: Vec<_> = code
+            .filter_map(|symbol| {
+                let name = format!("{:#}", rustc_demangle::demangle(symbol.name().ok()?));
+                Some(Function { start: symbol.address(), end: symbol.address().saturating_add(symbol.size()), name })
+            })
+            .collect();
+        functions.sort_by(|a, b| (a.start, a.end, &a.name).cmp(&(b.start, b.end, &b.name)));
+        Self { functions, last: Cell::new(0) }
+    }
+
+    /// First and end address of each function.
+    pub fn spans(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.functions.iter().map(|function| (function.start, function.end))
+    }
+
+    /// The function at an address; empty if none is known.
+    pub fn find(&self, rip: u64) -> &str {
+        let at =
+            |index: usize| self.functions.get(index).filter(|function| (function.start..function.end).contains(&rip));
+        let index = match at(self.last.get()) {
+            Some(_) => self.last.get(),
+            None => self.functions.partition_point(|function| function.start <= rip).wrapping_sub(1),
+        };
+        self.last.set(index);
+        at(index).map_or("", |function| &function.name)
+    }
+}
+
+/// The mark of the guest that a log is of, if the log has one: a checksum of its file.
+pub fn mark_of(log: &Path) -> Option<u32> {
+    let mut lines = BufReader::new(File::open(log).ok()?);
+    for _ in 0..LINES_TO_HEADER {
+        let mut line = Vec::new();
+        (&mut lines).take(MAX_LINE_BYTES as u64 + 2).read_until(b'\n', &mut line).ok()?;
+        if line.is_empty() {
+            return None;
+        }
+        if let Ok(record) = record::parse(&line)
+            && record.kind == Kind::Tollgate
+        {
+            let options = record.text("options")?.to_string();
+            return Options::parse(&options).ok()?.guest;
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_kind_has_no_functions() {
+        assert_eq!(Symbols::of(b"no ELF file").find(0x10_0000), "");
+    }
+}
