@@ -1,14 +1,17 @@
 //! What the guest finds around its processor: memory, ports, a wake-up timer, and CPUID.
 
 use tollgate_abi::ExitReason;
+use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
+use tollgate_abi::machine::Model;
 use tollgate_abi::virtualization::Facts;
 
 use crate::board::Board;
+use crate::devices::constant_msrs::ConstantMsrs;
 use crate::devices::cpuid_table::CpuidTable;
 use crate::devices::local_apic::Apic;
-use crate::handlers::io::Ports;
+use crate::devices::ports::Ports;
 use crate::ledger::Ledger;
 use crate::memory::GuestMemory;
 
@@ -37,8 +40,8 @@ pub struct Machine {
     pub enabled_in_any_profile: Controls,
     /// CR4 bits that the guest may set.
     pub cr4_allowed: u64,
-    /// IA32_APIC_BASE.
-    pub apic_base: u64,
+    /// The MSRs that read the same value always.
+    pub msrs: ConstantMsrs,
     /// The local APIC.
     pub apic: Apic,
     /// An NMI that another vCPU sent and that could not be delivered yet.
@@ -67,7 +70,55 @@ pub struct Machine {
     pub exit: Option<GuestExit>,
 }
 
+/// What a machine is made from, besides its row.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields of a machine")]
+pub struct Parts {
+    pub cpuid: CpuidTable,
+    pub apic: Apic,
+    pub memory: GuestMemory,
+    pub cr4_allowed: u64,
+    pub leaf_map: LeafMap,
+    pub facts: Facts,
+    pub enabled_in_any_profile: Controls,
+    pub vcpu: usize,
+    pub board: &'static Board,
+    pub ledgers: &'static [&'static Ledger],
+}
+
 impl Machine {
+    /// The machine of one row, as a vCPU finds it before it has run.
+    pub fn new(model: &'static Model, parts: Parts) -> Self {
+        let Parts { cpuid, apic, memory, cr4_allowed, leaf_map, facts, enabled_in_any_profile, vcpu, board, ledgers } =
+            parts;
+        let apic_base = APIC_BASE | if vcpu == 0 { BOOT_PROCESSOR } else { 0 };
+        Self {
+            cpuid,
+            ports: Ports::new(model),
+            msrs: ConstantMsrs::new(model, apic_base),
+            apic,
+            memory,
+            wake: None,
+            leaf_map,
+            facts,
+            controls: Controls::default(),
+            enabled_in_any_profile,
+            cr4_allowed,
+            nmi_pending: false,
+            init_pending: false,
+            exits_at_watchdog: 0,
+            others_at_watchdog: 0,
+            limit_tsc: NEVER,
+            halted: false,
+            vcpu,
+            board,
+            ledgers,
+            window_open: false,
+            in_scenario: false,
+            exit: None,
+        }
+    }
+
     /// Exits of this vCPU so far, without the monitor's own looks, and of the others.
     fn exits(&self) -> (u64, u64) {
         self.ledgers.iter().enumerate().fold((0, 0), |(own, others), (at, ledger)| {

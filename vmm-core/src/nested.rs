@@ -6,6 +6,8 @@
 use core::marker::PhantomData;
 use core::ops::Range;
 
+use tollgate_abi::machine::{Mapping, Model};
+
 /// Entries of a table.
 const ENTRIES: usize = 512;
 
@@ -81,6 +83,18 @@ impl<F: Format> NestedTables<F> {
         Ok(())
     }
 
+    /// Maps the memory of a machine, which lies at `base_hpa`: what the guest has from the start, and the tables of what it has on first
+    /// touch.
+    ///
+    /// # Errors
+    /// There are too few tables.
+    pub fn map_memory(&mut self, model: &Model, base_hpa: u64, large_pages: bool) -> Result<(), ArenaFull> {
+        model.memory.iter().try_for_each(|region| match region.mapping {
+            Mapping::Always => self.map(region.gpa, base_hpa + region.gpa, region.bytes, large_pages),
+            Mapping::OnFirstTouch => self.prepare(region.gpa, region.bytes),
+        })
+    }
+
     /// The entry of `gpa` in the table of that level, with the tables above it.
     fn leaf(&mut self, gpa: u64, level: u32) -> Result<&mut u64, ArenaFull> {
         let mut table = 0;
@@ -154,6 +168,7 @@ mod tests {
     use crate::svm::npt::NptFormat;
     use crate::vmx::ept::EptFormat;
     use proptest::prelude::*;
+    use tollgate_abi::machine::{GUEST_BYTES, RAM_BYTES, UNIKERNEL};
 
     fn tables<F: Format>(tables: usize) -> NestedTables<F> {
         NestedTables::new(Box::leak(vec![Table::EMPTY; tables].into_boxed_slice()), 0x10_0000)
@@ -182,6 +197,15 @@ mod tests {
     fn the_guests_memory_is_mapped_and_nothing_else() {
         maps_and_nothing_else::<EptFormat>();
         maps_and_nothing_else::<NptFormat>();
+    }
+
+    #[test]
+    fn memory_is_mapped_as_the_machines_row_says() {
+        let mut tables = tables::<EptFormat>(16);
+        tables.map_memory(&UNIKERNEL, 0x4000_0000, true).unwrap();
+        assert_eq!(translate(&tables, RAM_BYTES - 1), Some(0x4000_0000 + RAM_BYTES - 1));
+        assert_eq!((translate(&tables, RAM_BYTES), translate(&tables, GUEST_BYTES)), (None, None));
+        assert!(tables.map_fresh(RAM_BYTES, 0x4080_0000) && !tables.map_fresh(GUEST_BYTES, 0));
     }
 
     fn maps_and_nothing_else<F: Format>() {

@@ -7,6 +7,7 @@ use std::ops::Range;
 use tollgate_abi::apic::{SVR, SVR_ENABLED};
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
+use tollgate_abi::machine::UNIKERNEL;
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::virtualization::Facts;
 
@@ -17,8 +18,7 @@ use crate::exit::{
     Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
     TableInstruction, UNRESOLVED, VirtualizedApic,
 };
-use crate::handlers::io::Ports;
-use crate::machine::Machine;
+use crate::machine::{Machine, Parts};
 use crate::memory::tests::memory;
 use crate::vmx::guest_state::REAL_MODE_CR0;
 
@@ -83,31 +83,19 @@ pub(crate) fn machines<const VCPUS: usize>() -> [Machine; VCPUS] {
 fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
     let mut apic = Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
     apic.write(SVR, u64::from(SVR_ENABLED | 0xff), 0).expect("each vCPU's is enabled");
-    Machine {
+    let parts = Parts {
         cpuid: CpuidTable::new(everything, vcpu as u32, 1, true),
-        ports: Ports::default(),
+        apic,
         memory: memory(64 << 10),
-        wake: None,
+        cr4_allowed: CR4_OFFERED,
         leaf_map: LeafMap::default(),
         facts: Facts::default(),
-        controls: Controls::default(),
         enabled_in_any_profile: Controls::default(),
-        cr4_allowed: CR4_OFFERED,
-        apic,
-        apic_base: tollgate_abi::apic::APIC_BASE,
-        nmi_pending: false,
-        init_pending: false,
-        exits_at_watchdog: 0,
-        others_at_watchdog: 0,
-        halted: false,
         vcpu,
         board,
         ledgers: &[],
-        window_open: false,
-        limit_tsc: crate::machine::NEVER,
-        in_scenario: false,
-        exit: None,
-    }
+    };
+    Machine::new(&UNIKERNEL, parts)
 }
 
 impl Backend for Script {

@@ -1,14 +1,12 @@
 //! The guest's local APIC: an x2APIC (SDM 3A 12.12), enabled by software from the start on vCPU 0. Each register is an MSR.
 
-/// IA32_APIC_BASE, and what the guest reads there: at its usual address, enabled, in x2APIC mode. The boot processor has
-/// bit 8, too. The mode can't be changed.
-pub const IA32_APIC_BASE: u32 = 0x1b;
-/// See [`IA32_APIC_BASE`].
+pub use crate::x86::msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE};
+
+/// The value that the guest reads from IA32_APIC_BASE: at its usual address, enabled, in x2APIC mode. The boot processor has
+/// [`BOOT_PROCESSOR`], too. The mode can't be changed.
 pub const APIC_BASE: u64 = 0xfee0_0c00;
 /// IA32_APIC_BASE.BSP.
 pub const BOOT_PROCESSOR: u64 = 1 << 8;
-/// IA32_TSC_DEADLINE.
-pub const IA32_TSC_DEADLINE: u32 = 0x6e0;
 
 /// The MSR of the register at offset 0 of a memory-mapped APIC; a register at offset `n` has [`MSR_BASE`]` + n / 16`.
 pub const MSR_BASE: u32 = 0x800;

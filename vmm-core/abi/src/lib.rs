@@ -29,5 +29,6 @@ pub mod svm_exit;
 pub mod trace;
 pub mod virtualization;
 pub mod workload;
+pub mod x86;
 
 pub use exit_reason::ExitReason;

@@ -6,6 +6,9 @@ use tollgate_abi::machine::*;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::memory::{BadAddress, GuestMemory};
 
+/// The machine that the guest sees.
+pub(crate) const MODEL: &Model = &UNIKERNEL;
+
 /// Takes the guest's memory, zeroed, and loads the guest: segments, page tables, boot information.
 ///
 /// `image` is what the directory's offsets count in; its length was checked when the directory was read.

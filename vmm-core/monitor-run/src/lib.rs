@@ -30,7 +30,6 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use bare_rt as _;
 use linked_list_allocator::LockedHeap;
 use tollgate_abi::ExitReason;
-use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, SDM_EDITION};
@@ -45,12 +44,11 @@ use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::{Apic, Page};
 use vmm_core::exit::GuestRegisters;
 use vmm_core::handlers::apic::KICK_VECTOR;
-use vmm_core::handlers::io::Ports;
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::host::registers::tsc;
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
-use vmm_core::machine::{Machine, NEVER};
+use vmm_core::machine::{Machine, NEVER, Parts};
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::recorder::{Recorded, Recording, Slot};
@@ -64,6 +62,7 @@ use vmm_core::vmx::host_state::HostState;
 
 use crate::extension::{Extension, Found};
 use crate::firmware::firmware;
+use crate::guest::MODEL;
 use crate::processors::{BOARD, Seated};
 use crate::serial::Serial;
 
@@ -268,31 +267,20 @@ impl<B: Extension> Plan<B> {
         let apic = Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
         let (backend, registers) = B::new(self, seated, &cpuid, apic.page());
         let any_profile = Profile::ALL.map(|profile| backend.controls(profile));
-        let machine = Machine {
+        let parts = Parts {
             cpuid,
-            ports: Ports::default(),
+            apic,
             memory: self.memory.share(),
-            wake: None,
+            cr4_allowed: B::cr4_allowed(&capabilities),
             leaf_map: self.options.leaf_map,
             facts: B::facts(&capabilities),
-            controls: backend.controls(Profile::Minimal),
             enabled_in_any_profile: any_profile.into_iter().fold(Controls::default(), Controls::union),
-            cr4_allowed: B::cr4_allowed(&capabilities),
-            apic_base: APIC_BASE | if vcpu == 0 { BOOT_PROCESSOR } else { 0 },
-            apic,
-            nmi_pending: false,
-            init_pending: false,
-            exits_at_watchdog: 0,
-            others_at_watchdog: 0,
-            halted: false,
             vcpu,
             board: &BOARD,
             ledgers,
-            window_open: false,
-            limit_tsc: NEVER,
-            in_scenario: false,
-            exit: None,
         };
+        let mut machine = Machine::new(MODEL, parts);
+        machine.controls = backend.controls(Profile::Minimal);
         (Vcpu::new(backend, machine), registers)
     }
 }

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use tollgate_abi::exit_reason::{Controls, Feature};
-use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::machine::{BOOT_INFO_GPA, PAGE_TABLES_GPA};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::Writer;
 use tollgate_abi::scenario::Scenario;
@@ -28,6 +28,7 @@ use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::Extension;
 use crate::firmware::firmware;
+use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
@@ -95,8 +96,7 @@ impl Extension for Svm {
         let tables = vec![Table::EMPTY; NESTED_TABLES].leak();
         let base_hpa = tables.as_ptr() as u64;
         let mut npt = Npt::new(tables, base_hpa);
-        npt.map(0, plan.memory.host_base(), RAM_BYTES, true).expect("the arena holds the guest's memory");
-        npt.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
+        npt.map_memory(MODEL, plan.memory.host_base(), true).expect("the arena holds the guest's memory");
         let parts = Parts {
             vmcb: Box::leak(Box::new(Vmcb::new())),
             operation: {

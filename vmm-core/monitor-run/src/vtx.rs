@@ -5,7 +5,7 @@ use alloc::vec;
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::leaves::Answer;
-use tollgate_abi::machine::{BOOT_INFO_GPA, FRESH_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::machine::{BOOT_INFO_GPA, PAGE_TABLES_GPA};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::Writer;
 use tollgate_abi::scenario::Scenario;
@@ -27,6 +27,7 @@ use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::Extension;
 use crate::firmware::firmware;
+use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
@@ -109,9 +110,8 @@ impl Extension for Vmx {
         let tables = vec![Table::EMPTY; NESTED_TABLES].leak();
         let base_hpa = tables.as_ptr() as u64;
         let mut ept = Ept::new(tables, base_hpa);
-        ept.map(0, plan.memory.host_base(), RAM_BYTES, capabilities.maps_large_pages())
+        ept.map_memory(MODEL, plan.memory.host_base(), capabilities.maps_large_pages())
             .expect("the arena holds the guest's memory");
-        ept.prepare(RAM_BYTES, FRESH_BYTES).expect("the arena holds the fresh memory");
         let msr_bitmaps = page();
         let pages = SharedPages {
             io_bitmap_a: physical(&plan.all_ports[0]),

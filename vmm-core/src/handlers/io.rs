@@ -1,9 +1,6 @@
-//! I/O instructions: single and string, on the few ports that have a device and on those that have none.
-//!
-//! A port without a device reads all ones and ignores writes, as on a bus where nobody answers.
+//! I/O instructions, single and string: what they move between registers or memory and the devices behind ports.
 
-use tollgate_abi::machine::{LOOPBACK_BYTES, LOOPBACK_PORT, POST_PORT};
-
+use crate::devices::ports::Reached;
 use crate::exit::{Action, Backend, GuestRegisters, IoAccess, State};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
@@ -15,77 +12,7 @@ const CS_LONG: u64 = 1 << 13;
 /// The most bytes that one exit moves; a longer REP goes on at the same instruction.
 const STRING_BYTES: u64 = 4096;
 
-/// The devices behind ports.
-#[derive(Clone, Debug)]
-pub struct Ports {
-    post: u8,
-    queue: [u8; LOOPBACK_BYTES],
-    first: usize,
-    queued: usize,
-}
-
-impl Default for Ports {
-    fn default() -> Self {
-        Self { post: 0xff, queue: [0; LOOPBACK_BYTES], first: 0, queued: 0 }
-    }
-}
-
-impl Ports {
-    /// IN from a port without a queue.
-    #[inline(always)]
-    fn read_plain(&self, port: u16) -> Option<u32> {
-        match port {
-            LOOPBACK_PORT => None,
-            POST_PORT => Some(u32::from(self.post) | !0xff),
-            _ => Some(!0),
-        }
-    }
-
-    /// OUT to a port without a queue; false if it has one.
-    #[inline(always)]
-    fn write_plain(&mut self, port: u16, value: u32) -> bool {
-        match port {
-            LOOPBACK_PORT => return false,
-            POST_PORT => self.post = value as u8,
-            _ => {}
-        }
-        true
-    }
-
-    /// IN of `bytes` bytes.
-    pub fn read(&mut self, port: u16, bytes: u8) -> u32 {
-        let from_queue = |ports: &mut Self| {
-            (0..bytes).fold(!0, |value, i| value & !(0xff << (8 * i)) | u32::from(ports.pop()) << (8 * i))
-        };
-        self.read_plain(port).unwrap_or_else(|| from_queue(self))
-    }
-
-    /// OUT of the low `bytes` bytes of `value`.
-    pub fn write(&mut self, port: u16, bytes: u8, value: u32) {
-        if !self.write_plain(port, value) {
-            value.to_le_bytes().iter().take(usize::from(bytes)).for_each(|&byte| self.push(byte));
-        }
-    }
-
-    fn push(&mut self, byte: u8) {
-        if self.queued < LOOPBACK_BYTES {
-            self.queue[(self.first + self.queued) % LOOPBACK_BYTES] = byte;
-            self.queued += 1;
-        }
-    }
-
-    fn pop(&mut self) -> u8 {
-        if self.queued == 0 {
-            return 0xff;
-        }
-        let byte = self.queue[self.first];
-        self.first = (self.first + 1) % LOOPBACK_BYTES;
-        self.queued -= 1;
-        byte
-    }
-}
-
-/// IN and OUT on ports without a queue.
+/// IN and OUT on ports that ask no device.
 #[inline(always)]
 pub fn quick(access: IoAccess, registers: &mut GuestRegisters, machine: &mut Machine) -> bool {
     if access.is_string {
@@ -111,10 +38,11 @@ pub fn handle<B: Backend>(
     if access.is_string {
         return string(access, registers, backend, machine);
     }
+    let reached = machine.ports.reach(access.port);
     if access.is_in {
-        registers.rax = merge(registers.rax, machine.ports.read(access.port, access.bytes), access.bytes);
+        registers.rax = merge(registers.rax, machine.ports.read(reached, access.bytes), access.bytes);
     } else {
-        machine.ports.write(access.port, access.bytes, registers.rax as u32);
+        machine.ports.write(reached, access.bytes, registers.rax as u32);
     }
     Action::Advance
 }
@@ -153,6 +81,7 @@ fn string<B: Backend>(
     // Linear addresses have 32 bits outside of 64-bit mode (SDM 3A 3.3.1), where no address has 64.
     let is_64_bit = address_bytes == 8 || backend.get(State::CsRights) & CS_LONG != 0;
     let linear_mask = if is_64_bit { u64::MAX } else { u32::MAX.into() };
+    let reached = machine.ports.reach(access.port);
     let mut left = wanted.min(STRING_BYTES / u64::from(access.bytes));
     let stops_early = left < wanted;
     while left > 0 {
@@ -161,7 +90,7 @@ fn string<B: Backend>(
         let linear = segment_base.wrapping_add(offset) & linear_mask;
         let elements = if backwards { 1 } else { left.min(elements_ahead(linear, offset, address_mask, access.bytes)) };
         let bytes = elements * u64::from(access.bytes);
-        if let Err(fault) = piece(access, linear, bytes as usize, backend, machine) {
+        if let Err(fault) = piece(access, reached, linear, bytes as usize, backend, machine) {
             return fault.into();
         }
         let next = if backwards { pointer.wrapping_sub(bytes) } else { pointer.wrapping_add(bytes) };
@@ -186,6 +115,7 @@ fn elements_ahead(linear: u64, offset: u64, address_mask: u64, bytes: u8) -> u64
 /// tried before the port is asked, since what a port delivers can't be given back.
 fn piece<B: Backend>(
     access: IoAccess,
+    reached: Reached,
     linear: u64,
     bytes: usize,
     backend: &mut B,
@@ -197,7 +127,7 @@ fn piece<B: Backend>(
     if access.is_in {
         paging::probe_write(backend, machine, linear, bytes)?;
         for element in buffer.chunks_exact_mut(size) {
-            element.copy_from_slice(&machine.ports.read(access.port, access.bytes).to_le_bytes()[..size]);
+            element.copy_from_slice(&machine.ports.read(reached, access.bytes).to_le_bytes()[..size]);
         }
         return paging::write(backend, machine, linear, buffer);
     }
@@ -205,7 +135,7 @@ fn piece<B: Backend>(
     for element in buffer.chunks_exact(size) {
         let mut value = [0; 4];
         value[..size].copy_from_slice(element);
-        machine.ports.write(access.port, access.bytes, u32::from_le_bytes(value));
+        machine.ports.write(reached, access.bytes, u32::from_le_bytes(value));
     }
     Ok(())
 }
@@ -215,20 +145,7 @@ mod tests {
     use super::*;
     use crate::exit::{Event, vector};
     use crate::script::{Script, machine};
-
-    #[test]
-    fn the_loopback_port_is_a_bounded_queue() {
-        let mut ports = Ports::default();
-        ports.write(LOOPBACK_PORT, 4, 0x4433_2211);
-        assert_eq!(ports.read(LOOPBACK_PORT, 2) & 0xffff, 0x2211);
-        assert_eq!(ports.read(LOOPBACK_PORT, 4), 0xffff_4433);
-        for byte in 0..100 {
-            ports.write(LOOPBACK_PORT, 1, byte);
-        }
-        let read: Vec<_> = (0..65).map(|_| ports.read(LOOPBACK_PORT, 1) & 0xff).collect();
-        assert!(read[..64].iter().copied().eq(0..64));
-        assert_eq!(read[64], 0xff);
-    }
+    use tollgate_abi::machine::{LOOPBACK_PORT, POST_PORT};
 
     #[test]
     fn in_keeps_what_is_above_a_small_result() {
@@ -337,14 +254,5 @@ mod tests {
         let mut registers = GuestRegisters { rcx: u64::MAX, ..Default::default() };
         assert_eq!(handle(access, &mut registers, &mut backend, &mut machine), Action::Resume);
         assert_eq!((registers.rcx, registers.rsi), (u64::MAX - 4096, 4096));
-    }
-
-    #[test]
-    fn ports_without_a_device_read_all_ones() {
-        let mut ports = Ports::default();
-        ports.write(0x1234, 4, 0);
-        assert_eq!(ports.read(0x1234, 4), !0);
-        ports.write(POST_PORT, 1, 0x42);
-        assert_eq!(ports.read(POST_PORT, 1) & 0xff, 0x42);
     }
 }

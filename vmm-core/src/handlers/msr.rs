@@ -1,6 +1,8 @@
-//! RDMSR and WRMSR: one table of the MSRs that the guest has. Any other raises #GP(0).
+//! RDMSR and WRMSR: one table of the processor's MSRs that the guest has; those of its machine are in the machine's row. Any other
+//! raises #GP(0).
 
-use tollgate_abi::apic::{IA32_APIC_BASE, IA32_TSC_DEADLINE, MSR_BASE, MSR_LAST};
+use tollgate_abi::apic::{MSR_BASE, MSR_LAST};
+use tollgate_abi::x86::msr::*;
 
 use crate::exit::{Action, Backend, Event, GuestRegisters, State};
 use crate::handlers::apic;
@@ -10,10 +12,6 @@ use crate::paging::is_canonical;
 /// How an MSR behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Reads a constant; a write of anything else raises #GP.
-    Constant(u64),
-    /// Reads a constant; a write is ignored.
-    Ignored(u64),
     /// The guest's own: any value.
     Own(State),
     /// The guest's own: 32 bits; more raise #GP.
@@ -26,8 +24,6 @@ enum Kind {
     TscAdjust,
     /// EFER.
     Efer,
-    /// IA32_APIC_BASE: reads a constant of the vCPU; a write of anything else raises #GP.
-    ApicBase,
     /// A register of the local APIC.
     Apic,
 }
@@ -43,24 +39,21 @@ const CR0_PG: u64 = 1 << 31;
 #[inline(always)]
 fn kind(msr: u32) -> Option<Kind> {
     Some(match msr {
-        IA32_APIC_BASE => Kind::ApicBase,
+        IA32_TIME_STAMP_COUNTER => Kind::TimeStamp,
+        IA32_TSC_ADJUST => Kind::TscAdjust,
+        IA32_SYSENTER_CS => Kind::Low(State::SysenterCs),
+        IA32_SYSENTER_ESP => Kind::Address(State::SysenterEsp),
+        IA32_SYSENTER_EIP => Kind::Address(State::SysenterEip),
+        IA32_EFER => Kind::Efer,
+        IA32_STAR => Kind::Own(State::Star),
+        IA32_LSTAR => Kind::Address(State::Lstar),
+        IA32_CSTAR => Kind::Address(State::Cstar),
+        IA32_FMASK => Kind::Low(State::Fmask),
+        IA32_FS_BASE => Kind::Address(State::FsBase),
+        IA32_GS_BASE => Kind::Address(State::GsBase),
+        IA32_KERNEL_GS_BASE => Kind::Address(State::KernelGsBase),
+        IA32_TSC_AUX => Kind::Low(State::TscAux),
         MSR_BASE..=MSR_LAST | IA32_TSC_DEADLINE => Kind::Apic,
-        0x10 => Kind::TimeStamp,                           // IA32_TIME_STAMP_COUNTER
-        0x3b => Kind::TscAdjust,                           // IA32_TSC_ADJUST
-        0x8b => Kind::Ignored(0),                          // IA32_BIOS_SIGN_ID: no microcode
-        0x174 => Kind::Low(State::SysenterCs),             // IA32_SYSENTER_CS
-        0x175 => Kind::Address(State::SysenterEsp),        // IA32_SYSENTER_ESP
-        0x176 => Kind::Address(State::SysenterEip),        // IA32_SYSENTER_EIP
-        0x1a0 => Kind::Constant(1),                        // IA32_MISC_ENABLE: fast strings
-        0xc000_0080 => Kind::Efer,                         // IA32_EFER
-        0xc000_0081 => Kind::Own(State::Star),             // IA32_STAR
-        0xc000_0082 => Kind::Address(State::Lstar),        // IA32_LSTAR
-        0xc000_0083 => Kind::Address(State::Cstar),        // IA32_CSTAR
-        0xc000_0084 => Kind::Low(State::Fmask),            // IA32_FMASK
-        0xc000_0100 => Kind::Address(State::FsBase),       // IA32_FS_BASE
-        0xc000_0101 => Kind::Address(State::GsBase),       // IA32_GS_BASE
-        0xc000_0102 => Kind::Address(State::KernelGsBase), // IA32_KERNEL_GS_BASE
-        0xc000_0103 => Kind::Low(State::TscAux),           // IA32_TSC_AUX
         _ => return None,
     })
 }
@@ -70,11 +63,7 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 /// RDMSR of a constant.
 #[inline(always)]
 pub fn quick(registers: &mut GuestRegisters, machine: &Machine) -> bool {
-    let value = match kind(registers.rcx as u32) {
-        Some(Kind::ApicBase) => machine.apic_base,
-        Some(Kind::Constant(value) | Kind::Ignored(value)) => value,
-        _ => return false,
-    };
+    let Some(value) = machine.msrs.quick(registers.rcx as u32) else { return false };
     put(registers, value);
     true
 }
@@ -90,26 +79,46 @@ fn put(registers: &mut GuestRegisters, value: u64) {
 pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
     let value = match kind(registers.rcx as u32) {
         Some(Kind::Low(State::TscAux)) if !machine.cpuid.has_rdtscp() => return REFUSED,
-        Some(Kind::Constant(value) | Kind::Ignored(value)) => value,
         Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state)) => backend.get(state),
         Some(Kind::TimeStamp) => backend.guest_tsc(),
         // All that the guest's TSC is ahead is in here, whichever of the two MSRs it was written to (SDM 3B 18.17.3).
         Some(Kind::TscAdjust) => backend.get(State::TscOffset),
         Some(Kind::Efer) => backend.get(State::Efer),
-        Some(Kind::ApicBase) => machine.apic_base,
         Some(Kind::Apic) => return apic::read(registers, backend, machine),
-        None => return REFUSED,
+        None => return read_constant(registers, machine),
     };
     put(registers, value);
     Action::Advance
 }
 
+/// RDMSR of what the processor's table does not have.
+#[cold]
+#[inline(never)]
+fn read_constant(registers: &mut GuestRegisters, machine: &Machine) -> Action {
+    let Some(value) = machine.msrs.read(registers.rcx as u32) else { return REFUSED };
+    put(registers, value);
+    Action::Advance
+}
+
+/// WRMSR of what the processor's table does not have.
+#[cold]
+#[inline(never)]
+fn write_constant(msr: u32, value: u64, machine: &Machine) -> Action {
+    match machine.msrs.write(msr, value) {
+        Some(Ok(())) => Action::Advance,
+        Some(Err(_)) | None => REFUSED,
+    }
+}
+
 /// WRMSR.
 #[inline(never)]
 pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
-    let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
-    match kind(registers.rcx as u32) {
-        Some(Kind::Ignored(_)) => {}
+    let (msr, value) = (registers.rcx as u32, registers.rax & 0xffff_ffff | registers.rdx << 32);
+    // Those that are written most come first.
+    if (MSR_BASE..=MSR_LAST).contains(&msr) {
+        return apic::write(registers, backend, machine);
+    }
+    match kind(msr) {
         Some(Kind::Low(State::TscAux)) if !machine.cpuid.has_rdtscp() => return REFUSED,
         Some(Kind::Own(state)) => backend.set(state, value),
         Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
@@ -118,9 +127,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::TimeStamp) => set_tsc_offset(value.wrapping_sub(backend.tsc()), backend, machine),
         Some(Kind::Efer) => return write_efer(value, backend, machine),
         Some(Kind::Apic) => return apic::write(registers, backend, machine),
-        Some(Kind::Constant(constant)) if value == constant => {}
-        // The mode of the APIC stays what it is.
-        Some(Kind::ApicBase) if value == machine.apic_base => {}
+        None => return write_constant(msr, value, machine),
         _ => return REFUSED,
     }
     Action::Advance
@@ -152,8 +159,10 @@ mod tests {
     use crate::devices::cpuid_table::CpuidTable;
     use crate::devices::cpuid_table::tests::everything;
     use crate::script::{Script, machine};
-    use tollgate_abi::apic::{APIC_BASE, INITIAL_COUNT, LVT_TIMER, LVT_TSC_DEADLINE};
+    use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, INITIAL_COUNT, LVT_TIMER, LVT_TSC_DEADLINE};
     use tollgate_abi::leaves::Answer;
+
+    const APIC_BASE_READ: u64 = APIC_BASE | BOOT_PROCESSOR;
 
     /// A processor with everything but NX.
     fn without_no_execute(leaf: u32, sub_leaf: u32) -> Answer {
@@ -161,8 +170,8 @@ mod tests {
         if leaf == 0x8000_0001 { Answer { edx: answer.edx & !(1 << 20), ..answer } } else { answer }
     }
 
-    fn rdmsr(backend: &Script, msr: u64) -> Option<u64> {
-        let mut registers = GuestRegisters { rcx: msr, rax: !0, rdx: !0, ..Default::default() };
+    fn rdmsr(backend: &Script, msr: u32) -> Option<u64> {
+        let mut registers = GuestRegisters { rcx: msr.into(), rax: !0, rdx: !0, ..Default::default() };
         match read(&mut registers, backend, &machine()) {
             Action::Advance => Some(registers.rax | registers.rdx << 32),
             action => {
@@ -172,9 +181,9 @@ mod tests {
         }
     }
 
-    fn wrmsr(backend: &mut Script, msr: u64, value: u64) -> bool {
+    fn wrmsr(backend: &mut Script, msr: u32, value: u64) -> bool {
         let mut registers = GuestRegisters {
-            rcx: msr,
+            rcx: msr.into(),
             rax: value & 0xffff_ffff | 0xdead << 32,
             rdx: value >> 32,
             ..Default::default()
@@ -185,9 +194,9 @@ mod tests {
     #[test]
     fn the_guest_has_its_own_msrs_and_no_others() {
         let mut backend = Script::default();
-        assert_eq!(rdmsr(&backend, 0x1b), Some(APIC_BASE));
-        assert!(wrmsr(&mut backend, 0x175, 0x1234_5678_9abc));
-        assert_eq!(rdmsr(&backend, 0x175), Some(0x1234_5678_9abc));
+        assert_eq!(rdmsr(&backend, IA32_APIC_BASE), Some(APIC_BASE_READ));
+        assert!(wrmsr(&mut backend, IA32_SYSENTER_ESP, 0x1234_5678_9abc));
+        assert_eq!(rdmsr(&backend, IA32_SYSENTER_ESP), Some(0x1234_5678_9abc));
         for msr in [0x3a, 0x480, 0x48b, 0x1d9, 0x277, 0x4000_0000, 0xc000_0104, 0xffff_ffff] {
             assert_eq!(rdmsr(&backend, msr), None, "{msr:#x}");
             assert!(!wrmsr(&mut backend, msr, 0), "{msr:#x}");
@@ -197,45 +206,55 @@ mod tests {
     #[test]
     fn the_guests_time_is_ahead_by_what_it_writes_and_its_deadlines_go_by_it() {
         let (mut backend, mut machine) = (Script { tsc: 1000, ..Script::default() }, machine());
-        let mut write = |backend: &mut Script, msr: u64, value: u64| {
+        let mut write = |backend: &mut Script, msr: u32, value: u64| {
             let (rax, rdx) = (value & 0xffff_ffff, value >> 32);
-            let mut registers = GuestRegisters { rcx: msr, rax, rdx, ..Default::default() };
+            let mut registers = GuestRegisters { rcx: msr.into(), rax, rdx, ..Default::default() };
             assert_eq!(super::write(&mut registers, backend, &mut machine), Action::Advance);
         };
-        write(&mut backend, 0x3b, 500);
-        assert_eq!((rdmsr(&backend, 0x3b), rdmsr(&backend, 0x10)), (Some(500), Some(1500)));
-        write(&mut backend, LVT_TIMER.into(), u64::from(LVT_TSC_DEADLINE | 0x40));
-        write(&mut backend, IA32_TSC_DEADLINE.into(), 2000);
+        write(&mut backend, IA32_TSC_ADJUST, 500);
+        assert_eq!(
+            (rdmsr(&backend, IA32_TSC_ADJUST), rdmsr(&backend, IA32_TIME_STAMP_COUNTER)),
+            (Some(500), Some(1500))
+        );
+        write(&mut backend, LVT_TIMER, u64::from(LVT_TSC_DEADLINE | 0x40));
+        write(&mut backend, IA32_TSC_DEADLINE, 2000);
         assert_eq!(backend.timer, Some(1500), "500 ticks from now");
-        write(&mut backend, 0x3b, 200u64.wrapping_neg());
-        assert_eq!((backend.timer, rdmsr(&backend, 0x10)), (Some(2200), Some(800)), "back by 700: 700 later");
-        write(&mut backend, 0x3b, 5000);
+        write(&mut backend, IA32_TSC_ADJUST, 200u64.wrapping_neg());
+        assert_eq!(
+            (backend.timer, rdmsr(&backend, IA32_TIME_STAMP_COUNTER)),
+            (Some(2200), Some(800)),
+            "back by 700: 700 later"
+        );
+        write(&mut backend, IA32_TSC_ADJUST, 5000);
         assert_eq!(backend.timer, Some(1000), "at once");
-        write(&mut backend, LVT_TIMER.into(), 0x40);
-        write(&mut backend, INITIAL_COUNT.into(), 100);
+        write(&mut backend, LVT_TIMER, 0x40);
+        write(&mut backend, INITIAL_COUNT, 100);
         assert_eq!(backend.timer, Some(1200), "two ticks for each count");
-        write(&mut backend, 0x3b, 0);
+        write(&mut backend, IA32_TSC_ADJUST, 0);
         assert_eq!(backend.timer, Some(1200), "a count is none of a TSC");
-        write(&mut backend, 0x10, 7 << 32);
-        assert_eq!((rdmsr(&backend, 0x10), rdmsr(&backend, 0x3b)), (Some(7 << 32), Some((7 << 32) - 1000)));
-        write(&mut backend, LVT_TIMER.into(), u64::from(LVT_TSC_DEADLINE | 0x40));
-        write(&mut backend, IA32_TSC_DEADLINE.into(), (7 << 32) + 50);
-        write(&mut backend, 0x10, 0);
-        assert_eq!(rdmsr(&backend, 0x3b), Some(1000u64.wrapping_neg()));
+        write(&mut backend, IA32_TIME_STAMP_COUNTER, 7 << 32);
+        assert_eq!(
+            (rdmsr(&backend, IA32_TIME_STAMP_COUNTER), rdmsr(&backend, IA32_TSC_ADJUST)),
+            (Some(7 << 32), Some((7 << 32) - 1000))
+        );
+        write(&mut backend, LVT_TIMER, u64::from(LVT_TSC_DEADLINE | 0x40));
+        write(&mut backend, IA32_TSC_DEADLINE, (7 << 32) + 50);
+        write(&mut backend, IA32_TIME_STAMP_COUNTER, 0);
+        assert_eq!(rdmsr(&backend, IA32_TSC_ADJUST), Some(1000u64.wrapping_neg()));
         assert_eq!(backend.timer, Some((7 << 32) + 1050), "the deadline goes by what was written");
     }
 
     #[test]
     fn values_that_the_processor_refuses_are_refused() {
         let mut backend = Script::default();
-        assert!(wrmsr(&mut backend, 0x1b, APIC_BASE), "the value that it has");
-        assert!(!wrmsr(&mut backend, 0x1b, APIC_BASE & !(1 << 10)), "out of x2APIC mode");
+        assert!(wrmsr(&mut backend, IA32_APIC_BASE, APIC_BASE_READ), "the value that it has");
+        assert!(!wrmsr(&mut backend, IA32_APIC_BASE, APIC_BASE_READ & !(1 << 10)), "out of x2APIC mode");
         assert!(!wrmsr(&mut backend, 0x80b, 1) && !wrmsr(&mut backend, 0x802, 0));
-        assert!(!wrmsr(&mut backend, 0x175, 1 << 63));
-        assert!(!wrmsr(&mut backend, 0x174, 1 << 32));
-        assert!(wrmsr(&mut backend, 0x8b, 0));
-        assert!(wrmsr(&mut backend, 0x1a0, 1), "IA32_MISC_ENABLE: the value that it has");
-        assert!(!wrmsr(&mut backend, 0x1a0, 0) && !wrmsr(&mut backend, 0x1a0, 1 << 18 | 1));
+        assert!(!wrmsr(&mut backend, IA32_SYSENTER_ESP, 1 << 63));
+        assert!(!wrmsr(&mut backend, IA32_SYSENTER_CS, 1 << 32));
+        assert!(wrmsr(&mut backend, IA32_BIOS_SIGN_ID, 0));
+        assert!(wrmsr(&mut backend, IA32_MISC_ENABLE, 1), "IA32_MISC_ENABLE: the value that it has");
+        assert!(!wrmsr(&mut backend, IA32_MISC_ENABLE, 0) && !wrmsr(&mut backend, IA32_MISC_ENABLE, 1 << 18 | 1));
     }
 
     #[test]
@@ -243,24 +262,21 @@ mod tests {
         let mut backend = Script::default();
         backend.set(State::Cr0, CR0_PG);
         backend.set(State::Efer, 0x501);
-        assert!(wrmsr(&mut backend, 0xc000_0080, 0x900));
-        assert_eq!(rdmsr(&backend, 0xc000_0080), Some(0xd00));
-        assert!(!wrmsr(&mut backend, 0xc000_0080, 0x800), "LME cleared");
-        assert!(!wrmsr(&mut backend, 0xc000_0080, 0x1500), "SVME");
-        assert!(
-            wrmsr(&mut backend, 0xc000_0080, 0xd00) && wrmsr(&mut backend, 0xc000_0080, 0x100),
-            "LMA is not written"
-        );
-        assert_eq!(rdmsr(&backend, 0xc000_0080), Some(0x500));
+        assert!(wrmsr(&mut backend, IA32_EFER, 0x900));
+        assert_eq!(rdmsr(&backend, IA32_EFER), Some(0xd00));
+        assert!(!wrmsr(&mut backend, IA32_EFER, 0x800), "LME cleared");
+        assert!(!wrmsr(&mut backend, IA32_EFER, 0x1500), "SVME");
+        assert!(wrmsr(&mut backend, IA32_EFER, 0xd00) && wrmsr(&mut backend, IA32_EFER, 0x100), "LMA is not written");
+        assert_eq!(rdmsr(&backend, IA32_EFER), Some(0x500));
         let mut old = machine();
         old.cpuid = CpuidTable::new(without_no_execute, 0, 1, true);
         let write = |backend: &mut Script, machine: &mut Machine, value| {
-            let registers = &mut GuestRegisters { rcx: 0xc000_0080, rax: value, ..Default::default() };
+            let registers = &mut GuestRegisters { rcx: IA32_EFER.into(), rax: value, ..Default::default() };
             super::write(registers, backend, machine)
         };
         assert_eq!(write(&mut backend, &mut old, 0xd01), REFUSED, "NXE, on a processor without");
         assert_eq!(write(&mut backend, &mut old, 0x501), Action::Advance);
         backend.set(State::Cr0, 1);
-        assert!(wrmsr(&mut backend, 0xc000_0080, 0x900), "LME set before paging");
+        assert!(wrmsr(&mut backend, IA32_EFER, 0x900), "LME set before paging");
     }
 }

@@ -1,20 +1,93 @@
-//! The machine that the guest sees: its memory, its ports, and the page that tells it so.
+//! The machines that guests see, one row each ([`Model`]): memory, devices, MSRs; and the page that tells a guest what it has.
 //!
-//! Guest-physical addresses start at 0 and have nothing to do with where the monitor put the memory. The first 8 MiB are
-//! mapped before the guest starts; the 8 MiB above are mapped page by page, on first touch.
+//! A row is all that says what a page, a port or an MSR of the machine means; those of the processor itself are the same in every
+//! machine. Guest-physical addresses start at 0 and have nothing to do with where the monitor put the memory.
+
+mod unikernel;
+
+pub use unikernel::{FRESH_BYTES, GUEST_BYTES, LOOPBACK_PORT, POST_PORT, RAM_BYTES, UNIKERNEL};
+
+/// A machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    /// Its memory, by ascending addresses. Of the regions that are mapped on first touch there is one at most.
+    pub memory: &'static [Region],
+    /// The devices behind ports. A port that none of them has reads all ones and ignores writes.
+    pub devices: &'static [Device],
+    /// The MSRs that read the same value always. Any that is neither here nor the processor's raises #GP(0).
+    pub msrs: &'static [ConstantMsr],
+}
+
+/// A range of guest-physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// The first address.
+    pub gpa: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// When the guest has it.
+    pub mapping: Mapping,
+}
+
+/// When a region is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// Before the guest starts.
+    Always,
+    /// Page by page, each on its first touch, which is an exit.
+    OnFirstTouch,
+}
+
+/// A device and its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// The kind.
+    pub behind: Behind,
+    /// The lowest of its ports.
+    pub first_port: u16,
+    /// How many it has.
+    pub ports: u16,
+}
+
+/// The kinds of device that a port can have behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behind {
+    /// A byte, which reads as it was written last. A model has one of these, since exits about it are quick.
+    Byte,
+    /// A queue of [`LOOPBACK_BYTES`], which gives back what was written to it.
+    Loopback,
+}
+
+/// An MSR that reads the same value always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConstantMsr {
+    /// Its number.
+    pub msr: u32,
+    /// The value.
+    pub value: u64,
+    /// A write of another value does nothing; otherwise it raises #GP(0).
+    pub ignores_writes: bool,
+}
+
+impl Model {
+    /// Where the guest's memory ends.
+    pub const fn memory_bytes(&self) -> u64 {
+        let last = self.memory[self.memory.len() - 1];
+        last.gpa + last.bytes
+    }
+
+    /// The kind of device behind a port, if there is one.
+    pub fn behind(&self, port: u16) -> Option<Behind> {
+        let is_there = |device: &&Device| port.wrapping_sub(device.first_port) < device.ports;
+        self.devices.iter().find(is_there).map(|device| device.behind)
+    }
+}
 
 /// The most vCPUs that a guest can have.
 pub const MOST_VCPUS: usize = 16;
 
 /// Bytes of a page.
 pub const PAGE_BYTES: u64 = 4096;
-
-/// Memory that is mapped from the start, in bytes from guest-physical 0.
-pub const RAM_BYTES: u64 = 8 << 20;
-/// Memory that is mapped page by page on first touch, in bytes above [`RAM_BYTES`].
-pub const FRESH_BYTES: u64 = 8 << 20;
-/// All of the guest's memory in bytes.
-pub const GUEST_BYTES: u64 = RAM_BYTES + FRESH_BYTES;
 
 /// What the monitor writes for the guest lies below: [`BootInfo`] and page tables. No segment may be loaded there.
 pub const BOOT_AREA_BYTES: u64 = 0x1_0000;
@@ -26,11 +99,6 @@ pub const PAGE_TABLES_GPA: u64 = 0x2000;
 /// A page for the code at which the other vCPUs start; its number is the vector of the start-up IPI.
 pub const START_UP_GPA: u64 = 0x8000;
 
-/// A port whose last written byte is read back: POST codes. Like the loopback port, each vCPU has its own, so that no two
-/// share memory on the way out of the guest and back.
-pub const POST_PORT: u16 = 0x80;
-/// A port that gives back what was written to it, in order: a queue of [`LOOPBACK_BYTES`]. Empty, it reads `0xff`.
-pub const LOOPBACK_PORT: u16 = 0x5f0;
 /// Bytes that the loopback port holds; more are dropped.
 pub const LOOPBACK_BYTES: usize = 64;
 
@@ -71,3 +139,50 @@ pub const BOOT_INFO_MAGIC: u64 = u64::from_le_bytes(*b"TollBoot");
 
 const _: () = assert!(size_of::<BootInfo>() == 56 + OPTIONS_BYTES && BOOT_INFO_GPA + 4096 <= PAGE_TABLES_GPA);
 const _: () = assert!(PAGE_TABLES_GPA + 6 * PAGE_BYTES <= START_UP_GPA && START_UP_GPA + PAGE_BYTES <= BOOT_AREA_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    const MODELS: [Model; 1] = [UNIKERNEL];
+
+    #[test]
+    fn no_two_of_a_model_claim_the_same() {
+        for model in MODELS {
+            let mut end = 0;
+            for region in model.memory {
+                assert!(region.gpa >= end && region.bytes > 0, "{region:x?}");
+                assert!(
+                    region.gpa.is_multiple_of(PAGE_BYTES) && region.bytes.is_multiple_of(PAGE_BYTES),
+                    "{region:x?}"
+                );
+                end = region.gpa + region.bytes;
+            }
+            let on_touch = model.memory.iter().filter(|region| region.mapping == Mapping::OnFirstTouch);
+            assert!(on_touch.count() <= 1 && end == model.memory_bytes());
+            let bytes = model.devices.iter().filter(|device| device.behind == Behind::Byte);
+            assert_eq!(bytes.map(|device| device.ports).collect::<Vec<_>>(), [1]);
+            let mut ports: Vec<u32> = model
+                .devices
+                .iter()
+                .flat_map(|device| (0..device.ports).map(|at| u32::from(device.first_port) + u32::from(at)))
+                .collect();
+            let mut msrs: Vec<u32> = model.msrs.iter().map(|msr| msr.msr).collect();
+            for numbers in [&mut ports, &mut msrs] {
+                let all = numbers.len();
+                numbers.sort_unstable();
+                numbers.dedup();
+                assert_eq!(numbers.len(), all, "{numbers:x?}");
+            }
+            assert!(ports.iter().all(|&port| port <= u16::MAX.into()), "{ports:x?}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_its_devices_or_nobodys() {
+        let port = |port| UNIKERNEL.behind(port);
+        assert_eq!((port(POST_PORT), port(LOOPBACK_PORT)), (Some(Behind::Byte), Some(Behind::Loopback)));
+        assert_eq!([POST_PORT - 1, POST_PORT + 1, LOOPBACK_PORT + 1, 0, u16::MAX].map(port), [None; 5]);
+    }
+}

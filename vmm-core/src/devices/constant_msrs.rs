@@ -1,0 +1,111 @@
+//! The MSRs that read the same value always: IA32_APIC_BASE, which tells the vCPUs apart, and those of the machine's row.
+
+use tollgate_abi::apic::IA32_APIC_BASE;
+use tollgate_abi::machine::{ConstantMsr, Model};
+
+/// A write that raises #GP(0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// The MSRs.
+#[derive(Clone, Copy, Debug)]
+pub struct ConstantMsrs {
+    apic_base: u64,
+    /// The first two of the row whose value has 32 bits, for the quick form; IA32_APIC_BASE, which comes before, where there are fewer.
+    short: [Short; 2],
+    row: &'static [ConstantMsr],
+}
+
+/// One that the quick form knows.
+#[derive(Clone, Copy, Debug)]
+struct Short {
+    msr: u32,
+    value: u32,
+}
+
+impl ConstantMsrs {
+    /// Those of a machine, with `apic_base` in IA32_APIC_BASE.
+    pub fn new(model: &'static Model, apic_base: u64) -> Self {
+        let mut short = [Short { msr: IA32_APIC_BASE, value: 0 }; 2];
+        let of_row = model
+            .msrs
+            .iter()
+            .filter_map(|constant| Some(Short { msr: constant.msr, value: u32::try_from(constant.value).ok()? }));
+        short.iter_mut().zip(of_row).for_each(|(into, constant)| *into = constant);
+        Self { apic_base, short, row: model.msrs }
+    }
+
+    /// The value of one of the first.
+    #[inline(always)]
+    pub fn quick(&self, msr: u32) -> Option<u64> {
+        if msr == IA32_APIC_BASE {
+            return Some(self.apic_base);
+        }
+        core::hint::cold_path();
+        let [second, third] = self.short;
+        match msr {
+            _ if msr == second.msr => Some(second.value.into()),
+            _ if msr == third.msr => Some(third.value.into()),
+            _ => None,
+        }
+    }
+
+    fn find(&self, msr: u32) -> Option<ConstantMsr> {
+        if msr == IA32_APIC_BASE {
+            // The mode of the APIC stays what it is.
+            return Some(ConstantMsr { msr, value: self.apic_base, ignores_writes: false });
+        }
+        self.row.iter().find(|constant| constant.msr == msr).copied()
+    }
+
+    /// RDMSR; `None` if it is none of them.
+    pub fn read(&self, msr: u32) -> Option<u64> {
+        self.find(msr).map(|constant| constant.value)
+    }
+
+    /// WRMSR; `None` if it is none of them.
+    pub fn write(&self, msr: u32, value: u64) -> Option<Result<(), Refused>> {
+        self.find(msr).map(
+            |constant| {
+                if constant.ignores_writes || value == constant.value { Ok(()) } else { Err(Refused) }
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_abi::machine::UNIKERNEL;
+
+    #[test]
+    fn a_row_of_any_length_is_read_whole() {
+        const fn row(msr: u32, value: u64) -> ConstantMsr {
+            ConstantMsr { msr, value, ignores_writes: msr % 2 == 1 }
+        }
+        const ROWS: [ConstantMsr; 5] = [row(10, 1), row(11, 2), row(12, 3), row(13, 4), row(14, 5)];
+        const MODELS: [Model; 4] = [
+            Model { msrs: &[], ..UNIKERNEL },
+            Model { msrs: &[ROWS[0]], ..UNIKERNEL },
+            Model { msrs: &[ROWS[0], ROWS[1]], ..UNIKERNEL },
+            Model { msrs: &ROWS, ..UNIKERNEL },
+        ];
+        for model in &MODELS {
+            let msrs = ConstantMsrs::new(model, 0x900);
+            assert_eq!((msrs.quick(IA32_APIC_BASE), msrs.read(IA32_APIC_BASE)), (Some(0x900), Some(0x900)));
+            assert_eq!(
+                (msrs.write(IA32_APIC_BASE, 0x900), msrs.write(IA32_APIC_BASE, 0)),
+                (Some(Ok(())), Some(Err(Refused)))
+            );
+            for row in &ROWS {
+                let expected = model.msrs.contains(row).then_some(row.value);
+                assert_eq!(msrs.read(row.msr), expected, "{row:?}");
+                assert!(msrs.quick(row.msr).is_none_or(|value| Some(value) == expected), "{row:?}");
+                let write = expected.map(|_| if row.ignores_writes { Ok(()) } else { Err(Refused) });
+                assert_eq!(msrs.write(row.msr, 99), write, "{row:?}");
+                assert_eq!(msrs.write(row.msr, row.value), expected.map(|_| Ok(())), "{row:?}");
+            }
+            assert_eq!((msrs.read(0), msrs.quick(0)), (None, None));
+        }
+    }
+}

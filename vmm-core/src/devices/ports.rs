@@ -1,0 +1,143 @@
+//! The devices behind ports of one vCPU, as the machine's row has them, and what a port without a device does: it reads all ones
+//! and ignores writes, as on a bus where nobody answers.
+
+use tollgate_abi::machine::{Behind, Model};
+
+use super::loopback::Loopback;
+
+/// The devices behind ports.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    model: &'static Model,
+    /// The port that is a byte.
+    byte_port: u16,
+    /// What four bytes read there: that one, and ones above.
+    byte: [u8; 4],
+    /// Bit n is set if a port of another device has n in its lowest six bits: a port whose bit is clear is that byte or nobody's.
+    asks_device: u64,
+    loopback: Loopback,
+}
+
+/// The device that an access reaches; `None` for a port that is nobody's.
+pub type Reached = Option<Behind>;
+
+impl Ports {
+    /// The devices of a machine, as they are after reset.
+    pub fn new(model: &'static Model) -> Self {
+        let mut ports = Self { model, byte_port: 0, byte: [0xff; 4], asks_device: 0, loopback: Loopback::default() };
+        for device in model.devices {
+            match device.behind {
+                Behind::Byte => ports.byte_port = device.first_port,
+                Behind::Loopback => {
+                    (0..device.ports).for_each(|at| ports.asks_device |= 1 << (device.first_port.wrapping_add(at) & 63))
+                }
+            }
+        }
+        ports
+    }
+
+    /// Whether a port, which is not the byte, has no device for sure.
+    #[inline(always)]
+    fn is_nobodys(&self, port: u16) -> bool {
+        self.asks_device >> (port & 63) & 1 == 0
+    }
+
+    /// IN from a port that is the byte or surely nobody's, by one field and one bit.
+    #[inline(always)]
+    pub fn read_plain(&self, port: u16) -> Option<u32> {
+        if port == self.byte_port { Some(self.byte()) } else { self.is_nobodys(port).then_some(!0) }
+    }
+
+    /// OUT to such a port; false to any other.
+    #[inline(always)]
+    pub fn write_plain(&mut self, port: u16, value: u32) -> bool {
+        if port == self.byte_port {
+            self.set_byte(value);
+            return true;
+        }
+        self.is_nobodys(port)
+    }
+
+    fn byte(&self) -> u32 {
+        u32::from_le_bytes(self.byte)
+    }
+
+    fn set_byte(&mut self, value: u32) {
+        self.byte[0] = value as u8;
+    }
+
+    /// The device behind a port.
+    pub fn reach(&self, port: u16) -> Reached {
+        self.model.behind(port)
+    }
+
+    /// IN of `bytes` bytes from a device.
+    pub fn read(&mut self, reached: Reached, bytes: u8) -> u32 {
+        match reached {
+            Some(Behind::Byte) => self.byte(),
+            Some(Behind::Loopback) => self.loopback.read(bytes),
+            None => !0,
+        }
+    }
+
+    /// OUT of the low `bytes` bytes of `value` to a device.
+    pub fn write(&mut self, reached: Reached, bytes: u8, value: u32) {
+        match reached {
+            Some(Behind::Byte) => self.set_byte(value),
+            Some(Behind::Loopback) => self.loopback.write(bytes, value),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_abi::machine::{Device, LOOPBACK_PORT, POST_PORT, UNIKERNEL};
+
+    fn ports() -> Ports {
+        Ports::new(&UNIKERNEL)
+    }
+
+    #[test]
+    fn a_port_without_a_device_reads_all_ones() {
+        let mut ports = ports();
+        let nobodys = ports.reach(0x1234);
+        ports.write(nobodys, 4, 0);
+        assert_eq!((ports.read(nobodys, 4), ports.read_plain(0x1234)), (!0, Some(!0)));
+    }
+
+    #[test]
+    fn the_byte_is_the_same_by_either_way() {
+        let mut ports = ports();
+        assert_eq!(ports.read_plain(POST_PORT), Some(!0), "after reset");
+        assert!(ports.write_plain(POST_PORT, 0x1142));
+        let post = ports.reach(POST_PORT);
+        assert_eq!(ports.read(post, 1) & 0xff, 0x42);
+        ports.write(post, 1, 0x17);
+        assert_eq!(ports.read_plain(POST_PORT), Some(0xffff_ff17));
+    }
+
+    #[test]
+    fn no_port_of_a_device_is_plain() {
+        const MODEL: Model = Model {
+            devices: &[
+                Device { behind: Behind::Loopback, first_port: 0xfff9, ports: 7 },
+                Device { behind: Behind::Byte, first_port: 0x3f, ports: 1 },
+                Device { behind: Behind::Loopback, first_port: 0x20, ports: 2 },
+            ],
+            ..UNIKERNEL
+        };
+        for model in [&MODEL, &UNIKERNEL] {
+            let mut ports = Ports::new(model);
+            for port in 0..=u16::MAX {
+                let (reached, plain) = (ports.reach(port), ports.read_plain(port));
+                assert_eq!(plain.is_some(), ports.write_plain(port, 0xff), "{port:#x}");
+                assert!(reached != Some(Behind::Byte) || plain.is_some(), "{port:#x}");
+                assert!(reached != Some(Behind::Loopback) || plain.is_none(), "{port:#x}");
+                assert!(plain.is_none_or(|plain| plain == !0), "{port:#x}");
+            }
+        }
+        assert_eq!(Ports::new(&UNIKERNEL).read_plain(LOOPBACK_PORT), None);
+    }
+}
