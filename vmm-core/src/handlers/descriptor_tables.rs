@@ -13,6 +13,10 @@ const BASE_24_BITS: u64 = 0x00ff_ffff;
 const UNUSABLE: u64 = 1 << 16;
 const TYPE_LDT: u64 = 2;
 const TYPE_AVAILABLE_TSS: u64 = 9;
+const TYPE_AVAILABLE_16_BIT_TSS: u64 = 1;
+const CR0_PE: u64 = 1;
+const RFLAGS_VM: u64 = 1 << 17;
+const EFER_LMA: u64 = 1 << 10;
 /// What turns an available TSS descriptor into a busy one.
 const BUSY: u64 = 2;
 /// The fewest bytes of these instructions: opcode and ModRM, without a prefix.
@@ -41,11 +45,17 @@ fn perform<B: Backend>(
         Sidt => store_table(operand, State::IdtrLimit, State::IdtrBase, backend, machine),
         Lgdt => load_table(operand, State::GdtrLimit, State::GdtrBase, backend, machine),
         Lidt => load_table(operand, State::IdtrLimit, State::IdtrBase, backend, machine),
+        Sldt | Str | Lldt | Ltr if !has_tasks(backend) => Err(Event::UNDEFINED_OPCODE.into()),
         Sldt => store_selector(operand, backend.get(State::LdtrSelector), registers, backend, machine),
         Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, machine),
         Lldt => load_ldt(load_selector(operand, registers, backend, machine)?, backend, machine),
         Ltr => load_task_register(load_selector(operand, registers, backend, machine)?, backend, machine),
     }
+}
+
+/// Whether there are local descriptor tables and tasks: in protected mode, but for virtual-8086 mode (SDM 2A, 2B: LLDT, LTR, SLDT, STR).
+fn has_tasks<B: Backend>(backend: &B) -> bool {
+    backend.get(State::Cr0) & CR0_PE != 0 && backend.get(State::Rflags) & RFLAGS_VM == 0
 }
 
 fn address(operand: Operand) -> Result<u64, Fault> {
@@ -159,7 +169,8 @@ fn load_selector<B: Backend>(
     }
 }
 
-/// A system descriptor of the GDT: 16 bytes in IA-32e mode.
+/// A system descriptor of the GDT: 16 bytes in IA-32e mode, compatibility mode included; else 8, with a base of 32 bits (SDM 3A 3.5,
+/// 7.2.3).
 struct Descriptor {
     linear: u64,
     low: u64,
@@ -169,22 +180,23 @@ struct Descriptor {
 impl Descriptor {
     fn load<B: Backend>(
         selector: u16,
-        wanted_type: u64,
+        wanted_types: &[u64],
         backend: &mut B,
         machine: &mut Machine,
     ) -> Result<Self, Fault> {
+        let mut bytes = [0; 16];
+        let form = if is_in_long_mode(backend) { bytes.len() } else { bytes.len() / 2 };
         let (offset, error_code) = (u64::from(selector & !7), u32::from(selector & !3));
         let refused = Fault::Raise(Event::fault(vector::GP, error_code));
-        if selector & 4 != 0 || offset + 15 > backend.get(State::GdtrLimit) {
+        if selector & 4 != 0 || offset + form as u64 > backend.get(State::GdtrLimit) + 1 {
             return Err(refused);
         }
         let linear = backend.get(State::GdtrBase).wrapping_add(offset);
-        let mut bytes = [0; 16];
-        paging::read(backend, machine, linear, &mut bytes)?;
+        paging::read(backend, machine, linear, &mut bytes[..form])?;
         let both = u128::from_le_bytes(bytes);
         let descriptor = Self { linear, low: both as u64, high: (both >> 64) as u64 };
         // Type and S together: a system descriptor has S = 0.
-        if descriptor.low >> 40 & 0x1f != wanted_type {
+        if !wanted_types.contains(&(descriptor.low >> 40 & 0x1f)) {
             return Err(refused);
         }
         if descriptor.low >> 47 & 1 == 0 {
@@ -207,13 +219,17 @@ impl Descriptor {
     }
 }
 
+fn is_in_long_mode<B: Backend>(backend: &B) -> bool {
+    backend.get(State::Efer) & EFER_LMA != 0
+}
+
 fn load_ldt<B: Backend>(selector: u16, backend: &mut B, machine: &mut Machine) -> Result<(), Fault> {
     if selector & !3 == 0 {
         backend.set(State::LdtrSelector, u64::from(selector));
         backend.set(State::LdtrRights, UNUSABLE);
         return Ok(());
     }
-    let descriptor = Descriptor::load(selector, TYPE_LDT, backend, machine)?;
+    let descriptor = Descriptor::load(selector, &[TYPE_LDT], backend, machine)?;
     if !paging::is_canonical(descriptor.base()) {
         return Err(Event::fault(vector::GP, u32::from(selector & !3)).into());
     }
@@ -228,7 +244,10 @@ fn load_task_register<B: Backend>(selector: u16, backend: &mut B, machine: &mut 
     if selector & !3 == 0 {
         return Err(Event::GENERAL_PROTECTION.into());
     }
-    let descriptor = Descriptor::load(selector, TYPE_AVAILABLE_TSS, backend, machine)?;
+    let either: &[u64] = &[TYPE_AVAILABLE_TSS, TYPE_AVAILABLE_16_BIT_TSS];
+    // IA-32e mode has no TSS of 16 bits (SDM 3A 3.5, table 3-2).
+    let types = if is_in_long_mode(backend) { &either[..1] } else { either };
+    let descriptor = Descriptor::load(selector, types, backend, machine)?;
     if !paging::is_canonical(descriptor.base()) {
         return Err(Event::fault(vector::GP, u32::from(selector & !3)).into());
     }
@@ -262,6 +281,7 @@ mod tests {
         backend.set(State::Cr3, 0x1000);
         backend.set(State::Cr0, 1 << 31 | 1);
         backend.set(State::CsRights, CS_LONG);
+        backend.set(State::Efer, EFER_LMA);
         backend.set(State::GdtrBase, GDT);
         backend.set(State::GdtrLimit, 0x2f);
         (backend, machine)
@@ -331,6 +351,51 @@ mod tests {
             up.1.memory.write_u64(0x5000, code).unwrap();
             up.0.set(State::InstructionBytes, bytes);
             assert_eq!(run(&mut up, TableInstruction::Str, Operand::Register(0), !0), (Action::Advance, expected));
+        }
+    }
+
+    #[test]
+    fn system_descriptors_have_eight_bytes_outside_of_ia_32e_mode() {
+        let mut up = set_up();
+        up.0.set(State::Efer, 0);
+        up.0.set(State::Cr0, 1);
+        up.0.set(State::CsRights, CS_DEFAULT);
+        // What follows the LDT is no part of it, and the last descriptor ends with the table.
+        for (at, value) in [(0x18, !0), (0x20, 0x1200_8934_5678_0067), (0x28, 0x0000_8134_5678_002b)] {
+            up.1.memory.write_u64(GDT + at, value).unwrap();
+        }
+        assert_eq!(run(&mut up, TableInstruction::Lldt, Operand::Register(0), 0x10).0, Action::Advance);
+        assert_eq!((up.0.get(State::LdtrBase), up.0.get(State::LdtrLimit)), (0x1234_5678, 0xf));
+        for (selector, base, rights) in [(0x20, 0x1234_5678, 0x8b), (0x28, 0x34_5678, 0x83)] {
+            assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), selector).0, Action::Advance);
+            assert_eq!((up.0.get(State::TrBase), up.0.get(State::TrRights)), (base, rights));
+        }
+        let refused = |selector| Action::Inject(Event::fault(vector::GP, selector));
+        assert_eq!(
+            run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0x30).0,
+            refused(0x30),
+            "beyond the limit"
+        );
+        up.0.set(State::Efer, EFER_LMA);
+        assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0x28).0, refused(0x28), "half of it");
+        up.1.memory.write_u64(GDT + 0x20, 0x0000_8134_5678_002b).unwrap();
+        assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0x20).0, refused(0x20), "of 16 bits");
+    }
+
+    #[test]
+    fn real_mode_and_virtual_8086_mode_have_no_tasks() {
+        use TableInstruction::{Lldt, Ltr, Sgdt, Sldt, Str};
+        for (cr0, rflags) in [(0, 0), (1, RFLAGS_VM)] {
+            let mut up = set_up();
+            up.0.set(State::Efer, 0);
+            up.0.set(State::Cr0, cr0);
+            up.0.set(State::Rflags, rflags);
+            up.0.set(State::CsRights, 0);
+            for instruction in [Sldt, Str, Lldt, Ltr] {
+                let (action, rax) = run(&mut up, instruction, Operand::Register(0), 0x10);
+                assert_eq!((action, rax), (Action::Inject(Event::UNDEFINED_OPCODE), 0x10), "{instruction:?}");
+            }
+            assert_eq!(run(&mut up, Sgdt, Operand::Memory(0x5000), 0).0, Action::Advance, "it is everywhere");
         }
     }
 
