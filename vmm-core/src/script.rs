@@ -230,7 +230,8 @@ impl Backend for Script {
         self.timer = deadline_tsc;
     }
     fn start_up(&mut self, _: u8) {
-        self.state = HashMap::from([(State::Cr0, REAL_MODE_CR0)]);
+        // XCR0 lies in the processor, where no VMCS or VMCB changes it.
+        self.state = HashMap::from([(State::Cr0, REAL_MODE_CR0), (State::Xcr0, self.get(State::Xcr0))]);
     }
     fn enter_long_mode(&mut self) {
         self.set(State::Efer, self.get(State::Efer) | 1 << 10);

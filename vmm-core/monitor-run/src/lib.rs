@@ -281,7 +281,9 @@ impl<B: Extension> Plan<B> {
         };
         let mut machine = Machine::new(MODEL, parts);
         machine.controls = backend.controls(Profile::Minimal);
-        (Vcpu::new(backend, machine), registers)
+        let mut vcpu = Vcpu::new(backend, machine);
+        vcpu.power_up();
+        (vcpu, registers)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The state behind a start-up IPI (SDM 3A table 10-1).
+//! The state behind power-up, and behind a start-up IPI (SDM 3A table 10-1).
 
 use tollgate_abi::profile::Profile;
 
@@ -16,6 +16,8 @@ const KEPT_BY_INIT: [State; 8] = [
     State::Fmask,
     State::KernelGsBase,
 ];
+/// Also XCR0, which power-up sets to x87 state alone.
+const XCR0_AT_POWER_UP: u64 = 1;
 /// Also CR0.CD and CR0.NW, which power-up sets.
 const CACHE_BITS: u64 = 0x6000_0000;
 /// The registers that both clear, besides those of real mode.
@@ -23,6 +25,14 @@ const CLEARED_BY_INIT: [(State, u64); 6] =
     [(State::Cr2, 0), (State::Dr0, 0), (State::Dr1, 0), (State::Dr2, 0), (State::Dr3, 0), (State::Dr6, 0xffff_0ff0)];
 
 impl<B: Backend> Vcpu<B> {
+    /// What power-up does to state that lies in the processor, in which firmware has left something else. To be called once, on the
+    /// vCPU's processor, with CR4.OSXSAVE set where that has XSAVE.
+    pub fn power_up(&mut self) {
+        if self.machine.cpuid.has_xsave() {
+            self.backend.set(State::Xcr0, XCR0_AT_POWER_UP);
+        }
+    }
+
     /// The state behind a start-up IPI with this vector, after power-up or INIT (SDM 3A table 10-1): real mode, the minimal profile.
     /// Of the registers that are returned, EDX has the processor's signature.
     #[inline(never)]
@@ -50,6 +60,17 @@ impl<B: Backend> Vcpu<B> {
 mod tests {
     use super::*;
     use crate::script::{Script, machine};
+
+    #[test]
+    fn power_up_sets_xcr0_and_init_leaves_it() {
+        let mut vcpu = Vcpu::new(Script::default(), machine());
+        vcpu.backend.set(State::Xcr0, 0xe7);
+        vcpu.power_up();
+        assert_eq!(vcpu.backend.get(State::Xcr0), 1);
+        vcpu.backend.set(State::Xcr0, 7);
+        let _ = vcpu.start_up(8);
+        assert_eq!(vcpu.backend.get(State::Xcr0), 7);
+    }
 
     #[test]
     fn init_leaves_msrs_and_cache_bits_and_clears_the_rest() {
