@@ -4,19 +4,16 @@
 //! reader, so that neither locks anything; the writer then interrupts the other's processor, which exits and reads. All of
 //! this is for interprocessor interrupts and for starting and stopping: no other exit touches the board.
 
-use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use alloc::boxed::Box;
-use alloc::string::String;
 use spinning_top::Spinlock;
 use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::workload::Outcome;
 
-use crate::exit::Backend;
+use crate::console::Console;
+use crate::ended::Ended;
 use crate::fault::Fault;
-use crate::machine::{Console, GuestExit};
-use crate::vcpu::End;
 
 /// What a vCPU is doing, as far as others have to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,23 +152,6 @@ impl Lane {
     fn is_empty(&self) -> bool {
         self.read.load(Ordering::Acquire) == self.written.load(Ordering::Acquire)
     }
-}
-
-/// How a vCPU ended, for the account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// The outcome.
-    pub outcome: Outcome,
-    /// Where it was.
-    pub rip: u64,
-    /// The exit-reason field of its last exit.
-    pub reason: u32,
-    /// The exit qualification of its last exit.
-    pub qualification: u64,
-    /// More for a person; empty if there is nothing to say.
-    pub detail: String,
-    /// How the guest ended itself, if it did so here.
-    pub exit: Option<GuestExit>,
 }
 
 /// One vCPU's place. What others write and what they read of it are on lines of their own.
@@ -492,25 +472,6 @@ impl Board {
 impl Default for Board {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Ended {
-    /// An end about which nothing more is known.
-    pub const fn of(outcome: Outcome) -> Self {
-        Self { outcome, rip: 0, reason: 0, qualification: 0, detail: String::new(), exit: None }
-    }
-
-    /// What is left of a run's end.
-    pub fn new<B: Backend>(end: &End<impl core::fmt::Display>, exit: Option<GuestExit>, backend: &B) -> Self {
-        let mut detail = String::new();
-        let _ = match &end.failure {
-            Some(failure) => write!(detail, "{failure}"),
-            None if crate::exit::RawReason(end.reason).is_entry_failure() => detail.write_str(backend.entry_failure()),
-            None => Ok(()),
-        };
-        let End { outcome, rip, reason, qualification, .. } = *end;
-        Self { outcome, rip, reason, qualification, detail, exit }
     }
 }
 

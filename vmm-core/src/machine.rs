@@ -12,6 +12,7 @@ use crate::devices::constant_msrs::ConstantMsrs;
 use crate::devices::cpuid_table::CpuidTable;
 use crate::devices::local_apic::Apic;
 use crate::devices::ports::Ports;
+use crate::ended::GuestExit;
 use crate::ledger::Ledger;
 use crate::memory::GuestMemory;
 
@@ -169,73 +170,12 @@ pub struct Wake {
     pub vector: u8,
 }
 
-/// The guest's last words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestExit {
-    /// Its exit status.
-    pub status: u64,
-    /// Where its book is.
-    pub book_gpa: u64,
-}
-
-/// Bytes that [`Console`] keeps.
-const CONSOLE_BYTES: usize = 16 * 1024;
-
-/// A buffer for what the guest writes, printed when no exit is open.
-#[derive(Clone, Debug)]
-pub struct Console {
-    bytes: [u8; CONSOLE_BYTES],
-    used: usize,
-    dropped: u64,
-}
-
-impl Console {
-    /// An empty buffer.
-    pub const fn new() -> Self {
-        Self { bytes: [0; CONSOLE_BYTES], used: 0, dropped: 0 }
-    }
-
-    /// Room for `bytes` more, to be filled by the caller; what does not fit is counted as dropped.
-    pub fn reserve(&mut self, bytes: usize) -> &mut [u8] {
-        let start = self.used;
-        self.used = (start + bytes).min(CONSOLE_BYTES);
-        self.dropped += (start + bytes - self.used) as u64;
-        &mut self.bytes[start..self.used]
-    }
-
-    /// What was written since the last [`Console::clear`], and how many bytes did not fit.
-    pub fn contents(&self) -> (&[u8], u64) {
-        (&self.bytes[..self.used], self.dropped)
-    }
-
-    /// Empties the buffer.
-    pub fn clear(&mut self) {
-        (self.used, self.dropped) = (0, 0);
-    }
-}
-
-impl Default for Console {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::boxed::Box;
 
     use super::*;
     use crate::ledger::Account;
-
-    #[test]
-    fn a_full_console_says_how_much_it_dropped() {
-        let mut console = Console::new();
-        console.reserve(CONSOLE_BYTES - 1).fill(b'x');
-        assert_eq!(console.reserve(3).len(), 1);
-        assert_eq!(console.contents().1, 2);
-        console.clear();
-        assert_eq!(console.contents(), (&[][..], 0));
-    }
 
     #[test]
     fn a_vcpu_that_waits_lives_as_long_as_others_exit() {

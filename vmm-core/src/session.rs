@@ -190,9 +190,8 @@ impl fmt::Display for Bytes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::Ended;
+    use crate::ended::{Ended, GuestExit};
     use crate::exit::GuestRegisters;
-    use crate::machine::GuestExit;
     use tollgate_abi::ExitReason;
     use tollgate_abi::ending::Ending;
 

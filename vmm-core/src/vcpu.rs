@@ -11,6 +11,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Outcome;
 
+use crate::ended::End;
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
 use crate::handlers::{apic, control_regs, cpuid, dispatch, event, hypercall, io, limit, msr};
 use crate::keys::key_of;
@@ -326,25 +327,6 @@ fn step_over_if<B: Backend>(done: bool, backend: &mut B) -> bool {
         backend.quick_step_over();
     }
     done
-}
-
-/// How a guest ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End<F> {
-    /// The outcome.
-    pub outcome: Outcome,
-    /// Where it was.
-    pub rip: u64,
-    /// The exit-reason field of the last exit.
-    pub reason: u32,
-    /// The exit qualification of the last exit.
-    pub qualification: u64,
-    /// The entry instruction's own error, if it failed without an exit.
-    pub failure: Option<F>,
-    /// TSC ticks from the first entry to the last exit.
-    pub elapsed_tsc: u64,
-    /// The same until that exit was dealt with, which may take long: what its cycles are a part of.
-    pub whole_tsc: u64,
 }
 
 impl<B: Backend> Vcpu<B> {

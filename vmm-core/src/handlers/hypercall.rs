@@ -7,8 +7,9 @@ use tollgate_abi::hypercall::{
 use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::{Outcome, Workload};
 
+use crate::ended::GuestExit;
 use crate::exit::{Action, Backend, Event, GuestRegisters, Pause};
-use crate::machine::{GuestExit, Machine, Wake};
+use crate::machine::{Machine, Wake};
 
 /// [`Hypercall::Nothing`], whose result is the number that is in RAX already.
 #[inline(always)]

@@ -37,12 +37,13 @@ pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ended::End;
     use crate::exit::{Event, GuestRegisters};
     use crate::handlers::apic::{KICK_VECTOR, SPURIOUS_VECTOR, WATCHDOG_VECTOR};
     use crate::ledger::Ledger;
     use crate::machine::NEVER;
     use crate::script::{Script, machine};
-    use crate::vcpu::{End, Vcpu};
+    use crate::vcpu::Vcpu;
 
     /// How a guest ends that has a limit of 1000 ticks and these exits: TSC, reason, vector of the interrupt.
     fn run(vcpu: &mut Vcpu<Script>, exits: &[(u64, ExitReason, u8)]) -> (End<()>, &'static Ledger) {

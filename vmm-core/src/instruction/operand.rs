@@ -1,16 +1,7 @@
 //! ModRM, SIB and displacement, and the address that they make (APM 3 1.4, 1.5, 1.7; SDM 2A 2.1.5, 2.2.1).
 
-use super::decode::Prefixes;
+use super::prefixes::{CodeMode, Prefixes};
 use crate::exit::GuestRegisters;
-
-/// What the code segment says of the instructions in it (APM 2 4.8.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the default operand size, but for 64-bit mode")]
-pub enum CodeMode {
-    Bits64,
-    Bits32,
-    Bits16,
-}
 
 /// A ModRM byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,10 +11,10 @@ use tollgate_abi::record::{Kind, Writer};
 use tollgate_abi::workload::Outcome;
 
 use super::{Books, FAULT, Session, counts, keeps, looks, read_book, with_looks};
-use crate::board::Ended;
+use crate::ended::{Ended, GuestExit};
 use crate::keys::{KeyFigures, PartFigures};
 use crate::ledger::{Book, Figures, Imbalance};
-use crate::machine::{GuestExit, Machine};
+use crate::machine::Machine;
 
 /// The last record.
 struct Verdict<'a> {

@@ -16,7 +16,7 @@ use crate::exit::{
 };
 use crate::host::registers;
 use crate::instruction::decode::{Instruction, MAX_BYTES, decode};
-use crate::instruction::operand::CodeMode;
+use crate::instruction::prefixes::CodeMode;
 use crate::machine::NEVER;
 use crate::paging;
 

@@ -1,0 +1,58 @@
+//! The text that the guest writes, kept until no exit is open.
+
+/// Bytes that [`Console`] keeps.
+const CONSOLE_BYTES: usize = 16 * 1024;
+
+/// A buffer for what the guest writes, printed when no exit is open.
+#[derive(Clone, Debug)]
+pub struct Console {
+    bytes: [u8; CONSOLE_BYTES],
+    used: usize,
+    dropped: u64,
+}
+
+impl Console {
+    /// An empty buffer.
+    pub const fn new() -> Self {
+        Self { bytes: [0; CONSOLE_BYTES], used: 0, dropped: 0 }
+    }
+
+    /// Room for `bytes` more, to be filled by the caller; what does not fit is counted as dropped.
+    pub fn reserve(&mut self, bytes: usize) -> &mut [u8] {
+        let start = self.used;
+        self.used = (start + bytes).min(CONSOLE_BYTES);
+        self.dropped += (start + bytes - self.used) as u64;
+        &mut self.bytes[start..self.used]
+    }
+
+    /// What was written since the last [`Console::clear`], and how many bytes did not fit.
+    pub fn contents(&self) -> (&[u8], u64) {
+        (&self.bytes[..self.used], self.dropped)
+    }
+
+    /// Empties the buffer.
+    pub fn clear(&mut self) {
+        (self.used, self.dropped) = (0, 0);
+    }
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_console_says_how_much_it_dropped() {
+        let mut console = Console::new();
+        console.reserve(CONSOLE_BYTES - 1).fill(b'x');
+        assert_eq!(console.reserve(3).len(), 1);
+        assert_eq!(console.contents().1, 2);
+        console.clear();
+        assert_eq!(console.contents(), (&[][..], 0));
+    }
+}
