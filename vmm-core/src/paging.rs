@@ -324,6 +324,7 @@ pub fn write<B: Backend>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::GuestState;
     use crate::memory::tests::memory;
     use crate::script::Script;
 

@@ -15,8 +15,8 @@ use crate::board::{Board, Condition};
 use crate::devices::cpuid_table::{CpuidTable, tests::everything};
 use crate::devices::local_apic::{Apic, Page};
 use crate::exit::{
-    Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction, UNRESOLVED, VirtualizedApic,
+    Action, CrAccess, DrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, IoAccess, Operand,
+    PhysicalFault, Processor, RawReason, State, TableInstruction, Timers, UNRESOLVED, VirtualizedApic,
 };
 use crate::machine::{Machine, Parts};
 use crate::memory::tests::memory;
@@ -98,22 +98,13 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
     Machine::new(&UNIKERNEL, parts)
 }
 
-impl Backend for Script {
-    const WATCHDOG_INTERRUPTS: bool = true;
-    fn exit_reason(&self) -> RawReason {
-        RawReason(self.reason)
-    }
+impl ExitFacts for Script {
+    const MAY_NEED_CODE: bool = false;
     fn frequent_reason(&self) -> RawReason {
-        if self.reason >= 1 << 16 { UNRESOLVED } else { self.exit_reason() }
+        if self.reason >= 1 << 16 { UNRESOLVED } else { RawReason(self.reason) }
     }
     fn whole_reason(&self, _: RawReason) -> RawReason {
-        self.exit_reason()
-    }
-    fn steps_quickly(&self) -> bool {
-        !self.is_slow
-    }
-    fn quick_step_over(&mut self) {
-        self.step_over();
+        RawReason(self.reason)
     }
     fn qualification(&self) -> u64 {
         self.qualification
@@ -124,23 +115,6 @@ impl Backend for Script {
     fn string_io_segment_base(&self, offset: u64) -> u64 {
         self.string_io.0.wrapping_sub(offset)
     }
-    fn is_rdtscp(&self) -> bool {
-        false
-    }
-    fn invalidated_address(&self, _: &mut GuestRegisters) -> u64 {
-        self.qualification
-    }
-    fn take_interrupt(&mut self) -> u8 {
-        self.exit_event.map_or(0, |event| event.vector)
-    }
-    fn take_nmi(&mut self) {}
-    fn nmi_handler_ends(&mut self) {}
-    fn restart_watchdog(&mut self) {
-        self.watchdog_starts += 1;
-    }
-    fn watchdog_is_due(&mut self) -> bool {
-        self.watchdog_is_due
-    }
     fn string_io_address_bytes(&self) -> u8 {
         self.string_io.1
     }
@@ -149,6 +123,9 @@ impl Backend for Script {
             Some(CrAccess::Write { cr: 0, register }) => Some(register),
             _ => None,
         }
+    }
+    fn cr0_write_by_code(&mut self) -> Option<u8> {
+        None
     }
     fn cr_access(&self, _: &mut GuestRegisters) -> CrAccess {
         self.cr.unwrap_or(CrAccess::Clts)
@@ -162,17 +139,38 @@ impl Backend for Script {
     fn physical_fault(&self) -> PhysicalFault {
         self.physical_fault.unwrap_or(PhysicalFault { gpa: 0, read: true, write: false, fetch: false })
     }
+    fn is_rdtscp(&self) -> bool {
+        false
+    }
+    fn invalidated_address(&self, _: &mut GuestRegisters) -> u64 {
+        self.qualification
+    }
     fn exit_event(&self) -> Option<Event> {
         self.exit_event
     }
     fn vectoring_event(&self) -> Option<Event> {
         self.vectoring_event
     }
+    fn was_delivering(&self) -> bool {
+        self.vectoring_event.is_some()
+    }
+    fn entry_failure(&self) -> &'static str {
+        "scripted"
+    }
+}
+
+impl GuestState for Script {
     fn get(&self, state: State) -> u64 {
         self.state.get(&state).copied().unwrap_or_default()
     }
     fn set(&mut self, state: State, value: u64) {
         self.state.insert(state, value);
+    }
+    fn steps_quickly(&self) -> bool {
+        !self.is_slow
+    }
+    fn quick_step_over(&mut self) {
+        self.step_over();
     }
     fn step_over(&mut self) {
         self.advances += 1;
@@ -180,18 +178,64 @@ impl Backend for Script {
     fn ends_plainly(&self) -> bool {
         self.get(State::Rflags) & 1 << 8 == 0
     }
-    fn keep_single_step(&mut self) {}
     fn advance(&mut self) {
         self.advances += 1;
     }
-    fn inject(&mut self, event: Event) {
-        self.injected.push(event);
+    fn keep_single_step(&mut self) {}
+    fn after_failed_entry(&mut self, _: &mut GuestRegisters) -> Option<Action> {
+        None
     }
     fn flush_translations(&mut self, _: Option<u64>) {
         self.flushes += 1;
     }
-    fn set_limit(&mut self, limit_tsc: u64, _: u64) {
-        self.limit_tsc = limit_tsc;
+    fn map_fresh_page(&mut self, gpa: u64) -> bool {
+        self.fresh.contains(&gpa)
+    }
+    fn start_up(&mut self, _: u8) {
+        // XCR0 lies in the processor, where no VMCS or VMCB changes it.
+        self.state = HashMap::from([(State::Cr0, REAL_MODE_CR0), (State::Xcr0, self.get(State::Xcr0))]);
+    }
+    fn enter_long_mode(&mut self) {
+        self.set(State::Efer, self.get(State::Efer) | 1 << 10);
+    }
+    fn set_profile(&mut self, profile: Profile) -> Controls {
+        self.profile = profile;
+        Controls::default()
+    }
+}
+
+impl Interrupts for Script {
+    fn inject(&mut self, event: Event) {
+        self.injected.push(event);
+    }
+    fn takes_interrupts(&self, ends: bool) -> bool {
+        self.get(State::Rflags) & 1 << 9 != 0 && (!ends || self.ends_plainly())
+    }
+    fn takes_nmis(&self, ends: bool) -> bool {
+        !self.blocks_nmis && (!ends || self.ends_plainly())
+    }
+    fn ask_for_window(&mut self, wanted: bool) {
+        self.window = wanted;
+    }
+    fn ask_for_nmi_window(&mut self, wanted: bool) {
+        self.nmi_window = wanted;
+    }
+    fn take_exit_event(&mut self) -> Option<Event> {
+        self.exit_event
+    }
+    fn take_interrupt(&mut self) -> u8 {
+        self.exit_event.map_or(0, |event| event.vector)
+    }
+    fn take_nmi(&mut self) {}
+    fn takes_own_step(&mut self) -> bool {
+        false
+    }
+    fn nmi_handler_ends(&mut self) {}
+    fn halt(&mut self) {
+        self.halts += 1;
+    }
+    fn wake(&mut self) {
+        self.halts -= 1;
     }
     fn virtualized_apic(&self) -> VirtualizedApic {
         self.virtualized
@@ -202,52 +246,34 @@ impl Backend for Script {
     fn set_priority_threshold(&mut self, class: u8) {
         self.threshold = class;
     }
-    fn takes_interrupts(&self, ends: bool) -> bool {
-        self.get(State::Rflags) & 1 << 9 != 0 && (!ends || self.ends_plainly())
+    fn set_task_priority(&mut self, _: u8) {}
+}
+
+impl Timers for Script {
+    const WATCHDOG_INTERRUPTS: bool = true;
+    fn set_limit(&mut self, limit_tsc: u64, _: u64) {
+        self.limit_tsc = limit_tsc;
     }
-    fn takes_nmis(&self, ends: bool) -> bool {
-        !self.blocks_nmis && (!ends || self.ends_plainly())
+    fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
+        self.timer = deadline_tsc;
     }
-    fn ask_for_nmi_window(&mut self, wanted: bool) {
-        self.nmi_window = wanted;
+    fn restart_watchdog(&mut self) {
+        self.watchdog_starts += 1;
     }
-    fn ask_for_window(&mut self, wanted: bool) {
-        self.window = wanted;
+    fn watchdog_is_due(&mut self) -> bool {
+        self.watchdog_is_due
     }
-    fn halt(&mut self) {
-        self.halts += 1;
-    }
-    fn wake(&mut self) {
-        self.halts -= 1;
+}
+
+impl Processor for Script {
+    fn tsc(&self) -> u64 {
+        self.looked.set(self.looked.get() + self.ticks_per_look);
+        self.tsc + self.looked.get()
     }
     fn kick(&mut self, apic_id: u32) {
         self.kicks.push(apic_id);
     }
     fn end_of_interrupt(&mut self) {
         self.ended_interrupts += 1;
-    }
-    fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
-        self.timer = deadline_tsc;
-    }
-    fn start_up(&mut self, _: u8) {
-        // XCR0 lies in the processor, where no VMCS or VMCB changes it.
-        self.state = HashMap::from([(State::Cr0, REAL_MODE_CR0), (State::Xcr0, self.get(State::Xcr0))]);
-    }
-    fn enter_long_mode(&mut self) {
-        self.set(State::Efer, self.get(State::Efer) | 1 << 10);
-    }
-    fn map_fresh_page(&mut self, gpa: u64) -> bool {
-        self.fresh.contains(&gpa)
-    }
-    fn set_profile(&mut self, profile: Profile) -> Controls {
-        self.profile = profile;
-        Controls::default()
-    }
-    fn entry_failure(&self) -> &'static str {
-        "scripted"
-    }
-    fn tsc(&self) -> u64 {
-        self.looked.set(self.looked.get() + self.ticks_per_look);
-        self.tsc + self.looked.get()
     }
 }

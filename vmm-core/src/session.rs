@@ -191,7 +191,7 @@ impl fmt::Display for Bytes<'_> {
 mod tests {
     use super::*;
     use crate::ended::{Ended, GuestExit};
-    use crate::exit::GuestRegisters;
+    use crate::exit::{GuestRegisters, Processor};
     use tollgate_abi::ExitReason;
     use tollgate_abi::ending::Ending;
 

@@ -431,7 +431,7 @@ impl<B: Backend> Vcpu<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::{CrAccess, Event, IoAccess};
+    use crate::exit::{CrAccess, Event, GuestState, IoAccess, Processor};
     use crate::ledger::{Ledger, Unaccounted};
     use crate::script::{Script, machine};
     use proptest::prelude::*;

@@ -357,7 +357,7 @@ fn deliver_late<B: Backend>(to: usize, message: Message, backend: &B, machine: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::{State, VirtualizedApic};
+    use crate::exit::{GuestState, Processor, State, VirtualizedApic};
     use crate::ledger::{Account, Ledger};
     use crate::script::{Script, machine, machines};
 

@@ -222,6 +222,7 @@ fn write_wide_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::GuestState;
     use crate::script::{Script, machine};
 
     const CR0: u64 = CR0_PG | CR0_ET | CR0_PE | 1 << 5;

@@ -72,6 +72,7 @@ pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, back
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::GuestState;
     use crate::script::Script;
 
     fn access(backend: &mut Script, dr: u8, is_read: bool, rax: u64) -> (Action, u64) {

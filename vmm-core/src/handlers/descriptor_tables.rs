@@ -262,6 +262,7 @@ fn load_task_register<B: Backend>(selector: u16, backend: &mut B, machine: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::GuestState;
     use crate::script::{Script, machine};
 
     const GDT: u64 = 0x4000;

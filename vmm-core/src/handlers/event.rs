@@ -111,7 +111,7 @@ pub fn resume_delivery<B: Backend>(backend: &B) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::PhysicalFault;
+    use crate::exit::{GuestState, PhysicalFault};
     use crate::script::{Script, machine};
 
     #[test]

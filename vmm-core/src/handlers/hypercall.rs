@@ -91,7 +91,7 @@ fn wake_after(ticks: u64, vector: u64, now: u64, machine: &mut Machine) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::State;
+    use crate::exit::{GuestState, State};
     use crate::script::{Script, machine, machines};
 
     fn call(machine: &mut Machine, rax: u64, rdi: u64, rsi: u64) -> (u64, Action) {

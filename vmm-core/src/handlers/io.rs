@@ -143,7 +143,7 @@ fn piece<B: Backend>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::{Event, vector};
+    use crate::exit::{Event, GuestState, vector};
     use crate::script::{Script, machine};
     use tollgate_abi::machine::{LOOPBACK_PORT, POST_PORT};
 

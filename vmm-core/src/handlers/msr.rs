@@ -158,6 +158,7 @@ mod tests {
     use super::*;
     use crate::devices::cpuid_table::CpuidTable;
     use crate::devices::cpuid_table::tests::everything;
+    use crate::exit::GuestState;
     use crate::script::{Script, machine};
     use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, INITIAL_COUNT, LVT_TIMER, LVT_TSC_DEADLINE};
     use tollgate_abi::leaves::Answer;

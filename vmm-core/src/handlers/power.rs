@@ -89,6 +89,7 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::GuestState;
     use crate::machine::Wake;
     use crate::script::{Script, machine, machines};
 

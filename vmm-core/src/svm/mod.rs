@@ -3,25 +3,28 @@
 //! One file per topic of the APM's volume 2, chapter 15: [`capability`] (15.4), [`controls`] (15.9 to 15.13), [`vmcb`] (appendix
 //! B), [`instructions`] (15.5, 15.17), [`exit_information`] (15.6, appendix C), [`npt`] (15.25), [`permission_maps`] (15.10,
 //! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`gates`] (15.21), [`entry_checks`] (15.5.1). [`scenario`]
-//! stages guests of another kind, and [`probe`] runs single instructions before there is a guest. `backend` reads and writes the
-//! VMCB for the common code; [`decode`] and [`operand`] tell what processors without decode assists do not.
+//! stages guests of another kind, and [`probe`] runs single instructions before there is a guest. For the common code, `facts`, `state`,
+//! `interrupts` and `timers` read and write the VMCB; [`decode`] and [`operand`] tell what processors without decode assists do not.
 
-mod backend;
 pub mod capability;
 mod code_page;
 pub mod controls;
 pub mod entry;
 pub mod entry_checks;
 pub mod exit_information;
+mod facts;
 pub mod gates;
 pub mod guest_state;
 pub mod instructions;
+mod interrupts;
 mod nmi;
 pub mod npt;
 pub mod permission_maps;
 pub mod probe;
 pub mod scenario;
 mod scenario_hardware;
+mod state;
+mod timers;
 #[cfg(test)]
 mod twins;
 pub mod vmcb;
@@ -39,9 +42,10 @@ use self::nmi::Nmis;
 use self::npt::Npt;
 use self::permission_maps::MSRPM_PAGES;
 use self::vmcb::Vmcb;
-use crate::exit::{Backend, GuestRegisters};
+use crate::exit::{GuestRegisters, GuestState, Timers};
 use crate::handlers::apic::{KICK_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::host::local_apic::LocalApic;
+use crate::host::own_apic::OwnApic;
 use crate::host::registers::tsc;
 use crate::machine::NEVER;
 use crate::memory::GuestMemory;
@@ -91,9 +95,7 @@ pub struct Svm {
     /// Where the HLT is at which the guest halts, and where it goes on.
     halt: Option<Halt>,
     /// The processor's own APIC, whose timer has two users.
-    local_apic: LocalApic,
-    /// The vector with which this vCPU interrupts the others' processors.
-    kick_vector: u8,
+    own_apic: OwnApic,
     watchdog_ticks: u64,
     /// When the watchdog's time is over, or the run's.
     watch_tsc: u64,
@@ -172,8 +174,7 @@ impl Svm {
             software_bytes: 0,
             machine_check,
             halt: None,
-            local_apic,
-            kick_vector: KICK_VECTOR + vcpu as u8,
+            own_apic: OwnApic::new(local_apic, KICK_VECTOR + vcpu as u8),
             watchdog_ticks,
             watch_tsc: NEVER,
             limit_tsc: NEVER,
@@ -208,7 +209,7 @@ impl Svm {
         let (watch_tsc, guest_tsc) = (self.watch_tsc, self.guest_deadline_tsc);
         let (vector, at_tsc) =
             if watch_tsc < guest_tsc { (WATCHDOG_VECTOR, watch_tsc) } else { (TIMER_VECTOR, guest_tsc) };
-        self.local_apic.arm_timer(vector, at_tsc);
+        self.own_apic.local_apic.arm_timer(vector, at_tsc);
     }
 
     /// Whether the watchdog is on and would have ended by `tsc`; past the limit nobody asks.

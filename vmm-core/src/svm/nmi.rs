@@ -2,11 +2,12 @@
 //! before the IRET, and an NMI that waits must not come before it is done: the guest is stepped over it.
 
 use super::Svm;
-use super::backend::{DR6_BS, RFLAGS_IF, RFLAGS_TF};
 use super::controls::{ALL_EXCEPTIONS, IRET};
 use super::exit_information as information;
+use super::interrupts::RFLAGS_IF;
+use super::state::{DR6_BS, RFLAGS_TF};
 use super::vmcb as f;
-use crate::exit::Backend;
+use crate::exit::{Backend, ExitFacts};
 
 const RFLAGS_IOPL_SHIFT: u32 = 12;
 const DR6_BREAKPOINTS: u64 = 0xf;

@@ -17,7 +17,7 @@ use super::scenario_hardware as hardware;
 use super::vmcb::*;
 use super::{Svm, guest_state};
 use crate::board::{Board, Signal};
-use crate::exit::{Backend, GuestRegisters, vector};
+use crate::exit::{Backend, GuestRegisters, GuestState, Interrupts, vector};
 use crate::handlers::apic::end_of_interrupt;
 use crate::machine::NEVER;
 use crate::memory::GuestMemory;

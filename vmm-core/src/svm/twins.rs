@@ -14,9 +14,11 @@ use super::nmi::Nmis;
 use super::npt::Npt;
 use super::{Svm, exit_information, guest_state, vmcb as f};
 use crate::exit::{
-    Action, Backend, CrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, State, TableInstruction, vector,
+    Action, CrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, IoAccess, Operand, PhysicalFault,
+    State, TableInstruction, vector,
 };
 use crate::host::local_apic::LocalApic;
+use crate::host::own_apic::OwnApic;
 use crate::ledger::Ledger;
 use crate::memory::tests::memory;
 use crate::nested::Table;
@@ -64,8 +66,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
         software_bytes: 0,
         machine_check: 0,
         halt: None,
-        local_apic: LocalApic::scripted(),
-        kick_vector: 0xe0,
+        own_apic: OwnApic::new(LocalApic::scripted(), 0xe0),
         watchdog_ticks: 0,
         watch_tsc: crate::machine::NEVER,
         limit_tsc: crate::machine::NEVER,

@@ -59,6 +59,7 @@ impl<B: Backend> Vcpu<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::GuestState;
     use crate::script::{Script, machine};
 
     #[test]

@@ -2,23 +2,27 @@
 //!
 //! One file per topic of the SDM: [`capability`] (appendix A), [`controls`] (25.6 to 25.8), [`field`] (appendix B),
 //! [`instructions`] (chapter 31), [`qualification`] (28.2), [`ept`] (29.3), [`bitmaps`] (25.6), [`guest_state`] and
-//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3). `backend` reads and writes the VMCS for the common code; [`scenario`] stages guests of another kind.
+//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3).
+//! For the common code, `facts`, `state`, `interrupts` and `timers` read and write the VMCS; [`scenario`] stages guests of another kind.
 
-mod backend;
 pub mod bitmaps;
 pub mod capability;
 pub mod controls;
 pub mod entry;
 pub mod entry_checks;
 pub mod ept;
+mod facts;
 pub mod field;
 pub mod guest_state;
 pub mod host_state;
 pub mod instructions;
+mod interrupts;
 pub mod qualification;
 pub mod scenario;
 pub mod scenario_frame;
 mod scenario_hardware;
+mod state;
+mod timers;
 mod watch;
 
 use tollgate_abi::exit_reason::Controls;
@@ -31,9 +35,10 @@ use self::ept::Ept;
 use self::field as f;
 use self::instructions::CurrentVmcs;
 use self::watch::Watch;
-use crate::exit::{Backend, GuestRegisters, State, VirtualizedApic};
+use crate::exit::{GuestRegisters, GuestState, State, VirtualizedApic};
 use crate::handlers::apic::KICK_VECTOR;
 use crate::host::local_apic::LocalApic;
+use crate::host::own_apic::OwnApic;
 use crate::nested::Table;
 
 /// CR0.PE and PG.
@@ -72,9 +77,7 @@ pub struct Vmx {
     nmi_window: bool,
     virtualized_apic: VirtualizedApic,
     /// The processor's own APIC.
-    local_apic: LocalApic,
-    /// The vector with which this vCPU interrupts the others' processors.
-    kick_vector: u8,
+    own_apic: OwnApic,
 }
 
 /// The parts from which [`Vmx::new`] makes a backend.
@@ -145,8 +148,7 @@ impl Vmx {
             window: false,
             nmi_window: false,
             virtualized_apic: VirtualizedApic::default(),
-            local_apic,
-            kick_vector: KICK_VECTOR + vcpu as u8,
+            own_apic: OwnApic::new(local_apic, KICK_VECTOR + vcpu as u8),
         };
         let vmcs = &mut vmx.vmcs;
         vmcs.write(f::IO_BITMAP_A, pages.io_bitmap_a);

@@ -10,7 +10,7 @@ use super::field::{self as f, *};
 use super::guest_state;
 use super::scenario_hardware as hardware;
 use crate::board::Board;
-use crate::exit::{Backend, GuestRegisters, State};
+use crate::exit::{GuestRegisters, GuestState, State};
 use crate::memory::GuestMemory;
 use crate::nested::Table;
 

@@ -1,36 +1,19 @@
-//! The VMCS as a [`Backend`]: facts are VM-exit information fields (SDM 3C 25.9), effects are guest-state and control fields.
+//! The guest's state and its controls: guest-state area and VM-execution control fields (SDM 3C 25.4, 25.6).
 
-use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 
-use super::capability::Capabilities;
 use super::controls::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::field as f;
-use super::{Vmx, bitmaps, entry_checks, guest_state, qualification};
-use crate::exit::{
-    Action, Backend, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction, VirtualizedApic,
-};
-use crate::handlers::apic::TIMER_VECTOR;
+use super::{Vmx, bitmaps, guest_state};
+use crate::exit::{Action, GuestRegisters, GuestState, State};
 use crate::host::registers;
 
 /// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
-const SHADOW: u32 = 0b11;
-const RFLAGS_TF: u64 = 1 << 8;
-const RFLAGS_IF: u64 = 1 << 9;
-/// Interruptibility state: blocking by NMI, which is the virtual one where there are virtual NMIs.
-const BLOCKED_BY_NMI: u32 = 1 << 3;
-/// Exit interruption information: an IRET has raised this exception, and has ended the blocking by NMI before (SDM 3C 28.2.3).
-const UNBLOCKED_BY_IRET: u32 = 1 << 12;
-/// Entry interruption information: deliver an error code.
-const DELIVER_ERROR_CODE: u32 = 1 << 11;
-const CR0_PE: u64 = 1;
+pub(super) const SHADOW: u32 = 0b11;
+pub(super) const RFLAGS_TF: u64 = 1 << 8;
 /// CS access rights: L, 64-bit code.
 const CS_LONG: u32 = 1 << 13;
-/// Activity states (SDM 3C 25.4.2).
-const ACTIVE: u32 = 0;
-const HALTED: u32 = 1;
 const EFER_LMA: u64 = 1 << 10;
 /// VM-entry control.
 const IA_32E_MODE_GUEST: u32 = 1 << 9;
@@ -53,21 +36,6 @@ impl Vmx {
         self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | PENDING_BS);
     }
 
-    /// Has NMIs blocked again, as they were before an IRET that has not come to its end.
-    #[cold]
-    #[inline(never)]
-    fn block_nmis_again(&mut self) {
-        let interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
-        self.vmcs.write(f::GUEST_INTERRUPTIBILITY, interruptibility | BLOCKED_BY_NMI);
-    }
-
-    /// Loads the timer that makes an exit for the next look.
-    fn load_timer(&mut self) {
-        if self.watch.has_timer {
-            self.vmcs.write(f::PREEMPTION_TIMER, self.watch.timer());
-        }
-    }
-
     /// What the guest reads from a control register with a guest/host mask (SDM 3C 26.3).
     #[inline(always)]
     fn masked(&self, mask: u64, shadow: f::Field<u64>, real: f::Field<u64>) -> u64 {
@@ -76,155 +44,7 @@ impl Vmx {
     }
 }
 
-impl Backend for Vmx {
-    const WATCHDOG_INTERRUPTS: bool = false;
-
-    #[inline(always)]
-    fn exit_reason(&self) -> RawReason {
-        RawReason(self.vmcs.read(f::EXIT_REASON))
-    }
-
-    #[inline(always)]
-    fn frequent_reason(&self) -> RawReason {
-        self.exit_reason()
-    }
-
-    #[inline(always)]
-    fn whole_reason(&self, frequent: RawReason) -> RawReason {
-        frequent
-    }
-
-    #[inline(always)]
-    fn steps_quickly(&self) -> bool {
-        true
-    }
-
-    #[inline(always)]
-    fn quick_step_over(&mut self) {
-        self.step_over();
-    }
-
-    #[inline(always)]
-    fn qualification(&self) -> u64 {
-        self.vmcs.read(f::EXIT_QUALIFICATION)
-    }
-
-    #[inline(always)]
-    fn io_access(&self) -> IoAccess {
-        qualification::io_access(self.qualification())
-    }
-
-    fn string_io_segment_base(&self, offset: u64) -> u64 {
-        self.vmcs.read(f::GUEST_LINEAR_ADDRESS).wrapping_sub(offset)
-    }
-
-    fn string_io_address_bytes(&self) -> u8 {
-        2 << (self.vmcs.read(f::EXIT_INSTRUCTION_INFORMATION) >> 7 & 7).min(2)
-    }
-
-    #[inline(always)]
-    fn cr0_write(&self) -> Option<u8> {
-        qualification::cr0_write(self.qualification())
-    }
-
-    fn cr_access(&self, _: &mut GuestRegisters) -> CrAccess {
-        qualification::cr_access(self.qualification())
-    }
-
-    fn dr_access(&self) -> DrAccess {
-        qualification::dr_access(self.qualification())
-    }
-
-    fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand) {
-        let is_system_table = self.exit_reason().basic() == ExitReason::LDTR_TR_ACCESS;
-        let in_64_bit_mode = self.vmcs.read(f::GUEST_CS_RIGHTS) & CS_LONG != 0;
-        let bases = [
-            f::GUEST_ES_BASE,
-            f::GUEST_CS_BASE,
-            f::GUEST_SS_BASE,
-            f::GUEST_DS_BASE,
-            f::GUEST_FS_BASE,
-            f::GUEST_GS_BASE,
-        ];
-        let segment_base = |segment: u8| match bases.get(usize::from(segment)) {
-            Some(&base) if segment >= 4 || !in_64_bit_mode => self.vmcs.read(base),
-            _ => 0,
-        };
-        let information = self.vmcs.read(f::EXIT_INSTRUCTION_INFORMATION);
-        qualification::table_access(
-            is_system_table,
-            information,
-            self.qualification(),
-            registers,
-            self.vmcs.read(f::GUEST_RSP),
-            segment_base,
-        )
-    }
-
-    #[inline(always)]
-    fn physical_fault(&self) -> PhysicalFault {
-        qualification::physical_fault(self.qualification(), self.vmcs.read(f::GUEST_PHYSICAL_ADDRESS))
-    }
-
-    fn is_rdtscp(&self) -> bool {
-        false
-    }
-
-    fn invalidated_address(&self, _: &mut GuestRegisters) -> u64 {
-        self.qualification()
-    }
-
-    fn take_interrupt(&mut self) -> u8 {
-        // The exit has acknowledged it.
-        self.vmcs.read(f::EXIT_INTERRUPTION_INFORMATION) as u8
-    }
-
-    fn take_nmi(&mut self) {}
-
-    fn nmi_handler_ends(&mut self) {}
-
-    fn restart_watchdog(&mut self) {
-        self.watch.restart(registers::tsc());
-        self.load_timer();
-    }
-
-    fn watchdog_is_due(&mut self) -> bool {
-        let due = self.watch.is_due(registers::tsc());
-        if !due {
-            self.load_timer();
-        }
-        due
-    }
-
-    fn exit_event(&self) -> Option<Event> {
-        let vmcs = &self.vmcs;
-        qualification::event(
-            vmcs.read(f::EXIT_INTERRUPTION_INFORMATION),
-            vmcs.read(f::EXIT_INTERRUPTION_ERROR_CODE),
-            vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
-        )
-    }
-
-    fn take_exit_event(&mut self) -> Option<Event> {
-        if self.vmcs.read(f::EXIT_INTERRUPTION_INFORMATION) & UNBLOCKED_BY_IRET != 0 {
-            self.block_nmis_again();
-        }
-        self.exit_event()
-    }
-
-    #[inline(always)]
-    fn vectoring_event(&self) -> Option<Event> {
-        let information = self.vmcs.read(f::IDT_VECTORING_INFORMATION);
-        if information >> 31 == 0 {
-            return None;
-        }
-        qualification::event(
-            information,
-            self.vmcs.read(f::IDT_VECTORING_ERROR_CODE),
-            self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
-        )
-    }
-
+impl GuestState for Vmx {
     #[inline(always)]
     fn get(&self, state: State) -> u64 {
         let vmcs = &self.vmcs;
@@ -307,6 +127,16 @@ impl Backend for Vmx {
     }
 
     #[inline(always)]
+    fn steps_quickly(&self) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn quick_step_over(&mut self) {
+        self.step_over();
+    }
+
+    #[inline(always)]
     fn step_over(&mut self) {
         let bytes = self.vmcs.read_extended(f::EXIT_INSTRUCTION_LENGTH);
         self.vmcs.add(f::GUEST_RIP, bytes);
@@ -334,20 +164,14 @@ impl Backend for Vmx {
         }
     }
 
-    #[inline(always)]
-    fn inject(&mut self, event: Event) {
-        let mut information = qualification::entry_information(event);
-        if let Some(error_code) = event.error_code {
-            self.vmcs.write(f::ENTRY_EXCEPTION_ERROR_CODE, error_code);
-            // In real mode nothing delivers one, and no VM entry would (SDM 3C 27.2.1.3).
-            if !self.long_mode && self.get(State::Cr0) & CR0_PE == 0 {
-                information &= !DELIVER_ERROR_CODE;
-            }
+    #[cold]
+    fn after_failed_entry(&mut self, _registers: &mut GuestRegisters) -> Option<Action> {
+        let rip = self.vmcs.read(f::GUEST_RIP);
+        let wraps = rip >> 32 != 0 && self.vmcs.read(f::GUEST_CS_RIGHTS) & CS_LONG == 0;
+        if wraps {
+            self.vmcs.write(f::GUEST_RIP, rip & u64::from(u32::MAX));
         }
-        self.vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, information);
-        if event.instruction_bytes != 0 {
-            self.vmcs.write(f::ENTRY_INSTRUCTION_LENGTH, event.instruction_bytes.into());
-        }
+        wraps.then_some(Action::Resume)
     }
 
     fn flush_translations(&mut self, linear: Option<u64>) {
@@ -363,81 +187,6 @@ impl Backend for Vmx {
     #[inline(always)]
     fn map_fresh_page(&mut self, gpa: u64) -> bool {
         self.ept.map_fresh(gpa, self.memory_hpa + gpa)
-    }
-
-    fn virtualized_apic(&self) -> VirtualizedApic {
-        self.virtualized_apic
-    }
-
-    fn set_interrupt_status(&mut self, requested: u8, in_service: u8) {
-        self.vmcs.write(f::GUEST_INTERRUPT_STATUS, u16::from(in_service) << 8 | u16::from(requested));
-    }
-
-    fn set_priority_threshold(&mut self, class: u8) {
-        self.vmcs.write(f::TPR_THRESHOLD, class.into());
-    }
-
-    fn takes_interrupts(&self, ends: bool) -> bool {
-        let rflags = self.vmcs.read(f::GUEST_RFLAGS);
-        if ends {
-            return rflags & (RFLAGS_IF | RFLAGS_TF) == RFLAGS_IF;
-        }
-        rflags & RFLAGS_IF != 0 && self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW == 0
-    }
-
-    fn takes_nmis(&self, ends: bool) -> bool {
-        let interruptibility = self.vmcs.read(f::GUEST_INTERRUPTIBILITY);
-        if ends {
-            return interruptibility & BLOCKED_BY_NMI == 0 && self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF == 0;
-        }
-        interruptibility & (BLOCKED_BY_NMI | SHADOW) == 0
-    }
-
-    fn ask_for_nmi_window(&mut self, wanted: bool) {
-        if self.virtual_nmis && wanted != self.nmi_window {
-            let controls = self.vmcs.read(f::PROC_CONTROLS);
-            self.vmcs.write(f::PROC_CONTROLS, controls & !NMI_WINDOW | if wanted { NMI_WINDOW } else { 0 });
-            self.nmi_window = wanted;
-        }
-    }
-
-    fn ask_for_window(&mut self, wanted: bool) {
-        if wanted != self.window {
-            let controls = self.vmcs.read(f::PROC_CONTROLS);
-            self.vmcs.write(f::PROC_CONTROLS, controls & !INTERRUPT_WINDOW | if wanted { INTERRUPT_WINDOW } else { 0 });
-            self.window = wanted;
-        }
-    }
-
-    fn halt(&mut self) {
-        self.watch.halted = true;
-        self.load_timer();
-        self.vmcs.write(f::GUEST_ACTIVITY, HALTED);
-    }
-
-    fn wake(&mut self) {
-        self.watch.halted = false;
-        self.load_timer();
-        self.vmcs.write(f::GUEST_ACTIVITY, ACTIVE);
-    }
-
-    fn kick(&mut self, apic_id: u32) {
-        self.local_apic.interrupt(apic_id, self.kick_vector);
-    }
-
-    fn end_of_interrupt(&mut self) {
-        self.local_apic.end_of_interrupt();
-    }
-
-    fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
-        let at_tsc = deadline_tsc.map_or(self.watch.idle_tsc, |deadline| deadline.min(self.watch.limit_tsc));
-        self.local_apic.set_timer(TIMER_VECTOR, at_tsc);
-    }
-
-    fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
-        self.watch.set_limit(limit_tsc, ticks);
-        self.local_apic.prepare_timer(TIMER_VECTOR);
-        self.arm_timer(None);
     }
 
     fn start_up(&mut self, vector: u8) {
@@ -506,37 +255,5 @@ impl Backend for Vmx {
         }
         bitmaps::fill_msr_bitmaps(self.msr_bitmaps, profile, self.virtualized_apic);
         self.controls(profile)
-    }
-
-    #[cold]
-    fn after_failed_entry(&mut self, _registers: &mut GuestRegisters) -> Option<Action> {
-        let rip = self.vmcs.read(f::GUEST_RIP);
-        let wraps = rip >> 32 != 0 && self.vmcs.read(f::GUEST_CS_RIGHTS) & CS_LONG == 0;
-        if wraps {
-            self.vmcs.write(f::GUEST_RIP, rip & u64::from(u32::MAX));
-        }
-        wraps.then_some(Action::Resume)
-    }
-
-    fn entry_failure(&self) -> &'static str {
-        let raw = self.exit_reason();
-        let told = qualification::entry_failure(raw.basic().0, self.qualification());
-        if raw.basic() != ExitReason::ENTRY_FAILURE_GUEST_STATE || self.qualification() != 0 {
-            return told;
-        }
-        let Capabilities { cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, .. } = self.capabilities;
-        let read = |encoding| self.vmcs.read_encoding(encoding);
-        let area = entry_checks::GuestArea {
-            read,
-            physical_bits: self.physical_bits,
-            cr0_fixed: (cr0_fixed0, cr0_fixed1),
-            cr4_fixed: (cr4_fixed0, cr4_fixed1),
-        };
-        area.first_failure().unwrap_or(told)
-    }
-
-    #[inline(always)]
-    fn tsc(&self) -> u64 {
-        registers::tsc()
     }
 }

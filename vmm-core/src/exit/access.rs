@@ -1,0 +1,92 @@
+//! The decoded exit: its reason, and the access that it is about.
+
+use tollgate_abi::ExitReason;
+
+/// The exit-reason field (SDM 3C 25.9.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct RawReason(pub u32);
+
+impl RawReason {
+    /// Bits 15:0.
+    #[inline(always)]
+    pub const fn basic(self) -> ExitReason {
+        ExitReason(self.0 as u16)
+    }
+
+    /// Bit 31: the VM entry failed, and the guest ran no instruction.
+    #[inline(always)]
+    pub const fn is_entry_failure(self) -> bool {
+        self.0 >> 31 != 0
+    }
+}
+
+/// What [`ExitFacts::frequent_reason`] says of a rare exit.
+pub const UNRESOLVED: RawReason = RawReason(u32::MAX);
+
+/// A port access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoAccess {
+    /// The port.
+    pub port: u16,
+    /// 1, 2 or 4.
+    pub bytes: u8,
+    /// IN or INS.
+    pub is_in: bool,
+    /// INS or OUTS.
+    pub is_string: bool,
+    /// With a REP prefix.
+    pub is_repeated: bool,
+}
+
+/// A control-register access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "register numbers")]
+pub enum CrAccess {
+    Write { cr: u8, register: u8 },
+    Read { cr: u8, register: u8 },
+    Clts,
+    Lmsw { source: u16 },
+}
+
+/// A debug-register access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "register numbers")]
+pub struct DrAccess {
+    pub dr: u8,
+    pub register: u8,
+    pub is_read: bool,
+}
+
+/// An instruction that reads or writes a descriptor-table register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the instructions' own names")]
+pub enum TableInstruction {
+    Sgdt,
+    Sidt,
+    Lgdt,
+    Lidt,
+    Sldt,
+    Str,
+    Lldt,
+    Ltr,
+}
+
+/// Its operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// The number of a general-purpose register.
+    Register(u8),
+    /// A linear address.
+    Memory(u64),
+}
+
+/// An access that EPT did not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "kinds of access")]
+pub struct PhysicalFault {
+    pub gpa: u64,
+    pub read: bool,
+    pub write: bool,
+    pub fetch: bool,
+}

@@ -1,0 +1,16 @@
+//! The contract with a virtualization extension ([`Backend`] and its parts), and what passes between it, the spine and the handlers: the
+//! decoded exit, the guest's registers and state, events, and what a handler decides.
+
+mod access;
+mod action;
+mod backend;
+mod event;
+mod registers;
+mod state;
+
+pub use access::{CrAccess, DrAccess, IoAccess, Operand, PhysicalFault, RawReason, TableInstruction, UNRESOLVED};
+pub use action::{Action, Pause};
+pub use backend::{Backend, ExitFacts, GuestState, Interrupts, Processor, Timers};
+pub use event::{Event, EventKind, vector};
+pub use registers::GuestRegisters;
+pub use state::{State, VirtualizedApic};

@@ -1,0 +1,67 @@
+//! The names of guest state that is neither a general-purpose register nor memory.
+
+/// Guest state that is neither a general-purpose register nor memory.
+///
+/// The order is that of [`GuestState::get`]'s and [`GuestState::set`]'s implementations; it has no other meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the registers' own names")]
+pub enum State {
+    Rip,
+    /// Length in bytes of the instruction that exited.
+    InstructionBytes,
+    CsBase,
+    Rsp,
+    Rflags,
+    /// What the guest reads from CR0; a write also sets what the processor needs.
+    Cr0,
+    Cr2,
+    Cr3,
+    /// Like [`State::Cr0`].
+    Cr4,
+    Xcr0,
+    Dr0,
+    Dr1,
+    Dr2,
+    Dr3,
+    Dr6,
+    Dr7,
+    Efer,
+    CsRights,
+    SsRights,
+    FsBase,
+    GsBase,
+    GdtrBase,
+    GdtrLimit,
+    IdtrBase,
+    IdtrLimit,
+    LdtrSelector,
+    LdtrBase,
+    LdtrLimit,
+    LdtrRights,
+    TrSelector,
+    TrBase,
+    TrLimit,
+    TrRights,
+    SysenterCs,
+    SysenterEsp,
+    SysenterEip,
+    Star,
+    Lstar,
+    Cstar,
+    Fmask,
+    KernelGsBase,
+    TscAux,
+    /// What the guest's TSC is ahead of the processor's, wrapping.
+    TscOffset,
+}
+
+/// What of the guest's local APIC the processor virtualizes under the controls in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VirtualizedApic {
+    /// The task priority, as CR8 and as MSR.
+    pub priority: bool,
+    /// Reads of the other registers.
+    pub registers: bool,
+    /// Self-IPI, EOI, and delivery by priority.
+    pub delivery: bool,
+}

@@ -1,0 +1,316 @@
+//! Facts about an exit: the exit code and its information (APM 2 15.6), and what the bytes of the instruction tell.
+
+use tollgate_abi::{ExitReason, svm_exit};
+
+use super::code_page::CodePage;
+use super::exit_information as information;
+use super::vmcb::{self as f, Segment};
+use super::{Svm, entry_checks};
+use crate::exit::{
+    Backend, CrAccess, DrAccess, Event, EventKind, ExitFacts, GuestRegisters, GuestState, IoAccess, Operand,
+    PhysicalFault, RawReason, State, TableInstruction, UNRESOLVED,
+};
+use crate::instruction::decode::{Instruction, MAX_BYTES, decode};
+use crate::instruction::prefixes::CodeMode;
+use crate::paging;
+
+/// DR6 bits that tell the causes of a #DB, which the processor has set in the saved DR6 (APM 2 15.12.2).
+const DR6_CAUSES: u64 = 0x600f;
+/// CS rights: L; D.
+const CS_LONG: u64 = 1 << 13;
+const CS_DEFAULT: u64 = 1 << 14;
+/// L in the VMCB's attributes of CS.
+const ATTRIBUTE_LONG: u64 = 1 << 9;
+/// EXITINFO1 of a control-register write, with decode assists: it is a MOV, from the register in bits 3:0.
+const IS_MOV: u64 = 1 << 63;
+
+/// Segment registers by the number in instructions, ES first.
+const SEGMENTS: [Segment; 6] = [f::ES, f::CS, f::SS, f::DS, f::FS, f::GS];
+
+impl Svm {
+    /// A virtual interrupt that was injected, and not taken because something physical came first.
+    #[inline(always)]
+    fn waiting_interrupt(&self) -> Option<Event> {
+        if !self.injects_virtual_interrupts() {
+            return None;
+        }
+        let interrupt = self.vmcb.get(f::VIRTUAL_INTERRUPT);
+        let vector = (interrupt >> f::V_INTR_VECTOR_SHIFT) as u8;
+        (interrupt & f::V_IRQ != 0).then(|| Event::interrupt(vector))
+    }
+
+    #[inline(always)]
+    pub(super) fn code(&self) -> u32 {
+        self.vmcb.get(f::EXITCODE) as u32
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rare_reason(&self) -> RawReason {
+        let code = self.code();
+        let reason = svm_exit::reason(code, self.vmcb.get(f::EXITINFO1));
+        let failed = if code == svm_exit::INVALID { 1 << 31 } else { 0 };
+        RawReason(failed | u32::from(reason.0))
+    }
+
+    /// The instruction at RIP.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn instruction(&self) -> Option<Instruction> {
+        let rights = self.get(State::CsRights);
+        let mode = match (rights & CS_LONG != 0 && self.long_mode, rights & CS_DEFAULT != 0) {
+            (true, _) => CodeMode::Bits64,
+            (false, true) => CodeMode::Bits32,
+            (false, false) => CodeMode::Bits16,
+        };
+        let base = if mode == CodeMode::Bits64 { 0 } else { self.vmcb.get(f::CS.base()) };
+        let mut bytes = [0; MAX_BYTES];
+        let linear = base.wrapping_add(self.vmcb.get(f::RIP));
+        let read = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
+        if mode == CodeMode::Bits64 && self.code() == information::CR0_WRITE && self.capabilities.next_rip {
+            // For `cr0_write_by_code`.
+            let way = paging::path_to(self, &mut self.memory.share(), self.physical_bits, linear);
+            let cr3 = self.vmcb.get(f::CR3);
+            self.code_page.set(way.and_then(|(gpa, path)| CodePage::new(linear, cr3, gpa, path, &self.memory)));
+        }
+        decode(&bytes[..read], mode)
+    }
+
+    /// The RIP behind the instruction that exited.
+    #[inline(always)]
+    pub(super) fn next_rip(&self) -> u64 {
+        if self.capabilities.next_rip { self.vmcb.get(f::NRIP) } else { self.computed_next_rip() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn computed_next_rip(&self) -> u64 {
+        // IOIO tells it on every processor (APM 2 15.10.2).
+        if self.exit_reason().basic() == ExitReason::IO_INSTRUCTION {
+            return self.vmcb.get(f::EXITINFO2);
+        }
+        let bytes = self.instruction().map_or(0, |instruction| instruction.length);
+        let next = self.vmcb.get(f::RIP).wrapping_add(bytes.into());
+        // It wraps where RIP has 32 bits.
+        if self.get(State::CsRights) & CS_LONG != 0 { next } else { next & u64::from(u32::MAX) }
+    }
+
+    /// The base of a segment in the guest's mode.
+    fn segment_base(&self, number: u8) -> u64 {
+        let in_64_bit_mode = self.get(State::CsRights) & CS_LONG != 0;
+        match number {
+            4 => self.get(State::FsBase),
+            5 => self.get(State::GsBase),
+            0..4 if !in_64_bit_mode => self.vmcb.get(SEGMENTS[usize::from(number)].base()),
+            _ => 0,
+        }
+    }
+
+    pub(super) fn named_failure(&self) -> Option<&'static str> {
+        entry_checks::first_failure(self.vmcb, self.physical_bits)
+    }
+
+    /// The event whose delivery the exit interrupted. For a software exception that was injected, RIP is behind its instruction: it goes
+    /// back there, as it is for one of the guest's own, in case something else is to be delivered first.
+    #[cold]
+    #[inline(never)]
+    fn interrupted_event(&self, information: u64) -> Option<Event> {
+        let (rip, bytes) = (self.software_rip, self.software_bytes);
+        let at = self.vmcb.get(f::RIP);
+        let is_here = at == rip || at == rip.wrapping_add(bytes.into());
+        if bytes == 0 || !is_here || !information::is_software_exception(information) {
+            return information::vectoring_event(information);
+        }
+        self.vmcb.set(f::RIP, rip);
+        let event = Event::exception(information as u8);
+        Some(Event { kind: EventKind::SoftwareException, instruction_bytes: bytes, ..event })
+    }
+
+    /// The source of LMSW.
+    fn lmsw_source(&self, instruction: &Instruction, registers: &mut GuestRegisters) -> u16 {
+        let rsp = self.vmcb.get(f::RSP);
+        let operand = instruction.operand(registers, rsp, self.next_rip(), |segment| self.segment_base(segment));
+        match operand {
+            Some(Operand::Register(number)) => registers.by_number(number).map_or(rsp, |register| *register) as u16,
+            Some(Operand::Memory(linear)) => {
+                let mut bytes = [0; 2];
+                paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
+                u16::from_le_bytes(bytes)
+            }
+            None => 0,
+        }
+    }
+}
+
+impl ExitFacts for Svm {
+    const MAY_NEED_CODE: bool = true;
+
+    #[inline(always)]
+    fn frequent_reason(&self) -> RawReason {
+        let reason = svm_exit::frequent_reason(self.code(), || self.vmcb.get(f::EXITINFO1));
+        reason.map_or(UNRESOLVED, |reason| RawReason(reason.0.into()))
+    }
+
+    #[inline(always)]
+    fn whole_reason(&self, frequent: RawReason) -> RawReason {
+        if frequent == UNRESOLVED { self.rare_reason() } else { frequent }
+    }
+
+    fn qualification(&self) -> u64 {
+        match self.code() {
+            information::PF => self.vmcb.get(f::EXITINFO2),
+            information::DB => self.vmcb.get(f::DR6) & DR6_CAUSES,
+            _ => self.vmcb.get(f::EXITINFO1),
+        }
+    }
+
+    #[inline(always)]
+    fn io_access(&self) -> IoAccess {
+        information::io_access(self.vmcb.get(f::EXITINFO1))
+    }
+
+    fn string_io_segment_base(&self, _: u64) -> u64 {
+        const ES: u8 = 0;
+        const DS: u8 = 3;
+        if self.io_access().is_in {
+            return self.segment_base(ES);
+        }
+        let segment = self.instruction().and_then(|instruction| instruction.segment_override).unwrap_or(DS);
+        self.segment_base(segment)
+    }
+
+    fn string_io_address_bytes(&self) -> u8 {
+        information::string_io_address_bytes(self.vmcb.get(f::EXITINFO1))
+    }
+
+    #[inline(always)]
+    fn cr0_write(&self) -> Option<u8> {
+        let information = self.vmcb.get(f::EXITINFO1);
+        // Without decode assists, bit 63 is reserved.
+        let is_mov =
+            self.code() == information::CR0_WRITE && self.capabilities.decode_assists && information & IS_MOV != 0;
+        is_mov.then_some(information as u8 & 15)
+    }
+
+    #[inline(always)]
+    fn cr0_write_by_code(&mut self) -> Option<u8> {
+        let vmcb = self.vmcb;
+        let is_64_bit = vmcb.part(f::CS.attributes()) & ATTRIBUTE_LONG != 0;
+        if self.code() != information::CR0_WRITE || self.capabilities.decode_assists || !is_64_bit {
+            return None;
+        }
+        let rip = vmcb.get(f::RIP);
+        let page = self.code_page.get_mut().as_ref()?;
+        mov_to_cr0(page.peek(rip, vmcb.get(f::CR3), &self.memory)?)
+    }
+
+    fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess {
+        let instruction = self.instruction();
+        let access =
+            instruction.and_then(|instruction| instruction.cr_access(|| self.lmsw_source(&instruction, registers)));
+        // The code names the register, whatever became of the instruction's bytes meanwhile.
+        access.unwrap_or(match self.code() {
+            code @ 0..=0xf => CrAccess::Read { cr: code as u8, register: 0 },
+            code => CrAccess::Write { cr: code as u8 & 15, register: 0 },
+        })
+    }
+
+    fn dr_access(&self) -> DrAccess {
+        let code = self.code();
+        let access = self.instruction().and_then(|instruction| instruction.dr_access());
+        access.unwrap_or(DrAccess { dr: code as u8 & 7, register: 0, is_read: code & 0x10 == 0 })
+    }
+
+    fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand) {
+        let rsp = self.vmcb.get(f::RSP);
+        let access = self.instruction().and_then(|instruction| {
+            instruction.table_instruction(registers, rsp, self.next_rip(), |segment| self.segment_base(segment))
+        });
+        access.unwrap_or((TableInstruction::Sgdt, Operand::Register(0)))
+    }
+
+    #[inline(always)]
+    fn physical_fault(&self) -> PhysicalFault {
+        information::physical_fault(self.vmcb.get(f::EXITINFO1), self.vmcb.get(f::EXITINFO2))
+    }
+
+    fn is_rdtscp(&self) -> bool {
+        const RDTSC: u32 = 0x0f31;
+        self.capabilities.facts.is_qemu && self.instruction().is_some_and(|instruction| instruction.opcode != RDTSC)
+    }
+
+    fn invalidated_address(&self, registers: &mut GuestRegisters) -> u64 {
+        if self.capabilities.decode_assists {
+            return self.vmcb.get(f::EXITINFO1);
+        }
+        let rsp = self.vmcb.get(f::RSP);
+        let operand = self.instruction().and_then(|instruction| {
+            instruction.operand(registers, rsp, self.next_rip(), |segment| self.segment_base(segment))
+        });
+        match operand {
+            Some(Operand::Memory(linear)) => linear,
+            _ => 0,
+        }
+    }
+
+    fn exit_event(&self) -> Option<Event> {
+        let bytes = || self.instruction().map_or(1, |instruction| instruction.length);
+        information::event(self.code(), self.vmcb.get(f::EXITINFO1), bytes)
+    }
+
+    #[inline(always)]
+    fn vectoring_event(&self) -> Option<Event> {
+        self.waiting_interrupt().or_else(|| {
+            let information = self.vmcb.get(f::EXITINTINFO);
+            if information::is_valid(information) { self.interrupted_event(information) } else { None }
+        })
+    }
+
+    #[inline(always)]
+    fn was_delivering(&self) -> bool {
+        self.waiting_interrupt().is_some() || information::is_valid(self.vmcb.get(f::EXITINTINFO))
+    }
+
+    fn entry_failure(&self) -> &'static str {
+        self.named_failure().unwrap_or("the state is invalid for VMRUN")
+    }
+}
+
+/// The register that MOV to CR0 reads, if 64-bit code begins with one, without any prefix but REX (APM 3, MOV CRn: mod is ignored).
+#[inline(always)]
+const fn mov_to_cr0(code: u32) -> Option<u8> {
+    const REX: u32 = 0x40;
+    const REX_R: u32 = 4;
+    const REX_B: u32 = 1;
+    const fn is_one(opcode: u32) -> bool {
+        opcode & 0x38_ffff == 0x220f
+    }
+    if is_one(code) {
+        return Some((code >> 16) as u8 & 7);
+    }
+    if code & (0xf0 | REX_R) == REX && is_one(code >> 8) {
+        return Some((code >> 24) as u8 & 7 | ((code & REX_B) << 3) as u8);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mov_to_cr0_is_known_by_its_bytes() {
+        let check = |bytes: [u8; 4], expected| {
+            assert_eq!(mov_to_cr0(u32::from_le_bytes(bytes)), expected, "{bytes:x?}");
+        };
+        check([0x0f, 0x22, 0xc3, 0x90], Some(3));
+        check([0x0f, 0x22, 0x03, 0x90], Some(3));
+        check([0x41, 0x0f, 0x22, 0xc6], Some(14));
+        check([0x48, 0x0f, 0x22, 0xc0], Some(0));
+        // CR8, CR4, a read, another prefix.
+        check([0x44, 0x0f, 0x22, 0xc0], None);
+        check([0x0f, 0x22, 0xe0, 0x90], None);
+        check([0x0f, 0x20, 0xc0, 0x90], None);
+        check([0xf0, 0x0f, 0x22, 0xc0], None);
+    }
+}

@@ -1,0 +1,246 @@
+//! The guest's state and its controls: the VMCB's state save area, what VMSAVE saves, and intercepts (APM 2 15.5).
+
+use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::profile::Profile;
+
+use super::controls::{HLT, IRET, VINTR};
+use super::nmi::Nmis;
+use super::vmcb::{self as f, Field};
+use super::{Svm, guest_state, permission_maps};
+use crate::exit::{Action, CrAccess, Event, GuestRegisters, GuestState, Interrupts, State, vector};
+use crate::host::registers;
+
+pub(super) const RFLAGS_TF: u64 = 1 << 8;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const CR4_MCE: u64 = 1 << 6;
+/// CS rights: L.
+const CS_LONG: u64 = 1 << 13;
+pub(super) const DR6_BS: u64 = 1 << 14;
+
+impl Svm {
+    #[inline(always)]
+    pub(super) fn has_shadow(&self) -> bool {
+        self.vmcb.part(f::INTERRUPT_SHADOW) != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn steps(&self) -> bool {
+        self.vmcb.get(f::RFLAGS) & RFLAGS_TF != 0
+    }
+
+    pub(super) fn set_intercept_0(&mut self, bit: u32, on: bool) {
+        self.vmcb.put(f::INTERCEPTS, u64::from(bit) << 32, on);
+    }
+
+    /// Reads what VMSAVE saves.
+    #[cold]
+    #[inline(never)]
+    fn hidden(&self, read: impl FnOnce() -> u64) -> u64 {
+        self.operation.save(self.vmcb);
+        read()
+    }
+
+    /// Writes what VMLOAD loads.
+    #[cold]
+    #[inline(never)]
+    fn set_hidden(&mut self, write: impl FnOnce()) {
+        self.operation.save(self.vmcb);
+        write();
+        self.operation.load(self.vmcb);
+    }
+}
+
+impl GuestState for Svm {
+    #[inline(always)]
+    fn get(&self, state: State) -> u64 {
+        let vmcb = self.vmcb;
+        match state {
+            State::Rip => vmcb.get(f::RIP),
+            State::Rflags => vmcb.get(f::RFLAGS),
+            State::Cr0 => vmcb.get(f::CR0),
+            State::InstructionBytes => self.next_rip().wrapping_sub(vmcb.get(f::RIP)),
+            State::Cr4 => vmcb.get(f::CR4) & !CR4_MCE,
+            State::Efer => vmcb.get(f::EFER) & !f::EFER_SVME | self.held_back_efer,
+            State::CsBase => vmcb.get(f::CS.base()),
+            State::CsRights => guest_state::rights(vmcb.part(f::CS.attributes())),
+            // The privilege level has a field of its own.
+            State::SsRights => guest_state::rights(vmcb.part(f::SS.attributes())) & !(3 << 5) | vmcb.part(f::CPL) << 5,
+            State::GdtrLimit => vmcb.part(f::GDTR.limit()),
+            State::IdtrLimit => vmcb.part(f::IDTR.limit()),
+            State::LdtrSelector => self.hidden(|| vmcb.part(f::LDTR.selector())),
+            State::LdtrBase => self.hidden(|| vmcb.get(f::LDTR.base())),
+            State::LdtrLimit => self.hidden(|| vmcb.part(f::LDTR.limit())),
+            State::LdtrRights => self.hidden(|| guest_state::rights(vmcb.part(f::LDTR.attributes()))),
+            State::TrSelector => self.hidden(|| vmcb.part(f::TR.selector())),
+            State::TrBase => self.hidden(|| vmcb.get(f::TR.base())),
+            State::TrLimit => self.hidden(|| vmcb.part(f::TR.limit())),
+            State::TrRights => self.hidden(|| guest_state::rights(vmcb.part(f::TR.attributes()))),
+            State::TscOffset => vmcb.get(f::TSC_OFFSET),
+            state => match saved(state) {
+                Some(field) => vmcb.get(field),
+                None => registers::read(state),
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn set(&mut self, state: State, value: u64) {
+        let vmcb = self.vmcb;
+        match state {
+            State::Cr0 => vmcb.set(f::CR0, value),
+            State::Efer => {
+                self.held_back_efer = if self.long_mode { 0 } else { value & EFER_LME };
+                vmcb.set(f::EFER, value & !self.held_back_efer | f::EFER_SVME);
+            }
+            State::Cr2 => {
+                vmcb.set(f::CR2, value);
+                // VMRUN loads it from the block, but for that of Bochs 2.7, which leaves what is in the register.
+                registers::write(state, value);
+            }
+            State::TscOffset => vmcb.set(f::TSC_OFFSET, value),
+            State::Cr3 => vmcb.set(f::CR3, value),
+            State::Dr6 => vmcb.set(f::DR6, value),
+            State::Dr7 => vmcb.set(f::DR7, value),
+            State::GdtrBase => vmcb.set(f::GDTR.base(), value),
+            State::IdtrBase => vmcb.set(f::IDTR.base(), value),
+            State::Cr4 => vmcb.set(f::CR4, value | self.machine_check),
+            State::GdtrLimit => vmcb.set_part(f::GDTR.limit(), value),
+            State::IdtrLimit => vmcb.set_part(f::IDTR.limit(), value),
+            State::LdtrSelector => self.set_hidden(|| vmcb.set_part(f::LDTR.selector(), value)),
+            State::LdtrBase => self.set_hidden(|| vmcb.set(f::LDTR.base(), value)),
+            State::LdtrLimit => self.set_hidden(|| vmcb.set_part(f::LDTR.limit(), value)),
+            State::LdtrRights => {
+                self.set_hidden(|| vmcb.set_part(f::LDTR.attributes(), guest_state::attributes(value)));
+            }
+            State::TrSelector => self.set_hidden(|| vmcb.set_part(f::TR.selector(), value)),
+            State::TrBase => self.set_hidden(|| vmcb.set(f::TR.base(), value)),
+            State::TrLimit => self.set_hidden(|| vmcb.set_part(f::TR.limit(), value)),
+            State::TrRights => self.set_hidden(|| vmcb.set_part(f::TR.attributes(), guest_state::attributes(value))),
+            State::CsBase | State::CsRights | State::SsRights | State::InstructionBytes => {
+                unreachable!("no instruction that a handler emulates writes {state:?}")
+            }
+            state => match saved(state) {
+                Some(field) => vmcb.set_any(field, value),
+                None => registers::write(state, value),
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn steps_quickly(&self) -> bool {
+        self.capabilities.next_rip
+    }
+
+    #[inline(always)]
+    fn quick_step_over(&mut self) {
+        self.vmcb.set(f::RIP, self.vmcb.get(f::NRIP));
+    }
+
+    #[inline(always)]
+    fn step_over(&mut self) {
+        self.vmcb.set(f::RIP, self.next_rip());
+    }
+
+    #[inline(always)]
+    fn ends_plainly(&self) -> bool {
+        !self.has_shadow() && !self.steps()
+    }
+
+    fn advance(&mut self) {
+        if let Some(halt) = &mut self.halt
+            && !halt.stays
+        {
+            halt.stays = true;
+            return;
+        }
+        self.step_over();
+        self.vmcb.set_part(f::INTERRUPT_SHADOW, 0);
+        if self.steps() {
+            // There is no pending debug exception to be left to the processor.
+            self.vmcb.set(f::DR6, self.vmcb.get(f::DR6) | DR6_BS);
+            self.inject(Event::exception(vector::DB));
+        }
+    }
+
+    fn keep_single_step(&mut self) {}
+
+    /// QEMU makes VMEXIT_INVALID of a MOV to CR3 that is not intercepted, in 64-bit mode with a value beyond the physical-address width,
+    /// where the processor raises #GP(0) (APM 3, MOV CRn). State and RIP are then those of the guest at that instruction.
+    #[cold]
+    #[inline(never)]
+    fn after_failed_entry(&mut self, registers: &mut GuestRegisters) -> Option<Action> {
+        let in_64_bit_mode = self.long_mode && self.get(State::CsRights) & CS_LONG != 0;
+        if !self.capabilities.facts.is_qemu || !in_64_bit_mode || self.named_failure().is_some() {
+            return None;
+        }
+        let Some(CrAccess::Write { cr: 3, register }) = self.instruction()?.cr_access(|| 0) else { return None };
+        let value = registers.by_number(register).map_or(self.vmcb.get(f::RSP), |value| *value);
+        (value >> self.physical_bits != 0).then_some(Action::Inject(Event::GENERAL_PROTECTION))
+    }
+
+    fn flush_translations(&mut self, linear: Option<u64>) {
+        match linear {
+            None => self.new_asid(),
+            Some(linear) => {
+                self.operation.invalidate_address(linear, self.asid);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn map_fresh_page(&mut self, gpa: u64) -> bool {
+        let hpa = self.memory.host_base() + gpa;
+        self.npt.map_fresh(gpa, hpa)
+    }
+
+    fn start_up(&mut self, vector: u8) {
+        self.long_mode = false;
+        self.halt = None;
+        self.held_back_efer = 0;
+        self.nmis = Nmis::default();
+        self.set_task_priority(0);
+        guest_state::write_real_mode(self.vmcb, vector);
+        self.vmcb.set(f::CR4, self.machine_check);
+        self.operation.load(self.vmcb);
+        self.new_asid();
+    }
+
+    fn enter_long_mode(&mut self) {
+        self.held_back_efer = 0;
+        self.vmcb.set(f::EFER, self.vmcb.get(f::EFER) | EFER_LME | EFER_LMA);
+        self.long_mode = true;
+        self.new_asid();
+    }
+
+    fn set_profile(&mut self, profile: Profile) -> Controls {
+        let intercepts = self.intercepts(profile);
+        // From now on others may be the guest's own.
+        self.software_bytes = 0;
+        intercepts.write(self.vmcb);
+        self.set_intercept_0(VINTR, self.window);
+        self.set_intercept_0(IRET, self.nmis.intercepts_iret());
+        self.set_intercept_0(HLT, self.halt.is_none());
+        permission_maps::fill_msrpm(self.msrpm, profile);
+        self.vmcb.mark_group(f::PERMISSION_MAPS);
+        intercepts.in_force()
+    }
+}
+
+/// Where a segment or descriptor-table register's parts are, for those that #VMEXIT saves.
+#[inline(always)]
+fn saved(state: State) -> Option<Field> {
+    Some(match state {
+        State::Rip => f::RIP,
+        State::Rsp => f::RSP,
+        State::Rflags => f::RFLAGS,
+        State::Cr0 => f::CR0,
+        State::Cr2 => f::CR2,
+        State::Cr3 => f::CR3,
+        State::Dr6 => f::DR6,
+        State::Dr7 => f::DR7,
+        State::GdtrBase => f::GDTR.base(),
+        State::IdtrBase => f::IDTR.base(),
+        _ => return None,
+    })
+}
