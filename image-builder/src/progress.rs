@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tollgate_abi::record::records::read;
 use tollgate_abi::record::{Kind, Record};
 
 use tollgate_books::log::printable;
@@ -46,9 +47,11 @@ impl Progress {
     /// A record has come.
     pub fn record(&self, record: &Record<'_>) {
         let Some(bar) = &self.bar else { return };
-        let workload = || record.text("workload").map(printable).unwrap_or_default();
         match record.kind {
-            Kind::Begin => bar.set_message(workload()),
+            Kind::Begin => {
+                let workload = read::Begin::of(record).map(|begin| printable(begin.workload));
+                bar.set_message(workload.unwrap_or_default());
+            }
             Kind::Result => bar.inc(1),
             _ => {}
         }

@@ -6,7 +6,7 @@ use core::fmt::Write;
 use tollgate_abi::ExitReason;
 use tollgate_abi::bench::{Bench, MOST_SAMPLES};
 use tollgate_abi::exit_reason::ROWS;
-use tollgate_abi::record::{Kind, MOST_RUNS};
+use tollgate_abi::record::{MOST_RUNS, records};
 use tollgate_abi::workload::Workload;
 
 use crate::calibration::{Calibration, TURNS};
@@ -43,18 +43,31 @@ pub(crate) fn write<W: Write>(
     let (Some(_), Some(cycles)) = (Bench::of(workload), after.get_mut(call)) else { return };
     *cycles = handed.call_cycles;
     for (row, (before, after)) in before.iter().zip(after).enumerate().filter(|&(row, _)| observed[row] > 0) {
-        let record = session.record(Kind::Cost).word("workload", workload.name).number("reason", row as u64);
-        let _ = record.number("exits", observed[row]).number("cycles", after.saturating_sub(*before)).finish();
+        let record = records::Cost {
+            workload: Some(workload.name),
+            scenario: None,
+            reason: row as u16,
+            exits: observed[row],
+            cycles: after.saturating_sub(*before),
+        };
+        let _ = record.write(session.sink());
     }
     let word = |at: u64| memory.read_u32(handed.samples_gpa.checked_add(4 * at)?);
     let taken = if handed.samples_gpa == 0 { 0 } else { word(0).map_or(0, u64::from).min(MOST_SAMPLES) };
-    session.samples(("workload", workload.name), taken, &|number| word(1 + number));
+    session.samples(Sampled::Workload(workload.name), taken, &|number| word(1 + number));
+}
+
+/// A microbenchmark or a scenario, by its name, of which there are samples.
+#[derive(Clone, Copy)]
+pub(crate) enum Sampled {
+    Workload(&'static str),
+    Scenario(&'static str),
 }
 
 impl<W: Write> Session<W> {
     /// Records so many samples.
     #[inline(never)]
-    pub(crate) fn samples(&mut self, (key, name): (&str, &str), taken: u64, sample: &dyn Fn(u64) -> Option<u32>) {
+    pub(crate) fn samples(&mut self, of: Sampled, taken: u64, sample: &dyn Fn(u64) -> Option<u32>) {
         let mut next = 0;
         while next < taken {
             let (first, mut runs) = (next, Vec::<(u32, u32)>::new());
@@ -72,16 +85,18 @@ impl<W: Write> Session<W> {
             if runs.is_empty() {
                 break;
             }
-            let record = self.record(Kind::Samples).word(key, name).number("first", first);
-            let _ = record.runs("ticks", &runs).finish();
+            let (workload, scenario) = match of {
+                Sampled::Workload(name) => (Some(name), None),
+                Sampled::Scenario(name) => (None, Some(name)),
+            };
+            let _ = records::Samples { workload, scenario, first, ticks: &runs }.write(self.sink());
         }
     }
 
     /// Records what the way through the stub and the account take.
     #[inline(never)]
     pub fn calibration(&mut self, times: &Calibration) {
-        let record = self.record(Kind::Calibration).number("turns", TURNS).number("empty", times.empty);
-        let record = record.number("frame", times.frame).number("whole", times.whole);
-        let _ = record.number("inside", times.inside).finish();
+        let &Calibration { empty, frame, whole, inside, .. } = times;
+        let _ = records::Calibration { turns: TURNS, empty, frame, whole, inside }.write(self.sink());
     }
 }

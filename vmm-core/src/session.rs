@@ -15,7 +15,7 @@ use core::fmt::{self, Write};
 
 use tollgate_abi::exit_reason::{LOOKS, ROWS};
 use tollgate_abi::hypercall::{BOOK_BYTES, Book as GuestBook};
-use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Writer};
+use tollgate_abi::record::{MAX_LINE_BYTES, records};
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::workload::{Outcome, Workload};
 
@@ -136,18 +136,18 @@ impl<W: Write> Session<W> {
     pub fn write_verdict(&mut self, result: &str, detail: fmt::Arguments<'_>, remedy: Option<&str>) {
         let postscript = self.postscript.take();
         let (separator, postscript) = postscript.as_deref().map_or(("", ""), |postscript| ("; ", postscript));
-        let record = self.record(Kind::Verdict).word("result", result);
-        let record = record.text("detail", format_args!("{detail}{separator}{postscript}"));
-        let _ = match remedy {
-            Some(remedy) => record.text("remedy", remedy),
-            None => record,
-        }
-        .finish();
+        let record = records::Verdict {
+            result,
+            detail: Some(&format_args!("{detail}{separator}{postscript}")),
+            remedy: remedy.as_ref().map(|remedy| remedy as &dyn fmt::Display),
+        };
+        let _ = record.write(&mut self.out);
     }
 
-    /// Starts a record.
-    pub fn record(&mut self, kind: Kind) -> Writer<'_, W> {
-        Writer::new(&mut self.out, kind)
+    /// Writes a line for the person who reads the log, as the guest's own are written.
+    #[inline(never)]
+    pub fn remark(&mut self, text: fmt::Arguments<'_>) {
+        let _ = records::Console { text: &text }.write(&mut self.out);
     }
 
     #[inline(never)]
@@ -155,13 +155,10 @@ impl<W: Write> Session<W> {
         let mut console = board.console.lock();
         let (bytes, dropped) = console.contents();
         for line in bytes.split(|&byte| byte == b'\n').flat_map(|line| line.chunks(CONSOLE_RECORD_BYTES)) {
-            let _ = self.record(Kind::Console).text("text", Bytes(line)).finish();
+            let _ = records::Console { text: &Bytes(line) }.write(&mut self.out);
         }
         if dropped > 0 {
-            let _ = self
-                .record(Kind::Console)
-                .text("text", format_args!("({dropped} bytes did not fit the console's buffer)"))
-                .finish();
+            self.remark(format_args!("({dropped} bytes did not fit the console's buffer)"));
         }
         console.clear();
     }
@@ -172,10 +169,9 @@ impl<W: Write> Session<W> {
     }
 }
 
-/// Adds how many of the exits that were counted are the monitor's own looks, if any are.
-#[inline(never)]
-fn with_looks<W: Write + ?Sized>(record: Writer<'_, W>, looks: u64) -> Writer<'_, W> {
-    if looks > 0 { record.number("looks", looks) } else { record }
+/// A number that a record has only if it is not 0.
+fn any(number: u64) -> Option<u64> {
+    (number > 0).then_some(number)
 }
 
 /// Displays bytes as Latin-1, which the record's escapes make ASCII.
@@ -198,7 +194,7 @@ mod tests {
     use crate::ledger::{Account, Ledger};
     use crate::script::{Script, machine, machines};
     use tollgate_abi::hypercall::{BOOK_MAGIC, MESSAGE_BYTES};
-    use tollgate_abi::record::parse;
+    use tollgate_abi::record::{Kind, parse};
 
     const BOOK_GPA: u64 = 0x4000;
 

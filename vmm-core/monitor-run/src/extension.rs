@@ -6,7 +6,7 @@ use core::fmt;
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
-use tollgate_abi::record::Writer;
+use tollgate_abi::record::records;
 use tollgate_abi::virtualization::{Extension as Kind, Facts};
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::Page;
@@ -18,7 +18,6 @@ use vmm_core::vmx::Vmx;
 
 use crate::processors::Seated;
 use crate::scenarios::Stage;
-use crate::serial::Serial;
 use crate::{Plan, Refused, processor, svm, vtx};
 
 /// What the processor offers, by the extension that it has.
@@ -103,7 +102,7 @@ where
     /// Which exits a profile's controls can produce.
     fn controls(&self, profile: Profile) -> Controls;
     /// Adds the control fields of a profile to a record.
-    fn describe<'w>(&self, profile: Profile, record: Writer<'w, Serial>) -> Writer<'w, Serial>;
+    fn describe(&self, profile: Profile) -> records::Controls<'static>;
     /// Has another processor exit from its guest whatever the guest does.
     fn stop(local_apic: &LocalApic, apic_id: u32);
     /// Pages for scenarios.

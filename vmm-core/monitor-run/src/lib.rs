@@ -35,7 +35,7 @@ use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, SDM_EDITION};
 use tollgate_abi::machine::{FRESH_BYTES, RAM_BYTES};
 use tollgate_abi::profile::Profile;
-use tollgate_abi::record::{Kind, PROTOCOL};
+use tollgate_abi::record::{PROTOCOL, records};
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::Outcome;
 use vmm_core::board::{Condition, Message};
@@ -136,12 +136,12 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     }
     let facts = found.as_ref().map_or(Facts::default(), Found::facts);
     introduce(session, directory.options, &options, facts, vcpus);
-    let record = session.record(Kind::Memory).number("total", (firmware.memory_bytes)()).number("guest", RAM_BYTES);
-    let _ = record.number("fresh", FRESH_BYTES).finish();
+    let record = records::Memory { total: (firmware.memory_bytes)(), guest: RAM_BYTES, fresh: FRESH_BYTES };
+    let _ = record.write(session.sink());
     let found = found?;
     for (instruction, reason) in found.probed() {
-        let record = session.record(Kind::Probe).text("instruction", instruction);
-        let _ = record.number("reason", reason.ledger_row() as u64).finish();
+        let record = records::Probe { instruction: &instruction, reason: reason.ledger_row() as u16 };
+        let _ = record.write(session.sink());
     }
     let guest_hpa = (firmware.guest_memory)()?;
     all_there(session, &options, vcpus, &found)?;
@@ -204,7 +204,7 @@ fn all_there(session: &mut Session<Serial>, options: &Options<'_>, vcpus: usize,
             "ask for as many vCPUs as the machine has processors, or go on without them (--missing-cpus go-on)",
         ));
     }
-    let _ = session.record(Kind::Console).text("text", format_args!("(monitor) {missing}; going on")).finish();
+    session.remark(format_args!("(monitor) {missing}; going on"));
     Ok(())
 }
 
@@ -219,14 +219,19 @@ fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, f
     let brand = String::from_utf8_lossy(&brand);
     // A line of its own, whatever firmware or terminal left on the current one.
     let _ = fmt::Write::write_str(session.sink(), "\n");
-    let record = session.record(Kind::Tollgate).number("protocol", PROTOCOL).word("build", env!("CARGO_PKG_VERSION"));
-    let record = record
-        .word("platform", firmware().name)
-        .word("virtualization", extension::kind().map_or("none", |kind| kind.name()));
-    let record = record.text("cpu", brand.trim_matches(['\0', ' '])).word("sdm", SDM_EDITION);
-    let record = record.word("leaf_map", options.leaf_map.name()).number("vcpus", vcpus as u64);
-    let record = if facts == Facts::default() { record } else { record.number("facts", facts.to_word()) };
-    let _ = record.text("options", line).finish();
+    let record = records::Tollgate {
+        protocol: PROTOCOL,
+        build: Some(env!("CARGO_PKG_VERSION")),
+        platform: Some(firmware().name),
+        virtualization: Some(extension::kind().map_or("none", |kind| kind.name())),
+        cpu: Some(&brand.trim_matches(['\0', ' '])),
+        sdm: Some(SDM_EDITION),
+        leaf_map: Some(options.leaf_map.name()),
+        vcpus: Some(vcpus as u64),
+        facts: (facts != Facts::default()).then(|| facts.to_word()),
+        options: Some(&line),
+    };
+    let _ = record.write(session.sink());
     remark(session);
 }
 
@@ -236,7 +241,7 @@ fn remark(session: &mut Session<Serial>) {
     let no_port =
         (!session.sink().exists()).then(|| String::from("there is no serial port at I/O address 0x3f8 (COM1)"));
     for remark in (firmware().remarks)().into_iter().chain(no_port) {
-        let _ = session.record(Kind::Console).text("text", format_args!("(monitor) {remark}")).finish();
+        session.remark(format_args!("(monitor) {remark}"));
     }
 }
 
@@ -478,12 +483,12 @@ fn is_off_line(at: usize) -> bool {
 fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B, benches: bool) {
     for profile in Profile::ALL.into_iter().filter(|&profile| benches || profile != Profile::Timing) {
         let controls = backend.controls(profile);
-        let record = session.record(Kind::Controls).word("profile", profile.name());
-        let record = backend.describe(profile, record);
         let bits = |first: u16| {
             (0..64).filter(|&bit| controls.enable(ExitReason(first + bit))).fold(0, |word, bit| word | 1u64 << bit)
         };
-        let _ = record.hex("enabled", bits(0)).hex("enabled_high", bits(64)).finish();
+        let record =
+            records::Controls { enabled: Some(bits(0)), enabled_high: Some(bits(64)), ..backend.describe(profile) };
+        let _ = record.write(session.sink());
     }
 }
 

@@ -7,7 +7,7 @@ use alloc::vec;
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::machine::{BOOT_INFO_GPA, PAGE_TABLES_GPA};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
-use tollgate_abi::record::Writer;
+use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::board::Board;
@@ -32,7 +32,6 @@ use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
-use crate::serial::Serial;
 use crate::{NESTED_TABLES, Plan, traps};
 
 /// What a processor with SVM offers.
@@ -122,14 +121,19 @@ impl Extension for Svm {
         Svm::controls(self, profile)
     }
 
-    fn describe<'w>(&self, profile: Profile, record: Writer<'w, Serial>) -> Writer<'w, Serial> {
+    fn describe(&self, profile: Profile) -> records::Controls<'static> {
         let intercepts = self.intercepts(profile);
         let pair = |read: u16, write: u16| u64::from(write) << 16 | u64::from(read);
-        let record = record.hex("cr", pair(intercepts.cr_read, intercepts.cr_write));
-        let record = record.hex("dr", pair(intercepts.dr_read, intercepts.dr_write));
-        let record = record.hex("exceptions", intercepts.exceptions.into());
-        let [first, second, third] = intercepts.others;
-        record.hex("others0", first.into()).hex("others1", second.into()).hex("others2", third.into())
+        let [others0, others1, others2] = intercepts.others.map(|word| Some(word.into()));
+        records::Controls {
+            cr: Some(pair(intercepts.cr_read, intercepts.cr_write)),
+            dr: Some(pair(intercepts.dr_read, intercepts.dr_write)),
+            exceptions: Some(intercepts.exceptions.into()),
+            others0,
+            others1,
+            others2,
+            ..records::Controls::of(profile.name())
+        }
     }
 
     /// By an NMI, which makes an exit whatever RFLAGS.IF is, and waits while the processor is not in its guest.

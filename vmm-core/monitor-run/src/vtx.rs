@@ -7,7 +7,7 @@ use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::machine::{BOOT_INFO_GPA, PAGE_TABLES_GPA};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
-use tollgate_abi::record::Writer;
+use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::board::Board;
@@ -31,7 +31,6 @@ use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
-use crate::serial::Serial;
 use crate::{NESTED_TABLES, Plan, traps};
 
 const CPUID_1_ECX_VMX: u32 = 1 << 5;
@@ -139,12 +138,17 @@ impl Extension for Vmx {
         Vmx::controls(self, profile)
     }
 
-    fn describe<'w>(&self, profile: Profile, record: Writer<'w, Serial>) -> Writer<'w, Serial> {
+    fn describe(&self, profile: Profile) -> records::Controls<'static> {
         let fields = self.control_fields(profile);
-        let record =
-            record.hex("pin", fields.pin.into()).hex("proc", fields.proc.into()).hex("proc2", fields.proc2.into());
-        let record = record.hex("exit", fields.exit.into()).hex("entry", fields.entry.into());
-        record.hex("exceptions", fields.exception_bitmap.into())
+        records::Controls {
+            pin: Some(fields.pin.into()),
+            proc: Some(fields.proc.into()),
+            proc2: Some(fields.proc2.into()),
+            exit: Some(fields.exit.into()),
+            entry: Some(fields.entry.into()),
+            exceptions: Some(fields.exception_bitmap.into()),
+            ..records::Controls::of(profile.name())
+        }
     }
 
     /// By INIT, which makes an exit whatever RFLAGS.IF is (SDM 3C 26.2): Bochs 2.7 makes none for an external interrupt while

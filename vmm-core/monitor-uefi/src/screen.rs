@@ -5,7 +5,8 @@
 use core::fmt::{self, Write};
 use core::time::Duration;
 
-use tollgate_abi::record::{Kind, Record, parse};
+use tollgate_abi::record::records::read;
+use tollgate_abi::record::{Kind, Record, Text, parse};
 use uefi::{boot, system};
 
 /// Writes lines. Without a screen they go nowhere.
@@ -26,13 +27,24 @@ pub(crate) fn show(log: &[u8]) {
             say(format_args!("\n {:>4} {number:>3}  {:<34} {exits:>10} {average:>12}", "vCPU", "exit reason"));
         }
         match record.kind {
-            Kind::Tollgate => say(format_args!("\n {}, {}", text(&record, "cpu"), text(&record, "options"))),
-            Kind::Console if is_remark(&record) => say(format_args!(" {}", text(&record, "text"))),
+            Kind::Tollgate => {
+                let Ok(read::Tollgate { cpu, options, .. }) = read::Tollgate::of(&record) else { continue };
+                say(format_args!("\n {}, {}", shown(cpu), shown(options)));
+            }
+            Kind::Console => {
+                let Ok(read::Console { text }) = read::Console::of(&record) else { continue };
+                // The monitor's own lines, not the guest's.
+                let text = shown(Some(text));
+                if text.starts_with("(monitor) ") {
+                    say(format_args!(" {text}"));
+                }
+            }
             Kind::Exit => show_row(&record),
             Kind::Verdict => {
-                say(format_args!("\n Verdict: {}: {}", text(&record, "result"), text(&record, "detail")));
-                if record.raw("remedy").is_some() {
-                    say(format_args!(" Remedy: {}", text(&record, "remedy")));
+                let Ok(read::Verdict { result, detail, remedy }) = read::Verdict::of(&record) else { continue };
+                say(format_args!("\n Verdict: {result}: {}", shown(detail)));
+                if remedy.is_some() {
+                    say(format_args!(" Remedy: {}", shown(remedy)));
                 }
             }
             _ => {}
@@ -40,22 +52,17 @@ pub(crate) fn show(log: &[u8]) {
     }
 }
 
-/// What the monitor, not the guest, has written.
-fn is_remark(record: &Record<'_>) -> bool {
-    record.raw("text").is_some_and(|text| text.starts_with("\"(monitor) "))
-}
-
 fn show_row(record: &Record<'_>) {
-    let number = |key| record.number(key).unwrap_or(0);
-    if let Some(average) = number("cycles").checked_div(number("count")) {
-        let (vcpu, reason, name) = (number("vcpu"), number("reason"), text(record, "name"));
-        say(format_args!(" {vcpu:>4} {reason:>3}  {name:<34} {:>10} {average:>12}", number("count")));
+    let Ok(read::Exit { vcpu, reason, name, count, cycles, .. }) = read::Exit::of(record) else { return };
+    if let Some(average) = cycles.checked_div(count) {
+        let name = shown(Some(name));
+        say(format_args!(" {vcpu:>4} {reason:>3}  {name:<34} {count:>10} {average:>12}"));
     }
 }
 
-/// A record's text, which is displayed without its escapes and can be padded.
-fn text(record: &Record<'_>, key: &str) -> alloc::string::String {
-    record.text(key).map(|text| alloc::format!("{text}")).unwrap_or_default()
+/// A text without its escapes, which can be padded; empty if there is none.
+fn shown(text: Option<Text<'_>>) -> alloc::string::String {
+    text.map(|text| alloc::format!("{text}")).unwrap_or_default()
 }
 
 /// How long the account stays on the screen unless a key is pressed.

@@ -7,10 +7,10 @@ use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, LOOKS, ROWS, Status};
 use tollgate_abi::hypercall::Book as GuestBook;
 use tollgate_abi::key::Key;
-use tollgate_abi::record::{Kind, Writer};
+use tollgate_abi::record::records;
 use tollgate_abi::workload::Outcome;
 
-use super::{Books, FAULT, Session, counts, keeps, looks, read_book, with_looks};
+use super::{Books, FAULT, Session, any, counts, keeps, looks, read_book};
 use crate::ended::{Ended, GuestExit};
 use crate::keys::{KeyFigures, PartFigures};
 use crate::ledger::{Book, Figures, Imbalance};
@@ -44,7 +44,7 @@ impl<W: Write> Session<W> {
             let text = format_args!(
                 "(monitor) {lost} bytes of the log did not fit the memory for it: records are missing before this"
             );
-            let _ = self.record(Kind::Console).text("text", text).finish();
+            self.remark(text);
         }
         if keeps(books) {
             for (number, &account) in books.iter().enumerate() {
@@ -52,24 +52,27 @@ impl<W: Write> Session<W> {
             }
             let tally = book.iter().flat_map(|book| book.tally.iter().enumerate());
             for (number, &count) in tally.filter(|&(_, &count)| count > 0) {
-                let _ = self.record(Kind::Tally).number("reason", number as u64).number("guest", count).finish();
+                let _ = records::Tally { reason: number as u16, guest: count }.write(&mut self.out);
             }
         }
         if own && ended.outcome == Outcome::Exited && book.is_none() {
             ended.outcome = Outcome::ExitedWithoutBook;
         }
-        let record = self.record(Kind::Stop);
-        let record = if books.len() > 1 { record.number("vcpu", culprit as u64) } else { record };
-        let record = record.word("outcome", ended.outcome.name());
+        // The last exit of the guest of a processor that failed is nobody's to read.
+        let last_exit = |value: u64| fault.vcpu().is_none().then_some(value);
+        let record = records::Stop {
+            vcpu: (books.len() > 1).then_some(culprit as u64),
+            outcome: ended.outcome.name(),
+            rip: last_exit(ended.rip),
+            reason: last_exit(ended.reason.into()),
+            qualification: last_exit(ended.qualification),
+            detail: if ended.detail.is_empty() { None } else { Some(&ended.detail) },
+        };
+        let _ = record.write(&mut self.out);
         if fault.vcpu().is_some() {
-            // Its guest's last exit is nobody's to read.
-            let _ = record.finish();
             let detail = format_args!("{fault}, on the processor of vCPU {culprit}");
             return self.verdict(&Verdict { ending: Ending::Fail, result: FAULT, detail });
         }
-        let record = record.hex("rip", ended.rip);
-        let record = record.hex("reason", ended.reason.into()).hex("qualification", ended.qualification);
-        let _ = if ended.detail.is_empty() { record } else { record.text("detail", &ended.detail) }.finish();
         for (reason, looks) in LOOKS.iter().zip(looks(books)) {
             self.unbooked[reason.ledger_row()] += looks;
         }
@@ -94,33 +97,53 @@ impl<W: Write> Session<W> {
         self.recorded(vcpu, account);
         account.keys(&mut |reason, key| self.key(vcpu, reason, key));
         account.variants(&mut |variant| {
-            let record = self.record(Kind::Variant).number("vcpu", vcpu as u64);
-            let record = record.number("reason", variant.reason.0.into()).text("name", variant.name);
-            let _ = part(record, &variant.part).finish();
+            let PartFigures { count, cycles, min, max } = variant.part;
+            let (reason, name) = (variant.reason.0, &variant.name);
+            let record = records::Variant { vcpu: vcpu as u64, reason, name, count, cycles, min, max };
+            let _ = record.write(&mut self.out);
         });
-        let record = self.record(Kind::Total).number("vcpu", vcpu as u64).number("exits", ledger.exits());
-        let record = record.number("entries", ledger.entries()).number("cycles", ledger.cycles());
-        let _ = record.number("elapsed", elapsed_tsc).finish();
+        let record = records::Total {
+            vcpu: vcpu as u64,
+            exits: ledger.exits(),
+            entries: ledger.entries(),
+            cycles: ledger.cycles(),
+            elapsed: elapsed_tsc,
+        };
+        let _ = record.write(&mut self.out);
     }
 
     #[inline(never)]
     fn row(&mut self, vcpu: usize, number: usize, status: Status, row: &Figures, looks: u64) {
-        let record = self.record(Kind::Exit).number("vcpu", vcpu as u64).number("reason", number as u64);
-        let record = record.text("name", ExitReason(number as u16).name());
-        let record = record.word("status", status.as_str()).number("count", row.count).number("cycles", row.cycles);
-        let record = record.number("min", row.min()).number("max", row.max());
-        let record = if row.count > 0 { record.histogram("histogram", &row.histogram) } else { record };
-        let _ = with_looks(record, looks).finish();
+        let record = records::Exit {
+            vcpu: vcpu as u64,
+            reason: number as u16,
+            name: &ExitReason(number as u16).name(),
+            status: status.as_str(),
+            count: row.count,
+            cycles: row.cycles,
+            min: row.min(),
+            max: row.max(),
+            histogram: (row.count > 0).then_some(&row.histogram),
+            looks: any(looks),
+        };
+        let _ = record.write(&mut self.out);
     }
 
     #[inline(never)]
     fn key(&mut self, vcpu: usize, reason: ExitReason, figures: &KeyFigures) {
-        let record = self.record(Kind::Key).number("vcpu", vcpu as u64).number("reason", reason.0.into());
-        let record = match figures.key {
-            Some((kind, key)) => record.hex("key", key).text("name", Key(kind, key)),
-            None => record.text("name", "others"),
+        let PartFigures { count, cycles, min, max } = figures.part;
+        let named = figures.key.map(|(kind, key)| Key(kind, key));
+        let record = records::Key {
+            vcpu: vcpu as u64,
+            reason: reason.0,
+            key: figures.key.map(|(_, key)| key),
+            name: named.as_ref().map_or(&"others", |named| named),
+            count,
+            cycles,
+            min: Some(min),
+            max: Some(max),
         };
-        let _ = part(record, &figures.part).finish();
+        let _ = record.write(&mut self.out);
     }
 
     #[inline(never)]
@@ -198,12 +221,6 @@ impl<W: Write> Session<W> {
         self.write_verdict(verdict.result, verdict.detail, None);
         verdict.ending
     }
-}
-
-/// Adds the figures of a part.
-fn part<'w, W: Write + ?Sized>(record: Writer<'w, W>, part: &PartFigures) -> Writer<'w, W> {
-    let record = record.number("count", part.count).number("cycles", part.cycles);
-    record.number("min", part.min).number("max", part.max)
 }
 
 /// Displays the first text unless it is empty.

@@ -1,11 +1,12 @@
 //! The records of what [`crate::recorder`] keeps: the trace while every vCPU is quiet, drops and samples at the end.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt::Write;
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::ROWS;
-use tollgate_abi::record::{Kind, MAX_LINE_BYTES};
+use tollgate_abi::record::{MAX_LINE_BYTES, records};
 use tollgate_abi::trace::Batch;
 
 use super::{Books, Session};
@@ -49,8 +50,9 @@ impl<W: Write> Session<W> {
         }
         let Traced { records, exits } = self.traced[vcpu];
         self.traced[vcpu] = Traced { records: records + 1, exits: exits + batch.exits };
-        let record = self.record(Kind::Trace).number("vcpu", vcpu as u64).number("seq", records);
-        let _ = record.number("exits", batch.exits).number("tsc", batch.tsc).packed("data", &batch).finish();
+        let (exits, tsc) = (batch.exits, batch.tsc);
+        let record = records::Trace { vcpu: vcpu as u64, seq: records, exits, tsc, data: &*batch };
+        let _ = record.write(&mut self.out);
         batch.clear();
     }
 
@@ -64,15 +66,14 @@ impl<W: Write> Session<W> {
                 let (count, cycles) = ring.dropped(reason);
                 if count > 0 {
                     all += count;
-                    let record = self.record(Kind::Dropped).number("vcpu", vcpu as u64);
-                    let record = record.number("reason", reason.0.into());
-                    let _ = record.number("count", count).number("cycles", cycles).finish();
+                    let record = records::Dropped { vcpu: vcpu as u64, reason: reason.0, count, cycles };
+                    let _ = record.write(&mut self.out);
                 }
             }
             let Traced { records, exits } = self.traced.get(vcpu).copied().unwrap_or_default();
-            let record = self.record(Kind::Traced).number("vcpu", vcpu as u64).number("seq", records);
-            let record = record.number("exits", exits).number("dropped", all);
-            let _ = record.number("ring", ring.capacity() as u64).finish();
+            let ring = ring.capacity() as u64;
+            let record = records::Traced { vcpu: vcpu as u64, seq: records, exits, dropped: all, ring };
+            let _ = record.write(&mut self.out);
         }
         let Some(rates) = account.rates() else { return };
         let (step, start) = rates.steps();
@@ -80,9 +81,9 @@ impl<W: Write> Session<W> {
             let mut counts = rates.of(reason);
             let mut from = 0;
             while counts.clone().next().is_some() {
-                let record = self.record(Kind::Rate).number("vcpu", vcpu as u64).number("reason", reason.0.into());
-                let record = record.number("start", start).number("step", step).number("from", from);
-                let _ = record.numbers("counts", counts.by_ref().take(RATES_IN_A_RECORD).map(u64::from)).finish();
+                let some: Vec<u32> = counts.by_ref().take(RATES_IN_A_RECORD).collect();
+                let record = records::Rate { vcpu: vcpu as u64, reason: reason.0, start, step, from, counts: &some };
+                let _ = record.write(&mut self.out);
                 from += RATES_IN_A_RECORD as u64;
             }
         }

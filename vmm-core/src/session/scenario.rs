@@ -5,10 +5,11 @@ use core::fmt::{self, Write};
 use tollgate_abi::ExitReason;
 use tollgate_abi::bench::WARM_UP;
 use tollgate_abi::exit_reason::{Need, ROWS};
-use tollgate_abi::record::Kind;
+use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
 
 use super::{Books, Session, counts, keeps};
+use crate::bench::Sampled;
 
 /// What is left of a scenario that was timed.
 #[derive(Debug)]
@@ -23,10 +24,15 @@ impl<W: Write> Session<W> {
     /// Records that the platform can't run a scenario.
     #[inline(never)]
     pub fn scenario_denied(&mut self, scenario: &Scenario, need: Need) {
-        let record = self.record(Kind::Scenario).word("scenario", scenario.name);
-        let record = record.number("reason", scenario.reason.0.into()).word("verdict", "denied");
-        let record = record.number("predicted", 0).number("observed", 0);
-        let _ = record.text("detail", format_args!("this processor lacks {need}")).finish();
+        let record = records::Scenario {
+            scenario: scenario.name,
+            reason: scenario.reason.0,
+            verdict: "denied",
+            predicted: 0,
+            observed: 0,
+            detail: Some(&format_args!("this processor lacks {need}")),
+        };
+        let _ = record.write(&mut self.out);
     }
 
     /// What the ledger has before so many runs, to be handed to [`Session::scenario`].
@@ -60,31 +66,45 @@ impl<W: Write> Session<W> {
         if !balanced {
             self.differing_scenario = self.differing_scenario.or(Some(scenario));
         }
-        let record = self.record(Kind::Scenario).word("scenario", scenario.name);
-        let record = record.number("reason", reason.0.into());
-        let record = record.word("verdict", if balanced { "balanced" } else { "differs" });
-        let record = record.number("predicted", predicted).number("observed", observed);
-        let _ = match (failure, stray) {
-            (Some(failure), _) => record.text("detail", failure),
-            (None, Some(other)) => {
-                let variant = if other == row { " of another kind" } else { "" };
-                record.text("detail", format_args!("{:?}{variant} came up", ExitReason(other as u16)))
-            }
-            _ => record,
-        }
-        .finish();
+        let came_up = stray.map(|other| Stray { reason: ExitReason(other as u16), is_of_the_row: other == row });
+        let record = records::Scenario {
+            scenario: scenario.name,
+            reason: reason.0,
+            verdict: if balanced { "balanced" } else { "differs" },
+            predicted,
+            observed,
+            detail: failure.or(came_up.as_ref().map(|stray| stray as &dyn fmt::Display)),
+        };
+        let _ = record.write(&mut self.out);
     }
 
     /// Records how long a scenario took.
     #[inline(never)]
     pub fn timed_scenario(&mut self, scenario: &Scenario, timed: &TimedScenario<'_>) {
         let samples = timed.ticks.get(WARM_UP as usize..).unwrap_or_default();
-        self.samples(("scenario", scenario.name), samples.len() as u64, &|number| {
+        self.samples(Sampled::Scenario(scenario.name), samples.len() as u64, &|number| {
             samples.get(number as usize).copied()
         });
-        let record = self.record(Kind::Cost).word("scenario", scenario.name);
-        let record = record.number("reason", scenario.reason.ledger_row() as u64);
-        let _ = record.number("exits", timed.cost.0).number("cycles", timed.cost.1).finish();
+        let record = records::Cost {
+            workload: None,
+            scenario: Some(scenario.name),
+            reason: scenario.reason.ledger_row() as u16,
+            exits: timed.cost.0,
+            cycles: timed.cost.1,
+        };
+        let _ = record.write(&mut self.out);
+    }
+}
+
+/// An exit that came up beside those that a scenario predicts.
+struct Stray {
+    reason: ExitReason,
+    is_of_the_row: bool,
+}
+
+impl fmt::Display for Stray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}{} came up", self.reason, if self.is_of_the_row { " of another kind" } else { "" })
     }
 }
 
@@ -163,8 +183,9 @@ mod tests {
         let records: Vec<_> = text.lines().map(|line| parse(line.as_bytes()).unwrap()).collect();
         let [first, second, cost] = records.as_slice() else { panic!("{text}") };
         assert_eq!((first.number("first"), second.number("first")), (Some(0), Some(MOST_RUNS as u64)));
-        assert_eq!(first.runs("ticks").unwrap().take(2).collect::<Vec<_>>(), [(60, 1), (61, 1)]);
-        assert_eq!(second.runs("ticks").unwrap().last(), Some((61, 2)));
+        let ticks = |record| records::read::Samples::of(record).unwrap().ticks;
+        assert_eq!(ticks(first).iter().take(2).collect::<Vec<_>>(), [(60, 1), (61, 1)]);
+        assert_eq!(ticks(second).iter().last(), Some((61, 2)));
         assert_eq!(["reason", "exits", "cycles"].map(|key| cost.number(key)), [Some(11), Some(273), Some(24_024)]);
     }
 }

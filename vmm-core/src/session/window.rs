@@ -8,11 +8,11 @@ use tollgate_abi::exit_reason::{LOOKS, ROWS};
 use tollgate_abi::hypercall::Book as GuestBook;
 use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
-use tollgate_abi::record::Kind;
+use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::{KeyPrediction, Outcome, Workload};
 
-use super::{Books, Session, counts, keeps, looks, pause_anywhere, read_book, with_looks};
+use super::{Books, Session, any, counts, keeps, looks, pause_anywhere, read_book};
 use crate::bench::{self, Handed};
 use crate::exit::{Backend, Pause};
 use crate::machine::Machine;
@@ -55,8 +55,8 @@ impl<W: Write> Session<W> {
         self.restless = self.restless.or(wait_until_quiet(vcpu).err());
         self.print_console(vcpu.machine.board);
         self.empty_rings(books);
-        let record = self.record(Kind::Begin).word("workload", workload.name).word("profile", workload.profile.name());
-        let _ = record.number("iterations", iterations).finish();
+        let record = records::Begin { workload: workload.name, profile: Some(workload.profile.name()), iterations };
+        let _ = record.write(&mut self.out);
         vcpu.set_profile(workload.profile);
         let keys_before = key_counts(workload, books);
         let (before, looks_before, cycles_before) = (counts(books), looks(books), bench::cycles(workload, books));
@@ -119,24 +119,31 @@ impl<W: Write> Session<W> {
         if verdict == "failed" || verdict == "differs" {
             self.differing = self.differing.or(Some(workload));
         }
-        let record = self
-            .record(Kind::Result)
-            .word("workload", workload.name)
-            .number("iterations", iterations)
-            .word("verdict", verdict);
-        let record = record.number("exits", observed.iter().sum()).number("cycles", tsc.wrapping_sub(start_tsc));
-        let _ = if message.is_empty() { record } else { record.text("message", message) }.finish();
+        let record = records::Result {
+            workload: workload.name,
+            iterations,
+            verdict,
+            exits: observed.iter().sum(),
+            cycles: tsc.wrapping_sub(start_tsc),
+            message: if message.is_empty() { None } else { Some(&message) },
+        };
+        let _ = record.write(&mut self.out);
         for row in (0..ROWS).filter(|&row| keeps && predicted(row) | guest(row) | observed[row] != 0) {
-            let record = self.record(Kind::Count).word("workload", workload.name).number("reason", row as u64);
-            let record = record.number("predicted", predicted(row)).number("guest", guest(row));
-            let _ = with_looks(record.number("observed", observed[row]), looks(row)).finish();
+            let record = records::Count {
+                workload: workload.name,
+                reason: row as u16,
+                predicted: Some(predicted(row)),
+                guest: Some(guest(row)),
+                observed: observed[row],
+                looks: any(looks(row)),
+            };
+            let _ = record.write(&mut self.out);
         }
         for &KeyBooks { key, predicted, observed } in keys {
             let Some((_, kind)) = KINDS.iter().find(|(reason, _)| *reason == key.reason) else { continue };
-            let record = self.record(Kind::KeyCount).word("workload", workload.name);
-            let record = record.number("reason", key.reason.0.into()).hex("key", key.key);
-            let record = record.text("name", Key(*kind, key.key)).number("predicted", predicted);
-            let _ = record.number("observed", observed).finish();
+            let (reason, name) = (key.reason.0, &Key(*kind, key.key));
+            let record = records::KeyCount { workload: workload.name, reason, key: key.key, name, predicted, observed };
+            let _ = record.write(&mut self.out);
         }
     }
 }

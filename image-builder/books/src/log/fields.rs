@@ -1,9 +1,8 @@
 //! A record's fields, read with errors that name the place.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use tollgate_abi::record::Record;
+use tollgate_abi::record::{Record, Text};
 
 use super::error::LogError;
 
@@ -13,7 +12,7 @@ pub(super) struct Fields<'a> {
     pub(super) line: u64,
 }
 
-impl Fields<'_> {
+impl<'a> Fields<'a> {
     pub(super) fn problem(&self, problem: String) -> LogError {
         LogError::Record { line: self.line, kind: self.record.kind.word(), problem }
     }
@@ -22,37 +21,15 @@ impl Fields<'_> {
         self.problem(format!("has no usable `{key}`"))
     }
 
-    pub(super) fn number(&self, key: &str) -> Result<u64, LogError> {
-        self.record.number(key).ok_or_else(|| self.lacks(key))
+    /// The record as the table of records has it.
+    pub(super) fn of<T>(&self, read: impl FnOnce(&Record<'a>) -> Result<T, &'static str>) -> Result<T, LogError> {
+        read(self.record).map_err(|key| self.lacks(key))
     }
+}
 
-    pub(super) fn optional_number(&self, key: &str) -> Option<u64> {
-        self.record.number(key)
-    }
-
-    pub(super) fn reason(&self) -> Result<u16, LogError> {
-        self.record.number("reason").and_then(|number| number.try_into().ok()).ok_or_else(|| self.lacks("reason"))
-    }
-
-    pub(super) fn text(&self, key: &str) -> Result<String, LogError> {
-        self.record.text(key).map(printable).ok_or_else(|| self.lacks(key))
-    }
-
-    /// The buckets; a row without exits has none.
-    pub(super) fn histogram(&self) -> Result<BTreeMap<u8, u64>, LogError> {
-        let mut buckets = BTreeMap::<u8, u64>::new();
-        if self.record.raw("histogram").is_some() {
-            for (bucket, count) in self.record.histogram("histogram").ok_or_else(|| self.lacks("histogram"))? {
-                let sum = buckets.entry(bucket).or_default();
-                *sum = sum.saturating_add(count);
-            }
-        }
-        Ok(buckets)
-    }
-
-    pub(super) fn optional_text(&self, key: &str) -> String {
-        self.record.text(key).map(printable).unwrap_or_default()
-    }
+/// A text as people may see it; empty if there is none.
+pub(super) fn text(text: Option<Text<'_>>) -> String {
+    text.map(printable).unwrap_or_default()
 }
 
 /// Text that may be shown on a terminal, whatever a log holds: control characters as Rust writes them.

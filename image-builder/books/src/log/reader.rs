@@ -1,12 +1,14 @@
 //! Reads a serial log, line by line, into a [`Log`].
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject};
+use tollgate_abi::record::records::read;
+use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject, Text};
 use tollgate_abi::virtualization::Facts;
 
 use super::error::LogError;
-use super::fields::Fields;
+use super::fields::{Fields, printable, text};
 use super::recorded;
 use super::{
     Calibration, Cost, Count, ExitRow, Header, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict,
@@ -164,26 +166,35 @@ impl State {
             Kind::Exit => self.exit(&fields),
             Kind::Key => self.key(&fields),
             Kind::Variant => self.variant(&fields),
-            Kind::Trace => recorded::of(&mut self.log.traces, &fields)?.trace(&fields),
-            Kind::Dropped => recorded::of(&mut self.log.traces, &fields)?.dropped(&fields),
-            Kind::Traced => recorded::of(&mut self.log.traces, &fields)?.end(&fields),
+            Kind::Trace => {
+                let record = fields.of(read::Trace::of)?;
+                recorded::of(&mut self.log.traces, record.vcpu, &fields)?.trace(&record, &fields)
+            }
+            Kind::Dropped => {
+                let record = fields.of(read::Dropped::of)?;
+                recorded::of(&mut self.log.traces, record.vcpu, &fields)?.dropped(&record, &fields)
+            }
+            Kind::Traced => {
+                let record = fields.of(read::Traced::of)?;
+                recorded::of(&mut self.log.traces, record.vcpu, &fields)?.end(&record, &fields)
+            }
             Kind::Rate => {
-                let place = (fields.number("vcpu")?, fields.reason()?);
-                self.log.rates.entry(place).or_default().take(&fields)?;
+                let record = fields.of(read::Rate::of)?;
+                self.log.rates.entry((record.vcpu, record.reason)).or_default().take(&record, &fields)?;
                 self.bounded("rates", self.log.rates.len(), MOST_ROWS)
             }
             Kind::Tally => self.tally(&fields),
             Kind::Total => self.total(&fields),
             Kind::Stop => {
-                let [vcpu, rip, reason, qualification] =
-                    ["vcpu", "rip", "reason", "qualification"].map(|key| fields.optional_number(key));
-                let (outcome, detail) = (fields.text("outcome")?, fields.optional_text("detail"));
+                let read::Stop { vcpu, outcome, rip, reason, qualification, detail } = fields.of(read::Stop::of)?;
+                let (outcome, detail) = (printable(outcome), text(detail));
                 self.log.stop = Some(Stop { vcpu, outcome, rip, reason, qualification, detail });
                 Ok(())
             }
             Kind::Verdict => {
-                let [detail, remedy] = ["detail", "remedy"].map(|key| fields.optional_text(key));
-                self.log.verdict = Some(Verdict { result: fields.text("result")?, detail, remedy });
+                let read::Verdict { result, detail, remedy } = fields.of(read::Verdict::of)?;
+                self.log.verdict =
+                    Some(Verdict { result: printable(result), detail: text(detail), remedy: text(remedy) });
                 Ok(())
             }
             Kind::KeyCount => self.key_count(&fields),
@@ -191,7 +202,7 @@ impl State {
             Kind::Samples => self.samples(&fields),
             Kind::Cost => self.cost(&fields),
             Kind::Probe => {
-                *self.log.probes.entry(fields.reason()?).or_default() += 1;
+                *self.log.probes.entry(fields.of(read::Probe::of)?.reason).or_default() += 1;
                 Ok(())
             }
             Kind::Tollgate | Kind::Memory | Kind::Console => Ok(()),
@@ -203,31 +214,34 @@ impl State {
             return Err(LogError::AnotherRun { line: self.line });
         }
         self.began = true;
-        let found = fields.number("protocol")?;
-        if found != PROTOCOL {
-            return Err(LogError::Protocol { found });
+        let record = fields.of(read::Tollgate::of)?;
+        if record.protocol != PROTOCOL {
+            return Err(LogError::Protocol { found: record.protocol });
         }
         self.log.header = Header {
-            build: fields.optional_text("build"),
-            platform: fields.optional_text("platform"),
-            virtualization: fields.optional_text("virtualization"),
-            cpu: fields.optional_text("cpu"),
-            sdm_edition: fields.optional_text("sdm"),
-            leaf_map: fields.optional_text("leaf_map"),
-            vcpus: fields.optional_number("vcpus").unwrap_or(1),
-            facts: Facts::from_word(fields.optional_number("facts").unwrap_or_default()),
-            options: fields.optional_text("options"),
+            build: text(record.build),
+            platform: text(record.platform),
+            virtualization: text(record.virtualization),
+            cpu: text(record.cpu),
+            sdm_edition: text(record.sdm),
+            leaf_map: text(record.leaf_map),
+            vcpus: record.vcpus.unwrap_or(1),
+            facts: Facts::from_word(record.facts.unwrap_or_default()),
+            options: text(record.options),
         };
         Ok(())
     }
 
     /// Logs of earlier monitors do not say what a profile enables.
     fn controls(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        if ["enabled", "enabled_high"].iter().all(|key| fields.record.raw(key).is_none()) {
-            return Ok(());
-        }
-        let profile = fields.text("profile")?;
-        let enabled = u128::from(fields.number("enabled_high")?) << 64 | u128::from(fields.number("enabled")?);
+        let record = fields.of(read::Controls::of)?;
+        let (low, high) = match (record.enabled, record.enabled_high) {
+            (None, None) => return Ok(()),
+            (None, Some(_)) => return Err(fields.lacks("enabled")),
+            (Some(_), None) => return Err(fields.lacks("enabled_high")),
+            (Some(low), Some(high)) => (low, high),
+        };
+        let (profile, enabled) = (printable(record.profile), u128::from(high) << 64 | u128::from(low));
         if self.log.enabled.insert(profile.clone(), enabled).is_some_and(|known| known != enabled) {
             return Err(fields.problem(format!("contradicts another of profile {profile}")));
         }
@@ -235,72 +249,53 @@ impl State {
     }
 
     fn workload_begins(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let (name, iterations) = (fields.text("workload")?, fields.number("iterations")?);
+        let record = fields.of(read::Begin::of)?;
+        let (name, iterations) = (printable(record.workload), record.iterations);
         self.log.workloads.push(WorkloadRun { name, iterations, ..WorkloadRun::default() });
         self.bounded("workloads", self.log.workloads.len(), MOST_WORKLOADS)
     }
 
     fn workload_ends(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let end = WorkloadEnd {
-            verdict: fields.text("verdict")?,
-            exits: fields.number("exits")?,
-            cycles: fields.number("cycles")?,
-            message: fields.optional_text("message"),
-        };
-        let iterations = fields.number("iterations")?;
-        let workload = self.workload(fields, |workload| workload.ended.is_none())?;
+        let read::Result { workload, iterations, verdict, exits, cycles, message } = fields.of(read::Result::of)?;
+        let end = WorkloadEnd { verdict: printable(verdict), exits, cycles, message: text(message) };
+        let workload = self.workload(workload, |workload| workload.ended.is_none())?;
         workload.iterations = iterations;
         workload.ended = Some(end);
         Ok(())
     }
 
     fn count(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let reason = fields.reason()?;
-        let count = Count {
-            predicted: fields.optional_number("predicted"),
-            guest: fields.optional_number("guest"),
-            observed: fields.number("observed")?,
-            looks: fields.optional_number("looks").unwrap_or(0),
-        };
-        self.workload(fields, |workload| !workload.counts.contains_key(&reason))?.counts.insert(reason, count);
+        let read::Count { workload, reason, predicted, guest, observed, looks } = fields.of(read::Count::of)?;
+        let count = Count { predicted, guest, observed, looks: looks.unwrap_or(0) };
+        self.workload(workload, |workload| !workload.counts.contains_key(&reason))?.counts.insert(reason, count);
         self.counts += 1;
         self.bounded("counts", self.counts, MOST_ROWS)
     }
 
     fn key_count(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let count = KeyCount {
-            reason: fields.reason()?,
-            key: fields.number("key")?,
-            name: fields.text("name")?,
-            predicted: fields.number("predicted")?,
-            observed: fields.number("observed")?,
-        };
+        let read::KeyCount { workload, reason, key, name, predicted, observed } = fields.of(read::KeyCount::of)?;
+        let count = KeyCount { reason, key, name: printable(name), predicted, observed };
         let is_same = |known: &KeyCount| (known.reason, known.key) == (count.reason, count.key);
-        self.workload(fields, |workload| !workload.keys.iter().any(is_same))?.keys.push(count);
+        self.workload(workload, |workload| !workload.keys.iter().any(is_same))?.keys.push(count);
         self.counts += 1;
         self.bounded("counts", self.counts, MOST_ROWS)
     }
 
     fn calibration(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let calibration = Calibration {
-            turns: fields.number("turns")?,
-            empty: fields.number("empty")?,
-            frame: fields.number("frame")?,
-            whole: fields.number("whole")?,
-            inside: fields.number("inside")?,
-        };
-        match self.log.calibration.replace(calibration) {
+        let read::Calibration { turns, empty, frame, whole, inside } = fields.of(read::Calibration::of)?;
+        match self.log.calibration.replace(Calibration { turns, empty, frame, whole, inside }) {
             None => Ok(()),
             Some(_) => Err(fields.problem("comes twice".to_owned())),
         }
     }
 
     fn samples(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let first = fields.number("first")?;
-        let runs: Vec<_> = fields.record.runs("ticks").ok_or_else(|| fields.lacks("ticks"))?.collect();
-        let samples = match self.timed_scenario(fields)? {
-            Some(scenario) => &mut scenario.samples,
-            None => &mut self.workload(fields, |_| true)?.samples,
+        let read::Samples { workload, scenario, first, ticks } = fields.of(read::Samples::of)?;
+        let runs: Vec<_> = ticks.iter().collect();
+        let samples = match (scenario, workload) {
+            (Some(scenario), _) => &mut self.timed_scenario(scenario, fields)?.samples,
+            (None, Some(workload)) => &mut self.workload(workload, |_| true)?.samples,
+            (None, None) => return Err(fields.lacks("workload")),
         };
         let known = samples.count;
         if first != known {
@@ -313,31 +308,28 @@ impl State {
     }
 
     fn cost(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let reason = fields.reason()?;
-        let cost = Cost { exits: fields.number("exits")?, cycles: fields.number("cycles")? };
-        if let Some(scenario) = self.timed_scenario(fields)? {
-            scenario.cost = cost;
+        let read::Cost { workload, scenario, reason, exits, cycles } = fields.of(read::Cost::of)?;
+        let cost = Cost { exits, cycles };
+        if let Some(scenario) = scenario {
+            self.timed_scenario(scenario, fields)?.cost = cost;
             return Ok(());
         }
-        self.workload(fields, |workload| !workload.costs.contains_key(&reason))?.costs.insert(reason, cost);
+        let workload = workload.ok_or_else(|| fields.lacks("workload"))?;
+        self.workload(workload, |workload| !workload.costs.contains_key(&reason))?.costs.insert(reason, cost);
         self.counts += 1;
         self.bounded("counts", self.counts, MOST_ROWS)
     }
 
-    /// The scenario that a record belongs to, if it is about one: the last.
-    fn timed_scenario(&mut self, fields: &Fields<'_>) -> Result<Option<&mut ScenarioRun>, LogError> {
-        let Ok(name) = fields.text("scenario") else { return Ok(None) };
+    /// The scenario that a record belongs to: the last.
+    fn timed_scenario(&mut self, name: Text<'_>, fields: &Fields<'_>) -> Result<&mut ScenarioRun, LogError> {
+        let name = printable(name);
         let last = self.log.scenarios.last_mut().filter(|last| last.name == name);
-        last.map(Some).ok_or_else(|| fields.problem(format!("is about scenario {name}, which has not run")))
+        last.ok_or_else(|| fields.problem(format!("is about scenario {name}, which has not run")))
     }
 
     /// The workload that a record belongs to: the last one, or a new one whose beginning was lost.
-    fn workload(
-        &mut self,
-        fields: &Fields<'_>,
-        lacks: impl Fn(&WorkloadRun) -> bool,
-    ) -> Result<&mut WorkloadRun, LogError> {
-        let name = fields.text("workload")?;
+    fn workload(&mut self, name: Text<'_>, lacks: impl Fn(&WorkloadRun) -> bool) -> Result<&mut WorkloadRun, LogError> {
+        let name = printable(name);
         let workloads = &mut self.log.workloads;
         if !workloads.last().is_some_and(|last| last.name == name && lacks(last)) {
             if workloads.len() >= MOST_WORKLOADS {
@@ -350,67 +342,49 @@ impl State {
     }
 
     fn scenario(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        self.log.scenarios.push(ScenarioRun {
-            name: fields.text("scenario")?,
-            reason: fields.reason()?,
-            verdict: fields.text("verdict")?,
-            predicted: fields.number("predicted")?,
-            observed: fields.number("observed")?,
-            detail: fields.optional_text("detail"),
-            ..ScenarioRun::default()
-        });
+        let read::Scenario { scenario, reason, verdict, predicted, observed, detail } =
+            fields.of(read::Scenario::of)?;
+        let (name, verdict, detail) = (printable(scenario), printable(verdict), text(detail));
+        let run = ScenarioRun { name, reason, verdict, predicted, observed, detail, ..ScenarioRun::default() };
+        self.log.scenarios.push(run);
         self.bounded("scenarios", self.log.scenarios.len(), MOST_WORKLOADS)
     }
 
     fn exit(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let place = (fields.number("vcpu")?, fields.reason()?);
-        let row = ExitRow {
-            name: fields.text("name")?,
-            status: fields.text("status")?,
-            count: fields.number("count")?,
-            cycles: fields.number("cycles")?,
-            min: fields.number("min")?,
-            max: fields.number("max")?,
-            histogram: fields.histogram()?,
-            looks: fields.optional_number("looks").unwrap_or(0),
-        };
-        match self.log.exits.insert(place, row) {
-            Some(_) => Err(fields.problem(format!("repeats reason {} of vCPU {}", place.1, place.0))),
+        let read::Exit { vcpu, reason, name, status, count, cycles, min, max, histogram, looks } =
+            fields.of(read::Exit::of)?;
+        let (name, status) = (printable(name), printable(status));
+        let mut buckets = BTreeMap::<u8, u64>::new();
+        for (bucket, count) in histogram.iter().flat_map(|histogram| histogram.iter()) {
+            let sum = buckets.entry(bucket).or_default();
+            *sum = sum.saturating_add(count);
+        }
+        let looks = looks.unwrap_or(0);
+        let row = ExitRow { name, status, count, cycles, min, max, histogram: buckets, looks };
+        match self.log.exits.insert((vcpu, reason), row) {
+            Some(_) => Err(fields.problem(format!("repeats reason {reason} of vCPU {vcpu}"))),
             None => self.bounded("ledger rows", self.log.exits.len(), MOST_ROWS),
         }
     }
 
     fn key(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let place = (fields.number("vcpu")?, fields.reason()?);
-        let row = KeyRow {
-            key: fields.optional_number("key"),
-            name: fields.text("name")?,
-            count: fields.number("count")?,
-            cycles: fields.number("cycles")?,
-            min: fields.optional_number("min").unwrap_or(0),
-            max: fields.optional_number("max").unwrap_or(0),
-        };
-        self.log.keys.entry(place).or_default().push(row);
+        let read::Key { vcpu, reason, key, name, count, cycles, min, max } = fields.of(read::Key::of)?;
+        let (name, min, max) = (printable(name), min.unwrap_or(0), max.unwrap_or(0));
+        self.log.keys.entry((vcpu, reason)).or_default().push(KeyRow { key, name, count, cycles, min, max });
         self.keys += 1;
         self.bounded("keys", self.keys, MOST_ROWS)
     }
 
     fn variant(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let place = (fields.number("vcpu")?, fields.reason()?);
-        let row = VariantRow {
-            name: fields.text("name")?,
-            count: fields.number("count")?,
-            cycles: fields.number("cycles")?,
-            min: fields.number("min")?,
-            max: fields.number("max")?,
-        };
-        self.log.variants.entry(place).or_default().push(row);
+        let read::Variant { vcpu, reason, name, count, cycles, min, max } = fields.of(read::Variant::of)?;
+        let row = VariantRow { name: printable(name), count, cycles, min, max };
+        self.log.variants.entry((vcpu, reason)).or_default().push(row);
         self.variants += 1;
         self.bounded("variants", self.variants, MOST_ROWS)
     }
 
     fn tally(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let (reason, guest) = (fields.reason()?, fields.number("guest")?);
+        let read::Tally { reason, guest } = fields.of(read::Tally::of)?;
         match self.log.tally.get_or_insert_default().insert(reason, guest) {
             Some(_) => Err(fields.problem(format!("repeats reason {reason}"))),
             None => Ok(()),
@@ -418,14 +392,8 @@ impl State {
     }
 
     fn total(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let vcpu = fields.number("vcpu")?;
-        let total = Total {
-            exits: fields.number("exits")?,
-            entries: fields.number("entries")?,
-            cycles: fields.number("cycles")?,
-            elapsed: fields.number("elapsed")?,
-        };
-        match self.log.totals.insert(vcpu, total) {
+        let read::Total { vcpu, exits, entries, cycles, elapsed } = fields.of(read::Total::of)?;
+        match self.log.totals.insert(vcpu, Total { exits, entries, cycles, elapsed }) {
             Some(_) => Err(fields.problem(format!("repeats vCPU {vcpu}"))),
             None => self.bounded("vCPUs", self.log.totals.len(), MOST_ROWS),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tollgate_abi::record::records::read;
 use tollgate_abi::trace::Events;
 
 use super::error::LogError;
@@ -58,15 +59,14 @@ pub struct TraceEnd {
 
 impl Traced {
     /// Takes a `trace` record.
-    pub(super) fn trace(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let (number, exits, tsc) = (fields.number("seq")?, fields.number("exits")?, fields.number("tsc")?);
+    pub(super) fn trace(&mut self, record: &read::Trace<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
+        let &read::Trace { seq: number, exits, tsc, data, .. } = record;
         if number < self.next {
             return Err(fields.problem(format!("has the number {number} where {} was to come", self.next)));
         }
         self.missing += number - self.next;
         self.next = number + 1;
         self.records += 1;
-        let data = fields.record.raw("data").ok_or_else(|| fields.lacks("data"))?;
         let mut found = 0;
         for event in Events::new(tsc, data) {
             let event = event.map_err(|_| fields.problem("has exits that can't be unpacked".to_owned()))?;
@@ -80,18 +80,17 @@ impl Traced {
     }
 
     /// Takes a `dropped` record.
-    pub(super) fn dropped(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let part = Part { count: fields.number("count")?, cycles: fields.number("cycles")? };
-        match self.dropped.insert(fields.reason()?, part) {
+    pub(super) fn dropped(&mut self, record: &read::Dropped<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
+        let part = Part { count: record.count, cycles: record.cycles };
+        match self.dropped.insert(record.reason, part) {
             Some(_) => Err(fields.problem("repeats a reason".to_owned())),
             None => Ok(()),
         }
     }
 
     /// Takes the `traced` record.
-    pub(super) fn end(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let end =
-            TraceEnd { records: fields.number("seq")?, exits: fields.number("exits")?, ring: fields.number("ring")? };
+    pub(super) fn end(&mut self, record: &read::Traced<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
+        let end = TraceEnd { records: record.seq, exits: record.exits, ring: record.ring };
         self.missing += end.records.saturating_sub(self.next);
         self.next = self.next.max(end.records);
         match self.end.replace(end) {
@@ -102,8 +101,11 @@ impl Traced {
 }
 
 /// The trace of the vCPU that a record names.
-pub(super) fn of<'a>(traces: &'a mut BTreeMap<u64, Traced>, fields: &Fields<'_>) -> Result<&'a mut Traced, LogError> {
-    let vcpu = fields.number("vcpu")?;
+pub(super) fn of<'a>(
+    traces: &'a mut BTreeMap<u64, Traced>,
+    vcpu: u64,
+    fields: &Fields<'_>,
+) -> Result<&'a mut Traced, LogError> {
     if traces.len() >= MOST_VCPUS && !traces.contains_key(&vcpu) {
         return Err(LogError::TooMany { line: fields.line, what: "vCPUs", most: MOST_VCPUS });
     }
@@ -123,18 +125,15 @@ pub struct Steps {
 
 impl Steps {
     /// Takes a `rate` record.
-    pub(super) fn take(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let (start, step, from) = (fields.number("start")?, fields.number("step")?, fields.number("from")?);
+    pub(super) fn take(&mut self, record: &read::Rate<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
+        let &read::Rate { start, step, from, counts, .. } = record;
         if self.counts.is_empty() {
             (self.start, self.step) = (start, step);
         }
         if step == 0 || (self.start, self.step, self.counts.len() as u64) != (start, step, from) {
             return Err(fields.problem("does not go on where the one before it ends".to_owned()));
         }
-        let counts = fields.record.raw("counts").ok_or_else(|| fields.lacks("counts"))?;
-        for count in counts.split(',') {
-            self.counts.push(count.parse().map_err(|_| fields.lacks("counts"))?);
-        }
+        self.counts.extend(counts.iter());
         if self.counts.len() > MOST_STEPS {
             return Err(LogError::TooMany { line: fields.line, what: "steps of time", most: MOST_STEPS });
         }

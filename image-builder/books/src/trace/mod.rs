@@ -14,6 +14,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use tollgate_abi::record::Kind;
+use tollgate_abi::record::records::read;
 use tollgate_abi::trace::{Event, Events};
 
 use self::chrome::Chrome;
@@ -108,9 +109,11 @@ pub fn convert(log: impl Read, form: Form, symbols: &Symbols, out: impl Write + 
     };
     let mut result = Ok(());
     let read = LogReader::read_observed(log, &mut |record| {
-        let fields = (record.number("vcpu"), record.number("tsc"), record.raw("data"));
+        if record.kind != Kind::Trace || result.is_err() {
+            return;
+        }
         // The reader has checked the record, and that it can be unpacked.
-        if let (Kind::Trace, (Some(vcpu), Some(tsc), Some(data)), Ok(())) = (record.kind, fields, &result) {
+        if let Ok(read::Trace { vcpu, tsc, data, .. }) = read::Trace::of(record) {
             let mut events = Events::new(tsc, data).flatten();
             result = events.try_for_each(|event| {
                 sink.exit(&Exit { vcpu, event, name: row_name(event.reason), symbol: symbols.find(event.rip) })

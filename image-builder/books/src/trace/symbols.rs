@@ -8,6 +8,7 @@ use std::path::Path;
 
 use object::{Object, ObjectSymbol, SymbolKind};
 use tollgate_abi::command_line::Options;
+use tollgate_abi::record::records::read;
 use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES};
 
 /// Functions in ascending order.
@@ -73,7 +74,7 @@ pub fn mark_of(log: &Path) -> Option<u32> {
         if let Ok(record) = record::parse(&line)
             && record.kind == Kind::Tollgate
         {
-            let options = record.text("options")?.to_string();
+            let options = read::Tollgate::of(&record).ok()?.options?.to_string();
             return Options::parse(&options).ok()?.guest;
         }
     }

@@ -9,7 +9,13 @@
 //! double quotes; in it `"`, `\` and every byte outside printable ASCII are escaped (`\"`, `\\`, `\x1b`). The checksum is what lets a
 //! reader tell a record from one that was torn or written into by something else on the line.
 //!
-//! [`Writer`] writes and [`parse`] reads; neither allocates.
+//! [`records`] has every kind of record and its fields, which both ends go by. [`Writer`] writes and [`parse`] reads below that; neither
+//! allocates.
+
+pub mod form;
+pub mod records;
+
+pub use records::Kind;
 
 use core::fmt::{self, Write};
 
@@ -18,51 +24,6 @@ pub const PROTOCOL: u64 = 1;
 
 /// The longest line that [`parse`] accepts, in bytes. Longer lines are noise.
 pub const MAX_LINE_BYTES: usize = 4096;
-
-macro_rules! kinds {
-    ($($variant:ident $word:literal $about:literal;)*) => {
-        /// The first word of a record, and what its fields are.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Kind { $(#[doc = $about] $variant),* }
-
-        impl Kind {
-            /// Every kind.
-            pub const ALL: &[Kind] = &[$(Kind::$variant),*];
-
-            /// The word.
-            pub const fn word(self) -> &'static str {
-                match self { $(Kind::$variant => $word),* }
-            }
-        }
-    };
-}
-
-kinds! {
-    Tollgate "tollgate" "First: `protocol`, `build`, `platform`, `virtualization`, `cpu`, `sdm`, `leaf_map`, `vcpus`, `options`.";
-    Memory "memory" "What the monitor found and gave the guest, in bytes: `total`, `guest`, `fresh`.";
-    Probe "probe" "Before the guest ran, an instruction of the monitor's own was run like a guest on vCPU 0's processor, to find out whether it makes its exit; none of these exits is in a ledger: `instruction`, `reason` of the exit that came, VMCALL if the instruction made none.";
-    Controls "controls" "The controls in force in one profile: `profile`, `pin`, `proc`, `proc2`, `exit`, `entry`, `exceptions`, and as bits by their numbers the reasons that it enables: `enabled` (0 to 63), `enabled_high` (64 to 127).";
-    Begin "begin" "A workload starts: `workload`, `profile`, `iterations`.";
-    Console "console" "A line that the guest wrote: `text`.";
-    Result "result" "A workload ended: `workload`, `iterations`, `verdict`, `exits`, `cycles` (TSC ticks of the window), `message` if it failed.";
-    Count "count" "One reason in that workload: `workload`, `reason`, `predicted`, `guest`, `observed`, `looks` (the monitor's own among those observed) if there were any.";
-    Calibration "calibration" "Before microbenchmarks, TSC ticks of so many `turns` each, in root operation: `empty` of the loop, `frame` of it with the guest's registers saved and restored, `whole` of that with the account of an exit that nobody handles, and what that account has of them as the exit's own: `inside`.";
-    Samples "samples" "Of a microbenchmark, in the order in which they were taken: `workload`, `first` (the number of the first here), and runs of equal samples, `ticks` (`ticks:count,…`). Of a scenario likewise, with `scenario` for `workload`: from before the VM entry to the exit's time stamp.";
-    Cost "cost" "What the ledger has of one reason in a microbenchmark's window: `workload`, `reason`, `exits`, `cycles`. Of a scenario that is timed likewise, with `scenario` for `workload`.";
-    KeyCount "keycount" "One key that the workload predicts, where keys are kept: `workload`, `reason`, `key`, `name`, `predicted`, `observed`.";
-    Scenario "scenario" "A scenario was run or denied: `scenario`, `reason`, `verdict` (`balanced`, `differs`, `denied`), `predicted`, `observed` (of its variant, if it is about one and those are kept), `detail` if not balanced.";
-    Exit "exit" "One ledger row: `vcpu`, `reason`, `name`, `status`, `count`, `cycles`, `min`, `max`, `histogram` (`bucket:count,…`), `looks` if there were any: how many of the exits were the monitor's own, to see whether a guest that ran long still exits (`watchdog=`).";
-    Key "key" "One key of a ledger row: `vcpu`, `reason`, `key` (absent for the others), `name`, `count`, `cycles`, `min`, `max`.";
-    Variant "variant" "One variant of a reason, whatever its keys: `vcpu`, `reason`, `name`, `count`, `cycles`, `min`, `max`.";
-    Rate "rate" "Exits for one reason in equal steps of time, where they are sampled (`rate-step=`): `vcpu`, `reason`, `start` (the TSC at which the first step begins), `step` (its TSC ticks), `from` (number of the step that comes first), `counts` (comma-separated, one for each step).";
-    Trace "trace" "Exits of one vCPU in their order, where they are traced (`trace=`): `vcpu`, `seq` (0, 1, 2, … on each vCPU), `exits` (how many), `tsc` (of the first), `data` (packed; `abi/src/trace.rs` has the coding).";
-    Dropped "dropped" "Exits that found the trace's ring full: `vcpu`, `reason`, `count`, `cycles`.";
-    Traced "traced" "The end of one vCPU's trace: `vcpu`, `seq` (how many `trace` records there are), `exits` (in them), `dropped`, `ring` (the most exits that its ring holds).";
-    Tally "tally" "The guest's own book: `reason`, `guest`.";
-    Total "total" "One vCPU's sums: `vcpu`, `exits`, `entries`, `cycles`, `elapsed` (TSC ticks from first entry to last exit).";
-    Stop "stop" "How the guest ended: `vcpu` that ended it, `outcome`, `rip`, `reason`, `qualification`, `detail`.";
-    Verdict "verdict" "Last: `result` (`balanced`, `differs`, `failed`, `stopped`, `refused`, `fault`), `detail`, `remedy`.";
-}
 
 /// Width to which the first word is padded.
 const WORD_COLUMNS: usize = 9;
@@ -327,30 +288,6 @@ impl<'a> Record<'a> {
         let raw = self.raw(key)?;
         Some(Text(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)))
     }
-
-    /// The runs of samples. `None` if absent or malformed, or one of none.
-    pub fn runs(&self, key: &str) -> Option<impl Iterator<Item = (u32, u32)> + use<'a>> {
-        let raw = self.raw(key)?;
-        let pair = |item: &str| {
-            let (ticks, count) = item.split_once(':')?;
-            let count: u32 = count.parse().ok()?;
-            (count > 0).then_some((ticks.parse().ok()?, count))
-        };
-        let pairs = move || raw.split(',');
-        pairs().all(|item| pair(item).is_some()).then(|| pairs().filter_map(pair))
-    }
-
-    /// The pairs of a histogram. `None` if absent or malformed.
-    pub fn histogram(&self, key: &str) -> Option<impl Iterator<Item = (u8, u64)> + use<'a>> {
-        let raw = self.raw(key)?;
-        let pair = |item: &str| {
-            let (bucket, count) = item.split_once(':')?;
-            let bucket: u8 = bucket.parse().ok()?;
-            (bucket < 64).then_some((bucket, count.parse().ok()?))
-        };
-        let pairs = move || raw.split(',').filter(|item| !item.is_empty());
-        pairs().all(|item| pair(item).is_some()).then(|| pairs().filter_map(pair))
-    }
 }
 
 /// A text value, still escaped; [`fmt::Display`] undoes the escapes (each byte is one Latin-1 character).
@@ -422,9 +359,29 @@ mod tests {
         assert_eq!(record.text("name").unwrap().to_string(), "CP\"U\\ID\u{1b}");
         assert_eq!(record.text("status").unwrap().as_plain(), Some("enabled"));
         assert_eq!(record.number("rip"), Some(0xffff_0000));
-        assert_eq!(record.histogram("histogram").unwrap().collect::<Vec<_>>(), [(1, 3), (3, 7)]);
+        let buckets = <form::Histogram as form::Form>::read(&record, "histogram").unwrap();
+        assert_eq!(buckets.iter().collect::<Vec<_>>(), [(1, 3), (3, 7)]);
         assert_eq!(record.raw("absent"), None);
         assert_eq!(record.number("status"), None);
+    }
+
+    #[test]
+    fn every_kind_reads_as_it_was_written() {
+        records::round_trip::every_kind();
+    }
+
+    #[test]
+    fn a_field_that_must_be_there_is_named_and_others_may_lack() {
+        let mut line = String::new();
+        Writer::new(&mut line, Kind::Tally).number("reason", 10).word("guest", "many").finish().unwrap();
+        assert_eq!(records::read::Tally::of(&parse(line.as_bytes()).unwrap()).err(), Some("guest"));
+        let mut line = String::new();
+        Writer::new(&mut line, Kind::Stop).word("outcome", "exited").finish().unwrap();
+        let stop = records::read::Stop::of(&parse(line.as_bytes()).unwrap()).unwrap();
+        assert!(stop.rip.is_none() && stop.detail.is_none());
+        let mut line = String::new();
+        Writer::new(&mut line, Kind::Tally).number("reason", 1 << 16).number("guest", 1).finish().unwrap();
+        assert_eq!(records::read::Tally::of(&parse(line.as_bytes()).unwrap()).err(), Some("reason"));
     }
 
     #[test]
@@ -501,7 +458,7 @@ mod tests {
             let line = std::format!("{body} ~{:04x}", crc.0);
             if let Ok(record) = parse(line.as_bytes()) {
                 for (key, _) in record.fields() {
-                    let _ = (record.number(key), record.text(key).map(|t| t.to_string()), record.histogram(key).map(Iterator::count));
+                    let _ = (record.number(key), record.text(key).map(|t| t.to_string()), <form::Histogram as form::Form>::read(&record, key).map(|buckets| buckets.iter().count()));
                 }
             }
         }
