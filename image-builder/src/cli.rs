@@ -28,6 +28,7 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --workload triple-fault           what the monitor says of a guest that breaks
   tollgate run --workload random:7 --audit       a guest of random instructions, which can't harm the monitor
   tollgate run --on qemu-tcg --audit             SVM on QEMU's own emulation
+  tollgate run --guest own --no-book --audit     a guest of your own, held against the emulator's log
 
 Environment:
   TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH
@@ -263,6 +264,9 @@ pub struct ImageOptions {
     /// An ELF file to run instead of the built-in guest
     #[arg(long, value_name = "ELF")]
     pub guest: Option<PathBuf>,
+    /// Take it that the guest of --guest keeps no book: compare the ledger with the emulator's log alone, however the guest ends
+    #[arg(long, requires = "guest")]
+    pub no_book: bool,
 }
 
 /// `run`.
@@ -457,7 +461,7 @@ mod tests {
     }
 
     /// The command lines in a text: what follows `tollgate` or `cargo run --release --` at the beginning of a line, up to two spaces, a
-    /// pipe, a redirection or a comment.
+    /// pipe, a redirection or a comment; and what follows `tollgate` in a table, between backticks.
     fn examples(text: &str) -> Vec<Vec<String>> {
         let begins = ["tollgate ", "cargo run --release -- "];
         let command = |line: &str| {
@@ -466,7 +470,9 @@ mod tests {
             let end = ["  ", " |", " >", " #"].iter().filter_map(|end| rest.find(end)).min().unwrap_or(rest.len());
             Some(rest[..end].split_whitespace().map(str::to_owned).collect())
         };
-        text.lines().filter_map(command).collect()
+        let tables = text.lines().filter(|line| line.starts_with('|'));
+        let cells = tables.flat_map(|line| line.split('`').skip(1).step_by(2));
+        text.lines().chain(cells).filter_map(command).collect()
     }
 
     fn check(example: Vec<String>) {

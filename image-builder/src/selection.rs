@@ -51,6 +51,20 @@ pub struct Selection {
     pub cpus: u32,
     /// Run on fewer vCPUs where some processors don't come up.
     pub without_missing_cpus: bool,
+    /// The guest in the image.
+    pub guest: GuestKind,
+}
+
+/// A guest by what it is asked for and compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GuestKind {
+    /// The built-in one, which runs workloads and books their exits.
+    #[default]
+    BuiltIn,
+    /// Another one, which runs no workload unless some are named, and hands over a book of its exits.
+    Other,
+    /// Another one, which keeps no book.
+    WithoutBook,
 }
 
 impl Default for Selection {
@@ -68,6 +82,7 @@ impl Default for Selection {
             rate_step_ticks: 0,
             cpus: 1,
             without_missing_cpus: false,
+            guest: GuestKind::BuiltIn,
         }
     }
 }
@@ -107,8 +122,12 @@ impl Selection {
         if !items.is_empty() {
             line += &format!(" workloads={}", items.join(","));
         }
-        if items.is_empty() && !scenarios.is_empty() && !atlas {
+        let scenarios_alone = !scenarios.is_empty() && !atlas;
+        if items.is_empty() && (scenarios_alone || self.guest != GuestKind::BuiltIn) {
             line += &format!(" workloads={NONE}");
+        }
+        if self.guest == GuestKind::WithoutBook {
+            line += " book=none";
         }
         if !scenarios.is_empty() {
             let atlas = if atlas { Some(self.atlas.clone().unwrap_or_else(|| vec![ALL])) } else { None };
@@ -263,6 +282,17 @@ mod tests {
     fn a_limit_is_told_where_there_is_one() {
         let limited = Selection { limit_ticks: Some(5), ..Selection::default() };
         assert_eq!(limited.options().unwrap(), "leaf-map=autumn2021 watchdog=200000000 limit=5");
+    }
+
+    #[test]
+    fn another_guest_runs_the_workloads_that_are_named_and_may_keep_no_book() {
+        let line = |guest, workloads: &[&str]| {
+            let workloads = workloads.iter().map(|&item| item.to_owned()).collect();
+            Selection { guest, workloads, ..Selection::default() }.options().unwrap()
+        };
+        assert!(line(GuestKind::Other, &[]).ends_with("watchdog=200000000 workloads=none"));
+        assert!(line(GuestKind::Other, &["cpuid"]).ends_with("watchdog=200000000 workloads=cpuid"));
+        assert!(line(GuestKind::WithoutBook, &[]).ends_with("watchdog=200000000 workloads=none book=none"));
     }
 
     #[test]

@@ -24,7 +24,8 @@ use tollgate_books::report::SheetFormat;
 
 use crate::cli::{Command, ImageOptions, MissingCpus};
 use crate::selection::{
-    ATLAS, DEFAULT_WATCHDOG_TICKS, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest, random_seed,
+    ATLAS, DEFAULT_WATCHDOG_TICKS, GuestKind, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest,
+    random_seed,
 };
 
 /// Performs a command.
@@ -112,6 +113,11 @@ impl ImageOptions {
             rate_step_ticks: self.rate_step,
             cpus: self.cpus,
             without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
+            guest: match (&self.guest, self.no_book) {
+                (None, _) => GuestKind::BuiltIn,
+                (Some(_), false) => GuestKind::Other,
+                (Some(_), true) => GuestKind::WithoutBook,
+            },
         })
     }
 }

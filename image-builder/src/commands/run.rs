@@ -97,7 +97,11 @@ pub(super) fn run_image(
     launch.notes.iter().for_each(|note| progress.phase(note));
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
-    progress.phase(&format!("{}: {}{and_scenarios}", launch.name, counted(workloads, "workload")));
+    let what = match guest {
+        Some(path) if workloads == 0 => format!("the guest {}", path.display()),
+        _ => counted(workloads, "workload"),
+    };
+    progress.phase(&format!("{}: {what}{and_scenarios}", launch.name));
     let within = Limits::within(Duration::from_secs(seconds(arguments.timeout, arguments.audit || arguments.uefi)));
     let limits = if arguments.uefi { Limits { grace: stick::GRACE, ..within } } else { within };
     let session = Session::run(&launch, limits, |record| progress.record(record));
