@@ -19,13 +19,13 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run                                   every workload, on the best platform that is here
   tollgate run --audit                           compare with the emulator's own log of VM exits, too
   tollgate run --workload cpuid:100000,memory    two workloads, one of them longer
-  tollgate run --workload atlas                  every exit of VT-x that Bochs can produce, each with what it costs
+  tollgate run --workload atlas                  every exit of VT-x that Bochs can produce, each with its cost
   tollgate run --workload atlas --on qemu-tcg    every exit of SVM that QEMU and Bochs can produce
   tollgate run --workload cr0,rdmsr --keys       within a reason: which registers, MSRs, ports, leaves, vectors, pages
   tollgate run --json --out results              JSON on standard output, all files in results/
   tollgate run --html exits.html                 a page with tables and charts, besides
   tollgate run --cpus 4 --audit                  a guest of four vCPUs, each with an account of its own
-  tollgate run --workload triple-fault           what the monitor says of a guest that breaks
+  tollgate run --workload triple-fault           a guest that breaks, and the verdict on it
   tollgate run --workload random:7 --audit       a guest of random instructions, which can't harm the monitor
   tollgate run --on qemu-tcg --audit             SVM on QEMU's own emulation
   tollgate run --guest own --no-book --audit     a guest of your own, held against the emulator's log
@@ -47,7 +47,7 @@ const REPORT_EXAMPLES: &str = "Examples:
   tollgate report --format html monday.log tuesday.log > compared.html
   tollgate report --format csv monday.log tuesday.log > exits.csv
   tollgate report --format json results | jq '.[] | {source, verdict}'
-  tollgate report --format openmetrics --out /var/lib/node_exporter/tollgate.prom results/serial.log
+  tollgate report --format openmetrics --out tollgate.prom results/serial.log
   tollgate report --merge fleet                  thousands of logs, by platform, build and options
   ssh bench cat /dev/ttyS0 | tollgate report -
 
@@ -75,9 +75,9 @@ const BENCH_EXAMPLES: &str = "Examples:
   tollgate image --uefi stick.img --workload bench   for a real machine; the logs on its stick
   tollgate bench --log /mnt --save machine.json      have its figures
 
-What is over its budget is marked in the table, and the exit status is 1, as it is where runs that should repeat differ, or \
-something differs from the baseline: anything on an emulator; elsewhere, medians more than 5% apart whose 95% intervals have \
-nothing in common. A baseline of another platform or version is refused with status 2.";
+An operation over its budget is marked in the table, and the exit status is 1. It is 1, too, where runs that should repeat differ, \
+and where figures differ from the baseline: by a tick on an emulator; elsewhere, if medians are more than 5% apart and their 95% \
+intervals have nothing in common. A baseline of another platform or version is refused with status 2.";
 
 const TRACE_EXAMPLES: &str = "Examples:
   tollgate trace results/serial.log --out trace.json       for ui.perfetto.dev, a track for each vCPU
@@ -101,12 +101,12 @@ const REASONS_EXAMPLES: &str = "Examples:
   tollgate reasons --format markdown > reasons.md";
 
 const WORKLOADS_EXAMPLES: &str = "Examples:
-  tollgate workloads                             what `run --workload` takes, scenarios included
+  tollgate workloads                             the names that `run --workload` takes, scenarios included
   tollgate workloads --format json";
 
 const PLATFORMS_EXAMPLES: &str = "Examples:
-  tollgate platforms                             what works on this machine, and what would help
-  tollgate platforms --versions                  in what versions of the emulators differ
+  tollgate platforms                             the ways to run on this machine, and the remedies
+  tollgate platforms --versions                  differences between versions of the emulators
   tollgate platforms --exits --format markdown   every exit on every processor model; takes minutes";
 
 const COMPLETIONS_EXAMPLES: &str = "Examples:
@@ -123,7 +123,7 @@ const MAN_EXAMPLES: &str = "Examples:
 #[derive(Debug, Parser)]
 #[command(name = "tollgate", version, after_help = STATUSES)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -143,19 +143,19 @@ pub enum Command {
     /// Inspect serial logs
     #[command(after_help = REPORT_EXAMPLES)]
     Report(ReportArguments),
-    /// Measure what each kind of exit costs, and what the ledger adds
+    /// Measure the cost of each kind of exit, and the ledger's part of it
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
     /// Run random guests, one seed after the other on all processors, each audited
     #[command(after_help = FUZZ_EXAMPLES)]
     Fuzz(FuzzArguments),
-    /// List the exit reasons: what provokes each, and where it can be produced
+    /// List the exit reasons: the action that provokes each, and the platforms that can produce it
     #[command(after_help = REASONS_EXAMPLES)]
     Reasons(SheetArguments),
-    /// List the workloads and what each predicts
+    /// List the workloads and the exits that each predicts
     #[command(after_help = WORKLOADS_EXAMPLES)]
     Workloads(SheetArguments),
-    /// List the platforms: what can run here, and why not
+    /// List the platforms: each way to run, whether it works here, and the remedy if not
     #[command(after_help = PLATFORMS_EXAMPLES)]
     Platforms(PlatformsArguments),
     /// Write a shell's completions to standard output
@@ -172,7 +172,7 @@ pub struct PlatformsArguments {
     /// Run the atlas on every processor model of Bochs and show which exits each produces
     #[arg(long)]
     pub exits: bool,
-    /// Show in what the versions of the emulators differ, what is done about it, and how it was seen
+    /// Show the differences between versions of the emulators, with their treatment and the evidence
     #[arg(long, conflicts_with = "exits")]
     pub versions: bool,
     /// The table's form.
@@ -197,7 +197,7 @@ pub enum On {
 }
 
 impl On {
-    /// Whether it may be run by this.
+    /// True if it may be run by this.
     pub fn allows(self, engine: Engine) -> bool {
         match self {
             On::Auto => true,
@@ -208,13 +208,13 @@ impl On {
         }
     }
 
-    /// Whether more than one engine is allowed.
+    /// True if more than one engine is allowed.
     pub fn leaves_a_choice(self) -> bool {
         matches!(self, On::Auto | On::Qemu)
     }
 }
 
-/// What becomes of a run some of whose processors don't come up.
+/// The treatment of a run some of whose processors don't come up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MissingCpus {
     /// It is refused, and the verdict names those that are missing
@@ -224,12 +224,12 @@ pub enum MissingCpus {
     GoOn,
 }
 
-/// What a number of processors may be.
+/// The numbers of processors that may be asked for.
 fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=MOST_VCPUS as i64)
 }
 
-/// What goes into an image.
+/// The contents of an image.
 #[derive(Clone, Debug, Args)]
 pub struct ImageOptions {
     /// A workload, `NAME` or `NAME:ITERATIONS`; several by commas or by repeating it; `bench` for every microbenchmark, `random:SEED` for a guest of random instructions [default: all that return]
@@ -238,26 +238,26 @@ pub struct ImageOptions {
     /// The term whose CPUID leaves to provide: spring2021, autumn2021, autumn2022
     #[arg(long, value_name = "TERM", default_value = "autumn2021")]
     pub leaf_map: String,
-    /// Keep within each reason what tells its exits apart: CPUID leaf, MSR, port, control register, page, ...
+    /// Tell the exits of each reason apart: by CPUID leaf, MSR, port, control register, page, ...
     #[arg(long)]
     pub keys: bool,
     /// Sample the ledger over time, in steps of so many TSC ticks; they double where a run outlasts 256 of them
     #[arg(long, value_name = "TICKS", default_value_t = 0, hide_default_value = true)]
     pub rate_step: u64,
-    /// Trace every exit: how many of each vCPU to hold until they are written, which is done between workloads; what finds no room is
+    /// Trace every exit: the number that each vCPU holds until they are written between workloads; an exit that finds no room is
     /// counted as dropped [default: 65536 with --trace, else none]
     #[arg(long, value_name = "EXITS")]
     pub trace_exits: Option<u64>,
     /// Number of vCPUs, each on a processor of its own: 1 to 16
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = cpus())]
     pub cpus: u32,
-    /// What to do where the machine has fewer processors than vCPUs are asked for
+    /// Stop, or go on with fewer vCPUs, where the machine has fewer processors than vCPUs are asked for
     #[arg(long, value_enum, default_value_t)]
     pub missing_cpus: MissingCpus,
     /// TSC ticks without an exit after which the guest is stopped; 0 for never [default: 200000000, for a random guest 2000000]
     #[arg(long, value_name = "TICKS")]
     pub watchdog: Option<u64>,
-    /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never [default: what an emulator
+    /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never [default: as many as an emulator
     /// does in most of --timeout; in an image, ten minutes; for a random guest 20000000]
     #[arg(long, value_name = "TICKS")]
     pub limit: Option<u64>,
@@ -275,7 +275,7 @@ pub struct RunArguments {
     /// Where to run
     #[arg(long, value_enum, default_value_t)]
     pub on: On,
-    /// What goes into the image.
+    /// The contents of the image.
     #[command(flatten)]
     pub image: ImageOptions,
     /// Boot the UEFI image, under OVMF, and compare the log on its stick with the serial log
@@ -325,7 +325,7 @@ pub struct FuzzArguments {
     /// Number of vCPUs, with --platform [default: 1 and 2 in turn]
     #[arg(long, value_name = "N", value_parser = cpus(), requires = "platforms")]
     pub cpus: Option<u32>,
-    /// Run each so-manieth seed twice, and compare the serial logs
+    /// Run every Nth seed twice, and compare the serial logs
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub repeat_each: Option<u64>,
     /// Wall time in seconds until a run is given up
@@ -345,7 +345,7 @@ pub struct ImageArguments {
     /// Where to write the disk image for a machine with UEFI
     #[arg(long, value_name = "FILE")]
     pub uefi: Option<PathBuf>,
-    /// What goes into the image.
+    /// The contents of the image.
     #[command(flatten)]
     pub image: ImageOptions,
 }
@@ -373,7 +373,7 @@ pub struct ReportArguments {
     /// The form of the report
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-    /// What the reasons of a table or page are sorted by
+    /// The column by which the reasons of a table or page are sorted
     #[arg(long = "sort", value_name = "COLUMN", value_enum, default_value_t)]
     pub order: Order,
     /// Show below a table how long the exits of each reason took
@@ -393,7 +393,7 @@ pub struct BenchArguments {
     /// Where to run
     #[arg(long, value_enum, default_value_t)]
     pub on: On,
-    /// Measure nothing, but read what was measured elsewhere: serial logs, or directories of them, of one machine
+    /// Measure nothing, but read figures from elsewhere: serial logs, or directories of them, of one machine
     #[arg(
         long = "log",
         value_name = "LOG",
@@ -407,7 +407,7 @@ pub struct BenchArguments {
     /// Boots of each; on an emulator they must be the same to the tick, elsewhere their samples are pooled
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
-    /// Write what was measured to this file, a baseline
+    /// Write the figures to this file, a baseline
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
     /// Compare with a baseline; exit status 1 if something differs
@@ -487,6 +487,25 @@ mod tests {
             let (name, examples) = (command.get_name(), examples(&help));
             assert!(examples.iter().any(|example| example[0] == name), "{name}: {help}");
             examples.into_iter().for_each(check);
+        }
+    }
+
+    /// The texts of a command's help: about itself, its options, and below them.
+    fn texts(command: &clap::Command) -> Vec<String> {
+        let of_arguments = command.get_arguments().filter_map(|argument| argument.get_long_help().or(argument.get_help()));
+        let of_command = [command.get_about(), command.get_long_about(), command.get_after_help()];
+        of_arguments.chain(of_command.into_iter().flatten()).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn helps_are_short_sentences_that_name_their_thing() {
+        let cli = Cli::command();
+        for text in std::iter::once(&cli).chain(cli.get_subcommands()).flat_map(texts) {
+            let prose = text.lines().filter(|line| !line.starts_with("  ")).collect::<Vec<_>>().join(" ");
+            for sentence in prose.split(['.', ';']).map(str::trim) {
+                assert!(sentence.split_whitespace().count() <= 40, "too long: {sentence}");
+                assert!(!sentence.starts_with("What "), "it names no thing: {sentence}");
+            }
         }
     }
 

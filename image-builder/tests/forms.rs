@@ -133,7 +133,7 @@ fn microbenchmarks_of_a_real_machine_are_read_from_its_logs() {
         (&["none.log"], 2, "none.log: the run has no microbenchmark in it"),
         (&["torn.log"], 4, "torn.log: nothing was measured: "),
         (&["absent.log"], 2, "absent.log: No such file"),
-        (&["first.log", "absent.log"], 2, "what is left of the logs is not all that was measured"),
+        (&["first.log", "absent.log"], 2, "the whole records of these logs are not all that was measured"),
         (&["first.log", "--filter", "cpuidd"], 2, "did you mean `cpuid`?"),
         (&["first.log", "--cpu", "ryzen"], 2, "cannot be used with"),
     ] {

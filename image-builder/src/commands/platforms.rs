@@ -59,7 +59,7 @@ pub(super) fn sheet() -> Sheet {
 
 /// The emulators that are installed: their versions, whether those were tried, and in what they are unlike others.
 pub(super) fn emulators() -> Sheet {
-    let mut sheet = Sheet::new(&["emulator", "version", "difference", "what is done about it"]);
+    let mut sheet = Sheet::new(&["emulator", "version", "difference", "treatment"]);
     for engine in [Engine::Bochs, Engine::Tcg] {
         let name = engine.family().name();
         let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
@@ -77,7 +77,7 @@ pub(super) fn emulators() -> Sheet {
 
 /// The whole table of what differs between versions.
 pub(super) fn versions() -> Sheet {
-    let mut sheet = Sheet::new(&["emulator", "versions", "difference", "what is done about it", "how it was seen"]);
+    let mut sheet = Sheet::new(&["emulator", "versions", "difference", "treatment", "evidence"]);
     for row in &DIFFERENCES {
         let versions = row.versions();
         sheet.row([row.family.name(), &versions, row.what, row.done, row.evidence].map(str::to_owned).to_vec());

@@ -43,7 +43,7 @@ pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
     }
     if reading.unusable > 0 {
         return Err(
-            Failure::usage("what is left of the logs is not all that was measured").remedy("name those that are whole")
+            Failure::usage("the whole records of these logs are not all that was measured").remedy("name those that are whole")
         );
     }
     reading.finish()?;
