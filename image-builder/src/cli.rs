@@ -492,7 +492,8 @@ mod tests {
 
     /// The texts of a command's help: about itself, its options, and below them.
     fn texts(command: &clap::Command) -> Vec<String> {
-        let of_arguments = command.get_arguments().filter_map(|argument| argument.get_long_help().or(argument.get_help()));
+        let of_arguments =
+            command.get_arguments().filter_map(|argument| argument.get_long_help().or(argument.get_help()));
         let of_command = [command.get_about(), command.get_long_about(), command.get_after_help()];
         of_arguments.chain(of_command.into_iter().flatten()).map(ToString::to_string).collect()
     }

@@ -33,7 +33,7 @@ pub(crate) fn read(register: u32) -> u64 {
 /// WRMSR to one of its registers.
 ///
 /// # Safety
-/// What it sends, or lets through, is what the code that runs can take.
+/// The code that runs can take the interrupt that it sends or lets through.
 unsafe fn write(register: u32, value: u64) {
     let by_processor = match register {
         TPR => apic_shadows_priority(),
@@ -78,7 +78,7 @@ pub(crate) unsafe fn send(to: usize, vector: u8) {
 /// # Safety
 /// The other vCPU runs nothing, and the page of the vector holds code for it; or as for [`send`].
 pub(crate) unsafe fn start(to: usize, delivery: u64, vector: u8) {
-    // What was written before is to be seen by the one who is interrupted, and a WRMSR of these waits for nothing (SDM 3A
+    // The vCPU that is interrupted has to see earlier writes, and a WRMSR of these waits for nothing (SDM 3A
     // 12.12.3).
     // SAFETY: the fences change nothing.
     unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };

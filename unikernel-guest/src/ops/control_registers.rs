@@ -57,7 +57,7 @@ control_register!("cr8", read_cr8 if !apic_shadows_priority() && reads_exit(), w
 /// The vector of #GP.
 const GENERAL_PROTECTION: u8 = 13;
 
-/// Whether #GP comes before the exit.
+/// True if #GP comes before the exit.
 fn refused_first() -> bool {
     facts().refuses_first()
 }
@@ -66,7 +66,7 @@ fn never() -> bool {
     false
 }
 
-/// Whether MOV from a control register exits where that is asked for.
+/// True if MOV from a control register exits where that is asked for.
 pub(crate) fn reads_exit() -> bool {
     !facts().cr_reads_run
 }
@@ -114,7 +114,7 @@ pub(crate) fn set_and_clear_ts() {
 /// The bits of CR0 and of CR4 that workloads change, and that the entry point set.
 const FIRST: [u64; 2] = [Cr0Flags::MONITOR_COPROCESSOR.bits(), Cr4Flags::DEBUGGING_EXTENSIONS.bits()];
 
-/// Whether a workload left one of them changed.
+/// True if a workload left one of them changed.
 pub(crate) fn are_changed() -> bool {
     let values = [read_cr0(), read_cr4()];
     values.iter().zip(FIRST).any(|(value, first)| value & first == 0)

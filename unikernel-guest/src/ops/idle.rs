@@ -29,7 +29,7 @@ pub(crate) fn hlt_until_interrupt() {
     hlt_until_booked_interrupt();
 }
 
-/// Likewise, where the exit has been booked already.
+/// HLT with interrupts enabled, until one comes, where the exit has been booked already.
 pub(crate) fn hlt_until_booked_interrupt() {
     // SAFETY: the IDT has an entry for every interrupt that the guest arms. Not `nomem`: the handler counts in memory.
     unsafe { asm!("sti", "hlt", "cli") };

@@ -1,6 +1,6 @@
 //! Privileged operations: one function each, which books the exit that it must cause and then causes it.
 //!
-//! Whether an operation must exit follows from the profile in force and what the processor enables of it; see
+//! The profile in force, and the part of it that the processor enables, decide whether an operation must exit; see
 //! [`intercepts`](crate::runtime::intercepts). The loops named `…_times` are what the budgets measure, so they are bare
 //! assembly and book all their iterations at once.
 

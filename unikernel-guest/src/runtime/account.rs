@@ -7,12 +7,12 @@ use tollgate_abi::svm_exit::of_code;
 
 use crate::ops::cpuid::cpuid;
 
-/// How this run's account can be read.
+/// The ways to read this run's account.
 #[derive(Clone, Copy)]
 pub(crate) struct Account {
-    /// Where the course leaves are.
+    /// The numbers of the course leaves.
     pub(crate) leaf_map: LeafMap,
-    /// Whether the monitor keeps one at all.
+    /// True if the monitor keeps one at all.
     pub(crate) kept: bool,
 }
 
@@ -57,7 +57,7 @@ fn status(reason: ExitReason, vcpu: Option<u16>) -> (u32, u64) {
     (answer.eax, answer.ebx_ecx().wrapping_sub(looks.into()))
 }
 
-/// Whether the controls in force enable `reason`.
+/// True if the controls in force enable `reason`.
 pub(crate) fn is_enabled(reason: ExitReason) -> bool {
     status(reason, None).0 == Status::Enabled as u32
 }

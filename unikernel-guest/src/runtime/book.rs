@@ -70,7 +70,7 @@ pub(crate) fn tally() -> Tally {
     core::array::from_fn(row)
 }
 
-/// What was booked since `start` was taken.
+/// The exits booked since `start` was taken.
 pub(crate) fn tally_since(start: &Tally) -> Tally {
     let now = tally();
     core::array::from_fn(|row| now[row].wrapping_sub(start[row]))

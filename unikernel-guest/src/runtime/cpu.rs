@@ -1,4 +1,4 @@
-//! What each vCPU has for itself, found through GS base, and the others it knows of.
+//! The state that each vCPU has for itself, found through GS base, and the other vCPUs that it knows.
 //!
 //! The assembly of `traps` and `recovery` reaches fields by their offsets, so that interrupts and exceptions need no
 //! register for it.
@@ -51,7 +51,7 @@ pub(crate) struct Cpu {
     pub(crate) errno: AtomicI32,
     /// The next page of fresh memory that this vCPU has not touched.
     pub(crate) next_fresh_gpa: AtomicU64,
-    /// What this vCPU's POST port gives back; each writes it when it comes up.
+    /// The byte that this vCPU's POST port gives back; each writes it when it comes up.
     pub(crate) last_post: AtomicU8,
     /// Its GDT and TSS.
     pub(crate) tables: AtomicPtr<Tables>,
@@ -59,9 +59,9 @@ pub(crate) struct Cpu {
     pub(crate) is_up: AtomicBool,
     /// It has gone for good.
     pub(crate) is_off_line: AtomicBool,
-    /// What it waits on, as `futex` writes it; 0 while it doesn't.
+    /// The word that it waits on, as `futex` writes it; 0 while it doesn't.
     pub(crate) waits_on: AtomicUsize,
-    /// What it runs.
+    /// Its work.
     pub(crate) thread: Thread,
 }
 

@@ -79,7 +79,7 @@ extern "C" fn start() -> ! {
     unsafe { runtime_entry(0, core::ptr::null(), core::ptr::null()) }
 }
 
-/// What the monitor told the guest.
+/// The page by which the monitor informed the guest.
 pub(crate) fn boot_info() -> &'static BootInfo {
     // SAFETY: the monitor wrote the page before the first entry, its address is part of the contract (RDI at the entry
     // has the same), it is mapped to itself, and nobody writes it again.

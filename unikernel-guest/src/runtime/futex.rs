@@ -1,6 +1,6 @@
 //! Waiting for another vCPU: futexes, and what stands on them: semaphores, blocking.
 //!
-//! Who waits says so and looks for a while, in a loop that causes no exit, whether it has been woken. Only then it halts, and
+//! A thread that waits says so and looks for a while, in a loop that causes no exit, whether it has been woken. Only then it halts, and
 //! the one who wakes it sends it one interprocessor interrupt, which it takes before it goes on: none is left over.
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and follows callers' pointers")]
 
@@ -22,7 +22,7 @@ const LOOKS: u32 = 1 << 24;
 /// With the word's address in `waits_on`, whose other low bit is 0: the vCPU halts, or is about to.
 const ASLEEP: usize = 1;
 
-/// How waiting ended.
+/// The end of a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     /// It did not begin: the word was not what was expected.
@@ -37,7 +37,7 @@ pub(super) enum Ended {
 pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Ended {
     let waits_on = &cpu::this().waits_on;
     let address = ptr::from_ref(word).addr();
-    // Who has been woken at the last moment does not give up.
+    // A thread that has been woken at the last moment does not give up.
     let give_up = |ended| match waits_on.compare_exchange(address, 0, SeqCst, Relaxed) {
         Ok(_) => ended,
         Err(_) => Ended::Woken,
@@ -199,7 +199,7 @@ unsafe extern "C" fn sys_sem_trywait(semaphore: *mut sem_t) -> i32 {
 unsafe extern "C" fn sys_sem_timedwait(semaphore: *mut sem_t, limit: *const timespec) -> i32 {
     // SAFETY: the caller says so.
     let Some(counter) = (unsafe { counter(semaphore) }) else { return refused(EINVAL) };
-    // SAFETY: likewise.
+    // SAFETY: the caller says that `limit` can be read, if it is not null.
     let deadline = match unsafe { deadline(limit, false) } {
         Ok(deadline) => deadline,
         Err(refusal) => return refusal,

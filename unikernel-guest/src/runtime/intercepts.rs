@@ -1,4 +1,4 @@
-//! Which operations exit now: the profile in force, and what this processor enables of it.
+//! The operations that exit now: the profile in force, and what this processor enables of it.
 //!
 //! Both come from outside the workloads' windows. The profile is each vCPU's own and changes only at the guest's request; what
 //! each profile enables is asked once, at the start, through the leaf [`STATUS`](tollgate_abi::leaves::STATUS).
@@ -29,7 +29,7 @@ pub(crate) enum Proc {
 /// The vector of #UD.
 pub(crate) const INVALID_OPCODE: u8 = 6;
 
-/// How the processor's extension treats what is booked here.
+/// The facts of the processor, by which operations are booked here.
 pub(crate) fn facts() -> Facts {
     Facts::from_word(boot_info().facts)
 }
@@ -78,42 +78,42 @@ fn ask(profile: Profile) {
     }
 }
 
-/// Whether `profile` enables `reason` on this processor.
+/// True if `profile` enables `reason` on this processor.
 pub(crate) fn enabled_in(profile: Profile, reason: ExitReason) -> bool {
     ENABLED[profile as usize][reason.ledger_row()].load(Relaxed)
 }
 
-/// Whether `reason` is enabled now.
+/// True if `reason` is enabled now.
 pub(crate) fn enabled(reason: ExitReason) -> bool {
     enabled_in(current(), reason)
 }
 
-/// Whether MOV to CR0 of another value, CLTS or LMSW exits now.
+/// True if MOV to CR0 of another value, CLTS or LMSW exits now.
 pub(crate) fn cr0_write_exits(old: u64, new: u64) -> bool {
     current().cr0_write_exits(facts(), old, new)
 }
 
-/// Whether MOV to CR4 exits now.
+/// True if MOV to CR4 exits now.
 pub(crate) fn cr4_write_exits(old: u64, new: u64) -> bool {
     current().cr4_write_exits(facts(), old, new)
 }
 
-/// Whether the profile sets this processor-based control.
+/// True if the profile sets this processor-based control.
 pub(crate) fn wants(control: Proc) -> bool {
     wanted().proc >> control as u8 & 1 != 0
 }
 
-/// Whether the processor keeps the task priority, as CR8 and as MSR: it has a TPR shadow.
+/// True if the processor keeps the task priority, as CR8 and as MSR: it has a TPR shadow.
 pub(crate) fn apic_shadows_priority() -> bool {
     enabled(ExitReason::TPR_BELOW_THRESHOLD)
 }
 
-/// Whether reads of the other registers of the local APIC are the processor's.
+/// True if reads of the other registers of the local APIC are the processor's.
 pub(crate) fn apic_reads() -> bool {
     enabled(ExitReason::APIC_WRITE)
 }
 
-/// Whether the processor delivers interrupts by itself, takes EOIs and self-IPIs.
+/// True if the processor delivers interrupts by itself, takes EOIs and self-IPIs.
 pub(crate) fn apic_delivers() -> bool {
     enabled(ExitReason::VIRTUALIZED_EOI)
 }

@@ -71,7 +71,7 @@ extern "C" fn sys_abort() -> ! {
     end(ABORT_STATUS, format_args!("aborted"))
 }
 
-/// What hermit-abi calls a process is the thread that asks.
+/// The number of the thread that asks, which is hermit-abi's process.
 #[unsafe(no_mangle)]
 extern "C" fn sys_getpid() -> i32 {
     threads::own_tid() as i32

@@ -1,4 +1,4 @@
-//! What the vCPU can do, asked once, and the extended state that follows from it (SDM 1 chapter 13).
+//! The vCPU's features, asked once, and the extended state that follows from it (SDM 1 chapter 13).
 #![expect(unsafe_code, reason = "writes CR4 and XCR0")]
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -59,7 +59,7 @@ pub(crate) fn xcr0() -> u64 {
     XCR0.load(Relaxed)
 }
 
-/// Whether the upper halves of the YMM registers exist.
+/// True if the upper halves of the YMM registers exist.
 pub(crate) fn has_avx() -> bool {
     xcr0() & XCr0Flags::AVX.bits() != 0
 }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::cpu::{self, Cpu};
 
-/// What an expected exception left behind.
+/// The traces of an expected exception.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trap {
     /// Vector.
@@ -24,7 +24,7 @@ pub(crate) struct Trap {
 /// Written by [`attempt!`], and by the assembly in `traps` when the exception comes.
 #[repr(C)]
 pub(crate) struct Recovery {
-    /// Where to go on after an exception; 0 where none is expected.
+    /// The address to go on at after an exception; 0 if none is expected.
     pub(super) resume: AtomicU64,
     pub(super) taken: AtomicU64,
     pub(super) vector: AtomicU64,
@@ -47,7 +47,7 @@ impl Recovery {
     }
 }
 
-/// Where `attempt!` says how to go on: relative to GS base.
+/// Offset of the word in which `attempt!` says how to go on, relative to GS base.
 pub(crate) const RESUME: usize = offset_of!(Cpu, recovery) + offset_of!(Recovery, resume);
 
 /// Executes one instruction that may raise an exception: `Err(Trap)` if it did. Operands as for `asm!`. An exception
@@ -59,7 +59,7 @@ macro_rules! attempt {
 }
 pub(crate) use attempt;
 
-/// Likewise, with instructions before and after, which raise none.
+/// Executes one instruction that may raise an exception, with others before and after it, which raise none.
 macro_rules! attempt_between {
     ($before:expr, $instruction:expr, $after:expr $(, $($operands:tt)*)?) => {{
         let tried: u64;
@@ -82,7 +82,7 @@ macro_rules! attempt_between {
 }
 pub(crate) use attempt_between;
 
-/// What came of the attempt that just ended.
+/// The result of the attempt that just ended.
 pub(crate) fn outcome(tried: u64) -> Result<(), Trap> {
     let recovery = &cpu::this().recovery;
     if recovery.taken.load(Relaxed) == 0 {

@@ -69,7 +69,7 @@ pub(super) static FIRST: (Tables, TrapStacks) = (
     TrapStacks(UnsafeCell::new([[0; TRAP_STACK_BYTES]; 2])),
 );
 
-/// What every GDT starts as: nothing, 64-bit code, data, 32-bit code, room for the TSS, data that is not present, and data and
+/// The first state of every GDT: nothing, 64-bit code, data, 32-bit code, room for the TSS, data that is not present, and data and
 /// 64-bit code of ring 3.
 const DESCRIPTORS: [u64; ENTRIES] = [
     0,
@@ -89,7 +89,7 @@ fn tables() -> &'static Tables {
     unsafe { &*cpu::this().tables.load(Relaxed) }
 }
 
-/// What LGDT takes.
+/// The operand of LGDT.
 pub(crate) fn gdt_pointer() -> DescriptorTablePointer {
     let gdt = &tables().gdt;
     DescriptorTablePointer { limit: size_of_val(gdt) as u16 - 1, base: VirtAddr::from_ptr(gdt) }

@@ -163,7 +163,7 @@ fn check_power_up(number: usize, found: u64) {
     }
 }
 
-/// Where another vCPU comes from real mode, with what it found there.
+/// The point at which another vCPU comes from real mode, with what it found there.
 extern "C" fn other_vcpu(number: usize, found: u64) -> ! {
     cpu::take_place(number);
     check_power_up(number, found);

@@ -22,16 +22,16 @@ use super::{boot_info, futex};
 use crate::ops::idle::{give_way, hlt_for_ever, hlt_until_booked_interrupt};
 use crate::ops::{apic, control_registers, hypercall};
 
-/// What a thread starts with.
+/// The function that a thread starts with.
 pub(crate) type Entry = extern "C" fn(usize);
 
-/// What one vCPU runs.
+/// The work of one vCPU.
 pub(crate) struct Thread {
     state: AtomicU32,
     entry: AtomicPtr<()>,
     argument: AtomicUsize,
     profile: AtomicU8,
-    /// Whether the last one left control registers changed.
+    /// True if the last one left control registers changed.
     left_changed: AtomicBool,
     /// Its number, from `sys_spawn` until it is joined; else 0.
     id: AtomicU32,
@@ -69,7 +69,7 @@ pub(super) const STACK_BYTES: usize = 64 << 10;
 /// Looks at a flag until a vCPU that does not answer is given up: fewer instructions than ticks of the usual watchdog.
 pub(super) const PATIENCE: u32 = 1 << 25;
 
-/// Whether it came true within so many looks.
+/// True if it came true within so many looks.
 pub(super) fn looked_for(looks: u32, is_true: impl Fn() -> bool) -> bool {
     (0..looks).any(|_| {
         give_way();
@@ -77,7 +77,7 @@ pub(super) fn looked_for(looks: u32, is_true: impl Fn() -> bool) -> bool {
     })
 }
 
-/// How many vCPUs there are.
+/// The number of vCPUs.
 pub(crate) fn vcpus() -> usize {
     boot_info().vcpus as usize
 }
@@ -207,7 +207,7 @@ pub(super) fn of_tid(id: Tid) -> Option<usize> {
     }
 }
 
-/// How many threads have been started.
+/// The number of threads that have been started.
 static SPAWNED: AtomicU32 = AtomicU32::new(0);
 
 fn spawn(entry: Entry, argument: usize, core: isize) -> Option<Tid> {

@@ -39,9 +39,9 @@ pub(crate) const UNEXPECTED_STATUS: i32 = 102;
 pub(crate) const WORK_VECTOR: u8 = 0x30;
 /// The local APIC's timer.
 pub(crate) const TIMER_VECTOR: u8 = 0x31;
-/// What a vCPU sends itself.
+/// The vector that a vCPU sends itself.
 pub(crate) const SELF_VECTOR: u8 = 0x32;
-/// What workloads send another vCPU.
+/// The vector that workloads send another vCPU.
 pub(crate) const TEST_VECTOR: u8 = 0x33;
 /// Those of them that reach this vCPU by an exit for an external interrupt, as bits above [`FIRST_APIC_VECTOR`].
 const WITH_EXIT: u32 = 1 << (WORK_VECTOR - FIRST_APIC_VECTOR)
@@ -86,7 +86,7 @@ unsafe extern "C" {
     static STUBS: [[u8; 16]; VECTORS];
 }
 
-/// What the stack holds when an exception is unexpected.
+/// The stack's contents when an exception is unexpected.
 #[repr(C)]
 struct Frame {
     vector: u64,
@@ -94,7 +94,7 @@ struct Frame {
     rip: u64,
 }
 
-/// Where every stub goes. The stack holds vector, error code, and what the processor pushed: RIP, CS, RFLAGS, RSP, SS.
+/// The code that every stub jumps to. The stack holds vector, error code, and what the processor pushed: RIP, CS, RFLAGS, RSP, SS.
 #[unsafe(naked)]
 extern "C" fn trap() -> ! {
     naked_asm!(
@@ -205,7 +205,7 @@ extern "C" fn trap() -> ! {
     )
 }
 
-/// Where this vCPU's tally has a reason, relative to GS base.
+/// Offset of a reason in this vCPU's tally, relative to GS base.
 const fn booked(reason: ExitReason) -> usize {
     offset_of!(Cpu, tally) + 8 * reason.0 as usize
 }
@@ -246,7 +246,7 @@ unsafe impl Sync for Idt {}
 
 static IDT: Idt = Idt(UnsafeCell::new([Gate([0; 2]); VECTORS]));
 
-/// What LIDT takes.
+/// The operand of LIDT.
 pub(crate) fn idt_pointer() -> DescriptorTablePointer {
     DescriptorTablePointer { limit: size_of::<[Gate; VECTORS]>() as u16 - 1, base: VirtAddr::from_ptr(IDT.0.get()) }
 }

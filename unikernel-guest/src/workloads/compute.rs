@@ -11,7 +11,7 @@ const HASHED_WORDS: u64 = 2048;
 const HASH_SLOTS: usize = 4096;
 const MATRIX_ORDER: usize = 32;
 
-/// What the work comes to, computed elsewhere by another program.
+/// The result of the work, computed elsewhere by another program.
 const EXPECTED: Results = Results { sorted: 0x40d6_ada5_049f_a2e0, hashed: 4_230_652, product: 247_735_850 };
 
 #[derive(Debug, PartialEq, Eq)]

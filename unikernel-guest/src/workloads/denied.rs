@@ -26,7 +26,7 @@ macro_rules! denied {
     };
 }
 
-/// Whether nothing keeps an instruction from the guest, hidden though it is.
+/// True if nothing keeps an instruction from the guest, hidden though it is.
 fn runs(hidden: ExitReason) -> bool {
     !enabled(hidden) && facts().runs(hidden)
 }

@@ -67,7 +67,7 @@ fn invalid_opcode() -> Outcome {
     fault("UD2", unsafe { attempt!("ud2") }, vector::INVALID_OPCODE, 0).map(drop)
 }
 
-/// What CR0.TS forbids: it is set and cleared in one block, because the compiler may use SSE anywhere.
+/// An instruction that CR0.TS forbids: the bit is set and cleared in one block, because the compiler may use SSE anywhere.
 fn not_available() -> Outcome {
     const TS: u64 = Cr0Flags::TASK_SWITCHED.bits();
     let cr0 = read_cr0();
@@ -100,7 +100,7 @@ fn stack_fault() -> Outcome {
     fault("MOV to SS of an absent segment", got, vector::STACK_FAULT, ABSENT.0.into()).map(drop)
 }
 
-/// What FLDCW and LDMXCSR load: x87 control word and MXCSR with all exceptions masked but the division by zero, and MXCSR as at
+/// The operands of FLDCW and LDMXCSR: x87 control word and MXCSR with all exceptions masked but the division by zero, and MXCSR as at
 /// reset.
 pub(super) static X87_DIVISIONS: u16 = 0x037f & !(1 << 2);
 pub(super) static SIMD_DIVISIONS: u32 = 0x1f80 & !(1 << 9);

@@ -1,4 +1,4 @@
-//! What workloads assert: conditions, and exceptions that must come.
+//! Assertions of workloads: conditions, and exceptions that must come.
 
 use alloc::format;
 use alloc::string::String;

@@ -42,7 +42,7 @@ pub(super) fn perform(workload: &'static Workload, code: Code, run: &Run) -> Out
     outcome.and_then(|()| as_counted(&before, &readings(&watched))).map_err(|what| format!("{}: {what}", workload.name))
 }
 
-/// What one vCPU is to run, and what came of it.
+/// The work of one vCPU, and its result.
 struct Part<'a> {
     code: Code,
     run: &'a Run,
@@ -81,7 +81,7 @@ extern "C" fn run_part(part: usize) {
     part.outcome.with(|result| *result = outcome);
 }
 
-/// What the window's prediction is for one reason.
+/// The window's prediction for one reason.
 fn predicted(workload: &Workload, run: &Run, reason: ExitReason) -> u64 {
     workload.predict(reason, run.iterations, run.vcpus, facts(), |reason| enabled_in(workload.profile, reason))
 }
@@ -105,7 +105,7 @@ fn watched(workload: &Workload, run: &Run) -> Vec<ExitReason> {
     TABLE.iter().map(|row| row.reason).filter(is_watched).collect()
 }
 
-/// What the leaves and the book say about one reason at one moment.
+/// The answers of leaves and book about one reason at one moment.
 struct Reading {
     reason: ExitReason,
     counted: u64,

@@ -46,7 +46,7 @@ fn send_self() {
     unsafe { apic::self_ipi(SELF_VECTOR) };
 }
 
-/// How many have come since `before`.
+/// The number that has come since `before`.
 fn came(before: u64) -> u64 {
     interrupts_of(SELF_VECTOR).wrapping_sub(before)
 }
@@ -94,7 +94,7 @@ pub(super) fn held_priority(run: &Run) -> Outcome {
         if apic_shadows_priority() && !apic_delivers() {
             book(ExitReason::TPR_BELOW_THRESHOLD);
         }
-        // SAFETY: likewise.
+        // SAFETY: the lowest priority holds nothing back, as before this workload.
         unsafe { write_cr8(0) };
         let all = came(before);
         if (early, all) != (0, 1) {

@@ -42,7 +42,7 @@ pub(super) fn leaves(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// What earlier answers about the same reason said.
+/// Earlier answers about the same reason.
 #[derive(Default)]
 struct Seen {
     /// Cycles, and how many exits had been timed then.
@@ -98,7 +98,7 @@ impl Questioner<'_> {
         }
     }
 
-    /// What was booked, and the monitor's looks, which the count of all vCPUs in EAX tells.
+    /// The booked exits, and the monitor's looks, which the count of all vCPUs in EAX tells.
     fn with_looks(&mut self, answer: Answer, booked: u64) -> Result<u64, alloc::string::String> {
         let looks = answer.eax.wrapping_sub(booked as u32);
         self.now_looks(looks)?;
@@ -266,7 +266,7 @@ fn course_reason(ecx: u32) -> Option<ExitReason> {
     u16::try_from(ecx).ok().map(ExitReason).filter(|reason| reason.is_defined())
 }
 
-/// What a course leaf answers, given what it answers for an enabled reason.
+/// The answer of a course leaf, given its answer for an enabled reason.
 fn course_answer(ecx: u32, enabled_answer: impl Fn(ExitReason) -> Answer) -> Answer {
     match course_reason(ecx) {
         None => Answer::UNDEFINED,

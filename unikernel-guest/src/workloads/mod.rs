@@ -37,16 +37,16 @@ use crate::runtime::account::Account;
 use crate::runtime::boot_info;
 use crate::runtime::process::note_failure;
 
-/// What a workload is told.
+/// The arguments of a workload.
 pub(crate) struct Run {
     iterations: u64,
     account: Account,
     vcpus: u64,
-    /// What a microbenchmark times.
+    /// The microbenchmark to time.
     timed: Option<bench::Timed>,
 }
 
-/// What did not hold, in words.
+/// The assertion that did not hold, in words.
 type Outcome = Result<(), String>;
 type Code = fn(&Run) -> Outcome;
 
@@ -128,7 +128,7 @@ code! {
     ("random-bytes", stopping::random_bytes),
 }
 
-/// Whether the second text ends in the first.
+/// True if the second text ends in the first.
 const fn is_end(end: &str, text: &str) -> bool {
     let (end, text) = (end.as_bytes(), text.as_bytes());
     let mut at = 0;

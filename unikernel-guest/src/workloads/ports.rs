@@ -39,7 +39,7 @@ pub(super) fn port_string(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// Where real machines have the serial port, the keyboard controller, PCI configuration and the reset register; and one
+/// The ports at which real machines have the serial port, the keyboard controller, PCI configuration and the reset register; and one
 /// that is nobody's anywhere.
 mod nobodys {
     pub(super) const SERIAL: u16 = 0x3f8;

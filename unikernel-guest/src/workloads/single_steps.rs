@@ -26,7 +26,7 @@ use crate::runtime::segments::{CODE, DATA, USER_CODE, USER_DATA};
 struct Row {
     code: &'static [u8],
     reason: R,
-    /// Where it may be used in ring 3, too.
+    /// The rings that it may be used in.
     rings: &'static [PrivilegeLevel],
     /// RAX; it may change RCX, RDX and RBX as well.
     rax: fn() -> u64,
@@ -158,7 +158,7 @@ fn step(row: &Row, ring: PrivilegeLevel) -> Outcome {
     if !runs {
         book_if_enabled(reason, 1);
     }
-    // What the monitor has emulated ends in an injected #DB under SVM; behind the NOP, and where there was no exit, it is the
+    // An instruction that the monitor has emulated ends in an injected #DB under SVM; behind the NOP, and where there was no exit, it is the
     // guest's own.
     if !facts().is_svm() || reason == R::CPUID || runs {
         book_exception(vector::DEBUG);
@@ -177,7 +177,7 @@ fn step(row: &Row, ring: PrivilegeLevel) -> Outcome {
 /// The second byte of MOV from a control register.
 const MOV_FROM_CR: u8 = 0x20;
 
-/// Where IRETQ goes, and with which registers.
+/// The frame of an IRETQ, and the registers that it takes along.
 #[repr(C)]
 struct Entry {
     rip: *const u8,
@@ -191,7 +191,7 @@ struct Entry {
 /// Executes one instruction with RFLAGS.TF set; its exception comes back here, in the ring in which it was raised.
 ///
 /// # Safety
-/// What is executed raises an exception before it could do harm.
+/// The instruction raises an exception before it could do harm.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn enter(there: &Entry) {
     naked_asm!(

@@ -43,7 +43,7 @@ pub(super) fn outside_memory(_: &Run) -> Outcome {
 }
 
 pub(super) fn endless_loop(_: &Run) -> Outcome {
-    // Where there is no timer of the extension's, an interrupt is the end.
+    // Without a timer of the extension's, an interrupt is the end.
     let has_timer = enabled(ExitReason::PREEMPTION_TIMER);
     book(if has_timer { ExitReason::PREEMPTION_TIMER } else { ExitReason::EXTERNAL_INTERRUPT });
     // SAFETY: does nothing, for ever.

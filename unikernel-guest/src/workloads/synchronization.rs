@@ -16,18 +16,18 @@ use crate::runtime::time::now_ns;
 /// The vCPU of the second thread.
 const OTHER: isize = 1;
 
-/// How long nobody wakes who waits.
+/// The time that nobody wakes a thread that waits.
 const LIMIT_NS: u64 = 20_000;
 
-/// What the threads share.
+/// The state that the threads share.
 struct Shared {
     iterations: u64,
-    /// What each has for the other.
+    /// The word that each has for the other.
     ping: Semaphore,
     pong: Semaphore,
-    /// How often the other has been woken.
+    /// The times that the other has been woken.
     woken: AtomicU64,
-    /// What a call of the other's returned last besides 0; 0 if none did.
+    /// The last result besides 0 of a call of the other's; 0 if there was none.
     refusal: AtomicI32,
 }
 
@@ -48,12 +48,12 @@ impl Semaphore {
     }
 
     fn try_wait(&self) -> i32 {
-        // SAFETY: likewise.
+        // SAFETY: initialized, by `new`.
         unsafe { hermit_abi::sem_trywait(self.0.get()) }
     }
 
     fn wait(&self, limit: Option<timespec>) -> i32 {
-        // SAFETY: likewise; a limit can be read.
+        // SAFETY: initialized, by `new`; a limit can be read.
         unsafe { hermit_abi::sem_timedwait(self.0.get(), limit.as_ref().map_or(ptr::null(), ptr::from_ref)) }
     }
 }
@@ -69,10 +69,10 @@ extern "C" fn answer(argument: usize) {
     let shared: &Shared = unsafe { &*ptr::with_exposed_provenance(argument) };
     for _ in 0..shared.iterations {
         let taken = shared.ping.wait(None);
-        // SAFETY: have no preconditions.
+        // SAFETY: has no preconditions.
         unsafe { hermit_abi::block_current_task() };
         let given = shared.pong.post();
-        // SAFETY: likewise.
+        // SAFETY: has no preconditions.
         unsafe { hermit_abi::yield_now() };
         shared.woken.store(shared.woken.load(Relaxed) + 1, Release);
         for result in [taken, given, shared.pong.post()].into_iter().filter(|&result| result != 0) {
@@ -111,7 +111,7 @@ pub(super) fn run(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// What this thread can see alone: limits that come, values that differ, counters that are at an end.
+/// The cases that one thread can see alone: limits that come, values that differ, counters that are at an end.
 fn limits() -> Outcome {
     let mut word = 7;
     let word = &raw mut word;
@@ -141,14 +141,14 @@ fn limits() -> Outcome {
     takes(1_000_000, start_ns)
 }
 
-/// What a call returns.
+/// Checks the result of a call.
 #[inline(never)]
 fn ends(what: &str, returned: i32, expected: i32) -> Outcome {
     ensure!(returned == expected, "{what} returned {returned}, not {expected}");
     Ok(())
 }
 
-/// How long waiting takes at least.
+/// Checks the least time that waiting takes.
 #[inline(never)]
 fn takes(least_ns: u64, since_ns: u64) -> Outcome {
     let elapsed_ns = now_ns() - since_ns;

@@ -20,12 +20,12 @@ use crate::runtime::{cpu, threads};
 /// The vCPU that interrupts are sent to.
 const TARGET: usize = 1;
 
-/// What sender and target tell each other.
+/// The words by which sender and target tell each other.
 struct Exchange {
     iterations: u64,
     /// The target takes interrupts.
     is_ready: AtomicU32,
-    /// How many it has taken.
+    /// The number that it has taken.
     taken: AtomicU64,
 }
 

@@ -49,7 +49,7 @@ macro_rules! provocations {
             }
         )*
 
-        /// What is provoked, and the reason that it must have.
+        /// The provocation, and the reason that it must have.
         const PROVOCATIONS: &[(ExitReason, Provoke)] = &[$((ExitReason::$reason, $name)),*];
     };
 }
@@ -126,7 +126,7 @@ fn book_provocation(reason: ExitReason) {
 /// # Safety
 /// `before` is an image that XRSTOR or FXRSTOR accepts; what `provoke` does is harmless.
 unsafe fn across(before: &Image, after: &mut Image, provoke: Provoke, page: u64) {
-    // What is needed behind the call is in registers that the provocations preserve.
+    // The values that are needed behind the call are in registers that the provocations preserve.
     macro_rules! across {
         ($load:literal, $store:literal, $clean:literal) => {
             asm!(

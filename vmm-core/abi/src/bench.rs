@@ -27,11 +27,11 @@ pub struct Bench {
     pub workload: Workload,
     /// The extension that has the operation; `None` if both do.
     pub under: Option<Extension>,
-    /// What a round trip consists of.
+    /// The parts of a round trip.
     pub parts: Parts,
 }
 
-/// What a round trip consists of, besides the timing itself.
+/// The parts of a round trip, besides the timing itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parts {
     /// No exit: what the timing takes.
@@ -201,7 +201,7 @@ impl Bench {
         TABLE.iter().find(|bench| bench.name() == name)
     }
 
-    /// Whether it can be run under `extension`.
+    /// True if it can be run under `extension`.
     pub fn runs_under(&self, extension: Extension) -> bool {
         self.under.is_none_or(|only| only == extension)
     }
@@ -211,7 +211,7 @@ impl Bench {
         Self::of_name(workload.name)
     }
 
-    /// Likewise, by the workload's name.
+    /// The row as which the workload of this name runs, if it is one of these.
     pub fn of_name(workload: &str) -> Option<&'static Bench> {
         TABLE.iter().find(|bench| bench.workload.name == workload)
     }

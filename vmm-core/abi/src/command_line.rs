@@ -119,7 +119,7 @@ impl fmt::Display for OptionError<'_> {
 pub struct Selected {
     /// Its row.
     pub workload: &'static Workload,
-    /// How many iterations.
+    /// The number of iterations.
     pub iterations: u64,
 }
 
@@ -216,7 +216,7 @@ impl<'a> Options<'a> {
         Ok(options)
     }
 
-    /// Whether exits are recorded one by one, or over time.
+    /// True if exits are recorded one by one, or over time.
     pub const fn records(&self) -> bool {
         self.trace_exits > 0 || self.rate_step_ticks > 0
     }
@@ -228,7 +228,7 @@ impl<'a> Options<'a> {
         scenario::TABLE.iter().filter(wanted)
     }
 
-    /// How often each scenario is run; where it is timed, the first ones give no sample.
+    /// The runs of each scenario; if it is timed, the first ones give no sample.
     pub const fn scenario_runs(&self) -> u64 {
         if self.scenario_samples > 0 { bench::WARM_UP + self.scenario_samples } else { scenario::RUNS }
     }
@@ -239,7 +239,7 @@ impl<'a> Options<'a> {
         self.cpus.max(least)
     }
 
-    /// Whether there is a microbenchmark among the workloads.
+    /// True if there is a microbenchmark among the workloads.
     pub fn benches(&self) -> bool {
         !self.workloads.is_empty() && self.selected(1).any(|selected| Bench::of(selected.workload).is_some())
     }

@@ -1,4 +1,4 @@
-//! Which versions of an emulator can produce an exit.
+//! The versions of an emulator that can produce an exit.
 
 use core::fmt;
 
@@ -19,7 +19,7 @@ pub enum Emulated {
 }
 
 impl Emulated {
-    /// Whether this version is one of them; of an unknown version nothing is said but what holds of all.
+    /// True if this version is one of them; of an unknown version nothing is said but what holds of all.
     pub fn by(self, version: Option<Release>) -> bool {
         match (self, version) {
             (Emulated::Always, _) => true,
@@ -41,7 +41,7 @@ impl fmt::Display for Emulated {
     }
 }
 
-/// Where an exit can be produced.
+/// The platforms that can produce an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
     /// The processor that it takes, for people.

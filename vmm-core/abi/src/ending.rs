@@ -1,9 +1,9 @@
-//! How an image ends an emulator, so that the exit status tells what the verdict told.
+//! The way in which an image ends an emulator, so that the exit status tells the verdict.
 //!
 //! Bochs reads port 0x8900, QEMU's `isa-debug-exit` port 0xF4; each ignores the other's. On a real machine nothing
 //! listens, and the image halts.
 
-/// What the emulator's own exit status should say.
+/// The verdict that the emulator's own exit status should tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The books balance.

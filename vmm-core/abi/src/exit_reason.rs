@@ -156,7 +156,7 @@ impl Rows {
         self.0[row / 64] |= 1 << (row % 64);
     }
 
-    /// Whether the row of `reason` is in it.
+    /// True if the row of `reason` is in it.
     pub const fn has(self, reason: ExitReason) -> bool {
         let row = reason.ledger_row();
         self.0[row / 64] >> (row % 64) & 1 != 0
@@ -197,7 +197,7 @@ pub struct Controls {
 }
 
 impl Controls {
-    /// What either of two sets of controls can produce.
+    /// The reasons that either of two sets of controls can produce.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self {
@@ -219,7 +219,7 @@ impl Controls {
         }
     }
 
-    /// Whether one need is met.
+    /// True if one need is met.
     pub const fn meet(&self, need: Need) -> bool {
         match need {
             Need::Pin(bit) => self.pin >> bit & 1 != 0,
@@ -235,7 +235,7 @@ impl Controls {
         }
     }
 
-    /// Whether these controls can produce an exit for `reason`. False for undefined reasons.
+    /// True if these controls can produce an exit for `reason`. False for undefined reasons.
     pub fn enable(&self, reason: ExitReason) -> bool {
         if let Some(rows) = self.svm {
             return reason.ledger_row() != UNKNOWN_ROW && rows.has(reason);
@@ -247,7 +247,7 @@ impl Controls {
     }
 }
 
-/// What makes a reason possible.
+/// The controls that make a reason possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnabledBy {
     /// Nothing: VMX operation alone produces it.
@@ -290,23 +290,23 @@ pub struct Row {
     pub reason: ExitReason,
     /// The name as the SDM writes it.
     pub name: &'static str,
-    /// What makes it possible.
+    /// The controls that make it possible.
     pub enabled_by: EnabledBy,
 }
 
-/// What people want to know about a row. Kept apart, so that an image that asks for none of it does not hold it.
+/// Notes on a row, for people. Kept apart, so that an image that asks for none of it does not hold it.
 #[derive(Clone, Copy, Debug)]
 pub struct Notes {
     /// The first processor generation, or specification, with it.
     pub since: &'static str,
-    /// What the guest does to provoke it.
+    /// The guest's action that provokes it.
     pub provoked_by: &'static str,
-    /// Where it can be produced under VT-x; QEMU's own emulation has none of that.
+    /// The platforms that can produce it under VT-x; QEMU's own emulation has none of that.
     pub places: Places,
 }
 
 impl Row {
-    /// What people want to know about it.
+    /// Notes on it, for people.
     pub fn notes(&self) -> &'static Notes {
         &NOTES[POSITION[self.reason.0 as usize] as usize - 1]
     }
@@ -447,7 +447,7 @@ impl ExitReason {
         }
     }
 
-    /// Whether the SDM edition of the table defines this number.
+    /// True if the SDM edition of the table defines this number.
     pub fn is_defined(self) -> bool {
         self.row().is_some()
     }
@@ -461,7 +461,7 @@ impl ExitReason {
         }
     }
 
-    /// Whether it is a reason of either extension.
+    /// True if it is a reason of either extension.
     pub fn is_named(self) -> bool {
         self.is_defined() || self.own_of_svm().is_some()
     }
@@ -486,7 +486,7 @@ impl ExitReason {
         if self.0 >= OWN_OF_SVM && (self.0 as usize) < ROWS { self.0 as usize } else { UNKNOWN_ROW }
     }
 
-    /// What the controls in force make of this number, where the account has a row of its own for it.
+    /// The status of this number under the controls in force, where the account has a row of its own for it.
     pub fn row_status(self, controls: &Controls) -> Status {
         match self.own_of_svm() {
             Some(_) if controls.svm.is_none() => Status::Undefined,
@@ -496,7 +496,7 @@ impl ExitReason {
         }
     }
 
-    /// What the controls in force make of this number, by the SDM, which defines none of SVM's own.
+    /// The status of this number under the controls in force, by the SDM, which defines none of SVM's own.
     pub fn status(self, controls: &Controls) -> Status {
         if !self.is_defined() {
             Status::Undefined

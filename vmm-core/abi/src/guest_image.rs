@@ -1,4 +1,4 @@
-//! How a guest lies in an image: a directory page that the monitor finds, and the guest's segments.
+//! A guest in an image: a directory page that the monitor finds, and the guest's segments.
 //!
 //! ```text
 //! ROM:  packed monitor | guest segments ... | directory page | boot block with the reset vector
@@ -19,13 +19,13 @@ pub const MAGIC: [u8; 8] = *b"TollGate";
 pub const VERSION: u32 = 3;
 /// Bytes of the ROM, which ends at 4 GiB.
 pub const ROM_BYTES: usize = 256 << 10;
-/// Where it starts.
+/// Address of its first byte.
 pub const ROM_BASE: u32 = ROM_BYTES.wrapping_neg() as u32;
 /// Bytes of the boot block at its end.
 pub const BOOT_BLOCK_BYTES: usize = 4096;
 /// Bytes of the directory page, which lies below the boot block.
 pub const DIRECTORY_BYTES: usize = 4096;
-/// Where that is in the ROM.
+/// Offset of the directory page in the ROM.
 pub const DIRECTORY_OFFSET: usize = ROM_BYTES - BOOT_BLOCK_BYTES - DIRECTORY_BYTES;
 /// The most segments that a guest may have.
 pub const MAX_SEGMENTS: usize = 16;
@@ -38,20 +38,20 @@ const _: () = assert!(PLACE_IN_DIRECTORY + PACKED_MONITOR_BYTES <= HEADER_BYTES)
 /// A piece of guest memory to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it goes.
+    /// The guest-physical address that it goes to.
     pub gpa: u64,
-    /// How long it is; what the file does not fill is zero.
+    /// Its length; the part that the file does not fill is zero.
     pub memory_bytes: u64,
-    /// Where its bytes are, from the start of the image.
+    /// Offset of its bytes from the start of the image.
     pub image_offset: u64,
-    /// How many of them there are.
+    /// The number of its bytes in the guest's file.
     pub file_bytes: u64,
-    /// How many bytes they take in the image: fewer if they are packed.
+    /// The bytes that they take in the image: fewer if they are packed.
     pub packed_bytes: u64,
 }
 
 impl Segment {
-    /// Whether its bytes are an LZ4 block.
+    /// True if its bytes are an LZ4 block.
     pub const fn is_packed(&self) -> bool {
         self.packed_bytes < self.file_bytes
     }
@@ -60,7 +60,7 @@ impl Segment {
 /// The contents of the directory page.
 #[derive(Clone, Copy, Debug)]
 pub struct Directory<'a> {
-    /// Where the guest starts.
+    /// The guest's entry point.
     pub entry_gpa: u64,
     /// The run's options; see [`crate::command_line`].
     pub options: &'a str,
@@ -183,7 +183,7 @@ fn options_fit(options: &[u8]) -> bool {
 /// Writes a directory page.
 ///
 /// # Errors
-/// What [`check`] says, or options that do not fit.
+/// The error of [`check`], or options that do not fit.
 pub fn write_directory(
     page: &mut [u8; DIRECTORY_BYTES],
     monitor: PackedMonitor,

@@ -60,7 +60,7 @@ pub struct Book {
     pub magic: u64,
     /// 1 if every assertion of the guest held, else 0.
     pub passed: u64,
-    /// What did not hold: text, padded with zero bytes.
+    /// The assertion that did not hold: text, padded with zero bytes.
     pub message: [u8; MESSAGE_BYTES],
     /// Exits that the guest provoked, by ledger row.
     pub tally: [u64; ROWS],

@@ -5,7 +5,7 @@ use core::fmt;
 use crate::emulated::Emulated::{self, Always, Before, From, Never};
 use crate::exit_reason::ExitReason;
 
-/// What the keys of a reason are.
+/// The kind of keys that a reason has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
     /// CPUID: EAX.

@@ -176,7 +176,7 @@ pub const TABLE: &[Row] = &[
     },
 ];
 
-/// What holds of all leaves, for people.
+/// The rules of all leaves, for people.
 pub const RULES: &[&str] = &[
     "All 64 bits of RAX, RBX, RCX and RDX are defined after each of these leaves. Their upper halves are zero.",
     "The CPUID that asks is counted already. Its own time is not in yet: a count opens at the exit, a time closes at the entry.",

@@ -1,4 +1,4 @@
-//! How the monitor lies in the ROM: its image as one LZ4 block, which the boot block unpacks.
+//! The monitor in the ROM: its image as one LZ4 block, which the boot block unpacks.
 //!
 //! The host tool writes a [`PackedMonitor`] into the directory page; the boot block reads it there. What the boot block
 //! says where that fails is here, too: it has no code that could write a record.
@@ -7,21 +7,21 @@ use core::mem::offset_of;
 
 use crate::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, ROM_BASE};
 
-/// Where a [`PackedMonitor`] is in the directory page.
+/// Offset of a [`PackedMonitor`] in the directory page.
 pub(crate) const PLACE_IN_DIRECTORY: usize = 32;
 
-/// Where it is in the memory of a machine that starts from the ROM.
+/// Address of the [`PackedMonitor`] in the memory of a machine that starts from the ROM.
 pub const PACKED_MONITOR_AT: u32 = ROM_BASE + (DIRECTORY_OFFSET + PLACE_IN_DIRECTORY) as u32;
 
-/// Where the packed image is. Little-endian.
+/// The place of the packed image. Little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PackedMonitor {
-    /// Where its bytes are, from the start of the ROM.
+    /// Offset of its bytes from the start of the ROM.
     pub image_offset: u32,
-    /// How many bytes they take there.
+    /// The bytes that they take there.
     pub packed_bytes: u32,
-    /// How many bytes they are unpacked.
+    /// The bytes that they are unpacked.
     pub unpacked_bytes: u32,
 }
 
@@ -31,7 +31,7 @@ pub(crate) const PACKED_MONITOR_BYTES: usize = size_of::<PackedMonitor>();
 const _: () = assert!(PACKED_MONITOR_BYTES == 12);
 
 impl PackedMonitor {
-    /// What a directory page says of it, as the boot block reads it.
+    /// The entry of a directory page, as the boot block reads it.
     pub fn read(page: &[u8; DIRECTORY_BYTES]) -> Self {
         let word = |place: usize| {
             let at = PLACE_IN_DIRECTORY + place;

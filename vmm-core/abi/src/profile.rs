@@ -9,7 +9,7 @@ use crate::virtualization::Facts;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Profile {
-    /// What VMX operation imposes and what the monitor's safety and repeatability need.
+    /// The intercepts that VMX operation imposes, and those that the monitor's safety and repeatability need.
     #[default]
     Minimal,
     /// Every instruction and exception that this processor lets us intercept.
@@ -53,7 +53,7 @@ const CR0_GUARDED: u64 = 1 | 1 << 5 | 1 << 29 | 1 << 30 | 1 << 31;
 /// The CR4 bits that a guest may set, as far as the processor has them: VME, PVI, TSD, DE, PSE, PAE, PGE, PCE, OSFXSR,
 /// OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP. Any other, new ones included, is of a feature that CPUID does not show.
 pub const CR4_OFFERED: u64 = 0x1bf | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 16 | 1 << 18 | 1 << 20;
-/// What is not offered, PAE (leaving long mode), and OSXSAVE (mirrored by CPUID).
+/// Bits that are not offered, PAE (leaving long mode), and OSXSAVE (mirrored by CPUID).
 const CR4_GUARDED: u64 = !CR4_OFFERED | 1 << 5 | 1 << 18;
 
 /// Of the primary controls: HLT, since a halted guest must give the processor back; MWAIT and MONITOR, likewise, and
@@ -133,7 +133,7 @@ impl Profile {
         Self::ALL.into_iter().find(|profile| profile.name() == name)
     }
 
-    /// What the profile wants.
+    /// The intercepts that the profile wants.
     pub const fn intercepts(self) -> Intercepts {
         match self {
             Profile::Minimal => MINIMAL,
@@ -143,17 +143,17 @@ impl Profile {
         }
     }
 
-    /// Whether MOV to CR0 exits: under VT-x, if it changes a guarded bit from what the guest reads (SDM 3C 26.1.3).
+    /// True if MOV to CR0 exits: under VT-x, if it changes a guarded bit from what the guest reads (SDM 3C 26.1.3).
     pub const fn cr0_write_exits(self, facts: Facts, old: u64, new: u64) -> bool {
         facts.control_register_write_exits(old, new, self.intercepts().cr0_mask)
     }
 
-    /// Whether MOV to CR4 exits.
+    /// True if MOV to CR4 exits.
     pub const fn cr4_write_exits(self, facts: Facts, old: u64, new: u64) -> bool {
         facts.control_register_write_exits(old, new, self.intercepts().cr4_mask)
     }
 
-    /// Whether RDMSR and WRMSR of `msr` exit.
+    /// True if RDMSR and WRMSR of `msr` exit.
     pub fn msr_exits(self, msr: u32) -> bool {
         self.intercepts().all_msrs || !PASSED_THROUGH_MSRS.contains(&msr)
     }

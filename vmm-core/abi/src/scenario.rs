@@ -18,11 +18,11 @@ pub struct Scenario {
     pub or: Option<ExitReason>,
     /// The variant of the reason ([`crate::key::VARIANTS`]), where it is about one.
     pub variant: Option<&'static str>,
-    /// How, in one line for people.
+    /// The way in which it is provoked, in one line for people.
     pub about: &'static str,
     /// Under which extensions there is such an exit.
     pub under: Under,
-    /// What the processor must allow, all of it; control bits are meant as allowed-1 settings, of VT-x alone.
+    /// Its needs, all of which the processor must allow; control bits are meant as allowed-1 settings, of VT-x alone.
     pub needs: &'static [Need],
 }
 
@@ -35,7 +35,7 @@ pub enum Under {
     Both,
 }
 
-/// How often a run performs each scenario unless it times them, so that minimum, average and maximum mean something.
+/// The times that a run performs each scenario unless it times them, so that minimum, average and maximum mean something.
 pub const RUNS: u64 = 4;
 
 use ExitReason as R;
@@ -182,12 +182,12 @@ impl Scenario {
         Controls { features: self.needs.iter().map(bit).sum(), ..Controls::default() }
     }
 
-    /// Whether another processor has to send something.
+    /// True if another processor has to send something.
     pub fn needs_other_cpu(&self) -> bool {
         self.needs.contains(&Has(Feature::OtherCpu))
     }
 
-    /// Whether there is such an exit under this extension.
+    /// True if there is such an exit under this extension.
     pub fn is_under(&self, extension: Extension) -> bool {
         matches!(
             (self.under, extension),
@@ -195,7 +195,7 @@ impl Scenario {
         )
     }
 
-    /// What of its needs the allowed settings do not meet, if anything.
+    /// The first of its needs that the allowed settings do not meet, if any.
     pub fn missing(&self, allowed: &Controls) -> Option<Need> {
         let is_asked = |need: &Need| allowed.svm.is_none() || matches!(need, Has(_));
         self.needs.iter().copied().filter(is_asked).find(|&need| !allowed.meet(need))

@@ -11,7 +11,7 @@ use core::fmt::{self, Write};
 
 use crate::machine::OPTIONS_BYTES;
 
-/// Where firmware looks for the application on a removable medium.
+/// The path at which firmware looks for the application on a removable medium.
 pub const APPLICATION: &str = "EFI\\BOOT\\BOOTX64.EFI";
 /// The guest.
 pub const GUEST: &str = "TOLLGATE\\GUEST.BIN";

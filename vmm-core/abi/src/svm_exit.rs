@@ -15,9 +15,9 @@ pub struct Own {
     pub code: u16,
     /// The APM's name of it, without `VMEXIT_`.
     pub name: &'static str,
-    /// What the guest does to provoke it.
+    /// The guest's action that provokes it.
     pub provoked_by: &'static str,
-    /// Where it can be produced.
+    /// The platforms that can produce it.
     pub places: Places,
 }
 
@@ -87,7 +87,7 @@ pub const INVALID: u32 = u32::MAX;
 /// Codes below this have a place in [`BY_CODE`].
 const DENSE: usize = 0xa7;
 
-/// What codes that stand for an SDM reason stand for, in ranges.
+/// The SDM reasons that codes stand for, in ranges.
 const TWINS: &[(u16, u16, ExitReason)] = &[
     (0x00, 0x1f, ExitReason::CR_ACCESS),
     (0x20, 0x3f, ExitReason::MOV_DR),
@@ -206,7 +206,7 @@ const BESIDES: [(u32, u64, ExitReason); 5] = [
     (INVALID, 0, ExitReason::ENTRY_FAILURE_GUEST_STATE),
 ];
 
-/// Where reasons that have a code under SVM can be produced; any SVM produces the others. QEMU takes RDTSCP for RDTSC, before 9.1
+/// The platforms that can produce reasons with a code under SVM; any SVM produces the others. QEMU takes RDTSCP for RDTSC, before 9.1
 /// INVD for WBINVD, and lacks the rest.
 const TWINS_PLACES: [(ExitReason, Places); 8] = [
     (ExitReason::INIT, at("Bochs' AMD models or silicon", Always, Never)),
@@ -219,7 +219,7 @@ const TWINS_PLACES: [(ExitReason, Places); 8] = [
     (ExitReason::BUS_LOCK, at("silicon with bus-lock detection", Never, Never)),
 ];
 
-/// Where a reason can be produced under SVM; `None` where no code stands for it.
+/// The platforms that can produce a reason under SVM; `None` if no code stands for it.
 pub fn places(of: ExitReason) -> Option<Places> {
     codes(of).next()?;
     let twin = TWINS_PLACES.iter().find(|(reason, _)| *reason == of).map(|&(_, places)| places);

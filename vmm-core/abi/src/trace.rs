@@ -15,7 +15,7 @@ pub struct Event {
     pub reason: u16,
     /// TSC ticks that it took, as the ledger has them.
     pub cycles: u64,
-    /// Where the guest was.
+    /// The guest's address.
     pub rip: u64,
     /// The exit qualification; under SVM, EXITINFO1 or what stands for it.
     pub qualification: u64,
@@ -34,7 +34,7 @@ const _: () = assert!(BATCH_BYTES / 3 * 4 + 200 < crate::record::MAX_LINE_BYTES)
 pub struct Batch {
     bytes: [u8; BATCH_BYTES],
     length: usize,
-    /// How many exits it has.
+    /// The number of exits in it.
     pub exits: u64,
     /// The record's `tsc`: when the first of them happened.
     pub tsc: u64,
@@ -54,7 +54,7 @@ impl Batch {
         Self { bytes: [0; BATCH_BYTES], length: 0, exits: 0, tsc: 0, last }
     }
 
-    /// Whether another exit may not fit.
+    /// True if another exit may not fit.
     pub fn is_full(&self) -> bool {
         self.length + EVENT_BYTES > BATCH_BYTES
     }
@@ -153,7 +153,7 @@ impl<'a> Events<'a> {
     fn byte(&mut self) -> Result<Option<u8>, Malformed> {
         while self.have < 8 {
             let Some(&digit) = self.digits.next() else {
-                // What is left of the last digit is padding.
+                // The rest of the last digit is padding.
                 return if self.have < 6 && self.bits & ((1 << self.have) - 1) == 0 {
                     Ok(None)
                 } else {

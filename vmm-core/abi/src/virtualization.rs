@@ -32,7 +32,7 @@ impl fmt::Display for Extension {
     }
 }
 
-/// What the guest has to know of the processor beneath the monitor to predict its exits.
+/// Facts of the processor beneath the monitor, which the guest needs to predict its exits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The extension.
@@ -40,11 +40,11 @@ pub struct Facts {
     /// It is QEMU's own emulation, which tests intercepts before anything else, takes INT3 for a software interrupt and RDTSCP for
     /// RDTSC, has no intercept of XSETBV, and raises no #XM.
     pub is_qemu: bool,
-    /// Instructions that CPUID hides and that no intercept can keep from the guest execute, where the processor has them.
+    /// RDRAND executes where the processor has it: CPUID hides it, and no intercept can keep it from the guest.
     pub rdrand_runs: bool,
-    /// Likewise RDSEED.
+    /// RDSEED executes where the processor has it, for the same reason.
     pub rdseed_runs: bool,
-    /// Likewise INVPCID, on processors without an intercept for it.
+    /// INVPCID executes where the processor has it, but no intercept for it.
     pub invpcid_runs: bool,
     /// MOV from CR3, CR4 and CR8 makes no exit, whatever is intercepted: QEMU from 9.1 on takes each for a read of CR0. A probe
     /// tells.
@@ -116,12 +116,12 @@ impl Facts {
         }
     }
 
-    /// Whether this is SVM.
+    /// True if this is SVM.
     pub const fn is_svm(self) -> bool {
         matches!(self.extension, Extension::Svm)
     }
 
-    /// Whether an instruction that CPUID hides executes all the same, without an exit, where its exit is not enabled.
+    /// True if an instruction that CPUID hides executes all the same, without an exit, where its exit is not enabled.
     pub fn runs(self, hidden: ExitReason) -> bool {
         match hidden {
             ExitReason::RDRAND => self.rdrand_runs,
@@ -148,18 +148,18 @@ impl Facts {
         if self.is_qemu { SOFTWARE_EXCEPTIONS | SIMD_EXCEPTION } else { 0 }
     }
 
-    /// Whether SSE raises #XM, which QEMU's emulation does not.
+    /// True if SSE raises #XM, which QEMU's emulation does not.
     pub const fn raises_simd_exceptions(self) -> bool {
         !self.is_qemu
     }
 
-    /// Whether a value that a control register refuses raises #GP before an intercept of the write is looked at (APM 2 table
+    /// True if a value that a control register refuses raises #GP before an intercept of the write is looked at (APM 2 table
     /// 15-7): under VT-x the intercept comes first.
     pub const fn refuses_first(self) -> bool {
         self.is_svm() && !self.is_qemu
     }
 
-    /// Whether MOV to CR0 or CR4, CLTS and LMSW exit: under VT-x those that change a bit of the mask do, under SVM all.
+    /// True if MOV to CR0 or CR4, CLTS and LMSW exit: under VT-x those that change a bit of the mask do, under SVM all.
     pub const fn control_register_write_exits(self, old: u64, new: u64, mask: u64) -> bool {
         self.is_svm() || (old ^ new) & mask != 0
     }

@@ -12,7 +12,7 @@ use crate::machine::{LOOPBACK_PORT, POST_PORT};
 use crate::profile::Profile;
 use crate::virtualization::Facts;
 
-/// How often a workload provokes one reason.
+/// The exits of one reason that a workload provokes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Provokes {
     /// The reason, where the controls in force enable it.
@@ -21,9 +21,9 @@ pub struct Provokes {
     pub each: u64,
     /// Exits whatever the number of iterations.
     pub once: u64,
-    /// What happens where the reason is not enabled.
+    /// The operation's effect where the reason is not enabled.
     pub otherwise: Otherwise,
-    /// Where this other reason is enabled, the processor does by itself what would exit, and the row does not count.
+    /// If this other reason is enabled, the processor does by itself what would exit, and the row does not count.
     pub unless: Option<ExitReason>,
     /// On which processors the row counts.
     pub counts: Counts,
@@ -34,26 +34,26 @@ pub struct Provokes {
 pub enum Counts {
     /// On every one.
     Always,
-    /// Where the exit comes before the #GP of a value that a control register refuses
+    /// A processor on which the exit comes before the #GP of a value that a control register refuses
     /// ([`Facts::refuses_first`](crate::virtualization::Facts::refuses_first)).
     RefusedAtTheExit,
-    /// Where that #GP comes first.
+    /// A processor on which that #GP comes first.
     RefusedBefore,
     /// Under VT-x, where the single step behind an emulated instruction is left to the processor, and its #DB exits; under SVM it
     /// is injected.
     LeftToVtx,
-    /// Where MOV from a control register exits ([`Facts::cr_reads_run`](crate::virtualization::Facts::cr_reads_run)).
+    /// A processor on which MOV from a control register exits ([`Facts::cr_reads_run`](crate::virtualization::Facts::cr_reads_run)).
     ReadsExit,
-    /// Where it does not.
+    /// A processor on which it does not.
     ReadsRun,
-    /// Where the first PAUSE behind an entry exits ([`Facts::first_pause_runs`](crate::virtualization::Facts::first_pause_runs)).
+    /// A processor on which the first PAUSE behind an entry exits ([`Facts::first_pause_runs`](crate::virtualization::Facts::first_pause_runs)).
     FirstPauseExits,
-    /// Where it does not.
+    /// A processor on which it does not.
     FirstPauseRuns,
 }
 
 impl Counts {
-    /// Whether this is such a processor.
+    /// True if this is such a processor.
     const fn holds(self, facts: Facts) -> bool {
         match self {
             Counts::Always => true,
@@ -89,7 +89,7 @@ impl On {
     }
 }
 
-/// What an operation does where its own exit is not enabled.
+/// The effect of an operation where its own exit is not enabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
     /// It runs without an exit.
@@ -98,7 +98,7 @@ pub enum Otherwise {
     InvalidOpcode,
 }
 
-/// How a workload ends.
+/// The end of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
     /// It returns, and its books must balance.
@@ -109,7 +109,7 @@ pub enum Ends {
     Anyhow,
 }
 
-/// How a run of the guest ended.
+/// The end of a run of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The guest ended itself and reported its book.
@@ -200,9 +200,9 @@ pub struct Workload {
     pub iterations: u64,
     /// The most iterations that make sense.
     pub most: u64,
-    /// What it predicts.
+    /// The exits that it predicts.
     pub provokes: &'static [Provokes],
-    /// How it ends.
+    /// Its end.
     pub ends: Ends,
 }
 
@@ -234,12 +234,12 @@ const fn reads_unless(by_hardware: ExitReason, times: u64) -> Provokes {
     Provokes { counts: Counts::ReadsExit, ..unless(by_hardware, R::CR_ACCESS, times) }
 }
 
-/// What it takes to have another vCPU run something once: the IPI that wakes it from HLT is a WRMSR to the ICR here and an
+/// The exits by which another vCPU is made to run something once: the IPI that wakes it from HLT is a WRMSR to the ICR here and an
 /// external interrupt there, which the other acknowledges by a WRMSR to EOI; afterwards it halts again.
 pub const SPAWN: &[Provokes] = &[each(R::WRMSR, 2), each(R::EXTERNAL_INTERRUPT, 1), each(R::HLT, 1)];
 /// And where it runs in another than the minimal profile: the calls to switch there and back.
 pub const SPAWN_SWITCHED: Provokes = each(R::VMCALL, 2);
-/// What vCPU 0 pays where it has run its part of such a workload and waits for the others: PAUSE must not exit then.
+/// The exits of vCPU 0 when it has run its part of such a workload and waits for the others: PAUSE must not exit then.
 pub const WAIT_SWITCHED: Provokes = each(R::VMCALL, 2);
 
 /// Iterations of "race" ask each vCPU's share of a total this many times, and the total before and after.
@@ -450,7 +450,7 @@ workloads! {
         "a page of random bytes, executed; the iterations are the seed";
 }
 
-/// How often a workload provokes one key of a reason ([`crate::key`]) in each iteration. It is compared where keys are kept.
+/// The exits of one key of a reason ([`crate::key`]) that a workload provokes in each iteration. It is compared where keys are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyPrediction {
     /// The workload's name.
@@ -465,7 +465,7 @@ pub struct KeyPrediction {
 
 macro_rules! keys {
     ($($workload:literal $reason:ident: $($key:expr => $each:literal),+;)*) => {
-        /// What workloads predict of keys.
+        /// The keys that workloads predict.
         pub const KEYS: &[KeyPrediction] = &[$($(
             KeyPrediction { workload: $workload, reason: R::$reason, key: $key, each: $each },
         )+)*];
@@ -497,7 +497,7 @@ keys! {
 }
 
 impl KeyPrediction {
-    /// Whether the processor makes no exit of it, though that of its reason is enabled.
+    /// True if the processor makes no exit of it, though that of its reason is enabled.
     fn is_without_exit(&self, facts: Facts) -> bool {
         match self.reason {
             R::EXCEPTION_OR_NMI => facts.exceptions_without_exit() >> self.key & 1 != 0,
@@ -521,7 +521,7 @@ pub fn every() -> impl Iterator<Item = &'static Workload> {
 }
 
 impl Workload {
-    /// What it predicts of keys.
+    /// The keys that it predicts.
     pub fn keys(&self) -> impl Iterator<Item = &'static KeyPrediction> + use<> {
         let name = self.name;
         KEYS.iter().filter(move |key| key.workload == name)
@@ -553,7 +553,7 @@ impl Workload {
         every().position(|workload| workload.name == self.name).unwrap_or(usize::MAX)
     }
 
-    /// Whether the default run on so many vCPUs performs it.
+    /// True if the default run on so many vCPUs performs it.
     pub fn is_default(&self, vcpus: u64) -> bool {
         self.ends == Ends::Returns && vcpus >= self.on.least_vcpus()
     }
@@ -595,7 +595,7 @@ impl Workload {
         let waits = self.profile != Minimal && self.on == On::Every && others > 0 && reason == WAIT_SWITCHED.reason;
         let waits = u64::from(waits) * WAIT_SWITCHED.each;
         let predicted = own.map(exits).chain(spawns).fold(waits, u64::saturating_add);
-        // What is predicted by vector or register, and makes no exit here.
+        // Exits that are predicted by vector or register, and are not made here.
         let without_exit = self.keys().filter(|key| key.reason == reason && key.is_without_exit(facts));
         let without_exit: u64 = without_exit.map(|key| key.each).sum();
         predicted.saturating_sub(iterations.saturating_mul(without_exit).saturating_mul(times))

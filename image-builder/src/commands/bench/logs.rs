@@ -42,9 +42,8 @@ pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
         runs += 1;
     }
     if reading.unusable > 0 {
-        return Err(
-            Failure::usage("the whole records of these logs are not all that was measured").remedy("name those that are whole")
-        );
+        return Err(Failure::usage("the whole records of these logs are not all that was measured")
+            .remedy("name those that are whole"));
     }
     reading.finish()?;
     let platform = platform.ok_or_else(|| Failure::usage("there is no log").remedy(ASK))?;

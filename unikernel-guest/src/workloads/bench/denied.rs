@@ -1,4 +1,4 @@
-//! What the guest may not do: the exit ends in an exception.
+//! Operations that the guest may not do: the exit ends in an exception.
 #![expect(unsafe_code, reason = "executes what it times")]
 
 use tollgate_abi::exit_reason::ExitReason as R;
@@ -52,5 +52,5 @@ denied! {
     invlpga SVM_INVLPGA "xor eax, eax\n invlpga rax, ecx" [in("ecx") 0];
 }
 
-/// What they would read.
+/// The operand that they would read.
 static OPERAND: [u64; 2] = [0; 2];

@@ -93,7 +93,7 @@ pub(super) fn at_once(by: By) -> u32 {
     ticks
 }
 
-/// What sends this vCPU an interrupt, once, and takes it.
+/// An operation that sends this vCPU an interrupt, once, and takes it.
 pub(super) fn interrupted(operation: impl FnOnce() -> u32) -> u32 {
     let before = interrupts_of(SELF_VECTOR);
     book(R::WRMSR);

@@ -1,6 +1,6 @@
 //! The microbenchmarks: each times one operation, by RDTSC with LFENCE on either side, and keeps every sample.
 //!
-//! What lies between the two readings of the clock is assembly, so that it is the operation and nothing else; it is booked
+//! The code between the two readings of the clock is assembly, so that it is the operation and nothing else; it is booked
 //! before the first. Where one waits for a time or for another vCPU, what that takes of Rust is in between, too.
 
 mod denied;
@@ -22,7 +22,7 @@ use crate::runtime::intercepts::learn_timing;
 use crate::runtime::lock::Lock;
 use crate::runtime::threads::Entry;
 
-/// What a row times.
+/// The operation that a row times.
 #[derive(Clone, Copy)]
 pub(super) enum Timed {
     /// An operation: does it once, and returns the ticks that it took, or [`FAILED`] or [`ABSENT`].

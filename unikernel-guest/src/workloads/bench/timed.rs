@@ -20,7 +20,7 @@ macro_rules! timed {
 }
 pub(super) use timed;
 
-/// Likewise, with instructions before and after, which are not timed.
+/// Times an operation, with instructions before and after it, which are not timed.
 macro_rules! timed_between {
     ($before:expr, $operation:expr, $after:expr $(, $($operands:tt)*)?) => {{
         let ticks: u32;
@@ -55,7 +55,8 @@ macro_rules! timed_fault {
 }
 pub(super) use timed_fault;
 
-/// Likewise, with instructions before it, which are not timed, right behind it, which are, and after those.
+/// Times an operation that must raise an exception, with instructions before it, which are not timed, right behind it, which are, and
+/// after those.
 macro_rules! timed_fault_between {
     ($before:literal, $operation:literal, $behind:literal, $after:literal $(, $($operands:tt)*)?) => {{
         let ticks = $crate::workloads::bench::timed::timed_between!(

@@ -23,7 +23,7 @@ pub struct Model {
 pub struct Region {
     /// The first address.
     pub gpa: u64,
-    /// How many bytes.
+    /// The number of bytes.
     pub bytes: u64,
     /// When the guest has it.
     pub mapping: Mapping,
@@ -45,7 +45,7 @@ pub struct Device {
     pub behind: Behind,
     /// The lowest of its ports.
     pub first_port: u16,
-    /// How many it has.
+    /// The number of its ports.
     pub ports: u16,
 }
 
@@ -70,7 +70,7 @@ pub struct ConstantMsr {
 }
 
 impl Model {
-    /// Where the guest's memory ends.
+    /// The end of the guest's memory.
     pub const fn memory_bytes(&self) -> u64 {
         let last = self.memory[self.memory.len() - 1];
         last.gpa + last.bytes
@@ -89,11 +89,11 @@ pub const MOST_VCPUS: usize = 16;
 /// Bytes of a page.
 pub const PAGE_BYTES: u64 = 4096;
 
-/// What the monitor writes for the guest lies below: [`BootInfo`] and page tables. No segment may be loaded there.
+/// The end of the area that the monitor writes for the guest: [`BootInfo`] and page tables. No segment may be loaded there.
 pub const BOOT_AREA_BYTES: u64 = 0x1_0000;
-/// Where [`BootInfo`] is; RDI at the guest's entry point.
+/// Address of [`BootInfo`]; RDI at the guest's entry point.
 pub const BOOT_INFO_GPA: u64 = 0x1000;
-/// Where the guest's first page tables are: PML4, PDPT, four page directories that map 4 GiB to itself in 2 MiB pages.
+/// Address of the guest's first page tables: PML4, PDPT, four page directories that map 4 GiB to itself in 2 MiB pages.
 pub const PAGE_TABLES_GPA: u64 = 0x2000;
 
 /// A page for the code at which the other vCPUs start; its number is the vector of the start-up IPI.
@@ -105,7 +105,7 @@ pub const LOOPBACK_BYTES: usize = 64;
 /// Bytes of [`BootInfo::options`].
 pub const OPTIONS_BYTES: usize = 3072;
 
-/// What the monitor tells the guest.
+/// The page by which the monitor informs the guest.
 ///
 /// State at the entry point: 64-bit mode, CPL 0, paging on (see [`PAGE_TABLES_GPA`]), RFLAGS = 2, CR0 = PG WP NE ET PE,
 /// CR4 = PAE, EFER = LME LMA NXE SCE, no IDT, a GDTR limit of 0, flat segments in the hidden registers, RSP undefined.
@@ -126,7 +126,7 @@ pub struct BootInfo {
     pub fresh_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u64,
-    /// What the guest has to know of the processor to predict its exits: [`crate::virtualization::Facts`] as a word.
+    /// Facts of the processor that the guest needs to predict its exits: [`crate::virtualization::Facts`] as a word.
     pub facts: u64,
     /// Bytes of `options` in use.
     pub options_bytes: u64,

@@ -42,7 +42,7 @@ impl Crc {
 
     fn update(&mut self, bytes: &[u8]) {
         for &byte in bytes {
-            // What eight steps of the division come to: of the polynomial's terms x^12, x^5 and 1, the first reaches back into
+            // The sum of eight steps of the division: of the polynomial's terms x^12, x^5 and 1, the first reaches back into
             // the byte by four bits. As fast as a table, without its 512 bytes in every image.
             let mut high = (self.0 >> 8) ^ u16::from(byte);
             high ^= high >> 4;
@@ -139,7 +139,7 @@ impl<'w, W: Write + ?Sized> Writer<'w, W> {
         self
     }
 
-    /// What displays without spaces and quotes.
+    /// A value that displays without spaces and quotes.
     #[must_use]
     #[inline(never)]
     pub fn packed(mut self, key: &str, value: &dyn fmt::Display) -> Self {
@@ -203,7 +203,7 @@ pub enum Reject {
 /// A parsed record: a view of its line, whose syntax and checksum have been verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// What the record is about.
+    /// The kind of the record.
     pub kind: Kind,
     fields: &'a str,
 }
