@@ -2,6 +2,7 @@
 //! and no VM exit puts back, and those that a VM exit loads or clears (SDM 3C 28.5).
 
 use tollgate_abi::leaves::Answer;
+use tollgate_abi::x86::msr::*;
 
 /// CPUID of a leaf and sub-leaf.
 type Cpuid = fn(u32, u32) -> Answer;
@@ -27,34 +28,31 @@ const fn always(msr: u32) -> KeptMsr {
 
 /// All of them. The selectors of FS and GS, which set the bases, have to be put back before.
 pub const KEPT: [KeptMsr; 15] = [
-    // IA32_SYSENTER_CS, ESP and EIP, IA32_PAT.
-    always(0x174),
-    always(0x175),
-    always(0x176),
-    always(0x277),
-    // STAR, LSTAR, CSTAR, FMASK.
-    always(0xc000_0081),
-    always(0xc000_0082),
-    always(0xc000_0083),
-    always(0xc000_0084),
-    // The bases of FS and GS, and the other GS.
-    always(0xc000_0100),
-    always(0xc000_0101),
-    always(0xc000_0102),
-    // IA32_TSC_AUX: with RDTSCP or RDPID.
+    always(IA32_SYSENTER_CS),
+    always(IA32_SYSENTER_ESP),
+    always(IA32_SYSENTER_EIP),
+    always(IA32_PAT),
+    always(IA32_STAR),
+    always(IA32_LSTAR),
+    always(IA32_CSTAR),
+    always(IA32_FMASK),
+    always(IA32_FS_BASE),
+    always(IA32_GS_BASE),
+    always(IA32_KERNEL_GS_BASE),
+    // With RDTSCP or RDPID.
     KeptMsr {
-        msr: 0xc000_0103,
+        msr: IA32_TSC_AUX,
         is_there: |cpuid| leaf(cpuid, 0x8000_0001, 0).edx >> 27 & 1 != 0 || leaf(cpuid, 7, 0).ecx >> 22 & 1 != 0,
     },
-    // IA32_DEBUGCTL: every VM exit of VT-x clears it.
-    KeptMsr { msr: 0x1d9, is_there: |cpuid| leaf(cpuid, 1, 0).ecx >> 5 & 1 != 0 },
-    // IA32_S_CET: with shadow stacks or indirect-branch tracking.
+    // Every VM exit of VT-x clears it.
+    KeptMsr { msr: IA32_DEBUGCTL, is_there: |cpuid| leaf(cpuid, 1, 0).ecx >> 5 & 1 != 0 },
+    // With shadow stacks or indirect-branch tracking.
     KeptMsr {
-        msr: 0x6a2,
+        msr: IA32_S_CET,
         is_there: |cpuid| leaf(cpuid, 7, 0).ecx >> 7 & 1 != 0 || leaf(cpuid, 7, 0).edx >> 20 & 1 != 0,
     },
-    // IA32_XSS: with XSAVES.
-    KeptMsr { msr: 0xda0, is_there: |cpuid| leaf(cpuid, 0xd, 1).eax >> 3 & 1 != 0 },
+    // With XSAVES.
+    KeptMsr { msr: IA32_XSS, is_there: |cpuid| leaf(cpuid, 0xd, 1).eax >> 3 & 1 != 0 },
 ];
 
 /// A leaf; zeroes where the processor has none of that number, for which it would answer something else.
@@ -81,7 +79,7 @@ mod tests {
             (0x8000_0001, _) => Answer { edx: 1 << 27, ..Answer::default() },
             _ => Answer::default(),
         };
-        assert_eq!(kept(tiger_lake), [0xc000_0103, 0x1d9, 0x6a2, 0xda0]);
+        assert_eq!(kept(tiger_lake), [IA32_TSC_AUX, IA32_DEBUGCTL, IA32_S_CET, IA32_XSS]);
         // The highest leaf answers for those above it, here with an APIC ID that has any bit set.
         let nehalem: Cpuid = |leaf, _| match leaf {
             0 => Answer { eax: 0xb, ..Answer::default() },
@@ -91,7 +89,7 @@ mod tests {
             2..=7 => Answer::default(),
             _ => Answer { eax: !0, ebx: !0, ecx: !0, edx: !0 },
         };
-        assert_eq!(kept(nehalem), [0xc000_0103, 0x1d9]);
+        assert_eq!(kept(nehalem), [IA32_TSC_AUX, IA32_DEBUGCTL]);
         let first_with_svm: Cpuid = |leaf, _| Answer { eax: if leaf == 0 { 1 } else { leaf }, ..Answer::default() };
         assert_eq!(kept(first_with_svm), [0u32; 0]);
     }

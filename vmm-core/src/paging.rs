@@ -3,6 +3,7 @@
 //! Left out: 5-level paging, protection keys and SMAP, which the guest's CPUID does not show.
 
 use tollgate_abi::workload::Outcome;
+use tollgate_abi::x86::control::{CR0_PG, CR0_WP, EFER_NXE};
 use x86_64::structures::paging::PageTableFlags as Flags;
 
 use crate::exit::{Action, Backend, Event, State, vector};
@@ -17,9 +18,6 @@ enum Access {
 }
 
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-const CR0_WP: u64 = 1 << 16;
-const CR0_PG: u64 = 1 << 31;
-const EFER_NXE: u64 = 1 << 11;
 
 /// #PF error-code bits (SDM 3A 4.7).
 const PRESENT: u32 = 1;

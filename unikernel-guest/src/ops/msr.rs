@@ -4,19 +4,14 @@
 use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
+use tollgate_abi::x86::msr::{IA32_SYSENTER_ESP, IA32_TIME_STAMP_COUNTER, IA32_TSC_ADJUST};
 
 use crate::runtime::book::{book, book_times};
 use crate::runtime::intercepts::current;
 use crate::runtime::recovery::{Trap, attempt};
 
-/// IA32_SYSENTER_ESP, which nothing in 64-bit mode on one privilege level uses.
-pub(crate) const SYSENTER_ESP: u32 = 0x175;
-
-/// IA32_TIME_STAMP_COUNTER.
-const TIME_STAMP_COUNTER: u32 = 0x10;
-
-/// IA32_TSC_ADJUST.
-pub(crate) const TSC_ADJUST: u32 = 0x3b;
+/// An MSR that nothing in 64-bit mode on one privilege level uses.
+pub(crate) const SYSENTER_ESP: u32 = IA32_SYSENTER_ESP;
 
 fn book_access(reason: ExitReason, msr: u32) {
     if current().msr_exits(msr) {
@@ -50,12 +45,12 @@ pub(crate) fn rdmsr_times(msr: u32, times: u64) -> (u64, u64) {
 
 /// Sets by how much the TSC is ahead. Whoever compares times on this vCPU does so before, or behind the setting back.
 pub(crate) fn adjust_tsc(ticks: u64) {
-    set_clock(TSC_ADJUST, ticks);
+    set_clock(IA32_TSC_ADJUST, ticks);
 }
 
 /// Sets the TSC itself, and by as much what it is ahead. As for [`adjust_tsc`].
 pub(crate) fn set_tsc(tsc: u64) {
-    set_clock(TIME_STAMP_COUNTER, tsc);
+    set_clock(IA32_TIME_STAMP_COUNTER, tsc);
 }
 
 fn set_clock(msr: u32, value: u64) {

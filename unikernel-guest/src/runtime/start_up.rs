@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering::{Acquire, Release};
 use tollgate_abi::apic::{DELIVERY_INIT, DELIVERY_START_UP};
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::START_UP_GPA;
+use tollgate_abi::x86::control::{CR0_CD, CR0_ET, CR0_NW, DR6_AT_RESET, DR7_FIXED};
 use x86_64::registers::control::{Cr0Flags, Cr2, Cr3, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
 
@@ -147,10 +148,8 @@ pub(crate) fn start_others() {
     }
 }
 
-/// CR0.CD, NW and ET, DR6 and DR7 as power-up leaves them; the signature of CPUID leaf 1 in EDX; the rest is 0 (SDM 3A table 10-1).
-const CR0_AT_POWER_UP: u64 = 0x6000_0010;
-const DR6_AT_POWER_UP: u64 = 0xffff_0ff0;
-const DR7_AT_POWER_UP: u64 = 0x400;
+/// CR0 as power-up leaves it, like DR6 and DR7; the signature of CPUID leaf 1 in EDX; the rest is 0 (SDM 3A table 10-1).
+const CR0_AT_POWER_UP: u64 = CR0_CD | CR0_NW | CR0_ET;
 
 fn check_power_up(number: usize, found: u64) {
     let expected = CR0_AT_POWER_UP << 32 | u64::from(processor::signature());
@@ -158,7 +157,7 @@ fn check_power_up(number: usize, found: u64) {
         process::end(1, format_args!("vCPU {number} found CR0:EDX = {found:#x} at its start, not {expected:#x}"));
     }
     let registers = [Cr2::read_raw(), read_dr0(), read_dr3(), read_dr6(), read_dr7()];
-    if registers != [0, 0, 0, DR6_AT_POWER_UP, DR7_AT_POWER_UP] {
+    if registers != [0, 0, 0, DR6_AT_RESET, DR7_FIXED] {
         process::end(1, format_args!("vCPU {number} found CR2, DR0, DR3, DR6, DR7 = {registers:x?} at its start"));
     }
 }

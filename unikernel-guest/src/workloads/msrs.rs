@@ -5,13 +5,12 @@ use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, IA32_APIC_BASE};
 
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
-use crate::ops::msr::{
-    SYSENTER_ESP, TSC_ADJUST, adjust_tsc, rdmsr_times, set_tsc, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times,
-};
+use crate::ops::msr::{SYSENTER_ESP, adjust_tsc, rdmsr_times, set_tsc, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times};
 use crate::ops::time_stamp::rdtsc;
 use crate::ops::{apic, idle};
 use crate::runtime::cpu;
 use crate::runtime::traps::{TIMER_VECTOR, interrupts_of};
+use tollgate_abi::x86::msr::IA32_TSC_ADJUST;
 
 pub(super) fn rdmsr(run: &Run) -> Outcome {
     let (high, low) = rdmsr_times(IA32_APIC_BASE, run.iterations);
@@ -50,7 +49,7 @@ pub(super) fn tsc_adjust(run: &Run) -> Outcome {
         idle::hlt_until_interrupt();
         let (ahead, came) = (rdtsc().wrapping_sub(before), interrupts_of(TIMER_VECTOR) - interrupts);
         ensure!(came == 1, "the deadline that the TSC was set past came {came} times");
-        let (high, low) = rdmsr_times(TSC_ADJUST, 1);
+        let (high, low) = rdmsr_times(IA32_TSC_ADJUST, 1);
         adjust_tsc(0);
         let after = rdtsc().wrapping_sub(before);
         let adjusted = (least..=most).contains(&(high << 32 | low));

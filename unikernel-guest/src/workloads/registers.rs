@@ -1,6 +1,7 @@
 //! Control registers and debug registers.
 #![expect(unsafe_code, reason = "writes control registers")]
 
+use tollgate_abi::x86::control::{DR6_AT_RESET, DR7_FIXED};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
 use super::expect::{ensure, fault, vector};
@@ -81,11 +82,6 @@ pub(super) fn wild_control_registers(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// Bits of DR6 that always read 1 (SDM 3B 18.2.3), RTM and bus-lock detection among them while unused.
-const DR6_ONES: u64 = 0xffff_0ff0;
-/// DR7 with no breakpoint: bit 10 always reads 1.
-const DR7_QUIET: u64 = 0x400;
-
 pub(super) fn debug_registers(run: &Run) -> Outcome {
     for iteration in 0..run.iterations {
         let (first, fourth) = (0x1000 + iteration, 0x7fff_ffff_f000 - iteration);
@@ -94,8 +90,8 @@ pub(super) fn debug_registers(run: &Run) -> Outcome {
         let read = (read_dr0(), read_dr3());
         ensure!(read == (first, fourth), "DR0, DR3 are {read:x?} after writes of {first:#x}, {fourth:#x}");
         let (dr6, dr7) = (read_dr6(), read_dr7());
-        ensure!(dr6 & DR6_ONES == DR6_ONES && dr6 >> 32 == 0, "DR6 is {dr6:#x}");
-        ensure!(dr7 == DR7_QUIET, "DR7 is {dr7:#x}, and nobody wrote it");
+        ensure!(dr6 & DR6_AT_RESET == DR6_AT_RESET && dr6 >> 32 == 0, "DR6 is {dr6:#x}");
+        ensure!(dr7 == DR7_FIXED, "DR7 is {dr7:#x}, and nobody wrote it");
     }
     Ok(())
 }

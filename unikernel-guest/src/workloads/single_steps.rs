@@ -10,6 +10,7 @@ use tollgate_abi::apic::IA32_APIC_BASE;
 use tollgate_abi::exit_reason::ExitReason as R;
 use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::workload::{STEPS, STEPS_OF_CPUID};
+use tollgate_abi::x86::msr::{IA32_LSTAR, IA32_STAR};
 use x86_64::PrivilegeLevel;
 use x86_64::registers::rflags::RFlags;
 
@@ -125,10 +126,8 @@ fn let_ring_3_in() {
     entry(0, 0);
     entry(1, 0);
     (0..RAM_BYTES / LARGE_PAGE_BYTES).for_each(|page| entry(2, page));
-    const STAR: u32 = 0xc000_0081;
-    const LSTAR: u32 = 0xc000_0082;
     let selectors = u64::from(CODE.0) << 32;
-    for (msr, value) in [(STAR, selectors), (LSTAR, return_to_ring_0 as *const () as u64)] {
+    for (msr, value) in [(IA32_STAR, selectors), (IA32_LSTAR, return_to_ring_0 as *const () as u64)] {
         book(R::WRMSR);
         // SAFETY: nothing else executes SYSCALL, and its selectors are those of the code that runs.
         unsafe {

@@ -4,6 +4,8 @@
 //! own operations must exit. Bit numbers are those of SDM 3C 25.6.1, 25.6.2.
 
 use crate::virtualization::Facts;
+use crate::x86::control::*;
+use crate::x86::msr::{IA32_FS_BASE, IA32_GS_BASE, IA32_KERNEL_GS_BASE};
 
 /// A named set of intercepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,14 +49,27 @@ const fn bits(list: &[u8]) -> u32 {
     word
 }
 
-/// CR0.PE, NE, NW, CD, PG: leaving long mode, the FPU's error reporting that VMX fixes, and the caches.
-const CR0_GUARDED: u64 = 1 | 1 << 5 | 1 << 29 | 1 << 30 | 1 << 31;
+/// Leaving long mode, the FPU's error reporting that VMX fixes, and the caches.
+const CR0_GUARDED: u64 = CR0_PE | CR0_NE | CR0_NW | CR0_CD | CR0_PG;
 
-/// The CR4 bits that a guest may set, as far as the processor has them: VME, PVI, TSD, DE, PSE, PAE, PGE, PCE, OSFXSR,
-/// OSXMMEXCPT, UMIP, FSGSBASE, OSXSAVE, SMEP. Any other, new ones included, is of a feature that CPUID does not show.
-pub const CR4_OFFERED: u64 = 0x1bf | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 16 | 1 << 18 | 1 << 20;
+/// The CR4 bits that a guest may set, as far as the processor has them. Any other, new ones included, is of a feature that CPUID
+/// does not show.
+pub const CR4_OFFERED: u64 = CR4_VME
+    | CR4_PVI
+    | CR4_TSD
+    | CR4_DE
+    | CR4_PSE
+    | CR4_PAE
+    | CR4_PGE
+    | CR4_PCE
+    | CR4_OSFXSR
+    | CR4_OSXMMEXCPT
+    | CR4_UMIP
+    | CR4_FSGSBASE
+    | CR4_OSXSAVE
+    | CR4_SMEP;
 /// Bits that are not offered, PAE (leaving long mode), and OSXSAVE (mirrored by CPUID).
-const CR4_GUARDED: u64 = !CR4_OFFERED | 1 << 5 | 1 << 18;
+const CR4_GUARDED: u64 = !CR4_OFFERED | CR4_PAE | CR4_OSXSAVE;
 
 /// Of the primary controls: HLT, since a halted guest must give the processor back; MWAIT and MONITOR, likewise, and
 /// hidden; RDPMC, of counters that are hidden; CR8 load and store, since the processor's own TPR is not the guest's.
@@ -106,8 +121,8 @@ pub const APIC_PROC2: u32 = X2APIC_MODE | APIC_REGISTERS | INTERRUPT_DELIVERY;
 const VIRTUAL_APIC: Intercepts =
     Intercepts { proc: MINIMAL_PROC & !CR8_EXITING | TPR_SHADOW, proc2: MINIMAL_PROC2 | APIC_PROC2, ..MINIMAL };
 
-/// MSRs that the guest reaches directly unless the profile intercepts all: FS base, GS base, kernel GS base.
-pub const PASSED_THROUGH_MSRS: &[u32] = &[0xc000_0100, 0xc000_0101, 0xc000_0102];
+/// MSRs that the guest reaches directly unless the profile intercepts all.
+pub const PASSED_THROUGH_MSRS: &[u32] = &[IA32_FS_BASE, IA32_GS_BASE, IA32_KERNEL_GS_BASE];
 
 impl Profile {
     /// Every profile.

@@ -11,6 +11,7 @@ use crate::key::{CR_ACCESS_TYPE, CR_READ, PORT_IN, PORT_STRING};
 use crate::machine::{LOOPBACK_PORT, POST_PORT};
 use crate::profile::Profile;
 use crate::virtualization::Facts;
+use crate::x86::msr;
 
 /// The exits of one reason that a workload provokes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -479,7 +480,7 @@ keys! {
     "port-out" IO_INSTRUCTION: POST_PORT as u64 => 1;
     "port-string" IO_INSTRUCTION: LOOPBACK_PORT as u64 | PORT_STRING => 1, LOOPBACK_PORT as u64 | PORT_STRING | PORT_IN => 1;
     "rdmsr" RDMSR: apic::IA32_APIC_BASE as u64 => 1;
-    "wrmsr" WRMSR: 0x175 => 1;
+    "wrmsr" WRMSR: msr::IA32_SYSENTER_ESP as u64 => 1;
     "cr0" CR_ACCESS: 0 => 1;
     "control-registers" CR_ACCESS: 0x13 => 1, 3 => 1, 4 => 2, 8 => 2, 0x18 => 2, 0x20 => 1, 0x30 => 1;
     "debug-registers" MOV_DR: 0 => 1, 3 => 1, 0x10 => 1, 0x13 => 1, 0x16 => 1, 0x17 => 1;

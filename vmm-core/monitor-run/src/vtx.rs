@@ -10,6 +10,8 @@ use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
+use tollgate_abi::x86::control::CR4_CET;
+use tollgate_abi::x86::msr::{IA32_FEATURE_CONTROL, IA32_XSS};
 use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::Page;
@@ -17,7 +19,7 @@ use vmm_core::exit::GuestRegisters;
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
-use vmm_core::vmx::capability::{Capabilities, FeatureControl, IA32_FEATURE_CONTROL, Refusal, feature_control};
+use vmm_core::vmx::capability::{Capabilities, FeatureControl, Refusal, feature_control};
 use vmm_core::vmx::ept::Ept;
 use vmm_core::vmx::instructions::{CurrentVmcs, VmFail, VmxOperation};
 use vmm_core::vmx::scenario_frame::{Pages, supervisor_component};
@@ -187,7 +189,6 @@ fn extended_features() -> Answer {
 /// CPUID: which components IA32_XSS can enable, in ECX.
 const XSAVE_LEAF: u32 = 0xd;
 const XSAVES_SUB_LEAF: u32 = 1;
-const IA32_XSS: u32 = 0xda0;
 
 /// A component for IA32_XSS, where there are both.
 fn xss_component() -> Option<u64> {
@@ -200,8 +201,6 @@ fn xss_component() -> Option<u64> {
     let offered = if cpuid(0, 0).eax < XSAVE_LEAF { 0 } else { cpuid(XSAVE_LEAF, XSAVES_SUB_LEAF).ecx };
     supervisor_component(offered, takes)
 }
-
-const CR4_CET: u64 = 1 << 23;
 
 impl Stage for Vmx {
     type Pages = Pages;

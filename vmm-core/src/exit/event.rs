@@ -1,25 +1,6 @@
 //! Events: exceptions and interrupts, as they are injected or were being delivered.
 
-/// Exception vectors that the monitor raises or tells apart (SDM 3A 6.15).
-#[expect(missing_docs, reason = "the manual's mnemonics")]
-pub mod vector {
-    pub const DE: u8 = 0;
-    pub const DB: u8 = 1;
-    pub const OF: u8 = 4;
-    pub const BR: u8 = 5;
-    pub const UD: u8 = 6;
-    pub const DF: u8 = 8;
-    pub const TS: u8 = 10;
-    pub const NP: u8 = 11;
-    pub const SS: u8 = 12;
-    pub const GP: u8 = 13;
-    pub const PF: u8 = 14;
-    pub const AC: u8 = 17;
-    pub const MC: u8 = 18;
-    pub const VE: u8 = 20;
-    pub const CP: u8 = 21;
-    pub const SX: u8 = 30;
-}
+pub use tollgate_abi::x86::exception as vector;
 
 /// Interruption types (SDM 3C 25.8.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -361,7 +361,7 @@ mod tests {
     use crate::ledger::{Account, Ledger};
     use crate::script::{Script, machine, machines};
 
-    const RFLAGS_IF: u64 = 1 << 9;
+    use tollgate_abi::x86::control::RFLAGS_IF;
 
     fn interruptible() -> Script {
         let mut backend = Script::default();
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_single_step_comes_before_what_arrives_with_its_instruction() {
-        const RFLAGS_TF: u64 = 1 << 8;
+        use tollgate_abi::x86::control::RFLAGS_TF;
         let (mut backend, mut machine) = (interruptible(), machine());
         backend.set(State::Rflags, RFLAGS_IF | RFLAGS_TF);
         assert_eq!(wrmsr(&mut backend, &mut machine, SELF_IPI, 0x40), Action::Advance);

@@ -5,31 +5,17 @@
 //! IA-32e mode; paging without IA-32e mode stops it.
 
 use tollgate_abi::workload::Outcome;
+use tollgate_abi::x86::control::*;
 
 use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, Pause, State};
 use crate::handlers::apic;
 use crate::machine::Machine;
 
-const CR0_PE: u64 = 1;
-const CR0_TS: u64 = 1 << 3;
-const CR0_ET: u64 = 1 << 4;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-const CR0_PG: u64 = 1 << 31;
-/// PE MP EM TS ET NE WP AM NW CD PG; writes to the other low bits are ignored (SDM 3A 2.5).
-const CR0_DEFINED: u64 = 0xe005_003f;
-/// The low bits that LMSW loads: PE, MP, EM, TS.
-const LMSW_BITS: u64 = 0xf;
+/// The bits that LMSW loads.
+const LMSW_BITS: u64 = CR0_PE | CR0_MP | CR0_EM | CR0_TS;
 
-const EFER_LME: u64 = 1 << 8;
-
-const CR4_PAE: u64 = 1 << 5;
-const CR4_OSXSAVE: u64 = 1 << 18;
-/// TLB-relevant: PSE, PAE, PGE, SMEP.
-const CR4_FLUSHES: u64 = 1 << 4 | CR4_PAE | 1 << 7 | 1 << 20;
-
-/// CS access rights: L, 64-bit code.
-const CS_LONG: u64 = 1 << 13;
+/// The bits whose change drops translations.
+const CR4_FLUSHES: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
@@ -97,7 +83,7 @@ pub fn handle<B: Backend>(
 /// What an instruction outside of 64-bit mode means by a register with bits above 31, which are undefined there (SDM 1 3.4.1.1):
 /// its operand has 32. To be asked where the value would be refused.
 fn low_half<B: Backend>(value: u64, backend: &B) -> u64 {
-    if backend.get(State::CsRights) & CS_LONG != 0 { value } else { value & u64::from(u32::MAX) }
+    if backend.get(State::CsRights) & RIGHTS_LONG != 0 { value } else { value & u64::from(u32::MAX) }
 }
 
 fn write_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
@@ -126,7 +112,7 @@ fn write_cr0_without_paging<B: Backend>(value: u64, backend: &mut B) -> Action {
         return Action::Stop(Outcome::LeftLongMode);
     }
     // SDM 3A 10.8.5.
-    if backend.get(State::Cr4) & CR4_PAE == 0 || backend.get(State::CsRights) & CS_LONG != 0 {
+    if backend.get(State::Cr4) & CR4_PAE == 0 || backend.get(State::CsRights) & RIGHTS_LONG != 0 {
         return REFUSED;
     }
     backend.set(State::Cr0, cr0_stored(value));
@@ -144,7 +130,7 @@ fn refuse_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
     }
     let refused = value >> 32 != 0 || value & (CR0_NW | CR0_CD) == CR0_NW;
     let paging_without_protection = value & CR0_PG != 0 && value & CR0_PE == 0;
-    let in_64_bit_mode = backend.get(State::CsRights) & CS_LONG != 0;
+    let in_64_bit_mode = backend.get(State::CsRights) & RIGHTS_LONG != 0;
     if refused || paging_without_protection || in_64_bit_mode { REFUSED } else { Action::Stop(Outcome::LeftLongMode) }
 }
 
@@ -230,7 +216,6 @@ mod tests {
     /// Under SVM the guest reads the monitor's MCE where reads make no exit.
     #[test]
     fn what_the_guest_may_read_of_cr4_it_may_write_back() {
-        const CR4_MCE: u64 = 1 << 6;
         let (mut backend, mut machine) = (script(), machine());
         assert_eq!(write_cr4(CR4_PAE | CR4_MCE, &mut backend, &mut machine), REFUSED);
         machine.cr4_allowed |= CR4_MCE;
@@ -241,7 +226,7 @@ mod tests {
         let mut backend = Script::default();
         backend.set(State::Cr0, CR0);
         backend.set(State::Cr4, CR4_PAE);
-        backend.set(State::CsRights, CS_LONG);
+        backend.set(State::CsRights, RIGHTS_LONG);
         backend
     }
 

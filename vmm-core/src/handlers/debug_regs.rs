@@ -3,17 +3,11 @@
 //! DR0 to DR3 and DR6 are the guest's own: the monitor uses no breakpoints, and VM exits leave DR7 disabled for it.
 
 use crate::exit::{Action, Backend, DrAccess, Event, GuestRegisters, State, vector};
+use tollgate_abi::x86::control::*;
 
-const CR4_DE: u64 = 1 << 3;
-/// CS access rights: L, 64-bit code.
-const CS_LONG: u64 = 1 << 13;
-const DR7_GD: u64 = 1 << 13;
-const DR6_BD: u64 = 1 << 13;
-/// DR6 bits that always read 1, bus lock and RTM among them, which CPUID does not show, and those that can be set.
-const DR6_ONES: u64 = 0xffff_0ff0;
-const DR6_SETTABLE: u64 = 0xe00f;
-/// DR7 bits that always read 1, and those that always read 0 below bit 32.
-const DR7_ONES: u64 = 1 << 10;
+/// The bits of DR6 that can be set. Bus lock and RTM always read 1, since CPUID does not show them.
+const DR6_SETTABLE: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS | DR6_BT;
+/// The bits of DR7 below bit 32 that always read 0.
 const DR7_ZEROS: u64 = 0xd000;
 
 /// Debug registers by number. No access to DR4 or DR5 is left when this is asked.
@@ -54,15 +48,15 @@ pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, back
     let value = match value >> 32 {
         0 => value,
         // Outside of 64-bit mode the operand has 32 bits (SDM 1 3.4.1.1).
-        _ if backend.get(State::CsRights) & CS_LONG == 0 => value & u64::from(u32::MAX),
+        _ if backend.get(State::CsRights) & RIGHTS_LONG == 0 => value & u64::from(u32::MAX),
         _ if dr >= 6 => return Action::Inject(Event::GENERAL_PROTECTION),
         _ => value,
     };
     backend.set(
         state,
         match state {
-            State::Dr6 => value & DR6_SETTABLE | DR6_ONES,
-            State::Dr7 => value & !DR7_ZEROS | DR7_ONES,
+            State::Dr6 => value & DR6_SETTABLE | DR6_AT_RESET,
+            State::Dr7 => value & !DR7_ZEROS | DR7_FIXED,
             _ => value,
         },
     );
@@ -83,7 +77,7 @@ mod tests {
     #[test]
     fn registers_read_back_with_their_fixed_bits() {
         let mut backend = Script::default();
-        backend.set(State::CsRights, CS_LONG);
+        backend.set(State::CsRights, RIGHTS_LONG);
         for (dr, value, read) in
             [(0, 0x1234, 0x1234), (3, !0, !0), (6, !0 >> 32, 0xffff_efff), (6, 0, 0xffff_0ff0), (7, 0xd001, 0x401)]
         {
@@ -91,7 +85,7 @@ mod tests {
             assert_eq!(access(&mut backend, dr, true, 0), (Action::Advance, read), "DR{dr}");
         }
         assert_eq!(access(&mut backend, 7, false, 1 << 32).0, Action::Inject(Event::GENERAL_PROTECTION));
-        assert_eq!(access(&mut backend, 4, true, 0), (Action::Advance, DR6_ONES), "DR4 is DR6");
+        assert_eq!(access(&mut backend, 4, true, 0), (Action::Advance, DR6_AT_RESET), "DR4 is DR6");
         backend.set(State::CsRights, 0);
         for (dr, read) in [(0, 0x401), (7, 0x401)] {
             assert_eq!(access(&mut backend, dr, false, 0xdead_0000_0401).0, Action::Advance);
@@ -115,8 +109,8 @@ mod tests {
     #[test]
     fn general_detect_raises_db() {
         let mut backend = Script::default();
-        backend.set(State::Dr7, DR7_GD | DR7_ONES);
+        backend.set(State::Dr7, DR7_GD | DR7_FIXED);
         assert_eq!(access(&mut backend, 0, true, 0).0, Action::Inject(Event::exception(vector::DB)));
-        assert_eq!((backend.get(State::Dr7), backend.get(State::Dr6) & DR6_BD), (DR7_ONES, DR6_BD));
+        assert_eq!((backend.get(State::Dr7), backend.get(State::Dr6) & DR6_BD), (DR7_FIXED, DR6_BD));
     }
 }

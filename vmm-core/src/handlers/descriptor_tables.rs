@@ -3,10 +3,8 @@
 use crate::exit::{Action, Backend, Event, GuestRegisters, Operand, State, TableInstruction, vector};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
+use tollgate_abi::x86::control::{CR0_PE, EFER_LMA, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
 
-/// CS access rights: L, 64-bit code; D/B, operands of 32 bits.
-const CS_LONG: u64 = 1 << 13;
-const CS_DEFAULT: u64 = 1 << 14;
 /// What LGDT and LIDT load of a base with an operand of 16 bits (SDM 2A, LGDT/LIDT).
 const BASE_24_BITS: u64 = 0x00ff_ffff;
 /// Access rights of an LDTR that holds no table (SDM 3C 25.4.1).
@@ -14,9 +12,6 @@ const UNUSABLE: u64 = 1 << 16;
 const TYPE_LDT: u64 = 2;
 const TYPE_AVAILABLE_TSS: u64 = 9;
 const TYPE_AVAILABLE_16_BIT_TSS: u64 = 1;
-const CR0_PE: u64 = 1;
-const RFLAGS_VM: u64 = 1 << 17;
-const EFER_LMA: u64 = 1 << 10;
 /// What turns an available TSS descriptor into a busy one.
 const BUSY: u64 = 2;
 /// The fewest bytes of these instructions: opcode and ModRM, without a prefix.
@@ -67,7 +62,7 @@ fn address(operand: Operand) -> Result<u64, Fault> {
 
 /// How many bytes limit and base take: 10 in 64-bit mode, 6 in compatibility mode.
 fn table_bytes<B: Backend>(backend: &B) -> usize {
-    if backend.get(State::CsRights) & CS_LONG != 0 { 10 } else { 6 }
+    if backend.get(State::CsRights) & RIGHTS_LONG != 0 { 10 } else { 6 }
 }
 
 fn store_table<B: Backend>(
@@ -137,10 +132,10 @@ fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Resu
     let bytes = (backend.get(State::InstructionBytes) as usize).min(instruction.len());
     let rights = backend.get(State::CsRights);
     if bytes == PLAIN_BYTES {
-        return Ok(rights & (CS_LONG | CS_DEFAULT) == 0);
+        return Ok(rights & (RIGHTS_LONG | RIGHTS_DEFAULT_BIG) == 0);
     }
     let rip = backend.get(State::Rip);
-    let in_64_bit_mode = rights & CS_LONG != 0;
+    let in_64_bit_mode = rights & RIGHTS_LONG != 0;
     let linear = if in_64_bit_mode { rip } else { rip.wrapping_add(backend.get(State::CsBase)) & u64::from(u32::MAX) };
     paging::read(backend, machine, linear, &mut instruction[..bytes])?;
     let (mut has_prefix, mut last) = (false, 0);
@@ -148,7 +143,11 @@ fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Resu
         has_prefix |= byte == 0x66;
         last = byte;
     }
-    Ok(if in_64_bit_mode { has_prefix && last & 0xf8 != 0x48 } else { has_prefix == (rights & CS_DEFAULT != 0) })
+    Ok(if in_64_bit_mode {
+        has_prefix && last & 0xf8 != 0x48
+    } else {
+        has_prefix == (rights & RIGHTS_DEFAULT_BIG != 0)
+    })
 }
 
 fn load_selector<B: Backend>(
@@ -281,7 +280,7 @@ mod tests {
         }
         backend.set(State::Cr3, 0x1000);
         backend.set(State::Cr0, 1 << 31 | 1);
-        backend.set(State::CsRights, CS_LONG);
+        backend.set(State::CsRights, RIGHTS_LONG);
         backend.set(State::Efer, EFER_LMA);
         backend.set(State::GdtrBase, GDT);
         backend.set(State::GdtrLimit, 0x2f);
@@ -313,7 +312,7 @@ mod tests {
     #[test]
     fn compatibility_mode_has_the_short_form() {
         let mut up = set_up();
-        up.0.set(State::CsRights, CS_DEFAULT);
+        up.0.set(State::CsRights, RIGHTS_DEFAULT_BIG);
         up.0.set(State::GdtrBase, 0x1_2345_6789);
         up.1.memory.write_u64(0x5006, !0).unwrap();
         assert_eq!(run(&mut up, TableInstruction::Sgdt, Operand::Memory(0x5000), 0).0, Action::Advance);
@@ -324,7 +323,7 @@ mod tests {
         // LIDT with an operand of 16 bits: by its prefix, behind the base of CS; by its segment; and of 32 bits by both.
         up.0.set(State::CsBase, 0x4000);
         for (rights, code, bytes, base) in [
-            (CS_DEFAULT, 0x1f01_0f66_u64, 4, 0x45_6789),
+            (RIGHTS_DEFAULT_BIG, 0x1f01_0f66_u64, 4, 0x45_6789),
             (0, 0x1f_010f, 3, 0x45_6789),
             (0, 0x1f01_0f66, 4, 0x2345_6789),
         ] {
@@ -360,7 +359,7 @@ mod tests {
         let mut up = set_up();
         up.0.set(State::Efer, 0);
         up.0.set(State::Cr0, 1);
-        up.0.set(State::CsRights, CS_DEFAULT);
+        up.0.set(State::CsRights, RIGHTS_DEFAULT_BIG);
         // What follows the LDT is no part of it, and the last descriptor ends with the table.
         for (at, value) in [(0x18, !0), (0x20, 0x1200_8934_5678_0067), (0x28, 0x0000_8134_5678_002b)] {
             up.1.memory.write_u64(GDT + at, value).unwrap();

@@ -4,18 +4,15 @@
 //! was being delivered, the two combine as the processor would combine them (SDM 3A 6.15, interrupt 8).
 
 use tollgate_abi::workload::Outcome;
+use tollgate_abi::x86::control::{DR6_BD, DR6_BREAKPOINTS, DR6_BS, DR6_BUS_LOCK, DR6_RTM, DR7_GD};
 
 use crate::exit::{Action, Backend, Event, EventKind, State, vector};
 use crate::handlers::apic;
 use crate::machine::Machine;
 
-/// DR6 bits that the exit qualification of #DB carries (SDM 3C table 28-1): B0 to B3, BD, BS; and bus lock and RTM, which are
-/// clear in DR6 where the qualification has them set.
-const DR6_CAUSES: u64 = 0x600f;
-const DR6_BUS_LOCK: u64 = 1 << 11;
-const DR6_RTM: u64 = 1 << 16;
-const DR6_BREAKPOINTS: u64 = 0xf;
-const DR7_GD: u64 = 1 << 13;
+/// The bits of DR6 that the exit qualification of #DB carries (SDM 3C table 28-1). It has bus lock and RTM as well, which are clear in
+/// DR6 where the qualification has them set.
+const DR6_CAUSES: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS;
 
 /// An exception or NMI.
 #[inline(never)]

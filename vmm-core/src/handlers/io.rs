@@ -4,10 +4,7 @@ use crate::devices::ports::Reached;
 use crate::exit::{Action, Backend, GuestRegisters, IoAccess, State};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
-
-const RFLAGS_DF: u64 = 1 << 10;
-/// CS access rights: L, 64-bit code.
-const CS_LONG: u64 = 1 << 13;
+use tollgate_abi::x86::control::{RFLAGS_DF, RIGHTS_LONG};
 
 /// The most bytes that one exit moves; a longer REP goes on at the same instruction.
 const STRING_BYTES: u64 = 4096;
@@ -79,7 +76,7 @@ fn string<B: Backend>(
     let offset = if access.is_in { registers.rdi } else { registers.rsi } & address_mask;
     let segment_base = backend.string_io_segment_base(offset);
     // Linear addresses have 32 bits outside of 64-bit mode (SDM 3A 3.3.1), where no address has 64.
-    let is_64_bit = address_bytes == 8 || backend.get(State::CsRights) & CS_LONG != 0;
+    let is_64_bit = address_bytes == 8 || backend.get(State::CsRights) & RIGHTS_LONG != 0;
     let linear_mask = if is_64_bit { u64::MAX } else { u32::MAX.into() };
     let reached = machine.ports.reach(access.port);
     let mut left = wanted.min(STRING_BYTES / u64::from(access.bytes));
@@ -227,7 +224,7 @@ mod tests {
             handle(access, &mut registers, &mut backend, &mut machine)
         };
         assert_eq!(beyond(0), Action::Advance);
-        assert_eq!(beyond(CS_LONG), Action::Inject(Event::fault(vector::PF, 0)));
+        assert_eq!(beyond(RIGHTS_LONG), Action::Inject(Event::fault(vector::PF, 0)));
     }
 
     #[test]

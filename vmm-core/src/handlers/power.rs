@@ -1,14 +1,13 @@
 //! Instructions about time, waiting and processor state: RDTSC, RDTSCP, HLT, XSETBV, INVLPG.
 
 use tollgate_abi::workload::Outcome;
+use tollgate_abi::x86::control::{RFLAGS_IF, RFLAGS_TF};
 
 use crate::devices::cpuid_table::XCR0_OFFERED;
 use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
 use crate::handlers::apic;
 use crate::machine::Machine;
 
-const RFLAGS_TF: u64 = 1 << 8;
-const RFLAGS_IF: u64 = 1 << 9;
 /// XCR0's consistent values of the components that are offered: each takes those before it (SDM 1 13.3).
 const X87: u64 = 1;
 const SSE: u64 = X87 | 1 << 1;

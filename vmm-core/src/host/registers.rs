@@ -6,6 +6,7 @@
 
 use core::arch::asm;
 
+use tollgate_abi::x86::msr::*;
 use x86_64::registers::model_specific::Msr;
 
 use crate::exit::State;
@@ -28,17 +29,17 @@ pub fn wait(ticks: u64) {
 
 fn msr_of(state: State) -> Option<Msr> {
     Some(Msr::new(match state {
-        State::SysenterCs => 0x174,
-        State::SysenterEsp => 0x175,
-        State::SysenterEip => 0x176,
-        State::Star => 0xc000_0081,
-        State::Lstar => 0xc000_0082,
-        State::Cstar => 0xc000_0083,
-        State::Fmask => 0xc000_0084,
-        State::FsBase => 0xc000_0100,
-        State::GsBase => 0xc000_0101,
-        State::KernelGsBase => 0xc000_0102,
-        State::TscAux => 0xc000_0103,
+        State::SysenterCs => IA32_SYSENTER_CS,
+        State::SysenterEsp => IA32_SYSENTER_ESP,
+        State::SysenterEip => IA32_SYSENTER_EIP,
+        State::Star => IA32_STAR,
+        State::Lstar => IA32_LSTAR,
+        State::Cstar => IA32_CSTAR,
+        State::Fmask => IA32_FMASK,
+        State::FsBase => IA32_FS_BASE,
+        State::GsBase => IA32_GS_BASE,
+        State::KernelGsBase => IA32_KERNEL_GS_BASE,
+        State::TscAux => IA32_TSC_AUX,
         _ => return None,
     }))
 }

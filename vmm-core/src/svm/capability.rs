@@ -6,16 +6,11 @@ use core::fmt;
 
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::virtualization::Facts;
+use tollgate_abi::x86::control::*;
 
 use super::probe::Probed;
 
-/// VM_CR.
-pub const VM_CR: u32 = 0xc001_0114;
 const SVM_DISABLED: u64 = 1 << 4;
-/// VM_HSAVE_PA.
-pub const VM_HSAVE_PA: u32 = 0xc001_0117;
-
-const CR4_LA57: u64 = 1 << 12;
 
 /// CPUID.8000_0001:ECX.
 const SVM: u32 = 1 << 2;
@@ -122,8 +117,8 @@ const CR4_BY_FEATURE: [Cr4Bit; 9] = [
     (|features| features.ebx_7, 7, 20),  // SMEP
     (|features| features.ecx_7, 2, 11),  // UMIP
 ];
-/// TSD, PAE, PCE, OSFXSR, OSXMMEXCPT, which every 64-bit processor has.
-const CR4_ALWAYS: u64 = 1 << 2 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 10;
+/// The bits that every 64-bit processor has.
+const CR4_ALWAYS: u64 = CR4_TSD | CR4_PAE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 
 struct Features {
     ecx_1: u32,

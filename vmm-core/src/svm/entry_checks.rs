@@ -1,13 +1,8 @@
 //! Which consistency check VMRUN failed, which the processor does not say (APM 2 15.5.1): tried one after the other.
 
 use super::vmcb::*;
+use tollgate_abi::x86::control::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME};
 
-const CR0_PE: u64 = 1;
-const CR0_NW: u64 = 1 << 29;
-const CR0_CD: u64 = 1 << 30;
-const CR0_PG: u64 = 1 << 31;
-const CR4_PAE: u64 = 1 << 5;
-const EFER_LME: u64 = 1 << 8;
 /// SCE LME LMA NXE SVME LMSLE FFXSR TCE.
 const EFER_DEFINED: u64 = 0xfd01;
 /// Packed attributes: L, D.

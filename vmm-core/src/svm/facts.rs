@@ -1,5 +1,6 @@
 //! Facts about an exit: the exit code and its information (APM 2 15.6), and what the bytes of the instruction tell.
 
+use tollgate_abi::x86::control::{RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
 use tollgate_abi::{ExitReason, svm_exit};
 
 use super::code_page::CodePage;
@@ -16,9 +17,6 @@ use crate::paging;
 
 /// DR6 bits that tell the causes of a #DB, which the processor has set in the saved DR6 (APM 2 15.12.2).
 const DR6_CAUSES: u64 = 0x600f;
-/// CS rights: L; D.
-const CS_LONG: u64 = 1 << 13;
-const CS_DEFAULT: u64 = 1 << 14;
 /// L in the VMCB's attributes of CS.
 const ATTRIBUTE_LONG: u64 = 1 << 9;
 /// EXITINFO1 of a control-register write, with decode assists: it is a MOV, from the register in bits 3:0.
@@ -58,7 +56,7 @@ impl Svm {
     #[inline(never)]
     pub(super) fn instruction(&self) -> Option<Instruction> {
         let rights = self.get(State::CsRights);
-        let mode = match (rights & CS_LONG != 0 && self.long_mode, rights & CS_DEFAULT != 0) {
+        let mode = match (rights & RIGHTS_LONG != 0 && self.long_mode, rights & RIGHTS_DEFAULT_BIG != 0) {
             (true, _) => CodeMode::Bits64,
             (false, true) => CodeMode::Bits32,
             (false, false) => CodeMode::Bits16,
@@ -92,12 +90,12 @@ impl Svm {
         let bytes = self.instruction().map_or(0, |instruction| instruction.length);
         let next = self.vmcb.get(f::RIP).wrapping_add(bytes.into());
         // It wraps where RIP has 32 bits.
-        if self.get(State::CsRights) & CS_LONG != 0 { next } else { next & u64::from(u32::MAX) }
+        if self.get(State::CsRights) & RIGHTS_LONG != 0 { next } else { next & u64::from(u32::MAX) }
     }
 
     /// The base of a segment in the guest's mode.
     fn segment_base(&self, number: u8) -> u64 {
-        let in_64_bit_mode = self.get(State::CsRights) & CS_LONG != 0;
+        let in_64_bit_mode = self.get(State::CsRights) & RIGHTS_LONG != 0;
         match number {
             4 => self.get(State::FsBase),
             5 => self.get(State::GsBase),

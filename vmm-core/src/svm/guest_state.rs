@@ -1,16 +1,11 @@
 //! The guest's state at its entry point (APM 2 appendix B, table B-2): what [`tollgate_abi::machine::BootInfo`] promises, and
 //! real mode behind a start-up IPI.
 
-use super::vmcb::*;
-use crate::vmx::guest_state::{CR0 as CR0_AT_ENTRY, CR4 as CR4_AT_ENTRY, REAL_MODE_CR0};
+use tollgate_abi::x86::control::{DR6_AT_RESET, DR7_FIXED, EFER_SVME, RFLAGS_FIXED, RIGHTS_PRESENT, RIGHTS_UNUSABLE};
 
-/// NXE LMA LME SCE.
-const EFER_AT_ENTRY: u64 = 1 << 11 | 1 << 10 | 1 << 8 | 1;
-/// Only bit 1, which always reads 1.
-const RFLAGS_AT_ENTRY: u64 = 2;
-/// What always reads 1.
-const DR6_QUIET: u64 = 0xffff_0ff0;
-const DR7_QUIET: u64 = 1 << 10;
+use super::vmcb::*;
+use crate::vmx::guest_state::{CR0 as CR0_AT_ENTRY, CR4 as CR4_AT_ENTRY, EFER as EFER_AT_ENTRY, REAL_MODE_CR0};
+
 /// PAT as after reset (APM 2 7.8.1).
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 
@@ -47,9 +42,9 @@ pub fn write(vmcb: &Vmcb, rip: u64, cr3: u64) {
     vmcb.set(CR4, CR4_AT_ENTRY);
     vmcb.set(EFER, EFER_AT_ENTRY | EFER_SVME);
     vmcb.set(RIP, rip);
-    vmcb.set(RFLAGS, RFLAGS_AT_ENTRY);
-    vmcb.set(DR6, DR6_QUIET);
-    vmcb.set(DR7, DR7_QUIET);
+    vmcb.set(RFLAGS, RFLAGS_FIXED);
+    vmcb.set(DR6, DR6_AT_RESET);
+    vmcb.set(DR7, DR7_FIXED);
     vmcb.set(G_PAT, PAT_AT_RESET);
     vmcb.set_part(CPL, 0);
     vmcb.set_part(INTERRUPT_SHADOW, 0);
@@ -86,8 +81,7 @@ pub fn write_real_mode(vmcb: &Vmcb, vector: u8) {
 
 /// Access rights as VT-x and the handlers have them (SDM 3C 25.4.1), from packed attributes.
 pub const fn rights(attributes: u64) -> u64 {
-    const PRESENT: u64 = 1 << 7;
-    let unusable = if attributes & PRESENT == 0 { 1 << 16 } else { 0 };
+    let unusable = if attributes & RIGHTS_PRESENT == 0 { RIGHTS_UNUSABLE } else { 0 };
     attributes & 0xff | (attributes & 0xf00) << 4 | unusable
 }
 

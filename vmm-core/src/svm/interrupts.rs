@@ -5,9 +5,7 @@ use super::exit_information as information;
 use super::vmcb as f;
 use super::{Halt, Svm};
 use crate::exit::{Event, EventKind, Interrupts, VirtualizedApic};
-
-pub(super) const RFLAGS_IF: u64 = 1 << 9;
-const CR0_PE: u64 = 1;
+use tollgate_abi::x86::control::{CR0_PE, RFLAGS_IF};
 
 impl Svm {
     /// Whether interrupts are injected as virtual ones, by V_IRQ (APM 2 15.21.4). QEMU takes one from EVENTINJ a second time if

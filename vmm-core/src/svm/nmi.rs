@@ -4,13 +4,9 @@
 use super::Svm;
 use super::controls::{ALL_EXCEPTIONS, IRET};
 use super::exit_information as information;
-use super::interrupts::RFLAGS_IF;
-use super::state::{DR6_BS, RFLAGS_TF};
 use super::vmcb as f;
 use crate::exit::{Backend, ExitFacts};
-
-const RFLAGS_IOPL_SHIFT: u32 = 12;
-const DR6_BREAKPOINTS: u64 = 0xf;
+use tollgate_abi::x86::control::{DR6_BREAKPOINTS, DR6_BS, RFLAGS_IF, RFLAGS_IOPL_SHIFT, RFLAGS_TF};
 
 /// Which NMIs are masked, and until when.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@ use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::svm_exit::{Intercept, intercept};
+use tollgate_abi::x86::control::{CR0_AM, EFER_SVME};
 
 use super::controls::Intercepts;
 use super::nmi::Nmis;
@@ -34,7 +35,6 @@ const FRESH: u64 = RAM_BYTES;
 /// Ticks that a scenario may take.
 const BOUND_TICKS: u64 = 100_000;
 
-const CR0_AM: u64 = 1 << 18;
 const RFLAGS_OF: u64 = 1 << 11 | 2;
 const RFLAGS_NT: u64 = 1 << 14 | 2;
 const RFLAGS_AC: u64 = 1 << 18 | 2;

@@ -4,7 +4,7 @@
 
 use x86_64::registers::model_specific::Msr;
 
-use super::capability::VM_CR;
+use tollgate_abi::x86::msr::VM_CR;
 
 /// VM_CR.R_INIT: an INIT raises #SX (APM 2 15.21.8, 15.30.1).
 const R_INIT: u64 = 1 << 1;

@@ -2,6 +2,7 @@
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
+use tollgate_abi::x86::control::{CR4_MCE, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_TF, RIGHTS_LONG};
 
 use super::controls::{HLT, IRET, VINTR};
 use super::nmi::Nmis;
@@ -9,14 +10,6 @@ use super::vmcb::{self as f, Field};
 use super::{Svm, guest_state, permission_maps};
 use crate::exit::{Action, CrAccess, Event, GuestRegisters, GuestState, Interrupts, State, vector};
 use crate::host::registers;
-
-pub(super) const RFLAGS_TF: u64 = 1 << 8;
-const EFER_LME: u64 = 1 << 8;
-const EFER_LMA: u64 = 1 << 10;
-const CR4_MCE: u64 = 1 << 6;
-/// CS rights: L.
-const CS_LONG: u64 = 1 << 13;
-pub(super) const DR6_BS: u64 = 1 << 14;
 
 impl Svm {
     #[inline(always)]
@@ -61,7 +54,7 @@ impl GuestState for Svm {
             State::Cr0 => vmcb.get(f::CR0),
             State::InstructionBytes => self.next_rip().wrapping_sub(vmcb.get(f::RIP)),
             State::Cr4 => vmcb.get(f::CR4) & !CR4_MCE,
-            State::Efer => vmcb.get(f::EFER) & !f::EFER_SVME | self.held_back_efer,
+            State::Efer => vmcb.get(f::EFER) & !EFER_SVME | self.held_back_efer,
             State::CsBase => vmcb.get(f::CS.base()),
             State::CsRights => guest_state::rights(vmcb.part(f::CS.attributes())),
             // The privilege level has a field of its own.
@@ -91,7 +84,7 @@ impl GuestState for Svm {
             State::Cr0 => vmcb.set(f::CR0, value),
             State::Efer => {
                 self.held_back_efer = if self.long_mode { 0 } else { value & EFER_LME };
-                vmcb.set(f::EFER, value & !self.held_back_efer | f::EFER_SVME);
+                vmcb.set(f::EFER, value & !self.held_back_efer | EFER_SVME);
             }
             State::Cr2 => {
                 vmcb.set(f::CR2, value);
@@ -170,7 +163,7 @@ impl GuestState for Svm {
     #[cold]
     #[inline(never)]
     fn after_failed_entry(&mut self, registers: &mut GuestRegisters) -> Option<Action> {
-        let in_64_bit_mode = self.long_mode && self.get(State::CsRights) & CS_LONG != 0;
+        let in_64_bit_mode = self.long_mode && self.get(State::CsRights) & RIGHTS_LONG != 0;
         if !self.capabilities.facts.is_qemu || !in_64_bit_mode || self.named_failure().is_some() {
             return None;
         }

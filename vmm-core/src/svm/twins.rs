@@ -6,6 +6,7 @@ use core::cell::Cell;
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::apic::{EOI, TPR};
+use tollgate_abi::x86::control::EFER_SVME;
 
 use super::capability::Capabilities;
 use super::capability::tests::{qemu, zambezi};
@@ -186,16 +187,16 @@ fn long_mode_that_is_enabled_and_not_active_is_the_guests_to_see_and_not_the_pro
     const NXE: u64 = 1 << 11;
     let mut svm = svm(true, 0x7c, 0, 0, &[0x0f, 0x30]);
     svm.set(State::Efer, LME | LMA | NXE);
-    assert_eq!(svm.vmcb.get(f::EFER), LME | LMA | NXE | f::EFER_SVME, "in long mode it is active");
+    assert_eq!(svm.vmcb.get(f::EFER), LME | LMA | NXE | EFER_SVME, "in long mode it is active");
     svm.long_mode = false;
     svm.set(State::Cr0, 0x11);
     svm.set(State::Efer, LME | NXE);
-    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (LME | NXE, NXE | f::EFER_SVME));
+    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (LME | NXE, NXE | EFER_SVME));
     svm.set(State::Efer, NXE);
-    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (NXE, NXE | f::EFER_SVME), "it can be cleared again");
+    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (NXE, NXE | EFER_SVME), "it can be cleared again");
     svm.set(State::Efer, LME);
     svm.enter_long_mode();
-    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (LME | LMA, LME | LMA | f::EFER_SVME));
+    assert_eq!((svm.get(State::Efer), svm.vmcb.get(f::EFER)), (LME | LMA, LME | LMA | EFER_SVME));
 }
 
 #[test]

@@ -315,9 +315,6 @@ pub const V_INTR_VECTOR: u64 = 0xff << V_INTR_VECTOR_SHIFT;
 /// [`VIRTUAL_INTERRUPT`]: where V_INTR_VECTOR begins.
 pub const V_INTR_VECTOR_SHIFT: u32 = 32;
 
-/// EFER.SVME, without which VMRUN fails; the guest does not see it.
-pub const EFER_SVME: u64 = 1 << 12;
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

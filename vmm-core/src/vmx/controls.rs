@@ -5,6 +5,7 @@ use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::profile::{
     APIC_PROC2, APIC_REGISTERS, CR8_EXITING, INTERRUPT_DELIVERY, Profile, TPR_SHADOW, X2APIC_MODE,
 };
+use tollgate_abi::x86::control::CR4_MCE;
 
 use super::capability::Capabilities;
 use crate::exit::VirtualizedApic;
@@ -83,9 +84,6 @@ pub const VIRTUAL_NMIS: u32 = 1 << 5;
 pub const NMI_WINDOW: u32 = 1 << 22;
 /// Primary control that is set while an interrupt waits: interrupt-window exiting.
 pub const INTERRUPT_WINDOW: u32 = 1 << 2;
-
-/// CR4.MCE (SDM 3A 2.5).
-const CR4_MCE: u64 = 1 << 6;
 
 /// The CR4 bits that are set while a guest runs, whatever it wrote: those that VMX operation demands, and the monitor's own
 /// MCE. A machine check with that bit clear shuts the processor down, guest or not (SDM 3A 6.15, interrupt 18); with it set

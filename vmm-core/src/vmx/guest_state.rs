@@ -1,19 +1,17 @@
 //! The guest's state at its entry point (SDM 3C 25.4): 64-bit mode with flat segments, as [`tollgate_abi::machine::BootInfo`]
 //! promises.
 
+use tollgate_abi::x86::control::*;
+
 use super::field::*;
 use super::instructions::CurrentVmcs;
 
-/// PG WP NE ET PE.
-pub const CR0: u64 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1;
-/// PAE.
-pub const CR4: u64 = 1 << 5;
-/// NXE LMA LME SCE.
-const EFER: u64 = 1 << 11 | 1 << 10 | 1 << 8 | 1;
-/// Only bit 1, which always reads 1.
-const RFLAGS: u64 = 2;
-/// Only bit 10, likewise.
-const DR7: u64 = 1 << 10;
+/// Paging and protected mode, with the rest of what firmware sets.
+pub const CR0: u64 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_PE;
+/// Four-level paging.
+pub const CR4: u64 = CR4_PAE;
+/// IA-32e mode, SYSCALL and execute-disable.
+pub const EFER: u64 = EFER_NXE | EFER_LMA | EFER_LME | EFER_SCE;
 
 const CODE_SELECTOR: u16 = 0x08;
 const DATA_SELECTOR: u16 = 0x10;
@@ -24,7 +22,7 @@ const CODE_64: u32 = 0xa09b;
 const DATA: u32 = 0xc093;
 /// Present, busy 64-bit TSS.
 const BUSY_TSS: u32 = 0x8b;
-const UNUSABLE: u32 = 1 << 16;
+const UNUSABLE: u32 = RIGHTS_UNUSABLE as u32;
 /// Real mode: the same types without L, D/B and G; an LDT; 64 KiB.
 const REAL_MODE_CODE: u32 = 0x9b;
 const REAL_MODE_DATA: u32 = 0x93;
@@ -39,8 +37,8 @@ pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {
     vmcs.write(GUEST_IA32_EFER, EFER);
     vmcs.write(GUEST_RIP, rip);
     vmcs.write(GUEST_RSP, 0);
-    vmcs.write(GUEST_RFLAGS, RFLAGS);
-    vmcs.write(GUEST_DR7, DR7);
+    vmcs.write(GUEST_RFLAGS, RFLAGS_FIXED);
+    vmcs.write(GUEST_DR7, DR7_FIXED);
     segments(vmcs);
     for base in
         [GUEST_GDTR_BASE, GUEST_IDTR_BASE, GUEST_IA32_SYSENTER_ESP, GUEST_IA32_SYSENTER_EIP, GUEST_PENDING_DEBUG]

@@ -2,18 +2,17 @@
 
 use super::controls::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::field as f;
-use super::state::{RFLAGS_TF, SHADOW};
+use super::state::SHADOW;
 use super::{Vmx, qualification};
 use crate::exit::{Event, ExitFacts, GuestState, Interrupts, State, VirtualizedApic};
+use tollgate_abi::x86::control::{CR0_PE, RFLAGS_IF, RFLAGS_TF};
 
-const RFLAGS_IF: u64 = 1 << 9;
 /// Interruptibility state: blocking by NMI, which is the virtual one where there are virtual NMIs.
 const BLOCKED_BY_NMI: u32 = 1 << 3;
 /// Exit interruption information: an IRET has raised this exception, and has ended the blocking by NMI before (SDM 3C 28.2.3).
 const UNBLOCKED_BY_IRET: u32 = 1 << 12;
 /// Entry interruption information: deliver an error code.
 const DELIVER_ERROR_CODE: u32 = 1 << 11;
-const CR0_PE: u64 = 1;
 /// Activity states (SDM 3C 25.4.2).
 const ACTIVE: u32 = 0;
 const HALTED: u32 = 1;

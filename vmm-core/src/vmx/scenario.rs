@@ -6,6 +6,8 @@
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::scenario::Scenario;
+use tollgate_abi::x86::control::{CR4_CET, CR4_SMXE};
+use tollgate_abi::x86::msr::IA32_FS_BASE;
 
 use super::Vmx;
 use super::capability::TERTIARY;
@@ -16,9 +18,6 @@ use crate::board::{Board, Signal};
 use crate::exit::{GuestRegisters, vector};
 use crate::memory::GuestMemory;
 
-/// CR4 bits (SDM 3A 2.5).
-const CR4_SMXE: u64 = 1 << 14;
-const CR4_CET: u64 = 1 << 23;
 /// RFLAGS bits besides bit 1, which always reads 1 (SDM 1 3.4.3).
 const RFLAGS_OF: u64 = 1 << 11 | 2;
 const RFLAGS_NT: u64 = 1 << 14 | 2;
@@ -60,7 +59,7 @@ const TABLE: &[Row] = &[
         code: LOOP,
         set_up: |frame| {
             // IA32_FS_BASE must not be in the list (SDM 3C 27.4).
-            frame.pages.msr_load.0[..2].copy_from_slice(&[0xc000_0100, 0]);
+            frame.pages.msr_load.0[..2].copy_from_slice(&[IA32_FS_BASE.into(), 0]);
             frame.vmx.vmcs.write(ENTRY_MSR_LOAD_ADDRESS, address(frame.pages.msr_load));
             frame.vmx.vmcs.write(ENTRY_MSR_LOAD_COUNT, 1);
         },

@@ -3,6 +3,7 @@
 
 use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
+use tollgate_abi::x86::control::{CR0_AM, CR4_OSXSAVE, RFLAGS_AC};
 
 use super::Vmx;
 use super::capability::TERTIARY;
@@ -27,12 +28,6 @@ pub(super) const FRESH: u64 = RAM_BYTES;
 /// Ticks that a scenario may take.
 const BOUND_TICKS: u32 = 100_000;
 
-/// CR0.AM (SDM 3A 2.5).
-const CR0_AM: u64 = 1 << 18;
-/// CR4 bits, likewise.
-const CR4_OSXSAVE: u64 = 1 << 18;
-/// RFLAGS bits (SDM 1 3.4.3).
-const RFLAGS_AC: u64 = 1 << 18;
 /// Access rights (SDM 3C table 25-2) of 32-bit code, and of 64-bit code and a stack of ring 3.
 const CODE_32: u32 = 0xc09b;
 const USER_CODE_64: u32 = 0xa0fb;

@@ -2,11 +2,8 @@
 //! leaves blocked.
 #![expect(unsafe_code, reason = "writes MSRs and executes IRET")]
 
+use tollgate_abi::x86::msr::{IA32_S_CET, IA32_USER_MSR_CTL, IA32_XSS};
 use x86_64::registers::model_specific::Msr;
-
-const IA32_USER_MSR_CTL: u32 = 0x1c;
-const IA32_S_CET: u32 = 0x6a2;
-const IA32_XSS: u32 = 0xda0;
 
 /// Writes IA32_XSS, where the XSAVES control says that there is one; returns what was in it.
 pub(super) fn change_xss(value: u64) -> u64 {

@@ -2,6 +2,7 @@
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
+use tollgate_abi::x86::control::{EFER_LMA, RFLAGS_TF};
 
 use super::controls::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::field as f;
@@ -11,10 +12,8 @@ use crate::host::registers;
 
 /// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
 pub(super) const SHADOW: u32 = 0b11;
-pub(super) const RFLAGS_TF: u64 = 1 << 8;
 /// CS access rights: L, 64-bit code.
 const CS_LONG: u32 = 1 << 13;
-const EFER_LMA: u64 = 1 << 10;
 /// VM-entry control.
 const IA_32E_MODE_GUEST: u32 = 1 << 9;
 /// Pending debug exceptions: a single step.

@@ -6,12 +6,13 @@ use core::arch::asm;
 use tollgate_abi::apic::IA32_APIC_BASE;
 use tollgate_abi::exit_reason::ExitReason as R;
 use tollgate_abi::machine::{LOOPBACK_PORT, POST_PORT};
+use tollgate_abi::x86::msr::{IA32_KERNEL_GS_BASE, IA32_TSC_ADJUST};
 
 use super::super::instructions::WAKE_VECTOR;
 use super::timed::{timed, timed_between};
 use super::{ABSENT, FAILED};
 use crate::ops::hypercall::wake_after;
-use crate::ops::msr::{SYSENTER_ESP, TSC_ADJUST};
+use crate::ops::msr::SYSENTER_ESP;
 use crate::ops::ports::note_post;
 use crate::runtime::book::book;
 use crate::runtime::intercepts::{book_if_enabled, enabled, facts};
@@ -91,18 +92,18 @@ pub(super) fn wrmsr() -> u32 {
 // The value that it has.
 pub(super) fn wr_tsc_adjust() -> u32 {
     book(R::WRMSR);
-    timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") TSC_ADJUST)
+    timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") IA32_TSC_ADJUST)
 }
 
 pub(super) fn rd_tsc_adjust() -> u32 {
     book(R::RDMSR);
-    timed!("rdmsr", in("ecx") TSC_ADJUST)
+    timed!("rdmsr", in("ecx") IA32_TSC_ADJUST)
 }
 
 // Nothing swaps GS base.
 pub(super) fn wr_kernel_gs_base() -> u32 {
     book_if_enabled(R::WRMSR, 1);
-    timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") 0xc000_0102u32)
+    timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") IA32_KERNEL_GS_BASE)
 }
 
 pub(super) fn wbinvd() -> u32 {
