@@ -6,9 +6,7 @@
 
 use core::arch::asm;
 use core::mem::offset_of;
-use core::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
-};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use tollgate_abi::exit_reason::ROWS;
 use tollgate_abi::machine::MOST_VCPUS;
@@ -19,6 +17,7 @@ use x86_64::registers::model_specific::GsBase;
 use super::recovery::Recovery;
 use super::segments::Tables;
 use super::threads::Thread;
+use super::waiting::Waiter;
 
 /// Vectors of the local APIC, from [`FIRST_APIC_VECTOR`] on, whose interrupts are counted one by one.
 pub(crate) const APIC_VECTORS: usize = 16;
@@ -59,8 +58,8 @@ pub(crate) struct Cpu {
     pub(crate) is_up: AtomicBool,
     /// It has gone for good.
     pub(crate) is_off_line: AtomicBool,
-    /// The word that it waits on, as `futex` writes it; 0 while it doesn't.
-    pub(crate) waits_on: AtomicUsize,
+    /// The word that it waits on.
+    pub(crate) waiter: Waiter,
     /// Its work.
     pub(crate) thread: Thread,
 }
@@ -86,7 +85,7 @@ static CPUS: [Cpu; MOST_VCPUS] = [const {
         tables: AtomicPtr::new(core::ptr::null_mut()),
         is_up: AtomicBool::new(false),
         is_off_line: AtomicBool::new(false),
-        waits_on: AtomicUsize::new(0),
+        waiter: Waiter::none(),
         thread: Thread::none(),
     }
 }; MOST_VCPUS];

@@ -4,23 +4,19 @@
 //! the one who wakes it sends it one interprocessor interrupt, which it takes before it goes on: none is left over.
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and follows callers' pointers")]
 
-use core::ptr;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU32, AtomicUsize, fence};
+use core::sync::atomic::Ordering::{Acquire, SeqCst};
+use core::sync::atomic::{AtomicU32, AtomicUsize};
 
 use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, Tid, sem_t, timespec};
 
 use super::process::refused;
 use super::threads::looked_for;
 use super::traps::{WORK_VECTOR, interrupts_of};
-use super::{cpu, threads, time};
+use super::{cpu, threads, time, waiting};
 use crate::ops::{apic, idle};
 
 /// Looks before the vCPU halts: as PAUSE may exit, none is executed.
 const LOOKS: u32 = 1 << 24;
-
-/// With the word's address in `waits_on`, whose other low bit is 0: the vCPU halts, or is about to.
-const ASLEEP: usize = 1;
 
 /// The end of a wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,30 +31,20 @@ pub(super) enum Ended {
 
 /// Waits until those who wait on the word are woken, or until a time at the latest.
 pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Ended {
-    let waits_on = &cpu::this().waits_on;
-    let address = ptr::from_ref(word).addr();
-    // A thread that has been woken at the last moment does not give up.
-    let give_up = |ended| match waits_on.compare_exchange(address, 0, SeqCst, Relaxed) {
-        Ok(_) => ended,
-        Err(_) => Ended::Woken,
-    };
-    // First this, then the word; whoever wakes changes the word first and then looks here. One of the two sees the other.
-    waits_on.store(address, SeqCst);
-    fence(SeqCst);
-    if word.load(SeqCst) != expected {
-        return give_up(Ended::Differs);
+    let waiter = &cpu::this().waiter;
+    if !waiter.begin(word, expected) {
+        return Ended::Differs;
     }
-    let is_woken = || waits_on.load(Acquire) == 0;
     if let Some(deadline_ns) = deadline_ns {
-        while !is_woken() {
-            if time::now_ns() >= deadline_ns {
-                return give_up(Ended::TimedOut);
+        while !waiter.is_woken() {
+            if time::now_ns() >= deadline_ns && waiter.give_up(word) {
+                return Ended::TimedOut;
             }
             idle::give_way();
         }
-    } else if !looked_for(LOOKS, is_woken) {
+    } else if !looked_for(LOOKS, || waiter.is_woken()) {
         let calls = interrupts_of(WORK_VECTOR);
-        if waits_on.compare_exchange(address, address | ASLEEP, SeqCst, Relaxed).is_ok() {
+        if waiter.fall_asleep(word) {
             // Interrupts are off, so that the one that will come stays pending until HLT.
             while interrupts_of(WORK_VECTOR) == calls {
                 idle::hlt_until_interrupt();
@@ -70,23 +56,9 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) ->
 
 /// Wakes up to `count` vCPUs that wait on the word; how many did.
 pub(super) fn wake(word: &AtomicU32, count: i32) -> i32 {
-    let address = ptr::from_ref(word).addr();
-    fence(SeqCst);
-    let mut woken = 0;
-    for (number, other) in cpu::all().iter().enumerate().take(threads::vcpus()) {
-        if woken == count {
-            break;
-        }
-        let of_this_word = |waits_on: usize| (waits_on & !ASLEEP == address).then_some(0);
-        if let Ok(before) = other.waits_on.fetch_update(SeqCst, SeqCst, of_this_word) {
-            woken += 1;
-            if before & ASLEEP != 0 {
-                // SAFETY: the vector has a handler, and the vCPU halts, or is about to.
-                unsafe { apic::send(number, WORK_VECTOR) };
-            }
-        }
-    }
-    woken
+    let waiters = cpu::all().iter().take(threads::vcpus()).map(|cpu| &cpu.waiter);
+    // SAFETY: the vector has a handler, and the vCPU halts, or is about to.
+    waiting::wake(waiters, word, count, |number| unsafe { apic::send(number, WORK_VECTOR) })
 }
 
 /// The deadline that a caller asked for.

@@ -8,6 +8,7 @@
 //! | `cpu`, `start_up`, `threads` | what each vCPU has for itself, how the others start, what they run |
 //! | `console`, `heap`, `time`, `process`, `threads`, `futex`, `refused` | the `hermit-abi` symbols |
 //! | `fresh` | memory whose first touch is an EPT violation |
+//! | `waiting` | how a vCPU that waits and one that wakes it find each other |
 //! | `message`, `lock` | the text in a book, what several vCPUs write |
 
 pub(crate) mod account;
@@ -30,5 +31,6 @@ mod start_up;
 pub(crate) mod threads;
 pub(crate) mod time;
 pub(crate) mod traps;
+mod waiting;
 
 pub(crate) use entry::boot_info;

@@ -59,3 +59,96 @@ fn boot_info(memory: &mut GuestMemory, options: &str, vcpus: usize, facts: Facts
     }
     memory.write(BOOT_INFO_GPA + 8 * words.len() as u64, options.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+    use tollgate_abi::guest_image::{DIRECTORY_BYTES, Segment, write_directory};
+    use tollgate_abi::monitor_image::PackedMonitor;
+
+    const CODE_GPA: u64 = 0x10_0000;
+    const DATA_GPA: u64 = CODE_GPA + 0x3000;
+
+    /// A segment of one byte, which is not worth packing.
+    const ONE_BYTE: [u8; 1] = [7];
+
+    /// An image of a directory and two segments, one packed, behind it, loaded into memory that was not zero.
+    fn loaded(packed: &[u8], unpacked_bytes: u64, options: &str) -> Result<(GuestMemory, Vec<u8>), BadAddress> {
+        let plain = b"plain bytes";
+        let place = |gpa, image_offset, file_bytes, packed_bytes| Segment {
+            gpa,
+            memory_bytes: 0x1000,
+            image_offset,
+            file_bytes,
+            packed_bytes,
+        };
+        let start = DIRECTORY_BYTES as u64;
+        let segments = [
+            place(CODE_GPA, start, unpacked_bytes, packed.len() as u64),
+            place(DATA_GPA, start + packed.len() as u64, plain.len() as u64, plain.len() as u64),
+        ];
+        let mut page = [0; DIRECTORY_BYTES];
+        let monitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
+        write_directory(&mut page, monitor, CODE_GPA, &segments, options).unwrap();
+        let image = [&page[..], packed, plain].concat();
+        let directory = Directory::read(&page, image.len() as u64).unwrap();
+        let mut region = vec![0xa5; GUEST_BYTES as usize];
+        // SAFETY: the vector is this memory alone's and lives as long, by the pair that is returned.
+        unsafe { load(&directory, &image, region.as_mut_ptr() as u64, 3, Facts::from_word(5)) }
+            .map(|memory| (memory, region))
+    }
+
+    #[test]
+    fn segments_lie_where_the_directory_says_and_the_rest_is_zero() {
+        let code: Vec<u8> = (0..2000_u32).map(|at| (at / 100) as u8).collect();
+        let packed = lz4_flex::block::compress(&code);
+        assert!(packed.len() < code.len());
+        let (memory, _region) = loaded(&packed, code.len() as u64, "").unwrap();
+        let mut found = vec![0; code.len() + 1];
+        memory.read(CODE_GPA, &mut found).unwrap();
+        assert_eq!(found, [&code[..], &[0]].concat());
+        let mut found = [0; 12];
+        memory.read(DATA_GPA, &mut found).unwrap();
+        assert_eq!(&found, b"plain bytes\0");
+        assert_eq!(memory.read_u64(GUEST_BYTES - 8), Ok(0));
+    }
+
+    #[test]
+    fn a_segment_that_does_not_unpack_is_refused() {
+        assert_eq!(loaded(&[0xff; 9], 2000, "").err(), Some(BadAddress(CODE_GPA)));
+    }
+
+    #[test]
+    fn the_page_tables_map_four_gib_to_themselves() {
+        const PRESENT_AND_WRITABLE: u64 = 0b11;
+        const PAGE_SIZE: u64 = 1 << 7;
+        let (memory, _region) = loaded(&ONE_BYTE, 1, "").unwrap();
+        // As the processor walks (SDM 3A 5.5.4).
+        let below = |table: u64, index: u64| memory.read_u64((table & !0xfff) + 8 * index).unwrap();
+        for linear in [0, CODE_GPA, 0x1f_ffff, 0x20_0000, 0x4000_0000, 0xfee0_0030, 0xffff_ffff_u64] {
+            let pdpt = below(PAGE_TABLES_GPA, linear >> 39 & 511);
+            let directory = below(pdpt, linear >> 30 & 511);
+            let page = below(directory, linear >> 21 & 511);
+            for entry in [pdpt, directory, page] {
+                assert_eq!(entry & PRESENT_AND_WRITABLE, PRESENT_AND_WRITABLE, "{linear:#x}");
+            }
+            assert_eq!((pdpt & PAGE_SIZE, directory & PAGE_SIZE, page & PAGE_SIZE), (0, 0, PAGE_SIZE));
+            assert_eq!((page & !0x1f_ffff) | (linear & 0x1f_ffff), linear);
+        }
+        assert_eq!(below(below(PAGE_TABLES_GPA, 0), 4), 0, "nothing is mapped above");
+    }
+
+    #[test]
+    fn the_guest_reads_the_boot_information_that_was_written() {
+        let (memory, region) = loaded(&ONE_BYTE, 1, "workloads=cpuid:5 cpus=3").unwrap();
+        // SAFETY: any bytes are a `BootInfo`, and these are as many, aligned, as the structure has.
+        let info = unsafe { region[BOOT_INFO_GPA as usize..].as_ptr().cast::<BootInfo>().read_unaligned() };
+        assert_eq!((info.magic, info.vcpus, info.facts), (BOOT_INFO_MAGIC, 3, 5));
+        assert_eq!((info.ram_bytes, info.fresh_gpa, info.fresh_bytes), (RAM_BYTES, RAM_BYTES, FRESH_BYTES));
+        let mut options = vec![0; info.options_bytes as usize];
+        memory.read(BOOT_INFO_GPA + size_of::<[u64; 7]>() as u64, &mut options).unwrap();
+        assert_eq!(options, b"workloads=cpuid:5 cpus=3");
+    }
+}

@@ -151,3 +151,44 @@ fn directory(image: &'static [u8], options: Result<Option<Vec<u8>>, Trouble>) ->
 }
 
 const OPTIONS_REMEDY: &str = "correct it, or delete it to run with the options that the stick was made with";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use tollgate_abi::guest_image::{Segment, write_directory};
+    use tollgate_abi::monitor_image::PackedMonitor;
+
+    fn image(options: &str) -> &'static [u8] {
+        let (at, bytes) = (DIRECTORY_BYTES as u64, 1);
+        let segment =
+            Segment { gpa: 0x10_0000, memory_bytes: bytes, image_offset: at, file_bytes: bytes, packed_bytes: bytes };
+        let monitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
+        let mut page = [0; DIRECTORY_BYTES];
+        write_directory(&mut page, monitor, segment.gpa, &[segment], options).unwrap();
+        [&page[..], &[0xf4]].concat().leak()
+    }
+
+    fn options_of(image: &'static [u8], on_stick: Result<Option<Vec<u8>>, Trouble>) -> Result<&'static str, String> {
+        directory(image, on_stick).map(|directory| directory.options).map_err(|refused| format!("{refused:?}"))
+    }
+
+    #[test]
+    fn options_on_the_stick_take_the_place_of_those_in_the_image() {
+        let image = image("workloads=cpuid:5");
+        assert_eq!(options_of(image, Ok(None)), Ok("workloads=cpuid:5"));
+        let edited = b"# two vCPUs\r\ncpus=2\r\nworkloads=all\r\n".to_vec();
+        assert_eq!(options_of(image, Ok(Some(edited))), Ok("cpus=2 workloads=all"));
+        let refused = options_of(image, Ok(Some(vec![0xff, 0xfe, 0]))).unwrap_err();
+        assert!(refused.contains("delete it to run with the options"), "{refused}");
+    }
+
+    #[test]
+    fn an_image_that_is_cut_short_is_refused_with_a_remedy() {
+        let image = image("");
+        for cut in [0, 1, DIRECTORY_BYTES - 1, DIRECTORY_BYTES] {
+            let refused = options_of(&image[..cut], Ok(None)).unwrap_err();
+            assert!(refused.contains("tollgate image --uefi"), "{cut}: {refused}");
+        }
+    }
+}

@@ -52,3 +52,30 @@ pub(crate) fn contents() -> (&'static [u8], usize) {
     // SAFETY: that much of the buffer exists, and the caller knows that nobody writes to it any more.
     (unsafe { core::slice::from_raw_parts(buffer, ROOM.used()) }, ROOM.lost())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_the_end_has_room() {
+        const BYTES: usize = 2 << 20;
+        assert_eq!(contents(), (&[][..], 0));
+        keep("too early");
+        let buffer = std::vec![b'?'; BYTES].leak();
+        // SAFETY: leaked, so that it is the log's alone; the only call.
+        unsafe { give(buffer.as_mut_ptr(), BYTES) };
+        let line = "exit reason=10\n".repeat(1000);
+        let mut kept = 0;
+        while kept + line.len() <= BYTES {
+            keep(&line);
+            kept += line.len();
+        }
+        let lost = keep_end();
+        assert!(lost > 0);
+        keep("verdict\n");
+        let (log, lost_in_all) = contents();
+        assert!(log.starts_with(line.as_bytes()) && log.ends_with(b"\nverdict\n") && lost_in_all >= lost);
+        assert!(!log.contains(&b'?'), "no stretch is left out");
+    }
+}
