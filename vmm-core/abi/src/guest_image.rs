@@ -11,22 +11,14 @@
 use core::fmt;
 
 use crate::machine::{BOOT_AREA_BYTES, OPTIONS_BYTES, RAM_BYTES};
+pub use crate::rom::{BOOT_BLOCK_BYTES, DIRECTORY_BYTES, DIRECTORY_OFFSET, ROM_BASE, ROM_BYTES};
+
 use crate::monitor_image::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonitor};
 
 /// Marks a directory page.
 pub const MAGIC: [u8; 8] = *b"TollGate";
 /// Version of this format.
 pub const VERSION: u32 = 3;
-/// Bytes of the ROM, which ends at 4 GiB.
-pub const ROM_BYTES: usize = 256 << 10;
-/// Address of its first byte.
-pub const ROM_BASE: u32 = ROM_BYTES.wrapping_neg() as u32;
-/// Bytes of the boot block at its end.
-pub const BOOT_BLOCK_BYTES: usize = 4096;
-/// Bytes of the directory page, which lies below the boot block.
-pub const DIRECTORY_BYTES: usize = 4096;
-/// Offset of the directory page in the ROM.
-pub const DIRECTORY_OFFSET: usize = ROM_BYTES - BOOT_BLOCK_BYTES - DIRECTORY_BYTES;
 /// The most segments that a guest may have.
 pub const MAX_SEGMENTS: usize = 16;
 

@@ -23,6 +23,7 @@ pub mod machine;
 pub mod monitor_image;
 pub mod profile;
 pub mod record;
+pub mod rom;
 pub mod scenario;
 pub mod stick;
 pub mod svm_exit;

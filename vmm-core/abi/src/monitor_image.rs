@@ -5,7 +5,7 @@
 
 use core::mem::offset_of;
 
-use crate::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, ROM_BASE};
+use crate::rom::{DIRECTORY_BYTES, DIRECTORY_OFFSET, ROM_BASE};
 
 /// Offset of a [`PackedMonitor`] in the directory page.
 pub(crate) const PLACE_IN_DIRECTORY: usize = 32;

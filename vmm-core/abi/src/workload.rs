@@ -3,8 +3,11 @@
 //! Prediction, the guest's code and the documentation (`tollgate workloads`) all hang on a row here; the code itself is
 //! in `unikernel-guest/src/workloads`, found by name.
 
+mod all;
+
+pub use all::every;
+
 use crate::apic;
-use crate::bench;
 use crate::exit_reason::ExitReason;
 use crate::hypercall::Hypercall;
 use crate::key::{CR_ACCESS_TYPE, CR_READ, PORT_IN, PORT_STRING};
@@ -516,11 +519,6 @@ impl KeyPrediction {
     }
 }
 
-/// Every workload: those of [`TABLE`], and behind them the microbenchmarks.
-pub fn every() -> impl Iterator<Item = &'static Workload> {
-    TABLE.iter().chain(bench::TABLE.iter().map(|bench| &bench.workload))
-}
-
 impl Workload {
     /// The keys that it predicts.
     pub fn keys(&self) -> impl Iterator<Item = &'static KeyPrediction> + use<> {
@@ -532,26 +530,6 @@ impl Workload {
     pub fn by_hardware(&self) -> Option<&'static Workload> {
         let is_twin = |other: &&Workload| other.name.strip_suffix("-virtual") == Some(self.name);
         TABLE.iter().find(is_twin).filter(|twin| twin.profile == Profile::VirtualApic)
-    }
-
-    /// One line for people.
-    pub fn about(&self) -> &'static str {
-        ABOUT.iter().chain(bench::ABOUT).nth(self.number()).copied().unwrap_or_default()
-    }
-
-    /// The workload called `name`.
-    pub fn by_name(name: &str) -> Option<&'static Workload> {
-        every().find(|workload| workload.name == name)
-    }
-
-    /// The workload with this number in hypercalls.
-    pub fn by_number(number: usize) -> Option<&'static Workload> {
-        every().nth(number)
-    }
-
-    /// Its position among [`every`] workload, which is its number in hypercalls.
-    pub fn number(&self) -> usize {
-        every().position(|workload| workload.name == self.name).unwrap_or(usize::MAX)
     }
 
     /// True if the default run on so many vCPUs performs it.

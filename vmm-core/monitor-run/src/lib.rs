@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod extension;
 pub mod firmware;
+mod found;
 mod guest;
 pub mod ports;
 mod processor;
@@ -61,8 +62,9 @@ use vmm_core::vcpu::Vcpu;
 use vmm_core::vmx::Vmx;
 use vmm_core::vmx::host_state::HostState;
 
-use crate::extension::{Extension, Found};
+use crate::extension::Extension;
 use crate::firmware::firmware;
+use crate::found::Found;
 use crate::guest::MODEL;
 use crate::processors::{BOARD, Seated};
 use crate::serial::Serial;
@@ -123,7 +125,7 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
         Refused::new(error, "write the image again with options that exist")
     })?;
     BOARD.set_patience(processor::patience_ticks());
-    let found = extension::find();
+    let found = found::find();
     // Without an extension there is nothing for the others to do.
     let local_apic = found.is_ok().then(processors::local_apic);
     let processors = local_apic.as_ref().map_or(1, |local_apic| {
@@ -223,7 +225,7 @@ fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, f
         protocol: PROTOCOL,
         build: Some(env!("CARGO_PKG_VERSION")),
         platform: Some(firmware().name),
-        virtualization: Some(extension::kind().map_or("none", |kind| kind.name())),
+        virtualization: Some(processor::virtualization().map_or("none", |kind| kind.name())),
         cpu: Some(&brand.trim_matches(['\0', ' '])),
         sdm: Some(SDM_EDITION),
         leaf_map: Some(options.leaf_map.name()),
@@ -501,7 +503,7 @@ fn fault(detail: fmt::Arguments<'_>) -> ! {
     };
     let is_first = BOARD.fail(vcpu, detail);
     if vcpu == 0 {
-        stop(extension::signal(), &local_apic, BOARD.others(vcpu), is_off_line);
+        stop(found::signal(), &local_apic, BOARD.others(vcpu), is_off_line);
         write_fault(format_args!("{}", BOARD.fault()));
     }
     processors::leaves();
@@ -509,7 +511,7 @@ fn fault(detail: fmt::Arguments<'_>) -> ! {
     let is_early = !BOARD.has_ended(0) && BOARD.condition(0) == Condition::Waiting;
     if is_first && !is_early {
         let has_left = |at: usize| if at == 0 { BOARD.has_ended(0) } else { is_off_line(at) };
-        stop(extension::signal(), &local_apic, BOARD.others(vcpu), has_left);
+        stop(found::signal(), &local_apic, BOARD.others(vcpu), has_left);
     }
     if is_first && !BOARD.has_ended(0) {
         write_fault(detail);

@@ -3,17 +3,27 @@
 use alloc::boxed::Box;
 
 use tollgate_abi::leaves::{Answer, HYPERVISOR};
-use tollgate_abi::virtualization::KVM;
+use tollgate_abi::virtualization::{Extension, KVM};
 use vmm_core::nested::Table;
 
 use crate::firmware::firmware;
 
+const CPUID_1_ECX_VMX: u32 = 1 << 5;
 const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
 
 /// CPUID, natively.
 pub(crate) fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
     let result = core::arch::x86_64::__cpuid_count(leaf, sub_leaf);
     Answer { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+}
+
+/// The virtualization extension that CPUID shows.
+pub(crate) fn virtualization() -> Option<Extension> {
+    if cpuid(1, 0).ecx & CPUID_1_ECX_VMX != 0 {
+        Some(Extension::VtX)
+    } else {
+        vmm_core::svm::capability::is_offered(cpuid).then_some(Extension::Svm)
+    }
 }
 
 /// TSC ticks in a second, as far as the processor tells.

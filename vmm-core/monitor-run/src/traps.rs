@@ -16,7 +16,7 @@ use tollgate_abi::virtualization::Extension;
 use vmm_core::svm::gates;
 use vmm_core::vmx::host_state::HostState;
 
-use crate::extension;
+use crate::processor::virtualization;
 
 /// Bytes of a stack on which traps are handled, whatever state the other stacks are in.
 const TRAP_STACK_BYTES: usize = 16 * 1024;
@@ -57,7 +57,7 @@ pub(crate) fn install() -> HostState {
     }
     let idt = Box::leak(Box::new(InterruptDescriptorTable::new()));
     // Under SVM, TR is a guest's after an exit, and no stack of its TSS may be taken.
-    fill(idt, extension::kind() != Some(Extension::Svm));
+    fill(idt, virtualization() != Some(Extension::Svm));
     let idt: &'static InterruptDescriptorTable = idt;
     idt.load();
     HostState { tss_selector: tss_selector.0, tss_base: core::ptr::from_ref(tss) as u64 }

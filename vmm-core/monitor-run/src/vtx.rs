@@ -35,15 +35,9 @@ use crate::processors::Seated;
 use crate::scenarios::Stage;
 use crate::{NESTED_TABLES, Plan, traps};
 
-const CPUID_1_ECX_VMX: u32 = 1 << 5;
 const CPUID_1_EDX_MCE: u32 = 1 << 7;
 /// CPUID.7:EDX, of which IA32_ARCH_CAPABILITIES exists.
 const CPUID_7_EDX_ARCH_CAPABILITIES: u32 = 1 << 29;
-
-/// Whether CPUID shows VT-x.
-pub(crate) fn is_offered() -> bool {
-    cpuid(1, 0).ecx & CPUID_1_ECX_VMX != 0
-}
 
 /// What a processor with VT-x offers.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {

@@ -4,11 +4,10 @@
 
 use core::fmt;
 
+use tollgate_abi::ExitReason;
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::x86::control::*;
-
-use super::probe::Probed;
 
 const SVM_DISABLED: u64 = 1 << 4;
 
@@ -45,6 +44,24 @@ pub struct Capabilities {
     pub facts: Facts,
     /// The exits by which some of that was found out.
     pub probed: Probed,
+}
+
+/// How many probes there are ([`super::probe`]).
+pub const PROBES: usize = 3;
+
+/// The exits that probes made: the instruction, and the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probed([Option<(&'static str, ExitReason)>; PROBES]);
+
+impl Probed {
+    /// Instruction and reason of each.
+    pub fn exits(self) -> impl Iterator<Item = (&'static str, ExitReason)> {
+        self.0.into_iter().flatten()
+    }
+
+    pub(super) fn note(&mut self, at: usize, instruction: &'static str, reason: ExitReason) {
+        self.0[at] = Some((instruction, reason));
+    }
 }
 
 /// Instructions whose intercept makes sense only where they exist.

@@ -7,10 +7,10 @@
 
 use core::arch::naked_asm;
 
+use tollgate_abi::svm_exit;
 use tollgate_abi::virtualization::Facts;
-use tollgate_abi::{ExitReason, svm_exit};
 
-use super::capability::Capabilities;
+use super::capability::{Capabilities, PROBES};
 use super::controls::Intercepts;
 use super::guest_state;
 use super::instructions::SvmOperation;
@@ -47,9 +47,6 @@ codes! {
     pause: "pause";
 }
 
-/// How many there are.
-pub const PROBES: usize = 3;
-
 /// The probes. INVD, which throws away what is in the caches where it makes no exit, is left to QEMU, which has none.
 const TABLE: [Probe; PROBES] = [
     Probe {
@@ -75,17 +72,6 @@ const TABLE: [Probe; PROBES] = [
     },
 ];
 
-/// The reasons of the exits that probes made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Probed([Option<ExitReason>; PROBES]);
-
-impl Probed {
-    /// Instruction and reason of each.
-    pub fn exits(self) -> impl Iterator<Item = (&'static str, ExitReason)> {
-        TABLE.iter().zip(self.0).filter_map(|(probe, reason)| Some((probe.instruction, reason?)))
-    }
-}
-
 /// Whether CPUID leaves anything open on this processor.
 pub fn are_wanted(capabilities: &Capabilities) -> bool {
     TABLE.iter().any(|probe| (probe.is_open)(capabilities))
@@ -100,7 +86,7 @@ pub fn find_out(capabilities: &mut Capabilities, vmcb: &Vmcb, cr3: u64, mut run:
         prepare(vmcb, probe, cr3, capabilities.pause_threshold);
         let code = run(vmcb);
         (probe.note)(&mut capabilities.facts, code != u32::from(VMMCALL));
-        capabilities.probed.0[at] = Some(svm_exit::reason(code, 0));
+        capabilities.probed.note(at, probe.instruction, svm_exit::reason(code, 0));
     }
 }
 
@@ -130,6 +116,7 @@ impl SvmOperation {
 mod tests {
     use super::super::capability::tests::{qemu, zambezi};
     use super::*;
+    use tollgate_abi::ExitReason;
     use tollgate_abi::leaves::Answer;
 
     /// What is found out where these exits come, by the intercepts that the block has.
