@@ -42,7 +42,7 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["run", "--guest", "/no/such/file"], 2, "/no/such/file can't be read");
     check(&["run", "--guest", "/"], 2, "not a regular file");
     check(&["report", "/no/such/file"], 2, "/no/such/file: ");
-    check(&["report", "src/report"], 2, "nothing to report: 0 logs can't be used, and 0 files named .log");
+    check(&["report", "src/emulator"], 2, "nothing to report: 0 logs can't be used, and 0 files named .log");
     check(&["report", "--sort", "max", "--format", "csv", "-"], 2, "--sort is for the table and the page");
     check(&["report", "--histogram", "--format", "json", "-"], 2, "--histogram is for the table");
     check(&["report", "--out", "src", "-"], 2, "is a directory; name a file");

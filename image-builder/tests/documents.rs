@@ -21,7 +21,8 @@ use tollgate_books::failure::Status;
 const WRITTEN: [&str; 5] =
     ["README.md", "image-builder/MANUAL.md", "ARCHITECTURE.md", "findings/README.md", "CHANGELOG.md"];
 /// Documents that tests write.
-const GENERATED: [&str; 3] = ["vmm-core/abi/LEAVES.md", "image-builder/BENCH.md", "image-builder/EXITS.md"];
+const GENERATED: [&str; 4] =
+    ["vmm-core/abi/LEAVES.md", "vmm-core/abi/RECORDS.md", "image-builder/BENCH.md", "image-builder/EXITS.md"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -120,7 +121,7 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn links_lead_somewhere() {
     let mut dead = Vec::new();
-    for name in WRITTEN.iter().chain(&GENERATED[..2]) {
+    for name in WRITTEN.iter().chain(&GENERATED) {
         let text = read(name);
         let prose: Vec<&str> = outside_of_blocks(&text).collect();
         let prose = prose.join("\n");
