@@ -10,7 +10,7 @@ use tollgate_abi::record::{Kind, Record};
 use tollgate_books::log::printable;
 use tollgate_books::terminal::Terminal;
 
-/// What a run shows while it works.
+/// The progress that a run shows while it works.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,

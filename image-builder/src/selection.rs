@@ -12,7 +12,7 @@ use crate::random;
 
 /// Ticks without an exit after which a guest is stopped, unless asked otherwise: some seconds of Bochs.
 pub const DEFAULT_WATCHDOG_TICKS: u64 = 200_000_000;
-/// Likewise for a random guest, which hangs often.
+/// Ticks without an exit after which a random guest is stopped: it hangs often.
 pub const RANDOM_WATCHDOG_TICKS: u64 = 2_000_000;
 /// Ticks after which a random guest is stopped, unless asked otherwise: it has come to its end before, or never will.
 pub const RANDOM_LIMIT_TICKS: u64 = 20_000_000;
@@ -24,7 +24,7 @@ const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
 /// The name that stands for every workload that returns and every scenario.
 pub const ATLAS: &str = "atlas";
 
-/// What a run is asked for.
+/// The choices of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     /// Items of `name` or `name:iterations`; none for the default run.

@@ -564,7 +564,7 @@ fn bench(rows: &str, more: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), text(&output.stdout) + &text(&output.stderr))
 }
 
-/// What has a budget, which takes longer to measure, and is measured elsewhere.
+/// Operations with a budget, which take longer to measure, and are measured elsewhere.
 const BUDGETED: [&str; 7] = ["cpuid", "vmcall", "rdmsr", "mov_to_cr0", "in", "out", "ept_violation_write"];
 
 /// Measures every other microbenchmark and every scenario but some with these arguments, once more against what that gave, and

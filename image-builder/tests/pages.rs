@@ -14,7 +14,7 @@ use tollgate_abi::record::Kind;
 /// Runs before anything else in the page, and hands what it found to the frame around it.
 const PROBE: &str = include_str!("pages/probe.js");
 
-/// What a page is shown in.
+/// The screen that a page is shown on.
 #[derive(Clone, Copy)]
 struct Screen {
     width: u32,
@@ -72,7 +72,7 @@ fn page(directory: &Path, arguments: &[&str], logs: &[(&str, &LogText)]) -> Stri
     fs::read_to_string(directory.join("out.html")).unwrap()
 }
 
-/// What holds of every page, on every screen.
+/// Checks the rules of every page, on every screen.
 fn check_manners(found: &Value) {
     assert_eq!(found["errors"], Value::Array(vec![]), "errors and violations");
     assert_eq!(found["resources"], 0, "nothing is loaded");

@@ -64,6 +64,29 @@ fn no_file_knows_the_machine_that_it_was_written_on() {
     );
 }
 
+/// A comment's text, if the line is a comment by itself.
+fn comment(line: &str) -> Option<&str> {
+    let text = line.trim_start().strip_prefix("//")?;
+    Some(text.trim_start_matches(['/', '!']).trim_start())
+}
+
+#[test]
+fn no_comment_hides_its_thing() {
+    let mut hidden = Vec::new();
+    for path in rust_files() {
+        let text = read(&path);
+        for (at, line) in text.lines().enumerate() {
+            let is_doc = line.trim_start().starts_with("///") || line.trim_start().starts_with("//!");
+            let Some(comment) = comment(line) else { continue };
+            let refers = |word: &str| comment.trim_start_matches("SAFETY: ").starts_with(word);
+            if refers("Likewise") || refers("likewise") || is_doc && comment.starts_with("What ") {
+                hidden.push(format!("{}:{}: {comment}", name(&path), at + 1));
+            }
+        }
+    }
+    none("comments that refer to another, or begin with a What of their own", hidden);
+}
+
 #[test]
 fn no_name_says_nothing() {
     let empty = ["utils", "util", "helpers", "helper", "manager", "misc", "common_utils"];

@@ -1,4 +1,4 @@
-//! What the log has of a microbenchmark besides its books: the samples that the guest took, and what the ledger has of its exits.
+//! A microbenchmark in the log, besides its books: the samples that the guest took, and the ledger's figures of its exits.
 
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -14,7 +14,7 @@ use crate::ledger::Book;
 use crate::memory::GuestMemory;
 use crate::session::Session;
 
-/// What the guest says at the end of a window: where the samples are, and the cycles of all VMCALLs before this one.
+/// The guest's message at the end of a window: where the samples are, and the cycles of all VMCALLs before this one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handed {
     pub(crate) samples_gpa: u64,

@@ -15,7 +15,7 @@ use crate::console::Console;
 use crate::ended::Ended;
 use crate::fault::Fault;
 
-/// What a vCPU is doing, as far as others have to know.
+/// The condition of a vCPU, as far as others have to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Condition {
@@ -43,7 +43,7 @@ impl Condition {
     }
 }
 
-/// What one vCPU's APIC sends to another's.
+/// A message from one vCPU's APIC to another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     /// An interrupt with this vector.
@@ -76,7 +76,7 @@ impl Message {
     }
 }
 
-/// What a processor without a guest can send to vCPU 0's: what that can't send itself (SDM 3A 12.6.1), or would get while it
+/// The events that a processor without a guest can send to vCPU 0's: those that it can't send itself (SDM 3A 12.6.1), or would get while it
 /// is not in a guest yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -193,7 +193,7 @@ pub struct Board {
     patience_ticks: AtomicU64,
     /// Why the monitor can't go on at one of the processors.
     fault: Spinlock<Fault>,
-    /// What the guest wrote and nobody has printed yet. Its lock is taken outside of exits.
+    /// The text that the guest wrote and nobody has printed yet. Its lock is taken outside of exits.
     pub console: Spinlock<Console>,
 }
 
@@ -244,7 +244,7 @@ impl Board {
         self.seats[at].apic_id.load(Ordering::Relaxed)
     }
 
-    /// What a vCPU does now.
+    /// The present condition of a vCPU.
     pub fn condition(&self, at: usize) -> Condition {
         Condition::from_number(self.seats[at].condition.load(Ordering::Acquire) & ((1 << CONDITION_BITS) - 1))
     }

@@ -1,4 +1,4 @@
-//! What an exit costs besides its handler: the way through the entry stub, and the account, timed in root operation by executing
+//! The cost of an exit besides its handler: the way through the entry stub, and the account, timed in root operation by executing
 //! the same instructions many times. Without the transitions themselves, which only the hardware knows.
 #![expect(unsafe_code, reason = "executes the stub's instructions without an exit")]
 
@@ -19,7 +19,7 @@ pub struct Calibration {
     pub frame: u64,
     /// Of the same around an exit that is stamped, opened and closed.
     pub whole: u64,
-    /// What the account has of that as the exits' cycles.
+    /// The part of it that the account has as the exits' cycles.
     pub inside: u64,
 }
 
@@ -54,7 +54,7 @@ unsafe extern "sysv64" fn empty_turns(turns: u64, scratch: &Ledger) {
     naked_asm!("sub rsp, 8", "push rsi", "2:", "dec rdi", "jnz 2b", "add rsp, 16", "ret")
 }
 
-/// What an exit stub does on each turn, with RSI, the ledger, where it finds the vCPU, and the stack aligned as there.
+/// The work of an exit stub on each turn, with RSI, the ledger, where it finds the vCPU, and the stack aligned as there.
 macro_rules! turns {
     ($keeps:expr, $on_exit:path) => {
         naked_asm!(

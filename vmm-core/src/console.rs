@@ -25,7 +25,7 @@ impl Console {
         &mut self.bytes[start..self.used]
     }
 
-    /// What was written since the last [`Console::clear`], and how many bytes did not fit.
+    /// The bytes written since the last [`Console::clear`], and the number of those that did not fit.
     pub fn contents(&self) -> (&[u8], u64) {
         (&self.bytes[..self.used], self.dropped)
     }

@@ -58,7 +58,7 @@ impl Ended {
         Self { outcome, rip: 0, reason: 0, qualification: 0, detail: String::new(), exit: None }
     }
 
-    /// What is left of a run's end.
+    /// A run's end in words, which outlives its guest.
     pub fn new<B: Backend>(end: &End<impl Display>, exit: Option<GuestExit>, backend: &B) -> Self {
         let mut detail = String::new();
         let _ = match &end.failure {

@@ -158,7 +158,7 @@ pub struct Keyed {
     ledger: Ledger,
     tables: [KeyTable; KINDS.len()],
     variants: [Part; VARIANTS.len()],
-    /// What finding keys took of the time of the exit that is open.
+    /// The part of the open exit's time that finding keys took.
     excluded_tsc: AtomicU64,
     /// Where the exit that is open is counted.
     table: AtomicUsize,

@@ -113,7 +113,7 @@ impl Open {
     }
 }
 
-/// What is to be seen of an exit before it is handled.
+/// The facts of an exit that show before it is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Witness {
     /// Where the guest was.
@@ -122,7 +122,7 @@ pub struct Witness {
     pub qualification: u64,
 }
 
-/// What does not add up in a ledger.
+/// An imbalance in a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the two sides of an equation")]
 pub enum Imbalance {
@@ -203,7 +203,7 @@ pub trait Account: Book + Default + 'static {
     }
     /// Books its cycles; `now` reads the time stamp.
     fn close(&self, open: Open, since_tsc: u64, now: impl FnOnce() -> u64);
-    /// Likewise, where the row is known when the monitor is built.
+    /// Books its cycles, where the row is known when the monitor is built.
     #[inline(always)]
     fn close_row<const ROW: usize>(&self, since_tsc: u64, now: impl FnOnce() -> u64) {
         self.close(Open { row: ROW }, since_tsc, now);

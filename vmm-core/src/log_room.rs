@@ -44,7 +44,7 @@ impl Room {
         taken
     }
 
-    /// What comes from now on may have all of the room. Returns how many bytes have been left out so far.
+    /// Gives all of the room to the records from now on. Returns how many bytes have been left out so far.
     pub fn end(&self) -> usize {
         self.is_ending.store(true, Ordering::Release);
         self.lost()

@@ -1,4 +1,4 @@
-//! What the guest finds around its processor: memory, ports, a wake-up timer, and CPUID.
+//! The machine around the guest's processor: memory, ports, a wake-up timer, and CPUID.
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
@@ -23,7 +23,7 @@ pub const NEVER: u64 = u64::MAX;
 /// no two share a cache line on the way from an exit to the next entry.
 #[derive(Debug)]
 pub struct Machine {
-    /// What CPUID answers.
+    /// The answers of CPUID.
     pub cpuid: CpuidTable,
     /// The devices behind ports.
     pub ports: Ports,
@@ -33,7 +33,7 @@ pub struct Machine {
     pub wake: Option<Wake>,
     /// Where the course leaves are.
     pub leaf_map: LeafMap,
-    /// What predictions depend on besides.
+    /// Facts that predictions depend on besides.
     pub facts: Facts,
     /// The controls in force, which say what is enabled.
     pub controls: Controls,
@@ -59,7 +59,7 @@ pub struct Machine {
     pub halted: bool,
     /// The number of this vCPU.
     pub vcpu: usize,
-    /// What the vCPUs share.
+    /// The state that the vCPUs share.
     pub board: &'static Board,
     /// The account of every vCPU, for the leaves.
     pub ledgers: &'static [&'static Ledger],
@@ -71,7 +71,7 @@ pub struct Machine {
     pub exit: Option<GuestExit>,
 }
 
-/// What a machine is made from, besides its row.
+/// The parts that a machine is made from, besides its row.
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the fields of a machine")]
 pub struct Parts {

@@ -28,7 +28,7 @@ pub struct BadAddress(pub u64);
 // SAFETY: a region at a fixed address, which `new`'s caller gave to the guest and to those who have this type, on whatever
 // processor, and of which it knows that they race.
 unsafe impl Send for GuestMemory {}
-// SAFETY: likewise.
+// SAFETY: a region at a fixed address, which `new`'s caller gave to those who have this type, and of which it knows that they race.
 unsafe impl Sync for GuestMemory {}
 
 impl GuestMemory {

@@ -10,7 +10,7 @@ use crate::exit::{Action, Backend, Event, State, vector};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
 
-/// What an access wants.
+/// The purpose of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Read,
@@ -104,7 +104,7 @@ fn walk(memory: &mut GuestMemory, mode: Mode, linear: u64, access: Access) -> Re
     walk_by(memory, mode, linear, access, |_| ())
 }
 
-/// Likewise, and tells where each entry is that it comes by.
+/// Walks the tables as [`walk`] does, and tells where each entry is that it comes by.
 #[inline(always)]
 fn walk_by(
     memory: &mut GuestMemory,
@@ -223,7 +223,7 @@ fn piece<B: Backend>(
 /// Reads guest-virtual memory.
 ///
 /// # Errors
-/// What the access raises, or that the guest does not have that memory.
+/// The exception of the access, or that the guest does not have that memory.
 pub fn read<B: Backend>(
     backend: &mut B,
     machine: &mut Machine,

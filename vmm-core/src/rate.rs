@@ -10,7 +10,7 @@ const TIME_STAMP_COUNTER: u32 = 0x15;
 const FREQUENCY: u32 = 0x16;
 /// Ticks in a second where nothing is told.
 const USUAL_HZ: u64 = 3_000_000_000;
-/// What a rate can be: a wrong leaf must not make a time of none, or for ever.
+/// The rates that are believed: a wrong leaf must not make a time of none, or for ever.
 const BELIEVED_HZ: core::ops::RangeInclusive<u64> = 100_000_000..=20_000_000_000;
 
 /// TSC ticks in a second.

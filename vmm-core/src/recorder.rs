@@ -1,7 +1,7 @@
 //! A ledger that also records: every exit in a ring (`run --trace`), and how many there are in equal steps of time
 //! (`run --rate-step`). A type of its own, so that the plain ledger pays nothing for it.
 //!
-//! What recording takes lies between two exits' cycles, but for the few ticks around the time stamps that leave it out. Nothing is
+//! The time of recording lies between two exits' cycles, but for the few ticks around the time stamps that leave it out. Nothing is
 //! written anywhere meanwhile: [`crate::session`] empties the rings while every vCPU is quiet. A ring that is full drops what comes,
 //! and counts that by reason, so that trace and drops together are the ledger.
 
@@ -17,7 +17,7 @@ use crate::ledger::{Account, Book, Ledger, Open, Witness, add};
 /// Steps of time for which exits are counted. When they are used up, each two become one.
 pub const STEPS: usize = 256;
 
-/// What accounts are to record.
+/// The exits and rates that accounts are to record.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Recording {
     /// The ring, empty for no trace.
@@ -186,7 +186,7 @@ pub struct Recorded {
     /// Of the exit that is open.
     rip: AtomicU64,
     qualification: AtomicU64,
-    /// What looking at it took of its time.
+    /// The part of its time that looking at it took.
     excluded_tsc: AtomicU64,
 }
 

@@ -27,7 +27,7 @@ use crate::ledger::Book;
 use crate::machine::Machine;
 use crate::vcpu::Vcpu;
 
-/// What is written and what was found in the course of a run.
+/// The output and the findings of a run, in its course.
 #[derive(Debug)]
 pub struct Session<W> {
     out: W,
@@ -40,7 +40,7 @@ pub struct Session<W> {
     unbooked: [u64; ROWS],
     /// Whether the guest keeps a book, with which the ledger is compared.
     guest_keeps_book: bool,
-    /// What the verdict is to say besides.
+    /// The sentence that the verdict is to say besides.
     postscript: Option<String>,
     /// By vCPU, what of its trace has been written.
     traced: Vec<Traced>,
@@ -60,7 +60,7 @@ fn keeps(books: &Books) -> bool {
     books.first().is_some_and(|book| book.keeps())
 }
 
-/// What each vCPU's ledger has, summed.
+/// The counts of all vCPUs' ledgers, summed.
 fn counts(books: &Books) -> [u64; ROWS] {
     let mut sums = [0; ROWS];
     for book in books {

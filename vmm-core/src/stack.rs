@@ -25,7 +25,7 @@ use crate::vcpu::{Exit, Vcpu};
 /// Bytes of the stack on which exits are handled.
 const STACK_BYTES: usize = 32 * 1024;
 
-/// What lies at the top of that stack. While the guest runs, the monitor's stack pointer is that of `vcpu`.
+/// The contents of the top of that stack. While the guest runs, the monitor's stack pointer is that of `vcpu`.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Frame {
@@ -99,7 +99,7 @@ impl<A: Account> Stack<A> {
 pub trait Enter: Backend + Sized + fmt::Debug {
     /// Why an entry instruction failed without an exit.
     type Failure: fmt::Display;
-    /// What the entry instruction wants besides the vCPU's own state.
+    /// The operand that the entry instruction wants besides the vCPU's own state.
     fn entry_argument(&self) -> u64;
     /// Runs the guest whose registers are in the frame until an exit leaves it; `path` is that of the account and the guest's
     /// mode.
@@ -279,7 +279,7 @@ pub(crate) unsafe extern "sysv64" fn on_exit_of_other_mode<A: Account, B: Enter>
     vcpu.exit_of_other_mode(exit_tsc, exit);
 }
 
-/// What an extension's entry function returns when the guest ran and an exit left it; anything else tells of a failure.
+/// The result of an extension's entry function when the guest ran and an exit left it; anything else tells of a failure.
 pub(crate) const LEFT: u64 = 0;
 
 /// Takes the guest's registers off the frame, in the order of [`GuestRegisters`], but for RAX, which is last.
@@ -303,7 +303,7 @@ macro_rules! restore_but_rax {
 }
 pub(crate) use restore_but_rax;
 
-/// What a stub does once RAX is saved: the rest of the registers, two of them before the time stamp, and the call of what
+/// The code of a stub once RAX is saved: the rest of the registers, two of them before the time stamp, and the call of what
 /// handles the exit. Its operands are `keeps`, `registers_end` and `on_exit`.
 macro_rules! save_and_handle {
     () => {

@@ -1,4 +1,4 @@
-//! What ends a command early: a sentence for the person, and the exit status that a script reads.
+//! The end of a command before its time: a sentence for the person, and the exit status that a script reads.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ impl From<Status> for ExitCode {
 /// Why a command ended early. Displays as a sentence, with the remedy on a line of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What the process exits with.
+    /// The exit status of the process.
     pub status: Status,
     sentence: String,
     remedy: Option<String>,
@@ -62,7 +62,7 @@ impl Failure {
         self
     }
 
-    /// What happened, without its remedy.
+    /// The event, without its remedy.
     pub fn sentence(&self) -> &str {
         &self.sentence
     }

@@ -102,7 +102,7 @@ fn beside(path: &Path) -> io::Result<NamedTempFile> {
     tempfile::Builder::new().prefix(".tollgate-").permissions(permissions()).tempfile_in(directory)
 }
 
-/// What a plain `open` would ask for; the user's mask applies.
+/// The permissions that a plain `open` would ask for; the user's mask applies.
 fn permissions() -> fs::Permissions {
     use std::os::unix::fs::PermissionsExt;
     fs::Permissions::from_mode(0o666)

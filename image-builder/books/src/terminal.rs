@@ -1,4 +1,4 @@
-//! What standard output and standard error are: how wide, and whether they show colours and blocks.
+//! The kind of standard output and standard error: how wide, and whether they show colours and blocks.
 
 use std::env;
 use std::io::{self, IsTerminal};

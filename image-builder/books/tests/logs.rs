@@ -281,7 +281,7 @@ fn the_emulators_book_is_compared() {
     assert_eq!(account.status, Status::Differs);
 }
 
-/// What QEMU logs on a machine of two processors: SVM's codes of CPUID, VMMCALL, MSR, INTR, HLT, and how often.
+/// QEMU's log on a machine of two processors: SVM's codes of CPUID, VMMCALL, MSR, INTR, HLT, and their numbers.
 fn qemu_audit(exits: &[(u64, u64, usize)], cpus: u32) -> Audit {
     let mut reader = ExitLogReader::new(ExitLogFormat::Qemu, cpus);
     for &(code, exitinfo1, count) in exits {

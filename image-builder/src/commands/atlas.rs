@@ -2,7 +2,7 @@
 //!
 //! One run can't have it all. With a second processor Bochs' time-stamp counter moves in steps of 5, so what needs no other
 //! runs without; no processor model has all of VT-x; and of SVM, QEMU's own emulation and Bochs each lack what the other has.
-//! What there is to be had depends on the emulators' versions, too ([`tollgate_abi::emulated`]).
+//! The exits that can be had depend on the emulators' versions, too ([`tollgate_abi::emulated`]).
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::emulated::{Emulated, Places, Release};
@@ -24,7 +24,7 @@ use crate::selection::Selection;
 
 /// One of an atlas' runs.
 pub(super) struct Part {
-    /// What it is about, for people.
+    /// Its subject, for people.
     pub(super) what: String,
     /// The image's options.
     pub(super) options: String,
@@ -270,7 +270,7 @@ fn scenarios(runs: &[Run]) -> Vec<ScenarioRun> {
     scenario::TABLE.iter().filter_map(of).collect()
 }
 
-/// What is not produced though these emulators can produce it. That a processor lacks it is no excuse unless the machine had to
+/// The exits that are not produced though these emulators can produce them. That a processor lacks it is no excuse unless the machine had to
 /// stay alone, or is silicon.
 fn gaps(rows: &[AtlasRow], runs: &[Run], is_alone: bool) -> Vec<String> {
     let may_lack = is_alone || !runs.iter().all(Run::is_emulator);
@@ -295,7 +295,7 @@ fn gaps(rows: &[AtlasRow], runs: &[Run], is_alone: bool) -> Vec<String> {
     gaps
 }
 
-/// What the processors of these runs lack for a reason, if that is why they did not produce it: a scenario that was denied
+/// The features that the processors of these runs lack for a reason, if that is why they did not produce it: a scenario that was denied
 /// says so, or the reason's controls.
 pub(super) fn lacking<'a>(number: u16, accounts: impl Iterator<Item = &'a Account> + Clone) -> Option<String> {
     if let Some(detail) = denied(number, None, accounts.clone()) {
@@ -312,7 +312,7 @@ pub(super) fn lacking<'a>(number: u16, accounts: impl Iterator<Item = &'a Accoun
     Some(format!("this processor lacks {}", enabled_by(row.enabled_by)))
 }
 
-/// What the processors of these runs lack for the scenario about a reason, or about one variant of it, if there is one and it
+/// The features that the processors of these runs lack for the scenario about a reason, or about one variant of it, if there is one and it
 /// was denied.
 pub(super) fn denied<'a>(
     number: u16,
@@ -685,7 +685,7 @@ mod tests {
         assert!(gaps(&rows(&alone, Extension::Svm), &alone, false).iter().all(|gap| !gap.contains("#BP")));
     }
 
-    /// What each version can produce, and what is missing where nothing of it was produced.
+    /// The exits that each version can produce, and those that are missing where none was produced.
     #[test]
     fn what_can_be_produced_goes_by_the_emulators_version() {
         let possible = |kind: &str, extension: Extension, version: Release| {

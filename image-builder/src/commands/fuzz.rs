@@ -156,7 +156,7 @@ const NO_TIME: &str = "no end on QEMU, whose clock stands still while exceptions
 /// QEMU's own emulation among the platforms.
 const QEMU: &str = "qemu-tcg";
 
-/// What QEMU says when it ends itself in a guest, and the word for it. QEMU 7.2 lets LTR load a null selector, where #GP is due, and ends
+/// The words of a QEMU that ends itself in a guest, and the name for it. QEMU 7.2 lets LTR load a null selector, where #GP is due, and ends
 /// when the guest then changes to ring 0; and in one guest of some
 /// thousands it takes its own lock a second time, which its assertion forbids; of which instruction is not known.
 const QEMUS_ENDS: [(&str, &str); 2] = [

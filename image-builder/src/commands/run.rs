@@ -147,7 +147,7 @@ impl Target {
         }
     }
 
-    /// What executes the image.
+    /// The engine that executes the image.
     pub(super) fn engine(self) -> Engine {
         match self {
             Target::Bochs(_) => Engine::Bochs,
@@ -155,7 +155,7 @@ impl Target {
         }
     }
 
-    /// What a run is limited to that is given up after so many seconds: TSC ticks that a usual machine has done before.
+    /// The limit of a run that is given up after so many seconds: TSC ticks that a usual machine has done before.
     fn limit_ticks(self, seconds: u64, audit: bool) -> u64 {
         let (plain, audited) = match self.engine() {
             Engine::Bochs => (16_000_000, 5_000_000),
@@ -179,7 +179,7 @@ impl Target {
     }
 }
 
-/// What the arguments ask for, if it can do what they ask for.
+/// The target that the arguments ask for, if it can do as they ask.
 fn target(arguments: &RunArguments) -> Result<Target, Failure> {
     let is_atlas = arguments.image.wants_atlas();
     if arguments.uefi && is_atlas {

@@ -1,4 +1,4 @@
-//! What `tollgate run --uefi` does besides: the log that comes back on the stick, held against the serial log.
+//! The additional work of `tollgate run --uefi`: the log that comes back on the stick, held against the serial log.
 
 use std::fs;
 use std::path::Path;

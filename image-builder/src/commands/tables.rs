@@ -86,7 +86,7 @@ fn svm_codes(reason: ExitReason) -> String {
     svm_exit::codes(reason).map(range).collect::<Vec<_>>().join(", ")
 }
 
-/// What makes a reason possible, for people.
+/// The controls that make a reason possible, for people.
 pub(super) fn enabled_by(by: EnabledBy) -> String {
     match by {
         EnabledBy::Always => "always".to_owned(),

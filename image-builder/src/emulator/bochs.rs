@@ -30,7 +30,7 @@ const DEBUGGER: &str = "-debugger";
 /// `c` starts the machine; `q` leaves it when the image breaks into the debugger to say that all is well.
 const SCRIPT_TEXT: &str = "c\nq\n";
 
-/// What Bochs emulates.
+/// The machine that Bochs emulates.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
     /// The processor.
@@ -96,7 +96,7 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     })
 }
 
-/// What surrounds the processors.
+/// The devices around the processors.
 struct Chipset {
     without: &'static str,
     /// Threads of each core.
@@ -181,7 +181,7 @@ debug: action=ignore{reports}
     )
 }
 
-/// What Bochs said when it ended without a verdict, as far as there is a known remedy.
+/// The last words of a Bochs that ended without a verdict, as far as there is a known remedy.
 fn explain(said: &str) -> Option<Failure> {
     let row = COMPLAINTS.iter().find(|row| row.0.iter().any(|part| said.contains(part)))?;
     let (_, status, sentence, remedy) = *row;
@@ -238,7 +238,7 @@ const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
     ),
 ];
 
-/// What Bochs logs when a guest is entered under SVM, and of each step of a walk through nested page tables, which there is in a guest
+/// The lines that Bochs logs when a guest is entered under SVM, and of each step of a walk through nested page tables, which there is in a guest
 /// only.
 const IN_GUEST: [&[u8]; 2] = [b"VMRUN VMCB ptr", b"Nested walk for guest paddr"];
 /// Bochs' log line of an exit.

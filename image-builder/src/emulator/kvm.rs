@@ -23,7 +23,7 @@ const SIGNS: [Signs; 2] = [
     Signs { extension: Extension::Svm, flag: "svm", module: "kvm_amd" },
 ];
 
-/// What Linux says about this machine.
+/// The facts that Linux tells about this machine.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     /// /proc/cpuinfo.

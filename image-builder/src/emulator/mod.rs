@@ -37,7 +37,7 @@ pub struct Launch {
     pub kind: &'static str,
     /// The program and its version.
     pub emulator: Installed,
-    /// What a person should know of the machine, a line each.
+    /// Notes on the machine for people, a line each.
     pub notes: Vec<String>,
     /// How to start it.
     pub invocation: Invocation,
@@ -75,7 +75,7 @@ fn tail(path: &Path) -> io::Result<Vec<u8>> {
 pub struct ExitLog {
     /// The file.
     pub path: PathBuf,
-    /// What its lines are like.
+    /// The form of its lines.
     pub format: ExitLogFormat,
     /// The processors of the machine.
     pub cpus: u32,
@@ -87,7 +87,7 @@ impl ExitLog {
     }
 }
 
-/// What a machine starts from: the bytes of an image.
+/// The image that a machine starts from, as bytes.
 #[derive(Clone, Copy, Debug)]
 pub enum Boot<'a> {
     /// The ROM, which takes the place of firmware.
@@ -131,7 +131,7 @@ impl Boot<'_> {
     }
 }
 
-/// What an image became in a run's directory.
+/// The file of an image in a run's directory.
 struct Placed {
     /// The file that the machine starts from.
     file: &'static str,
@@ -143,7 +143,7 @@ struct Placed {
 const ROM: &str = "rom.bin";
 /// The stick's image in a run's directory. What the application writes to it stays there.
 pub const STICK: &str = "stick.img";
-/// What the image sends, in a run's directory.
+/// The file of the image's output in a run's directory.
 pub const SERIAL: &str = "serial.log";
 
 /// Removes the lock on the stick that a Bochs leaves behind which was killed, since the next one takes it for its own.

@@ -10,9 +10,9 @@ pub struct Model {
     pub name: &'static str,
     /// Versions of Bochs that have it.
     pub versions: Emulated,
-    /// What it has for virtualization, or lacks.
+    /// Its virtualization extension, or its lack of one.
     pub offers: Offers,
-    /// What is special about it.
+    /// Its peculiarity.
     pub note: &'static str,
 }
 

@@ -17,7 +17,7 @@ pub const FIRMWARE_VARIABLE: &str = "TOLLGATE_OVMF";
 const FIRMWARE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/OVMF.fd"));
 /// The firmware in a run's directory.
 pub(super) const FILE: &str = "ovmf.fd";
-/// What firmware, monitor and guest need, and some.
+/// The memory that firmware, monitor and guest need, and some.
 pub const MEMORY_MIB: u16 = 256;
 /// Files of firmware for QEMU are a whole number of these, and not more than 16 MiB.
 const FIRMWARE_UNIT_BYTES: usize = 64 << 10;
@@ -44,7 +44,7 @@ pub struct Firmware {
 }
 
 impl Firmware {
-    /// What there is to say of it in a run on this emulator.
+    /// A note on it in a run on this emulator.
     pub fn note(&self, emulator: &Installed) -> String {
         match &self.file {
             Some(file) => format!("firmware: {}", file.display()),
@@ -61,7 +61,7 @@ impl Firmware {
 /// The firmware for an emulator: the one that is named, else the system's, else the tool's own.
 ///
 /// # Errors
-/// What [`FIRMWARE_VARIABLE`] names is none, or too large for the emulator.
+/// The file that [`FIRMWARE_VARIABLE`] names is no firmware, or too large for the emulator.
 pub fn firmware(emulator: &Installed) -> Result<Firmware, Failure> {
     let most_bytes = if emulator.family == Family::Bochs && !emulator.has(Behaviour::LargeFirmware) {
         SMALL_FIRMWARE_BYTES

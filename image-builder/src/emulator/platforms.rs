@@ -7,7 +7,7 @@ use tollgate_books::failure::Failure;
 
 use super::{bochs, kvm, qemu};
 
-/// What executes the image.
+/// The engine that executes the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     /// Bochs.
@@ -21,7 +21,7 @@ pub enum Engine {
 /// One way to run the image.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform {
-    /// What executes it.
+    /// The engine that executes it.
     pub engine: Engine,
     /// The virtualization extension that the image finds there.
     pub extension: Extension,
@@ -31,13 +31,13 @@ pub struct Platform {
     pub title: &'static str,
     /// The processor, where there is no choice of models.
     pub processor: &'static str,
-    /// What it takes.
+    /// Its requirements.
     pub needs: &'static str,
-    /// What a second run has in common with the first.
+    /// The likeness of a second run to the first.
     pub repeats: &'static str,
     /// Whether it keeps a log of VM exits of its own, which an audit needs.
     pub logs_exits: bool,
-    /// What speaks for it, as a clause.
+    /// The reason to choose it, as a clause.
     pub merit: &'static str,
 }
 

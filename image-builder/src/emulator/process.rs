@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-/// What to start, and where.
+/// The program to start, and its directory.
 #[derive(Clone, Debug)]
 pub struct Invocation {
     /// The program.

@@ -1,7 +1,7 @@
 //! QEMU: with KVM it runs the image on silicon, on a host that offers nested virtualization. Its own emulation (TCG) has SVM
 //! with nested paging on every host, repeats to the byte and keeps a log of exits.
 //!
-//! What makes it repeat, found by trial on QEMU 7.2: time that counts instructions (`-icount shift=0`, one TSC tick each) and
+//! The settings by which it repeats, found by trial on QEMU 7.2: time that counts instructions (`-icount shift=0`, one TSC tick each) and
 //! jumps ahead where the processor halts (`sleep=off`; without it runs differ), one thread for all processors, a clock of day
 //! that starts at a fixed time, and no RDRAND and RDSEED. Another shift only makes a tick worth fewer instructions. A spinning
 //! processor gives up its turn by PAUSE; without, the next one waits for 100 ms of the machine's time. With OVMF it repeats as well.
@@ -108,7 +108,7 @@ const NEWER: &str = "install QEMU 7.2 or newer (7.2, 10.0 and 11.1 were tried), 
 const DEBIANS: &str = "install Debian's qemu-system-x86, or use --on bochs";
 const NOT_KVM: &str = "use --on qemu-tcg or --on bochs";
 
-/// What QEMU says when it can't start, what that means, and what would help.
+/// The words of a QEMU that can't start, their meaning, and the remedy.
 const COMPLAINTS: [(&str, &str, &str); 9] = [
     (".svm' not found", "this QEMU emulates no SVM", NEWER),
     ("TCG doesn't support requested feature: CPUID.80000001H:ECX.svm", "this QEMU emulates no SVM", NEWER),
@@ -121,7 +121,7 @@ const COMPLAINTS: [(&str, &str, &str); 9] = [
     ("failed to set MSR", "this KVM can't give a guest the host's processor", NOT_KVM),
 ];
 
-/// What QEMU said when it ended without a verdict, as far as there is a known remedy.
+/// The last words of a QEMU that ended without a verdict, as far as there is a known remedy.
 fn explain(said: &str) -> Option<Failure> {
     let (_, sentence, remedy) = COMPLAINTS.iter().find(|(complaint, ..)| said.contains(complaint))?;
     Some(Failure::platform(sentence).remedy(remedy))

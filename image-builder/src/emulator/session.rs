@@ -15,7 +15,7 @@ use super::process::{Group, STDERR, STDOUT};
 use super::tail::{CHUNK_BYTES, Tail};
 use crate::interrupt;
 
-/// What a run may use.
+/// The limits of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Wall time.
@@ -50,14 +50,14 @@ pub enum Ended {
     Flooded(&'static str),
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Session {
     /// How it ended.
     pub ended: Ended,
-    /// What the image said.
+    /// The image's words.
     pub log: Result<Log, LogError>,
-    /// What the emulator logged, if it was asked to.
+    /// The emulator's log, if it was asked for one.
     pub audit: Option<Audit>,
     /// The last lines that the emulator itself printed.
     pub said: String,
@@ -132,7 +132,7 @@ struct Books {
     exits: Option<(Tail, ExitLogReader)>,
 }
 
-/// What one look at the logs brought.
+/// The result of one look at the logs.
 enum News {
     None,
     Some,

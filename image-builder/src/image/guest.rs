@@ -17,7 +17,7 @@ use super::lz4_block;
 pub struct Guest<'data> {
     /// Where it starts.
     pub entry_gpa: u64,
-    /// What is loaded, in the file's order.
+    /// The pieces to load, in the file's order.
     pub pieces: Vec<Piece<'data>>,
 }
 
@@ -28,7 +28,7 @@ pub struct Piece<'data> {
     pub gpa: u64,
     /// How long it is in memory.
     pub memory_bytes: u64,
-    /// What the file holds of it.
+    /// The bytes of it in the file.
     pub bytes: &'data [u8],
 }
 
@@ -44,7 +44,7 @@ pub enum GuestError {
     /// The file ends before what it promises.
     #[error("it is truncated: {part} reaches to byte {end}, and the file has {bytes}")]
     Truncated {
-        /// What is cut off.
+        /// The part that is cut off.
         part: &'static str,
         /// Where that ends.
         end: u64,
@@ -78,7 +78,7 @@ impl From<LoadError> for GuestError {
 }
 
 impl GuestError {
-    /// What the person can do about it.
+    /// The remedy, for a person.
     pub fn remedy(&self) -> &'static str {
         match self {
             GuestError::Empty | GuestError::NotElf => "name the linked program, not its source or a flat binary",

@@ -55,7 +55,7 @@ pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
     })
 }
 
-/// Builds the stick, likewise.
+/// Builds the stick, of the same parts.
 ///
 /// # Errors
 /// As for [`build`].
@@ -95,12 +95,12 @@ fn with_guest<T>(
     make(&guest, elf, &refuse)
 }
 
-/// What tells bytes from others: FNV-1a of them.
+/// A checksum of bytes: FNV-1a of them.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// What tells a guest's file from another, as traces have it.
+/// The mark of a guest's file, as traces have it.
 pub fn guest_mark(elf: &[u8]) -> u32 {
     let hash = checksum(elf);
     (hash ^ hash >> 32) as u32

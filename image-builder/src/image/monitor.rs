@@ -12,7 +12,7 @@ use super::lz4_block;
 /// Where the boot block is executed: at the end of the ROM.
 const BOOT_BLOCK_ADDRESS: u64 = ROM_BASE as u64 + (ROM_BYTES - BOOT_BLOCK_BYTES) as u64;
 
-/// What the link script makes of the monitor.
+/// The monitor as the link script lays it out.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Monitor<'data> {
     /// `.text`, `.rodata` and `.data`, as they are in RAM.

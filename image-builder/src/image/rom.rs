@@ -16,7 +16,7 @@ use super::monitor::Monitor;
 pub use tollgate_abi::guest_image::ROM_BYTES;
 
 const BOOT_BLOCK_OFFSET: usize = DIRECTORY_OFFSET + DIRECTORY_BYTES;
-/// What nothing was written to, as in an erased flash chip.
+/// The byte that nothing was written to, as in an erased flash chip.
 const ERASED: u8 = 0xff;
 
 /// A bootable ROM.
@@ -73,7 +73,7 @@ impl From<LoadError> for RomError {
 }
 
 impl RomError {
-    /// What the person can do about it.
+    /// The remedy, for a person.
     pub fn remedy(&self) -> &'static str {
         match self {
             RomError::Monitor => "build tollgate again",

@@ -43,7 +43,7 @@ impl From<LoadError> for StickError {
 }
 
 impl StickError {
-    /// What the person can do about it.
+    /// The remedy, for a person.
     pub fn remedy(&self) -> &'static str {
         match self {
             StickError::Application(_) | StickError::Disk(_) => "build tollgate again",

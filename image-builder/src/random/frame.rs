@@ -15,7 +15,7 @@ use super::tables::{CODE64, DATA, END, LDT, Put, TSS, USER_CODE32};
 
 /// Exceptions after which a vCPU comes to its end.
 const MOST_TRAPS: i32 = 1500;
-/// Interrupts, likewise.
+/// Interrupts after which a vCPU comes to its end.
 const MOST_INTERRUPTS: i32 = 1500;
 /// Rounds that vCPU 0 waits for the others at the end.
 const ROUNDS: u32 = 200;

@@ -75,7 +75,7 @@ impl<'a> Snippet<'a> {
         self.set(D, value >> 32);
     }
 
-    /// What is provoked: seldom behind STI, MOV to SS or POPF with TF, or with prefixes that make no sense.
+    /// The provocation: seldom behind STI, MOV to SS or POPF with TF, or with prefixes that make no sense.
     pub(super) fn op(&mut self, dice: &mut Dice, bytes: &[u8]) {
         match dice.below(100) {
             0..4 => self.raw(&[0xfb]),

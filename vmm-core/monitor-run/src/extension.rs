@@ -1,4 +1,4 @@
-//! What a virtualization extension does for the monitor around the exit path: says what the processor offers, makes a vCPU on
+//! The work of a virtualization extension around the exit path: says what the processor offers, makes a vCPU on
 //! it, and describes itself. [`crate::vtx`] and [`crate::svm`] are the two.
 
 use core::fmt;
@@ -21,7 +21,7 @@ pub(crate) trait Extension: Stage + 'static
 where
     Self::Failure: fmt::Display,
 {
-    /// What the processor offers.
+    /// The features of the processor.
     type Capabilities: Copy + Sync + 'static;
     /// How it treats what predictions depend on.
     fn facts(capabilities: &Self::Capabilities) -> Facts;

@@ -1,4 +1,4 @@
-//! What started the monitor, and what the monitor asks of it: memory, the image, the other processors, an end.
+//! The firmware that started the monitor, and the services that the monitor asks of it: memory, the image, the other processors, an end.
 //!
 //! There are two. In the ROM ([`crate::rom`]) the monitor is its own firmware and has the machine for itself. Under UEFI (the
 //! crate `monitor-uefi`) it is a guest of boot services, to which it gives every processor back as it was.
@@ -27,7 +27,7 @@ pub struct Firmware {
     pub memory_bytes: fn() -> u64,
     /// The directory of the guest that is to run, with the run's options.
     pub directory: fn() -> Result<Directory<'static>, Refused>,
-    /// What the directory's offsets count in.
+    /// The bytes in which the directory's offsets count.
     pub image: fn() -> &'static [u8],
     /// Host-physical address of the guest's memory (`GUEST_BYTES`): a multiple of 2 MiB, mapped to itself, nobody else's.
     pub guest_memory: fn() -> Result<u64, Refused>,
@@ -43,9 +43,9 @@ pub struct Firmware {
     /// Says that what is sent from now on is the account and the verdict, which have room where it keeps them. Returns how many bytes
     /// it could not keep.
     pub keep_end: fn() -> usize,
-    /// What a person should know before the run: sentences.
+    /// Notes for people before the run: sentences.
     pub remarks: fn() -> Vec<String>,
-    /// What the verdict is to say besides, if anything.
+    /// The sentence that the verdict is to say besides, if any.
     pub postscript: fn() -> Option<String>,
     /// Ends a run in which the processor that calls it can't go on.
     pub end: fn(Ending) -> !,

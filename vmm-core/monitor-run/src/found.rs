@@ -11,7 +11,7 @@ use crate::extension::Extension;
 use crate::processor::virtualization;
 use crate::{Refused, svm, vtx};
 
-/// What the processor offers, by the extension that it has.
+/// The features of the processor, by the extension that it has.
 #[derive(Clone, Copy)]
 pub(crate) enum Found {
     VtX(vmm_core::vmx::capability::Capabilities),
@@ -23,7 +23,7 @@ pub(crate) fn signal() -> fn(&LocalApic, u32) {
     if virtualization() == Some(Kind::Svm) { Svm::stop } else { Vmx::stop }
 }
 
-/// What the processor offers.
+/// The features of the processor.
 pub(crate) fn find() -> Result<Found, Refused> {
     match virtualization() {
         Some(Kind::VtX) => {

@@ -97,7 +97,7 @@ impl Refused {
     }
 }
 
-/// What the image does once it has a heap: up to the verdict. On the processor that the firmware began with, with a stack of
+/// The image's work once it has a heap: up to the verdict. On the processor that the firmware began with, with a stack of
 /// half a MiB, all memory mapped to itself, and interrupts off; the processor's tables are the monitor's afterwards.
 pub fn run() -> Ending {
     let host = traps::install();
@@ -237,7 +237,7 @@ fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, f
     remark(session);
 }
 
-/// What a person should know of the machine, as far as the firmware tells.
+/// Notes on the machine for people, as far as the firmware tells.
 fn remark(session: &mut Session<Serial>) {
     session.set_postscript((firmware().postscript)());
     let no_port =
@@ -247,7 +247,7 @@ fn remark(session: &mut Session<Serial>) {
     }
 }
 
-/// What every vCPU is made from.
+/// The parts that every vCPU is made from.
 struct Plan<B: Extension> {
     capabilities: B::Capabilities,
     memory: GuestMemory,
@@ -321,7 +321,7 @@ fn shared<T: Sync>(value: &'static T) -> &'static T {
     value
 }
 
-/// What the other processors run, for [`Run::other`].
+/// The function of the other processors, for [`Run::other`].
 static OTHERS_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 impl<B: Extension> Run<B> {

@@ -29,7 +29,7 @@ pub(crate) fn mask_interrupts() {
     }
 }
 
-/// What both interrupt controllers mask.
+/// The interrupts that both controllers mask.
 pub fn interrupt_masks() -> [u8; 2] {
     // SAFETY: the mask registers of the two 8259s, which reading does not change.
     unsafe { [Port::new(0x21).read(), Port::new(0xa1).read()] }

@@ -15,7 +15,7 @@ use vmm_core::vmx::host_state::HostState;
 use crate::firmware::firmware;
 use crate::{processor, rest, traps};
 
-/// What the vCPUs share.
+/// The state that the vCPUs share.
 pub(crate) static BOARD: Board = Board::new();
 
 /// How many processors have arrived, the first included. The firmware's code counts, in the ROM the boot block.
@@ -29,10 +29,10 @@ static DISMISSED: AtomicBool = AtomicBool::new(false);
 static CAME: AtomicUsize = AtomicUsize::new(0);
 static WENT: AtomicUsize = AtomicUsize::new(0);
 
-/// What the others do once all is set up: a [`Job`], or 0 while there is none.
+/// The work of the others once all is set up: a [`Job`], or 0 while there is none.
 static JOB: AtomicUsize = AtomicUsize::new(0);
 
-/// What a processor does for the rest of the run: its vCPU, until that is over.
+/// The work of a processor for the rest of the run: its vCPU, until that is over.
 pub(crate) type Job = fn(&Seated);
 
 /// A processor that has come up.
@@ -105,7 +105,7 @@ pub fn dismiss() -> usize {
     left()
 }
 
-/// What the firmware's code calls on a processor that has a stack. It returns once the processor is dismissed.
+/// The function that the firmware's code calls on a processor that has a stack. It returns once the processor is dismissed.
 pub extern "C" fn other_main(number: u32) {
     CAME.fetch_add(1, Ordering::AcqRel);
     live(number as usize);

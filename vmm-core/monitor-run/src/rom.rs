@@ -45,7 +45,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
     }
 }
 
-/// What the image does, from the boot block to the end: on the boot stack, with the first 4 GiB mapped and interrupts off.
+/// The image's work, from the boot block to the end: on the boot stack, with the first 4 GiB mapped and interrupts off.
 pub fn run(rom: &'static Firmware) -> ! {
     // SAFETY: once, from the boot block; RAM that nothing else uses (link.ld asserts that the image ends below), mapped to
     // itself.
@@ -67,7 +67,7 @@ fn directory() -> Result<Directory<'static>, Refused> {
         .map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))
 }
 
-/// What is above the guest's memory.
+/// The memory above the guest's.
 fn spare_memory() -> &'static [Slot] {
     let bytes = ports::memory_bytes().min(MAPPED_BYTES).saturating_sub(NEEDED_BYTES);
     // SAFETY: memory of the machine that nothing else uses, mapped to itself by the boot block; a slot may have any value.

@@ -22,9 +22,9 @@ use crate::serial::Serial;
 pub(crate) trait Stage: Enter {
     /// Pages of the monitor's that the processor reads.
     type Pages;
-    /// What the processor allows, as far as scenarios ask.
+    /// The controls that the processor allows, as far as scenarios ask.
     fn allowed(&self, board: &Board) -> Controls;
-    /// What the controls in force can produce.
+    /// The exits that the controls in force can produce.
     fn controls_now(&self) -> Controls;
     /// Stages one: what is left is to enter the guest with these registers.
     fn stage(

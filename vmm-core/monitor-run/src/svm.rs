@@ -36,7 +36,7 @@ use crate::processors::Seated;
 use crate::scenarios::Stage;
 use crate::{NESTED_TABLES, Plan, traps};
 
-/// What a processor with SVM offers.
+/// The features of a processor with SVM.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     // Bochs leaves the MSR out: nothing is switched off there.
     let mut capabilities = Capabilities::read(cpuid, traps::try_read_msr(VM_CR).unwrap_or(0), Cr4::read_raw())?;

@@ -24,7 +24,7 @@ const TRAP_STACK_BYTES: usize = 16 * 1024;
 const FAULT_STACK: u16 = 0;
 const NMI_STACK: u16 = 1;
 
-/// What the processor pushes, without an error code.
+/// The words that the processor pushes, without an error code.
 #[repr(C)]
 struct TrapFrame {
     rip: u64,

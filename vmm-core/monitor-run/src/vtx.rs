@@ -39,7 +39,7 @@ const CPUID_1_EDX_MCE: u32 = 1 << 7;
 /// CPUID.7:EDX, of which IA32_ARCH_CAPABILITIES exists.
 const CPUID_7_EDX_ARCH_CAPABILITIES: u32 = 1 << 29;
 
-/// What a processor with VT-x offers.
+/// The features of a processor with VT-x.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     allow_vmx()?;
     let has_arch_capabilities = cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & CPUID_7_EDX_ARCH_CAPABILITIES != 0;

@@ -1,4 +1,4 @@
-//! What was found before the run, while firmware could be asked, and kept for the monitor, which can't ask.
+//! The facts found before the run, while firmware could be asked, and kept for the monitor, which can't ask.
 #![expect(unsafe_code, reason = "keeps a pointer to what was found in an atomic")]
 
 use alloc::boxed::Box;
@@ -24,7 +24,7 @@ const GUEST_ALIGNMENT: usize = 2 << 20;
 const MOST_TRACE_BYTES: usize = 1 << 30;
 const LEAST_TRACE_BYTES: usize = 4096;
 
-/// What was found.
+/// The facts that were found.
 pub(crate) struct Found {
     pub(crate) memory_bytes: u64,
     pub(crate) image: &'static [u8],
@@ -32,7 +32,7 @@ pub(crate) struct Found {
     /// Where the guest's memory starts, in what [`machine::pages`] gave.
     pub(crate) guest_memory: Result<u64, Refused>,
     pub(crate) remarks: Vec<String>,
-    /// What the verdict is to say besides.
+    /// The sentence that the verdict is to say besides.
     pub(crate) trouble: Option<String>,
     guest_pages: Option<*mut u8>,
     /// Room for a trace, if one is asked for: address and bytes.
@@ -41,7 +41,7 @@ pub(crate) struct Found {
 
 static FOUND: AtomicPtr<Found> = AtomicPtr::new(core::ptr::null_mut());
 
-/// What was found. Until [`keep`] was called that is a defect.
+/// The facts that were found. Until [`keep`] was called that is a defect.
 pub(crate) fn found() -> &'static Found {
     // SAFETY: null, or what `keep` leaked.
     unsafe { FOUND.load(Ordering::Acquire).as_ref() }.expect("the machine was looked at before the run")

@@ -17,7 +17,7 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 
 use crate::state::State;
 
-/// What a call returns that was given up.
+/// The result of a call that was given up.
 pub(crate) const GIVEN_UP: u64 = u64::MAX;
 
 /// Calls `work` on the stack that ends at `stack_end`, with interrupts off, and gives the processor back to firmware. Returns
@@ -161,7 +161,7 @@ unsafe fn take_interrupts(settings: &Settings) {
     // SAFETY: the stub returns with everything as it was.
     unsafe { table.non_maskable_interrupt.set_handler_addr(handler) };
     for vector in 32..=u8::MAX {
-        // SAFETY: likewise.
+        // SAFETY: the stub returns with everything as it was.
         unsafe { table[vector].set_handler_addr(handler) };
     }
     table.load();

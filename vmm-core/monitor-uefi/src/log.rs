@@ -33,7 +33,7 @@ pub(crate) fn keep(text: &str) {
     }
 }
 
-/// What is added from now on is the end, which has room. Returns how many bytes were lost.
+/// Takes the records from now on for the end, which has room. Returns how many bytes were lost.
 pub(crate) fn keep_end() -> usize {
     let lost = ROOM.end();
     if lost > 0 {

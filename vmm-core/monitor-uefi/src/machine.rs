@@ -60,7 +60,7 @@ pub(crate) fn hypervisor() -> Option<String> {
     Some(String::from_utf8_lossy(signature).trim_matches(['\0', ' ']).into())
 }
 
-/// What a person should know of another hypervisor.
+/// A note for people on another hypervisor.
 pub(crate) fn nested() -> Option<String> {
     hypervisor().map(|name| {
         format!("another hypervisor is active ({name}): cycles contain its work and are not those of silicon alone")

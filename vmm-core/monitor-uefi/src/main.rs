@@ -69,7 +69,7 @@ extern "efiapi" fn efi_main(image: uefi::Handle, table: *const core::ffi::c_void
     main_of_application()
 }
 
-/// What the application does.
+/// The application's work.
 fn main_of_application() -> Status {
     say(format_args!("\nTollgate {}: a monitor that counts every VM exit", env!("CARGO_PKG_VERSION")));
     // Firmware resets a machine whose boot option takes more than five minutes.
@@ -200,7 +200,7 @@ extern "sysv64" fn first(_: u64) -> u64 {
     ending.qemu_value().into()
 }
 
-/// What [`first`] returned, or that it was given up.
+/// The result of [`first`], or that it was given up.
 fn ending(result: u64) -> Ending {
     let endings = [Ending::Pass, Ending::Refused];
     endings.into_iter().find(|ending| u64::from(ending.qemu_value()) == result).unwrap_or(Ending::Fail)

@@ -13,7 +13,7 @@ use uefi::proto::pi::mp::MpServices;
 
 use crate::loan::{NOBODY, apic_id, lend};
 
-/// What those that are held are to do.
+/// The order to the processors that are held.
 static ORDER: AtomicU32 = AtomicU32::new(HOLD);
 const HOLD: u32 = 0;
 const COME: u32 = 1;

@@ -1,4 +1,4 @@
-//! What a person sees: that the run begins, and at its end the account in a form that fits a screen of 80 columns.
+//! The screen, on which a person sees that the run begins, and at its end the account in a form that fits a screen of 80 columns.
 //!
 //! No line starts with a record's word, because some firmware copies its screen to the serial port.
 

@@ -19,7 +19,7 @@ use x86_64::structures::DescriptorTablePointer;
 
 const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
 
-/// What FXSAVE64 writes.
+/// The area that FXSAVE64 writes.
 #[repr(C, align(16))]
 struct VectorState([u8; 512]);
 

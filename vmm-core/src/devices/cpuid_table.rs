@@ -85,7 +85,7 @@ const NOT_PLAIN: u64 = 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd;
 const EMPTY: u64 =
     1 << 3 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 0xa | 1 << 0xf | 1 << 0x10 | 1 << 0x12 | 1 << 0x14 | !((1 << 0x17) - 1);
 
-/// What CPUID answers.
+/// The answers of CPUID.
 #[derive(Clone, Debug)]
 pub struct CpuidTable {
     /// Basic leaf n is answered by `basic[n]` whatever ECX is.

@@ -49,7 +49,7 @@ impl Default for Page {
 pub struct Apic {
     page: &'static Page,
     id: u32,
-    /// What the guest's TSC is ahead of the processor's.
+    /// The ticks by which the guest's TSC is ahead of the processor's.
     tsc_offset: u64,
     /// IA32_TSC_DEADLINE as it was written, by the guest's TSC.
     written_deadline: u64,
@@ -67,7 +67,7 @@ pub struct Apic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
-/// What a write asks for beyond the register itself.
+/// The effect of a write beyond the register itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
@@ -352,7 +352,7 @@ impl Apic {
         self.report(SENT_ILLEGAL_VECTOR | RECEIVED_ILLEGAL_VECTOR);
     }
 
-    /// What was to be sent had a vector below 16.
+    /// Notes that an interrupt to be sent had a vector below 16.
     pub fn sent_illegal_vector(&mut self) {
         self.report(SENT_ILLEGAL_VECTOR);
     }

@@ -11,7 +11,7 @@ pub struct Ports {
     model: &'static Model,
     /// The port that is a byte.
     byte_port: u16,
-    /// What four bytes read there: that one, and ones above.
+    /// Four bytes as they are read there: that one, and ones above.
     byte: [u8; 4],
     /// Bit n is set if a port of another device has n in its lowest six bits: a port whose bit is clear is that byte or nobody's.
     asks_device: u64,

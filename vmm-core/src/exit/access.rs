@@ -21,7 +21,7 @@ impl RawReason {
     }
 }
 
-/// What [`ExitFacts::frequent_reason`] says of a rare exit.
+/// The answer of [`ExitFacts::frequent_reason`] about a rare exit.
 pub const UNRESOLVED: RawReason = RawReason(u32::MAX);
 
 /// A port access.

@@ -1,17 +1,17 @@
-//! What a handler decides.
+//! The decision of a handler.
 
 use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Outcome;
 
 use super::Event;
 
-/// What a handler decides.
+/// The decision of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
     /// The instruction was emulated: go on behind it.
     Advance,
-    /// Likewise, without a look at interrupt shadow and single step: CPUID, which has a budget of VMREADs.
+    /// The instruction was emulated: go on behind it without a look at interrupt shadow and single step: CPUID, which has a budget of VMREADs.
     StepOver,
     /// Go on at the same instruction.
     Resume,
@@ -25,7 +25,7 @@ pub enum Action {
     Stop(Outcome),
 }
 
-/// What is done between two stretches of guest execution, at the guest's request, when no exit is open.
+/// The work between two stretches of guest execution, at the guest's request, when no exit is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
     /// Switch the profile and nothing else.

@@ -92,7 +92,7 @@ pub trait GuestState {
     fn set_profile(&mut self, profile: Profile) -> Controls;
 }
 
-/// What is delivered to the guest, and what arrives for it or for the monitor.
+/// Events that are delivered to the guest, and those that arrive for it or for the monitor.
 pub trait Interrupts {
     /// Delivers `event` at the next entry.
     fn inject(&mut self, event: Event);
@@ -122,7 +122,7 @@ pub trait Interrupts {
     fn halt(&mut self);
     /// Be active again.
     fn wake(&mut self);
-    /// What of the local APIC the processor virtualizes now.
+    /// The parts of the local APIC that the processor virtualizes now.
     fn virtualized_apic(&self) -> VirtualizedApic;
     /// With virtual-interrupt delivery: the highest vectors requested and in service have changed in the page.
     fn set_interrupt_status(&mut self, requested: u8, in_service: u8);

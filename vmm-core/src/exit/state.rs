@@ -12,7 +12,7 @@ pub enum State {
     CsBase,
     Rsp,
     Rflags,
-    /// What the guest reads from CR0; a write also sets what the processor needs.
+    /// The value that the guest reads from CR0; a write also sets what the processor needs.
     Cr0,
     Cr2,
     Cr3,
@@ -51,11 +51,11 @@ pub enum State {
     Fmask,
     KernelGsBase,
     TscAux,
-    /// What the guest's TSC is ahead of the processor's, wrapping.
+    /// The ticks by which the guest's TSC is ahead of the processor's, wrapping.
     TscOffset,
 }
 
-/// What of the guest's local APIC the processor virtualizes under the controls in force.
+/// The parts of the guest's local APIC that the processor virtualizes under the controls in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VirtualizedApic {
     /// The task priority, as CR8 and as MSR.

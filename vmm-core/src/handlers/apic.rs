@@ -71,7 +71,7 @@ fn send_and_advance<B: Backend>(command: u64, backend: &mut B, machine: &mut Mac
     if machine.init_pending { initialized(backend, machine) } else { advance(backend, machine) }
 }
 
-/// What another vCPU has sent.
+/// The messages that another vCPU has sent.
 #[inline(always)]
 fn take(message: Message, machine: &mut Machine) {
     match message {
@@ -512,7 +512,7 @@ mod tests {
         assert_eq!((backend.timer, machine.halted), (None, false));
     }
 
-    /// What comes of the watchdog's interrupt after so many exits since its last start.
+    /// The outcome of the watchdog's interrupt after so many exits since its last start.
     fn look(
         backend: &mut Script,
         machine: &mut Machine,

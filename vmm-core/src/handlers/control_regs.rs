@@ -80,7 +80,7 @@ pub fn handle<B: Backend>(
     }
 }
 
-/// What an instruction outside of 64-bit mode means by a register with bits above 31, which are undefined there (SDM 1 3.4.1.1):
+/// The value that an instruction outside of 64-bit mode means by a register with bits above 31, which are undefined there (SDM 1 3.4.1.1):
 /// its operand has 32. To be asked where the value would be refused.
 fn low_half<B: Backend>(value: u64, backend: &B) -> u64 {
     if backend.get(State::CsRights) & RIGHTS_LONG != 0 { value } else { value & u64::from(u32::MAX) }

@@ -5,14 +5,14 @@ use crate::machine::Machine;
 use crate::paging::{self, Fault};
 use tollgate_abi::x86::control::{CR0_PE, EFER_LMA, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
 
-/// What LGDT and LIDT load of a base with an operand of 16 bits (SDM 2A, LGDT/LIDT).
+/// The bits that LGDT and LIDT load of a base with an operand of 16 bits (SDM 2A, LGDT/LIDT).
 const BASE_24_BITS: u64 = 0x00ff_ffff;
 /// Access rights of an LDTR that holds no table (SDM 3C 25.4.1).
 const UNUSABLE: u64 = 1 << 16;
 const TYPE_LDT: u64 = 2;
 const TYPE_AVAILABLE_TSS: u64 = 9;
 const TYPE_AVAILABLE_16_BIT_TSS: u64 = 1;
-/// What turns an available TSS descriptor into a busy one.
+/// The bit that turns an available TSS descriptor into a busy one.
 const BUSY: u64 = 2;
 /// The fewest bytes of these instructions: opcode and ModRM, without a prefix.
 const PLAIN_BYTES: usize = 3;

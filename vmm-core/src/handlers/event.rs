@@ -59,7 +59,7 @@ fn deliver<B: Backend>(event: Event, backend: &mut B, machine: &mut Machine) -> 
     Action::Inject(event)
 }
 
-/// What two exceptions become.
+/// The exception that two become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Combined {
     Single,

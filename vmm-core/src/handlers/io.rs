@@ -44,7 +44,7 @@ pub fn handle<B: Backend>(
     Action::Advance
 }
 
-/// What IN leaves in RAX: a 32-bit result clears the upper half, smaller ones keep what is above them.
+/// RAX after IN: a 32-bit result clears the upper half, smaller ones keep what is above them.
 #[inline(always)]
 fn merge(rax: u64, value: u32, bytes: u8) -> u64 {
     match bytes {

@@ -235,7 +235,7 @@ impl LocalApic {
     }
 
     fn write(&self, register: u32, value: u32) {
-        // SAFETY: likewise, and nothing but this type writes them; interrupts are off.
+        // SAFETY: the registers of this processor's APIC, as for `read`; nothing but this type writes them, and interrupts are off.
         unsafe {
             if self.by_msr {
                 Msr::new(register).write(value.into())

@@ -34,7 +34,7 @@ pub struct Instruction {
     pub modrm: Option<ModRm>,
 }
 
-/// What follows the opcode.
+/// The bytes behind the opcode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Nothing,

@@ -23,7 +23,7 @@ pub struct MemoryOperand {
     pub base: Option<u8>,
     /// The number of the index register, never RSP's.
     pub index: Option<u8>,
-    /// What the index is multiplied with, as a power of two: 0 to 3.
+    /// The factor of the index, as a power of two: 0 to 3.
     pub scale: u8,
     /// Sign-extended.
     pub displacement: i32,

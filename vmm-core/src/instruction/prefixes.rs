@@ -1,6 +1,6 @@
 //! The bytes before an instruction's opcode, and the sizes that they and the code segment give it (APM 3 1.2; SDM 2A 2.1.1).
 
-/// What the code segment says of the instructions in it (APM 2 4.8.1).
+/// The attributes of the code segment for the instructions in it (APM 2 4.8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the default operand size, but for 64-bit mode")]
 pub enum CodeMode {
@@ -9,7 +9,7 @@ pub enum CodeMode {
     Bits16,
 }
 
-/// What precedes the opcode (APM 3 1.2).
+/// The prefixes of the opcode (APM 3 1.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Prefixes {
     pub(super) operand_size: bool,

@@ -12,7 +12,7 @@ use tollgate_abi::trace::Batch;
 use super::{Books, Session};
 use crate::ledger::Book;
 
-/// What of a trace has been written.
+/// The written part of a trace.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Traced {
     records: u64,

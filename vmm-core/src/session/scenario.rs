@@ -11,12 +11,12 @@ use tollgate_abi::scenario::Scenario;
 use super::{Books, Session, counts, keeps};
 use crate::bench::Sampled;
 
-/// What is left of a scenario that was timed.
+/// The samples of a scenario that was timed.
 #[derive(Debug)]
 pub struct TimedScenario<'a> {
     /// TSC ticks of each run, from before the VM entry to the exit's time stamp; the first ones are no samples.
     pub ticks: &'a [u32],
-    /// What the ledger has of its reason's exits: how many, and their cycles.
+    /// The exits of its reason in the ledger: their number, and their cycles.
     pub cost: (u64, u64),
 }
 
@@ -35,7 +35,7 @@ impl<W: Write> Session<W> {
         let _ = record.write(&mut self.out);
     }
 
-    /// What the ledger has before so many runs, to be handed to [`Session::scenario`].
+    /// The state of the ledger before so many runs, to be handed to [`Session::scenario`].
     pub fn before_scenario(&self, books: &Books, scenario: &Scenario, runs: u64) -> BeforeScenario {
         BeforeScenario { runs, rows: counts(books), variant: variant_count(scenario, books) }
     }
@@ -108,7 +108,7 @@ impl fmt::Display for Stray {
     }
 }
 
-/// What the vCPUs together have of the variant that a scenario is about, where variants are kept.
+/// The exits of all vCPUs by the variant that a scenario is about, where variants are kept.
 fn variant_count(scenario: &Scenario, books: &Books) -> Option<u64> {
     let name = scenario.variant.filter(|_| books.iter().any(|book| book.keeps_keys()))?;
     let mut sum = 0;
@@ -122,7 +122,7 @@ fn variant_count(scenario: &Scenario, books: &Books) -> Option<u64> {
     Some(sum)
 }
 
-/// What the ledger had before a scenario.
+/// The state of the ledger before a scenario.
 #[derive(Debug)]
 pub struct BeforeScenario {
     runs: u64,

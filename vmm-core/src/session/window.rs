@@ -148,7 +148,7 @@ impl<W: Write> Session<W> {
     }
 }
 
-/// What the vCPUs together have of each key that a workload predicts.
+/// The exits of all vCPUs by each key that a workload predicts.
 fn key_counts(workload: &Workload, books: &Books) -> Vec<u64> {
     let mut sums: Vec<_> = workload.keys().map(|_| 0).collect();
     for book in books {
@@ -163,7 +163,7 @@ fn key_counts(workload: &Workload, books: &Books) -> Vec<u64> {
     sums
 }
 
-/// What was predicted and what was found of one key in a window.
+/// The prediction and the finding of one key in a window.
 struct KeyBooks {
     key: &'static KeyPrediction,
     predicted: u64,
@@ -176,7 +176,7 @@ impl KeyBooks {
     }
 }
 
-/// What a workload predicts of keys, where they are kept.
+/// The prediction of keys of a workload, where they are kept.
 #[inline(never)]
 fn compare_keys(window: &Window, books: &Books, facts: Facts) -> Vec<KeyBooks> {
     let Window { workload, iterations, .. } = *window;

@@ -1,4 +1,4 @@
-//! What this processor's SVM offers (APM 2 15.4, APM 3 appendix E.4.9), and whether that is enough.
+//! The features of this processor's SVM (APM 2 15.4, APM 3 appendix E.4.9), and whether that is enough.
 //!
 //! Pure: CPUID and the MSR come in as functions, so that every processor whose values are known is a test row.
 
@@ -40,7 +40,7 @@ pub struct Capabilities {
     pub has: Instructions,
     /// CR4 bits that the processor has, among those that a guest may be offered.
     pub cr4_allowed: u64,
-    /// What it does otherwise than the manual says.
+    /// Its deviations from the manual.
     pub facts: Facts,
     /// The exits by which some of that was found out.
     pub probed: Probed,
@@ -104,7 +104,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// What helps.
+    /// The remedy.
     pub const fn remedy(&self) -> &'static str {
         match self {
             Refusal::Disabled => "switch SVM on in the firmware's settings",

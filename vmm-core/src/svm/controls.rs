@@ -142,7 +142,7 @@ impl Intercepts {
         }
     }
 
-    /// What is in the block now.
+    /// The controls in the block now.
     pub fn read(vmcb: &Vmcb) -> Self {
         Self {
             cr_read: vmcb.part(INTERCEPT_CR_READ) as u16,
@@ -154,7 +154,7 @@ impl Intercepts {
         }
     }
 
-    /// What they mean for the question which exits can happen. The monitor asks for an interrupt window when it needs one.
+    /// The exits that they make possible. The monitor asks for an interrupt window when it needs one.
     pub fn in_force(&self) -> Controls {
         let mut rows = Rows::default();
         // Whatever is intercepted, nested paging can refuse an access, and a VM entry can fail.

@@ -1,6 +1,6 @@
 //! The SVM instructions that the monitor executes besides VMRUN, which is the stub's (APM 3, chapter 4).
 //!
-//! What an instruction needs is in a type: all of them need [`SvmOperation`].
+//! The precondition of an instruction is in a type: all of them need [`SvmOperation`].
 #![expect(unsafe_code, reason = "executes SVM instructions")]
 
 use core::arch::asm;
@@ -63,7 +63,7 @@ impl SvmOperation {
         vector as u8
     }
 
-    /// Takes the NMI that waits, likewise.
+    /// Takes the NMI that waits, if there is one.
     pub fn take_nmi(&mut self) {
         // SAFETY: the gate of NMIs changes nothing, by `new`; interrupts are held back meanwhile.
         unsafe { asm!("cli", "stgi", "nop", "clgi", "sti") };

@@ -58,7 +58,7 @@ const FLUSH_ASID: u64 = 3;
 /// Ticks between two PAUSEs beyond which the second makes no exit, where the processor has such a filter: the most there are.
 const PAUSE_THRESHOLD: u64 = 0xffff;
 
-/// What one vCPU needs besides its VMCB.
+/// The state of one vCPU besides its VMCB.
 #[derive(Debug)]
 pub struct Svm {
     vmcb: &'static Vmcb,
@@ -195,7 +195,7 @@ impl Svm {
         self.intercepts(profile).in_force()
     }
 
-    /// What comes before an entry that follows no exit: the guest has been left for something else, whose time does not count.
+    /// The steps before an entry that follows no exit: the guest has been left for something else, whose time does not count.
     fn about_to_enter(&mut self) {
         // Where the stub does not (`capabilities.clean_bits`): a flush is over with the entry that it was for.
         if core::mem::replace(&mut self.flushed, true) && self.vmcb.part(vmcb::TLB_CONTROL) != 0 {

@@ -119,7 +119,7 @@ mod tests {
     use tollgate_abi::ExitReason;
     use tollgate_abi::leaves::Answer;
 
-    /// What is found out where these exits come, by the intercepts that the block has.
+    /// The facts that are found where these exits come, by the intercepts that the block has.
     fn found(cpuid: fn(u32, u32) -> Answer, exits: &[u16]) -> (Facts, Vec<(&'static str, ExitReason)>) {
         let mut capabilities = Capabilities::read(cpuid, 0, 0).unwrap();
         let vmcb = Vmcb::new();

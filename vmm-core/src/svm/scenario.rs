@@ -58,7 +58,7 @@ const IRET: u16 = 0x74;
 const SWINT: u16 = 0x75;
 const ICEBP: u16 = 0x88;
 
-/// What a row works on.
+/// The state that a row works on.
 struct Frame<'a> {
     svm: &'a mut Svm,
     memory: &'a mut GuestMemory,
@@ -162,7 +162,7 @@ const TABLE: &[Row] = &[
 ];
 
 impl Svm {
-    /// What this processor allows, as far as scenarios ask: features of those that it `has`, and those that QEMU's emulation
+    /// The controls that this processor allows, as far as scenarios ask: features of those that it `has`, and those that QEMU's emulation
     /// lacks.
     pub fn allowed(&self, has: impl Fn(Feature) -> bool) -> Controls {
         let is_qemu = self.capabilities.facts.is_qemu;
@@ -174,7 +174,7 @@ impl Svm {
         Controls { features, ..self.controls_now() }
     }
 
-    /// What the intercepts that are in the block now can produce.
+    /// The exits that the intercepts in the block now can produce.
     pub fn controls_now(&self) -> Controls {
         Intercepts::read(self.vmcb).in_force()
     }

@@ -1,4 +1,4 @@
-//! What scenarios do to the processor itself, and undo: VM_CR, by which an INIT becomes an exception. The twin of
+//! The changes that scenarios make to the processor itself, and undo: VM_CR, by which an INIT becomes an exception. The twin of
 //! [`crate::vmx::scenario_hardware`].
 #![expect(unsafe_code, reason = "writes an MSR")]
 

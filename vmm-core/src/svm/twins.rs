@@ -75,7 +75,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
     }
 }
 
-/// What VT-x would say of an exit.
+/// The exit as VT-x would tell it.
 fn script(reason: ExitReason) -> Script {
     let mut script = Script { reason: reason.0.into(), ..Script::default() };
     script.set(State::Cr0, crate::vmx::guest_state::CR0);
@@ -254,7 +254,7 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Inject(interrupt));
 }
 
-/// What a guest does to its page tables between two instructions at one address: the tables are left where they are, and CR3 has
+/// A guest's change of its page tables between two instructions at one address: the tables are left where they are, and CR3 has
 /// the same value again, which flushes the processor's translations without an exit.
 #[test]
 fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {

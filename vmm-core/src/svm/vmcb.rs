@@ -350,7 +350,7 @@ pub(super) mod tests {
     }
 
     impl Vmcb {
-        /// What the stub does behind an entry.
+        /// The stub's work behind an entry.
         pub(in crate::svm) fn entered(&self) {
             self.0[CLEAN_OFFSET / 8].store(ALL_CLEAN.into(), Relaxed);
             let quadword = &self.0[TLB_CONTROL_OFFSET / 8];

@@ -25,7 +25,7 @@ const CLEARED_BY_INIT: [(State, u64); 6] =
     [(State::Cr2, 0), (State::Dr0, 0), (State::Dr1, 0), (State::Dr2, 0), (State::Dr3, 0), (State::Dr6, 0xffff_0ff0)];
 
 impl<B: Backend> Vcpu<B> {
-    /// What power-up does to state that lies in the processor, in which firmware has left something else. To be called once, on the
+    /// The effect of power-up on state that lies in the processor, in which firmware has left something else. To be called once, on the
     /// vCPU's processor, with CR4.OSXSAVE set where that has XSAVE.
     pub fn power_up(&mut self) {
         if self.machine.cpuid.has_xsave() {

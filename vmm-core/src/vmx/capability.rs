@@ -1,4 +1,4 @@
-//! What this processor's VT-x offers (SDM 3D appendix A), and whether that is enough.
+//! The features of this processor's VT-x (SDM 3D appendix A), and whether that is enough.
 //!
 //! Pure: the MSRs come in as a function, so that every processor whose values are known is a test row.
 
@@ -76,7 +76,7 @@ pub struct Capabilities {
     pub arch_capabilities: u64,
 }
 
-/// What IA32_FEATURE_CONTROL says.
+/// The state of IA32_FEATURE_CONTROL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureControl {
     /// Locked with VMX enabled.
@@ -123,7 +123,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// What a person can do about it.
+    /// The remedy, for a person.
     pub const fn remedy(self) -> &'static str {
         match self {
             Refusal::NoVmx => "run it on an Intel CPU, or an emulator's CPU model, with VT-x (Bochs: model=tigerlake)",

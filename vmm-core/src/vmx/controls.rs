@@ -46,7 +46,7 @@ pub const EXIT_REQUIRED: &[NamedBit] = &[
 pub const ENTRY_REQUIRED: &[NamedBit] =
     &[named(2, "load debug controls"), named(9, "IA-32e mode guest"), named(15, "load IA32_EFER on entry")];
 
-/// What the monitor can live with where a processor imposes it: those that it wants, those that are 1 on processors that know no
+/// The controls that the monitor can live with where a processor imposes them: those that it wants, those that are 1 on processors that know no
 /// better (SDM 3D A.3 to A.5), and intercepts that it has handlers for.
 pub const PIN_KNOWN: u32 = 0x16 | bits(PIN_REQUIRED) | VIRTUAL_NMIS | PREEMPTION_TIMER;
 /// Primary processor-based controls: intercepts of INVLPG, MWAIT, RDPMC, RDTSC, CR8, MOV DR, I/O, MONITOR and PAUSE among them.
@@ -144,7 +144,7 @@ impl ControlFields {
         }
     }
 
-    /// What of the local APIC they leave to the processor.
+    /// The parts of the local APIC that they leave to the processor.
     pub const fn virtualized_apic(&self) -> VirtualizedApic {
         let priority = self.proc & TPR_SHADOW != 0;
         VirtualizedApic {
@@ -154,7 +154,7 @@ impl ControlFields {
         }
     }
 
-    /// What they mean for the question which exits can happen. The monitor asks for a window for interrupts or NMIs when it needs
+    /// The exits that they make possible. The monitor asks for a window for interrupts or NMIs when it needs
     /// one.
     pub fn in_force(&self, capabilities: &Capabilities, has_xsave: bool) -> Controls {
         let feature = |present: bool, feature: Feature| u32::from(present) << feature as u8;

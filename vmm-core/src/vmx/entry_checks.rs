@@ -6,7 +6,7 @@
 
 use super::field::*;
 
-/// What the checks look at: a field by its encoding, and what of the control fields matters.
+/// The guest-state area as the checks see it: a field by its encoding, and the parts of the control fields that matter.
 pub struct GuestArea<R> {
     /// VMREAD.
     pub read: R,
@@ -14,7 +14,7 @@ pub struct GuestArea<R> {
     pub physical_bits: u32,
     /// CR0 bits that must be 1, and that may be.
     pub cr0_fixed: (u64, u64),
-    /// CR4 likewise.
+    /// CR4 bits that must be 1, and that may be.
     pub cr4_fixed: (u64, u64),
 }
 

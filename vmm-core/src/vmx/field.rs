@@ -38,7 +38,7 @@ impl Field<u64> {
     }
 }
 
-/// What a field can hold.
+/// A type that a field can hold.
 pub trait Value: Copy {
     /// Width in bits 14:13 of the encodings of such fields, as a bit set (64-bit and natural width share u64).
     const WIDTHS: u32;

@@ -8,7 +8,7 @@ use x86_64::registers::segmentation::{CS, SS, Segment};
 use super::field::*;
 use super::instructions::CurrentVmcs;
 
-/// What the host-state area can't read from the processor by itself.
+/// The values that the host-state area can't read from the processor by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct HostState {
     /// Selector of the monitor's TSS; not null.

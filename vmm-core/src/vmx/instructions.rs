@@ -1,6 +1,6 @@
 //! The VMX instructions (SDM 3C chapter 31), each with its flags captured in the same block.
 //!
-//! What an instruction needs is in a type: VMX instructions other than VMXON need [`VmxOperation`], which VMXON gives;
+//! The precondition of an instruction is in a type: VMX instructions other than VMXON need [`VmxOperation`], which VMXON gives;
 //! VMREAD and VMWRITE are methods of [`CurrentVmcs`], which VMPTRLD gives.
 #![expect(unsafe_code, reason = "executes VMX instructions")]
 
@@ -97,7 +97,7 @@ impl VmxOperation {
     /// # Errors
     /// VMfail, when the processor has to stay (SDM 3C 31.4, error 23).
     pub unsafe fn leave() -> Result<(), VmFail> {
-        /// What VMPTRST stores where no VMCS is current.
+        /// The value that VMPTRST stores where no VMCS is current.
         const NONE: u64 = u64::MAX;
         let mut current = NONE;
         let failed: u8;

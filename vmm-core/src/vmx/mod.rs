@@ -44,7 +44,7 @@ use crate::nested::Table;
 /// CR0.PE and PG.
 const CR0_PAGING: u64 = 1 << 31 | 1;
 
-/// What one vCPU needs besides its VMCS.
+/// The state of one vCPU besides its VMCS.
 #[derive(Debug)]
 pub struct Vmx {
     vmcs: CurrentVmcs,

@@ -80,7 +80,7 @@ pub const fn entry_information(event: Event) -> u32 {
     event.vector as u32 | (event.kind as u32) << 8 | if event.error_code.is_some() { 1 << 11 } else { 0 } | 1 << 31
 }
 
-/// What a failed VM entry's exit tells (SDM 3C 27.8).
+/// The cause that a failed VM entry's exit tells (SDM 3C 27.8).
 pub const fn entry_failure(basic_reason: u16, qualification: u64) -> &'static str {
     match (basic_reason, qualification) {
         (33, 2) => "a guest page-directory-pointer-table entry is invalid",

@@ -254,7 +254,7 @@ const WAIT_FOR_SIPI: u32 = 3;
 const ACCESSED_AND_DIRTY: u64 = 1 << 6;
 
 impl Vmx {
-    /// What this processor allows, as far as scenarios ask: the allowed-1 settings, and features of those that it `has`.
+    /// The controls that this processor allows, as far as scenarios ask: the allowed-1 settings, and features of those that it `has`.
     pub fn allowed(&self, has: impl Fn(Feature) -> bool) -> Controls {
         let capabilities = &self.capabilities;
         let mut features = 0;
@@ -268,7 +268,7 @@ impl Vmx {
         Controls { pin, proc, proc2, proc3: capabilities.proc3, features, ..Controls::default() }
     }
 
-    /// What the controls that are in the VMCS now can produce.
+    /// The exits that the controls in the VMCS now can produce.
     pub fn controls_now(&self) -> Controls {
         let read = |field| self.vmcs.read(field);
         let (pin, proc, proc2) = (read(PIN_CONTROLS), read(PROC_CONTROLS), read(PROC2_CONTROLS));

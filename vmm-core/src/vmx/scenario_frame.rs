@@ -1,4 +1,4 @@
-//! What scenarios start from: a frame of a guest with its state, which a scenario's row changes, and the pages that the
+//! The start of scenarios: a frame of a guest with its state, which a scenario's row changes, and the pages that the
 //! processor reads.
 
 use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
@@ -48,7 +48,7 @@ pub struct Pages {
     pub eptp_list: &'static mut Table,
     pub spp: &'static mut Table,
     pub virtualization_exception: &'static mut Table,
-    /// What [`supervisor_component`] says; 0 for none.
+    /// The answer of [`supervisor_component`]; 0 for none.
     pub xss_component: u64,
     /// An MSR's value of before, for the clean-up of the row that changed it.
     pub kept_msr: u64,
@@ -63,7 +63,7 @@ pub fn supervisor_component(offered: u32, takes: impl FnOnce(u64) -> bool) -> Op
     if offered == 0 { takes(CET_USER).then_some(CET_USER) } else { Some(1 << offered.trailing_zeros()) }
 }
 
-/// What a row works on.
+/// The state that a row works on.
 pub(super) struct Frame<'a> {
     pub(super) vmx: &'a mut Vmx,
     pub(super) memory: &'a mut GuestMemory,

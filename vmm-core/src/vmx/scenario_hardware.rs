@@ -1,4 +1,4 @@
-//! What scenarios do to the processor itself, and undo: IA32_XSS, IA32_S_CET, IA32_USER_MSR_CTL, and NMIs that an NMI's exit
+//! The changes that scenarios make to the processor itself, and undo: IA32_XSS, IA32_S_CET, IA32_USER_MSR_CTL, and NMIs that an NMI's exit
 //! leaves blocked.
 #![expect(unsafe_code, reason = "writes MSRs and executes IRET")]
 

@@ -35,7 +35,7 @@ impl Vmx {
         self.vmcs.write(f::GUEST_PENDING_DEBUG, pending | PENDING_BS);
     }
 
-    /// What the guest reads from a control register with a guest/host mask (SDM 3C 26.3).
+    /// The value that the guest reads from a control register with a guest/host mask (SDM 3C 26.3).
     #[inline(always)]
     fn masked(&self, mask: u64, shadow: f::Field<u64>, real: f::Field<u64>) -> u64 {
         let shadow = self.vmcs.read(shadow);

@@ -22,7 +22,7 @@ pub(super) struct Watch {
     /// When the run ends at the latest, and how many TSC ticks it has for that.
     pub(super) limit_tsc: u64,
     limit_ticks: u64,
-    /// What the processor's own APIC timer is set to while the guest's is off: the limit, or 0 for nothing.
+    /// The setting of the processor's own APIC timer while the guest's is off: the limit, or 0 for nothing.
     pub(super) idle_tsc: u64,
     watchdog_ticks: u64,
     watchdog_tsc: u64,
@@ -66,7 +66,7 @@ impl Watch {
         now_tsc >= self.watchdog_tsc
     }
 
-    /// What the timer is to be loaded with. A halted guest is to be left alone: whatever it waits for makes an exit.
+    /// The value to load the timer with. A halted guest is to be left alone: whatever it waits for makes an exit.
     pub(super) fn timer(&self) -> u32 {
         if self.halted { u32::MAX } else { self.timer }
     }

@@ -139,7 +139,7 @@ impl Merge {
         true
     }
 
-    /// What came of it.
+    /// The result.
     pub fn finish(self, unusable: u64) -> Merged {
         let groups = self.groups.into_iter().map(|(key, collected)| collected.finish(key)).collect();
         Merged { schema: MERGED_SCHEMA, runs: self.runs, unusable, groups }

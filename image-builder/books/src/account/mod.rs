@@ -30,7 +30,7 @@ use crate::log::{KeyCount, KeyRow, ScenarioRun, VariantRow};
 /// The document's format. Fields may be added under this name, not renamed.
 pub const SCHEMA: &str = "tollgate.account/1";
 
-/// What an audit leaves out where the emulator's log does not name processors.
+/// The gap of an audit where the emulator's log does not name processors.
 pub const SUMS_ONLY: &str =
     "the emulator's log does not name processors: the audit compares sums over all vCPUs, and no vCPU by itself";
 
@@ -45,7 +45,7 @@ pub struct Account {
     pub verdict: String,
     /// The books that the verdict rests on: those that were compared. Empty where the run kept no ledger.
     pub books: Vec<Book>,
-    /// What a person can do about it; `null` where nothing is known.
+    /// The remedy for a person; `null` where none is known.
     pub remedy: Option<String>,
     /// Everything that the host found wrong, the first of which may be the verdict.
     pub findings: Vec<String>,
@@ -54,7 +54,7 @@ pub struct Account {
     /// Those that were asked for and had no processor, where the run went on without them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_vcpus: Vec<u64>,
-    /// What the audit could not compare; `null` where there was no audit, or it compared all.
+    /// The part that the audit could not compare; `null` where there was no audit, or it compared all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_limit: Option<&'static str>,
     /// Sums over all reasons and vCPUs.
@@ -66,7 +66,7 @@ pub struct Account {
     /// Exits over time, where they were sampled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<Rate>,
-    /// What there is of the traces, by vCPU, where exits were traced.
+    /// The sums of the traces, by vCPU, where exits were traced.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub traces: Vec<TraceFacts>,
     /// The workloads, in the order in which they ran.
@@ -89,9 +89,9 @@ pub struct Account {
     pub leaf_map: String,
     /// Edition of the exit-reason table.
     pub sdm_edition: String,
-    /// What the log was like.
+    /// The log's quality.
     pub log: LogFacts,
-    /// What the process exits with.
+    /// The exit status of the process.
     #[serde(skip)]
     pub status: Status,
 }
@@ -148,15 +148,15 @@ pub struct Reason {
     pub histogram: Vec<Bucket>,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
-    /// What tells the exits apart, the most frequent first and what was not kept apart last; empty where keys were not kept or the reason has none.
+    /// The keys that tell the exits apart, the most frequent first and the exits that were not kept apart last; empty where keys were not kept or the reason has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyRow>,
-    /// The kinds of exits that cost differently, whatever their keys; empty likewise.
+    /// The kinds of exits that cost differently, whatever their keys; empty where keys were not kept or the reason has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<VariantRow>,
     /// Exits that scenarios provoked: they are in the ledger, and not in the guest's book.
     pub scenario_count: u64,
-    /// Exits by which the monitor looked at a guest that ran long, for its watchdog: likewise. Left out where there are none.
+    /// Exits by which the monitor looked at a guest that ran long, for its watchdog. Left out where there are none.
     #[serde(skip_serializing_if = "is_none")]
     pub looks: u64,
     /// Exits in the emulator's log, without those of the monitor's own probes (`probe` records); `null` without an audit.
@@ -201,21 +201,21 @@ pub struct WorkloadAccount {
     pub name: String,
     /// How often.
     pub iterations: u64,
-    /// What its row in the table predicts.
+    /// The prediction of its row in the table.
     pub predicted: BTreeMap<u16, u64>,
-    /// What the guest booked.
+    /// The guest's book.
     pub guest: BTreeMap<u16, u64>,
-    /// What the ledger has.
+    /// The ledger.
     pub observed: BTreeMap<u16, u64>,
     /// How much of that is the monitor's own looks at a guest that ran long; empty where there are none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub looks: BTreeMap<u16, u64>,
-    /// What its row predicts of keys, and what the ledger has of them; empty where keys were not kept.
+    /// The prediction of keys in its row, and the ledger's counts of them; empty where keys were not kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyCount>,
     /// The monitor's verdict; `stopped` where the guest was stopped in it, `unfinished` where the log ends in it.
     pub verdict: String,
-    /// What did not hold; empty if all did.
+    /// The assertion that did not hold; empty if all did.
     pub message: String,
     /// Exits in its window.
     pub exits: u64,
@@ -284,7 +284,7 @@ pub struct StopFacts {
     pub detail: String,
 }
 
-/// What a log was like.
+/// The quality of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LogFacts {
     /// Records.

@@ -1,4 +1,4 @@
-//! What the exits of a reason divide into, by key and by variant: joined over vCPUs, and checked against the rows that
+//! The parts of a reason's exits, by key and by variant: joined over vCPUs, and checked against the rows that
 //! they are parts of.
 
 use std::cmp::Reverse;
@@ -45,7 +45,7 @@ pub(super) fn variants(log: &Log) -> BTreeMap<u16, Vec<VariantRow>> {
     joined.into_iter().map(|(number, rows)| (number, sorted(number, rows))).collect()
 }
 
-/// What a part and its row both have.
+/// The figures that a part and its row both have.
 #[derive(Clone, Copy)]
 struct Figures {
     count: u64,
@@ -128,7 +128,7 @@ fn sums(parts: impl Iterator<Item = Figures>) -> (u64, u64) {
     parts.fold((0, 0), |sum, part| (sum.0.saturating_add(part.count), sum.1.saturating_add(part.cycles)))
 }
 
-/// What in a part's figures can't be, given its row.
+/// The contradiction in a part's figures, given its row.
 fn contradiction(name: &str, part: Figures, row: &ExitRow) -> Option<String> {
     let Figures { count, cycles, min, max } = part;
     if count == 0 {

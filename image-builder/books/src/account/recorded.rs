@@ -21,7 +21,7 @@ pub struct Rate {
     pub counts: Vec<u64>,
 }
 
-/// What there is of one vCPU's trace.
+/// The sums of one vCPU's trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct TraceFacts {
     /// The vCPU.
@@ -36,7 +36,7 @@ pub struct TraceFacts {
     pub ring: u64,
 }
 
-/// What is sampled over time.
+/// The samples over time.
 pub(super) fn rates(log: &Log) -> Vec<Rate> {
     let rate = |(&(vcpu, reason), samples): (&(u64, u16), &crate::log::Steps)| Rate {
         vcpu,
@@ -47,7 +47,7 @@ pub(super) fn rates(log: &Log) -> Vec<Rate> {
     log.rates.iter().map(rate).collect()
 }
 
-/// What there is of the traces.
+/// The sums of the traces.
 pub(super) fn traces(log: &Log) -> Vec<TraceFacts> {
     let sum = |parts: &mut dyn Iterator<Item = &Part>| parts.map(|part| part.count).fold(0, u64::saturating_add);
     let facts = |(&vcpu, traced): (&u64, &Traced)| TraceFacts {
@@ -88,7 +88,7 @@ pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<St
     }
 }
 
-/// What the ledger has.
+/// The ledger.
 fn ledger(log: &Log, vcpu: u64, reason: u16) -> Part {
     log.exits.get(&(vcpu, reason)).map_or(Part::default(), |row| Part { count: row.count, cycles: row.cycles })
 }

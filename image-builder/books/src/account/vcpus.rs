@@ -48,7 +48,7 @@ pub struct VcpuReason {
     /// Exits by which the monitor looked at a guest that ran long. Left out where there are none.
     #[serde(skip_serializing_if = "is_none")]
     pub looks: u64,
-    /// Exits in the emulator's log of its processor; `null` likewise.
+    /// Exits in the emulator's log of its processor; `null` without an audit.
     pub audit_count: Option<u64>,
 }
 

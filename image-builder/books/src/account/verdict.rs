@@ -18,7 +18,7 @@ pub enum Verdict {
     Unfinished,
 }
 
-/// What a monitor reports besides `balanced` and `differs`.
+/// The report of a monitor besides `balanced` and `differs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reported {
     /// An assertion of the guest failed.
@@ -60,7 +60,7 @@ impl Verdict {
         }
     }
 
-    /// What the process exits with.
+    /// The exit status of the process.
     pub fn status(&self) -> Status {
         match self {
             Verdict::Balanced => Status::Balanced,

@@ -147,7 +147,7 @@ fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Vec<String>) {
     }
 }
 
-/// What must hold in each ledger row.
+/// Checks the invariants of each ledger row.
 fn row_invariants(row: &ExitRow, place: &str, found: &mut Vec<String>) {
     let mut check = |holds: bool, problem: &dyn Fn() -> String| {
         if !holds {
@@ -186,7 +186,7 @@ fn bucket_of(cycles: u64) -> u8 {
     cycles.max(1).ilog2() as u8
 }
 
-/// What must hold between a vCPU's rows and its sums.
+/// Checks the invariants between a vCPU's rows and its sums.
 fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>) {
     let rows = || log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(_, row)| row);
     let (exits, cycles) = (sum(rows().map(|row| row.count)), sum(rows().map(|row| row.cycles)));
@@ -201,7 +201,7 @@ fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>
     check(total.cycles <= total.elapsed, format!("{} cycles of exits in {} elapsed", total.cycles, total.elapsed));
 }
 
-/// What a finished run must have said.
+/// Checks that a finished run has said everything.
 fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
     if log.verdict.is_none() {
         return;

@@ -23,7 +23,7 @@ pub enum ExitLogFormat {
     Qemu,
 }
 
-/// What one line tells.
+/// The content of one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LoggedExit {
     /// `None` where the line names none.

@@ -20,7 +20,7 @@ pub const SCHEMA: &str = "tollgate-bench-1";
 /// The most bytes of a file that is read as a baseline.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// What `bench` measures, prints as JSON, and saves.
+/// The figures that `bench` measures, prints as JSON, and saves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
@@ -38,7 +38,7 @@ pub struct Baseline {
     pub budgets: Vec<Budget>,
 }
 
-/// What has to be the same for figures to be comparable.
+/// The facts that have to be the same for figures to be comparable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
@@ -76,7 +76,7 @@ pub struct Row {
     pub cycles: u64,
     /// Samples by their ticks.
     pub distribution: Distribution,
-    /// What follows from that; `null` where the processor does not have the operation.
+    /// The statistics that follow; `null` where the processor does not have the operation.
     pub statistics: Option<Statistics>,
     /// Of what the mean consists; `null` where that can't be told.
     pub parts: Option<Split>,
@@ -96,21 +96,21 @@ impl Row {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// What it is.
+    /// The operation.
     pub exit: String,
     /// With the ledger.
     pub ticks: f64,
-    /// What it may take.
+    /// The ticks that it may take.
     pub budget: u64,
-    /// What Linux' KVM takes, where that was measured.
+    /// The ticks under Linux' KVM, where that was measured.
     pub kvm: Option<u64>,
     /// Of the ticks, the ledger's.
     pub ledger: f64,
-    /// What keys add.
+    /// The ticks that keys add.
     pub keys: f64,
     /// With the ledger on eight vCPUs at once.
     pub vcpus_8: f64,
-    /// What of it is over its budget.
+    /// The verdict: which of its figures is over its budget.
     pub verdict: String,
 }
 

@@ -1,4 +1,4 @@
-//! What differs between two measurements of one platform, row by row, as sentences.
+//! The differences between two measurements of one platform, row by row, as sentences.
 //!
 //! Where runs repeat, everything that differs counts. Elsewhere a row differs if the medians' intervals of 95% have nothing in
 //! common and the medians are more than [`NOISE`] apart; both, because either alone is what noise does.
@@ -12,7 +12,7 @@ const NOISE: f64 = 0.05;
 /// Less than any tick, more than rounding.
 const NOTHING: f64 = 1e-6;
 
-/// What became of `before`, as sentences that each begin with a row's name. Rows that `now` does not have are missed only if
+/// The changes since `before`, as sentences that each begin with a row's name. Rows that `now` does not have are missed only if
 /// `all` of them should be there.
 pub fn differences(before: &[Row], now: &[Row], repeats: bool, all: bool) -> Vec<String> {
     let mut found = Vec::new();
@@ -107,7 +107,7 @@ impl std::fmt::Display for Rounded {
     }
 }
 
-/// Likewise of the operations with budgets, all of whose figures repeat.
+/// The differences of the operations with budgets, all of whose figures repeat.
 pub fn of_budgets(before: &[Budget], now: &[Budget]) -> Vec<String> {
     let mut found = Vec::new();
     for (row, other) in now.iter().filter_map(|row| Some((row, before.iter().find(|other| other.exit == row.exit)?))) {

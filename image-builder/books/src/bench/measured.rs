@@ -1,4 +1,4 @@
-//! What one or several boots measured, row by row.
+//! The measurement of one or several boots, row by row.
 
 use std::collections::BTreeMap;
 

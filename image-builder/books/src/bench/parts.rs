@@ -9,13 +9,13 @@ use crate::log::{Calibration, Cost};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
-    /// What the guest's timing takes.
+    /// The cost of the guest's timing.
     pub timing: f64,
     /// The instruction, the exit and the entry, as the hardware does them; with the guest's own handler where there is one.
     pub transition: f64,
     /// Saving and restoring the guest's registers.
     pub frame: f64,
-    /// What the ledger has of it, without what the way through stub and account takes of that.
+    /// The ledger's part of it, without the part of the way through stub and account.
     pub handler: f64,
     /// The time stamps, opening and closing.
     pub account: f64,
@@ -53,7 +53,7 @@ impl Split {
         Self::PARTS.iter().all(|(_, part)| part(&split) > -0.5).then_some(split)
     }
 
-    /// What they are together.
+    /// Their sum.
     pub fn sum(&self) -> f64 {
         Self::PARTS.iter().map(|(_, part)| part(self)).sum()
     }

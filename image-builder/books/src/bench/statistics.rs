@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Distribution(BTreeMap<u32, u64>);
 
-/// What is shown of a distribution, in TSC ticks.
+/// The shown figures of a distribution, in TSC ticks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statistics {

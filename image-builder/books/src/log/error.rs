@@ -43,7 +43,7 @@ pub enum LogError {
         line: u64,
         /// Its first word.
         kind: &'static str,
-        /// What is wrong.
+        /// The fault.
         problem: String,
     },
     /// More than any run writes.
@@ -51,7 +51,7 @@ pub enum LogError {
     TooMany {
         /// Where.
         line: u64,
-        /// What there is too much of.
+        /// The thing that there is too much of.
         what: &'static str,
         /// The most.
         most: usize,

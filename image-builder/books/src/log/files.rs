@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 
 use crate::lines::{Line, Lines};
 
-/// What firmware says before the first record at the most.
+/// The most that firmware says before the first record.
 const SNIFFED_BYTES: u64 = 1 << 20;
 
 /// A file to read, or why what was named can't be.

@@ -27,7 +27,7 @@ pub struct Log {
     pub header: Header,
     /// The reasons that the controls of each profile enable, as bits by their numbers; empty in logs that do not tell.
     pub enabled: BTreeMap<String, u128>,
-    /// What the way through the monitor takes, where microbenchmarks ran.
+    /// The ticks of the way through the monitor, where microbenchmarks ran.
     pub calibration: Option<Calibration>,
     /// How many exits of each reason the monitor's own probes made before the guest ran: in the emulator's log alone.
     pub probes: BTreeMap<u16, u64>,
@@ -39,9 +39,9 @@ pub struct Log {
     pub exits: BTreeMap<(u64, u16), ExitRow>,
     /// The keys of ledger rows, by vCPU and reason, where they were kept.
     pub keys: BTreeMap<(u64, u16), Vec<KeyRow>>,
-    /// The variants of ledger rows, likewise.
+    /// The variants of ledger rows, by vCPU and reason.
     pub variants: BTreeMap<(u64, u16), Vec<VariantRow>>,
-    /// What there is of each vCPU's trace.
+    /// The sums of each vCPU's trace.
     pub traces: BTreeMap<u64, Traced>,
     /// Exits over time, by vCPU and reason.
     pub rates: BTreeMap<(u64, u16), Steps>,
@@ -53,7 +53,7 @@ pub struct Log {
     pub stop: Option<Stop>,
     /// The last record; `None` in the log of an unfinished run.
     pub verdict: Option<Verdict>,
-    /// What the log was like.
+    /// The log's quality.
     pub quality: Quality,
 }
 
@@ -62,7 +62,7 @@ pub struct Log {
 pub struct Header {
     /// The monitor's build.
     pub build: String,
-    /// What the monitor took the machine for.
+    /// The platform that the monitor took the machine for.
     pub platform: String,
     /// `vt-x` and the like.
     pub virtualization: String,
@@ -74,7 +74,7 @@ pub struct Header {
     pub leaf_map: String,
     /// Number of vCPUs.
     pub vcpus: u64,
-    /// What predictions depend on besides the controls.
+    /// Facts that predictions depend on besides the controls.
     pub facts: Facts,
     /// The run's options.
     pub options: String,
@@ -95,7 +95,7 @@ pub struct WorkloadRun {
     pub keys: Vec<KeyCount>,
     /// A microbenchmark's samples in their order, as TSC ticks and how many in a row took as many.
     pub samples: Samples,
-    /// What the ledger has of a microbenchmark's exits by reason.
+    /// The ledger's figures of a microbenchmark's exits by reason.
     pub costs: BTreeMap<u16, Cost>,
 }
 
@@ -110,7 +110,7 @@ pub struct Calibration {
     pub frame: u64,
     /// Of that with the account of an exit.
     pub whole: u64,
-    /// What the account has of that.
+    /// The part of it that the account has.
     pub inside: u64,
 }
 
@@ -170,7 +170,7 @@ pub struct ScenarioRun {
     pub predicted: u64,
     /// Exits that the ledger has.
     pub observed: u64,
-    /// What was wrong, or lacking.
+    /// The fault, or the lack.
     pub detail: String,
     /// Where it was timed, runs of equal samples: TSC ticks from before the VM entry to the exit's time stamp, and how many.
     #[serde(skip)]
@@ -189,7 +189,7 @@ pub struct WorkloadEnd {
     pub exits: u64,
     /// TSC ticks of its window.
     pub cycles: u64,
-    /// What did not hold.
+    /// The assertion that did not hold.
     pub message: String,
 }
 
@@ -296,7 +296,7 @@ pub struct Verdict {
     pub result: String,
     /// More for a person.
     pub detail: String,
-    /// What a person can do about it.
+    /// The remedy, for a person.
     pub remedy: String,
 }
 

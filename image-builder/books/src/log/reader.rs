@@ -63,7 +63,7 @@ impl LogReader {
         Self::read_observed(source, &mut |_| {})
     }
 
-    /// Likewise, and shows `observe` each record once it is checked.
+    /// Reads a log, and shows `observe` each record once it is checked.
     ///
     /// # Errors
     /// As [`LogReader::read`].

@@ -1,4 +1,4 @@
-//! What a log has of exits one by one and over time: sums of the trace, which alone may be longer than memory, and the samples.
+//! Exits one by one and over time, in a log: sums of the trace, which alone may be longer than memory, and the samples.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +46,7 @@ pub struct Traced {
     pub end: Option<TraceEnd>,
 }
 
-/// What the monitor says of a trace at its end.
+/// The monitor's words on a trace at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceEnd {
     /// `trace` records that it wrote.

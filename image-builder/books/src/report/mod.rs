@@ -55,7 +55,7 @@ pub struct Look {
     pub order: Order,
     /// Whether tables are followed by histograms.
     pub histogram: bool,
-    /// What tables are shown on.
+    /// The terminal for tables.
     pub terminal: Terminal,
 }
 

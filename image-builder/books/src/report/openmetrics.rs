@@ -21,7 +21,7 @@ const LAST_BUCKET: u8 = 31;
 
 type Labels = Vec<(&'static str, String)>;
 
-/// What a metric says of one reason.
+/// The figure of a metric for one reason.
 enum Figure {
     Counter(u64),
     Gauge(f64),

@@ -4,7 +4,7 @@ use std::cmp::{Ordering, Reverse};
 
 use crate::account::Reason;
 
-/// What reasons are sorted by.
+/// The column by which reasons are sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Order {

@@ -208,7 +208,7 @@ fn both_ways(account: &Account) -> Sheet {
     sheet
 }
 
-/// What workloads predict of keys, and what came of it.
+/// The predictions of keys by workloads, and their results.
 fn workload_keys(account: &Account) -> Sheet {
     let mut sheet = Sheet::new(&["workload", "reason#", "key", "predicted#", "ledger#"]);
     for workload in &account.workloads {
@@ -280,7 +280,7 @@ fn verdict(account: &Account) -> String {
     text
 }
 
-/// What was compared where that was not all: for a guest that keeps no book.
+/// The books that were compared where those were not all: for a guest that keeps no book.
 fn without_guest(account: &Account) -> String {
     if account.books.is_empty() || account.books.contains(&Book::Guest) || account.status != Status::Balanced {
         return String::new();

@@ -9,7 +9,7 @@ use crate::account::{Account, VcpuAccount};
 /// vCPUs that a matrix has columns for; more than these go on in the next one.
 const ABREAST: usize = 8;
 
-/// What there is to say where several vCPUs ran.
+/// The tables of a run on several vCPUs.
 pub(super) fn sheets(account: &Account) -> Vec<(&'static str, Sheet)> {
     if account.per_vcpu.len() < 2 {
         return Vec::new();

@@ -93,7 +93,7 @@ pub fn export(log: &Path, symbols: impl FnOnce() -> Result<Symbols, Failure>, ou
 pub enum Problem {
     /// The log.
     Log(LogError),
-    /// What is written to.
+    /// The output.
     Output(io::Error),
 }
 
@@ -157,7 +157,7 @@ pub(crate) struct Rate<'a> {
     pub(crate) counts: &'a [u64],
 }
 
-/// What takes exits one by one.
+/// A taker of exits, one by one.
 pub(crate) trait Sink {
     fn exit(&mut self, exit: &Exit<'_>) -> io::Result<()>;
     /// Takes what happened over time, behind all exits. Forms that are a table of exits leave it out.

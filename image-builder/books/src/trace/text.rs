@@ -44,7 +44,7 @@ impl<W: Write> Text<W> {
         }
     }
 
-    /// What a line ends with.
+    /// Ends a line.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         if self.buffer.len() < FULL_BYTES { Ok(()) } else { self.flush() }
     }

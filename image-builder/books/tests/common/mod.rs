@@ -72,14 +72,14 @@ impl LogText {
         }
     }
 
-    /// What a workload predicts of a key, and what the ledger has.
+    /// The prediction of a key by a workload, and the ledger's count.
     pub fn key_count(&mut self, workload: &str, reason: u64, key: u64, predicted: u64, observed: u64) {
         let record = self.record(Kind::KeyCount).word("workload", workload).number("reason", reason).hex("key", key);
         let record = record.text("name", format_args!("leaf {key:#x}")).number("predicted", predicted);
         record.number("observed", observed).finish().unwrap();
     }
 
-    /// What a profile enables.
+    /// The reasons that a profile enables.
     pub fn controls(&mut self, profile: &str, reasons: &[u64]) {
         let bits = reasons.iter().fold(0, |bits: u128, reason| bits | 1 << reason);
         let record = self.record(Kind::Controls).word("profile", profile).hex("pin", 0x5f);
@@ -179,7 +179,7 @@ pub fn balanced() -> LogText {
     log
 }
 
-/// What a minimal profile enables, as far as these logs need it.
+/// The reasons that a minimal profile enables, as far as these logs need them.
 pub const ENABLED: [u64; 6] = [1, 10, 12, 18, 31, 32];
 
 /// The beginning of a run of one workload on two vCPUs: header, controls, workload.
@@ -198,7 +198,7 @@ pub fn two_vcpus_end(log: &mut LogText) {
     log.verdict("balanced", "17 exits, every book agrees");
 }
 
-/// What vCPU 1 does in that run.
+/// The exits of vCPU 1 in that run.
 pub const SECOND: [Row; 4] = [INTERRUPT, Row { count: 5, each: 75, ..CPUID }, HLT, WRMSR];
 
 /// A run of one workload on two vCPUs that balances.
@@ -211,7 +211,7 @@ pub fn two_vcpus() -> LogText {
     log
 }
 
-/// What the emulator logs: CPU, reason, how often.
+/// The emulator's log: CPU, reason, number of exits.
 pub fn audit_of(exits: &[(u64, u64, usize)]) -> Audit {
     let mut reader = ExitLogReader::new(ExitLogFormat::Bochs, 1);
     for &(cpu, reason, count) in exits {
@@ -220,7 +220,7 @@ pub fn audit_of(exits: &[(u64, u64, usize)]) -> Audit {
     reader.finish()
 }
 
-/// What it logs in the run of [`two_vcpus`].
+/// The emulator's log in the run of [`two_vcpus`].
 pub const TWO_VCPUS_AUDIT: [(u64, u64, usize); 7] =
     [(0, 10, 5), (0, 18, 3), (0, 32, 1), (1, 1, 1), (1, 10, 5), (1, 12, 1), (1, 32, 1)];
 

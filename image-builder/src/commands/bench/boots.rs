@@ -91,7 +91,7 @@ pub(super) fn extension(model: &Model) -> Result<Extension, Failure> {
     Err(refusal.remedy("`tollgate platforms` tells which models run the image"))
 }
 
-/// What one boot brought.
+/// The result of one boot.
 struct Booted {
     log: Log,
     emulator: String,

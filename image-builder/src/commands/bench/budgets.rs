@@ -31,7 +31,7 @@ pub(super) struct Row {
     workload: &'static str,
     iterations: u64,
     ticks: u64,
-    /// What each extension calls the operation.
+    /// The name of the operation under each extension.
     vtx: &'static str,
     svm: &'static str,
 }
@@ -93,7 +93,7 @@ pub(super) fn measure_all(model: &'static Model, rows: &[&Row], limit: Duration)
     compare(model, extension, rows, &figures)
 }
 
-/// What stands below the table, a paragraph each.
+/// The notes below the table, a paragraph each.
 pub(super) fn legend(model: &'static Model, extension: Extension) -> Vec<String> {
     let measured = kvm::is_measured_on(Target::Bochs(model));
     let kvm = if measured { "Linux 6.1 on the same Bochs" } else { "unmeasured on this model" };
@@ -117,7 +117,7 @@ pub(super) fn legend(model: &'static Model, extension: Extension) -> Vec<String>
     paragraphs
 }
 
-/// What is kept while something is measured.
+/// The books that are kept while something is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Books {
     Ledger,
@@ -128,7 +128,7 @@ enum Books {
 /// Ticks of one iteration by workload.
 type Ticks = BTreeMap<String, f64>;
 
-/// What is measured on one model.
+/// The figures of one model.
 struct Figures {
     accounted: Ticks,
     unaccounted: Ticks,

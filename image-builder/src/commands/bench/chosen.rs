@@ -1,4 +1,4 @@
-//! What is measured, and what of it is booted together.
+//! The operations to measure, and those of them that are booted together.
 
 use tollgate_abi::bench::{Bench, Parts, TABLE};
 use tollgate_abi::scenario::{self, Scenario};
@@ -22,7 +22,7 @@ pub(super) struct Chosen {
     is_all: bool,
 }
 
-/// What is booted together.
+/// The operations that are booted together.
 pub(super) struct Boot {
     /// vCPUs.
     pub(super) cpus: u32,
@@ -50,7 +50,7 @@ pub(super) fn shows(filter: &[String], name: &str) -> bool {
 }
 
 impl Chosen {
-    /// What a filter, by names, leaves of what there is on a target.
+    /// The operations that a filter, by names, leaves of those on a target.
     pub(super) fn new(filter: &[String], target: Target) -> Result<Self, Failure> {
         check(filter)?;
         let extension = target.extension();
@@ -101,7 +101,7 @@ impl Chosen {
         self.is_all
     }
 
-    /// What is booted: what needs one processor, what needs two vCPUs, and scenarios that need another processor.
+    /// The boots: operations that need one processor, those that need two vCPUs, and scenarios that need another processor.
     pub(super) fn boots(&self) -> Vec<Boot> {
         let rows = |cpus: u32| {
             let fits = |bench: &&&'static Bench| bench.workload.on.least_vcpus() == u64::from(cpus);
@@ -119,7 +119,7 @@ impl Chosen {
 }
 
 impl Boot {
-    /// What comes one after the other.
+    /// The number of steps, one after the other.
     pub(super) fn steps(&self) -> u64 {
         (self.rows.len() + self.scenarios.len()) as u64
     }

@@ -1,4 +1,4 @@
-//! What Linux 6.1's KVM takes for the same on the same Bochs, in TSC ticks of one iteration, loop included.
+//! The cost under Linux 6.1's KVM of the same on the same Bochs, in TSC ticks of one iteration, loop included.
 
 use tollgate_abi::virtualization::Extension;
 

@@ -58,7 +58,7 @@ pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
     })
 }
 
-/// What a log tells of the machine. Whether it was an emulator that repeats itself it does not.
+/// The facts that a log tells of the machine. Whether it was an emulator that repeats itself it does not.
 fn identity(log: &Log) -> Identity {
     let Header { build, platform, virtualization, cpu, .. } = &log.header;
     Identity {

@@ -18,7 +18,7 @@ use super::print;
 use super::run::Target;
 use crate::cli::BenchArguments;
 
-/// What was measured, before it is compared and shown.
+/// The measurement, before it is compared and shown.
 struct Outcome {
     measured: Measured,
     platform: Identity,

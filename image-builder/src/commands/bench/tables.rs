@@ -1,4 +1,4 @@
-//! What was measured, as tables: round trips, where they go, and the operations that have budgets.
+//! The measurement as tables: round trips, where they go, and the operations that have budgets.
 
 use tollgate_abi::bench::{Bench, Parts};
 use tollgate_abi::workload::Workload;
@@ -54,7 +54,7 @@ const SCENARIOS: &str = "Exits that need another state than this guest's, as the
 
 const KVM: Term = ("KVM", "Linux 6.1's on the same Bochs, an iteration of a loop around the operation");
 
-/// What a column is, and what it means.
+/// A column, and its meaning.
 type Term = (&'static str, &'static str);
 
 const LEGEND: &[Term] = &[
@@ -88,12 +88,12 @@ fn defined((name, meaning): &Term, format: SheetFormat, terminal: Terminal) -> S
     textwrap::fill(&format!("{name:<12}{meaning}"), options) + "\n"
 }
 
-/// What the guest times.
+/// The rows that the guest times.
 fn benches(measured: &Baseline) -> impl Iterator<Item = &Row> {
     measured.rows.iter().filter(|row| row.scenario().is_none())
 }
 
-/// What the monitor times.
+/// The rows that the monitor times.
 fn scenarios(measured: &Baseline) -> impl Iterator<Item = &Row> {
     measured.rows.iter().filter(|row| row.scenario().is_some())
 }
@@ -107,7 +107,7 @@ fn headings(measured: &Baseline) -> Vec<&'static str> {
     headings
 }
 
-/// What stands under them.
+/// The cells under them.
 fn samples(row: &Row, measured: &Baseline) -> Vec<String> {
     let mut cells = vec![row.name.clone()];
     cells.extend(figures(row));

@@ -76,7 +76,7 @@ forms! {
         |writer, key, value| writer.numbers(key, value.iter().map(|&number| number.into()));
         |record| Listed::of(record.raw(key)?)
     }
-    /// What displays without spaces and quotes.
+    /// A value that displays without spaces and quotes.
     Packed "packed" &'a dyn fmt::Display => &'a str { |writer, key, value| writer.packed(key, value); |record| record.raw(key) }
 }
 

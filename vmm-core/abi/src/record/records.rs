@@ -232,7 +232,7 @@ records! {
         exits: Number,
         /// TSC ticks of its window.
         cycles: Number,
-        /// What failed, if anything did.
+        /// The failure, if there was one.
         message: Quoted optional,
     }
     /// One reason in a workload's window.
@@ -274,7 +274,7 @@ records! {
         /// Runs of equal samples.
         ticks: Runs,
     }
-    /// What the ledger has of one reason in a microbenchmark's window, or of a scenario that is timed.
+    /// The ledger's figures of one reason in a microbenchmark's window, or of a scenario that is timed.
     Cost "cost" {
         /// The microbenchmark.
         workload: Word optional,
@@ -314,7 +314,7 @@ records! {
         predicted: Number,
         /// Exits by the ledger; of its variant, if it is about one and those are kept.
         observed: Number,
-        /// What differs, or what is lacking.
+        /// The difference, or the lack.
         detail: Quoted optional,
     }
     /// One row of a vCPU's ledger.
@@ -469,7 +469,7 @@ records! {
         result: Word,
         /// Why.
         detail: Quoted optional,
-        /// What a person can do about it.
+        /// The remedy, for a person.
         remedy: Quoted optional,
     }
 }

@@ -1,4 +1,4 @@
-//! What firmware has set in a local APIC, kept while the monitor has it and put back afterwards.
+//! The settings of firmware in a local APIC, kept while the monitor has it and put back afterwards.
 #![expect(unsafe_code, reason = "reads and writes the MSR of the timer's deadline")]
 
 use tollgate_abi::apic::{
@@ -11,7 +11,7 @@ use super::LocalApic;
 /// Registers that hold the requested interrupts, 32 bits each.
 const REQUEST_REGISTERS: u32 = 8;
 
-/// What [`LocalApic::enable`] and its timer change.
+/// The registers that [`LocalApic::enable`] and its timer change.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     apic: LocalApic,

@@ -132,7 +132,7 @@ pub(super) fn lane(label: &str, counts: &[u64], steps: usize, ticks: u64) -> Mar
     }
 }
 
-/// What the colours stand for.
+/// The meaning of the colours.
 pub(super) fn legend<'a>(names: impl Iterator<Item = (usize, &'a str)>) -> Markup {
     html! {
         ul.legend {

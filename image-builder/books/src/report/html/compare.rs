@@ -11,7 +11,7 @@ use crate::account::{Account, Reason};
 use crate::report::figures::{average, seen};
 use crate::report::{Look, Titled};
 
-/// What the run at this place is called: A to Z, then by numbers.
+/// The name of the run at this place: A to Z, then by numbers.
 pub(super) fn letter(at: usize) -> String {
     match u8::try_from(at) {
         Ok(at) if at < 26 => char::from(b'A' + at).to_string(),
@@ -49,7 +49,7 @@ fn overview(accounts: &[Titled]) -> Markup {
     html! { (table) }
 }
 
-/// What is compared of a row.
+/// The compared figures of a row.
 #[derive(Clone, Copy)]
 struct Figures {
     count: u64,

@@ -277,7 +277,7 @@ fn stack(vcpu: &VcpuAccount, known: &[(usize, u16, &str)]) -> Vec<Part> {
     parts
 }
 
-/// What made the run, for someone who wants to repeat it.
+/// The conditions of the run, for someone who wants to repeat it.
 fn about(account: &Account) -> Markup {
     let facts = [
         ("build", account.build.clone()),

@@ -21,7 +21,7 @@ impl Cell {
         Self { text: text.render(), value: number(text), class: "" }
     }
 
-    /// What stands there, and what it is sorted by.
+    /// A cell with this text, sorted by this value.
     pub(super) fn of(text: Markup, value: Option<f64>) -> Self {
         Self { text, value, class: "" }
     }
@@ -38,7 +38,7 @@ impl Cell {
     }
 }
 
-/// What a cell is sorted by: the number before a unit or a plus sign.
+/// The value by which a cell is sorted: the number before a unit or a plus sign.
 fn number(text: &str) -> Option<f64> {
     text.trim_end_matches('%').split('+').find(|part| !part.is_empty())?.parse().ok()
 }
@@ -49,7 +49,7 @@ pub(super) struct Column<'a> {
     pub(super) numeric: bool,
     /// How the rows are sorted by it as they stand.
     pub(super) sorted: Option<&'static str>,
-    /// What the name stands for, where it needs saying.
+    /// The meaning of the name, where it needs saying.
     pub(super) about: &'a str,
 }
 
