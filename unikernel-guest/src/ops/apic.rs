@@ -9,8 +9,8 @@ use tollgate_abi::apic::{
 };
 use tollgate_abi::exit_reason::ExitReason;
 
-use crate::runtime::book::book;
-use crate::runtime::intercepts::{apic_delivers, apic_reads, apic_shadows_priority, current};
+use crate::books::book::book;
+use crate::books::intercepts::{apic_delivers, apic_reads, apic_shadows_priority, current};
 
 /// RDMSR of one of its registers.
 pub(crate) fn read(register: u32) -> u64 {

@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
 
-use crate::runtime::intercepts::book_if_enabled;
+use crate::books::intercepts::book_if_enabled;
 
 /// INVD, then WBINVD, so many times.
 pub(crate) fn invd_wbinvd_times(times: u64) {

@@ -6,11 +6,11 @@ use core::arch::asm;
 use tollgate_abi::exit_reason::ExitReason;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
-use crate::runtime::book::{book, book_times};
-use crate::runtime::intercepts::{
+use crate::books::book::{book, book_times};
+use crate::books::intercepts::{
     Proc, apic_shadows_priority, book_exception, cr0_write_exits, cr4_write_exits, facts, wants,
 };
-use crate::runtime::recovery::{Trap, attempt};
+use crate::books::recovery::{Trap, attempt};
 
 macro_rules! control_register {
     ($name:literal, $read:ident if $read_exits:expr, $write:ident, $try_write:ident if $write_exits:expr, $refused_first:ident) => {

@@ -6,7 +6,7 @@ use core::arch::asm;
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::leaves::Answer;
 
-use crate::runtime::book::{book, book_times};
+use crate::books::book::{book, book_times};
 
 /// RAX, RBX, RCX, RDX.
 pub(crate) type Wide = [u64; 4];

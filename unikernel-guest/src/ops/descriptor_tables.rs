@@ -9,7 +9,7 @@ use tollgate_abi::exit_reason::ExitReason;
 use x86_64::VirtAddr;
 use x86_64::structures::DescriptorTablePointer;
 
-use crate::runtime::intercepts::book_if_enabled;
+use crate::books::intercepts::book_if_enabled;
 
 const NOTHING: DescriptorTablePointer = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
 

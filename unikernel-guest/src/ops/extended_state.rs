@@ -5,9 +5,9 @@ use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
 
-use crate::runtime::book::book;
-use crate::runtime::intercepts::{INVALID_OPCODE, book_exception, facts};
-use crate::runtime::recovery::{Trap, attempt};
+use crate::books::book::book;
+use crate::books::intercepts::{INVALID_OPCODE, book_exception, facts};
+use crate::books::recovery::{Trap, attempt};
 
 /// XSETBV.
 ///

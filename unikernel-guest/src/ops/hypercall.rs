@@ -9,8 +9,8 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Workload;
 
 use super::idle::hlt_for_ever;
-use crate::runtime::book::{Tally, book, book_times, tally};
-use crate::runtime::intercepts::{facts, switched_to};
+use crate::books::book::{Tally, book, book_times, tally};
+use crate::books::intercepts::{facts, switched_to};
 
 /// One VMCALL; a negative errno in RAX becomes `Err`.
 fn vmcall(call: Hypercall, rdi: u64, rsi: u64) -> Result<u64, i32> {

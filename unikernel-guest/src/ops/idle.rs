@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
 
-use crate::runtime::intercepts::{book_if_enabled, enabled, facts};
+use crate::books::intercepts::{book_if_enabled, enabled, facts};
 
 /// PAUSE.
 pub(crate) fn pause() {

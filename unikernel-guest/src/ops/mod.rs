@@ -1,7 +1,7 @@
 //! Privileged operations: one function each, which books the exit that it must cause and then causes it.
 //!
 //! The profile in force, and the part of it that the processor enables, decide whether an operation must exit; see
-//! [`intercepts`](crate::runtime::intercepts). The loops named `…_times` are what the budgets measure, so they are bare
+//! [`intercepts`](crate::books::intercepts). The loops named `…_times` are what the budgets measure, so they are bare
 //! assembly and book all their iterations at once.
 
 pub(crate) mod apic;

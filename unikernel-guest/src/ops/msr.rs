@@ -6,9 +6,9 @@ use core::arch::asm;
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::x86::msr::{IA32_SYSENTER_ESP, IA32_TIME_STAMP_COUNTER, IA32_TSC_ADJUST};
 
-use crate::runtime::book::{book, book_times};
-use crate::runtime::intercepts::current;
-use crate::runtime::recovery::{Trap, attempt};
+use crate::books::book::{book, book_times};
+use crate::books::intercepts::current;
+use crate::books::recovery::{Trap, attempt};
 
 /// An MSR that nothing in 64-bit mode on one privilege level uses.
 pub(crate) const SYSENTER_ESP: u32 = IA32_SYSENTER_ESP;

@@ -9,8 +9,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::POST_PORT;
 
-use crate::runtime::book::{book, book_times};
-use crate::runtime::cpu;
+use crate::books::book::{book, book_times};
+use crate::books::cpu;
 
 macro_rules! port_width {
     ($read:ident $write:ident $value:ty, $register:tt) => {

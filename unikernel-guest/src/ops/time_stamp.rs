@@ -5,8 +5,8 @@ use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
 
-use crate::runtime::intercepts::{book_if_enabled, book_or_invalid_opcode};
-use crate::runtime::recovery::{Trap, attempt};
+use crate::books::intercepts::{book_if_enabled, book_or_invalid_opcode};
+use crate::books::recovery::{Trap, attempt};
 
 /// RDTSC.
 #[inline]

@@ -7,12 +7,12 @@ use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 
 use tollgate_abi::exit_reason::ExitReason;
-use tollgate_abi::machine::{BOOT_INFO_GPA, BOOT_INFO_MAGIC, BootInfo};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
-use super::book::book_times;
 use super::traps::TIMER_VECTOR;
-use super::{cpu, fresh, heap, intercepts, processor, segments, start_up, time, traps};
+use super::{fresh, heap, learn, processor, segments, start_up, time, traps};
+use crate::books::book::book_times;
+use crate::books::{boot_info, cpu, intercepts};
 use crate::ops::apic;
 
 const STACK_BYTES: usize = 64 << 10;
@@ -74,16 +74,7 @@ extern "C" fn start() -> ! {
     apic::set_up_timer(TIMER_VECTOR);
     // Before the many exits of `learn`, during which the last of the others comes to its HLT.
     start_up::start_others();
-    intercepts::learn();
+    learn::learn();
     // SAFETY: the application's entry point, called once, on a stack of its own with all of the kernel set up.
     unsafe { runtime_entry(0, core::ptr::null(), core::ptr::null()) }
-}
-
-/// The page by which the monitor informed the guest.
-pub(crate) fn boot_info() -> &'static BootInfo {
-    // SAFETY: the monitor wrote the page before the first entry, its address is part of the contract (RDI at the entry
-    // has the same), it is mapped to itself, and nobody writes it again.
-    let boot = unsafe { &*(BOOT_INFO_GPA as *const BootInfo) };
-    assert!(boot.magic == BOOT_INFO_MAGIC, "there is no boot information at {BOOT_INFO_GPA:#x}");
-    boot
 }

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tollgate_abi::machine::PAGE_BYTES;
 
-use super::cpu;
+use crate::books::cpu;
 
 static FIRST_GPA: AtomicU64 = AtomicU64::new(0);
 static END_GPA: AtomicU64 = AtomicU64::new(0);

@@ -12,7 +12,8 @@ use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, T
 use super::process::refused;
 use super::threads::looked_for;
 use super::traps::{WORK_VECTOR, interrupts_of};
-use super::{cpu, threads, time, waiting};
+use super::{threads, time};
+use crate::books::{cpu, waiting};
 use crate::ops::{apic, idle};
 
 /// Looks before the vCPU halts: as PAUSE may exit, none is executed.

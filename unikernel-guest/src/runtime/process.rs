@@ -8,7 +8,8 @@ use tollgate_abi::hypercall::Book;
 
 use super::lock::Lock;
 use super::message::Message;
-use super::{cpu, threads};
+use super::threads;
+use crate::books::cpu;
 use crate::ops::hypercall;
 
 /// Exit status after a panic, as for Rust programs elsewhere.

@@ -12,7 +12,7 @@ use x86_64::structures::gdt::{Descriptor, SegmentSelector};
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
-use super::cpu;
+use crate::books::cpu;
 use crate::ops::descriptor_tables::{lgdt, ltr};
 
 const fn selector(index: u16) -> SegmentSelector {
@@ -86,7 +86,7 @@ const DESCRIPTORS: [u64; ENTRIES] = [
 /// This vCPU's.
 fn tables() -> &'static Tables {
     // SAFETY: set by `load`, to a reference that lives for ever.
-    unsafe { &*cpu::this().tables.load(Relaxed) }
+    unsafe { &*cpu::this().tables.load(Relaxed).cast::<Tables>() }
 }
 
 /// The operand of LGDT.
@@ -103,7 +103,7 @@ pub(crate) fn release_task() {
 
 /// Fills this vCPU's tables and loads every segment register but GS, whose base is the vCPU's place.
 pub(crate) fn load((tables, stacks): &'static (Tables, TrapStacks)) {
-    cpu::this().tables.store(core::ptr::from_ref(tables).cast_mut(), Relaxed);
+    cpu::this().tables.store(core::ptr::from_ref(tables).cast_mut().cast(), Relaxed);
     for (entry, descriptor) in tables.gdt.iter().zip(DESCRIPTORS) {
         entry.store(descriptor, Relaxed);
     }

@@ -11,11 +11,12 @@ use tollgate_abi::x86::control::{CR0_CD, CR0_ET, CR0_NW, DR6_AT_RESET, DR7_FIXED
 use x86_64::registers::control::{Cr0Flags, Cr2, Cr3, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
 
-use super::book::{book, book_times};
 use super::segments::{self, Tables, TrapStacks};
 use super::threads::{self, PATIENCE, STACK_BYTES, looked_for};
 use super::traps::{self, TIMER_VECTOR};
-use super::{cpu, process, processor};
+use super::{process, processor};
+use crate::books::book::{book, book_times};
+use crate::books::cpu;
 use crate::ops::apic;
 use crate::ops::debug_registers::{read_dr0, read_dr3, read_dr6, read_dr7};
 use crate::ops::ports::post;

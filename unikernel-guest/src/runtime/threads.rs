@@ -5,60 +5,26 @@
 //! finds the books complete.
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and calls what is started")]
 
-use core::ptr;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
 
 use hermit_abi::{EAGAIN, EINVAL, ENOMEM, ESRCH, NORMAL_PRIO, Tid};
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::profile::Profile;
 
-use super::book::book;
-use super::cpu::{self, Cpu};
+use super::futex;
 use super::process::{note_failure, refused};
 use super::traps::{WORK_VECTOR, interrupts_of};
-use super::{boot_info, futex};
+use crate::books::book::book;
+use crate::books::boot_info;
+use crate::books::cpu::{self, Cpu};
+use crate::books::thread::{CLAIMED, DONE, IDLE, READY, Thread};
 use crate::ops::idle::{give_way, hlt_for_ever, hlt_until_booked_interrupt};
 use crate::ops::{apic, control_registers, hypercall};
 
 /// The function that a thread starts with.
 pub(crate) type Entry = extern "C" fn(usize);
-
-/// The work of one vCPU.
-pub(crate) struct Thread {
-    state: AtomicU32,
-    entry: AtomicPtr<()>,
-    argument: AtomicUsize,
-    profile: AtomicU8,
-    /// True if the last one left control registers changed.
-    left_changed: AtomicBool,
-    /// Its number, from `sys_spawn` until it is joined; else 0.
-    id: AtomicU32,
-    /// 1 from `sys_block_current_task` on until it is woken.
-    pub(super) is_blocked: AtomicU32,
-}
-
-impl Thread {
-    /// No thread.
-    pub(crate) const fn none() -> Self {
-        Self {
-            state: AtomicU32::new(IDLE),
-            entry: AtomicPtr::new(ptr::null_mut()),
-            argument: AtomicUsize::new(0),
-            profile: AtomicU8::new(0),
-            left_changed: AtomicBool::new(false),
-            id: AtomicU32::new(0),
-            is_blocked: AtomicU32::new(0),
-        }
-    }
-}
-
-/// States of a thread: none, being made, to be run, finished.
-const IDLE: u32 = 0;
-const CLAIMED: u32 = 1;
-const READY: u32 = 2;
-const DONE: u32 = 3;
 
 /// The main thread's number; vCPU 0 runs nothing else.
 const MAIN_THREAD: Tid = 1;

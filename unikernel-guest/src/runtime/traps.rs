@@ -18,10 +18,10 @@ use x86_64::registers::control::{Cr0Flags, Cr2, Cr4Flags};
 use x86_64::registers::rflags::RFlags;
 use x86_64::structures::DescriptorTablePointer;
 
-use super::cpu::{self, Cpu, FIRST_APIC_VECTOR};
 use super::process;
-use super::recovery::{RESUME, Recovery};
 use super::segments::{CODE, DOUBLE_FAULT_IST, TRAP_IST};
+use crate::books::cpu::{self, Cpu, FIRST_APIC_VECTOR, Recovery};
+use crate::books::recovery::RESUME;
 use crate::ops::descriptor_tables::lidt;
 
 /// Vectors with an entry point: the architecture's 32, and some for interrupts.

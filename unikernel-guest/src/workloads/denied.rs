@@ -5,9 +5,10 @@ use tollgate_abi::exit_reason::ExitReason;
 
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
-use crate::runtime::intercepts::{book_or_invalid_opcode, enabled, facts};
-use crate::runtime::recovery::attempt;
-use crate::runtime::{account, cpu};
+use crate::books::cpu;
+use crate::books::intercepts::{book_or_invalid_opcode, enabled, facts};
+use crate::books::recovery::attempt;
+use crate::runtime::account;
 
 /// Executes an instruction that must raise #UD, by its own exit or without.
 macro_rules! denied {

@@ -6,10 +6,10 @@ use x86_64::registers::control::Cr0Flags;
 
 use super::expect::{ensure, exception, fault, vector};
 use super::{Outcome, Run};
+use crate::books::book::book;
+use crate::books::intercepts::{book_exception, cr0_write_exits, facts};
+use crate::books::recovery::{attempt, attempt_between};
 use crate::ops::control_registers::read_cr0;
-use crate::runtime::book::book;
-use crate::runtime::intercepts::{book_exception, cr0_write_exits, facts};
-use crate::runtime::recovery::{attempt, attempt_between};
 use crate::runtime::segments::ABSENT;
 
 /// 1 TiB: canonical, and beyond the 4 GiB that the page tables map.

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use crate::runtime::recovery::Trap;
+use crate::books::recovery::Trap;
 
 /// Returns from the workload with the formatted text unless the condition holds.
 macro_rules! ensure {

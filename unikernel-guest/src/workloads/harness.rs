@@ -12,10 +12,10 @@ use tollgate_abi::workload::{On, Workload};
 
 use super::expect::ensure;
 use super::{Code, Outcome, Run, bench};
+use crate::books::book::{Tally, booked, tally, tally_since};
+use crate::books::intercepts::{enabled_in, facts};
 use crate::ops::hypercall;
 use crate::runtime::account;
-use crate::runtime::book::{Tally, booked, tally, tally_since};
-use crate::runtime::intercepts::{enabled_in, facts};
 use crate::runtime::lock::Lock;
 use crate::runtime::message::Message;
 use crate::runtime::threads;

@@ -7,9 +7,9 @@ use tollgate_abi::exit_reason::ExitReason;
 
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
+use crate::books::intercepts::enabled;
 use crate::ops;
 use crate::ops::hypercall::{nothing_times, wake_after};
-use crate::runtime::intercepts::enabled;
 use crate::runtime::{processor, traps};
 
 pub(super) fn cpuid(run: &Run) -> Outcome {

@@ -7,13 +7,13 @@ use tollgate_abi::exit_reason::ExitReason;
 
 use super::expect::ensure;
 use super::{Outcome, Run};
+use crate::books::book::book;
+use crate::books::cpu;
+use crate::books::intercepts::{apic_delivers, apic_shadows_priority};
 use crate::ops::apic;
 use crate::ops::control_registers::{read_cr8, write_cr8};
 use crate::ops::idle;
 use crate::ops::time_stamp::rdtsc;
-use crate::runtime::book::book;
-use crate::runtime::cpu;
-use crate::runtime::intercepts::{apic_delivers, apic_shadows_priority};
 use crate::runtime::traps::{SELF_VECTOR, TIMER_VECTOR, interrupts_of};
 
 pub(super) fn registers(run: &Run) -> Outcome {

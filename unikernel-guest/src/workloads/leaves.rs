@@ -10,10 +10,10 @@ use tollgate_abi::workload::WILD_REASONS;
 
 use super::expect::ensure;
 use super::{Outcome, Run};
+use crate::books::book::{booked, booked_on, total};
+use crate::books::cpu;
+use crate::books::intercepts::enabled;
 use crate::ops::cpuid::cpuid_wide;
-use crate::runtime::book::{booked, booked_on, total};
-use crate::runtime::cpu;
-use crate::runtime::intercepts::enabled;
 
 /// In the upper halves of the registers before, where nothing of it may be left afterwards.
 const POISON: u64 = 0xdead_beef_0000_0000;

@@ -8,7 +8,7 @@ use tollgate_abi::machine::PAGE_BYTES;
 
 use super::expect::ensure;
 use super::{Outcome, Run};
-use crate::runtime::book::book_times;
+use crate::books::book::book_times;
 use crate::runtime::fresh;
 
 pub(super) fn memory(run: &Run) -> Outcome {

@@ -32,9 +32,9 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::machine::{BootInfo, OPTIONS_BYTES};
 use tollgate_abi::workload::TABLE;
 
+use crate::books::boot_info;
 use crate::ops::ports::post;
 use crate::runtime::account::Account;
-use crate::runtime::boot_info;
 use crate::runtime::process::note_failure;
 
 /// The arguments of a workload.

@@ -6,12 +6,12 @@ use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
+use crate::books::recovery::Trap;
 use crate::ops::control_registers::{
     read_cr0, read_cr3, read_cr4, read_cr8, set_and_clear_ts, toggle_mp_times, try_write_cr0, try_write_cr3,
     try_write_cr4, try_write_cr8, write_cr3, write_cr4, write_cr8,
 };
 use crate::ops::debug_registers::{read_dr0, read_dr3, read_dr6, read_dr7, write_dr0, write_dr3};
-use crate::runtime::recovery::Trap;
 
 pub(super) fn cr0(run: &Run) -> Outcome {
     const MP: u64 = Cr0Flags::MONITOR_COPROCESSOR.bits();

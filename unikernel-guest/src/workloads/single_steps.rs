@@ -16,11 +16,11 @@ use x86_64::registers::rflags::RFlags;
 
 use super::expect::{ensure, exception, vector};
 use super::{Outcome, Run};
+use crate::books::book::book;
+use crate::books::intercepts::{book_exception, book_if_enabled, facts};
+use crate::books::recovery::{self, RESUME};
 use crate::ops::control_registers::read_cr0;
 use crate::ops::msr::SYSENTER_ESP;
-use crate::runtime::book::book;
-use crate::runtime::intercepts::{book_exception, book_if_enabled, facts};
-use crate::runtime::recovery::{self, RESUME};
 use crate::runtime::segments::{CODE, DATA, USER_CODE, USER_DATA};
 
 /// One instruction, and UD2 behind it, which raises the wrong exception if the step is lost. RSP points at 16 bytes of its own.

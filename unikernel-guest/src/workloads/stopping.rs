@@ -11,10 +11,10 @@ use x86_64::structures::DescriptorTablePointer;
 
 use super::compute::Random;
 use super::{Outcome, Run};
+use crate::books::book::book;
+use crate::books::intercepts::{enabled, facts};
 use crate::ops::descriptor_tables::lidt;
 use crate::ops::idle::hlt_for_ever;
-use crate::runtime::book::book;
-use crate::runtime::intercepts::{enabled, facts};
 use crate::runtime::segments::CODE32;
 
 pub(super) fn triple_fault(_: &Run) -> Outcome {

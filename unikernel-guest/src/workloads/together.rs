@@ -9,13 +9,14 @@ use tollgate_abi::exit_reason::ExitReason;
 use super::expect::ensure;
 use super::stopping::shut_down;
 use super::{Outcome, Run};
+use crate::books::book::booked_on;
+use crate::books::cpu;
+use crate::books::intercepts::current;
 use crate::ops::cpuid::cpuid_times;
 use crate::ops::{apic, idle};
 use crate::runtime::account;
-use crate::runtime::book::booked_on;
-use crate::runtime::intercepts::current;
+use crate::runtime::threads;
 use crate::runtime::traps::{TEST_VECTOR, interrupts_of};
-use crate::runtime::{cpu, threads};
 
 /// The vCPU that interrupts are sent to.
 const TARGET: usize = 1;

@@ -13,11 +13,11 @@ use tollgate_abi::machine::{PAGE_BYTES, POST_PORT};
 
 use super::expect::ensure;
 use super::{Outcome, Run};
+use crate::books::book::book;
+use crate::books::intercepts::{Proc, book_if_enabled, facts, wants};
 use crate::ops::control_registers::reads_exit;
 use crate::ops::msr::SYSENTER_ESP;
 use crate::ops::ports::note_post;
-use crate::runtime::book::book;
-use crate::runtime::intercepts::{Proc, book_if_enabled, facts, wants};
 use crate::runtime::{fresh, processor};
 
 const FCW: usize = 0;

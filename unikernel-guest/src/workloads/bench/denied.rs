@@ -5,8 +5,8 @@ use tollgate_abi::exit_reason::ExitReason as R;
 
 use super::ABSENT;
 use super::timed::timed_fault;
-use crate::runtime::book::book;
-use crate::runtime::intercepts::{book_if_enabled, enabled};
+use crate::books::book::book;
+use crate::books::intercepts::{book_if_enabled, enabled};
 
 pub(super) fn rdpmc() -> u32 {
     book_if_enabled(R::RDPMC, 1);

@@ -4,7 +4,7 @@
 use tollgate_abi::exit_reason::ExitReason as R;
 
 use super::timed::timed;
-use crate::runtime::intercepts::book_if_enabled;
+use crate::books::intercepts::book_if_enabled;
 use crate::runtime::segments::{TASK, gdt_pointer, release_task};
 use crate::runtime::traps::idt_pointer;
 

@@ -7,9 +7,9 @@ use super::super::exceptions::{SIMD_DEFAULT, SIMD_DIVISIONS, X87_DIVISIONS};
 use super::super::expect::vector;
 use super::ABSENT;
 use super::timed::{timed_fault, timed_fault_between};
+use crate::books::book::book_times;
+use crate::books::intercepts::{book_exception, facts};
 use crate::ops::control_registers::read_cr0;
-use crate::runtime::book::book_times;
-use crate::runtime::intercepts::{book_exception, facts};
 use crate::runtime::segments::ABSENT as ABSENT_SEGMENT;
 
 pub(super) fn divide_error() -> u32 {

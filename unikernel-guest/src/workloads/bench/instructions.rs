@@ -11,11 +11,11 @@ use tollgate_abi::x86::msr::{IA32_KERNEL_GS_BASE, IA32_TSC_ADJUST};
 use super::super::instructions::WAKE_VECTOR;
 use super::timed::{timed, timed_between};
 use super::{ABSENT, FAILED};
+use crate::books::book::book;
+use crate::books::intercepts::{book_if_enabled, enabled, facts};
 use crate::ops::hypercall::wake_after;
 use crate::ops::msr::SYSENTER_ESP;
 use crate::ops::ports::note_post;
-use crate::runtime::book::book;
-use crate::runtime::intercepts::{book_if_enabled, enabled, facts};
 use crate::runtime::processor;
 use crate::runtime::traps::interrupts;
 

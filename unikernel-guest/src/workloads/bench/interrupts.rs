@@ -6,8 +6,8 @@ use tollgate_abi::exit_reason::ExitReason as R;
 
 use super::FAILED;
 use super::timed::{clock, timed};
+use crate::books::book::{book, book_times};
 use crate::ops::{apic, idle};
-use crate::runtime::book::{book, book_times};
 use crate::runtime::traps::{SELF_VECTOR, TIMER_VECTOR, interrupts_of};
 
 /// The register by which an interrupt is sent, and what is written to it.

@@ -18,7 +18,7 @@ use tollgate_abi::bench::{TABLE, WARM_UP};
 
 use super::together::{send_to, take_halted, take_running};
 use super::{Outcome, Run};
-use crate::runtime::intercepts::learn_timing;
+use crate::runtime::learn::learn_timing;
 use crate::runtime::lock::Lock;
 use crate::runtime::threads::Entry;
 

@@ -7,7 +7,7 @@ use tollgate_abi::machine::PAGE_BYTES;
 use super::super::memory::RET;
 use super::FAILED;
 use super::timed::timed;
-use crate::runtime::book::{book, book_times};
+use crate::books::book::{book, book_times};
 use crate::runtime::fresh;
 
 pub(super) fn ept_violation_write() -> u32 {

@@ -6,9 +6,9 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tollgate_abi::exit_reason::ExitReason as R;
 
 use super::timed::timed;
+use crate::books::book::{book, book_times};
+use crate::books::intercepts::book_if_enabled;
 use crate::ops::control_registers::{read_cr0, read_cr3, read_cr4, reads_exit};
-use crate::runtime::book::{book, book_times};
-use crate::runtime::intercepts::book_if_enabled;
 
 /// CR3, which is to be read where that does not exit.
 static CR3: AtomicU64 = AtomicU64::new(0);

@@ -63,11 +63,11 @@ macro_rules! timed_fault_between {
             concat!($before, "\n lea r9, [rip + 3f]\n mov qword ptr gs:[{resume}], r9"),
             concat!($operation, "\n 3:\n ", $behind),
             concat!("mov qword ptr gs:[{resume}], 0\n ", $after),
-            resume = const $crate::runtime::recovery::RESUME,
+            resume = const $crate::books::recovery::RESUME,
             out("r9") _,
             $($($operands)*)?
         );
-        if $crate::runtime::recovery::outcome(0).is_err() { ticks } else { $crate::workloads::bench::FAILED }
+        if $crate::books::recovery::outcome(0).is_err() { ticks } else { $crate::workloads::bench::FAILED }
     }};
 }
 pub(super) use timed_fault_between;

@@ -21,31 +21,31 @@ impl Waiter {
     }
 
     /// Begins to wait; false if the word is not what was expected, and the wait is over.
-    pub(super) fn begin(&self, word: &AtomicU32, expected: u32) -> bool {
+    pub(crate) fn begin(&self, word: &AtomicU32, expected: u32) -> bool {
         self.0.store(ptr::from_ref(word).addr(), SeqCst);
         fence(SeqCst);
         word.load(SeqCst) == expected || !self.give_up(word)
     }
 
     /// Whether somebody has woken it.
-    pub(super) fn is_woken(&self) -> bool {
+    pub(crate) fn is_woken(&self) -> bool {
         self.0.load(Acquire) == 0
     }
 
     /// Waits no longer; false if it has been woken at the last moment.
-    pub(super) fn give_up(&self, word: &AtomicU32) -> bool {
+    pub(crate) fn give_up(&self, word: &AtomicU32) -> bool {
         self.0.compare_exchange(ptr::from_ref(word).addr(), 0, SeqCst, Relaxed).is_ok()
     }
 
     /// Says that it halts, so that who wakes it has to interrupt it; false if it has been woken.
-    pub(super) fn fall_asleep(&self, word: &AtomicU32) -> bool {
+    pub(crate) fn fall_asleep(&self, word: &AtomicU32) -> bool {
         let address = ptr::from_ref(word).addr();
         self.0.compare_exchange(address, address | ASLEEP, SeqCst, Relaxed).is_ok()
     }
 }
 
 /// Wakes up to `count` of those that wait on the word, and interrupts those that halt, by their places; how many it woke.
-pub(super) fn wake<'a>(
+pub(crate) fn wake<'a>(
     waiters: impl Iterator<Item = &'a Waiter>,
     word: &AtomicU32,
     count: i32,

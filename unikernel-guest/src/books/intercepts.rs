@@ -5,15 +5,12 @@
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use tollgate_abi::exit_reason::{ExitReason, ROWS, TABLE};
+use tollgate_abi::exit_reason::{ExitReason, ROWS};
 use tollgate_abi::profile::{Intercepts, Profile};
-use tollgate_abi::svm_exit::OWN;
 use tollgate_abi::virtualization::Facts;
 
-use super::account;
 use super::book::{book, book_times};
 use super::{boot_info, cpu};
-use crate::ops::hypercall;
 
 static ENABLED: [[AtomicBool; ROWS]; Profile::ALL.len()] =
     [const { [const { AtomicBool::new(false) }; ROWS] }; Profile::ALL.len()];
@@ -50,32 +47,9 @@ pub(crate) fn switched_to(profile: Profile) {
     cpu.takes_eoi.store(apic_delivers().into(), Relaxed);
 }
 
-/// Asks, in each profile, which reasons it enables on this processor.
-pub(crate) fn learn() {
-    ask(Profile::Minimal);
-    for profile in [Profile::Full, Profile::VirtualApic] {
-        hypercall::switch_profile(profile);
-        ask(profile);
-    }
-    hypercall::switch_profile(Profile::Minimal);
-}
-
-/// Asks the same in the profile of microbenchmarks.
-pub(crate) fn learn_timing() {
-    hypercall::switch_profile(Profile::Timing);
-    ask(Profile::Timing);
-    hypercall::switch_profile(Profile::Minimal);
-}
-
-/// Asks which reasons are enabled now, with `profile` in force.
-fn ask(profile: Profile) {
-    for row in TABLE {
-        ENABLED[profile as usize][row.reason.ledger_row()].store(account::is_enabled(row.reason), Relaxed);
-    }
-    for own in OWN.iter().filter(|_| facts().is_svm()) {
-        let (reason, enabled) = account::own_of_svm(own.code);
-        ENABLED[profile as usize][reason.ledger_row()].store(enabled, Relaxed);
-    }
+/// Notes whether a profile enables a reason, as the monitor tells.
+pub(crate) fn note(profile: Profile, reason: ExitReason, enabled: bool) {
+    ENABLED[profile as usize][reason.ledger_row()].store(enabled, Relaxed);
 }
 
 /// True if `profile` enables `reason` on this processor.

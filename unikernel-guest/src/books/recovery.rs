@@ -2,9 +2,9 @@
 //! came of it and goes on behind it.
 
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
-use super::cpu::{self, Cpu};
+use super::cpu::{self, Cpu, Recovery};
 
 /// The traces of an expected exception.
 #[derive(Clone, Copy, Debug)]
@@ -21,32 +21,6 @@ pub(crate) struct Trap {
     pub(crate) tried: u64,
 }
 
-/// Written by [`attempt!`], and by the assembly in `traps` when the exception comes.
-#[repr(C)]
-pub(crate) struct Recovery {
-    /// The address to go on at after an exception; 0 if none is expected.
-    pub(super) resume: AtomicU64,
-    pub(super) taken: AtomicU64,
-    pub(super) vector: AtomicU64,
-    pub(super) error: AtomicU64,
-    pub(super) rip: AtomicU64,
-    pub(super) cr2: AtomicU64,
-}
-
-impl Recovery {
-    /// No exception is expected.
-    pub(crate) const fn none() -> Self {
-        Self {
-            resume: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
-            vector: AtomicU64::new(0),
-            error: AtomicU64::new(0),
-            rip: AtomicU64::new(0),
-            cr2: AtomicU64::new(0),
-        }
-    }
-}
-
 /// Offset of the word in which `attempt!` says how to go on, relative to GS base.
 pub(crate) const RESUME: usize = offset_of!(Cpu, recovery) + offset_of!(Recovery, resume);
 
@@ -54,7 +28,7 @@ pub(crate) const RESUME: usize = offset_of!(Cpu, recovery) + offset_of!(Recovery
 /// leaves the output operands with whatever the instruction had written.
 macro_rules! attempt {
     ($instruction:expr $(, $($operands:tt)*)?) => {
-        $crate::runtime::recovery::attempt_between!("", $instruction, "" $(, $($operands)*)?)
+        $crate::books::recovery::attempt_between!("", $instruction, "" $(, $($operands)*)?)
     };
 }
 pub(crate) use attempt;
@@ -74,10 +48,10 @@ macro_rules! attempt_between {
             $after,
             "mov qword ptr gs:[{resume}], 0",
             tried = out(reg) tried,
-            resume = const $crate::runtime::recovery::RESUME,
+            resume = const $crate::books::recovery::RESUME,
             $($($operands)*)?
         );
-        $crate::runtime::recovery::outcome(tried)
+        $crate::books::recovery::outcome(tried)
     }};
 }
 pub(crate) use attempt_between;

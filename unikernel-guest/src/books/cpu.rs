@@ -14,15 +14,39 @@ use tollgate_abi::profile::Profile;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::GsBase;
 
-use super::recovery::Recovery;
-use super::segments::Tables;
-use super::threads::Thread;
+use super::thread::Thread;
 use super::waiting::Waiter;
 
 /// Vectors of the local APIC, from [`FIRST_APIC_VECTOR`] on, whose interrupts are counted one by one.
 pub(crate) const APIC_VECTORS: usize = 16;
 /// The first of them.
 pub(crate) const FIRST_APIC_VECTOR: u8 = 0x30;
+
+/// An exception that is expected, and what it left behind: written by `attempt!`, and by the assembly in `traps` when the exception comes.
+#[repr(C)]
+pub(crate) struct Recovery {
+    /// The address to go on at after an exception; 0 if none is expected.
+    pub(crate) resume: AtomicU64,
+    pub(crate) taken: AtomicU64,
+    pub(crate) vector: AtomicU64,
+    pub(crate) error: AtomicU64,
+    pub(crate) rip: AtomicU64,
+    pub(crate) cr2: AtomicU64,
+}
+
+impl Recovery {
+    /// No exception is expected.
+    pub(crate) const fn none() -> Self {
+        Self {
+            resume: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            vector: AtomicU64::new(0),
+            error: AtomicU64::new(0),
+            rip: AtomicU64::new(0),
+            cr2: AtomicU64::new(0),
+        }
+    }
+}
 
 /// One vCPU.
 #[repr(C)]
@@ -52,8 +76,8 @@ pub(crate) struct Cpu {
     pub(crate) next_fresh_gpa: AtomicU64,
     /// The byte that this vCPU's POST port gives back; each writes it when it comes up.
     pub(crate) last_post: AtomicU8,
-    /// Its GDT and TSS.
-    pub(crate) tables: AtomicPtr<Tables>,
+    /// Its GDT and TSS, which `runtime::segments` knows.
+    pub(crate) tables: AtomicPtr<()>,
     /// It has come up.
     pub(crate) is_up: AtomicBool,
     /// It has gone for good.
