@@ -135,3 +135,22 @@ fn scripts_stop_at_the_first_error_and_can_be_run() {
     let runs = |path: &PathBuf| path.metadata().unwrap().permissions().mode() & 0o111 != 0;
     none("scripts that can't be run", scripts.iter().filter(|path| !runs(path)).map(|path| name(path)).collect());
 }
+
+/// The guest's floors, from the ground up.
+const FLOORS: [&str; 4] = ["books", "ops", "runtime", "workloads"];
+
+#[test]
+fn no_floor_of_the_guest_reaches_up() {
+    let mut offenders = Vec::new();
+    for (level, floor) in FLOORS.iter().enumerate() {
+        let folder = root().join("unikernel-guest/src").join(floor);
+        let paths: Vec<PathBuf> = rust_files().filter(|path| path.starts_with(&folder)).collect();
+        assert!(paths.len() > 3, "{floor} is a floor of several files");
+        for path in paths {
+            let text = read(&path);
+            let above = FLOORS[level + 1..].iter().filter(|above| text.contains(&format!("crate::{above}")));
+            offenders.extend(above.map(|above| format!("{} names {above}", name(&path))));
+        }
+    }
+    none("files of the guest that reach up", offenders);
+}
