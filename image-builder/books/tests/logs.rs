@@ -34,7 +34,10 @@ fn a_balanced_log_balances() {
     assert_eq!((account.totals.exits, account.totals.cycles, account.totals.guest_count), (8, 650, Some(8)));
     assert_eq!(account.workloads[0].cycles_per_iteration, 98.0);
     let cpuid = &account.reasons[0];
-    assert_eq!((cpuid.number, cpuid.count, cpuid.min, cpuid.max, cpuid.guest_count), (10, 5, 70, 70, Some(5)));
+    assert_eq!(
+        (cpuid.number, cpuid.figures.count, cpuid.figures.min, cpuid.figures.max, cpuid.guest_count),
+        (10, 5, 70, 70, Some(5))
+    );
 }
 
 #[test]
@@ -246,7 +249,7 @@ fn the_monitors_looks_are_no_exits_of_the_guests_and_in_the_emulators_log() {
     let balanced = looked_at((4, 3), (2, 2), 1);
     let account = account_of(&balanced);
     assert_eq!((account.verdict.as_str(), account.findings.len()), ("balanced", 0), "{:?}", account.findings);
-    assert_eq!((account.reasons[0].count, account.reasons[0].looks), (4, 3));
+    assert_eq!((account.reasons[0].figures.count, account.reasons[0].looks), (4, 3));
     assert_eq!(account.workloads[0].looks, [(1, 2)].into());
     let audited_with = |interrupts| audited(&balanced, &[(0, 10, 5), (0, 1, interrupts)]).verdict;
     assert_eq!(audited_with(4), "balanced");
@@ -334,9 +337,10 @@ fn two_vcpus_that_balance_balance() {
         (vec![0, 1], vec![9, 8], vec![740, 665])
     );
     assert_eq!(sums(&|vcpu| vcpu.audit_count.unwrap()), [9, 8]);
-    let second: Vec<_> = account.per_vcpu[1].reasons.iter().map(|row| (row.number, row.count, row.max)).collect();
+    let second: Vec<_> =
+        account.per_vcpu[1].reasons.iter().map(|row| (row.number, row.figures.count, row.figures.max)).collect();
     assert_eq!(second, [(1, 1, 80), (10, 5, 75), (12, 1, 120), (32, 1, 90)]);
-    assert!(account.per_vcpu[1].reasons.iter().all(|row| row.audit_count == Some(row.count)));
+    assert!(account.per_vcpu[1].reasons.iter().all(|row| row.audit_count == Some(row.figures.count)));
     assert!(account_of(&two_vcpus()).per_vcpu.iter().all(|vcpu| vcpu.audit_count.is_none()));
 }
 
@@ -511,7 +515,8 @@ fn keys_sum_to_their_row_on_each_vcpu() {
     };
     let account = keys([(3, &[70]), (3, &[70])]);
     assert_eq!(account.verdict, "balanced", "{:?}", account.findings);
-    let rows: Vec<_> = account.reasons[0].keys.iter().map(|key| (key.name.as_str(), key.count, key.min)).collect();
+    let rows: Vec<_> =
+        account.reasons[0].keys.iter().map(|key| (key.name.as_str(), key.figures.count, key.figures.min)).collect();
     assert_eq!(rows, [("leaf 0x0", 6, 70), ("others", 4, 70)]);
     // Neither the sum over the vCPUs nor the number of exits shows these.
     let found = |account: Account, part: &str| {
@@ -679,7 +684,12 @@ fn keys_without_extremes_are_read() {
         }
     });
     let keys = &account.reasons[0].keys;
-    assert_eq!((account.verdict.as_str(), keys[0].min, keys[0].max), ("balanced", 0, 0), "{:?}", account.findings);
+    assert_eq!(
+        (account.verdict.as_str(), keys[0].figures.min, keys[0].figures.max),
+        ("balanced", 0, 0),
+        "{:?}",
+        account.findings
+    );
 }
 
 #[test]
@@ -696,8 +706,11 @@ fn variants_never_exceed_their_row() {
     };
     let account = variants(&[(0, "one", 2, &[70]), (0, "two", 3, &[70]), (1, "two", 1, &[70])]);
     assert_eq!(account.verdict, "balanced", "{:?}", account.findings);
-    let rows: Vec<_> =
-        account.reasons[0].variants.iter().map(|row| (row.name.as_str(), row.count, row.cycles)).collect();
+    let rows: Vec<_> = account.reasons[0]
+        .variants
+        .iter()
+        .map(|row| (row.name.as_str(), row.figures.count, row.figures.cycles))
+        .collect();
     assert_eq!(rows, [("one", 2, 140), ("two", 4, 280)]);
     let found = |parts: &[(u64, &str, u64, &[u64])], part: &str| {
         let findings = variants(parts).findings;
@@ -769,7 +782,10 @@ fn rows_of_several_vcpus_are_summed() {
     }
     let account = account_of(&log);
     let cpuid = &account.reasons[0];
-    assert_eq!((cpuid.count, cpuid.cycles, cpuid.min, cpuid.max, cpuid.histogram.len()), (5, 728, 64, 200, 2));
+    assert_eq!(
+        (cpuid.figures.count, cpuid.figures.cycles, cpuid.figures.min, cpuid.figures.max, cpuid.histogram.len()),
+        (5, 728, 64, 200, 2)
+    );
     assert_eq!((account.totals.exits, account.totals.cycles, account.totals.elapsed), (5, 728, 1001));
     assert_eq!(account.findings, Vec::<String>::new());
 }
@@ -852,8 +868,8 @@ proptest! {
         log.verdict("stopped", "");
         let account = account_of(&log);
         prop_assert_eq!(&account.findings, &Vec::<String>::new());
-        prop_assert_eq!(account.reasons.iter().map(|reason| reason.count).sum::<u64>(), exits);
-        prop_assert_eq!(account.reasons.iter().map(|reason| reason.cycles).sum::<u64>(), account.totals.cycles);
+        prop_assert_eq!(account.reasons.iter().map(|reason| reason.figures.count).sum::<u64>(), exits);
+        prop_assert_eq!(account.reasons.iter().map(|reason| reason.figures.cycles).sum::<u64>(), account.totals.cycles);
         prop_assert_eq!(account.totals.guest_count, Some(exits));
     }
 }

@@ -11,6 +11,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::record::Kind;
 use tollgate_books::account::{Account, AtlasRow, AtlasVariant};
 use tollgate_books::audit::{Audit, ExitLogFormat, ExitLogReader};
+use tollgate_books::figures::Figures;
 use tollgate_books::log::{LogReader, VariantRow};
 use tollgate_books::report::{Format, Titled, render};
 
@@ -180,8 +181,9 @@ fn what_a_reason_divides_into_is_shown() {
 fn an_atlas_has_a_row_for_each_variant() {
     let mut good = titled("good.log", &balanced(), true);
     let variant = |name: &str, count| {
-        let known = VariantRow { name: name.to_owned(), count, cycles: 70 * count, min: 60, max: 80 };
-        let row = if count == 0 { VariantRow { name: name.to_owned(), ..VariantRow::default() } } else { known };
+        let figures = Figures { count, cycles: 70 * count, min: 60, max: 80 };
+        let figures = if count == 0 { Figures::default() } else { figures };
+        let row = VariantRow { name: name.to_owned(), figures };
         let (how, platform) = match name {
             "CR3 read" => ("not produced", ""),
             "LMSW" => ("how a scenario does it", "tigerlake, 2 CPUs"),
@@ -192,17 +194,15 @@ fn an_atlas_has_a_row_for_each_variant() {
     let row = AtlasRow {
         number: 28,
         name: "Control-register accesses".to_owned(),
-        count: 5,
-        cycles: 350,
-        min: 60,
-        max: 80,
+        figures: Figures { count: 5, cycles: 350, min: 60, max: 80 },
         audit_count: Some(5),
         how: "MOV to CR0".to_owned(),
         platform: "tigerlake".to_owned(),
         possible: true,
         variants: vec![variant("CR0 write", 3), variant("CR3 read", 0), variant("LMSW", 2)],
     };
-    let lacking = AtlasRow { count: 0, number: 60, name: "ENCLS".to_owned(), possible: false, ..row.clone() };
+    let lacking =
+        AtlasRow { figures: Figures::default(), number: 60, name: "ENCLS".to_owned(), possible: false, ..row.clone() };
     let lacking = AtlasRow { how: "needs silicon".to_owned(), platform: String::new(), variants: vec![], ..lacking };
     good.account.atlas = vec![row, lacking];
     golden("atlas.txt", &render(&[good], Format::Table));

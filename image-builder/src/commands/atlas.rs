@@ -283,10 +283,13 @@ fn gaps(rows: &[AtlasRow], runs: &[Run], is_alone: bool) -> Vec<String> {
         }
     };
     for row in rows.iter().filter(|row| row.possible) {
-        if row.count == 0 {
+        if row.figures.count == 0 {
             check(row, "", lacking(row.number, accounts()));
         }
-        for variant in row.variants.iter().filter(|variant| row.count > 0 && variant.possible && variant.row.count == 0)
+        for variant in row
+            .variants
+            .iter()
+            .filter(|variant| row.figures.count > 0 && variant.possible && variant.row.figures.count == 0)
         {
             let name = &variant.row.name;
             check(row, &format!(", {name}"), denied(row.number, Some(name), accounts()));
@@ -397,21 +400,18 @@ fn rows(runs: &[Run], extension: Extension) -> Vec<AtlasRow> {
 fn atlas_row(row: &Wanted, runs: &[Run]) -> AtlasRow {
     let number = row.reason.0;
     let seen = runs.iter().find_map(|Run { place, account, .. }| {
-        let reason = account.reasons.iter().find(|reason| reason.number == number && reason.count > 0)?;
+        let reason = account.reasons.iter().find(|reason| reason.number == number && reason.figures.count > 0)?;
         Some((place.as_str(), reason))
     });
     let nothing = Reason::default();
     let (platform, reason) = seen.unwrap_or(("", &nothing));
-    let possible = row.is_possible(runs) || reason.count > 0;
+    let possible = row.is_possible(runs) || reason.figures.count > 0;
     AtlasRow {
         number,
         name: row.reason.name().to_owned(),
-        count: reason.count,
-        cycles: reason.cycles,
-        min: reason.min,
-        max: reason.max,
+        figures: reason.figures,
         audit_count: reason.audit_count,
-        how: if reason.count > 0 { provoked_by(row, reason) } else { why_not(row, possible, runs) },
+        how: if reason.figures.count > 0 { provoked_by(row, reason) } else { why_not(row, possible, runs) },
         platform: platform.to_owned(),
         possible,
         variants: variants(row, reason, runs),
@@ -429,7 +429,7 @@ fn atlas_variant(reason: ExitReason, name: &str, runs: &[Run]) -> AtlasVariant {
     let seen = runs.iter().find_map(|Run { place, account, .. }| {
         let of_reason = account.reasons.iter().filter(|row| row.number == reason.0);
         let variant = of_reason.flat_map(|row| &row.variants).find(|variant| variant.name == name)?;
-        Some((place, variant)).filter(|(_, variant)| variant.count > 0)
+        Some((place, variant)).filter(|(_, variant)| variant.figures.count > 0)
     });
     if let Some((place, variant)) = seen {
         let how = about(reason, name).map_or("", |scenario| scenario.about);
@@ -521,12 +521,12 @@ mod tests {
         let second = account(&[(ExitReason::CPUID, 9, &[]), (ExitReason::GETSEC, 4, &[])], None);
         let rows = vtx(&[run("first", first.clone()), run("second", second)]);
         let row = |reason: ExitReason| rows.iter().find(|row| row.number == reason.0).unwrap();
-        assert_eq!((row(ExitReason::CPUID).count, row(ExitReason::CPUID).platform.as_str()), (5, "first"));
-        assert_eq!((row(ExitReason::GETSEC).count, row(ExitReason::GETSEC).platform.as_str()), (4, "second"));
-        assert_eq!((row(ExitReason::HLT).count, row(ExitReason::HLT).how.as_str()), (0, "not produced"));
+        assert_eq!((row(ExitReason::CPUID).figures.count, row(ExitReason::CPUID).platform.as_str()), (5, "first"));
+        assert_eq!((row(ExitReason::GETSEC).figures.count, row(ExitReason::GETSEC).platform.as_str()), (4, "second"));
+        assert_eq!((row(ExitReason::HLT).figures.count, row(ExitReason::HLT).how.as_str()), (0, "not produced"));
         let alone = vtx(&[run("first", first)]);
         let getsec = alone.iter().find(|row| row.number == ExitReason::GETSEC.0).unwrap();
-        assert_eq!((getsec.count, getsec.how.as_str()), (0, "not produced: this processor lacks SMX"));
+        assert_eq!((getsec.figures.count, getsec.how.as_str()), (0, "not produced: this processor lacks SMX"));
     }
 
     #[test]
@@ -586,7 +586,12 @@ mod tests {
             for AtlasVariant { row: variant, how, platform, .. } in &row.variants {
                 let produced = row.number == ExitReason::CR_ACCESS.0 && names.contains(&variant.name.as_str());
                 let figures = if produced { (5, 350, 70, 70) } else { (0, 0, 0, 0) };
-                assert_eq!((variant.count, variant.cycles, variant.min, variant.max), figures, "{}", variant.name);
+                assert_eq!(
+                    (variant.figures.count, variant.figures.cycles, variant.figures.min, variant.figures.max),
+                    figures,
+                    "{}",
+                    variant.name
+                );
                 let expected = if variant.name == "of its own" {
                     ("", "")
                 } else if produced {
@@ -620,7 +625,7 @@ mod tests {
         let variant = |name: &str| {
             let AtlasVariant { row, how, platform, .. } =
                 row.variants.iter().find(|variant| variant.row.name == name).unwrap();
-            (row.count, platform.as_str(), how.as_str())
+            (row.figures.count, platform.as_str(), how.as_str())
         };
         assert_eq!(variant("#UD"), (4, "one", ""));
         assert_eq!(variant("NMI"), (4, "two", "an NMI from another CPU"));
@@ -667,7 +672,7 @@ mod tests {
         let row = |runs: &[Run], reason: ExitReason| {
             rows(runs, Extension::Svm).into_iter().find(|row| row.number == reason.0)
         };
-        let told = |runs: &[Run], reason| row(runs, reason).map(|row| (row.count, row.possible, row.how));
+        let told = |runs: &[Run], reason| row(runs, reason).map(|row| (row.figures.count, row.possible, row.how));
         assert_eq!(told(&alone, ExitReason::SVM_PUSHF), Some((4, true, "PUSHFQ".to_owned())));
         let elsewhere = Some((0, false, "needs Bochs' AMD models, QEMU or silicon (QEMU from 9.1 on)".to_owned()));
         assert_eq!(told(&alone, ExitReason::INVD), elsewhere);

@@ -117,12 +117,7 @@ fn add(reason: &mut Reason, row: &ExitRow) {
         reason.status.clone_from(&row.status);
         reason.name.clone_from(&row.name);
     }
-    if row.count > 0 {
-        reason.min = if reason.count == 0 { row.min } else { reason.min.min(row.min) };
-        reason.max = reason.max.max(row.max);
-    }
-    reason.count = reason.count.saturating_add(row.count);
-    reason.cycles = reason.cycles.saturating_add(row.cycles);
+    reason.figures.add(row.figures);
     reason.looks = reason.looks.saturating_add(row.looks);
     Bucket::add_all(&mut reason.histogram, Bucket::of(&row.histogram));
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Account, Bucket, PlatformFacts, Reason};
 use crate::failure::Status;
+use crate::figures::Figures;
 
 /// The merged document's format. Fields may be added under this name, not renamed.
 pub const MERGED_SCHEMA: &str = "tollgate.merged/1";
@@ -76,14 +77,9 @@ pub struct MergedRow {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// Exits.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// The shortest.
-    pub min: u64,
-    /// The longest.
-    pub max: u64,
+    /// Its exits and their ticks.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// The buckets that are not empty.
     pub histogram: Vec<Bucket>,
 }
@@ -158,7 +154,7 @@ impl Collected {
             return;
         }
         self.accounted += 1;
-        for reason in account.reasons.iter().filter(|reason| reason.count > 0) {
+        for reason in account.reasons.iter().filter(|reason| reason.figures.count > 0) {
             self.reasons.entry(reason.number).or_default().add(reason);
         }
     }
@@ -167,7 +163,7 @@ impl Collected {
         let sum = |figure: fn(&MergedRow) -> u64| {
             self.reasons.values().fold(0_u64, |sum, reason| sum.saturating_add(figure(&reason.row)))
         };
-        let (exits, cycles) = (sum(|row| row.count), sum(|row| row.cycles));
+        let (exits, cycles) = (sum(|row| row.figures.count), sum(|row| row.figures.cycles));
         let accounted = self.accounted;
         Group {
             platform: PlatformFacts { kind, emulator: None, virtualization, cpu },
@@ -189,16 +185,12 @@ impl CollectedReason {
         if self.runs == 0 {
             row.number = more.number;
             row.name.clone_from(&more.name);
-            row.min = more.min;
         }
         self.runs += 1;
-        row.min = row.min.min(more.min);
-        row.max = row.max.max(more.max);
-        row.count = row.count.saturating_add(more.count);
-        row.cycles = row.cycles.saturating_add(more.cycles);
+        row.figures.add(more.figures);
         Bucket::add_all(&mut row.histogram, more.histogram.iter().copied());
-        self.counts.add(more.count, 1);
-        let average = u128::from(more.cycles) * u128::from(HUNDREDTHS) / u128::from(more.count.max(1));
+        self.counts.add(more.figures.count, 1);
+        let average = u128::from(more.figures.cycles) * u128::from(HUNDREDTHS) / u128::from(more.figures.count.max(1));
         self.averages.add(average.try_into().unwrap_or(u64::MAX), 1);
     }
 

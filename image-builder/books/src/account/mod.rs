@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::failure::Status;
+use crate::figures::Figures;
 use crate::log::{KeyCount, KeyRow, ScenarioRun, VariantRow};
 
 /// The document's format. Fields may be added under this name, not renamed.
@@ -136,14 +137,9 @@ pub struct Reason {
     pub name: String,
     /// `enabled`, `not-enabled`, `undefined`; empty if the log has no row.
     pub status: String,
-    /// Exits in the ledger.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// The shortest.
-    pub min: u64,
-    /// The longest.
-    pub max: u64,
+    /// Its exits and their ticks.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// The buckets that are not empty.
     pub histogram: Vec<Bucket>,
     /// Exits in the guest's own book; `null` where there is none.
@@ -232,14 +228,9 @@ pub struct AtlasRow {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// Exits in the run that produced it; 0 if none did.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// The shortest.
-    pub min: u64,
-    /// The longest.
-    pub max: u64,
+    /// Its exits and their ticks.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Exits in the emulator's log of that run.
     pub audit_count: Option<u64>,
     /// How it was provoked, or why it was not.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_abi::key::{KINDS, VARIANTS};
 
+use crate::figures::Figures;
 use crate::log::{ExitRow, KeyRow, Log, VariantRow};
 
 /// Keys by reason, the most frequent first and the others last.
@@ -14,13 +15,14 @@ pub(super) fn keys(log: &Log) -> BTreeMap<u16, Vec<KeyRow>> {
     for (&(_, number), rows) in &log.keys {
         let of_reason = joined.entry(number).or_default();
         for row in rows {
-            let known = of_reason.entry(row.key).or_insert_with(|| KeyRow { count: 0, cycles: 0, ..row.clone() });
-            join([&mut known.count, &mut known.cycles, &mut known.min, &mut known.max], Figures::from(row));
+            let known =
+                of_reason.entry(row.key).or_insert_with(|| KeyRow { figures: Figures::default(), ..row.clone() });
+            known.figures.add(row.figures);
         }
     }
     let sorted = |rows: BTreeMap<Option<u64>, KeyRow>| {
         let mut rows: Vec<KeyRow> = rows.into_values().collect();
-        rows.sort_by_key(|row| (row.key.is_none(), Reverse(row.count), row.key));
+        rows.sort_by_key(|row| (row.key.is_none(), Reverse(row.figures.count), row.key));
         rows
     };
     joined.into_iter().map(|(number, rows)| (number, sorted(rows))).collect()
@@ -32,8 +34,9 @@ pub(super) fn variants(log: &Log) -> BTreeMap<u16, Vec<VariantRow>> {
     for (&(_, number), rows) in &log.variants {
         let of_reason = joined.entry(number).or_default();
         for row in rows {
-            let known = of_reason.entry(&row.name).or_insert_with(|| VariantRow { count: 0, cycles: 0, ..row.clone() });
-            join([&mut known.count, &mut known.cycles, &mut known.min, &mut known.max], Figures::from(row));
+            let known =
+                of_reason.entry(&row.name).or_insert_with(|| VariantRow { figures: Figures::default(), ..row.clone() });
+            known.figures.add(row.figures);
         }
     }
     let sorted = |number: u16, rows: BTreeMap<&str, VariantRow>| {
@@ -46,36 +49,6 @@ pub(super) fn variants(log: &Log) -> BTreeMap<u16, Vec<VariantRow>> {
 }
 
 /// The figures that a part and its row both have.
-#[derive(Clone, Copy)]
-struct Figures {
-    count: u64,
-    cycles: u64,
-    min: u64,
-    max: u64,
-}
-
-macro_rules! figures_from {
-    ($($row:ident)*) => {
-        $(impl From<&$row> for Figures {
-            fn from(&$row { count, cycles, min, max, .. }: &$row) -> Self {
-                Self { count, cycles, min, max }
-            }
-        })*
-    };
-}
-
-figures_from! { KeyRow VariantRow ExitRow }
-
-/// Adds one vCPU's figures to what is known. What has no exits has no extremes.
-fn join([count, cycles, min, max]: [&mut u64; 4], more: Figures) {
-    if more.count > 0 {
-        *min = if *count == 0 { more.min } else { more.min.min(*min) };
-        *max = if *count == 0 { more.max } else { more.max.max(*max) };
-    }
-    *count = count.saturating_add(more.count);
-    *cycles = cycles.saturating_add(more.cycles);
-}
-
 /// Keys, where the run kept them, and variants against the rows that they are parts of.
 pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
     if keys {
@@ -85,14 +58,14 @@ pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
     for (&(vcpu, number), parts) in &log.variants {
         let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
         let place = place(number, vcpu);
-        let (count, cycles) = sums(parts.iter().map(Figures::from));
-        if count > row.count || cycles > row.cycles {
-            let (all_exits, all_cycles) = (row.count, row.cycles);
+        let Figures { count, cycles, .. } = Figures::sum(parts.iter().map(|part| part.figures));
+        if count > row.figures.count || cycles > row.figures.cycles {
+            let (all_exits, all_cycles) = (row.figures.count, row.figures.cycles);
             found.push(format!(
                 "{place}: its variants have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
             ));
         }
-        let of_parts = parts.iter().filter_map(|part| contradiction(&part.name, Figures::from(part), row));
+        let of_parts = parts.iter().filter_map(|part| contradiction(&part.name, part.figures, row));
         found.extend(of_parts.map(|problem| format!("{place}: {problem}")));
     }
 }
@@ -106,26 +79,22 @@ fn check_keys(log: &Log, found: &mut Vec<String>) {
         let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
         let parts = log.keys.get(&(vcpu, number)).map_or(&[][..], Vec::as_slice);
         let place = place(number, vcpu);
-        let (count, cycles) = sums(parts.iter().map(Figures::from));
-        if (count, cycles) != (row.count, row.cycles) {
-            let (all_exits, all_cycles) = (row.count, row.cycles);
+        let Figures { count, cycles, .. } = Figures::sum(parts.iter().map(|part| part.figures));
+        if (count, cycles) != (row.figures.count, row.figures.cycles) {
+            let (all_exits, all_cycles) = (row.figures.count, row.figures.cycles);
             found.push(format!(
                 "{place}: its keys have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
             ));
         }
         // Logs of earlier monitors have no extremes of keys.
-        let told = parts.iter().filter(|part| part.max > 0);
-        let of_parts = told.filter_map(|part| contradiction(&part.name, Figures::from(part), row));
+        let told = parts.iter().filter(|part| part.figures.max > 0);
+        let of_parts = told.filter_map(|part| contradiction(&part.name, part.figures, row));
         found.extend(of_parts.map(|problem| format!("{place}: {problem}")));
     }
 }
 
 fn place(number: u16, vcpu: u64) -> String {
     format!("reason {number} {} on vCPU {vcpu}", super::build::row_name(number))
-}
-
-fn sums(parts: impl Iterator<Item = Figures>) -> (u64, u64) {
-    parts.fold((0, 0), |sum, part| (sum.0.saturating_add(part.count), sum.1.saturating_add(part.cycles)))
 }
 
 /// The contradiction in a part's figures, given its row.
@@ -138,6 +107,6 @@ fn contradiction(name: &str, part: Figures, row: &ExitRow) -> Option<String> {
     if !(least..=most).contains(&u128::from(cycles)) {
         return Some(format!("{name}: {cycles} cycles are not {count} exits of {min} to {max} each"));
     }
-    let within = row.count == 0 || row.min <= min && max <= row.max;
-    (!within).then(|| format!("{name}: {min} to {max} cycles, the row has {} to {}", row.min, row.max))
+    let within = row.figures.count == 0 || row.figures.min <= min && max <= row.figures.max;
+    (!within).then(|| format!("{name}: {min} to {max} cycles, the row has {} to {}", row.figures.min, row.figures.max))
 }

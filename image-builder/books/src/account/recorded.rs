@@ -90,7 +90,9 @@ pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<St
 
 /// The ledger.
 fn ledger(log: &Log, vcpu: u64, reason: u16) -> Part {
-    log.exits.get(&(vcpu, reason)).map_or(Part::default(), |row| Part { count: row.count, cycles: row.cycles })
+    log.exits
+        .get(&(vcpu, reason))
+        .map_or(Part::default(), |row| Part { count: row.figures.count, cycles: row.figures.cycles })
 }
 
 /// Trace and drops of one vCPU together, reason by reason.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::build::row_name;
 use super::{Bucket, is_none};
 use crate::audit::Audit;
+use crate::figures::Figures;
 use crate::log::{ExitRow, Log};
 
 /// One vCPU.
@@ -35,14 +36,9 @@ pub struct VcpuReason {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// Exits in the ledger.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// The shortest.
-    pub min: u64,
-    /// The longest.
-    pub max: u64,
+    /// Its exits and their ticks.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// The buckets that are not empty.
     pub histogram: Vec<Bucket>,
     /// Exits by which the monitor looked at a guest that ran long. Left out where there are none.
@@ -54,7 +50,7 @@ pub struct VcpuReason {
 
 /// Every vCPU that some book mentions.
 pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
-    let with_exits = log.exits.iter().filter(|(_, row)| row.count > 0).map(|(&place, _)| place);
+    let with_exits = log.exits.iter().filter(|(_, row)| row.figures.count > 0).map(|(&place, _)| place);
     let mut places: BTreeMap<u64, BTreeSet<u16>> = log.totals.keys().map(|&vcpu| (vcpu, BTreeSet::new())).collect();
     for (vcpu, number) in with_exits.chain(audit.iter().flat_map(|audit| audit.places())) {
         places.entry(vcpu).or_default().insert(number);
@@ -78,8 +74,7 @@ fn reason(log: &Log, audit: Option<&Audit>, vcpu: u64, number: u16) -> VcpuReaso
     let nothing = ExitRow { name: row_name(number).to_owned(), ..ExitRow::default() };
     let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
     let audit_count = audit.and_then(|audit| audit.count_on(vcpu, number));
-    let (count, cycles, min, max, looks) = (row.count, row.cycles, row.min, row.max, row.looks);
     let mut histogram = Vec::new();
     Bucket::add_all(&mut histogram, Bucket::of(&row.histogram));
-    VcpuReason { number, name: row.name.clone(), count, cycles, min, max, histogram, looks, audit_count }
+    VcpuReason { number, name: row.name.clone(), figures: row.figures, histogram, looks: row.looks, audit_count }
 }

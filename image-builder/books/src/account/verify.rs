@@ -64,11 +64,11 @@ fn runs_unknown_code(log: &Log) -> bool {
 
 /// Ledger against the emulator's book, and the guest's where it knows.
 fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
-    let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.count);
+    let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.figures.count);
     let besides = reason.scenario_count.saturating_add(reason.looks);
     let known = reason.guest_count.map(|count| count.saturating_add(besides));
     if guest_knows && differs(known) || differs(reason.audit_count) {
-        let mut sentence = format!("reason {} {}: ledger {}", reason.number, reason.name, reason.count);
+        let mut sentence = format!("reason {} {}: ledger {}", reason.number, reason.name, reason.figures.count);
         let some = |count: u64| Some(count).filter(|&count| count > 0);
         let (scenarios, looks) = (some(reason.scenario_count), some(reason.looks));
         let ours = [("guest", reason.guest_count), ("scenarios", scenarios), ("looks", looks)];
@@ -86,9 +86,9 @@ fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
 fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Vec<String>) {
     for account in per_vcpu.iter().filter(|_| per_vcpu.len() > 1) {
         for reason in &account.reasons {
-            if let Some(audit) = reason.audit_count.filter(|&count| count != reason.count) {
+            if let Some(audit) = reason.audit_count.filter(|&count| count != reason.figures.count) {
                 let place = format!("reason {} {} on vCPU {}", reason.number, reason.name, account.vcpu);
-                found.push(format!("{place}: ledger {}, emulator {audit}", reason.count));
+                found.push(format!("{place}: ledger {}, emulator {audit}", reason.figures.count));
             }
         }
     }
@@ -155,29 +155,36 @@ fn row_invariants(row: &ExitRow, place: &str, found: &mut Vec<String>) {
         }
     };
     let in_buckets = sum(row.histogram.values().copied());
-    check(in_buckets == row.count, &|| format!("the histogram has {in_buckets} exits, the count is {}", row.count));
-    if row.count == 0 {
-        check(row.cycles == 0, &|| format!("no exit took {} cycles", row.cycles));
+    check(in_buckets == row.figures.count, &|| {
+        format!("the histogram has {in_buckets} exits, the count is {}", row.figures.count)
+    });
+    if row.figures.count == 0 {
+        check(row.figures.cycles == 0, &|| format!("no exit took {} cycles", row.figures.cycles));
         return;
     }
-    check(row.min <= row.max, &|| format!("the minimum {} is above the maximum {}", row.min, row.max));
-    let (count, cycles) = (u128::from(row.count), u128::from(row.cycles));
-    let in_range = (u128::from(row.min) * count..=u128::from(row.max) * count).contains(&cycles);
+    check(row.figures.min <= row.figures.max, &|| {
+        format!("the minimum {} is above the maximum {}", row.figures.min, row.figures.max)
+    });
+    let (count, cycles) = (u128::from(row.figures.count), u128::from(row.figures.cycles));
+    let in_range = (u128::from(row.figures.min) * count..=u128::from(row.figures.max) * count).contains(&cycles);
     check(in_range, &|| {
-        format!("{} cycles are not {} exits of {} to {} each", row.cycles, row.count, row.min, row.max)
+        format!(
+            "{} cycles are not {} exits of {} to {} each",
+            row.figures.cycles, row.figures.count, row.figures.min, row.figures.max
+        )
     });
     let occupied = || row.histogram.iter().filter(|&(_, &count)| count > 0).map(|(&bucket, _)| bucket);
     let extremes = (occupied().next(), occupied().next_back());
-    check(extremes == (Some(bucket_of(row.min)), Some(bucket_of(row.max))), &|| {
-        format!("minimum {} and maximum {} are not in the histogram's outer buckets", row.min, row.max)
+    check(extremes == (Some(bucket_of(row.figures.min)), Some(bucket_of(row.figures.max))), &|| {
+        format!("minimum {} and maximum {} are not in the histogram's outer buckets", row.figures.min, row.figures.max)
     });
 }
 
 /// The monitor looks at a guest by exits for some reasons alone.
 fn looks(number: u16, row: &ExitRow, place: &str, found: &mut Vec<String>) {
-    let most = if ExitReason(number).look().is_some() { row.count } else { 0 };
+    let most = if ExitReason(number).look().is_some() { row.figures.count } else { 0 };
     if row.looks > most {
-        found.push(format!("{place}: {} looks of the monitor among {} exits", row.looks, row.count));
+        found.push(format!("{place}: {} looks of the monitor among {} exits", row.looks, row.figures.count));
     }
 }
 
@@ -189,7 +196,7 @@ fn bucket_of(cycles: u64) -> u8 {
 /// Checks the invariants between a vCPU's rows and its sums.
 fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>) {
     let rows = || log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(_, row)| row);
-    let (exits, cycles) = (sum(rows().map(|row| row.count)), sum(rows().map(|row| row.cycles)));
+    let (exits, cycles) = (sum(rows().map(|row| row.figures.count)), sum(rows().map(|row| row.figures.cycles)));
     let mut check = |holds: bool, problem: String| {
         if !holds {
             found.push(format!("vCPU {vcpu}: {problem}"));

@@ -20,6 +20,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tollgate_abi::virtualization::Facts;
 
+use crate::figures::Figures;
+
 /// Everything that one run said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
@@ -213,14 +215,8 @@ pub struct ExitRow {
     pub name: String,
     /// `enabled`, `not-enabled` or `undefined`.
     pub status: String,
-    /// Exits.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// The shortest.
-    pub min: u64,
-    /// The longest.
-    pub max: u64,
+    /// Its exits and their ticks.
+    pub figures: Figures,
     /// Exits by power of two of their ticks.
     pub histogram: BTreeMap<u8, u64>,
     /// How many of the exits were the monitor's own looks at a guest that ran long.
@@ -234,14 +230,9 @@ pub struct KeyRow {
     pub key: Option<u64>,
     /// As people write it, or `others`.
     pub name: String,
-    /// Exits.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// The shortest; 0 in logs that do not tell.
-    pub min: u64,
-    /// The longest; 0 in logs that do not tell.
-    pub max: u64,
+    /// Its exits and their ticks.
+    #[serde(flatten)]
+    pub figures: Figures,
 }
 
 /// The exits of one variant of a reason, as an account shows them, too.
@@ -249,14 +240,9 @@ pub struct KeyRow {
 pub struct VariantRow {
     /// As `abi::key::VARIANTS` has it.
     pub name: String,
-    /// Exits.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// The shortest.
-    pub min: u64,
-    /// The longest.
-    pub max: u64,
+    /// Its exits and their ticks.
+    #[serde(flatten)]
+    pub figures: Figures,
 }
 
 /// One vCPU's sums.

@@ -14,6 +14,7 @@ use super::{
     Calibration, Cost, Count, ExitRow, Header, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict,
     WorkloadEnd, WorkloadRun,
 };
+use crate::figures::Figures;
 use crate::lines::{Line, Lines};
 
 /// The most workloads in one log.
@@ -360,7 +361,8 @@ impl State {
             *sum = sum.saturating_add(count);
         }
         let looks = looks.unwrap_or(0);
-        let row = ExitRow { name, status, count, cycles, min, max, histogram: buckets, looks };
+        let figures = Figures { count, cycles, min, max };
+        let row = ExitRow { name, status, figures, histogram: buckets, looks };
         match self.log.exits.insert((vcpu, reason), row) {
             Some(_) => Err(fields.problem(format!("repeats reason {reason} of vCPU {vcpu}"))),
             None => self.bounded("ledger rows", self.log.exits.len(), MOST_ROWS),
@@ -369,15 +371,15 @@ impl State {
 
     fn key(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Key { vcpu, reason, key, name, count, cycles, min, max } = fields.of(read::Key::of)?;
-        let (name, min, max) = (printable(name), min.unwrap_or(0), max.unwrap_or(0));
-        self.log.keys.entry((vcpu, reason)).or_default().push(KeyRow { key, name, count, cycles, min, max });
+        let figures = Figures { count, cycles, min: min.unwrap_or(0), max: max.unwrap_or(0) };
+        self.log.keys.entry((vcpu, reason)).or_default().push(KeyRow { key, name: printable(name), figures });
         self.keys += 1;
         self.bounded("keys", self.keys, MOST_ROWS)
     }
 
     fn variant(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Variant { vcpu, reason, name, count, cycles, min, max } = fields.of(read::Variant::of)?;
-        let row = VariantRow { name: printable(name), count, cycles, min, max };
+        let row = VariantRow { name: printable(name), figures: Figures { count, cycles, min, max } };
         self.log.variants.entry((vcpu, reason)).or_default().push(row);
         self.variants += 1;
         self.bounded("variants", self.variants, MOST_ROWS)

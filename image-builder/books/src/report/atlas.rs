@@ -10,9 +10,9 @@ pub(super) fn score(account: &Account) -> String {
     let variants = account.atlas.iter().flat_map(|row| &row.variants).filter(|variant| variant.possible);
     format!(
         "atlas: {} of the {} exits that the emulator can produce, {} of {} variants",
-        possible.clone().filter(|row| row.count > 0).count(),
+        possible.clone().filter(|row| row.figures.count > 0).count(),
         possible.count(),
-        variants.clone().filter(|variant| variant.row.count > 0).count(),
+        variants.clone().filter(|variant| variant.row.figures.count > 0).count(),
         variants.count()
     )
 }
@@ -29,8 +29,8 @@ pub(super) fn sheet(account: &Account) -> Sheet {
 
 fn reason_cells(row: &AtlasRow) -> Vec<String> {
     let mut cells = vec![row.number.to_string(), row.name.clone()];
-    cells.extend(figures(row.count, row.cycles, row.min, row.max));
-    cells.push(if row.count > 0 { book(row.audit_count) } else { NOTHING.to_owned() });
+    cells.extend(figures(row.figures.count, row.figures.cycles, row.figures.min, row.figures.max));
+    cells.push(if row.figures.count > 0 { book(row.audit_count) } else { NOTHING.to_owned() });
     cells.extend([row.platform.clone(), row.how.clone()]);
     cells
 }
@@ -38,7 +38,7 @@ fn reason_cells(row: &AtlasRow) -> Vec<String> {
 /// `platform` is that of the reason, which is told once.
 fn variant_cells(AtlasVariant { row, how, platform: own, .. }: &AtlasVariant, platform: &str) -> Vec<String> {
     let mut cells = vec![String::new(), format!("  {}", row.name)];
-    cells.extend(figures(row.count, row.cycles, row.min, row.max));
+    cells.extend(figures(row.figures.count, row.figures.cycles, row.figures.min, row.figures.max));
     let elsewhere = if own == platform { "" } else { own };
     cells.extend(["", elsewhere, how].map(str::to_owned));
     cells

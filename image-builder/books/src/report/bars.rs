@@ -21,7 +21,7 @@ pub(super) fn of(account: &Account, look: Look) -> String {
 
 /// The same of one reason.
 pub(super) fn block(reason: &Reason, terminal: &Terminal) -> String {
-    let title = format!("{} ({}): {}, by ticks", reason.name, reason.number, counted(reason.count, "exit"));
+    let title = format!("{} ({}): {}, by ticks", reason.name, reason.number, counted(reason.figures.count, "exit"));
     let mut text = terminal.paint(Style::new().bold(), &terminal.wrap(&title)) + "\n";
     let most = reason.histogram.iter().map(|bucket| bucket.count).max().unwrap_or(0);
     let columns = usize::from(terminal.columns);
@@ -32,7 +32,7 @@ pub(super) fn block(reason: &Reason, terminal: &Terminal) -> String {
             _ => ticks.to_string(),
         };
         let last = if short { last.saturating_add(1) } else { last };
-        [ticks(least), ticks(last), bucket.count.to_string(), percent(bucket.count, reason.count)]
+        [ticks(least), ticks(last), bucket.count.to_string(), percent(bucket.count, reason.figures.count)]
     };
     let all = |short: bool| reason.histogram.iter().map(|bucket| cells(bucket, short)).collect::<Vec<_>>();
     let widths = |rows: &[[String; 4]]| {
@@ -71,6 +71,7 @@ pub(super) fn bar(part: u64, most: u64, room: usize, terminal: &Terminal) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::figures::Figures;
 
     #[test]
     fn bars_are_as_long_as_their_shares() {
@@ -87,7 +88,8 @@ mod tests {
     #[test]
     fn forty_columns_hold_a_histogram() {
         let histogram = [(5, 1), (6, 4065), (10, 801)].map(|(bucket, count)| Bucket { bucket, count }).to_vec();
-        let reason = Reason { number: 10, name: "CPUID".to_owned(), count: 4867, histogram, ..Reason::default() };
+        let figures = Figures { count: 4867, ..Figures::default() };
+        let reason = Reason { number: 10, name: "CPUID".to_owned(), figures, histogram, ..Reason::default() };
         let text = block(&reason, &Terminal { columns: 40, wraps: true, ..Terminal::default() });
         assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
         assert_eq!(text.lines().count(), 4);

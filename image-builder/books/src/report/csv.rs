@@ -44,9 +44,9 @@ pub(super) fn render(Titled { title, account }: &Titled, headed: bool) -> String
 }
 
 fn over_all(reason: &Reason) -> VcpuReason {
-    let &Reason { number, count, cycles, min, max, looks, audit_count, .. } = reason;
+    let &Reason { number, figures, looks, audit_count, .. } = reason;
     let histogram = reason.histogram.clone();
-    VcpuReason { number, name: reason.name.clone(), count, cycles, min, max, histogram, looks, audit_count }
+    VcpuReason { number, name: reason.name.clone(), figures, histogram, looks, audit_count }
 }
 
 /// Which reasons are enabled is the same on every vCPU.
@@ -57,9 +57,11 @@ fn status(account: &Account, number: u16) -> &str {
 
 fn cells(title: &str, vcpu: &str, status: &str, row: &VcpuReason, guest_count: Option<u64>) -> Vec<String> {
     let book = |count: Option<u64>| count.map_or_else(String::new, |count| count.to_string());
-    let average = if row.count == 0 { 0.0 } else { row.cycles as f64 / row.count as f64 };
+    let average = if row.figures.count == 0 { 0.0 } else { row.figures.cycles as f64 / row.figures.count as f64 };
     let mut cells = [title, vcpu, &row.number.to_string(), &row.name, status].map(str::to_owned).to_vec();
-    cells.extend([row.count, row.cycles, row.min, row.max].map(|number| number.to_string()));
+    cells.extend(
+        [row.figures.count, row.figures.cycles, row.figures.min, row.figures.max].map(|number| number.to_string()),
+    );
     cells.extend([format!("{average:.2}"), book(guest_count), book(row.audit_count)]);
     cells
 }

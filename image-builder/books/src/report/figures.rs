@@ -32,7 +32,8 @@ pub(super) fn scaled(number: u64) -> (u64, &'static str) {
 
 /// The reasons that any book has.
 pub(super) fn seen(account: &Account) -> Vec<&Reason> {
-    let any = |reason: &&Reason| reason.count > 0 || reason.guest_count > Some(0) || reason.audit_count > Some(0);
+    let any =
+        |reason: &&Reason| reason.figures.count > 0 || reason.guest_count > Some(0) || reason.audit_count > Some(0);
     account.reasons.iter().filter(any).collect()
 }
 

@@ -48,10 +48,7 @@ fn plain(MergedReason { reason, .. }: &MergedReason) -> Reason {
     Reason {
         number: reason.number,
         name: reason.name.clone(),
-        count: reason.count,
-        cycles: reason.cycles,
-        min: reason.min,
-        max: reason.max,
+        figures: reason.figures,
         histogram: reason.histogram.clone(),
         ..Reason::default()
     }
@@ -88,10 +85,10 @@ pub(super) fn sheet(group: &Group, look: Look) -> Sheet {
     ]);
     for (reason, MergedReason { runs, count, average: averages, .. }) in sorted(group, look) {
         let mut cells =
-            vec![reason.number.to_string(), reason.name.clone(), runs.to_string(), reason.count.to_string()];
-        cells.extend([percent(reason.count, group.exits), percent(reason.cycles, group.cycles)]);
-        cells.extend([reason.min, reason.max].map(|ticks| ticks.to_string()));
-        cells.push(average(reason.cycles, reason.count));
+            vec![reason.number.to_string(), reason.name.clone(), runs.to_string(), reason.figures.count.to_string()];
+        cells.extend([percent(reason.figures.count, group.exits), percent(reason.figures.cycles, group.cycles)]);
+        cells.extend([reason.figures.min, reason.figures.max].map(|ticks| ticks.to_string()));
+        cells.push(average(reason.figures.cycles, reason.figures.count));
         cells.extend([count.min, count.median, count.max].map(|count| count.to_string()));
         cells.extend([averages.min, averages.median, averages.max].map(|ticks| format!("{ticks:.1}")));
         sheet.row(cells);
@@ -153,8 +150,11 @@ fn csv(merged: &Merged) -> String {
                 .map(String::clone)
                 .to_vec();
             cells.extend([group.runs.to_string(), reason.number.to_string(), reason.name.clone(), runs.to_string()]);
-            cells.extend([reason.count, reason.cycles, reason.min, reason.max].map(|figure| figure.to_string()));
-            cells.push(format!("{:.2}", reason.cycles as f64 / reason.count.max(1) as f64));
+            cells.extend(
+                [reason.figures.count, reason.figures.cycles, reason.figures.min, reason.figures.max]
+                    .map(|figure| figure.to_string()),
+            );
+            cells.push(format!("{:.2}", reason.figures.cycles as f64 / reason.figures.count.max(1) as f64));
             cells.extend([count.min, count.median, count.max].map(|count| count.to_string()));
             cells.extend([average.min, average.median, average.max].map(|ticks| format!("{ticks:.2}")));
             sheet.row(cells);

@@ -88,13 +88,13 @@ pub(super) fn render(accounts: &[Titled]) -> String {
             let on_vcpu = with(&whole, [("vcpu", vcpu.vcpu.to_string())]);
             entries.add(&on_vcpu, Figure::Counter(vcpu.entries));
             elapsed.add(&on_vcpu, Figure::Gauge(vcpu.elapsed as f64));
-            for row in vcpu.reasons.iter().filter(|row| row.count > 0) {
+            for row in vcpu.reasons.iter().filter(|row| row.figures.count > 0) {
                 let labels = with(&on_vcpu, [("number", row.number.to_string()), ("reason", row.name.clone())]);
-                exits.add(&labels, Figure::Counter(row.count));
-                shortest.add(&labels, Figure::Gauge(row.min as f64));
-                longest.add(&labels, Figure::Gauge(row.max as f64));
+                exits.add(&labels, Figure::Counter(row.figures.count));
+                shortest.add(&labels, Figure::Gauge(row.figures.min as f64));
+                longest.add(&labels, Figure::Gauge(row.figures.max as f64));
                 let histogram = row.histogram.clone();
-                times.add(&labels, Figure::Histogram { sum: row.cycles, count: row.count, histogram });
+                times.add(&labels, Figure::Histogram { sum: row.figures.cycles, count: row.figures.count, histogram });
             }
         }
         for row in account.reasons.iter().filter(|row| row.guest_count > Some(0)) {
@@ -135,9 +135,10 @@ pub(super) fn render_merged(merged: &Merged) -> String {
         for row in &group.reasons {
             let MergedReason { reason, count, average, .. } = row;
             let labels = with(&whole, [("number", reason.number.to_string()), ("reason", reason.name.clone())]);
-            exits.add(&labels, Figure::Counter(reason.count));
+            exits.add(&labels, Figure::Counter(reason.figures.count));
             let histogram = reason.histogram.clone();
-            times.add(&labels, Figure::Histogram { sum: reason.cycles, count: reason.count, histogram });
+            times
+                .add(&labels, Figure::Histogram { sum: reason.figures.cycles, count: reason.figures.count, histogram });
             for (which, exits, ticks) in [
                 ("least", count.min, average.min),
                 ("median", count.median, average.median),

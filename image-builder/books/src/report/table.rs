@@ -102,12 +102,12 @@ fn reasons(account: &Account, order: Order) -> Sheet {
         sheet.row(vec![
             reason.number.to_string(),
             reason.name.clone(),
-            reason.count.to_string(),
-            percent(reason.count, totals.exits),
-            percent(reason.cycles, totals.cycles),
-            reason.min.to_string(),
-            reason.max.to_string(),
-            average(reason.cycles, reason.count),
+            reason.figures.count.to_string(),
+            percent(reason.figures.count, totals.exits),
+            percent(reason.figures.cycles, totals.cycles),
+            reason.figures.min.to_string(),
+            reason.figures.max.to_string(),
+            average(reason.figures.cycles, reason.figures.count),
             with_scenarios(reason),
             book(reason.audit_count),
         ]);
@@ -129,16 +129,16 @@ fn keys(account: &Account) -> Sheet {
     for reason in &account.reasons {
         for key in &reason.keys {
             // Logs of earlier monitors have no extremes of keys.
-            let extreme = |cycles: u64| if key.max > 0 { cycles.to_string() } else { "-".to_owned() };
+            let extreme = |cycles: u64| if key.figures.max > 0 { cycles.to_string() } else { "-".to_owned() };
             sheet.row(vec![
                 reason.number.to_string(),
                 reason.name.clone(),
                 key.name.clone(),
-                key.count.to_string(),
-                percent(key.count, reason.count),
-                extreme(key.min),
-                average(key.cycles, key.count),
-                extreme(key.max),
+                key.figures.count.to_string(),
+                percent(key.figures.count, reason.figures.count),
+                extreme(key.figures.min),
+                average(key.figures.cycles, key.figures.count),
+                extreme(key.figures.max),
             ]);
         }
     }
@@ -154,11 +154,11 @@ fn variants(account: &Account) -> Sheet {
                 reason.number.to_string(),
                 reason.name.clone(),
                 variant.name.clone(),
-                variant.count.to_string(),
-                percent(variant.count, reason.count),
-                variant.min.to_string(),
-                average(variant.cycles, variant.count),
-                variant.max.to_string(),
+                variant.figures.count.to_string(),
+                percent(variant.figures.count, reason.figures.count),
+                variant.figures.min.to_string(),
+                average(variant.figures.cycles, variant.figures.count),
+                variant.figures.max.to_string(),
             ]);
         }
     }

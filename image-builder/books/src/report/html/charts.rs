@@ -44,12 +44,12 @@ pub(super) fn histogram(reason: &Reason, (first, last): (u8, u8)) -> Markup {
     let exits: u64 = reason.histogram.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.count));
     let tallest = reason.histogram.iter().map(|bucket| bucket.count).max().unwrap_or(1).max(1);
     let width = WIDTH / f64::from(last - first + 1);
-    let median = percentile(&reason.histogram, [reason.min, reason.max], 0.5);
+    let median = percentile(&reason.histogram, [reason.figures.min, reason.figures.max], 0.5);
     let label = format!(
         "{}: {exits} exits of {} to {} ticks, {} at the median",
         reason.name,
-        reason.min,
-        reason.max,
+        reason.figures.min,
+        reason.figures.max,
         median.unwrap_or(0)
     );
     html! {

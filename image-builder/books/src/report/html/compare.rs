@@ -78,9 +78,10 @@ fn reasons(accounts: &[Titled], look: Look) -> Markup {
     let runs: Vec<BTreeMap<u16, &Reason>> =
         accounts.iter().map(|titled| titled.account.reasons.iter().map(|row| (row.number, row)).collect()).collect();
     let of = |run: usize, number: u16| {
-        runs[run]
-            .get(&number)
-            .map_or(Figures { count: 0, cycles: 0 }, |row| Figures { count: row.count, cycles: row.cycles })
+        runs[run].get(&number).map_or(Figures { count: 0, cycles: 0 }, |row| Figures {
+            count: row.figures.count,
+            cycles: row.figures.cycles,
+        })
     };
     let total = |account: &Account| Figures { count: account.totals.exits, cycles: account.totals.cycles };
     let mut groups = vec![(String::new(), 2)];

@@ -173,20 +173,22 @@ fn row(account: &Account, reason: &Reason) -> Vec<Cell> {
         let value = if whole == 0 { None } else { Some(part as f64 / whole as f64) };
         Cell::of(html! { (percent(part, whole)) (charts::share(part, most)) }, value)
     };
-    let ticks = |ticks: Option<u64>| Cell::text(book(ticks.filter(|_| reason.count > 0)));
-    let mut cells = vec![Cell::text(&reason.name), Cell::count(reason.number.into()), Cell::count(reason.count)];
-    cells.push(shared(reason.count, totals.exits, most(|row| row.count)));
-    cells.push(shared(reason.cycles, totals.cycles, most(|row| row.cycles)));
-    cells.push(ticks(Some(reason.min)));
-    let extremes = [reason.min, reason.max];
+    let ticks = |ticks: Option<u64>| Cell::text(book(ticks.filter(|_| reason.figures.count > 0)));
+    let mut cells =
+        vec![Cell::text(&reason.name), Cell::count(reason.number.into()), Cell::count(reason.figures.count)];
+    cells.push(shared(reason.figures.count, totals.exits, most(|row| row.figures.count)));
+    cells.push(shared(reason.figures.cycles, totals.cycles, most(|row| row.figures.cycles)));
+    cells.push(ticks(Some(reason.figures.min)));
+    let extremes = [reason.figures.min, reason.figures.max];
     cells.extend(PERCENTILES.map(|(_, share)| ticks(percentile(&reason.histogram, extremes, share))));
-    cells.extend([ticks(Some(reason.max)), Cell::text(average(reason.cycles, reason.count))]);
-    let own = reason.count.checked_sub(reason.looks).and_then(|rest| rest.checked_sub(reason.scenario_count));
+    cells.extend([ticks(Some(reason.figures.max)), Cell::text(average(reason.figures.cycles, reason.figures.count))]);
+    let own = reason.figures.count.checked_sub(reason.looks).and_then(|rest| rest.checked_sub(reason.scenario_count));
     let differs = |differs: bool, text: String| {
         if differs { Cell::text(format!("\u{2260}{text}")).marked("differs") } else { Cell::text(text) }
     };
     cells.push(differs(reason.guest_count.is_some() && reason.guest_count != own, with_scenarios(reason)));
-    cells.push(differs(reason.audit_count.is_some_and(|count| count != reason.count), book(reason.audit_count)));
+    cells
+        .push(differs(reason.audit_count.is_some_and(|count| count != reason.figures.count), book(reason.audit_count)));
     cells
 }
 
@@ -224,7 +226,7 @@ pub(super) fn histograms(mut rows: Vec<&Reason>) -> Markup {
         div.grid {
             @for reason in &rows {
                 figure {
-                    figcaption { b { (reason.name) } " " span { (grouped(reason.count)) " exits" } }
+                    figcaption { b { (reason.name) } " " span { (grouped(reason.figures.count)) " exits" } }
                     (charts::histogram(reason, domain))
                 }
             }
@@ -266,7 +268,7 @@ fn vcpus(account: &Account) -> Markup {
 }
 
 fn stack(vcpu: &VcpuAccount, known: &[(usize, u16, &str)]) -> Vec<Part> {
-    let ticks = |number: u16| vcpu.reasons.iter().find(|row| row.number == number).map_or(0, |row| row.cycles);
+    let ticks = |number: u16| vcpu.reasons.iter().find(|row| row.number == number).map_or(0, |row| row.figures.cycles);
     let mut parts: Vec<Part> = known
         .iter()
         .map(|&(color, number, name)| Part { color, name: name.to_owned(), amount: ticks(number) })
