@@ -103,9 +103,11 @@ fn the_architecture_names_the_folders_that_exist() {
         "vmm-core/abi",
         "vmm-core/bare-rt",
         "vmm-core/monitor",
+        "vmm-core/monitor-run",
         "vmm-core/monitor-uefi",
         "unikernel-guest",
         "image-builder",
+        "image-builder/books",
         "ci",
     ];
     let unnamed = |folder: &&str| !text.contains(&format!("`{folder}"));
