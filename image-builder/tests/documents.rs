@@ -273,6 +273,7 @@ fn the_guest_in_the_readme_runs_and_balances_without_a_book() {
     assert!(readme.contains("\ntollgate run --guest own --no-book --audit --out results\n"));
     let (status, account, log) = run_guest(block(&readme, "```rust\n#![no_std]"), &[], &["--no-book"]);
     assert_eq!((status, &account["verdict"]), (Some(0), &"balanced".into()), "{account}");
+    assert_eq!(account["stop"]["outcome"], "exited", "{account}");
     assert_eq!(exits(&account, "CPUID"), [1.into(), Value::Null, 1.into()]);
     assert_eq!(exits(&account, "VMCALL"), [2.into(), Value::Null, 2.into()]);
     assert!(log.contains("text=\"1\""), "{log}");
