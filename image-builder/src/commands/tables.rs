@@ -5,6 +5,7 @@ use tollgate_abi::exit_reason::{EnabledBy, Need, OWN_OF_SVM, Row, SDM_EDITION, T
 use tollgate_abi::scenario::{RUNS, TABLE as SCENARIOS};
 use tollgate_abi::svm_exit::{self, APM_EDITION, INVALID, Own};
 use tollgate_abi::workload::{Ends, On, Provokes, Workload, every};
+use tollgate_abi::x86::controls::Word;
 use tollgate_books::report::{Sheet, SheetFormat};
 use tollgate_books::terminal::Terminal;
 
@@ -99,12 +100,16 @@ pub(super) fn need_names(needs: &[Need]) -> String {
     needs.iter().map(|&need| need_name(need)).collect::<Vec<_>>().join(" and ")
 }
 
+fn control_name(word: Word, bit: u8) -> String {
+    word.name(bit).unwrap_or("a control without a name").to_owned()
+}
+
 fn need_name(need: Need) -> String {
     match need {
-        Need::Pin(bit) => format!("pin-based {bit}"),
-        Need::Proc(bit) => format!("primary {bit}"),
-        Need::Proc2(bit) => format!("secondary {bit}"),
-        Need::Proc3(bit) => format!("tertiary {bit}"),
+        Need::Pin(bit) => control_name(Word::Pin, bit),
+        Need::Proc(bit) => control_name(Word::Proc, bit),
+        Need::Proc2(bit) => control_name(Word::Proc2, bit),
+        Need::Proc3(bit) => control_name(Word::Proc3, bit),
         Need::ExceptionBitmap => "exception bitmap".to_owned(),
         Need::CrMasks => "CR0 or CR4 mask".to_owned(),
         Need::IoBitmaps => "I/O bitmaps".to_owned(),

@@ -7,6 +7,11 @@ use core::fmt;
 
 use crate::emulated::{Emulated, Places};
 use crate::svm_exit;
+use crate::x86::controls::Word;
+use crate::x86::controls::pin::*;
+use crate::x86::controls::proc::*;
+use crate::x86::controls::proc2::*;
+use crate::x86::controls::proc3::*;
 
 /// The edition whose appendix C the table follows; printed with every account, because "undefined" depends on it.
 pub const SDM_EDITION: &str = "2025-06";
@@ -60,10 +65,10 @@ pub enum Need {
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Need::Pin(bit) => write!(f, "pin-based control {bit}"),
-            Need::Proc(bit) => write!(f, "primary processor-based control {bit}"),
-            Need::Proc2(bit) => write!(f, "secondary processor-based control {bit}"),
-            Need::Proc3(bit) => write!(f, "tertiary processor-based control {bit}"),
+            Need::Pin(bit) => write_control(f, Word::Pin, bit),
+            Need::Proc(bit) => write_control(f, Word::Proc, bit),
+            Need::Proc2(bit) => write_control(f, Word::Proc2, bit),
+            Need::Proc3(bit) => write_control(f, Word::Proc3, bit),
             Need::ExceptionBitmap => write!(f, "the exception bitmap"),
             Need::CrMasks => write!(f, "the CR0 and CR4 masks"),
             Need::IoBitmaps => write!(f, "the I/O bitmaps"),
@@ -71,6 +76,10 @@ impl fmt::Display for Need {
             Need::Has(feature) => f.write_str(feature.name()),
         }
     }
+}
+
+fn write_control(f: &mut fmt::Formatter<'_>, word: Word, bit: &u8) -> fmt::Result {
+    write!(f, "the control \"{}\"", word.name(*bit).unwrap_or("?"))
 }
 
 impl Feature {
@@ -342,23 +351,23 @@ use Feature::*;
 use Need::*;
 
 exit_reasons! {
-    0 EXCEPTION_OR_NMI "Exception or non-maskable interrupt", "VMX", ([ExceptionBitmap] | [Pin(3)]), "an exception whose bit is set in the exception bitmap; an NMI", "any VT-x", Always;
-    1 EXTERNAL_INTERRUPT "External interrupt", "VMX", ([Pin(0)]), "a device or APIC interrupt", "any VT-x", Always;
+    0 EXCEPTION_OR_NMI "Exception or non-maskable interrupt", "VMX", ([ExceptionBitmap] | [Pin(NMI_EXITING)]), "an exception whose bit is set in the exception bitmap; an NMI", "any VT-x", Always;
+    1 EXTERNAL_INTERRUPT "External interrupt", "VMX", ([Pin(EXTERNAL_INTERRUPT_EXITING)]), "a device or APIC interrupt", "any VT-x", Always;
     2 TRIPLE_FAULT "Triple fault", "VMX", (always), "an exception while #DF is delivered", "any VT-x", Always;
     3 INIT "INIT signal", "VMX", (always), "an INIT from another CPU", "any VT-x with two CPUs", Always;
     4 SIPI "Start-up IPI (SIPI)", "VMX", (always), "a SIPI while in the wait-for-SIPI state", "any VT-x with two CPUs", Always;
     5 IO_SMI "I/O system-management interrupt (SMI)", "VMX", ([Has(DualMonitor)]), "an SMI after I/O, under dual-monitor treatment", "silicon with an SMM monitor", Never;
     6 OTHER_SMI "Other SMI", "VMX", ([Has(DualMonitor)]), "any other SMI under dual-monitor treatment", "silicon with an SMM monitor", Never;
-    7 INTERRUPT_WINDOW "Interrupt window", "VMX", ([Proc(2)]), "interrupts becoming deliverable", "any VT-x", Always;
-    8 NMI_WINDOW "NMI window", "VMX", ([Proc(22)]), "NMIs becoming deliverable", "any VT-x", Always;
+    7 INTERRUPT_WINDOW "Interrupt window", "VMX", ([Proc(INTERRUPT_WINDOW_EXITING)]), "interrupts becoming deliverable", "any VT-x", Always;
+    8 NMI_WINDOW "NMI window", "VMX", ([Proc(NMI_WINDOW_EXITING)]), "NMIs becoming deliverable", "any VT-x", Always;
     9 TASK_SWITCH "Task switch", "VMX", (always), "a far JMP or CALL to a TSS, IRET with NT, a task gate", "any VT-x, 32-bit guest", Always;
     10 CPUID "CPUID", "VMX", (always), "CPUID", "any VT-x", Always;
     11 GETSEC "GETSEC", "SMX", ([Has(Smx)]), "GETSEC with CR4.SMXE set", "VT-x with SMX", Always;
-    12 HLT "HLT", "VMX", ([Proc(7)]), "HLT", "any VT-x", Always;
+    12 HLT "HLT", "VMX", ([Proc(HLT_EXITING)]), "HLT", "any VT-x", Always;
     13 INVD "INVD", "VMX", (always), "INVD", "any VT-x", Always;
-    14 INVLPG "INVLPG", "VMX", ([Proc(9)]), "INVLPG", "any VT-x", Always;
-    15 RDPMC "RDPMC", "VMX", ([Proc(11)]), "RDPMC", "any VT-x", Always;
-    16 RDTSC "RDTSC", "VMX", ([Proc(12)]), "RDTSC", "any VT-x", Always;
+    14 INVLPG "INVLPG", "VMX", ([Proc(INVLPG_EXITING)]), "INVLPG", "any VT-x", Always;
+    15 RDPMC "RDPMC", "VMX", ([Proc(RDPMC_EXITING)]), "RDPMC", "any VT-x", Always;
+    16 RDTSC "RDTSC", "VMX", ([Proc(RDTSC_EXITING)]), "RDTSC", "any VT-x", Always;
     17 RSM "RSM", "VMX", ([Has(DualMonitor)]), "RSM in SMM under dual-monitor treatment", "silicon with an SMM monitor", Never;
     18 VMCALL "VMCALL", "VMX", (always), "VMCALL", "any VT-x", Always;
     19 VMCLEAR "VMCLEAR", "VMX", (always), "VMCLEAR", "any VT-x", Always;
@@ -370,54 +379,54 @@ exit_reasons! {
     25 VMWRITE "VMWRITE", "VMX", (always), "VMWRITE", "any VT-x", Always;
     26 VMXOFF "VMXOFF", "VMX", (always), "VMXOFF", "any VT-x", Always;
     27 VMXON "VMXON", "VMX", (always), "VMXON", "any VT-x", Always;
-    28 CR_ACCESS "Control-register accesses", "VMX", ([CrMasks] | [Proc(15)] | [Proc(16)] | [Proc(19)] | [Proc(20)]), "MOV to or from CR0, CR3, CR4, CR8; CLTS; LMSW", "any VT-x", Always;
-    29 MOV_DR "MOV DR", "VMX", ([Proc(23)]), "MOV to or from a debug register", "any VT-x", Always;
+    28 CR_ACCESS "Control-register accesses", "VMX", ([CrMasks] | [Proc(CR3_LOAD_EXITING)] | [Proc(CR3_STORE_EXITING)] | [Proc(CR8_LOAD_EXITING)] | [Proc(CR8_STORE_EXITING)]), "MOV to or from CR0, CR3, CR4, CR8; CLTS; LMSW", "any VT-x", Always;
+    29 MOV_DR "MOV DR", "VMX", ([Proc(MOV_DR_EXITING)]), "MOV to or from a debug register", "any VT-x", Always;
     30 IO_INSTRUCTION "I/O instruction", "VMX", ([IoBitmaps]), "IN, OUT, INS, OUTS", "any VT-x", Always;
     31 RDMSR "RDMSR", "VMX", ([MsrReads]), "RDMSR", "any VT-x", Always;
     32 WRMSR "WRMSR or WRMSRNS", "VMX", ([MsrWrites]), "WRMSR, WRMSRNS", "any VT-x", Always;
     33 ENTRY_FAILURE_GUEST_STATE "VM-entry failure due to invalid guest state", "VMX", (always), "a VM entry with invalid guest state", "any VT-x", Always;
     34 ENTRY_FAILURE_MSR_LOADING "VM-entry failure due to MSR loading", "VMX", (always), "a VM entry that loads a refused MSR value", "any VT-x", Always;
-    36 MWAIT "MWAIT", "VMX", ([Proc(10)]), "MWAIT", "any VT-x", Always;
-    37 MONITOR_TRAP_FLAG "Monitor trap flag", "Penryn", ([Proc(27)]), "any instruction while the monitor steps it; an injected MTF", "VT-x with MTF", Always;
-    39 MONITOR "MONITOR", "VMX", ([Proc(29)]), "MONITOR", "any VT-x", Always;
-    40 PAUSE "PAUSE", "VMX", ([Proc(30)] | [Proc2(10)]), "PAUSE; a long PAUSE loop", "any VT-x", Always;
+    36 MWAIT "MWAIT", "VMX", ([Proc(MWAIT_EXITING)]), "MWAIT", "any VT-x", Always;
+    37 MONITOR_TRAP_FLAG "Monitor trap flag", "Penryn", ([Proc(MONITOR_TRAP_FLAG)]), "any instruction while the monitor steps it; an injected MTF", "VT-x with MTF", Always;
+    39 MONITOR "MONITOR", "VMX", ([Proc(MONITOR_EXITING)]), "MONITOR", "any VT-x", Always;
+    40 PAUSE "PAUSE", "VMX", ([Proc(PAUSE_EXITING)] | [Proc2(PAUSE_LOOP_EXITING)]), "PAUSE; a long PAUSE loop", "any VT-x", Always;
     41 ENTRY_FAILURE_MACHINE_CHECK "VM-entry failure due to machine-check event", "VMX", (always), "a machine check during VM entry", "silicon", Never;
-    43 TPR_BELOW_THRESHOLD "TPR below threshold", "VMX", ([Proc(21)]), "MOV to CR8 below the TPR threshold", "any VT-x", Always;
-    44 APIC_ACCESS "APIC access", "Penryn", ([Proc2(0)]), "an access to the APIC-access page", "VT-x with APIC accesses", Always;
-    45 VIRTUALIZED_EOI "Virtualized EOI", "Ivy Bridge-EP", ([Proc2(9)]), "an EOI of a vector in the EOI-exit bitmap", "VT-x with virtual-interrupt delivery", Always;
-    46 GDTR_IDTR_ACCESS "Access to GDTR or IDTR", "Nehalem", ([Proc2(2)]), "SGDT, SIDT, LGDT, LIDT", "VT-x with descriptor-table exiting", Always;
-    47 LDTR_TR_ACCESS "Access to LDTR or TR", "Nehalem", ([Proc2(2)]), "SLDT, STR, LLDT, LTR", "VT-x with descriptor-table exiting", Always;
-    48 EPT_VIOLATION "EPT violation", "Nehalem", ([Proc2(1)]), "an access that the EPT entries do not allow", "VT-x with EPT", Always;
-    49 EPT_MISCONFIGURATION "EPT misconfiguration", "Nehalem", ([Proc2(1)]), "an access through a malformed EPT entry", "VT-x with EPT", Always;
+    43 TPR_BELOW_THRESHOLD "TPR below threshold", "VMX", ([Proc(USE_TPR_SHADOW)]), "MOV to CR8 below the TPR threshold", "any VT-x", Always;
+    44 APIC_ACCESS "APIC access", "Penryn", ([Proc2(VIRTUALIZE_APIC_ACCESSES)]), "an access to the APIC-access page", "VT-x with APIC accesses", Always;
+    45 VIRTUALIZED_EOI "Virtualized EOI", "Ivy Bridge-EP", ([Proc2(VIRTUAL_INTERRUPT_DELIVERY)]), "an EOI of a vector in the EOI-exit bitmap", "VT-x with virtual-interrupt delivery", Always;
+    46 GDTR_IDTR_ACCESS "Access to GDTR or IDTR", "Nehalem", ([Proc2(DESCRIPTOR_TABLE_EXITING)]), "SGDT, SIDT, LGDT, LIDT", "VT-x with descriptor-table exiting", Always;
+    47 LDTR_TR_ACCESS "Access to LDTR or TR", "Nehalem", ([Proc2(DESCRIPTOR_TABLE_EXITING)]), "SLDT, STR, LLDT, LTR", "VT-x with descriptor-table exiting", Always;
+    48 EPT_VIOLATION "EPT violation", "Nehalem", ([Proc2(ENABLE_EPT)]), "an access that the EPT entries do not allow", "VT-x with EPT", Always;
+    49 EPT_MISCONFIGURATION "EPT misconfiguration", "Nehalem", ([Proc2(ENABLE_EPT)]), "an access through a malformed EPT entry", "VT-x with EPT", Always;
     50 INVEPT "INVEPT", "Nehalem", ([Has(Ept)]), "INVEPT", "VT-x with EPT", Always;
-    51 RDTSCP "RDTSCP", "Nehalem", ([Proc(12), Proc2(3)]), "RDTSCP", "VT-x with RDTSCP", Always;
-    52 PREEMPTION_TIMER "VMX-preemption timer expired", "Nehalem", ([Pin(6)]), "guest time passing", "VT-x with the preemption timer", Always;
+    51 RDTSCP "RDTSCP", "Nehalem", ([Proc(RDTSC_EXITING), Proc2(ENABLE_RDTSCP)]), "RDTSCP", "VT-x with RDTSCP", Always;
+    52 PREEMPTION_TIMER "VMX-preemption timer expired", "Nehalem", ([Pin(PREEMPTION_TIMER)]), "guest time passing", "VT-x with the preemption timer", Always;
     53 INVVPID "INVVPID", "Nehalem", ([Has(Vpid)]), "INVVPID", "VT-x with VPID", Always;
-    54 WBINVD "WBINVD or WBNOINVD", "Nehalem", ([Proc2(6)]), "WBINVD, WBNOINVD", "VT-x with WBINVD exiting", Always;
+    54 WBINVD "WBINVD or WBNOINVD", "Nehalem", ([Proc2(WBINVD_EXITING)]), "WBINVD, WBNOINVD", "VT-x with WBINVD exiting", Always;
     55 XSETBV "XSETBV", "Penryn", ([Has(Xsave)]), "XSETBV", "VT-x with XSAVE", Always;
-    56 APIC_WRITE "APIC write", "Ivy Bridge-EP", ([Proc2(8)] | [Proc2(9)]), "a write to a virtualized APIC register", "VT-x with APIC-register virtualization", Always;
-    57 RDRAND "RDRAND", "Ivy Bridge", ([Proc2(11)]), "RDRAND", "VT-x with RDRAND exiting", Always;
-    58 INVPCID "INVPCID", "Haswell", ([Proc(9), Proc2(12)]), "INVPCID", "VT-x with INVPCID", Always;
-    59 VMFUNC "VMFUNC", "Haswell", ([Proc2(13)]), "VMFUNC of a function that is not enabled or fails", "VT-x with VM functions", Always;
-    60 ENCLS "ENCLS", "Skylake", ([Proc2(15)]), "ENCLS", "silicon with SGX", Never;
-    61 RDSEED "RDSEED", "Broadwell", ([Proc2(16)]), "RDSEED", "VT-x with RDSEED exiting", Always;
-    62 PML_FULL "Page-modification log full", "Broadwell", ([Proc2(17)]), "the 513th first write to a page", "VT-x with PML", Always;
-    63 XSAVES "XSAVES", "Skylake", ([Proc2(20)]), "XSAVES of a component in the XSS-exiting bitmap", "VT-x with XSAVES", Always;
-    64 XRSTORS "XRSTORS", "Skylake", ([Proc2(20)]), "XRSTORS of a component in the XSS-exiting bitmap", "VT-x with XSAVES", Always;
-    65 PCONFIG "PCONFIG", "Ice Lake", ([Proc2(27)]), "PCONFIG", "silicon with MKTME", Never;
-    66 SPP "SPP-related event", "Ice Lake", ([Proc2(23)]), "a write through a missing or malformed SPP entry", "VT-x with sub-page permissions", Always;
-    67 UMWAIT "UMWAIT", "Tremont", ([Proc2(26), Proc(12)]), "UMWAIT", "VT-x with WAITPKG", From((3, 0));
-    68 TPAUSE "TPAUSE", "Tremont", ([Proc2(26), Proc(12)]), "TPAUSE", "VT-x with WAITPKG", From((3, 0));
-    69 LOADIWKEY "LOADIWKEY", "Tiger Lake", ([Proc3(0)]), "LOADIWKEY", "silicon with Key Locker", Never;
-    70 ENCLV "ENCLV", "Ice Lake-SP", ([Proc2(28)]), "ENCLV", "silicon with SGX", Never;
-    72 ENQCMD_PASID "ENQCMD PASID translation failure", "Sapphire Rapids", ([Proc2(21)]), "ENQCMD with an untranslatable PASID", "silicon with ENQCMD", Never;
-    73 ENQCMDS_PASID "ENQCMDS PASID translation failure", "Sapphire Rapids", ([Proc2(21)]), "ENQCMDS with an untranslatable PASID", "silicon with ENQCMD", Never;
-    74 BUS_LOCK "Bus lock", "Sapphire Rapids", ([Proc2(30)]), "a locked access that splits a cache line", "silicon with bus-lock detection", Never;
-    75 INSTRUCTION_TIMEOUT "Instruction timeout", "Sapphire Rapids", ([Proc2(31)]), "no instruction boundary within the notify window", "silicon with notify-window exiting", Never;
+    56 APIC_WRITE "APIC write", "Ivy Bridge-EP", ([Proc2(APIC_REGISTER_VIRTUALIZATION)] | [Proc2(VIRTUAL_INTERRUPT_DELIVERY)]), "a write to a virtualized APIC register", "VT-x with APIC-register virtualization", Always;
+    57 RDRAND "RDRAND", "Ivy Bridge", ([Proc2(RDRAND_EXITING)]), "RDRAND", "VT-x with RDRAND exiting", Always;
+    58 INVPCID "INVPCID", "Haswell", ([Proc(INVLPG_EXITING), Proc2(ENABLE_INVPCID)]), "INVPCID", "VT-x with INVPCID", Always;
+    59 VMFUNC "VMFUNC", "Haswell", ([Proc2(ENABLE_VM_FUNCTIONS)]), "VMFUNC of a function that is not enabled or fails", "VT-x with VM functions", Always;
+    60 ENCLS "ENCLS", "Skylake", ([Proc2(ENABLE_ENCLS_EXITING)]), "ENCLS", "silicon with SGX", Never;
+    61 RDSEED "RDSEED", "Broadwell", ([Proc2(RDSEED_EXITING)]), "RDSEED", "VT-x with RDSEED exiting", Always;
+    62 PML_FULL "Page-modification log full", "Broadwell", ([Proc2(ENABLE_PML)]), "the 513th first write to a page", "VT-x with PML", Always;
+    63 XSAVES "XSAVES", "Skylake", ([Proc2(ENABLE_XSAVES)]), "XSAVES of a component in the XSS-exiting bitmap", "VT-x with XSAVES", Always;
+    64 XRSTORS "XRSTORS", "Skylake", ([Proc2(ENABLE_XSAVES)]), "XRSTORS of a component in the XSS-exiting bitmap", "VT-x with XSAVES", Always;
+    65 PCONFIG "PCONFIG", "Ice Lake", ([Proc2(ENABLE_PCONFIG)]), "PCONFIG", "silicon with MKTME", Never;
+    66 SPP "SPP-related event", "Ice Lake", ([Proc2(SUB_PAGE_PERMISSIONS)]), "a write through a missing or malformed SPP entry", "VT-x with sub-page permissions", Always;
+    67 UMWAIT "UMWAIT", "Tremont", ([Proc2(ENABLE_USER_WAIT), Proc(RDTSC_EXITING)]), "UMWAIT", "VT-x with WAITPKG", From((3, 0));
+    68 TPAUSE "TPAUSE", "Tremont", ([Proc2(ENABLE_USER_WAIT), Proc(RDTSC_EXITING)]), "TPAUSE", "VT-x with WAITPKG", From((3, 0));
+    69 LOADIWKEY "LOADIWKEY", "Tiger Lake", ([Proc3(LOADIWKEY_EXITING)]), "LOADIWKEY", "silicon with Key Locker", Never;
+    70 ENCLV "ENCLV", "Ice Lake-SP", ([Proc2(ENABLE_ENCLV_EXITING)]), "ENCLV", "silicon with SGX", Never;
+    72 ENQCMD_PASID "ENQCMD PASID translation failure", "Sapphire Rapids", ([Proc2(PASID_TRANSLATION)]), "ENQCMD with an untranslatable PASID", "silicon with ENQCMD", Never;
+    73 ENQCMDS_PASID "ENQCMDS PASID translation failure", "Sapphire Rapids", ([Proc2(PASID_TRANSLATION)]), "ENQCMDS with an untranslatable PASID", "silicon with ENQCMD", Never;
+    74 BUS_LOCK "Bus lock", "Sapphire Rapids", ([Proc2(BUS_LOCK_DETECTION)]), "a locked access that splits a cache line", "silicon with bus-lock detection", Never;
+    75 INSTRUCTION_TIMEOUT "Instruction timeout", "Sapphire Rapids", ([Proc2(INSTRUCTION_TIMEOUT)]), "no instruction boundary within the notify window", "silicon with notify-window exiting", Never;
     76 SEAMCALL "SEAMCALL", "TDX", ([Has(Tdx)]), "SEAMCALL", "silicon with TDX", Never;
     77 TDCALL "TDCALL", "TDX", ([Has(Tdx)]), "TDCALL", "silicon with TDX", Never;
-    78 RDMSRLIST "RDMSRLIST", "Sierra Forest", ([Proc3(6)]), "RDMSRLIST", "VT-x with MSRLIST", From((3, 1));
-    79 WRMSRLIST "WRMSRLIST", "Sierra Forest", ([Proc3(6)]), "WRMSRLIST", "VT-x with MSRLIST", From((3, 1));
+    78 RDMSRLIST "RDMSRLIST", "Sierra Forest", ([Proc3(ENABLE_MSR_LIST)]), "RDMSRLIST", "VT-x with MSRLIST", From((3, 1));
+    79 WRMSRLIST "WRMSRLIST", "Sierra Forest", ([Proc3(ENABLE_MSR_LIST)]), "WRMSRLIST", "VT-x with MSRLIST", From((3, 1));
     80 URDMSR "URDMSR", "Clearwater Forest", ([Has(UserMsr)]), "URDMSR", "VT-x with USER_MSR", From((3, 1));
     81 UWRMSR "UWRMSR", "Clearwater Forest", ([Has(UserMsr)]), "UWRMSR", "VT-x with USER_MSR", From((3, 1));
     84 RDMSR_IMMEDIATE "RDMSR (immediate)", "2025 lists", ([Has(MsrImmediate), MsrReads]), "RDMSR with an immediate MSR address", "silicon with MSR_IMM", Never;

@@ -1,10 +1,14 @@
 //! Intercept profiles: which VM exits a workload wants, beyond those that can't be avoided.
 //!
 //! The monitor turns a profile into controls (masked by what the processor allows); the guest derives from the same rows which of its
-//! own operations must exit. Bit numbers are those of SDM 3C 25.6.1, 25.6.2.
+//! own operations must exit.
 
 use crate::virtualization::Facts;
 use crate::x86::control::*;
+use crate::x86::controls::bits;
+use crate::x86::controls::proc::*;
+use crate::x86::controls::proc2::*;
+use crate::x86::exception;
 use crate::x86::msr::{IA32_FS_BASE, IA32_GS_BASE, IA32_KERNEL_GS_BASE};
 
 /// A named set of intercepts.
@@ -40,15 +44,6 @@ pub struct Intercepts {
     pub all_msrs: bool,
 }
 
-const fn bits(list: &[u8]) -> u32 {
-    let (mut word, mut i) = (0, 0);
-    while i < list.len() {
-        word |= 1 << list[i];
-        i += 1;
-    }
-    word
-}
-
 /// Leaving long mode, the FPU's error reporting that VMX fixes, and the caches.
 const CR0_GUARDED: u64 = CR0_PE | CR0_NE | CR0_NW | CR0_CD | CR0_PG;
 
@@ -72,13 +67,14 @@ pub const CR4_OFFERED: u64 = CR4_VME
 const CR4_GUARDED: u64 = !CR4_OFFERED | CR4_PAE | CR4_OSXSAVE;
 
 /// Of the primary controls: HLT, since a halted guest must give the processor back; MWAIT and MONITOR, likewise, and
-/// hidden; RDPMC, of counters that are hidden; CR8 load and store, since the processor's own TPR is not the guest's.
-const MINIMAL_PROC: u32 = bits(&[7, 10, 11, 19, 20, 29]);
+/// hidden; RDPMC, of counters that are hidden; CR8, since the processor's own TPR is not the guest's.
+const MINIMAL_PROC: u32 = bits(&[HLT_EXITING, MWAIT_EXITING, RDPMC_EXITING, MONITOR_EXITING]) | CR8_EXITING;
 /// Of the secondary ones: RDRAND and RDSEED, whose values do not repeat and which are hidden; ENCLS, PCONFIG and ENCLV,
 /// which are hidden.
-const MINIMAL_PROC2: u32 = bits(&[11, 15, 16, 27, 28]);
+const MINIMAL_PROC2: u32 =
+    bits(&[RDRAND_EXITING, ENABLE_ENCLS_EXITING, RDSEED_EXITING, ENABLE_PCONFIG, ENABLE_ENCLV_EXITING]);
 /// #DB and #AC, whose delivery a guest can make endless; #MC, which is not the guest's.
-const MINIMAL_EXCEPTIONS: u32 = bits(&[1, 17, 18]);
+const MINIMAL_EXCEPTIONS: u32 = bits(&[exception::DB, exception::AC, exception::MC]);
 
 const MINIMAL: Intercepts = Intercepts {
     proc: MINIMAL_PROC,
@@ -90,31 +86,29 @@ const MINIMAL: Intercepts = Intercepts {
 };
 
 const FULL: Intercepts = Intercepts {
-    // INVLPG, RDTSC, CR3 load, CR3 store, MOV DR, PAUSE
-    proc: MINIMAL_PROC | bits(&[9, 12, 15, 16, 23, 30]),
-    // descriptor tables, WBINVD, INVPCID, VM functions (none of them enabled)
-    proc2: MINIMAL_PROC2 | bits(&[2, 6, 12, 13]),
+    proc: MINIMAL_PROC
+        | bits(&[INVLPG_EXITING, RDTSC_EXITING, CR3_LOAD_EXITING, CR3_STORE_EXITING, MOV_DR_EXITING, PAUSE_EXITING]),
+    // No VM function is enabled.
+    proc2: MINIMAL_PROC2 | bits(&[DESCRIPTOR_TABLE_EXITING, WBINVD_EXITING, ENABLE_INVPCID, ENABLE_VM_FUNCTIONS]),
     exception_bitmap: u32::MAX,
     cr0_mask: u64::MAX,
     cr4_mask: u64::MAX,
     all_msrs: true,
 };
 
-/// Primary control: RDTSC exiting, which RDTSCP follows.
-const RDTSC_EXITING: u32 = bits(&[12]);
-
-const TIMING: Intercepts = Intercepts { proc: FULL.proc & !RDTSC_EXITING, ..FULL };
+/// RDTSCP follows RDTSC.
+const TIMING: Intercepts = Intercepts { proc: FULL.proc & !bits(&[RDTSC_EXITING]), ..FULL };
 
 /// Primary controls: CR8 load and store exiting, which a TPR shadow replaces.
-pub const CR8_EXITING: u32 = bits(&[19, 20]);
+pub const CR8_EXITING: u32 = bits(&[CR8_LOAD_EXITING, CR8_STORE_EXITING]);
 /// Primary control: TPR shadow. Without it none of [`APIC_PROC2`] is allowed.
-pub const TPR_SHADOW: u32 = bits(&[21]);
+pub const TPR_SHADOW: u32 = bits(&[USE_TPR_SHADOW]);
 /// Secondary control: virtualize x2APIC mode, without which the TPR shadow is left out, too.
-pub const X2APIC_MODE: u32 = bits(&[4]);
+pub const X2APIC_MODE: u32 = bits(&[VIRTUALIZE_X2APIC_MODE]);
 /// Secondary control: APIC-register virtualization.
-pub const APIC_REGISTERS: u32 = bits(&[8]);
+pub const APIC_REGISTERS: u32 = bits(&[APIC_REGISTER_VIRTUALIZATION]);
 /// Secondary control: virtual-interrupt delivery.
-pub const INTERRUPT_DELIVERY: u32 = bits(&[9]);
+pub const INTERRUPT_DELIVERY: u32 = bits(&[VIRTUAL_INTERRUPT_DELIVERY]);
 /// Secondary controls of the local APIC.
 pub const APIC_PROC2: u32 = X2APIC_MODE | APIC_REGISTERS | INTERRUPT_DELIVERY;
 

@@ -6,6 +6,10 @@
 
 use crate::exit_reason::{Controls, ExitReason, Feature, Need};
 use crate::virtualization::Extension;
+use crate::x86::controls::pin::*;
+use crate::x86::controls::proc::*;
+use crate::x86::controls::proc2::*;
+use crate::x86::controls::proc3::*;
 
 /// One row of the table.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,17 +64,15 @@ macro_rules! scenarios {
     };
 }
 
-/// Activate secondary controls, EPT.
-const EPT: Need = Proc2(1);
-/// TPR shadow.
-const SHADOW: Need = Proc(21);
+const EPT: Need = Proc2(ENABLE_EPT);
+const SHADOW: Need = Proc(USE_TPR_SHADOW);
 
 scenarios! {
     "triple-fault-exit" VtX TRIPLE_FAULT, [],
         "UD2 without an interrupt-descriptor table";
-    "nmi-window" VtX NMI_WINDOW, [Pin(3), Pin(5), Proc(22)],
+    "nmi-window" VtX NMI_WINDOW, [Pin(NMI_EXITING), Pin(VIRTUAL_NMIS), Proc(NMI_WINDOW_EXITING)],
         "a VM entry while the monitor waits for the NMI window";
-    "task-switch" Both TASK_SWITCH, [Proc2(7), Has(Feature::WholeSvm)],
+    "task-switch" Both TASK_SWITCH, [Proc2(UNRESTRICTED_GUEST), Has(Feature::WholeSvm)],
         "a far JMP to a task-state segment, in 32-bit protected mode without paging";
     "getsec" VtX GETSEC, [Has(Feature::Smx)],
         "GETSEC[CAPABILITIES] with CR4.SMXE set";
@@ -78,37 +80,37 @@ scenarios! {
         "a VM entry with RFLAGS[1] clear";
     "refused-msr-load" VtX ENTRY_FAILURE_MSR_LOADING, [],
         "a VM entry that is to load IA32_FS_BASE from the MSR-load area";
-    "monitor-trap-flag" VtX MONITOR_TRAP_FLAG, [Proc(27)],
+    "monitor-trap-flag" VtX MONITOR_TRAP_FLAG, [Proc(MONITOR_TRAP_FLAG)],
         "an injected monitor-trap-flag event";
     "tpr-threshold" VtX TPR_BELOW_THRESHOLD, [SHADOW],
         "MOV to CR8 of a priority below the TPR threshold";
-    "apic-access" VtX APIC_ACCESS, [SHADOW, Proc2(0)],
+    "apic-access" VtX APIC_ACCESS, [SHADOW, Proc2(VIRTUALIZE_APIC_ACCESSES)],
         "a read of the APIC-access page";
-    "virtualized-eoi" VtX VIRTUALIZED_EOI, [Pin(0), SHADOW, Proc2(0), Proc2(8), Proc2(9)],
+    "virtualized-eoi" VtX VIRTUALIZED_EOI, [Pin(EXTERNAL_INTERRUPT_EXITING), SHADOW, Proc2(VIRTUALIZE_APIC_ACCESSES), Proc2(APIC_REGISTER_VIRTUALIZATION), Proc2(VIRTUAL_INTERRUPT_DELIVERY)],
         "an EOI of a vector in the EOI-exit bitmap";
-    "apic-write" VtX APIC_WRITE, [SHADOW, Proc2(0), Proc2(8)],
+    "apic-write" VtX APIC_WRITE, [SHADOW, Proc2(VIRTUALIZE_APIC_ACCESSES), Proc2(APIC_REGISTER_VIRTUALIZATION)],
         "a write to the spurious-interrupt register of the APIC-access page";
     "ept-misconfiguration" VtX EPT_MISCONFIGURATION, [EPT],
         "a read through an EPT entry that allows writing alone";
-    "preemption-timer" VtX PREEMPTION_TIMER, [Pin(6)],
+    "preemption-timer" VtX PREEMPTION_TIMER, [Pin(PREEMPTION_TIMER)],
         "a loop that outlasts the VMX-preemption timer";
-    "vm-function" VtX VMFUNC, [EPT, Proc2(13)],
+    "vm-function" VtX VMFUNC, [EPT, Proc2(ENABLE_VM_FUNCTIONS)],
         "VMFUNC of function 5, which does not exist";
-    "page-modification-log" VtX PML_FULL, [EPT, Proc2(17)],
+    "page-modification-log" VtX PML_FULL, [EPT, Proc2(ENABLE_PML)],
         "a page-table access that sets a dirty flag while the log is full";
-    "xsaves" VtX XSAVES, [Proc2(20), Has(Feature::SupervisorState)],
+    "xsaves" VtX XSAVES, [Proc2(ENABLE_XSAVES), Has(Feature::SupervisorState)],
         "XSAVES of a component in the XSS-exiting bitmap";
-    "xrstors" VtX XRSTORS, [Proc2(20), Has(Feature::SupervisorState)],
+    "xrstors" VtX XRSTORS, [Proc2(ENABLE_XSAVES), Has(Feature::SupervisorState)],
         "XRSTORS of a component in the XSS-exiting bitmap";
-    "sub-page-permission" VtX SPP, [EPT, Proc2(23)],
+    "sub-page-permission" VtX SPP, [EPT, Proc2(SUB_PAGE_PERMISSIONS)],
         "a write to a page with sub-page permissions that has no SPP entry";
-    "umwait" VtX UMWAIT, [Proc(12), Proc2(26)],
+    "umwait" VtX UMWAIT, [Proc(RDTSC_EXITING), Proc2(ENABLE_USER_WAIT)],
         "UMWAIT, under RDTSC exiting";
-    "tpause" VtX TPAUSE, [Proc(12), Proc2(26)],
+    "tpause" VtX TPAUSE, [Proc(RDTSC_EXITING), Proc2(ENABLE_USER_WAIT)],
         "TPAUSE, under RDTSC exiting";
-    "rdmsrlist" VtX RDMSRLIST, [Proc3(6)],
+    "rdmsrlist" VtX RDMSRLIST, [Proc3(ENABLE_MSR_LIST)],
         "RDMSRLIST of an MSR in the MSR bitmaps";
-    "wrmsrlist" VtX WRMSRLIST, [Proc3(6)],
+    "wrmsrlist" VtX WRMSRLIST, [Proc3(ENABLE_MSR_LIST)],
         "WRMSRLIST of an MSR in the MSR bitmaps";
     "wrmsrns" VtX WRMSR or WRMSRNS_IMMEDIATE, [Has(Feature::Wrmsrns)],
         "WRMSRNS";
@@ -146,15 +148,15 @@ scenarios! {
         "BOUND of an index above its array's, in compatibility mode";
     "double-fault" Both EXCEPTION_OR_NMI "#DF", [Has(Feature::WholeSvm)],
         "UD2 without an interrupt-descriptor table, and without exits for the exceptions on the way";
-    "invalid-tss" Both EXCEPTION_OR_NMI "#TS", [Proc2(7)],
+    "invalid-tss" Both EXCEPTION_OR_NMI "#TS", [Proc2(UNRESTRICTED_GUEST)],
         "IRET with RFLAGS.NT set and no task to return to, in 32-bit protected mode without paging";
     "alignment-check" Both EXCEPTION_OR_NMI "#AC", [Has(Feature::WholeSvm)],
         "a misaligned read in ring 3, with CR0.AM and RFLAGS.AC set";
-    "virtualization-exception" VtX EXCEPTION_OR_NMI "#VE", [EPT, Proc2(18)],
+    "virtualization-exception" VtX EXCEPTION_OR_NMI "#VE", [EPT, Proc2(EPT_VIOLATION_VE)],
         "a read of a page without an EPT entry, under the control that turns EPT violations into exceptions";
     "control-protection" VtX EXCEPTION_OR_NMI "#CP", [Has(Feature::Cet)],
         "a JMP by register to another instruction than ENDBR64, under indirect-branch tracking";
-    "non-maskable-interrupt" Both EXCEPTION_OR_NMI "NMI", [Pin(3), Has(Feature::OtherCpu)],
+    "non-maskable-interrupt" Both EXCEPTION_OR_NMI "NMI", [Pin(NMI_EXITING), Has(Feature::OtherCpu)],
         "an NMI from another CPU";
     "security-exception" Svm EXCEPTION_OR_NMI "#SX", [Has(Feature::OtherCpu), Has(Feature::InitRedirection)],
         "an INIT from another CPU while VM_CR.R_INIT is set";
@@ -230,7 +232,7 @@ mod tests {
     fn what_is_missing_is_named() {
         let eoi = Scenario::by_name("virtualized-eoi").unwrap();
         let allowed = Controls { pin: 1, proc: 1 << 21, proc2: 0x101, ..Controls::default() };
-        assert_eq!(eoi.missing(&allowed), Some(Proc2(9)));
+        assert_eq!(eoi.missing(&allowed), Some(Proc2(VIRTUAL_INTERRUPT_DELIVERY)));
         assert_eq!(eoi.missing(&Controls { proc2: 0x301, ..allowed }), None);
         assert_eq!(Scenario::by_name("getsec").unwrap().missing(&allowed), Some(Has(Feature::Smx)));
         let all_but = |feature| Controls { proc2: !0, features: !(1 << feature as u8), ..allowed };

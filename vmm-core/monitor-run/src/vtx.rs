@@ -11,6 +11,7 @@ use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::x86::control::CR4_CET;
+use tollgate_abi::x86::controls::proc2;
 use tollgate_abi::x86::msr::{IA32_FEATURE_CONTROL, IA32_XSS};
 use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
@@ -89,7 +90,7 @@ impl Extension for Vmx {
     }
 
     fn allows_rdtscp(capabilities: &Capabilities) -> bool {
-        capabilities.proc2.may >> 3 & 1 != 0
+        capabilities.proc2.may >> proc2::ENABLE_RDTSCP & 1 != 0
     }
 
     fn cr4_allowed(capabilities: &Capabilities) -> u64 {

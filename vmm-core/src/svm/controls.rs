@@ -5,6 +5,7 @@
 use tollgate_abi::exit_reason::{Controls, ExitReason, Rows};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::svm_exit::{self, Intercept, intercept};
+use tollgate_abi::x86::controls::{proc, proc2};
 
 use super::capability::Capabilities;
 use super::vmcb::*;
@@ -77,23 +78,23 @@ impl Intercepts {
         code::ALWAYS.into_iter().chain([code::SKINIT]).for_each(|code| intercepts.set(code));
         // CR8 by exits, whatever the profile: there is no shadow of the task priority that MSRs see.
         for (is_wanted, codes) in [
-            (proc(7), &[code::HLT][..]),
+            (proc(proc::HLT_EXITING), &[code::HLT][..]),
             // It invalidates what is known of the guest's code, where that is decoded.
-            (proc(9) || !capabilities.decode_assists, &[code::INVLPG]),
-            (proc(10) && has.monitor, &[code::MWAIT]),
-            (proc(11), &[code::RDPMC]),
-            (proc(12), &[code::RDTSC]),
-            (proc(12) && has.rdtscp, &[code::RDTSCP]),
-            (proc(15), &[code::CR3_WRITE]),
-            (proc(16), &[code::CR3_READ]),
+            (proc(proc::INVLPG_EXITING) || !capabilities.decode_assists, &[code::INVLPG]),
+            (proc(proc::MWAIT_EXITING) && has.monitor, &[code::MWAIT]),
+            (proc(proc::RDPMC_EXITING), &[code::RDPMC]),
+            (proc(proc::RDTSC_EXITING), &[code::RDTSC]),
+            (proc(proc::RDTSC_EXITING) && has.rdtscp, &[code::RDTSCP]),
+            (proc(proc::CR3_LOAD_EXITING), &[code::CR3_WRITE]),
+            (proc(proc::CR3_STORE_EXITING), &[code::CR3_READ]),
             (true, &[code::CR8_READ, code::CR8_WRITE]),
-            (proc(23), &code::DR_READS),
-            (proc(23), &code::DR_WRITES),
-            (proc(29) && has.monitor, &[code::MONITOR]),
-            (proc(30), &[code::PAUSE]),
-            (proc2(2), &code::DESCRIPTOR_TABLES),
-            (proc2(6), &[code::WBINVD]),
-            (proc2(12) && has.invpcid, &[code::INVPCID]),
+            (proc(proc::MOV_DR_EXITING), &code::DR_READS),
+            (proc(proc::MOV_DR_EXITING), &code::DR_WRITES),
+            (proc(proc::MONITOR_EXITING) && has.monitor, &[code::MONITOR]),
+            (proc(proc::PAUSE_EXITING), &[code::PAUSE]),
+            (proc2(proc2::DESCRIPTOR_TABLE_EXITING), &code::DESCRIPTOR_TABLES),
+            (proc2(proc2::WBINVD_EXITING), &[code::WBINVD]),
+            (proc2(proc2::ENABLE_INVPCID) && has.invpcid, &[code::INVPCID]),
             (has.xsetbv, &[code::XSETBV]),
             (has.rdpru, &[code::RDPRU]),
         ] {

@@ -4,11 +4,8 @@
 
 use core::fmt;
 
-use super::controls::{
-    ENTRY_KNOWN, ENTRY_REQUIRED, EXIT_KNOWN, EXIT_REQUIRED, NMI_WINDOW, NamedBit, PIN_KNOWN, PIN_REQUIRED,
-    PREEMPTION_TIMER, PROC_KNOWN, PROC_REQUIRED, PROC2_KNOWN, PROC2_REQUIRED, SAVE_PREEMPTION_TIMER,
-    UNRESTRICTED_GUEST, VIRTUAL_NMIS,
-};
+use super::wanted::*;
+use tollgate_abi::x86::controls::{Word, bits};
 use tollgate_abi::x86::msr::{
     IA32_ARCH_CAPABILITIES, IA32_VMX_BASIC, IA32_VMX_CR0_FIXED0, IA32_VMX_CR0_FIXED1, IA32_VMX_CR4_FIXED0,
     IA32_VMX_CR4_FIXED1, IA32_VMX_ENTRY_CTLS, IA32_VMX_EPT_VPID_CAP, IA32_VMX_EXIT_CTLS, IA32_VMX_MISC,
@@ -29,11 +26,6 @@ const TELLS_STRING_IO: u64 = 1 << 54;
 const ENTERS_HLT: u64 = 1 << 6;
 /// Bit 8: in the wait-for-SIPI state.
 const ENTERS_WAIT_FOR_SIPI: u64 = 1 << 8;
-/// Primary controls bit 31: there are secondary controls.
-const SECONDARY: u32 = 1 << 31;
-/// Primary controls bit 17: there are tertiary controls.
-pub const TERTIARY: u32 = 1 << 17;
-
 /// The allowed settings of a 32-bit control field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allowed {
@@ -163,7 +155,7 @@ impl Capabilities {
         };
         let proc3 = if proc.may & TERTIARY != 0 { msr(IA32_VMX_PROCBASED_CTLS3) } else { 0 };
         // The MSR exists if EPT (bit 1) or VPID (bit 5) does.
-        let ept_vpid = if proc2.may & (1 << 1 | 1 << 5) != 0 { msr(IA32_VMX_EPT_VPID_CAP) } else { 0 };
+        let ept_vpid = if proc2.may & (bits(PROC2_REQUIRED) | VPID) != 0 { msr(IA32_VMX_EPT_VPID_CAP) } else { 0 };
         Self {
             revision: basic as u32 & 0x7fff_ffff,
             basic,
@@ -188,17 +180,17 @@ impl Capabilities {
     /// # Errors
     /// The first control or property that is missing, or the first control that is imposed and unknown.
     pub fn check(&self) -> Result<(), Refusal> {
-        let missing = |allowed: Allowed, required: &[NamedBit]| {
-            required
-                .iter()
-                .find(|required| allowed.may >> required.bit & 1 == 0)
-                .map_or(Ok(()), |required| Err(Refusal::NoControl(required.name)))
-        };
-        missing(self.pin, PIN_REQUIRED)?;
-        missing(self.proc, PROC_REQUIRED)?;
-        missing(self.proc2, PROC2_REQUIRED)?;
-        missing(self.exit, EXIT_REQUIRED)?;
-        missing(self.entry, ENTRY_REQUIRED)?;
+        for (word, allowed, required) in [
+            (Word::Pin, self.pin, PIN_REQUIRED),
+            (Word::Proc, self.proc, PROC_REQUIRED),
+            (Word::Proc2, self.proc2, PROC2_REQUIRED),
+            (Word::Exit, self.exit, EXIT_REQUIRED),
+            (Word::Entry, self.entry, ENTRY_REQUIRED),
+        ] {
+            if let Some(&missing) = required.iter().find(|&&bit| allowed.may >> bit & 1 == 0) {
+                return Err(Refusal::NoControl(word.name(missing).unwrap_or("one without a name")));
+            }
+        }
         for (field, allowed, known) in [
             ("pin-based", self.pin, PIN_KNOWN),
             ("primary processor-based", self.proc, PROC_KNOWN),
@@ -254,7 +246,7 @@ impl Capabilities {
 
     /// VPIDs, with the INVVPID types that the monitor uses: individual-address and single-context.
     pub const fn has_vpid(&self) -> bool {
-        self.proc2.may >> 5 & 1 != 0 && self.ept_vpid >> 32 & 1 != 0 && self.ept_vpid >> 40 & 0b11 == 0b11
+        self.proc2.may & VPID != 0 && self.ept_vpid >> 32 & 1 != 0 && self.ept_vpid >> 40 & 0b11 == 0b11
     }
 
     /// A VMX-preemption timer that can count across exits.

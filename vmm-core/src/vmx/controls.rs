@@ -1,89 +1,16 @@
-//! The VM-execution, VM-exit and VM-entry controls (SDM 3C 25.6 to 25.8): what the monitor needs, what a profile adds,
-//! and what this processor makes of it.
+//! The VM-execution, VM-exit and VM-entry controls (SDM 3C 25.6 to 25.8): what a profile adds to what the monitor
+//! needs, and what this processor makes of it.
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::profile::{
     APIC_PROC2, APIC_REGISTERS, CR8_EXITING, INTERRUPT_DELIVERY, Profile, TPR_SHADOW, X2APIC_MODE,
 };
 use tollgate_abi::x86::control::CR4_MCE;
+use tollgate_abi::x86::controls::bits;
 
 use super::capability::Capabilities;
+use super::wanted::*;
 use crate::exit::VirtualizedApic;
-
-/// A control bit with the SDM's name.
-#[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "position and name")]
-pub struct NamedBit {
-    pub bit: u8,
-    pub name: &'static str,
-}
-
-const fn named(bit: u8, name: &'static str) -> NamedBit {
-    NamedBit { bit, name }
-}
-
-/// Without these the monitor refuses to run.
-pub const PIN_REQUIRED: &[NamedBit] = &[named(0, "external-interrupt exiting"), named(3, "NMI exiting")];
-/// Primary processor-based controls.
-pub const PROC_REQUIRED: &[NamedBit] = &[
-    named(3, "use TSC offsetting"),
-    named(7, "HLT exiting"),
-    named(25, "use I/O bitmaps"),
-    named(28, "use MSR bitmaps"),
-    named(31, "activate secondary controls"),
-];
-/// Secondary processor-based controls.
-pub const PROC2_REQUIRED: &[NamedBit] = &[named(1, "EPT")];
-/// VM-exit controls.
-pub const EXIT_REQUIRED: &[NamedBit] = &[
-    named(2, "save debug controls"),
-    named(9, "host address-space size"),
-    named(15, "acknowledge interrupt on exit"),
-    named(20, "save IA32_EFER"),
-    named(21, "load IA32_EFER on exit"),
-];
-/// VM-entry controls.
-pub const ENTRY_REQUIRED: &[NamedBit] =
-    &[named(2, "load debug controls"), named(9, "IA-32e mode guest"), named(15, "load IA32_EFER on entry")];
-
-/// The controls that the monitor can live with where a processor imposes them: those that it wants, those that are 1 on processors that know no
-/// better (SDM 3D A.3 to A.5), and intercepts that it has handlers for.
-pub const PIN_KNOWN: u32 = 0x16 | bits(PIN_REQUIRED) | VIRTUAL_NMIS | PREEMPTION_TIMER;
-/// Primary processor-based controls: intercepts of INVLPG, MWAIT, RDPMC, RDTSC, CR8, MOV DR, I/O, MONITOR and PAUSE among them.
-pub const PROC_KNOWN: u32 = 0x0401_e172
-    | bits(PROC_REQUIRED)
-    | 1 << 9
-    | 1 << 10
-    | 1 << 11
-    | 1 << 12
-    | CR8_EXITING
-    | 1 << 23
-    | 1 << 24
-    | 1 << 29
-    | 1 << 30;
-/// Secondary processor-based controls: intercepts of descriptor tables, WBINVD, RDRAND and RDSEED among them.
-pub const PROC2_KNOWN: u32 =
-    bits(PROC2_REQUIRED) | 1 << 2 | ENABLE_RDTSCP | USE_VPID | 1 << 6 | UNRESTRICTED_GUEST | 1 << 11 | 1 << 16;
-/// VM-exit controls.
-pub const EXIT_KNOWN: u32 = 0x0003_6dff | bits(EXIT_REQUIRED) | SAVE_PREEMPTION_TIMER;
-/// VM-entry controls.
-pub const ENTRY_KNOWN: u32 = 0x11ff | bits(ENTRY_REQUIRED);
-
-/// Pin-based control: the timer by which guests that run long are looked at.
-pub const PREEMPTION_TIMER: u32 = 1 << 6;
-/// VM-exit control: that timer counts on across exits. It is allowed only with the other (SDM 3C 27.2.1.2).
-pub const SAVE_PREEMPTION_TIMER: u32 = 1 << 22;
-const USE_VPID: u32 = 1 << 5;
-/// Secondary controls that offer an instruction to the guest instead of intercepting one.
-const ENABLE_RDTSCP: u32 = 1 << 3;
-/// Secondary control: a guest may run in real mode, and in protected mode without paging.
-pub const UNRESTRICTED_GUEST: u32 = 1 << 7;
-/// Pin-based control: blocking by NMI is the guest's alone, and ends with its IRET.
-pub const VIRTUAL_NMIS: u32 = 1 << 5;
-/// Primary control that is set while an NMI waits, allowed only with [`VIRTUAL_NMIS`]: NMI-window exiting.
-pub const NMI_WINDOW: u32 = 1 << 22;
-/// Primary control that is set while an interrupt waits: interrupt-window exiting.
-pub const INTERRUPT_WINDOW: u32 = 1 << 2;
 
 /// The CR4 bits that are set while a guest runs, whatever it wrote: those that VMX operation demands, and the monitor's own
 /// MCE. A machine check with that bit clear shuts the processor down, guest or not (SDM 3A 6.15, interrupt 18); with it set
@@ -106,20 +33,11 @@ pub struct ControlFields {
     pub cr4_mask: u64,
 }
 
-const fn bits(required: &[NamedBit]) -> u32 {
-    let (mut word, mut at) = (0, 0);
-    while at < required.len() {
-        word |= 1 << required[at].bit;
-        at += 1;
-    }
-    word
-}
-
 impl ControlFields {
     /// Settles a profile's wishes with what the processor allows.
     pub fn new(capabilities: &Capabilities, profile: Profile, timed: bool, unrestricted: bool) -> Self {
         let mut wanted = profile.intercepts();
-        let vpid = if capabilities.has_vpid() { USE_VPID } else { 0 };
+        let vpid = if capabilities.has_vpid() { VPID } else { 0 };
         // The processor's own TPR is never the guest's: where there is no shadow of it, or none that MSRs see, CR8 exits.
         if capabilities.proc.may & TPR_SHADOW == 0 || capabilities.proc2.may & X2APIC_MODE == 0 {
             wanted.proc = wanted.proc & !TPR_SHADOW | CR8_EXITING;
@@ -135,7 +53,7 @@ impl ControlFields {
                     | if capabilities.has_virtual_nmis() { VIRTUAL_NMIS } else { 0 },
             ),
             proc: capabilities.proc.settle(bits(PROC_REQUIRED) | wanted.proc),
-            proc2: capabilities.proc2.settle(bits(PROC2_REQUIRED) | wanted.proc2 | ENABLE_RDTSCP | vpid),
+            proc2: capabilities.proc2.settle(bits(PROC2_REQUIRED) | wanted.proc2 | RDTSCP | vpid),
             exit: capabilities.exit.settle(bits(EXIT_REQUIRED) | if timed { SAVE_PREEMPTION_TIMER } else { 0 }),
             entry: capabilities.entry.settle(bits(ENTRY_REQUIRED)),
             exception_bitmap: wanted.exception_bitmap,
@@ -171,7 +89,7 @@ impl ControlFields {
             msr_reads_exit: true,
             msr_writes_exit: true,
             features: feature(true, Feature::Ept)
-                | feature(capabilities.proc2.may & USE_VPID != 0, Feature::Vpid)
+                | feature(capabilities.proc2.may & VPID != 0, Feature::Vpid)
                 | feature(has_xsave, Feature::Xsave),
         }
     }

@@ -129,7 +129,7 @@ impl ExitFacts for Vmx {
 
     fn entry_failure(&self) -> &'static str {
         let raw = self.exit_reason();
-        let told = qualification::entry_failure(raw.basic().0, self.qualification());
+        let told = qualification::entry_failure(raw.basic(), self.qualification());
         if raw.basic() != ExitReason::ENTRY_FAILURE_GUEST_STATE || self.qualification() != 0 {
             return told;
         }

@@ -1,8 +1,8 @@
 //! Events for the guest, and those that arrive: VM-entry control fields, windows, activity (SDM 3C 25.8.3, 27.6, 27.7.5).
 
-use super::controls::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::field as f;
 use super::state::SHADOW;
+use super::wanted::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::{Vmx, qualification};
 use crate::exit::{Event, ExitFacts, GuestState, Interrupts, State, VirtualizedApic};
 use tollgate_abi::x86::control::{CR0_PE, RFLAGS_IF, RFLAGS_TF};

@@ -23,6 +23,7 @@ pub mod scenario_frame;
 mod scenario_hardware;
 mod state;
 mod timers;
+pub mod wanted;
 mod watch;
 
 use tollgate_abi::exit_reason::Controls;

@@ -1,5 +1,7 @@
 //! Exit qualifications, instruction information and interruption information, decoded (SDM 3C 28.2).
 
+use tollgate_abi::ExitReason;
+
 use crate::exit::{
     CrAccess, DrAccess, Event, EventKind, GuestRegisters, IoAccess, Operand, PhysicalFault, TableInstruction,
 };
@@ -81,14 +83,20 @@ pub const fn entry_information(event: Event) -> u32 {
 }
 
 /// The cause that a failed VM entry's exit tells (SDM 3C 27.8).
-pub const fn entry_failure(basic_reason: u16, qualification: u64) -> &'static str {
-    match (basic_reason, qualification) {
-        (33, 2) => "a guest page-directory-pointer-table entry is invalid",
-        (33, 3) => "an NMI was to be injected while NMIs are blocked by STI or MOV SS",
-        (33, 4) => "the VMCS link pointer is invalid",
-        (33, _) => "a check of the guest-state area failed; the processor does not say which",
-        (34, _) => "an entry of the VM-entry MSR-load area was refused; the qualification is its position, from 1",
-        (41, _) => "a machine check came up",
+pub const fn entry_failure(reason: ExitReason, qualification: u64) -> &'static str {
+    match (reason, qualification) {
+        (ExitReason::ENTRY_FAILURE_GUEST_STATE, 2) => "a guest page-directory-pointer-table entry is invalid",
+        (ExitReason::ENTRY_FAILURE_GUEST_STATE, 3) => {
+            "an NMI was to be injected while NMIs are blocked by STI or MOV SS"
+        }
+        (ExitReason::ENTRY_FAILURE_GUEST_STATE, 4) => "the VMCS link pointer is invalid",
+        (ExitReason::ENTRY_FAILURE_GUEST_STATE, _) => {
+            "a check of the guest-state area failed; the processor does not say which"
+        }
+        (ExitReason::ENTRY_FAILURE_MSR_LOADING, _) => {
+            "an entry of the VM-entry MSR-load area was refused; the qualification is its position, from 1"
+        }
+        (ExitReason::ENTRY_FAILURE_MACHINE_CHECK, _) => "a machine check came up",
         _ => "unknown reason",
     }
 }

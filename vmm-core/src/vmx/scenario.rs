@@ -10,13 +10,15 @@ use tollgate_abi::x86::control::{CR4_CET, CR4_SMXE};
 use tollgate_abi::x86::msr::IA32_FS_BASE;
 
 use super::Vmx;
-use super::capability::TERTIARY;
 use super::field::*;
 use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, USER_MSR_WRITES, address};
 use super::scenario_hardware as hardware;
+use super::wanted::TERTIARY;
 use crate::board::{Board, Signal};
 use crate::exit::{GuestRegisters, vector};
 use crate::memory::GuestMemory;
+use tollgate_abi::profile::{APIC_REGISTERS, INTERRUPT_DELIVERY};
+use tollgate_abi::x86::controls::{bits, pin, proc, proc2};
 
 /// RFLAGS bits besides bit 1, which always reads 1 (SDM 1 3.4.3).
 const RFLAGS_OF: u64 = 1 << 11 | 2;
@@ -40,6 +42,8 @@ const UD2: &[u8] = &[0x0f, 0x0b];
 const READ_RDI: &[u8] = &[0x8b, 0x07];
 const WRITE_RDI: &[u8] = &[0x89, 0x07];
 
+/// Accesses to the APIC-access page are virtualized.
+const ACCESSES: u32 = bits(&[proc2::VIRTUALIZE_APIC_ACCESSES]);
 /// IA32_S_CET: branches by register or memory have to reach an ENDBR64 (SDM 1 17.3).
 const ENDBRANCH_ENABLED: u64 = 1 << 2;
 
@@ -47,8 +51,8 @@ const ENDBRANCH_ENABLED: u64 = 1 << 2;
 const TABLE: &[Row] = &[
     row("triple-fault-exit", UD2, |_| {}),
     row("nmi-window", LOOP, |frame| {
-        frame.pin(1 << 5);
-        frame.proc(1 << 22, 0);
+        frame.pin(bits(&[pin::VIRTUAL_NMIS]));
+        frame.proc(bits(&[proc::NMI_WINDOW_EXITING]), 0);
     }),
     // ljmp $0x28, $0
     row("task-switch", &[0xea, 0, 0, 0, 0, 0x28, 0], |frame| frame.protected_mode()),
@@ -80,13 +84,13 @@ const TABLE: &[Row] = &[
     row("virtualized-eoi", WRITE_RDI, |frame| {
         // Vector 1 in service, and in the EOI-exit bitmap.
         frame.virtual_apic(&[(0x100, 2)]);
-        frame.apic_access(0xb0, 1 | 1 << 8 | 1 << 9);
+        frame.apic_access(0xb0, ACCESSES | APIC_REGISTERS | INTERRUPT_DELIVERY);
         frame.vmx.vmcs.write(EOI_EXIT_BITMAP_0, 2);
         frame.vmx.vmcs.write(GUEST_INTERRUPT_STATUS, 0x0100);
     }),
     row("apic-write", WRITE_RDI, |frame| {
         frame.virtual_apic(&[]);
-        frame.apic_access(0xf0, 1 | 1 << 8);
+        frame.apic_access(0xf0, ACCESSES | APIC_REGISTERS);
         frame.registers.rax = 0x1ff;
     }),
     Row {
@@ -98,7 +102,7 @@ const TABLE: &[Row] = &[
     row("preemption-timer", LOOP, |_| {}),
     // mov eax, 5; vmfunc
     row("vm-function", &[0xb8, 5, 0, 0, 0, 0x0f, 0x01, 0xd4], |frame| {
-        frame.proc2(1 << 13);
+        frame.proc2(bits(&[proc2::ENABLE_VM_FUNCTIONS]));
         frame.vmx.vmcs.write(VM_FUNCTION_CONTROLS, 1);
         frame.vmx.vmcs.write(EPTP_LIST_ADDRESS, address(frame.pages.eptp_list));
     }),
@@ -106,7 +110,7 @@ const TABLE: &[Row] = &[
         name: "page-modification-log",
         code: WRITE_RDI,
         set_up: |frame| {
-            frame.proc2(1 << 17);
+            frame.proc2(bits(&[proc2::ENABLE_PML]));
             frame.vmx.vmcs.write(PML_ADDRESS, address(frame.pages.pml));
             // One beyond the last entry to be filled: the log is full before anything is in it.
             frame.vmx.vmcs.write(PML_INDEX, 0xffff);
@@ -137,7 +141,7 @@ const TABLE: &[Row] = &[
         name: "sub-page-permission",
         code: WRITE_RDI,
         set_up: |frame| {
-            frame.proc2(1 << 23);
+            frame.proc2(bits(&[proc2::SUB_PAGE_PERMISSIONS]));
             frame.vmx.vmcs.write(SPP_TABLE_POINTER, address(frame.pages.spp));
             let page = frame.vmx.memory_hpa + FRESH;
             // Readable, executable, write-back, with sub-page write permissions.

@@ -6,14 +6,16 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::x86::control::{CR0_AM, CR4_OSXSAVE, RFLAGS_AC};
 
 use super::Vmx;
-use super::capability::TERTIARY;
 use super::field::{self as f, *};
 use super::guest_state;
 use super::scenario_hardware as hardware;
+use super::wanted::TERTIARY;
 use crate::board::Board;
 use crate::exit::{GuestRegisters, GuestState, State};
 use crate::memory::GuestMemory;
 use crate::nested::Table;
+use tollgate_abi::profile::{CR8_EXITING, INTERRUPT_DELIVERY, TPR_SHADOW};
+use tollgate_abi::x86::controls::{bits, entry, pin, proc, proc2, proc3};
 
 /// Guest-physical pages of the boot area that the unikernel no longer needs: code, data (with the stack at its end),
 /// the APIC-access page, a task-state segment.
@@ -87,8 +89,8 @@ impl Frame<'_> {
         self.vmx.set(State::Cr4, guest_state::CR4);
         self.vmx.vmcs.write(GUEST_RSP, STACK_END);
         self.vmx.vmcs.write(ENTRY_INTERRUPTION_INFORMATION, 0);
-        if self.vmx.capabilities.pin.may >> 6 & 1 != 0 {
-            self.pin(1 << 6);
+        if self.vmx.capabilities.pin.may >> pin::PREEMPTION_TIMER & 1 != 0 {
+            self.pin(bits(&[pin::PREEMPTION_TIMER]));
             self.vmx.vmcs.write(PREEMPTION_TIMER, BOUND_TICKS >> self.vmx.capabilities.preemption_timer_shift());
         }
         let _ = self.memory.zero(DATA, TSS + 0x1000 - DATA);
@@ -136,7 +138,7 @@ impl Frame<'_> {
         }
         self.vmx.vmcs.write(VIRTUAL_APIC_ADDRESS, address(self.pages.virtual_apic));
         self.vmx.vmcs.write(TPR_THRESHOLD, 0);
-        self.proc(1 << 21, 1 << 19 | 1 << 20);
+        self.proc(TPR_SHADOW, CR8_EXITING);
     }
 
     /// The APIC-access page with these secondary controls; RDI points at a register in it.
@@ -144,7 +146,7 @@ impl Frame<'_> {
     pub(super) fn apic_access(&mut self, offset: u64, proc2: u32) {
         self.proc2(proc2);
         self.vmx.vmcs.write(APIC_ACCESS_ADDRESS, self.vmx.memory_hpa + APIC_PAGE);
-        if proc2 >> 9 & 1 != 0 {
+        if proc2 & INTERRUPT_DELIVERY != 0 {
             self.vmx.vmcs.write(EOI_EXIT_BITMAP_0, 0);
             self.vmx.vmcs.write(GUEST_INTERRUPT_STATUS, 0);
         }
@@ -169,7 +171,7 @@ impl Frame<'_> {
     #[inline(never)]
     pub(super) fn supervisor_state(&mut self) {
         let component = self.pages.xss_component;
-        self.proc2(1 << 20);
+        self.proc2(bits(&[proc2::ENABLE_XSAVES]));
         self.vmx.vmcs.write(XSS_EXITING_BITMAP, component);
         self.vmx.set(State::Cr4, guest_state::CR4 | CR4_OSXSAVE);
         self.pages.kept_msr = hardware::change_xss(component);
@@ -179,14 +181,14 @@ impl Frame<'_> {
     /// UMWAIT and TPAUSE, which RDTSC exiting has exit (SDM 3C 26.1.3).
     #[inline(never)]
     pub(super) fn user_wait(&mut self) {
-        self.proc2(1 << 26);
-        self.proc(1 << 12, 0);
+        self.proc2(bits(&[proc2::ENABLE_USER_WAIT]));
+        self.proc(bits(&[proc::RDTSC_EXITING]), 0);
     }
 
     /// Lists of one MSR, number 0, and its value, which is 0, too: bit 0 of RCX stands for them.
     #[inline(never)]
     pub(super) fn msr_list(&mut self) {
-        self.proc3(1 << 6);
+        self.proc3(1 << proc3::ENABLE_MSR_LIST);
         (self.registers.rcx, self.registers.rsi, self.registers.rdi) = (1, DATA, DATA + 8);
     }
 
@@ -238,7 +240,7 @@ impl Frame<'_> {
     #[inline(never)]
     pub(super) fn virtualization_exceptions(&mut self) {
         self.pages.virtualization_exception.0.fill(0);
-        self.proc2(1 << 18);
+        self.proc2(bits(&[proc2::EPT_VIOLATION_VE]));
         self.vmx.vmcs.write(VIRTUALIZATION_EXCEPTION_ADDRESS, address(self.pages.virtualization_exception));
         self.fresh_entry(0);
     }
@@ -257,8 +259,8 @@ impl Frame<'_> {
         vmcs.write(GUEST_CS_RIGHTS, CODE_32);
         vmcs.write(GUEST_TR_BASE, TSS);
         let entry = vmcs.read(ENTRY_CONTROLS);
-        vmcs.write(ENTRY_CONTROLS, entry & !(1 << 9));
-        self.proc2(1 << 7);
+        vmcs.write(ENTRY_CONTROLS, entry & !bits(&[entry::IA_32E_MODE_GUEST]));
+        self.proc2(bits(&[proc2::UNRESTRICTED_GUEST]));
     }
 }
 

@@ -3,9 +3,10 @@
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::x86::control::{EFER_LMA, RFLAGS_TF};
+use tollgate_abi::x86::controls::{entry, proc2};
 
-use super::controls::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::field as f;
+use super::wanted::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::{Vmx, bitmaps, guest_state};
 use crate::exit::{Action, GuestRegisters, GuestState, State};
 use crate::host::registers;
@@ -15,7 +16,7 @@ pub(super) const SHADOW: u32 = 0b11;
 /// CS access rights: L, 64-bit code.
 const CS_LONG: u32 = 1 << 13;
 /// VM-entry control.
-const IA_32E_MODE_GUEST: u32 = 1 << 9;
+const IA_32E_MODE_GUEST: u32 = 1 << entry::IA_32E_MODE_GUEST;
 /// Pending debug exceptions: a single step.
 const PENDING_BS: u64 = 1 << 14;
 
@@ -230,10 +231,10 @@ impl GuestState for Vmx {
         // Fields that exist with their control: no VM function is enabled, and every leaf of the SGX and MKTME
         // instructions exits.
         for (bit, field, value) in [
-            (13, f::VM_FUNCTION_CONTROLS, 0),
-            (15, f::ENCLS_EXITING_BITMAP, u64::MAX),
-            (27, f::PCONFIG_EXITING_BITMAP, u64::MAX),
-            (28, f::ENCLV_EXITING_BITMAP, u64::MAX),
+            (proc2::ENABLE_VM_FUNCTIONS, f::VM_FUNCTION_CONTROLS, 0),
+            (proc2::ENABLE_ENCLS_EXITING, f::ENCLS_EXITING_BITMAP, u64::MAX),
+            (proc2::ENABLE_PCONFIG, f::PCONFIG_EXITING_BITMAP, u64::MAX),
+            (proc2::ENABLE_ENCLV_EXITING, f::ENCLV_EXITING_BITMAP, u64::MAX),
         ] {
             if fields.proc2 >> bit & 1 != 0 {
                 vmcs.write(field, value);

@@ -5,6 +5,7 @@
 //! These have no dependency, so that the tables of this crate can be made of them at compile time.
 
 pub mod control;
+pub mod controls;
 pub mod exception;
 pub mod msr;
 
