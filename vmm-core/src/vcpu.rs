@@ -9,6 +9,7 @@ use core::cell::Cell;
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::profile::Profile;
+use tollgate_abi::quick::Condition;
 use tollgate_abi::workload::Outcome;
 
 use crate::ended::End;
@@ -100,57 +101,29 @@ impl<B: Backend> Vcpu<B> {
         registers: &mut GuestRegisters,
         exit_tsc: u64,
     ) -> Result<(), Left> {
-        const CPUID: u32 = ExitReason::CPUID.0 as u32;
-        const VMCALL: u32 = ExitReason::VMCALL.0 as u32;
-        const CR_ACCESS: u32 = ExitReason::CR_ACCESS.0 as u32;
-        const IO_INSTRUCTION: u32 = ExitReason::IO_INSTRUCTION.0 as u32;
-        const RDMSR: u32 = ExitReason::RDMSR.0 as u32;
-        const EPT_VIOLATION: u32 = ExitReason::EPT_VIOLATION.0 as u32;
-        self.witness(account);
-        let raw = self.backend.frequent_reason();
-        // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
-        match raw.0 {
-            // The one exit with a budget of VMREADs: it spares those that would show an interrupt shadow or a single step.
-            CPUID => {
-                self.decide::<A, { CPUID as usize }>(account, registers, exit_tsc, |backend, machine, registers| {
-                    let done = backend.steps_quickly() && cpuid::quick(registers, &machine.cpuid);
-                    step_over_if(done, backend)
-                })
-            }
-            VMCALL => self.decide::<A, { VMCALL as usize }>(account, registers, exit_tsc, |backend, _, registers| {
-                let done = ends_quickly(backend) && hypercall::quick(registers);
-                step_over_if(done, backend)
-            }),
-            CR_ACCESS => {
-                self.decide::<A, { CR_ACCESS as usize }>(account, registers, exit_tsc, |backend, _, registers| {
-                    let done = backend.cr0_write().is_some_and(|register| {
-                        ends_quickly(backend) && control_regs::quick(register, registers, backend)
-                    });
-                    step_over_if(done, backend)
-                })
-            }
-            IO_INSTRUCTION => self.decide::<A, { IO_INSTRUCTION as usize }>(
-                account,
-                registers,
-                exit_tsc,
-                |backend, machine, registers| {
-                    let done = ends_quickly(backend) && io::quick(backend.io_access(), registers, machine);
-                    step_over_if(done, backend)
-                },
-            ),
-            RDMSR => {
-                self.decide::<A, { RDMSR as usize }>(account, registers, exit_tsc, |backend, machine, registers| {
-                    let done = ends_quickly(backend) && msr::quick(registers, machine);
-                    step_over_if(done, backend)
-                })
-            }
-            EPT_VIOLATION => {
-                self.decide::<A, { EPT_VIOLATION as usize }>(account, registers, exit_tsc, |backend, _, _| {
-                    event::quick(backend)
-                })
-            }
-            _ => Err(Left::Unopened(raw)),
+        /// An arm for each row of the table.
+        macro_rules! decide_quickly {
+            ($($reason:ident $ticks:literal $condition:ident $form:ident;)*) => {{
+                $(const $reason: u32 = ExitReason::$reason.0 as u32;)*
+                let raw = self.backend.frequent_reason();
+                // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
+                match raw.0 {
+                    $($reason => self.decide::<A, { $reason as usize }>(account, registers, exit_tsc, |vcpu, registers| {
+                        let (backend, machine) = (&mut vcpu.backend, &mut vcpu.machine);
+                        let done = $form::quick(registers, backend, machine, |backend| {
+                            is_met(Condition::$condition, backend)
+                        });
+                        if done && Condition::$condition.ends_instruction() {
+                            vcpu.backend.quick_step_over();
+                        }
+                        done
+                    }),)*
+                    _ => Err(Left::Unopened(raw)),
+                }
+            }};
         }
+        self.witness(account);
+        tollgate_abi::quick_exits!(decide_quickly)
     }
 
     /// Opens an exit for `REASON`, and closes it if `quick` could deal with all of it. The reason is a constant, so that its
@@ -161,12 +134,12 @@ impl<B: Backend> Vcpu<B> {
         account: &A,
         registers: &mut GuestRegisters,
         exit_tsc: u64,
-        quick: impl FnOnce(&mut B, &mut Machine, &mut GuestRegisters) -> bool,
+        quick: impl FnOnce(&mut Self, &mut GuestRegisters) -> bool,
     ) -> Result<(), Left> {
         let (reason, backend) = (ExitReason(REASON as u16), &self.backend);
         account.expect(reason, || key_of(reason, registers, backend), || backend.tsc());
         let _counted = account.open(reason);
-        if !quick(&mut self.backend, &mut self.machine, registers) {
+        if !quick(self, registers) {
             return Err(Left::Opened(Opened(RawReason(REASON as u32))));
         }
         let backend = &self.backend;
@@ -193,9 +166,10 @@ impl<B: Backend> Vcpu<B> {
     ) -> bool {
         const CR_ACCESS: usize = ExitReason::CR_ACCESS.0 as usize;
         let backend = &mut self.backend;
-        let done = ends_quickly(backend)
-            && backend.cr0_write_by_code().is_some_and(|register| control_regs::quick(register, registers, backend));
-        if step_over_if(done, backend) {
+        let may_end = |backend: &B| is_met(Condition::EndsPlainly, backend);
+        let done = control_regs::quick_by_code(registers, backend, may_end);
+        if done {
+            backend.quick_step_over();
             let backend = &self.backend;
             account.close_row::<CR_ACCESS>(exit_tsc, || backend.tsc());
         }
@@ -314,19 +288,14 @@ pub(crate) enum Flow {
     Leave = 1,
 }
 
-/// Whether a quick form can end an instruction: nothing comes with its end, and it takes no call.
+/// Whether an exit meets the condition of its row.
 #[inline(always)]
-fn ends_quickly<B: Backend>(backend: &B) -> bool {
-    backend.steps_quickly() && backend.ends_plainly()
-}
-
-/// Moves behind an instruction that was emulated.
-#[inline(always)]
-fn step_over_if<B: Backend>(done: bool, backend: &mut B) -> bool {
-    if done {
-        backend.quick_step_over();
+fn is_met<B: Backend>(condition: Condition, backend: &B) -> bool {
+    match condition {
+        Condition::Steps => backend.steps_quickly(),
+        Condition::EndsPlainly => backend.steps_quickly() && backend.ends_plainly(),
+        Condition::Repeats => true,
     }
-    done
 }
 
 impl<B: Backend> Vcpu<B> {

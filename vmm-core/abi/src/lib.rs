@@ -22,6 +22,7 @@ pub mod leaves;
 pub mod machine;
 pub mod monitor_image;
 pub mod profile;
+pub mod quick;
 pub mod record;
 pub mod rom;
 pub mod scenario;

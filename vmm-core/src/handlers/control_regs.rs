@@ -19,9 +19,29 @@ const CR4_FLUSHES: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
-/// MOV to CR0 from `register` of a value that needs no more than to be stored: caches on, still in IA-32e mode.
+/// MOV to CR0 of a value that needs no more than to be stored: caches on, still in IA-32e mode.
 #[inline(always)]
-pub fn quick<B: Backend>(register: u8, registers: &mut GuestRegisters, backend: &mut B) -> bool {
+pub fn quick<B: Backend>(
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    _: &mut Machine,
+    may_end: impl FnOnce(&B) -> bool,
+) -> bool {
+    backend.cr0_write().is_some_and(|register| may_end(backend) && store_cr0(register, registers, backend))
+}
+
+/// [`quick`] where the guest's code tells the register, and the processor does not.
+#[inline(always)]
+pub fn quick_by_code<B: Backend>(
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    may_end: impl FnOnce(&B) -> bool,
+) -> bool {
+    may_end(backend) && backend.cr0_write_by_code().is_some_and(|register| store_cr0(register, registers, backend))
+}
+
+#[inline(always)]
+fn store_cr0<B: Backend>(register: u8, registers: &mut GuestRegisters, backend: &mut B) -> bool {
     const LOOKED_AT: u64 = !0 << 32 | CR0_PG | CR0_CD | CR0_NW | CR0_PE;
     match registers.by_number(register) {
         Some(&mut value) if value & LOOKED_AT == CR0_PG | CR0_PE => {

@@ -4,13 +4,21 @@
 
 use tollgate_abi::leaves::Answer;
 
-use crate::devices::cpuid_table::CpuidTable;
-use crate::exit::GuestRegisters;
+use crate::exit::{Backend, GuestRegisters};
+use crate::machine::Machine;
 
 /// Answers a leaf that has one answer; false for the others, the account's among them.
 #[inline(always)]
-pub fn quick(registers: &mut GuestRegisters, table: &CpuidTable) -> bool {
-    let answer = table.plain(registers.rax as u32);
+pub fn quick<B: Backend>(
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+    may_end: impl FnOnce(&B) -> bool,
+) -> bool {
+    if !may_end(backend) {
+        return false;
+    }
+    let answer = machine.cpuid.plain(registers.rax as u32);
     if let Some(answer) = answer {
         put(registers, answer);
     }
@@ -29,18 +37,20 @@ pub fn put(registers: &mut GuestRegisters, answer: Answer) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::cpuid_table::tests::everything;
+    use crate::script::{Script, machine};
 
     #[test]
     fn plain_leaves_fill_whole_registers() {
-        let table = CpuidTable::new(everything, 0, 1, true);
+        let (mut backend, mut machine) = (Script::default(), machine());
         let poisoned = GuestRegisters { rax: 0xdead_beef_0000_0000, rbx: !0, rcx: !0, rdx: !0, ..Default::default() };
         let mut registers = poisoned;
-        assert!(quick(&mut registers, &table));
+        assert!(!quick(&mut registers, &mut backend, &mut machine, |_| false));
+        assert_eq!(registers, poisoned, "where it may not end, nothing is changed");
+        assert!(quick(&mut registers, &mut backend, &mut machine, |_| true));
         assert_eq!((registers.rax, registers.rbx), (0x16, 0x756e_6547));
         for leaf in [4, 7, 0xb, 0xd, 32, 0x4fff_ffff, 0x8000_0000] {
             let mut registers = GuestRegisters { rax: leaf, ..poisoned };
-            assert!(!quick(&mut registers, &table));
+            assert!(!quick(&mut registers, &mut backend, &mut machine, |_| true));
         }
     }
 }

@@ -13,9 +13,14 @@ use crate::machine::{Machine, Wake};
 
 /// [`Hypercall::Nothing`], whose result is the number that is in RAX already.
 #[inline(always)]
-pub fn quick(registers: &GuestRegisters) -> bool {
+pub fn quick<B: Backend>(
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    _: &mut Machine,
+    may_end: impl FnOnce(&B) -> bool,
+) -> bool {
     const { assert!(Hypercall::Nothing as u64 == 0) };
-    registers.rax == Hypercall::Nothing as u64
+    may_end(backend) && registers.rax == Hypercall::Nothing as u64
 }
 
 /// Performs the call.

@@ -11,7 +11,16 @@ const STRING_BYTES: u64 = 4096;
 
 /// IN and OUT on ports that ask no device.
 #[inline(always)]
-pub fn quick(access: IoAccess, registers: &mut GuestRegisters, machine: &mut Machine) -> bool {
+pub fn quick<B: Backend>(
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+    may_end: impl FnOnce(&B) -> bool,
+) -> bool {
+    if !may_end(backend) {
+        return false;
+    }
+    let access = backend.io_access();
     if access.is_string {
         return false;
     }

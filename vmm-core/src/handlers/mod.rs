@@ -3,8 +3,9 @@
 //! A handler sees the decoded exit, the registers and its device, and returns an [`Action`]. It does not count, print,
 //! or know which virtualization extension is at work, and has no `unsafe`.
 //!
-//! The most frequent kinds also have a `quick` form for what is nothing out of the ordinary: true if the instruction was
-//! emulated. It calls nothing, so that the spine needs no stack frame for it; whatever it leaves is [`dispatch`]'s.
+//! The kinds in [`QUICK`](tollgate_abi::quick::QUICK) also have a `quick` form for what is nothing out of the ordinary: true if the
+//! instruction was emulated. It asks `may_end`, the condition in that table, before it changes anything. It calls nothing, so that
+//! the spine needs no stack frame for it; whatever it leaves is [`dispatch`]'s.
 
 pub mod apic;
 pub mod control_regs;

@@ -59,7 +59,15 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
 /// RDMSR of a constant.
 #[inline(always)]
-pub fn quick(registers: &mut GuestRegisters, machine: &Machine) -> bool {
+pub fn quick<B: Backend>(
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+    may_end: impl FnOnce(&B) -> bool,
+) -> bool {
+    if !may_end(backend) {
+        return false;
+    }
     let Some(value) = machine.msrs.quick(registers.rcx as u32) else { return false };
     put(registers, value);
     true

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tollgate_abi::ExitReason;
+use tollgate_abi::quick::{self, LEDGER_BUDGET_TICKS};
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::account::{Account, WorkloadAccount};
 use tollgate_books::bench::Budget;
@@ -42,24 +44,24 @@ pub(super) const WITHIN: &str = "within";
 const fn budget(
     [bench, workload]: [&'static str; 2],
     iterations: u64,
-    ticks: u64,
+    reason: ExitReason,
     [vtx, svm]: [&'static str; 2],
 ) -> Row {
-    Row { bench, workload, iterations, ticks, vtx, svm }
+    Row { bench, workload, iterations, ticks: quick::budget_ticks(reason), vtx, svm }
 }
 
-/// A tenth of KVM with VT-x.
+/// The quick exits; their budgets are those of the monitor's own table.
 pub(super) const ROWS: &[Row] = &[
-    budget(["cpuid", "cpuid"], 10_000, 98, ["CPUID", "CPUID"]),
-    budget(["vmcall", "hypercall"], 10_000, 98, ["VMCALL", "VMMCALL"]),
-    budget(["rdmsr", "rdmsr"], 10_000, 112, ["RDMSR", "RDMSR"]),
-    budget(["mov_to_cr0", "cr0"], 10_000, 112, ["MOV to CR0", "MOV to CR0"]),
-    budget(["in", "port-in"], 10_000, 128, ["IN", "IN"]),
-    budget(["out", "port-out"], 10_000, 128, ["OUT", "OUT"]),
+    budget(["cpuid", "cpuid"], 10_000, ExitReason::CPUID, ["CPUID", "CPUID"]),
+    budget(["vmcall", "hypercall"], 10_000, ExitReason::VMCALL, ["VMCALL", "VMMCALL"]),
+    budget(["rdmsr", "rdmsr"], 10_000, ExitReason::RDMSR, ["RDMSR", "RDMSR"]),
+    budget(["mov_to_cr0", "cr0"], 10_000, ExitReason::CR_ACCESS, ["MOV to CR0", "MOV to CR0"]),
+    budget(["in", "port-in"], 10_000, ExitReason::IO_INSTRUCTION, ["IN", "IN"]),
+    budget(["out", "port-out"], 10_000, ExitReason::IO_INSTRUCTION, ["OUT", "OUT"]),
     budget(
         ["ept_violation_write", "memory"],
         512,
-        340,
+        ExitReason::EPT_VIOLATION,
         ["a page's first EPT violation", "a page's first nested page fault"],
     ),
 ];
@@ -72,9 +74,6 @@ impl Row {
         }
     }
 }
-
-/// The most that count, cycles, minimum, maximum and histogram together may cost, in ticks of one exit.
-const ACCOUNTING_BUDGET_TICKS: f64 = 20.0;
 
 /// vCPUs that all do the same at once, to see whether an exit then costs more.
 const MANY_VCPUS: u32 = 8;
@@ -103,7 +102,7 @@ pub(super) fn legend(model: &'static Model, extension: Extension) -> Vec<String>
             model.name
         ),
         format!(
-            "KVM: {kvm}. The ledger may cost {ACCOUNTING_BUDGET_TICKS} ticks of an exit; --keys adds what stands under keys. \
+            "KVM: {kvm}. The ledger may cost {LEDGER_BUDGET_TICKS} ticks of an exit; --keys adds what stands under keys. \
              Under 8 vCPUs, eight do the same at once, and the clock moves in steps of 5."
         ),
     ];
@@ -202,7 +201,7 @@ fn compare(
         let ledger = with - without;
         let over = [
             (with > row.ticks as f64, "over its budget"),
-            (ledger > ACCOUNTING_BUDGET_TICKS, "the ledger is over its budget"),
+            (ledger > LEDGER_BUDGET_TICKS as f64, "the ledger is over its budget"),
             (crowded - with > CROWDED_SLACK_TICKS, "it grows with the number of vCPUs"),
         ];
         let over: Vec<_> = over.into_iter().filter(|&(over, _)| over).map(|(_, text)| text).collect();

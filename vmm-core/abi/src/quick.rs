@@ -1,0 +1,101 @@
+//! The quick exits: the reasons that the monitor's spine decides without a stack frame, and what each may cost.
+//!
+//! The spine makes its arms of this table, `bench` prints the budgets from it, and a test that decodes the monitor's image counts the
+//! instructions of each arm against it.
+
+use crate::ExitReason;
+
+/// The condition under which a quick form may decide an exit. An exit that does not meet it is decided by the next steps of the spine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Moving RIP behind the instruction takes no call. Nothing else is looked at: CPUID has a budget of VMREADs, and spares those that
+    /// would show an interrupt shadow or a single step.
+    Steps,
+    /// Moving RIP takes no call, and nothing comes with the end of the instruction: no interrupt shadow, no single step.
+    EndsPlainly,
+    /// The instruction is executed again: it has no end.
+    Repeats,
+}
+
+impl Condition {
+    /// Whether RIP moves on when the form has decided the exit.
+    #[inline(always)]
+    pub const fn ends_instruction(self) -> bool {
+        !matches!(self, Self::Repeats)
+    }
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quick {
+    /// The exit reason.
+    pub reason: ExitReason,
+    /// The budget under both extensions: TSC ticks of a round trip on Bochs, where each instruction takes one, the guest's loop included.
+    pub budget_ticks: u64,
+    /// When the form may decide it.
+    pub condition: Condition,
+    /// The handler whose `quick` form decides it.
+    pub form: &'static str,
+}
+
+/// Hands the table to a macro: a row for each reason, with its budget in ticks, its condition and its form. The budgets are a tenth of
+/// what KVM takes with VT-x.
+#[macro_export]
+macro_rules! quick_exits {
+    ($use_rows:ident) => {
+        $use_rows! {
+            // reason          budget  condition    form
+            CPUID              98      Steps        cpuid;
+            VMCALL             98      EndsPlainly  hypercall;
+            CR_ACCESS         112      EndsPlainly  control_regs;
+            IO_INSTRUCTION    128      EndsPlainly  io;
+            RDMSR             112      EndsPlainly  msr;
+            EPT_VIOLATION     340      Repeats      event;
+        }
+    };
+}
+
+macro_rules! rows {
+    ($($reason:ident $ticks:literal $condition:ident $form:ident;)*) => {
+        &[$(Quick {
+            reason: ExitReason::$reason,
+            budget_ticks: $ticks,
+            condition: Condition::$condition,
+            form: stringify!($form),
+        }),*]
+    };
+}
+
+/// The table.
+pub const QUICK: &[Quick] = quick_exits!(rows);
+
+/// The most that count, cycles, minimum, maximum and histogram together may cost, in ticks of one exit.
+pub const LEDGER_BUDGET_TICKS: u64 = 20;
+
+/// The budget of the quick exits for a reason.
+///
+/// # Panics
+/// There is none for it. Constants are made of this, so that the program does not compile then.
+pub const fn budget_ticks(reason: ExitReason) -> u64 {
+    let mut at = 0;
+    while at < QUICK.len() {
+        if QUICK[at].reason.0 == reason.0 {
+            return QUICK[at].budget_ticks;
+        }
+        at += 1;
+    }
+    panic!("no quick exit has this reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_has_one_row() {
+        for row in QUICK {
+            assert_eq!(QUICK.iter().filter(|other| other.reason == row.reason).count(), 1, "{row:?}");
+            assert_eq!(budget_ticks(row.reason), row.budget_ticks);
+        }
+    }
+}
