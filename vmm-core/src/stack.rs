@@ -184,7 +184,7 @@ impl<A: Account> Owner<A> {
 }
 
 /// The right to run on a stack, whatever account that has.
-pub trait Seat<B: Enter> {
+pub trait AnyOwner<B: Enter> {
     /// The account.
     fn book(&self) -> &'static dyn Book;
     /// Gives the guest other registers, for its next entry.
@@ -196,7 +196,7 @@ pub trait Seat<B: Enter> {
     fn run(&mut self, vcpu: &mut Vcpu<B>) -> Result<(), B::Failure>;
 }
 
-impl<A: ExitPath<B>, B: Enter> Seat<B> for Owner<A> {
+impl<A: ExitPath<B>, B: Enter> AnyOwner<B> for Owner<A> {
     fn book(&self) -> &'static dyn Book {
         self.account()
     }
@@ -211,19 +211,19 @@ impl<A: ExitPath<B>, B: Enter> Seat<B> for Owner<A> {
 }
 
 /// A stack, whatever account it has.
-pub trait Place<B: Enter>: Sync {
+pub trait AnyStack<B: Enter>: Sync {
     /// The account.
     fn book(&'static self) -> &'static dyn Book;
     /// Takes the stack for this processor; `None` if another has it.
-    fn take(&'static self) -> Option<Box<dyn Seat<B>>>;
+    fn take(&'static self) -> Option<Box<dyn AnyOwner<B>>>;
 }
 
-impl<A: ExitPath<B> + Sync, B: Enter> Place<B> for Stack<A> {
+impl<A: ExitPath<B> + Sync, B: Enter> AnyStack<B> for Stack<A> {
     fn book(&'static self) -> &'static dyn Book {
         self.account()
     }
 
-    fn take(&'static self) -> Option<Box<dyn Seat<B>>> {
+    fn take(&'static self) -> Option<Box<dyn AnyOwner<B>>> {
         Stack::take(self).map(|owner| Box::new(owner) as _)
     }
 }

@@ -55,7 +55,7 @@ use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::recorder::{Recorded, Recording, Slot};
 use vmm_core::session::{FAULT, Session, pause_anywhere};
-use vmm_core::stack::{ExitPath, Place, Stack};
+use vmm_core::stack::{AnyStack, ExitPath, Stack};
 use vmm_core::svm::Svm;
 use vmm_core::svm::permission_maps::IOPM_PAGES;
 use vmm_core::vcpu::Vcpu;
@@ -178,13 +178,13 @@ where
 {
     let limit_ticks = options.limit_ticks.unwrap_or_else(|| LIMIT_SECONDS * processor::tsc_hz());
     let plan = Plan::<B> { capabilities, memory, entry_gpa, options, limit_ticks, all_ports: all_ports() };
-    let place: fn(Recording) -> &'static dyn Place<B> = match options {
-        Options { accounting: false, .. } => place::<Unaccounted, B>,
-        Options { keys: true, .. } => place::<Keyed, B>,
-        _ if options.records() => place::<Recorded, B>,
-        _ => place::<Ledger, B>,
+    let stack: fn(Recording) -> &'static dyn AnyStack<B> = match options {
+        Options { accounting: false, .. } => stack::<Unaccounted, B>,
+        Options { keys: true, .. } => stack::<Keyed, B>,
+        _ if options.records() => stack::<Recorded, B>,
+        _ => stack::<Ledger, B>,
     };
-    Run::prepare(plan, place).first(session, seated)
+    Run::prepare(plan, stack).first(session, seated)
 }
 
 /// Refuses to run without processors that are asked for, or says which vCPUs there are not.
@@ -304,14 +304,14 @@ fn rings(options: &Options<'_>) -> impl Iterator<Item = &'static [Slot]> {
 }
 
 /// Room for a vCPU's exits and its account. It stays for ever: other vCPUs read the account.
-fn place<A: ExitPath<B> + Sync, B: Extension>(recording: Recording) -> &'static dyn Place<B> {
+fn stack<A: ExitPath<B> + Sync, B: Extension>(recording: Recording) -> &'static dyn AnyStack<B> {
     Box::leak(Box::new(Stack::<A>::new(&recording)))
 }
 
 /// A run with one extension.
 struct Run<B: Extension> {
     plan: Plan<B>,
-    places: Vec<&'static dyn Place<B>>,
+    stacks: Vec<&'static dyn AnyStack<B>>,
     books: Vec<&'static dyn Book>,
     ledgers: &'static [&'static Ledger],
 }
@@ -325,14 +325,14 @@ fn shared<T: Sync>(value: &'static T) -> &'static T {
 static OTHERS_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 impl<B: Extension> Run<B> {
-    /// Makes room for every vCPU, by `place`.
-    fn prepare(plan: Plan<B>, place: fn(Recording) -> &'static dyn Place<B>) -> &'static Self {
+    /// Makes room for every vCPU, by `stack`.
+    fn prepare(plan: Plan<B>, stack: fn(Recording) -> &'static dyn AnyStack<B>) -> &'static Self {
         let (rate_step_ticks, start_tsc) = (plan.options.rate_step_ticks, tsc());
-        let places = rings(&plan.options).map(|ring| place(Recording { ring, rate_step_ticks, start_tsc }));
-        let places: Vec<_> = places.take(BOARD.vcpus()).collect();
-        let books: Vec<_> = places.iter().map(|place| place.book()).collect();
+        let stacks = rings(&plan.options).map(|ring| stack(Recording { ring, rate_step_ticks, start_tsc }));
+        let stacks: Vec<_> = stacks.take(BOARD.vcpus()).collect();
+        let books: Vec<_> = stacks.iter().map(|stack| stack.book()).collect();
         let ledgers = books.iter().map(|book| book.ledger()).collect::<Vec<_>>().leak();
-        shared(Box::leak(Box::new(Self { plan, places, books, ledgers })))
+        shared(Box::leak(Box::new(Self { plan, stacks, books, ledgers })))
     }
 
     /// The first processor's part: vCPU 0, the scenarios, and the account.
@@ -344,21 +344,22 @@ impl<B: Extension> Run<B> {
         if self.plan.options.benches() {
             session.calibration(&Calibration::measure(Box::leak(Box::new(Ledger::new()))));
         }
-        let mut seat = self.places[0].take().expect("vCPU 0 has one processor");
-        seat.set_registers(registers);
+        let mut owner = self.stacks[0].take().expect("vCPU 0 has one processor");
+        owner.set_registers(registers);
         OTHERS_RUN.store(core::ptr::from_ref(self).cast_mut().cast(), Ordering::Release);
         BOARD.set_condition(0, Condition::Running);
         BOARD.set_limit(if self.plan.limit_ticks > 0 { tsc().saturating_add(self.plan.limit_ticks) } else { NEVER });
         vcpu.set_limit(BOARD.limit_tsc(), self.plan.limit_ticks);
         processors::give(Self::other);
-        let end = vcpu.run(self.books[0], |vcpu| seat.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
+        let end =
+            vcpu.run(self.books[0], |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
         BOARD.add_elapsed(0, end.whole_tsc);
         BOARD.end(0, Ended::new(&end, vcpu.machine.exit, &vcpu.backend));
         if let Some(running) = stop_others::<B>(seated) {
             session.still_ran(running);
         }
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) && BOARD.fault().vcpu().is_none() {
-            scenarios::run(&mut vcpu, &mut *seat, &self.books, session, &self.plan.options, B::pages());
+            scenarios::run(&mut vcpu, &mut *owner, &self.books, session, &self.plan.options, B::pages());
         }
         session.finish(&vcpu.machine, &self.books, firmware().keep_end)
     }
@@ -372,10 +373,10 @@ impl<B: Extension> Run<B> {
         let (vcpu, _) = run.plan.vcpu(seated, run.ledgers);
         let mut vcpu = Box::new(vcpu);
         vcpu.set_limit(BOARD.limit_tsc(), run.plan.limit_ticks);
-        let Some(mut seat) = run.places[at].take() else { return };
+        let Some(mut owner) = run.stacks[at].take() else { return };
         while let Some(vector) = start_up_vector(seated) {
-            seat.set_registers(vcpu.start_up(vector));
-            let end = vcpu.run(run.books[at], |vcpu| seat.run(vcpu), pause_anywhere);
+            owner.set_registers(vcpu.start_up(vector));
+            let end = vcpu.run(run.books[at], |vcpu| owner.run(vcpu), pause_anywhere);
             BOARD.add_elapsed(at, end.whole_tsc);
             if end.outcome == Outcome::Init {
                 rest(seated, Condition::Waiting);

@@ -12,7 +12,7 @@ use vmm_core::ledger::Book;
 use vmm_core::machine::NEVER;
 use vmm_core::memory::GuestMemory;
 use vmm_core::session::{Session, TimedScenario};
-use vmm_core::stack::{Enter, Seat};
+use vmm_core::stack::{AnyOwner, Enter};
 use vmm_core::vcpu::Vcpu;
 
 use crate::processors;
@@ -42,7 +42,7 @@ pub(crate) trait Stage: Enter {
 /// where it is to be timed.
 pub(crate) fn run<B: Stage>(
     vcpu: &mut Vcpu<B>,
-    seat: &mut dyn Seat<B>,
+    owner: &mut dyn AnyOwner<B>,
     books: &[&'static dyn Book],
     session: &mut Session<Serial>,
     options: &Options<'_>,
@@ -55,7 +55,7 @@ pub(crate) fn run<B: Stage>(
     let board = vcpu.machine.board;
     processors::wait_for_service();
     let allowed = vcpu.backend.allowed(board);
-    let book = seat.book();
+    let book = owner.book();
     vcpu.set_limit(NEVER, 0);
     vcpu.machine.begin_scenarios();
     for scenario in scenarios {
@@ -74,8 +74,8 @@ pub(crate) fn run<B: Stage>(
         let (exits_before, cycles_before) = of_reason();
         let (mut failure, mut ticks) = (None, Vec::new());
         for _ in 0..runs {
-            seat.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
-            let end = vcpu.run(book, |vcpu| seat.run(vcpu), |_, _| None);
+            owner.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
+            let end = vcpu.run(book, |vcpu| owner.run(vcpu), |_, _| None);
             let controls = vcpu.backend.controls_now().union(scenario.features());
             vcpu.machine.enabled_in_any_profile = vcpu.machine.enabled_in_any_profile.union(controls);
             vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
