@@ -31,6 +31,7 @@ registers! {
     TMR             0x818 "Trigger mode, likewise. Read-only: all edge-triggered.";
     IRR             0x820 "Requested, likewise. Read-only.";
     ESR             0x828 "Error status: what it reads are the errors before the last write, of 0.";
+    LVT_CMCI        0x82f "Local vector table: corrected machine checks.";
     ICR             0x830 "Interrupt command; a write sends an interrupt.";
     LVT_TIMER       0x832 "Local vector table: timer.";
     LVT_THERMAL     0x833 "Local vector table: thermal sensor.";

@@ -28,6 +28,9 @@ pub(crate) const GIVEN_UP: u64 = u64::MAX;
 pub(crate) unsafe fn lend(stack_end: u64, work: extern "sysv64" fn(u64) -> u64, argument: u64) -> u64 {
     let state = State::keep();
     let settings = Settings::keep();
+    if let Some(settings) = &settings {
+        settings.mask();
+    }
     let (mut caller_rsp, apic_id) = (0, apic_id());
     // Where `give_up` finds it: a guest leaves no register in which it could be.
     let place = CALLERS

@@ -17,6 +17,7 @@ msrs! {
     IA32_SYSENTER_CS             0x174;
     IA32_SYSENTER_ESP            0x175;
     IA32_SYSENTER_EIP            0x176;
+    IA32_MCG_CAP                 0x179;
     IA32_MISC_ENABLE             0x1a0;
     IA32_DEBUGCTL                0x1d9;
     IA32_PAT                     0x277;
