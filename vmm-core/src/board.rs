@@ -428,9 +428,9 @@ impl Board {
         self.asked.store(number << SIGNAL_BITS | signal as u32, Ordering::Release);
     }
 
-    /// Whatever was asked for is not wanted any more.
-    pub fn ask_nothing(&self) {
-        self.asked.fetch_and(!SIGNALS, Ordering::AcqRel);
+    /// Whatever was asked for is not wanted any more. True if it had not been answered: then nothing comes.
+    pub fn ask_nothing(&self) -> bool {
+        self.asked.fetch_and(!SIGNALS, Ordering::AcqRel) & SIGNALS != 0
     }
 
     /// The signal that is asked for.
@@ -497,10 +497,21 @@ mod tests {
         board.ask(Signal::StartUp);
         let again = board.asked().unwrap();
         assert_eq!([board.answers(again), board.answers(again)], [true; 2]);
-        board.ask_nothing();
+        assert!(board.ask_nothing() && !board.ask_nothing());
         assert_eq!((board.asked(), board.answers(again)), (None, false));
         board.ask(Signal::StartUp);
         assert!(!board.answers(again), "it was asked for by another scenario");
+    }
+
+    #[test]
+    fn a_signal_is_on_its_way_from_its_answer_on() {
+        let board = board(1);
+        board.ask(Signal::Init);
+        let request = board.asked().unwrap();
+        assert!(board.wants(request) && board.ask_nothing(), "it was not sent");
+        assert!(!board.answers(request), "and will not be");
+        board.ask(Signal::Init);
+        assert!(board.answers(board.asked().unwrap()) && !board.ask_nothing());
     }
 
     #[test]

@@ -144,7 +144,7 @@ const TABLE: &[Row] = &[
     Row {
         name: "non-maskable-interrupt",
         code: PAUSE_LOOP,
-        set_up: |frame| frame.board.ask(Signal::Nmi),
+        set_up: |frame| frame.ask(Signal::Nmi),
         clean_up: |frame| frame.svm.take_nmi(),
     },
     Row {
@@ -154,11 +154,11 @@ const TABLE: &[Row] = &[
             frame.intercept(INIT, false);
             frame.exception(vector::SX);
             hardware::redirect_init(true);
-            frame.board.ask(Signal::Init);
+            frame.ask(Signal::Init);
         },
         clean_up: |_| hardware::redirect_init(false),
     },
-    row("init-signal", PAUSE_LOOP, |frame| frame.board.ask(Signal::Init)),
+    row("init-signal", PAUSE_LOOP, |frame| frame.ask(Signal::Init)),
 ];
 
 impl Svm {
@@ -228,6 +228,12 @@ impl Frame<'_> {
         svm.flush_translations(None);
         let _ = self.memory.zero(DATA, TSS + PAGE_BYTES - DATA);
         self.registers.rdi = FRESH;
+    }
+
+    /// Asks another processor for a signal, which has as much time to come as a processor that is away.
+    fn ask(&mut self, signal: Signal) {
+        self.svm.watchdog_ticks = self.board.patience(BOUND_TICKS);
+        self.board.ask(signal);
     }
 
     #[inline(never)]

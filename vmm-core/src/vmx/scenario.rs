@@ -225,7 +225,7 @@ const TABLE: &[Row] = &[
     Row {
         name: "non-maskable-interrupt",
         code: LOOP,
-        set_up: |frame| frame.board.ask(Signal::Nmi),
+        set_up: |frame| frame.ask(Signal::Nmi),
         clean_up: |_| hardware::unblock_nmis(),
     },
     Row {
@@ -233,11 +233,13 @@ const TABLE: &[Row] = &[
         code: LOOP,
         set_up: |frame| {
             frame.vmx.vmcs.write(GUEST_ACTIVITY, WAIT_FOR_SIPI);
-            frame.board.ask(Signal::StartUp);
+            frame.ask(Signal::StartUp);
         },
-        clean_up: |frame| frame.board.ask_nothing(),
+        clean_up: |frame| {
+            frame.board.ask_nothing();
+        },
     },
-    row("init-signal", LOOP, |frame| frame.board.ask(Signal::Init)),
+    row("init-signal", LOOP, |frame| frame.ask(Signal::Init)),
 ];
 
 /// Features that scenarios ask for, with the bits of CR4 that the guest has to be allowed to set.

@@ -10,7 +10,7 @@ use super::field::{self as f, *};
 use super::guest_state;
 use super::scenario_hardware as hardware;
 use super::wanted::TERTIARY;
-use crate::board::Board;
+use crate::board::{Board, Signal};
 use crate::exit::{GuestRegisters, GuestState, State};
 use crate::memory::GuestMemory;
 use crate::nested::Table;
@@ -28,7 +28,7 @@ const TSS: u64 = 0xc000;
 pub(super) const FRESH: u64 = RAM_BYTES;
 
 /// Ticks that a scenario may take.
-const BOUND_TICKS: u32 = 100_000;
+const BOUND_TICKS: u64 = 100_000;
 
 /// Access rights (SDM 3C table 25-2) of 32-bit code, and of 64-bit code and a stack of ring 3.
 const CODE_32: u32 = 0xc09b;
@@ -89,13 +89,25 @@ impl Frame<'_> {
         self.vmx.set(State::Cr4, guest_state::CR4);
         self.vmx.vmcs.write(GUEST_RSP, STACK_END);
         self.vmx.vmcs.write(ENTRY_INTERRUPTION_INFORMATION, 0);
-        if self.vmx.capabilities.pin.may >> pin::PREEMPTION_TIMER & 1 != 0 {
-            self.pin(bits(&[pin::PREEMPTION_TIMER]));
-            self.vmx.vmcs.write(PREEMPTION_TIMER, BOUND_TICKS >> self.vmx.capabilities.preemption_timer_shift());
-        }
+        self.bound(BOUND_TICKS);
         let _ = self.memory.zero(DATA, TSS + 0x1000 - DATA);
         self.registers.rdi = FRESH;
         self.vmx.flush_translations(None);
+    }
+
+    /// Ends the scenario after so many TSC ticks, where the processor has the timer for it.
+    fn bound(&mut self, ticks: u64) {
+        if self.vmx.capabilities.pin.may >> pin::PREEMPTION_TIMER & 1 != 0 {
+            self.pin(bits(&[pin::PREEMPTION_TIMER]));
+            let count = ticks >> self.vmx.capabilities.preemption_timer_shift();
+            self.vmx.vmcs.write(PREEMPTION_TIMER, u32::try_from(count).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Asks another processor for a signal, which has as much time to come as a processor that is away.
+    pub(super) fn ask(&mut self, signal: Signal) {
+        self.bound(self.board.patience(BOUND_TICKS));
+        self.board.ask(signal);
     }
 
     #[inline(never)]
