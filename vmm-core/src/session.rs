@@ -284,6 +284,24 @@ mod tests {
         assert!(!super::tests::log(5, 5, 5, 5, 1).0.contains("looks"));
     }
 
+    #[test]
+    fn who_is_asked_to_stop_in_a_pause_does_not_go_on() {
+        let pause = |asked: bool| {
+            let mut text = String::new();
+            let mut session = Session::new(&mut text);
+            let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
+            let books: [&'static dyn Book; 1] = [ledger];
+            let mut vcpu =
+                Vcpu::new(Script::default(), Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() });
+            if asked {
+                vcpu.machine.board.ask_to_stop(0);
+            }
+            let number = Workload::by_name("cpuid").unwrap().number();
+            session.pause(&mut vcpu, &books, Pause::Begin { number, iterations: 1 })
+        };
+        assert_eq!([pause(false), pause(true)], [None, Some(Outcome::StoppedByAnother)]);
+    }
+
     /// The verdict on a guest that keeps no book and ended so, after one exit whose cycles the ledger has or not.
     fn without_book(outcome: Outcome, has_cycles: bool) -> (String, Ending) {
         let mut text = String::new();

@@ -47,7 +47,10 @@ impl<W: Write> Session<W> {
         }
         // What happens between exits, and takes time, is no exit of the guest's.
         vcpu.watch_anew();
-        vcpu.machine.board.culprit().map(|_| Outcome::StoppedByAnother)
+        // Who was asked to stop meanwhile may have had the signal for it, which is over then.
+        let board = vcpu.machine.board;
+        let is_over = board.culprit().is_some() || board.is_to_stop(vcpu.machine.vcpu);
+        is_over.then_some(Outcome::StoppedByAnother)
     }
 
     #[inline(never)]

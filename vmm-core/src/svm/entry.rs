@@ -1,7 +1,7 @@
 //! The entry stub: the way into the guest and out of it (APM 2 15.5, 15.6), on the stack that [`crate::stack`] lays out.
 //!
 //! VMRUN and #VMEXIT keep RAX, RSP, RIP and RFLAGS of both sides; the other general-purpose registers are the stub's. The
-//! global interrupt flag is clear from the first entry on, so that nothing arrives while the monitor runs; RFLAGS.IF is set on the
+//! global interrupt flag is clear from the first entry on, so that nothing arrives while an exit is handled, and set in pauses; RFLAGS.IF is set on the
 //! stack of exits, so that VMRUN lets interrupts make exits.
 #![expect(unsafe_code, reason = "enters the guest")]
 
@@ -42,6 +42,12 @@ impl Enter for Svm {
         unsafe { (*vcpu).backend.about_to_enter() };
         // SAFETY: the block is complete, by `Svm::new`, and SVM is on, by its `SvmOperation`; the rest is the caller's contract.
         unsafe { enter(frame, path) };
+        // SAFETY: `enter` has returned, so `on_exit`'s borrow is over.
+        let Vcpu { backend, machine, .. } = unsafe { &mut *vcpu };
+        // The pause that follows may last. An INIT that has ended a scenario is still pending, and would reset the processor.
+        if !machine.in_scenario {
+            backend.operation.let_through();
+        }
         Ok(())
     }
 

@@ -51,6 +51,13 @@ impl SvmOperation {
         unsafe { asm!("clgi", "vmrun rax", "stgi", in("rax") vmcb) };
     }
 
+    /// Sets the global interrupt flag, with RFLAGS.IF clear: for a time in which SMIs and NMIs are to come through (APM 2 15.17), until the
+    /// next entry clears it again.
+    pub(super) fn let_through(&mut self) {
+        // SAFETY: maskable interrupts stay off; the gate of NMIs changes nothing, by `new`.
+        unsafe { asm!("stgi", options(nostack, preserves_flags)) };
+    }
+
     /// Takes the interrupt that waits, with the global interrupt flag clear, as an exit leaves it; RFLAGS.IF is set afterwards. 0 if
     /// there is none.
     pub fn take_interrupt(&mut self) -> u8 {
