@@ -33,7 +33,7 @@ pub(crate) fn tsc_hz() -> u64 {
 
 /// Whether time passes here as it does for a person: on silicon, by itself or under KVM. Emulators count instructions, some billions
 /// of which take minutes.
-fn is_in_real_time() -> bool {
+pub(crate) fn is_in_real_time() -> bool {
     const HYPERVISOR_PRESENT: u32 = 1 << 31;
     let is_kvm = || {
         let leaf = cpuid(HYPERVISOR, 0);

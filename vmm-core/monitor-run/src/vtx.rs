@@ -20,7 +20,7 @@ use vmm_core::exit::GuestRegisters;
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
-use vmm_core::vmx::capability::{Capabilities, FeatureControl, Refusal, feature_control};
+use vmm_core::vmx::capability::{Capabilities, FeatureControl, Refusal, feature_control, miscounts};
 use vmm_core::vmx::ept::Ept;
 use vmm_core::vmx::instructions::{CurrentVmcs, VmFail, VmxOperation};
 use vmm_core::vmx::scenario_frame::{Pages, supervisor_component};
@@ -31,7 +31,7 @@ use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 use crate::extension::Extension;
 use crate::firmware::firmware;
 use crate::guest::MODEL;
-use crate::processor::{cpuid, has_xsave, page, physical};
+use crate::processor::{cpuid, has_xsave, is_in_real_time, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
 use crate::{NESTED_TABLES, Plan, traps};
@@ -45,7 +45,9 @@ pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     allow_vmx()?;
     let has_arch_capabilities = cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & CPUID_7_EDX_ARCH_CAPABILITIES != 0;
     // SAFETY: processors with VMX have the capability MSRs that `read` asks for, each under its own condition.
-    let capabilities = Capabilities::read(|msr| unsafe { Msr::new(msr).read() }, has_arch_capabilities);
+    let mut capabilities = Capabilities::read(|msr| unsafe { Msr::new(msr).read() }, has_arch_capabilities);
+    // An emulator that counts instructions has the signatures, and not the errata.
+    capabilities.miscounts = is_in_real_time() && miscounts(cpuid(1, 0).eax);
     capabilities.check().map(|()| capabilities)
 }
 

@@ -18,6 +18,28 @@ const VMX_OUTSIDE_SMX: u64 = 1 << 2;
 
 const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
 
+/// Processors, by their signatures (CPUID.1:EAX), whose VMX-preemption timer does not count at the rate that IA32_VMX_MISC tells: the
+/// erratum "VMX-Preemption Timer Does Not Count Down at the Rate Specified", by Intel's specification updates in the order of
+/// their document and erratum, the last by what Linux knows of it (arch/x86/kvm/vmx/vmx.c, `vmx_preemption_cpu_tfms`).
+const MISCOUNTING: [u32; 9] = [
+    0x206e6, // 323344 BA86: Xeon 7500, D0
+    0x20652, // 323056 AAX65, 322814 AAT59, 322911 AAU65: Xeon L3406, Core of 2010, C2
+    0x20655, // 322911 AAU65: the same, K0
+    0x106e5, // 322373 AAO95, 322166 AAN92, 320767 AAP86: Xeon 3400, Core i7-800 and i5-700, B1
+    0x106a0, // 321333 AAM126: Xeon 3500, C0
+    0x106a1, // 321333 AAM126: Xeon 3500, C1
+    0x106a4, // 320836 AAJ124: Core i7-900, C0
+    0x106a5, // 321333 AAM126, 321324 AAK139, 320836 AAJ124: Xeon 3500 and 5500, Core i7-900, D0
+    0x306a8, // Xeon E3-1220 v2
+];
+/// What tells processors apart in a signature: bits 15:14 and 31:28 are reserved (SDM 2A, CPUID).
+const SIGNATURE: u32 = 0x0fff_3fff;
+
+/// Whether the VMX-preemption timer of the processor with this signature is known not to keep time.
+pub fn miscounts(signature: u32) -> bool {
+    MISCOUNTING.contains(&(signature & SIGNATURE))
+}
+
 /// IA32_VMX_BASIC bit 55: the TRUE MSRs exist.
 const HAS_TRUE_CONTROLS: u64 = 1 << 55;
 /// IA32_VMX_BASIC bit 54: exits for INS and OUTS tell the instruction's address size and segment.
@@ -66,6 +88,8 @@ pub struct Capabilities {
     pub cr4_fixed0: u64,
     pub cr4_fixed1: u64,
     pub arch_capabilities: u64,
+    /// The VMX-preemption timer is not what tells the time: see [`miscounts`].
+    pub miscounts: bool,
 }
 
 /// The state of IA32_FEATURE_CONTROL.
@@ -172,6 +196,7 @@ impl Capabilities {
             cr4_fixed0: msr(IA32_VMX_CR4_FIXED0),
             cr4_fixed1: msr(IA32_VMX_CR4_FIXED1),
             arch_capabilities: if has_arch_capabilities { msr(IA32_ARCH_CAPABILITIES) } else { 0 },
+            miscounts: false,
         }
     }
 
@@ -249,9 +274,9 @@ impl Capabilities {
         self.proc2.may & VPID != 0 && self.ept_vpid >> 32 & 1 != 0 && self.ept_vpid >> 40 & 0b11 == 0b11
     }
 
-    /// A VMX-preemption timer that can count across exits.
+    /// A VMX-preemption timer that keeps time and can count across exits.
     pub const fn has_preemption_timer(&self) -> bool {
-        self.pin.may & PREEMPTION_TIMER != 0 && self.exit.may & SAVE_PREEMPTION_TIMER != 0
+        !self.miscounts && self.pin.may & PREEMPTION_TIMER != 0 && self.exit.may & SAVE_PREEMPTION_TIMER != 0
     }
 
     /// How many TSC ticks one tick of the VMX-preemption timer lasts, as a power of two.
@@ -369,6 +394,16 @@ pub(crate) mod tests {
         // Cascade Lake, and Ice Lake.
         assert!(!maps("tigerlake", 0x2b) && maps("tigerlake", 0x6b));
         assert!(!maps("core2_penryn_t9600", 0x6b), "without EPT");
+    }
+
+    #[test]
+    fn a_timer_that_is_known_not_to_keep_time_is_not_used() {
+        // Steppings of one model; reserved bits tell nothing.
+        assert_eq!([0x106e5, 0x106e4, 0x306a8, 0x306a9, 0x806c1].map(miscounts), [true, false, true, false, false]);
+        assert!(miscounts(0xf001_c6a5) && !miscounts(0x0100_06a5));
+        let lynnfield = model("corei5_lynnfield_750");
+        assert!(lynnfield.has_preemption_timer());
+        assert!(!Capabilities { miscounts: true, ..lynnfield }.has_preemption_timer());
     }
 
     #[test]

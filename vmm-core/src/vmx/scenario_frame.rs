@@ -83,6 +83,7 @@ impl Frame<'_> {
     /// The state that every row starts from.
     #[inline(never)]
     pub(super) fn reset(&mut self) {
+        self.vmx.watch_no_more();
         let _ = self.vmx.set_profile(Profile::Minimal);
         guest_state::write(&mut self.vmx.vmcs, CODE, PAGE_TABLES_GPA);
         self.vmx.set(State::Cr0, guest_state::CR0);

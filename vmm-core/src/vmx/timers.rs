@@ -12,6 +12,23 @@ impl Vmx {
     pub(super) fn load_timer(&mut self) {
         if self.watch.has_timer {
             self.vmcs.write(f::PREEMPTION_TIMER, self.watch.timer());
+        } else if self.watch.interrupts {
+            self.share_timer();
+        }
+    }
+
+    /// Sets the processor's own APIC timer to what comes first of its two uses.
+    #[cold]
+    #[inline(never)]
+    fn share_timer(&self) {
+        let (vector, at_tsc) = self.watch.interrupt();
+        self.own_apic.local_apic.arm_timer(vector, at_tsc);
+    }
+
+    /// From now on only scenarios run, each with a bound of its own: no interrupt of the watchdog's is to end one.
+    pub(super) fn watch_no_more(&mut self) {
+        if core::mem::take(&mut self.watch.interrupts) {
+            self.arm_timer(None);
         }
     }
 }
@@ -34,6 +51,10 @@ impl Timers for Vmx {
 
     fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
         let at_tsc = deadline_tsc.map_or(self.watch.idle_tsc, |deadline| deadline.min(self.watch.limit_tsc));
+        if self.watch.interrupts {
+            self.watch.timer_tsc = at_tsc;
+            return self.share_timer();
+        }
         self.own_apic.local_apic.set_timer(TIMER_VECTOR, at_tsc);
     }
 

@@ -3,8 +3,12 @@
 //!
 //! A guest that does nothing but exit has little time of its own: of a CPUID loop on Bochs some three ticks in ninety. To find the
 //! run's limit soon after it all the same, the timer gets a small share of what is left of the run.
+//!
+//! Where the processor has no such timer, its own APIC's does both, by interrupts: it fires at the run's limit whatever the guest does, and
+//! for the time without an exit it has a second vector.
 
 use super::capability::Capabilities;
+use crate::handlers::apic::{TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::machine::NEVER;
 
 /// Of the time that is left of a run, the share that the guest can have for itself without a look, and of the whole run the
@@ -24,6 +28,10 @@ pub(super) struct Watch {
     limit_ticks: u64,
     /// The setting of the processor's own APIC timer while the guest's is off: the limit, or 0 for nothing.
     pub(super) idle_tsc: u64,
+    /// For lack of the timer, an interrupt ends the time without an exit.
+    pub(super) interrupts: bool,
+    /// When that of the guest's own timer is due, or the limit's.
+    pub(super) timer_tsc: u64,
     watchdog_ticks: u64,
     watchdog_tsc: u64,
     /// A tick of the timer is `1 << shift` of the TSC.
@@ -41,6 +49,8 @@ impl Watch {
             limit_tsc: NEVER,
             limit_ticks: 0,
             idle_tsc: 0,
+            interrupts: watchdog_ticks > 0 && !capabilities.has_preemption_timer(),
+            timer_tsc: 0,
             watchdog_ticks,
             watchdog_tsc: NEVER,
             shift: capabilities.preemption_timer_shift(),
@@ -69,6 +79,13 @@ impl Watch {
     /// The value to load the timer with. A halted guest is to be left alone: whatever it waits for makes an exit.
     pub(super) fn timer(&self) -> u32 {
         if self.halted { u32::MAX } else { self.timer }
+    }
+
+    /// Where an interrupt ends the time without an exit: the next one of the processor's own APIC timer, its vector and when it is due.
+    pub(super) fn interrupt(&self) -> (u8, u64) {
+        let watchdog_tsc = if self.halted { NEVER } else { self.watchdog_tsc };
+        let timer_tsc = if self.timer_tsc == 0 { NEVER } else { self.timer_tsc };
+        if watchdog_tsc < timer_tsc { (WATCHDOG_VECTOR, watchdog_tsc) } else { (TIMER_VECTOR, timer_tsc) }
     }
 
     fn divide(&mut self, now_tsc: u64) {
@@ -111,6 +128,32 @@ mod tests {
         let mut watch = Watch { shift: 5, ..watch(1000, false) };
         watch.restart(0);
         assert!((watch.timer() - 1) << 5 >= 1000, "its first tick may be over at once");
+    }
+
+    #[test]
+    fn without_the_timer_the_apics_ends_the_time_without_an_exit_and_the_run() {
+        let without = super::super::capability::Capabilities { miscounts: true, ..model("tigerlake") };
+        for capabilities in [model("core2_penryn_t9600"), without] {
+            let mut watch = Watch::new(&capabilities, 1000, true);
+            assert!(!watch.has_timer && watch.interrupts);
+            watch.set_limit(10_000, 10_000);
+            (watch.timer_tsc, watch.halted) = (10_000, false);
+            watch.restart(500);
+            assert_eq!(watch.interrupt(), (WATCHDOG_VECTOR, 1500));
+            assert!(!watch.is_due(1499) && watch.is_due(1500));
+            watch.timer_tsc = 1200;
+            assert_eq!(watch.interrupt(), (TIMER_VECTOR, 1200), "the guest's timer comes first");
+            (watch.timer_tsc, watch.halted) = (10_000, true);
+            assert_eq!(watch.interrupt(), (TIMER_VECTOR, 10_000), "who halts may do so until the limit");
+            watch.halted = false;
+            watch.restart(9500);
+            assert_eq!(watch.interrupt(), (TIMER_VECTOR, 10_000), "the limit comes first");
+            watch.timer_tsc = 0;
+            watch.halted = true;
+            assert_eq!(watch.interrupt(), (TIMER_VECTOR, NEVER));
+        }
+        assert!(!Watch::new(&model("tigerlake"), 1000, true).interrupts);
+        assert!(!Watch::new(&model("core2_penryn_t9600"), 0, true).interrupts, "the limit needs no watchdog");
     }
 
     #[test]
