@@ -45,7 +45,11 @@ impl Ports {
     /// IN from a port that is the byte or surely nobody's, by one field and one bit.
     #[inline(always)]
     pub fn read_plain(&self, port: u16) -> Option<u32> {
-        if port == self.byte_port { Some(self.byte()) } else { self.is_nobodys(port).then_some(!0) }
+        if port == self.byte_port {
+            return Some(self.byte());
+        }
+        core::hint::cold_path();
+        self.is_nobodys(port).then_some(!0)
     }
 
     /// OUT to such a port; false to any other.

@@ -138,6 +138,7 @@ impl Instruction {
 
     /// The access of MOV CR, CLTS or LMSW. `lmsw_source` reads the 16 bits of LMSW's operand, see
     /// [`Instruction::operand`]. SMSW is none.
+    #[inline(always)]
     pub fn cr_access(&self, lmsw_source: impl FnOnce() -> u16) -> Option<CrAccess> {
         match (self.opcode, self.modrm, self.extension()) {
             (0x0f06, ..) => Some(CrAccess::Clts),
