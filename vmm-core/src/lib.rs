@@ -13,9 +13,11 @@
 //! Several vCPUs each live these lives by themselves; what they share is on the [`board`], and nothing of it is touched by
 //! an exit that is not about another vCPU.
 //!
-//! Everything but the hardware edge (`vmx::{instructions, entry, registers, scenario_hardware}`,
-//! [`host`], [`memory`], [`exit`]'s registers, closing a row of the [`ledger`]) is safe code that runs on the host,
-//! where a scripted backend drives the same spine.
+//! The rest is safe code that runs on the host, where a scripted backend drives the same spine.
+//!
+//! Unsafe: `calibration`, `exit::registers`, `host::local_apic`, `host::local_apic::settings`, `host::registers`, `ledger`,
+//! `memory`, `stack`, `svm::entry`, `svm::gates`, `svm::instructions`, `svm::probe`, `svm::scenario_hardware`, `vmx::entry`,
+//! `vmx::instructions`, `vmx::scenario_hardware`; and of tests `svm::twins`.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;

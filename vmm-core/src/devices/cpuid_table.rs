@@ -1,6 +1,7 @@
 //! The answers of CPUID: a table, built once from what the processor says and what the monitor can't or won't offer.
 
 use tollgate_abi::leaves::{Answer, HYPERVISOR, SIGNATURE};
+use tollgate_abi::x86::control::{XCR0_AVX, XCR0_HI16_ZMM, XCR0_OPMASK, XCR0_SSE, XCR0_X87, XCR0_ZMM_HI256};
 
 /// Basic leaves that the table holds.
 const BASIC: usize = 32;
@@ -11,8 +12,8 @@ const CACHES: usize = 8;
 /// Sub-leaves of leaf 0xD that the table holds: one per state component up to PKRU.
 const COMPONENTS: usize = 10;
 
-/// State components that the guest may enable: x87, SSE, AVX, and the three of AVX-512.
-pub const XCR0_OFFERED: u64 = 0b1110_0111;
+/// State components that the guest may enable.
+pub const XCR0_OFFERED: u64 = XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_OPMASK | XCR0_ZMM_HI256 | XCR0_HI16_ZMM;
 
 /// Leaf 1, ECX offered: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C.
 /// The local APIC is the monitor's and offered whatever the processor has.

@@ -7,8 +7,6 @@ use tollgate_abi::x86::control::*;
 
 /// The bits of DR6 that can be set. Bus lock and RTM always read 1, since CPUID does not show them.
 const DR6_SETTABLE: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS | DR6_BT;
-/// The bits of DR7 below bit 32 that always read 0.
-const DR7_ZEROS: u64 = 0xd000;
 
 /// Debug registers by number. No access to DR4 or DR5 is left when this is asked.
 static STATES: [State; 8] =

@@ -2,7 +2,7 @@
 //! raises #GP(0).
 
 use tollgate_abi::apic::{MSR_BASE, MSR_LAST};
-use tollgate_abi::x86::control::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE};
+use tollgate_abi::x86::control::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
 use tollgate_abi::x86::msr::*;
 
 use crate::exit::{Action, Backend, Event, GuestRegisters, State};
@@ -30,7 +30,7 @@ enum Kind {
 }
 
 /// EFER bits that the guest may write: SCE, LME, NXE. LMA is the processor's: what is written there is ignored.
-const EFER_WRITABLE: u64 = 1 | EFER_LME | EFER_NXE;
+const EFER_WRITABLE: u64 = EFER_SCE | EFER_LME | EFER_NXE;
 
 /// The table, by MSR number (SDM 4, table 2-2).
 #[inline(always)]

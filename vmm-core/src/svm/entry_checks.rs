@@ -1,13 +1,10 @@
 //! Which consistency check VMRUN failed, which the processor does not say (APM 2 15.5.1): tried one after the other.
 
 use super::vmcb::*;
-use tollgate_abi::x86::control::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME};
+use tollgate_abi::x86::control::*;
 
 /// SCE LME LMA NXE SVME LMSLE FFXSR TCE.
-const EFER_DEFINED: u64 = 0xfd01;
-/// Packed attributes: L, D.
-const CS_LONG: u64 = 1 << 9;
-const CS_DEFAULT: u64 = 1 << 10;
+const EFER_DEFINED: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME | EFER_LMSLE | EFER_FFXSR | EFER_TCE;
 
 /// The first check that does not hold; `None` if all of these do.
 pub fn first_failure(vmcb: &Vmcb, physical_bits: u32) -> Option<&'static str> {
@@ -29,7 +26,10 @@ pub fn first_failure(vmcb: &Vmcb, physical_bits: u32) -> Option<&'static str> {
         (vmcb.get(DR7) >> 32 == 0, "DR7 has bits above 31"),
         (!long_paging || cr4 & CR4_PAE != 0, "IA-32e mode without CR4.PAE"),
         (!long_paging || cr0 & CR0_PE != 0, "IA-32e mode without CR0.PE"),
-        (!long_paging || cs & (CS_LONG | CS_DEFAULT) != CS_LONG | CS_DEFAULT, "CS has both L and D"),
+        (
+            !long_paging || cs & (ATTRIBUTE_LONG | ATTRIBUTE_DEFAULT_BIG) != ATTRIBUTE_LONG | ATTRIBUTE_DEFAULT_BIG,
+            "CS has both L and D",
+        ),
         (!valid || matches!(kind, 0 | 2 | 3 | 4), "the event to be injected has a reserved type"),
     ];
     checks.into_iter().find(|(holds, _)| !holds).map(|(_, what)| what)

@@ -1,6 +1,6 @@
 //! Facts about an exit: the exit code and its information (APM 2 15.6), and what the bytes of the instruction tell.
 
-use tollgate_abi::x86::control::{RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
+use tollgate_abi::x86::control::{DR6_BD, DR6_BREAKPOINTS, DR6_BS, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
 use tollgate_abi::{ExitReason, svm_exit};
 
 use super::code_page::CodePage;
@@ -16,9 +16,7 @@ use crate::instruction::prefixes::CodeMode;
 use crate::paging;
 
 /// DR6 bits that tell the causes of a #DB, which the processor has set in the saved DR6 (APM 2 15.12.2).
-const DR6_CAUSES: u64 = 0x600f;
-/// L in the VMCB's attributes of CS.
-const ATTRIBUTE_LONG: u64 = 1 << 9;
+const DR6_CAUSES: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS;
 /// EXITINFO1 of a control-register write, with decode assists: it is a MOV, from the register in bits 3:0.
 const IS_MOV: u64 = 1 << 63;
 
@@ -193,7 +191,7 @@ impl ExitFacts for Svm {
     #[inline(always)]
     fn cr0_write_by_code(&mut self) -> Option<u8> {
         let vmcb = self.vmcb;
-        let is_64_bit = vmcb.part(f::CS.attributes()) & ATTRIBUTE_LONG != 0;
+        let is_64_bit = vmcb.part(f::CS.attributes()) & f::ATTRIBUTE_LONG != 0;
         if self.code() != information::CR0_WRITE || self.capabilities.decode_assists || !is_64_bit {
             return None;
         }

@@ -10,7 +10,7 @@ use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::svm_exit::{Intercept, intercept};
-use tollgate_abi::x86::control::{CR0_AM, EFER_SVME};
+use tollgate_abi::x86::control::{CR0_AM, EFER_SVME, RFLAGS_AC, RFLAGS_FIXED, RFLAGS_NT, RFLAGS_OF};
 
 use super::controls::Intercepts;
 use super::nmi::Nmis;
@@ -35,9 +35,6 @@ const FRESH: u64 = RAM_BYTES;
 /// Ticks that a scenario may take.
 const BOUND_TICKS: u64 = 100_000;
 
-const RFLAGS_OF: u64 = 1 << 11 | 2;
-const RFLAGS_NT: u64 = 1 << 14 | 2;
-const RFLAGS_AC: u64 = 1 << 18 | 2;
 /// Attributes of 32-bit code, and of 64-bit code and a stack of ring 3.
 const CODE_32: u64 = 0xc9b;
 const USER_CODE_64: u64 = 0xafb;
@@ -115,7 +112,7 @@ const TABLE: &[Row] = &[
     row("overflow", &[0xce], |frame| {
         frame.exception(vector::OF);
         frame.compatibility_mode();
-        frame.svm.vmcb.set(RFLAGS, RFLAGS_OF);
+        frame.svm.vmcb.set(RFLAGS, RFLAGS_FIXED | RFLAGS_OF);
     }),
     // bound eax, [edi]; both bounds are 0.
     row("bound-range", &[0x62, 0x07], |frame| {
@@ -129,7 +126,7 @@ const TABLE: &[Row] = &[
     row("invalid-tss", &[0xcf], |frame| {
         frame.exception(vector::TS);
         frame.protected_mode();
-        frame.svm.vmcb.set(RFLAGS, RFLAGS_NT);
+        frame.svm.vmcb.set(RFLAGS, RFLAGS_FIXED | RFLAGS_NT);
     }),
     Row {
         name: "alignment-check",
@@ -276,7 +273,7 @@ impl Frame<'_> {
             vmcb.set_part(segment.attributes(), attributes);
         }
         vmcb.set_part(CPL, 3);
-        vmcb.set(RFLAGS, RFLAGS_AC);
+        vmcb.set(RFLAGS, RFLAGS_FIXED | RFLAGS_AC);
     }
 
     /// The first 2 MiB with [`USER`] or without: the lowest byte of the entry at each level of the page tables.

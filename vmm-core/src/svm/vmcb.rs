@@ -304,6 +304,11 @@ pub const CLEAN_OFFSET: usize = CLEAN.0 as usize;
 pub const TLB_CONTROL_OFFSET: usize = ASID_AND_FLUSH.0 as usize + TLB_CONTROL.shift as usize / 8;
 const _: () = assert!(TLB_CONTROL.bits == 8);
 
+/// Attributes of CS (APM 2 15.5.1): 64-bit mode.
+pub const ATTRIBUTE_LONG: u64 = 1 << 9;
+/// Attributes of CS: operands of 32 bits outside of 64-bit mode.
+pub const ATTRIBUTE_DEFAULT_BIG: u64 = 1 << 10;
+
 /// [`VIRTUAL_INTERRUPT`]: V_IRQ, one that waits.
 pub const V_IRQ: u64 = 1 << 8;
 /// [`VIRTUAL_INTERRUPT`]: of the highest priority, whatever V_TPR is: V_INTR_PRIO, V_IGN_TPR.

@@ -1,6 +1,7 @@
 //! The state behind power-up, and behind a start-up IPI (SDM 3A table 10-1).
 
 use tollgate_abi::profile::Profile;
+use tollgate_abi::x86::control::XCR0_X87;
 
 use super::Vcpu;
 use crate::exit::{Backend, GuestRegisters, State};
@@ -17,7 +18,7 @@ const KEPT_BY_INIT: [State; 8] = [
     State::KernelGsBase,
 ];
 /// Also XCR0, which power-up sets to x87 state alone.
-const XCR0_AT_POWER_UP: u64 = 1;
+const XCR0_AT_POWER_UP: u64 = XCR0_X87;
 /// Also CR0.CD and CR0.NW, which power-up sets.
 const CACHE_BITS: u64 = 0x6000_0000;
 /// The registers that both clear, besides those of real mode.

@@ -1,6 +1,7 @@
 //! Facts about an exit: VM-exit information fields (SDM 3C 25.9).
 
 use tollgate_abi::ExitReason;
+use tollgate_abi::x86::control::RIGHTS_LONG;
 
 use super::capability::Capabilities;
 use super::field as f;
@@ -11,7 +12,7 @@ use crate::exit::{
 };
 
 /// CS access rights: L, 64-bit code.
-const CS_LONG: u32 = 1 << 13;
+const CODE_64: u32 = RIGHTS_LONG as u32;
 
 impl ExitFacts for Vmx {
     const MAY_NEED_CODE: bool = false;
@@ -63,7 +64,7 @@ impl ExitFacts for Vmx {
 
     fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand) {
         let is_system_table = self.exit_reason().basic() == ExitReason::LDTR_TR_ACCESS;
-        let in_64_bit_mode = self.vmcs.read(f::GUEST_CS_RIGHTS) & CS_LONG != 0;
+        let in_64_bit_mode = self.vmcs.read(f::GUEST_CS_RIGHTS) & CODE_64 != 0;
         let bases = [
             f::GUEST_ES_BASE,
             f::GUEST_CS_BASE,

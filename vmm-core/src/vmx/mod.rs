@@ -28,6 +28,7 @@ mod watch;
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::{Profile, TPR_SHADOW};
+use tollgate_abi::x86::control::{CR0_PE, CR0_PG};
 use x86_64::registers::control::Cr4;
 
 use self::capability::Capabilities;
@@ -43,7 +44,7 @@ use crate::host::own_apic::OwnApic;
 use crate::nested::Table;
 
 /// CR0.PE and PG.
-const CR0_PAGING: u64 = 1 << 31 | 1;
+const CR0_PAGING: u64 = CR0_PG | CR0_PE;
 
 /// The state of one vCPU besides its VMCS.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::scenario::Scenario;
-use tollgate_abi::x86::control::{CR4_CET, CR4_SMXE};
+use tollgate_abi::x86::control::{CR4_CET, CR4_SMXE, RFLAGS_FIXED, RFLAGS_NT, RFLAGS_OF};
 use tollgate_abi::x86::msr::IA32_FS_BASE;
 
 use super::Vmx;
@@ -19,10 +19,6 @@ use crate::exit::{GuestRegisters, vector};
 use crate::memory::GuestMemory;
 use tollgate_abi::profile::{APIC_REGISTERS, INTERRUPT_DELIVERY};
 use tollgate_abi::x86::controls::{bits, pin, proc, proc2};
-
-/// RFLAGS bits besides bit 1, which always reads 1 (SDM 1 3.4.3).
-const RFLAGS_OF: u64 = 1 << 11 | 2;
-const RFLAGS_NT: u64 = 1 << 14 | 2;
 
 /// How a scenario is staged.
 struct Row {
@@ -178,7 +174,7 @@ const TABLE: &[Row] = &[
     row("overflow", &[0xce], |frame| {
         frame.exception(vector::OF);
         frame.compatibility_mode();
-        frame.vmx.vmcs.write(GUEST_RFLAGS, RFLAGS_OF);
+        frame.vmx.vmcs.write(GUEST_RFLAGS, RFLAGS_FIXED | RFLAGS_OF);
     }),
     // bound eax, [edi]; both bounds are 0.
     row("bound-range", &[0x62, 0x07], |frame| {
@@ -192,7 +188,7 @@ const TABLE: &[Row] = &[
     row("invalid-tss", &[0xcf], |frame| {
         frame.exception(vector::TS);
         frame.protected_mode();
-        frame.vmx.vmcs.write(GUEST_RFLAGS, RFLAGS_NT);
+        frame.vmx.vmcs.write(GUEST_RFLAGS, RFLAGS_FIXED | RFLAGS_NT);
     }),
     Row {
         name: "alignment-check",

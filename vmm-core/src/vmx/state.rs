@@ -2,7 +2,7 @@
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
-use tollgate_abi::x86::control::{EFER_LMA, RFLAGS_TF};
+use tollgate_abi::x86::control::{EFER_LMA, RFLAGS_TF, RIGHTS_LONG};
 use tollgate_abi::x86::controls::{entry, proc2};
 
 use super::field as f;
@@ -14,7 +14,7 @@ use crate::host::registers;
 /// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
 pub(super) const SHADOW: u32 = 0b11;
 /// CS access rights: L, 64-bit code.
-const CS_LONG: u32 = 1 << 13;
+const CODE_64: u32 = RIGHTS_LONG as u32;
 /// VM-entry control.
 const IA_32E_MODE_GUEST: u32 = 1 << entry::IA_32E_MODE_GUEST;
 /// Pending debug exceptions: a single step.
@@ -167,7 +167,7 @@ impl GuestState for Vmx {
     #[cold]
     fn after_failed_entry(&mut self, _registers: &mut GuestRegisters) -> Option<Action> {
         let rip = self.vmcs.read(f::GUEST_RIP);
-        let wraps = rip >> 32 != 0 && self.vmcs.read(f::GUEST_CS_RIGHTS) & CS_LONG == 0;
+        let wraps = rip >> 32 != 0 && self.vmcs.read(f::GUEST_CS_RIGHTS) & CODE_64 == 0;
         if wraps {
             self.vmcs.write(f::GUEST_RIP, rip & u64::from(u32::MAX));
         }

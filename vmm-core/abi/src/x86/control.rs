@@ -91,6 +91,8 @@ bits! { u64:
     DR7_FIXED 10 "Reads 1.";
     DR7_GD    13 "An access to a debug register raises #DB.";
 }
+/// The bits of DR7 below bit 32 that read 0.
+pub const DR7_ZEROS: u64 = 0xd000;
 
 // State components of XCR0 (SDM 1 13.1).
 bits! { u64:
