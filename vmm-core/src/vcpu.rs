@@ -63,7 +63,7 @@ pub(crate) struct Opened(RawReason);
 pub(crate) enum Left {
     /// All but the count.
     Opened(Opened),
-    /// Everything, since the reason is rare: what [`Backend::frequent_reason`] says of it.
+    /// Everything, since the reason is rare: what [`ExitFacts::frequent_reason`](crate::exit::ExitFacts::frequent_reason) says of it.
     Unopened(RawReason),
 }
 
@@ -151,29 +151,33 @@ impl<B: Backend> Vcpu<B> {
     #[inline(never)]
     fn exit_by_code<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
         let (account, registers) = exit.parts();
-        if !self.decide_by_code(account, registers, exit_tsc) {
+        if let Err(opened) = self.decide_by_code(account, registers, exit_tsc, opened) {
             self.exit_thoroughly(exit_tsc, exit, opened);
         }
     }
 
     /// Closes the exit if the code is found quickly and tells all.
+    ///
+    /// # Errors
+    /// The exit, where it does not.
     #[inline(always)]
     pub(crate) fn decide_by_code<A: Account>(
         &mut self,
         account: &A,
         registers: &mut GuestRegisters,
         exit_tsc: u64,
-    ) -> bool {
+        opened: Opened,
+    ) -> Result<(), Opened> {
         const CR_ACCESS: usize = ExitReason::CR_ACCESS.0 as usize;
         let backend = &mut self.backend;
         let may_end = |backend: &B| is_met(Condition::EndsPlainly, backend);
-        let done = control_regs::quick_by_code(registers, backend, may_end);
-        if done {
-            backend.quick_step_over();
-            let backend = &self.backend;
-            account.close_row::<CR_ACCESS>(exit_tsc, || backend.tsc());
+        if !control_regs::quick_by_code(registers, backend, may_end) {
+            return Err(opened);
         }
-        done
+        backend.quick_step_over();
+        let backend = &self.backend;
+        account.close_row::<CR_ACCESS>(exit_tsc, || backend.tsc());
+        Ok(())
     }
 
     /// Step 3, of an exit for a reason that is not one of the frequent: counts it.
