@@ -2,8 +2,9 @@
 //! the account behind them, and the way from an extension's entry stub to the spine.
 //!
 //! While the guest runs, the stack pointer that an exit loads points behind a [`Frame`]. The stub pushes the guest's
-//! registers into the frame, takes the time stamp, and calls [`Vcpu::exit`] on the stack below. Nothing of the monitor's is saved or restored: between two exits it has no registers
-//! to keep. x87, SSE and AVX state stays in place, because the monitor's image contains no instruction that touches it.
+//! registers into the frame, takes the time stamp, and calls `Vcpu::exit` on the stack below. Nothing of the monitor's is saved
+//! or restored: between two exits it has no registers to keep. x87, SSE and AVX state stays in place, because the monitor's
+//! image contains no instruction that touches it.
 //!
 //! The vCPU's account lies right behind its frame, where the exit path finds it at a constant distance, and other vCPUs
 //! through [`Stack::account`].
@@ -114,7 +115,7 @@ pub trait Enter: Backend + Sized + fmt::Debug {
     /// Which of the extension's stubs runs the guest as it is now: one that takes IA-32e mode for granted, as the quick forms do, or
     /// another.
     fn stub(&self) -> usize;
-    /// Abandons the stack of exits: returns [`LEFT`] from the function that entered the guest. That spares the way back to the
+    /// Abandons the stack of exits: returns `LEFT` from the function that entered the guest. That spares the way back to the
     /// guest a test of a result.
     ///
     /// # Safety

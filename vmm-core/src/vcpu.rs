@@ -1,6 +1,6 @@
 //! The spine: what happens at every exit, and what happens between two stretches of guest execution.
 //!
-//! [`Vcpu::exit`] is the life of one exit, from the stub's call to its return. It reads downwards: each step either ends the exit or
+//! `Vcpu::exit` is the life of one exit, from the stub's call to its return. It reads downwards: each step either ends the exit or
 //! hands what is left of it to the next. The steps behind the first are functions of their own, to be jumped to, so that
 //! the frequent exits need no stack frame.
 

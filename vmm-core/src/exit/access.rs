@@ -21,7 +21,7 @@ impl RawReason {
     }
 }
 
-/// The answer of [`ExitFacts::frequent_reason`] about a rare exit.
+/// The answer of [`ExitFacts::frequent_reason`](super::ExitFacts::frequent_reason) about a rare exit.
 pub const UNRESOLVED: RawReason = RawReason(u32::MAX);
 
 /// A port access.

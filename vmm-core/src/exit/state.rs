@@ -2,7 +2,7 @@
 
 /// Guest state that is neither a general-purpose register nor memory.
 ///
-/// The order is that of [`GuestState::get`]'s and [`GuestState::set`]'s implementations; it has no other meaning.
+/// The order is that in the implementations of [`GuestState`](super::GuestState); it has no other meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the registers' own names")]
 pub enum State {

@@ -3,8 +3,9 @@
 //! One file per topic of the APM's volume 2, chapter 15: [`capability`] (15.4), [`controls`] (15.9 to 15.13), [`vmcb`] (appendix
 //! B), [`instructions`] (15.5, 15.17), [`exit_information`] (15.6, appendix C), [`npt`] (15.25), [`permission_maps`] (15.10,
 //! 15.11), [`guest_state`] (15.5.1), [`entry`] (the assembly stub), [`gates`] (15.21), [`entry_checks`] (15.5.1). [`scenario`]
-//! stages guests of another kind, and [`probe`] runs single instructions before there is a guest. For the common code, `facts`, `state`,
-//! `interrupts` and `timers` read and write the VMCB; [`decode`] and [`operand`] tell what processors without decode assists do not.
+//! stages guests of another kind, and [`probe`] runs single instructions before there is a guest. For the common code, `facts`,
+//! `state`, `interrupts` and `timers` read and write the VMCB; [`crate::instruction`] tells what processors
+//! without decode assists do not.
 
 pub mod capability;
 mod code_page;

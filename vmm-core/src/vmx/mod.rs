@@ -1,9 +1,9 @@
-//! VT-x: one vCPU's VMCS as a [`Backend`].
+//! VT-x: one vCPU's VMCS as a [`Backend`](crate::exit::Backend).
 //!
 //! One file per topic of the SDM: [`capability`] (appendix A), [`controls`] (25.6 to 25.8), [`field`] (appendix B),
 //! [`instructions`] (chapter 31), [`qualification`] (28.2), [`ept`] (29.3), [`bitmaps`] (25.6), [`guest_state`] and
-//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3).
-//! For the common code, `facts`, `state`, `interrupts` and `timers` read and write the VMCS; [`scenario`] stages guests of another kind.
+//! [`host_state`] (25.4, 25.5), [`entry`] (the assembly stub), [`entry_checks`] (27.3). For the common code, `facts`,
+//! `state`, `interrupts` and `timers` read and write the VMCS; [`scenario`] stages guests of another kind.
 
 pub mod bitmaps;
 pub mod capability;
