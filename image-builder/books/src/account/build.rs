@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
 use super::{
     Account, Book, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, StopFacts, Totals, Verdict,
-    WorkloadAccount, parts, recorded, vcpus, verify,
+    WorkloadAccount, parts, recorded, row_name, vcpus, verify,
 };
 use crate::audit::Audit;
 use crate::log::{ExitRow, Log, WorkloadRun};
@@ -75,11 +73,6 @@ impl Account {
             status: verdict.status(),
         }
     }
-}
-
-/// The name of a ledger row.
-pub(crate) fn row_name(number: u16) -> &'static str {
-    if usize::from(number) == UNKNOWN_ROW { "unknown reasons" } else { ExitReason(number).name() }
 }
 
 /// One row for each reason that any book mentions.

@@ -14,7 +14,6 @@ mod verdict;
 mod verify;
 
 pub use books::Book;
-pub(crate) use build::row_name;
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
@@ -23,6 +22,8 @@ pub use verdict::Verdict;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tollgate_abi::ExitReason;
+use tollgate_abi::exit_reason::UNKNOWN_ROW;
 
 use crate::failure::Status;
 use crate::figures::Figures;
@@ -284,4 +285,9 @@ pub struct LogFacts {
     pub noise: u64,
     /// Records that were torn or written into.
     pub damaged: u64,
+}
+
+/// The name of a ledger row.
+pub(crate) fn row_name(number: u16) -> &'static str {
+    if usize::from(number) == UNKNOWN_ROW { "unknown reasons" } else { ExitReason(number).name() }
 }

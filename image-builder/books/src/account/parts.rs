@@ -94,7 +94,7 @@ fn check_keys(log: &Log, found: &mut Vec<String>) {
 }
 
 fn place(number: u16, vcpu: u64) -> String {
-    format!("reason {number} {} on vCPU {vcpu}", super::build::row_name(number))
+    format!("reason {number} {} on vCPU {vcpu}", super::row_name(number))
 }
 
 /// The contradiction in a part's figures, given its row.

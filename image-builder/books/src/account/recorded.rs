@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use tollgate_abi::command_line::Options;
 
-use super::build::row_name;
+use super::row_name;
 use crate::log::{Log, Part, Traced};
 
 /// Exits for one reason on one vCPU in equal steps of time, beginning with the run.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::build::row_name;
+use super::row_name;
 use super::{Bucket, is_none};
 use crate::audit::Audit;
 use crate::figures::Figures;

@@ -5,6 +5,7 @@ mod bars;
 mod csv;
 mod figures;
 mod html;
+mod json;
 mod merged;
 mod openmetrics;
 mod order;

@@ -2,10 +2,8 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
-
+use super::json::json;
 use super::{Format, Look, Titled, csv, html, openmetrics, table};
-use crate::account::Account;
 
 /// Runs that a page has room for.
 const MOST_ON_A_PAGE: u64 = 100;
@@ -21,14 +19,6 @@ pub struct Report<W: Write> {
     several: bool,
     written: u64,
     kept: Vec<Titled>,
-}
-
-/// An account among several, which says where it is from.
-#[derive(Serialize)]
-struct Sourced<'a> {
-    source: &'a str,
-    #[serde(flatten)]
-    account: &'a Account,
 }
 
 impl<W: Write> Report<W> {
@@ -100,17 +90,6 @@ impl<W: Write> Report<W> {
         }
         self.out.flush()
     }
-}
-
-/// An account as JSON, and where it is from if that is asked for.
-pub(super) fn json(Titled { title, account }: &Titled, sourced: bool) -> String {
-    let text = if sourced {
-        serde_json::to_string_pretty(&Sourced { source: title, account })
-    } else {
-        serde_json::to_string_pretty(account)
-    };
-    // Maps have string keys and numbers are finite, so there is nothing that JSON can't hold.
-    text.unwrap_or_default()
 }
 
 fn indented(text: &str) -> String {

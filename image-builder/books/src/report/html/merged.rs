@@ -2,7 +2,8 @@
 
 use maud::{Markup, html};
 
-use super::run::{grouped, histograms};
+use super::grouped;
+use super::run::histograms;
 use super::{page, tables};
 use crate::account::{Group, Merged, Reason};
 use crate::report::merged::{heading, json, sheet, sorted};

@@ -15,7 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
-use super::stream::json;
+use super::json::json;
 use super::{Look, Titled};
 
 const STYLE: &str = include_str!("page.css");
@@ -88,4 +88,12 @@ pub(super) fn page(title: &str, body: &Markup, figures: &str) -> String {
 /// JSON that ends no element, whatever its strings hold.
 fn inert(json: &str) -> String {
     json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
+/// A number with its thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+    groups.join("\u{202f}")
 }

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::charts::{self, COLORS, Part};
 use super::tables::{self, Cell, Column, Table};
-use super::timeline;
+use super::{grouped, timeline};
 use crate::account::{Account, Reason, VcpuAccount};
 use crate::failure::Status;
 use crate::report::figures::{average, book, bounds, percent, percentile, seen};
@@ -77,14 +77,6 @@ fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
             }
         }
     }
-}
-
-/// A number with its thousands apart.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
-    groups.join("\u{202f}")
 }
 
 fn tiles(account: &Account) -> Markup {

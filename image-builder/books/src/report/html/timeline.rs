@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::charts::lane;
-use super::run::grouped;
+use super::grouped;
 use crate::account::Account;
 use crate::report::figures::counted;
 
