@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tollgate_abi::command_line::Options;
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::account::Account;
 use tollgate_books::failure::{Failure, Status};
@@ -62,12 +61,9 @@ impl Job {
     fn selection(&self) -> Selection {
         Selection {
             workloads: vec![format!("{}:{}", random::NAME, self.seed)],
-            run: Options {
-                watchdog_ticks: RANDOM_WATCHDOG_TICKS,
-                limit_ticks: Some(RANDOM_LIMIT_TICKS),
-                cpus: self.cpus,
-                ..Options::default()
-            },
+            watchdog_ticks: RANDOM_WATCHDOG_TICKS,
+            limit_ticks: Some(RANDOM_LIMIT_TICKS),
+            cpus: self.cpus,
             ..Selection::default()
         }
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tollgate_abi::ExitReason;
-use tollgate_abi::command_line::Options;
 use tollgate_abi::quick::{self, LEDGER_BUDGET_TICKS};
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::account::{Account, WorkloadAccount};
@@ -20,12 +19,8 @@ use super::kvm;
 use crate::emulator::models::Model;
 use crate::emulator::{Boot, Limits, Session, bochs};
 use crate::image;
-<<<<<<< Updated upstream
 use crate::progress::Progress;
 use crate::selection::Selection;
-=======
-use crate::selection::{Selection, usual_options};
->>>>>>> Stashed changes
 
 /// One measured operation and its budget, the same under both extensions, in ticks an iteration.
 ///
@@ -146,7 +141,6 @@ fn measure(model: &'static Model, rows: &[&Row], books: Books, cpus: u32, limit:
     let twice = |row: &Row| format!("{0}:{1},{0}:{2}", row.workload, iterations(row), 2 * iterations(row));
     let workloads = rows.iter().copied().map(twice).collect();
     let (accounting, keys) = (books != Books::None, books == Books::Keys);
-<<<<<<< Updated upstream
     let options = Selection { workloads, accounting, keys, cpus, ..Selection::default() }.options()?;
     let rom = image::build(None, &options)?;
     let directory = temporary()?;
@@ -154,11 +148,6 @@ fn measure(model: &'static Model, rows: &[&Row], books: Books, cpus: u32, limit:
     let machine = bochs::Machine { cpus, ..bochs::Machine::new(model, boot) };
     let launch = bochs::prepare(directory.path(), boot, machine, false)?;
     let progress = Progress::new(2 * rows.len() as u64);
-=======
-    let options =
-        Selection { workloads, run: Options { accounting, keys, cpus, ..usual_options() }, ..Selection::default() }
-            .options()?;
->>>>>>> Stashed changes
     let what = match books {
         Books::Ledger if cpus > 1 => "with the ledger, on several vCPUs at once",
         Books::Ledger => "with the ledger",

@@ -1,19 +1,13 @@
 //! The operations to measure, and those of them that are booted together.
 
 use tollgate_abi::bench::{Bench, Parts, TABLE};
-use tollgate_abi::command_line::Options;
 use tollgate_abi::scenario::{self, Scenario};
 use tollgate_books::failure::Failure;
 
 use super::super::atlas;
 use super::super::run::Target;
 use super::budgets;
-<<<<<<< Updated upstream
 use crate::selection::{Selection, nearest};
-=======
-use crate::emulator::Target;
-use crate::selection::{Selection, nearest, usual_options};
->>>>>>> Stashed changes
 
 /// Samples of each scenario.
 const SCENARIO_SAMPLES: u64 = 256;
@@ -141,8 +135,8 @@ impl Boot {
         let scenarios = self.scenarios.iter().map(|scenario| scenario.name);
         let names: Vec<_> = self.rows.iter().map(|bench| bench.workload.name).chain(scenarios).collect();
         let scenario_samples = if self.scenarios.is_empty() { 0 } else { SCENARIO_SAMPLES };
-        let run = Options { scenario_samples, cpus: self.cpus, ..usual_options() };
-        Selection { workloads: vec![names.join(",")], run, ..Selection::default() }.options()
+        Selection { workloads: vec![names.join(",")], scenario_samples, cpus: self.cpus, ..Selection::default() }
+            .options()
     }
 }
 
@@ -151,6 +145,7 @@ mod tests {
     use super::*;
     use crate::emulator::models::{self, Model};
     use crate::emulator::{Engine, release};
+    use tollgate_abi::command_line::Options;
     use tollgate_abi::virtualization::Extension;
 
     fn bochs(model: &str) -> Target {
