@@ -1,6 +1,6 @@
 //! Modules form no circle: who reads one can read what it builds on first.
 //!
-//! What counts is what the sources say, without tests: `use` and other paths that begin with `crate`, `super` or `self`. A module and
+//! The sources count, without tests: `use` and other paths that begin with `crate`, `super` or `self`. A module and
 //! the files of its folder are one room, and may know each other.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -187,7 +187,7 @@ fn the_exit_path_has_no_locked_instruction() {
     assert!(!scan(board, is_locked).0.is_empty(), "the scan sees none where there are some");
 }
 
-/// What the guest's loop takes beside the exit on each turn: its operand, the instruction itself, and two that count.
+/// The instructions of the guest's loop beside the exit on each turn: its operand, the instruction itself, and two that count.
 const LOOP: usize = 4;
 
 /// Instructions of the shortest and the longest way through each arm, and the ledger's share of them: under VT-x, and on an SVM

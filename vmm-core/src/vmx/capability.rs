@@ -32,7 +32,7 @@ const MISCOUNTING: [u32; 9] = [
     0x106a5, // 321333 AAM126, 321324 AAK139, 320836 AAJ124: Xeon 3500 and 5500, Core i7-900, D0
     0x306a8, // Xeon E3-1220 v2
 ];
-/// What tells processors apart in a signature: bits 15:14 and 31:28 are reserved (SDM 2A, CPUID).
+/// The bits that tell processors apart in a signature: bits 15:14 and 31:28 are reserved (SDM 2A, CPUID).
 const SIGNATURE: u32 = 0x0fff_3fff;
 
 /// Whether the VMX-preemption timer of the processor with this signature is known not to keep time.
