@@ -104,8 +104,7 @@ pub(crate) fn lengths(image: &Image<'_>, start: u64, exit: Exit) -> Option<Lengt
     let mut ways = vec![way];
     let mut factory = InstructionInfoFactory::new();
     while let Some(mut way) = ways.pop() {
-        loop {
-            let Some(instruction) = image.decode(way.ip).filter(|_| way.steps < LONGEST) else { break };
+        while let Some(instruction) = image.decode(way.ip).filter(|_| way.steps < LONGEST) {
             way.steps += 1;
             way.stamps += usize::from(instruction.mnemonic() == Mnemonic::Rdtsc);
             let next = instruction.next_ip();
