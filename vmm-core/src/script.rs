@@ -195,6 +195,9 @@ impl GuestState for Script {
         // XCR0 lies in the processor, where no VMCS or VMCB changes it.
         self.state = HashMap::from([(State::Cr0, REAL_MODE_CR0), (State::Xcr0, self.get(State::Xcr0))]);
     }
+    fn is_in_long_mode(&self) -> bool {
+        self.get(State::Efer) & 1 << 10 != 0
+    }
     fn enter_long_mode(&mut self) {
         self.set(State::Efer, self.get(State::Efer) | 1 << 10);
     }

@@ -86,6 +86,8 @@ pub trait GuestState {
     fn map_fresh_page(&mut self, gpa: u64) -> bool;
     /// Puts the guest into the state behind INIT and a start-up IPI with this vector.
     fn start_up(&mut self, vector: u8);
+    /// Whether the guest is in IA-32e mode, without a look at its registers.
+    fn is_in_long_mode(&self) -> bool;
     /// Enters IA-32e mode: EFER.LMA is set. CR0 has been written.
     fn enter_long_mode(&mut self);
     /// Puts another profile's controls in force, and says which those are.

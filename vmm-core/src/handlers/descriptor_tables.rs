@@ -3,7 +3,7 @@
 use crate::exit::{Action, Backend, Event, GuestRegisters, Operand, State, TableInstruction, vector};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
-use tollgate_abi::x86::control::{CR0_PE, EFER_LMA, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
+use tollgate_abi::x86::control::{CR0_PE, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
 
 /// The bits that LGDT and LIDT load of a base with an operand of 16 bits (SDM 2A, LGDT/LIDT).
 const BASE_24_BITS: u64 = 0x00ff_ffff;
@@ -40,11 +40,38 @@ fn perform<B: Backend>(
         Sidt => store_table(operand, State::IdtrLimit, State::IdtrBase, backend, machine),
         Lgdt => load_table(operand, State::GdtrLimit, State::GdtrBase, backend, machine),
         Lidt => load_table(operand, State::IdtrLimit, State::IdtrBase, backend, machine),
-        Sldt | Str | Lldt | Ltr if !has_tasks(backend) => Err(Event::UNDEFINED_OPCODE.into()),
+        Sldt | Str | Lldt | Ltr if !backend.is_in_long_mode() => {
+            outside_of_long_mode(instruction, operand, registers, backend, machine)
+        }
         Sldt => store_selector(operand, backend.get(State::LdtrSelector), registers, backend, machine),
         Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, machine),
-        Lldt => load_ldt(load_selector(operand, registers, backend, machine)?, backend, machine),
-        Ltr => load_task_register(load_selector(operand, registers, backend, machine)?, backend, machine),
+        Lldt => load_ldt::<B, true>(load_selector(operand, registers, backend, machine)?, backend, machine),
+        Ltr => load_task_register::<B, true>(load_selector(operand, registers, backend, machine)?, backend, machine),
+    }
+}
+
+/// SLDT, STR, LLDT and LTR in the other modes.
+#[cold]
+#[inline(never)]
+fn outside_of_long_mode<B: Backend>(
+    instruction: TableInstruction,
+    operand: Operand,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Result<(), Fault> {
+    if !has_tasks(backend) {
+        return Err(Event::UNDEFINED_OPCODE.into());
+    }
+    match instruction {
+        TableInstruction::Sldt => {
+            store_selector(operand, backend.get(State::LdtrSelector), registers, backend, machine)
+        }
+        TableInstruction::Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, machine),
+        TableInstruction::Lldt => {
+            load_ldt::<B, false>(load_selector(operand, registers, backend, machine)?, backend, machine)
+        }
+        _ => load_task_register::<B, false>(load_selector(operand, registers, backend, machine)?, backend, machine),
     }
 }
 
@@ -177,25 +204,28 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    fn load<B: Backend>(
+    fn load<B: Backend, const IS_LONG: bool>(
         selector: u16,
-        wanted_types: &[u64],
+        wanted_type: u64,
         backend: &mut B,
         machine: &mut Machine,
     ) -> Result<Self, Fault> {
-        let mut bytes = [0; 16];
-        let form = if is_in_long_mode(backend) { bytes.len() } else { bytes.len() / 2 };
+        let form = const { if IS_LONG { 16 } else { 8 } };
         let (offset, error_code) = (u64::from(selector & !7), u32::from(selector & !3));
         let refused = Fault::Raise(Event::fault(vector::GP, error_code));
-        if selector & 4 != 0 || offset + form as u64 > backend.get(State::GdtrLimit) + 1 {
+        if selector & 4 != 0 || offset + (form as u64 - 1) > backend.get(State::GdtrLimit) {
             return Err(refused);
         }
         let linear = backend.get(State::GdtrBase).wrapping_add(offset);
+        let mut bytes = [0; 16];
         paging::read(backend, machine, linear, &mut bytes[..form])?;
         let both = u128::from_le_bytes(bytes);
         let descriptor = Self { linear, low: both as u64, high: (both >> 64) as u64 };
         // Type and S together: a system descriptor has S = 0.
-        if !wanted_types.contains(&(descriptor.low >> 40 & 0x1f)) {
+        let kind = descriptor.low >> 40 & 0x1f;
+        // IA-32e mode has no TSS of 16 bits (SDM 3A 3.5, table 3-2).
+        let is_16_bit_tss = !IS_LONG && wanted_type == TYPE_AVAILABLE_TSS && kind == TYPE_AVAILABLE_16_BIT_TSS;
+        if kind != wanted_type && !is_16_bit_tss {
             return Err(refused);
         }
         if descriptor.low >> 47 & 1 == 0 {
@@ -218,17 +248,17 @@ impl Descriptor {
     }
 }
 
-fn is_in_long_mode<B: Backend>(backend: &B) -> bool {
-    backend.get(State::Efer) & EFER_LMA != 0
-}
-
-fn load_ldt<B: Backend>(selector: u16, backend: &mut B, machine: &mut Machine) -> Result<(), Fault> {
+fn load_ldt<B: Backend, const IS_LONG: bool>(
+    selector: u16,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Result<(), Fault> {
     if selector & !3 == 0 {
         backend.set(State::LdtrSelector, u64::from(selector));
         backend.set(State::LdtrRights, UNUSABLE);
         return Ok(());
     }
-    let descriptor = Descriptor::load(selector, &[TYPE_LDT], backend, machine)?;
+    let descriptor = Descriptor::load::<B, IS_LONG>(selector, TYPE_LDT, backend, machine)?;
     if !paging::is_canonical(descriptor.base()) {
         return Err(Event::fault(vector::GP, u32::from(selector & !3)).into());
     }
@@ -239,14 +269,15 @@ fn load_ldt<B: Backend>(selector: u16, backend: &mut B, machine: &mut Machine) -
     Ok(())
 }
 
-fn load_task_register<B: Backend>(selector: u16, backend: &mut B, machine: &mut Machine) -> Result<(), Fault> {
+fn load_task_register<B: Backend, const IS_LONG: bool>(
+    selector: u16,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Result<(), Fault> {
     if selector & !3 == 0 {
         return Err(Event::GENERAL_PROTECTION.into());
     }
-    let either: &[u64] = &[TYPE_AVAILABLE_TSS, TYPE_AVAILABLE_16_BIT_TSS];
-    // IA-32e mode has no TSS of 16 bits (SDM 3A 3.5, table 3-2).
-    let types = if is_in_long_mode(backend) { &either[..1] } else { either };
-    let descriptor = Descriptor::load(selector, types, backend, machine)?;
+    let descriptor = Descriptor::load::<B, IS_LONG>(selector, TYPE_AVAILABLE_TSS, backend, machine)?;
     if !paging::is_canonical(descriptor.base()) {
         return Err(Event::fault(vector::GP, u32::from(selector & !3)).into());
     }
@@ -260,6 +291,8 @@ fn load_task_register<B: Backend>(selector: u16, backend: &mut B, machine: &mut 
 
 #[cfg(test)]
 mod tests {
+    use tollgate_abi::x86::control::EFER_LMA;
+
     use super::*;
     use crate::exit::GuestState;
     use crate::script::{Script, machine};

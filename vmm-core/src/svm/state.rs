@@ -199,6 +199,11 @@ impl GuestState for Svm {
         self.new_asid();
     }
 
+    #[inline(always)]
+    fn is_in_long_mode(&self) -> bool {
+        self.long_mode
+    }
+
     fn enter_long_mode(&mut self) {
         self.held_back_efer = 0;
         self.vmcb.set(f::EFER, self.vmcb.get(f::EFER) | EFER_LME | EFER_LMA);

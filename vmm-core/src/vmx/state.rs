@@ -199,6 +199,11 @@ impl GuestState for Vmx {
         self.flush_translations(None);
     }
 
+    #[inline(always)]
+    fn is_in_long_mode(&self) -> bool {
+        self.long_mode
+    }
+
     fn enter_long_mode(&mut self) {
         self.long_mode = true;
         let efer = self.vmcs.read(f::GUEST_IA32_EFER);
