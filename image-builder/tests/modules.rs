@@ -21,11 +21,6 @@ const CRATES: [&str; 7] = [
 /// Circles that there may be, each with the reason.
 const ACCEPTED: &[(&str, &[&str], &str)] = &[
     (
-        "vmm-core/src",
-        &["keys", "ledger", "recorder"],
-        "an account is asked for the figures of every kind of account, and each kind is one",
-    ),
-    (
         "vmm-core/abi/src",
         &["exit_reason", "svm_exit"],
         "two tables of one numbering: SVM's exit codes stand for reasons, and those without a twin have numbers behind the last",

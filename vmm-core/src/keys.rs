@@ -17,7 +17,8 @@ use tollgate_abi::key::{
 };
 
 use crate::exit::{Backend, CrAccess, GuestRegisters};
-use crate::ledger::{Account, Book, Ledger, Open, add};
+use crate::figures::{KeyFigures, PartFigures, VariantFigures, add};
+use crate::ledger::{Account, Book, Ledger, Open};
 
 /// Count, cycles and extremes.
 #[derive(Debug)]
@@ -74,39 +75,6 @@ impl SwapRelaxed for AtomicU64 {
         self.store(value, Relaxed);
         old
     }
-}
-
-/// The exits of a part of a reason at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PartFigures {
-    /// Exits.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// Of the shortest; 0 if none was closed.
-    pub min: u64,
-    /// Of the longest.
-    pub max: u64,
-}
-
-/// The exits of one key, or of the keys that have no slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyFigures {
-    /// The key and what it is; `None` for the others.
-    pub key: Option<(KeyKind, u64)>,
-    /// Its exits.
-    pub part: PartFigures,
-}
-
-/// The exits of one variant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VariantFigures {
-    /// The reason.
-    pub reason: ExitReason,
-    /// The variant's name.
-    pub name: &'static str,
-    /// Its exits.
-    pub part: PartFigures,
 }
 
 #[derive(Debug)]

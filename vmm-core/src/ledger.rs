@@ -20,17 +20,11 @@ use core::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{LOOKS, ROWS};
 
-use crate::keys::{KeyFigures, VariantFigures};
-use crate::recorder::{Rates, Recording, Ring};
+use crate::figures::{KeyFigures, VariantFigures, add};
+use crate::recording::{Rates, Recording, Ring, Witness};
 
 /// Buckets of a histogram: bucket n holds exits of at least `1 << n` cycles and less than twice that; bucket 0 also 0.
 pub const BUCKETS: usize = 64;
-
-/// Adds to a figure that only this processor writes.
-#[inline(always)]
-pub(crate) fn add(figure: &AtomicU64, amount: u64) {
-    figure.store(figure.load(Relaxed).wrapping_add(amount), Relaxed);
-}
 
 /// The account of one reason.
 #[derive(Debug)]
@@ -111,15 +105,6 @@ impl Open {
     pub(crate) fn row(&self) -> usize {
         self.row
     }
-}
-
-/// The facts of an exit that show before it is handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Witness {
-    /// Where the guest was.
-    pub rip: u64,
-    /// The exit qualification.
-    pub qualification: u64,
 }
 
 /// An imbalance in a ledger.

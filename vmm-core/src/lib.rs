@@ -30,6 +30,7 @@ pub mod devices;
 pub mod ended;
 pub mod exit;
 pub mod fault;
+pub mod figures;
 pub mod handlers;
 pub mod host;
 pub mod instruction;
@@ -43,6 +44,7 @@ pub mod nested;
 pub mod paging;
 pub mod rate;
 pub mod recorder;
+pub mod recording;
 #[cfg(test)]
 pub(crate) mod script;
 pub mod session;

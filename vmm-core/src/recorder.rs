@@ -2,180 +2,14 @@
 //! (`run --rate-step`). A type of its own, so that the plain ledger pays nothing for it.
 //!
 //! The time of recording lies between two exits' cycles, but for the few ticks around the time stamps that leave it out. Nothing is
-//! written anywhere meanwhile: [`crate::session`] empties the rings while every vCPU is quiet. A ring that is full drops what comes,
-//! and counts that by reason, so that trace and drops together are the ledger.
+//! written anywhere meanwhile: [`crate::session`] empties the rings while every vCPU is quiet.
 
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tollgate_abi::ExitReason;
-use tollgate_abi::exit_reason::ROWS;
-use tollgate_abi::trace::Event;
 
-use crate::ledger::{Account, Book, Ledger, Open, Witness, add};
-
-/// Steps of time for which exits are counted. When they are used up, each two become one.
-pub const STEPS: usize = 256;
-
-/// The exits and rates that accounts are to record.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Recording {
-    /// The ring, empty for no trace.
-    pub ring: &'static [Slot],
-    /// TSC ticks of a step; 0 for no samples.
-    pub rate_step_ticks: u64,
-    /// Where steps begin.
-    pub start_tsc: u64,
-}
-
-/// Room for one exit: TSC, RIP, qualification, cycles and reason.
-pub type Slot = [AtomicU64; 4];
-
-/// Bits of a slot's last word that hold the reason.
-const REASON_BITS: u32 = 16;
-
-/// Exits that were not recorded.
-#[derive(Debug, Default)]
-struct Dropped {
-    count: AtomicU64,
-    cycles: AtomicU64,
-}
-
-/// The exits of one vCPU that have not been written yet. Written by that vCPU; emptied while it is quiet.
-#[derive(Debug)]
-pub struct Ring {
-    slots: &'static [Slot],
-    used: AtomicU64,
-    dropped: [Dropped; ROWS],
-}
-
-impl Ring {
-    fn new(slots: &'static [Slot]) -> Self {
-        Self {
-            slots,
-            used: AtomicU64::new(0),
-            dropped: [const { Dropped { count: AtomicU64::new(0), cycles: AtomicU64::new(0) } }; ROWS],
-        }
-    }
-
-    /// The most exits that it holds.
-    pub fn capacity(&self) -> usize {
-        self.slots.len()
-    }
-
-    #[inline(always)]
-    fn push(&self, row: usize, tsc: u64, cycles: u64, witness: Witness) {
-        let used = self.used.load(Relaxed);
-        let Some([at, rip, qualification, rest]) = self.slots.get(used as usize) else {
-            return self.count_drop(row, cycles);
-        };
-        at.store(tsc, Relaxed);
-        rip.store(witness.rip, Relaxed);
-        qualification.store(witness.qualification, Relaxed);
-        rest.store(cycles << REASON_BITS | row as u64, Relaxed);
-        self.used.store(used + 1, Relaxed);
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn count_drop(&self, row: usize, cycles: u64) {
-        if let Some(dropped) = self.dropped.get(row).filter(|_| !self.slots.is_empty()) {
-            add(&dropped.count, 1);
-            add(&dropped.cycles, cycles);
-        }
-    }
-
-    /// Gives the exits that it holds to `each`, in their order, and is empty then. Only while its vCPU is quiet.
-    pub fn drain(&self, mut each: impl FnMut(Event)) {
-        let used = self.used.load(Relaxed) as usize;
-        for [tsc, rip, qualification, rest] in self.slots.iter().take(used) {
-            let rest = rest.load(Relaxed);
-            each(Event {
-                tsc: tsc.load(Relaxed),
-                reason: rest as u16,
-                cycles: rest >> REASON_BITS,
-                rip: rip.load(Relaxed),
-                qualification: qualification.load(Relaxed),
-            });
-        }
-        self.used.store(0, Relaxed);
-    }
-
-    /// Exits for `reason` that it had no room for, and their cycles.
-    pub fn dropped(&self, reason: ExitReason) -> (u64, u64) {
-        let dropped = &self.dropped[reason.ledger_row()];
-        (dropped.count.load(Relaxed), dropped.cycles.load(Relaxed))
-    }
-}
-
-/// Exits of one vCPU by reason and step of time.
-#[derive(Debug)]
-pub struct Rates {
-    /// By row and step; none if nothing is sampled.
-    counts: Box<[AtomicU32]>,
-    step_ticks: AtomicU64,
-    start_tsc: u64,
-}
-
-impl Rates {
-    fn new(step_ticks: u64, start_tsc: u64) -> Self {
-        let counts = if step_ticks > 0 { ROWS * STEPS } else { 0 };
-        Self {
-            counts: (0..counts).map(|_| AtomicU32::new(0)).collect(),
-            step_ticks: AtomicU64::new(step_ticks),
-            start_tsc,
-        }
-    }
-
-    #[inline(always)]
-    fn count(&self, row: usize, tsc: u64) {
-        if !self.counts.is_empty() {
-            self.count_in_step(row, tsc);
-        }
-    }
-
-    #[inline(never)]
-    fn count_in_step(&self, row: usize, tsc: u64) {
-        // Another processor's clock may be behind.
-        let elapsed = tsc.saturating_sub(self.start_tsc);
-        let step = loop {
-            match elapsed.checked_div(self.step_ticks.load(Relaxed)) {
-                Some(step) if step < STEPS as u64 => break step as usize,
-                Some(_) => self.halve(),
-                None => return,
-            }
-        };
-        if let Some(count) = self.counts.get(row * STEPS + step) {
-            count.store(count.load(Relaxed).saturating_add(1), Relaxed);
-        }
-    }
-
-    /// Makes one step of each two.
-    #[cold]
-    #[inline(never)]
-    fn halve(&self) {
-        for row in self.counts.chunks_exact(STEPS) {
-            for step in 0..STEPS {
-                let of = |step: usize| row.get(step).map_or(0, |count| count.load(Relaxed));
-                row[step].store(of(2 * step).saturating_add(of(2 * step + 1)), Relaxed);
-            }
-        }
-        self.step_ticks.store(self.step_ticks.load(Relaxed).saturating_mul(2), Relaxed);
-    }
-
-    /// TSC ticks of a step, and where the first begins.
-    pub fn steps(&self) -> (u64, u64) {
-        (self.step_ticks.load(Relaxed), self.start_tsc)
-    }
-
-    /// Exits for `reason` in each step up to the last that has any.
-    pub fn of(&self, reason: ExitReason) -> impl Iterator<Item = u32> + Clone {
-        let row = self.counts.chunks_exact(STEPS).nth(reason.ledger_row()).unwrap_or_default();
-        let counts = row.iter().map(|count| count.load(Relaxed));
-        let used = counts.clone().rposition(|count| count > 0).map_or(0, |last| last + 1);
-        counts.take(used)
-    }
-}
+use crate::ledger::{Account, Book, Ledger, Open};
+use crate::recording::{Rates, Recording, Ring, Witness};
 
 /// A ledger with a ring and samples.
 #[derive(Debug)]
@@ -250,15 +84,18 @@ impl Book for Recorded {
     }
 
     fn rates(&self) -> Option<&Rates> {
-        (!self.rates.counts.is_empty()).then_some(&self.rates)
+        self.rates.is_sampled().then_some(&self.rates)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recording::{STEPS, Slot};
     use proptest::prelude::*;
     use std::vec::Vec;
+    use tollgate_abi::exit_reason::ROWS;
+    use tollgate_abi::trace::Event;
 
     pub(crate) fn slots(count: usize) -> &'static [Slot] {
         (0..count).map(|_| Slot::default()).collect::<Vec<_>>().leak()

@@ -20,7 +20,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::exit::{Backend, GuestRegisters};
 use crate::ledger::{Account, Book};
-use crate::recorder::Recording;
+use crate::recording::Recording;
 use crate::vcpu::{Exit, Vcpu};
 
 /// Bytes of the stack on which exits are handled.

@@ -16,8 +16,9 @@ use crate::ended::End;
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
 use crate::handlers::{apic, control_regs, cpuid, dispatch, event, hypercall, io, limit, msr};
 use crate::keys::key_of;
-use crate::ledger::{Account, Book, Witness};
+use crate::ledger::{Account, Book};
 use crate::machine::Machine;
+use crate::recording::Witness;
 
 mod start_up;
 

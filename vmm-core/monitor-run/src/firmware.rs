@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use tollgate_abi::ending::Ending;
 use tollgate_abi::guest_image::Directory;
 use vmm_core::host::local_apic::LocalApic;
-use vmm_core::recorder::Slot;
+use vmm_core::recording::Slot;
 
 use crate::{HEAP, Refused};
 

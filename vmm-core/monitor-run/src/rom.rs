@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BASE, ROM_BYTES};
 use tollgate_abi::machine::GUEST_BYTES;
 use vmm_core::host::local_apic::LocalApic;
-use vmm_core::recorder::Slot;
+use vmm_core::recording::Slot;
 
 use crate::firmware::{self, Firmware};
 use crate::{Refused, ports};

@@ -12,7 +12,7 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::guest_image::{DIRECTORY_BYTES, Directory, LoadError};
 use tollgate_abi::machine::GUEST_BYTES;
 use tollgate_abi::stick::{GUEST, OPTIONS, options_line};
-use vmm_core::recorder::Slot;
+use vmm_core::recording::Slot;
 
 use crate::machine;
 use crate::stick::{Stick, Trouble};

@@ -12,7 +12,7 @@ use tollgate_abi::workload::Outcome;
 
 use super::{Books, FAULT, Session, any, counts, keeps, looks, read_book};
 use crate::ended::{Ended, GuestExit};
-use crate::keys::{KeyFigures, PartFigures};
+use crate::figures::{KeyFigures, PartFigures};
 use crate::ledger::{Book, Figures, Imbalance};
 use crate::machine::Machine;
 
