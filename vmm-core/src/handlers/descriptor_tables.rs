@@ -177,6 +177,7 @@ fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Resu
     })
 }
 
+#[inline(always)]
 fn load_selector<B: Backend>(
     operand: Operand,
     registers: &mut GuestRegisters,
