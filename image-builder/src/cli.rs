@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use tollgate_abi::emulated::Release;
 use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_books::report::{Format, Order, SheetFormat};
 
-use crate::emulator::Engine;
+use crate::emulator::models::MODELS;
+use crate::emulator::{Engine, release};
 
 const STATUSES: &str = "Exit statuses:
   0  the books balance
@@ -450,10 +453,46 @@ pub struct SheetArguments {
     pub format: SheetFormat,
 }
 
+/// The options whose value is a processor model of Bochs: command, option, and what they take besides.
+const MODEL_OPTIONS: [(&str, &str, &[&str]); 3] =
+    [("run", "cpu", &[]), ("bench", "cpu", &[]), ("fuzz", "platforms", &["qemu-tcg"])];
+
+/// The command line for those who want to see what there is to choose from, help and shells, with the models of the Bochs that is here.
+pub fn with_models() -> clap::Command {
+    with_models_of(release(Engine::Bochs))
+}
+
+/// The same with the models of a version; those of every version where it is unknown.
+fn with_models_of(version: Option<Release>) -> clap::Command {
+    let names: Vec<_> = MODELS.iter().filter(|model| model.versions.by(version)).map(|model| model.name).collect();
+    MODEL_OPTIONS.into_iter().fold(Cli::command(), |tool, (command, option, others)| {
+        let values = PossibleValuesParser::new([&names[..], others].concat());
+        tool.mut_subcommand(command, |command| command.mut_arg(option, |argument| argument.value_parser(values)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    #[test]
+    fn help_and_shells_are_told_the_models_of_a_version() {
+        let models = |version, command: &str, option: &str| {
+            let tool = with_models_of(version);
+            let argument =
+                tool.find_subcommand(command).unwrap().get_arguments().find(|a| a.get_id() == option).unwrap();
+            argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect::<Vec<_>>()
+        };
+        for (command, option, others) in MODEL_OPTIONS {
+            let old = models(Some((2, 7)), command, option);
+            assert!(old.contains(&"bx_generic".to_owned()) && !old.contains(&"arrow_lake".to_owned()), "{command}");
+            let new = models(Some((3, 1)), command, option);
+            assert!(new.contains(&"arrow_lake".to_owned()) && !new.contains(&"bx_generic".to_owned()), "{command}");
+            assert!(others.iter().all(|other| new.contains(&(*other).to_owned())), "{command}");
+            assert!(models(None, command, option).contains(&"tigerlake".to_owned()), "{command}");
+        }
+        with_models_of(None).debug_assert();
+    }
 
     #[test]
     fn the_definition_is_consistent() {

@@ -4,6 +4,8 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::{LogText, balanced, text, tollgate, tollgate_in};
@@ -136,6 +138,55 @@ fn shells_and_man_are_told_of_every_command() {
     let script = format!("source <({} completions bash) && complete -p tollgate", env!("CARGO_BIN_EXE_tollgate"));
     let output = Command::new("bash").args(["-c", &script]).output().unwrap();
     assert!(text(&output.stdout).contains("_tollgate"), "{}", text(&output.stderr));
+}
+
+/// A Bochs that answers what it is, and does nothing else.
+fn bochs(version: &str) -> tempfile::TempDir {
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("bochs");
+    fs::write(&program, format!("#!/bin/sh\necho 'Bochs x86 Emulator {version}'\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    place
+}
+
+#[test]
+fn help_and_completions_name_the_models_of_the_bochs_that_is_here() {
+    for (version, named, unnamed) in [("2.7", "bx_generic", "arrow_lake"), ("3.1", "arrow_lake", "bx_generic")] {
+        let bochs = bochs(version);
+        let program = bochs.path().join("bochs");
+        let variables = [("TOLLGATE_BOCHS", program.to_str().unwrap())];
+        for arguments in [&["run", "--help"][..], &["bench", "--help"], &["fuzz", "-h"], &["completions", "bash"]] {
+            let shown = text(&tollgate_in(bochs.path(), arguments, &variables).stdout);
+            assert!(shown.contains(named) && !shown.contains(unnamed), "{arguments:?} with {version}: {shown}");
+        }
+    }
+}
+
+/// The tool's output on a terminal of 40 columns.
+fn on_a_terminal(place: &Path, arguments: &str) -> String {
+    let command = format!("stty cols 40; {} {arguments}", env!("CARGO_BIN_EXE_tollgate"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--command", &command, "transcript"]).current_dir(place).stdin(Stdio::null());
+    let output = script.output().expect("`script` is one of Debian's bsdutils");
+    text(&output.stdout)
+}
+
+#[test]
+fn messages_fit_the_terminal() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("empty.log"), "").unwrap();
+    fs::write(place.path().join("whole.log"), balanced().0).unwrap();
+    for (arguments, part) in [
+        ("report empty.log whole.log", "can't be used"),
+        ("trace whole.log --out trace.csv", "--guest tells which"),
+        ("image --rom tollgate.rom", "of which the"),
+        ("bench --log whole.log", "microbenchmark in it"),
+    ] {
+        let shown = on_a_terminal(place.path(), arguments);
+        assert!(shown.contains(part), "{arguments}: {shown}");
+        let too_wide = |line: &&str| line.trim_end().chars().count() > 40;
+        assert_eq!(shown.lines().find(too_wide), None, "{arguments}");
+    }
 }
 
 fn report(log: &[u8], arguments: &[&str]) -> Output {

@@ -288,6 +288,15 @@ fn one_that_ignores_signals_is_stopped_too() {
 }
 
 #[test]
+fn firmware_that_starts_nothing_in_time_is_told_with_a_way_to_another() {
+    let fake = Fake::new("echo 'BdsDxe: loading' > serial.log; while :; do sleep 0.1; done");
+    let output = check(&fake, &["--uefi", "--timeout", "1"], 4, "its firmware did not start the stick's application");
+    assert!(text(&output.stderr).contains("name another firmware with TOLLGATE_OVMF"), "{}", text(&output.stderr));
+    let output = check(&fake, &["--timeout", "1"], 4, "gave no verdict in 1.0 s");
+    assert!(!text(&output.stderr).contains("TOLLGATE_OVMF"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn one_that_floods_the_serial_port_is_stopped() {
     check(
         &Fake::new("exec yes \"$(printf 'noise %.0s' {1..100})\" > serial.log"),

@@ -87,6 +87,19 @@ fn no_comment_hides_its_thing() {
     none("comments that refer to another, or begin with a What of their own", hidden);
 }
 
+/// It wraps what a person reads at the terminal's width.
+#[test]
+fn messages_go_to_standard_error_through_the_terminal() {
+    let of_the_tool = |path: &PathBuf| name(path).starts_with("image-builder/") && name(path).contains("/src/");
+    let macros = [concat!("eprint", "!("), concat!("eprint", "ln!(")];
+    let offends =
+        |path: &PathBuf| !path.ends_with("terminal.rs") && macros.iter().any(|word| read(path).contains(word));
+    none(
+        "files that write to standard error by themselves",
+        rust_files().filter(of_the_tool).filter(offends).map(|path| name(&path)).collect(),
+    );
+}
+
 #[test]
 fn no_name_says_nothing() {
     let empty = ["utils", "util", "helpers", "helper", "manager", "misc", "common_utils"];

@@ -14,6 +14,7 @@ use tollgate_books::account::Account;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
 use tollgate_books::report::Sheet;
+use tollgate_books::terminal::Terminal;
 
 use super::atlas::{self, Part};
 use super::outcome;
@@ -36,7 +37,7 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
     let version = release(Engine::Bochs);
     let is_there = |model: &&Model| model.offers.extension() == Some(Extension::VtX) && model.versions.by(version);
     let models: Vec<&'static Model> = MODELS.iter().filter(is_there).collect();
-    eprintln!("running the atlas on {} processor models of Bochs", models.len());
+    Terminal::of_stderr().tell(&format!("running the atlas on {} processor models of Bochs", models.len()));
     let runs = run_all(&models)?;
     let names = models.iter().map(|model| model.name);
     let heading: Vec<&str> = ["no#", "exit reason"].into_iter().chain(names).chain(["needs"]).collect();

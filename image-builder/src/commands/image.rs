@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
+use tollgate_books::terminal::Terminal;
 
 use crate::cli::ImageArguments;
 use crate::image;
@@ -27,6 +28,7 @@ fn write(path: &Path, bytes: &[u8], monitor: usize, guest: usize, free: Option<u
     output_file::write(path, bytes)?;
     let free = free.map_or(String::new(), |free| format!(", packed; {free} are free"));
     let (path, all) = (path.display(), bytes.len());
-    eprintln!("{path}: {all} bytes, of which the monitor has {monitor} and the guest {guest}{free}");
+    let text = format!("{path}: {all} bytes, of which the monitor has {monitor} and the guest {guest}{free}");
+    Terminal::of_stderr().tell(&text);
     Ok(())
 }

@@ -7,11 +7,11 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
 
 use super::print;
-use crate::cli::{Cli, ManArguments};
+use crate::cli::{self, Cli, ManArguments};
 
 pub(super) fn completions(shell: Shell) -> Result<Status, Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut text);
+    clap_complete::generate(shell, &mut cli::with_models(), "tollgate", &mut text);
     print(&String::from_utf8_lossy(&text)).map(|()| Status::Balanced)
 }
 

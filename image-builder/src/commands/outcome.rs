@@ -6,6 +6,7 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::{Log, LogError};
 use tollgate_books::terminal::Terminal;
 
+use crate::emulator::ovmf::FIRMWARE_VARIABLE;
 use crate::emulator::{Ended, Launch, Session};
 
 /// The account of a session, or why there is none.
@@ -20,6 +21,15 @@ pub(super) fn account(launch: &Launch, session: Session) -> Result<Account, Fail
     };
     let cause = match ended {
         Ended::Interrupted => Failure::no_verdict(format_args!("interrupted: {name} was stopped")),
+        Ended::TimedOut if launch.by_firmware && matches!(log, Err(LogError::Empty | LogError::NotOurs { .. })) => {
+            Failure::no_verdict(format_args!(
+                "{name} was stopped after {seconds:.1} s, in which its firmware did not start the stick's application"
+            ))
+            .remedy(format_args!(
+                "allow it more with --timeout, or name another firmware with {FIRMWARE_VARIABLE} (Debian's package `ovmf` has \
+                 OVMF.fd)"
+            ))
+        }
         Ended::TimedOut => {
             Failure::no_verdict(format_args!("{name} gave no verdict in {seconds:.1} s and was stopped"))
                 .remedy("allow it more with --timeout, or ask for fewer iterations")

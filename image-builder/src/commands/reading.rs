@@ -8,6 +8,7 @@ use tollgate_books::account::Account;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::{Found, Log, LogReader, find};
 use tollgate_books::report::counted;
+use tollgate_books::terminal::Terminal;
 
 /// The logs that some paths name.
 pub(super) struct Reading<'a> {
@@ -57,7 +58,7 @@ impl<'a> Reading<'a> {
     pub(super) fn unusable(&mut self, failure: &Failure) {
         self.unusable += 1;
         self.worst = self.worst.max(failure.status);
-        eprintln!("tollgate: {}", failure.sentence());
+        tell(failure.sentence());
     }
 
     /// The status of all, once there is no more; a failure if there was nothing to report.
@@ -72,13 +73,17 @@ impl<'a> Reading<'a> {
         }
         if self.unusable > 0 {
             let all = counted(self.used + self.unusable, "log");
-            eprintln!("tollgate: {} of {all} can't be used", self.unusable);
+            tell(&format!("{} of {all} can't be used", self.unusable));
         }
         if self.passed_over > 0 {
-            eprintln!("tollgate: {passed_over} named .log passed over: no record of a run");
+            tell(&format!("{passed_over} named .log passed over: no record of a run"));
         }
         Ok(self.worst)
     }
+}
+
+fn tell(text: &str) {
+    Terminal::of_stderr().tell(&format!("tollgate: {text}"));
 }
 
 const REMEDY: &str = "name a serial log as `tollgate run --out DIR` keeps it in DIR/serial.log";

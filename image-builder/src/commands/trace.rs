@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tollgate_books::failure::{Failure, Status};
+use tollgate_books::terminal::Terminal;
 use tollgate_books::trace::{Symbols, export, mark_of};
 
 use crate::image::{GUEST_ELF, guest_file, guest_mark};
@@ -26,7 +27,7 @@ fn symbols(log: &Path, guest: Option<&Path>) -> Result<Symbols, Failure> {
         (_, Some(guest)) => Err(Failure::usage(format_args!("{} is not the guest of that run", guest.display()))
             .remedy("name the file that the run had, or leave --guest out for a trace without symbols")),
         (_, None) => {
-            eprintln!(
+            Terminal::of_stderr().tell(
                 "tollgate: the run had another guest than the built-in one: functions are not named; --guest tells which"
             );
             Ok(Symbols::default())

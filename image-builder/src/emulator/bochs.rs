@@ -89,6 +89,7 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
         kind: BOCHS.name,
         emulator,
         notes: placed.notes,
+        by_firmware: boot.by_firmware(),
         invocation: Invocation { program, arguments, directory: directory.to_owned() },
         serial: directory.join(SERIAL),
         exit_log: audit.then(|| in_directory(directory, LOG, ExitLogFormat::Bochs, machine.cpus)),

@@ -39,6 +39,8 @@ pub struct Launch {
     pub emulator: Installed,
     /// Notes on the machine for people, a line each.
     pub notes: Vec<String>,
+    /// Whether it is firmware that starts the image.
+    pub by_firmware: bool,
     /// How to start it.
     pub invocation: Invocation,
     /// Where it writes what the image sends.
@@ -125,9 +127,14 @@ impl Boot<'_> {
         }
     }
 
+    /// Whether firmware comes first.
+    fn by_firmware(self) -> bool {
+        matches!(self, Boot::Stick(_))
+    }
+
     /// ` with OVMF` where that is so.
     fn with_firmware(self) -> &'static str {
-        if matches!(self, Boot::Stick(_)) { " with OVMF" } else { "" }
+        if self.by_firmware() { " with OVMF" } else { "" }
     }
 }
 

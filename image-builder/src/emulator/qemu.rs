@@ -69,6 +69,7 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
         kind: platform.name,
         emulator,
         notes: placed.notes,
+        by_firmware: boot.by_firmware(),
         invocation: Invocation {
             program,
             arguments: arguments(boot, placed.file, machine, audited),

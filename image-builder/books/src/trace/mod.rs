@@ -24,6 +24,7 @@ use crate::account::{Account, row_name};
 use crate::failure::{Failure, Status};
 use crate::log::{Log, LogError, LogReader, Steps};
 use crate::output_file;
+use crate::terminal::Terminal;
 
 /// The form of a trace's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +77,16 @@ pub fn export(log: &Path, symbols: impl FnOnce() -> Result<Symbols, Failure>, ou
         }
         Ok(account)
     })?;
+    let terminal = Terminal::of_stderr();
     for traced in &account.traces {
         let dropped = if traced.dropped > 0 {
             format!("; {} more found its ring full (--trace-exits makes room for more)", traced.dropped)
         } else {
             String::new()
         };
-        eprintln!("{}: {} exits of vCPU {}{dropped}", out.display(), traced.exits, traced.vcpu);
+        terminal.tell(&format!("{}: {} exits of vCPU {}{dropped}", out.display(), traced.exits, traced.vcpu));
     }
-    account.findings.iter().for_each(|finding| eprintln!("{}: {finding}", log.display()));
+    account.findings.iter().for_each(|finding| terminal.tell(&format!("{}: {finding}", log.display())));
     Ok(account.status)
 }
 

@@ -6,6 +6,7 @@ use tollgate_abi::virtualization::Extension;
 use tollgate_books::bench::{Identity, Measured, differences};
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::Log;
+use tollgate_books::terminal::Terminal;
 
 use super::super::outcome;
 use super::super::run::{self, Target};
@@ -44,12 +45,9 @@ pub(super) fn measure(arguments: &BenchArguments, target: Target, chosen: &Chose
         for boot in chosen.boots() {
             let booted = match boot_rows(&boot, target, limit, arguments.audit, number) {
                 Err(failure) if failure.status == Status::Platform && boot.processors() > 1 && chosen.is_all() => {
-                    eprintln!(
-                        "tollgate: what takes {} processors is left out: {}",
-                        boot.processors(),
-                        failure.sentence()
-                    );
-                    let why = failure.sentence();
+                    let (processors, why) = (boot.processors(), failure.sentence());
+                    let text = format!("tollgate: what takes {processors} processors is left out: {why}");
+                    Terminal::of_stderr().tell(&text);
                     boot.scenarios.iter().for_each(|scenario| this.add_lacking(scenario, why));
                     continue;
                 }

@@ -67,7 +67,8 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     let told = compared + &findings.iter().map(|what| format!("{what}\n")).collect::<String>();
     match arguments.format {
         SheetFormat::Table | SheetFormat::Markdown if !told.is_empty() => print(&format!("\n{told}"))?,
-        _ => eprint!("{told}"),
+        _ if told.is_empty() => {}
+        _ => Terminal::of_stderr().tell(told.trim_end()),
     }
     let over = measured.budgets.iter().any(|row| row.verdict != budgets::WITHIN);
     Ok(if over || !findings.is_empty() { Status::Differs } else { Status::Balanced })
