@@ -13,7 +13,7 @@ use common::{text, tollgate_in};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate::emulator::models::{self, MODELS, Model, Offers};
-use tollgate::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, Session, bochs, qemu, release};
+use tollgate::emulator::{Boot, Ended, Engine, Launch, Limits, Machine, PLATFORMS, Session, Target, bochs, release};
 use tollgate::image;
 use tollgate_abi::bench::{Bench, Parts, TABLE as BENCHES, WARM_UP};
 use tollgate_abi::emulated::Release;
@@ -673,8 +673,8 @@ fn a_slower_handler_is_caught_and_named() {
 fn on_tcg(directory: &Path, rom: &[u8], cpus: u32) -> Launch {
     let platform = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
     let boot = Boot::Rom(rom);
-    let machine = qemu::Machine { cpus, ..qemu::Machine::new(platform, boot) };
-    qemu::prepare(directory, boot, machine, true).unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"))
+    let machine = Machine { cpus, ..Machine::new(Target::of(platform), boot) };
+    machine.prepare(directory, boot, true).unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"))
 }
 
 #[test]
@@ -687,7 +687,7 @@ fn an_emulator_without_an_extension_is_refused() {
     }
     let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
     let log = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
-    let account = Account::new(&log, None, Some(launch.kind));
+    let account = Account::new(&log, None, Some(launch.platform.name));
     assert_eq!(account.status, Status::Platform, "{}", account.verdict);
     assert!(account.verdict.starts_with("refused: ") && account.verdict.contains("VT-x"), "{}", account.verdict);
     assert!(account.remedy.is_some());
@@ -709,12 +709,12 @@ fn a_rom_whose_monitor_is_damaged_says_so() {
         let (places, mut rom) = ([(); 2].map(|()| tempfile::tempdir().unwrap()), rom.clone());
         damage(&mut rom, at);
         let on_bochs =
-            bochs::prepare(places[0].path(), Boot::Rom(&rom), bochs::Machine::new(model, Boot::Rom(&rom)), false);
+            Machine::new(Target::bochs(model), Boot::Rom(&rom)).prepare(places[0].path(), Boot::Rom(&rom), false);
         let on_bochs = on_bochs.unwrap_or_else(|missing| panic!("{missing}"));
         for launch in [on_bochs, on_tcg(places[1].path(), &rom, 1)] {
             let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
             let log = session.log.unwrap_or_else(|error| panic!("damage {i}: {error}\n{}", session.said));
-            let account = Account::new(&log, None, Some(launch.kind));
+            let account = Account::new(&log, None, Some(launch.platform.name));
             assert_eq!(account.status, Status::Platform, "damage {i}: {}", account.verdict);
             assert!(account.verdict.starts_with("refused: the monitor in the ROM can't be"), "{}", account.verdict);
             assert!(account.remedy.is_some() && matches!(session.ended, Ended::Exited(_)), "{:?}", session.ended);
@@ -827,9 +827,10 @@ fn no_emulator_listens_on_a_network() {
     let place = tempfile::tempdir().unwrap();
     let rom = image::build(None, "workloads=endless-loop watchdog=100000000").unwrap();
     let model = Model::by_name("tigerlake").unwrap();
-    let launch =
-        bochs::prepare(place.path(), Boot::Rom(&rom.bytes), bochs::Machine::new(model, Boot::Rom(&rom.bytes)), false)
-            .unwrap_or_else(|missing| panic!("{missing}"));
+    let boot = Boot::Rom(&rom.bytes);
+    let launch = Machine::new(Target::bochs(model), boot)
+        .prepare(place.path(), boot, false)
+        .unwrap_or_else(|missing| panic!("{missing}"));
     check_no_sockets(&launch, place.path());
     let place = tempfile::tempdir().unwrap();
     check_no_sockets(&on_tcg(place.path(), &endless_rom(), 1), place.path());

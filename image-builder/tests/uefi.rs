@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{text, tollgate_in};
 use serde_json::Value;
 use tempfile::TempDir;
-use tollgate::emulator::{Boot, Engine, Launch, Limits, PLATFORMS, STICK, Session, bochs, ovmf, qemu};
+use tollgate::emulator::{Boot, Engine, Launch, Limits, Machine, PLATFORMS, STICK, Session, Target, bochs, ovmf};
 use tollgate::image::{self, disk};
 use tollgate_abi::stick::{APPLICATION, GUEST, OPTIONS};
 use tollgate_books::log::{Log, LogReader};
@@ -92,7 +92,8 @@ fn firmwares_other_processors_run_vcpus_and_go_back() {
 fn in_qemu(directory: &Path, stick: &[u8]) -> Launch {
     let platform = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
     let boot = Boot::Stick(stick);
-    let mut launch = qemu::prepare(directory, boot, qemu::Machine::new(platform, boot), false)
+    let mut launch = Machine::new(Target::of(platform), boot)
+        .prepare(directory, boot, false)
         .unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"));
     let arguments = &mut launch.invocation.arguments;
     let counting = arguments.iter().position(|word| word == "-icount").unwrap();

@@ -16,10 +16,12 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::{DENIED, ScenarioRun, VariantRow};
 use tollgate_books::output_file;
 
-use super::run::{Place, Target, model, run_image};
+use super::boot::model;
+use super::place::Place;
+use super::run::run_image;
 use super::tables::enabled_by;
 use crate::cli::RunArguments;
-use crate::emulator::{Engine, bochs, release};
+use crate::emulator::{Engine, Target, bochs, release};
 use crate::selection::Selection;
 
 /// One of an atlas' runs.
@@ -63,13 +65,16 @@ pub(super) fn parts(selection: &Selection, on: Target, alone: bool) -> Result<Ve
     if alone {
         return Ok(parts);
     }
-    match on {
-        Target::Bochs(_) => parts.extend(parts_elsewhere(selection, on.extension(), release(Engine::Bochs))?),
-        Target::Qemu(platform) if platform.engine == Engine::Tcg && bochs::find().is_ok() => {
-            parts.extend(parts_on(selection, Target::Bochs(model(Some(SVM_MODEL))?), Some(SVM_MODEL))?);
-            parts.extend(parts_elsewhere(selection, on.extension(), release(Engine::Bochs))?);
+    let has_bochs = match on.engine() {
+        Engine::Bochs => true,
+        Engine::Tcg if bochs::find().is_ok() => {
+            parts.extend(parts_on(selection, Target::bochs(model(Some(SVM_MODEL))?), Some(SVM_MODEL))?);
+            true
         }
-        Target::Qemu(_) => {}
+        Engine::Tcg | Engine::Kvm => false,
+    };
+    if has_bochs {
+        parts.extend(parts_elsewhere(selection, on.extension(), release(Engine::Bochs))?);
     }
     Ok(parts)
 }
@@ -90,7 +95,7 @@ fn parts_elsewhere(
         parts.push(Part {
             what: format!("{} on {name}", about.join(", ")),
             options: alone(selection, about.clone())?,
-            target: Target::Bochs(model),
+            target: Target::bochs(model),
             folder: Some(name.to_owned()),
         });
         done.extend(about);
@@ -126,7 +131,7 @@ fn parts_on(selection: &Selection, target: Target, folder: Option<&str>) -> Resu
 
 /// Why a scenario can't be run on a target that could not say so itself.
 pub(super) fn ends_the_emulator(scenario: &Scenario, target: Target) -> Option<&'static str> {
-    let is_it = matches!(target, Target::Bochs(_)) && scenario.name == SHUTDOWN_SCENARIO;
+    let is_it = target.engine() == Engine::Bochs && scenario.name == SHUTDOWN_SCENARIO;
     let survives =
         || ExitReason::SVM_SHUTDOWN.own_of_svm().is_some_and(|own| own.places.bochs.by(release(Engine::Bochs)));
     (is_it && !survives()).then_some("Bochs before 3.0 ends itself at a triple fault, before it looks for SVM's exit")
@@ -149,6 +154,8 @@ struct Run {
     /// Its processor, and how many where that is not one.
     place: String,
     account: Account,
+    /// The program that executed it.
+    engine: Engine,
     /// The emulator's version, if there is an emulator and it is known.
     version: Option<Release>,
 }
@@ -156,11 +163,11 @@ struct Run {
 impl Run {
     /// Whether the platform is one of these.
     fn is_one_of(&self, bochs: Emulated, qemu: Emulated) -> bool {
-        match self.account.platform.kind.as_str() {
-            "bochs" => bochs.by(self.version),
-            "qemu-tcg" => qemu.by(self.version),
-            // Under KVM it is silicon: what emulators have, that may have.
-            _ => bochs != Emulated::Never || qemu != Emulated::Never,
+        match self.engine {
+            Engine::Bochs => bochs.by(self.version),
+            Engine::Tcg => qemu.by(self.version),
+            // It is silicon: what emulators have, that may have.
+            Engine::Kvm => bochs != Emulated::Never || qemu != Emulated::Never,
         }
     }
 
@@ -208,7 +215,8 @@ pub(super) fn run(
             account.verdict += &format!(" ({which})");
         }
         let status = account.status;
-        runs.push(Run { place: place_name(arguments, part), account, version: release(part.target.engine()) });
+        let engine = part.target.engine();
+        runs.push(Run { place: place_name(arguments, part), account, engine, version: release(engine) });
         // Books that differ leave the other runs as they are; a platform that can't run one won't run the next.
         if !matches!(status, Status::Balanced | Status::Differs) {
             break;
@@ -501,14 +509,11 @@ mod tests {
 
     /// A run on the only emulator of a test.
     fn run(place: &str, account: Account) -> Run {
-        run_of(place, account, (2, 7))
+        run_of(Engine::Bochs, place, account, (2, 7))
     }
 
-    fn run_of(place: &str, mut account: Account, version: Release) -> Run {
-        if account.platform.kind.is_empty() {
-            "bochs".clone_into(&mut account.platform.kind);
-        }
-        Run { place: place.to_owned(), account, version: Some(version) }
+    fn run_of(engine: Engine, place: &str, account: Account, version: Release) -> Run {
+        Run { place: place.to_owned(), account, engine, version: Some(version) }
     }
 
     fn vtx(runs: &[Run]) -> Vec<AtlasRow> {
@@ -640,7 +645,7 @@ mod tests {
 
     #[test]
     fn the_runs_of_an_atlas_divide_it() {
-        let on = Target::Bochs(model(Some(models::DEFAULT)).unwrap());
+        let on = Target::bochs(model(Some(models::DEFAULT)).unwrap());
         let asked = Selection { workloads: vec!["atlas".to_owned()], cpus: 4, ..Selection::default() };
         let parts = parts(&asked, on, false).unwrap();
         let options: Vec<_> = parts.iter().map(|part| Options::parse(&part.options).unwrap()).collect();
@@ -661,13 +666,13 @@ mod tests {
 
     #[test]
     fn an_atlas_of_svm_has_its_codes_and_says_where_the_others_are() {
-        let on = |kind: &str, rows: &[(ExitReason, u64, &[&str])]| {
+        let on = |engine: Engine, rows: &[(ExitReason, u64, &[&str])]| {
             let mut account = account(rows, None);
-            (account.platform.kind, account.platform.virtualization) = (kind.to_owned(), "SVM".to_owned());
-            run_of(kind, account, if kind == "bochs" { (2, 7) } else { (7, 2) })
+            "SVM".clone_into(&mut account.platform.virtualization);
+            run_of(engine, "one", account, if engine == Engine::Bochs { (2, 7) } else { (7, 2) })
         };
-        let on_qemu = on("qemu-tcg", &[(ExitReason::EXCEPTION_OR_NMI, 8, &["#UD"]), (ExitReason::SVM_PUSHF, 4, &[])]);
-        let on_bochs = on("bochs", &[(ExitReason::INVD, 3, &[]), (ExitReason::EXCEPTION_OR_NMI, 8, &["#BP"])]);
+        let on_qemu = on(Engine::Tcg, &[(ExitReason::EXCEPTION_OR_NMI, 8, &["#UD"]), (ExitReason::SVM_PUSHF, 4, &[])]);
+        let on_bochs = on(Engine::Bochs, &[(ExitReason::INVD, 3, &[]), (ExitReason::EXCEPTION_OR_NMI, 8, &["#BP"])]);
         let (alone, both) = ([on_qemu.clone()], [on_qemu, on_bochs]);
         let row = |runs: &[Run], reason: ExitReason| {
             rows(runs, Extension::Svm).into_iter().find(|row| row.number == reason.0)
@@ -693,19 +698,23 @@ mod tests {
     /// The exits that each version can produce, and those that are missing where none was produced.
     #[test]
     fn what_can_be_produced_goes_by_the_emulators_version() {
-        let possible = |kind: &str, extension: Extension, version: Release| {
-            let mut account = account(&[], None);
-            kind.clone_into(&mut account.platform.kind);
-            let runs = [run_of(kind, account, version)];
+        let possible = |engine: Engine, extension: Extension, version: Release| {
+            let runs = [run_of(engine, "one", account(&[], None), version)];
             let rows = rows(&runs, extension);
             assert_eq!(gaps(&rows, &runs, false).len(), rows.iter().filter(|row| row.possible).count());
             rows.iter().filter(|row| row.possible).count()
         };
-        assert_eq!([(2, 7), (3, 0), (3, 1)].map(|version| possible("bochs", Extension::VtX, version)), [58, 60, 65]);
-        assert_eq!([(2, 7), (3, 0), (3, 1)].map(|version| possible("bochs", Extension::Svm, version)), [41, 42, 43]);
-        assert_eq!([(7, 2), (10, 0)].map(|version| possible("qemu-tcg", Extension::Svm, version)), [37, 38]);
+        assert_eq!(
+            [(2, 7), (3, 0), (3, 1)].map(|version| possible(Engine::Bochs, Extension::VtX, version)),
+            [58, 60, 65]
+        );
+        assert_eq!(
+            [(2, 7), (3, 0), (3, 1)].map(|version| possible(Engine::Bochs, Extension::Svm, version)),
+            [41, 42, 43]
+        );
+        assert_eq!([(7, 2), (10, 0)].map(|version| possible(Engine::Tcg, Extension::Svm, version)), [37, 38]);
         let variant = |version| {
-            let runs = [run_of("zambezi", account(&[], None), version)];
+            let runs = [run_of(Engine::Bochs, "zambezi", account(&[], None), version)];
             is_variant_possible(ExitReason::EXCEPTION_OR_NMI, "#SX", &runs)
         };
         assert_eq!((variant((2, 7)), variant((3, 0))), (false, true));
@@ -732,7 +741,7 @@ mod tests {
             let parts = parts(&asked, target, true).unwrap();
             parts.iter().map(|part| part.options.split(" scenarios=").nth(1).unwrap().to_owned()).collect()
         };
-        let zambezi = scenarios(Target::Bochs(model(Some(SVM_MODEL)).unwrap()));
+        let zambezi = scenarios(Target::bochs(model(Some(SVM_MODEL)).unwrap()));
         let survives = release(Engine::Bochs) >= Some((3, 0));
         assert_eq!(
             (zambezi[0].contains("pushf,"), zambezi[0].contains(SHUTDOWN_SCENARIO)),
@@ -741,7 +750,7 @@ mod tests {
         );
         assert!(zambezi[1].starts_with("non-maskable-interrupt,security-exception,init-signal "), "{zambezi:?}");
         let tcg = crate::emulator::PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
-        let tcg = scenarios(Target::Qemu(tcg));
+        let tcg = scenarios(Target::of(tcg));
         assert!(tcg[0].contains(SHUTDOWN_SCENARIO) && !tcg[0].contains("getsec"), "{tcg:?}");
     }
 }

@@ -17,11 +17,11 @@ use tollgate_books::report::Sheet;
 use tollgate_books::terminal::Terminal;
 
 use super::atlas::{self, Part};
-use super::outcome;
-use super::run::Target;
+use super::boot::Booting;
+use super::place;
 use super::tables::{enabled_by, need_names};
 use crate::emulator::models::{MODELS, Model, Offers};
-use crate::emulator::{Boot, Engine, Limits, Session, bochs, release};
+use crate::emulator::{Boot, Engine, Limits, Machine, Target, release};
 use crate::image;
 use crate::selection::{ATLAS, Selection};
 
@@ -103,9 +103,7 @@ fn worst(accounts: &[Account]) -> Status {
 
 /// The accounts of an atlas' runs by model.
 fn run_all(models: &[&'static Model]) -> Result<Vec<Vec<Account>>, Failure> {
-    let place = tempfile::tempdir().map_err(|error| {
-        Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
-    })?;
+    let place = place::temporary()?;
     let (next, found) = (Mutex::new(0..models.len()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -128,7 +126,7 @@ fn run_all(models: &[&'static Model]) -> Result<Vec<Vec<Account>>, Failure> {
 fn run_parts(model: &'static Model, directory: &Path) -> Result<Vec<Account>, Failure> {
     let selection = Selection { workloads: vec![ATLAS.to_owned()], ..Selection::default() };
     let mut accounts = Vec::new();
-    for part in atlas::parts(&selection, Target::Bochs(model), true)? {
+    for part in atlas::parts(&selection, Target::bochs(model), true)? {
         let folder = part.folder.as_ref().map_or_else(|| directory.to_owned(), |folder| directory.join(folder));
         let account = run(&part, model, &folder)?;
         let refused = account.status == Status::Platform;
@@ -145,10 +143,13 @@ fn run(part: &Part, model: &'static Model, directory: &Path) -> Result<Account, 
     let rom = image::build(None, &part.options)?;
     let boot = Boot::Rom(&rom.bytes);
     let cpus = Options::parse(&part.options).unwrap_or_default().processors();
-    let machine = bochs::Machine { cpus, ..bochs::Machine::new(model, boot) };
-    let launch = bochs::prepare(directory, boot, machine, true)?;
-    let session = Session::run(&launch, Limits::within(Duration::from_secs(SECONDS)), |_| {})?;
-    outcome::account(&launch, session)
+    let booting = Booting {
+        boot,
+        machine: Machine { cpus, ..Machine::new(Target::bochs(model), boot) },
+        audit: true,
+        limits: Limits::within(Duration::from_secs(SECONDS)),
+    };
+    booting.silent(directory)?.account()
 }
 
 /// A balanced account, or the refusal that the model is known for.

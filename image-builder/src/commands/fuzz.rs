@@ -14,12 +14,12 @@ use tollgate_books::output_file;
 use tollgate_books::report::{Sheet, SheetFormat, counted};
 use tollgate_books::terminal::Terminal;
 
-use super::print;
-use super::run::Target;
+use super::boot::{Booted, Booting, model};
+use super::{place, print};
 use crate::cli::FuzzArguments;
 use crate::emulator::models::Model;
 use crate::emulator::process::STDERR;
-use crate::emulator::{Boot, Ended, Engine, Launch, Limits, PLATFORMS, SERIAL, Session, bochs, qemu};
+use crate::emulator::{Boot, Ended, Engine, Launch, Limits, Machine, PLATFORMS, SERIAL, Session, Target, bochs, qemu};
 use crate::random;
 use crate::selection::{RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection};
 use crate::{image, interrupt};
@@ -50,10 +50,8 @@ struct Job {
 impl Job {
     /// The command that repeats it.
     fn command(&self) -> String {
-        let place = match self.target {
-            Target::Bochs(model) => format!("--cpu {}", model.name),
-            Target::Qemu(platform) => format!("--on {}", platform.name),
-        };
+        let option = if self.target.model.is_some() { "--cpu" } else { "--on" };
+        let place = format!("{option} {}", self.target.name());
         let cpus = if self.cpus > 1 { format!(" --cpus {}", self.cpus) } else { String::new() };
         format!("tollgate run --workload {}:{} --audit {place}{cpus}", random::NAME, self.seed)
     }
@@ -72,18 +70,13 @@ impl Job {
         output_file::create_directory(directory)?;
         let rom = image::build(None, &self.selection().options()?)?;
         let boot = Boot::Rom(&rom.bytes);
-        let launch = match self.target {
-            Target::Bochs(model) => {
-                let machine = bochs::Machine { cpus: self.cpus, ..bochs::Machine::new(model, boot) };
-                bochs::prepare(directory, boot, machine, true)?
-            }
-            Target::Qemu(platform) => {
-                let machine = qemu::Machine { cpus: self.cpus, ..qemu::Machine::new(platform, boot) };
-                qemu::prepare(directory, boot, machine, true)?
-            }
+        let booting = Booting {
+            boot,
+            machine: Machine { cpus: self.cpus, ..Machine::new(self.target, boot) },
+            audit: true,
+            limits: Limits::within(Duration::from_secs(seconds)),
         };
-        let session = Session::run(&launch, Limits::within(Duration::from_secs(seconds)), |_| {})?;
-        Ok(Outcome::of(&launch, session))
+        Ok(Outcome::of(booting.silent(directory)?))
     }
 }
 
@@ -97,9 +90,10 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn of(launch: &Launch, session: Session) -> Self {
+    fn of(Booted { launch, session }: Booted) -> Self {
+        let launch = &launch;
         let Session { ended, log, audit, said, .. } = session;
-        let account = log.as_ref().ok().map(|log| Account::new(log, audit.as_ref(), Some(launch.kind)));
+        let account = log.as_ref().ok().map(|log| Account::new(log, audit.as_ref(), Some(launch.platform.name)));
         let verdict = account.as_ref().map(|account| (account.status, account.verdict.clone()));
         let (ending, problem) = match (verdict, ended) {
             (Some((Status::Balanced, _)), _) => {
@@ -153,8 +147,6 @@ const NO_INTERRUPT: &str = "no end under SVM on Bochs, which makes no exit for a
 /// QEMU's clock counts instructions (`-icount`), and a guest whose exception handler raises the next exception before its first one is over
 /// executes none.
 const NO_TIME: &str = "no end on QEMU, whose clock stands still while exceptions follow each other";
-/// QEMU's own emulation among the platforms.
-const QEMU: &str = "qemu-tcg";
 
 /// The words of a QEMU that ends itself in a guest, and the name for it. QEMU 7.2 lets LTR load a null selector, where #GP is due, and ends
 /// when the guest then changes to ring 0; and in one guest of some
@@ -165,7 +157,7 @@ const QEMUS_ENDS: [(&str, &str); 2] = [
 ];
 
 fn end_of_qemu(launch: &Launch) -> Option<&'static str> {
-    if launch.kind != QEMU || !qemu::was_in_guest(launch) {
+    if launch.platform.engine != Engine::Tcg || !qemu::was_in_guest(launch) {
         return None;
     }
     let said = std::fs::read_to_string(launch.invocation.directory.join(STDERR)).unwrap_or_default();
@@ -175,7 +167,8 @@ fn end_of_qemu(launch: &Launch) -> Option<&'static str> {
 /// A state that QEMU's emulation lets a guest make and then refuses at VMRUN: its books agree all the same.
 fn refused_by_qemu(launch: &Launch, account: &Account) -> Option<&'static str> {
     let stop = account.stop.as_ref().filter(|stop| stop.outcome == "entry-failed")?;
-    let is_qemus = launch.kind == QEMU && account.findings.is_empty() && stop.detail == "CS has both L and D";
+    let is_qemus =
+        launch.platform.engine == Engine::Tcg && account.findings.is_empty() && stop.detail == "CS has both L and D";
     is_qemus.then_some("QEMU let the guest load a code segment with L and D, where #GP is due")
 }
 
@@ -217,9 +210,7 @@ impl Sums {
 
 pub(super) fn run(arguments: &FuzzArguments) -> Result<Status, Failure> {
     let targets = targets(arguments)?;
-    let place = tempfile::Builder::new().prefix("tollgate-fuzz-").tempdir().map_err(|error| {
-        Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
-    })?;
+    let place = place::temporary()?;
     if arguments.to < arguments.from {
         return Err(Failure::usage(format_args!("seeds go up, and {} is below {}", arguments.to, arguments.from)));
     }
@@ -272,16 +263,16 @@ fn targets(arguments: &FuzzArguments) -> Result<Vec<(Target, u32)>, Failure> {
     if arguments.platforms.is_empty() {
         for (model, cpus) in ROTATION {
             let target = match model {
-                Some(name) => Model::by_name(name).map(Target::Bochs),
-                None => tcg.map(Target::Qemu),
+                Some(name) => Model::by_name(name).map(Target::bochs),
+                None => tcg.map(Target::of),
             };
             targets.extend(target.map(|target| (target, cpus)));
         }
     }
     for name in &arguments.platforms {
         let target = match tcg.filter(|row| row.name == name) {
-            Some(row) => Target::Qemu(row),
-            None => Target::Bochs(super::run::model(Some(name))?),
+            Some(row) => Target::of(row),
+            None => Target::bochs(model(Some(name))?),
         };
         targets.extend([1, 2].map(|cpus| (target, arguments.cpus.unwrap_or(cpus))));
     }

@@ -2,12 +2,14 @@
 
 mod atlas;
 mod bench;
+mod boot;
 mod destination;
 mod exits_by_model;
 mod fuzz;
 mod image;
 mod manual;
 mod outcome;
+mod place;
 mod platforms;
 mod reading;
 mod report;

@@ -56,7 +56,7 @@ pub(super) fn account(launch: &Launch, session: Session) -> Result<Account, Fail
 
 /// The account of a log. An emulator's book without a single exit, beside a ledger that has some, is one that can't be read.
 fn of(log: &Log, audit: Option<&Audit>, launch: &Launch) -> Account {
-    let mut account = Account::new(log, audit, Some(launch.kind));
+    let mut account = Account::new(log, audit, Some(launch.platform.name));
     let emulator = &launch.emulator;
     if account.totals.audit_count == Some(0) && account.totals.exits > 0 {
         let cause = format!("no line of the log of {} is read as an exit: the audit says nothing", emulator.title);

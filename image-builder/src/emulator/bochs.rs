@@ -11,11 +11,11 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
 
 use super::models::Model;
-use super::platforms::BOCHS;
 use super::process::Invocation;
 use super::versions::Behaviour;
 use super::{
-    Boot, Engine, ExitLog, Installed, Launch, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom,
+    Boot, Engine, ExitLog, Installed, Launch, Machine, SERIAL, STICK, and_cpus, find as find_named, in_directory,
+    vga_rom,
 };
 
 /// Names another Bochs than the one in PATH.
@@ -29,24 +29,6 @@ const SCRIPT_OPTION: &str = "-rc";
 const DEBUGGER: &str = "-debugger";
 /// `c` starts the machine; `q` leaves it when the image breaks into the debugger to say that all is well.
 const SCRIPT_TEXT: &str = "c\nq\n";
-
-/// The machine that Bochs emulates.
-#[derive(Clone, Copy, Debug)]
-pub struct Machine {
-    /// The processor.
-    pub model: &'static Model,
-    /// Memory in MiB. Bochs' start takes longer with more: half a second from 512 MiB on.
-    pub memory_mib: u16,
-    /// Processors. vCPU n runs on processor n; one beyond the vCPUs can send INIT and SIPI.
-    pub cpus: u32,
-}
-
-impl Machine {
-    /// A processor with the usual memory.
-    pub fn new(model: &'static Model, boot: Boot<'_>) -> Self {
-        Self { model, memory_mib: boot.memory_mib(), cpus: 1 }
-    }
-}
 
 /// The Bochs to use.
 ///
@@ -65,19 +47,20 @@ pub fn find() -> Result<PathBuf, Failure> {
 pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) -> Result<Launch, Failure> {
     let program = find()?;
     let emulator = Installed::of(Engine::Bochs, &program);
-    check_parts(&emulator, machine.model)?;
+    let model = machine.target.model.unwrap_or_else(Model::usual);
+    check_parts(&emulator, model)?;
     let mut placed = boot.place(directory, &emulator)?;
     output_file::write(&directory.join(vga_rom::FILE), &vga_rom::build())?;
     let chipset = Chipset::new(boot);
     let machine = Machine { cpus: machine.cpus.next_multiple_of(chipset.threads), ..machine };
-    let without_cet = matches!(boot, Boot::Stick(_)) && machine.model.has_cet() && emulator.has(Behaviour::CetEndsOvmf);
+    let without_cet = matches!(boot, Boot::Stick(_)) && model.has_cet() && emulator.has(Behaviour::CetEndsOvmf);
     if without_cet {
         placed
             .notes
             .push(format!("the processor is without CET, with which {} ends itself under OVMF", emulator.title));
     }
     let features = if without_cet { ", exclude_features=cet" } else { "" };
-    let configuration = configuration(placed.file, &chipset, machine, features, audit);
+    let configuration = configuration(placed.file, &chipset, model, machine, features, audit);
     output_file::write(&directory.join(CONFIGURATION), configuration.as_bytes())?;
     output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
     // Bochs 3 runs without its debugger unless it is asked for it, and then the image can't end it and a tick is no instruction.
@@ -85,8 +68,8 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     let arguments =
         ["-q", "-f", CONFIGURATION, SCRIPT_OPTION, SCRIPT].into_iter().chain(debugger).map(Into::into).collect();
     Ok(Launch {
-        name: format!("Bochs{} ({}{})", boot.with_firmware(), machine.model.name, and_cpus(machine.cpus)),
-        kind: BOCHS.name,
+        name: format!("Bochs{} ({}{})", boot.with_firmware(), model.name, and_cpus(machine.cpus)),
+        platform: machine.target.platform,
         emulator,
         notes: placed.notes,
         by_firmware: boot.by_firmware(),
@@ -151,8 +134,15 @@ fn check_parts(emulator: &Installed, model: &Model) -> Result<(), Failure> {
     Ok(())
 }
 
-fn configuration(image: &str, chipset: &Chipset, machine: Machine, features: &str, audit: bool) -> String {
-    let Machine { model, memory_mib, cpus } = machine;
+fn configuration(
+    image: &str,
+    chipset: &Chipset,
+    model: &Model,
+    machine: Machine,
+    features: &str,
+    audit: bool,
+) -> String {
+    let Machine { memory_mib, cpus, .. } = machine;
     let Chipset { without, threads, ips, ignore_bad_msrs, devices } = chipset;
     // Each processor logs its own exits for an audit. It numbers itself in hexadecimal.
     let (base, added) = model.parts();
@@ -264,13 +254,14 @@ fn ends_in_guest(log: &ExitLog) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::models;
+    use crate::emulator::Target;
 
     #[test]
     fn every_processor_reports_its_exits_to_an_audit() {
-        let model = Model::by_name(models::DEFAULT).unwrap();
-        let machine = |cpus| Machine { cpus, ..Machine::new(model, Boot::Rom(&[])) };
-        let text = |cpus, audit| configuration("rom.bin", &Chipset::new(Boot::Rom(&[])), machine(cpus), "", audit);
+        let model = Model::usual();
+        let machine = |cpus| Machine { cpus, ..Machine::new(Target::bochs(model), Boot::Rom(&[])) };
+        let text =
+            |cpus, audit| configuration("rom.bin", &Chipset::new(Boot::Rom(&[])), model, machine(cpus), "", audit);
         assert!(text(1, false).contains("\ndebug: action=ignore\n") && text(1, false).contains(", count=1:1:1,"));
         assert!(text(1, true).contains("\ndebug: action=ignore, cpu0=report\n"));
         let most = text(16, true);
@@ -318,9 +309,9 @@ mod tests {
 
     #[test]
     fn a_processor_without_cet_is_asked_for_so() {
-        let machine = Machine::new(Model::by_name(models::DEFAULT).unwrap(), Boot::Stick(&[]));
+        let machine = Machine::new(Target::bochs(Model::usual()), Boot::Stick(&[]));
         let chipset = Chipset::new(Boot::Stick(&[]));
-        let text = configuration("ovmf.fd", &chipset, machine, ", exclude_features=cet", false);
+        let text = configuration("ovmf.fd", &chipset, Model::usual(), machine, ", exclude_features=cet", false);
         assert!(text.contains("\ncpu: model=tigerlake, exclude_features=cet, count=1:"), "{text}");
     }
 }

@@ -10,12 +10,14 @@ pub mod process;
 pub mod qemu;
 mod session;
 mod tail;
+pub mod target;
 pub mod versions;
 mod vga_rom;
 
 pub use installed::{Installed, Version};
 pub use platforms::{Engine, PLATFORMS, Platform};
 pub use session::{Ended, Limits, Session};
+pub use target::{Machine, Target};
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -33,8 +35,8 @@ use tollgate_books::output_file;
 pub struct Launch {
     /// Its name for people.
     pub name: String,
-    /// Its name in accounts.
-    pub kind: &'static str,
+    /// The platform that it is.
+    pub platform: &'static Platform,
     /// The program and its version.
     pub emulator: Installed,
     /// Notes on the machine for people, a line each.

@@ -87,6 +87,11 @@ pub const MODELS: [Model; 25] = [
 const WITH_CET: [&str; 4] = ["tigerlake", "sapphire_rapids", "arrow_lake", "wildcat_lake"];
 
 impl Model {
+    /// The model called [`DEFAULT`].
+    pub fn usual() -> &'static Model {
+        Self::by_name(DEFAULT).unwrap_or(&MODELS[0])
+    }
+
     /// Whether it has control-flow enforcement (CET).
     pub fn has_cet(&self) -> bool {
         WITH_CET.contains(&self.parts().0)

@@ -1,11 +1,13 @@
 //! THE table of platforms: every way to run the image, the best first, and which of them works here.
 
 use std::fmt;
+use std::path::Path;
 
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::failure::Failure;
 
-use super::{bochs, kvm, qemu};
+use super::{Boot, Launch, Machine, bochs, kvm, qemu};
+use crate::selection::{DEFAULT_WATCHDOG_TICKS, KVM_WATCHDOG_TICKS};
 
 /// The engine that executes the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +37,20 @@ pub struct Platform {
     pub needs: &'static str,
     /// The likeness of a second run to the first.
     pub repeats: &'static str,
+    /// Whether a second run is the first to the tick.
+    pub is_exact: bool,
     /// Whether it keeps a log of VM exits of its own, which an audit needs.
     pub logs_exits: bool,
     /// The reason to choose it, as a clause.
     pub merit: &'static str,
+    /// TSC ticks that a usual machine does there in a second: without the log of exits, and with it.
+    pub ticks_a_second: (u64, u64),
+    /// The watchdog's time, in TSC ticks, unless asked otherwise.
+    pub watchdog_ticks: u64,
+    /// Whether it works here with an extension, or why not.
+    check: fn(Extension) -> Result<(), Failure>,
+    /// Makes a machine ready to start from an image in a directory, with the log of exits if it is asked for.
+    pub(super) prepare: fn(&Path, Boot<'_>, Machine, bool) -> Result<Launch, Failure>,
 }
 
 /// Bochs, with a processor of Intel's.
@@ -50,8 +62,13 @@ pub(super) const BOCHS: Platform = Platform {
     processor: "",
     needs: "Bochs",
     repeats: "to the byte",
+    is_exact: true,
     logs_exits: true,
     merit: "it is installed, has VT-x in full and repeats to the byte",
+    ticks_a_second: (16_000_000, 5_000_000),
+    watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
+    check: |_| bochs::find().map(drop),
+    prepare: bochs::prepare,
 };
 
 const KVM: Platform = Platform {
@@ -62,8 +79,13 @@ const KVM: Platform = Platform {
     processor: "the host's",
     needs: "QEMU, kvm_intel.nested",
     repeats: "statistically",
+    is_exact: false,
     logs_exits: false,
     merit: "KVM offers nested VT-x",
+    ticks_a_second: (1_500_000_000, 1_500_000_000),
+    watchdog_ticks: KVM_WATCHDOG_TICKS,
+    check: |extension| qemu::find().and_then(|_| kvm::nests(extension)),
+    prepare: qemu::prepare,
 };
 
 /// Every way to run the image, in the order in which one is chosen.
@@ -80,8 +102,13 @@ pub const PLATFORMS: [Platform; 5] = [
         processor: "max",
         needs: "QEMU",
         repeats: "to the byte",
+        is_exact: true,
         logs_exits: true,
         merit: "QEMU's own emulation has SVM and repeats to the byte",
+        ticks_a_second: (30_000_000, 10_000_000),
+        watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
+        check: |_| qemu::find().map(drop),
+        prepare: qemu::prepare,
     },
 ];
 
@@ -91,11 +118,7 @@ impl Platform {
     /// # Errors
     /// Why not, and what would help.
     pub fn works(&self) -> Result<(), Failure> {
-        match self.engine {
-            Engine::Bochs => bochs::find().map(drop),
-            Engine::Kvm => qemu::find().and_then(|_| kvm::nests(self.extension)),
-            Engine::Tcg => qemu::find().map(drop),
-        }
+        (self.check)(self.extension)
     }
 
     /// The best of these that works here, and why it was chosen.

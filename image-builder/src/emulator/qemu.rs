@@ -14,7 +14,9 @@ use tollgate_books::audit::ExitLogFormat;
 use tollgate_books::failure::Failure;
 
 use super::process::Invocation;
-use super::{Boot, Engine, Installed, Launch, Platform, SERIAL, STICK, and_cpus, find as find_named, in_directory};
+use super::{
+    Boot, Engine, Installed, Launch, Machine, SERIAL, STICK, Target, and_cpus, find as find_named, in_directory,
+};
 
 /// Names another QEMU than the one in PATH.
 pub const PROGRAM_VARIABLE: &str = "TOLLGATE_QEMU";
@@ -24,24 +26,6 @@ const REMEDY: &str = "run ci/setup, or: apt-get install --no-install-recommends 
 const EXIT_LOG: &str = "exits.log";
 /// Addresses where no code runs, so that the disassembly that `-d in_asm` asks for is left out, and exits remain.
 const NO_CODE: &str = "0xffffffffff000000..0xffffffffffffffff";
-
-/// The machine that QEMU makes.
-#[derive(Clone, Copy, Debug)]
-pub struct Machine {
-    /// KVM, or its own emulation.
-    pub platform: &'static Platform,
-    /// Memory in MiB.
-    pub memory_mib: u16,
-    /// Processors. vCPU n runs on processor n.
-    pub cpus: u32,
-}
-
-impl Machine {
-    /// One processor with the usual memory.
-    pub fn new(platform: &'static Platform, boot: Boot<'_>) -> Self {
-        Self { platform, memory_mib: boot.memory_mib(), cpus: 1 }
-    }
-}
 
 /// The QEMU to use.
 ///
@@ -58,7 +42,7 @@ pub fn find() -> Result<PathBuf, Failure> {
 /// # Errors
 /// The platform does not work here, there is no firmware, or the directory can't be written.
 pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) -> Result<Launch, Failure> {
-    let Machine { platform, cpus, .. } = machine;
+    let Machine { target: Target { platform, .. }, cpus, .. } = machine;
     let program = find()?;
     platform.works()?;
     let emulator = Installed::of(platform.engine, &program);
@@ -66,7 +50,7 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     let audited = audit && platform.logs_exits;
     Ok(Launch {
         name: format!("{platform}{} ({}{})", boot.with_firmware(), platform.extension, and_cpus(cpus)),
-        kind: platform.name,
+        platform,
         emulator,
         notes: placed.notes,
         by_firmware: boot.by_firmware(),
@@ -82,7 +66,7 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
 }
 
 fn arguments(boot: Boot<'_>, image: &str, machine: Machine, audit: bool) -> Vec<OsString> {
-    let execution = match (machine.platform.engine, machine.platform.extension) {
+    let execution = match (machine.target.engine(), machine.target.extension()) {
         (Engine::Tcg, _) => {
             "-accel tcg,thread=single -icount shift=0,sleep=off -rtc base=2000-01-01,clock=vm \
              -cpu max,+svm,-rdrand,-rdseed"
@@ -141,7 +125,7 @@ mod tests {
     fn words(engine: Engine, extension: Extension, cpus: u32, audit: bool) -> String {
         let platform = PLATFORMS.iter().find(|row| (row.engine, row.extension) == (engine, extension)).unwrap();
         let boot = Boot::Rom(&[]);
-        let arguments = arguments(boot, "rom.bin", Machine { cpus, ..Machine::new(platform, boot) }, audit);
+        let arguments = arguments(boot, "rom.bin", Machine { cpus, ..Machine::new(Target::of(platform), boot) }, audit);
         arguments.into_iter().map(|word| word.into_string().unwrap() + " ").collect()
     }
 

@@ -8,21 +8,20 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::Log;
 use tollgate_books::terminal::Terminal;
 
-use super::super::outcome;
-use super::super::run::{self, Target};
+use super::super::boot::{Booting, choose, seconds};
+use super::super::place;
 use super::Outcome;
 use super::budgets;
 use super::chosen::{self, Chosen};
 use crate::cli::BenchArguments;
 use crate::emulator::models::{Model, Offers};
-use crate::emulator::{Boot, Limits, Session, bochs, qemu};
+use crate::emulator::{Boot, Limits, Machine, Target};
 use crate::image;
-use crate::progress::Progress;
 
 /// Where it is measured.
 pub(super) fn target(arguments: &BenchArguments) -> Result<Target, Failure> {
-    let target = run::choose(arguments.on, arguments.cpu.as_deref(), arguments.audit)?;
-    if let Target::Bochs(model) = target {
+    let target = choose(arguments.on, arguments.cpu.as_deref(), arguments.audit)?;
+    if let Some(model) = target.model {
         extension(model)?;
     }
     Ok(target)
@@ -30,9 +29,9 @@ pub(super) fn target(arguments: &BenchArguments) -> Result<Target, Failure> {
 
 /// Boots and measures.
 pub(super) fn measure(arguments: &BenchArguments, target: Target, chosen: &Chosen) -> Result<Outcome, Failure> {
-    let limit = Duration::from_secs(run::seconds(arguments.timeout, arguments.audit));
-    let budgets = match target {
-        Target::Bochs(model) if !chosen.budgets.is_empty() => budgets::measure_all(model, &chosen.budgets, limit)?,
+    let limit = Duration::from_secs(seconds(arguments.timeout, arguments.audit));
+    let budgets = match target.model {
+        Some(model) if !chosen.budgets.is_empty() => budgets::measure_all(model, &chosen.budgets, limit)?,
         _ => Vec::new(),
     };
     let mut pooled = Measured::default();
@@ -62,7 +61,7 @@ pub(super) fn measure(arguments: &BenchArguments, target: Target, chosen: &Chose
         }
         match &first {
             // The first stands for all where they are the same.
-            Some(first) if target.repeats() => {
+            Some(first) if target.platform.is_exact => {
                 let found = differences(&first.rows(), &this.rows(), true, true);
                 findings.extend(found.into_iter().map(|what| format!("run {number} differs from the first: {what}")));
             }
@@ -106,28 +105,17 @@ fn boot_rows(
 ) -> Result<Booted, Failure> {
     let (steps, cpus) = (boot.steps(), boot.processors());
     let rom = image::build(None, &boot.options()?)?;
-    let directory = temporary()?;
+    let directory = place::temporary()?;
     let boot = Boot::Rom(&rom.bytes);
-    let launch = match target {
-        Target::Bochs(model) => {
-            bochs::prepare(directory.path(), boot, bochs::Machine { cpus, ..bochs::Machine::new(model, boot) }, audit)?
-        }
-        Target::Qemu(platform) => {
-            qemu::prepare(directory.path(), boot, qemu::Machine { cpus, ..qemu::Machine::new(platform, boot) }, audit)?
-        }
-    };
-    let progress = Progress::new(steps);
-    progress.phase(&format!("{}: microbenchmarks, run {number}", launch.name));
-    let session = Session::run(&launch, Limits::within(limit), |record| progress.record(record));
-    progress.finish();
-    let session = session?;
-    let log = session.log.as_ref().ok().cloned();
-    let account = outcome::account(&launch, session)?;
+    let machine = Machine { cpus, ..Machine::new(target, boot) };
+    let booting = Booting { boot, machine, audit, limits: Limits::within(limit) };
+    let booted = booting.shown(directory.path(), steps, &format!("microbenchmarks, run {number}"))?;
+    let (log, emulator) = (booted.session.log.as_ref().ok().cloned(), booted.launch.emulator.title.clone());
+    let account = booted.account()?;
     let (Status::Balanced, Some(log)) = (account.status, log) else {
         let status = account.status.max(Status::Differs);
         return Err(Failure::new(status, format_args!("nothing was measured: {}", account.verdict)));
     };
-    let emulator = launch.emulator.title;
     Ok(Booted {
         log,
         emulator,
@@ -136,21 +124,11 @@ fn boot_rows(
     })
 }
 
-pub(super) fn temporary() -> Result<tempfile::TempDir, Failure> {
-    tempfile::tempdir().map_err(|error| {
-        Failure::usage(format_args!("no temporary directory can be made: {error}")).remedy("set TMPDIR")
-    })
-}
-
 fn identity(target: Target, booted: &Booted) -> Identity {
-    let repeats = target.repeats();
+    let repeats = target.platform.is_exact;
     let name = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let platform = match target {
-        Target::Bochs(_) => "bochs",
-        Target::Qemu(platform) => platform.name,
-    };
     Identity {
-        platform: platform.to_owned(),
+        platform: target.platform.name.to_owned(),
         repeats,
         emulator: booted.emulator.clone(),
         extension: target.extension().to_string(),

@@ -12,14 +12,13 @@ use tollgate_books::bench::Budget;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::Sheet;
 
-use super::super::outcome;
-use super::super::run::Target;
-use super::boots::{extension, temporary};
+use super::super::boot::Booting;
+use super::super::place;
+use super::boots::extension;
 use super::kvm;
 use crate::emulator::models::Model;
-use crate::emulator::{Boot, Limits, Session, bochs};
+use crate::emulator::{Boot, Limits, Machine, Target};
 use crate::image;
-use crate::progress::Progress;
 use crate::selection::Selection;
 
 /// One measured operation and its budget, the same under both extensions, in ticks an iteration.
@@ -94,7 +93,7 @@ pub(super) fn measure_all(model: &'static Model, rows: &[&Row], limit: Duration)
 
 /// The notes below the table, a paragraph each.
 pub(super) fn legend(model: &'static Model, extension: Extension) -> Vec<String> {
-    let measured = kvm::is_measured_on(Target::Bochs(model));
+    let measured = kvm::is_measured_on(Target::bochs(model));
     let kvm = if measured { "Linux 6.1 on the same Bochs" } else { "unmeasured on this model" };
     let mut paragraphs = vec![
         format!(
@@ -142,22 +141,18 @@ fn measure(model: &'static Model, rows: &[&Row], books: Books, cpus: u32, limit:
     let workloads = rows.iter().copied().map(twice).collect();
     let (accounting, keys) = (books != Books::None, books == Books::Keys);
     let options = Selection { workloads, accounting, keys, cpus, ..Selection::default() }.options()?;
-    let rom = image::build(None, &options)?;
-    let directory = temporary()?;
-    let boot = Boot::Rom(&rom.bytes);
-    let machine = bochs::Machine { cpus, ..bochs::Machine::new(model, boot) };
-    let launch = bochs::prepare(directory.path(), boot, machine, false)?;
-    let progress = Progress::new(2 * rows.len() as u64);
     let what = match books {
         Books::Ledger if cpus > 1 => "with the ledger, on several vCPUs at once",
         Books::Ledger => "with the ledger",
         Books::None => "without the ledger",
         Books::Keys => "with the ledger and keys",
     };
-    progress.phase(&format!("{}: {what}", launch.name));
-    let session = Session::run(&launch, Limits::within(limit), |record| progress.record(record));
-    progress.finish();
-    let account = outcome::account(&launch, session?)?;
+    let rom = image::build(None, &options)?;
+    let directory = place::temporary()?;
+    let boot = Boot::Rom(&rom.bytes);
+    let machine = Machine { cpus, ..Machine::new(Target::bochs(model), boot) };
+    let booting = Booting { boot, machine, audit: false, limits: Limits::within(limit) };
+    let account = booting.shown(directory.path(), 2 * rows.len() as u64, what)?.account()?;
     ticks(&account, accounting)
 }
 
@@ -209,7 +204,7 @@ fn compare(
             exit: row.under(extension).to_owned(),
             ticks: with,
             budget: row.ticks,
-            kvm: kvm::ticks(row.bench, Target::Bochs(model)),
+            kvm: kvm::ticks(row.bench, Target::bochs(model)),
             ledger,
             keys: keyed - with,
             vcpus_8: crowded,

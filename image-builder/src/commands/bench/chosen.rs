@@ -5,8 +5,8 @@ use tollgate_abi::scenario::{self, Scenario};
 use tollgate_books::failure::Failure;
 
 use super::super::atlas;
-use super::super::run::Target;
 use super::budgets;
+use crate::emulator::Target;
 use crate::selection::{Selection, nearest};
 
 /// Samples of each scenario.
@@ -149,7 +149,7 @@ mod tests {
     use tollgate_abi::virtualization::Extension;
 
     fn bochs(model: &str) -> Target {
-        Target::Bochs(Model::by_name(model).unwrap())
+        Target::bochs(Model::by_name(model).unwrap())
     }
 
     fn chosen(names: &[&str], model: &str) -> Result<Chosen, String> {

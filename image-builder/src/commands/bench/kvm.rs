@@ -2,7 +2,7 @@
 
 use tollgate_abi::virtualization::Extension;
 
-use super::super::run::Target;
+use crate::emulator::Target;
 use crate::emulator::models;
 
 /// One microbenchmark's operation, with VT-x and under SVM.
@@ -29,7 +29,7 @@ pub(super) const fn model(extension: Extension) -> &'static str {
 
 /// Whether it was measured there.
 pub(super) fn is_measured_on(target: Target) -> bool {
-    matches!(target, Target::Bochs(measured) if measured.name == model(target.extension()))
+    target.model.is_some_and(|measured| measured.name == model(target.extension()))
 }
 
 /// Its ticks for the operation of a microbenchmark, if that was measured.
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn it_stands_beside_the_models_on_which_it_was_measured() {
-        let on = |name: &str, bench| ticks(bench, Target::Bochs(Model::by_name(name).unwrap()));
+        let on = |name: &str, bench| ticks(bench, Target::bochs(Model::by_name(name).unwrap()));
         assert_eq!((on("tigerlake", "cpuid"), on("zambezi", "cpuid")), (Some(985), Some(1164)));
         assert_eq!((on("tigerlake", "wbinvd"), on("zambezi", "wbinvd")), (Some(897), Some(1054)));
         assert_eq!((on("corei7_haswell_4770", "cpuid"), on("ryzen", "cpuid")), (None, None));

@@ -15,8 +15,8 @@ use tollgate_books::terminal::Terminal;
 
 use self::chosen::Chosen;
 use super::print;
-use super::run::Target;
 use crate::cli::BenchArguments;
+use crate::emulator::Target;
 
 /// The measurement, before it is compared and shown.
 struct Outcome {

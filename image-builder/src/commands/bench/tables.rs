@@ -6,8 +6,8 @@ use tollgate_books::bench::{Baseline, Row, Split};
 use tollgate_books::report::{Sheet, SheetFormat};
 use tollgate_books::terminal::{Terminal, lines_of};
 
-use super::super::run::Target;
 use super::{budgets, kvm};
+use crate::emulator::Target;
 
 /// A figure that there is none of.
 const NONE: &str = "-";
@@ -22,7 +22,7 @@ pub(super) fn render(measured: &Baseline, target: Option<Target>, format: SheetF
     let mut parts = Vec::new();
     if !measured.budgets.is_empty() {
         parts.push(shown(budgets::sheet(&measured.budgets)));
-        if let Some(target @ Target::Bochs(model)) = target {
+        if let Some((target, model)) = target.and_then(|target| Some((target, target.model?))) {
             let legend = budgets::legend(model, target.extension());
             parts.push(legend.iter().map(|line| terminal.wrap(line) + "\n").collect());
         }
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn tables_are_as_agreed() {
-        let on = |name| Some(Target::Bochs(Model::by_name(name).unwrap()));
+        let on = |name| Some(Target::bochs(Model::by_name(name).unwrap()));
         let narrow = Terminal { columns: 40, wraps: true, ..Terminal::default() };
         for (name, text) in [
             ("bench.txt", render(&measured(true), on(models::DEFAULT), SheetFormat::Table, Terminal::default())),
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn nothing_is_wider_than_the_terminal() {
-        let target = Some(Target::Bochs(Model::by_name(models::DEFAULT).unwrap()));
+        let target = Some(Target::bochs(Model::by_name(models::DEFAULT).unwrap()));
         for columns in [20, 40, 60, 80, 100] {
             let terminal = Terminal { columns, wraps: true, ..Terminal::default() };
             let text = render(&measured(true), target, SheetFormat::Table, terminal);

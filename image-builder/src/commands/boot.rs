@@ -1,0 +1,100 @@
+//! Booting an image: where, for how long, and to its account.
+
+use std::path::Path;
+
+use tollgate_books::account::Account;
+use tollgate_books::failure::Failure;
+use tollgate_books::terminal::Terminal;
+
+use super::outcome;
+use crate::cli::On;
+use crate::emulator::models::{self, MODELS, Model};
+use crate::emulator::{Boot, Engine, Launch, Limits, Machine, Platform, Session, Target, installed};
+use crate::progress::Progress;
+use crate::selection::nearest;
+
+const DEFAULT_SECONDS: u64 = 60;
+/// The emulator writes some hundred bytes for each exit then.
+const DEFAULT_AUDITED_SECONDS: u64 = 180;
+
+/// An image about to be booted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Booting<'a> {
+    /// The image.
+    pub(super) boot: Boot<'a>,
+    /// The machine that is made for it.
+    pub(super) machine: Machine,
+    /// Whether the emulator logs the exits, too.
+    pub(super) audit: bool,
+    /// The limits of the run.
+    pub(super) limits: Limits,
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub(super) struct Booted {
+    /// The emulator that ran it.
+    pub(super) launch: Launch,
+    /// The run.
+    pub(super) session: Session,
+}
+
+impl Booting<'_> {
+    /// Boots in a directory, and shows on standard error how far it is: so many steps of something.
+    pub(super) fn shown(&self, directory: &Path, steps: u64, what: &str) -> Result<Booted, Failure> {
+        let launch = self.machine.prepare(directory, self.boot, self.audit)?;
+        let progress = Progress::new(steps);
+        launch.notes.iter().for_each(|note| progress.phase(note));
+        progress.phase(&format!("{}: {what}", launch.name));
+        let session = Session::run(&launch, self.limits, |record| progress.record(record));
+        progress.finish();
+        Ok(Booted { session: session?, launch })
+    }
+
+    /// Boots in a directory without a word.
+    pub(super) fn silent(&self, directory: &Path) -> Result<Booted, Failure> {
+        let launch = self.machine.prepare(directory, self.boot, self.audit)?;
+        let session = Session::run(&launch, self.limits, |_| {})?;
+        Ok(Booted { launch, session })
+    }
+}
+
+impl Booted {
+    /// The run's account, or why there is none.
+    pub(super) fn account(self) -> Result<Account, Failure> {
+        outcome::account(&self.launch, self.session)
+    }
+}
+
+/// Until a run is given up: more time where the emulator keeps a log or firmware comes first.
+pub(super) fn seconds(asked: Option<u64>, slow: bool) -> u64 {
+    asked.unwrap_or(if slow { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
+}
+
+pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
+    let name = name.unwrap_or(models::DEFAULT);
+    Model::by_name(name).ok_or_else(|| {
+        let remedy = match nearest(name, MODELS.iter().map(|model| model.name)) {
+            Some(near) => format!("did you mean `{near}`? `tollgate platforms` lists them all"),
+            None => "`tollgate platforms` lists them".to_owned(),
+        };
+        Failure::usage(format_args!("there is no processor model `{name}`")).remedy(remedy)
+    })
+}
+
+/// The best platform of those that are asked for, if it can be audited where that is asked for.
+pub(super) fn choose(on: On, cpu: Option<&str>, audit: bool) -> Result<Target, Failure> {
+    let model = model(cpu)?;
+    if cpu.is_some() && !on.allows(Engine::Bochs) {
+        return Err(Failure::usage("--cpu chooses a processor model of Bochs").remedy("use --on bochs"));
+    }
+    let asked = |row: &Platform| on.allows(row.engine) && (cpu.is_none() || row.engine == Engine::Bochs);
+    let (platform, why) = Platform::choose(asked, audit)?;
+    if on.leaves_a_choice() && cpu.is_none() {
+        Terminal::of_stderr().tell(&format!("running on {platform}: {why}"));
+    }
+    if let Some(warning) = installed(platform.engine)?.warning() {
+        Terminal::of_stderr().tell(&warning);
+    }
+    Ok(if platform.engine == Engine::Bochs { Target::bochs(model) } else { Target::of(platform) })
+}
