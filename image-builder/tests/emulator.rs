@@ -689,7 +689,11 @@ fn an_emulator_without_an_extension_is_refused() {
     let log = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
     let account = Account::new(&log, None, Some(launch.platform.name));
     assert_eq!(account.status, Status::Platform, "{}", account.verdict);
-    assert!(account.verdict.starts_with("refused: ") && account.verdict.contains("VT-x"), "{}", account.verdict);
+    assert!(
+        account.verdict.to_string().starts_with("refused: ") && account.verdict.to_string().contains("VT-x"),
+        "{}",
+        account.verdict
+    );
     assert!(account.remedy.is_some());
 }
 
@@ -716,7 +720,11 @@ fn a_rom_whose_monitor_is_damaged_says_so() {
             let log = session.log.unwrap_or_else(|error| panic!("damage {i}: {error}\n{}", session.said));
             let account = Account::new(&log, None, Some(launch.platform.name));
             assert_eq!(account.status, Status::Platform, "damage {i}: {}", account.verdict);
-            assert!(account.verdict.starts_with("refused: the monitor in the ROM can't be"), "{}", account.verdict);
+            assert!(
+                account.verdict.to_string().starts_with("refused: the monitor in the ROM can't be"),
+                "{}",
+                account.verdict
+            );
             assert!(account.remedy.is_some() && matches!(session.ended, Ended::Exited(_)), "{:?}", session.ended);
         }
     }

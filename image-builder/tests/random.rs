@@ -60,11 +60,14 @@ fn a_lost_exit_is_noticed() {
     let log = LogReader::read(log_without_book().0.as_bytes()).unwrap();
     let account = |exits: &[(u64, u64, usize)]| Account::new(&log, Some(&audit_of(exits)), None);
     let agreeing = account(&[(0, 10, 5), (0, 18, 3)]);
-    assert_eq!((agreeing.verdict.as_str(), agreeing.status, agreeing.seed), ("balanced", Status::Balanced, Some(7)));
+    assert_eq!(
+        (agreeing.verdict.to_string().as_str(), agreeing.status, agreeing.seed),
+        ("balanced", Status::Balanced, Some(7))
+    );
     assert_eq!(agreeing.books, [Book::Ledger, Book::Emulator]);
     let lost = account(&[(0, 10, 6), (0, 18, 3)]);
     assert_eq!(
-        (lost.verdict.as_str(), lost.status),
+        (lost.verdict.to_string().as_str(), lost.status),
         ("differs: reason 10 CPUID: ledger 5, emulator 6", Status::Differs)
     );
     let elsewhere = account(&[(1, 10, 5), (0, 18, 3)]);

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use tollgate_abi::bench::WARM_UP;
 use tollgate_abi::record::{Kind, Writer};
 use tollgate_abi::trace::{Batch, Event};
-use tollgate_books::account::{Account, SUMS_ONLY, VcpuAccount};
+use tollgate_books::account::{Account, SUMS_ONLY, VcpuAccount, Verdict};
 use tollgate_books::audit::{Audit, ExitLogFormat, ExitLogReader};
 use tollgate_books::failure::Status;
 use tollgate_books::log::{LogError, LogReader};
@@ -30,7 +30,12 @@ fn error_of(bytes: &[u8]) -> String {
 #[test]
 fn a_balanced_log_balances() {
     let account = account_of(&balanced());
-    assert_eq!((account.verdict.as_str(), account.status), ("balanced", Status::Balanced), "{:?}", account.findings);
+    assert_eq!(
+        (account.verdict.to_string().as_str(), account.status),
+        ("balanced", Status::Balanced),
+        "{:?}",
+        account.findings
+    );
     assert_eq!((account.totals.exits, account.totals.cycles, account.totals.guest_count), (8, 650, Some(8)));
     assert_eq!(account.workloads[0].cycles_per_iteration, 98.0);
     let cpuid = &account.reasons[0];
@@ -89,7 +94,7 @@ fn noise_and_damage_are_counted_and_skipped() {
     }
     noisy.noise(&clean.0.lines().next().unwrap()[..20]);
     let account = account_of(&noisy);
-    assert_eq!(account.verdict, "balanced");
+    assert_eq!(account.verdict.to_string(), "balanced");
     assert_eq!((account.log.records, account.log.noise, account.log.damaged), (11, 11, 1));
 }
 
@@ -99,7 +104,11 @@ fn a_log_without_verdict_is_unfinished_wherever_it_was_torn() {
     let header = log.find('\n').unwrap() + 1;
     for cut in header..log.len() - 1 {
         let account = account_of_bytes(&log.as_bytes()[..cut]);
-        assert_eq!((account.verdict.as_str(), account.status), ("unfinished", Status::NoVerdict), "cut at {cut}");
+        assert_eq!(
+            (account.verdict.to_string().as_str(), account.status),
+            ("unfinished", Status::NoVerdict),
+            "cut at {cut}"
+        );
     }
     for cut in 1..header - 1 {
         assert!(LogReader::read(&log.as_bytes()[..cut]).is_err(), "cut at {cut}");
@@ -117,7 +126,7 @@ fn a_line_without_end_is_skipped_in_bounded_memory() {
     let rest = balanced().0;
     reader.feed(&rest.as_bytes()[rest.find('\n').unwrap() + 1..]);
     let log = reader.finish().unwrap();
-    assert_eq!((log.quality.noise, Account::new(&log, None, None).verdict.as_str()), (1, "balanced"));
+    assert_eq!((log.quality.noise, Account::new(&log, None, None).verdict.to_string().as_str()), (1, "balanced"));
 }
 
 #[test]
@@ -140,7 +149,7 @@ fn check(part: &str, build: impl Fn(&mut LogText)) {
     log.stop("exited");
     log.verdict("balanced", "");
     let account = account_of(&log);
-    assert!(account.verdict.starts_with("differs: "), "{part}: {}", account.verdict);
+    assert!(account.verdict.to_string().starts_with("differs: "), "{part}: {}", account.verdict);
     assert!(account.findings.iter().any(|finding| finding.contains(part)), "{part}: {:#?}", account.findings);
     assert_eq!(account.status, Status::Differs);
 }
@@ -248,10 +257,15 @@ fn looked_at(row: (u64, u64), window: (u64, u64), guest: u64) -> LogText {
 fn the_monitors_looks_are_no_exits_of_the_guests_and_in_the_emulators_log() {
     let balanced = looked_at((4, 3), (2, 2), 1);
     let account = account_of(&balanced);
-    assert_eq!((account.verdict.as_str(), account.findings.len()), ("balanced", 0), "{:?}", account.findings);
+    assert_eq!(
+        (account.verdict.to_string().as_str(), account.findings.len()),
+        ("balanced", 0),
+        "{:?}",
+        account.findings
+    );
     assert_eq!((account.reasons[0].figures.count, account.reasons[0].looks), (4, 3));
     assert_eq!(account.workloads[0].looks, [(1, 2)].into());
-    let audited_with = |interrupts| audited(&balanced, &[(0, 10, 5), (0, 1, interrupts)]).verdict;
+    let audited_with = |interrupts| audited(&balanced, &[(0, 10, 5), (0, 1, interrupts)]).verdict.to_string();
     assert_eq!(audited_with(4), "balanced");
     assert_eq!(
         audited_with(1),
@@ -267,7 +281,7 @@ fn the_monitors_looks_are_no_exits_of_the_guests_and_in_the_emulators_log() {
     ] {
         let account = account_of(&log);
         assert!(account.findings.iter().any(|found| found.contains(finding)), "{finding}: {:#?}", account.findings);
-        assert!(account.verdict.starts_with("differs: "), "{finding}: {}", account.verdict);
+        assert!(account.verdict.to_string().starts_with("differs: "), "{finding}: {}", account.verdict);
     }
 }
 
@@ -276,9 +290,9 @@ fn the_emulators_book_is_compared() {
     let audit = |cpuid: usize| audit_of(&[(0, 10, cpuid), (0, 18, 3)]);
     let log = LogReader::read(balanced().0.as_bytes()).unwrap();
     let account = Account::new(&log, Some(&audit(5)), Some("bochs"));
-    assert_eq!((account.verdict.as_str(), account.totals.audit_count), ("balanced", Some(8)));
+    assert_eq!((account.verdict.to_string().as_str(), account.totals.audit_count), ("balanced", Some(8)));
     let account = Account::new(&log, Some(&audit(6)), Some("bochs"));
-    assert_eq!(account.verdict, "differs: reason 10 CPUID: ledger 5, guest 5, emulator 6");
+    assert_eq!(account.verdict.to_string(), "differs: reason 10 CPUID: ledger 5, guest 5, emulator 6");
     assert_eq!(account.findings.len(), 2, "one vCPU is not compared again: {:?}", account.findings);
     let account = Account::new(&log, Some(&ExitLogReader::new(ExitLogFormat::Bochs, 1).finish()), Some("bochs"));
     assert_eq!(account.status, Status::Differs);
@@ -301,7 +315,7 @@ fn a_log_without_processors_is_compared_in_sums_and_says_so() {
     let exits = [(0x72, 0, 10), (0x81, 0, 3), (0x7c, 1, 2), (0x60, 0, 1), (0x78, 0, 1)];
     let good = account(&exits);
     assert_eq!(
-        (good.verdict.as_str(), good.totals.audit_count, good.audit_limit),
+        (good.verdict.to_string().as_str(), good.totals.audit_count, good.audit_limit),
         ("balanced", Some(17), Some(SUMS_ONLY))
     );
     for vcpu in &good.per_vcpu {
@@ -310,7 +324,7 @@ fn a_log_without_processors_is_compared_in_sums_and_says_so() {
     let mut fewer = exits;
     fewer[0].2 = 9;
     let bad = account(&fewer);
-    assert_eq!(bad.verdict, "differs: reason 10 CPUID: ledger 10, guest 10, emulator 9");
+    assert_eq!(bad.verdict.to_string(), "differs: reason 10 CPUID: ledger 10, guest 10, emulator 9");
     assert_eq!(bad.findings.len(), 2, "{:?}", bad.findings);
 }
 
@@ -318,7 +332,7 @@ fn a_log_without_processors_is_compared_in_sums_and_says_so() {
 fn a_log_without_processors_tells_all_of_one_processor() {
     let log = LogReader::read(balanced().0.as_bytes()).unwrap();
     let account = Account::new(&log, Some(&qemu_audit(&[(0x72, 0, 5), (0x81, 0, 3)], 1)), Some("qemu-tcg"));
-    assert_eq!((account.verdict.as_str(), account.audit_limit), ("balanced", None));
+    assert_eq!((account.verdict.to_string().as_str(), account.audit_limit), ("balanced", None));
     assert_eq!(account.per_vcpu[0].audit_count, Some(8));
 }
 
@@ -330,7 +344,12 @@ fn audited(log: &LogText, exits: &[(u64, u64, usize)]) -> Account {
 #[test]
 fn two_vcpus_that_balance_balance() {
     let account = audited(&two_vcpus(), &TWO_VCPUS_AUDIT);
-    assert_eq!((account.verdict.as_str(), account.status), ("balanced", Status::Balanced), "{:?}", account.findings);
+    assert_eq!(
+        (account.verdict.to_string().as_str(), account.status),
+        ("balanced", Status::Balanced),
+        "{:?}",
+        account.findings
+    );
     let sums = |of: &dyn Fn(&VcpuAccount) -> u64| account.per_vcpu.iter().map(of).collect::<Vec<_>>();
     assert_eq!(
         (sums(&|vcpu| vcpu.vcpu), sums(&|vcpu| vcpu.exits), sums(&|vcpu| vcpu.cycles)),
@@ -349,7 +368,7 @@ fn a_vcpu_that_differs_from_its_processor_is_found_though_the_sums_agree() {
     let mut exits = TWO_VCPUS_AUDIT;
     (exits[0].2, exits[4].2) = (6, 4);
     let account = audited(&two_vcpus(), &exits);
-    assert_eq!(account.verdict, "differs: reason 10 CPUID on vCPU 0: ledger 5, emulator 6");
+    assert_eq!(account.verdict.to_string(), "differs: reason 10 CPUID on vCPU 0: ledger 5, emulator 6");
     let found = ["reason 10 CPUID on vCPU 0: ledger 5, emulator 6", "reason 10 CPUID on vCPU 1: ledger 5, emulator 4"];
     assert_eq!(account.findings, found);
 }
@@ -408,7 +427,7 @@ fn as_many_vcpus_run_as_were_asked_for_unless_it_may_be_fewer() {
         (0..vcpus).for_each(|vcpu| log.ledger(vcpu, &[]));
         log.record(Kind::Tally).number("reason", 10).number("guest", 0).finish().unwrap();
         log.verdict("balanced", "");
-        account_of(&log).verdict
+        account_of(&log).verdict.to_string()
     };
     assert_eq!(account(3, "workloads=none cpus=3"), "balanced");
     assert_eq!(account(2, "workloads=none cpus=3 missing-cpus=go-on"), "balanced");
@@ -440,14 +459,14 @@ fn rdtscp(enabled: Option<&[u64]>, reason: &Row) -> Account {
 fn predictions_follow_what_the_controls_enable() {
     let exception = Row { reason: 0, name: "Exception or non-maskable interrupt", count: 5, each: 70 };
     let rdtscp_exit = Row { reason: 51, name: "RDTSCP", count: 5, each: 70 };
-    assert_eq!(rdtscp(Some(&[0, 51]), &rdtscp_exit).verdict, "balanced");
-    assert_eq!(rdtscp(Some(&[0]), &exception).verdict, "balanced");
+    assert_eq!(rdtscp(Some(&[0, 51]), &rdtscp_exit).verdict.to_string(), "balanced");
+    assert_eq!(rdtscp(Some(&[0]), &exception).verdict.to_string(), "balanced");
     let wrong = "workload rdtscp, reason 51 RDTSCP: the monitor predicted 5, the table of workloads 0";
     assert!(rdtscp(Some(&[0]), &rdtscp_exit).findings.contains(&wrong.to_owned()));
     let wrong = "workload rdtscp, reason 51 RDTSCP: the monitor predicted 0, the table of workloads 5";
     assert!(rdtscp(Some(&[0, 51]), &exception).findings.contains(&wrong.to_owned()));
     // Where the log does not tell, what was predicted was enabled.
-    assert_eq!(rdtscp(None, &rdtscp_exit).verdict, "balanced");
+    assert_eq!(rdtscp(None, &rdtscp_exit).verdict.to_string(), "balanced");
 }
 
 #[test]
@@ -514,7 +533,7 @@ fn keys_sum_to_their_row_on_each_vcpu() {
         })
     };
     let account = keys([(3, &[70]), (3, &[70])]);
-    assert_eq!(account.verdict, "balanced", "{:?}", account.findings);
+    assert_eq!(account.verdict.to_string(), "balanced", "{:?}", account.findings);
     let rows: Vec<_> =
         account.reasons[0].keys.iter().map(|key| (key.name.as_str(), key.figures.count, key.figures.min)).collect();
     assert_eq!(rows, [("leaf 0x0", 6, 70), ("others", 4, 70)]);
@@ -544,17 +563,17 @@ fn keyed_cpuid(keys: &[(u64, u64, u64)]) -> Account {
 #[test]
 fn keys_that_a_workload_predicts_are_compared_again() {
     let account = keyed_cpuid(&[(0, 5, 5)]);
-    assert_eq!(account.verdict, "balanced", "{:?}", account.findings);
+    assert_eq!(account.verdict.to_string(), "balanced", "{:?}", account.findings);
     let key = &account.workloads[0].keys[0];
     assert_eq!((key.reason, key.key, key.name.as_str(), key.predicted, key.observed), (10, 0, "leaf 0x0", 5, 5));
     assert_eq!(
-        keyed_cpuid(&[(0, 5, 1)]).verdict,
+        keyed_cpuid(&[(0, 5, 1)]).verdict.to_string(),
         "differs: workload cpuid, reason 10, leaf 0x0: predicted 5, ledger 1"
     );
     let unlike_the_table =
         "differs: workload cpuid: the monitor did not predict its keys as the table of workloads does";
     for keys in [&[][..], &[(0, 4, 4)], &[(1, 5, 5)], &[(0, 5, 5), (1, 0, 0)]] {
-        assert_eq!(keyed_cpuid(keys).verdict, unlike_the_table, "{keys:?}");
+        assert_eq!(keyed_cpuid(keys).verdict.to_string(), unlike_the_table, "{keys:?}");
     }
 }
 
@@ -636,8 +655,8 @@ fn a_scenario_that_is_timed_runs_more_often_and_has_samples() {
     let read = LogReader::read(good.0.as_bytes()).unwrap();
     let run = &read.scenarios[0];
     assert_eq!((run.samples.runs.as_slice(), run.cost.cycles), ([(68, 1), (69, 1)].as_slice(), 1584));
-    assert_eq!(account_of(&good).verdict, "balanced");
-    let often = account_of(&timed_scenario(4, |_| ())).verdict;
+    assert_eq!(account_of(&good).verdict.to_string(), "balanced");
+    let often = account_of(&timed_scenario(4, |_| ())).verdict.to_string();
     assert_eq!(often, "differs: scenario getsec, reason 11: predicted 18, ledger 4, table 18");
     for (scenario, first, problem) in
         [("xsaves", 0, "is about scenario xsaves, which has not run"), ("getsec", 1, "begins with sample 1, behind 0")]
@@ -656,7 +675,11 @@ fn options_that_cannot_be_read_are_found() {
     log.record(Kind::Tally).number("reason", 10).number("guest", 0).finish().unwrap();
     log.verdict("balanced", "");
     let account = account_of(&log);
-    assert!(account.verdict.starts_with("differs: the run's options can't be read: "), "{}", account.verdict);
+    assert!(
+        account.verdict.to_string().starts_with("differs: the run's options can't be read: "),
+        "{}",
+        account.verdict
+    );
 }
 
 #[test]
@@ -672,7 +695,7 @@ fn nothing_in_a_log_drives_the_terminal() {
     let mut log = LogText::default();
     log.header("workloads=cpuid:5");
     log.verdict("failed", "red \u{1b}[31m\nverdict: balanced");
-    assert_eq!(account_of(&log).verdict, "failed: red \\u{1b}[31m\\nverdict: balanced");
+    assert_eq!(account_of(&log).verdict.to_string(), "failed: red \\u{1b}[31m\\nverdict: balanced");
 }
 
 #[test]
@@ -685,7 +708,7 @@ fn keys_without_extremes_are_read() {
     });
     let keys = &account.reasons[0].keys;
     assert_eq!(
-        (account.verdict.as_str(), keys[0].figures.min, keys[0].figures.max),
+        (account.verdict.to_string().as_str(), keys[0].figures.min, keys[0].figures.max),
         ("balanced", 0, 0),
         "{:?}",
         account.findings
@@ -705,7 +728,7 @@ fn variants_never_exceed_their_row() {
         })
     };
     let account = variants(&[(0, "one", 2, &[70]), (0, "two", 3, &[70]), (1, "two", 1, &[70])]);
-    assert_eq!(account.verdict, "balanced", "{:?}", account.findings);
+    assert_eq!(account.verdict.to_string(), "balanced", "{:?}", account.findings);
     let rows: Vec<_> = account.reasons[0]
         .variants
         .iter()
@@ -749,7 +772,7 @@ fn verdicts_have_their_statuses() {
         let mut log = LogText::default();
         log.header("workloads=cpuid:5");
         log.verdict(result, "because");
-        (account_of(&log).verdict, account_of(&log).status)
+        (account_of(&log).verdict.to_string(), account_of(&log).status)
     };
     assert_eq!(status("refused"), ("refused: because".to_owned(), Status::Platform));
     assert_eq!(status("stopped"), ("stopped: because".to_owned(), Status::Differs));
@@ -763,7 +786,7 @@ fn verdicts_have_their_statuses() {
 fn records_behind_the_verdict_are_found() {
     let mut log = balanced();
     log.tally(11, 1);
-    assert_eq!(account_of(&log).verdict, "differs: 1 records follow the verdict");
+    assert_eq!(account_of(&log).verdict.to_string(), "differs: 1 records follow the verdict");
 }
 
 #[test]
@@ -845,7 +868,7 @@ proptest! {
         }
         if let Ok(read) = LogReader::read(log.0.as_bytes()) {
             let account = Account::new(&read, Some(&audit_of(&[(0, 10, 1), (255, 99, 1)])), None);
-            prop_assert_eq!(account.status == Status::Balanced, account.verdict == "balanced");
+            prop_assert_eq!(account.status == Status::Balanced, account.verdict == Verdict::Balanced);
         }
     }
 

@@ -11,7 +11,7 @@ use tollgate_abi::key::{self, VARIANTS};
 use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::svm_exit;
 use tollgate_abi::virtualization::Extension;
-use tollgate_books::account::{Account, AtlasRow, AtlasVariant, LogFacts, Reason};
+use tollgate_books::account::{Account, AtlasRow, AtlasVariant, LogFacts, Reason, Verdict};
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::{DENIED, ScenarioRun, VariantRow};
 use tollgate_books::output_file;
@@ -201,7 +201,7 @@ pub(super) fn run(
             // What the others found is shown all the same.
             Err(failure) => {
                 let mut account = joined(&runs, on.extension(), selection.keys, is_alone);
-                (account.status, account.verdict) = (failure.status, failure.during(&which).to_string());
+                (account.status, account.verdict) = (failure.status, Verdict::Ended(failure.during(&which)));
                 return Ok((title, account));
             }
         };
@@ -212,7 +212,7 @@ pub(super) fn run(
             title = name;
         }
         if account.status != Status::Balanced {
-            account.verdict += &format!(" ({which})");
+            account.verdict = Verdict::Of(Box::new(account.verdict), which);
         }
         let status = account.status;
         let engine = part.target.engine();
@@ -262,7 +262,7 @@ fn joined(runs: &[Run], extension: Extension, keep_keys: bool, is_alone: bool) -
     if account.status == Status::Balanced {
         account.findings = gaps(&account.atlas, runs, is_alone);
         if let Some(gap) = account.findings.first() {
-            (account.status, account.verdict) = (Status::Differs, format!("differs: {gap}"));
+            (account.status, account.verdict) = (Status::Differs, Verdict::Differs(gap.clone()));
         }
     }
     account
@@ -555,7 +555,7 @@ mod tests {
         let whole = joined(&|_| {});
         assert_eq!((whole.status, whole.findings), (Status::Balanced, Vec::new()));
         let without_hlt = joined(&|row| row.1 *= u64::from(row.0 != ExitReason::HLT));
-        assert_eq!(without_hlt.verdict, "differs: no run of the atlas produced reason 12 HLT");
+        assert_eq!(without_hlt.verdict.to_string(), "differs: no run of the atlas produced reason 12 HLT");
         assert_eq!(without_hlt.status, Status::Differs);
         let without_cr3 = joined(&|row| row.2.retain(|name| *name != "CR3 read"));
         assert_eq!(

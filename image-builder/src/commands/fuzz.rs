@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tollgate_abi::virtualization::Extension;
+use tollgate_abi::workload::Outcome as GuestOutcome;
 use tollgate_books::account::Account;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
@@ -129,10 +130,7 @@ impl Outcome {
                 account.as_ref().and_then(|account| refused_by_qemu(launch, account)).unwrap_or_default().to_owned(),
                 None,
             ),
-            (Some((_, verdict)), _) => {
-                let word = verdict.split(':').next().unwrap_or_default().to_owned();
-                (word, Some(verdict))
-            }
+            (Some((_, verdict)), _) => (verdict.word().to_owned(), Some(verdict.to_string())),
         };
         Self { ending, problem, account }
     }
@@ -166,7 +164,7 @@ fn end_of_qemu(launch: &Launch) -> Option<&'static str> {
 
 /// A state that QEMU's emulation lets a guest make and then refuses at VMRUN: its books agree all the same.
 fn refused_by_qemu(launch: &Launch, account: &Account) -> Option<&'static str> {
-    let stop = account.stop.as_ref().filter(|stop| stop.outcome == "entry-failed")?;
+    let stop = account.stop.as_ref().filter(|stop| stop.outcome == GuestOutcome::EntryFailed.name())?;
     let is_qemus =
         launch.platform.engine == Engine::Tcg && account.findings.is_empty() && stop.detail == "CS has both L and D";
     is_qemus.then_some("QEMU let the guest load a code segment with L and D, where #GP is due")

@@ -1,8 +1,8 @@
 //! From what came of an emulator's run to an account, or to the reason why there is none.
 
-use tollgate_books::account::Account;
+use tollgate_books::account::{Account, Verdict};
 use tollgate_books::audit::Audit;
-use tollgate_books::failure::{Failure, Status};
+use tollgate_books::failure::Failure;
 use tollgate_books::log::{Log, LogError};
 use tollgate_books::terminal::Terminal;
 
@@ -60,8 +60,8 @@ fn of(log: &Log, audit: Option<&Audit>, launch: &Launch) -> Account {
     let emulator = &launch.emulator;
     if account.totals.audit_count == Some(0) && account.totals.exits > 0 {
         let cause = format!("no line of the log of {} is read as an exit: the audit says nothing", emulator.title);
-        if account.status == Status::Differs && account.verdict.starts_with("differs: ") {
-            account.verdict = format!("differs: {cause}");
+        if let Verdict::Differs(what) = &mut account.verdict {
+            what.clone_from(&cause);
         }
         account.findings.insert(0, cause);
         account.remedy.get_or_insert("leave --audit out, or use a version that `tollgate platforms` knows".to_owned());

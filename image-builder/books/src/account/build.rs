@@ -41,7 +41,6 @@ impl Account {
                 virtualization: header.virtualization.clone(),
                 cpu: header.cpu.clone(),
             },
-            verdict: verdict.to_string(),
             books,
             remedy: log.verdict.as_ref().map(|verdict| verdict.remedy.clone()).filter(|remedy| !remedy.is_empty()),
             findings,
@@ -71,6 +70,7 @@ impl Account {
             sdm_edition: header.sdm_edition.clone(),
             log: LogFacts { records: log.quality.records, noise: log.quality.noise, damaged: log.quality.damaged },
             status: verdict.status(),
+            verdict,
         }
     }
 }

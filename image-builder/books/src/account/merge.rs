@@ -145,7 +145,7 @@ impl Merge {
 impl Collected {
     fn add(&mut self, account: &Account) {
         self.runs += 1;
-        let word = account.verdict.split(':').next().unwrap_or_default();
+        let word = account.verdict.word();
         let told_apart = self.verdicts.len() < MOST_VERDICTS || self.verdicts.contains_key(word);
         *self.verdicts.entry(if told_apart { word } else { "other" }.to_owned()).or_default() += 1;
         // A run that ended before its ledger was written, or kept none, says nothing of how many exits there were.

@@ -17,13 +17,14 @@ pub use books::Book;
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
-pub use verdict::Verdict;
+pub use verdict::{Reported, Verdict};
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::UNKNOWN_ROW;
+use tollgate_abi::workload::Outcome;
 
 use crate::failure::Status;
 use crate::figures::Figures;
@@ -44,7 +45,7 @@ pub struct Account {
     /// Where it ran.
     pub platform: PlatformFacts,
     /// `balanced`, or what failed.
-    pub verdict: String,
+    pub verdict: Verdict,
     /// The books that the verdict rests on: those that were compared. Empty where the run kept no ledger.
     pub books: Vec<Book>,
     /// The remedy for a person; `null` where none is known.
@@ -96,6 +97,19 @@ pub struct Account {
     /// The exit status of the process.
     #[serde(skip)]
     pub status: Status,
+}
+
+impl Account {
+    /// The findings that the verdict does not tell already.
+    pub fn other_findings(&self) -> impl Iterator<Item = &String> {
+        let verdict = self.verdict.to_string();
+        self.findings.iter().filter(move |finding| !verdict.contains(finding.as_str()))
+    }
+
+    /// How the guest ended, unless it is by its own wish, with its book.
+    pub fn early_stop(&self) -> Option<&StopFacts> {
+        self.stop.as_ref().filter(|stop| stop.outcome != Outcome::Exited.name())
+    }
 }
 
 /// Where an account comes from.

@@ -1,7 +1,14 @@
 //! From the monitor's verdict and the host's findings to the verdict of the run, and to its exit status.
 
-use crate::failure::Status;
-use crate::log::Log;
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::failure::{Failure, Status};
+use crate::log::{BALANCED, Log};
+
+/// A monitor's word for books that don't agree.
+const DIFFERS: &str = "differs";
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,10 +23,14 @@ pub enum Verdict {
     Reported(Reported, String),
     /// The log ends before its verdict.
     Unfinished,
+    /// One of several runs gave no account: why.
+    Ended(Failure),
+    /// The verdict of one of several runs, and which that is.
+    Of(Box<Verdict>, String),
 }
 
-/// The report of a monitor besides `balanced` and `differs`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A monitor's words besides `balanced` and `differs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reported {
     /// An assertion of the guest failed.
     Failed,
@@ -30,7 +41,7 @@ pub enum Reported {
     /// The monitor itself failed.
     Fault,
     /// A word that this tool does not know.
-    Unknown,
+    Unknown(String),
 }
 
 impl Reported {
@@ -40,7 +51,17 @@ impl Reported {
             "stopped" => Reported::Stopped,
             "refused" => Reported::Refused,
             "fault" => Reported::Fault,
-            _ => Reported::Unknown,
+            _ => Reported::Unknown(word.to_owned()),
+        }
+    }
+
+    fn word(&self) -> &str {
+        match self {
+            Reported::Failed => "failed",
+            Reported::Stopped => "stopped",
+            Reported::Refused => "refused",
+            Reported::Fault => "fault",
+            Reported::Unknown(word) => word,
         }
     }
 }
@@ -50,17 +71,17 @@ impl Verdict {
     pub(super) fn of(log: &Log, findings: &[String], accounted: bool) -> Self {
         let Some(verdict) = &log.verdict else { return Verdict::Unfinished };
         match (verdict.result.as_str(), findings.first()) {
-            ("balanced", None) if accounted => Verdict::Balanced,
-            ("balanced", None) => Verdict::Unaccounted,
-            ("balanced", Some(finding)) => Verdict::Differs(finding.clone()),
-            ("differs", _) if !verdict.detail.is_empty() => Verdict::Differs(verdict.detail.clone()),
-            ("differs", Some(finding)) => Verdict::Differs(finding.clone()),
-            ("differs", None) => Verdict::Differs("the monitor did not say where".to_owned()),
-            (word, _) => Verdict::Reported(Reported::parse(word), join(word, &verdict.detail)),
+            (BALANCED, None) if accounted => Verdict::Balanced,
+            (BALANCED, None) => Verdict::Unaccounted,
+            (BALANCED, Some(finding)) => Verdict::Differs(finding.clone()),
+            (DIFFERS, _) if !verdict.detail.is_empty() => Verdict::Differs(verdict.detail.clone()),
+            (DIFFERS, Some(finding)) => Verdict::Differs(finding.clone()),
+            (DIFFERS, None) => Verdict::Differs("the monitor did not say where".to_owned()),
+            (word, _) => Verdict::Reported(Reported::parse(word), verdict.detail.clone()),
         }
     }
 
-    /// The exit status of the process.
+    /// The status with which the process exits.
     pub fn status(&self) -> Status {
         match self {
             Verdict::Balanced => Status::Balanced,
@@ -68,22 +89,42 @@ impl Verdict {
             Verdict::Reported(Reported::Refused, _) => Status::Platform,
             Verdict::Reported(..) => Status::Differs,
             Verdict::Unfinished => Status::NoVerdict,
+            Verdict::Ended(failure) => failure.status,
+            Verdict::Of(verdict, _) => verdict.status(),
+        }
+    }
+
+    /// Its first word, by which runs are counted.
+    pub fn word(&self) -> &str {
+        match self {
+            Verdict::Balanced => BALANCED,
+            Verdict::Unaccounted => "unaccounted",
+            Verdict::Differs(_) => DIFFERS,
+            Verdict::Reported(reported, _) => reported.word(),
+            Verdict::Unfinished => "unfinished",
+            Verdict::Ended(_) => "no verdict",
+            Verdict::Of(verdict, _) => verdict.word(),
         }
     }
 }
 
-fn join(word: &str, detail: &str) -> String {
-    if detail.is_empty() { word.to_owned() } else { format!("{word}: {detail}") }
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = self.word();
+        match self {
+            Verdict::Balanced | Verdict::Unfinished => f.write_str(word),
+            Verdict::Unaccounted => write!(f, "{word}: the run kept no ledger (accounting=off)"),
+            Verdict::Reported(_, detail) if detail.is_empty() => f.write_str(word),
+            Verdict::Differs(detail) | Verdict::Reported(_, detail) => write!(f, "{word}: {detail}"),
+            Verdict::Ended(failure) => write!(f, "{failure}"),
+            Verdict::Of(verdict, which) => write!(f, "{verdict} ({which})"),
+        }
+    }
 }
 
-impl std::fmt::Display for Verdict {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Verdict::Balanced => f.write_str("balanced"),
-            Verdict::Unaccounted => f.write_str("unaccounted: the run kept no ledger (accounting=off)"),
-            Verdict::Differs(what) => write!(f, "differs: {what}"),
-            Verdict::Reported(_, text) => f.write_str(text),
-            Verdict::Unfinished => f.write_str("unfinished"),
-        }
+/// It is a sentence in documents.
+impl Serialize for Verdict {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }

@@ -6,7 +6,7 @@ use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
 use super::{Book, Reason, Totals, VcpuAccount, parts, predictions, recorded};
-use crate::log::{Count, DENIED, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
+use crate::log::{BALANCED, Count, DENIED, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
 
 /// Everything that is wrong, as sentences, the books first.
 pub(super) fn findings(
@@ -142,7 +142,7 @@ fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Vec<String>) {
         found.push(format!(
             "scenario {name}, reason {reason}: predicted {predicted}, ledger {observed}, table {expected}"
         ));
-    } else if !denied && run.verdict != "balanced" {
+    } else if !denied && run.verdict != BALANCED {
         found.push(format!("scenario {}: {} ({})", run.name, run.verdict, run.detail));
     }
 }
@@ -235,14 +235,14 @@ fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String
 
 /// That a run which balances had a guest's book, and ran what was asked for.
 fn workloads_asked(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
-    if log.verdict.as_ref().is_none_or(|verdict| verdict.result != "balanced") {
+    if log.verdict.as_ref().is_none_or(|verdict| verdict.result != BALANCED) {
         return;
     }
     let vcpus = log.header.vcpus;
     if log.tally.is_none() {
         found.push("the log has no book of the guest".to_owned());
     }
-    if let Some(run) = log.workloads.iter().find(|run| run.ended.as_ref().is_none_or(|end| end.verdict != "balanced")) {
+    if let Some(run) = log.workloads.iter().find(|run| run.ended.as_ref().is_none_or(|end| end.verdict != BALANCED)) {
         let ended = run.ended.as_ref().map_or("unfinished", |end| &end.verdict);
         found.push(format!("workload {}: {ended}", run.name));
     }

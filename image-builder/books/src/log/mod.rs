@@ -156,6 +156,8 @@ pub struct KeyCount {
     pub observed: u64,
 }
 
+/// A monitor's word for books that agree: the verdict of a run, of a workload and of a scenario.
+pub const BALANCED: &str = "balanced";
 /// A scenario's verdict where the processor lacks what it takes.
 pub const DENIED: &str = "denied";
 

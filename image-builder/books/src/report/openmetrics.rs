@@ -80,7 +80,7 @@ pub(super) fn render(accounts: &[Titled]) -> String {
             ("cpu", account.platform.cpu.clone()),
             ("build", account.build.clone()),
             ("options", account.options.clone()),
-            ("verdict", account.verdict.clone()),
+            ("verdict", account.verdict.to_string()),
         ]);
         runs.add(&facts, Figure::Gauge(1.0));
         balanced.add(&whole, Figure::Gauge(f64::from(u8::from(account.status == Status::Balanced))));

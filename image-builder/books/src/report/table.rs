@@ -8,6 +8,7 @@ use super::figures::{average, book, percent, seen};
 use super::{Look, Order, Sheet, SheetFormat, atlas, bars, vcpus};
 use crate::account::{Account, Book, Reason, StopFacts};
 use crate::failure::Status;
+use crate::log::BALANCED;
 use crate::terminal::Terminal;
 
 /// Writes one account.
@@ -194,7 +195,7 @@ fn both_ways(account: &Account) -> Sheet {
         "exits#",
         "by hardware, cycles/iteration#",
     ]);
-    let ran = |name: &str| account.workloads.iter().find(|run| run.name == name && run.verdict == "balanced");
+    let ran = |name: &str| account.workloads.iter().find(|run| run.name == name && run.verdict == BALANCED);
     for workload in WORKLOADS {
         let Some(twin) = workload.by_hardware() else { continue };
         if let (Some(by_exits), Some(by_hardware)) = (ran(workload.name), ran(twin.name)) {
@@ -261,11 +262,10 @@ fn scenarios(account: &Account) -> Sheet {
 
 fn verdict(account: &Account) -> String {
     let mut text = format!("verdict: {}{}\n", account.verdict, without_guest(account));
-    let told = |finding: &&String| !account.verdict.contains(finding.as_str());
-    for finding in account.findings.iter().filter(told) {
+    for finding in account.other_findings() {
         text += &format!("  also: {finding}\n");
     }
-    if let Some(stop) = account.stop.as_ref().filter(|stop| stop.outcome != "exited") {
+    if let Some(stop) = account.early_stop() {
         text += &last_exit(stop);
     }
     if let Some(remedy) = &account.remedy {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tollgate_abi::ExitReason;
 use tollgate_abi::quick::{self, LEDGER_BUDGET_TICKS};
 use tollgate_abi::virtualization::Extension;
-use tollgate_books::account::{Account, WorkloadAccount};
+use tollgate_books::account::{Account, Verdict, WorkloadAccount};
 use tollgate_books::bench::Budget;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::Sheet;
@@ -159,7 +159,7 @@ fn measure(model: &'static Model, rows: &[&Row], books: Books, cpus: u32, limit:
 fn ticks(account: &Account, accounting: bool) -> Result<Ticks, Failure> {
     let unfit = match account.status {
         Status::Balanced => !accounting,
-        Status::Differs => accounting || !account.verdict.starts_with("unaccounted"),
+        Status::Differs => accounting || account.verdict != Verdict::Unaccounted,
         _ => true,
     };
     if unfit {

@@ -50,11 +50,10 @@ pub(super) fn verdict(account: &Account) -> Markup {
         Status::Differs | Status::Usage => ("bad", "\u{2717}"),
         Status::Platform | Status::NoVerdict => ("open", "?"),
     };
-    html! { span.verdict.(class) { span aria-hidden="true" { (sign) " " } (account.verdict) } }
+    html! { span.verdict.(class) { span aria-hidden="true" { (sign) " " } (account.verdict.to_string()) } }
 }
 
 fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
-    let told = |finding: &&String| !account.verdict.contains(finding.as_str());
     let looks = looks(account);
     html! {
         header {
@@ -64,10 +63,10 @@ fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
             }
             p.outcome { (verdict(account)) }
             @if letter.is_some() { p { (platform(account)) } }
-            @if account.findings.iter().any(|finding| told(&finding)) {
-                ul.findings { @for finding in account.findings.iter().filter(told) { li { (finding) } } }
+            @if account.other_findings().next().is_some() {
+                ul.findings { @for finding in account.other_findings() { li { (finding) } } }
             }
-            @if let Some(stop) = account.stop.as_ref().filter(|stop| stop.outcome != "exited") { p { (last_exit(stop)) } }
+            @if let Some(stop) = account.early_stop() { p { (last_exit(stop)) } }
             @if let Some(remedy) = &account.remedy { p { "Remedy: " (remedy) } }
             @for vcpu in &account.missing_vcpus { p { "vCPU " (vcpu) " was asked for, and no processor came up for it." } }
             @if let Some(limit) = account.audit_limit { p.note { (limit) } }
