@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tollgate_books::account::{MOST_KINDS, Merge};
 use tollgate_books::failure::{Failure, Status};
-use tollgate_books::report::{Format, Look, Order, Report, Titled, render_merged};
+use tollgate_books::report::{Look, Order, Report, Titled, render_merged};
 use tollgate_books::terminal::Terminal;
 
 use super::destination::Destination;
@@ -21,11 +21,10 @@ pub(super) fn run(arguments: &ReportArguments) -> Result<Status, Failure> {
 }
 
 fn look(arguments: &ReportArguments) -> Result<Look, Failure> {
-    let drawn = matches!(arguments.format, Format::Table | Format::Html);
-    if arguments.order != Order::default() && !drawn {
+    if arguments.order != Order::default() && !arguments.format.has_order() {
         return Err(Failure::usage("--sort is for the table and the page").remedy("leave it out, or sort what comes"));
     }
-    if arguments.histogram && arguments.format != Format::Table {
+    if arguments.histogram && !arguments.format.has_histogram() {
         let what = "--histogram is for the table; the other forms have the histograms in them, all but CSV";
         return Err(Failure::usage(what).remedy("leave it out"));
     }

@@ -12,7 +12,7 @@ use super::{Boot, Launch};
 /// Where an image runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// How.
+    /// Its row in the table.
     pub platform: &'static Platform,
     /// The processor's model, where there is a choice.
     pub model: Option<&'static Model>,
@@ -54,7 +54,7 @@ impl Target {
 /// The machine that is made for an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {
-    /// Where.
+    /// The platform, and its processor.
     pub target: Target,
     /// Memory in MiB. Bochs' start takes longer with more: half a second from 512 MiB on.
     pub memory_mib: u16,

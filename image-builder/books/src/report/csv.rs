@@ -1,8 +1,32 @@
 //! Accounts as CSV: a line for each reason of each log, over all vCPUs and, where there are several, for each of them. One
 //! kind of line, so that any program can sum a column: what a reason divides into, and what is not about one, is left out.
 
-use super::{Sheet, SheetFormat, Titled};
-use crate::account::{Account, Reason, VcpuReason};
+use std::io::{self, Write};
+
+use super::{Form, Sheet, SheetFormat, Titled, merged};
+use crate::account::{Account, Merged, Reason, VcpuReason};
+
+/// The form.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    has_heading: bool,
+}
+
+impl Form for Lines {
+    fn add(&mut self, titled: Titled, out: &mut dyn Write) -> io::Result<()> {
+        let headed = !self.has_heading;
+        self.has_heading = true;
+        out.write_all(render(&titled, headed).as_bytes())
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.has_heading { Ok(()) } else { out.write_all(heading().as_bytes()) }
+    }
+
+    fn merged(&self, merged: &Merged) -> String {
+        merged::csv(merged)
+    }
+}
 
 const HEADING: [&str; 12] = [
     "log",
@@ -23,12 +47,12 @@ const HEADING: [&str; 12] = [
 const ALL: &str = "all";
 
 /// The names of the columns.
-pub(super) fn heading() -> String {
+fn heading() -> String {
     Sheet::new(&HEADING).render(SheetFormat::Csv)
 }
 
 /// Every reason of an account, below the columns' names if they are asked for; a book that is unknown is an empty cell.
-pub(super) fn render(Titled { title, account }: &Titled, headed: bool) -> String {
+fn render(Titled { title, account }: &Titled, headed: bool) -> String {
     let mut sheet = Sheet::new(&HEADING);
     for reason in &account.reasons {
         sheet.row(cells(title, ALL, &reason.status, &over_all(reason), reason.guest_count));

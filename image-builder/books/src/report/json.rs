@@ -1,9 +1,47 @@
-//! One account as JSON.
+//! Accounts as JSON: one document, or an array of them that say where they are from.
+
+use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::Titled;
-use crate::account::Account;
+use super::{Form, Titled, merged};
+use crate::account::{Account, Merged};
+
+/// The form.
+#[derive(Debug)]
+pub(super) struct Documents {
+    several: bool,
+    begun: bool,
+}
+
+impl Documents {
+    pub(super) fn new(several: bool) -> Self {
+        Self { several, begun: false }
+    }
+}
+
+impl Form for Documents {
+    fn add(&mut self, titled: Titled, out: &mut dyn Write) -> io::Result<()> {
+        if !self.several {
+            return writeln!(out, "{}", json(&titled, false));
+        }
+        let separator = if self.begun { ",\n" } else { "[\n" };
+        self.begun = true;
+        write!(out, "{separator}{}", indented(&json(&titled, true)))
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        match (self.several, self.begun) {
+            (false, _) => Ok(()),
+            (true, false) => out.write_all(b"[]\n"),
+            (true, true) => out.write_all(b"\n]\n"),
+        }
+    }
+
+    fn merged(&self, merged: &Merged) -> String {
+        merged::json(merged) + "\n"
+    }
+}
 
 /// An account among several, which says where it is from.
 #[derive(Serialize)]
@@ -22,4 +60,8 @@ pub(super) fn json(Titled { title, account }: &Titled, sourced: bool) -> String 
     };
     // Maps have string keys and numbers are finite, so there is nothing that JSON can't hold.
     text.unwrap_or_default()
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use super::figures::{average, counted, percent};
-use super::{Format, Look, Sheet, SheetFormat, bars, html, openmetrics};
+use super::{Format, Look, Sheet, SheetFormat, bars};
 use crate::account::{Group, Merged, MergedReason, Reason};
 
 /// Writes merged runs in one form.
@@ -12,13 +12,7 @@ use crate::account::{Group, Merged, MergedReason, Reason};
 /// # Errors
 /// They can't be written.
 pub fn render_merged(merged: &Merged, format: Format, look: Look, out: &mut impl Write) -> io::Result<()> {
-    let text = match format {
-        Format::Table => table(merged, look),
-        Format::Json => json(merged) + "\n",
-        Format::Csv => csv(merged),
-        Format::Html => html::render_merged(merged, look),
-        Format::Openmetrics => openmetrics::render_merged(merged),
-    };
+    let text = format.form(false, look).merged(merged);
     out.write_all(text.as_bytes())?;
     out.flush()
 }
@@ -96,7 +90,7 @@ pub(super) fn sheet(group: &Group, look: Look) -> Sheet {
     sheet
 }
 
-fn table(merged: &Merged, look: Look) -> String {
+pub(super) fn table(merged: &Merged, look: Look) -> String {
     let terminal = &look.terminal;
     let mut text = String::new();
     for group in &merged.groups {
@@ -120,7 +114,7 @@ fn table(merged: &Merged, look: Look) -> String {
     text + &terminal.wrap(&format!("{runs} of {kinds}{logs}")) + "\n"
 }
 
-fn csv(merged: &Merged) -> String {
+pub(super) fn csv(merged: &Merged) -> String {
     let mut sheet = Sheet::new(&[
         "virtualization",
         "platform",

@@ -20,7 +20,10 @@ pub use order::Order;
 pub use sheet::{Sheet, SheetFormat};
 pub use stream::Report;
 
-use crate::account::Account;
+use std::fmt::Debug;
+use std::io::{self, Write};
+
+use crate::account::{Account, Merged};
 use crate::terminal::Terminal;
 
 /// A form in which accounts can be written.
@@ -38,6 +41,62 @@ pub enum Format {
     Html,
     /// Counters and histograms for monitoring systems.
     Openmetrics,
+}
+
+impl Format {
+    /// The form itself. `several` says that accounts are told apart by their titles, however many come.
+    fn form(self, several: bool, look: Look) -> Box<dyn Form> {
+        match self {
+            Format::Table => Box::new(table::Tables::new(several, look)),
+            Format::Json => Box::new(json::Documents::new(several)),
+            Format::Csv => Box::new(csv::Lines::default()),
+            Format::Html => Box::new(html::Page::new(look)),
+            Format::Openmetrics => Box::new(openmetrics::Families::default()),
+        }
+    }
+
+    /// Whether it can be sorted.
+    pub fn has_order(self) -> bool {
+        self.form(false, Look::default()).has_order()
+    }
+
+    /// Whether histograms can be asked for.
+    pub fn has_histogram(self) -> bool {
+        self.form(false, Look::default()).has_histogram()
+    }
+}
+
+/// A form of report, of accounts as they come: one file each.
+trait Form: Debug {
+    /// How many accounts it has room for: those that it keeps until the end have to fit in memory.
+    fn most(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Whether it can be sorted.
+    fn has_order(&self) -> bool {
+        false
+    }
+
+    /// Whether histograms can be asked for.
+    fn has_histogram(&self) -> bool {
+        false
+    }
+
+    /// Takes the next account, and writes what can be written already.
+    ///
+    /// # Errors
+    /// It can't be written.
+    fn add(&mut self, titled: Titled, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Writes what has to wait for the last account.
+    ///
+    /// # Errors
+    /// It can't be written.
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()>;
+
+    /// Merged runs in this form.
+    fn merged(&self, merged: &Merged) -> String;
 }
 
 /// An account and what it is called.

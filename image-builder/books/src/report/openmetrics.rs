@@ -2,6 +2,7 @@
 //! the time-stamp counter, with the log, the platform and the virtualization extension as labels.
 
 use std::fmt::{self, Debug};
+use std::io::{self, Write};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text};
@@ -10,14 +11,42 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::Titled;
 use super::figures::bounds;
+use super::{Form, Titled};
 use crate::account::{Account, Bucket, Merged, MergedReason};
 use crate::failure::Status;
 
 /// Buckets up to this have a boundary of their own, the same in every document so that series can be added; what is
 /// longer, a second on most processors, is in `+Inf`.
 const LAST_BUCKET: u8 = 31;
+
+/// Runs whose series a monitoring system takes at a time.
+const MOST_EXPOSED: u64 = 1000;
+
+/// The form.
+#[derive(Debug, Default)]
+pub(super) struct Families {
+    kept: Vec<Titled>,
+}
+
+impl Form for Families {
+    fn most(&self) -> u64 {
+        MOST_EXPOSED
+    }
+
+    fn add(&mut self, titled: Titled, _: &mut dyn Write) -> io::Result<()> {
+        self.kept.push(titled);
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(render(&self.kept).as_bytes())
+    }
+
+    fn merged(&self, merged: &Merged) -> String {
+        render_merged(merged)
+    }
+}
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -53,7 +82,7 @@ impl Metric {
 }
 
 /// Writes accounts as one exposition, which ends with `# EOF`.
-pub(super) fn render(accounts: &[Titled]) -> String {
+fn render(accounts: &[Titled]) -> String {
     let mut runs = Metric::new("tollgate_run", "A run that a log is of", MetricType::Info);
     let mut balanced =
         Metric::new("tollgate_balanced", "1 if every book of the run agrees, 0 if not", MetricType::Gauge);
@@ -106,7 +135,7 @@ pub(super) fn render(accounts: &[Titled]) -> String {
 }
 
 /// Writes merged runs: sums over them as counters, what one run had of them as gauges.
-pub(super) fn render_merged(merged: &Merged) -> String {
+fn render_merged(merged: &Merged) -> String {
     let mut runs = Metric::new("tollgate_runs", "Runs that are merged, by verdict", MetricType::Counter);
     let mut unusable = Metric::new("tollgate_unusable_logs", "Logs that could not be used", MetricType::Counter);
     let mut exits = Metric::new("tollgate_merged_exits", "VM exits of all runs", MetricType::Counter);

@@ -1,18 +1,59 @@
 //! Accounts for people: the reasons, the workloads, the verdict.
 
+use std::io::{self, Write};
+
 use anstyle::AnsiColor;
 use tollgate_abi::ExitReason;
 use tollgate_abi::workload::TABLE as WORKLOADS;
 
 use super::figures::{average, book, percent, seen};
-use super::{Look, Order, Sheet, SheetFormat, atlas, bars, vcpus};
-use crate::account::{Account, Book, Reason, StopFacts};
+use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, vcpus};
+use crate::account::{Account, Book, Merged, Reason, StopFacts};
 use crate::failure::Status;
 use crate::log::BALANCED;
 use crate::terminal::Terminal;
 
+/// The form.
+#[derive(Debug)]
+pub(super) struct Tables {
+    several: bool,
+    look: Look,
+    begun: bool,
+}
+
+impl Tables {
+    pub(super) fn new(several: bool, look: Look) -> Self {
+        Self { several, look, begun: false }
+    }
+}
+
+impl Form for Tables {
+    fn has_order(&self) -> bool {
+        true
+    }
+
+    fn has_histogram(&self) -> bool {
+        true
+    }
+
+    fn add(&mut self, titled: Titled, out: &mut dyn Write) -> io::Result<()> {
+        let separator = if self.begun { "\n" } else { "" };
+        self.begun = true;
+        let title = if self.several { format!("{}\n\n", titled.title) } else { String::new() };
+        write!(out, "{separator}{title}{}", render(&titled.account, self.look))
+    }
+
+    fn finish(&mut self, _: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn merged(&self, merged: &Merged) -> String {
+        merged::table(merged, self.look)
+    }
+}
+
 /// Writes one account.
-pub(super) fn render(account: &Account, look: Look) -> String {
+fn render(account: &Account, look: Look) -> String {
     let terminal = &look.terminal;
     let mut text = lines(&heading(account), terminal);
     let mut add = |part: &Sheet| {

@@ -13,7 +13,7 @@ use crate::report::{Look, merged};
 const MOST_GROUPS: usize = 100;
 
 /// Writes merged runs as a page.
-pub(in crate::report) fn render_merged(merged: &Merged, look: Look) -> String {
+pub(super) fn render(merged: &Merged, look: Look) -> String {
     let title = format!("{} runs merged", grouped(merged.runs));
     let more = merged.groups.len().saturating_sub(MOST_GROUPS);
     let body = html! {

@@ -8,7 +8,7 @@ mod run;
 mod tables;
 mod timeline;
 
-pub(super) use merged::render_merged;
+use std::io::{self, Write};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -16,7 +16,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
 use super::json::json;
-use super::{Look, Titled};
+use super::{Form, Look, Titled};
+use crate::account::Merged;
 
 const STYLE: &str = include_str!("page.css");
 const SORT: &str = include_str!("sort.js");
@@ -24,8 +25,47 @@ const SORT: &str = include_str!("sort.js");
 /// The id of the element with the figures.
 const FIGURES: &str = "figures";
 
+/// Runs that a page has room for.
+const MOST_ON_A_PAGE: u64 = 100;
+
+/// The form.
+#[derive(Debug)]
+pub(super) struct Page {
+    look: Look,
+    kept: Vec<Titled>,
+}
+
+impl Page {
+    pub(super) fn new(look: Look) -> Self {
+        Self { look, kept: Vec::new() }
+    }
+}
+
+impl Form for Page {
+    fn most(&self) -> u64 {
+        MOST_ON_A_PAGE
+    }
+
+    fn has_order(&self) -> bool {
+        true
+    }
+
+    fn add(&mut self, titled: Titled, _: &mut dyn Write) -> io::Result<()> {
+        self.kept.push(titled);
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(render(&self.kept, self.look).as_bytes())
+    }
+
+    fn merged(&self, merged: &Merged) -> String {
+        merged::render(merged, self.look)
+    }
+}
+
 /// Writes accounts as a page: each run, and where there are several, first their comparison.
-pub(super) fn render(accounts: &[Titled], look: Look) -> String {
+fn render(accounts: &[Titled], look: Look) -> String {
     let title = match accounts {
         [only] => format!("{} on {}", only.account.verdict, run::platform(&only.account)),
         several => format!("{} runs compared", several.len()),
@@ -88,12 +128,4 @@ pub(super) fn page(title: &str, body: &Markup, figures: &str) -> String {
 /// JSON that ends no element, whatever its strings hold.
 fn inert(json: &str) -> String {
     json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
-}
-
-/// A number with its thousands apart.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let groups: Vec<&str> =
-        digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
-    groups.join("\u{202f}")
 }
