@@ -32,11 +32,6 @@ const ACCEPTED: &[(&str, &[&str], &str)] = &[
     ),
     (
         "image-builder/src",
-        &["emulator::bochs", "emulator::platforms"],
-        "a platform's row asks its launcher whether it can run, and the launcher names its row in failures",
-    ),
-    (
-        "image-builder/src",
         &["emulator::installed", "emulator::versions"],
         "an installed emulator knows its family, and what a family differs in goes by the version that is installed",
     ),
