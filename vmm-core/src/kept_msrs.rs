@@ -2,6 +2,7 @@
 //! and no VM exit puts back, and those that a VM exit loads or clears (SDM 3C 28.5).
 
 use tollgate_abi::leaves::Answer;
+use tollgate_abi::x86::cpuid::{eax_d_1, ecx_1, ecx_7, edx_7, edx_8000_0001};
 use tollgate_abi::x86::msr::*;
 
 /// CPUID of a leaf and sub-leaf.
@@ -42,17 +43,19 @@ pub const KEPT: [KeptMsr; 15] = [
     // With RDTSCP or RDPID.
     KeptMsr {
         msr: IA32_TSC_AUX,
-        is_there: |cpuid| leaf(cpuid, 0x8000_0001, 0).edx >> 27 & 1 != 0 || leaf(cpuid, 7, 0).ecx >> 22 & 1 != 0,
+        is_there: |cpuid| {
+            leaf(cpuid, 0x8000_0001, 0).edx & edx_8000_0001::RDTSCP != 0 || leaf(cpuid, 7, 0).ecx & ecx_7::RDPID != 0
+        },
     },
     // Every VM exit of VT-x clears it.
-    KeptMsr { msr: IA32_DEBUGCTL, is_there: |cpuid| leaf(cpuid, 1, 0).ecx >> 5 & 1 != 0 },
+    KeptMsr { msr: IA32_DEBUGCTL, is_there: |cpuid| leaf(cpuid, 1, 0).ecx & ecx_1::VMX != 0 },
     // With shadow stacks or indirect-branch tracking.
     KeptMsr {
         msr: IA32_S_CET,
-        is_there: |cpuid| leaf(cpuid, 7, 0).ecx >> 7 & 1 != 0 || leaf(cpuid, 7, 0).edx >> 20 & 1 != 0,
+        is_there: |cpuid| leaf(cpuid, 7, 0).ecx & ecx_7::CET_SS != 0 || leaf(cpuid, 7, 0).edx & edx_7::CET_IBT != 0,
     },
     // With XSAVES.
-    KeptMsr { msr: IA32_XSS, is_there: |cpuid| leaf(cpuid, 0xd, 1).eax >> 3 & 1 != 0 },
+    KeptMsr { msr: IA32_XSS, is_there: |cpuid| leaf(cpuid, 0xd, 1).eax & eax_d_1::XSAVES != 0 },
 ];
 
 /// A leaf; zeroes where the processor has none of that number, for which it would answer something else.

@@ -4,12 +4,10 @@ use alloc::boxed::Box;
 
 use tollgate_abi::leaves::{Answer, HYPERVISOR};
 use tollgate_abi::virtualization::{Extension, KVM};
+use tollgate_abi::x86::cpuid::ecx_1;
 use vmm_core::nested::Table;
 
 use crate::firmware::firmware;
-
-const CPUID_1_ECX_VMX: u32 = 1 << 5;
-const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
 
 /// CPUID, natively.
 pub(crate) fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
@@ -19,7 +17,7 @@ pub(crate) fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
 
 /// The virtualization extension that CPUID shows.
 pub(crate) fn virtualization() -> Option<Extension> {
-    if cpuid(1, 0).ecx & CPUID_1_ECX_VMX != 0 {
+    if cpuid(1, 0).ecx & ecx_1::VMX != 0 {
         Some(Extension::VtX)
     } else {
         vmm_core::svm::capability::is_offered(cpuid).then_some(Extension::Svm)
@@ -34,13 +32,12 @@ pub(crate) fn tsc_hz() -> u64 {
 /// Whether time passes here as it does for a person: on silicon, by itself or under KVM. Emulators count instructions, some billions
 /// of which take minutes.
 pub(crate) fn is_in_real_time() -> bool {
-    const HYPERVISOR_PRESENT: u32 = 1 << 31;
     let is_kvm = || {
         let leaf = cpuid(HYPERVISOR, 0);
         let signature = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
         signature.as_flattened().starts_with(KVM.as_bytes())
     };
-    let has_hypervisor = cpuid(1, 0).ecx & HYPERVISOR_PRESENT != 0;
+    let has_hypervisor = cpuid(1, 0).ecx & ecx_1::HYPERVISOR != 0;
     if has_hypervisor { is_kvm() } else { firmware().takes_back }
 }
 
@@ -58,7 +55,7 @@ pub(crate) fn measured_ticks() -> u64 {
 
 /// Whether the guest sees XSAVE.
 pub(crate) fn has_xsave() -> bool {
-    cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE != 0
+    cpuid(1, 0).ecx & ecx_1::XSAVE != 0
 }
 
 /// A page of the monitor's heap for the processor: virtual and physical addresses are the same.

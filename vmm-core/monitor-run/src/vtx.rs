@@ -12,6 +12,7 @@ use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::x86::control::CR4_CET;
 use tollgate_abi::x86::controls::proc2;
+use tollgate_abi::x86::cpuid::{eax_7_1, ecx_7_1, edx_1, edx_7, edx_7_1};
 use tollgate_abi::x86::msr::{IA32_FEATURE_CONTROL, IA32_XSS};
 use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
@@ -36,14 +37,10 @@ use crate::processors::Seated;
 use crate::scenarios::Stage;
 use crate::{NESTED_TABLES, Plan, ports, traps};
 
-const CPUID_1_EDX_MCE: u32 = 1 << 7;
-/// CPUID.7:EDX, of which IA32_ARCH_CAPABILITIES exists.
-const CPUID_7_EDX_ARCH_CAPABILITIES: u32 = 1 << 29;
-
 /// The features of a processor with VT-x.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     allow_vmx()?;
-    let has_arch_capabilities = cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & CPUID_7_EDX_ARCH_CAPABILITIES != 0;
+    let has_arch_capabilities = cpuid(0, 0).eax >= 7 && cpuid(7, 0).edx & edx_7::ARCH_CAPABILITIES != 0;
     // SAFETY: processors with VMX have the capability MSRs that `read` asks for, each under its own condition.
     let mut capabilities = Capabilities::read(|msr| unsafe { Msr::new(msr).read() }, has_arch_capabilities);
     // An emulator has the signatures, and not the errata. Bochs 2.7 needs the timer, whose exit comes when RFLAGS.IF is 0, too.
@@ -71,8 +68,7 @@ fn enter_vmx_operation(capabilities: &Capabilities) -> Result<CurrentVmcs, VmFai
         physical(region)
     };
     let xsave = if has_xsave() { Cr4Flags::OSXSAVE.bits() } else { 0 };
-    let machine_checks =
-        if cpuid(1, 0).edx & CPUID_1_EDX_MCE != 0 { Cr4Flags::MACHINE_CHECK_EXCEPTION.bits() } else { 0 };
+    let machine_checks = if cpuid(1, 0).edx & edx_1::MCE != 0 { Cr4Flags::MACHINE_CHECK_EXCEPTION.bits() } else { 0 };
     // SAFETY: the fixed bits are what VMXON demands and change nothing that the monitor relies on; NXE and OSXSAVE only allow
     // what they name, and #MC has a handler, by `traps::install`. VMXON's other demands: `capabilities()` has succeeded, and the regions are fresh pages that start
     // with the revision and are given away for good.
@@ -170,15 +166,6 @@ impl Extension for Vmx {
     }
 }
 
-/// CPUID.7:EDX.CET_IBT.
-const CET_IBT: u32 = 1 << 20;
-/// CPUID.7.1:EAX.WRMSRNS.
-const WRMSRNS: u32 = 1 << 19;
-/// CPUID.7.1:ECX.MSR_IMM.
-const MSR_IMM: u32 = 1 << 5;
-/// CPUID.7.1:EDX.USER_MSR.
-const USER_MSR: u32 = 1 << 15;
-
 /// CPUID.7.1, where there is such a leaf.
 fn extended_features() -> Answer {
     if cpuid(0, 0).eax >= 7 && cpuid(7, 0).eax >= 1 { cpuid(7, 1) } else { Answer::ZERO }
@@ -207,10 +194,10 @@ impl Stage for Vmx {
             // Bochs 3.0 has SMX where CR4 says so, and no longer shows it in CPUID.
             Feature::Smx => true,
             // Firmware that uses CET itself would have the monitor's own branches tracked.
-            Feature::Cet => cpuid(7, 0).edx & CET_IBT != 0 && Cr4::read_raw() & CR4_CET == 0,
-            Feature::Wrmsrns => extended_features().eax & WRMSRNS != 0,
-            Feature::MsrImmediate => extended_features().ecx & MSR_IMM != 0,
-            Feature::UserMsr => extended_features().edx & USER_MSR != 0,
+            Feature::Cet => cpuid(7, 0).edx & edx_7::CET_IBT != 0 && Cr4::read_raw() & CR4_CET == 0,
+            Feature::Wrmsrns => extended_features().eax & eax_7_1::WRMSRNS != 0,
+            Feature::MsrImmediate => extended_features().ecx & ecx_7_1::MSR_IMM != 0,
+            Feature::UserMsr => extended_features().edx & edx_7_1::USER_MSR != 0,
             Feature::OtherCpu => board.is_served(),
             Feature::SupervisorState => xss_component().is_some(),
             _ => false,

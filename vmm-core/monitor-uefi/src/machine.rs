@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use core::arch::x86_64::__cpuid;
 
+use tollgate_abi::x86::cpuid::ecx_1;
 use uefi::boot::{self, AllocateType, MemoryType, OpenProtocolAttributes, OpenProtocolParams, ScopedProtocol};
 use uefi::mem::memory_map::MemoryMap;
 use uefi::proto::unsafe_protocol;
@@ -12,7 +13,6 @@ use uefi::runtime::{self, VariableVendor};
 use uefi::{Status, cstr16};
 
 const PAGE_BYTES: usize = 4096;
-const CPUID_1_ECX_HYPERVISOR: u32 = 1 << 31;
 
 /// Memory from firmware, until the next start of the machine: contiguous, mapped to itself, aligned to a page.
 pub(crate) fn pages(bytes: usize) -> Option<*mut u8> {
@@ -51,7 +51,7 @@ pub(crate) fn secure_boot() -> bool {
 
 /// The signature of a hypervisor that this machine is a guest of.
 pub(crate) fn hypervisor() -> Option<String> {
-    if __cpuid(1).ecx & CPUID_1_ECX_HYPERVISOR == 0 {
+    if __cpuid(1).ecx & ecx_1::HYPERVISOR == 0 {
         return None;
     }
     let leaf = __cpuid(0x4000_0000);

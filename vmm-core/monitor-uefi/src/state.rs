@@ -8,6 +8,7 @@
 use core::arch::asm;
 
 use tollgate_abi::leaves::Answer;
+use tollgate_abi::x86::cpuid::ecx_1;
 use vmm_core::kept_msrs::KEPT;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::{lgdt, lidt, load_tss, sgdt, sidt};
@@ -16,8 +17,6 @@ use x86_64::registers::model_specific::{Efer, Msr};
 use x86_64::registers::rflags;
 use x86_64::registers::segmentation::SegmentSelector;
 use x86_64::structures::DescriptorTablePointer;
-
-const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
 
 /// The area that FXSAVE64 writes.
 #[repr(C, align(16))]
@@ -147,7 +146,7 @@ fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
 
 /// XCR0, where there is XSAVE. Firmware need not have enabled that; it is, for the moment of the question.
 fn xcr0() -> Option<u64> {
-    if cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE == 0 {
+    if cpuid(1, 0).ecx & ecx_1::XSAVE == 0 {
         return None;
     }
     let cr4 = Cr4::read_raw();

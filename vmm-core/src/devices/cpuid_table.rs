@@ -2,6 +2,7 @@
 
 use tollgate_abi::leaves::{Answer, HYPERVISOR, SIGNATURE};
 use tollgate_abi::x86::control::{XCR0_AVX, XCR0_HI16_ZMM, XCR0_OPMASK, XCR0_SSE, XCR0_X87, XCR0_ZMM_HI256};
+use tollgate_abi::x86::cpuid::{eax_6, eax_d_1, ebx_7, ecx_1, ecx_7, ecx_8000_0001, edx_1, edx_7, edx_8000_0001};
 
 /// Basic leaves that the table holds.
 const BASIC: usize = 32;
@@ -15,70 +16,90 @@ const COMPONENTS: usize = 10;
 /// State components that the guest may enable.
 pub const XCR0_OFFERED: u64 = XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_OPMASK | XCR0_ZMM_HI256 | XCR0_HI16_ZMM;
 
-/// Leaf 1, ECX offered: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C.
-/// The local APIC is the monitor's and offered whatever the processor has.
-const OFFERED_1_ECX: u32 = 1
-    | 1 << 1
-    | 1 << 9
-    | 1 << 12
-    | 1 << 13
-    | 1 << 19
-    | 1 << 20
-    | 1 << 22
-    | 1 << 23
-    | 1 << 25
-    | 1 << 26
-    | 1 << 28
-    | 1 << 29;
-const OSXSAVE: u32 = 1 << 27;
-/// Leaf 0x8000_0001, EDX; leaf 7, ECX.
-const RDTSCP: u32 = 1 << 27;
-/// Leaf 0x8000_0001, EDX.
-const NO_EXECUTE: u32 = 1 << 20;
-const RDPID: u32 = 1 << 22;
-/// Leaf 0x8000_0001, ECX offered: LAHF in 64-bit mode, LZCNT, SSE4A, misaligned SSE, PREFETCHW, XOP, FMA4, TBM.
-const OFFERED_EXTENDED_ECX: u32 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 16 | 1 << 21;
-/// Leaf 0x8000_0001, EDX offered: SYSCALL, NX, 1 GiB pages, RDTSCP, long mode. AMD's copies of leaf 1 are left out.
-const OFFERED_EXTENDED_EDX: u32 = 1 << 11 | 1 << 20 | 1 << 26 | RDTSCP | 1 << 29;
-const UNDER_HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1, ECX: x2APIC, TSC deadline. EDX: APIC, HTT (several logical processors).
-const APIC_1_ECX: u32 = 1 << 21 | 1 << 24;
-const APIC_1_EDX: u32 = 1 << 9;
-const HTT: u32 = 1 << 28;
-/// Leaf 1, EDX offered: FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, SEP, PGE, CMOV, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2, SS. Without MCE,
-/// MTRR, MCA and PAT, whose MSRs the guest does not have.
-const OFFERED_1_EDX: u32 =
-    0x17f | 1 << 11 | 1 << 13 | 1 << 15 | 1 << 17 | 1 << 19 | 1 << 23 | 1 << 24 | 1 << 25 | 1 << 26 | 1 << 27;
-/// Leaf 6, EAX: the APIC timer always runs, whatever state the processor is in.
-const ARAT: u32 = 1 << 2;
-/// Leaf 7, EBX: IA32_TSC_ADJUST, which is the monitor's own.
-const TSC_ADJUST: u32 = 1 << 1;
-/// Leaf 7, EBX offered: FSGSBASE, BMI1, AVX2, that the x87 data pointer is of exceptions alone, SMEP, BMI2, ERMS, that x87 CS and DS
-/// are 0, AVX512F/DQ, ADX, AVX512-IFMA, CLFLUSHOPT, CLWB, AVX512-CD, SHA, AVX512BW/VL.
-const OFFERED_7_EBX: u32 = 1
-    | 1 << 3
-    | 1 << 5
-    | 1 << 6
-    | 1 << 7
-    | 1 << 8
-    | 1 << 9
-    | 1 << 13
-    | 1 << 16
-    | 1 << 17
-    | 1 << 19
-    | 1 << 21
-    | 1 << 23
-    | 1 << 24
-    | 1 << 28
-    | 1 << 29
-    | 1 << 30
-    | 1 << 31;
-/// Leaf 7, ECX offered: AVX512-VBMI, UMIP, AVX512-VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512-VNNI, AVX512-BITALG, AVX512-VPOPCNTDQ, RDPID.
-const OFFERED_7_ECX: u32 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14 | 1 << 22;
-/// Leaf 7, EDX offered: fast short REP MOV, AVX512-VP2INTERSECT.
-const OFFERED_7_EDX: u32 = 1 << 4 | 1 << 8;
-/// Leaf 0xD sub-leaf 1, EAX offered: XSAVEOPT, XGETBV with ECX = 1.
-const OFFERED_D1_EAX: u32 = 1 << 0 | 1 << 2;
+/// Leaf 1, ECX offered. The local APIC is the monitor's and offered whatever the processor has.
+const OFFERED_1_ECX: u32 = ecx_1::SSE3
+    | ecx_1::PCLMULQDQ
+    | ecx_1::SSSE3
+    | ecx_1::FMA
+    | ecx_1::CMPXCHG16B
+    | ecx_1::SSE4_1
+    | ecx_1::SSE4_2
+    | ecx_1::MOVBE
+    | ecx_1::POPCNT
+    | ecx_1::AES
+    | ecx_1::XSAVE
+    | ecx_1::AVX
+    | ecx_1::F16C;
+/// Leaf 1, EDX offered. Without MCE, MTRR, MCA and PAT, whose MSRs the guest does not have.
+const OFFERED_1_EDX: u32 = edx_1::FPU
+    | edx_1::VME
+    | edx_1::DE
+    | edx_1::PSE
+    | edx_1::TSC
+    | edx_1::MSR
+    | edx_1::PAE
+    | edx_1::CX8
+    | edx_1::SEP
+    | edx_1::PGE
+    | edx_1::CMOV
+    | edx_1::PSE_36
+    | edx_1::CLFSH
+    | edx_1::MMX
+    | edx_1::FXSR
+    | edx_1::SSE
+    | edx_1::SSE2
+    | edx_1::SS;
+/// Leaf 7, EBX offered.
+const OFFERED_7_EBX: u32 = ebx_7::FSGSBASE
+    | ebx_7::BMI1
+    | ebx_7::AVX2
+    | ebx_7::FDP_EXCEPTIONS_ONLY
+    | ebx_7::SMEP
+    | ebx_7::BMI2
+    | ebx_7::ERMS
+    | ebx_7::NO_FCS_FDS
+    | ebx_7::AVX512F
+    | ebx_7::AVX512DQ
+    | ebx_7::ADX
+    | ebx_7::AVX512_IFMA
+    | ebx_7::CLFLUSHOPT
+    | ebx_7::CLWB
+    | ebx_7::AVX512CD
+    | ebx_7::SHA
+    | ebx_7::AVX512BW
+    | ebx_7::AVX512VL;
+/// Leaf 7, ECX offered.
+const OFFERED_7_ECX: u32 = ecx_7::AVX512_VBMI
+    | ecx_7::UMIP
+    | ecx_7::AVX512_VBMI2
+    | ecx_7::GFNI
+    | ecx_7::VAES
+    | ecx_7::VPCLMULQDQ
+    | ecx_7::AVX512_VNNI
+    | ecx_7::AVX512_BITALG
+    | ecx_7::AVX512_VPOPCNTDQ
+    | ecx_7::RDPID;
+/// Leaf 7, EDX offered.
+const OFFERED_7_EDX: u32 = edx_7::FAST_SHORT_REP_MOV | edx_7::AVX512_VP2INTERSECT;
+/// Leaf 0xD sub-leaf 1, EAX offered.
+const OFFERED_D1_EAX: u32 = eax_d_1::XSAVEOPT | eax_d_1::XGETBV_1;
+/// Leaf 0x8000_0001, ECX offered.
+const OFFERED_EXTENDED_ECX: u32 = ecx_8000_0001::LAHF
+    | ecx_8000_0001::LZCNT
+    | ecx_8000_0001::SSE4A
+    | ecx_8000_0001::MISALIGNED_SSE
+    | ecx_8000_0001::PREFETCHW
+    | ecx_8000_0001::XOP
+    | ecx_8000_0001::FMA4
+    | ecx_8000_0001::TBM;
+/// Leaf 0x8000_0001, EDX offered. AMD's copies of leaf 1 are left out.
+const OFFERED_EXTENDED_EDX: u32 = edx_8000_0001::SYSCALL
+    | edx_8000_0001::NX
+    | edx_8000_0001::PAGE_1_GIB
+    | edx_8000_0001::RDTSCP
+    | edx_8000_0001::LONG_MODE;
+/// The local APIC's features in leaf 1.
+const APIC_1_ECX: u32 = ecx_1::X2APIC | ecx_1::TSC_DEADLINE;
 
 /// Leaves whose answer depends on ECX or on guest state.
 const NOT_PLAIN: u64 = 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd;
@@ -147,16 +168,16 @@ impl CpuidTable {
         self.basic[0].eax = self.max_basic;
         let features = &mut self.basic[1];
         features.ebx = features.ebx & 0xff00 | self.vcpus.next_power_of_two() << 16 | self.apic_id << 24;
-        features.ecx = features.ecx & OFFERED_1_ECX | UNDER_HYPERVISOR | APIC_1_ECX;
-        features.edx = features.edx & OFFERED_1_EDX | APIC_1_EDX | if self.vcpus > 1 { HTT } else { 0 };
+        features.ecx = features.ecx & OFFERED_1_ECX | ecx_1::HYPERVISOR | APIC_1_ECX;
+        features.edx = features.edx & OFFERED_1_EDX | edx_1::APIC | if self.vcpus > 1 { edx_1::HTT } else { 0 };
         let structured = &mut self.basic[7];
         *structured = Answer {
             eax: 0,
-            ebx: structured.ebx & OFFERED_7_EBX | TSC_ADJUST,
+            ebx: structured.ebx & OFFERED_7_EBX | ebx_7::TSC_ADJUST,
             ecx: structured.ecx & OFFERED_7_ECX,
             edx: structured.edx & OFFERED_7_EDX,
         };
-        self.basic[6] = Answer { eax: ARAT, ..Answer::ZERO };
+        self.basic[6] = Answer { eax: eax_6::ARAT, ..Answer::ZERO };
         self.extended[1].ecx &= OFFERED_EXTENDED_ECX;
         self.extended[1].edx &= OFFERED_EXTENDED_EDX;
         self.basic[0xb] = Answer::ZERO;
@@ -167,8 +188,8 @@ impl CpuidTable {
         self.components[0].ecx = self.save_area_bytes(u64::from(self.components[0].eax));
         self.extended[0].eax = self.max_extended;
         if !allows_rdtscp {
-            self.extended[1].edx &= !RDTSCP;
-            self.basic[7].ecx &= !RDPID;
+            self.extended[1].edx &= !edx_8000_0001::RDTSCP;
+            self.basic[7].ecx &= !ecx_7::RDPID;
         }
         // 48 bits of linear address: LA57 is hidden. No WBNOINVD or other extras of this leaf.
         let sizes = &mut self.extended[8];
@@ -185,7 +206,7 @@ impl CpuidTable {
 
     /// Whether the guest sees XSAVE.
     pub fn has_xsave(&self) -> bool {
-        self.basic[1].ecx >> 26 & 1 != 0
+        self.basic[1].ecx & ecx_1::XSAVE != 0
     }
 
     /// The state components that XSETBV may enable.
@@ -195,12 +216,12 @@ impl CpuidTable {
 
     /// Whether the guest sees RDTSCP, and with it IA32_TSC_AUX.
     pub fn has_rdtscp(&self) -> bool {
-        self.extended[1].edx & RDTSCP != 0
+        self.extended[1].edx & edx_8000_0001::RDTSCP != 0
     }
 
     /// Whether the guest sees NX, and with it EFER.NXE.
     pub fn has_no_execute(&self) -> bool {
-        self.extended[1].edx & NO_EXECUTE != 0
+        self.extended[1].edx & edx_8000_0001::NX != 0
     }
 
     /// Width of a physical address in bits; 36 where the processor does not say (SDM 3A 4.1.4).
@@ -213,7 +234,7 @@ impl CpuidTable {
 
     /// Mirrors CR4.OSXSAVE (SDM 2A, CPUID.1:ECX.OSXSAVE).
     pub fn set_osxsave(&mut self, enabled: bool) {
-        self.basic[1].ecx = self.basic[1].ecx & !OSXSAVE | if enabled { OSXSAVE } else { 0 };
+        self.basic[1].ecx = self.basic[1].ecx & !ecx_1::OSXSAVE | if enabled { ecx_1::OSXSAVE } else { 0 };
     }
 
     /// The vendor and brand strings, for the first record.
@@ -316,12 +337,12 @@ pub(crate) mod tests {
     fn what_the_guest_may_not_have_is_hidden() {
         let table = CpuidTable::new(everything, 3, 4, true);
         let features = table.answer(1, 0, 0);
-        assert_eq!(features.ecx & (1 << 5 | 1 << 3 | 1 << 30 | OSXSAVE), 0, "VMX, MONITOR, RDRAND, OSXSAVE");
-        assert_ne!(features.ecx & UNDER_HYPERVISOR, 0);
-        assert_eq!((features.ebx >> 24, features.ebx >> 16 & 0xff, features.edx & HTT), (3, 4, HTT));
+        assert_eq!(features.ecx & (1 << 5 | 1 << 3 | 1 << 30 | ecx_1::OSXSAVE), 0, "VMX, MONITOR, RDRAND, OSXSAVE");
+        assert_ne!(features.ecx & ecx_1::HYPERVISOR, 0);
+        assert_eq!((features.ebx >> 24, features.ebx >> 16 & 0xff, features.edx & edx_1::HTT), (3, 4, edx_1::HTT));
         assert_eq!(table.answer(0xb, 1, 0), Answer { eax: 2, ebx: 4, ecx: 0x201, edx: 3 });
         assert_eq!(features.edx & (1 << 7 | 1 << 10 | 1 << 12 | 1 << 16 | 1 << 18 | 1 << 30), 0, "MCE, MTRR, PAT, PSN");
-        assert_eq!((table.answer(3, 0, 0), table.answer(6, 0, 0).eax), (Answer::ZERO, ARAT));
+        assert_eq!((table.answer(3, 0, 0), table.answer(6, 0, 0).eax), (Answer::ZERO, eax_6::ARAT));
         let structured = table.answer(7, 0, 0);
         assert_eq!(
             (structured.ebx >> 10 & 1, structured.ebx >> 18 & 1, structured.ecx >> 16 & 1),
@@ -334,7 +355,7 @@ pub(crate) mod tests {
         assert_eq!(table.answer(0x8000_0008, 0, 0), Answer { eax: 0x3027, ..Answer::ZERO });
         assert_eq!((table.physical_address_bits(), table.has_rdtscp()), (39, true));
         let without = CpuidTable::new(everything, 3, 4, false);
-        assert_eq!((without.has_rdtscp(), without.answer(7, 0, 0).ecx & RDPID), (false, 0));
+        assert_eq!((without.has_rdtscp(), without.answer(7, 0, 0).ecx & ecx_7::RDPID), (false, 0));
     }
 
     #[test]
@@ -354,7 +375,7 @@ pub(crate) mod tests {
     fn osxsave_and_the_save_area_follow_the_guest() {
         let mut table = CpuidTable::new(everything, 0, 1, true);
         table.set_osxsave(true);
-        assert_ne!(table.answer(1, 0, 0).ecx & OSXSAVE, 0);
+        assert_ne!(table.answer(1, 0, 0).ecx & ecx_1::OSXSAVE, 0);
         assert_eq!(table.answer(0xd, 0, 0b11).ebx, 576);
         assert_eq!(table.answer(0xd, 0, 0b111).ebx, 576 + 256);
         assert_eq!(table.answer(0xd, 99, 0b111), Answer::ZERO);

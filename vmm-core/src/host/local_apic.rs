@@ -9,6 +9,7 @@ use tollgate_abi::apic::{
     CURRENT_COUNT, DELIVERY_INIT, DELIVERY_NMI, DELIVERY_START_UP, DIVIDE, EOI, IA32_APIC_BASE, IA32_TSC_DEADLINE, ICR,
     ID, INITIAL_COUNT, LVT_MASKED, LVT_TIMER, LVT_TSC_DEADLINE, MSR_BASE, SVR, TO_OTHERS, command,
 };
+use tollgate_abi::x86::cpuid::ecx_1;
 use x86_64::registers::model_specific::Msr;
 
 use crate::handlers::apic::SPURIOUS_VECTOR;
@@ -31,8 +32,6 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const ENABLED: u32 = 1 << 8 | SPURIOUS_VECTOR as u32;
 /// Divide by 1.
 const BY_ONE: u32 = 0b1011;
-/// CPUID.1:ECX: the timer has a TSC-deadline mode.
-const CPUID_1_ECX_TSC_DEADLINE: u32 = 1 << 24;
 /// Counts that are added to what is measured: a timer that fires early fires twice.
 const SLACK_COUNTS: u64 = 64;
 /// The most counts that a time takes: the timer has 32 bits, and who fires early is armed again.
@@ -78,7 +77,7 @@ impl LocalApic {
         apic.write(SVR, ENABLED);
         apic.write(LVT_TIMER, LVT_MASKED);
         apic.write(DIVIDE, BY_ONE);
-        if features & CPUID_1_ECX_TSC_DEADLINE == 0 {
+        if features & ecx_1::TSC_DEADLINE == 0 {
             let rate = apic.measure(measured_ticks).min(FAR_RATE);
             apic.timer = Timer::Counts { rate, far_ticks: (FAR_COUNTS << 16) / rate };
         }

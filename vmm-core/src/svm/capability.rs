@@ -8,6 +8,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::x86::control::*;
+use tollgate_abi::x86::cpuid::{ebx_7, ecx_1, ecx_7, edx_1};
 
 const SVM_DISABLED: u64 = 1 << 4;
 
@@ -121,18 +122,18 @@ pub fn is_offered(cpuid: impl Fn(u32, u32) -> Answer) -> bool {
     cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpuid(0x8000_0001, 0).ecx & SVM != 0
 }
 
-/// A register of CPUID, a bit there, and the bit in CR4 that exists with it.
-type Cr4Bit = (fn(&Features) -> u32, u8, u8);
+/// A feature that CPUID shows, and the bit in CR4 that exists with it.
+type Cr4Bit = (fn(&Features) -> bool, u64);
 const CR4_BY_FEATURE: [Cr4Bit; 9] = [
-    (|features| features.edx_1, 1, 0),   // VME: VME
-    (|features| features.edx_1, 1, 1),   // VME: PVI
-    (|features| features.edx_1, 2, 3),   // DE
-    (|features| features.edx_1, 3, 4),   // PSE
-    (|features| features.edx_1, 13, 7),  // PGE
-    (|features| features.ecx_1, 26, 18), // XSAVE: OSXSAVE
-    (|features| features.ebx_7, 0, 16),  // FSGSBASE
-    (|features| features.ebx_7, 7, 20),  // SMEP
-    (|features| features.ecx_7, 2, 11),  // UMIP
+    (|features| features.edx_1 & edx_1::VME != 0, CR4_VME),
+    (|features| features.edx_1 & edx_1::VME != 0, CR4_PVI),
+    (|features| features.edx_1 & edx_1::DE != 0, CR4_DE),
+    (|features| features.edx_1 & edx_1::PSE != 0, CR4_PSE),
+    (|features| features.edx_1 & edx_1::PGE != 0, CR4_PGE),
+    (|features| features.ecx_1 & ecx_1::XSAVE != 0, CR4_OSXSAVE),
+    (|features| features.ebx_7 & ebx_7::FSGSBASE != 0, CR4_FSGSBASE),
+    (|features| features.ebx_7 & ebx_7::SMEP != 0, CR4_SMEP),
+    (|features| features.ecx_7 & ecx_7::UMIP != 0, CR4_UMIP),
 ];
 /// The bits that every 64-bit processor has.
 const CR4_ALWAYS: u64 = CR4_TSD | CR4_PAE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
@@ -166,10 +167,7 @@ impl Capabilities {
         let (basic, extended) = (cpuid(1, 0), cpuid(0x8000_0001, 0));
         let structured = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { Answer::ZERO };
         let features = Features { ecx_1: basic.ecx, edx_1: basic.edx, ebx_7: structured.ebx, ecx_7: structured.ecx };
-        let cr4 = CR4_BY_FEATURE
-            .iter()
-            .filter(|(register, bit, _)| register(&features) >> bit & 1 != 0)
-            .fold(CR4_ALWAYS, |bits, (_, _, bit)| bits | 1 << bit);
+        let cr4 = CR4_BY_FEATURE.iter().filter(|(has, _)| has(&features)).fold(CR4_ALWAYS, |bits, (_, bit)| bits | bit);
         let rdpru = cpuid(0x8000_0000, 0).eax >= 0x8000_0008 && cpuid(0x8000_0008, 0).ebx >> 4 & 1 != 0;
         let facts = Facts::of_svm(&cpuid);
         Ok(Self {

@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod controls;
+pub mod cpuid;
 pub mod exception;
 pub mod msr;
 

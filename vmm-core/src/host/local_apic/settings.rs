@@ -6,6 +6,7 @@ use tollgate_abi::apic::{
     DIVIDE, IA32_TSC_DEADLINE, INITIAL_COUNT, IRR, LVT_CMCI, LVT_ERROR, LVT_LINT0, LVT_LINT1, LVT_MASKED,
     LVT_PERFORMANCE, LVT_PERIODIC, LVT_THERMAL, LVT_TIMER, LVT_TSC_DEADLINE, SVR, VERSION,
 };
+use tollgate_abi::x86::cpuid::edx_1;
 use tollgate_abi::x86::msr::IA32_MCG_CAP;
 use x86_64::registers::model_specific::Msr;
 
@@ -18,8 +19,6 @@ const REQUEST_REGISTERS: u32 = 8;
 /// a one (SDM 3A 12.4.8): the first processors had no more than the first three.
 const ENTRIES: [(u32, u32); 6] =
     [(LVT_ERROR, 3), (LVT_LINT0, 3), (LVT_LINT1, 3), (LVT_PERFORMANCE, 4), (LVT_THERMAL, 5), (LVT_CMCI, 6)];
-/// CPUID.1:EDX: there is a machine-check architecture.
-const CPUID_1_EDX_MCA: u32 = 1 << 14;
 /// IA32_MCG_CAP: corrected machine checks interrupt (SDM 3B 16.3.1.1). Without it, the seventh entry is none of Intel's.
 const MCG_CMCI_P: u64 = 1 << 10;
 
@@ -115,8 +114,7 @@ impl Settings {
 /// Whether corrected machine checks can interrupt.
 fn has_cmci() -> bool {
     // SAFETY: a processor with this architecture has the MSR.
-    core::arch::x86_64::__cpuid(1).edx & CPUID_1_EDX_MCA != 0
-        && unsafe { Msr::new(IA32_MCG_CAP).read() } & MCG_CMCI_P != 0
+    core::arch::x86_64::__cpuid(1).edx & edx_1::MCA != 0 && unsafe { Msr::new(IA32_MCG_CAP).read() } & MCG_CMCI_P != 0
 }
 
 #[cfg(test)]
