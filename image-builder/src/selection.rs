@@ -2,7 +2,6 @@
 
 use tollgate_abi::bench;
 use tollgate_abi::command_line::{ALL, NONE, OptionError, Options, Selected, parse_selected};
-use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::OPTIONS_BYTES;
 use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::workload::{TABLE, Workload};
@@ -31,26 +30,8 @@ pub struct Selection {
     pub workloads: Vec<String>,
     /// The scenarios that [`ATLAS`] stands for, if not for all.
     pub atlas: Option<Vec<&'static str>>,
-    /// Where the course leaves are.
-    pub leaf_map: LeafMap,
-    /// 0 for never.
-    pub watchdog_ticks: u64,
-    /// 0 for never; `None` leaves it to the monitor.
-    pub limit_ticks: Option<u64>,
-    /// How often each scenario is timed; 0 for no samples.
-    pub scenario_samples: u64,
-    /// Keep the ledger.
-    pub accounting: bool,
-    /// Keep keys within reasons, too.
-    pub keys: bool,
-    /// Exits of each vCPU that the trace's ring holds; 0 for no trace.
-    pub trace_exits: u64,
-    /// TSC ticks of the steps in which exits are sampled; 0 for no samples.
-    pub rate_step_ticks: u64,
-    /// Number of vCPUs.
-    pub cpus: u32,
-    /// Run on fewer vCPUs where some processors don't come up.
-    pub without_missing_cpus: bool,
+    /// Everything else, as it is written; of workloads, scenarios, book and seed it says nothing.
+    pub run: Options<'static>,
     /// The guest in the image.
     pub guest: GuestKind,
 }
@@ -67,23 +48,14 @@ pub enum GuestKind {
     WithoutBook,
 }
 
+/// The options unless asked otherwise.
+pub fn usual_options() -> Options<'static> {
+    Options { watchdog_ticks: DEFAULT_WATCHDOG_TICKS, ..Options::default() }
+}
+
 impl Default for Selection {
     fn default() -> Self {
-        Self {
-            workloads: Vec::new(),
-            atlas: None,
-            leaf_map: LeafMap::default(),
-            watchdog_ticks: DEFAULT_WATCHDOG_TICKS,
-            limit_ticks: None,
-            scenario_samples: 0,
-            accounting: true,
-            keys: false,
-            trace_exits: 0,
-            rate_step_ticks: 0,
-            cpus: 1,
-            without_missing_cpus: false,
-            guest: GuestKind::BuiltIn,
-        }
+        Self { workloads: Vec::new(), atlas: None, run: usual_options(), guest: GuestKind::BuiltIn }
     }
 }
 
@@ -109,58 +81,29 @@ impl Selection {
             self.has_cpus_for(&parse_selected(item).map_err(refuse)?)?;
         }
         let atlas = scenarios.contains(&ATLAS);
-        if self.watchdog_ticks > MOST_WATCHDOG_TICKS {
-            let sentence = format!("a watchdog of {} ticks is too long", self.watchdog_ticks);
+        let Options { watchdog_ticks, keys, trace_exits, rate_step_ticks, .. } = self.run;
+        if watchdog_ticks > MOST_WATCHDOG_TICKS {
+            let sentence = format!("a watchdog of {watchdog_ticks} ticks is too long");
             return Err(
                 Failure::usage(sentence).remedy(format_args!("choose at most {MOST_WATCHDOG_TICKS}, or 0 for none"))
             );
         }
-        let mut line = format!("leaf-map={} watchdog={}", self.leaf_map.name(), self.watchdog_ticks);
-        if let Some(ticks) = self.limit_ticks {
-            line += &format!(" limit={ticks}");
-        }
-        if !items.is_empty() {
-            line += &format!(" workloads={}", items.join(","));
-        }
-        let scenarios_alone = !scenarios.is_empty() && !atlas;
-        if items.is_empty() && (scenarios_alone || self.guest != GuestKind::BuiltIn) {
-            line += &format!(" workloads={NONE}");
-        }
-        if self.guest == GuestKind::WithoutBook {
-            line += " book=none";
-        }
-        if !scenarios.is_empty() {
-            let atlas = if atlas { Some(self.atlas.clone().unwrap_or_else(|| vec![ALL])) } else { None };
-            line += &format!(" scenarios={}", atlas.unwrap_or(scenarios).join(","));
-        }
-        if let Some(seed) = random {
-            line += &format!(" workloads={NONE} book=none random={seed}");
-        }
-        if self.scenario_samples > 0 {
-            line += &format!(" scenario-samples={}", self.scenario_samples);
-        }
-        if self.cpus != 1 {
-            line += &format!(" cpus={}", self.cpus);
-        }
-        if self.without_missing_cpus {
-            line += " missing-cpus=go-on";
-        }
-        if self.keys {
-            line += " keys=on";
-        }
-        if self.trace_exits > 0 {
-            line += &format!(" trace={}", self.trace_exits);
-        }
-        if self.rate_step_ticks > 0 {
-            line += &format!(" rate-step={}", self.rate_step_ticks);
-        }
-        if self.keys && self.trace_exits + self.rate_step_ticks > 0 {
+        if keys && trace_exits + rate_step_ticks > 0 {
             let sentence = "keys are kept by another kind of account than a trace or rates";
             return Err(Failure::usage(sentence).remedy("run twice: the two logs have the same exits"));
         }
-        if !self.accounting {
-            line += " accounting=off";
+        let scenarios_alone = !scenarios.is_empty() && !atlas;
+        let is_without = random.is_some() || scenarios_alone || self.guest != GuestKind::BuiltIn;
+        let workloads = if items.is_empty() && is_without { NONE.to_owned() } else { items.join(",") };
+        let atlas = if atlas { Some(self.atlas.clone().unwrap_or_else(|| vec![ALL])) } else { None };
+        let line = Options {
+            workloads: &workloads,
+            scenarios: &atlas.unwrap_or(scenarios).join(","),
+            guest_keeps_book: random.is_none() && self.guest != GuestKind::WithoutBook,
+            random_seed: random,
+            ..self.run
         }
+        .to_string();
         if line.len() > OPTIONS_BYTES {
             let sentence = format!("the list of workloads is too long: the options have {} bytes", line.len());
             return Err(
@@ -173,10 +116,11 @@ impl Selection {
 
     fn has_cpus_for(&self, selected: &Selected) -> Result<(), Failure> {
         let least = selected.workload.on.least_vcpus();
-        if u64::from(self.cpus) >= least {
+        if u64::from(self.run.cpus) >= least {
             return Ok(());
         }
-        let sentence = format!("`{}` runs on {least} vCPUs, and {} is asked for", selected.workload.name, self.cpus);
+        let sentence =
+            format!("`{}` runs on {least} vCPUs, and {} is asked for", selected.workload.name, self.run.cpus);
         Err(Failure::usage(sentence).remedy(format_args!("add --cpus {least}")))
     }
 }
@@ -262,25 +206,28 @@ mod tests {
 
     #[test]
     fn vcpus_are_told_where_there_are_several() {
-        let two = Selection { cpus: 2, ..Selection::default() };
-        assert_eq!(two.options().unwrap(), "leaf-map=autumn2021 watchdog=200000000 cpus=2");
-        let going_on = Selection { without_missing_cpus: true, ..two };
-        assert!(going_on.options().unwrap().ends_with(" cpus=2 missing-cpus=go-on"));
-        let most = Selection { cpus: 17, ..Selection::default() };
-        assert!(most.options().unwrap_err().to_string().contains("`cpus=17` has a value that it does not take"));
+        let of = |run| Selection { run, ..Selection::default() }.options();
+        let two = Options { cpus: 2, ..usual_options() };
+        assert_eq!(of(two).unwrap(), "leaf-map=autumn2021 watchdog=200000000 cpus=2");
+        let going_on = Options { without_missing_cpus: true, ..two };
+        assert!(of(going_on).unwrap().ends_with(" cpus=2 missing-cpus=go-on"));
+        let most = Options { cpus: 17, ..usual_options() };
+        assert!(of(most).unwrap_err().to_string().contains("`cpus=17` has a value that it does not take"));
     }
 
     #[test]
     fn a_workload_of_two_vcpus_is_refused_on_one() {
         let failure = line(&["cpuid,ipi-halted"]).unwrap_err().to_string();
         assert_eq!(failure, "`ipi-halted` runs on 2 vCPUs, and 1 is asked for\n  remedy: add --cpus 2");
-        let two = Selection { cpus: 2, workloads: vec!["ipi-halted".to_owned()], ..Selection::default() };
+        let run = Options { cpus: 2, ..usual_options() };
+        let two = Selection { run, workloads: vec!["ipi-halted".to_owned()], ..Selection::default() };
         assert!(two.options().unwrap().ends_with(" workloads=ipi-halted cpus=2"));
     }
 
     #[test]
     fn a_limit_is_told_where_there_is_one() {
-        let limited = Selection { limit_ticks: Some(5), ..Selection::default() };
+        let run = Options { limit_ticks: Some(5), ..usual_options() };
+        let limited = Selection { run, ..Selection::default() };
         assert_eq!(limited.options().unwrap(), "leaf-map=autumn2021 watchdog=200000000 limit=5");
     }
 

@@ -139,13 +139,15 @@ pub(super) fn ends_the_emulator(scenario: &Scenario, target: Target) -> Option<&
 
 /// Variants are kept with keys.
 fn kept(selection: &Selection) -> Selection {
-    Selection { keys: true, ..selection.clone() }
+    Selection { run: Options { keys: true, ..selection.run }, ..selection.clone() }
 }
 
 /// The options for these scenarios and workloads without others.
 fn alone(selection: &Selection, names: Vec<&str>) -> Result<String, Failure> {
     let workloads = names.into_iter().map(str::to_owned).collect();
-    Selection { workloads, cpus: 1, without_missing_cpus: false, ..kept(selection) }.options()
+    let kept = kept(selection);
+    let run = Options { cpus: 1, without_missing_cpus: false, ..kept.run };
+    Selection { workloads, run, ..kept }.options()
 }
 
 /// One of the runs that were performed.
@@ -200,7 +202,7 @@ pub(super) fn run(
             Err(failure) if runs.is_empty() || failure.status == Status::Usage => return Err(failure.during(&which)),
             // What the others found is shown all the same.
             Err(failure) => {
-                let mut account = joined(&runs, on.extension(), selection.keys, is_alone);
+                let mut account = joined(&runs, on.extension(), selection.run.keys, is_alone);
                 (account.status, account.verdict) = (failure.status, Verdict::Ended(failure.during(&which)));
                 return Ok((title, account));
             }
@@ -222,7 +224,7 @@ pub(super) fn run(
             break;
         }
     }
-    Ok((title, joined(&runs, on.extension(), selection.keys, is_alone)))
+    Ok((title, joined(&runs, on.extension(), selection.run.keys, is_alone)))
 }
 
 /// A run's processor, and how many where that is not one.
@@ -646,7 +648,8 @@ mod tests {
     #[test]
     fn the_runs_of_an_atlas_divide_it() {
         let on = Target::bochs(model(Some(models::DEFAULT)).unwrap());
-        let asked = Selection { workloads: vec!["atlas".to_owned()], cpus: 4, ..Selection::default() };
+        let run = Options { cpus: 4, ..Options::default() };
+        let asked = Selection { workloads: vec!["atlas".to_owned()], run, ..Selection::default() };
         let parts = parts(&asked, on, false).unwrap();
         let options: Vec<_> = parts.iter().map(|part| Options::parse(&part.options).unwrap()).collect();
         let cpus: Vec<_> = options.iter().map(|options| (options.cpus, options.processors())).collect();

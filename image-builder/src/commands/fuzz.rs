@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tollgate_abi::command_line::Options;
 use tollgate_abi::virtualization::Extension;
 use tollgate_abi::workload::Outcome as GuestOutcome;
 use tollgate_books::account::Account;
@@ -60,9 +61,12 @@ impl Job {
     fn selection(&self) -> Selection {
         Selection {
             workloads: vec![format!("{}:{}", random::NAME, self.seed)],
-            watchdog_ticks: RANDOM_WATCHDOG_TICKS,
-            limit_ticks: Some(RANDOM_LIMIT_TICKS),
-            cpus: self.cpus,
+            run: Options {
+                watchdog_ticks: RANDOM_WATCHDOG_TICKS,
+                limit_ticks: Some(RANDOM_LIMIT_TICKS),
+                cpus: self.cpus,
+                ..Options::default()
+            },
             ..Selection::default()
         }
     }

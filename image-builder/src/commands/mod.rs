@@ -20,6 +20,7 @@ mod trace;
 
 use std::io::{self, Write};
 
+use tollgate_abi::command_line::Options;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::SheetFormat;
@@ -101,20 +102,21 @@ impl ImageOptions {
         Ok(Selection {
             workloads: self.workloads.clone(),
             atlas: None,
-            leaf_map,
-            watchdog_ticks: self.watchdog.unwrap_or(if random {
-                RANDOM_WATCHDOG_TICKS
-            } else {
-                DEFAULT_WATCHDOG_TICKS
-            }),
-            limit_ticks: self.limit.or(random.then_some(RANDOM_LIMIT_TICKS)),
-            scenario_samples: 0,
-            accounting: true,
-            keys: self.keys,
-            trace_exits: self.trace_exits.unwrap_or(0),
-            rate_step_ticks: self.rate_step,
-            cpus: self.cpus,
-            without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
+            run: Options {
+                leaf_map,
+                watchdog_ticks: self.watchdog.unwrap_or(if random {
+                    RANDOM_WATCHDOG_TICKS
+                } else {
+                    DEFAULT_WATCHDOG_TICKS
+                }),
+                limit_ticks: self.limit.or(random.then_some(RANDOM_LIMIT_TICKS)),
+                keys: self.keys,
+                trace_exits: self.trace_exits.unwrap_or(0),
+                rate_step_ticks: self.rate_step,
+                cpus: self.cpus,
+                without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
+                ..Options::default()
+            },
             guest: match (&self.guest, self.no_book) {
                 (None, _) => GuestKind::BuiltIn,
                 (Some(_), false) => GuestKind::Other,

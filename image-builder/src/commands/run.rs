@@ -25,14 +25,14 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     let mut selection = arguments.image.selection()?;
     if let Some(path) = &arguments.trace {
         Form::of(path)?;
-        selection.trace_exits = arguments.image.trace_exits.unwrap_or(DEFAULT_TRACE_EXITS);
+        selection.run.trace_exits = arguments.image.trace_exits.unwrap_or(DEFAULT_TRACE_EXITS);
     }
     let target = target(arguments)?;
     let seconds = seconds(arguments.timeout, arguments.audit);
-    if selection.watchdog_ticks == DEFAULT_WATCHDOG_TICKS {
-        selection.watchdog_ticks = target.platform.watchdog_ticks;
+    if selection.run.watchdog_ticks == DEFAULT_WATCHDOG_TICKS {
+        selection.run.watchdog_ticks = target.platform.watchdog_ticks;
     }
-    selection.limit_ticks = selection.limit_ticks.or(Some(target.limit_ticks(seconds, arguments.audit)));
+    selection.run.limit_ticks = selection.run.limit_ticks.or(Some(target.limit_ticks(seconds, arguments.audit)));
     let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;
     // Not found out only when the run is over.

@@ -14,64 +14,237 @@ use crate::machine::MOST_VCPUS;
 use crate::scenario::{self, Scenario};
 use crate::workload::{TABLE, Workload};
 
-/// Parsed options.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options<'a> {
-    /// `leaf-map=`: where the course leaves are.
-    pub leaf_map: LeafMap,
-    /// `workloads=`: names, each with `:iterations` if not the default; [`EVERY`] microbenchmark; `none`; empty for the default run.
-    workloads: &'a str,
-    /// `scenarios=`: names, or `all`; empty for none.
-    scenarios: &'a str,
-    /// `scenario-samples=`: how often each scenario is timed; 0, the default, for no samples.
-    pub scenario_samples: u64,
-    /// `watchdog=`: TSC ticks without an exit after which the guest is stopped; 0 for never. Under SVM, which has no timer for
-    /// that, a guest that exits is looked at as often, and needs [`Options::accounting`].
-    pub watchdog_ticks: u64,
-    /// `limit=`: TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never. Without the
-    /// option the monitor chooses some minutes, by the rate that the processor tells.
-    pub limit_ticks: Option<u64>,
-    /// `accounting=off`: run without the ledger, to measure what it costs. The account then stays empty; and under SVM there
-    /// is no watchdog, since it asks the ledger whether the guest has exited.
-    pub accounting: bool,
-    /// `keys=on`: keep the keys by which the exits of a reason differ.
-    pub keys: bool,
-    /// `trace=`: how many exits of each vCPU to hold until they can be written; 0, the default, for no trace.
-    pub trace_exits: u64,
-    /// `guest=`: what tells the guest's file from others, in hexadecimal, where a trace has addresses in it.
-    pub guest: Option<u32>,
-    /// `rate-step=`: TSC ticks of the steps in which exits are sampled over time; 0, the default, for no samples.
-    pub rate_step_ticks: u64,
-    /// `cpus=`: how many vCPUs the guest is to have, each on a processor of its own.
-    pub cpus: u32,
-    /// `missing-cpus=go-on`: run on fewer vCPUs where some processors don't come up; `stop`, the default, refuses.
-    pub without_missing_cpus: bool,
-    /// `book=none`: the guest keeps no book and nobody predicts its exits, so that the ledger is compared with the emulator's log
-    /// alone, however the guest ends; `own`, the default, compares every book.
-    pub guest_keeps_book: bool,
-    /// `random=`: the seed from which the guest was made, where it is a random one.
-    pub random_seed: Option<u64>,
+/// Makes the options of their rows: field, type and value where the option is left out; behind that the key, the form of its values, and
+/// whether it is written where it has that value.
+macro_rules! options {
+    ($(
+        $(#[$doc:meta])*
+        $field:ident: $kind:ty = $default:expr, $key:literal, $form:expr, $written:ident;
+    )*) => {
+        /// Parsed options.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Options<'a> {
+            $($(#[$doc])* pub $field: $kind,)*
+        }
+
+        impl Default for Options<'_> {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        /// Every key, in the order in which a line has them.
+        const KEYS: &[&str] = &[$($key,)*];
+
+        impl<'a> Options<'a> {
+            /// Takes a word of the line.
+            fn take(&mut self, word: &'a str, key: &str, value: &'a str) -> Result<(), OptionError<'a>> {
+                match key {
+                    $($key => self.$field = $form.read(value).map_err(|wrong| wrong.unwrap_or(OptionError::Value(word)))?,)*
+                    _ => return Err(OptionError::Unknown(word)),
+                }
+                Ok(())
+            }
+        }
+
+        /// The line that is read as these options.
+        impl fmt::Display for Options<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let usual = Options::default();
+                let mut separator = "";
+                $(
+                    if matches!(Written::$written, Written::Always) || self.$field != usual.$field {
+                        write!(f, "{separator}{}=", $key)?;
+                        $form.write(self.$field, f)?;
+                        separator = " ";
+                    }
+                )*
+                let _ = separator;
+                Ok(())
+            }
+        }
+    };
 }
 
-impl Default for Options<'_> {
-    fn default() -> Self {
-        Self {
-            leaf_map: LeafMap::default(),
-            workloads: "",
-            scenarios: "",
-            scenario_samples: 0,
-            watchdog_ticks: 0,
-            limit_ticks: None,
-            accounting: true,
-            keys: false,
-            trace_exits: 0,
-            guest: None,
-            rate_step_ticks: 0,
-            cpus: 1,
-            without_missing_cpus: false,
-            guest_keeps_book: true,
-            random_seed: None,
+/// Whether an option is written where it has the value that it has where it is left out.
+enum Written {
+    Always,
+    Else,
+}
+
+options! {
+    /// Where the course leaves are.
+    leaf_map: LeafMap = LeafMap::default(), "leaf-map", Term, Always;
+    /// TSC ticks without an exit after which the guest is stopped; 0 for never. Under SVM, which has no timer for that, a guest that exits is
+    /// looked at as often, and needs [`Options::accounting`].
+    watchdog_ticks: u64 = 0, "watchdog", NUMBER, Always;
+    /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never. Without the option the monitor
+    /// chooses some minutes, by the rate that the processor tells.
+    limit_ticks: Option<u64> = None, "limit", Maybe(NUMBER), Else;
+    /// Names, each with `:iterations` if not the default; [`EVERY`] microbenchmark; [`NONE`]; empty for the default run.
+    workloads: &'a str = "", "workloads", Workloads, Else;
+    /// `none`: the guest keeps no book and nobody predicts its exits, so that the ledger is compared with the emulator's log alone, however
+    /// the guest ends; `own` compares every book.
+    guest_keeps_book: bool = true, "book", Words("own", "none"), Else;
+    /// Names, or [`ALL`]; empty for none.
+    scenarios: &'a str = "", "scenarios", Scenarios, Else;
+    /// The seed from which the guest was made, where it is a random one.
+    random_seed: Option<u64> = None, "random", Maybe(NUMBER), Else;
+    /// How often each scenario is timed; 0 for no samples.
+    scenario_samples: u64 = 0, "scenario-samples", Number(0, bench::MOST_SAMPLES), Else;
+    /// How many vCPUs the guest is to have, each on a processor of its own.
+    cpus: u32 = 1, "cpus", Vcpus, Else;
+    /// `go-on`: run on fewer vCPUs where some processors don't come up; `stop` refuses.
+    without_missing_cpus: bool = false, "missing-cpus", Words("go-on", "stop"), Else;
+    /// Keep the keys by which the exits of a reason differ.
+    keys: bool = false, "keys", Words("on", "off"), Else;
+    /// How many exits of each vCPU to hold until they can be written; 0 for no trace.
+    trace_exits: u64 = 0, "trace", NUMBER, Else;
+    /// TSC ticks of the steps in which exits are sampled over time; 0 for no samples.
+    rate_step_ticks: u64 = 0, "rate-step", NUMBER, Else;
+    /// `off`: run without the ledger, to measure what it costs. The account then stays empty; and under SVM there is no watchdog, since it
+    /// asks the ledger whether the guest has exited.
+    accounting: bool = true, "accounting", Words("on", "off"), Else;
+    /// A mark that tells the guest's file from others, in hexadecimal, where a trace has addresses in it.
+    guest: Option<u32> = None, "guest", Maybe(Mark), Else;
+}
+
+/// A form of values. One that is not of it is refused, by an error that says more than [`OptionError::Value`] where there is one.
+trait Form<'a> {
+    type Value: Copy;
+
+    fn read(&self, text: &'a str) -> Result<Self::Value, Option<OptionError<'a>>>;
+
+    fn write(&self, value: Self::Value, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// A number from the first to the second.
+struct Number(u64, u64);
+
+const NUMBER: Number = Number(0, u64::MAX);
+
+impl<'a> Form<'a> for Number {
+    type Value = u64;
+
+    fn read(&self, text: &'a str) -> Result<u64, Option<OptionError<'a>>> {
+        text.parse().ok().filter(|number| (self.0..=self.1).contains(number)).ok_or(None)
+    }
+
+    fn write(&self, value: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&value, f)
+    }
+}
+
+/// A number of vCPUs.
+struct Vcpus;
+
+impl<'a> Form<'a> for Vcpus {
+    type Value = u32;
+
+    fn read(&self, text: &'a str) -> Result<u32, Option<OptionError<'a>>> {
+        Number(1, MOST_VCPUS as u64).read(text).map(|number| number as u32)
+    }
+
+    fn write(&self, value: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&value, f)
+    }
+}
+
+/// A value of this form, where there is one.
+struct Maybe<F>(F);
+
+impl<'a, F: Form<'a>> Form<'a> for Maybe<F> {
+    type Value = Option<F::Value>;
+
+    fn read(&self, text: &'a str) -> Result<Self::Value, Option<OptionError<'a>>> {
+        self.0.read(text).map(Some)
+    }
+
+    fn write(&self, value: Self::Value, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        value.map_or(Ok(()), |value| self.0.write(value, f))
+    }
+}
+
+/// A number of 32 bits in hexadecimal.
+struct Mark;
+
+impl<'a> Form<'a> for Mark {
+    type Value = u32;
+
+    fn read(&self, text: &'a str) -> Result<u32, Option<OptionError<'a>>> {
+        let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
+        digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).ok_or(None)
+    }
+
+    fn write(&self, value: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{value:#x}")
+    }
+}
+
+/// The word for true, and the one for false.
+struct Words(&'static str, &'static str);
+
+impl<'a> Form<'a> for Words {
+    type Value = bool;
+
+    fn read(&self, text: &'a str) -> Result<bool, Option<OptionError<'a>>> {
+        let is_true = text == self.0;
+        if is_true || text == self.1 { Ok(is_true) } else { Err(None) }
+    }
+
+    fn write(&self, value: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if value { self.0 } else { self.1 })
+    }
+}
+
+/// A term of the course.
+struct Term;
+
+impl<'a> Form<'a> for Term {
+    type Value = LeafMap;
+
+    fn read(&self, text: &'a str) -> Result<LeafMap, Option<OptionError<'a>>> {
+        LeafMap::parse(text).ok_or(None)
+    }
+
+    fn write(&self, value: LeafMap, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value.name())
+    }
+}
+
+/// Names of workloads.
+struct Workloads;
+
+impl<'a> Form<'a> for Workloads {
+    type Value = &'a str;
+
+    fn read(&self, text: &'a str) -> Result<&'a str, Option<OptionError<'a>>> {
+        for item in text.split(',').filter(|&item| !item.is_empty() && text != NONE && item != EVERY) {
+            parse_selected(item).map_err(Some)?;
         }
+        Ok(text)
+    }
+
+    fn write(&self, value: &'a str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value)
+    }
+}
+
+/// Names of scenarios.
+struct Scenarios;
+
+impl<'a> Form<'a> for Scenarios {
+    type Value = &'a str;
+
+    fn read(&self, text: &'a str) -> Result<&'a str, Option<OptionError<'a>>> {
+        for name in text.split(',').filter(|&name| !name.is_empty() && text != ALL) {
+            Scenario::by_name(name).ok_or(Some(OptionError::Scenario(name)))?;
+        }
+        Ok(text)
+    }
+
+    fn write(&self, value: &'a str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value)
     }
 }
 
@@ -99,10 +272,11 @@ impl fmt::Display for OptionError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OptionError::Unknown(word) => {
-                write!(
-                    f,
-                    "option `{word}` is unknown; there are leaf-map=, workloads=, scenarios=, scenario-samples=, cpus=, missing-cpus=, watchdog=, limit=, keys=, trace=, guest=, rate-step=, accounting=, book=, random="
-                )
+                write!(f, "option `{word}` is unknown; there are ")?;
+                KEYS.iter().enumerate().try_for_each(|(at, key)| {
+                    let separator = if at == 0 { "" } else { ", " };
+                    write!(f, "{separator}{key}=")
+                })
             }
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
             OptionError::Workload(name) => write!(f, "there is no workload `{name}`"),
@@ -149,69 +323,7 @@ impl<'a> Options<'a> {
         let mut options = Self::default();
         for word in line.split_ascii_whitespace() {
             let (key, value) = word.split_once('=').ok_or(OptionError::Unknown(word))?;
-            match key {
-                "leaf-map" => options.leaf_map = LeafMap::parse(value).ok_or(OptionError::Value(word))?,
-                "watchdog" => options.watchdog_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
-                "limit" => options.limit_ticks = Some(value.parse().map_err(|_| OptionError::Value(word))?),
-                "trace" => options.trace_exits = value.parse().map_err(|_| OptionError::Value(word))?,
-                "guest" => {
-                    let digits = value.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
-                    let mark = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
-                    options.guest = Some(mark.ok_or(OptionError::Value(word))?);
-                }
-                "rate-step" => options.rate_step_ticks = value.parse().map_err(|_| OptionError::Value(word))?,
-                "accounting" => {
-                    options.accounting = match value {
-                        "on" => true,
-                        "off" => false,
-                        _ => return Err(OptionError::Value(word)),
-                    }
-                }
-                "keys" => {
-                    options.keys = match value {
-                        "on" => true,
-                        "off" => false,
-                        _ => return Err(OptionError::Value(word)),
-                    }
-                }
-                "scenario-samples" => {
-                    let samples = value.parse().ok().filter(|&samples| samples <= bench::MOST_SAMPLES);
-                    options.scenario_samples = samples.ok_or(OptionError::Value(word))?;
-                }
-                "cpus" => {
-                    let most = 1..=MOST_VCPUS as u32;
-                    options.cpus =
-                        value.parse().ok().filter(|cpus| most.contains(cpus)).ok_or(OptionError::Value(word))?;
-                }
-                "missing-cpus" => {
-                    options.without_missing_cpus = match value {
-                        "go-on" => true,
-                        "stop" => false,
-                        _ => return Err(OptionError::Value(word)),
-                    }
-                }
-                "book" => {
-                    options.guest_keeps_book = match value {
-                        "own" => true,
-                        "none" => false,
-                        _ => return Err(OptionError::Value(word)),
-                    }
-                }
-                "random" => options.random_seed = Some(value.parse().map_err(|_| OptionError::Value(word))?),
-                "workloads" => {
-                    for item in value.split(',').filter(|&item| !item.is_empty() && value != NONE && item != EVERY) {
-                        parse_selected(item)?;
-                    }
-                    options.workloads = value;
-                }
-                "scenarios" => {
-                    for name in value.split(',').filter(|&name| !name.is_empty() && value != ALL) {
-                        Scenario::by_name(name).ok_or(OptionError::Scenario(name))?;
-                    }
-                    options.scenarios = value;
-                }
-                _ => return Err(OptionError::Unknown(word)),
-            }
+            options.take(word, key, value)?;
         }
         Ok(options)
     }
@@ -270,6 +382,37 @@ mod tests {
         let options = Options::parse("").unwrap();
         assert_eq!(options, Options::default());
         assert_eq!(options.selected(1).count(), TABLE.iter().filter(|w| w.is_default(1)).count());
+    }
+
+    #[test]
+    fn a_line_is_read_as_the_options_that_it_was_written_of() {
+        let check = |options: Options<'_>, line: &str| {
+            let written = std::format!("{options}");
+            assert_eq!((written.as_str(), Options::parse(&written)), (line, Ok(options)));
+        };
+        check(Options::default(), "leaf-map=autumn2021 watchdog=0");
+        check(
+            Options {
+                leaf_map: LeafMap::Autumn2022,
+                watchdog_ticks: 1,
+                limit_ticks: Some(2),
+                workloads: "cpuid:3",
+                guest_keeps_book: false,
+                scenarios: ALL,
+                random_seed: Some(4),
+                scenario_samples: 5,
+                cpus: 6,
+                without_missing_cpus: true,
+                keys: true,
+                trace_exits: 7,
+                rate_step_ticks: 8,
+                accounting: false,
+                guest: Some(9),
+            },
+            "leaf-map=autumn2022 watchdog=1 limit=2 workloads=cpuid:3 book=none scenarios=all random=4 scenario-samples=5 cpus=6 \
+             missing-cpus=go-on keys=on trace=7 rate-step=8 accounting=off guest=0x9",
+        );
+        assert_eq!(KEYS.len(), 15);
     }
 
     #[test]

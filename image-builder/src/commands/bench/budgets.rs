@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tollgate_abi::ExitReason;
+use tollgate_abi::command_line::Options;
 use tollgate_abi::quick::{self, LEDGER_BUDGET_TICKS};
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::account::{Account, Verdict, WorkloadAccount};
@@ -19,7 +20,7 @@ use super::kvm;
 use crate::emulator::models::Model;
 use crate::emulator::{Boot, Limits, Machine, Target};
 use crate::image;
-use crate::selection::Selection;
+use crate::selection::{Selection, usual_options};
 
 /// One measured operation and its budget, the same under both extensions, in ticks an iteration.
 ///
@@ -140,7 +141,9 @@ fn measure(model: &'static Model, rows: &[&Row], books: Books, cpus: u32, limit:
     let twice = |row: &Row| format!("{0}:{1},{0}:{2}", row.workload, iterations(row), 2 * iterations(row));
     let workloads = rows.iter().copied().map(twice).collect();
     let (accounting, keys) = (books != Books::None, books == Books::Keys);
-    let options = Selection { workloads, accounting, keys, cpus, ..Selection::default() }.options()?;
+    let options =
+        Selection { workloads, run: Options { accounting, keys, cpus, ..usual_options() }, ..Selection::default() }
+            .options()?;
     let what = match books {
         Books::Ledger if cpus > 1 => "with the ledger, on several vCPUs at once",
         Books::Ledger => "with the ledger",

@@ -1,13 +1,14 @@
 //! The operations to measure, and those of them that are booted together.
 
 use tollgate_abi::bench::{Bench, Parts, TABLE};
+use tollgate_abi::command_line::Options;
 use tollgate_abi::scenario::{self, Scenario};
 use tollgate_books::failure::Failure;
 
 use super::super::atlas;
 use super::budgets;
 use crate::emulator::Target;
-use crate::selection::{Selection, nearest};
+use crate::selection::{Selection, nearest, usual_options};
 
 /// Samples of each scenario.
 const SCENARIO_SAMPLES: u64 = 256;
@@ -135,8 +136,8 @@ impl Boot {
         let scenarios = self.scenarios.iter().map(|scenario| scenario.name);
         let names: Vec<_> = self.rows.iter().map(|bench| bench.workload.name).chain(scenarios).collect();
         let scenario_samples = if self.scenarios.is_empty() { 0 } else { SCENARIO_SAMPLES };
-        Selection { workloads: vec![names.join(",")], scenario_samples, cpus: self.cpus, ..Selection::default() }
-            .options()
+        let run = Options { scenario_samples, cpus: self.cpus, ..usual_options() };
+        Selection { workloads: vec![names.join(",")], run, ..Selection::default() }.options()
     }
 }
 
@@ -145,7 +146,6 @@ mod tests {
     use super::*;
     use crate::emulator::models::{self, Model};
     use crate::emulator::{Engine, release};
-    use tollgate_abi::command_line::Options;
     use tollgate_abi::virtualization::Extension;
 
     fn bochs(model: &str) -> Target {
