@@ -9,6 +9,8 @@ use std::process::Command;
 
 use common::{text, tollgate_in};
 use serde_json::Value;
+use tollgate::emulator::versions::Behaviour;
+use tollgate::emulator::{Engine, installed};
 
 /// Where a probe runs: the platform, and the processor model on Bochs.
 type Place = (&'static str, &'static str);
@@ -22,8 +24,8 @@ const QEMU: Place = ("qemu-tcg", "");
 
 const EVERYWHERE: &[Place] = &[TIGERLAKE, HASWELL, ZAMBEZI, QEMU];
 
-/// Assembles a probe and runs it on so many vCPUs: the account, and the guest's words.
-fn run(probe: &str, cpus: u32, (on, cpu): Place) -> (Value, String) {
+/// Assembles a probe with symbols, `NAME=NUMBER`, and runs it on so many vCPUs: the account, and the guest's words.
+fn run(probe: &str, cpus: u32, (on, cpu): Place, symbols: &[&str]) -> (Value, String) {
     let place = tempfile::tempdir().unwrap();
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probes");
     let guest = place.path().join("probe.elf");
@@ -33,6 +35,7 @@ fn run(probe: &str, cpus: u32, (on, cpu): Place) -> (Value, String) {
         .arg("-I")
         .arg(&sources)
         .arg("-Wa,--noexecstack")
+        .args(symbols.iter().map(|symbol| format!("-Wa,--defsym,{symbol}")))
         .arg("-o")
         .arg(&guest)
         .arg(sources.join(probe).with_extension("s"));
@@ -55,11 +58,17 @@ fn run(probe: &str, cpus: u32, (on, cpu): Place) -> (Value, String) {
 /// Runs a probe everywhere it is about; it has to end with this outcome and these words, with every book in agreement.
 fn check(probe: &str, cpus: u32, places: &[Place], outcome: &str, words: &str) {
     for &place in places {
-        let (account, said) = run(probe, cpus, place);
+        let symbols: &[&str] = if place == QEMU && qemu_has(Behaviour::CachesInRing3) { &["CACHES=3"] } else { &[] };
+        let (account, said) = run(probe, cpus, place, symbols);
         assert_eq!(said, words, "{probe} on {place:?}: {}", account["verdict"]);
         assert_eq!(account["stop"]["outcome"], outcome, "{probe} on {place:?}: {}", account["verdict"]);
         assert_eq!(account["findings"], Value::Array(vec![]), "{probe} on {place:?}");
     }
+}
+
+/// Whether the QEMU that is installed has a behaviour.
+fn qemu_has(behaviour: Behaviour) -> bool {
+    installed(Engine::Tcg).is_ok_and(|qemu| qemu.has(behaviour))
 }
 
 /// A guest that has no book of its exits.

@@ -71,6 +71,8 @@ pub enum Behaviour {
     ControlRegisterReadsStay,
     /// INVD exits with a code of its own.
     InvdIsTold,
+    /// Ring 3 may execute INVD and WBINVD.
+    CachesInRing3,
     /// Interrupts make an exit from SVM right behind STI, too.
     InterruptsBehindSti,
     /// The first PAUSE behind an entry makes no exit from SVM.
@@ -102,7 +104,7 @@ const fn row(behaviour: Behaviour, family: Family, from: Version, texts: [&'stat
 }
 
 /// Every difference, by emulator and version.
-pub const DIFFERENCES: [Difference; 11] = [
+pub const DIFFERENCES: [Difference; 12] = [
     row(
         Behaviour::DebuggerOnRequest,
         Family::Bochs,
@@ -194,6 +196,16 @@ pub const DIFFERENCES: [Difference; 11] = [
             "makes an exit of its own for INVD, which was WBINVD's before",
             "nothing by version: the monitor tries INVD before its guest runs, and the guest expects as much",
             "`run --audit --workload caches` logs exits 0x76",
+        ],
+    ),
+    row(
+        Behaviour::CachesInRing3,
+        Family::Qemu,
+        V9_1,
+        [
+            "lets ring 3 execute INVD and WBINVD, where #GP is due",
+            "nothing: a guest that does so gets no exception, as without a monitor",
+            "`findings/qemu-invd-and-wbinvd-in-ring-3.sh`",
         ],
     ),
     row(

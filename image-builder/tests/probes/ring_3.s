@@ -11,6 +11,10 @@
     .set ROW_BYTES, 8
     .set GP, 13
     .set UD, 6
+    # INVD and WBINVD raise it, too, but on QEMU from 9.1 on, which executes them: INT3 comes then.
+    .ifndef CACHES
+    .set CACHES, GP
+    .endif
 
 main:
     gate 3, trapped_int3, 0xee
@@ -121,8 +125,8 @@ told_end:
     .balign 8
 rows:
     refused GP, 0xf4                            # hlt
-    refused GP, 0x0f, 0x08                      # invd
-    refused GP, 0x0f, 0x09                      # wbinvd
+    refused CACHES, 0x0f, 0x08                  # invd
+    refused CACHES, 0x0f, 0x09                  # wbinvd
     refused GP, 0x0f, 0x06                      # clts
     refused GP, 0x0f, 0x01, 0xf0                # lmsw ax
     refused GP, 0x0f, 0x20, 0xc0                # mov rax, cr0

@@ -192,7 +192,8 @@ mod tests {
             let lines: Vec<String> = boots.iter().map(|boot| boot.options().unwrap()).collect();
             let scenarios = |line: &String| Options::parse(line).unwrap().scenarios().count();
             let known = scenario::TABLE.iter().filter(|scenario| scenario.is_under(extension)).count();
-            let left_out = usize::from(extension == Extension::Svm);
+            // Under SVM, Bochs 2.7 does not survive a triple fault; later versions do.
+            let left_out = all.lacking(bochs(model)).count();
             assert_eq!(lines.iter().map(scenarios).sum::<usize>(), known - left_out);
         }
     }
