@@ -4,6 +4,9 @@
 //! The recipe was found by trial on Debian's Bochs 2.7: without the dummy sound drivers it aborts where there is no
 //! sound card, without a debugger script it waits for ever, with `clock: sync` other than `none` runs differ.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use tollgate_books::audit::ExitLogFormat;
@@ -238,8 +241,35 @@ const EXIT: &[u8] = b"VMEXIT reason=";
 /// Whether it was the guest that ended Bochs: by a triple fault under SVM, of which Bochs makes no exit. That of the monitor would be another
 /// matter: see [`was_in_guest`].
 pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
-    let logged = |log: &ExitLog| log.ends_behind(&[UNRESOLVED.as_bytes()], EXIT);
-    was_in_guest(launch) && (said.contains(UNRESOLVED) || launch.exit_log.as_ref().is_some_and(logged))
+    let log = launch.exit_log.as_ref().and_then(|log| File::open(&log.path).ok());
+    log.is_some_and(|log| unresolved_in_guest(BufReader::new(log), said))
+}
+
+/// Whether the processor whose exception had no resolution was in its guest then, whatever the others did meanwhile.
+fn unresolved_in_guest(mut log: impl BufRead, said: &str) -> bool {
+    let contains = |line: &[u8], text: &[u8]| line.windows(text.len()).any(|part| part == text);
+    let mut ended = said.lines().find(|line| line.contains(UNRESOLVED)).and_then(|line| processor(line.as_bytes()));
+    let mut in_guest = BTreeSet::new();
+    let mut line = Vec::new();
+    while log.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+        if let Some(processor) = processor(&line) {
+            if contains(&line, UNRESOLVED.as_bytes()) {
+                ended = ended.or(Some(processor));
+            } else if contains(&line, EXIT) {
+                in_guest.remove(&processor);
+            } else if IN_GUEST.iter().any(|text| contains(&line, text)) {
+                in_guest.insert(processor);
+            }
+        }
+        line.clear();
+    }
+    ended.is_some_and(|processor| in_guest.contains(&processor))
+}
+
+/// The processor that a line of Bochs' is about.
+fn processor(line: &[u8]) -> Option<u32> {
+    let (_, behind) = std::str::from_utf8(line).ok()?.split_once("[CPU")?;
+    u32::from_str_radix(behind.split_once(']')?.0.trim(), 16).ok()
 }
 
 /// Whether Bochs' log ends in a guest under SVM: behind the last exit it was entered again.
@@ -288,6 +318,23 @@ mod tests {
         check(&[entry, walk, exit, end], false);
         check(&[exit], false);
         check(&[end], false);
+    }
+
+    #[test]
+    fn the_processor_that_ended_bochs_is_the_one_that_has_to_be_in_its_guest() {
+        let exit = |cpu: u32| format!("0d[CPU{cpu:X}  ] SVM VMEXIT reason=129 exitinfo1=00 exitinfo2=00\n");
+        let entry = |cpu: u32| format!("0d[CPU{cpu:X}  ] VMRUN VMCB ptr: 0x0000000000237000\n");
+        let end = |cpu: u32| format!("0p[CPU{cpu:X}  ] >>PANIC<< exception(): 3rd (12) exception with no resolution\n");
+        let far = "0d[CPU0  ] RDTSC: ticks 0x00000000:013c3a65\n".repeat(3000);
+        let check = |lines: &[String], said: &str, expected: bool| {
+            assert_eq!(unresolved_in_guest(lines.concat().as_bytes(), said), expected, "{lines:?}");
+        };
+        check(&[entry(0), entry(1), exit(0), far.clone(), end(1)], "", true);
+        check(&[entry(0), entry(1), exit(0), far.clone()], &end(1), true);
+        check(&[entry(0), entry(1), exit(1), far.clone(), end(1)], "", false);
+        check(&[entry(10), exit(0), end(10)], "", true);
+        check(&[entry(0), entry(1), exit(1), far], "", false);
+        check(&[end(0)], "", false);
     }
 
     #[test]
