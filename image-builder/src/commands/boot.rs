@@ -71,6 +71,7 @@ pub(super) fn seconds(asked: Option<u64>, slow: bool) -> u64 {
     asked.unwrap_or(if slow { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
 }
 
+/// The processor model of this name, or the usual one.
 pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
     let name = name.unwrap_or(models::DEFAULT);
     Model::by_name(name).ok_or_else(|| {

@@ -99,44 +99,44 @@ impl Outcome {
         let launch = &launch;
         let Session { ended, log, audit, said, .. } = session;
         let account = log.as_ref().ok().map(|log| Account::new(log, audit.as_ref(), Some(launch.platform.name)));
-        let verdict = account.as_ref().map(|account| (account.status, account.verdict.clone()));
-        let (ending, problem) = match (verdict, ended) {
-            (Some((Status::Balanced, _)), _) => {
-                let stop = account.as_ref().and_then(|account| account.stop.as_ref());
-                (stop.map_or_else(|| "unknown".to_owned(), |stop| stop.outcome.clone()), None)
+        let (ending, problem) = match account.as_ref().filter(|account| account.status != Status::NoVerdict) {
+            Some(account) if account.status == Status::Balanced => {
+                (account.stop.as_ref().map_or("unknown", |stop| &stop.outcome), None)
             }
-            (Some((Status::NoVerdict, _)) | None, Ended::Exited(_)) if bochs::guest_ended_it(launch, &said) => {
-                (EMULATORS_END.to_owned(), None)
-            }
-            (Some((Status::NoVerdict, _)) | None, Ended::TimedOut) if bochs::was_in_guest(launch) => {
-                (NO_INTERRUPT.to_owned(), None)
-            }
-            (Some((Status::NoVerdict, _)) | None, Ended::TimedOut) if qemu::was_in_guest(launch) => {
-                (NO_TIME.to_owned(), None)
-            }
-            (Some((Status::NoVerdict, _)) | None, Ended::Exited(_)) if end_of_qemu(launch).is_some() => {
-                (end_of_qemu(launch).unwrap_or_default().to_owned(), None)
-            }
-            // Whoever stops the campaign has found no fault.
-            (Some((Status::NoVerdict, _)) | None, Ended::Interrupted) => ("interrupted".to_owned(), None),
-            (Some((Status::NoVerdict, _)) | None, ended) => {
-                let sentence = match ended {
-                    Ended::Exited(status) => {
-                        format!("the emulator ended ({status}) before a verdict: {}", last_line(&said))
-                    }
-                    Ended::TimedOut => "no verdict in time".to_owned(),
-                    Ended::Flooded(log) => format!("the {log} grew beyond its limit"),
-                    Ended::AfterVerdict | Ended::Interrupted => "interrupted".to_owned(),
-                };
-                ("no verdict".to_owned(), Some(sentence))
-            }
-            (Some(_), _) if account.as_ref().is_some_and(|account| refused_by_qemu(launch, account).is_some()) => (
-                account.as_ref().and_then(|account| refused_by_qemu(launch, account)).unwrap_or_default().to_owned(),
-                None,
-            ),
-            (Some((_, verdict)), _) => (verdict.word().to_owned(), Some(verdict.to_string())),
+            Some(account) => match refused_by_qemu(launch, account) {
+                Some(ending) => (ending, None),
+                None => (account.verdict.word(), Some(account.verdict.to_string())),
+            },
+            None => match emulators_doing(launch, &ended, &said) {
+                Some(ending) => (ending, None),
+                None => ("no verdict", Some(without_verdict(ended, &said))),
+            },
         };
+        let ending = ending.to_owned();
         Self { ending, problem, account }
+    }
+}
+
+/// The word for an end without a verdict that is not the monitor's fault.
+fn emulators_doing(launch: &Launch, ended: &Ended, said: &str) -> Option<&'static str> {
+    match ended {
+        Ended::Exited(_) if bochs::guest_ended_it(launch, said) => Some(EMULATORS_END),
+        Ended::Exited(_) => end_of_qemu(launch),
+        Ended::TimedOut if bochs::was_in_guest(launch) => Some(NO_INTERRUPT),
+        Ended::TimedOut if qemu::was_in_guest(launch) => Some(NO_TIME),
+        // Whoever stops the campaign has found no fault.
+        Ended::Interrupted => Some("interrupted"),
+        Ended::TimedOut | Ended::Flooded(_) | Ended::AfterVerdict => None,
+    }
+}
+
+/// The sentence for an end without a verdict.
+fn without_verdict(ended: Ended, said: &str) -> String {
+    match ended {
+        Ended::Exited(status) => format!("the emulator ended ({status}) before a verdict: {}", last_line(said)),
+        Ended::TimedOut => "no verdict in time".to_owned(),
+        Ended::Flooded(log) => format!("the {log} grew beyond its limit"),
+        Ended::AfterVerdict | Ended::Interrupted => "interrupted".to_owned(),
     }
 }
 
