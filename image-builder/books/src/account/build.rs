@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use tollgate_abi::command_line::Options;
 
 use super::{
-    Account, Book, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, StopFacts, Totals, Verdict,
-    WorkloadAccount, parts, recorded, row_name, vcpus, verify,
+    Account, Book, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, Totals, Verdict, WorkloadAccount, parts,
+    recorded, row_name, vcpus, verify,
 };
 use crate::audit::Audit;
 use crate::log::{ExitRow, Log, WorkloadRun};
@@ -56,14 +56,7 @@ impl Account {
             workloads: log.workloads.iter().map(|run| workload(run, log.stop.is_some())).collect(),
             scenarios: log.scenarios.clone(),
             atlas: Vec::new(),
-            stop: log.stop.as_ref().map(|stop| StopFacts {
-                vcpu: stop.vcpu,
-                outcome: stop.outcome.clone(),
-                rip: stop.rip,
-                reason: stop.reason,
-                qualification: stop.qualification,
-                detail: stop.detail.clone(),
-            }),
+            stop: log.stop.clone(),
             build: header.build.clone(),
             options: header.options.clone(),
             leaf_map: header.leaf_map.clone(),

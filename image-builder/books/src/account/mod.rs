@@ -28,7 +28,7 @@ use tollgate_abi::workload::Outcome;
 
 use crate::failure::Status;
 use crate::figures::Figures;
-use crate::log::{KeyCount, KeyRow, ScenarioRun, VariantRow};
+use crate::log::{KeyCount, KeyRow, ScenarioRun, Stop, VariantRow};
 
 /// The document's format. Fields may be added under this name, not renamed.
 pub const SCHEMA: &str = "tollgate.account/1";
@@ -80,7 +80,7 @@ pub struct Account {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub atlas: Vec<AtlasRow>,
     /// How the guest ended, if the monitor said.
-    pub stop: Option<StopFacts>,
+    pub stop: Option<Stop>,
     /// The monitor's build.
     pub build: String,
     /// The run's options.
@@ -107,7 +107,7 @@ impl Account {
     }
 
     /// How the guest ended, unless it is by its own wish, with its book.
-    pub fn early_stop(&self) -> Option<&StopFacts> {
+    pub fn early_stop(&self) -> Option<&Stop> {
         self.stop.as_ref().filter(|stop| stop.outcome != Outcome::Exited.name())
     }
 }
@@ -271,23 +271,6 @@ pub struct AtlasVariant {
     pub platform: String,
     /// Whether these emulators can produce it at all.
     pub possible: bool,
-}
-
-/// How the guest ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StopFacts {
-    /// The vCPU that ended it; `null` where the log does not tell.
-    pub vcpu: Option<u64>,
-    /// The outcome's word.
-    pub outcome: String,
-    /// Where the guest was.
-    pub rip: Option<u64>,
-    /// The exit-reason field of its last exit.
-    pub reason: Option<u64>,
-    /// The exit qualification of its last exit.
-    pub qualification: Option<u64>,
-    /// More for a person.
-    pub detail: String,
 }
 
 /// The quality of a log.

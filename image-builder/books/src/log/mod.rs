@@ -260,10 +260,10 @@ pub struct Total {
     pub elapsed: u64,
 }
 
-/// How the guest ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How the guest ended, as an account shows it, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stop {
-    /// The vCPU that ended it; `None` in logs that do not tell.
+    /// The vCPU that ended it; `null` where the log does not tell.
     pub vcpu: Option<u64>,
     /// A word of `abi::workload::Outcome`.
     pub outcome: String,

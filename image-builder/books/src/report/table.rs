@@ -8,9 +8,10 @@ use tollgate_abi::workload::TABLE as WORKLOADS;
 
 use super::figures::{average, book, percent, seen};
 use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, vcpus};
-use crate::account::{Account, Book, Merged, Reason, StopFacts};
+use crate::account::{Account, Book, Merged, Reason};
 use crate::failure::Status;
 use crate::log::BALANCED;
+use crate::log::Stop;
 use crate::terminal::Terminal;
 
 /// The form.
@@ -338,7 +339,7 @@ fn without_guest(account: &Account) -> String {
 }
 
 /// The exit after which the guest did not run again.
-pub(super) fn last_exit(stop: &StopFacts) -> String {
+pub(super) fn last_exit(stop: &Stop) -> String {
     let mut parts: Vec<String> = stop.vcpu.iter().map(|vcpu| format!("vCPU {vcpu}")).collect();
     parts.push(stop.outcome.clone());
     if let Some(field) = stop.reason {
