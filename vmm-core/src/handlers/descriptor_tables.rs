@@ -40,17 +40,32 @@ fn perform<B: Backend>(
         Sidt => store_table(operand, State::IdtrLimit, State::IdtrBase, backend, machine),
         Lgdt => load_table(operand, State::GdtrLimit, State::GdtrBase, backend, machine),
         Lidt => load_table(operand, State::IdtrLimit, State::IdtrBase, backend, machine),
-        Sldt | Str | Lldt | Ltr if !backend.is_in_long_mode() => {
-            outside_of_long_mode(instruction, operand, registers, backend, machine)
+        Sldt | Str | Lldt | Ltr if backend.is_in_long_mode() => {
+            perform_on_selector::<B, true>(instruction, operand, registers, backend, machine)
         }
-        Sldt => store_selector(operand, backend.get(State::LdtrSelector), registers, backend, machine),
-        Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, machine),
-        Lldt => load_ldt::<B, true>(load_selector(operand, registers, backend, machine)?, backend, machine),
-        Ltr => load_task_register::<B, true>(load_selector(operand, registers, backend, machine)?, backend, machine),
+        Sldt | Str | Lldt | Ltr => outside_of_long_mode(instruction, operand, registers, backend, machine),
     }
 }
 
-/// SLDT, STR, LLDT and LTR in the other modes.
+/// SLDT, STR, LLDT and LTR, with the descriptors of IA-32e mode, or those of the other modes.
+#[inline(always)]
+fn perform_on_selector<B: Backend, const LONG: bool>(
+    instruction: TableInstruction,
+    operand: Operand,
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Result<(), Fault> {
+    use TableInstruction::*;
+    match instruction {
+        Sldt => store_selector(operand, backend.get(State::LdtrSelector), registers, backend, machine),
+        Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, machine),
+        Lldt => load_ldt::<B, LONG>(load_selector(operand, registers, backend, machine)?, backend, machine),
+        _ => load_task_register::<B, LONG>(load_selector(operand, registers, backend, machine)?, backend, machine),
+    }
+}
+
+/// SLDT, STR, LLDT and LTR in the other modes, of which only protected mode has them.
 #[cold]
 #[inline(never)]
 fn outside_of_long_mode<B: Backend>(
@@ -63,16 +78,7 @@ fn outside_of_long_mode<B: Backend>(
     if !has_tasks(backend) {
         return Err(Event::UNDEFINED_OPCODE.into());
     }
-    match instruction {
-        TableInstruction::Sldt => {
-            store_selector(operand, backend.get(State::LdtrSelector), registers, backend, machine)
-        }
-        TableInstruction::Str => store_selector(operand, backend.get(State::TrSelector), registers, backend, machine),
-        TableInstruction::Lldt => {
-            load_ldt::<B, false>(load_selector(operand, registers, backend, machine)?, backend, machine)
-        }
-        _ => load_task_register::<B, false>(load_selector(operand, registers, backend, machine)?, backend, machine),
-    }
+    perform_on_selector::<B, false>(instruction, operand, registers, backend, machine)
 }
 
 /// Whether there are local descriptor tables and tasks: in protected mode, but for virtual-8086 mode (SDM 2A, 2B: LLDT, LTR, SLDT, STR).
