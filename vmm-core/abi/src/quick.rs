@@ -34,8 +34,6 @@ pub struct Quick {
     pub budget_ticks: u64,
     /// When the form may decide it.
     pub condition: Condition,
-    /// The handler whose `quick` form decides it.
-    pub form: &'static str,
 }
 
 /// Hands the table to a macro: a row for each reason, with its budget in ticks, its condition and its form. The budgets are a tenth of
@@ -61,7 +59,6 @@ macro_rules! rows {
             reason: ExitReason::$reason,
             budget_ticks: $ticks,
             condition: Condition::$condition,
-            form: stringify!($form),
         }),*]
     };
 }

@@ -33,7 +33,7 @@ where
     fn new(plan: &Plan<Self>, seated: &Seated, cpuid: &CpuidTable, apic: &Page) -> (Self, GuestRegisters);
     /// Which exits a profile's controls can produce.
     fn controls(&self, profile: Profile) -> Controls;
-    /// Adds the control fields of a profile to a record.
+    /// The control fields of a profile, for its record.
     fn describe(&self, profile: Profile) -> records::Controls<'static>;
     /// Has another processor exit from its guest whatever the guest does.
     fn stop(local_apic: &LocalApic, apic_id: u32);

@@ -18,17 +18,21 @@ pub enum Word {
 }
 
 impl Word {
-    /// The SDM's name of a control of this word; `None` of a bit that has none.
-    pub fn name(self, bit: u8) -> Option<&'static str> {
-        let names = match self {
+    /// The controls of this word that have names: bit, and the SDM's name.
+    fn names(self) -> &'static [(u8, &'static str)] {
+        match self {
             Word::Pin => pin::NAMES,
             Word::Proc => proc::NAMES,
             Word::Proc2 => proc2::NAMES,
             Word::Proc3 => proc3::NAMES,
             Word::Exit => exit::NAMES,
             Word::Entry => entry::NAMES,
-        };
-        names.iter().find(|(number, _)| *number == bit).map(|(_, name)| *name)
+        }
+    }
+
+    /// The SDM's name of a control of this word; `None` of a bit that has none.
+    pub fn name(self, bit: u8) -> Option<&'static str> {
+        self.names().iter().find(|(number, _)| *number == bit).map(|(_, name)| *name)
     }
 }
 
@@ -142,15 +146,7 @@ mod tests {
     fn a_bit_has_one_name() {
         for word in [Word::Pin, Word::Proc, Word::Proc2, Word::Proc3, Word::Exit, Word::Entry] {
             let named = (0..64).filter(|&bit| word.name(bit).is_some()).count();
-            let names = match word {
-                Word::Pin => pin::NAMES,
-                Word::Proc => proc::NAMES,
-                Word::Proc2 => proc2::NAMES,
-                Word::Proc3 => proc3::NAMES,
-                Word::Exit => exit::NAMES,
-                Word::Entry => entry::NAMES,
-            };
-            assert_eq!(named, names.len(), "{word:?}");
+            assert_eq!(named, word.names().len(), "{word:?}");
         }
         assert_eq!(Word::Proc.name(proc::HLT_EXITING), Some("HLT exiting"));
         assert_eq!(bits(&[pin::EXTERNAL_INTERRUPT_EXITING, pin::NMI_EXITING]), 0b1001);
