@@ -140,8 +140,9 @@ fn the_architecture_names_the_folders_that_exist() {
 #[test]
 fn scripts_stop_at_the_first_error_and_can_be_run() {
     use std::os::unix::fs::PermissionsExt;
-    let scripts: Vec<PathBuf> =
-        files().into_iter().filter(|path| name(path).starts_with("ci/") || name(path).starts_with(".ci/")).collect();
+    let of_ci = |path: &PathBuf| name(path).starts_with("ci/") || name(path).starts_with(".ci/");
+    // A file there with an extension is a document.
+    let scripts: Vec<PathBuf> = files().into_iter().filter(|path| of_ci(path) && path.extension().is_none()).collect();
     assert!(scripts.len() >= 4);
     let strict = |path: &PathBuf| {
         read(path).starts_with("#!/usr/bin/env bash\n") && read(path).contains("\nset -euo pipefail\n")
