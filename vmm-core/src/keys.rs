@@ -128,7 +128,7 @@ pub struct Keyed {
     variants: [Part; VARIANTS.len()],
     /// The part of the open exit's time that finding keys took.
     excluded_tsc: AtomicU64,
-    /// Where the exit that is open is counted.
+    /// The rows in which the open exit is counted.
     table: AtomicUsize,
     slot: AtomicUsize,
     variant: AtomicUsize,

@@ -31,7 +31,7 @@ pub struct Machine {
     pub memory: GuestMemory,
     /// The interrupt that HLT waits for.
     pub wake: Option<Wake>,
-    /// Where the course leaves are.
+    /// The numbers of the course's leaves.
     pub leaf_map: LeafMap,
     /// Facts that predictions depend on besides.
     pub facts: Facts,
@@ -67,7 +67,7 @@ pub struct Machine {
     pub window_open: bool,
     /// A scenario runs: any exit that the quick forms don't decide ends it.
     pub in_scenario: bool,
-    /// How the guest ended itself.
+    /// The guest's last words, if it has ended itself.
     pub exit: Option<GuestExit>,
 }
 

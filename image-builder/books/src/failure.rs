@@ -55,7 +55,7 @@ impl Failure {
         Self::new(Status::NoVerdict, sentence)
     }
 
-    /// Says in which of several runs it came up.
+    /// Adds the name of the run, of several, in which it came up.
     #[must_use]
     pub fn during(mut self, run: impl fmt::Display) -> Self {
         self.sentence += &format!(" ({run})");

@@ -5,8 +5,8 @@
 //! audit (exit log) ────┴► account (verify) ► report, trace, bench
 //! ```
 //!
-//! Nothing here starts an emulator or knows an image: a program that reads the logs of a fleet needs this crate alone. What comes from outside
-//! may be missing, torn, huge or hostile: it ends in a [`failure::Failure`], never in a panic.
+//! Nothing here starts an emulator or knows an image: a program that reads the logs of a fleet needs this crate alone. Input may
+//! be missing, torn, huge or hostile: that ends in a [`failure::Failure`], never in a panic.
 #![forbid(unsafe_code)]
 
 pub mod account;

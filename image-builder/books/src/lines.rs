@@ -1,6 +1,6 @@
 //! Splits a stream of bytes into lines in bounded memory, however long a line gets.
 
-/// Collects bytes until a line is complete. Whatever is beyond the longest allowed line is dropped and said so.
+/// Collects bytes until a line is complete. Of a line that is too long the rest is dropped, and its taker is told.
 #[derive(Debug)]
 pub struct Lines {
     partial: Vec<u8>,
@@ -38,7 +38,7 @@ impl Lines {
         Ok(())
     }
 
-    /// Hands out what the stream ended with, if it ended without a line feed.
+    /// Hands out the stream's last line, if that ended without a line feed.
     ///
     /// # Errors
     /// That of `sink`.

@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 
-/// Writes `bytes` to `path`. On any error what was there before is still there.
+/// Writes `bytes` to `path`. On any error the previous contents are still there.
 ///
 /// # Errors
 /// The file can't be written; the sentence names it and the cause.
@@ -16,7 +16,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     Pending::create(path)?.finish(Ok(()), bytes)
 }
 
-/// Whether a file can be begun at `path`, without doing so: for those who have much to do before they write it.
+/// Checks that a file can be begun at `path`, without doing so: for commands that have much to do before they write it.
 ///
 /// # Errors
 /// None can be created there.
@@ -38,7 +38,7 @@ impl Pending {
     /// None can be created there.
     pub fn create(path: &Path) -> Result<Self, Failure> {
         let refuse = |what| Failure::usage(format_args!("{} is {what}; name a file to write to", path.display()));
-        // Where a link leads, a device or a pipe would be replaced by a file.
+        // A rename would replace a link, a device or a pipe by a file: a link is followed, the others are refused.
         let path = match fs::metadata(path) {
             Ok(found) if found.is_dir() => return Err(refuse("a directory")),
             Ok(found) if !found.is_file() => return Err(refuse("no regular file")),
@@ -52,7 +52,7 @@ impl Pending {
     /// Puts it in its place with `rest` at its end, unless writing failed already.
     ///
     /// # Errors
-    /// It can't be written; what was there before still is.
+    /// It can't be written; the previous contents are still there.
     pub fn finish(mut self, written: io::Result<()>, rest: &[u8]) -> Result<(), Failure> {
         let whole = written.and_then(|()| self.file.write_all(rest)).and_then(|()| self.file.as_file().sync_all());
         let placed = whole.and_then(|()| self.file.persist(&self.path).map(drop).map_err(io::Error::from));
@@ -70,7 +70,7 @@ impl Write for Pending {
     }
 }
 
-/// Writes to `path` what `fill` writes, as it comes. On any error what was there before is still there.
+/// Writes to `path` what `fill` writes, as it comes. On any error the previous contents are still there.
 ///
 /// # Errors
 /// That of `fill`; or the file can't be written.

@@ -1,4 +1,4 @@
-//! The kind of standard output and standard error: how wide, and whether they show colours and blocks.
+//! The properties of standard output and standard error: their width, and whether they show colours and blocks.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -6,13 +6,13 @@ use std::os::fd::AsFd;
 
 use rustix::termios::tcgetwinsize;
 
-/// Columns of what is no terminal.
+/// Columns of an output that is no terminal.
 pub const FIXED_COLUMNS: u16 = 120;
 
-/// Fewer columns than these hold nothing.
+/// The least columns that are believed; fewer hold nothing.
 const LEAST_COLUMNS: u16 = 20;
 
-/// How text may look where it goes.
+/// The means that an output has to show text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terminal {
     /// Columns to which text is wrapped.
@@ -25,7 +25,7 @@ pub struct Terminal {
     pub blocks: bool,
 }
 
-/// How text is wrapped into lines of so many columns: between words, of which "VT-x" is one.
+/// Options for wrapping text into lines of this width: between words, of which "VT-x" is one.
 pub fn lines_of<'a>(columns: usize) -> textwrap::Options<'a> {
     textwrap::Options::new(columns).word_splitter(textwrap::WordSplitter::NoHyphenation)
 }
@@ -37,7 +37,7 @@ impl Default for Terminal {
 }
 
 impl Terminal {
-    /// Standard output; what is no terminal gets a fixed width and nothing but text.
+    /// Standard output; if it is no terminal, it has a fixed width and shows plain text only.
     pub fn of_stdout() -> Self {
         Self::of(&io::stdout())
     }
@@ -63,12 +63,12 @@ impl Terminal {
         }
     }
 
-    /// Writes a message to standard error, each of its lines in lines that fit.
+    /// Writes a message to standard error, each of its lines wrapped.
     pub fn tell(&self, text: &str) {
         eprintln!("{}", self.wrap(text));
     }
 
-    /// A line of text, in lines that fit.
+    /// A line of text, wrapped.
     pub fn wrap(&self, text: &str) -> String {
         if self.wraps { textwrap::fill(text, lines_of(self.columns.into())) } else { text.to_owned() }
     }

@@ -1,4 +1,4 @@
-//! Every form of a report: that any run sums to its totals in each, that OpenMetrics parses, and that merging is exact.
+//! Every form of a report: that any run sums to its totals in each form, that OpenMetrics parses, and that merging is exact.
 
 mod common;
 
@@ -62,7 +62,7 @@ fn column(csv: &str, name: &str) -> u64 {
     all.map(|row| row[at(name).unwrap()].parse::<u64>().unwrap()).sum()
 }
 
-/// The numbers in the page behind this attribute-like beginning, up to the next quote.
+/// The numbers in the page that follow `beginning`, each up to the next quote.
 fn attributes(page: &str, beginning: &str) -> Vec<u64> {
     page.split(beginning).skip(1).map(|rest| rest[..rest.find('"').unwrap()].parse().unwrap()).collect()
 }
@@ -121,7 +121,7 @@ proptest! {
         prop_assert_eq!(exposition["tollgate_exits"][0], exits);
         prop_assert_eq!(exposition["tollgate_exit_ticks"][0], exits);
         prop_assert_eq!(exposition["tollgate_exit_ticks"][2], exits);
-        // Sums of ticks are floating-point numbers there.
+        // In OpenMetrics, sums of ticks are floating-point numbers.
         prop_assert!(exposition["tollgate_exit_ticks"][1].abs_diff(cycles) <= cycles >> 40);
 
         let page = render(one, Format::Html);

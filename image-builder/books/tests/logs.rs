@@ -1,4 +1,4 @@
-//! Serial logs of every kind: whole, torn, noisy, endless, not ours. And the books in them, each made wrong in turn.
+//! Serial logs of every kind: whole, torn, noisy, endless, foreign. Also the books in them, each made wrong in turn.
 
 mod common;
 
@@ -141,7 +141,7 @@ fn a_log_with_more_than_any_run_writes_is_refused() {
     assert!(reader.finish().unwrap_err().to_string().contains("more than 10000 workloads"));
 }
 
-/// A log in which `change` rewrites what it likes; its account's verdict must name `part`.
+/// Checks that the verdict on a log that `build` made names `part`.
 fn check(part: &str, build: impl Fn(&mut LogText)) {
     let mut log = LogText::default();
     log.header("workloads=cpuid:5");
@@ -465,7 +465,7 @@ fn predictions_follow_what_the_controls_enable() {
     assert!(rdtscp(Some(&[0]), &rdtscp_exit).findings.contains(&wrong.to_owned()));
     let wrong = "workload rdtscp, reason 51 RDTSCP: the monitor predicted 0, the table of workloads 5";
     assert!(rdtscp(Some(&[0, 51]), &exception).findings.contains(&wrong.to_owned()));
-    // Where the log does not tell, what was predicted was enabled.
+    // In a log that does not tell, the reasons that were predicted were enabled.
     assert_eq!(rdtscp(None, &rdtscp_exit).verdict.to_string(), "balanced");
 }
 
@@ -537,7 +537,7 @@ fn keys_sum_to_their_row_on_each_vcpu() {
     let rows: Vec<_> =
         account.reasons[0].keys.iter().map(|key| (key.name.as_str(), key.figures.count, key.figures.min)).collect();
     assert_eq!(rows, [("leaf 0x0", 6, 70), ("others", 4, 70)]);
-    // Neither the sum over the vCPUs nor the number of exits shows these.
+    // Neither the sum over the vCPUs nor the number of exits shows these faults.
     let found = |account: Account, part: &str| {
         assert!(account.findings.iter().any(|finding| finding.contains(part)), "{part}: {:?}", account.findings);
     };
@@ -577,7 +577,8 @@ fn keys_that_a_workload_predicts_are_compared_again() {
     }
 }
 
-/// The findings on a run that was traced and sampled, with these `trace` records' numbers, exits traced of CPUID and sampled of it.
+/// The findings on a run that was traced and sampled. It has `trace` records of these numbers, and this many exits of CPUID in
+/// its trace and its samples.
 fn recorded(numbers: &[u64], traced: u64, sampled: &[u64], has_end: bool) -> Vec<String> {
     let mut log = LogText::default();
     log.header("leaf-map=autumn2021 workloads=cpuid:5 trace=9 rate-step=100");
@@ -623,7 +624,7 @@ fn a_trace_and_samples_are_held_against_the_ledger() {
     );
 }
 
-/// A log of one scenario that is timed twice, of which so much was observed, and what is recorded behind it.
+/// A log of one scenario that is timed twice, with `observed` exits in the ledger, and more records behind it.
 fn timed_scenario(observed: u64, more: impl FnOnce(&mut LogText)) -> LogText {
     let runs = 2 + WARM_UP;
     let mut log = LogText::default();
@@ -843,7 +844,7 @@ proptest! {
 
     #[test]
     fn any_records_are_judged_without_panic(
-        // Another first record, and a row that comes twice on one vCPU, end the reading.
+        // Another first record ends the reading, and so does a row that comes twice on one vCPU.
         kinds in proptest::collection::vec((0..Kind::ALL.len()).prop_filter("a beginning", |&at| Kind::ALL[at] != Kind::Tollgate), 0..30),
         numbers in proptest::collection::vec(prop_oneof![Just(0), Just(u64::MAX), 0u64..100, any::<u64>()], 12),
         words in proptest::collection::vec("cpuid|hidden-instructions|task-switch|memory|balanced|[a-z]{1,6}", 4),

@@ -66,7 +66,7 @@ fn workloads_of_the_apic_are_compared_both_ways() {
     assert_eq!(row(&report("cpuid")), None);
 }
 
-/// A guest that vCPU 11 of sixteen ended: too many to stand side by side.
+/// A guest that vCPU 11 of sixteen ended. Sixteen vCPUs are too many to stand side by side.
 fn sixteen() -> LogText {
     let mut log = LogText::default();
     log.header_of(16, "workloads=cpuid:5 cpus=16");

@@ -1,4 +1,4 @@
-//! Which books a run has: a value, on which depends what is compared and what the verdict says was compared.
+//! The books of a run. They decide which counts are compared, and the verdict names them.
 
 use serde::Serialize;
 

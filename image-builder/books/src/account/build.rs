@@ -120,7 +120,8 @@ fn totals(log: &Log, audit: Option<&Audit>) -> Totals {
     }
 }
 
-/// `stopped` says that the guest ended, so that a workload without an end is one that it was stopped in.
+/// The account of one workload. `stopped` says that the guest ended, so that a workload without an end is the one in which it
+/// did.
 fn workload(run: &WorkloadRun, stopped: bool) -> WorkloadAccount {
     let end = run.ended.clone().unwrap_or_default();
     let book = |count: &dyn Fn(&crate::log::Count) -> Option<u64>| {

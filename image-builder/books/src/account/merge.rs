@@ -1,5 +1,5 @@
-//! Many runs of one kind as one: sums, and how far the runs lie apart. Memory depends on how many kinds of runs and reasons
-//! there are, not on the number of runs.
+//! Many runs of one kind as one: sums, and how far the runs lie apart. The memory that this takes grows with the kinds of runs
+//! and with the reasons, not with the number of runs.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,10 @@ use crate::figures::Figures;
 /// The merged document's format. Fields may be added under this name, not renamed.
 pub const MERGED_SCHEMA: &str = "tollgate.merged/1";
 
-/// Kinds of runs that are told apart; more than these is no fleet, but logs that have nothing in common.
+/// The most kinds of runs that are told apart; logs of more kinds have nothing in common.
 pub const MOST_KINDS: usize = 1000;
 
-/// Verdicts that are told apart by their first words.
+/// The most verdicts that are told apart, by their first words.
 const MOST_VERDICTS: usize = 16;
 
 /// Runs merged by what makes them comparable.
@@ -34,17 +34,17 @@ pub struct Merged {
 /// The runs of one build with the same options on one platform.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Group {
-    /// Where they ran.
+    /// The platform that they ran on.
     pub platform: PlatformFacts,
     /// The monitor's build.
     pub build: String,
     /// The runs' options.
     pub options: String,
-    /// Runs.
+    /// The number of runs.
     pub runs: u64,
-    /// Runs with a ledger, which the figures are of.
+    /// The number of runs with a ledger; the figures are of these.
     pub accounted: u64,
-    /// How many runs ended how, by the verdict's first word.
+    /// Runs by the first word of their verdict.
     pub verdicts: BTreeMap<String, u64>,
     /// Exits of all runs.
     pub exits: u64,
@@ -60,12 +60,12 @@ pub struct MergedReason {
     /// Sums over all runs, and the extremes.
     #[serde(flatten)]
     pub reason: MergedRow,
-    /// Runs that have any.
+    /// The number of runs that have exits for it.
     pub runs: u64,
-    /// Exits of one run, with 0 for those that have none.
+    /// Exits of one run; 0 for a run that has none.
     #[serde(rename = "count_of_a_run")]
     pub count: Spread<u64>,
-    /// TSC ticks of an exit on average in one run, of those that have any.
+    /// TSC ticks of an average exit of one run, over the runs that have any.
     #[serde(rename = "average_of_a_run")]
     pub average: Spread<f64>,
 }
@@ -84,12 +84,12 @@ pub struct MergedRow {
     pub histogram: Vec<Bucket>,
 }
 
-/// The least, the middle and the most of what the runs had; the lower of two that are in the middle.
+/// The least, the middle and the most of a figure over all runs; of two in the middle, the lower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Spread<T> {
     /// The least.
     pub min: T,
-    /// Half of the runs had no more. Exact up to some thousand different figures, then to a few bits less at a time.
+    /// The middle: half of the runs had no more. Exact up to some thousand different figures, then to a few bits less at a time.
     pub median: T,
     /// The most.
     pub max: T,
@@ -115,14 +115,14 @@ struct CollectedReason {
     row: MergedRow,
     runs: u64,
     counts: Sample,
-    /// In hundredths of a tick.
+    /// Average ticks, in hundredths.
     averages: Sample,
 }
 
 const HUNDREDTHS: u64 = 100;
 
 impl Merge {
-    /// Takes the next run; `false` if it is of one kind more than are told apart, and is left out.
+    /// Takes the next run; `false` if there are too many kinds for it to be told apart, so that it is left out.
     pub fn add(&mut self, account: &Account) -> bool {
         let platform = &account.platform;
         let key = [&platform.virtualization, &platform.kind, &platform.cpu, &account.build, &account.options]
@@ -148,7 +148,7 @@ impl Collected {
         let word = account.verdict.word();
         let told_apart = self.verdicts.len() < MOST_VERDICTS || self.verdicts.contains_key(word);
         *self.verdicts.entry(if told_apart { word } else { "other" }.to_owned()).or_default() += 1;
-        // A run that ended before its ledger was written, or kept none, says nothing of how many exits there were.
+        // A run that ended before its ledger was written, or kept none, does not tell the number of its exits.
         let has_ledger = matches!(account.status, Status::Balanced | Status::Differs) && account.totals.exits > 0;
         if !has_ledger {
             return;
@@ -207,8 +207,8 @@ impl CollectedReason {
     }
 }
 
-/// Numbers of which the middle one is wanted, in bounded memory: how often each was there, and once there are too many
-/// different ones, how often those were there that have the same leading bits.
+/// Numbers of which the median is wanted, in bounded memory: each with the times that it came. Once there are too many different
+/// numbers, those with the same leading bits are one.
 #[derive(Debug)]
 struct Sample {
     times: BTreeMap<u64, u64>,
@@ -223,7 +223,7 @@ impl Default for Sample {
 }
 
 impl Sample {
-    /// Different numbers that are kept.
+    /// The most different numbers that are kept.
     const MOST: usize = 4096;
 
     fn add(&mut self, value: u64, times: u64) {

@@ -42,7 +42,7 @@ pub const SUMS_ONLY: &str =
 pub struct Account {
     /// [`SCHEMA`].
     pub schema: &'static str,
-    /// Where it ran.
+    /// The platform that it ran on.
     pub platform: PlatformFacts,
     /// `balanced`, or what failed.
     pub verdict: Verdict,
@@ -54,7 +54,7 @@ pub struct Account {
     pub findings: Vec<String>,
     /// Number of vCPUs.
     pub vcpus: u64,
-    /// Those that were asked for and had no processor, where the run went on without them.
+    /// vCPUs that were asked for and had no processor, where the run went on without them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub missing_vcpus: Vec<u64>,
     /// The part that the audit could not compare; `null` where there was no audit, or it compared all.
@@ -79,7 +79,7 @@ pub struct Account {
     /// The exits of several runs together, where an atlas was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub atlas: Vec<AtlasRow>,
-    /// How the guest ended, if the monitor said.
+    /// The guest's end, if the monitor said.
     pub stop: Option<Stop>,
     /// The monitor's build.
     pub build: String,
@@ -88,7 +88,7 @@ pub struct Account {
     /// The seed from which the guest was made, where it is a random one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Where the course leaves were.
+    /// The map of the course's leaves.
     pub leaf_map: String,
     /// Edition of the exit-reason table.
     pub sdm_edition: String,
@@ -106,16 +106,16 @@ impl Account {
         self.findings.iter().filter(move |finding| !verdict.contains(finding.as_str()))
     }
 
-    /// How the guest ended, unless it is by its own wish, with its book.
+    /// The guest's end, unless it ended by its own wish and with its book.
     pub fn early_stop(&self) -> Option<&Stop> {
         self.stop.as_ref().filter(|stop| stop.outcome != Outcome::Exited.name())
     }
 }
 
-/// Where an account comes from.
+/// The platform of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlatformFacts {
-    /// The emulator, or what the monitor took the machine for.
+    /// The emulator, or the platform that the monitor took the machine for.
     pub kind: String,
     /// The emulator's own name and version, where one ran it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,7 +126,7 @@ pub struct PlatformFacts {
     pub cpu: String,
 }
 
-/// Sums.
+/// Sums over all reasons and vCPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Exits.
@@ -184,7 +184,7 @@ pub(crate) fn is_none(count: &u64) -> bool {
 pub struct Bucket {
     /// The power of two.
     pub bucket: u8,
-    /// How many.
+    /// The number of such exits.
     pub count: u64,
 }
 
@@ -210,7 +210,7 @@ impl Bucket {
 pub struct WorkloadAccount {
     /// Its name.
     pub name: String,
-    /// How often.
+    /// Its iterations.
     pub iterations: u64,
     /// The prediction of its row in the table.
     pub predicted: BTreeMap<u16, u64>,
@@ -218,7 +218,7 @@ pub struct WorkloadAccount {
     pub guest: BTreeMap<u16, u64>,
     /// The ledger.
     pub observed: BTreeMap<u16, u64>,
-    /// How much of that is the monitor's own looks at a guest that ran long; empty where there are none.
+    /// The exits among these that were the monitor's own looks at a guest that ran long; empty where there are none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub looks: BTreeMap<u16, u64>,
     /// The prediction of keys in its row, and the ledger's counts of them; empty where keys were not kept.
@@ -248,9 +248,9 @@ pub struct AtlasRow {
     pub figures: Figures,
     /// Exits in the emulator's log of that run.
     pub audit_count: Option<u64>,
-    /// How it was provoked, or why it was not.
+    /// The means by which it was provoked, or the reason that it was not.
     pub how: String,
-    /// Where; empty if nowhere.
+    /// The platform that produced it; empty if none did.
     pub platform: String,
     /// Whether this emulator can produce it at all.
     pub possible: bool,
@@ -265,9 +265,9 @@ pub struct AtlasVariant {
     /// Its exits in the run that produced it.
     #[serde(flatten)]
     pub row: VariantRow,
-    /// How a scenario provoked it, or why it was not produced; empty where workloads did.
+    /// The means by which a scenario provoked it, or the reason that it was not produced; empty where workloads did.
     pub how: String,
-    /// Where; empty if nowhere.
+    /// The platform that produced it; empty if none did.
     pub platform: String,
     /// Whether these emulators can produce it at all.
     pub possible: bool,

@@ -48,8 +48,7 @@ pub(super) fn variants(log: &Log) -> BTreeMap<u16, Vec<VariantRow>> {
     joined.into_iter().map(|(number, rows)| (number, sorted(number, rows))).collect()
 }
 
-/// The figures that a part and its row both have.
-/// Keys, where the run kept them, and variants against the rows that they are parts of.
+/// Checks keys, where the run kept them, and variants: the figures that a part and its row both have.
 pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
     if keys {
         check_keys(log, found);
@@ -86,7 +85,7 @@ fn check_keys(log: &Log, found: &mut Vec<String>) {
                 "{place}: its keys have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
             ));
         }
-        // Logs of earlier monitors have no extremes of keys.
+        // Logs of earlier monitors do not have a key's shortest and longest exit.
         let told = parts.iter().filter(|part| part.figures.max > 0);
         let of_parts = told.filter_map(|part| contradiction(&part.name, part.figures, row));
         found.extend(of_parts.map(|problem| format!("{place}: {problem}")));

@@ -6,7 +6,8 @@ use tollgate_abi::workload::{Ends, Workload};
 
 use crate::log::{Log, WorkloadRun};
 
-/// Every prediction of the monitor that the table does not make, and the other way round. `keys` says that the run kept keys.
+/// Finds every prediction of the monitor that the table does not make, and every one of the table that the monitor did not make.
+/// `keys` says that the run kept keys.
 pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
     for run in log.workloads.iter().filter(|run| run.ended.is_some()) {
         if let Some(workload) = Workload::by_name(&run.name).filter(|workload| workload.ends == Ends::Returns) {
@@ -23,7 +24,7 @@ fn check_workload(log: &Log, run: &WorkloadRun, workload: &Workload, found: &mut
     let bits = log.enabled.get(workload.profile.name());
     let enabled = |reason: ExitReason| match bits {
         Some(bits) => bits.checked_shr(reason.0.into()).is_some_and(|bits| bits & 1 != 0),
-        // Logs of earlier monitors tell what was enabled by what was predicted.
+        // In logs of earlier monitors a reason was enabled if it was predicted.
         None => logged(reason) > 0 || reason.row().is_some_and(|row| row.enabled_by == EnabledBy::Always),
     };
     for reason in (0..ROWS as u16).map(ExitReason).filter(|reason| reason.is_named()) {

@@ -1,4 +1,4 @@
-//! Exits one by one and over time, as an account has them: sums, which have to be those of the ledger.
+//! Traces and samples as an account has them: sums, which have to be those of the ledger.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +60,7 @@ pub(super) fn traces(log: &Log) -> Vec<TraceFacts> {
     log.traces.iter().map(facts).collect()
 }
 
-/// Trace and samples against the ledger, and against what was asked for.
+/// Checks trace and samples against the ledger, and against the options.
 pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
     for (&vcpu, traced) in &log.traces {
         if traced.missing > 0 {
@@ -88,14 +88,14 @@ pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<St
     }
 }
 
-/// The ledger.
+/// A reason's exits by the ledger.
 fn ledger(log: &Log, vcpu: u64, reason: u16) -> Part {
     log.exits
         .get(&(vcpu, reason))
         .map_or(Part::default(), |row| Part { count: row.figures.count, cycles: row.figures.cycles })
 }
 
-/// Trace and drops of one vCPU together, reason by reason.
+/// Checks the trace of one vCPU, drops included, reason by reason.
 fn against_ledger(log: &Log, vcpu: u64, traced: &Traced, found: &mut Vec<String>) {
     let mut reasons: BTreeSet<u16> =
         log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(&(_, reason), _)| reason).collect();

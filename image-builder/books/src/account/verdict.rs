@@ -10,22 +10,22 @@ use crate::log::{BALANCED, Log};
 /// A monitor's word for books that don't agree.
 const DIFFERS: &str = "differs";
 
-/// How a run went.
+/// The verdict of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// All books agree.
     Balanced,
     /// The run kept no ledger, because it measured what the ledger costs.
     Unaccounted,
-    /// Some numbers don't agree: which.
+    /// Some numbers don't agree; a sentence says which.
     Differs(String),
     /// The monitor's own word for what went wrong, and its detail.
     Reported(Reported, String),
     /// The log ends before its verdict.
     Unfinished,
-    /// One of several runs gave no account: why.
+    /// One of several runs gave no account, because of this failure.
     Ended(Failure),
-    /// The verdict of one of several runs, and which that is.
+    /// The verdict of one of several runs, and the name of that run.
     Of(Box<Verdict>, String),
 }
 
@@ -122,7 +122,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// It is a sentence in documents.
+/// In documents it is a sentence.
 impl Serialize for Verdict {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

@@ -56,13 +56,13 @@ pub(super) fn findings(
     found
 }
 
-/// Whether the guest ran code of which it can't book what exits, as random bytes are.
+/// Whether the guest ran code whose exits it can't book, as random bytes are.
 fn runs_unknown_code(log: &Log) -> bool {
     let anyhow = |run: &WorkloadRun| Workload::by_name(&run.name).is_some_and(|workload| workload.ends == Ends::Anyhow);
     log.workloads.iter().any(anyhow)
 }
 
-/// Ledger against the emulator's book, and the guest's where it knows.
+/// Checks the ledger against the emulator's book, and against the guest's where the guest knows its exits.
 fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
     let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.figures.count);
     let besides = reason.scenario_count.saturating_add(reason.looks);
@@ -81,8 +81,8 @@ fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
     }
 }
 
-/// Each vCPU's ledger against what the emulator logged on the processor that it ran on: sums may agree where their parts
-/// don't. One vCPU alone is its own sum.
+/// Checks each vCPU's ledger against the emulator's log of its processor: sums may agree where their parts don't. One vCPU alone
+/// is its own sum.
 fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Vec<String>) {
     for account in per_vcpu.iter().filter(|_| per_vcpu.len() > 1) {
         for reason in &account.reasons {
@@ -94,7 +94,7 @@ fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Vec<String>) {
     }
 }
 
-/// Prediction, guest and ledger in one workload.
+/// Checks prediction, guest and ledger in one workload.
 fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
     if run.ended.is_none() {
         return;
@@ -120,7 +120,7 @@ fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
     }
 }
 
-/// The ledger's rows in one workload against its sum.
+/// Checks the ledger's rows in one workload against its sum.
 fn window_sum(run: &WorkloadRun, found: &mut Vec<String>) {
     let Some(end) = &run.ended else { return };
     let observed = sum(run.counts.values().map(|count| count.observed));
@@ -129,7 +129,7 @@ fn window_sum(run: &WorkloadRun, found: &mut Vec<String>) {
     }
 }
 
-/// A scenario that was to be run so often against its row in the table.
+/// Checks a scenario that was to be run `runs` times against its row in the table.
 fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Vec<String>) {
     let Some(scenario) = Scenario::by_name(&run.name) else {
         return found.push(format!("there is no scenario {}", run.name));
@@ -180,7 +180,7 @@ fn row_invariants(row: &ExitRow, place: &str, found: &mut Vec<String>) {
     });
 }
 
-/// The monitor looks at a guest by exits for some reasons alone.
+/// Checks that only reasons for which the monitor looks at a guest have such looks.
 fn looks(number: u16, row: &ExitRow, place: &str, found: &mut Vec<String>) {
     let most = if ExitReason(number).look().is_some() { row.figures.count } else { 0 };
     if row.looks > most {
@@ -233,7 +233,7 @@ fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String
     }
 }
 
-/// That a run which balances had a guest's book, and ran what was asked for.
+/// Checks that a run which balances had a guest's book, and ran the workloads and scenarios that were asked for.
 fn workloads_asked(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
     if log.verdict.as_ref().is_none_or(|verdict| verdict.result != BALANCED) {
         return;

@@ -1,12 +1,12 @@
-//! Lines of Bochs' log, each with the CPU that it is about: exits from VT-x by their basic exit reason, exits from SVM by their
-//! exit code, in decimal, which is -1 for a VM entry with invalid state.
+//! Lines of Bochs' log, each with the CPU that it is about. An exit from VT-x has its basic exit reason, an exit from SVM its
+//! exit code, in decimal; that is -1 for a VM entry with invalid state.
 //!
 //! ```text
 //! 00000172434d[CPU0  ] VMEXIT reason = 18 (VMCALL) qualification=0x0
 //! 00000172434d[CPU0  ] SVM VMEXIT reason=114 exitinfo1=0000000000000000 exitinfo2=0000000000000000
 //! ```
 //!
-//! Some exits announce themselves by a line more (`SVM VMEXIT: I/O port 0x0080`), which is not another exit.
+//! Some exits are announced by a line of their own (`SVM VMEXIT: I/O port 0x0080`), which is not another exit.
 
 use tollgate_abi::{ExitReason, svm_exit};
 

@@ -14,12 +14,12 @@ use tollgate_abi::exit_reason::{ROWS, UNKNOWN_ROW};
 
 use crate::lines::{Line, Lines};
 
-/// Whose log it is.
+/// The emulator that wrote the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitLogFormat {
     /// Bochs': exits from VT-x and from SVM, each with its CPU.
     Bochs,
-    /// QEMU's own emulation's: exits from SVM, on whichever CPU.
+    /// QEMU's own emulation's: exits from SVM, without their CPU.
     Qemu,
 }
 
@@ -48,7 +48,7 @@ impl ExitLogFormat {
     }
 }
 
-/// How often the emulator logged each reason, on each CPU where it tells them apart.
+/// The emulator's exits for each reason, by CPU where its log names CPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Audit {
     counts: BTreeMap<(u64, u16), u64>,
@@ -86,13 +86,13 @@ impl Audit {
         self.counts.keys().map(|&(_, row)| row).collect()
     }
 
-    /// CPU and row wherever there were exits, in ascending order; nowhere where CPUs are not told apart.
+    /// Each CPU and row with exits, in ascending order; none where CPUs are not told apart.
     pub fn places(&self) -> impl Iterator<Item = (u64, u16)> + '_ {
         self.counts.keys().copied().filter(|_| self.tells_cpus)
     }
 
-    /// The exits but for those of the monitor's own probes, which are on the first CPU and in no other book; and the reasons of which
-    /// there are too few for that.
+    /// The exits without those of the monitor's own probes, which are on the first CPU and in no other book. Also the reasons for
+    /// which the log has fewer exits than there were probes.
     pub fn without(&self, probes: &BTreeMap<u16, u64>) -> (Self, Vec<u16>) {
         let (mut rest, mut too_few) = (self.clone(), Vec::new());
         for (&row, &probed) in probes {
@@ -120,11 +120,11 @@ pub struct ExitLogReader {
     audit: Audit,
 }
 
-/// Exit lines are far shorter; what is longer is cut, which their beginning survives.
+/// The bytes that are kept of a line. Exit lines are far shorter, and of a longer one the beginning tells enough.
 const MOST_LINE_BYTES: usize = 512;
 
 impl ExitLogReader {
-    /// A reader of the log of a machine with so many processors: where there is but one, every exit is its own.
+    /// A reader of the log of a machine with `cpus` processors; if there is but one, every exit is its own.
     pub fn new(format: ExitLogFormat, cpus: u32) -> Self {
         let audit = Audit { counts: BTreeMap::new(), tells_cpus: format.names_cpus() || cpus == 1 };
         Self { format, lines: Lines::new(MOST_LINE_BYTES), audit }

@@ -6,7 +6,7 @@
 //! vmexit(00000072, 0000000000000000, 0000000000000000, 00000000000f0148)!
 //! ```
 //!
-//! An exception that a VM entry injects is told in the line of the exit behind it: `Injecting(0): EXEPTvmexit(...)!`.
+//! The line of an exit begins with the exception that the VM entry before it injected: `Injecting(0): EXEPTvmexit(...)!`.
 //! A VM entry with invalid state is an exit with all bits of its code set: of 32 in QEMU 7.2, of 64 in newer ones.
 
 use tollgate_abi::svm_exit;
@@ -21,7 +21,7 @@ pub(super) fn exit(line: &[u8]) -> Option<LoggedExit> {
     }
     let mut numbers = arguments.split(", ").map(|digits| u64::from_str_radix(digits, 16).ok());
     let (code, exitinfo1, _exitinfo2, _rip) = (numbers.next()??, numbers.next()??, numbers.next()??, numbers.next()??);
-    // The code's low half says which it is, however wide it was written.
+    // The code's low half is the whole code, however wide it was written.
     let reason = svm_exit::reason(code as u32, exitinfo1);
     numbers.next().is_none().then_some(LoggedExit { cpu: None, reason })
 }

@@ -1,4 +1,4 @@
-//! A baseline: what was measured, where, and by what, as a JSON file.
+//! A baseline: the figures of a measurement and its conditions, as a JSON file.
 
 use std::fs::File;
 use std::io::Read;
@@ -26,9 +26,9 @@ const MOST_BYTES: u64 = 64 << 20;
 pub struct Baseline {
     /// [`SCHEMA`].
     pub schema: String,
-    /// Where, and by what.
+    /// The platform that it was measured on.
     pub platform: Identity,
-    /// Tells one image from another; that alone is no reason not to compare.
+    /// The image's checksum. Another image alone is no reason not to compare.
     pub image: String,
     /// Boots of each row.
     pub runs: u32,
@@ -42,7 +42,7 @@ pub struct Baseline {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// As `--on` has it.
+    /// The platform's name, as `--on` has it.
     pub platform: String,
     /// Whether each run is the same to the tick.
     pub repeats: bool,
@@ -50,13 +50,13 @@ pub struct Identity {
     pub emulator: String,
     /// The virtualization extension.
     pub extension: String,
-    /// Bochs' model, or what there is instead.
+    /// Bochs' model, or the counterpart on other platforms.
     pub model: String,
     /// The processor's name, as it tells it.
     pub cpu: String,
     /// Memory of the machine, in MiB.
     pub memory_mib: u16,
-    /// The machine that runs the emulator, where that matters: where nothing repeats.
+    /// The machine that runs the emulator; it matters where nothing repeats.
     pub host: String,
     /// The version of tollgate.
     pub tollgate: String,
@@ -72,21 +72,21 @@ pub struct Row {
     pub iterations: u64,
     /// The ledger's exits in them.
     pub exits: u64,
-    /// The ledger's cycles of these.
+    /// The ledger's cycles of these exits.
     pub cycles: u64,
     /// Samples by their ticks.
     pub distribution: Distribution,
     /// The statistics that follow; `null` where the processor does not have the operation.
     pub statistics: Option<Statistics>,
-    /// Of what the mean consists; `null` where that can't be told.
+    /// The parts of the mean; `null` where they can't be told apart.
     pub parts: Option<Split>,
-    /// Of a scenario that was not measured, why.
+    /// The reason that a scenario was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
 }
 
 impl Row {
-    /// The scenario that it is about, if it is about one: the monitor times those, from before the VM entry to the exit.
+    /// The scenario that it is about, if any. The monitor times scenarios, from before the VM entry to the exit.
     pub fn scenario(&self) -> Option<&'static Scenario> {
         Scenario::by_name(&self.name)
     }
@@ -98,19 +98,19 @@ impl Row {
 pub struct Budget {
     /// The operation.
     pub exit: String,
-    /// With the ledger.
+    /// Ticks with the ledger.
     pub ticks: f64,
     /// The ticks that it may take.
     pub budget: u64,
     /// The ticks under Linux' KVM, where that was measured.
     pub kvm: Option<u64>,
-    /// Of the ticks, the ledger's.
+    /// The ledger's part of the ticks.
     pub ledger: f64,
     /// The ticks that keys add.
     pub keys: f64,
-    /// With the ledger on eight vCPUs at once.
+    /// Ticks with the ledger on eight vCPUs at once.
     pub vcpus_8: f64,
-    /// The verdict: which of its figures is over its budget.
+    /// The verdict: the figures over their budget, if any.
     pub verdict: String,
 }
 
@@ -128,10 +128,10 @@ impl Baseline {
         output_file::write(path, self.to_json().as_bytes())
     }
 
-    /// Reads one.
+    /// Reads a baseline.
     ///
     /// # Errors
-    /// It can't be read, is none, or contradicts itself; the sentence says what.
+    /// The file can't be read, is no baseline, or contradicts itself; the sentence says what.
     pub fn load(path: &Path) -> Result<Self, Failure> {
         let refuse = |what: String| refusal(path, &what);
         let mut bytes = Vec::new();
@@ -143,16 +143,16 @@ impl Baseline {
         Self::parse(&bytes).map_err(|what| refuse(what).remedy(SAVE_ANOTHER))
     }
 
-    /// Whether it can be compared with what is measured on `platform`; `path` is where it came from.
+    /// Checks that it can be compared with measurements on `platform`; `path` is the file that it came from.
     ///
     /// # Errors
-    /// It is of something else; the sentence says what.
+    /// It was measured on another platform; the sentence says what differs.
     pub fn is_of(&self, platform: &Identity, path: &Path) -> Result<(), Failure> {
         let other = platform.difference(&self.platform);
         other.map_or(Ok(()), |what| Err(refusal(path, &what).remedy(SAVE_ANOTHER)))
     }
 
-    /// Reads and checks the text of one.
+    /// Reads and checks the text of a baseline.
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let value: serde_json::Value =
             serde_json::from_slice(bytes).map_err(|error| format!("it is no JSON document: {error}"))?;
@@ -179,7 +179,7 @@ fn refusal(path: &Path, what: &str) -> Failure {
 const SAVE_ANOTHER: &str = "save one of this platform by --save";
 
 impl Row {
-    /// Whether what is derived follows from what it is derived from.
+    /// Checks that derived figures follow from those that they are derived from.
     fn check(&self) -> Result<(), String> {
         let name = &printable(&self.name);
         if Bench::by_name(name).is_none() && self.scenario().is_none() {

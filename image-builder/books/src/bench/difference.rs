@@ -1,15 +1,15 @@
 //! The differences between two measurements of one platform, row by row, as sentences.
 //!
-//! Where runs repeat, everything that differs counts. Elsewhere a row differs if the medians' intervals of 95% have nothing in
-//! common and the medians are more than [`NOISE`] apart; both, because either alone is what noise does.
+//! Where runs repeat, every difference counts. Elsewhere a row differs only if the 95% intervals of the medians have nothing in
+//! common and the medians are more than [`NOISE`] apart: noise alone does either, but not both.
 
 use super::baseline::{Budget, Row};
 use super::parts::Split;
 
-/// How far medians may be apart where runs do not repeat, as a part of the first.
+/// The distance that medians may have where runs do not repeat, as a part of the first.
 const NOISE: f64 = 0.05;
 
-/// Less than any tick, more than rounding.
+/// A difference that is less than any tick and more than rounding.
 const NOTHING: f64 = 1e-6;
 
 /// The changes since `before`, as sentences that each begin with a row's name. Rows that `now` does not have are missed only if
@@ -76,7 +76,7 @@ fn of_row(before: &Row, now: &Row, repeats: bool) -> Option<String> {
     Some(sentence + &what.join(", "))
 }
 
-/// Whether the parts are the same, which the calibration has a part in; as far as a file keeps numbers.
+/// Whether the parts are the same, as far as a file keeps numbers. The calibration has its share in them.
 fn same_parts(before: Option<Split>, now: Option<Split>) -> bool {
     match (before, now) {
         (Some(before), Some(now)) => Split::PARTS.iter().all(|(_, part)| (part(&before) - part(&now)).abs() <= NOTHING),

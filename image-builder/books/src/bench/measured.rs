@@ -27,7 +27,7 @@ struct Raw {
 }
 
 impl Measured {
-    /// Adds the rows of a log, those that there are already being measured once more.
+    /// Adds the rows of a log. A row that is there already has been measured once more.
     pub fn add(&mut self, log: &Log) {
         for run in &log.workloads {
             let Some(bench) = Bench::of_name(&run.name) else { continue };
@@ -45,12 +45,12 @@ impl Measured {
         }
     }
 
-    /// Adds a row that was not measured, and why.
+    /// Adds a row that was not measured, and the reason.
     pub fn add_lacking(&mut self, scenario: &'static Scenario, why: &str) {
         self.add_row(Raw { bench: scenario.name, lacks: Some(why.to_owned()), ..Raw::default() });
     }
 
-    /// Adds what others have measured.
+    /// Adds another measurement.
     pub fn add_all(&mut self, more: &Measured) {
         more.rows.iter().for_each(|raw| self.add_row(raw.clone()));
     }

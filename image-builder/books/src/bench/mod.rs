@@ -1,5 +1,5 @@
-//! Microbenchmarks as they were measured: distributions of round trips, the parts of which they consist, and comparison with
-//! what was measured before.
+//! Microbenchmarks as they were measured: distributions of round trips, the parts of a round trip, and comparison with an earlier
+//! measurement.
 
 mod baseline;
 mod difference;

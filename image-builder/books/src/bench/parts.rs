@@ -1,31 +1,31 @@
-//! Where a round trip goes: what the ledger has of it, what the stub and the account take, and what is left for the hardware.
+//! The parts of a round trip: the ledger's, those of stub and account, and the rest, which is the hardware's.
 
 use serde::{Deserialize, Serialize};
 use tollgate_abi::bench::Parts;
 
 use crate::log::{Calibration, Cost};
 
-/// The parts of the mean round trip, in TSC ticks; together they are it.
+/// The parts of the mean round trip, in TSC ticks. They sum to it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
     /// The cost of the guest's timing.
     pub timing: f64,
-    /// The instruction, the exit and the entry, as the hardware does them; with the guest's own handler where there is one.
+    /// The instruction, the exit and the entry, as the hardware does them, and the guest's own handler where there is one.
     pub transition: f64,
     /// Saving and restoring the guest's registers.
     pub frame: f64,
-    /// The ledger's part of it, without the part of the way through stub and account.
+    /// The ledger's part, without the way through stub and account.
     pub handler: f64,
-    /// The time stamps, opening and closing.
+    /// Reading the time stamps, opening and closing an exit.
     pub account: f64,
 }
 
-/// How a part is read.
+/// Reads a part.
 type Part = fn(&Split) -> f64;
 
 impl Split {
-    /// The names of the parts, and how each is read.
+    /// The names of the parts, and the function that reads each.
     pub const PARTS: [(&'static str, Part); 5] = [
         ("timing", |split| split.timing),
         ("transition", |split| split.transition),
@@ -34,8 +34,8 @@ impl Split {
         ("account", |split| split.account),
     ];
 
-    /// Tells the parts of `mean` apart; `None` where they can't be: others wait meanwhile, or what is calibrated is more than
-    /// what is there, as where a processor overlaps what it does.
+    /// Tells the parts of `mean` apart. `None` where that can't be done: other vCPUs wait meanwhile, or the calibrated parts are
+    /// more than the whole, as where a processor overlaps its work.
     pub fn new(parts: Parts, mean: f64, timing: f64, iterations: u64, cost: Cost, times: &Calibration) -> Option<Self> {
         let (turns, iterations) = (times.turns as f64, iterations as f64);
         if parts == Parts::Waiting || turns == 0.0 || iterations == 0.0 {
@@ -49,7 +49,7 @@ impl Split {
         let handler = ledger - inside;
         let transition = mean - timing - ledger - (frame + account - inside);
         let split = Self { timing, transition, frame, handler, account };
-        // As far as rounding tells.
+        // No part is negative, but for rounding.
         Self::PARTS.iter().all(|(_, part)| part(&split) > -0.5).then_some(split)
     }
 

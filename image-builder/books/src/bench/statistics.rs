@@ -1,10 +1,10 @@
-//! Distributions of samples: percentiles by nearest rank, and how far the median may be off.
+//! Distributions of samples: percentiles by nearest rank, and a confidence interval of the median.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// How many samples took how many ticks.
+/// The number of samples by their ticks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Distribution(BTreeMap<u32, u64>);
@@ -13,7 +13,7 @@ pub struct Distribution(BTreeMap<u32, u64>);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statistics {
-    /// Samples.
+    /// The number of samples.
     pub samples: u64,
     /// The least.
     pub min: u32,
@@ -25,9 +25,9 @@ pub struct Statistics {
     pub p99: u32,
     /// The most.
     pub max: u32,
-    /// Their sum by their number.
+    /// The average.
     pub mean: f64,
-    /// Where the median lies with a confidence of 95%, by order statistics.
+    /// The bounds of the median with a confidence of 95%, by order statistics.
     pub median_between: [u32; 2],
     /// Samples more than three interquartile ranges above the third quartile.
     pub outliers: u64,
@@ -37,7 +37,7 @@ pub struct Statistics {
 const CONFIDENT: f64 = 1.96;
 
 impl Distribution {
-    /// Adds so many samples of as many ticks.
+    /// Adds `count` samples of `ticks` each.
     pub fn add(&mut self, ticks: u32, count: u64) {
         let known = self.0.entry(ticks).or_default();
         *known = known.saturating_add(count);
@@ -48,12 +48,12 @@ impl Distribution {
         other.0.iter().for_each(|(&ticks, &count)| self.add(ticks, count));
     }
 
-    /// How many samples there are.
+    /// The number of samples.
     pub fn samples(&self) -> u64 {
         self.0.values().copied().fold(0, u64::saturating_add)
     }
 
-    /// The sample that `rank` of them, from 1 on, do not exceed.
+    /// The `rank`th sample in ascending order, from 1 on.
     fn ranked(&self, rank: u64) -> u32 {
         let mut below = 0u64;
         for (&ticks, &count) in &self.0 {
@@ -70,7 +70,7 @@ impl Distribution {
         self.ranked(u128::from(self.samples()).saturating_mul(percent.into()).div_ceil(100).max(1) as u64)
     }
 
-    /// All that is shown; `None` of no samples.
+    /// All shown figures; `None` if there are no samples.
     pub fn statistics(&self) -> Option<Statistics> {
         let samples = self.samples();
         let (&min, &max) = (self.0.keys().next()?, self.0.keys().next_back()?);

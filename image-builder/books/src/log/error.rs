@@ -1,10 +1,10 @@
-//! Why bytes are not the log of one run.
+//! The errors of bytes that are not the log of one run.
 
 use std::io;
 
 use tollgate_abi::record::PROTOCOL;
 
-/// Why bytes are not the log of one run.
+/// The reason that bytes are not the log of one run.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// No bytes at all.
@@ -25,7 +25,7 @@ pub enum LogError {
     /// A second beginning.
     #[error("line {line} starts another run: the file holds more than one; split it and report each part")]
     AnotherRun {
-        /// Where.
+        /// Its line.
         line: u64,
     },
     /// Another version of the protocol.
@@ -39,7 +39,7 @@ pub enum LogError {
     /// A record with a right checksum and wrong contents.
     #[error("line {line}: the record `{kind}` {problem}; the log comes from another build of the monitor")]
     Record {
-        /// Where.
+        /// Its line.
         line: u64,
         /// Its first word.
         kind: &'static str,
@@ -49,14 +49,14 @@ pub enum LogError {
     /// More than any run writes.
     #[error("line {line}: more than {most} {what}, which no run writes")]
     TooMany {
-        /// Where.
+        /// The line of the first that is too much.
         line: u64,
-        /// The thing that there is too much of.
+        /// The things of which there are too many.
         what: &'static str,
-        /// The most.
+        /// The most that there may be.
         most: usize,
     },
-    /// The file system.
+    /// The file can't be read.
     #[error("the log can't be read: {0}")]
     Read(#[from] io::Error),
 }

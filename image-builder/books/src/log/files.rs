@@ -1,4 +1,4 @@
-//! Where logs are: named files, and the files of a directory that look like logs.
+//! The files that are read as logs: named ones, and those of a directory that look like logs.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,21 +9,21 @@ use walkdir::WalkDir;
 
 use crate::lines::{Line, Lines};
 
-/// The most that firmware says before the first record.
+/// The most bytes that firmware writes before the first record.
 const SNIFFED_BYTES: u64 = 1 << 20;
 
-/// A file to read, or why what was named can't be.
+/// A file to read, or the reason that a name leads to none.
 pub enum Found {
-    /// A log, or what was named as one.
+    /// A log, or a file that was named as one.
     Log(PathBuf),
     /// A file of a directory that holds no record: other files of a run, other programs' logs.
     PassedOver,
-    /// A file or directory that can't be read.
+    /// A file or directory that can't be read, and the error.
     Unreadable(PathBuf, io::Error),
 }
 
-/// The logs that `paths` name, as they are found: files as they are, and of a directory and those in it, by name, every
-/// `*.log` that begins like a log. An empty one counts: a run said nothing.
+/// The logs that `paths` name, as they are found. A file stands for itself. A directory stands for every `*.log` in it and below
+/// that begins like a log, by name. An empty one counts: its run said nothing.
 pub fn find(paths: &[PathBuf]) -> impl Iterator<Item = Found> + '_ {
     paths.iter().flat_map(|path| -> Box<dyn Iterator<Item = Found>> {
         if path.is_dir() { Box::new(below(path)) } else { Box::new(std::iter::once(Found::Log(path.clone()))) }
@@ -60,7 +60,7 @@ fn begins_like_a_log(path: &Path) -> io::Result<bool> {
     let mut file = File::open(path)?.take(SNIFFED_BYTES);
     let mut lines = Lines::new(MAX_LINE_BYTES + 2);
     let (mut any, mut buffer) = (false, vec![0; 16 << 10]);
-    // The first that is found ends the search, as an error would.
+    // The first record that is found ends the search, as an error would.
     let mut look = |line: Line<'_>| match line {
         Line::Whole(line) if record::parse(line) != Err(Reject::Noise) => Err(()),
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! A serial log as the records it holds: who ran where, the workloads, the ledger, the guest's book, the verdict.
+//! A serial log as the records that it holds: the header, the workloads, the ledger, the guest's book, the verdict.
 //!
 //! Reading is streaming and bounded, whatever the log holds. Nothing is judged here; that is [`crate::account`]'s.
 
@@ -31,7 +31,7 @@ pub struct Log {
     pub enabled: BTreeMap<String, u128>,
     /// The ticks of the way through the monitor, where microbenchmarks ran.
     pub calibration: Option<Calibration>,
-    /// How many exits of each reason the monitor's own probes made before the guest ran: in the emulator's log alone.
+    /// Exits for each reason that the monitor's own probes made before the guest ran: they are in the emulator's log alone.
     pub probes: BTreeMap<u16, u64>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadRun>,
@@ -51,7 +51,7 @@ pub struct Log {
     pub tally: Option<BTreeMap<u16, u64>>,
     /// Sums by vCPU.
     pub totals: BTreeMap<u64, Total>,
-    /// How the guest ended.
+    /// The guest's end.
     pub stop: Option<Stop>,
     /// The last record; `None` in the log of an unfinished run.
     pub verdict: Option<Verdict>,
@@ -59,20 +59,20 @@ pub struct Log {
     pub quality: Quality,
 }
 
-/// Who ran where.
+/// The header: the build, the machine and the options of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// The monitor's build.
     pub build: String,
     /// The platform that the monitor took the machine for.
     pub platform: String,
-    /// `vt-x` and the like.
+    /// The virtualization extension, as in `vt-x`.
     pub virtualization: String,
     /// The processor's name.
     pub cpu: String,
     /// Edition of the exit-reason table.
     pub sdm_edition: String,
-    /// Where the course leaves were.
+    /// The map of the course's leaves.
     pub leaf_map: String,
     /// Number of vCPUs.
     pub vcpus: u64,
@@ -87,7 +87,7 @@ pub struct Header {
 pub struct WorkloadRun {
     /// Its name.
     pub name: String,
-    /// How often.
+    /// Its iterations.
     pub iterations: u64,
     /// Its `result` record.
     pub ended: Option<WorkloadEnd>,
@@ -95,33 +95,33 @@ pub struct WorkloadRun {
     pub counts: BTreeMap<u16, Count>,
     /// Its `keycount` records.
     pub keys: Vec<KeyCount>,
-    /// A microbenchmark's samples in their order, as TSC ticks and how many in a row took as many.
+    /// A microbenchmark's samples in their order.
     pub samples: Samples,
     /// The ledger's figures of a microbenchmark's exits by reason.
     pub costs: BTreeMap<u16, Cost>,
 }
 
-/// TSC ticks of so many turns each, in root operation.
+/// TSC ticks of several loops of `turns` turns each, in root operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calibration {
-    /// How many.
+    /// The turns of each loop.
     pub turns: u64,
-    /// Of the loop itself.
+    /// Ticks of the loop itself.
     pub empty: u64,
-    /// Of the loop with the guest's registers saved and restored.
+    /// Ticks of the loop with the guest's registers saved and restored.
     pub frame: u64,
-    /// Of that with the account of an exit.
+    /// Ticks of the loop with that and with the account of an exit.
     pub whole: u64,
-    /// The part of it that the account has.
+    /// The part of these ticks that the account itself measured.
     pub inside: u64,
 }
 
 /// Samples in the order in which they were taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Samples {
-    /// Runs of equal ones: TSC ticks, and how many.
+    /// Runs of equal samples: TSC ticks of each, and the number of samples.
     pub runs: Vec<(u32, u32)>,
-    /// How many there are in all of them.
+    /// The number of samples in all runs.
     pub count: u64,
 }
 
@@ -148,9 +148,9 @@ pub struct KeyCount {
     pub reason: u16,
     /// The key.
     pub key: u64,
-    /// As people write it.
+    /// The key as people write it.
     pub name: String,
-    /// Exits by its row in the table of workloads.
+    /// Exits that the workload's row in the table predicts.
     pub predicted: u64,
     /// Exits that the ledger has of it in the workload's window.
     pub observed: u64,
@@ -174,17 +174,17 @@ pub struct ScenarioRun {
     pub predicted: u64,
     /// Exits that the ledger has.
     pub observed: u64,
-    /// The fault, or the lack.
+    /// The fault, or the feature that the processor lacks.
     pub detail: String,
-    /// Where it was timed, runs of equal samples: TSC ticks from before the VM entry to the exit's time stamp, and how many.
+    /// Samples, where it was timed: TSC ticks from before the VM entry to the exit's time stamp.
     #[serde(skip)]
     pub samples: Samples,
-    /// And what the ledger has of its reason's exits then.
+    /// The ledger's figures of its reason's exits in these samples.
     #[serde(skip)]
     pub cost: Cost,
 }
 
-/// How a workload ended.
+/// The end of a workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadEnd {
     /// The monitor's verdict on it.
@@ -197,16 +197,16 @@ pub struct WorkloadEnd {
     pub message: String,
 }
 
-/// The books on one reason in one workload.
+/// The counts of one reason in one workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// By its row in the table of workloads.
+    /// The count that the workload's row in the table predicts.
     pub predicted: Option<u64>,
-    /// By the guest's own tally.
+    /// The count of the guest's own tally.
     pub guest: Option<u64>,
-    /// By the ledger.
+    /// The count of the ledger.
     pub observed: u64,
-    /// How many of those were the monitor's own looks at a guest that ran long.
+    /// The exits among those of the ledger that were the monitor's own looks at a guest that ran long.
     pub looks: u64,
 }
 
@@ -221,16 +221,16 @@ pub struct ExitRow {
     pub figures: Figures,
     /// Exits by power of two of their ticks.
     pub histogram: BTreeMap<u8, u64>,
-    /// How many of the exits were the monitor's own looks at a guest that ran long.
+    /// The exits among these that were the monitor's own looks at a guest that ran long.
     pub looks: u64,
 }
 
 /// The exits of one key within a reason, as an account shows them, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KeyRow {
-    /// The key; `null` for those that were not kept apart.
+    /// The key; `null` for the exits that were not kept apart.
     pub key: Option<u64>,
-    /// As people write it, or `others`.
+    /// The key as people write it, or `others`.
     pub name: String,
     /// Its exits and their ticks.
     #[serde(flatten)]
@@ -240,7 +240,7 @@ pub struct KeyRow {
 /// The exits of one variant of a reason, as an account shows them, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VariantRow {
-    /// As `abi::key::VARIANTS` has it.
+    /// The variant's name in `abi::key::VARIANTS`.
     pub name: String,
     /// Its exits and their ticks.
     #[serde(flatten)]
@@ -260,20 +260,20 @@ pub struct Total {
     pub elapsed: u64,
 }
 
-/// How the guest ended, as an account shows it, too.
+/// The guest's end, as an account shows it, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stop {
     /// The vCPU that ended it; `null` where the log does not tell.
     pub vcpu: Option<u64>,
     /// A word of `abi::workload::Outcome`.
     pub outcome: String,
-    /// Where it was.
+    /// The guest's RIP.
     pub rip: Option<u64>,
     /// The exit-reason field of its last exit.
     pub reason: Option<u64>,
     /// The exit qualification of its last exit.
     pub qualification: Option<u64>,
-    /// More for a person.
+    /// More detail for a person.
     pub detail: String,
 }
 
@@ -282,13 +282,13 @@ pub struct Stop {
 pub struct Verdict {
     /// `balanced`, `differs`, `failed`, `stopped`, `refused` or `fault`.
     pub result: String,
-    /// More for a person.
+    /// More detail for a person.
     pub detail: String,
     /// The remedy, for a person.
     pub remedy: String,
 }
 
-/// How readable a log was.
+/// The quality of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quality {
     /// Records.

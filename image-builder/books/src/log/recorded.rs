@@ -1,4 +1,4 @@
-//! Exits one by one and over time, in a log: sums of the trace, which alone may be longer than memory, and the samples.
+//! The trace and the samples in a log. A trace may be longer than memory, so that only its sums are kept.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::fields::Fields;
 
 /// The most vCPUs that a log's trace may name.
 const MOST_VCPUS: usize = 1024;
-/// The most steps of time.
+/// The most steps of time that a reason's samples may have.
 const MOST_STEPS: usize = 1 << 16;
 
 /// Exits, and TSC ticks of all of them.
@@ -40,13 +40,13 @@ pub struct Traced {
     pub dropped: BTreeMap<u16, Part>,
     /// The number that the next record has to have.
     next: u64,
-    /// Records that are missing before others.
+    /// Records that are missing, by the numbers of those that came.
     pub missing: u64,
     /// The `traced` record, the last of a trace.
     pub end: Option<TraceEnd>,
 }
 
-/// The monitor's words on a trace at its end.
+/// The monitor's own sums of a trace, at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TraceEnd {
     /// `trace` records that it wrote.

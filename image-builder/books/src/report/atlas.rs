@@ -4,7 +4,7 @@ use super::Sheet;
 use super::figures::{average, book};
 use crate::account::{Account, AtlasRow, AtlasVariant};
 
-/// How many of the reasons an atlas has that it could have, and of the variants.
+/// The number of reasons that an atlas has, of those that it could have, and the same for variants.
 pub(super) fn score(account: &Account) -> String {
     let possible = account.atlas.iter().filter(|row| row.possible);
     let variants = account.atlas.iter().flat_map(|row| &row.variants).filter(|variant| variant.possible);
@@ -35,7 +35,7 @@ fn reason_cells(row: &AtlasRow) -> Vec<String> {
     cells
 }
 
-/// `platform` is that of the reason, which is told once.
+/// The cells of a variant. `platform` is that of the reason, which is told once.
 fn variant_cells(AtlasVariant { row, how, platform: own, .. }: &AtlasVariant, platform: &str) -> Vec<String> {
     let mut cells = vec![String::new(), format!("  {}", row.name)];
     cells.extend(figures(row.figures.count, row.figures.cycles, row.figures.min, row.figures.max));
@@ -44,7 +44,7 @@ fn variant_cells(AtlasVariant { row, how, platform: own, .. }: &AtlasVariant, pl
     cells
 }
 
-/// In place of figures of what was not produced.
+/// Stands in place of figures that were not produced.
 const NOTHING: &str = "-";
 
 /// Exits, and the shortest, average and longest of them.

@@ -19,7 +19,7 @@ pub(super) fn of(account: &Account, look: Look) -> String {
     blocks.join("\n")
 }
 
-/// The same of one reason.
+/// The histogram of one reason.
 pub(super) fn block(reason: &Reason, terminal: &Terminal) -> String {
     let title = format!("{} ({}): {}, by ticks", reason.name, reason.number, counted(reason.figures.count, "exit"));
     let mut text = terminal.paint(Style::new().bold(), &terminal.wrap(&title)) + "\n";
@@ -53,7 +53,7 @@ pub(super) fn block(reason: &Reason, terminal: &Terminal) -> String {
     text
 }
 
-/// A bar of at most `room` columns; what is there at all has a mark.
+/// A bar of at most `room` columns; any part that is not 0 has a mark.
 pub(super) fn bar(part: u64, most: u64, room: usize, terminal: &Terminal) -> String {
     const EIGHTHS: [&str; 8] = ["", "\u{258f}", "\u{258e}", "\u{258d}", "\u{258c}", "\u{258b}", "\u{258a}", "\u{2589}"];
     if part == 0 || most == 0 {

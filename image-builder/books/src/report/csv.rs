@@ -1,5 +1,5 @@
-//! Accounts as CSV: a line for each reason of each log, over all vCPUs and, where there are several, for each of them. One
-//! kind of line, so that any program can sum a column: what a reason divides into, and what is not about one, is left out.
+//! Accounts as CSV: a line for each reason of each log, over all vCPUs and, where there are several, for each of them. All lines
+//! are of one kind, so that any program can sum a column; parts of a reason, and figures that are of none, are left out.
 
 use std::io::{self, Write};
 
@@ -43,7 +43,7 @@ const HEADING: [&str; 12] = [
     "audit_count#",
 ];
 
-/// In the column `vcpu` of sums.
+/// The mark of sums in the column `vcpu`.
 const ALL: &str = "all";
 
 /// The names of the columns.
@@ -73,7 +73,7 @@ fn over_all(reason: &Reason) -> VcpuReason {
     VcpuReason { number, name: reason.name.clone(), figures, histogram, looks, audit_count }
 }
 
-/// Which reasons are enabled is the same on every vCPU.
+/// The status of a reason, which is the same on every vCPU.
 fn status(account: &Account, number: u16) -> &str {
     let position = account.reasons.binary_search_by_key(&number, |reason| reason.number);
     position.map_or("", |at| &account.reasons[at].status)

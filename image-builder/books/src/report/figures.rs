@@ -2,7 +2,7 @@
 
 use crate::account::{Account, Bucket, Reason};
 
-/// A share of 100, or `-` where there is nothing to have a share of.
+/// A share in percent, or `-` where the whole is 0.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.2}%", part as f64 * 100.0 / whole as f64) }
 }
@@ -44,7 +44,7 @@ pub(super) fn bounds(bucket: u8) -> (u64, u64) {
     (least, next.map_or(u64::MAX, |next| next - 1))
 }
 
-/// Ticks that `share` of all exits did not exceed, estimated: exact as to the power of two, which exits are taken to fill
+/// Ticks that `share` of all exits did not exceed, estimated: exact as to the power of two, within which exits are taken to lie
 /// evenly between the shortest and the longest. `None` without exits.
 pub(super) fn percentile(histogram: &[Bucket], [shortest, longest]: [u64; 2], share: f64) -> Option<u64> {
     let exits: u64 = histogram.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.count));

@@ -1,4 +1,4 @@
-//! Accounts as JSON: one document, or an array of them that say where they are from.
+//! Accounts as JSON: one document, or an array of them that name their source.
 
 use std::io::{self, Write};
 
@@ -43,7 +43,7 @@ impl Form for Documents {
     }
 }
 
-/// An account among several, which says where it is from.
+/// An account among several, with the name of its source.
 #[derive(Serialize)]
 struct Sourced<'a> {
     source: &'a str,
@@ -51,7 +51,7 @@ struct Sourced<'a> {
     account: &'a Account,
 }
 
-/// An account as JSON, and where it is from if that is asked for.
+/// An account as JSON, with the name of its source if `sourced`.
 pub(super) fn json(Titled { title, account }: &Titled, sourced: bool) -> String {
     let text = if sourced {
         serde_json::to_string_pretty(&Sourced { source: title, account })

@@ -22,7 +22,7 @@ pub(super) fn json(merged: &Merged) -> String {
     serde_json::to_string_pretty(merged).unwrap_or_default()
 }
 
-/// The rows of a group in an order that is asked for.
+/// The rows of a group in the order of `look`.
 pub(super) fn sorted(group: &Group, look: Look) -> Vec<(Reason, &MergedReason)> {
     let mut plain: Vec<Reason> = group.reasons.iter().map(plain).collect();
     let mut order: Vec<&Reason> = plain.iter().collect();
@@ -37,7 +37,7 @@ pub(super) fn sorted(group: &Group, look: Look) -> Vec<(Reason, &MergedReason)> 
         .collect()
 }
 
-/// A merged row as a row of one run, for what shows either.
+/// A merged row as a row of one run, for charts and orders that take either.
 fn plain(MergedReason { reason, .. }: &MergedReason) -> Reason {
     Reason {
         number: reason.number,
@@ -48,7 +48,7 @@ fn plain(MergedReason { reason, .. }: &MergedReason) -> Reason {
     }
 }
 
-/// Where a group ran and how it ended, in two lines.
+/// The platform of a group and the verdicts of its runs, in two lines.
 pub(super) fn heading(group: &Group) -> [String; 2] {
     let platform = &group.platform;
     let verdicts: Vec<String> = group.verdicts.iter().map(|(verdict, runs)| format!("{runs} {verdict}")).collect();

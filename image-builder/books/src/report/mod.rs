@@ -68,7 +68,7 @@ impl Format {
 
 /// A form of report, of accounts as they come: one file each.
 trait Form: Debug {
-    /// How many accounts it has room for: those that it keeps until the end have to fit in memory.
+    /// The most accounts that it has room for: those that it keeps until the end have to fit in memory.
     fn most(&self) -> u64 {
         u64::MAX
     }
@@ -99,7 +99,7 @@ trait Form: Debug {
     fn merged(&self, merged: &Merged) -> String;
 }
 
-/// An account and what it is called.
+/// An account and its title.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Titled {
     /// The log's name, shown where there are several.
@@ -108,10 +108,10 @@ pub struct Titled {
     pub account: Account,
 }
 
-/// How a form looks.
+/// The look of a form.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Look {
-    /// Which reason comes first, in tables.
+    /// The order of reasons in tables.
     pub order: Order,
     /// Whether tables are followed by histograms.
     pub histogram: bool,

@@ -16,11 +16,11 @@ use super::{Form, Titled};
 use crate::account::{Account, Bucket, Merged, MergedReason};
 use crate::failure::Status;
 
-/// Buckets up to this have a boundary of their own, the same in every document so that series can be added; what is
-/// longer, a second on most processors, is in `+Inf`.
+/// The last bucket with a boundary of its own. Boundaries are the same in every document, so that series can be added. Longer
+/// exits, of about a second on most processors, are in `+Inf`.
 const LAST_BUCKET: u8 = 31;
 
-/// Runs whose series a monitoring system takes at a time.
+/// The most runs whose series a monitoring system takes at a time.
 const MOST_EXPOSED: u64 = 1000;
 
 /// The form.
@@ -57,7 +57,7 @@ enum Figure {
     Histogram { sum: u64, count: u64, histogram: Vec<Bucket> },
 }
 
-/// One metric: its name without the suffix that its type adds, what it is, and its series.
+/// One metric: its name without the suffix that its type adds, its description, and its series.
 struct Metric {
     name: &'static str,
     help: &'static str,
@@ -98,7 +98,7 @@ fn render(accounts: &[Titled]) -> String {
     let mut elapsed = Metric::new("tollgate_elapsed", "From the first entry to the last exit", MetricType::Gauge);
     let mut guest =
         Metric::new("tollgate_guest_exits", "Exits in the guest's own book, all vCPUs", MetricType::Counter);
-    // A histogram has its unit in its name alone: readers are not agreed on whether it may have one declared.
+    // A histogram has its unit in its name alone: readers do not agree on whether one may be declared.
     for metric in [&mut shortest, &mut longest, &mut elapsed] {
         metric.unit = Some(Unit::Other("ticks".to_owned()));
     }
@@ -134,7 +134,7 @@ fn render(accounts: &[Titled]) -> String {
     encode(vec![runs, balanced, exits, times, shortest, longest, entries, elapsed, guest])
 }
 
-/// Writes merged runs: sums over them as counters, what one run had of them as gauges.
+/// Writes merged runs: their sums as counters, their spread as gauges.
 fn render_merged(merged: &Merged) -> String {
     let mut runs = Metric::new("tollgate_runs", "Runs that are merged, by verdict", MetricType::Counter);
     let mut unusable = Metric::new("tollgate_unusable_logs", "Logs that could not be used", MetricType::Counter);

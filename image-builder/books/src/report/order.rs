@@ -1,4 +1,4 @@
-//! Which reason comes first.
+//! The order of reasons.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -24,7 +24,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// Sorts rows; those that are equal by their numbers.
+    /// Sorts rows; equal ones by their numbers.
     pub(super) fn sort(self, rows: &mut [&Reason]) {
         rows.sort_by(|one, other| self.compare(one, other).then(one.number.cmp(&other.number)));
     }

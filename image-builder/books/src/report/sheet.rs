@@ -27,7 +27,7 @@ pub struct Sheet {
     rows: Vec<Vec<String>>,
 }
 
-/// Columns that a text gets at least.
+/// The least columns that a text gets.
 const TEXT_COLUMNS: usize = 12;
 
 impl Sheet {
@@ -52,7 +52,7 @@ impl Sheet {
         self.rows.is_empty()
     }
 
-    /// The columns: name, and whether it holds numbers.
+    /// The columns: the name of each, and whether it holds numbers.
     pub(super) fn columns(&self) -> impl Iterator<Item = (&str, bool)> {
         self.heading.iter().map(String::as_str).zip(self.numeric.iter().copied())
     }
@@ -94,8 +94,8 @@ impl Sheet {
         self.columns().enumerate().map(of_column).sum()
     }
 
-    /// Rows as blocks, for terminals on which columns would be torn: what the row is about, and below it the names of the
-    /// columns with their figures, as many in a line as fit.
+    /// Rows as blocks, for terminals on which columns would be torn: the row's first text, and below it the names of the columns
+    /// with their figures, as many in a line as fit.
     fn stacked(&self, columns: usize) -> String {
         const INDENT: &str = "  ";
         let (before, after): (Vec<usize>, Vec<usize>) = {

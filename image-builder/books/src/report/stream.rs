@@ -1,4 +1,4 @@
-//! A report in the making: what can be written as each account comes is written then.
+//! A report in the making: whatever can be written as an account comes is written then.
 
 use std::io::{self, Write};
 
@@ -27,7 +27,7 @@ impl<W: Write> Report<W> {
         self.form.add(titled, &mut self.out)
     }
 
-    /// How many accounts the form has room for.
+    /// The most accounts that the form has room for.
     pub fn most(&self) -> u64 {
         self.form.most()
     }
@@ -37,12 +37,12 @@ impl<W: Write> Report<W> {
         self.written >= self.most()
     }
 
-    /// Where it was written to, after an error.
+    /// The output, after an error.
     pub fn abandon(self) -> W {
         self.out
     }
 
-    /// Writes what has to wait for the last account, and hands back where it was written to.
+    /// Writes what has to wait for the last account, and hands back the output.
     pub fn finish(mut self) -> (W, io::Result<()>) {
         let result = self.form.finish(&mut self.out).and_then(|()| self.out.flush());
         (self.out, result)

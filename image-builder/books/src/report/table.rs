@@ -86,7 +86,7 @@ fn lines(text: &str, terminal: &Terminal) -> String {
     text.lines().map(|line| terminal.wrap(line) + "\n").collect()
 }
 
-/// Everything besides the reasons, each with what it is.
+/// The sheets besides that of the reasons, each with its caption.
 pub(super) fn parts(account: &Account) -> Vec<(&'static str, Sheet)> {
     let mut parts = vcpus::sheets(account);
     parts.extend([
@@ -166,12 +166,12 @@ fn reasons(account: &Account, order: Order) -> Sheet {
     sheet
 }
 
-/// The keys within each reason that has any, the most frequent first.
+/// The keys of each reason that has any, the most frequent first.
 fn keys(account: &Account) -> Sheet {
     let mut sheet = Sheet::new(&["no#", "exit reason", "key", "samples#", "of reason#", "min#", "avg#", "max#"]);
     for reason in &account.reasons {
         for key in &reason.keys {
-            // Logs of earlier monitors have no extremes of keys.
+            // Logs of earlier monitors do not have a key's shortest and longest exit.
             let extreme = |cycles: u64| if key.figures.max > 0 { cycles.to_string() } else { "-".to_owned() };
             sheet.row(vec![
                 reason.number.to_string(),
@@ -228,7 +228,7 @@ fn workloads(account: &Account) -> Sheet {
     sheet
 }
 
-/// The workloads of the local APIC whose exits the processor can spare, both ways.
+/// The workloads of the local APIC whose exits the processor can spare: with these exits and without.
 fn both_ways(account: &Account) -> Sheet {
     let mut sheet = Sheet::new(&[
         "local APIC",
@@ -268,7 +268,7 @@ fn workload_keys(account: &Account) -> Sheet {
     sheet
 }
 
-/// The guest's own count, and behind a plus sign what scenarios added to the ledger.
+/// The guest's own count and, behind a plus sign, the exits that scenarios added to the ledger.
 pub(super) fn with_scenarios(reason: &Reason) -> String {
     match reason.scenario_count {
         0 => book(reason.guest_count),
@@ -276,7 +276,7 @@ pub(super) fn with_scenarios(reason: &Reason) -> String {
     }
 }
 
-/// Why the ledger has exits that no other book but the emulator's has.
+/// The exits that only the ledger and the emulator have, because the monitor made them, as sentences.
 pub(super) fn looks(account: &Account) -> String {
     let looked = account.reasons.iter().filter(|reason| reason.looks > 0);
     let sentence = |reason: &Reason| {
@@ -322,7 +322,7 @@ fn verdict(account: &Account) -> String {
     text
 }
 
-/// The books that were compared where those were not all: for a guest that keeps no book.
+/// The books that were compared, unless those were all: for a guest that keeps no book.
 fn without_guest(account: &Account) -> String {
     if account.books.is_empty() || account.books.contains(&Book::Guest) || account.status != Status::Balanced {
         return String::new();

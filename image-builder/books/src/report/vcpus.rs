@@ -1,4 +1,4 @@
-//! The vCPUs of an account side by side: their sums, and how often each had each reason.
+//! The vCPUs of an account side by side: their sums, and their exits for each reason.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::Sheet;
 use super::figures::{book, percent};
 use crate::account::{Account, VcpuAccount};
 
-/// vCPUs that a matrix has columns for; more than these go on in the next one.
+/// The most vCPUs that a matrix has columns for; the next ones have a matrix of their own.
 const ABREAST: usize = 8;
 
 /// The tables of a run on several vCPUs.

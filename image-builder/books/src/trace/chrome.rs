@@ -1,6 +1,6 @@
-//! A trace in Chrome's trace event format, which ui.perfetto.dev shows: a track for each vCPU, an event for each exit; and where the
-//! log has exits over time, a counter track for each vCPU and reason. The format counts in microseconds; one TSC tick is shown as
-//! one.
+//! A trace in Chrome's trace event format, which ui.perfetto.dev shows: a track for each vCPU, an event for each exit. Where the
+//! log has samples over time, there is a counter track for each vCPU and reason. The format counts in microseconds; one TSC tick
+//! is shown as one.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use super::{Exit, Rate, Sink};
 
 pub(super) struct Chrome<W> {
     text: Text<W>,
-    /// Those that have a track.
+    /// vCPUs that have a track.
     vcpus: BTreeSet<u64>,
     last: Option<u64>,
     /// Lengths of steps that have a process of counters.
@@ -52,7 +52,7 @@ impl<W: Write> Sink for Chrome<W> {
     }
 
     fn rate(&mut self, Rate { vcpu, name, start, step, counts }: &Rate<'_>) -> io::Result<()> {
-        // Steps may be longer on one vCPU than on another: those of one length are together.
+        // Steps may be longer on one vCPU than on another: counters of one length are together.
         let known = self.steps.iter().position(|known| known == step);
         let process = 1 + known.unwrap_or(self.steps.len()) as u64;
         if known.is_none() {
@@ -63,7 +63,7 @@ impl<W: Write> Sink for Chrome<W> {
                 .number(*step)
                 .text(" ticks\"}}");
         }
-        // A counter keeps its value until another comes: behind the last step there is nothing.
+        // A counter keeps its value until another comes: behind the last step it is set to 0.
         let mut last = None;
         for (at, &count) in counts.iter().chain([&0]).enumerate() {
             if last.replace(count) == Some(count) {

@@ -38,10 +38,10 @@ pub enum Form {
 }
 
 impl Form {
-    /// By the extension of a file.
+    /// The form that belongs to a file's extension.
     ///
     /// # Errors
-    /// It is none of those that there are.
+    /// None has this extension.
     pub fn of(path: &Path) -> Result<Self, Failure> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("json") => Ok(Form::Json),
@@ -53,11 +53,11 @@ impl Form {
     }
 }
 
-/// Writes the trace of a log into a file, with the functions of its guest by name, says on standard error what is in it and what is wrong with the log, and returns the
-/// status of the run.
+/// Writes the trace of a log into a file, with the functions of its guest by name. Says on standard error what the trace has and
+/// what is wrong with the log, and returns the status of the run.
 ///
 /// # Errors
-/// The log can't be read, or has no trace; or the file can't be written. What was in the file before is in it then.
+/// The log can't be read, or has no trace; or the file can't be written. The file then has its previous contents.
 pub fn export(log: &Path, symbols: impl FnOnce() -> Result<Symbols, Failure>, out: &Path) -> Result<Status, Failure> {
     let form = Form::of(out)?;
     let unreadable = |error: &dyn std::fmt::Display| {
@@ -90,19 +90,19 @@ pub fn export(log: &Path, symbols: impl FnOnce() -> Result<Symbols, Failure>, ou
     Ok(account.status)
 }
 
-/// Why a trace could not be converted.
+/// The reason that a trace could not be converted.
 #[derive(Debug)]
 pub enum Problem {
-    /// The log.
+    /// The log can't be read, or is none.
     Log(LogError),
-    /// The output.
+    /// The output can't be written.
     Output(io::Error),
 }
 
 /// Writes the trace of a log as it is read, with the symbols of the guest if they are known.
 ///
 /// # Errors
-/// The first, of either side.
+/// The first error of either side.
 pub fn convert(log: impl Read, form: Form, symbols: &Symbols, out: impl Write + Send) -> Result<Log, Problem> {
     let mut sink: Box<dyn Sink + '_> = match form {
         Form::Json => Box::new(Chrome::new(out)),
@@ -146,7 +146,7 @@ pub(crate) struct Exit<'a> {
     pub(crate) symbol: &'a str,
 }
 
-/// Exits for one reason in equal steps of time, where the log has that, too.
+/// Exits for one reason in equal steps of time, where the log has them.
 pub(crate) struct Rate<'a> {
     pub(crate) vcpu: u64,
     /// The reason's name.
@@ -155,18 +155,18 @@ pub(crate) struct Rate<'a> {
     pub(crate) start: u64,
     /// TSC ticks of a step.
     pub(crate) step: u64,
-    /// Exits in each.
+    /// Exits in each step.
     pub(crate) counts: &'a [u64],
 }
 
 /// A taker of exits, one by one.
 pub(crate) trait Sink {
     fn exit(&mut self, exit: &Exit<'_>) -> io::Result<()>;
-    /// Takes what happened over time, behind all exits. Forms that are a table of exits leave it out.
+    /// Takes samples over time, behind all exits. Forms that are a table of exits leave them out.
     fn rate(&mut self, _: &Rate<'_>) -> io::Result<()> {
         Ok(())
     }
-    /// Writes what comes behind the last.
+    /// Writes the end of the file.
     fn end(self: Box<Self>) -> io::Result<()>;
 }
 

@@ -23,7 +23,7 @@ const SCHEMA: &str = "message exits {
     required int64 cycles (integer(64, false));
 }";
 
-/// Rows of a group, at most.
+/// The most rows of a group.
 const GROUP_ROWS: usize = 1 << 17;
 
 #[derive(Default)]
@@ -57,7 +57,7 @@ impl<W: Write + Send> Parquet<W> {
         let schema = Arc::new(parse_message_type(SCHEMA).map_err(failed)?);
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
-            // No two are alike.
+            // No two time stamps are alike.
             .set_column_dictionary_enabled(ColumnPath::from("tsc"), false)
             .set_created_by(concat!("tollgate ", env!("CARGO_PKG_VERSION")).to_owned());
         let writer = SerializedFileWriter::new(out, schema, Arc::new(properties.build())).map_err(failed)?;

@@ -1,5 +1,5 @@
-//! The functions of a guest, by the addresses of their code. A log says which guest it is of (`guest=` among its options), so that no
-//! function of another is named.
+//! The functions of a guest, by the addresses of their code. A log says which guest it is of (`guest=` among its options), so
+//! that no function of another guest is named.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -15,7 +15,7 @@ use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES};
 #[derive(Debug, Default)]
 pub struct Symbols {
     functions: Vec<Function>,
-    /// The one that was found last.
+    /// The position of the function that was found last.
     last: Cell<usize>,
 }
 
@@ -30,7 +30,7 @@ struct Function {
 const LINES_TO_HEADER: usize = 10_000;
 
 impl Symbols {
-    /// Those of an ELF file; none if it has none.
+    /// The functions of an ELF file; none if it names none.
     pub fn of(elf: &[u8]) -> Self {
         let Ok(file) = object::File::parse(elf) else { return Self::default() };
         let code = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0);
@@ -62,7 +62,7 @@ impl Symbols {
     }
 }
 
-/// The mark of the guest that a log is of, if the log has one: a checksum of its file.
+/// The mark of a log's guest, if the log has one: a checksum of the guest's file.
 pub fn mark_of(log: &Path) -> Option<u32> {
     let mut lines = BufReader::new(File::open(log).ok()?);
     for _ in 0..LINES_TO_HEADER {

@@ -25,7 +25,7 @@ impl<W: Write> Text<W> {
         self.text(itoa::Buffer::new().format(number))
     }
 
-    /// With `0x`.
+    /// Writes a number in hexadecimal, with `0x`.
     pub(super) fn hex(&mut self, number: u64) -> &mut Self {
         self.text("0x");
         let digits = (number | 1).ilog2() / 4;
@@ -35,7 +35,7 @@ impl<W: Write> Text<W> {
         self
     }
 
-    /// Between quotes: as it is if that needs no escapes, else as `escape` writes it.
+    /// Writes text between quotes: as it is if that needs no escapes, else as `escape` writes it.
     pub(super) fn quoted(&mut self, text: &str, escape: impl FnOnce(&str) -> String) -> &mut Self {
         if text.bytes().any(|byte| byte == b'"' || byte == b'\\' || byte.is_ascii_control()) {
             self.text(&escape(text))

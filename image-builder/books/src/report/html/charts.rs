@@ -11,10 +11,10 @@ const WIDTH: f64 = 1000.0;
 /// The height of every chart in its own units.
 const HEIGHT: f64 = 100.0;
 
-/// Colours that the style sheet has for kinds, the last for whatever is left.
+/// Colours that the style sheet has for kinds; the last is for the rest.
 pub(super) const COLORS: usize = 8;
 
-/// A number of a chart's units; a thousandth is less than any screen shows.
+/// A number in a chart's units; less than a thousandth shows on no screen.
 fn units(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -39,7 +39,7 @@ pub(super) fn domain<'a>(rows: impl Iterator<Item = &'a Reason>) -> Option<(u8, 
     })
 }
 
-/// How long the exits of a reason took: a bar for each power of two, a line at the estimated median.
+/// A histogram of the ticks that a reason's exits took: a bar for each power of two, a line at the estimated median.
 pub(super) fn histogram(reason: &Reason, (first, last): (u8, u8)) -> Markup {
     let exits: u64 = reason.histogram.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.count));
     let tallest = reason.histogram.iter().map(|bucket| bucket.count).max().unwrap_or(1).max(1);
@@ -75,7 +75,7 @@ pub(super) fn histogram(reason: &Reason, (first, last): (u8, u8)) -> Markup {
     }
 }
 
-/// Where a number of ticks lies among powers of two.
+/// The place of a number of ticks on an axis of powers of two.
 fn place(ticks: u64) -> f64 {
     (ticks.max(1) as f64).log2()
 }
@@ -88,7 +88,7 @@ pub(super) fn short(number: u64) -> String {
     }
 }
 
-/// One part of a whole: its colour's number, what it is, how much.
+/// One part of a whole: its colour's number, its name, its size.
 pub(super) struct Part {
     pub(super) color: usize,
     pub(super) name: String,
@@ -146,7 +146,8 @@ pub(super) fn legend<'a>(names: impl Iterator<Item = (usize, &'a str)>) -> Marku
     }
 }
 
-/// A change as a bar to the left or to the right of the middle; twice as much, or none of it, fills a side.
+/// A change as a bar to the left or to the right of the middle. A side is full at a change by the whole: twice as much, or
+/// nothing.
 pub(super) fn change(ratio: f64) -> Markup {
     let length = ratio.clamp(-1.0, 1.0).abs() * WIDTH / 2.0;
     let (class, x) = if ratio < 0.0 { ("less", WIDTH / 2.0 - length) } else { ("more", WIDTH / 2.0) };

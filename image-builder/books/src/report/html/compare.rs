@@ -1,4 +1,4 @@
-//! Several runs side by side: what each came to, and reason by reason how the others differ from the first.
+//! Several runs side by side: the result of each, and reason by reason the differences from the first.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::account::{Account, Reason};
 use crate::report::figures::{average, seen};
 use crate::report::{Look, Titled};
 
-/// The name of the run at this place: A to Z, then by numbers.
+/// The name of the run at this place: A to Z, then numbers.
 pub(super) fn letter(at: usize) -> String {
     match u8::try_from(at) {
         Ok(at) if at < 26 => char::from(b'A' + at).to_string(),
@@ -116,7 +116,7 @@ fn reasons(accounts: &[Titled], look: Look) -> Markup {
     html! { h2 { "Reasons compared" } (table) }
 }
 
-/// A run's figures, each followed by how far it is from that of the first.
+/// A run's figures, each followed by its difference from that of the first.
 fn cells_of(figures: Figures, first: Option<Figures>) -> Vec<Cell> {
     let mut cells = vec![Cell::count(figures.count)];
     if let Some(first) = first {

@@ -1,4 +1,4 @@
-//! Merged runs on a page: for each kind of runs its reasons with their spread, and how long exits took in all of them.
+//! Merged runs on a page: for each kind of runs its reasons with their spread, and the histograms of all its runs.
 
 use maud::{Markup, html};
 
@@ -9,7 +9,7 @@ use crate::account::{Group, Merged, Reason};
 use crate::report::merged::{heading, json, sheet, sorted};
 use crate::report::{Look, merged};
 
-/// Kinds of runs that have a section of their own.
+/// The most kinds of runs that have a section of their own.
 const MOST_GROUPS: usize = 100;
 
 /// Writes merged runs as a page.

@@ -1,5 +1,5 @@
-//! Accounts as one page that needs nothing else: style, script, charts and the figures as JSON are in it. Everything but
-//! sorting works without the script, and what a log says reaches the page escaped, since `maud` writes it.
+//! Accounts as one page that needs nothing else: style, script, charts and the figures as JSON are in it. Everything but sorting
+//! works without the script. Text from a log is escaped, since `maud` writes it.
 
 mod charts;
 mod compare;
@@ -25,7 +25,7 @@ const SORT: &str = include_str!("sort.js");
 /// The id of the element with the figures.
 const FIGURES: &str = "figures";
 
-/// Runs that a page has room for.
+/// The most runs that a page has room for.
 const MOST_ON_A_PAGE: u64 = 100;
 
 /// The form.
@@ -104,7 +104,7 @@ pub(super) fn page(title: &str, body: &Markup, figures: &str) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta http-equiv="Content-Security-Policy" content=(policy);
                 meta name="color-scheme" content="light dark";
-                // Without one a browser asks the server that the page came from.
+                // Without an icon of its own, a browser asks the server that the page came from.
                 link rel="icon" href="data:,";
                 title { (title) " \u{2013} Tollgate" }
                 style { (PreEscaped(STYLE)) }

@@ -1,4 +1,4 @@
-//! One run on a page: what came of it, its reasons, how long they took, its vCPUs, and whatever else the account has.
+//! One run on a page: its verdict, its reasons, their histograms, its vCPUs, and the rest of the account.
 
 use maud::{Markup, html};
 
@@ -11,13 +11,13 @@ use crate::report::figures::{average, book, bounds, percent, percentile, seen};
 use crate::report::table::{last_exit, looks, parts, with_scenarios};
 use crate::report::{Look, Order, Titled};
 
-/// vCPUs that are drawn; all of them are in the table.
+/// The most vCPUs that are drawn; all of them are in the table.
 const MOST_VCPUS: usize = 64;
 
-/// The shares of exits that the percentiles are of.
+/// The percentiles that are shown: name, and share of exits.
 const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
-/// Everything about one run. `letter` is what a comparison calls it.
+/// Everything about one run. `letter` is its name in a comparison.
 pub(super) fn section(titled: &Titled, letter: Option<&str>, look: Look) -> Markup {
     let account = &titled.account;
     html! {
@@ -36,7 +36,7 @@ pub(super) fn section(titled: &Titled, letter: Option<&str>, look: Look) -> Mark
     }
 }
 
-/// Where it ran, in words.
+/// The platform in words.
 pub(super) fn platform(account: &Account) -> String {
     let known = |word: &str| if word.is_empty() { "unknown".to_owned() } else { word.to_owned() };
     let platform = &account.platform;
@@ -95,7 +95,7 @@ fn tiles(account: &Account) -> Markup {
     }
 }
 
-/// How a column is sorted by as the rows stand.
+/// The direction in which a column is sorted as the rows stand, if it is.
 fn sorted(order: Order, name: &str) -> Option<&'static str> {
     let column = match order {
         Order::Samples => "samples",
@@ -183,7 +183,7 @@ fn row(account: &Account, reason: &Reason) -> Vec<Cell> {
     cells
 }
 
-/// How long the exits of these reasons took.
+/// The histograms of these reasons.
 pub(super) fn histograms(mut rows: Vec<&Reason>) -> Markup {
     rows.retain(|reason| !reason.histogram.is_empty());
     let Some(domain) = charts::domain(rows.iter().copied()) else { return html! {} };

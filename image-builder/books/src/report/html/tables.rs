@@ -4,7 +4,7 @@ use maud::{Markup, Render, html};
 
 use crate::report::Sheet;
 
-/// Rows of a table that a page has room for.
+/// The most rows of a table that a page has room for.
 const MOST_ROWS: usize = 2000;
 
 /// One cell of a row.
@@ -31,7 +31,7 @@ impl Cell {
         Self::text(count.to_string())
     }
 
-    /// Marked as this.
+    /// Marks it with a class of the style sheet.
     pub(super) fn marked(mut self, class: &'static str) -> Self {
         self.class = class;
         self
@@ -43,11 +43,11 @@ fn number(text: &str) -> Option<f64> {
     text.trim_end_matches('%').split('+').find(|part| !part.is_empty())?.parse().ok()
 }
 
-/// A column's name, and how its cells are to be read.
+/// A column's name, and the way to read its cells.
 pub(super) struct Column<'a> {
     pub(super) name: &'a str,
     pub(super) numeric: bool,
-    /// How the rows are sorted by it as they stand.
+    /// The direction in which the rows are sorted by it as they stand, if they are.
     pub(super) sorted: Option<&'static str>,
     /// The meaning of the name, where it needs saying.
     pub(super) about: &'a str,

@@ -9,7 +9,7 @@ use super::grouped;
 use crate::account::Account;
 use crate::report::figures::counted;
 
-/// Steps that a lane has room for; more are drawn together.
+/// The most steps that a lane has room for; more are drawn together.
 const MOST_STEPS: usize = 240;
 
 /// The lanes, the reason with the most exits first; a sentence where nothing was sampled.
@@ -29,7 +29,7 @@ fn lanes(account: &Account, step: u64) -> Markup {
     let mut reasons: BTreeMap<u16, Vec<u64>> = BTreeMap::new();
     let total = |counts: &[u64]| counts.iter().fold(0, |sum: u64, &count| sum.saturating_add(count));
     for rate in &account.rates {
-        // Steps double where a run is long, on each vCPU by itself; the longest are the axis.
+        // In a long run, each vCPU doubles its steps by itself. The longest steps are the axis.
         let folded = usize::try_from(step / rate.step.max(1)).unwrap_or(usize::MAX);
         let sum = reasons.entry(rate.reason).or_default();
         sum.resize(sum.len().max(rate.counts.len().div_ceil(folded)), 0);
