@@ -60,13 +60,13 @@ pub const LVT_TSC_DEADLINE: u32 = 2 << 17;
 
 /// ICR, delivery mode in bits 10:8.
 pub const DELIVERY_FIXED: u64 = 0;
-/// Lowest priority.
+/// ICR, delivery mode: lowest priority.
 pub const DELIVERY_LOWEST_PRIORITY: u64 = 1 << 8;
-/// NMI.
+/// ICR, delivery mode: NMI.
 pub const DELIVERY_NMI: u64 = 4 << 8;
-/// INIT.
+/// ICR, delivery mode: INIT.
 pub const DELIVERY_INIT: u64 = 5 << 8;
-/// Start-up: the vector is the page at which a vCPU that waits for it starts in real mode.
+/// ICR, delivery mode: start-up. The vector is the page at which a vCPU that waits for it starts in real mode.
 pub const DELIVERY_START_UP: u64 = 6 << 8;
 /// Bits of the delivery mode.
 pub const DELIVERY_MASK: u64 = 7 << 8;
@@ -78,11 +78,11 @@ pub const ASSERT: u64 = 1 << 14;
 pub const LEVEL: u64 = 1 << 15;
 /// ICR, destination shorthand in bits 19:18: self.
 pub const TO_SELF: u64 = 1 << 18;
-/// All, including self.
+/// ICR, destination shorthand: all, including self.
 pub const TO_ALL: u64 = 2 << 18;
-/// All but self.
+/// ICR, destination shorthand: all but self.
 pub const TO_OTHERS: u64 = 3 << 18;
-/// Bits of the shorthand.
+/// Bits of the destination shorthand.
 pub const SHORTHAND_MASK: u64 = 3 << 18;
 
 /// The ICR value that sends to one vCPU.

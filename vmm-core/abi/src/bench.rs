@@ -1,20 +1,21 @@
 //! The table of microbenchmarks: one operation each, which the guest times by itself, iteration by iteration.
 //!
 //! A row is a workload like any other, with a window and a prediction, that the default run leaves out; its code is in
-//! `unikernel-guest/src/workloads/bench/mod.rs`, found by position. What kvm-unit-tests' `x86/vmexit.c` measures has its name there.
+//! `unikernel-guest/src/workloads/bench/mod.rs`, found by position. A row that kvm-unit-tests' `x86/vmexit.c` measures, too, has
+//! the name that it has there.
 
 use crate::exit_reason::ExitReason as R;
 use crate::profile::Profile;
 use crate::virtualization::Extension;
 use crate::workload::{Counts, Ends, On, Otherwise, Provokes, Workload};
 
-/// Before the name of a row in option lines and records, since some workloads are called alike.
+/// Stands before the name of a row in option lines and records, since some workloads have the same names.
 pub const PREFIX: &str = "bench.";
 
-/// Every row that there are vCPUs for, in option lines. Those of another extension are absent where they run.
+/// In option lines, every row that there are vCPUs for. Rows of the other extension are left out where they run.
 pub const EVERY: &str = "bench";
 
-/// Iterations at the beginning of a row of which no sample is kept.
+/// Iterations at the beginning of a row that give no sample.
 pub const WARM_UP: u64 = 16;
 
 /// The most samples of one row.
@@ -23,7 +24,7 @@ pub const MOST_SAMPLES: u64 = 16_384;
 /// One row.
 #[derive(Debug)]
 pub struct Bench {
-    /// As what it runs. Of its iterations the first [`WARM_UP`] give no sample.
+    /// The row as a workload. The first [`WARM_UP`] of its iterations give no sample.
     pub workload: Workload,
     /// The extension that has the operation; `None` if both do.
     pub under: Option<Extension>,
@@ -34,13 +35,13 @@ pub struct Bench {
 /// The parts of a round trip, besides the timing itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parts {
-    /// No exit: what the timing takes.
+    /// No exit: the timing alone.
     Timing,
     /// The instruction, its exits and nothing else.
     Exits,
-    /// Its exits, of which half are the clock's own: from one reading of it to the next is one of two.
+    /// Its exits, one of two being the clock's own, since reading the clock exits.
     Clock,
-    /// Its exits, and a handler of the guest that the operation leads to.
+    /// Its exits, and the handler of the guest to which the operation leads.
     GuestHandler,
     /// Exits and waiting, on several vCPUs or for a time: not a sum of parts.
     Waiting,
@@ -72,13 +73,13 @@ macro_rules! benches {
                 &[$(each(R::$reason, $each)),*])
         }),*];
 
-        /// One line for people about each: apart, so that no image has them in it.
+        /// One line for people about each, apart from the rows, so that no image holds it.
         pub(crate) const ABOUT: &[&str] = &[$($about),*];
     };
 }
 
 benches! {
-    "empty" Minimal First 1000 Timing [], "nothing: what the timing takes";
+    "empty" Minimal First 1000 Timing [], "nothing: the timing alone";
     "cpuid" Minimal First 1000 Exits [CPUID 1], "CPUID leaf 0";
     "vmcall" Minimal First 1000 Exits [VMCALL 1], "VMCALL or VMMCALL that does nothing";
     "mov_from_cr8" Minimal First 1000 Exits [CR_ACCESS 1], "MOV from CR8";
@@ -206,12 +207,12 @@ impl Bench {
         self.under.is_none_or(|only| only == extension)
     }
 
-    /// The row as which a workload runs, if it is one of these.
+    /// The row that runs as this workload, if there is one.
     pub fn of(workload: &Workload) -> Option<&'static Bench> {
         Self::of_name(workload.name)
     }
 
-    /// The row as which the workload of this name runs, if it is one of these.
+    /// The row that runs as the workload of this name, if there is one.
     pub fn of_name(workload: &str) -> Option<&'static Bench> {
         TABLE.iter().find(|bench| bench.workload.name == workload)
     }

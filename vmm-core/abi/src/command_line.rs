@@ -14,8 +14,8 @@ use crate::machine::MOST_VCPUS;
 use crate::scenario::{self, Scenario};
 use crate::workload::{TABLE, Workload};
 
-/// Makes the options of their rows: field, type and value where the option is left out; behind that the key, the form of its values, and
-/// whether it is written where it has that value.
+/// Makes the options from their rows. A row has the field, its type, and its value where the option is left out; then the key,
+/// the form of its values, and whether a line has the option although it has that value.
 macro_rules! options {
     ($(
         $(#[$doc:meta])*
@@ -66,50 +66,51 @@ macro_rules! options {
     };
 }
 
-/// Whether an option is written where it has the value that it has where it is left out.
+/// When a line has an option whose value is the one that it has where it is left out.
 enum Written {
     Always,
     Else,
 }
 
 options! {
-    /// Where the course leaves are.
+    /// The term by which the course's leaves are numbered.
     leaf_map: LeafMap = LeafMap::default(), "leaf-map", Term, Always;
-    /// TSC ticks without an exit after which the guest is stopped; 0 for never. Under SVM, which has no timer for that, a guest that exits is
+    /// TSC ticks without an exit after which the guest is stopped; 0 for never. SVM has no timer for that: a guest that exits is
     /// looked at as often, and needs [`Options::accounting`].
     watchdog_ticks: u64 = 0, "watchdog", NUMBER, Always;
-    /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never. Without the option the monitor
-    /// chooses some minutes, by the rate that the processor tells.
+    /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never. Without the option the
+    /// monitor chooses some minutes, by the rate of the TSC that the processor tells.
     limit_ticks: Option<u64> = None, "limit", Maybe(NUMBER), Else;
-    /// Names, each with `:iterations` if not the default; [`EVERY`] microbenchmark; [`NONE`]; empty for the default run.
+    /// Names of workloads, each with `:iterations` if not the default; or [`EVERY`] microbenchmark; or [`NONE`]; empty for the
+    /// default run.
     workloads: &'a str = "", "workloads", Workloads, Else;
-    /// `none`: the guest keeps no book and nobody predicts its exits, so that the ledger is compared with the emulator's log alone, however
-    /// the guest ends; `own` compares every book.
+    /// `none`: the guest keeps no book and nobody predicts its exits, so that the ledger is compared with the emulator's log
+    /// alone, however the guest ends. `own` compares every book.
     guest_keeps_book: bool = true, "book", Words("own", "none"), Else;
-    /// Names, or [`ALL`]; empty for none.
+    /// Names of scenarios, or [`ALL`]; empty for none.
     scenarios: &'a str = "", "scenarios", Scenarios, Else;
     /// The seed from which the guest was made, where it is a random one.
     random_seed: Option<u64> = None, "random", Maybe(NUMBER), Else;
-    /// How often each scenario is timed; 0 for no samples.
+    /// Samples of each scenario's time; 0 for none.
     scenario_samples: u64 = 0, "scenario-samples", Number(0, bench::MOST_SAMPLES), Else;
-    /// How many vCPUs the guest is to have, each on a processor of its own.
+    /// vCPUs of the guest, each on a processor of its own.
     cpus: u32 = 1, "cpus", Vcpus, Else;
     /// `go-on`: run on fewer vCPUs where some processors don't come up; `stop` refuses.
     without_missing_cpus: bool = false, "missing-cpus", Words("go-on", "stop"), Else;
     /// Keep the keys by which the exits of a reason differ.
     keys: bool = false, "keys", Words("on", "off"), Else;
-    /// How many exits of each vCPU to hold until they can be written; 0 for no trace.
+    /// Exits of each vCPU that are held until they can be written; 0 for no trace.
     trace_exits: u64 = 0, "trace", NUMBER, Else;
     /// TSC ticks of the steps in which exits are sampled over time; 0 for no samples.
     rate_step_ticks: u64 = 0, "rate-step", NUMBER, Else;
-    /// `off`: run without the ledger, to measure what it costs. The account then stays empty; and under SVM there is no watchdog, since it
-    /// asks the ledger whether the guest has exited.
+    /// `off`: run without the ledger, to measure its cost. The account then stays empty; and under SVM there is no watchdog,
+    /// since it asks the ledger whether the guest has exited.
     accounting: bool = true, "accounting", Words("on", "off"), Else;
-    /// A mark that tells the guest's file from others, in hexadecimal, where a trace has addresses in it.
+    /// A mark in hexadecimal by which the guest's file is known again; there where a trace holds addresses.
     guest: Option<u32> = None, "guest", Maybe(Mark), Else;
 }
 
-/// A form of values. One that is not of it is refused, by an error that says more than [`OptionError::Value`] where there is one.
+/// A form of values. Another value is refused, by an error that says more than [`OptionError::Value`] where there is one.
 trait Form<'a> {
     type Value: Copy;
 
@@ -253,7 +254,7 @@ pub const ALL: &str = "all";
 /// No workload.
 pub const NONE: &str = "none";
 
-/// Why an option was refused.
+/// The error of an option that is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionError<'a> {
     /// A word that is not `key=value`, or whose key nobody knows.
@@ -300,7 +301,7 @@ pub struct Selected {
 /// Reads `name` or `name:iterations`.
 ///
 /// # Errors
-/// The workload does not exist, or the number is not one in `1..=most`.
+/// The workload does not exist, or the number is not in `1..=most`.
 pub fn parse_selected(item: &str) -> Result<Selected, OptionError<'_>> {
     let (name, iterations) = item.split_once(':').map_or((item, None), |(name, n)| (name, Some(n)));
     let workload = Workload::by_name(name).ok_or(OptionError::Workload(name))?;
@@ -318,7 +319,7 @@ impl<'a> Options<'a> {
     /// Reads an options line.
     ///
     /// # Errors
-    /// The first word that is not an option with a value it takes.
+    /// The first word that is not an option with a value that it takes.
     pub fn parse(line: &'a str) -> Result<Self, OptionError<'a>> {
         let mut options = Self::default();
         for word in line.split_ascii_whitespace() {
@@ -345,7 +346,7 @@ impl<'a> Options<'a> {
         if self.scenario_samples > 0 { bench::WARM_UP + self.scenario_samples } else { scenario::RUNS }
     }
 
-    /// The processors that the run makes use of: one for each vCPU, and another where a scenario is about that.
+    /// The processors that the run needs: one for each vCPU, and another if a scenario is about another processor.
     pub fn processors(&self) -> u32 {
         let least = if self.scenarios().any(Scenario::needs_other_cpu) { 2 } else { 1 };
         self.cpus.max(least)
@@ -356,7 +357,7 @@ impl<'a> Options<'a> {
         !self.workloads.is_empty() && self.selected(1).any(|selected| Bench::of(selected.workload).is_some())
     }
 
-    /// The workloads to run on so many vCPUs, in order: those named, or all that return.
+    /// The workloads to run on `vcpus`, in order: the named ones, or all that return.
     pub fn selected(&self, vcpus: u64) -> impl Iterator<Item = Selected> + use<'a> {
         let fits = move |bench: &&Bench| bench.workload.on.least_vcpus() <= vcpus;
         let named = self.workloads.split(',').flat_map(move |item| {

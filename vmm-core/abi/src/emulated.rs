@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// A version of an emulator: the numbers before and behind the first dot.
+/// A version of an emulator: the numbers before and after the first dot.
 pub type Release = (u16, u16);
 
 /// The versions of an emulator that can produce an exit, by one of its processors at least.
@@ -19,7 +19,7 @@ pub enum Emulated {
 }
 
 impl Emulated {
-    /// True if this version is one of them; of an unknown version nothing is said but what holds of all.
+    /// True if this version is one of them. Of an unknown version only what holds of all is true.
     pub fn by(self, version: Option<Release>) -> bool {
         match (self, version) {
             (Emulated::Always, _) => true,
@@ -30,7 +30,7 @@ impl Emulated {
     }
 }
 
-/// Behind the emulator's name: ` from 3.0 on`; nothing where it is every version or none.
+/// Follows the emulator's name: ` from 3.0 on`; nothing where it is every version or none.
 impl fmt::Display for Emulated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,11 +44,11 @@ impl fmt::Display for Emulated {
 /// The platforms that can produce an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
-    /// The processor that it takes, for people.
+    /// The processor that is needed, for people.
     pub needs: &'static str,
-    /// Versions of Bochs that have a model like that.
+    /// Versions of Bochs that have a model of such a processor.
     pub bochs: Emulated,
-    /// Versions of QEMU whose own emulation has it.
+    /// Versions of QEMU whose own emulation is such a processor.
     pub qemu: Emulated,
 }
 

@@ -8,9 +8,9 @@
 pub enum Ending {
     /// The books balance.
     Pass,
-    /// They don't, or the guest or the monitor failed.
+    /// The books differ, or the guest or the monitor failed.
     Fail,
-    /// The platform can't run it.
+    /// The platform can't run the image.
     Refused,
 }
 

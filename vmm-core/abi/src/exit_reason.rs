@@ -1,7 +1,7 @@
 //! THE table of basic exit reasons (SDM 3C appendix C), one row each, in order.
 //!
-//! Names in records and reports, the ledger's size, which leaf answers are "undefined" or "not enabled", and the
-//! documentation (`tollgate reasons`) all derive from it. No other file holds an exit reason's number.
+//! Everything else derives from it: names in records and reports, the ledger's size, the leaves' answers "undefined" and "not
+//! enabled", and the documentation (`tollgate reasons`). No other file holds an exit reason's number.
 
 use core::fmt;
 
@@ -16,10 +16,10 @@ use crate::x86::controls::proc3::*;
 /// The edition whose appendix C the table follows; printed with every account, because "undefined" depends on it.
 pub const SDM_EDITION: &str = "2025-06";
 
-/// Rows that a ledger keeps: every number up to the newest reason, one for numbers beyond it, and those of SVM's own.
+/// Rows that a ledger keeps: every number up to the newest reason, one for numbers beyond it, and those that SVM alone has.
 pub const ROWS: usize = OWN_OF_SVM as usize + svm_exit::OWN.len();
 
-/// The row where numbers that nobody knows are counted.
+/// The row in which unknown numbers are counted.
 pub const UNKNOWN_ROW: usize = NEWEST as usize + 1;
 
 /// The exits by which the monitor itself looks at a guest that ran long: an interrupt of the processor's own APIC, and the end of
@@ -31,8 +31,8 @@ pub const LOOKS: [ExitReason; 2] = [ExitReason::EXTERNAL_INTERRUPT, ExitReason::
 pub const OWN_OF_SVM: u16 = 100;
 const _: () = assert!(UNKNOWN_ROW < OWN_OF_SVM as usize && ROWS <= Rows::MOST);
 
-/// A basic exit reason: bits 15:0 of the exit-reason field (SDM 3C 25.9.1); or, from [`OWN_OF_SVM`] up, one of SVM's own. Any
-/// number is representable.
+/// A basic exit reason: bits 15:0 of the exit-reason field (SDM 3C 25.9.1); or, from [`OWN_OF_SVM`] up, one that SVM alone has.
+/// Any number is representable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct ExitReason(pub u16);
@@ -135,19 +135,19 @@ pub enum Feature {
     Cet,
     /// The activity state in which a guest waits for a start-up IPI.
     WaitForSipi,
-    /// A state component that IA32_XSS can enable, which is what XSAVES and XRSTORS exit for.
+    /// A state component that IA32_XSS can enable; XSAVES and XRSTORS exit for such a component.
     SupervisorState,
-    /// Of SVM, what QEMU's emulation leaves out: exits for task switches, for INT1, INTO and alignment checks, for a #DF that
+    /// SVM in full. QEMU's emulation leaves out exits for task switches, for INT1, INTO and alignment checks, for a #DF that
     /// another exception became, and for an INIT, which resets the processor.
     WholeSvm,
     /// WRMSRNS.
     Wrmsrns,
-    /// Of SVM, VM_CR.R_INIT: an INIT raises #SX.
+    /// SVM's VM_CR.R_INIT: an INIT raises #SX.
     InitRedirection,
-    /// Of SVM, what QEMU's emulation alone has: an exit for RSM outside of system-management mode, which elsewhere is #UD.
+    /// An exit for RSM outside of system-management mode, which QEMU's emulation of SVM alone has; elsewhere it is #UD.
     EarlyRsm,
-    /// An INIT that has made an exit is forgotten with it, or the processor does not go back to firmware: under SVM it stays pending,
-    /// and resets the processor once its global interrupt flag is set (APM 2 15.17).
+    /// An INIT is forgotten with its exit, or the processor does not go back to firmware: under SVM it stays pending, and resets
+    /// the processor once its global interrupt flag is set (APM 2 15.17).
     InitForgotten,
 }
 
@@ -179,7 +179,7 @@ impl Rows {
 /// The VM-execution controls in force, as far as they decide which exits can happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Controls {
-    /// Under SVM, which reasons its intercepts enable; nothing else here counts then.
+    /// Under SVM, the reasons that its intercepts enable; nothing else here counts then.
     pub svm: Option<Rows>,
     /// Pin-based controls.
     pub pin: u32,
@@ -303,7 +303,7 @@ pub struct Row {
     pub enabled_by: EnabledBy,
 }
 
-/// Notes on a row, for people. Kept apart, so that an image that asks for none of it does not hold it.
+/// Notes on a row, for people. Kept apart, so that an image that asks for none does not hold them.
 #[derive(Clone, Copy, Debug)]
 pub struct Notes {
     /// The first processor generation, or specification, with it.
@@ -461,7 +461,7 @@ impl ExitReason {
         self.row().is_some()
     }
 
-    /// The SDM's name, the APM's for SVM's own, or `"undefined"`.
+    /// The SDM's name, the APM's for a reason that SVM alone has, or `"undefined"`.
     pub fn name(self) -> &'static str {
         match (self.row(), self.own_of_svm()) {
             (Some(row), _) => row.name,
@@ -470,7 +470,7 @@ impl ExitReason {
         }
     }
 
-    /// True if it is a reason of either extension.
+    /// True if either extension has such a reason.
     pub fn is_named(self) -> bool {
         self.is_defined() || self.own_of_svm().is_some()
     }
@@ -495,7 +495,7 @@ impl ExitReason {
         if self.0 >= OWN_OF_SVM && (self.0 as usize) < ROWS { self.0 as usize } else { UNKNOWN_ROW }
     }
 
-    /// The status of this number under the controls in force, where the account has a row of its own for it.
+    /// The status of this number under the controls in force, where the account may have a row of its own for it.
     pub fn row_status(self, controls: &Controls) -> Status {
         match self.own_of_svm() {
             Some(_) if controls.svm.is_none() => Status::Undefined,
@@ -505,7 +505,7 @@ impl ExitReason {
         }
     }
 
-    /// The status of this number under the controls in force, by the SDM, which defines none of SVM's own.
+    /// The status of this number under the controls in force, by the SDM, to which a reason that SVM alone has is undefined.
     pub fn status(self, controls: &Controls) -> Status {
         if !self.is_defined() {
             Status::Undefined
@@ -517,7 +517,7 @@ impl ExitReason {
     }
 }
 
-/// A value that is rarely wanted: tells the compiler to branch to it instead of computing it on the way.
+/// A value that is rarely wanted: makes the compiler branch to it instead of computing it on the way.
 #[cold]
 const fn unlikely(value: usize) -> usize {
     value

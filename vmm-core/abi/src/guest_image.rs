@@ -4,8 +4,8 @@
 //! ROM:  packed monitor | guest segments ... | directory page | boot block with the reset vector
 //! ```
 //!
-//! The host tool reads the guest's ELF file and writes this; the monitor checks it again before it copies a byte. Where it
-//! saves room, a segment's bytes are packed: one LZ4 block. The page also says where the packed monitor is
+//! The host tool reads the guest's ELF file and writes this; the monitor checks it again before it copies a byte. A segment's
+//! bytes are packed as one LZ4 block where that saves room. The page also has the place of the packed monitor
 //! ([`crate::monitor_image`]). Numbers are little-endian.
 
 use core::fmt;
@@ -38,7 +38,7 @@ pub struct Segment {
     pub image_offset: u64,
     /// The number of its bytes in the guest's file.
     pub file_bytes: u64,
-    /// The bytes that they take in the image: fewer if they are packed.
+    /// The bytes that it takes in the image: fewer than in the file if they are packed.
     pub packed_bytes: u64,
 }
 
@@ -59,7 +59,7 @@ pub struct Directory<'a> {
     segments: &'a [u8],
 }
 
-/// Why a guest can't be loaded.
+/// The reason that a guest can't be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadError {
     /// The page is not a directory.

@@ -1,4 +1,4 @@
-//! Hypercalls: what a guest can ask of the monitor by VMCALL, and the book that it hands over.
+//! Hypercalls: the requests that a guest can make of the monitor by VMCALL, and the book that it hands over.
 //!
 //! The number is in RAX, arguments in RDI, RSI, RDX; the result is in RAX, a negative errno in case of refusal.
 //! Addresses are guest-physical. Only CPL 0 may call; elsewhere VMCALL raises #UD, except for
@@ -25,9 +25,9 @@ macro_rules! hypercalls {
 
 hypercalls! {
     Nothing = 0 "Does nothing and returns 0.";
-    Console = 1 "Writes RSI bytes at RDI to the log; returns how many.";
+    Console = 1 "Writes RSI bytes at RDI to the log; returns the number of them.";
     Begin = 2 "Starts workload number RDI with RSI iterations, switching vCPU 0 to its profile. Nothing before it counts for it. vCPU 0 alone may call this and [`Hypercall::End`], once the others are halted or off line.";
-    End = 3 "Ends it: the [`Book`] at RDI holds the guest's tally of the workload. A microbenchmark's samples are at RSI: their number, then each, in 32 bits; 0 if there are none. Returns to the minimal profile and prints.";
+    End = 3 "Ends the workload: the [`Book`] at RDI holds the guest's tally of the workload. A microbenchmark's samples are at RSI: their number, then each, in 32 bits; 0 if there are none. Returns to the minimal profile and prints.";
     WakeAfter = 4 "Arms one interrupt: vector RSI wakes the next HLT, RDI TSC ticks from now at the earliest; at most [`LONGEST_WAKE_TICKS`].";
     Exit = 5 "Ends the guest with status RDI; the [`Book`] at RSI holds its whole tally. A guest that ends well has taken its other vCPUs off line before, by HLT with interrupts disabled.";
 }
@@ -39,11 +39,11 @@ pub const BAD_ADDRESS: u64 = (-14i64) as u64;
 /// "Invalid argument" (EINVAL), as a result: an unknown workload, an end without a beginning, a reserved vector.
 pub const INVALID: u64 = (-22i64) as u64;
 
-/// As the number of [`Hypercall::Begin`]: only switches this vCPU to the profile whose number is in RSI. Opens no window
-/// and returns 0, so that a guest can ask beforehand what each profile enables, and can switch its other vCPUs.
+/// As the number of [`Hypercall::Begin`]: only switches this vCPU to the profile whose number is in RSI. Opens no window and
+/// returns 0. So a guest can ask beforehand which reasons each profile enables, and can switch its other vCPUs.
 pub const PROFILE_ONLY: u64 = u64::MAX - 1;
 
-/// The most TSC ticks of a [`Hypercall::WakeAfter`]: the monitor waits for them, and nothing watches over it then.
+/// The most TSC ticks of a [`Hypercall::WakeAfter`]: nothing watches over the monitor while it waits for them.
 pub const LONGEST_WAKE_TICKS: u64 = 1 << 28;
 
 /// The most bytes that one [`Hypercall::Console`] takes.
@@ -52,7 +52,7 @@ pub const CONSOLE_BYTES: u64 = 1024;
 /// Bytes of [`Book::message`].
 pub const MESSAGE_BYTES: usize = 128;
 
-/// The guest's own book: what it did that must exit, reason by reason.
+/// The guest's own book: the operations that it performed and that must exit, reason by reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Book {

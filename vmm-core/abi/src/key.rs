@@ -1,4 +1,4 @@
-//! Sub-keys: what tells the exits of one reason apart, such as the CPUID leaf, the port, the MSR.
+//! Sub-keys, which tell the exits of one reason apart: the CPUID leaf, the port, the MSR and so on.
 
 use core::fmt;
 
@@ -26,7 +26,7 @@ pub enum KeyKind {
     Page,
 }
 
-/// Every reason with keys, and what they are.
+/// Every reason with keys, and their kind.
 pub const KINDS: [(ExitReason, KeyKind); 9] = [
     (ExitReason::EXCEPTION_OR_NMI, KeyKind::Vector),
     (ExitReason::CPUID, KeyKind::Leaf),
@@ -42,9 +42,9 @@ pub const KINDS: [(ExitReason, KeyKind); 9] = [
 /// Every variant that an atlas shows as a row of its own: kinds of exits of one reason that cost differently, whatever their
 /// keys. In the order of [`KINDS`].
 ///
-/// Of the vectors below 32 these are all that Bochs raises: it has no machine checks (#MC), nothing since the 80386 raises
-/// vector 9, and 15 and those from 22 on are reserved (SDM 3A table 6-1) but for AMD's #SX, #HV and #VC, of which the last two
-/// need SEV.
+/// Of the vectors below 32, Bochs raises those that are listed and no other. It has no machine checks (#MC), nothing since the
+/// 80386 raises vector 9, and 15 and those from 22 on are reserved (SDM 3A table 6-1) but for AMD's #SX, #HV and #VC, of which
+/// the last two need SEV.
 pub const VARIANTS: &[(ExitReason, &str)] = &[
     (ExitReason::EXCEPTION_OR_NMI, "#DE"),
     (ExitReason::EXCEPTION_OR_NMI, "#DB"),
@@ -85,10 +85,10 @@ pub const VARIANTS: &[(ExitReason, &str)] = &[
     (ExitReason::EPT_VIOLATION, "fetch"),
 ];
 
-/// Variants that not every emulator has which has their reason: the versions of Bochs, and of QEMU's own emulation, that make the
-/// exit.
+/// The variants that some emulators lack although they have the reason: the versions of Bochs, and of QEMU's own emulation, that
+/// make the exit.
 ///
-/// QEMU takes INT3 and INTO for software interrupts, raises no #XM, and tests an intercept of #DF and #AC in no case; from 9.1 on it
+/// QEMU takes INT3 and INTO for software interrupts, raises no #XM, and never tests an intercept of #DF and #AC; from 9.1 on it
 /// looks up reads of control registers as if they were of CR0.
 const EMULATED: [(ExitReason, &str, Emulated, Emulated); 8] = [
     (ExitReason::EXCEPTION_OR_NMI, "#BP", Always, Never),
@@ -107,7 +107,7 @@ pub fn emulated(reason: ExitReason, variant: &str) -> (Emulated, Emulated) {
     row.map_or((Always, Always), |&(_, _, bochs, qemu)| (bochs, qemu))
 }
 
-/// Keys that are kept for each reason; exits with further ones count as others.
+/// The most keys that are kept for each reason; exits with further ones count as others.
 pub const SLOTS: usize = 24;
 
 /// Bit 16 of a port key: the access is an IN or INS.
@@ -116,13 +116,13 @@ pub const PORT_IN: u64 = 1 << 16;
 pub const PORT_STRING: u64 = 1 << 17;
 /// Bits 5:4 of a control-register key: the access type.
 pub const CR_ACCESS_TYPE: u64 = 0b11 << 4;
-/// MOV from the control register.
+/// The access type of MOV from the control register.
 pub const CR_READ: u64 = 0b01 << 4;
-/// Bits of a page key: the access is a read, a write, a fetch.
+/// Bit 0 of a page key: the access is a read.
 pub const PAGE_READ: u64 = 1;
-/// A write.
+/// Bit 1 of a page key: the access is a write.
 pub const PAGE_WRITE: u64 = 1 << 1;
-/// A fetch.
+/// Bit 2 of a page key: the access is a fetch.
 pub const PAGE_FETCH: u64 = 1 << 2;
 
 /// The position in [`VARIANTS`] of the variant to which a key belongs, if it has one.
@@ -150,7 +150,7 @@ fn position(kind: KeyKind, is: impl Fn(&str) -> bool) -> Option<usize> {
     VARIANTS.iter().position(|&(of, name)| of == reason && is(name))
 }
 
-/// Compares what is displayed with a name, without a buffer for it.
+/// Compares displayed text with a name, without a buffer.
 struct NameIs<'a> {
     rest: &'a str,
 }
@@ -173,7 +173,7 @@ impl fmt::Write for NameIs<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key(pub KeyKind, pub u64);
 
-/// Mnemonics of the exceptions (SDM 3A table 6-1; from 28 on APM 2 table 8-1); empty where a vector has none.
+/// Mnemonics of the exceptions (SDM 3A table 6-1; from 28 on APM 2 table 8-1); empty for a vector without one.
 const EXCEPTIONS: [&str; 31] = [
     "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "", "#TS", "#NP", "#SS", "#GP", "#PF", "", "#MF",
     "#AC", "#MC", "#XM", "#VE", "#CP", "", "", "", "", "", "", "#HV", "#VC", "#SX",

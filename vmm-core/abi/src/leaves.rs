@@ -1,8 +1,8 @@
 //! The CPUID leaves through which a guest reads the account: their numbers, questions and answers.
 //!
-//! Four leaves come from a university course that moved them between terms ([`LeafMap`]); the others are Tollgate's own
-//! and never move. The monitor decodes the question and encodes the answer here; so does whoever asks. [`TABLE`] and [`RULES`]
-//! say the same to people: `LEAVES.md` is written from them.
+//! Four leaves come from a university course that moved them between terms ([`LeafMap`]); the others are Tollgate's own and never
+//! move. Both sides use this file: the monitor decodes the question and encodes the answer, and so does a guest the other way
+//! round. [`TABLE`] and [`RULES`] say the same to people: `LEAVES.md` is written from them.
 
 use crate::exit_reason::{ExitReason, Status};
 
@@ -17,21 +17,21 @@ pub const HYPERVISOR: u32 = 0x4000_0000;
 
 /// Version of this contract (EAX) and number of vCPUs (EBX).
 pub const CONTRACT: u32 = 0x4fff_fff0;
-/// Exits of all reasons (EBX:ECX), and how many of them were the monitor's own looks at a guest that ran long (EDX:EAX), both
+/// Exits of all reasons (EBX:ECX), and those of them that were the monitor's own looks at a guest that ran long (EDX:EAX), both
 /// of one vCPU or all; ECX is as in [`RowQuery`], without a reason.
 pub const EXITS: u32 = 0x4fff_fff6;
 /// Cycles (EBX:ECX) of one of SVM's exit codes; asked as [`SVM_STATUS`].
 pub const SVM_CYCLES: u32 = 0x4fff_fff7;
-/// Status (EAX), 64-bit count (EBX:ECX), and the SDM reason that the code stands for and is counted as (EDX), or `0xffffffff`
-/// for one that stands for none. ECX is as in [`RowQuery`], with an EXITCODE in place of the reason; the low 16 bits of one
-/// that has more. A code that the APM does not define, or any where the processor has no SVM: zero in all four.
+/// Status (EAX), 64-bit count (EBX:ECX), and the SDM reason that the code is counted as (EDX), or `0xffffffff` if it is counted
+/// as none. ECX is as in [`RowQuery`], with an EXITCODE in place of the reason; of a longer code, its low 16 bits. A code that
+/// the APM does not define, or any code where the processor has no SVM: zero in all four.
 pub const SVM_STATUS: u32 = 0x4fff_fff8;
 /// One bucket of a reason's histogram; see [`BucketQuery`].
 pub const BUCKET: u32 = 0x4fff_fff9;
 /// Minimum (EBX:EAX) and maximum (EDX:ECX) cycles of one exit; see [`RowQuery`].
 pub const EXTREMES: u32 = 0x4fff_fffa;
-/// Status (EAX), 64-bit count (EBX:ECX), and how many of these exits were the monitor's own looks at a guest that ran long (EDX,
-/// low 32 bits): external interrupts of its watchdog, where the extension has no timer for that. See [`RowQuery`].
+/// Status (EAX), 64-bit count (EBX:ECX), and the exits among these that were the monitor's own looks at a guest that ran long
+/// (EDX, low 32 bits): external interrupts of its watchdog, where the extension has no timer for that. See [`RowQuery`].
 pub const STATUS: u32 = 0x4fff_fffb;
 
 /// A leaf by its meaning, wherever a term put it.
@@ -63,7 +63,7 @@ pub enum Leaf {
     Contract,
 }
 
-/// A leaf as people are told of it.
+/// A leaf as documents show it.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// The leaf; [`LeafMap::encode`] has its number.
@@ -236,7 +236,7 @@ impl LeafMap {
         }
     }
 
-    /// The leaf that EAX asks for, or `None` where it is none of ours.
+    /// The leaf that EAX asks for, or `None` if it is not one of these.
     pub fn decode(self, eax: u32) -> Option<Leaf> {
         match eax {
             0x4fff_fffc..=0x4fff_ffff => self.course()[(0x4fff_ffff - eax) as usize],

@@ -1,8 +1,8 @@
 //! The contracts between Tollgate's monitor, its guest and the host tool.
 //!
-//! Each module is one table or one format, and everything else derives from it: what an exit reason is called, which
-//! leaf answers what, how a record is written and read, what a workload provokes. Nothing here touches hardware,
-//! allocates, or needs `unsafe`, so the same code is tested on the host and runs in the image.
+//! Each module is one table or one format, and everything else derives from it: the names of exit reasons, the answers of leaves,
+//! the writing and reading of records, the exits that workloads provoke. Nothing here touches hardware, allocates, or needs
+//! `unsafe`, so the same code is tested on the host and runs in the image.
 #![no_std]
 #![forbid(unsafe_code)]
 

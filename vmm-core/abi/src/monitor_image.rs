@@ -1,7 +1,7 @@
 //! The monitor in the ROM: its image as one LZ4 block, which the boot block unpacks.
 //!
-//! The host tool writes a [`PackedMonitor`] into the directory page; the boot block reads it there. What the boot block
-//! says where that fails is here, too: it has no code that could write a record.
+//! The host tool writes a [`PackedMonitor`] into the directory page; the boot block reads it there. The text that the boot block
+//! prints where that fails is here, too: it has no code that could write a record.
 
 use core::mem::offset_of;
 
@@ -19,9 +19,9 @@ pub const PACKED_MONITOR_AT: u32 = ROM_BASE + (DIRECTORY_OFFSET + PLACE_IN_DIREC
 pub struct PackedMonitor {
     /// Offset of its bytes from the start of the ROM.
     pub image_offset: u32,
-    /// The bytes that they take there.
+    /// Their number there.
     pub packed_bytes: u32,
-    /// The bytes that they are unpacked.
+    /// Their number once they are unpacked.
     pub unpacked_bytes: u32,
 }
 

@@ -1,7 +1,7 @@
-//! Intercept profiles: which VM exits a workload wants, beyond those that can't be avoided.
+//! Intercept profiles: the VM exits that a workload wants, beyond those that can't be avoided.
 //!
-//! The monitor turns a profile into controls (masked by what the processor allows); the guest derives from the same rows which of its
-//! own operations must exit.
+//! The monitor turns a profile into controls, masked by what the processor allows. From the same rows the guest derives which of
+//! its own operations must exit.
 
 use crate::virtualization::Facts;
 use crate::x86::control::*;
@@ -23,7 +23,7 @@ pub enum Profile {
     /// The minimal one, with the local APIC virtualized by the processor as far as it can: TPR shadow, x2APIC mode,
     /// APIC-register virtualization, virtual-interrupt delivery.
     VirtualApic,
-    /// The full one, in which a guest can time what it does: RDTSC and RDTSCP do not exit.
+    /// The full one, without exits for RDTSC and RDTSCP, so that a guest can time its own operations.
     Timing,
 }
 
@@ -44,11 +44,11 @@ pub struct Intercepts {
     pub all_msrs: bool,
 }
 
-/// Leaving long mode, the FPU's error reporting that VMX fixes, and the caches.
+/// CR0 bits that control long mode, the FPU's error reporting (which VMX fixes) and the caches.
 const CR0_GUARDED: u64 = CR0_PE | CR0_NE | CR0_NW | CR0_CD | CR0_PG;
 
-/// The CR4 bits that a guest may set, as far as the processor has them. Any other, new ones included, is of a feature that CPUID
-/// does not show.
+/// The CR4 bits that a guest may set, as far as the processor has them. Any other bit, new ones included, is of a feature that
+/// CPUID does not show.
 pub const CR4_OFFERED: u64 = CR4_VME
     | CR4_PVI
     | CR4_TSD
@@ -63,14 +63,14 @@ pub const CR4_OFFERED: u64 = CR4_VME
     | CR4_FSGSBASE
     | CR4_OSXSAVE
     | CR4_SMEP;
-/// Bits that are not offered, PAE (leaving long mode), and OSXSAVE (mirrored by CPUID).
+/// CR4 bits that are not offered, PAE (leaving long mode), and OSXSAVE (mirrored by CPUID).
 const CR4_GUARDED: u64 = !CR4_OFFERED | CR4_PAE | CR4_OSXSAVE;
 
-/// Of the primary controls: HLT, since a halted guest must give the processor back; MWAIT and MONITOR, likewise, and
-/// hidden; RDPMC, of counters that are hidden; CR8, since the processor's own TPR is not the guest's.
+/// Primary controls for HLT, since a halted guest must give the processor back; for MWAIT and MONITOR, for the same reason, and
+/// because they are hidden; for RDPMC, whose counters are hidden; for CR8, since the processor's own TPR is not the guest's.
 const MINIMAL_PROC: u32 = bits(&[HLT_EXITING, MWAIT_EXITING, RDPMC_EXITING, MONITOR_EXITING]) | CR8_EXITING;
-/// Of the secondary ones: RDRAND and RDSEED, whose values do not repeat and which are hidden; ENCLS, PCONFIG and ENCLV,
-/// which are hidden.
+/// Secondary controls for RDRAND and RDSEED, whose values do not repeat and which are hidden; for ENCLS, PCONFIG and ENCLV, which
+/// are hidden.
 const MINIMAL_PROC2: u32 =
     bits(&[RDRAND_EXITING, ENABLE_ENCLS_EXITING, RDSEED_EXITING, ENABLE_PCONFIG, ENABLE_ENCLV_EXITING]);
 /// #DB and #AC, whose delivery a guest can make endless; #MC, which is not the guest's.
@@ -96,7 +96,7 @@ const FULL: Intercepts = Intercepts {
     all_msrs: true,
 };
 
-/// RDTSCP follows RDTSC.
+/// RDTSC exiting covers RDTSCP, too.
 const TIMING: Intercepts = Intercepts { proc: FULL.proc & !bits(&[RDTSC_EXITING]), ..FULL };
 
 /// Primary controls: CR8 load and store exiting, which a TPR shadow replaces.

@@ -1,15 +1,15 @@
-//! The quick exits: the reasons that the monitor's spine decides without a stack frame, and what each may cost.
+//! The quick exits: the reasons that the monitor's spine decides without a stack frame, and the budget of each.
 //!
-//! The spine makes its arms of this table, `bench` prints the budgets from it, and a test that decodes the monitor's image counts the
-//! instructions of each arm against it.
+//! The spine makes its arms of this table, and `bench` prints the budgets from it. A test that decodes the monitor's image counts
+//! the instructions of each arm against it.
 
 use crate::ExitReason;
 
-/// The condition under which a quick form may decide an exit. An exit that does not meet it is decided by the next steps of the spine.
+/// The condition under which a quick form may decide an exit. Otherwise the next steps of the spine decide it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Moving RIP behind the instruction takes no call. Nothing else is looked at: CPUID has a budget of VMREADs, and spares those that
-    /// would show an interrupt shadow or a single step.
+    /// Moving RIP behind the instruction takes no call. Nothing else is looked at: CPUID has a budget of VMREADs, and spares
+    /// those that would show an interrupt shadow or a single step.
     Steps,
     /// Moving RIP takes no call, and nothing comes with the end of the instruction: no interrupt shadow, no single step.
     EndsPlainly,
@@ -30,14 +30,15 @@ impl Condition {
 pub struct Quick {
     /// The exit reason.
     pub reason: ExitReason,
-    /// The budget under both extensions: TSC ticks of a round trip on Bochs, where each instruction takes one, the guest's loop included.
+    /// The budget under both extensions: TSC ticks of a round trip on Bochs, where each instruction takes one. The guest's loop
+    /// is included.
     pub budget_ticks: u64,
-    /// When the form may decide it.
+    /// The condition under which the form may decide it.
     pub condition: Condition,
 }
 
-/// Hands the table to a macro: a row for each reason, with its budget in ticks, its condition and its form. The budgets are a tenth of
-/// what KVM takes with VT-x.
+/// Hands the table to a macro: a row for each reason, with its budget in ticks, its condition and its form. The budgets are a
+/// tenth of the ticks that KVM takes with VT-x.
 #[macro_export]
 macro_rules! quick_exits {
     ($use_rows:ident) => {
@@ -63,7 +64,7 @@ macro_rules! rows {
     };
 }
 
-/// The table.
+/// The table of the quick exits.
 pub const QUICK: &[Quick] = quick_exits!(rows);
 
 /// The most that count, cycles, minimum, maximum and histogram together may cost, in ticks of one exit.
@@ -72,7 +73,7 @@ pub const LEDGER_BUDGET_TICKS: u64 = 20;
 /// The budget of the quick exits for a reason.
 ///
 /// # Panics
-/// There is none for it. Constants are made of this, so that the program does not compile then.
+/// There is none for it. Since constants are made of this, the program does not compile then.
 pub const fn budget_ticks(reason: ExitReason) -> u64 {
     let mut at = 0;
     while at < QUICK.len() {

@@ -1,8 +1,8 @@
-//! The table of scenarios: exits that the unikernel can't provoke by itself, because they need other controls or another
-//! kind of guest. Each is a few instructions in a state of their own, run by the monitor once the unikernel is done.
+//! The table of scenarios: exits that the unikernel can't provoke by itself, because they need other controls or another kind of
+//! guest. Each scenario is a few instructions in a state of their own; the monitor runs them once the unikernel is done.
 //!
-//! Like a workload a scenario predicts what it provokes: one exit of its reason each time it runs. The code and the state
-//! that goes with a name are in `vmm-core/src/vmx/scenario.rs` and `vmm-core/src/svm/scenario.rs`.
+//! Like a workload, a scenario predicts the exits that it provokes: one of its reason each time it runs. Code and state of each
+//! are in `vmm-core/src/vmx/scenario.rs` and `vmm-core/src/svm/scenario.rs`, by its name.
 
 use crate::exit_reason::{Controls, ExitReason, Feature, Need};
 use crate::virtualization::Extension;
@@ -18,19 +18,19 @@ pub struct Scenario {
     pub name: &'static str,
     /// The reason that it provokes.
     pub reason: ExitReason,
-    /// The reason that some processors give it instead: all of its runs have the one or the other.
+    /// The reason that some processors give it instead: in a run, all its exits have the one or the other.
     pub or: Option<ExitReason>,
-    /// The variant of the reason ([`crate::key::VARIANTS`]), where it is about one.
+    /// The variant of the reason ([`crate::key::VARIANTS`]), if it is about one.
     pub variant: Option<&'static str>,
     /// The way in which it is provoked, in one line for people.
     pub about: &'static str,
-    /// Under which extensions there is such an exit.
+    /// The extensions that have such an exit.
     pub under: Under,
-    /// Its needs, all of which the processor must allow; control bits are meant as allowed-1 settings, of VT-x alone.
+    /// Its needs, all of which the processor must allow; control bits are allowed-1 settings, of VT-x alone.
     pub needs: &'static [Need],
 }
 
-/// Extensions that have an exit.
+/// The extensions that have an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names")]
 pub enum Under {
@@ -39,7 +39,7 @@ pub enum Under {
     Both,
 }
 
-/// The times that a run performs each scenario unless it times them, so that minimum, average and maximum mean something.
+/// The times that each scenario runs unless it is timed: enough for minimum, average and maximum to mean something.
 pub const RUNS: u64 = 4;
 
 use ExitReason as R;
@@ -173,7 +173,7 @@ impl Scenario {
         TABLE.iter().find(|scenario| scenario.name == name)
     }
 
-    /// The reasons of which its exits are one.
+    /// The reasons that its exits may have.
     pub fn reasons(&self) -> impl Iterator<Item = ExitReason> {
         [self.reason].into_iter().chain(self.or)
     }

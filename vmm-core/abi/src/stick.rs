@@ -47,7 +47,7 @@ impl LogName {
     }
 }
 
-/// Why a text with options is none.
+/// The reason that a text is not an options text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextError {
     /// A line, counted from 1, has a byte that is not printable ASCII.
@@ -65,7 +65,7 @@ impl fmt::Display for TextError {
     }
 }
 
-/// Writes the options of a text to `out`, as one line: the words of its lines, without what stands behind `#`.
+/// Writes the options of a text to `out`, as one line: the words of its lines, without comments, which begin with `#`.
 ///
 /// # Errors
 /// A line that is not text, or too many words.

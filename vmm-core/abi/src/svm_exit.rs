@@ -1,4 +1,4 @@
-//! THE table of SVM exit codes (APM 2 appendix C): which SDM reason each stands for, and what those are called that stand for
+//! THE table of SVM exit codes (APM 2 appendix C): the SDM reason that each stands for, and the names of those that stand for
 //! none. The intercept bit of a code follows from its number (APM 2 appendix B, table B-1).
 
 use crate::emulated::Emulated::{self, Always, From, Never};
@@ -11,7 +11,7 @@ pub const APM_EDITION: &str = "2024-03";
 /// An exit code without an Intel twin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Own {
-    /// Its EXITCODE; of a range, the first.
+    /// Its EXITCODE; the first one, if it is a range.
     pub code: u16,
     /// The APM's name of it, without `VMEXIT_`.
     pub name: &'static str,
@@ -81,7 +81,7 @@ const fn own(code: u16) -> ExitReason {
 pub const NPF: u16 = 0x400;
 /// EXITCODE of RDMSR and WRMSR, which EXITINFO1 tells apart.
 pub const MSR: u16 = 0x7c;
-/// EXITCODE of a VM entry with invalid state, in the low 32 bits: some write no more of it.
+/// EXITCODE of a VM entry with invalid state: its low 32 bits, since some processors write no more of it.
 pub const INVALID: u32 = u32::MAX;
 
 /// Codes below this have a place in [`BY_CODE`].
@@ -148,12 +148,12 @@ static BY_CODE: [u8; DENSE] = {
     }
     table
 };
-/// Above all reasons: RDMSR or WRMSR.
+/// A value above all reasons: RDMSR or WRMSR.
 const BY_INFORMATION: u8 = 0x80;
 const NOBODYS: u8 = u8::MAX;
 const _: () = assert!(crate::exit_reason::ROWS <= BY_INFORMATION as usize);
 
-/// The last code of a row in [`OWN`], whose one range is the traps of each of sixteen registers.
+/// The last code of a row in [`OWN`]. One row is a range: the traps of writes to each of sixteen control registers.
 const fn last_of(first: u16) -> u16 {
     if first == 0x90 { 0x9f } else { first }
 }
@@ -163,7 +163,7 @@ const NPF_RESERVED: u64 = 1 << 3;
 /// EXITINFO1 of an MSR access, bit 0: it is a write.
 const MSR_WRITE: u64 = 1;
 
-/// The reason that an exit code stands for, if it is one of the frequent ones: `None` leaves it to [`reason`]. It calls nothing.
+/// The reason that an exit code stands for, if it is a frequent one; `None` leaves it to [`reason`]. Calls nothing.
 #[inline(always)]
 pub fn frequent_reason(code: u32, exitinfo1: impl Fn() -> u64) -> Option<ExitReason> {
     match BY_CODE.get(code as usize) {
@@ -175,7 +175,7 @@ pub fn frequent_reason(code: u32, exitinfo1: impl Fn() -> u64) -> Option<ExitRea
 }
 const _: () = assert!(ExitReason::WRMSR.0 == ExitReason::RDMSR.0 + MSR_WRITE as u16);
 
-/// The reason that an exit code stands for; a number that nobody knows where the APM defines no such code.
+/// The reason that an exit code stands for; an unknown number if the APM defines no such code.
 pub fn reason(code: u32, exitinfo1: u64) -> ExitReason {
     frequent_reason(code, || exitinfo1).unwrap_or_else(|| beyond(code))
 }
@@ -191,13 +191,12 @@ fn beyond(code: u32) -> ExitReason {
     OWN.iter().position(is_it).map_or(ExitReason(u16::from(NOBODYS)), |at| ExitReason(OWN_OF_SVM + at as u16))
 }
 
-/// The reason that a code stands for whatever EXITINFO1 is, as questions about a code mean it; `None` where the APM defines no
-/// such code.
+/// The reason that a code stands for whatever EXITINFO1 is, for questions about a code; `None` if the APM defines no such code.
 pub fn of_code(code: u16) -> Option<ExitReason> {
     Some(reason(code.into(), 0)).filter(|reason| reason.0 != u16::from(NOBODYS))
 }
 
-/// Codes of which EXITINFO1 says what they stand for, and the one beyond 16 bits: code, EXITINFO1, reason.
+/// Codes whose meaning depends on EXITINFO1, and the one that has more than 16 bits: code, EXITINFO1, reason.
 const BESIDES: [(u32, u64, ExitReason); 5] = [
     (MSR as u32, 0, ExitReason::RDMSR),
     (MSR as u32, MSR_WRITE, ExitReason::WRMSR),
@@ -206,8 +205,8 @@ const BESIDES: [(u32, u64, ExitReason); 5] = [
     (INVALID, 0, ExitReason::ENTRY_FAILURE_GUEST_STATE),
 ];
 
-/// The platforms that can produce reasons with a code under SVM; any SVM produces the others. QEMU takes RDTSCP for RDTSC, before 9.1
-/// INVD for WBINVD, and lacks the rest.
+/// The platforms that can produce a reason under SVM, where not every SVM can. QEMU takes RDTSCP for RDTSC, before 9.1 INVD for
+/// WBINVD, and lacks the rest.
 const TWINS_PLACES: [(ExitReason, Places); 8] = [
     (ExitReason::INIT, at("Bochs' AMD models or silicon", Always, Never)),
     (ExitReason::OTHER_SMI, at("silicon whose platform sends an SMI", Never, Never)),

@@ -1,15 +1,15 @@
 //! The trace's coding: exits of one vCPU, packed into the text of `trace` records.
 //!
-//! A record's exits are a sequence of LEB128 numbers, five for each exit, in base64 without padding: TSC ticks since the exit before
-//! (the first since the record's `tsc`), the basic exit reason, cycles, RIP less that of the exit before (zigzag; the first less 0),
-//! exit qualification. So each record is read by itself.
+//! A record's exits are a sequence of LEB128 numbers, in base64 without padding. Each exit has five: TSC ticks since the exit
+//! before (for the first, since the record's `tsc`), the basic exit reason, cycles, RIP less that of the exit before (zigzag; for
+//! the first, less 0), exit qualification. So each record is read by itself.
 
 use core::fmt;
 
 /// One exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// When it happened: the time stamp taken right after it.
+    /// The time stamp taken right after it.
     pub tsc: u64,
     /// The number of its ledger row: the basic exit reason, or one past the newest for unknown numbers.
     pub reason: u16,
@@ -36,7 +36,7 @@ pub struct Batch {
     length: usize,
     /// The number of exits in it.
     pub exits: u64,
-    /// The record's `tsc`: when the first of them happened.
+    /// The record's `tsc`: the time stamp of its first exit.
     pub tsc: u64,
     last: Event,
 }
@@ -115,7 +115,7 @@ impl fmt::Display for Batch {
     }
 }
 
-/// No digit.
+/// The value of a byte that is no digit.
 const NONE: u8 = 0xff;
 const DIGITS: [u8; 256] = {
     let (mut digits, mut at) = ([NONE; 256], 0);
@@ -126,8 +126,8 @@ const DIGITS: [u8; 256] = {
     digits
 };
 
-/// The exits of one record: `tsc` and `data` of it. Ends with an error if the data is not what [`Batch`] writes; how many there should
-/// be, the record's `exits` says.
+/// The exits of one record, from its `tsc` and `data`. Ends with an error if the data is not what [`Batch`] writes. The number of
+/// exits is not checked; the record has it in `exits`.
 #[derive(Clone, Debug)]
 pub struct Events<'a> {
     digits: core::slice::Iter<'a, u8>,
@@ -142,7 +142,7 @@ pub struct Events<'a> {
 pub struct Malformed;
 
 impl<'a> Events<'a> {
-    /// Those of a record.
+    /// The exits of a record with this `tsc` and `data`.
     pub fn new(tsc: u64, data: &'a str) -> Self {
         let last = Event { tsc, ..Event::default() };
         Self { digits: data.as_bytes().iter(), bits: 0, have: 0, last, failed: false }

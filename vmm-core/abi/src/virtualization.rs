@@ -1,4 +1,4 @@
-//! The virtualization extensions, and what predictions depend on besides the controls in force: how this processor's
+//! The virtualization extensions, and the facts besides the controls in force on which predictions depend: how this processor's
 //! extension treats some instructions.
 
 use core::fmt;
@@ -51,23 +51,24 @@ pub struct Facts {
     pub cr_reads_run: bool,
     /// INVD exits as INVD on QEMU, which took it for WBINVD before 9.1. A probe tells.
     pub invd_exits_as_itself: bool,
-    /// The first PAUSE behind an entry makes no exit, and one right behind it does: Bochs' filter from 3.1 on, which has the time
-    /// since the last PAUSE begin anew with each entry and takes what comes after long for no loop (APM 2 15.14.4). A probe tells.
+    /// The first PAUSE behind an entry makes no exit, and one right behind it does: in Bochs' filter from 3.1 on, the time since
+    /// the last PAUSE begins anew with each entry, and a PAUSE after a long time is taken for no loop (APM 2 15.14.4). A probe
+    /// tells.
     pub first_pause_runs: bool,
 }
 
 /// The hypervisor signature of QEMU's emulation (CPUID leaf 40000000h).
 pub const TCG: &str = "TCGTCGTCGTCG";
-/// That of KVM, less the zeros at its end.
+/// The signature of KVM, less the zeros at its end.
 pub const KVM: &str = "KVMKVMKVM";
 
-/// #BP and #OF.
+/// #BP and #OF in the exception bitmap.
 const SOFTWARE_EXCEPTIONS: u32 = 1 << 3 | 1 << 4;
-/// #XM.
+/// #XM in the exception bitmap.
 const SIMD_EXCEPTION: u32 = 1 << 19;
 
 impl Facts {
-    /// Of a processor with SVM.
+    /// The facts of a processor with SVM.
     pub fn of_svm(cpuid: impl Fn(u32, u32) -> Answer) -> Self {
         let features = cpuid(1, 0);
         let signature = if features.ecx >> 31 != 0 { cpuid(0x4000_0000, 0) } else { Answer::ZERO };
@@ -81,7 +82,7 @@ impl Facts {
             extension: Extension::Svm,
             is_qemu,
             rdrand_runs,
-            // QEMU asks for RDRAND in either case.
+            // QEMU wants the bit of RDRAND for either.
             rdseed_runs: if is_qemu { rdrand_runs } else { structured.ebx >> 18 & 1 != 0 },
             invpcid_runs: structured.ebx >> 10 & 1 != 0,
             cr_reads_run: false,
@@ -90,7 +91,7 @@ impl Facts {
         }
     }
 
-    /// As a word, for the guest's boot information.
+    /// The facts as a word, for the guest's boot information.
     pub const fn to_word(self) -> u64 {
         matches!(self.extension, Extension::Svm) as u64
             | (self.is_qemu as u64) << 1
@@ -133,8 +134,8 @@ impl Facts {
         }
     }
 
-    /// The reason of the exit that an instruction makes whose own reason would be another: QEMU's emulation takes RDTSCP for RDTSC,
-    /// and before 9.1 INVD for WBINVD.
+    /// The reason of the exit that an instruction of this reason makes: QEMU's emulation takes RDTSCP for RDTSC, and before 9.1
+    /// INVD for WBINVD.
     pub const fn exits_as(self, reason: ExitReason) -> ExitReason {
         match reason {
             ExitReason::RDTSCP if self.is_qemu => ExitReason::RDTSC,
@@ -154,7 +155,7 @@ impl Facts {
     }
 
     /// True if a value that a control register refuses raises #GP before an intercept of the write is looked at (APM 2 table
-    /// 15-7): under VT-x the intercept comes first.
+    /// 15-7). Under VT-x the intercept comes first.
     pub const fn refuses_first(self) -> bool {
         self.is_svm() && !self.is_qemu
     }

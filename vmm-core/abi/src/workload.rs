@@ -1,7 +1,7 @@
-//! The table of workloads: what each is about, which profile it wants, and how many exits of each reason it predicts.
+//! The table of workloads: the purpose of each, its profile, and the exits that it predicts for each reason.
 //!
-//! Prediction, the guest's code and the documentation (`tollgate workloads`) all hang on a row here; the code itself is
-//! in `unikernel-guest/src/workloads`, found by name.
+//! Prediction, the guest's code and the documentation (`tollgate workloads`) all hang on a row here; the code itself is in
+//! `unikernel-guest/src/workloads`, found by name.
 
 mod all;
 
@@ -27,37 +27,39 @@ pub struct Provokes {
     pub once: u64,
     /// The operation's effect where the reason is not enabled.
     pub otherwise: Otherwise,
-    /// If this other reason is enabled, the processor does by itself what would exit, and the row does not count.
+    /// If this other reason is enabled, the processor does without the exit, and the row does not count.
     pub unless: Option<ExitReason>,
-    /// On which processors the row counts.
+    /// The processors on which the row counts.
     pub counts: Counts,
 }
 
-/// On which processors a row counts, where not all do the same.
+/// The processors on which a row counts, where not all do the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counts {
     /// On every one.
     Always,
-    /// A processor on which the exit comes before the #GP of a value that a control register refuses
+    /// A processor on which the exit comes before the #GP for a value that a control register refuses
     /// ([`Facts::refuses_first`](crate::virtualization::Facts::refuses_first)).
     RefusedAtTheExit,
-    /// A processor on which that #GP comes first.
+    /// A processor on which the #GP for a refused value comes before the exit.
     RefusedBefore,
-    /// Under VT-x, where the single step behind an emulated instruction is left to the processor, and its #DB exits; under SVM it
+    /// VT-x, where the single step behind an emulated instruction is left to the processor, and its #DB exits. Under SVM the #DB
     /// is injected.
     LeftToVtx,
-    /// A processor on which MOV from a control register exits ([`Facts::cr_reads_run`](crate::virtualization::Facts::cr_reads_run)).
+    /// A processor on which MOV from a control register exits
+    /// ([`Facts::cr_reads_run`](crate::virtualization::Facts::cr_reads_run)).
     ReadsExit,
-    /// A processor on which it does not.
+    /// A processor on which MOV from a control register does not exit.
     ReadsRun,
-    /// A processor on which the first PAUSE behind an entry exits ([`Facts::first_pause_runs`](crate::virtualization::Facts::first_pause_runs)).
+    /// A processor on which the first PAUSE behind an entry exits
+    /// ([`first_pause_runs`](crate::virtualization::Facts::first_pause_runs)).
     FirstPauseExits,
-    /// A processor on which it does not.
+    /// A processor on which the first PAUSE behind an entry does not exit.
     FirstPauseRuns,
 }
 
 impl Counts {
-    /// True if this is such a processor.
+    /// True if `facts` are those of such a processor.
     const fn holds(self, facts: Facts) -> bool {
         match self {
             Counts::Always => true,
@@ -72,14 +74,14 @@ impl Counts {
     }
 }
 
-/// On how many vCPUs a workload runs.
+/// The vCPUs on which a workload runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     /// On vCPU 0.
     First,
     /// On every vCPU at once; its rows count for each, and [`SPAWN`] for each but vCPU 0.
     Every,
-    /// On vCPU 0 and one more, without which it can't run. Its rows have it all, but for one [`SPAWN`].
+    /// On vCPU 0 and one more, without which it can't run. Its rows have all exits of both, but for one [`SPAWN`].
     Two,
 }
 
@@ -130,7 +132,7 @@ pub enum Outcome {
     LimitReached,
     /// HLT with nothing that could wake it.
     HaltedForEver,
-    /// A mode that the monitor leaves out: out of IA-32e mode, or paging without it.
+    /// A mode that the monitor does not support: out of IA-32e mode, or paging without it.
     LeftLongMode,
     /// A task switch.
     TaskSwitch,
@@ -142,7 +144,7 @@ pub enum Outcome {
     MonitorFault,
     /// Another vCPU ended the guest.
     StoppedByAnother,
-    /// An INIT from another vCPU: it waits to be started again.
+    /// An INIT from another vCPU: this vCPU waits to be started again.
     Init,
 }
 
@@ -238,12 +240,13 @@ const fn reads_unless(by_hardware: ExitReason, times: u64) -> Provokes {
     Provokes { counts: Counts::ReadsExit, ..unless(by_hardware, R::CR_ACCESS, times) }
 }
 
-/// The exits by which another vCPU is made to run something once: the IPI that wakes it from HLT is a WRMSR to the ICR here and an
-/// external interrupt there, which the other acknowledges by a WRMSR to EOI; afterwards it halts again.
+/// The exits by which another vCPU is made to run something once. The IPI that wakes it from HLT is a WRMSR to the ICR here and
+/// an external interrupt there. The other vCPU acknowledges it by a WRMSR to EOI, and afterwards it halts again.
 pub const SPAWN: &[Provokes] = &[each(R::WRMSR, 2), each(R::EXTERNAL_INTERRUPT, 1), each(R::HLT, 1)];
-/// And where it runs in another than the minimal profile: the calls to switch there and back.
+/// Calls of a spawned vCPU besides [`SPAWN`] in another profile than the minimal one: it switches there and back.
 pub const SPAWN_SWITCHED: Provokes = each(R::VMCALL, 2);
-/// The exits of vCPU 0 when it has run its part of such a workload and waits for the others: PAUSE must not exit then.
+/// Exits of vCPU 0 in another profile than the minimal one, when it has run its part of such a workload and waits for the others:
+/// it switches there and back, since PAUSE must not exit meanwhile.
 pub const WAIT_SWITCHED: Provokes = each(R::VMCALL, 2);
 
 /// Iterations of "race" ask each vCPU's share of a total this many times, and the total before and after.
@@ -256,9 +259,9 @@ pub const WILD_REASONS: &[u32] =
 /// CPUIDs in one iteration of `leaves`: five leaves for each reason, and five that ask for no reason.
 pub const LEAF_QUERIES: u64 = 5 * (128 + WILD_REASONS.len() as u64) + 5;
 
-/// Single steps in one iteration of `single-steps`, but for those over CPUID.
+/// Single steps in one iteration of `single-steps`, without those over CPUID.
 pub const STEPS: u64 = 21;
-/// And those.
+/// Single steps over CPUID in one iteration of `single-steps`.
 pub const STEPS_OF_CPUID: u64 = 2;
 
 /// Iterations of anything that costs next to nothing.
@@ -284,7 +287,7 @@ macro_rules! workloads {
             ends: $ends,
         }),*];
 
-        /// One line for people about each: apart, so that no image has them in it.
+        /// One line for people about each, apart from the rows, so that no image holds it.
         const ABOUT: &[&str] = &[$($about),*];
     };
 }
@@ -435,14 +438,14 @@ workloads! {
     "threads" Minimal First 4/1_000, Returns, [],
         "sys_spawn on every other vCPU, a counter under a futex, sys_join";
     "synchronization" Minimal Two 20/10_000, Returns, [],
-        "semaphores, blocking and waking between two threads, and what ends at a time limit";
+        "semaphores, blocking and waking between two threads, and waits that end at a time limit";
     "triple-fault" Minimal First 1/1, Stopped(Outcome::TripleFault), [once(R::TRIPLE_FAULT, 1), once(R::SVM_SHUTDOWN, 1)],
         "an exception without an interrupt-descriptor table";
     "outside-memory" Minimal First 1/1, Stopped(Outcome::OutsideMemory), [once(R::EPT_VIOLATION, 1)],
         "a read beyond the guest's memory";
     "triple-fault-elsewhere" Minimal Two 1/1, Stopped(Outcome::TripleFault), [
             once(R::TRIPLE_FAULT, 1), once(R::SVM_SHUTDOWN, 1)],
-        "the same on vCPU 1, while vCPU 0 waits for it and all others do nothing but exit";
+        "a triple fault on vCPU 1, while vCPU 0 waits for it and all others do nothing but exit";
     "endless-loop" Minimal First 1/1, Stopped(Outcome::NoExits), [
             once(R::PREEMPTION_TIMER, 1), once_unless(R::PREEMPTION_TIMER, R::EXTERNAL_INTERRUPT, 1)],
         "a loop without exits";
@@ -454,7 +457,7 @@ workloads! {
         "a page of random bytes, executed; the iterations are the seed";
 }
 
-/// The exits of one key of a reason ([`crate::key`]) that a workload provokes in each iteration. It is compared where keys are kept.
+/// A key of a reason ([`crate::key`]) whose exits a workload predicts for each iteration. It is compared where keys are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyPrediction {
     /// The workload's name.
@@ -501,7 +504,7 @@ keys! {
 }
 
 impl KeyPrediction {
-    /// True if the processor makes no exit of it, though that of its reason is enabled.
+    /// True if the processor makes no exit of this key, though the exit of its reason is enabled.
     fn is_without_exit(&self, facts: Facts) -> bool {
         match self.reason {
             R::EXCEPTION_OR_NMI => facts.exceptions_without_exit() >> self.key & 1 != 0,
@@ -526,19 +529,19 @@ impl Workload {
         KEYS.iter().filter(move |key| key.workload == name)
     }
 
-    /// The workload that does the same with the local APIC virtualized by the processor, if this one is of such a pair.
+    /// The workload that does the same with the local APIC virtualized by the processor, if this one has such a twin.
     pub fn by_hardware(&self) -> Option<&'static Workload> {
         let is_twin = |other: &&Workload| other.name.strip_suffix("-virtual") == Some(self.name);
         TABLE.iter().find(is_twin).filter(|twin| twin.profile == Profile::VirtualApic)
     }
 
-    /// True if the default run on so many vCPUs performs it.
+    /// True if the default run on `vcpus` performs it.
     pub fn is_default(&self, vcpus: u64) -> bool {
         self.ends == Ends::Returns && vcpus >= self.on.least_vcpus()
     }
 
-    /// The predicted number of exits for `reason` in `iterations` on `vcpus`, given what the controls in force enable and how the
-    /// processor's extension behaves.
+    /// The predicted number of exits for `reason` in `iterations` on `vcpus`, under the controls in force and with the facts of
+    /// the processor's extension.
     pub fn predict(
         &self,
         reason: ExitReason,

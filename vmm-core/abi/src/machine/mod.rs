@@ -1,7 +1,9 @@
-//! The machines that guests see, one row each ([`Model`]): memory, devices, MSRs; and the page that tells a guest what it has.
+//! The machines that guests see, one row each ([`Model`]): memory, devices, MSRs; and the page that tells a guest about its
+//! machine.
 //!
-//! A row is all that says what a page, a port or an MSR of the machine means; those of the processor itself are the same in every
-//! machine. Guest-physical addresses start at 0 and have nothing to do with where the monitor put the memory.
+//! A row defines the meaning of each page and port, and of each MSR that is not the processor's own; those of the processor are
+//! the same in every machine. Guest-physical addresses start at 0 and have nothing to do with the place where the monitor put the
+//! memory.
 
 mod unikernel;
 
@@ -10,11 +12,11 @@ pub use unikernel::{FRESH_BYTES, GUEST_BYTES, LOOPBACK_PORT, POST_PORT, RAM_BYTE
 /// A machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
-    /// Its memory, by ascending addresses. Of the regions that are mapped on first touch there is one at most.
+    /// Its memory, by ascending addresses. At most one region is mapped on first touch.
     pub memory: &'static [Region],
     /// The devices behind ports. A port that none of them has reads all ones and ignores writes.
     pub devices: &'static [Device],
-    /// The MSRs that read the same value always. Any that is neither here nor the processor's raises #GP(0).
+    /// The MSRs that always read the same value. Any other MSR that is not the processor's own raises #GP(0).
     pub msrs: &'static [ConstantMsr],
 }
 
@@ -25,11 +27,11 @@ pub struct Region {
     pub gpa: u64,
     /// The number of bytes.
     pub bytes: u64,
-    /// When the guest has it.
+    /// The time at which the guest gets it.
     pub mapping: Mapping,
 }
 
-/// When a region is mapped.
+/// The time at which a region is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mapping {
     /// Before the guest starts.
@@ -52,13 +54,13 @@ pub struct Device {
 /// The kinds of device that a port can have behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behind {
-    /// A byte, which reads as it was written last. A model has one of these, since exits about it are quick.
+    /// A byte, which reads as it was written last. A model has only one, since exits about it are quick.
     Byte,
     /// A queue of [`LOOPBACK_BYTES`], which gives back what was written to it.
     Loopback,
 }
 
-/// An MSR that reads the same value always.
+/// An MSR that always reads the same value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConstantMsr {
     /// Its number.
@@ -107,12 +109,12 @@ pub const OPTIONS_BYTES: usize = 3072;
 
 /// The page by which the monitor informs the guest.
 ///
-/// State at the entry point: 64-bit mode, CPL 0, paging on (see [`PAGE_TABLES_GPA`]), RFLAGS = 2, CR0 = PG WP NE ET PE,
-/// CR4 = PAE, EFER = LME LMA NXE SCE, no IDT, a GDTR limit of 0, flat segments in the hidden registers, RSP undefined.
+/// State at the entry point: 64-bit mode, CPL 0, paging on (see [`PAGE_TABLES_GPA`]), RFLAGS = 2, CR0 = PG WP NE ET PE, CR4 =
+/// PAE, EFER = LME LMA NXE SCE, no IDT, a GDTR limit of 0, flat segments in the hidden registers, RSP undefined.
 ///
-/// That is vCPU 0. The others wait for INIT and a start-up IPI, which vCPU 0 sends through its APIC ([`crate::apic`]), and
-/// start in real mode at the page that the IPI names, with the state that a processor has then (SDM 3A 10.1.1): CR0 = ET
-/// NW CD. They may go to protected mode, and to IA-32e mode, and not back.
+/// This is the state of vCPU 0. The others wait for INIT and a start-up IPI, which vCPU 0 sends through its APIC
+/// ([`crate::apic`]). They start in real mode at the page that the IPI names, with the state that a processor has then (SDM 3A
+/// 10.1.1): CR0 = ET NW CD. They may go to protected mode, and to IA-32e mode, and not back.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct BootInfo {

@@ -32,7 +32,7 @@ pub const UNIKERNEL: Model = Model {
     ],
     msrs: &[
         ConstantMsr { msr: IA32_MISC_ENABLE, value: FAST_STRINGS, ignores_writes: false },
-        // No microcode, whatever is asked for before it is read.
+        // The version of the microcode, of which there is none. Software writes 0 before it asks for the version.
         ConstantMsr { msr: IA32_BIOS_SIGN_ID, value: 0, ignores_writes: true },
     ],
 };

@@ -1,4 +1,4 @@
-//! The forms of a record's fields: what is handed to the writer, and what the reader gets.
+//! The forms of a record's fields: the values that the writer is handed, and those that the reader gets.
 
 use core::fmt::{self, Write};
 
@@ -129,9 +129,9 @@ macro_rules! lists {
 
 lists! {
     /// The pairs of a histogram, checked.
-    Buckets of (u8, u64), "Buckets and how many exits each has.": bucket, |item: &&str| !item.is_empty();
+    Buckets of (u8, u64), "Each bucket, and the number of its exits.": bucket, |item: &&str| !item.is_empty();
     /// Runs of equal samples, checked.
-    EqualRuns of (u32, u32), "Ticks and how many samples in a row took as many.": run, |_: &&str| true;
+    EqualRuns of (u32, u32), "The ticks of equal samples in a row, and their number.": run, |_: &&str| true;
     /// Numbers, checked.
     Listed of u64, "The numbers.": |item: &str| item.parse::<u64>().ok(), |_: &&str| true;
 }

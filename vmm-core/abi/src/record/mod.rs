@@ -4,12 +4,12 @@
 //! exit      vcpu=0 reason=10 name="CPUID" status=enabled count=4096 cycles=331776 min=81 max=81 ~5c1e
 //! ```
 //!
-//! A fixed word padded to a column, then `key=value` separated by single spaces, then `~` and four hexadecimal digits:
-//! the CRC-16/CCITT-FALSE of everything before the ` ~`. Numbers are decimal, or hexadecimal behind `0x`. Text stands in
-//! double quotes; in it `"`, `\` and every byte outside printable ASCII are escaped (`\"`, `\\`, `\x1b`). The checksum is what lets a
-//! reader tell a record from one that was torn or written into by something else on the line.
+//! A fixed word padded to a column, then `key=value` separated by single spaces, then `~` and four hexadecimal digits: the
+//! CRC-16/CCITT-FALSE of everything before the ` ~`. Numbers are decimal, or hexadecimal behind `0x`. Text stands in double
+//! quotes; in it `"`, `\` and every byte outside printable ASCII are escaped (`\"`, `\\`, `\x1b`). By the checksum a reader tells
+//! a record from one that was torn or that something else on the line wrote into.
 //!
-//! [`records`] has every kind of record and its fields, which both ends go by. [`Writer`] writes and [`parse`] reads below that; neither
+//! [`records`] has every kind of record and its fields, for both ends. [`Writer`] and [`parse`] are the layer below; neither
 //! allocates.
 
 pub mod form;
@@ -30,7 +30,7 @@ const WORD_COLUMNS: usize = 9;
 
 /// The most runs of samples in one record.
 pub const MOST_RUNS: usize = 128;
-// Twenty digits of ten each at most, a separator on either side.
+// A run takes two numbers of ten digits at most, and a separator behind each.
 const _: () = assert!(MOST_RUNS * 22 + 128 < MAX_LINE_BYTES);
 
 /// CRC-16/CCITT-FALSE: polynomial 0x1021, initial value 0xffff.
@@ -53,7 +53,7 @@ impl Crc {
 
 /// Writes one record; the line is complete after [`Writer::finish`].
 ///
-/// Kept out of line: records are many, and an image has to fit its ROM.
+/// Its methods are kept out of line: records are many, and an image has to fit its ROM.
 pub struct Writer<'w, W: Write + ?Sized> {
     out: &'w mut W,
     crc: Crc,
@@ -191,12 +191,12 @@ impl<T: fmt::Display> fmt::Display for Escaped<T> {
     }
 }
 
-/// Why a line is not a record.
+/// The reason that a line is not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
     /// It does not start with a record's word: firmware messages, blank lines, other programs.
     Noise,
-    /// It starts like a record and its checksum is missing or wrong: torn, or written into.
+    /// It starts like a record, and its checksum is missing or wrong: it was torn, or written into.
     Damaged,
 }
 
@@ -217,7 +217,7 @@ pub fn parse(line: &[u8]) -> Result<Record<'_>, Reject> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let word = line.split(|&byte| byte == b' ').next().unwrap_or_default();
     let kind = *Kind::ALL.iter().find(|kind| kind.word().as_bytes() == word).ok_or(Reject::Noise)?;
-    // Not the slice's own `is_ascii`: `core` has SSE instructions in it, which no image of the monitor may have.
+    // The slice's own `is_ascii` has SSE instructions in `core`, which no image of the monitor may have.
     if line.len() > MAX_LINE_BYTES || !line.iter().all(u8::is_ascii) {
         return Err(Reject::Damaged);
     }
@@ -279,7 +279,7 @@ impl<'a> Record<'a> {
     pub fn number(&self, key: &str) -> Option<u64> {
         let raw = self.raw(key)?;
         let (digits, radix) = raw.strip_prefix("0x").map_or((raw, 10), |hex| (hex, 16));
-        // from_str_radix would take a sign, which no writer writes.
+        // `from_str_radix` would take a sign, and no writer writes one.
         if digits.starts_with('+') { None } else { u64::from_str_radix(digits, radix).ok() }
     }
 
@@ -295,7 +295,7 @@ impl<'a> Record<'a> {
 pub struct Text<'a>(&'a str);
 
 impl Text<'_> {
-    /// The text as one string slice, when nothing in it was escaped.
+    /// The text as one string slice, if nothing in it was escaped.
     pub fn as_plain(&self) -> Option<&str> {
         (!self.0.contains('\\')).then_some(self.0)
     }

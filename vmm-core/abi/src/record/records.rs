@@ -1,4 +1,5 @@
-//! Every kind of record and its fields, once: the writer, the reader, the document and the test of the round trip are made from this.
+//! Every kind of record and its fields, once: the writer, the reader, the document and the test of the round trip are made from
+//! it.
 //!
 //! A field that is renamed here is renamed at both ends, or neither compiles. A record has its fields in the order of the table.
 
@@ -136,7 +137,7 @@ macro_rules! records {
 }
 
 records! {
-    /// First: who runs where.
+    /// The first record: the build, the machine and the options of the run.
     Tollgate "tollgate" {
         /// Version of the protocol.
         protocol: Number,
@@ -150,7 +151,7 @@ records! {
         cpu: Quoted optional,
         /// Edition of the manual that the table of exit reasons is of.
         sdm: Word optional,
-        /// Where the course's leaves are.
+        /// The term by which the course's leaves are numbered.
         leaf_map: Word optional,
         /// Number of vCPUs; 1 in logs that do not tell.
         vcpus: Number optional,
@@ -159,16 +160,17 @@ records! {
         /// The run's options, as a line.
         options: Quoted optional,
     }
-    /// The memory that the monitor found and gave the guest, in bytes.
+    /// The memory that the monitor found, and the part that it gave the guest, in bytes.
     Memory "memory" {
-        /// All of the machine's.
+        /// All memory of the machine.
         total: Number,
-        /// The guest's.
+        /// The guest's memory.
         guest: Number,
-        /// Memory that the guest has page by page, as it touches it first.
+        /// The guest's memory that is mapped page by page, on first touch.
         fresh: Number,
     }
-    /// Before the guest ran, an instruction of the monitor's own was run like a guest on vCPU 0's processor, to find out whether it makes its exit. None of these exits is in a ledger.
+    /// A probe before the guest ran: an instruction of the monitor's own was run like a guest on vCPU 0's processor, to find out
+    /// whether it makes its exit. None of these exits is in a ledger.
     Probe "probe" {
         /// The instruction.
         instruction: Quoted,
@@ -203,7 +205,7 @@ records! {
         others2: Hex optional,
         /// The reasons that the profile enables, as bits by their numbers: 0 to 63.
         enabled: Hex optional,
-        /// And 64 to 127.
+        /// The reasons that the profile enables: 64 to 127.
         enabled_high: Hex optional,
     }
     /// A workload starts.
@@ -212,7 +214,7 @@ records! {
         workload: Word,
         /// The profile that it runs in.
         profile: Word optional,
-        /// How often it does what it does.
+        /// Its iterations.
         iterations: Number,
     }
     /// A line that the guest wrote, or a remark of the monitor's, which begins with `(monitor)`.
@@ -224,7 +226,7 @@ records! {
     Result "result" {
         /// Its name.
         workload: Word,
-        /// How often it did what it does.
+        /// Its iterations.
         iterations: Number,
         /// `balanced`, `differs`, `failed`, or `unaccounted` where no account is kept.
         verdict: Word,
@@ -247,10 +249,10 @@ records! {
         guest: Number optional,
         /// Exits by the ledger.
         observed: Number,
-        /// How many of those observed were the monitor's own, if any were.
+        /// Exits of the ledger that were the monitor's own looks at a guest that ran long, if any were.
         looks: Number optional,
     }
-    /// Before microbenchmarks: TSC ticks of a number of turns, in root operation.
+    /// Ticks of several loops of so many turns, measured in root operation before microbenchmarks.
     Calibration "calibration" {
         /// The number of turns.
         turns: Number,
@@ -258,27 +260,28 @@ records! {
         empty: Number,
         /// Ticks of the loop with the guest's registers saved and restored.
         frame: Number,
-        /// Ticks of that with the account of an exit that nobody handles.
+        /// Ticks of the loop with that and with the account of an exit that nobody handles.
         whole: Number,
-        /// The ticks among them that this account has as the exit's own.
+        /// The part of these ticks that the account itself measured.
         inside: Number,
     }
-    /// Samples of a microbenchmark, in the order in which they were taken; or of a scenario, from before the VM entry to the exit's time stamp.
+    /// Samples in the order in which they were taken: of a microbenchmark, or of a scenario, from before the VM entry to the
+    /// exit's time stamp.
     Samples "samples" {
         /// The microbenchmark.
         workload: Word optional,
-        /// Or the scenario.
+        /// The scenario.
         scenario: Word optional,
         /// The number of the first sample here.
         first: Number,
         /// Runs of equal samples.
         ticks: Runs,
     }
-    /// The ledger's figures of one reason in a microbenchmark's window, or of a scenario that is timed.
+    /// The ledger's figures of one reason, in a microbenchmark's window or in a scenario that is timed.
     Cost "cost" {
         /// The microbenchmark.
         workload: Word optional,
-        /// Or the scenario.
+        /// The scenario.
         scenario: Word optional,
         /// The reason.
         reason: Reason,
@@ -306,15 +309,15 @@ records! {
     Scenario "scenario" {
         /// Its name.
         scenario: Word,
-        /// The reason that it is about, or that came up of those it may have.
+        /// The reason that it is about; if it may have either of two, the one that came.
         reason: Reason,
         /// `balanced`, `differs` or `denied`.
         verdict: Word,
         /// Exits that it predicts.
         predicted: Number,
-        /// Exits by the ledger; of its variant, if it is about one and those are kept.
+        /// Exits by the ledger. If it is about a variant and variants are kept, the exits of that variant.
         observed: Number,
-        /// The difference, or the lack.
+        /// The difference, or the feature that the processor lacks.
         detail: Quoted optional,
     }
     /// One row of a vCPU's ledger.
@@ -337,7 +340,8 @@ records! {
         max: Number,
         /// Exits by power of two of their ticks; absent if there are none.
         histogram: Histogram optional,
-        /// How many of the exits were the monitor's own, to see whether a guest that ran long still exits (`watchdog=`), if any were.
+        /// Exits that were the monitor's own looks at a guest that ran long, to see whether it still exits (`watchdog=`), if any
+        /// were.
         looks: Number optional,
     }
     /// One key of a ledger's row.
@@ -346,7 +350,7 @@ records! {
         vcpu: Number,
         /// The reason.
         reason: Reason,
-        /// The key; absent for those that were not kept apart.
+        /// The key; absent for the exits that were not kept apart.
         key: Hex optional,
         /// The key as people write it, or `others`.
         name: Quoted,
@@ -395,11 +399,11 @@ records! {
     Trace "trace" {
         /// The vCPU.
         vcpu: Number,
-        /// 0, 1, 2, … on each vCPU.
+        /// The record's number on its vCPU: 0, 1, 2, …
         seq: Number,
-        /// Exits here.
+        /// The number of exits in this record.
         exits: Number,
-        /// The TSC at the first of them.
+        /// The TSC at the first of these exits.
         tsc: Number,
         /// The exits; `abi/src/trace.rs` has the coding.
         data: Packed,
@@ -419,7 +423,7 @@ records! {
     Traced "traced" {
         /// The vCPU.
         vcpu: Number,
-        /// The number of `trace` records that there are.
+        /// The number of `trace` records.
         seq: Number,
         /// Exits in them.
         exits: Number,
@@ -448,26 +452,26 @@ records! {
         /// TSC ticks from the first entry to the last exit.
         elapsed: Number,
     }
-    /// How the guest ended.
+    /// The guest's end.
     Stop "stop" {
         /// The vCPU that ended it, where there are several.
         vcpu: Number optional,
-        /// The way it ended.
+        /// The outcome.
         outcome: Word,
-        /// Where the guest was.
+        /// The guest's RIP.
         rip: Hex optional,
         /// The exit-reason field of its last exit.
         reason: Hex optional,
         /// The exit qualification of its last exit.
         qualification: Hex optional,
-        /// More, for a person.
+        /// More detail for a person.
         detail: Quoted optional,
     }
-    /// Last: the monitor's verdict.
+    /// The last record: the monitor's verdict.
     Verdict "verdict" {
         /// `balanced`, `differs`, `failed`, `stopped`, `refused` or `fault`.
         result: Word,
-        /// Why.
+        /// The reason for it.
         detail: Quoted optional,
         /// The remedy, for a person.
         remedy: Quoted optional,
@@ -475,7 +479,7 @@ records! {
 }
 
 impl<'a> Controls<'a> {
-    /// A record of a profile's controls without any, for an extension to fill in its own.
+    /// A record of a profile's controls without any field of an extension, which the extension fills in.
     pub fn of(profile: &'a str) -> Self {
         let (pin, proc, proc2, exit, entry, cr, dr) = (None, None, None, None, None, None, None);
         let (exceptions, others0, others1, others2) = (None, None, None, None);

@@ -1,4 +1,4 @@
-//! Every workload there is, by name and by number: those of the table, and behind them the microbenchmarks.
+//! Every workload, by name and by number: those of the table, and behind them the microbenchmarks.
 
 use super::{ABOUT, TABLE, Workload};
 use crate::bench;

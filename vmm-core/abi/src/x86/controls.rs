@@ -30,13 +30,13 @@ impl Word {
         }
     }
 
-    /// The SDM's name of a control of this word; `None` of a bit that has none.
+    /// The SDM's name of a control of this word; `None` for a bit that has none.
     pub fn name(self, bit: u8) -> Option<&'static str> {
         self.names().iter().find(|(number, _)| *number == bit).map(|(_, name)| *name)
     }
 }
 
-/// The word in which these bits are set.
+/// The word in which just these bits are set.
 pub const fn bits(list: &[u8]) -> u32 {
     let (mut word, mut at) = (0, 0);
     while at < list.len() {
