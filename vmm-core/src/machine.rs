@@ -19,21 +19,47 @@ use crate::memory::GuestMemory;
 /// A time that does not come.
 pub const NEVER: u64 = u64::MAX;
 
-/// The machine of a guest, as one vCPU sees it. Memory and board are the same for all; the rest is each one's own, so that
-/// no two share a cache line on the way from an exit to the next entry.
+/// The machine of a guest, as one vCPU sees it. What all vCPUs share is behind references; the rest is each one's own, so that no
+/// two write one cache line on the way from an exit to the next entry.
 #[derive(Debug)]
 pub struct Machine {
+    /// The number of this vCPU.
+    pub vcpu: usize,
+    /// The devices that this vCPU has to itself.
+    pub devices: Devices,
+    /// The guest's memory, which is the same for all.
+    pub memory: GuestMemory,
+    /// The settings that the processor and the run's options decide.
+    pub config: Configuration,
+    /// The vCPU's activity, and the events that it waits for.
+    pub activity: Activity,
+    /// The bounds of its execution.
+    pub bounds: Bounds,
+    /// The state that the vCPUs share.
+    pub shared: Shared,
+    /// The stage that the run has reached.
+    pub stage: Stage,
+}
+
+/// The devices of one vCPU.
+#[derive(Debug)]
+pub struct Devices {
     /// The answers of CPUID.
     pub cpuid: CpuidTable,
     /// The devices behind ports.
     pub ports: Ports,
-    /// The guest's memory.
-    pub memory: GuestMemory,
-    /// The interrupt that HLT waits for.
-    pub wake: Option<Wake>,
-    /// The numbers of the course's leaves.
+    /// The MSRs that read the same value always.
+    pub msrs: ConstantMsrs,
+    /// The local APIC.
+    pub apic: Apic,
+}
+
+/// The settings of a run. All but [`Configuration::controls`] stay as they are when it starts.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The place of the course leaves.
     pub leaf_map: LeafMap,
-    /// Facts that predictions depend on besides.
+    /// Facts of the processor that predictions depend on.
     pub facts: Facts,
     /// The controls in force, which say what is enabled.
     pub controls: Controls,
@@ -41,33 +67,49 @@ pub struct Machine {
     pub enabled_in_any_profile: Controls,
     /// CR4 bits that the guest may set.
     pub cr4_allowed: u64,
-    /// The MSRs that read the same value always.
-    pub msrs: ConstantMsrs,
-    /// The local APIC.
-    pub apic: Apic,
+}
+
+/// The activity of a vCPU.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// It has halted until an interrupt.
+    pub halted: bool,
+    /// The interrupt that HLT waits for.
+    pub wake: Option<Wake>,
     /// An NMI that another vCPU sent and that could not be delivered yet.
     pub nmi_pending: bool,
     /// INIT has come, and the vCPU is about to wait.
     pub init_pending: bool,
-    /// Exits that the guest caused before the watchdog was started last, where that is an interrupt.
-    pub exits_at_watchdog: u64,
-    /// Those of the other vCPUs.
-    pub others_at_watchdog: u64,
+}
+
+/// The bounds of a vCPU's execution.
+#[derive(Debug)]
+pub struct Bounds {
     /// The TSC from which on any exit ends the guest: that of the run's limit, [`NEVER`], or 0 in a scenario.
     pub limit_tsc: u64,
-    /// The vCPU has halted until an interrupt.
-    pub halted: bool,
-    /// The number of this vCPU.
-    pub vcpu: usize,
-    /// The state that the vCPUs share.
+    /// Exits that the guest caused before the watchdog was started last, where that is an interrupt.
+    own_exits: u64,
+    /// Exits of all other vCPUs before that.
+    others_exits: u64,
+}
+
+/// The state that the vCPUs share.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared {
+    /// Their messages and conditions.
     pub board: &'static Board,
     /// The account of every vCPU, for the leaves.
     pub ledgers: &'static [&'static Ledger],
+}
+
+/// The stage of a run.
+#[derive(Debug, Default)]
+pub struct Stage {
     /// Between the beginning and the end of a workload.
     pub window_open: bool,
     /// A scenario runs: any exit that the quick forms don't decide ends it.
     pub in_scenario: bool,
-    /// The guest's last words, if it has ended itself.
+    /// The way in which the guest ended itself.
     pub exit: Option<GuestExit>,
 }
 
@@ -75,54 +117,34 @@ pub struct Machine {
 #[derive(Debug)]
 #[expect(missing_docs, reason = "the fields of a machine")]
 pub struct Parts {
+    pub vcpu: usize,
     pub cpuid: CpuidTable,
     pub apic: Apic,
     pub memory: GuestMemory,
-    pub cr4_allowed: u64,
-    pub leaf_map: LeafMap,
-    pub facts: Facts,
-    pub enabled_in_any_profile: Controls,
-    pub vcpu: usize,
-    pub board: &'static Board,
-    pub ledgers: &'static [&'static Ledger],
+    pub config: Configuration,
+    pub shared: Shared,
 }
 
 impl Machine {
     /// The machine of one row, as a vCPU finds it before it has run.
     pub fn new(model: &'static Model, parts: Parts) -> Self {
-        let Parts { cpuid, apic, memory, cr4_allowed, leaf_map, facts, enabled_in_any_profile, vcpu, board, ledgers } =
-            parts;
+        let Parts { vcpu, cpuid, apic, memory, config, shared } = parts;
         let apic_base = APIC_BASE | if vcpu == 0 { BOOT_PROCESSOR } else { 0 };
         Self {
-            cpuid,
-            ports: Ports::new(model),
-            msrs: ConstantMsrs::new(model, apic_base),
-            apic,
-            memory,
-            wake: None,
-            leaf_map,
-            facts,
-            controls: Controls::default(),
-            enabled_in_any_profile,
-            cr4_allowed,
-            nmi_pending: false,
-            init_pending: false,
-            exits_at_watchdog: 0,
-            others_at_watchdog: 0,
-            limit_tsc: NEVER,
-            halted: false,
             vcpu,
-            board,
-            ledgers,
-            window_open: false,
-            in_scenario: false,
-            exit: None,
+            devices: Devices { cpuid, ports: Ports::new(model), msrs: ConstantMsrs::new(model, apic_base), apic },
+            memory,
+            config,
+            activity: Activity::default(),
+            bounds: Bounds { limit_tsc: NEVER, own_exits: 0, others_exits: 0 },
+            shared,
+            stage: Stage::default(),
         }
     }
 
     /// Exits of this vCPU so far, without the monitor's own looks, and of the others.
     fn exits(&self) -> (u64, u64) {
-        self.ledgers.iter().enumerate().fold((0, 0), |(own, others), (at, ledger)| {
+        self.shared.ledgers.iter().enumerate().fold((0, 0), |(own, others), (at, ledger)| {
             let exits = ledger.exits().wrapping_sub(ledger.looks());
             if at == self.vcpu { (exits, others) } else { (own, others + exits) }
         })
@@ -130,7 +152,7 @@ impl Machine {
 
     /// Says that the exit that is being handled, for this reason, is a look of the monitor's own, and none that the guest caused.
     pub fn looks(&self, reason: ExitReason) {
-        if let Some(ledger) = self.ledgers.get(self.vcpu) {
+        if let Some(ledger) = self.shared.ledgers.get(self.vcpu) {
             ledger.is_look(reason);
         }
     }
@@ -138,17 +160,17 @@ impl Machine {
     /// Whether the run has lasted as long as its options allow, at a TSC.
     #[inline(always)]
     pub fn is_past_limit(&self, tsc: u64) -> bool {
-        tsc >= self.limit_tsc
+        tsc >= self.bounds.limit_tsc
     }
 
     /// From now on the vCPU runs scenarios, each of which has a bound of its own.
     pub fn begin_scenarios(&mut self) {
-        (self.in_scenario, self.limit_tsc) = (true, 0);
+        (self.stage.in_scenario, self.bounds.limit_tsc) = (true, 0);
     }
 
     /// Notes how many exits there are, when the watchdog is started.
     pub fn note_exits(&mut self) {
-        (self.exits_at_watchdog, self.others_at_watchdog) = self.exits();
+        (self.bounds.own_exits, self.bounds.others_exits) = self.exits();
     }
 
     /// Whether the guest caused exits since [`Machine::note_exits`], that of the watchdog apart, which is counted and has not been
@@ -156,8 +178,8 @@ impl Machine {
     pub fn exited_meanwhile(&self) -> bool {
         let (own, others) = self.exits();
         // Each of the others may be at a look of its own that is not called one yet.
-        let looking = self.ledgers.len().saturating_sub(1) as u64;
-        own.wrapping_sub(self.exits_at_watchdog) > 1 || others.wrapping_sub(self.others_at_watchdog) > looking
+        let looking = self.shared.ledgers.len().saturating_sub(1) as u64;
+        own.wrapping_sub(self.bounds.own_exits) > 1 || others.wrapping_sub(self.bounds.others_exits) > looking
     }
 }
 
@@ -184,7 +206,7 @@ mod tests {
             ledger.close(open, 0, || 5);
         };
         let ledgers: [&'static Ledger; 3] = [(); 3].map(|()| &*Box::leak(Box::new(Ledger::new())));
-        let mut waiting = Machine { ledgers: Box::leak(Box::new(ledgers)), ..crate::script::machine() };
+        let mut waiting = crate::script::machine_with(Box::leak(Box::new(ledgers)));
         waiting.note_exits();
         // The watchdog's interrupt, which all three have at once.
         ledgers.iter().for_each(|ledger| exit(ledger));

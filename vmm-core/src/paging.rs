@@ -208,7 +208,7 @@ fn piece<B: Backend>(
         return Err(Event::GENERAL_PROTECTION.into());
     }
     let bytes = bytes.min(4096 - (linear as usize & 4095));
-    let mode = Mode::of(backend, machine.cpuid.physical_address_bits());
+    let mode = Mode::of(backend, machine.devices.cpuid.physical_address_bits());
     let gpa = if mode.paged { walk(&mut machine.memory, mode, linear, access) } else { Ok(linear) };
     match gpa {
         Ok(gpa) if gpa.checked_add(bytes as u64).is_some_and(|end| end <= machine.memory.bytes()) => Ok((gpa, bytes)),
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
     use crate::exit::GuestState;
     use crate::memory::tests::memory;
-    use crate::script::Script;
+    use crate::script::{Script, machine};
 
     const MODE: Mode =
         Mode { cr3: 0x1000, write_protect: true, user: false, reserved: reserved(39, false), paged: true };
@@ -384,7 +384,8 @@ mod tests {
 
     #[test]
     fn memory_that_the_guest_lacks_is_no_page_fault() {
-        let (mut backend, mut machine) = (Script::default(), Machine { memory: tables(), ..crate::script::machine() });
+        let (mut backend, mut machine) = (Script::default(), machine());
+        machine.memory = tables();
         backend.set(State::Cr3, 0x1000);
         backend.set(State::Cr0, CR0_PG | 1);
         assert_eq!(read(&mut backend, &mut machine, 0xa000, &mut [0; 4]), Err(Fault::OutsideMemory));
@@ -395,7 +396,8 @@ mod tests {
 
     #[test]
     fn without_paging_addresses_are_physical() {
-        let (mut backend, mut machine) = (Script::default(), Machine { memory: tables(), ..crate::script::machine() });
+        let (mut backend, mut machine) = (Script::default(), machine());
+        machine.memory = tables();
         write(&mut backend, &mut machine, 0x6ffe, &[1, 2, 3, 4]).unwrap();
         let mut back = [0; 2];
         read(&mut backend, &mut machine, 0x7000, &mut back).unwrap();

@@ -18,7 +18,8 @@ use crate::exit::{
     Action, CrAccess, DrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, IoAccess, Operand,
     PhysicalFault, Processor, RawReason, State, TableInstruction, Timers, UNRESOLVED, VirtualizedApic,
 };
-use crate::machine::{Machine, Parts};
+use crate::ledger::Ledger;
+use crate::machine::{Configuration, Machine, Parts, Shared};
 use crate::memory::tests::memory;
 use crate::vmx::guest_state::REAL_MODE_CR0;
 
@@ -71,6 +72,13 @@ pub(crate) fn machine() -> Machine {
     machine
 }
 
+/// The same with accounts of vCPUs.
+pub(crate) fn machine_with(ledgers: &'static [&'static Ledger]) -> Machine {
+    let mut machine = machine();
+    machine.shared.ledgers = ledgers;
+    machine
+}
+
 /// One for each of several vCPUs, all of which wait.
 pub(crate) fn machines<const VCPUS: usize>() -> [Machine; VCPUS] {
     let board: &'static Board = Box::leak(Box::new(Board::new()));
@@ -84,16 +92,18 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
     let mut apic = Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
     apic.write(SVR, u64::from(SVR_ENABLED | 0xff), 0).expect("each vCPU's is enabled");
     let parts = Parts {
+        vcpu,
         cpuid: CpuidTable::new(everything, vcpu as u32, 1, true),
         apic,
         memory: memory(64 << 10),
-        cr4_allowed: CR4_OFFERED,
-        leaf_map: LeafMap::default(),
-        facts: Facts::default(),
-        enabled_in_any_profile: Controls::default(),
-        vcpu,
-        board,
-        ledgers: &[],
+        config: Configuration {
+            leaf_map: LeafMap::default(),
+            facts: Facts::default(),
+            controls: Controls::default(),
+            enabled_in_any_profile: Controls::default(),
+            cr4_allowed: CR4_OFFERED,
+        },
+        shared: Shared { board, ledgers: &[] },
     };
     Machine::new(&UNIKERNEL, parts)
 }

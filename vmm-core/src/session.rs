@@ -81,7 +81,7 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
     match pause {
         Pause::Profile(profile) => vcpu.set_profile(profile),
         Pause::Console { gpa, bytes } => {
-            let mut console = machine.board.console.lock();
+            let mut console = machine.shared.board.console.lock();
             // The range was checked when it was asked for.
             let _ = machine.memory.read(gpa, console.reserve(bytes));
         }
@@ -192,7 +192,7 @@ mod tests {
     use tollgate_abi::ending::Ending;
 
     use crate::ledger::{Account, Ledger};
-    use crate::script::{Script, machine, machines};
+    use crate::script::{Script, machine_with, machines};
     use tollgate_abi::hypercall::{BOOK_MAGIC, MESSAGE_BYTES};
     use tollgate_abi::record::{Kind, parse};
 
@@ -216,7 +216,7 @@ mod tests {
         let mut session = Session::new(&mut text);
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
         let books: [&'static dyn Book; 1] = [ledger];
-        let mut vcpu = Vcpu::new(Script::default(), Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() });
+        let mut vcpu = Vcpu::new(Script::default(), machine_with(Box::leak(Box::new([ledger]))));
         let exit = |vcpu: &mut Vcpu<Script>, reason: ExitReason| {
             vcpu.backend.reason = u32::from(reason.0);
             vcpu.backend.elapse(10);
@@ -250,7 +250,7 @@ mod tests {
         ledger.first_entry();
         ledger.no_entry_followed();
         let exit = Some(GuestExit { status: 0, book_gpa: BOOK_GPA });
-        vcpu.machine.board.end(0, Ended { exit, ..Ended::of(Outcome::Exited) });
+        vcpu.machine.shared.board.end(0, Ended { exit, ..Ended::of(Outcome::Exited) });
         let ending = session.finish(&vcpu.machine, &books, || 0);
         (text, ending)
     }
@@ -291,10 +291,9 @@ mod tests {
             let mut session = Session::new(&mut text);
             let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
             let books: [&'static dyn Book; 1] = [ledger];
-            let mut vcpu =
-                Vcpu::new(Script::default(), Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() });
+            let mut vcpu = Vcpu::new(Script::default(), machine_with(Box::leak(Box::new([ledger]))));
             if asked {
-                vcpu.machine.board.ask_to_stop(0);
+                vcpu.machine.shared.board.ask_to_stop(0);
             }
             let number = Workload::by_name("cpuid").unwrap().number();
             session.pause(&mut vcpu, &books, Pause::Begin { number, iterations: 1 })
@@ -309,14 +308,14 @@ mod tests {
         session.leave_out_guest_book();
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
         let books: [&'static dyn Book; 1] = [ledger];
-        let machine = Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() };
+        let machine = machine_with(Box::leak(Box::new([ledger])));
         ledger.first_entry();
         let opened = ledger.open(ExitReason::CPUID);
         if has_cycles {
             ledger.close(opened, 0, || 50);
         }
         ledger.no_entry_followed();
-        machine.board.end(0, Ended::of(outcome));
+        machine.shared.board.end(0, Ended::of(outcome));
         let ending = session.finish(&machine, &books, || 0);
         (verdict(&text), ending)
     }
@@ -349,8 +348,8 @@ mod tests {
         let opened = ledgers[0].open(ExitReason::CPUID);
         ledgers[0].close(opened, 0, || 50);
         let _in_its_handler = ledgers[1].open(ExitReason::WBINVD);
-        first.board.end(0, Ended::of(Outcome::Exited));
-        assert!(first.board.fail(1, format_args!("the monitor took exception 6")));
+        first.shared.board.end(0, Ended::of(Outcome::Exited));
+        assert!(first.shared.board.fail(1, format_args!("the monitor took exception 6")));
         let ending = session.finish(&first, &books, || 0);
         let expected = "fault: the monitor took exception 6, on the processor of vCPU 1";
         assert_eq!((verdict(&text).as_str(), ending), (expected, Ending::Fail));

@@ -235,7 +235,7 @@ impl<B: Backend> Vcpu<B> {
     #[inline(never)]
     fn last_exit<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, Opened(raw): Opened) {
         let (backend, machine) = (&mut self.backend, &mut self.machine);
-        let outcome = if machine.in_scenario { Outcome::Exited } else { limit::reached(raw, backend, machine) };
+        let outcome = if machine.stage.in_scenario { Outcome::Exited } else { limit::reached(raw, backend, machine) };
         self.last_exit_tsc = exit_tsc;
         self.leave = Leave::Stop(outcome);
         self.close(exit.parts().0, exit_tsc, raw);
@@ -311,7 +311,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// Has any exit from `limit_tsc` on end the guest, and sees to it that there is one: of a run that began `ticks` before.
     pub fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
-        self.machine.limit_tsc = limit_tsc;
+        self.machine.bounds.limit_tsc = limit_tsc;
         self.backend.set_limit(limit_tsc, ticks);
         self.watch_anew();
     }
@@ -324,7 +324,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// Puts the controls of a profile in force, under which what waits at the APIC may have to be asked for in another way.
     pub fn set_profile(&mut self, profile: Profile) {
-        self.machine.controls = self.backend.set_profile(profile);
+        self.machine.config.controls = self.backend.set_profile(profile);
         apic::refresh(&mut self.backend, &self.machine);
     }
 

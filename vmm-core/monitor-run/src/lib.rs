@@ -50,7 +50,7 @@ use vmm_core::host::local_apic::LocalApic;
 use vmm_core::host::registers::tsc;
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
-use vmm_core::machine::{Machine, NEVER, Parts};
+use vmm_core::machine::{Configuration, Machine, NEVER, Parts, Shared};
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::recorder::Recorded;
@@ -277,20 +277,20 @@ impl<B: Extension> Plan<B> {
         let (backend, registers) = B::new(self, seated, &cpuid, apic.page());
         let any_profile = Profile::ALL.map(|profile| backend.controls(profile));
         let parts = Parts {
+            vcpu,
             cpuid,
             apic,
             memory: self.memory.share(),
-            cr4_allowed: B::cr4_allowed(&capabilities),
-            leaf_map: self.options.leaf_map,
-            facts: B::facts(&capabilities),
-            enabled_in_any_profile: any_profile.into_iter().fold(Controls::default(), Controls::union),
-            vcpu,
-            board: &BOARD,
-            ledgers,
+            config: Configuration {
+                leaf_map: self.options.leaf_map,
+                facts: B::facts(&capabilities),
+                controls: backend.controls(Profile::Minimal),
+                enabled_in_any_profile: any_profile.into_iter().fold(Controls::default(), Controls::union),
+                cr4_allowed: B::cr4_allowed(&capabilities),
+            },
+            shared: Shared { board: &BOARD, ledgers },
         };
-        let mut machine = Machine::new(MODEL, parts);
-        machine.controls = backend.controls(Profile::Minimal);
-        let mut vcpu = Vcpu::new(backend, machine);
+        let mut vcpu = Vcpu::new(backend, Machine::new(MODEL, parts));
         vcpu.power_up();
         (vcpu, registers)
     }
@@ -355,7 +355,7 @@ impl<B: Extension> Run<B> {
         let end =
             vcpu.run(self.books[0], |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
         BOARD.add_elapsed(0, end.whole_tsc);
-        BOARD.end(0, Ended::new(&end, vcpu.machine.exit, &vcpu.backend));
+        BOARD.end(0, Ended::new(&end, vcpu.machine.stage.exit, &vcpu.backend));
         if let Some(running) = stop_others::<B>(seated) {
             session.still_ran(running);
         }
@@ -383,7 +383,7 @@ impl<B: Extension> Run<B> {
                 rest(seated, Condition::Waiting);
                 continue;
             }
-            if BOARD.end(at, Ended::new(&end, vcpu.machine.exit, &vcpu.backend)) {
+            if BOARD.end(at, Ended::new(&end, vcpu.machine.stage.exit, &vcpu.backend)) {
                 // It stops the rest.
                 stop(B::stop, &seated.local_apic, core::iter::once(0), |first| BOARD.has_ended(first));
             }

@@ -53,9 +53,9 @@ pub(crate) fn run<B: Stage>(
 ) where
     B::Failure: fmt::Display,
 {
-    let extension = vcpu.machine.facts.extension;
+    let extension = vcpu.machine.config.facts.extension;
     let scenarios: Vec<_> = options.scenarios().filter(|scenario| scenario.is_under(extension)).collect();
-    let board = vcpu.machine.board;
+    let board = vcpu.machine.shared.board;
     processors::wait_for_service();
     let allowed = vcpu.backend.allowed(board);
     let book = owner.book();
@@ -90,7 +90,7 @@ pub(crate) fn run<B: Stage>(
                 end = vcpu.run(book, |vcpu| owner.run(vcpu), |_, _| None);
             }
             let controls = vcpu.backend.controls_now().union(scenario.features());
-            vcpu.machine.enabled_in_any_profile = vcpu.machine.enabled_in_any_profile.union(controls);
+            vcpu.machine.config.enabled_in_any_profile = vcpu.machine.config.enabled_in_any_profile.union(controls);
             vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
             board.add_elapsed(0, end.whole_tsc);
             if options.scenario_samples > 0 {

@@ -32,7 +32,7 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 /// RDMSR of one of its registers.
 #[inline(never)]
 pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
-    match machine.apic.read(registers.rcx as u32, backend.tsc()) {
+    match machine.devices.apic.read(registers.rcx as u32, backend.tsc()) {
         Ok(value) => {
             registers.rax = value & 0xffff_ffff;
             registers.rdx = value >> 32;
@@ -46,13 +46,13 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
 #[inline(never)]
 pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
     let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
-    match machine.apic.write(registers.rcx as u32, value, backend.tsc()) {
+    match machine.devices.apic.write(registers.rcx as u32, value, backend.tsc()) {
         Err(_) => REFUSED,
         Ok(Effect::None) => Action::Advance,
         Ok(Effect::Timer) => arm_and_advance(backend, machine),
         Ok(Effect::Priorities) => advance(backend, machine),
         Ok(Effect::TaskPriority) => {
-            backend.set_task_priority(machine.apic.cr8() as u8);
+            backend.set_task_priority(machine.devices.apic.cr8() as u8);
             advance(backend, machine)
         }
         Ok(Effect::Send(command)) => send_and_advance(command, backend, machine),
@@ -68,16 +68,16 @@ fn arm_and_advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action
 #[inline(never)]
 fn send_and_advance<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) -> Action {
     send(command, backend, machine);
-    if machine.init_pending { initialized(backend, machine) } else { advance(backend, machine) }
+    if machine.activity.init_pending { initialized(backend, machine) } else { advance(backend, machine) }
 }
 
 /// The messages that another vCPU has sent.
 #[inline(always)]
 fn take(message: Message, machine: &mut Machine) {
     match message {
-        Message::Interrupt(vector) => machine.apic.request(vector),
-        Message::Nmi => machine.nmi_pending = true,
-        Message::Init => machine.init_pending = true,
+        Message::Interrupt(vector) => machine.devices.apic.request(vector),
+        Message::Nmi => machine.activity.nmi_pending = true,
+        Message::Init => machine.activity.init_pending = true,
         // Only a vCPU that waits for it is started.
         Message::StartUp(_) => {}
     }
@@ -85,14 +85,14 @@ fn take(message: Message, machine: &mut Machine) {
 
 /// INIT has come: the vCPU waits for a start-up IPI, with an APIC as after power-up, whose timer is not armed.
 fn initialized<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
-    machine.apic.reset();
+    machine.devices.apic.reset();
     arm(backend, machine);
     Action::Stop(Outcome::Init)
 }
 
 /// INIT at the processor itself: another vCPU has ended the guest.
 pub fn init_signal(machine: &Machine) -> Action {
-    Action::Stop(if machine.board.is_to_stop(machine.vcpu) { Outcome::StoppedByAnother } else { Outcome::Init })
+    Action::Stop(if machine.shared.board.is_to_stop(machine.vcpu) { Outcome::StoppedByAnother } else { Outcome::Init })
 }
 
 /// Ends the instruction that exited, and delivers what can be delivered behind it.
@@ -110,26 +110,26 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
         return look_or_stray(vector, backend, machine);
     }
     backend.end_of_interrupt();
-    if machine.halted {
+    if machine.activity.halted {
         // Before it reads what others may take for under way.
-        machine.board.set_condition(machine.vcpu, Condition::Running);
+        machine.shared.board.set_condition(machine.vcpu, Condition::Running);
     }
     if let Some(sender) = sender {
-        while let Some(message) = machine.board.receive_from(sender, machine.vcpu) {
+        while let Some(message) = machine.shared.board.receive_from(sender, machine.vcpu) {
             take(message, machine);
         }
     } else {
-        if !machine.apic.timer_fired(backend.tsc()) {
+        if !machine.devices.apic.timer_fired(backend.tsc()) {
             // It counts in coarser steps than the deadline is given in, or less far.
             machine.looks(ExitReason::EXTERNAL_INTERRUPT);
         }
         arm(backend, machine);
     }
-    if machine.init_pending {
+    if machine.activity.init_pending {
         return initialized(backend, machine);
     }
     let action = resume(backend, machine);
-    if machine.halted && rest(backend, machine) {
+    if machine.activity.halted && rest(backend, machine) {
         return Action::Stop(Outcome::HaltedForEver);
     }
     action
@@ -139,7 +139,7 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
 #[inline(always)]
 pub fn sender(vector: u8, machine: &Machine) -> Option<usize> {
     let sender = usize::from(vector.wrapping_sub(KICK_VECTOR));
-    (sender < machine.board.vcpus()).then_some(sender)
+    (sender < machine.shared.board.vcpus()).then_some(sender)
 }
 
 /// Ends the interrupt that was taken, where one is in service: 0 is none that was there to be taken.
@@ -166,7 +166,7 @@ fn look_or_stray<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine)
 /// has halted. Before it is time, nothing can be told yet. A look after which the guest goes on is none of its exits.
 pub fn look<B: Backend>(reason: ExitReason, backend: &mut B, machine: &mut Machine) -> Action {
     let due = backend.watchdog_is_due();
-    if due && !machine.halted && !machine.exited_meanwhile() {
+    if due && !machine.activity.halted && !machine.exited_meanwhile() {
         return Action::Stop(Outcome::NoExits);
     }
     machine.looks(reason);
@@ -179,9 +179,9 @@ pub fn look<B: Backend>(reason: ExitReason, backend: &mut B, machine: &mut Machi
 
 /// Says that this vCPU has halted. True if it is to end the guest, which nothing can ever wake again.
 pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
-    let dead = machine.board.rest(machine.vcpu, Condition::Halted);
+    let dead = machine.shared.board.rest(machine.vcpu, Condition::Halted);
     if dead && machine.vcpu != 0 {
-        backend.kick(machine.board.apic_id(0));
+        backend.kick(machine.shared.board.apic_id(0));
     }
     dead && machine.vcpu == 0
 }
@@ -191,7 +191,7 @@ pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
 pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if let Some(event) = backend.vectoring_event() {
         refresh(backend, machine);
-        backend.ask_for_nmi_window(machine.nmi_pending);
+        backend.ask_for_nmi_window(machine.activity.nmi_pending);
         return Action::Inject(event);
     }
     match settle_now(backend, machine, false) {
@@ -211,16 +211,16 @@ pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) ->
 fn settle_now<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     let mut event = None;
     // An NMI first.
-    if machine.nmi_pending {
+    if machine.activity.nmi_pending {
         event = next_nmi(backend, machine, ends);
     }
     if event.is_none() {
-        let deliverable = machine.apic.deliverable();
+        let deliverable = machine.devices.apic.deliverable();
         let Some(vector) = deliverable.filter(|_| backend.takes_interrupts(ends)) else {
             refresh_for(deliverable, backend, machine);
             return None;
         };
-        machine.apic.accept(vector);
+        machine.devices.apic.accept(vector);
         event = Some(Event::interrupt(vector));
     }
     refresh(backend, machine);
@@ -233,7 +233,7 @@ fn settle_now<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) ->
 #[inline(never)]
 fn next_nmi<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     let takes = backend.takes_nmis(ends);
-    machine.nmi_pending = !takes;
+    machine.activity.nmi_pending = !takes;
     backend.ask_for_nmi_window(!takes);
     takes.then_some(Event::NMI)
 }
@@ -242,13 +242,13 @@ fn next_nmi<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> O
 /// threshold once it can be delivered.
 #[inline(always)]
 pub fn refresh<B: Backend>(backend: &mut B, machine: &Machine) {
-    refresh_for(machine.apic.deliverable(), backend, machine);
+    refresh_for(machine.devices.apic.deliverable(), backend, machine);
 }
 
 /// [`refresh`] where it is known what is deliverable.
 #[inline(never)]
 fn refresh_for<B: Backend>(deliverable: Option<u8>, backend: &mut B, machine: &Machine) {
-    let apic = &machine.apic;
+    let apic = &machine.devices.apic;
     let virtualized = backend.virtualized_apic();
     if virtualized.delivery {
         backend.set_interrupt_status(apic.requested(), apic.in_service());
@@ -265,15 +265,15 @@ fn refresh_for<B: Backend>(deliverable: Option<u8>, backend: &mut B, machine: &M
 pub fn written<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     const SELF_IPI_OFFSET: u64 = (SELF_IPI - MSR_BASE) as u64 * 16;
     if backend.qualification() == SELF_IPI_OFFSET {
-        machine.apic.self_ipi_is_illegal();
+        machine.devices.apic.self_ipi_is_illegal();
     }
     resume(backend, machine)
 }
 
 /// A halted vCPU is active again.
 pub fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
-    if machine.halted {
-        machine.halted = false;
+    if machine.activity.halted {
+        machine.activity.halted = false;
         backend.wake();
     }
 }
@@ -281,8 +281,8 @@ pub fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
 /// Has the processor's timer fire when the guest's is to.
 #[inline(never)]
 pub fn arm<B: Backend>(backend: &mut B, machine: &Machine) {
-    let deadline = machine.apic.deadline_tsc();
-    machine.board.set_timer(machine.vcpu, deadline.is_some());
+    let deadline = machine.devices.apic.deadline_tsc();
+    machine.shared.board.set_timer(machine.vcpu, deadline.is_some());
     backend.arm_timer(deadline);
 }
 
@@ -293,7 +293,7 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
         // Lowest priority delivers to all that are addressed.
         DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if vector >= LOWEST_VECTOR => Message::Interrupt(vector),
         // Such an interrupt is not sent.
-        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY => return machine.apic.sent_illegal_vector(),
+        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY => return machine.devices.apic.sent_illegal_vector(),
         DELIVERY_NMI => Message::Nmi,
         DELIVERY_INIT if command & LEVEL == 0 || command & ASSERT != 0 => Message::Init,
         DELIVERY_START_UP => Message::StartUp(vector),
@@ -301,7 +301,7 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
         _ => return,
     };
     let this = machine.vcpu;
-    for to in (0..machine.board.vcpus()).filter(|&to| addresses(command, this as u32, to as u32)) {
+    for to in (0..machine.shared.board.vcpus()).filter(|&to| addresses(command, this as u32, to as u32)) {
         if to == this {
             match message {
                 // A processor can't send itself these (SDM 3A 12.6.1).
@@ -310,15 +310,15 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
             }
             continue;
         }
-        let runs = matches!(machine.board.condition(to), Condition::Running | Condition::Halted);
+        let runs = matches!(machine.shared.board.condition(to), Condition::Running | Condition::Halted);
         let wanted = match message {
-            Message::StartUp(_) => machine.board.condition(to) == Condition::Waiting,
+            Message::StartUp(_) => machine.shared.board.condition(to) == Condition::Waiting,
             _ => runs,
         };
         if wanted {
             deliver(to, message, backend, machine);
             if runs {
-                backend.kick(machine.board.apic_id(to));
+                backend.kick(machine.shared.board.apic_id(to));
             }
         }
     }
@@ -329,7 +329,7 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
 /// processor that makes no exit for one then, as Bochs 2.7 does not. The message is lost then.
 #[inline(always)]
 fn deliver<B: Backend>(to: usize, message: Message, backend: &B, machine: &mut Machine) {
-    if !machine.board.send(machine.vcpu, to, message) {
+    if !machine.shared.board.send(machine.vcpu, to, message) {
         deliver_late(to, message, backend, machine);
     }
 }
@@ -338,13 +338,18 @@ fn deliver<B: Backend>(to: usize, message: Message, backend: &B, machine: &mut M
 #[inline(never)]
 fn deliver_late<B: Backend>(to: usize, message: Message, backend: &B, machine: &mut Machine) {
     let mut until_tsc = None;
-    while !machine.board.send(machine.vcpu, to, message) {
-        match machine.board.receive(machine.vcpu) {
+    while !machine.shared.board.send(machine.vcpu, to, message) {
+        match machine.shared.board.receive(machine.vcpu) {
             Some(message) => take(message, machine),
-            None if machine.board.condition(to) == Condition::Over || machine.board.is_to_stop(machine.vcpu) => return,
+            None if machine.shared.board.condition(to) == Condition::Over
+                || machine.shared.board.is_to_stop(machine.vcpu) =>
+            {
+                return;
+            }
             None => {
                 let now_tsc = backend.tsc();
-                let until_tsc = *until_tsc.get_or_insert(now_tsc.saturating_add(DELIVERY_TICKS).min(machine.limit_tsc));
+                let until_tsc =
+                    *until_tsc.get_or_insert(now_tsc.saturating_add(DELIVERY_TICKS).min(machine.bounds.limit_tsc));
                 if now_tsc >= until_tsc {
                     return;
                 }
@@ -359,7 +364,7 @@ mod tests {
     use super::*;
     use crate::exit::{GuestState, Processor, State, VirtualizedApic};
     use crate::ledger::{Account, Ledger};
-    use crate::script::{Script, machine, machines};
+    use crate::script::{Script, machine, machine_with, machines};
 
     use tollgate_abi::x86::control::RFLAGS_IF;
 
@@ -391,16 +396,19 @@ mod tests {
     fn a_vector_below_16_is_an_error_of_whoever_sends_it() {
         let [mut first, second] = machines();
         let mut backend = interruptible();
-        second.board.set_condition(1, Condition::Running);
+        second.shared.board.set_condition(1, Condition::Running);
         let raised = Action::AdvanceAndInject(Event::interrupt(0x45));
         let esr = |backend: &mut Script, machine: &mut Machine| {
             assert_eq!(wrmsr(backend, machine, EOI, 0), Action::Advance);
             assert_eq!(wrmsr(backend, machine, ESR, 0), Action::Advance);
-            machine.apic.read(ESR, 0)
+            machine.devices.apic.read(ESR, 0)
         };
         assert_eq!(wrmsr(&mut backend, &mut first, LVT_ERROR, 0x45), Action::Advance);
         assert_eq!(wrmsr(&mut backend, &mut first, ICR, command(1, DELIVERY_FIXED, 15)), raised);
-        assert_eq!((esr(&mut backend, &mut first), second.board.receive(1), backend.kicks.len()), (Ok(0x20), None, 0));
+        assert_eq!(
+            (esr(&mut backend, &mut first), second.shared.board.receive(1), backend.kicks.len()),
+            (Ok(0x20), None, 0)
+        );
         assert_eq!(wrmsr(&mut backend, &mut first, SELF_IPI, 15), raised);
         assert_eq!(esr(&mut backend, &mut first), Ok(0x60));
         backend.qualification = 0x3f0;
@@ -435,20 +443,20 @@ mod tests {
         assert_eq!(wrmsr(&mut backend, &mut machine, ICR, SELF_NMI), Action::AdvanceAndInject(Event::NMI));
         backend.blocks_nmis = true;
         assert_eq!(wrmsr(&mut backend, &mut machine, ICR, SELF_NMI), Action::Advance);
-        assert!(machine.nmi_pending && backend.nmi_window);
+        assert!(machine.activity.nmi_pending && backend.nmi_window);
         backend.vectoring_event = Some(Event::UNDEFINED_OPCODE);
         backend.blocks_nmis = false;
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::UNDEFINED_OPCODE));
-        assert!(machine.nmi_pending && backend.nmi_window, "one event at a time");
+        assert!(machine.activity.nmi_pending && backend.nmi_window, "one event at a time");
         backend.vectoring_event = None;
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::NMI));
-        assert!(!machine.nmi_pending && !backend.nmi_window);
+        assert!(!machine.activity.nmi_pending && !backend.nmi_window);
     }
 
     #[test]
     fn an_event_that_was_under_way_comes_first() {
         let (mut backend, mut machine) = (interruptible(), machine());
-        machine.apic.request(0x40);
+        machine.devices.apic.request(0x40);
         backend.vectoring_event = Some(Event::UNDEFINED_OPCODE);
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::UNDEFINED_OPCODE));
         assert!(backend.window);
@@ -458,11 +466,11 @@ mod tests {
     fn a_shadowed_priority_sets_a_threshold_and_virtual_delivery_its_status() {
         let (mut backend, mut machine) = (interruptible(), machine());
         backend.virtualized = VirtualizedApic { priority: true, ..Default::default() };
-        machine.apic.set_cr8(5);
+        machine.devices.apic.set_cr8(5);
         assert_eq!(wrmsr(&mut backend, &mut machine, SELF_IPI, 0x47), Action::Advance);
         assert_eq!((backend.threshold, backend.window), (4, false));
         backend.virtualized = VirtualizedApic { priority: true, registers: true, delivery: true };
-        machine.apic.set_cr8(0);
+        machine.devices.apic.set_cr8(0);
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x47)));
         assert_eq!(backend.interrupt_status, (0, 0x47));
     }
@@ -471,7 +479,7 @@ mod tests {
     fn an_ipi_reaches_a_vcpu_that_runs_and_kicks_it() {
         let [mut first, mut second] = machines();
         let (mut here, mut there) = (interruptible(), interruptible());
-        second.board.set_condition(1, Condition::Running);
+        second.shared.board.set_condition(1, Condition::Running);
         assert_eq!(wrmsr(&mut here, &mut first, ICR, command(1, DELIVERY_FIXED, 0x55)), Action::Advance);
         assert_eq!(here.kicks, [1]);
         there.exit_event = Some(Event::interrupt(KICK_VECTOR));
@@ -487,12 +495,12 @@ mod tests {
         let mut here = interruptible();
         let mut send = |delivery| wrmsr(&mut here, &mut first, ICR, command(1, delivery, 8));
         assert_eq!(send(DELIVERY_START_UP), Action::Advance);
-        second.board.set_condition(1, Condition::Running);
-        assert_eq!(second.board.receive(1), Some(Message::StartUp(8)));
-        second.board.set_condition(1, Condition::Over);
+        second.shared.board.set_condition(1, Condition::Running);
+        assert_eq!(second.shared.board.receive(1), Some(Message::StartUp(8)));
+        second.shared.board.set_condition(1, Condition::Over);
         assert_eq!((send(DELIVERY_START_UP), send(DELIVERY_NMI)), (Action::Advance, Action::Advance));
-        second.board.set_condition(1, Condition::Running);
-        assert_eq!((second.board.receive(1), here.kicks.len()), (None, 0));
+        second.shared.board.set_condition(1, Condition::Running);
+        assert_eq!((second.shared.board.receive(1), here.kicks.len()), (None, 0));
     }
 
     #[test]
@@ -502,14 +510,14 @@ mod tests {
         assert_eq!(wrmsr(&mut backend, &mut machine, LVT_TIMER, timer), Action::Advance);
         assert_eq!(wrmsr(&mut backend, &mut machine, IA32_TSC_DEADLINE, 500), Action::Advance);
         assert_eq!(backend.timer, Some(500));
-        (machine.halted, backend.halts) = (true, 1);
+        (machine.activity.halted, backend.halts) = (true, 1);
         backend.exit_event = Some(Event::interrupt(TIMER_VECTOR));
         backend.tsc = 499;
         assert_eq!(external_interrupt(&mut backend, &mut machine), Action::Resume, "too early: armed again");
-        assert_eq!((backend.timer, machine.halted), (Some(500), true));
+        assert_eq!((backend.timer, machine.activity.halted), (Some(500), true));
         backend.tsc = 500;
         assert_eq!(external_interrupt(&mut backend, &mut machine), Action::Inject(Event::interrupt(0x31)));
-        assert_eq!((backend.timer, machine.halted), (None, false));
+        assert_eq!((backend.timer, machine.activity.halted), (None, false));
     }
 
     /// The outcome of the watchdog's interrupt after so many exits since its last start.
@@ -532,7 +540,7 @@ mod tests {
     #[test]
     fn the_watchdog_looks_at_a_guest_that_exits_and_stops_one_that_does_not() {
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
-        let mut machine = Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() };
+        let mut machine = machine_with(Box::leak(Box::new([ledger])));
         let mut backend = interruptible();
         let mut look = |due, exits| look(&mut backend, &mut machine, ledger, due, exits);
         assert_eq!(look(true, 1), (Action::Resume, 1, 1));
@@ -547,13 +555,13 @@ mod tests {
     fn an_interrupt_that_nobody_has_sent_is_a_look_and_a_spurious_one_is_not_ended() {
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
         let [mut first, second] = machines();
-        first.ledgers = Box::leak(Box::new([ledger]));
-        second.board.set_condition(1, Condition::Running);
-        assert!(second.board.send(1, 0, Message::Nmi));
+        first.shared.ledgers = Box::leak(Box::new([ledger]));
+        second.shared.board.set_condition(1, Condition::Running);
+        assert!(second.shared.board.send(1, 0, Message::Nmi));
         let mut backend = interruptible();
         let mut looks = 0;
         for halted in [false, true] {
-            (first.halted, backend.halts) = (halted, usize::from(halted));
+            (first.activity.halted, backend.halts) = (halted, usize::from(halted));
             for (vector, ends) in [(0x30, 1), (KICK_VECTOR - 1, 1), (KICK_VECTOR + 2, 1), (SPURIOUS_VECTOR, 0), (0, 0)]
             {
                 (backend.exit_event, backend.ended_interrupts) = (Some(Event::interrupt(vector)), 0);
@@ -562,10 +570,10 @@ mod tests {
                 ledger.close(open, 0, || 50);
                 looks += 1;
                 assert_eq!((ledger.looks(), backend.ended_interrupts), (looks, ends), "{vector:#x}");
-                assert_eq!((first.halted, backend.halts), (halted, usize::from(halted)), "it wakes nothing");
+                assert_eq!((first.activity.halted, backend.halts), (halted, usize::from(halted)), "it wakes nothing");
             }
         }
-        assert!(!first.nmi_pending, "nobody's message is read");
+        assert!(!first.activity.nmi_pending, "nobody's message is read");
         backend.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
         assert_eq!(external_interrupt(&mut backend, &mut first), Action::Inject(Event::NMI));
         assert_eq!(ledger.looks(), looks);
@@ -574,7 +582,7 @@ mod tests {
     #[test]
     fn an_early_look_leaves_what_was_noted() {
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
-        let mut machine = Machine { ledgers: Box::leak(Box::new([ledger])), ..machine() };
+        let mut machine = machine_with(Box::leak(Box::new([ledger])));
         let mut backend = interruptible();
         let mut look = |due, exits| look(&mut backend, &mut machine, ledger, due, exits);
         assert_eq!(look(false, 1), (Action::Resume, 1, 0));
@@ -584,38 +592,38 @@ mod tests {
     #[test]
     fn a_look_at_a_halted_vcpu_wakes_nothing() {
         let (mut backend, mut machine) = (interruptible(), machine());
-        (machine.halted, backend.halts) = (true, 1);
+        (machine.activity.halted, backend.halts) = (true, 1);
         backend.exit_event = Some(Event::interrupt(WATCHDOG_VECTOR));
         assert_eq!(external_interrupt(&mut backend, &mut machine), Action::Resume);
-        assert_eq!((machine.halted, backend.halts, backend.watchdog_starts), (true, 1, 0));
+        assert_eq!((machine.activity.halted, backend.halts, backend.watchdog_starts), (true, 1, 0));
     }
 
     #[test]
     fn the_last_to_halt_tells_vcpu_0_which_ends_the_guest() {
         let [mut first, mut second] = machines();
         let (mut here, mut there) = (interruptible(), interruptible());
-        second.board.set_condition(1, Condition::Running);
-        (first.halted, second.halted, here.halts) = (true, true, 1);
+        second.shared.board.set_condition(1, Condition::Running);
+        (first.activity.halted, second.activity.halted, here.halts) = (true, true, 1);
         assert!(!rest(&mut here, &first), "vCPU 1 runs");
         assert!(!rest(&mut there, &second), "it is vCPU 0 that ends the guest");
         assert_eq!(there.kicks, [0]);
         here.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
         assert_eq!(external_interrupt(&mut here, &mut first), Action::Stop(Outcome::HaltedForEver));
-        assert!(first.board.send(1, 0, Message::Interrupt(0x40)));
+        assert!(first.shared.board.send(1, 0, Message::Interrupt(0x40)));
         assert_eq!(external_interrupt(&mut here, &mut first), Action::Inject(Event::interrupt(0x40)));
-        assert_eq!(first.board.condition(0), Condition::Running);
+        assert_eq!(first.shared.board.condition(0), Condition::Running);
     }
 
     #[test]
     fn what_comes_with_an_nmi_or_behind_another_event_is_asked_for() {
         let (mut backend, mut machine) = (interruptible(), machine());
-        machine.apic.request(0x40);
-        machine.nmi_pending = true;
+        machine.devices.apic.request(0x40);
+        machine.activity.nmi_pending = true;
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::NMI));
         assert!(backend.window, "0x40 comes as soon as it can");
         backend.virtualized = VirtualizedApic { priority: true, ..Default::default() };
         backend.vectoring_event = Some(Event::UNDEFINED_OPCODE);
-        machine.apic.set_cr8(5);
+        machine.devices.apic.set_cr8(5);
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::UNDEFINED_OPCODE));
         assert_eq!((backend.threshold, backend.window), (4, false), "it waits for the task priority");
     }
@@ -624,10 +632,10 @@ mod tests {
     fn init_is_not_lost_while_a_message_waits_for_room() {
         let [mut first, second] = machines();
         let mut here = interruptible();
-        second.board.set_condition(1, Condition::Running);
-        while first.board.send(0, 1, Message::Nmi) {}
-        assert!(second.board.send(1, 0, Message::Init));
-        second.board.ask_to_stop(0);
+        second.shared.board.set_condition(1, Condition::Running);
+        while first.shared.board.send(0, 1, Message::Nmi) {}
+        assert!(second.shared.board.send(1, 0, Message::Init));
+        second.shared.board.ask_to_stop(0);
         assert_eq!(wrmsr(&mut here, &mut first, ICR, command(1, DELIVERY_NMI, 0)), Action::Stop(Outcome::Init));
     }
 
@@ -635,12 +643,12 @@ mod tests {
     fn a_receiver_that_reads_nothing_does_not_hold_its_sender_for_ever() {
         let [mut first, second] = machines();
         let mut here = Script { ticks_per_look: 1 << 20, ..interruptible() };
-        second.board.set_condition(1, Condition::Running);
-        while first.board.send(0, 1, Message::Nmi) {}
+        second.shared.board.set_condition(1, Condition::Running);
+        while first.shared.board.send(0, 1, Message::Nmi) {}
         assert_eq!(wrmsr(&mut here, &mut first, ICR, command(1, DELIVERY_NMI, 0)), Action::Advance);
         let waited = here.tsc();
         assert!(waited > DELIVERY_TICKS, "{waited}");
-        first.limit_tsc = waited + (1 << 21);
+        first.bounds.limit_tsc = waited + (1 << 21);
         assert_eq!(wrmsr(&mut here, &mut first, ICR, command(1, DELIVERY_NMI, 0)), Action::Advance);
         assert!(here.tsc() < waited + DELIVERY_TICKS, "no longer than the run may last");
     }
@@ -652,19 +660,19 @@ mod tests {
         let timer = u64::from(0x31 | LVT_TSC_DEADLINE);
         assert_eq!(wrmsr(&mut here, &mut first, LVT_TIMER, timer), Action::Advance);
         assert_eq!(wrmsr(&mut here, &mut first, IA32_TSC_DEADLINE, 500), Action::Advance);
-        assert!(second.board.send(1, 0, Message::Init));
+        assert!(second.shared.board.send(1, 0, Message::Init));
         here.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
         assert_eq!(external_interrupt(&mut here, &mut first), Action::Stop(Outcome::Init));
-        assert_eq!((here.timer, first.apic.deadline_tsc()), (None, None));
-        assert!(first.board.rest(0, Condition::Waiting), "no timer is to fire");
+        assert_eq!((here.timer, first.devices.apic.deadline_tsc()), (None, None));
+        assert!(first.shared.board.rest(0, Condition::Waiting), "no timer is to fire");
     }
 
     #[test]
     fn an_init_signal_stops_the_vcpu_that_was_asked_to() {
         let [first, _] = machines();
-        assert!(first.board.ask_to_stop(0), "it runs");
+        assert!(first.shared.board.ask_to_stop(0), "it runs");
         assert_eq!(init_signal(&first), Action::Stop(Outcome::StoppedByAnother));
-        assert!(!first.board.ask_to_stop(1), "it waits, and looks for itself");
-        assert!(!first.board.run(1));
+        assert!(!first.shared.board.ask_to_stop(1), "it waits, and looks for itself");
+        assert!(!first.shared.board.run(1));
     }
 }

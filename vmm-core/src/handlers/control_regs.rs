@@ -84,7 +84,7 @@ pub fn handle<B: Backend>(
             }
         }
         CrAccess::Read { cr, register } => {
-            let value = if cr == 3 { backend.get(State::Cr3) } else { machine.apic.cr8() };
+            let value = if cr == 3 { backend.get(State::Cr3) } else { machine.devices.apic.cr8() };
             match registers.by_number(register) {
                 Some(into) => *into = value,
                 None => backend.set(State::Rsp, value),
@@ -168,7 +168,7 @@ fn write_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Acti
 #[inline(never)]
 fn write_wide_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let value = low_half(value, backend);
-    if value >> machine.cpuid.physical_address_bits() != 0 {
+    if value >> machine.devices.cpuid.physical_address_bits() != 0 {
         return REFUSED;
     }
     backend.set(State::Cr3, value);
@@ -190,13 +190,13 @@ fn refuse_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) ->
 #[inline(always)]
 fn try_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Option<Action> {
     let paging = backend.get(State::Cr0) & CR0_PG != 0;
-    if value & !machine.cr4_allowed != 0 || paging && value & CR4_PAE == 0 {
+    if value & !machine.config.cr4_allowed != 0 || paging && value & CR4_PAE == 0 {
         return None;
     }
     let changed = value ^ backend.get(State::Cr4);
     backend.set(State::Cr4, value);
     if changed & CR4_OSXSAVE != 0 {
-        machine.cpuid.set_osxsave(value & CR4_OSXSAVE != 0);
+        machine.devices.cpuid.set_osxsave(value & CR4_OSXSAVE != 0);
     }
     if changed & CR4_FLUSHES != 0 {
         backend.flush_translations(None);
@@ -208,7 +208,7 @@ fn write_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> 
     if value > 15 {
         return write_wide_cr8(value, backend, machine);
     }
-    machine.apic.set_cr8(value);
+    machine.devices.apic.set_cr8(value);
     backend.set_task_priority(value as u8);
     apic::advance(backend, machine)
 }
@@ -220,7 +220,7 @@ fn write_wide_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine
     if value > 15 {
         return REFUSED;
     }
-    machine.apic.set_cr8(value);
+    machine.devices.apic.set_cr8(value);
     backend.set_task_priority(value as u8);
     apic::advance(backend, machine)
 }
@@ -238,7 +238,7 @@ mod tests {
     fn what_the_guest_may_read_of_cr4_it_may_write_back() {
         let (mut backend, mut machine) = (script(), machine());
         assert_eq!(write_cr4(CR4_PAE | CR4_MCE, &mut backend, &mut machine), REFUSED);
-        machine.cr4_allowed |= CR4_MCE;
+        machine.config.cr4_allowed |= CR4_MCE;
         assert_eq!(write_cr4(CR4_PAE | CR4_MCE, &mut backend, &mut machine), Action::Advance);
     }
 
@@ -348,7 +348,7 @@ mod tests {
             handle(CrAccess::Write { cr: 4, register: 0 }, &mut registers, &mut backend, &mut machine),
             Action::Advance
         );
-        assert_ne!(machine.cpuid.answer(1, 0, 0).ecx & 1 << 27, 0);
+        assert_ne!(machine.devices.cpuid.answer(1, 0, 0).ecx & 1 << 27, 0);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn quick<B: Backend>(
     if !may_end(backend) {
         return false;
     }
-    let answer = machine.cpuid.plain(registers.rax as u32);
+    let answer = machine.devices.cpuid.plain(registers.rax as u32);
     if let Some(answer) = answer {
         put(registers, answer);
     }

@@ -26,7 +26,7 @@ pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     // NMIs are the platform's, not the guest's: counted, and over. Or another vCPU's, which has ended the guest.
     if event.kind == EventKind::Nmi {
         backend.take_nmi();
-        if machine.board.is_to_stop(machine.vcpu) {
+        if machine.shared.board.is_to_stop(machine.vcpu) {
             return Action::Stop(Outcome::StoppedByAnother);
         }
         return resume_delivery(backend);
@@ -159,10 +159,10 @@ mod tests {
     #[test]
     fn an_exception_ends_a_halt() {
         let [mut halted, _] = crate::script::machines();
-        halted.halted = true;
+        halted.activity.halted = true;
         let mut backend = Script { exit_event: Some(Event::exception(vector::DB)), halts: 1, ..Script::default() };
         assert_eq!(exception(&mut backend, &mut halted), Action::Inject(Event::exception(vector::DB)));
-        assert_eq!((halted.halted, backend.halts), (false, 0));
+        assert_eq!((halted.activity.halted, backend.halts), (false, 0));
     }
 
     #[test]

@@ -35,10 +35,10 @@ pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: 
         Some(Hypercall::Nothing) => (0, Action::Advance),
         Some(Hypercall::Console) => console(first, second, machine),
         Some(Hypercall::Begin) => begin(first, second, machine),
-        Some(Hypercall::End) if !machine.window_open || machine.vcpu != 0 => (INVALID, Action::Advance),
+        Some(Hypercall::End) if !machine.stage.window_open || machine.vcpu != 0 => (INVALID, Action::Advance),
         Some(Hypercall::End) => {
-            machine.window_open = false;
-            let call_cycles = machine.ledgers.iter().map(|ledger| ledger.cycles_of(ExitReason::VMCALL)).sum();
+            machine.stage.window_open = false;
+            let call_cycles = machine.shared.ledgers.iter().map(|ledger| ledger.cycles_of(ExitReason::VMCALL)).sum();
             (
                 0,
                 Action::AdvanceAndPause(Pause::End {
@@ -51,7 +51,7 @@ pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: 
         }
         Some(Hypercall::WakeAfter) => (wake_after(first, second, backend.tsc(), machine), Action::Advance),
         Some(Hypercall::Exit) => {
-            machine.exit = Some(GuestExit { status: first, book_gpa: second });
+            machine.stage.exit = Some(GuestExit { status: first, book_gpa: second });
             (0, Action::Stop(Outcome::Exited))
         }
     };
@@ -74,8 +74,10 @@ fn begin(number: u64, iterations: u64, machine: &mut Machine) -> (u64, Action) {
             .map_or((INVALID, Action::Advance), |profile| (0, Action::AdvanceAndPause(Pause::Profile(profile))));
     }
     match usize::try_from(number).ok().and_then(Workload::by_number) {
-        Some(workload) if (1..=workload.most).contains(&iterations) && !machine.window_open && machine.vcpu == 0 => {
-            machine.window_open = true;
+        Some(workload)
+            if (1..=workload.most).contains(&iterations) && !machine.stage.window_open && machine.vcpu == 0 =>
+        {
+            machine.stage.window_open = true;
             (0, Action::AdvanceAndPause(Pause::Begin { number: number as usize, iterations }))
         }
         _ => (INVALID, Action::Advance),
@@ -86,7 +88,7 @@ fn begin(number: u64, iterations: u64, machine: &mut Machine) -> (u64, Action) {
 fn wake_after(ticks: u64, vector: u64, now: u64, machine: &mut Machine) -> u64 {
     match u8::try_from(vector) {
         Ok(vector @ 32..) if ticks <= LONGEST_WAKE_TICKS => {
-            machine.wake = Some(Wake { deadline_tsc: now.saturating_add(ticks), vector });
+            machine.activity.wake = Some(Wake { deadline_tsc: now.saturating_add(ticks), vector });
             0
         }
         _ => INVALID,
@@ -125,7 +127,7 @@ mod tests {
             (INVALID, Action::Advance),
             "a wait for ever"
         );
-        assert_eq!(machine.wake, None);
+        assert_eq!(machine.activity.wake, None);
     }
 
     #[test]

@@ -25,11 +25,11 @@ pub fn quick<B: Backend>(
         return false;
     }
     if access.is_in {
-        let Some(value) = machine.ports.read_plain(access.port) else { return false };
+        let Some(value) = machine.devices.ports.read_plain(access.port) else { return false };
         registers.rax = merge(registers.rax, value, access.bytes);
         true
     } else {
-        machine.ports.write_plain(access.port, registers.rax as u32)
+        machine.devices.ports.write_plain(access.port, registers.rax as u32)
     }
 }
 
@@ -44,11 +44,11 @@ pub fn handle<B: Backend>(
     if access.is_string {
         return string(access, registers, backend, machine);
     }
-    let reached = machine.ports.reach(access.port);
+    let reached = machine.devices.ports.reach(access.port);
     if access.is_in {
-        registers.rax = merge(registers.rax, machine.ports.read(reached, access.bytes), access.bytes);
+        registers.rax = merge(registers.rax, machine.devices.ports.read(reached, access.bytes), access.bytes);
     } else {
-        machine.ports.write(reached, access.bytes, registers.rax as u32);
+        machine.devices.ports.write(reached, access.bytes, registers.rax as u32);
     }
     Action::Advance
 }
@@ -87,7 +87,7 @@ fn string<B: Backend>(
     // Linear addresses have 32 bits outside of 64-bit mode (SDM 3A 3.3.1), where no address has 64.
     let is_64_bit = address_bytes == 8 || backend.get(State::CsRights) & RIGHTS_LONG != 0;
     let linear_mask = if is_64_bit { u64::MAX } else { u32::MAX.into() };
-    let reached = machine.ports.reach(access.port);
+    let reached = machine.devices.ports.reach(access.port);
     let mut left = wanted.min(STRING_BYTES / u64::from(access.bytes));
     let stops_early = left < wanted;
     while left > 0 {
@@ -133,7 +133,7 @@ fn piece<B: Backend>(
     if access.is_in {
         paging::probe_write(backend, machine, linear, bytes)?;
         for element in buffer.chunks_exact_mut(size) {
-            element.copy_from_slice(&machine.ports.read(reached, access.bytes).to_le_bytes()[..size]);
+            element.copy_from_slice(&machine.devices.ports.read(reached, access.bytes).to_le_bytes()[..size]);
         }
         return paging::write(backend, machine, linear, buffer);
     }
@@ -141,7 +141,7 @@ fn piece<B: Backend>(
     for element in buffer.chunks_exact(size) {
         let mut value = [0; 4];
         value[..size].copy_from_slice(element);
-        machine.ports.write(reached, access.bytes, u32::from_le_bytes(value));
+        machine.devices.ports.write(reached, access.bytes, u32::from_le_bytes(value));
     }
     Ok(())
 }

@@ -14,9 +14,9 @@ use crate::machine::Machine;
 #[inline(never)]
 pub fn handle(registers: &mut GuestRegisters, machine: &Machine, xcr0: u64) -> Action {
     let (leaf, ecx) = (registers.rax as u32, registers.rcx as u32);
-    let answer = match machine.leaf_map.decode(leaf) {
-        Some(leaf) => account(leaf, ecx, machine, machine.ledgers),
-        None => machine.cpuid.answer(leaf, ecx, xcr0),
+    let answer = match machine.config.leaf_map.decode(leaf) {
+        Some(leaf) => account(leaf, ecx, machine, machine.shared.ledgers),
+        None => machine.devices.cpuid.answer(leaf, ecx, xcr0),
     };
     put(registers, answer);
     Action::StepOver
@@ -25,7 +25,7 @@ pub fn handle(registers: &mut GuestRegisters, machine: &Machine, xcr0: u64) -> A
 fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answer {
     let exits = || ledgers.iter().map(|ledger| ledger.exits()).sum();
     let cycles = || ledgers.iter().map(|ledger| ledger.cycles()).sum();
-    let status = |reason: u16| ExitReason(reason).status(&machine.controls);
+    let status = |reason: u16| ExitReason(reason).status(&machine.config.controls);
     // The course's leaves take all of ECX as the reason; no reason has more than 16 bits.
     let wide = || u16::try_from(ecx).map_or(Status::Undefined, status);
     match leaf {
@@ -55,18 +55,20 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
         }
         Leaf::SvmStatus => {
             let query = RowQuery::decode(ecx);
-            match of_code(query.reason).filter(|_| machine.controls.svm.is_some() && exists(query.vcpu, ledgers)) {
+            match of_code(query.reason).filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
+            {
                 None => Answer::ZERO,
                 Some(reason) => {
                     let count = sum(ledgers, query.vcpu, reason.0, Ledger::count);
                     let stands_for = Some(reason).filter(|reason| reason.is_defined());
-                    Answer::svm_status(reason.row_status(&machine.controls), count, stands_for)
+                    Answer::svm_status(reason.row_status(&machine.config.controls), count, stands_for)
                 }
             }
         }
         Leaf::SvmCycles => {
             let query = RowQuery::decode(ecx);
-            match of_code(query.reason).filter(|_| machine.controls.svm.is_some() && exists(query.vcpu, ledgers)) {
+            match of_code(query.reason).filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
+            {
                 None => Answer::ZERO,
                 Some(reason) => Answer::cycles(sum(ledgers, query.vcpu, reason.0, Ledger::cycles_of)),
             }
@@ -84,7 +86,7 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
                 ledger.bucket(reason, query.bucket.into())
             }))
         }
-        Leaf::Contract => Answer { eax: CONTRACT_VERSION, ebx: machine.ledgers.len() as u32, ..Answer::ZERO },
+        Leaf::Contract => Answer { eax: CONTRACT_VERSION, ebx: machine.shared.ledgers.len() as u32, ..Answer::ZERO },
     }
 }
 
@@ -118,12 +120,17 @@ fn sum(ledgers: &[&Ledger], vcpu: Option<u16>, reason: u16, of: impl Fn(&Ledger,
 mod tests {
     use super::*;
     use crate::ledger::Account;
+    use crate::machine::Configuration;
+    use crate::script::machine_with;
     use proptest::prelude::*;
     use tollgate_abi::exit_reason::Controls;
     use tollgate_abi::leaves::LeafMap;
 
-    fn machine(leaf_map: LeafMap) -> Machine {
-        Machine { leaf_map, controls: Controls { proc: 1 << 7, ..Controls::default() }, ..crate::script::machine() }
+    fn machine(leaf_map: LeafMap, ledgers: &'static [&'static Ledger]) -> Machine {
+        let mut machine = machine_with(ledgers);
+        machine.config =
+            Configuration { leaf_map, controls: Controls { proc: 1 << 7, ..Controls::default() }, ..machine.config };
+        machine
     }
 
     fn ledger(exits: &[(ExitReason, u64)]) -> Ledger {
@@ -148,7 +155,7 @@ mod tests {
             rdx: !0,
             ..Default::default()
         };
-        assert_eq!(handle(&mut registers, &Machine { ledgers, ..machine(map) }, 3), Action::StepOver);
+        assert_eq!(handle(&mut registers, &machine(map, ledgers), 3), Action::StepOver);
         [registers.rax, registers.rbx, registers.rcx, registers.rdx]
     }
 
@@ -212,7 +219,8 @@ mod tests {
         let ledgers: &'static [&'static Ledger] =
             vec![&*Box::leak(Box::new(looked_at)), Box::leak(Box::new(other))].leak();
         let controls = Controls { pin: 1, ..Controls::default() };
-        let machine = Machine { ledgers, controls, ..machine(F21) };
+        let mut machine = machine(F21, ledgers);
+        machine.config.controls = controls;
         let ask = |leaf: u64, ecx: u64| {
             let mut registers = GuestRegisters { rax: leaf, rcx: ecx, ..Default::default() };
             assert_eq!(handle(&mut registers, &machine, 3), Action::StepOver);

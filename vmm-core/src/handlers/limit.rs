@@ -21,7 +21,7 @@ pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machin
         ExitReason::EXTERNAL_INTERRUPT => {
             let vector = backend.take_interrupt();
             apic::end_of_interrupt(vector, backend);
-            let fired = vector == TIMER_VECTOR && machine.apic.timer_fired(backend.tsc());
+            let fired = vector == TIMER_VECTOR && machine.devices.apic.timer_fired(backend.tsc());
             if !fired && apic::sender(vector, machine).is_none() {
                 machine.looks(ExitReason::EXTERNAL_INTERRUPT);
             }
@@ -30,7 +30,7 @@ pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machin
         _ => {}
     }
     // Another vCPU may have found out first.
-    let is_to_stop = machine.board.is_to_stop(machine.vcpu);
+    let is_to_stop = machine.shared.board.is_to_stop(machine.vcpu);
     if is_to_stop { Outcome::StoppedByAnother } else { Outcome::LimitReached }
 }
 
@@ -48,7 +48,7 @@ mod tests {
     /// How a guest ends that has a limit of 1000 ticks and these exits: TSC, reason, vector of the interrupt.
     fn run(vcpu: &mut Vcpu<Script>, exits: &[(u64, ExitReason, u8)]) -> (End<()>, &'static Ledger) {
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
-        vcpu.machine.ledgers = Box::leak(Box::new([ledger]));
+        vcpu.machine.shared.ledgers = Box::leak(Box::new([ledger]));
         let mut exits = exits.iter();
         let mut enter = |vcpu: &mut Vcpu<Script>| {
             loop {
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn whoever_is_told_first_is_not_the_one_that_found_out() {
         let mut vcpu = limited();
-        assert!(vcpu.machine.board.ask_to_stop(0));
+        assert!(vcpu.machine.shared.board.ask_to_stop(0));
         assert_eq!(run(&mut vcpu, &[(1000, ExitReason::WBINVD, 0)]).0.outcome, Outcome::StoppedByAnother);
     }
 

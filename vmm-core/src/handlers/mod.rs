@@ -110,7 +110,7 @@ pub fn dispatch<B: Backend>(
         | ExitReason::SVM_RDPRU => Action::Inject(Event::UNDEFINED_OPCODE),
         ExitReason::SVM_IRET => {
             backend.nmi_handler_ends();
-            if machine.nmi_pending { apic::resume(backend, machine) } else { Action::Resume }
+            if machine.activity.nmi_pending { apic::resume(backend, machine) } else { Action::Resume }
         }
         ExitReason::PREEMPTION_TIMER => apic::look(ExitReason::PREEMPTION_TIMER, backend, machine),
         ExitReason::TRIPLE_FAULT | ExitReason::SVM_SHUTDOWN => Action::Stop(Outcome::TripleFault),

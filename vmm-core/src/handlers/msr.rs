@@ -68,7 +68,7 @@ pub fn quick<B: Backend>(
     if !may_end(backend) {
         return false;
     }
-    let Some(value) = machine.msrs.quick(registers.rcx as u32) else { return false };
+    let Some(value) = machine.devices.msrs.quick(registers.rcx as u32) else { return false };
     put(registers, value);
     true
 }
@@ -83,7 +83,7 @@ fn put(registers: &mut GuestRegisters, value: u64) {
 #[inline(never)]
 pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
     let value = match kind(registers.rcx as u32) {
-        Some(Kind::Low(State::TscAux)) if !machine.cpuid.has_rdtscp() => return REFUSED,
+        Some(Kind::Low(State::TscAux)) if !machine.devices.cpuid.has_rdtscp() => return REFUSED,
         Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state)) => backend.get(state),
         Some(Kind::TimeStamp) => backend.guest_tsc(),
         // All that the guest's TSC is ahead is in here, whichever of the two MSRs it was written to (SDM 3B 18.17.3).
@@ -100,7 +100,7 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
 #[cold]
 #[inline(never)]
 fn read_constant(registers: &mut GuestRegisters, machine: &Machine) -> Action {
-    let Some(value) = machine.msrs.read(registers.rcx as u32) else { return REFUSED };
+    let Some(value) = machine.devices.msrs.read(registers.rcx as u32) else { return REFUSED };
     put(registers, value);
     Action::Advance
 }
@@ -109,7 +109,7 @@ fn read_constant(registers: &mut GuestRegisters, machine: &Machine) -> Action {
 #[cold]
 #[inline(never)]
 fn write_constant(msr: u32, value: u64, machine: &Machine) -> Action {
-    match machine.msrs.write(msr, value) {
+    match machine.devices.msrs.write(msr, value) {
         Some(Ok(())) => Action::Advance,
         Some(Err(_)) | None => REFUSED,
     }
@@ -124,7 +124,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         return apic::write(registers, backend, machine);
     }
     match kind(msr) {
-        Some(Kind::Low(State::TscAux)) if !machine.cpuid.has_rdtscp() => return REFUSED,
+        Some(Kind::Low(State::TscAux)) if !machine.devices.cpuid.has_rdtscp() => return REFUSED,
         Some(Kind::Own(state)) => backend.set(state, value),
         Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
         Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
@@ -141,7 +141,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
 /// The guest's TSC is so far ahead of the processor's.
 fn set_tsc_offset<B: Backend>(ticks: u64, backend: &mut B, machine: &mut Machine) {
     backend.set(State::TscOffset, ticks);
-    machine.apic.set_tsc_offset(ticks, backend.tsc());
+    machine.devices.apic.set_tsc_offset(ticks, backend.tsc());
     apic::arm(backend, machine);
 }
 
@@ -149,7 +149,7 @@ fn set_tsc_offset<B: Backend>(ticks: u64, backend: &mut B, machine: &mut Machine
 fn write_efer<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let old = backend.get(State::Efer);
     let paging = backend.get(State::Cr0) & CR0_PG != 0;
-    let reserved = !(EFER_WRITABLE | EFER_LMA) | if machine.cpuid.has_no_execute() { 0 } else { EFER_NXE };
+    let reserved = !(EFER_WRITABLE | EFER_LMA) | if machine.devices.cpuid.has_no_execute() { 0 } else { EFER_NXE };
     if value & reserved != 0 || paging && (value ^ old) & EFER_LME != 0 {
         return REFUSED;
     }
@@ -275,7 +275,7 @@ mod tests {
         assert!(wrmsr(&mut backend, IA32_EFER, 0xd00) && wrmsr(&mut backend, IA32_EFER, 0x100), "LMA is not written");
         assert_eq!(rdmsr(&backend, IA32_EFER), Some(0x500));
         let mut old = machine();
-        old.cpuid = CpuidTable::new(without_no_execute, 0, 1, true);
+        old.devices.cpuid = CpuidTable::new(without_no_execute, 0, 1, true);
         let write = |backend: &mut Script, machine: &mut Machine, value| {
             let registers = &mut GuestRegisters { rcx: IA32_EFER.into(), rax: value, ..Default::default() };
             super::write(registers, backend, machine)

@@ -41,7 +41,7 @@ pub fn invalidate_page<B: Backend>(registers: &mut GuestRegisters, backend: &mut
 #[inline(never)]
 pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
     let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
-    let consistent = matches!(value, X87 | SSE | AVX | AVX512) && value & !machine.cpuid.xcr0_allowed() == 0;
+    let consistent = matches!(value, X87 | SSE | AVX | AVX512) && value & !machine.devices.cpuid.xcr0_allowed() == 0;
     if registers.rcx as u32 != 0 || !consistent || backend.privilege_level() != 0 {
         return Action::Inject(Event::GENERAL_PROTECTION);
     }
@@ -58,7 +58,7 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
         let steps = flags & RFLAGS_TF != 0;
         return if steps { apic::advance(backend, machine) } else { Action::Stop(Outcome::HaltedForEver) };
     }
-    if let Some(wake) = machine.wake.take() {
+    if let Some(wake) = machine.activity.wake.take() {
         loop {
             let now_tsc = backend.tsc();
             if now_tsc >= wake.deadline_tsc {
@@ -67,7 +67,7 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
             if machine.is_past_limit(now_tsc) {
                 return Action::Stop(Outcome::LimitReached);
             }
-            if machine.board.is_to_stop(machine.vcpu) {
+            if machine.shared.board.is_to_stop(machine.vcpu) {
                 return Action::Stop(Outcome::StoppedByAnother);
             }
             core::hint::spin_loop();
@@ -77,10 +77,10 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if let Some(event) = apic::settle(backend, machine, true) {
         return Action::AdvanceAndInject(event);
     }
-    if machine.board.vcpus() < 2 && machine.apic.deadline_tsc().is_none() {
+    if machine.shared.board.vcpus() < 2 && machine.devices.apic.deadline_tsc().is_none() {
         return Action::Stop(Outcome::HaltedForEver);
     }
-    machine.halted = true;
+    machine.activity.halted = true;
     backend.halt();
     Action::AdvanceAndPause(Pause::Halted)
 }
@@ -119,11 +119,11 @@ mod tests {
     #[test]
     fn hlt_under_a_single_step_does_not_halt() {
         let (mut backend, [mut machine, _]) = (Script::default(), machines());
-        machine.apic.request(0x41);
+        machine.devices.apic.request(0x41);
         for rflags in [RFLAGS_TF, RFLAGS_TF | RFLAGS_IF] {
             backend.set(State::Rflags, 2 | rflags);
             assert_eq!(halt(&mut backend, &mut machine), Action::Advance);
-            assert_eq!((machine.halted, backend.halts, backend.window), (false, 0, true), "{rflags:#x}");
+            assert_eq!((machine.activity.halted, backend.halts, backend.window), (false, 0, true), "{rflags:#x}");
         }
     }
 
@@ -133,15 +133,15 @@ mod tests {
         let mut backend = Script::default();
         backend.set(State::Rflags, 2 | RFLAGS_IF);
         assert_eq!(halt(&mut backend, &mut machine), Action::Stop(Outcome::HaltedForEver));
-        machine.wake = Some(Wake { deadline_tsc: 0, vector: 32 });
+        machine.activity.wake = Some(Wake { deadline_tsc: 0, vector: 32 });
         assert_eq!(halt(&mut backend, &mut machine), Action::AdvanceAndInject(Event::interrupt(32)));
-        assert_eq!((machine.wake, backend.halts), (None, 0));
-        machine.apic.request(0x41);
+        assert_eq!((machine.activity.wake, backend.halts), (None, 0));
+        machine.devices.apic.request(0x41);
         assert_eq!(halt(&mut backend, &mut machine), Action::AdvanceAndInject(Event::interrupt(0x41)));
         let [mut one_of_two, _] = machines();
         assert_eq!(halt(&mut backend, &mut one_of_two), Action::AdvanceAndPause(Pause::Halted));
-        assert_eq!((one_of_two.halted, backend.halts), (true, 1));
-        machine.wake = Some(Wake { deadline_tsc: 0, vector: 32 });
+        assert_eq!((one_of_two.activity.halted, backend.halts), (true, 1));
+        machine.activity.wake = Some(Wake { deadline_tsc: 0, vector: 32 });
         backend.set(State::Rflags, 2);
         assert_eq!(halt(&mut backend, &mut machine), Action::Stop(Outcome::HaltedForEver));
     }

@@ -28,7 +28,7 @@ impl<W: Write> Session<W> {
     /// bytes it has lost.
     #[inline(never)]
     pub fn finish(&mut self, machine: &Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
-        let board = machine.board;
+        let board = machine.shared.board;
         self.print_console(board);
         let fault = board.fault();
         let culprit = fault.vcpu().or(board.culprit()).unwrap_or(0);
@@ -48,7 +48,7 @@ impl<W: Write> Session<W> {
         }
         if keeps(books) {
             for (number, &account) in books.iter().enumerate() {
-                self.ledger(number, account, &machine.enabled_in_any_profile, board.elapsed_tsc(number));
+                self.ledger(number, account, &machine.config.enabled_in_any_profile, board.elapsed_tsc(number));
             }
             let tally = book.iter().flat_map(|book| book.tally.iter().enumerate());
             for (number, &count) in tally.filter(|&(_, &count)| count > 0) {

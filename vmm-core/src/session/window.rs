@@ -48,7 +48,7 @@ impl<W: Write> Session<W> {
         // What happens between exits, and takes time, is no exit of the guest's.
         vcpu.watch_anew();
         // Who was asked to stop meanwhile may have had the signal for it, which is over then.
-        let board = vcpu.machine.board;
+        let board = vcpu.machine.shared.board;
         let is_over = board.culprit().is_some() || board.is_to_stop(vcpu.machine.vcpu);
         is_over.then_some(Outcome::StoppedByAnother)
     }
@@ -56,7 +56,7 @@ impl<W: Write> Session<W> {
     #[inline(never)]
     fn begin<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, workload: &'static Workload, iterations: u64) {
         self.restless = self.restless.or(wait_until_quiet(vcpu).err());
-        self.print_console(vcpu.machine.board);
+        self.print_console(vcpu.machine.shared.board);
         self.empty_rings(books);
         let record = records::Begin { workload: workload.name, profile: Some(workload.profile.name()), iterations };
         let _ = record.write(&mut self.out);
@@ -79,10 +79,10 @@ impl<W: Write> Session<W> {
         // The call that ends the window is not part of it.
         let ending_call = &mut observed[ExitReason::VMCALL.ledger_row()];
         *ending_call = ending_call.saturating_sub(1);
-        self.print_console(vcpu.machine.board);
+        self.print_console(vcpu.machine.shared.board);
         self.empty_rings(books);
         let book = read_book(&vcpu.machine, book_gpa);
-        let keys = compare_keys(&window, books, vcpu.machine.facts);
+        let keys = compare_keys(&window, books, vcpu.machine.config.facts);
         let mut looks = looks(books);
         looks.iter_mut().zip(window.looks_before).for_each(|(after, before)| *after -= before);
         self.compare(&window, &observed, looks, &keys, book, tsc, &vcpu.machine, keeps(books));
@@ -105,9 +105,11 @@ impl<W: Write> Session<W> {
         keeps: bool,
     ) {
         let Window { workload, iterations, start_tsc, .. } = *window;
-        let (vcpus, controls) = (machine.ledgers.len() as u64, &machine.controls);
+        let (vcpus, controls) = (machine.shared.ledgers.len() as u64, &machine.config.controls);
         let predicted = |row: usize| {
-            workload.predict(ExitReason(row as u16), iterations, vcpus, machine.facts, |reason| controls.enable(reason))
+            workload.predict(ExitReason(row as u16), iterations, vcpus, machine.config.facts, |reason| {
+                controls.enable(reason)
+            })
         };
         let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
         let looks = |row: usize| ExitReason(row as u16).look().map_or(0, |at| looks[at]);
@@ -202,7 +204,7 @@ const QUIET_TICKS: u64 = 1 << 27;
 
 /// Waits until no other vCPU runs, so that the ledgers stand still. The first that does not stop is the error.
 fn wait_until_quiet<B: Backend>(vcpu: &Vcpu<B>) -> Result<(), usize> {
-    let (board, this) = (vcpu.machine.board, vcpu.machine.vcpu);
+    let (board, this) = (vcpu.machine.shared.board, vcpu.machine.vcpu);
     let start = vcpu.backend.tsc();
     loop {
         match board.first_busy(this) {

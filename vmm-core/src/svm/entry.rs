@@ -45,7 +45,7 @@ impl Enter for Svm {
         // SAFETY: `enter` has returned, so `on_exit`'s borrow is over.
         let Vcpu { backend, machine, .. } = unsafe { &mut *vcpu };
         // The pause that follows may last. An INIT that has ended a scenario is still pending, and would reset the processor.
-        if !machine.in_scenario {
+        if !machine.stage.in_scenario {
             backend.operation.let_through();
         }
         Ok(())

@@ -250,7 +250,7 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     // The timer's interrupt had not been taken when another vCPU's came.
     let mut vcpu = Vcpu::new(svm(false, 0x61, 0, 0, &[0x90]), machine());
     vcpu.backend.inject(interrupt);
-    vcpu.machine.apic.request(0x80);
+    vcpu.machine.devices.apic.request(0x80);
     assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Inject(interrupt));
 }
 
@@ -407,8 +407,8 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
         vcpu.backend.inject(Event::NMI);
         vcpu.backend.vmcb.set(f::EVENTINJ, 0);
         vcpu.backend.vmcb.set(f::RFLAGS, flags | interrupts);
-        vcpu.machine.nmi_pending = pending;
-        vcpu.machine.apic.request(0x80);
+        vcpu.machine.activity.nmi_pending = pending;
+        vcpu.machine.devices.apic.request(0x80);
         assert_eq!(vcpu.drive(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
         vcpu
     };
@@ -434,7 +434,7 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     let dr6_before = dr6(&vcpu);
     vmcb.set(f::DR6, dr6_before | bs);
     assert_eq!(next(&mut vcpu, DB, 0x5000, flags | interrupts), (nmi, flags | interrupts));
-    assert_eq!((dr6(&vcpu), vcpu.machine.nmi_pending, exits(&vcpu)), (dr6_before, false, (1, before)));
+    assert_eq!((dr6(&vcpu), vcpu.machine.activity.nmi_pending, exits(&vcpu)), (dr6_before, false, (1, before)));
 
     // On Bochs DR6 does not tell.
     let mut vcpu = at_iret(true);
@@ -444,13 +444,13 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     let mut vcpu = at_iret(false);
     let vmcb = vcpu.backend.vmcb;
     vmcb.set(f::EVENTINJ, 0);
-    vcpu.machine.nmi_pending = true;
+    vcpu.machine.activity.nmi_pending = true;
     assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Resume);
     assert_eq!(vmcb.get(f::RFLAGS), flags | tf);
     // The IRET faults: its handler sees no single step, and the NMI comes at the end of that at the latest.
     let fault = exit_information::injection(Event::GENERAL_PROTECTION);
     assert_eq!(next(&mut vcpu, GP, RIP, flags | tf), (fault, flags | interrupts));
-    assert_eq!((vcpu.machine.nmi_pending, exits(&vcpu)), (true, (1, before)));
+    assert_eq!((vcpu.machine.activity.nmi_pending, exits(&vcpu)), (true, (1, before)));
     vmcb.set(f::EVENTINJ, 0);
     assert_eq!(next(&mut vcpu, IRET, 0x6000, flags), (nmi, flags));
 
@@ -460,7 +460,7 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     vmcb.set(f::DR6, dr6_before | bs | 1);
     let debug = exit_information::injection(Event::exception(vector::DB));
     assert_eq!(next(&mut vcpu, DB, 0x5000, flags), (debug, flags));
-    assert_eq!((dr6(&vcpu) & (bs | 0xf), vcpu.machine.nmi_pending, exits(&vcpu)), (1, true, (1, before)));
+    assert_eq!((dr6(&vcpu) & (bs | 0xf), vcpu.machine.activity.nmi_pending, exits(&vcpu)), (1, true, (1, before)));
 }
 
 #[test]
