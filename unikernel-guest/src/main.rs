@@ -1,9 +1,9 @@
 //! Tollgate's built-in guest: a unikernel and its workloads.
 //!
-//! Four floors, none of which reaches up. [`books`] is the guest's own book and what has to be known to keep it. [`ops`] has one
-//! function for each privileged operation; each books the exit that it must cause before it causes it. [`runtime`] is the kernel: it
-//! starts on the bare vCPU and provides the symbols that `hermit-abi` declares. [`workloads`] are applications written against
-//! `hermit-abi`, plus the operations that they are about.
+//! Four floors, none of which reaches up. [`books`] is the guest's own book and the facts that are needed to keep it. [`ops`] has
+//! one function for each privileged operation; it books the exit that it must cause before it causes it. [`runtime`] is the
+//! kernel: it starts on the bare vCPU and provides the symbols that `hermit-abi` declares. [`workloads`] are applications written
+//! against `hermit-abi`, plus the operations that they are about.
 #![cfg_attr(bare, no_std, no_main)]
 #![cfg_attr(not(bare), allow(dead_code, reason = "a host build only checks the image"))]
 

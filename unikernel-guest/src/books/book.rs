@@ -1,5 +1,5 @@
-//! The guest's own book: how many exits of each reason it has provoked, written before each is provoked. Each vCPU keeps a
-//! tally; the book is their sum.
+//! The guest's own book: the number of exits of each reason that it has provoked, written before each is provoked. Each vCPU
+//! keeps a tally; the book is their sum.
 #![expect(unsafe_code, reason = "adds to memory that GS base points at")]
 
 use core::arch::asm;

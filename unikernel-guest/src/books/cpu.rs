@@ -1,4 +1,4 @@
-//! The state that each vCPU has for itself, found through GS base, and the other vCPUs that it knows.
+//! The state that each vCPU has for itself, found through GS base, and the table of all vCPUs.
 //!
 //! The assembly of `traps` and `recovery` reaches fields by their offsets, so that interrupts and exceptions need no
 //! register for it.
@@ -19,10 +19,10 @@ use super::waiting::Waiter;
 
 /// Vectors of the local APIC, from [`FIRST_APIC_VECTOR`] on, whose interrupts are counted one by one.
 pub(crate) const APIC_VECTORS: usize = 16;
-/// The first of them.
+/// The first of these vectors.
 pub(crate) const FIRST_APIC_VECTOR: u8 = 0x30;
 
-/// An exception that is expected, and what it left behind: written by `attempt!`, and by the assembly in `traps` when the exception comes.
+/// An exception that is expected, and its traces: written by `attempt!`, and by the assembly in `traps` when the exception comes.
 #[repr(C)]
 pub(crate) struct Recovery {
     /// The address to go on at after an exception; 0 if none is expected.
@@ -52,17 +52,17 @@ impl Recovery {
 #[repr(C)]
 pub(crate) struct Cpu {
     this: AtomicPtr<Cpu>,
-    /// The exception that is expected, and what it left behind.
+    /// The exception that is expected, and its traces.
     pub(crate) recovery: Recovery,
     /// Interrupts so far.
     pub(crate) interrupts: AtomicU64,
-    /// The vector of the last.
+    /// The vector of the last interrupt.
     pub(crate) last_interrupt: AtomicU64,
-    /// By vector.
+    /// Interrupts by vector of the local APIC.
     pub(crate) by_vector: [AtomicU64; APIC_VECTORS],
     /// Exceptions that nobody expected.
     pub(crate) unexpected: AtomicU64,
-    /// 1 where the processor takes EOIs by itself under the profile in force, 0 where they exit.
+    /// 1 if the processor takes EOIs by itself under the profile in force, 0 if they exit.
     pub(crate) takes_eoi: AtomicU64,
     /// Exits that this vCPU provoked, by ledger row.
     pub(crate) tally: [AtomicU64; ROWS],
@@ -74,7 +74,7 @@ pub(crate) struct Cpu {
     pub(crate) errno: AtomicI32,
     /// The next page of fresh memory that this vCPU has not touched.
     pub(crate) next_fresh_gpa: AtomicU64,
-    /// The byte that this vCPU's POST port gives back; each writes it when it comes up.
+    /// The byte that this vCPU's POST port gives back; each vCPU writes it when it comes up.
     pub(crate) last_post: AtomicU8,
     /// Its GDT and TSS, which `runtime::segments` knows.
     pub(crate) tables: AtomicPtr<()>,
@@ -119,7 +119,7 @@ pub(crate) fn cpu(number: usize) -> &'static Cpu {
     &CPUS[number]
 }
 
-/// Every vCPU that there could be, by number.
+/// The places of every vCPU that there could be, by number.
 pub(crate) fn all() -> &'static [Cpu] {
     &CPUS
 }
@@ -136,13 +136,13 @@ pub(crate) fn this() -> &'static Cpu {
     }
 }
 
-/// Its number.
+/// The number of the vCPU that runs this.
 pub(crate) fn number() -> usize {
     this().number.load(Relaxed) as usize
 }
 
-/// Makes this processor vCPU `number`, before anything asks [`this`]. In the minimal profile, in which IA32_GS_BASE is the
-/// guest's own.
+/// Makes this processor vCPU `number`, before anything asks [`this`]. It is called in the minimal profile, in which IA32_GS_BASE
+/// is the guest's own.
 pub(crate) fn take_place(number: usize) {
     let cpu = &CPUS[number];
     cpu.this.store(core::ptr::from_ref(cpu).cast_mut(), Relaxed);

@@ -1,7 +1,7 @@
-//! The operations that exit now: the profile in force, and what this processor enables of it.
+//! The operations that exit now, by the profile in force and the reasons that it enables on this processor.
 //!
-//! Both come from outside the workloads' windows. The profile is each vCPU's own and changes only at the guest's request; what
-//! each profile enables is asked once, at the start, through the leaf [`STATUS`](tollgate_abi::leaves::STATUS).
+//! Both come from outside the workloads' windows. The profile is each vCPU's own and changes only at the guest's request. The
+//! reasons that each profile enables are asked for once, at the start, through the leaf [`STATUS`](tollgate_abi::leaves::STATUS).
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -77,17 +77,17 @@ pub(crate) fn wants(control: Proc) -> bool {
     wanted().proc >> control as u8 & 1 != 0
 }
 
-/// True if the processor keeps the task priority, as CR8 and as MSR: it has a TPR shadow.
+/// True if the processor keeps the task priority, as CR8 and as MSR, because it has a TPR shadow.
 pub(crate) fn apic_shadows_priority() -> bool {
     enabled(ExitReason::TPR_BELOW_THRESHOLD)
 }
 
-/// True if reads of the other registers of the local APIC are the processor's.
+/// True if the processor itself answers reads of the local APIC's other registers.
 pub(crate) fn apic_reads() -> bool {
     enabled(ExitReason::APIC_WRITE)
 }
 
-/// True if the processor delivers interrupts by itself, takes EOIs and self-IPIs.
+/// True if the processor delivers interrupts and takes EOIs and self-IPIs by itself.
 pub(crate) fn apic_delivers() -> bool {
     enabled(ExitReason::VIRTUALIZED_EOI)
 }
@@ -108,7 +108,7 @@ pub(crate) fn book_exception(vector: u8) {
     }
 }
 
-/// Books an instruction that raises #UD by itself where its own exit is not enabled.
+/// Books an instruction that raises #UD where its own exit is not enabled.
 pub(crate) fn book_or_invalid_opcode(reason: ExitReason) {
     let reason = facts().exits_as(reason);
     if enabled(reason) { book(reason) } else { book_exception(INVALID_OPCODE) }

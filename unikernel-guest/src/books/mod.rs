@@ -1,12 +1,13 @@
-//! The ground floor: the guest's own book, and what has to be known to keep it. Nothing here executes a privileged operation.
+//! The ground floor: the guest's own book, and the facts that are needed to keep it. Nothing here executes a privileged
+//! operation.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `book` | the tally of the exits that the guest provokes |
 //! | `intercepts` | the operations that exit now |
-//! | `cpu`, `thread`, `waiting` | what each vCPU has for itself, the work that it is given, how one that waits is found |
+//! | `cpu`, `thread`, `waiting` | the state of each vCPU, the work that it is given, the words that vCPUs wait on |
 //! | `recovery` | exceptions that are expected |
-//! | `boot_info` | what the monitor told the guest |
+//! | `boot_info` | the page from the monitor |
 
 pub(crate) mod book;
 mod boot_info;

@@ -1,5 +1,5 @@
-//! Recovery from an exception that is expected: [`attempt!`] tries one instruction, and the trap's assembly notes what
-//! came of it and goes on behind it.
+//! Recovery from an exception that is expected: [`attempt!`] tries one instruction; the trap's assembly notes the exception and
+//! goes on behind it.
 
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::Relaxed;
@@ -9,19 +9,19 @@ use super::cpu::{self, Cpu, Recovery};
 /// The traces of an expected exception.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trap {
-    /// Vector.
+    /// The vector.
     pub(crate) vector: u8,
-    /// Error code; 0 where the vector has none.
+    /// The error code; 0 if the vector has none.
     pub(crate) error: u64,
-    /// RIP that was pushed.
+    /// The RIP that was pushed.
     pub(crate) rip: u64,
     /// CR2.
     pub(crate) cr2: u64,
-    /// Address of the instruction that was tried.
+    /// The address of the instruction that was tried.
     pub(crate) tried: u64,
 }
 
-/// Offset of the word in which `attempt!` says how to go on, relative to GS base.
+/// Offset of the word in which `attempt!` leaves the address to go on at, relative to GS base.
 pub(crate) const RESUME: usize = offset_of!(Cpu, recovery) + offset_of!(Recovery, resume);
 
 /// Executes one instruction that may raise an exception: `Err(Trap)` if it did. Operands as for `asm!`. An exception
@@ -33,7 +33,7 @@ macro_rules! attempt {
 }
 pub(crate) use attempt;
 
-/// Executes one instruction that may raise an exception, with others before and after it, which raise none.
+/// Executes one instruction that may raise an exception, between other instructions, which raise none.
 macro_rules! attempt_between {
     ($before:expr, $instruction:expr, $after:expr $(, $($operands:tt)*)?) => {{
         let tried: u64;

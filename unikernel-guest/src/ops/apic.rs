@@ -12,7 +12,7 @@ use tollgate_abi::exit_reason::ExitReason;
 use crate::books::book::book;
 use crate::books::intercepts::{apic_delivers, apic_reads, apic_shadows_priority, current};
 
-/// RDMSR of one of its registers.
+/// RDMSR of one of the APIC's registers.
 pub(crate) fn read(register: u32) -> u64 {
     let by_processor = match register {
         TPR => apic_shadows_priority(),
@@ -30,10 +30,10 @@ pub(crate) fn read(register: u32) -> u64 {
     high << 32 | low
 }
 
-/// WRMSR to one of its registers.
+/// WRMSR to one of the APIC's registers.
 ///
 /// # Safety
-/// The code that runs can take the interrupt that it sends or lets through.
+/// The running code can take the interrupt that the write sends or lets through.
 unsafe fn write(register: u32, value: u64) {
     let by_processor = match register {
         TPR => apic_shadows_priority(),
@@ -78,28 +78,27 @@ pub(crate) unsafe fn send(to: usize, vector: u8) {
 /// # Safety
 /// The other vCPU runs nothing, and the page of the vector holds code for it; or as for [`send`].
 pub(crate) unsafe fn start(to: usize, delivery: u64, vector: u8) {
-    // The vCPU that is interrupted has to see earlier writes, and a WRMSR of these waits for nothing (SDM 3A
-    // 12.12.3).
+    // The interrupted vCPU has to see earlier writes, and a WRMSR of these registers waits for nothing (SDM 3A 12.12.3).
     // SAFETY: the fences change nothing.
     unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
     // SAFETY: the caller says so.
     unsafe { write(ICR, command(to as u32, delivery, vector)) };
 }
 
-/// Enables it, or disables it by software, which masks the timer.
+/// Enables the APIC, or disables it by software, which masks the timer.
 pub(crate) fn enable(enabled: bool) {
     const SPURIOUS_VECTOR: u32 = 0xff;
-    // SAFETY: it lets nothing through that it has masked, and a spurious interrupt comes only if another is withdrawn.
+    // SAFETY: masked interrupts stay masked, and a spurious interrupt comes only if another is withdrawn.
     unsafe { write(SVR, u64::from(SPURIOUS_VECTOR | if enabled { SVR_ENABLED } else { 0 })) };
 }
 
-/// Sets the interrupt of its errors.
+/// Sets the LVT entry for the APIC's errors.
 pub(crate) fn set_up_errors(entry: u32) {
     // SAFETY: masked, or one of the IDT's vectors.
     unsafe { write(LVT_ERROR, entry.into()) };
 }
 
-/// The errors since it was asked last.
+/// The errors since this was last asked.
 pub(crate) fn errors() -> u64 {
     // SAFETY: it sends nothing.
     unsafe { write(ESR, 0) };

@@ -7,7 +7,7 @@ use tollgate_abi::exit_reason::ExitReason;
 
 use crate::books::intercepts::book_if_enabled;
 
-/// INVD, then WBINVD, so many times.
+/// INVD, then WBINVD, `times` times.
 pub(crate) fn invd_wbinvd_times(times: u64) {
     book_if_enabled(ExitReason::INVD, times);
     book_if_enabled(ExitReason::WBINVD, times);
@@ -15,7 +15,7 @@ pub(crate) fn invd_wbinvd_times(times: u64) {
     unsafe { asm!("2:", "invd", "wbinvd", "dec {times}", "jnz 2b", times = inout(reg) times => _, options(nostack)) };
 }
 
-/// INVLPG of one page, so many times.
+/// INVLPG of one page, `times` times.
 pub(crate) fn invlpg_times(address: u64, times: u64) {
     book_if_enabled(ExitReason::INVLPG, times);
     // SAFETY: the translation is fetched again from the page tables, which did not change.

@@ -57,7 +57,7 @@ control_register!("cr8", read_cr8 if !apic_shadows_priority() && reads_exit(), w
 /// The vector of #GP.
 const GENERAL_PROTECTION: u8 = 13;
 
-/// True if #GP comes before the exit.
+/// True if the #GP for a refused value comes before the exit.
 fn refused_first() -> bool {
     facts().refuses_first()
 }
@@ -66,7 +66,7 @@ fn never() -> bool {
     false
 }
 
-/// True if MOV from a control register exits where that is asked for.
+/// True if MOV from a control register exits where its exit is asked for.
 pub(crate) fn reads_exit() -> bool {
     !facts().cr_reads_run
 }
@@ -77,7 +77,7 @@ fn book_if(exits: bool) {
     }
 }
 
-/// Toggles CR0.MP, so many times.
+/// Toggles CR0.MP, `times` times.
 pub(crate) fn toggle_mp_times(times: u64) {
     const MP: u64 = Cr0Flags::MONITOR_COPROCESSOR.bits();
     let cr0 = read_cr0();
@@ -111,16 +111,16 @@ pub(crate) fn set_and_clear_ts() {
     unsafe { asm!("lmsw {0:x}", "clts", in(reg) cr0 | TS, options(nomem, nostack, preserves_flags)) };
 }
 
-/// The bits of CR0 and of CR4 that workloads change, and that the entry point set.
+/// The bits of CR0 and of CR4 that workloads change, as the entry point set them.
 const FIRST: [u64; 2] = [Cr0Flags::MONITOR_COPROCESSOR.bits(), Cr4Flags::DEBUGGING_EXTENSIONS.bits()];
 
-/// True if a workload left one of them changed.
+/// True if a workload left one of these bits changed.
 pub(crate) fn are_changed() -> bool {
     let values = [read_cr0(), read_cr4()];
     values.iter().zip(FIRST).any(|(value, first)| value & first == 0)
 }
 
-/// Puts them back, where they are changed. The writes may exit.
+/// Puts these bits back where they are changed. The writes may exit.
 pub(crate) fn restore() {
     if are_changed() {
         // SAFETY: these are the values that all code ran with from the start.

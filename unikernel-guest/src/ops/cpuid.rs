@@ -39,7 +39,7 @@ pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> Answer {
     Answer { eax, ebx, ecx, edx }
 }
 
-/// CPUID leaf 0, which has no sub-leaves, so many times; returns the last EAX.
+/// CPUID leaf 0, which has no sub-leaves, `times` times; returns the last EAX.
 pub(crate) fn cpuid_times(times: u64) -> u32 {
     let highest: u32;
     book_times(ExitReason::CPUID, times);

@@ -1,6 +1,6 @@
 //! SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR.
 //!
-//! The memory operands use different addressing forms, because whoever emulates these has to decode them.
+//! The memory operands use different addressing forms, because the monitor has to decode them.
 #![expect(unsafe_code, reason = "reads and writes descriptor-table registers")]
 
 use core::arch::asm;

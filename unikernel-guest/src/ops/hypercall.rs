@@ -1,4 +1,4 @@
-//! VMCALL, or VMMCALL under SVM: what the guest asks of the monitor.
+//! VMCALL, or VMMCALL under SVM: the guest's requests to the monitor.
 #![expect(unsafe_code, reason = "executes VMCALL and VMMCALL")]
 
 use core::arch::asm;
@@ -18,8 +18,8 @@ fn vmcall(call: Hypercall, rdi: u64, rsi: u64) -> Result<u64, i32> {
     book(ExitReason::VMCALL);
     macro_rules! call {
         ($instruction:literal) => {
-            // SAFETY: the monitor reads the memory that a call names, changes RAX alone, and resumes behind the instruction.
-            // Not `nomem`: what it reads must have been written.
+            // SAFETY: the monitor reads the memory that a call names, changes RAX alone, and resumes behind the instruction. Not
+            // `nomem`: the memory that it reads must have been written.
             unsafe {
                 asm!($instruction, inlateout("rax") call as u64 => result, in("rdi") rdi, in("rsi") rsi, options(nostack, preserves_flags));
             }
@@ -36,7 +36,7 @@ fn vmcall(call: Hypercall, rdi: u64, rsi: u64) -> Result<u64, i32> {
     }
 }
 
-/// The call that does nothing, so many times; returns the results combined by OR.
+/// The call that does nothing, `times` times; returns the results combined by OR.
 pub(crate) fn nothing_times(times: u64) -> u64 {
     const { assert!(Hypercall::Nothing as u64 == 0) };
     let results: u64;
@@ -69,7 +69,7 @@ pub(crate) fn nothing_times(times: u64) -> u64 {
     results
 }
 
-/// Writes to the log; returns how many bytes.
+/// Writes to the log; returns the number of bytes.
 pub(crate) fn console(text: &[u8]) -> Result<u64, i32> {
     vmcall(Hypercall::Console, text.as_ptr() as u64, text.len() as u64)
 }
@@ -81,7 +81,7 @@ pub(crate) fn begin(workload: &Workload, iterations: u64) -> Result<(), i32> {
     Ok(())
 }
 
-/// Ends the window, handing over its book, and a microbenchmark's samples, and returns to the minimal profile.
+/// Ends the window and returns to the minimal profile. Hands over the window's book, and a microbenchmark's samples.
 pub(crate) fn end(window: &Book, samples: &[u32]) -> Result<(), i32> {
     let samples = if samples.is_empty() { 0 } else { samples.as_ptr() as u64 };
     vmcall(Hypercall::End, core::ptr::from_ref(window) as u64, samples)?;

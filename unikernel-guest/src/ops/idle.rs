@@ -12,7 +12,7 @@ pub(crate) fn pause() {
     pause_times(1);
 }
 
-/// PAUSE, so many times. Where the first behind an entry makes no exit, each is two, and the second does.
+/// PAUSE, `times` times. Where the first behind an entry makes no exit, each is two PAUSEs, of which the second exits.
 pub(crate) fn pause_times(times: u64) {
     book_if_enabled(ExitReason::PAUSE, times);
     let times = if facts().first_pause_runs { 2 * times } else { times };
@@ -38,12 +38,12 @@ pub(crate) fn hlt_until_booked_interrupt() {
 /// HLT with interrupts disabled. The caller has booked the exit, after which this vCPU does not run again.
 pub(crate) fn hlt_for_ever() -> ! {
     loop {
-        // SAFETY: nothing wakes the vCPU, which is what is asked for.
+        // SAFETY: nothing wakes the vCPU, as intended.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
 }
 
-/// Interrupts on, for as many instructions as one that waits needs to come, and off again.
+/// Interrupts on, for as many instructions as a pending one needs to come, and off again.
 pub(crate) fn let_interrupts_in() {
     // SAFETY: the IDT has an entry for every interrupt. Not `nomem`: handlers count in memory.
     unsafe { asm!("sti", "nop", "nop", "cli") };
@@ -51,7 +51,7 @@ pub(crate) fn let_interrupts_in() {
 
 /// Interrupts on.
 pub(crate) fn enable_interrupts() {
-    // SAFETY: as above.
+    // SAFETY: the IDT has an entry for every interrupt. Not `nomem`: handlers count in memory.
     unsafe { asm!("sti", "nop") };
 }
 
@@ -61,8 +61,8 @@ pub(crate) fn disable_interrupts() {
     unsafe { asm!("cli") };
 }
 
-/// Lets another processor go first, by PAUSE unless that exits now. Where QEMU counts instructions a processor's turn ends only
-/// by this, by HLT, or after 100 million ticks.
+/// Lets another processor go first, by PAUSE unless that exits now. Where QEMU counts instructions, a processor's turn ends only
+/// by PAUSE, by HLT, or after 100 million ticks.
 pub(crate) fn give_way() {
     if !enabled(ExitReason::PAUSE) {
         core::hint::spin_loop();

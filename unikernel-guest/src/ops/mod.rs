@@ -1,8 +1,8 @@
 //! Privileged operations: one function each, which books the exit that it must cause and then causes it.
 //!
-//! The profile in force, and the part of it that the processor enables, decide whether an operation must exit; see
-//! [`intercepts`](crate::books::intercepts). The loops named `…_times` are what the budgets measure, so they are bare
-//! assembly and book all their iterations at once.
+//! The profile in force, and the reasons that it enables on this processor, decide whether an operation must exit; see
+//! [`intercepts`](crate::books::intercepts). The budgets measure the loops named `…_times`, so these are bare assembly and book
+//! all their iterations at once.
 
 pub(crate) mod apic;
 pub(crate) mod caches;

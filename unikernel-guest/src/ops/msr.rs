@@ -1,4 +1,4 @@
-//! RDMSR and WRMSR, but for the registers of the local APIC, which [`apic`](super::apic) has.
+//! RDMSR and WRMSR. The registers of the local APIC are in [`apic`](super::apic).
 #![expect(unsafe_code, reason = "executes RDMSR and WRMSR")]
 
 use core::arch::asm;
@@ -19,7 +19,7 @@ fn book_access(reason: ExitReason, msr: u32) {
     }
 }
 
-/// RDMSR, so many times; returns the last RDX and RAX.
+/// RDMSR, `times` times; returns the last RDX and RAX.
 pub(crate) fn rdmsr_times(msr: u32, times: u64) -> (u64, u64) {
     let (high, low): (u64, u64);
     if current().msr_exits(msr) {
@@ -34,7 +34,7 @@ pub(crate) fn rdmsr_times(msr: u32, times: u64) -> (u64, u64) {
             "jnz 2b",
             times = inout(reg) times => _,
             in("ecx") msr,
-            // RDMSR clears the upper halves; whoever emulates it must, too.
+            // RDMSR clears the upper halves; an emulation must, too.
             inout("rax") u64::MAX => low,
             inout("rdx") u64::MAX => high,
             options(nomem, nostack),
@@ -43,19 +43,20 @@ pub(crate) fn rdmsr_times(msr: u32, times: u64) -> (u64, u64) {
     (high, low)
 }
 
-/// Sets by how much the TSC is ahead. Whoever compares times on this vCPU does so before, or behind the setting back.
+/// Sets the ticks by which the TSC is ahead. Times on this vCPU compare only if both are taken before this, or after it is set
+/// back.
 pub(crate) fn adjust_tsc(ticks: u64) {
     set_clock(IA32_TSC_ADJUST, ticks);
 }
 
-/// Sets the TSC itself, and by as much what it is ahead. As for [`adjust_tsc`].
+/// Sets the TSC itself, and with it the ticks by which it is ahead. The rule of [`adjust_tsc`] holds.
 pub(crate) fn set_tsc(tsc: u64) {
     set_clock(IA32_TIME_STAMP_COUNTER, tsc);
 }
 
 fn set_clock(msr: u32, value: u64) {
     book_access(ExitReason::WRMSR, msr);
-    // SAFETY: it changes what RDTSC reads and when a TSC deadline is reached, on which no memory depends. Not `nomem`: an
+    // SAFETY: it changes the value that RDTSC reads and the time of a TSC deadline; no memory depends on either. Not `nomem`: an
     // interrupt's handler may come in between.
     unsafe {
         asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
@@ -65,7 +66,7 @@ fn set_clock(msr: u32, value: u64) {
 /// RDMSR that may be refused.
 pub(crate) fn try_rdmsr(msr: u32) -> Result<(), Trap> {
     book_access(ExitReason::RDMSR, msr);
-    // SAFETY: as above, and the exception is expected.
+    // SAFETY: reading an MSR changes nothing else, and the exception is expected.
     unsafe { attempt!("rdmsr", in("ecx") msr, out("eax") _, out("edx") _) }
 }
 

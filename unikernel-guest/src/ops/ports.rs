@@ -50,7 +50,7 @@ pub(crate) fn last_post() -> u8 {
     cpu::this().last_post.load(Relaxed)
 }
 
-/// IN from the POST port, so many times; returns the last value.
+/// IN from the POST port, `times` times; returns the last value.
 pub(crate) fn in_post_times(times: u64) -> u8 {
     let code;
     book_times(ExitReason::IO_INSTRUCTION, times);
@@ -70,7 +70,7 @@ pub(crate) fn in_post_times(times: u64) -> u8 {
     code
 }
 
-/// OUT to the POST port, so many times, of codes that count down to 1.
+/// OUT to the POST port, `times` times, of codes that count down to 1.
 pub(crate) fn out_post_times(times: u64) {
     book_times(ExitReason::IO_INSTRUCTION, times);
     note_post(1);
@@ -88,7 +88,7 @@ pub(crate) fn out_post_times(times: u64) {
     }
 }
 
-/// REP OUTSB. Returns how many bytes are left, and how far RSI went.
+/// REP OUTSB. Returns the bytes that are left, and the distance that RSI went.
 pub(crate) fn out_string(port: u16, bytes: &[u8]) -> (usize, usize) {
     let (mut left, mut end) = (bytes.len(), bytes.as_ptr());
     book(ExitReason::IO_INSTRUCTION);
@@ -99,7 +99,7 @@ pub(crate) fn out_string(port: u16, bytes: &[u8]) -> (usize, usize) {
     (left, end.addr().wrapping_sub(bytes.as_ptr().addr()))
 }
 
-/// REP INSB. Returns how many bytes are left, and how far RDI went.
+/// REP INSB. Returns the bytes that are left, and the distance that RDI went.
 pub(crate) fn in_string(port: u16, bytes: &mut [u8]) -> (usize, usize) {
     let start = bytes.as_mut_ptr();
     let (mut left, mut end) = (bytes.len(), start);

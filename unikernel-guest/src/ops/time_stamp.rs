@@ -17,7 +17,7 @@ pub(crate) fn rdtsc() -> u64 {
     unsafe {
         asm!("rdtsc", inout("rax") u64::MAX => low, inout("rdx") u64::MAX => high, options(nomem, nostack, preserves_flags))
     };
-    // The upper halves must have become zero, else this is no time.
+    // The upper halves must have become zero, or the result is no time.
     high << 32 | low
 }
 

@@ -7,12 +7,12 @@ use tollgate_abi::svm_exit::of_code;
 
 use crate::ops::cpuid::cpuid;
 
-/// The ways to read this run's account.
+/// The means to read this run's account.
 #[derive(Clone, Copy)]
 pub(crate) struct Account {
     /// The numbers of the course leaves.
     pub(crate) leaf_map: LeafMap,
-    /// True if the monitor keeps one at all.
+    /// True if the monitor keeps an account at all.
     pub(crate) kept: bool,
 }
 
@@ -21,14 +21,14 @@ impl Account {
         Self { leaf_map: options.leaf_map, kept: options.accounting }
     }
 
-    /// Low half of the number of exits of all reasons; the query is included.
+    /// Low half of the number of exits of all reasons, this query included.
     pub(crate) fn total_exits(&self) -> u32 {
         let leaf = self.leaf_map.encode(Leaf::TotalCount).or_else(|| self.leaf_map.encode(Leaf::Totals));
         leaf.map_or(0, |leaf| cpuid(leaf, 0).eax)
     }
 
-    /// Runs `work` and returns the number of exits that it caused, less those of the two queries that tell, and less the
-    /// monitor's own looks. Without an account it can't be told, and 0 is returned.
+    /// Runs `work` and returns the number of exits that it caused. The exits of the two queries, and the monitor's own looks, are
+    /// not among them. Without an account the number is unknown, and 0 is returned.
     pub(crate) fn exits_during<R>(&self, work: impl FnOnce() -> R) -> (R, u64) {
         let before = exits_of_guest();
         let result = work();
@@ -39,20 +39,20 @@ impl Account {
     }
 }
 
-/// Exits of all reasons on all vCPUs that the guest caused; the query is included.
+/// Exits of all reasons on all vCPUs that the guest caused, this query included.
 fn exits_of_guest() -> u64 {
     let answer = cpuid(EXITS, RowQuery { reason: 0, vcpu: None }.encode());
     answer.ebx_ecx().wrapping_sub(answer.edx_eax())
 }
 
-/// The status of a reason, and how many of its exits the guest caused.
+/// The status of a reason, and the number of its exits that the guest caused.
 fn status(reason: ExitReason, vcpu: Option<u16>) -> (u32, u64) {
     let (leaf, asked) = match reason.own_of_svm() {
         Some(own) => (SVM_STATUS, own.code),
         None => (STATUS, reason.0),
     };
     let answer = cpuid(leaf, RowQuery { reason: asked, vcpu }.encode());
-    // In the leaf of SVM's own codes, of which none is the monitor's, EDX is something else.
+    // In the leaf of SVM's own codes, EDX is something else; the monitor never looks by an exit of such a code.
     let looks = if leaf == STATUS { answer.edx } else { 0 };
     (answer.eax, answer.ebx_ecx().wrapping_sub(looks.into()))
 }

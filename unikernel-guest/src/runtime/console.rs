@@ -15,7 +15,7 @@ fn is_open(descriptor: i32) -> bool {
     matches!(descriptor, STDIN_FILENO..=STDERR_FILENO)
 }
 
-/// Writes all of it, as few hypercalls as there must be; a refusal ends it early.
+/// Writes the whole text in as few hypercalls as possible; a refusal ends it early.
 fn write(text: &[u8]) -> isize {
     let mut written = 0;
     for chunk in text.chunks(CONSOLE_BYTES as usize) {
@@ -56,7 +56,7 @@ unsafe extern "C" fn sys_writev(descriptor: i32, vectors: *const iovec, count: u
     for i in 0..count {
         // SAFETY: the caller says that there are `count` vectors.
         let vector = unsafe { *vectors.add(i) };
-        // SAFETY: and that each of them can be read.
+        // SAFETY: the caller says that each of them can be read.
         match unsafe { sys_write(descriptor, vector.iov_base.cast(), vector.iov_len) } {
             refusal if refusal < 0 => return if written == 0 { refusal } else { written },
             bytes => written += bytes,
@@ -87,7 +87,7 @@ extern "C" fn sys_fsync(descriptor: i32) -> i32 {
     refused(if is_open(descriptor) { EINVAL } else { EBADF })
 }
 
-/// The three descriptors stay open whatever is closed: there is nothing that could take their numbers.
+/// The three descriptors stay open whatever is closed: nothing could take their numbers.
 #[unsafe(no_mangle)]
 extern "C" fn sys_close(descriptor: i32) -> i32 {
     if is_open(descriptor) { 0 } else { refused(EBADF) }

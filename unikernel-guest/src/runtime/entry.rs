@@ -29,8 +29,8 @@ unsafe extern "C" {
     fn runtime_entry(argc: i32, argv: *const *const u8, env: *const *const u8) -> !;
 }
 
-/// The entry point. SSE is switched on here because any compiled code may use it; under VT-x the bits that
-/// this changes belong to the guest in the minimal profile, so nothing exits.
+/// The entry point. SSE is switched on here because any compiled code may use it. Under VT-x the bits that this changes belong to
+/// the guest in the minimal profile, so nothing exits.
 #[unsafe(naked)]
 #[cfg_attr(bare, unsafe(no_mangle))]
 #[unsafe(link_section = ".text.boot")]
@@ -60,7 +60,7 @@ extern "C" fn _start() -> ! {
 extern "C" fn start() -> ! {
     cpu::take_place(0);
     if intercepts::facts().is_svm() {
-        // On the way here CR0 and CR4 were written.
+        // CR0 and CR4 were written on the way here.
         book_times(ExitReason::CR_ACCESS, 2);
     }
     segments::load(&segments::FIRST);

@@ -10,13 +10,13 @@ use crate::books::cpu;
 static FIRST_GPA: AtomicU64 = AtomicU64::new(0);
 static END_GPA: AtomicU64 = AtomicU64::new(0);
 
-/// Takes over what the monitor offers.
+/// Takes over the range that the monitor offers.
 pub(crate) fn set_up(gpa: u64, bytes: u64) {
     FIRST_GPA.store(gpa, Relaxed);
     END_GPA.store(gpa + bytes, Relaxed);
 }
 
-/// Hands out the next `pages`, each only once on each vCPU. `None` when there are not so many left.
+/// Hands out the next `pages`, each only once on each vCPU. `None` if there are not so many left.
 pub(crate) fn take(pages: u64) -> Option<u64> {
     let next_gpa = &cpu::this().next_fresh_gpa;
     let first = next_gpa.load(Relaxed).max(FIRST_GPA.load(Relaxed));

@@ -1,4 +1,4 @@
-//! Asking the monitor which exits each profile enables on this processor, before the workloads.
+//! Asking the monitor for the exits that each profile enables on this processor, before the workloads.
 
 use tollgate_abi::exit_reason::TABLE;
 use tollgate_abi::profile::Profile;
@@ -8,7 +8,7 @@ use super::account;
 use crate::books::intercepts::{facts, note};
 use crate::ops::hypercall;
 
-/// Asks, in each profile, which reasons it enables on this processor.
+/// Asks, in each profile, for the reasons that it enables on this processor.
 pub(crate) fn learn() {
     ask(Profile::Minimal);
     for profile in [Profile::Full, Profile::VirtualApic] {
@@ -25,7 +25,7 @@ pub(crate) fn learn_timing() {
     hypercall::switch_profile(Profile::Minimal);
 }
 
-/// Asks which reasons are enabled now, with `profile` in force.
+/// Asks for the reasons that are enabled now, with `profile` in force.
 fn ask(profile: Profile) {
     for row in TABLE {
         note(profile, row.reason, account::is_enabled(row.reason));

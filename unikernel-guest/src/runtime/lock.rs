@@ -1,7 +1,7 @@
 //! A lock that waits in a loop of plain loads: PAUSE, which others execute there, may exit.
 //!
-//! For a few instructions at a time, none of which may take the lock again. Interrupts don't matter: their handler is
-//! assembly that takes none.
+//! It is held for a few instructions at a time, none of which may take it again. Interrupts don't matter: their handler is
+//! assembly that takes no lock.
 #![expect(unsafe_code, reason = "shares a value between vCPUs")]
 
 use core::cell::UnsafeCell;
@@ -24,14 +24,14 @@ impl<T> Lock<T> {
         Self { is_taken: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
-    /// Does something with the value while nobody else does.
+    /// Runs `work` with the value while no other vCPU reaches it.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         while self.is_taken.swap(true, Acquire) {
             while self.is_taken.load(Relaxed) {
                 give_way();
             }
         }
-        // SAFETY: whoever finds `is_taken` false is alone here until it stores false again.
+        // SAFETY: a vCPU that finds `is_taken` false is alone here until it stores false again.
         let result = work(unsafe { &mut *self.value.get() });
         self.is_taken.store(false, Release);
         result

@@ -1,4 +1,4 @@
-//! The text of a [`Book`](tollgate_abi::hypercall::Book): what did not hold, cut where the book ends.
+//! The text of a [`Book`](tollgate_abi::hypercall::Book): the assertion that did not hold, cut where the book ends.
 
 use core::fmt::{self, Write};
 

@@ -1,14 +1,14 @@
-//! The kernel: what the workloads stand on.
+//! The kernel that the workloads run on.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `entry` | the way from the monitor's entry state to the application |
 //! | `processor`, `segments`, `traps` | features and extended state, GDT and TSS, IDT |
-//! | `account`, `learn` | the monitor's account read through the leaves, and what it says of each profile |
-//! | `start_up`, `threads` | how the other vCPUs start, what they run |
+//! | `account`, `learn` | the monitor's account read through the leaves, and the reasons that each profile enables |
+//! | `start_up`, `threads` | the start of the other vCPUs, and the work that they run |
 //! | `console`, `heap`, `time`, `process`, `threads`, `futex`, `refused` | the `hermit-abi` symbols |
 //! | `fresh` | memory whose first touch is an EPT violation |
-//! | `message`, `lock` | the text in a book, what several vCPUs write |
+//! | `message`, `lock` | the text in a book, a lock for values that several vCPUs write |
 
 pub(crate) mod account;
 mod console;

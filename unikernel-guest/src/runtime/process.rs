@@ -17,12 +17,12 @@ const PANIC_STATUS: i32 = 101;
 /// Exit status after `abort`: 128 + SIGABRT, as shells report it.
 const ABORT_STATUS: i32 = 134;
 
-/// The first thing that did not hold.
+/// The first assertion that did not hold.
 static FAILURE: Lock<Message> = Lock::new(Message::EMPTY);
 
-/// Notes that an assertion of the guest did not hold. The first one's text goes into the final book.
+/// Notes that an assertion of the guest did not hold. The text of the first goes into the final book.
 pub(crate) fn note_failure(what: fmt::Arguments<'_>) {
-    // The text is made before the lock is taken: what makes it may fail, too.
+    // The text is made before the lock is taken: the code that makes it may fail, too.
     let message = Message::new(what);
     FAILURE.with(|failure| {
         if failure.is_empty() {
@@ -31,7 +31,7 @@ pub(crate) fn note_failure(what: fmt::Arguments<'_>) {
     });
 }
 
-/// Ends the guest because of `why`.
+/// Ends the guest, for the reason `why`.
 pub(crate) fn end(status: i32, why: fmt::Arguments<'_>) -> ! {
     note_failure(why);
     exit(status)
@@ -72,7 +72,7 @@ extern "C" fn sys_abort() -> ! {
     end(ABORT_STATUS, format_args!("aborted"))
 }
 
-/// The number of the thread that asks, which is hermit-abi's process.
+/// The number of the calling thread, which stands for hermit-abi's process.
 #[unsafe(no_mangle)]
 extern "C" fn sys_getpid() -> i32 {
     threads::own_tid() as i32

@@ -29,8 +29,8 @@ pub(crate) fn set_up() {
     let supported = cpuid(0xd, 0);
     let supported = u64::from(supported.edx) << 32 | u64::from(supported.eax);
     let wanted = supported & (XCr0Flags::X87 | XCr0Flags::SSE | XCr0Flags::AVX).bits();
-    // SAFETY: CPUID.1 offers XSAVE, which is what OSXSAVE announces; CPUID.0DH:EDX:EAX lists every bit that is written,
-    // x87 is always among them, and AVX never comes without SSE.
+    // SAFETY: CPUID.1 offers XSAVE, which OSXSAVE announces. CPUID.0DH:EDX:EAX lists every bit that is written; x87 is always
+    // among them, and AVX never comes without SSE.
     unsafe {
         write_cr4(read_cr4() | Cr4Flags::OSXSAVE.bits());
         xsetbv(0, wanted);
@@ -38,7 +38,7 @@ pub(crate) fn set_up() {
     XCR0.store(wanted, Relaxed);
 }
 
-/// Switches on the same on another vCPU.
+/// Switches on, on another vCPU, the state that `set_up` found.
 pub(crate) fn set_up_other() {
     if xcr0() != 0 {
         // SAFETY: as in `set_up`, whose findings hold for every vCPU.
@@ -54,7 +54,7 @@ pub(crate) fn signature() -> u32 {
     SIGNATURE.load(Relaxed)
 }
 
-/// The extended control register as set up; 0 where the processor lacks XSAVE.
+/// The extended control register as it was set up; 0 if the processor lacks XSAVE.
 pub(crate) fn xcr0() -> u64 {
     XCR0.load(Relaxed)
 }
@@ -64,7 +64,7 @@ pub(crate) fn has_avx() -> bool {
     xcr0() & XCr0Flags::AVX.bits() != 0
 }
 
-/// CPUID where the leaf exists.
+/// The answer of a CPUID leaf, if the leaf exists.
 pub(crate) fn leaf(number: u32) -> Option<Answer> {
     (number <= highest_leaf()).then(|| cpuid(number, 0))
 }

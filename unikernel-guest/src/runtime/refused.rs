@@ -66,7 +66,7 @@ refused! {
     sys_getaddrbyname(*const c_char, *mut u8, usize) -> i32 = ENOSYS;
 }
 
-/// The one call whose errors are `EAI_` numbers. The list of results is left as it is.
+/// The one call with errors that are `EAI_` numbers. The list of results is left as it is.
 #[unsafe(no_mangle)]
 extern "C" fn sys_getaddrinfo(
     _node: *const c_char,

@@ -63,7 +63,7 @@ pub(crate) struct Tables {
 // SAFETY: the TSS is written once, by `load`, on the vCPU that it belongs to, and then read by the processor alone.
 unsafe impl Sync for Tables {}
 
-/// Those of vCPU 0; the others have theirs from the heap.
+/// The tables of vCPU 0; the others have theirs from the heap.
 pub(super) static FIRST: (Tables, TrapStacks) = (
     Tables { gdt: [const { AtomicU64::new(0) }; ENTRIES], tss: UnsafeCell::new(MaybeUninit::zeroed()) },
     TrapStacks(UnsafeCell::new([[0; TRAP_STACK_BYTES]; 2])),
@@ -83,9 +83,9 @@ const DESCRIPTORS: [u64; ENTRIES] = [
     0x00af_fb00_0000_ffff,
 ];
 
-/// This vCPU's.
+/// The tables of this vCPU.
 fn tables() -> &'static Tables {
-    // SAFETY: set by `load`, to a reference that lives for ever.
+    // SAFETY: `load` set it, to a reference that lives for ever.
     unsafe { &*cpu::this().tables.load(Relaxed).cast::<Tables>() }
 }
 

@@ -21,7 +21,7 @@ use crate::ops::apic;
 use crate::ops::debug_registers::{read_dr0, read_dr3, read_dr6, read_dr7};
 use crate::ops::ports::post;
 
-/// Written to its POST port by each vCPU when it has come up; vCPU 0 writes another before the first workload.
+/// The code that each vCPU writes to its POST port when it has come up; vCPU 0 writes another before the first workload.
 const UP: u8 = 0xc0;
 
 // Real mode at START_UP_GPA; straight to IA-32e mode (SDM 3A 10.8.5). The monitor's vCPU starts here with CS base at the page.
@@ -123,9 +123,9 @@ pub(crate) fn start_others() {
     }
     // SAFETY: the linker placed the two one behind the other.
     let bytes = unsafe { (&raw const START_UP_END).byte_offset_from(&raw const START_UP) } as usize;
-    // SAFETY: the page is for this, by the contract of the machine, mapped to itself, and large enough.
+    // SAFETY: by the contract of the machine the page is for this code, mapped to itself, and large enough.
     unsafe { core::ptr::copy_nonoverlapping((&raw const START_UP).cast::<u8>(), START_UP_GPA as *mut u8, bytes) };
-    // SAFETY: as above.
+    // SAFETY: the linker placed the symbols one behind the other.
     let words = unsafe { (&raw const START_UP_WORDS).byte_offset_from(&raw const START_UP) } as u64 + START_UP_GPA;
     for (number, cpu) in threads::others() {
         let stack = allocate::<Stack>();
@@ -136,9 +136,9 @@ pub(crate) fn start_others() {
             number as u64,
             other_vcpu as *const () as u64,
         ];
-        // SAFETY: within the copy made above; the vCPU before has read its own already.
+        // SAFETY: the words lie within the copy made above, and the vCPU before has already read its own.
         unsafe { (words as *mut [u64; 4]).write_volatile(values) };
-        // SAFETY: it waits for this, and the page holds code for it.
+        // SAFETY: the vCPU waits for the start-up IPI, and the page holds code for it.
         unsafe {
             apic::start(number, DELIVERY_INIT, 0);
             apic::start(number, DELIVERY_START_UP, (START_UP_GPA >> 12) as u8);
@@ -149,7 +149,8 @@ pub(crate) fn start_others() {
     }
 }
 
-/// CR0 as power-up leaves it, like DR6 and DR7; the signature of CPUID leaf 1 in EDX; the rest is 0 (SDM 3A table 10-1).
+/// CR0 after power-up. DR6 and DR7 have their values after power-up, too; the signature of CPUID leaf 1 is in EDX; the rest is 0
+/// (SDM 3A table 10-1).
 const CR0_AT_POWER_UP: u64 = CR0_CD | CR0_NW | CR0_ET;
 
 fn check_power_up(number: usize, found: u64) {
@@ -163,7 +164,7 @@ fn check_power_up(number: usize, found: u64) {
     }
 }
 
-/// The point at which another vCPU comes from real mode, with what it found there.
+/// The point to which another vCPU comes from real mode. `found` has the CR0 and, below, the EDX that it started with.
 extern "C" fn other_vcpu(number: usize, found: u64) -> ! {
     cpu::take_place(number);
     check_power_up(number, found);
@@ -179,7 +180,7 @@ extern "C" fn other_vcpu(number: usize, found: u64) -> ! {
     apic::set_up_timer(TIMER_VECTOR);
     post(UP | number as u8);
     let this = cpu::this();
-    // The HLT at which it waits for work.
+    // The exit of the HLT at which it waits for work.
     book(ExitReason::HLT);
     this.is_up.store(true, Release);
     threads::serve(this)

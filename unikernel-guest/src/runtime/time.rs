@@ -1,8 +1,8 @@
 //! Time from the time-stamp counter: `sys_clock_gettime`, `sys_usleep`, `sys_nanosleep`.
 //!
-//! Both clocks count from the start of the guest: there is no clock that knows the date, so `CLOCK_REALTIME` stays near
-//! its Epoch. The frequency is what CPUID leaves 15H and 16H say (SDM 3B 19.7.3), else 1 GHz is assumed. On an emulator
-//! it has nothing to do with the seconds outside, but it repeats.
+//! Both clocks count from the start of the guest: no clock knows the date, so `CLOCK_REALTIME` stays near its Epoch. The
+//! frequency comes from CPUID leaves 15H and 16H (SDM 3B 19.7.3), else 1 GHz is assumed. On an emulator it has nothing to do with
+//! the seconds outside, but it repeats.
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and writes where callers point to")]
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,8 +1,8 @@
-//! Exceptions and interrupts (SDM 3A chapter 6): the IDT and where its gates lead.
+//! Exceptions and interrupts (SDM 3A chapter 6): the IDT and the code behind its gates.
 //!
-//! An expected exception is noted and its instruction skipped (see `recovery`); an interrupt is counted, and if it is the
-//! local APIC's, booked and ended. All of that is done in assembly that touches nothing but RFLAGS and this vCPU's place, so
-//! any code can be interrupted, whatever it keeps in registers. An unexpected exception ends the guest with a message.
+//! An expected exception is noted and its instruction skipped (see `recovery`). An interrupt is counted, and if it is the local
+//! APIC's, booked and ended. The assembly for this touches nothing but RFLAGS and this vCPU's place, so any code can be
+//! interrupted, whatever it keeps in registers. An unexpected exception ends the guest with a message.
 #![expect(unsafe_code, reason = "the IDT and its entry points")]
 
 use core::arch::{global_asm, naked_asm};
@@ -35,20 +35,20 @@ const DOUBLE_FAULT: usize = 8;
 /// Exit status of a guest that an unexpected exception ended.
 pub(crate) const UNEXPECTED_STATUS: i32 = 102;
 
-/// Another vCPU has work for this one, or wakes it.
+/// The vector by which another vCPU announces work to this one, or wakes it.
 pub(crate) const WORK_VECTOR: u8 = 0x30;
-/// The local APIC's timer.
+/// The vector of the local APIC's timer.
 pub(crate) const TIMER_VECTOR: u8 = 0x31;
 /// The vector that a vCPU sends itself.
 pub(crate) const SELF_VECTOR: u8 = 0x32;
 /// The vector that workloads send another vCPU.
 pub(crate) const TEST_VECTOR: u8 = 0x33;
-/// Those of them that reach this vCPU by an exit for an external interrupt, as bits above [`FIRST_APIC_VECTOR`].
+/// The vectors that reach this vCPU by an exit for an external interrupt, as bits above [`FIRST_APIC_VECTOR`].
 const WITH_EXIT: u32 = 1 << (WORK_VECTOR - FIRST_APIC_VECTOR)
     | 1 << (TIMER_VECTOR - FIRST_APIC_VECTOR)
     | 1 << (TEST_VECTOR - FIRST_APIC_VECTOR);
 
-/// Interrupts of this vCPU so far, and the vector of the last.
+/// Interrupts of this vCPU so far, and the vector of the last one.
 pub(crate) fn interrupts() -> (u64, u64) {
     let cpu = cpu::this();
     (cpu.interrupts.load(Relaxed), cpu.last_interrupt.load(Relaxed))
@@ -130,7 +130,7 @@ extern "C" fn trap() -> ! {
         "mov gs:[{last_interrupt}], rax",
         "sub eax, {first_apic_vector}",
         "jb 7f",
-        // The local APIC's: count it by its vector, book what it came with, and end it, which may exit.
+        // The local APIC's: count it by its vector, book its exits, and end it, which may exit.
         "inc qword ptr gs:[{by_vector} + rax * 8]",
         "push rcx",
         "push rdx",
@@ -153,7 +153,7 @@ extern "C" fn trap() -> ! {
         "add rsp, 16",
         "iretq",
 
-        // Unexpected: never returns, so registers don't matter. The guest may have switched SSE off.
+        // Unexpected: `unexpected` never returns, so registers don't matter. The guest may have switched SSE off.
         "3:",
         "inc qword ptr gs:[{unexpected_count}]",
         "cmp qword ptr gs:[{unexpected_count}], 1",
@@ -169,7 +169,7 @@ extern "C" fn trap() -> ! {
         "and rsp, -16",
         "call {unexpected}",
 
-        // Unexpected again, while saying so: end without a book.
+        // A second unexpected exception, while the first is reported: end without a book.
         "4:",
         "mov eax, {exit}",
         "mov edi, {status}",

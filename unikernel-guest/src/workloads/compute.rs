@@ -1,4 +1,4 @@
-//! Real work on the heap: sorting, hashing and floating point, in a region that proves it caused no exit.
+//! Real work on the heap: sorting, hashing and floating point, in a region that is shown to cause no exit.
 
 use alloc::vec;
 use alloc::vec::Vec;

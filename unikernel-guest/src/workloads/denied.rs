@@ -10,7 +10,7 @@ use crate::books::intercepts::{book_or_invalid_opcode, enabled, facts};
 use crate::books::recovery::attempt;
 use crate::runtime::account;
 
-/// Executes an instruction that must raise #UD, by its own exit or without.
+/// Executes an instruction that must raise #UD, with an exit of its own or without.
 macro_rules! denied {
     ($name:literal, $reason:ident, $instruction:literal $(, $($operands:tt)*)?) => {
         if !runs(ExitReason::$reason) {
@@ -27,7 +27,7 @@ macro_rules! denied {
     };
 }
 
-/// True if nothing keeps an instruction from the guest, hidden though it is.
+/// True if nothing keeps an instruction from the guest although it is hidden.
 fn runs(hidden: ExitReason) -> bool {
     !enabled(hidden) && facts().runs(hidden)
 }

@@ -100,8 +100,8 @@ fn stack_fault() -> Outcome {
     fault("MOV to SS of an absent segment", got, vector::STACK_FAULT, ABSENT.0.into()).map(drop)
 }
 
-/// The operands of FLDCW and LDMXCSR: x87 control word and MXCSR with all exceptions masked but the division by zero, and MXCSR as at
-/// reset.
+/// The operands of FLDCW and LDMXCSR. The x87 control word and one MXCSR mask all exceptions but the division by zero; the other
+/// MXCSR is as at reset.
 pub(super) static X87_DIVISIONS: u16 = 0x037f & !(1 << 2);
 pub(super) static SIMD_DIVISIONS: u32 = 0x1f80 & !(1 << 9);
 pub(super) static SIMD_DEFAULT: u32 = 0x1f80;
@@ -157,7 +157,7 @@ fn page_fault() -> Outcome {
 pub(super) fn wild_jumps(run: &Run) -> Outcome {
     for _ in 0..run.iterations {
         book_exception(vector::PAGE_FAULT);
-        // SAFETY: the exception is expected, and comes before anything there is executed.
+        // SAFETY: the exception is expected, and comes before anything at the address is executed.
         let got = unsafe { attempt!("jmp {at}", at = in(reg) UNMAPPED) };
         let trap = exception("a jump to an unmapped address", got, vector::PAGE_FAULT, FETCH)?;
         ensure!(
@@ -168,7 +168,7 @@ pub(super) fn wild_jumps(run: &Run) -> Outcome {
         );
 
         book_exception(vector::GENERAL_PROTECTION);
-        // SAFETY: the exception is expected, and comes before anything there is executed.
+        // SAFETY: the exception is expected, and comes before anything at the address is executed.
         let got = unsafe { attempt!("jmp {at}", at = in(reg) NON_CANONICAL) };
         // Intel's processors fault at the jump, AMD's behind it.
         exception("a jump to a non-canonical address", got, vector::GENERAL_PROTECTION, 0)?;

@@ -30,7 +30,7 @@ pub(super) mod vector {
     pub(in super::super) const SIMD_ERROR: u8 = 19;
 }
 
-/// The attempt must have ended in this exception.
+/// Checks that the attempt ended in this exception.
 pub(super) fn exception(what: &str, got: Result<(), Trap>, vector: u8, error: u64) -> Result<Trap, String> {
     match got {
         Ok(()) => Err(format!("{what} raised no exception, not even {vector}")),
@@ -41,7 +41,7 @@ pub(super) fn exception(what: &str, got: Result<(), Trap>, vector: u8, error: u6
     }
 }
 
-/// The attempt must have ended in this fault: an exception whose RIP is that of the instruction itself.
+/// Checks that the attempt ended in this fault: an exception with the instruction's own address as its RIP.
 pub(super) fn fault(what: &str, got: Result<(), Trap>, vector: u8, error: u64) -> Result<Trap, String> {
     let trap = exception(what, got, vector, error)?;
     if trap.rip == trap.tried { Ok(trap) } else { Err(format!("{what} at {:#x} left RIP {:#x}", trap.tried, trap.rip)) }

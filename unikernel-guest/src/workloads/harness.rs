@@ -49,13 +49,13 @@ struct Part<'a> {
     outcome: Lock<Outcome>,
 }
 
-/// Runs the code on each vCPU that the workload is meant for. The first error counts, and names the vCPU if it is another.
+/// Runs the code on each vCPU of the workload. The first error counts, and names the vCPU if it is another.
 fn everywhere(workload: &Workload, code: Code, run: &Run) -> Outcome {
     let others = if workload.on == On::Every { 1..threads::vcpus() } else { 1..1 };
     let parts: Vec<_> = others.map(|vcpu| (vcpu, Part { code, run, outcome: Lock::new(Ok(())) })).collect();
     for (vcpu, part) in &parts {
         let argument = core::ptr::from_ref(part).expose_provenance();
-        // Not an error to return: those that have begun use the parts.
+        // A panic, not an error to return: vCPUs that have begun still use the parts.
         assert!(threads::give(*vcpu, workload.profile, run_part, argument), "vCPU {vcpu} is busy");
     }
     let mut outcome = code(run);
@@ -86,7 +86,7 @@ fn predicted(workload: &Workload, run: &Run, reason: ExitReason) -> u64 {
     workload.predict(reason, run.iterations, run.vcpus, facts(), |reason| enabled_in(workload.profile, reason))
 }
 
-/// The guest's book against the prediction, every row.
+/// Checks the guest's book against the prediction, every row.
 fn as_predicted(workload: &Workload, run: &Run, window: &Tally) -> Outcome {
     for (row, &booked) in window.iter().enumerate() {
         let reason = ExitReason(row as u16);
@@ -96,8 +96,8 @@ fn as_predicted(workload: &Workload, run: &Run, window: &Tally) -> Outcome {
     Ok(())
 }
 
-/// The reasons whose counts are read around the window: those that it predicts, and those of the harness itself.
-/// None where the monitor keeps no account.
+/// The reasons whose counts are read around the window: those that the workload predicts, and those of the harness itself. None
+/// where the monitor keeps no account.
 fn watched(workload: &Workload, run: &Run) -> Vec<ExitReason> {
     let own = [ExitReason::CPUID, ExitReason::VMCALL];
     let is_watched =
@@ -118,7 +118,7 @@ fn readings(reasons: &[ExitReason]) -> Vec<Reading> {
     reasons.iter().map(read).collect()
 }
 
-/// The leaves against the guest's book, over the window and the harness's own exits around it.
+/// Checks the leaves against the guest's book, over the window and the harness's own exits around it.
 fn as_counted(before: &[Reading], after: &[Reading]) -> Outcome {
     for (before, after) in before.iter().zip(after) {
         let counted = after.counted.wrapping_sub(before.counted);

@@ -1,4 +1,4 @@
-//! Single instructions, in loops: what the budgets measure, and what has no family of its own.
+//! Single instructions, in loops: those that the budgets measure, and those without a family of their own.
 #![expect(unsafe_code, reason = "calls hermit-abi and writes XCR0 back")]
 
 use alloc::format;
@@ -78,7 +78,7 @@ pub(super) fn rdpmc(run: &Run) -> Outcome {
 }
 
 pub(super) const WAKE_VECTOR: u8 = 0x20;
-/// Long enough that the vCPU halts first even where one tick is one instruction.
+/// Ticks until the interrupt: enough for the vCPU to halt first even where one tick is one instruction.
 const WAKE_TICKS: u64 = 1000;
 
 pub(super) fn hlt(run: &Run) -> Outcome {

@@ -1,5 +1,5 @@
-//! The local APIC: registers, priorities, self-IPIs, the timer. The same code runs by exits and by hardware; what differs is
-//! the profile.
+//! The local APIC: registers, priorities, self-IPIs, the timer. The same code runs by exits and by hardware; only the profile
+//! differs.
 #![expect(unsafe_code, reason = "sends interrupts, writes CR8")]
 
 use tollgate_abi::apic::{ID, LVT_ERROR, LVT_MASKED, TPR};
@@ -32,7 +32,7 @@ pub(super) fn registers(run: &Run) -> Outcome {
 pub(super) fn task_priority(run: &Run) -> Outcome {
     for left in (0..run.iterations).rev() {
         let priority = left % 2;
-        // SAFETY: class 1 holds back no vector that anybody uses, and the last value is 0, as it was.
+        // SAFETY: class 1 holds back no vector in use, and the last value is 0, as before.
         unsafe { write_cr8(priority) };
         let read = read_cr8();
         ensure!(read == priority, "CR8 is {read:#x} after a write of {priority:#x}");
@@ -46,7 +46,7 @@ fn send_self() {
     unsafe { apic::self_ipi(SELF_VECTOR) };
 }
 
-/// The number that has come since `before`.
+/// Interrupts that have come since `before`.
 fn came(before: u64) -> u64 {
     interrupts_of(SELF_VECTOR).wrapping_sub(before)
 }
@@ -81,13 +81,13 @@ pub(super) fn held_interrupt(run: &Run) -> Outcome {
 }
 
 pub(super) fn held_priority(run: &Run) -> Outcome {
-    /// The class above that of the vector.
+    /// The class above the vector's class.
     const ABOVE: u64 = (SELF_VECTOR >> 4) as u64 + 1;
     idle::enable_interrupts();
     let mut outcome = Ok(());
     for _ in 0..run.iterations {
         let before = interrupts_of(SELF_VECTOR);
-        // SAFETY: the priority holds back what this workload sends, and is lowered again.
+        // SAFETY: the priority holds back the vector that this workload sends, and is lowered again.
         unsafe { write_cr8(ABOVE) };
         send_self();
         let early = came(before);
@@ -106,7 +106,7 @@ pub(super) fn held_priority(run: &Run) -> Outcome {
 }
 
 pub(super) fn errors(run: &Run) -> Outcome {
-    /// A vector that no APIC takes, and what ESR says of a self-IPI with it: sent and received an illegal vector.
+    /// A vector that no APIC takes, and the value of ESR after a self-IPI with it: sent and received an illegal vector.
     const ILLEGAL_VECTOR: u8 = 3;
     const ILLEGAL: u64 = 0x60;
     let entry = u32::from(SELF_VECTOR);
@@ -131,7 +131,8 @@ pub(super) fn errors(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// Long enough that the vCPU halts first even where one tick is one instruction, and several vCPUs share a processor.
+/// Ticks until the deadline: enough for the vCPU to halt first even where one tick is one instruction and several vCPUs share a
+/// processor.
 const DEADLINE_TICKS: u64 = 5000;
 
 pub(super) fn timer(run: &Run) -> Outcome {

@@ -1,8 +1,8 @@
 //! The leaf contract, to the letter: every leaf, for every reason 0 to 127 and for wild ones.
 //!
-//! Counts must equal the guest's own book exactly, which works because every exit so far was booked before it came.
-//! Times can only be bounded: the CPUID that asks is counted, but its own time is not yet in. The monitor's own looks at a
-//! guest that ran long, under SVM, are in the counts and not in the book; only one of the leaves tells how many they are.
+//! Counts must equal the guest's own book exactly; that works because every exit so far was booked before it came. Times can only
+//! be bounded: the CPUID that asks is counted, but its own time is not yet in. Under SVM the monitor's own looks at a guest that
+//! ran long are in the counts and not in the book; only one of the leaves tells their number.
 
 use tollgate_abi::exit_reason::{ExitReason, Status};
 use tollgate_abi::leaves::{Answer, BucketQuery, CONTRACT, CONTRACT_VERSION, HYPERVISOR, Leaf, RowQuery, SIGNATURE};
@@ -15,9 +15,9 @@ use crate::books::cpu;
 use crate::books::intercepts::enabled;
 use crate::ops::cpuid::cpuid_wide;
 
-/// In the upper halves of the registers before, where nothing of it may be left afterwards.
+/// Stands in the upper halves of the registers before CPUID; nothing of it may be left afterwards.
 const POISON: u64 = 0xdead_beef_0000_0000;
-/// In the lower halves that ask nothing.
+/// Stands in the lower halves of the registers that CPUID does not read.
 const STALE: u64 = 0x5a5a_5a5a;
 
 /// CPUID.1:ECX, bit 31: there is a hypervisor.
@@ -45,7 +45,7 @@ pub(super) fn leaves(run: &Run) -> Outcome {
 /// Earlier answers about the same reason.
 #[derive(Default)]
 struct Seen {
-    /// Cycles, and how many exits had been timed then.
+    /// Cycles, and the number of exits that had been timed then.
     cycles: Option<(u64, u64)>,
     max: u64,
 }
@@ -69,7 +69,7 @@ impl Questioner<'_> {
                 self.ask(eax, ecx)?;
             }
         }
-        // The reason of looks comes last: the leaf that tells them bounds what was taken for looks before.
+        // The reason of looks comes last: the leaf that tells looks bounds what was taken for looks before.
         let last = looked_by().0;
         for reason in (0..128).filter(|&reason| reason != last).chain([last]) {
             self.seen = Seen::default();
@@ -89,7 +89,8 @@ impl Questioner<'_> {
         identity()
     }
 
-    /// Whose exits are asked for: all vCPUs' together, then each one's, by turns. All vCPUs' where looks are told from the rest.
+    /// The vCPU whose exits are asked for; `None` for all together. By turns, all vCPUs together, then each one. For the reason
+    /// of looks, always all together.
     fn whose(&self, reason: u16) -> Option<u16> {
         match self.run.vcpus as u16 {
             1 => None,
@@ -98,7 +99,7 @@ impl Questioner<'_> {
         }
     }
 
-    /// The booked exits, and the monitor's looks, which the count of all vCPUs in EAX tells.
+    /// The booked exits and the monitor's looks; the count of all vCPUs in EAX tells how many those are.
     fn with_looks(&mut self, answer: Answer, booked: u64) -> Result<u64, alloc::string::String> {
         let looks = answer.eax.wrapping_sub(booked as u32);
         self.now_looks(looks)?;
@@ -115,7 +116,7 @@ impl Questioner<'_> {
         Ok(())
     }
 
-    /// Asks one of our leaves and checks the answer.
+    /// Asks one of Tollgate's own leaves and checks the answer.
     fn ask(&mut self, eax: u32, ecx: u32) -> Outcome {
         let answer = question(eax, ecx)?;
         let checked = match self.run.account.leaf_map.decode(eax) {
@@ -165,7 +166,7 @@ impl Questioner<'_> {
         Ok(())
     }
 
-    /// The row that our own leaves answer for, if there is one.
+    /// The row that Tollgate's own leaves answer for, if there is one.
     fn row(&self, reason: u16, vcpu: Option<u16>) -> Option<ExitReason> {
         let reason = ExitReason(reason);
         let vcpu_exists = vcpu.is_none_or(|vcpu| u64::from(vcpu) < self.run.vcpus);
@@ -180,7 +181,7 @@ impl Questioner<'_> {
                 let looks = if reason == looked_by() { answer.edx } else { 0 };
                 if looks != self.looks && reason == looked_by() {
                     self.now_looks(looks)?;
-                    // One came since the cycles were asked for.
+                    // A look has come since the cycles were asked for.
                     self.seen.cycles = None;
                 }
                 let status = if enabled(reason) { Status::Enabled } else { Status::NotEnabled };
@@ -201,9 +202,9 @@ impl Questioner<'_> {
         let (min, max) = (answer.ebx_eax(), answer.edx_ecx());
         ensure!(0 < min && min <= max, "minimum {min}, maximum {max} of {own_exits} exits");
         self.seen.max = max;
-        // The course's leaves, which said how many cycles, are of all vCPUs together.
+        // The course's leaves, which told the cycles, are of all vCPUs together.
         if let Some((cycles, exits)) = self.seen.cycles.filter(|_| query.vcpu.is_none()) {
-            // Cycles of all were read before the extremes, which can only have widened since.
+            // The cycles were read before the extremes, which can only have widened since.
             let (least, most) = (min.saturating_mul(exits), max.saturating_mul(exits));
             ensure!(least <= cycles && cycles <= most, "{cycles} cycles for {exits} exits of {min} to {max}");
         }
@@ -222,8 +223,8 @@ impl Questioner<'_> {
         Ok(())
     }
 
-    /// Exits of one vCPU, or all, whose time is in the account: those that were booked and the monitor's looks, but for the
-    /// CPUID that asks.
+    /// Exits of one vCPU, or all, whose time is in the account: booked exits and the monitor's looks, without the CPUID that
+    /// asks.
     fn timed(&self, reason: ExitReason, vcpu: Option<u16>) -> u64 {
         let is_asked_by = vcpu.is_none_or(|vcpu| usize::from(vcpu) == cpu::number());
         let looks = if reason == looked_by() { self.looks } else { 0 };
@@ -245,7 +246,7 @@ fn identity() -> Outcome {
     Ok(())
 }
 
-/// CPUID with poison wherever nothing is asked; the upper halves must come back zero.
+/// CPUID with poison in all register parts that it does not read; the upper halves must come back zero.
 fn question(eax: u32, ecx: u32) -> Result<Answer, alloc::string::String> {
     let after = cpuid_wide([POISON | u64::from(eax), POISON | STALE, POISON | u64::from(ecx), POISON | STALE]);
     ensure!(
@@ -261,7 +262,7 @@ fn equal(answer: Answer, expected: Answer) -> Outcome {
     Ok(())
 }
 
-/// The course's leaves take all of ECX as the reason.
+/// The reason in ECX: the course's leaves read all of it.
 fn course_reason(ecx: u32) -> Option<ExitReason> {
     u16::try_from(ecx).ok().map(ExitReason).filter(|reason| reason.is_defined())
 }
@@ -275,12 +276,12 @@ fn course_answer(ecx: u32, enabled_answer: impl Fn(ExitReason) -> Answer) -> Ans
     }
 }
 
-/// The reason for which the monitor's looks are exits. An answer may have one more, which came since they were told.
+/// The reason of the monitor's looks. An answer may have one look more, which came since they were told.
 fn looked_by() -> ExitReason {
     if enabled(ExitReason::PREEMPTION_TIMER) { ExitReason::PREEMPTION_TIMER } else { ExitReason::EXTERNAL_INTERRUPT }
 }
 
-/// The histogram's bucket for an exit of so many cycles.
+/// The histogram's bucket for an exit of this many cycles.
 fn bucket_of(cycles: u64) -> u8 {
     cycles.checked_ilog2().unwrap_or(0) as u8
 }

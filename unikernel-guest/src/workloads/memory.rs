@@ -44,7 +44,7 @@ fn touch(first: u64, pages: u64) {
     }
 }
 
-/// RET, to return from a page.
+/// RET, by which a fetched page returns.
 pub(super) const RET: u8 = 0xc3;
 
 pub(super) fn kinds(run: &Run) -> Outcome {
@@ -56,8 +56,8 @@ pub(super) fn kinds(run: &Run) -> Outcome {
         let fetched = first + 3 * iteration * PAGE_BYTES;
         let (written, read) = (fetched + PAGE_BYTES, fetched + 2 * PAGE_BYTES);
         book_times(ExitReason::EPT_VIOLATION, 3);
-        // SAFETY: the pages were handed out to nobody else; each is zero, which is `add [rax], al`, two bytes long. The last
-        // two bytes of the first page run into the RET of the next. RAX points at a byte of this function.
+        // SAFETY: the pages were handed out to nobody else; each is zero, which is `add [rax], al`, two bytes long. The last two
+        // bytes of the first page run into the RET of the next. RAX points at a byte of this function.
         unsafe {
             (written as *mut u8).write_volatile(RET);
             asm!("call {code}", code = in(reg) fetched + PAGE_BYTES - 2, in("rax") &raw mut sum);

@@ -1,7 +1,7 @@
 //! The workloads: applications written against `hermit-abi`, plus the privileged operations that they are about.
 //!
-//! [`tollgate_abi::workload::TABLE`] says what each provokes; [`CODE`] has the code, row by row. `harness` runs a
-//! workload between two hypercalls and compares what was booked with what was predicted.
+//! [`tollgate_abi::workload::TABLE`] has the exits that each provokes; [`CODE`] has the code, row by row. `harness` runs a
+//! workload between two hypercalls and compares the booked exits with the predicted ones.
 #![expect(unsafe_code, reason = "the entry point and the end of a hermit-abi application")]
 
 mod allocator;
@@ -50,8 +50,8 @@ pub(crate) struct Run {
 type Outcome = Result<(), String>;
 type Code = fn(&Run) -> Outcome;
 
-/// Code by the name of its row in a table of `tollgate_abi`, in the order of that. The names are compared when the guest is
-/// built, and are not in it.
+/// Code by the name of its row in a table of `tollgate_abi`, in that table's order. The names are compared when the guest is
+/// built, and are not in its image.
 macro_rules! code {
     ($names:ident, $code:ident: $type:ty, $count:expr, $(($name:literal, $function:expr),)*) => {
         pub(super) const $names: [&str; $count] = [$($name),*];
@@ -153,7 +153,7 @@ const _: () = {
     }
 };
 
-/// Written to the POST port before the first workload.
+/// The code that is written to the POST port before the first workload.
 const STARTED: u8 = 0xb0;
 
 fn options(boot: &'static BootInfo) -> Result<Options<'static>, String> {

@@ -1,4 +1,4 @@
-//! RDMSR and WRMSR: of registers that the guest has, and of some that it may not.
+//! RDMSR and WRMSR: of registers that the guest has, and of some that it may not have.
 #![expect(unsafe_code, reason = "writes MSRs")]
 
 use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, IA32_APIC_BASE};
@@ -20,7 +20,7 @@ pub(super) fn rdmsr(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// Upper half of what is written; the whole stays canonical.
+/// Upper half of the value that is written; the whole stays canonical.
 const HIGH: u32 = 0x0000_1234;
 
 pub(super) fn wrmsr(run: &Run) -> Outcome {
@@ -30,13 +30,13 @@ pub(super) fn wrmsr(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// Farther than any time between two readings of the clock.
+/// More ticks than pass between any two readings of the clock.
 const AHEAD_TICKS: u64 = 1 << 40;
 
 pub(super) fn tsc_adjust(run: &Run) -> Outcome {
     for iteration in 0..run.iterations {
         let (before, interrupts) = (rdtsc(), interrupts_of(TIMER_VECTOR));
-        // So far away that it comes only because the clock is set forward.
+        // The deadline is so far away that it comes only because the clock is set forward.
         apic::set_deadline(before + AHEAD_TICKS);
         // By either MSR in turn. The TSC itself has gone on between reading and writing, so that it is set ahead by less.
         let (least, most) = if iteration % 2 == 0 {
@@ -60,15 +60,15 @@ pub(super) fn tsc_adjust(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// The microcode trigger, the SMM base, a performance counter's selector, two VMX capabilities, and three numbers that
-/// are nothing: a hypervisor's range, past the bitmaps' high range, and the last of all.
+/// The microcode trigger, the SMM base, a performance counter's selector, two VMX capabilities, and three numbers of no MSR: in a
+/// hypervisor's range, past the bitmaps' high range, and the last of all.
 const DENIED: [u32; 8] = [0x79, 0x9e, 0x186, 0x480, 0x48c, 0x4000_0000, 0xc000_2fff, 0xffff_ffff];
 
 pub(super) fn wild_msrs(run: &Run) -> Outcome {
     for _ in 0..run.iterations {
         for msr in DENIED {
             let read = try_rdmsr(msr);
-            // SAFETY: none of these may be reached; were one, its value would matter to nothing that the guest does.
+            // SAFETY: none of these may be reached; if one were, its value would matter to nothing that the guest does.
             let written = unsafe { try_wrmsr(msr, 0xdead_beef_0bad_f00d) };
             for (what, got) in [("RDMSR", read), ("WRMSR", written)] {
                 fault(what, got, vector::GENERAL_PROTECTION, 0)

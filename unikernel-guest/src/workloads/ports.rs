@@ -39,8 +39,8 @@ pub(super) fn port_string(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// The ports at which real machines have the serial port, the keyboard controller, PCI configuration and the reset register; and one
-/// that is nobody's anywhere.
+/// The ports at which real machines have the serial port, the keyboard controller, PCI configuration and the reset register; and
+/// one that no machine has.
 mod nobodys {
     pub(super) const SERIAL: u16 = 0x3f8;
     pub(super) const KEYBOARD: u16 = 0x64;
@@ -50,7 +50,7 @@ mod nobodys {
     pub(super) const HIGHEST: u16 = 0xffff;
 }
 
-/// Commands that would reset a machine which let them through.
+/// Commands that would reset a machine if they reached its devices.
 const KEYBOARD_RESET: u8 = 0xfe;
 const FULL_RESET: u8 = 0x06;
 

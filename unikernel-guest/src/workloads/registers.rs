@@ -27,13 +27,13 @@ pub(super) fn control_registers(run: &Run) -> Outcome {
     for iteration in 0..run.iterations {
         let (cr0, cr4) = (read_cr0(), read_cr4());
         let cr3 = read_cr3();
-        // SAFETY: the value that it has.
+        // SAFETY: CR3 has this value already.
         unsafe { write_cr3(cr3) };
 
-        // SAFETY: DE only decides what DR4 and DR5 mean, which nobody uses.
+        // SAFETY: DE only decides the meaning of DR4 and DR5, and nothing here uses those.
         unsafe { write_cr4(cr4 ^ DE) };
         ensure!(read_cr4() == cr4 ^ DE, "CR4 is {:#x} after a write of {:#x}", read_cr4(), cr4 ^ DE);
-        // SAFETY: the value that it had.
+        // SAFETY: CR4 had this value before.
         unsafe { write_cr4(cr4) };
 
         let priority = iteration % 15 + 1;
@@ -41,7 +41,7 @@ pub(super) fn control_registers(run: &Run) -> Outcome {
         unsafe { write_cr8(priority) };
         let read = read_cr8();
         ensure!(read == priority, "CR8 is {read:#x} after a write of {priority:#x}");
-        // SAFETY: the value that it had.
+        // SAFETY: CR8 had this value before.
         unsafe { write_cr8(0) };
         let read = read_cr8();
         ensure!(read == 0, "CR8 is {read:#x} after a write of 0");

@@ -1,5 +1,5 @@
-//! Single steps over instructions that exit: behind each comes its #DB, which a debugger in the guest counts on, and which must not
-//! reach the monitor. One row is one instruction; the same assembly runs it in ring 0 and in ring 3.
+//! Single steps over instructions that exit. Behind each comes its #DB, which a debugger in the guest counts on, and which must
+//! not reach the monitor. One row is one instruction; the same assembly runs it in ring 0 and in ring 3.
 #![expect(unsafe_code, reason = "single-steps, and leaves ring 0")]
 
 use core::arch::{asm, naked_asm};
@@ -29,7 +29,7 @@ struct Row {
     reason: R,
     /// The rings that it may be used in.
     rings: &'static [PrivilegeLevel],
-    /// RAX; it may change RCX, RDX and RBX as well.
+    /// The value of RAX; the instruction may change RCX, RDX and RBX as well.
     rax: fn() -> u64,
     rcx: u32,
 }
@@ -49,17 +49,18 @@ const fn with_rax(rax: fn() -> u64, row: Row) -> Row {
     Row { rax, ..row }
 }
 
-/// CR0 with MP, which matters only to WAIT while TS is set, toggled: two of these leave it as it was.
+/// CR0 with MP toggled, which matters only to WAIT while TS is set: two of these leave it as it was.
 fn other_cr0() -> u64 {
     read_cr0() ^ 2
 }
 
 const TABLE: &[Row] = &[
-    // mov cr3, rax of what it has, which has it forget where ring 3 was not let in
+    // mov cr3, rax of the value that it has: flushes translations from the time when ring 3 was not let in
     with_rax(|| PAGE_TABLES_GPA, row(&[0x0f, 0x22, 0xd8, 0x0f, 0x0b], R::CR_ACCESS, RING_0)),
     // mov rax, cr3
     row(&[0x0f, 0x20, 0xd8, 0x0f, 0x0b], R::CR_ACCESS, RING_0),
-    // cpuid, and a nop: it is emulated without a look at RFLAGS.TF, and its step may be over behind the next instruction only
+    // cpuid, and a nop: the monitor emulates cpuid without a look at RFLAGS.TF, so that its step may be over only behind the next
+    // instruction
     row(&[0x0f, 0xa2, 0x90, 0x0f, 0x0b], R::CPUID, BOTH),
     // vmcall; vmmcall in its place under SVM
     row(&[0x0f, 0x01, 0xc1, 0x0f, 0x0b], R::VMCALL, RING_0),
@@ -91,7 +92,7 @@ const TABLE: &[Row] = &[
 const VMMCALL: &[u8] = &[0x0f, 0x01, 0xd9, 0x0f, 0x0b];
 const UD2_BYTES: u64 = 2;
 
-/// Steps that the table has.
+/// Single steps of one iteration, by the table.
 const fn steps() -> u64 {
     let (mut steps, mut row) = (0, 0);
     while row < TABLE.len() {
@@ -114,12 +115,12 @@ pub(super) fn single_steps(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// Lets ring 3 use the guest's memory, and return by SYSCALL, whose place is an MSR of this vCPU.
+/// Lets ring 3 use the guest's memory, and return by SYSCALL, whose target is an MSR of this vCPU.
 fn let_ring_3_in() {
     const USER: u64 = 1 << 2;
     const LARGE_PAGE_BYTES: u64 = 2 << 20;
     let entry = |table: u64, at: u64| {
-        // SAFETY: the page tables are where the monitor put them, mapped to themselves, and only the processor writes them besides.
+        // SAFETY: the monitor put the page tables here, mapped to themselves, and only the processor writes them besides.
         let entry = unsafe { &*((PAGE_TABLES_GPA + table * PAGE_BYTES + 8 * at) as *const AtomicU64) };
         let _ = entry.fetch_or(USER, Relaxed);
     };
@@ -157,12 +158,12 @@ fn step(row: &Row, ring: PrivilegeLevel) -> Outcome {
     if !runs {
         book_if_enabled(reason, 1);
     }
-    // An instruction that the monitor has emulated ends in an injected #DB under SVM; behind the NOP, and where there was no exit, it is the
-    // guest's own.
+    // Under SVM an instruction that the monitor has emulated ends in an injected #DB. Behind the NOP, and where there was no
+    // exit, the #DB is the guest's own.
     if !facts().is_svm() || reason == R::CPUID || runs {
         book_exception(vector::DEBUG);
     }
-    // SAFETY: the code is one instruction of the table and UD2, both of which an expected exception ends.
+    // SAFETY: the code is one instruction of the table and UD2; an expected exception ends either.
     unsafe { enter(&there) };
     let tried = code.as_ptr() as u64;
     let what = alloc::format!("a step over {reason:?} in ring {}", ring as u8);
@@ -176,7 +177,7 @@ fn step(row: &Row, ring: PrivilegeLevel) -> Outcome {
 /// The second byte of MOV from a control register.
 const MOV_FROM_CR: u8 = 0x20;
 
-/// The frame of an IRETQ, and the registers that it takes along.
+/// The frame of an IRETQ, and the registers that are loaded with it.
 #[repr(C)]
 struct Entry {
     rip: *const u8,

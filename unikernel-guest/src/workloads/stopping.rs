@@ -1,4 +1,4 @@
-//! Guests that misbehave, so that the monitor has to stop them: each books what it is about to do and does not return.
+//! Guests that misbehave, so that the monitor has to stop them: each books its exit and does not return.
 #![expect(unsafe_code, reason = "misbehaves")]
 
 use core::arch::asm;
@@ -27,11 +27,11 @@ pub(super) fn shut_down() -> ! {
     // SAFETY: it ends in a triple fault, as it should.
     unsafe { lidt(&nothing) };
     book(if facts().is_svm() { ExitReason::SVM_SHUTDOWN } else { ExitReason::TRIPLE_FAULT });
-    // SAFETY: as above.
+    // SAFETY: it ends in a triple fault, as it should.
     unsafe { asm!("ud2", options(noreturn)) }
 }
 
-/// Mapped by the guest's page tables, and none of its memory.
+/// An address that the guest's page tables map, outside of its memory.
 const OUTSIDE: u64 = 0x4000_0000;
 const _: () = assert!(OUTSIDE >= GUEST_BYTES);
 
@@ -43,7 +43,7 @@ pub(super) fn outside_memory(_: &Run) -> Outcome {
 }
 
 pub(super) fn endless_loop(_: &Run) -> Outcome {
-    // Without a timer of the extension's, an interrupt is the end.
+    // Without a timer of the extension's, an external interrupt ends the loop.
     let has_timer = enabled(ExitReason::PREEMPTION_TIMER);
     book(if has_timer { ExitReason::PREEMPTION_TIMER } else { ExitReason::EXTERNAL_INTERRUPT });
     // SAFETY: does nothing, for ever.
@@ -94,7 +94,7 @@ pub(super) fn random_bytes(run: &Run) -> Outcome {
         // SAFETY: within the page that was just allocated, aligned for a u64.
         unsafe { page.add(at).cast::<u64>().write(random.next()) };
     }
-    // SAFETY: nothing is promised about what follows; the monitor has to cope. A RET comes to UD2, an unexpected
-    // exception, as most of what else can happen.
+    // SAFETY: nothing is promised about the bytes; the monitor has to cope. A RET comes to UD2, an unexpected exception, like
+    // most other ends.
     unsafe { asm!("lea rax, [rip + 2f]", "push rax", "jmp rcx", "2:", "ud2", in("rcx") page, options(noreturn)) }
 }

@@ -16,22 +16,22 @@ use crate::runtime::time::now_ns;
 /// The vCPU of the second thread.
 const OTHER: isize = 1;
 
-/// The time that nobody wakes a thread that waits.
+/// The time limit of a thread that waits and that nobody wakes.
 const LIMIT_NS: u64 = 20_000;
 
 /// The state that the threads share.
 struct Shared {
     iterations: u64,
-    /// The word that each has for the other.
+    /// The semaphores by which each wakes the other.
     ping: Semaphore,
     pong: Semaphore,
-    /// The times that the other has been woken.
+    /// The number of times that the other has been woken.
     woken: AtomicU64,
-    /// The last result besides 0 of a call of the other's; 0 if there was none.
+    /// The last result other than 0 of a call of the other thread; 0 if there was none.
     refusal: AtomicI32,
 }
 
-/// A semaphore of the runtime's, whose methods return what that returns.
+/// A semaphore of the runtime; its methods return the results of the calls.
 struct Semaphore(UnsafeCell<sem_t>);
 
 fn semaphore(value: u32) -> Result<Semaphore, String> {
@@ -63,7 +63,7 @@ fn time(nanoseconds: u64) -> timespec {
     timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i32 }
 }
 
-/// Takes a ping, blocks, and once it is woken gives a pong back; again and again.
+/// Takes a ping, blocks, and gives a pong back once it is woken; again and again.
 extern "C" fn answer(argument: usize) {
     // SAFETY: `run` joins this thread before it gives up what they share.
     let shared: &Shared = unsafe { &*ptr::with_exposed_provenance(argument) };
@@ -93,7 +93,7 @@ pub(super) fn run(run: &Run) -> Outcome {
     let mut wrong = 0;
     for turn in 0..run.iterations {
         let (given, blocked) = (shared.ping.post(), shared.pong.wait(None));
-        // It stays where it is until it is woken.
+        // The other thread stays blocked until it is woken.
         wrong += u64::from((given, blocked, shared.woken.load(Acquire)) != (0, 0, turn));
         // SAFETY: has no precondition.
         unsafe { hermit_abi::wakeup_task(other) };
@@ -111,7 +111,7 @@ pub(super) fn run(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// The cases that one thread can see alone: limits that come, values that differ, counters that are at an end.
+/// The cases that one thread can see alone: limits that come, values that differ, counters at an end.
 fn limits() -> Outcome {
     let mut word = 7;
     let word = &raw mut word;

@@ -26,12 +26,12 @@ struct Exchange {
     iterations: u64,
     /// The target takes interrupts.
     is_ready: AtomicU32,
-    /// The number that it has taken.
+    /// The number of interrupts that it has taken.
     taken: AtomicU64,
 }
 
-/// Runs `target` on another vCPU and sends it interrupts, each when the one before has been taken: what `send` does, which calls
-/// what it is given to send and to wait.
+/// Runs `target` on another vCPU and sends it interrupts by `send`, each when the one before has been taken. `send` is given a
+/// function that sends one and waits.
 pub(super) fn send_to(target: threads::Entry, run: &Run, mut send: impl FnMut(&dyn Fn())) -> Outcome {
     let exchange = Exchange { iterations: run.iterations, is_ready: AtomicU32::new(0), taken: AtomicU64::new(0) };
     let given = threads::give(TARGET, current(), target, core::ptr::from_ref(&exchange).expose_provenance());
@@ -93,7 +93,7 @@ pub(super) fn ipi_running(run: &Run) -> Outcome {
     send_to(take_running, run, |send| send())
 }
 
-/// The leaves while other vCPUs exit: each answer is bounded by what was answered before and after.
+/// Asks the leaves while other vCPUs exit: each answer is bounded by the answers before and after.
 pub(super) fn race(run: &Run) -> Outcome {
     let vcpu = Some(cpu::number() as u16);
     let own = || (account::exits_on(ExitReason::CPUID, vcpu), booked_on(ExitReason::CPUID, vcpu));
@@ -205,7 +205,7 @@ extern "C" fn exit_for_ever(_: usize) {
     }
 }
 
-/// Meanwhile vCPU 0 waits without an exit, and those beyond the target do nothing but exit.
+/// While vCPU 1 ends the guest, vCPU 0 waits without an exit, and further vCPUs do nothing but exit.
 pub(super) fn triple_fault_elsewhere(_: &Run) -> Outcome {
     for other in TARGET + 1..threads::vcpus() {
         ensure!(threads::give(other, current(), exit_for_ever, 0), "vCPU {other} is busy");

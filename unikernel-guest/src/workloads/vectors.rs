@@ -1,8 +1,8 @@
 //! x87, SSE and AVX registers across each kind of exit.
 //!
-//! One block of assembly loads every register from an image, provokes one exit, and stores every register into another
-//! image (SDM 1 13.4 has the layout; FXSAVE's is its first part). The monitor contains no instruction that could touch
-//! them, and this is where that shows.
+//! One block of assembly loads every register from an image, provokes one exit, and stores every register into another image (SDM
+//! 1 13.4 has the layout; FXSAVE's is its first part). The monitor contains no instruction that could touch these registers; this
+//! workload shows it.
 #![expect(unsafe_code, reason = "loads and stores extended state around single instructions")]
 
 use core::arch::{asm, naked_asm};
@@ -54,7 +54,7 @@ macro_rules! provocations {
     };
 }
 
-/// The POST code that one of them writes.
+/// The POST code that one of the provocations writes.
 const POST_CODE: u8 = 0x5e;
 
 provocations! {
@@ -75,13 +75,13 @@ provocations! {
     by_fresh_page EPT_VIOLATION: "mov [rdi], rdi";
 }
 
-/// VMCALL as SVM has it.
+/// VMCALL under SVM.
 #[unsafe(naked)]
 unsafe extern "C" fn by_vmmcall() {
     naked_asm!("xor eax, eax", "vmmcall", "ret")
 }
 
-/// PAUSE where the first behind an entry makes no exit.
+/// PAUSE on a processor on which the first PAUSE behind an entry makes no exit.
 #[unsafe(naked)]
 unsafe extern "C" fn by_second_pause() {
     naked_asm!("pause", "pause", "ret")
@@ -102,8 +102,8 @@ pub(super) fn vectors(run: &Run) -> Outcome {
                 ExitReason::PAUSE if facts().first_pause_runs => by_second_pause,
                 _ => provoke,
             };
-            // SAFETY: `before` is a valid image, and the provocations change nothing that matters: the POST code is noted,
-            // the MSR is unused, the fresh page was handed out to nobody else.
+            // SAFETY: `before` is a valid image, and the provocations change nothing that matters: the POST code is noted, the
+            // MSR is unused, the fresh page was handed out to nobody else.
             unsafe { across(&before, &mut after, provoke, page) };
             before.compare(&after, reason)?;
         }
@@ -115,7 +115,7 @@ fn book_provocation(reason: ExitReason) {
     note_post(POST_CODE);
     match reason {
         ExitReason::CR_ACCESS if !wants(Proc::Cr3Store) || !reads_exit() => {}
-        // In the full profile every port and every MSR exits, as the rest of these always do.
+        // In the full profile every port and every MSR exits; the other provocations always do.
         ExitReason::IO_INSTRUCTION | ExitReason::RDMSR | ExitReason::WRMSR | ExitReason::CR_ACCESS => book(reason),
         _ => book_if_enabled(reason, 1),
     }
@@ -140,8 +140,8 @@ unsafe fn across(before: &Image, after: &mut Image, provoke: Provoke, page: u64)
             )
         };
     }
-    // SAFETY: the images have the size and alignment that the instructions want, the caller vouches for the rest, and
-    // every register that changes is listed or restored. Which instructions exist is what `processor` found out.
+    // SAFETY: the images have the size and alignment that the instructions want, the caller vouches for the rest, and every
+    // register that changes is listed or restored. `processor` found out which instructions exist.
     unsafe {
         match (processor::xcr0() != 0, processor::has_avx()) {
             (true, true) => across!("xrstor64 [r12]", "xsave64 [r13]", "vzeroupper"),
@@ -152,7 +152,7 @@ unsafe fn across(before: &Image, after: &mut Image, provoke: Provoke, page: u64)
 }
 
 impl Image {
-    /// Distinct values in every register, others for each seed.
+    /// Distinct values in every register, other values for each seed.
     fn filled(seed: u64) -> Self {
         let mut image = Self([0; IMAGE_BYTES]);
         let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -13,7 +13,7 @@ pub(super) fn rdpmc() -> u32 {
     timed_fault!("rdpmc", in("ecx") 0x0bad_c0deu32)
 }
 
-/// Instructions that the guest may not use: their exit ends in #UD. Where they have no exit, they are absent.
+/// Instructions that the guest may not use: their exit ends in #UD. Instructions without an exit are absent.
 macro_rules! denied {
     ($($name:ident $reason:ident $instruction:literal $([$($operands:tt)*])?;)*) => {$(
         pub(super) fn $name() -> u32 {
@@ -52,5 +52,5 @@ denied! {
     invlpga SVM_INVLPGA "xor eax, eax\n invlpga rax, ecx" [in("ecx") 0];
 }
 
-/// The operand that they would read.
+/// The operand that these instructions would read.
 static OPERAND: [u64; 2] = [0; 2];

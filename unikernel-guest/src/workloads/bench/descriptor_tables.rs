@@ -20,14 +20,14 @@ pub(super) fn sidt() -> u32 {
     timed!("sidt [{table}]", table = in(reg) table.as_mut_ptr())
 }
 
-// The table that it has.
+// Loads the table that is loaded already.
 pub(super) fn lgdt() -> u32 {
     let table = gdt_pointer();
     book_if_enabled(R::GDTR_IDTR_ACCESS, 1);
     timed!("lgdt [{table}]", table = in(reg) &raw const table)
 }
 
-// The table that it has.
+// Loads the table that is loaded already.
 pub(super) fn lidt() -> u32 {
     let table = idt_pointer();
     book_if_enabled(R::GDTR_IDTR_ACCESS, 1);
@@ -50,7 +50,7 @@ pub(super) fn lldt() -> u32 {
     timed!("lldt {null:x}", null = in(reg) 0u64)
 }
 
-// The task-state segment that it has, which is marked available before.
+// Loads the task-state segment that is loaded already, marked available before.
 pub(super) fn ltr() -> u32 {
     release_task();
     book_if_enabled(R::LDTR_TR_ACCESS, 1);

@@ -56,7 +56,7 @@ pub(super) fn general_protection() -> u32 {
     timed_fault!("mov rax, [{at}]", at = in(reg) 1u64 << 47)
 }
 
-// 1 TiB: canonical, and beyond what the page tables map.
+// 1 TiB: canonical, and beyond the memory that the page tables map.
 pub(super) fn page_fault() -> u32 {
     book_exception(vector::PAGE_FAULT);
     timed_fault!("mov rax, [{at}]", at = in(reg) 1u64 << 40)

@@ -19,9 +19,9 @@ use crate::ops::ports::note_post;
 use crate::runtime::processor;
 use crate::runtime::traps::interrupts;
 
-/// Bytes of a string instruction.
+/// Bytes that a string instruction moves.
 const STRING_BYTES: usize = 32;
-/// A place that INVLPG can be of.
+/// A place whose translation INVLPG drops.
 static HERE: u8 = 0;
 
 pub(super) fn empty() -> u32 {
@@ -89,7 +89,7 @@ pub(super) fn wrmsr() -> u32 {
     timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") SYSENTER_ESP)
 }
 
-// The value that it has.
+// IA32_TSC_ADJUST is 0 already.
 pub(super) fn wr_tsc_adjust() -> u32 {
     book(R::WRMSR);
     timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") IA32_TSC_ADJUST)
@@ -111,7 +111,7 @@ pub(super) fn wbinvd() -> u32 {
     timed!("wbinvd")
 }
 
-// It always exits, and a monitor that would throw away dirty lines would lose its own.
+// INVD always exits, and a monitor that would throw away dirty lines would lose its own.
 pub(super) fn invd() -> u32 {
     book_if_enabled(R::INVD, 1);
     timed!("invd")
@@ -126,7 +126,7 @@ pub(super) fn hlt() -> u32 {
     if armed && interrupts().0 == before + 1 { ticks } else { FAILED }
 }
 
-// The value that it has.
+// XCR0 has this value already.
 pub(super) fn xsetbv() -> u32 {
     let xcr0 = processor::xcr0();
     if xcr0 == 0 {
@@ -138,7 +138,7 @@ pub(super) fn xsetbv() -> u32 {
     timed!("xor edx, edx\n mov eax, r9d\n xsetbv", in("ecx") 0, in("r9") xcr0)
 }
 
-// The clock exits, and so do the two readings of it.
+// The clock itself exits, and so do the two readings.
 pub(super) fn rdtsc() -> u32 {
     book_if_enabled(R::RDTSC, 2);
     timed!("")

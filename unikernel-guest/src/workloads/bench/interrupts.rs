@@ -1,4 +1,4 @@
-//! Interrupts that a vCPU sends itself, and its timer's.
+//! Interrupts that a vCPU sends itself, and those of its timer.
 #![expect(unsafe_code, reason = "executes what it times")]
 
 use tollgate_abi::apic::{ASSERT, DELIVERY_FIXED, ICR, SELF_IPI, TO_SELF};
@@ -10,7 +10,7 @@ use crate::books::book::{book, book_times};
 use crate::ops::{apic, idle};
 use crate::runtime::traps::{SELF_VECTOR, TIMER_VECTOR, interrupts_of};
 
-/// The register by which an interrupt is sent, and what is written to it.
+/// The register by which an interrupt is sent, and the value that is written to it.
 #[derive(Clone, Copy)]
 pub(in super::super) struct By {
     register: u32,
@@ -19,10 +19,10 @@ pub(in super::super) struct By {
 
 /// The interrupt-command register, with the shorthand for the sender.
 pub(super) const ICR_SELF: By = By { register: ICR, value: TO_SELF | ASSERT | DELIVERY_FIXED | SELF_VECTOR as u64 };
-/// The register that an x2APIC has for it.
+/// The register that an x2APIC has for self-IPIs.
 pub(super) const SELF: By = By { register: SELF_IPI, value: SELF_VECTOR as u64 };
 
-/// Until its interrupt has come, which on an emulator may take a while.
+/// Times an interrupt until it has come, which on an emulator may take a while.
 pub(super) fn tscdeadline_immed() -> u32 {
     let before = interrupts_of(TIMER_VECTOR);
     idle::enable_interrupts();
@@ -45,8 +45,8 @@ pub(super) fn tscdeadline() -> u32 {
     if interrupts_of(TIMER_VECTOR) == before.0 + 1 { ticks } else { FAILED }
 }
 
-/// Times the sending of an interrupt to itself, with what comes before and after that. R9 has the value, R10 a class above the
-/// interrupt's for CR8, RDX nothing when it is written.
+/// Times the sending of an interrupt to this vCPU, with instructions before and after it. R9 has the value, R10 a priority for
+/// CR8 that is a class above the interrupt's; RDX is 0 for the write.
 macro_rules! timed_to_self {
     ($by:ident, $before:literal, $after:literal) => {
         timed!(

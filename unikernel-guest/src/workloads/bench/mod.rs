@@ -1,7 +1,8 @@
 //! The microbenchmarks: each times one operation, by RDTSC with LFENCE on either side, and keeps every sample.
 //!
-//! The code between the two readings of the clock is assembly, so that it is the operation and nothing else; it is booked
-//! before the first. Where one waits for a time or for another vCPU, what that takes of Rust is in between, too.
+//! The code between the two readings of the clock is assembly, so that it is the operation and nothing else; its exits are booked
+//! before the first reading. Where an operation waits for a time or for another vCPU, some Rust for the waiting is in between,
+//! too.
 
 mod denied;
 mod descriptor_tables;
@@ -29,7 +30,7 @@ pub(super) enum Timed {
     Once(fn() -> u32),
     /// An interrupt from this vCPU to itself, by one of its APIC's registers, taken in one of several ways.
     ToSelf(fn(interrupts::By) -> u32, interrupts::By),
-    /// An interprocessor interrupt to a vCPU that executes this.
+    /// An interprocessor interrupt to a vCPU that executes this function.
     To(Entry),
 }
 
@@ -38,7 +39,7 @@ const FAILED: u32 = u32::MAX;
 /// The processor does not have the operation.
 const ABSENT: u32 = u32::MAX - 1;
 
-/// Their number, then the samples, of the window under way.
+/// The number of samples, then the samples, of the window under way.
 static SAMPLES: Lock<Vec<u32>> = Lock::new(Vec::new());
 
 /// Takes the samples for the monitor; empty where there are none.
@@ -73,7 +74,7 @@ pub(super) fn sample(run: &Run) -> Outcome {
     Ok(())
 }
 
-/// Does an operation as often as it should be, or finds that there is none.
+/// Does an operation for each iteration, or finds that the processor does not have it.
 fn repeat(run: &Run, mut keep: impl FnMut(u32), mut once: impl FnMut() -> u32) -> Outcome {
     for _ in 0..run.iterations {
         match once() {

@@ -27,7 +27,7 @@ pub(super) fn ept_violation_fetch() -> u32 {
     unsafe {
         ((fetched + PAGE_BYTES) as *mut u8).write_volatile(RET);
     }
-    // A page of zeroes is of `add [rax], al`, two bytes long; RAX points at `sum`.
+    // Bytes of zero are `add [rax], al`, two bytes long; RAX points at `sum`.
     timed!("mov rax, r9\n call {code}", code = in(reg) fetched + PAGE_BYTES - 2, in("r9") &raw mut sum)
 }
 

@@ -10,10 +10,10 @@ use crate::books::book::{book, book_times};
 use crate::books::intercepts::book_if_enabled;
 use crate::ops::control_registers::{read_cr0, read_cr3, read_cr4, reads_exit};
 
-/// CR3, which is to be read where that does not exit.
+/// The value of CR3, read in a profile in which that does not exit.
 static CR3: AtomicU64 = AtomicU64::new(0);
 
-/// Notes what can't be read without an exit under the profile that rows have.
+/// Notes the values that can't be read without an exit under the profile of the rows.
 pub(super) fn set_up() {
     CR3.store(read_cr3(), Relaxed);
 }
@@ -23,13 +23,13 @@ pub(super) fn mov_from_cr8() -> u32 {
     timed!("mov rax, cr8")
 }
 
-// Nothing is held back.
+// A priority of 0 holds nothing back.
 pub(super) fn mov_to_cr8() -> u32 {
     book(R::CR_ACCESS);
     timed!("mov cr8, {zero}", zero = in(reg) 0u64)
 }
 
-// No breakpoint: what it has.
+// DR7 enables no breakpoint, as before.
 pub(super) fn mov_to_dr() -> u32 {
     book_if_enabled(R::MOV_DR, 1);
     timed!("mov dr7, {quiet}", quiet = in(reg) 0x400u64)
@@ -40,7 +40,7 @@ pub(super) fn mov_from_dr() -> u32 {
     timed!("mov rax, dr7")
 }
 
-// Every page is writable, and the value is as it was afterwards.
+// Every page is writable, and WP is put back.
 pub(super) fn toggle_cr0_wp() -> u32 {
     let cr0 = read_cr0();
     book_times(R::CR_ACCESS, 2);
@@ -71,7 +71,7 @@ pub(super) fn mov_from_cr3() -> u32 {
     timed!("mov rax, cr3")
 }
 
-// The value that it has.
+// CR3 has this value already.
 pub(super) fn mov_to_cr3() -> u32 {
     book(R::CR_ACCESS);
     timed!("mov cr3, {cr3}", cr3 = in(reg) CR3.load(Relaxed))

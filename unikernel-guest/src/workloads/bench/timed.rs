@@ -3,16 +3,16 @@
 
 use core::arch::asm;
 
-/// The low half of the time.
+/// The low half of the time stamp.
 pub(super) fn clock() -> u32 {
     let now;
-    // SAFETY: it writes RAX and RDX alone. Not `nomem`: what it times stays on its side.
+    // SAFETY: it writes RAX and RDX alone. Not `nomem`: the timed operation must stay on its side.
     unsafe { asm!("lfence", "rdtsc", "lfence", out("eax") now, out("edx") _, options(nostack)) };
     now
 }
 
-/// Times an operation. Before it, R8 to R11 can be set up, and memory; it may not touch R8 itself, and what it does not give
-/// back must be among the operands.
+/// Times an operation. R8 to R11 and memory may be set up before it. It must not touch R8, and every other register that it
+/// changes must be among the operands.
 macro_rules! timed {
     ($operation:expr $(, $($operands:tt)*)?) => {
         $crate::workloads::bench::timed::timed_between!("", $operation, "" $(, $($operands)*)?)
@@ -20,7 +20,7 @@ macro_rules! timed {
 }
 pub(super) use timed;
 
-/// Times an operation, with instructions before and after it, which are not timed.
+/// Times an operation between other instructions, which are not timed.
 macro_rules! timed_between {
     ($before:expr, $operation:expr, $after:expr $(, $($operands:tt)*)?) => {{
         let ticks: u32;
@@ -55,8 +55,8 @@ macro_rules! timed_fault {
 }
 pub(super) use timed_fault;
 
-/// Times an operation that must raise an exception, with instructions before it, which are not timed, right behind it, which are, and
-/// after those.
+/// Times an operation that must raise an exception. The first instructions, before it, are not timed; the second, right behind
+/// it, are; the third, after those, are not.
 macro_rules! timed_fault_between {
     ($before:literal, $operation:literal, $behind:literal, $after:literal $(, $($operands:tt)*)?) => {{
         let ticks = $crate::workloads::bench::timed::timed_between!(
