@@ -1,4 +1,4 @@
-//! C runtime symbols that `core` and `alloc`, as built for the host target, want from their environment.
+//! C runtime symbols that `core` and `alloc`, as they are built for the host, want from their environment.
 //!
 //! Only bare-metal binaries link this. The memory functions use string instructions: no SSE, no red zone, and no way for
 //! the compiler to turn them into calls of themselves.
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, bytes: usize) -> i32
     )
 }
 
-/// Zero where equal.
+/// Compares: zero if equal.
 ///
 /// # Safety
 /// Both regions are valid for that many bytes.
@@ -117,14 +117,14 @@ pub unsafe extern "C" fn strlen(string: *const u8) -> usize {
     naked_asm!("xor eax, eax", "2:", "cmp byte ptr [rdi + rax], 0", "je 3f", "inc rax", "jmp 2b", "3:", "ret")
 }
 
-/// Referenced by the prebuilt `alloc`, which was compiled to unwind; never called in an image that aborts on panic.
+/// The prebuilt `alloc`, which was compiled to unwind, refers to it; never called in an image that aborts on panic.
 #[cfg(bare)]
 #[unsafe(no_mangle)]
 pub extern "C" fn rust_eh_personality() -> ! {
     halt()
 }
 
-/// Like [`rust_eh_personality`].
+/// The prebuilt `alloc` refers to it, as to [`rust_eh_personality`].
 #[cfg(bare)]
 #[unsafe(no_mangle)]
 pub extern "C" fn _Unwind_Resume() -> ! {

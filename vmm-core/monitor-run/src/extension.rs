@@ -23,7 +23,7 @@ where
 {
     /// The features of the processor.
     type Capabilities: Copy + Sync + 'static;
-    /// How it treats what predictions depend on.
+    /// Facts of the extension that predictions depend on.
     fn facts(capabilities: &Self::Capabilities) -> Facts;
     /// Whether guests can have RDTSCP and IA32_TSC_AUX.
     fn allows_rdtscp(capabilities: &Self::Capabilities) -> bool;
@@ -31,7 +31,7 @@ where
     fn cr4_allowed(capabilities: &Self::Capabilities) -> u64;
     /// Switches the extension on at this processor and lays out a vCPU's state.
     fn new(plan: &Plan<Self>, seated: &Seated, cpuid: &CpuidTable, apic: &Page) -> (Self, GuestRegisters);
-    /// Which exits a profile's controls can produce.
+    /// The exits that a profile's controls can produce.
     fn controls(&self, profile: Profile) -> Controls;
     /// The control fields of a profile, for its record.
     fn describe(&self, profile: Profile) -> records::Controls<'static>;

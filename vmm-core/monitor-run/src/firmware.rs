@@ -1,7 +1,7 @@
-//! The firmware that started the monitor, and the services that the monitor asks of it: memory, the image, the other processors, an end.
+//! The firmware that started the monitor, and its services: memory, the image, the other processors, the end of the machine.
 //!
-//! There are two. In the ROM ([`crate::rom`]) the monitor is its own firmware and has the machine for itself. Under UEFI (the
-//! crate `monitor-uefi`) it is a guest of boot services, to which it gives every processor back as it was.
+//! There are two firmwares. In the ROM ([`crate::rom`]) the monitor is its own firmware and has the machine for itself. Under
+//! UEFI (the crate `monitor-uefi`) it uses boot services, to which it gives every processor back as it was.
 #![expect(unsafe_code, reason = "takes memory, and keeps a pointer to a static in an atomic")]
 
 use alloc::string::String;
@@ -15,9 +15,9 @@ use vmm_core::recording::Slot;
 
 use crate::{HEAP, Refused};
 
-/// A firmware, as a table of what it does.
+/// A firmware, as a table of its functions.
 ///
-/// All of it is called on the first processor, but for `keep`, `end` and `leave`, which a processor that fails calls too. From
+/// They are called on the first processor, but for `keep`, `end` and `leave`, which a processor that fails calls, too. From
 /// [`crate::run`] on none may count on the firmware's own descriptor tables.
 #[derive(Debug)]
 pub struct Firmware {
@@ -29,33 +29,33 @@ pub struct Firmware {
     pub directory: fn() -> Result<Directory<'static>, Refused>,
     /// The bytes in which the directory's offsets count.
     pub image: fn() -> &'static [u8],
-    /// Host-physical address of the guest's memory (`GUEST_BYTES`): a multiple of 2 MiB, mapped to itself, nobody else's.
+    /// Host-physical address of the guest's memory (`GUEST_BYTES`): a multiple of 2 MiB, mapped to itself, used by nothing else.
     pub guest_memory: fn() -> Result<u64, Refused>,
-    /// Memory that nobody else uses and that is mapped to itself, for a trace. Asked for once.
+    /// Memory for a trace, used by nothing else and mapped to itself. Asked for once.
     pub spare_memory: fn() -> &'static [Slot],
     /// Starts the other processors, each of which comes to [`crate::processors::other_main`] with a number of its own.
     pub start_others: fn(&LocalApic),
-    /// Whether processors go back to it. Then a vCPU is stopped by NMI: an INIT that comes in VMX root operation stays pending
-    /// until VMXOFF (SDM 3C 24.8), which resets the processor then.
+    /// Whether processors go back to the firmware. Then a vCPU is stopped by NMI: an INIT in VMX root operation stays pending
+    /// until VMXOFF (SDM 3C 24.8), and would reset the processor then.
     pub takes_back: bool,
-    /// Takes what is sent to the serial port, too.
+    /// Takes the text that goes to the serial port, too.
     pub keep: fn(&str),
-    /// Says that what is sent from now on is the account and the verdict, which have room where it keeps them. Returns how many bytes
-    /// it could not keep.
+    /// Says that the text from now on is the account and the verdict, for which a firmware that keeps text has room left. Returns
+    /// the number of bytes that it could not keep.
     pub keep_end: fn() -> usize,
     /// Notes for people before the run: sentences.
     pub remarks: fn() -> Vec<String>,
-    /// The sentence that the verdict is to say besides, if any.
+    /// A sentence for the verdict, besides its own, if any.
     pub postscript: fn() -> Option<String>,
-    /// Ends a run in which the processor that calls it can't go on.
+    /// Ends a run in which the calling processor can't go on.
     pub end: fn(Ending) -> !,
-    /// Takes the processor that calls it, which can't go on. The run's end is another's.
+    /// Takes the calling processor, which can't go on, while another ends the run.
     pub leave: fn() -> !,
 }
 
 static FIRMWARE: AtomicPtr<Firmware> = AtomicPtr::new(core::ptr::null_mut());
 
-/// The first thing that an image does: says by what it was started, and gives the heap.
+/// Begins an image's work: notes the firmware that started it, and gives the heap.
 ///
 /// # Safety
 /// It is called once. `heap..heap + heap_bytes` is memory that nobody else touches from now on, mapped to itself, since the

@@ -40,7 +40,7 @@ pub(crate) fn find() -> Result<Found, Refused> {
 }
 
 impl Found {
-    /// How its extension treats what predictions depend on.
+    /// Facts of the extension that predictions depend on.
     pub(crate) fn facts(&self) -> Facts {
         match self {
             Found::VtX(_) => Facts::default(),

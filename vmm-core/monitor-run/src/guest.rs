@@ -1,4 +1,4 @@
-//! Lays the guest out in its memory, from the image in which it lies.
+//! Lays the guest out in its memory, from the image that holds it.
 #![expect(unsafe_code, reason = "takes the guest's region as memory")]
 
 use tollgate_abi::guest_image::Directory;
@@ -11,10 +11,10 @@ pub(crate) const MODEL: &Model = &UNIKERNEL;
 
 /// Takes the guest's memory, zeroed, and loads the guest: segments, page tables, boot information.
 ///
-/// `image` is what the directory's offsets count in; its length was checked when the directory was read.
+/// The directory's offsets count in `image`; its length was checked when the directory was read.
 ///
 /// # Safety
-/// `guest_hpa` is what the firmware gave as the guest's memory, and this is called once.
+/// `guest_hpa` is the address that the firmware gave as the guest's memory, and this is called once.
 pub(crate) unsafe fn load(
     directory: &Directory<'_>,
     image: &[u8],
@@ -39,7 +39,7 @@ pub(crate) unsafe fn load(
     Ok(memory)
 }
 
-/// 4 GiB, mapped to itself by 2 MiB pages.
+/// Page tables that map 4 GiB to itself by 2 MiB pages.
 fn page_tables(memory: &mut GuestMemory) -> Result<(), BadAddress> {
     const TABLE: u64 = 0b11;
     const LARGE_PAGE: u64 = 0b1000_0011;
@@ -95,7 +95,7 @@ mod tests {
         let image = [&page[..], packed, plain].concat();
         let directory = Directory::read(&page, image.len() as u64).unwrap();
         let mut region = vec![0xa5; GUEST_BYTES as usize];
-        // SAFETY: the vector is this memory alone's and lives as long, by the pair that is returned.
+        // SAFETY: the vector is this memory alone's, and the returned pair keeps it as long as the memory.
         unsafe { load(&directory, &image, region.as_mut_ptr() as u64, 3, Facts::from_word(5)) }
             .map(|memory| (memory, region))
     }

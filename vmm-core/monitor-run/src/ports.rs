@@ -1,4 +1,4 @@
-//! The few ports of the PC that the monitor itself uses: CMOS, interrupt controllers, and those that end an emulator.
+//! The few ports of the PC that the monitor itself uses: CMOS, the interrupt controllers, and the ports that end an emulator.
 #![expect(unsafe_code, reason = "port I/O")]
 
 use tollgate_abi::ending::{BOCHS_PORT, Ending, QEMU_PORT};
@@ -20,7 +20,7 @@ pub(crate) fn memory_bytes() -> u64 {
     if above_16m > 0 { (16 << 20) + above_16m } else { (1 << 20) + above_1m }
 }
 
-/// Masks both interrupt controllers: nothing may interrupt the monitor, or the guest.
+/// Masks both interrupt controllers: no device may interrupt the monitor, or the guest.
 pub(crate) fn mask_interrupts() {
     // SAFETY: the mask registers of the two 8259s.
     unsafe {
@@ -35,7 +35,7 @@ pub fn interrupt_masks() -> [u8; 2] {
     unsafe { [Port::new(0x21).read(), Port::new(0xa1).read()] }
 }
 
-/// Has them mask what they did.
+/// Sets the interrupts that both controllers mask.
 pub fn set_interrupt_masks([first, second]: [u8; 2]) {
     // SAFETY: the same registers.
     unsafe {
@@ -44,7 +44,7 @@ pub fn set_interrupt_masks([first, second]: [u8; 2]) {
     }
 }
 
-/// Whether there is the debug port of an emulator, which reads as its own number. Where nobody answers all bits are 1.
+/// Whether there is an emulator's debug port, which reads as its own number. A port without a device reads all ones.
 pub fn has_debug_port() -> bool {
     const DEBUG_PORT: u16 = 0xe9;
     // SAFETY: reading a port that no PC has.
@@ -54,7 +54,7 @@ pub fn has_debug_port() -> bool {
 
 /// Ends the emulator with the status that stands for `ending`, if it listens.
 pub fn tell_emulator(ending: Ending) {
-    // SAFETY: Bochs and QEMU each read their own port; on a real machine nobody does.
+    // SAFETY: Bochs and QEMU each read their own port; on a real machine neither port has a device.
     unsafe {
         for &byte in ending.bochs_bytes() {
             Port::new(BOCHS_PORT).write(byte);

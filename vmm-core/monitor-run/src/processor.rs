@@ -1,4 +1,4 @@
-//! The processor that this runs on, as far as both extensions ask.
+//! The processor that this code runs on, as far as both extensions need it.
 
 use alloc::boxed::Box;
 
@@ -9,7 +9,7 @@ use vmm_core::nested::Table;
 
 use crate::firmware::firmware;
 
-/// CPUID, natively.
+/// CPUID of the processor itself.
 pub(crate) fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
     let result = core::arch::x86_64::__cpuid_count(leaf, sub_leaf);
     Answer { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
@@ -29,8 +29,8 @@ pub(crate) fn tsc_hz() -> u64 {
     vmm_core::rate::tsc_hz(cpuid)
 }
 
-/// Whether time passes here as it does for a person: on silicon, by itself or under KVM. Emulators count instructions, some billions
-/// of which take minutes.
+/// Whether time passes here as it does for a person: on silicon, by itself or under KVM. An emulator counts instructions, and
+/// takes minutes for some billions of them.
 pub(crate) fn is_in_real_time() -> bool {
     let is_kvm = || {
         let leaf = cpuid(HYPERVISOR, 0);
@@ -41,13 +41,13 @@ pub(crate) fn is_in_real_time() -> bool {
     if has_hypervisor { is_kvm() } else { firmware().takes_back }
 }
 
-/// TSC ticks that a processor may be away without being missed: a second, where that is a person's. 0 for no more than usual.
+/// TSC ticks that a processor may be away without being missed: a second, if time passes as for a person; else 0, for the usual
+/// patience.
 pub(crate) fn patience_ticks() -> u64 {
     if is_in_real_time() { tsc_hz() } else { 0 }
 }
 
-/// TSC ticks over which a timer is measured that counts at a rate of its own: two milliseconds, or on emulators, which are exact,
-/// fewer.
+/// TSC ticks over which the rate of another timer is measured: two milliseconds, or fewer on emulators, which are exact.
 pub(crate) fn measured_ticks() -> u64 {
     const EXACT: u64 = 20_000;
     if is_in_real_time() { tsc_hz() / 500 } else { EXACT }
@@ -63,7 +63,7 @@ pub(crate) fn page() -> &'static mut Table {
     Box::leak(Box::new(Table::EMPTY))
 }
 
-/// Its physical address.
+/// The physical address of such a page.
 pub(crate) fn physical(page: &Table) -> u64 {
     core::ptr::from_ref(page) as u64
 }

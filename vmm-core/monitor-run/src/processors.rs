@@ -18,14 +18,14 @@ use crate::{processor, rest, traps};
 /// The state that the vCPUs share.
 pub(crate) static BOARD: Board = Board::new();
 
-/// How many processors have arrived, the first included. The firmware's code counts, in the ROM the boot block.
+/// The number of processors that have arrived, the first included. The firmware's code counts, in the ROM the boot block.
 pub static ARRIVALS: AtomicU32 = AtomicU32::new(1);
-/// Where the stacks of those that are wanted end, by their numbers. The same code reads them.
+/// The ends of the stacks for the processors that are wanted, by their numbers. The firmware's code reads them.
 pub static STACKS: [AtomicU64; MOST_VCPUS] = [const { AtomicU64::new(0) }; MOST_VCPUS];
 
 /// Set when the run is over and the others are to go.
 static DISMISSED: AtomicBool = AtomicBool::new(false);
-/// How many of them have come up, and how many of these have gone.
+/// The number of other processors that have come up, and of those among them that have gone.
 static CAME: AtomicUsize = AtomicUsize::new(0);
 static WENT: AtomicUsize = AtomicUsize::new(0);
 

@@ -11,21 +11,21 @@ use vmm_core::recording::Slot;
 use crate::firmware::{self, Firmware};
 use crate::{Refused, ports};
 
-/// The heap: from the end of what link.ld places to where the guest's memory starts.
+/// The heap: from the end of the image, as link.ld places it, to the guest's memory.
 const HEAP_START: usize = 2 << 20;
 const HEAP_BYTES: usize = 6 << 20;
 
-/// Where guest-physical 0 is: above the monitor and its heap, and a multiple of 2 MiB for large pages.
+/// The address of guest-physical 0: above the monitor and its heap, and a multiple of 2 MiB for large pages.
 const GUEST_HPA: u64 = 8 << 20;
 const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= GUEST_HPA);
 
-/// Where memory ends at the latest: below 4 GiB devices and the ROM come.
+/// The last end that memory can have: below 4 GiB devices and the ROM come.
 const MAPPED_BYTES: u64 = 2 << 30;
 
 /// Bytes of memory that the machine must have.
 const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
 
-/// The ROM as firmware, whose boot block starts the other processors by `start_others`.
+/// The ROM as firmware; its boot block starts the other processors, by `start_others`.
 pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
     Firmware {
         name: "rom",
@@ -55,7 +55,7 @@ pub fn run(rom: &'static Firmware) -> ! {
 
 /// The ROM, which ends at 4 GiB.
 fn image() -> &'static [u8] {
-    // SAFETY: the reset vector was fetched from there; ROM is mapped by the boot block and never changes.
+    // SAFETY: the reset vector was fetched from there; the boot block maps the ROM, which never changes.
     unsafe { &*(ROM_BASE as usize as *const [u8; ROM_BYTES]) }
 }
 

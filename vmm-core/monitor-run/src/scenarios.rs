@@ -18,18 +18,18 @@ use vmm_core::vcpu::Vcpu;
 use crate::processors;
 use crate::serial::Serial;
 
-/// Entries that a signal can take to come which has been sent and was late: each has the scenario's whole time.
+/// Further entries in which a signal that was late may come. Each lasts as long as the scenario may.
 const LATE_ENTRIES: u32 = 3;
 
 /// An extension that stages scenarios.
 pub(crate) trait Stage: Enter {
-    /// Pages of the monitor's that the processor reads.
+    /// Pages of the monitor for the processor to read.
     type Pages;
-    /// The controls that the processor allows, as far as scenarios ask.
+    /// The controls that the processor allows, as far as scenarios need to know.
     fn allowed(&self, board: &Board) -> Controls;
     /// The exits that the controls in force can produce.
     fn controls_now(&self) -> Controls;
-    /// Stages one: what is left is to enter the guest with these registers.
+    /// Stages a scenario: afterwards it only remains to enter the guest with these registers.
     fn stage(
         &mut self,
         scenario: &Scenario,
@@ -37,12 +37,12 @@ pub(crate) trait Stage: Enter {
         pages: &mut Self::Pages,
         board: &Board,
     ) -> GuestRegisters;
-    /// Undoes what the next would not overwrite.
+    /// Undoes those changes that the next scenario would not overwrite.
     fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Self::Pages, board: &Board);
 }
 
-/// Runs each of them as often as the options say, compares what it provoked with what it predicts, and records how long it took
-/// where it is to be timed.
+/// Runs each scenario as often as the options say, and compares its exits with its prediction. Records its samples, if scenarios
+/// are to be timed.
 pub(crate) fn run<B: Stage>(
     vcpu: &mut Vcpu<B>,
     owner: &mut dyn AnyOwner<B>,
@@ -79,8 +79,8 @@ pub(crate) fn run<B: Stage>(
         for _ in 0..runs {
             owner.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
             let mut end = vcpu.run(book, |vcpu| owner.run(vcpu), |_, _| None);
-            // A signal that comes later than its scenario allows would stay pending, and reset a processor that goes back to firmware: it is
-            // waited for in the guest, where it makes an exit.
+            // A signal that comes later than its scenario allows would stay pending, and reset a processor that goes back to
+            // firmware. So it is awaited in the guest, where it makes an exit.
             for _ in 0..LATE_ENTRIES {
                 let came = scenario.reasons().any(|reason| RawReason(end.reason).basic() == reason);
                 if came || !scenario.needs_other_cpu() || board.ask_nothing() {

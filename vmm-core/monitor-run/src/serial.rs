@@ -1,4 +1,4 @@
-//! The first serial port: records go out here, and to the firmware if that keeps them; nothing comes in.
+//! The first serial port: records go out here, and to the firmware if that keeps them. Nothing is read.
 #![expect(unsafe_code, reason = "owns the port's registers")]
 
 use core::fmt;
@@ -9,7 +9,7 @@ use uart_16550::{BaudRate, Config, Uart16550};
 
 use crate::firmware::firmware;
 
-/// Its I/O base on every PC.
+/// The port's I/O base on every PC.
 const COM1: u16 = 0x3f8;
 
 /// Polls without progress after which the port counts as dead: a record lost is better than a monitor that hangs.
@@ -21,10 +21,10 @@ pub(crate) struct Serial {
 }
 
 impl Serial {
-    /// Sets the port up at 115200 baud, 8N1. Without a port, what is written goes nowhere.
+    /// Sets the port up at 115200 baud, 8N1. Without a port, output goes nowhere.
     pub(crate) fn new() -> Self {
-        // SAFETY: one processor runs, and this is its only owner of the port; after a fatal error a second one takes
-        // over for good.
+        // SAFETY: one processor runs, and this is its only owner of the port; after a fatal error a second owner takes over for
+        // good.
         let uart = unsafe { Uart16550::new_port(COM1) }.ok();
         let config = Config { baud_rate: BaudRate::Baud115200, ..Config::DEFAULT };
         Self { uart: uart.and_then(|mut uart| uart.init(config).is_ok().then_some(uart)) }

@@ -1,4 +1,4 @@
-//! The facts found before the run, while firmware could be asked, and kept for the monitor, which can't ask.
+//! The facts that are found before the run, while firmware can be asked, and kept for the monitor, which can't ask.
 #![expect(unsafe_code, reason = "keeps a pointer to what was found in an atomic")]
 
 use alloc::boxed::Box;
@@ -17,10 +17,10 @@ use vmm_core::recording::Slot;
 use crate::machine;
 use crate::stick::{Stick, Trouble};
 
-/// For large pages.
+/// The alignment of the guest's memory, for large pages.
 const GUEST_ALIGNMENT: usize = 2 << 20;
 
-/// Memory that is asked of firmware for a trace.
+/// The most memory that is asked of firmware for a trace.
 const MOST_TRACE_BYTES: usize = 1 << 30;
 const LEAST_TRACE_BYTES: usize = 4096;
 
@@ -29,10 +29,10 @@ pub(crate) struct Found {
     pub(crate) memory_bytes: u64,
     pub(crate) image: &'static [u8],
     pub(crate) directory: Result<Directory<'static>, Refused>,
-    /// Where the guest's memory starts, in what [`machine::pages`] gave.
+    /// The guest's memory: an aligned address in the pages that [`machine::pages`] gave.
     pub(crate) guest_memory: Result<u64, Refused>,
     pub(crate) remarks: Vec<String>,
-    /// The sentence that the verdict is to say besides.
+    /// The sentence about the stick that the verdict says besides its own.
     pub(crate) trouble: Option<String>,
     guest_pages: Option<*mut u8>,
     /// Room for a trace, if one is asked for: address and bytes.
@@ -41,13 +41,13 @@ pub(crate) struct Found {
 
 static FOUND: AtomicPtr<Found> = AtomicPtr::new(core::ptr::null_mut());
 
-/// The facts that were found. Until [`keep`] was called that is a defect.
+/// The facts that were found. A call before [`keep`] is a defect.
 pub(crate) fn found() -> &'static Found {
     // SAFETY: null, or what `keep` leaked.
     unsafe { FOUND.load(Ordering::Acquire).as_ref() }.expect("the machine was looked at before the run")
 }
 
-/// Keeps it.
+/// Keeps the facts.
 pub(crate) fn keep(found: Found) {
     FOUND.store(Box::leak(Box::new(found)), Ordering::Release);
 }
@@ -96,7 +96,7 @@ impl Found {
     /// Room for a trace.
     pub(crate) fn spare_memory(&self) -> &'static [Slot] {
         match self.spare {
-            // SAFETY: pages that firmware gave for this, and that it gets back when the run is over; a slot may have any value.
+            // SAFETY: firmware gave the pages for this, and gets them back when the run is over; a slot may have any value.
             Some((pages, bytes)) => unsafe { core::slice::from_raw_parts(pages.cast(), bytes / size_of::<Slot>()) },
             None => &[],
         }
@@ -115,7 +115,7 @@ impl Found {
     }
 }
 
-/// Memory for as much of the trace that these options ask for as there is.
+/// Memory for the trace that these options ask for, or for as much of it as firmware has memory for.
 fn room_for_trace(options: &str) -> Option<(*mut u8, usize)> {
     let options = Options::parse(options).ok().filter(|options| options.trace_exits > 0)?;
     let exits = options.trace_exits.saturating_mul(options.cpus.into());

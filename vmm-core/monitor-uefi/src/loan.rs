@@ -24,7 +24,7 @@ pub(crate) const GIVEN_UP: u64 = u64::MAX;
 /// what `work` returns, or [`GIVEN_UP`].
 ///
 /// # Safety
-/// The processor is firmware's as it came. The stack is nobody else's and ends at a multiple of 16.
+/// The processor is in the state that firmware gave it. Nobody else uses the stack, which ends at a multiple of 16.
 pub(crate) unsafe fn lend(stack_end: u64, work: extern "sysv64" fn(u64) -> u64, argument: u64) -> u64 {
     let state = State::keep();
     let settings = Settings::keep();
@@ -32,7 +32,7 @@ pub(crate) unsafe fn lend(stack_end: u64, work: extern "sysv64" fn(u64) -> u64, 
         settings.mask();
     }
     let (mut caller_rsp, apic_id) = (0, apic_id());
-    // Where `give_up` finds it: a guest leaves no register in which it could be.
+    // `give_up` finds the pointer in this table: a guest leaves no register that could hold it.
     let place = CALLERS
         .iter()
         .find(|place| place.apic_id.compare_exchange(NOBODY, apic_id, Ordering::AcqRel, Ordering::Acquire).is_ok());
@@ -41,7 +41,7 @@ pub(crate) unsafe fn lend(stack_end: u64, work: extern "sysv64" fn(u64) -> u64, 
     }
     // SAFETY: the stack, by the caller's contract; `caller_rsp` lives until after the call.
     let result = unsafe { call_on(stack_end, work, argument, &raw mut caller_rsp) };
-    // SAFETY: the call is over, hence with it whatever ran guests; the state is this processor's, and interrupts that were
+    // SAFETY: the call is over, and with it everything that ran guests; the state is this processor's, and interrupts that were
     // meant for the monitor have been taken.
     unsafe {
         leave_operation();
@@ -71,18 +71,18 @@ pub(crate) unsafe fn give_up() -> ! {
     }
 }
 
-/// The stack pointers of those who lent a processor, by its APIC ID.
+/// The stack pointer at a call of [`lend`], by the APIC ID of the processor.
 struct Caller {
     apic_id: AtomicU32,
     caller_rsp: AtomicU64,
 }
 
-/// No processor's APIC ID: it addresses all.
+/// An APIC ID that no processor has: it addresses all.
 pub(crate) const NOBODY: u32 = u32::MAX;
 static CALLERS: [Caller; MOST_VCPUS] =
     [const { Caller { apic_id: AtomicU32::new(NOBODY), caller_rsp: AtomicU64::new(0) } }; MOST_VCPUS];
 
-/// This processor's APIC ID: all of it where CPUID has leaf 0xb (SDM 2A, CPUID).
+/// This processor's APIC ID: all bits of it, if CPUID has leaf 0xb (SDM 2A, CPUID).
 pub(crate) fn apic_id() -> u32 {
     let topology = if __cpuid(0).eax >= 0xb { __cpuid_count(0xb, 0) } else { __cpuid(0) };
     if __cpuid(0).eax >= 0xb && topology.ebx != 0 { topology.edx } else { __cpuid(1).ebx >> 24 }
@@ -119,7 +119,7 @@ unsafe extern "sysv64" fn call_on(
 /// Returns `result` from the [`call_on`] that stored its stack pointer at `caller_rsp`.
 ///
 /// # Safety
-/// It has not returned yet.
+/// That call has not returned yet.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn return_to(caller_rsp: u64, result: u64) -> ! {
     naked_asm!(
@@ -145,7 +145,7 @@ unsafe fn leave_operation() {
     // EFER.SVME set STGI exists, and maskable interrupts stay off, as RFLAGS.IF is 0.
     unsafe {
         if Cr4::read().contains(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS) {
-            // It can fail only under an SMM monitor that forbids it; firmware, which put that there, lives with it.
+            // VMXOFF can fail only under an SMM monitor that forbids it; firmware, which installed that, lives with it.
             let _ = VmxOperation::leave();
         }
         if Efer::read().contains(EferFlags::SECURE_VIRTUAL_MACHINE_ENABLE) {
@@ -154,7 +154,7 @@ unsafe fn leave_operation() {
     }
 }
 
-/// Takes what the processor holds of NMIs and interrupts between vCPUs, which firmware would not know.
+/// Takes the NMIs and interrupts between vCPUs that are still pending at the processor, and that firmware would not know.
 ///
 /// # Safety
 /// Interrupts are off, and the descriptor table that CS is of stays loaded.
@@ -168,20 +168,21 @@ unsafe fn take_interrupts(settings: &Settings) {
         unsafe { table[vector].set_handler_addr(handler) };
     }
     table.load();
-    // SAFETY: goes on behind itself. An exit for an NMI leaves NMIs blocked until an IRET (SDM 3C 28.5.5); one that waits for
-    // that is taken here.
+    // SAFETY: IRETQ goes on right behind itself. An exit for an NMI leaves NMIs blocked until an IRET (SDM 3C 28.5.5); a pending
+    // NMI is taken here.
     unsafe {
         asm!("mov {stack}, rsp", "xor {other:e}, {other:e}", "mov {other:x}, ss", "push {other}", "push {stack}", "pushfq",
             "xor {other:e}, {other:e}", "mov {other:x}, cs", "push {other}", "lea {other}, [rip + 2f]", "push {other}", "iretq",
             "2:", stack = out(reg) _, other = out(reg) _);
     }
-    // There are as many requests as vectors at most.
+    // At most one interrupt per vector can be requested.
     for _ in 0..=u8::MAX {
         settings.end_of_interrupt();
         if !settings.has_request() {
             break;
         }
-        // SAFETY: what can come has a handler; firmware's timer stands still, and the interrupt controllers are masked.
+        // SAFETY: every interrupt that can come has a handler; firmware's timer stands still, and the interrupt controllers are
+        // masked.
         unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
     }
 }

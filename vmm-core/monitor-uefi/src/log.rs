@@ -1,15 +1,15 @@
 //! The log in memory, from which the file on the stick and the summary on the screen are made.
 //!
-//! It is written while firmware can't be called, by whichever processor has something to say: each takes a stretch of the
-//! buffer and fills it.
+//! It is written while firmware can't be called, by any processor with something to report: each takes a stretch of the buffer
+//! and fills it.
 #![expect(unsafe_code, reason = "hands out stretches of a buffer")]
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use vmm_core::log_room::Room;
 
-/// Bytes of the buffer for a run without a trace. One of every workload on one vCPU takes some forty thousand, on sixteen with keys a
-/// million.
+/// Bytes of the buffer for a run without a trace. A run of every workload takes some forty thousand on one vCPU, a million on
+/// sixteen with keys.
 pub(crate) const BYTES: usize = 4 << 20;
 
 static BUFFER: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -18,13 +18,13 @@ static ROOM: Room = Room::new();
 /// Gives the buffer.
 ///
 /// # Safety
-/// Before anything is kept; `buffer` is so many bytes of memory that is nobody else's from now on.
+/// Nothing has been kept before. `buffer` is `bytes` bytes of memory that nobody else uses from now on.
 pub(crate) unsafe fn give(buffer: *mut u8, bytes: usize) {
     BUFFER.store(buffer, Ordering::Release);
     ROOM.open(bytes);
 }
 
-/// Adds text. What does not fit is lost, and counted.
+/// Adds text. The part that does not fit is lost, and counted.
 pub(crate) fn keep(text: &str) {
     let buffer = BUFFER.load(Ordering::Acquire);
     if let Some(at) = ROOM.take(text.len()) {
@@ -33,17 +33,17 @@ pub(crate) fn keep(text: &str) {
     }
 }
 
-/// Takes the records from now on for the end, which has room. Returns how many bytes were lost.
+/// Gives the records from now on the room that is kept for the end. Returns the number of bytes that were lost before.
 pub(crate) fn keep_end() -> usize {
     let lost = ROOM.end();
     if lost > 0 {
-        // The line that was cut.
+        // Ends the line that was cut.
         keep("\n");
     }
     lost
 }
 
-/// All of it, once every processor that wrote is done, and how many bytes did not fit.
+/// The whole log, once every processor that wrote is done, and the number of bytes that did not fit.
 pub(crate) fn contents() -> (&'static [u8], usize) {
     let buffer = BUFFER.load(Ordering::Acquire);
     if buffer.is_null() {
@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(contents(), (&[][..], 0));
         keep("too early");
         let buffer = std::vec![b'?'; BYTES].leak();
-        // SAFETY: leaked, so that it is the log's alone; the only call.
+        // SAFETY: the buffer is leaked, so that only the log uses it; this is the only call.
         unsafe { give(buffer.as_mut_ptr(), BYTES) };
         let line = "exit reason=10\n".repeat(1000);
         let mut kept = 0;
@@ -71,7 +71,7 @@ mod tests {
             keep(&line);
             kept += line.len();
         }
-        // Nothing fits any more, not even a byte, but what the end has room for.
+        // Not a byte more fits, but for the room that is kept for the end.
         (0..line.len()).for_each(|_| keep("="));
         let lost = keep_end();
         assert!(lost > 0);

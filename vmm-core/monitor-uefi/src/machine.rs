@@ -1,4 +1,4 @@
-//! The machine as firmware shows it: its memory, its timer, its settings, and who else watches over it.
+//! The machine as firmware shows it: its memory, its timer, its settings, and the hypervisor beneath, if there is one.
 #![expect(unsafe_code, reason = "calls firmware by its tables")]
 
 use alloc::format;
@@ -31,7 +31,7 @@ pub(crate) unsafe fn free(memory: *mut u8, bytes: usize) {
     }
 }
 
-/// Bytes of memory that the machine has, and of its largest piece that is free.
+/// Bytes of memory that the machine has, and those of its largest free piece.
 pub(crate) fn memory() -> (u64, u64) {
     let Ok(map) = boot::memory_map(MemoryType::LOADER_DATA) else { return (0, 0) };
     let is_memory = |kind| {
@@ -49,7 +49,7 @@ pub(crate) fn secure_boot() -> bool {
     runtime::get_variable(cstr16!("SecureBoot"), &VariableVendor::GLOBAL_VARIABLE, &mut value).is_ok() && value == [1]
 }
 
-/// The signature of a hypervisor that this machine is a guest of.
+/// The signature of the hypervisor beneath, if this machine is its guest.
 pub(crate) fn hypervisor() -> Option<String> {
     if __cpuid(1).ecx & ecx_1::HYPERVISOR == 0 {
         return None;
@@ -67,7 +67,7 @@ pub(crate) fn nested() -> Option<String> {
     })
 }
 
-/// The timer architectural protocol (UEFI PI 1.8, volume 2, 12.4): what makes firmware's ticks.
+/// The timer architectural protocol (UEFI PI 1.8, volume 2, 12.4), which makes firmware's ticks.
 #[repr(C)]
 #[unsafe_protocol("26baccb3-6f42-11d4-bce7-0080c73c8881")]
 struct TimerArch {
@@ -84,7 +84,7 @@ pub(crate) struct StoppedTimer {
 }
 
 impl StoppedTimer {
-    /// Stops it, so that no tick comes while a guest runs. `None` where firmware has no such timer.
+    /// Stops the timer, so that no tick comes while a guest runs. `None` where firmware has no such timer.
     pub(crate) fn stop() -> Option<Self> {
         let handle = boot::get_handle_for_protocol::<TimerArch>().ok()?;
         let params = OpenProtocolParams { handle, agent: boot::image_handle(), controller: None };
@@ -99,7 +99,7 @@ impl StoppedTimer {
         stopped.then_some(Self { timer, period_100ns })
     }
 
-    /// Lets it go on.
+    /// Lets the timer go on.
     pub(crate) fn go_on(self) {
         // SAFETY: as in `stop`, with the period that it had.
         let _ = unsafe { (self.timer.set_timer_period)(&raw const *self.timer, self.period_100ns) };

@@ -5,7 +5,7 @@
 //!                                        key ◄ account on the screen ◄ log on the stick ◄ take them back ┘
 //! ```
 //!
-//! While the monitor has the processors firmware is not called: descriptor tables are the monitor's, and interrupts are off.
+//! While the monitor has the processors, firmware is not called: descriptor tables are the monitor's, and interrupts are off.
 #![cfg_attr(bare, no_std, no_main)]
 #![cfg_attr(not(bare), allow(dead_code, reason = "a host build only checks the image"))]
 #![expect(unsafe_code, reason = "the entry point, and memory from firmware")]
@@ -57,7 +57,7 @@ static UEFI: Firmware = Firmware {
     leave,
 };
 
-/// Where firmware starts the application.
+/// The entry point at which firmware starts the application.
 #[cfg(bare)]
 #[unsafe(no_mangle)]
 extern "efiapi" fn efi_main(image: uefi::Handle, table: *const core::ffi::c_void) -> Status {
@@ -91,7 +91,7 @@ fn main_of_application() -> Status {
         log::give(buffer, log::BYTES);
     }
     run(stack);
-    // SAFETY: the run is over, and what was on the screen is there.
+    // SAFETY: the run is over, and the account has been shown.
     unsafe {
         machine::free(stack, STACK_BYTES);
         machine::free(buffer, log::BYTES);
@@ -99,7 +99,7 @@ fn main_of_application() -> Status {
     Status::SUCCESS
 }
 
-/// The run, and what becomes of its log. `stack` has [`STACK_BYTES`].
+/// The run and its log. `stack` has [`STACK_BYTES`].
 fn run(stack: *mut u8) {
     let mut stick = Stick::open();
     let mut found = Found::look(&mut stick);
@@ -115,7 +115,7 @@ fn run(stack: *mut u8) {
     );
     found.trouble = log_file.as_ref().err().map(|trouble| format!("the log can't be saved: {trouble}"));
     let wanted = found.directory.as_ref().ok().and_then(|directory| Options::parse(directory.options).ok());
-    // A trace needs more.
+    // A trace needs a larger buffer.
     let traced = found.trace_bytes().and_then(|bytes| {
         let bytes = log::BYTES + bytes;
         machine::pages(bytes).map(|buffer| (buffer, bytes))
@@ -181,7 +181,7 @@ fn run(stack: *mut u8) {
     screen::wait_for_key();
 }
 
-/// Seconds that a run lasts at the most; `None` for no such bound.
+/// Seconds that a run lasts at the most; `None` if it has no such limit.
 fn seconds_at_most(options: &Options<'_>) -> Option<u64> {
     match options.limit_ticks {
         None => Some(LIMIT_SECONDS),
@@ -190,7 +190,7 @@ fn seconds_at_most(options: &Options<'_>) -> Option<u64> {
     }
 }
 
-/// Where a port ends the machine if `tollgate run` started it: QEMU, by what CPUID says. Bochs is known by its debug port.
+/// The hypervisor signatures of QEMU, whose port ends the machine if `tollgate run` started it. Bochs is known by its debug port.
 const EMULATORS: [&str; 2] = [TCG, KVM];
 
 /// The first processor's part.
@@ -200,7 +200,7 @@ extern "sysv64" fn first(_: u64) -> u64 {
     ending.qemu_value().into()
 }
 
-/// The result of [`first`], or that it was given up.
+/// The ending that [`first`] returned; a failure if it was given up.
 fn ending(result: u64) -> Ending {
     let endings = [Ending::Pass, Ending::Refused];
     endings.into_iter().find(|ending| u64::from(ending.qemu_value()) == result).unwrap_or(Ending::Fail)
@@ -214,7 +214,7 @@ fn end(_: Ending) -> ! {
 
 /// Gives back this processor, which can't go on.
 fn leave() -> ! {
-    // SAFETY: the monitor runs on a processor only while that is lent, and whoever calls this has nothing left to do.
+    // SAFETY: the monitor runs on a processor only while that is lent, and the caller has nothing left to do.
     unsafe { loan::give_up() }
 }
 

@@ -1,4 +1,4 @@
-//! The other processors: asked of firmware's MP services before the run, held here until the monitor wants them.
+//! The other processors: obtained from firmware's MP services before the run, and held here until the monitor wants them.
 #![expect(unsafe_code, reason = "makes an event, takes stacks that the monitor gives")]
 
 use core::ffi::c_void;
@@ -19,25 +19,25 @@ const HOLD: u32 = 0;
 const COME: u32 = 1;
 const GO: u32 = 2;
 
-/// Processors that firmware may number.
+/// The most processors that firmware may number.
 const MOST_PROCESSORS: usize = 256;
-/// The local APIC ID of each of the others that are enabled, in firmware's order, the first at 1. vCPU n runs on the one of place
-/// n, so that runs repeat whoever comes first. Each finds itself here: once in a while firmware's own answer to who it is does not
-/// come, where several ask at the same time (seen with OVMF in Bochs).
+/// The local APIC ID of each other processor that is enabled, in firmware's order, from place 1 on. The processor of place n runs
+/// vCPU n, so that runs repeat whichever comes first. Each looks up its own place here. Firmware's own answer fails to come once
+/// in a while if several ask at the same time (seen with OVMF in Bochs).
 static APIC_IDS: [AtomicU32; MOST_PROCESSORS] = [const { AtomicU32::new(NOBODY) }; MOST_PROCESSORS];
 
-/// How long firmware has to take them back.
+/// The time that firmware has to take them back.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Processors that firmware has given.
+/// The processors that firmware has given.
 pub(crate) struct Others {
-    /// Signalled when the last has come back.
+    /// Signalled when the last one has come back.
     all_back: Event,
 }
 
 impl Others {
-    /// Asks firmware for every other processor. `None` if there is none to be had.
+    /// Asks firmware for every other processor. `None` if it has none to give.
     pub(crate) fn ask() -> Option<Self> {
         let handle = boot::get_handle_for_protocol::<MpServices>().ok()?;
         let params = OpenProtocolParams { handle, agent: boot::image_handle(), controller: None };
@@ -51,13 +51,13 @@ impl Others {
         for (place, processor) in APIC_IDS.iter().skip(1).zip(others) {
             place.store(processor.processor_id as u32, Ordering::Relaxed);
         }
-        // SAFETY: only a second name for the event, which outlives the request: firmware signals it.
+        // SAFETY: this is only a second name for the event, which outlives the request: firmware signals it.
         let to_signal = unsafe { all_back.unsafe_clone() };
         services.startup_all_aps(false, hold, null_mut(), Some(to_signal), None).ok()?;
         Some(Self { all_back })
     }
 
-    /// Waits until firmware has them all back; false if some do not come.
+    /// Waits until firmware has all of them back; false if some do not come.
     pub(crate) fn wait(self) -> bool {
         ORDER.store(GO, Ordering::Release);
         let mut left = PATIENCE;
@@ -72,12 +72,12 @@ impl Others {
     }
 }
 
-/// Lets those that are held come to the monitor.
+/// Lets the held processors come to the monitor.
 pub(crate) fn come() {
     ORDER.store(COME, Ordering::Release);
 }
 
-/// Where firmware sends every other processor; it has it back when this returns.
+/// The procedure to which firmware sends every other processor; firmware has it back when this returns.
 extern "efiapi" fn hold(_: *mut c_void) {
     loop {
         match ORDER.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! The screen, on which a person sees that the run begins, and at its end the account in a form that fits a screen of 80 columns.
+//! The screen: it tells a person that the run begins, and at its end shows the account in a form that fits 80 columns.
 //!
 //! No line starts with a record's word, because some firmware copies its screen to the serial port.
 
@@ -9,7 +9,7 @@ use tollgate_abi::record::records::read;
 use tollgate_abi::record::{Kind, Record, Text, parse};
 use uefi::{boot, system};
 
-/// Writes lines. Without a screen they go nowhere.
+/// Writes lines. Without a screen they are lost.
 pub(crate) fn say(text: fmt::Arguments<'_>) {
     system::with_stdout(|screen| {
         let _ = screen.write_fmt(text);
@@ -17,7 +17,7 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
     });
 }
 
-/// Shows the account that a log holds: who ran, every reason with exits, remarks, the verdict.
+/// Shows the account that a log holds: the header, every reason with exits, remarks, the verdict.
 pub(crate) fn show(log: &[u8]) {
     let records = || log.split(|&byte| byte == b'\n').filter_map(|line| parse(line).ok());
     let mut in_table = false;
@@ -60,16 +60,16 @@ fn show_row(record: &Record<'_>) {
     }
 }
 
-/// A text without its escapes, which can be padded; empty if there is none.
+/// A text without its escapes, as a string that can be padded; empty if there is none.
 fn shown(text: Option<Text<'_>>) -> alloc::string::String {
     text.map(|text| alloc::format!("{text}")).unwrap_or_default()
 }
 
-/// How long the account stays on the screen unless a key is pressed.
+/// The time that the account stays on the screen unless a key is pressed.
 const READING: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Waits for a key, or for as long as reading may take.
+/// Waits for a key, or for the time of reading.
 pub(crate) fn wait_for_key() {
     say(format_args!("\n Press a key to return to the firmware ({} s).", READING.as_secs()));
     let mut left = READING;

@@ -1,8 +1,8 @@
 //! The state of a processor that belongs to firmware: kept before the monitor takes the processor, put back afterwards.
 //!
-//! All that the monitor changes for itself (descriptor tables, segments, control registers), that a VM exit loads (SDM 3C
-//! 28.5) and that a guest or a scenario leaves behind because the monitor saves none of it: debug registers, XCR0, the MSRs of
-//! [`KEPT`], x87 and SSE state, for which these are the only instructions in the image. CR3 is firmware's throughout.
+//! It is everything that the monitor changes for itself (descriptor tables, segments, control registers), that a VM exit loads
+//! (SDM 3C 28.5), or that a guest or a scenario changes and the monitor does not save: debug registers, XCR0, the MSRs of
+//! [`KEPT`], and x87 and SSE state, for which these are the only instructions in the image. CR3 is firmware's throughout.
 #![expect(unsafe_code, reason = "reads and writes the registers of the processor")]
 
 use core::arch::asm;
@@ -81,13 +81,13 @@ impl State {
     /// Puts it back, interrupts last.
     ///
     /// # Safety
-    /// It is this processor's, CR3 is what it was, and nothing of what follows counts on the monitor's tables.
+    /// It is this processor's, CR3 is the same as then, and no later code counts on the monitor's tables.
     #[inline(never)]
     pub(crate) unsafe fn put_back(&self) {
         let [cs, ss, ds, es, fs, gs] = self.segments;
-        // SAFETY: the caller's contract: firmware's own values, in an order in which each finds what it needs. The selectors
-        // are of the table that is loaded first; the bases of FS and GS come after the selectors, which set them; XCR0 is
-        // written while CR4.OSXSAVE is still set, which it is where `xcr0` found XSAVE.
+        // SAFETY: the caller's contract: these are firmware's own values, in an order in which each finds what it needs. The
+        // selectors are of the table that is loaded first; the bases of FS and GS come after the selectors, which set them; XCR0
+        // is written while CR4.OSXSAVE is still set, which it is where `xcr0` found XSAVE.
         unsafe {
             lgdt(&self.gdt);
             CS::set_reg(cs);
@@ -121,7 +121,8 @@ impl State {
         }
     }
 
-    /// Firmware that has no task keeps the monitor's, whose segment stays in memory: the register can't be emptied.
+    /// Loads firmware's task register. Firmware without a task keeps the monitor's, whose segment stays in memory: the register
+    /// can't be emptied.
     ///
     /// # Safety
     /// The global descriptor table is the one that was kept.
@@ -130,7 +131,7 @@ impl State {
         const BUSY: u64 = 1 << 41;
         if self.tr != 0 {
             let descriptor = (self.gdt.base + u64::from(self.tr & !7)).as_mut_ptr::<u64>();
-            // SAFETY: the selector that was in the register, hence of a TSS in the table.
+            // SAFETY: the selector was in the register, hence is that of a TSS in the table.
             unsafe {
                 descriptor.write_volatile(descriptor.read_volatile() & !BUSY);
                 load_tss(SegmentSelector(self.tr));
@@ -144,14 +145,14 @@ fn cpuid(leaf: u32, sub_leaf: u32) -> Answer {
     Answer { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
 }
 
-/// XCR0, where there is XSAVE. Firmware need not have enabled that; it is, for the moment of the question.
+/// XCR0, if the processor has XSAVE. Firmware need not have enabled XSAVE; it is enabled while XCR0 is read.
 fn xcr0() -> Option<u64> {
     if cpuid(1, 0).ecx & ecx_1::XSAVE == 0 {
         return None;
     }
     let cr4 = Cr4::read_raw();
     let (low, high): (u32, u32);
-    // SAFETY: the processor has XSAVE, hence the bit, which only allows the instruction; then CR4 is as it was.
+    // SAFETY: the processor has XSAVE, hence the bit of CR4, which only allows the instruction; CR4 is put back.
     unsafe {
         Cr4::write_raw(cr4 | Cr4Flags::OSXSAVE.bits());
         asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));

@@ -1,5 +1,5 @@
-//! The files on the stick, which is the volume that the application was loaded from: guest and options are read there, the
-//! log is written there.
+//! The files on the stick, which is the volume that the application was loaded from: guest and options are read from it, the log
+//! is written to it.
 
 use alloc::format;
 use alloc::string::String;
@@ -15,7 +15,7 @@ pub(crate) struct Stick {
     root: Directory,
 }
 
-/// Why the stick can't be used for something: a sentence without its end.
+/// The reason that the stick can't be used for something: a sentence without its end.
 pub(crate) struct Trouble(Status);
 
 impl fmt::Display for Trouble {
@@ -76,8 +76,8 @@ impl Stick {
         handle.into_regular_file().ok_or(Trouble(Status::NOT_FOUND))
     }
 
-    /// Begins a log under the first name that no earlier one has. Until it is finished it says so; what keeps it from being
-    /// written comes up now, before the run.
+    /// Begins a log under the first name that no earlier one has. Until the log is finished, it says that it is not. An error of
+    /// writing comes up now, before the run.
     pub(crate) fn begin_log(&mut self) -> Result<LogFile, Trouble> {
         let is_free = |stick: &mut Self, name: &str| match stick.file(name, FileMode::Read) {
             Err(Trouble(Status::NOT_FOUND)) => Ok(true),
@@ -105,7 +105,7 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    /// Replaces what the file has by what it is to have, which is longer.
+    /// Replaces the file's contents by longer ones.
     pub(crate) fn write(&mut self, contents: &[u8]) -> Result<(), Trouble> {
         self.file.set_position(0)?;
         self.file.write(contents).map_err(|error| Trouble(error.status()))?;

@@ -1,9 +1,8 @@
 //! From the reset vector to Rust: real mode, protected mode, long mode (SDM 3A 10.1.4, 10.8.5).
 //!
-//! The boot block is executed in place at the top of the ROM. It unpacks the image ([`crate::unpack`]) to RAM at 1 MiB,
-//! clears `.bss`, maps the first 4 GiB to themselves, and calls [`monitor_run::rom::run`] on a stack in `.bss`. The other processors come the same
-//! way when they are started, and go on in [`monitor_run::processors`].
-#![expect(unsafe_code, reason = "boots the processor")]
+//! The boot block is executed in place at the top of the ROM. It unpacks the image ([`crate::unpack`]) to RAM at 1 MiB, clears
+//! `.bss`, maps the first 4 GiB to themselves, and calls [`monitor_run::rom::run`] on a stack in `.bss`. The other processors
+//! come the same way when they are started, and go on in [`monitor_run::processors`].
 
 use core::arch::global_asm;
 
@@ -16,7 +15,7 @@ use monitor_run::rom;
 /// Bytes of the stack on which everything but exits runs.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// That stack. Only the boot block takes its address.
+/// The boot stack. Only the boot block takes its address.
 #[repr(C, align(16))]
 struct BootStack(core::cell::UnsafeCell<[u8; STACK_BYTES]>);
 

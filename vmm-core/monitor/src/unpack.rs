@@ -1,10 +1,12 @@
 //! Unpacks the monitor's image from the ROM: a decoder of LZ4 blocks for the boot block, in 32-bit protected mode.
 //!
-//! A block is a row of sequences: a token, literals, then a match, which repeats bytes that were unpacked before. The token
-//! has the length of both, four bits each; a length of 15 goes on in the bytes that follow. The last sequence ends behind
-//! its literals. Nothing is written outside of where the link script has the image, and each sequence takes at least a byte
-//! of the block, so that a damaged one comes to an end, too. If it can't be right, that is said on the serial port. Left
-//! out is a checksum: damage that makes another well-formed block of the same length goes unnoticed.
+//! A block is a row of sequences: a token, literals, then a match, which repeats bytes that were unpacked before. The token has
+//! the length of both, four bits each; a length of 15 goes on in the bytes that follow. The last sequence ends behind its
+//! literals.
+//!
+//! Nothing is written outside of the image's place in the link script. Each sequence takes at least a byte of the block, so that
+//! the decoder ends on a damaged one, too. If a block can't be right, the serial port says so. There is no checksum: damage that
+//! makes another well-formed block of the same length goes unnoticed.
 #![expect(unsafe_code, reason = "code and data of the boot block")]
 
 use core::arch::global_asm;
@@ -23,16 +25,16 @@ const PATIENCE: u32 = 1_000_000;
 const SAYS: &[u8] = CANNOT_UNPACK.as_bytes();
 const ENDS: &[u8] = Ending::Refused.bochs_bytes();
 
-// SAFETY: the boot block's data section holds data; the image's own is not in place when this is wanted.
+// SAFETY: the boot block's data section holds data; the image's own section is not in place when this text is needed.
 #[unsafe(link_section = ".boot.rodata")]
 static SAID: [u8; SAYS.len()] = *SAYS.first_chunk().expect("it is as long as it is");
 
-// SAFETY: as above.
+// SAFETY: as for `SAID`.
 #[unsafe(link_section = ".boot.rodata")]
 static ENDED: [u8; ENDS.len()] = *ENDS.first_chunk().expect("it is as long as it is");
 
-// `unpack32` wants DF clear, flat segments and a stack; it clobbers every register. In it, ESI and EBP are where the block
-// goes on and ends, EDI and EDX where the image does.
+// `unpack32` wants DF clear, flat segments and a stack; it clobbers every register. In it, ESI and EBP point at the rest of the
+// block and at its end, EDI and EDX at the rest of the image and at its end.
 global_asm!(
     r#"
     .section .boot.unpack, "ax"
