@@ -3,6 +3,7 @@
 //! The boot block is executed in place at the top of the ROM. It unpacks the image ([`crate::unpack`]) to RAM at 1 MiB, clears
 //! `.bss`, maps the first 4 GiB to themselves, and calls [`monitor_run::rom::run`] on a stack in `.bss`. The other processors
 //! come the same way when they are started, and go on in [`monitor_run::processors`].
+#![expect(unsafe_code, reason = "boots the processor")]
 
 use core::arch::global_asm;
 
