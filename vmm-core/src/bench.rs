@@ -14,14 +14,14 @@ use crate::ledger::Book;
 use crate::memory::GuestMemory;
 use crate::session::Session;
 
-/// The guest's message at the end of a window: where the samples are, and the cycles of all VMCALLs before this one.
+/// The guest's message at the end of a window: the address of the samples, and the cycles of all VMCALLs before this one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handed {
     pub(crate) samples_gpa: u64,
     pub(crate) call_cycles: u64,
 }
 
-/// The cycles of each reason on all vCPUs, if the workload is a microbenchmark; else nothing.
+/// The cycles of each reason on all vCPUs, if the workload is a microbenchmark; else empty.
 pub(crate) fn cycles(workload: &Workload, books: &[&'static dyn Book]) -> Vec<u64> {
     if Bench::of(workload).is_none() {
         return Vec::new();
@@ -30,7 +30,7 @@ pub(crate) fn cycles(workload: &Workload, books: &[&'static dyn Book]) -> Vec<u6
     (0..ROWS).map(of).collect()
 }
 
-/// Writes what a window is to have besides its books.
+/// Writes the records of a microbenchmark's window besides its books.
 pub(crate) fn write<W: Write>(
     session: &mut Session<W>,
     workload: &Workload,
@@ -57,7 +57,7 @@ pub(crate) fn write<W: Write>(
     session.samples(Sampled::Workload(workload.name), taken, &|number| word(1 + number));
 }
 
-/// A microbenchmark or a scenario, by its name, of which there are samples.
+/// A microbenchmark or a scenario, by its name, that has samples.
 #[derive(Clone, Copy)]
 pub(crate) enum Sampled {
     Workload(&'static str),
@@ -65,7 +65,7 @@ pub(crate) enum Sampled {
 }
 
 impl<W: Write> Session<W> {
-    /// Records so many samples.
+    /// Records `taken` samples.
     #[inline(never)]
     pub(crate) fn samples(&mut self, of: Sampled, taken: u64, sample: &dyn Fn(u64) -> Option<u32>) {
         let mut next = 0;
@@ -93,7 +93,7 @@ impl<W: Write> Session<W> {
         }
     }
 
-    /// Records what the way through the stub and the account take.
+    /// Records the ticks of the way through the stub and of the account.
     #[inline(never)]
     pub fn calibration(&mut self, times: &Calibration) {
         let &Calibration { empty, frame, whole, inside, .. } = times;

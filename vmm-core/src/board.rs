@@ -1,8 +1,8 @@
-//! The board that the vCPUs sit on: what they know of each other, and how one reaches another.
+//! The board that the vCPUs sit on: the facts that they know of each other, and the way in which one reaches another.
 //!
-//! vCPU n runs on a processor of its own. A message from one vCPU to another goes into a lane that has one writer and one
-//! reader, so that neither locks anything; the writer then interrupts the other's processor, which exits and reads. All of
-//! this is for interprocessor interrupts and for starting and stopping: no other exit touches the board.
+//! vCPU n runs on a processor of its own. A message from one vCPU to another goes into a lane that has one writer and one reader,
+//! so that neither locks anything. The writer then interrupts the other's processor, which exits and reads. All of this is for
+//! interprocessor interrupts and for starting and stopping: no other exit touches the board.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -15,7 +15,7 @@ use crate::console::Console;
 use crate::ended::Ended;
 use crate::fault::Fault;
 
-/// The condition of a vCPU, as far as others have to know.
+/// The condition of a vCPU, as far as others have to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Condition {
@@ -76,28 +76,28 @@ impl Message {
     }
 }
 
-/// The events that a processor without a guest can send to vCPU 0's: those that it can't send itself (SDM 3A 12.6.1), or would get while it
-/// is not in a guest yet.
+/// The signals that a processor without a guest can send to vCPU 0's processor. That can't send them itself (SDM 3A 12.6.1), or
+/// would get them before it is in its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Signal {
     /// INIT.
     Init = 1,
-    /// A start-up IPI, with a vector that no one looks at.
+    /// A start-up IPI, with a vector that no guest looks at.
     StartUp = 2,
     /// An NMI.
     Nmi = 3,
 }
 
-/// A signal as it was asked for.
+/// A signal that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Which.
+    /// The signal.
     pub signal: Signal,
     word: u32,
 }
 
-/// Bits of the signal in what is asked for; above them the times of asking are counted.
+/// Bits of the signal in a request; above them the requests are counted.
 const SIGNAL_BITS: u32 = 2;
 const SIGNALS: u32 = (1 << SIGNAL_BITS) - 1;
 
@@ -107,7 +107,7 @@ const CONDITION_BITS: u32 = 3;
 /// Messages that a lane holds.
 const LANE_SLOTS: u32 = 32;
 
-/// A queue with one writer and one reader. Both ends count without end; what is between them is waiting.
+/// A queue with one writer and one reader. Each counts without end; the messages between the two counts are waiting.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Lane {
@@ -125,7 +125,7 @@ impl Lane {
         }
     }
 
-    /// False if it is full. Called by its writer only.
+    /// Puts a message in; false if the lane is full. Called by its writer only.
     #[inline(always)]
     fn put(&self, message: Message) -> bool {
         let written = self.written.load(Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl Lane {
         true
     }
 
-    /// Called by its reader only.
+    /// Takes a message out. Called by its reader only.
     #[inline(always)]
     fn take(&self) -> Option<Message> {
         let read = self.read.load(Ordering::Relaxed);
@@ -154,11 +154,11 @@ impl Lane {
     }
 }
 
-/// One vCPU's place. What others write and what they read of it are on lines of their own.
+/// One vCPU's place. Fields that others write, and those that others read, are on cache lines of their own.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Seat {
-    /// The [`Condition`], and above it how many times it has become [`Condition::Running`]. Its vCPU alone writes it.
+    /// The [`Condition`], and above it the number of times that it has become [`Condition::Running`]. Its vCPU alone writes it.
     condition: AtomicU32,
     apic_id: AtomicU32,
     /// TSC ticks that the vCPU's guest has run, over all its runs.
@@ -183,17 +183,17 @@ pub struct Board {
     vcpus: AtomicU32,
     /// The vCPU that ended the guest, plus 1; 0 while none has.
     culprit: AtomicU32,
-    /// A signal that is asked for; 0 for none.
+    /// The signal that is asked for; 0 for none.
     asked: AtomicU32,
     /// Processors that have no guest to run and send signals.
     servants: AtomicU32,
-    /// When the run ends at the latest.
+    /// The TSC at which the run ends at the latest.
     limit_tsc: AtomicU64,
     /// TSC ticks that a processor may be away without being missed.
     patience_ticks: AtomicU64,
-    /// Why the monitor can't go on at one of the processors.
+    /// The reason that the monitor can't go on at one of the processors.
     fault: Spinlock<Fault>,
-    /// The text that the guest wrote and nobody has printed yet. Its lock is taken outside of exits.
+    /// Text that the guest wrote and that is not printed yet. Its lock is taken outside of exits.
     pub console: Spinlock<Console>,
 }
 
@@ -223,17 +223,17 @@ impl Board {
         }
     }
 
-    /// Says how many of the seats are taken: vCPUs 0 to `vcpus - 1`, each of which has sat down.
+    /// Sets the number of seats that are taken: vCPUs 0 to `vcpus - 1`, each of which has sat down.
     pub fn settle(&self, vcpus: usize) {
         self.vcpus.store(vcpus.min(MOST_VCPUS) as u32, Ordering::Release);
     }
 
-    /// How many vCPUs there are.
+    /// The number of vCPUs.
     pub fn vcpus(&self) -> usize {
         self.vcpus.load(Ordering::Acquire) as usize
     }
 
-    /// vCPU `at` has come up, on the processor with this APIC ID.
+    /// Seats vCPU `at`, which has come up on the processor with this APIC ID.
     pub fn sit(&self, at: usize, apic_id: u32) {
         self.seats[at].apic_id.store(apic_id, Ordering::Relaxed);
         self.set_condition(at, Condition::Waiting);
@@ -249,7 +249,7 @@ impl Board {
         Condition::from_number(self.seats[at].condition.load(Ordering::Acquire) & ((1 << CONDITION_BITS) - 1))
     }
 
-    /// Says what this vCPU does now: that it runs, before it reads its messages or lets its timer fire; otherwise see
+    /// Sets this vCPU's condition: to running before it reads its messages or lets its timer fire. For the others see
     /// [`Board::rest`].
     pub fn set_condition(&self, at: usize, condition: Condition) {
         let word = &self.seats[at].condition;
@@ -258,8 +258,8 @@ impl Board {
         word.store(wakes << CONDITION_BITS | condition as u32, Ordering::Release);
     }
 
-    /// Says that this vCPU waits, has halted or is over; true if nothing can ever happen again, which the last to say so
-    /// finds out. vCPU 0 ends the guest then: the others interrupt it.
+    /// Says that this vCPU waits, has halted or is over. True if nothing can ever happen again; the last vCPU to come to rest
+    /// finds that out. vCPU 0 then ends the guest: another vCPU interrupts it.
     pub fn rest(&self, at: usize, condition: Condition) -> bool {
         self.set_condition(at, condition);
         self.is_dead()
@@ -271,18 +271,18 @@ impl Board {
         self.seats[at].timer.store(armed.into(), Ordering::Release);
     }
 
-    /// Hands over a message; false if the lane is full. The caller interrupts the processor of `to` then.
+    /// Hands over a message; false if the lane is full. The caller then interrupts the processor of `to`.
     #[inline(always)]
     pub fn send(&self, from: usize, to: usize, message: Message) -> bool {
         self.seats[to].inbox[from].put(message)
     }
 
-    /// The next message for a vCPU, from the lowest sender first.
+    /// The next message for a vCPU, from the sender with the lowest number first.
     pub fn receive(&self, at: usize) -> Option<Message> {
         (0..self.vcpus()).find_map(|from| self.receive_from(from, at))
     }
 
-    /// The next message for a vCPU from one other.
+    /// The next message for a vCPU from one sender.
     #[inline(always)]
     pub fn receive_from(&self, from: usize, at: usize) -> Option<Message> {
         debug_assert_eq!(self.condition(at), Condition::Running, "whoever looks takes vCPU {at} for quiet");
@@ -292,25 +292,26 @@ impl Board {
     /// Asks a vCPU to leave its guest. True if it may be in there, so that its processor has to be told.
     pub fn ask_to_stop(&self, at: usize) -> bool {
         self.seats[at].stop.0.store(1, Ordering::Release);
-        // See `run`.
+        // Pairs with the fence in `run`.
         fence(Ordering::SeqCst);
         matches!(self.condition(at), Condition::Running | Condition::Halted)
     }
 
-    /// Says that a vCPU that waited runs. False if it was asked to stop: of the two that say something here and look at what
-    /// the other says, one sees it.
+    /// Marks a waiting vCPU as running. False if it was asked to stop meanwhile. The fence pairs with the one in
+    /// [`Board::ask_to_stop`]: at least one side sees the other's store.
     pub fn run(&self, at: usize) -> bool {
         self.set_condition(at, Condition::Running);
         fence(Ordering::SeqCst);
         !self.is_to_stop(at)
     }
 
-    /// Whether it was asked.
+    /// Whether a vCPU was asked to stop.
     pub fn is_to_stop(&self, at: usize) -> bool {
         self.seats[at].stop.0.load(Ordering::Acquire) != 0
     }
 
-    /// The first other vCPU that may exit yet: it runs, or a message or its timer will make it. The caller sends none.
+    /// The first other vCPU that may still exit: it runs, or a message or its timer will make it run. The caller sends no
+    /// message.
     pub fn first_busy(&self, but: usize) -> Option<usize> {
         self.first_restless(Some(but))
     }
@@ -321,10 +322,11 @@ impl Board {
         self.first_restless(None).is_none()
     }
 
-    /// A vCPU reads its messages, sends and arms its timer only while it says that it runs. So where each was quiet before
-    /// and after the look at messages and timers, and did not run in between, they stood still meanwhile.
+    /// The first vCPU that may still exit, but for `but`. A vCPU reads its messages, sends and arms its timer only while its
+    /// condition is running. So messages and timers stood still during the look if each vCPU was at rest before and after it, and
+    /// did not run in between.
     fn first_restless(&self, but: Option<usize>) -> Option<usize> {
-        // What this vCPU said comes before what the others said: of two that halt at once, one sees the other.
+        // This vCPU's condition is stored before the others' are read: of two that halt at once, one sees the other.
         fence(Ordering::SeqCst);
         let seats = || (0..self.vcpus()).filter(|&at| Some(at) != but);
         let word = |at: usize| self.seats[at].condition.load(Ordering::Acquire);
@@ -332,7 +334,7 @@ impl Board {
         seats().for_each(|at| before[at] = word(at));
         let is_restless = |at: &usize| match self.condition(*at) {
             Condition::Running => true,
-            // It gets no more messages, and its timer is nobody's.
+            // It gets no more messages, and its timer does not matter.
             Condition::Over | Condition::Absent => false,
             Condition::Waiting | Condition::Halted => {
                 self.is_under_way(*at) || self.seats[*at].timer.load(Ordering::Acquire) != 0
@@ -346,7 +348,7 @@ impl Board {
         !self.seats[at].inbox.iter().all(Lane::is_empty)
     }
 
-    /// Every vCPU but this one.
+    /// Every vCPU but `but`.
     pub fn others(&self, but: usize) -> impl Iterator<Item = usize> + Clone + use<> {
         let vcpus = self.vcpus();
         (0..vcpus).filter(move |&at| at != but)
@@ -362,11 +364,11 @@ impl Board {
         self.seats[at].elapsed_tsc.load(Ordering::Relaxed)
     }
 
-    /// Notes how a vCPU ended, and whether that ends the guest: then true if it is the first.
+    /// Notes the end of a vCPU. True if that ends the guest and no other vCPU has ended it before.
     pub fn end(&self, at: usize, ended: Ended) -> bool {
         let ends_guest = match ended.outcome {
             Outcome::StoppedByAnother | Outcome::Init => false,
-            // Another vCPU is off line then.
+            // Another vCPU is then off line.
             Outcome::HaltedForEver => at == 0,
             _ => true,
         };
@@ -374,8 +376,8 @@ impl Board {
         ends_guest && self.culprit.compare_exchange(0, at as u32 + 1, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Says that the monitor can't go on at the processor of vCPU `at`, whose guest is over with that. True if it is the first to
-    /// say so: then it stops the others, and the run's verdict is this fault.
+    /// Notes that the monitor can't go on at the processor of vCPU `at`, whose guest is over with that. True for the first fault:
+    /// the caller then stops the others, and the run's verdict is this fault.
     pub fn fail(&self, at: usize, detail: core::fmt::Arguments<'_>) -> bool {
         let first = self.fault.lock().note(at, detail);
         self.set_condition(at, Condition::Over);
@@ -392,22 +394,22 @@ impl Board {
         (0..MOST_VCPUS).find(|&at| self.condition(at) != Condition::Absent && self.apic_id(at) == apic_id)
     }
 
-    /// Says when the run ends at the latest, before any vCPU runs.
+    /// Sets the TSC at which the run ends at the latest, before any vCPU runs.
     pub fn set_limit(&self, limit_tsc: u64) {
         self.limit_tsc.store(limit_tsc, Ordering::Release);
     }
 
-    /// When the run ends at the latest.
+    /// The TSC at which the run ends at the latest.
     pub fn limit_tsc(&self) -> u64 {
         self.limit_tsc.load(Ordering::Acquire)
     }
 
-    /// Says how many TSC ticks a processor may be away without being missed: where another hypervisor schedules it, for long.
+    /// Sets the TSC ticks that a processor may be away without being missed: many, where another hypervisor schedules it.
     pub fn set_patience(&self, ticks: u64) {
         self.patience_ticks.store(ticks, Ordering::Relaxed);
     }
 
-    /// TSC ticks to wait for a processor that has `usual` ticks where nothing holds it up.
+    /// TSC ticks to wait for a processor: `usual` if nothing holds processors up.
     pub fn patience(&self, usual: u64) -> u64 {
         self.patience_ticks.load(Ordering::Relaxed).max(usual)
     }
@@ -428,12 +430,12 @@ impl Board {
         self.asked.store(number << SIGNAL_BITS | signal as u32, Ordering::Release);
     }
 
-    /// Whatever was asked for is not wanted any more. True if it had not been answered: then nothing comes.
+    /// Takes back whatever was asked for. True if it had not been answered: then no signal comes.
     pub fn ask_nothing(&self) -> bool {
         self.asked.fetch_and(!SIGNALS, Ordering::AcqRel) & SIGNALS != 0
     }
 
-    /// The signal that is asked for.
+    /// The request for a signal, if there is one.
     pub fn asked(&self) -> Option<Request> {
         let word = self.asked.load(Ordering::Acquire);
         let signal =
@@ -441,13 +443,14 @@ impl Board {
         Some(Request { signal, word })
     }
 
-    /// Whether that one is still wanted.
+    /// Whether this request still stands.
     pub fn wants(&self, request: Request) -> bool {
         self.asked.load(Ordering::Acquire) == request.word
     }
 
-    /// Whether that one is still wanted. It is answered with this, but for a start-up IPI, which is to be sent again and again until
-    /// [`Board::ask_nothing`]: one that comes before the guest waits for it is dropped, and nothing but another ends that wait.
+    /// Whether this request still stands; if so, this call answers it. But a request for a start-up IPI stands until
+    /// [`Board::ask_nothing`], and the IPI is to be sent again and again: one that comes before the guest waits for it is
+    /// dropped, and only another one ends that wait.
     pub fn answers(&self, request: Request) -> bool {
         let answered = if request.signal == Signal::StartUp { request.word } else { request.word & !SIGNALS };
         self.asked.compare_exchange(request.word, answered, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -458,7 +461,7 @@ impl Board {
         self.seats[at].ended.lock().is_some()
     }
 
-    /// How a vCPU ended.
+    /// The end of a vCPU, once it has ended.
     pub fn ended(&self, at: usize) -> Option<Ended> {
         self.seats[at].ended.lock().as_deref().cloned()
     }
@@ -570,8 +573,8 @@ mod tests {
         assert_eq!(board.first_busy(1), None);
     }
 
-    /// One message goes round as often as `HOPS` says, each vCPU halting behind it: only when it has ended is the board
-    /// dead, and then someone finds out.
+    /// One message goes round as often as `HOPS` says, and each vCPU halts behind it. Only when it has ended is the board dead,
+    /// and then some vCPU finds that out.
     #[test]
     fn vcpus_that_halt_and_wake_are_not_taken_for_dead() {
         const VCPUS: usize = 4;

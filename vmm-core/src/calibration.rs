@@ -1,5 +1,5 @@
-//! The cost of an exit besides its handler: the way through the entry stub, and the account, timed in root operation by executing
-//! the same instructions many times. Without the transitions themselves, which only the hardware knows.
+//! The cost of an exit besides its handler: the way through the entry stub, and the account. Both are timed in root operation by
+//! executing the same instructions many times. The transitions themselves are left out; only the hardware knows their cost.
 #![expect(unsafe_code, reason = "executes the stub's instructions without an exit")]
 
 use core::arch::naked_asm;
@@ -10,51 +10,52 @@ use crate::host::registers::tsc;
 use crate::ledger::{Account, Ledger};
 use crate::stack::{REGISTERS_END, restore_but_rax, save_and_handle};
 
-/// TSC ticks of so many [`TURNS`].
+/// TSC ticks of [`TURNS`] turns of each loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Calibration {
-    /// Of the loop itself.
+    /// Ticks of the loop itself.
     pub empty: u64,
-    /// Of the loop with the guest's registers saved and restored around the call of nothing.
+    /// Ticks of the loop with the guest's registers saved and restored around a call that does nothing.
     pub frame: u64,
-    /// Of the same around an exit that is stamped, opened and closed.
+    /// Ticks of the loop with the same around an exit that is stamped, opened and closed.
     pub whole: u64,
-    /// The part of it that the account has as the exits' cycles.
+    /// The part of these ticks that the account counts as the exits' cycles.
     pub inside: u64,
 }
 
-/// How often each is done.
+/// The number of turns of each loop.
 pub const TURNS: u64 = 1000;
 
 impl Calibration {
     /// Takes the times, with a ledger that is not used for anything else.
     pub fn measure(scratch: &Ledger) -> Self {
         let timed = |turns: unsafe extern "sysv64" fn(u64, &Ledger)| {
-            // What is measured last finds its instructions in the caches, as exits in a loop do.
+            // The second measurement finds its instructions in the caches, as exits in a loop do.
             let mut ticks = 0;
             for _ in 0..2 {
                 let before = tsc();
-                // SAFETY: they leave all but the ledger as it was.
+                // SAFETY: the turns leave all but the ledger as it was.
                 unsafe { turns(TURNS, scratch) };
                 ticks = tsc().wrapping_sub(before);
             }
             ticks
         };
         let (empty, frame) = (timed(empty_turns), timed(frame_turns));
-        // The first of the two turns is in the ledger, too.
+        // The ledger has the first measurement of the two, as well.
         let whole = timed(whole_turns);
         Self { empty, frame, whole, inside: scratch.cycles_of(ExitReason::CPUID) / 2 }
     }
 }
 
 /// # Safety
-/// None needed: it counts to 0.
+/// None needed: it only counts to 0.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn empty_turns(turns: u64, scratch: &Ledger) {
     naked_asm!("sub rsp, 8", "push rsi", "2:", "dec rdi", "jnz 2b", "add rsp, 16", "ret")
 }
 
-/// The work of an exit stub on each turn, with RSI, the ledger, where it finds the vCPU, and the stack aligned as there.
+/// The work of an exit stub on each turn. RSI, the ledger, is saved where a stub finds the vCPU, and the stack is aligned as in a
+/// stub.
 macro_rules! turns {
     ($keeps:expr, $on_exit:path) => {
         naked_asm!(
@@ -77,14 +78,14 @@ macro_rules! turns {
 }
 
 /// # Safety
-/// None needed: what it saves it restores.
+/// None needed: it restores what it saves.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn frame_turns(turns: u64, scratch: &Ledger) {
     turns!(0, nothing)
 }
 
 /// # Safety
-/// None needed: what it saves it restores.
+/// None needed: it restores what it saves.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn whole_turns(turns: u64, scratch: &Ledger) {
     turns!(1, account)

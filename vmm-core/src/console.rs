@@ -1,9 +1,9 @@
 //! The text that the guest writes, kept until no exit is open.
 
-/// Bytes that [`Console`] keeps.
+/// The most bytes that [`Console`] keeps.
 const CONSOLE_BYTES: usize = 16 * 1024;
 
-/// A buffer for what the guest writes, printed when no exit is open.
+/// A buffer for the text that the guest writes, printed when no exit is open.
 #[derive(Clone, Debug)]
 pub struct Console {
     bytes: [u8; CONSOLE_BYTES],
@@ -17,7 +17,7 @@ impl Console {
         Self { bytes: [0; CONSOLE_BYTES], used: 0, dropped: 0 }
     }
 
-    /// Room for `bytes` more, to be filled by the caller; what does not fit is counted as dropped.
+    /// Room for `bytes` more, to be filled by the caller. Bytes that do not fit are counted as dropped.
     pub fn reserve(&mut self, bytes: usize) -> &mut [u8] {
         let start = self.used;
         self.used = (start + bytes).min(CONSOLE_BYTES);

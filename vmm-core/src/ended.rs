@@ -1,4 +1,4 @@
-//! How a guest ended, and how each of its vCPUs did.
+//! The end of a guest, and that of each of its vCPUs.
 
 use core::fmt::{Display, Write};
 
@@ -7,12 +7,12 @@ use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Backend, RawReason};
 
-/// How a guest ended.
+/// The end of a run of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End<F> {
     /// The outcome.
     pub outcome: Outcome,
-    /// Where it was.
+    /// The guest's RIP.
     pub rip: u64,
     /// The exit-reason field of the last exit.
     pub reason: u32,
@@ -22,24 +22,25 @@ pub struct End<F> {
     pub failure: Option<F>,
     /// TSC ticks from the first entry to the last exit.
     pub elapsed_tsc: u64,
-    /// The same until that exit was dealt with, which may take long: what its cycles are a part of.
+    /// TSC ticks from the first entry until the last exit was dealt with, which may take long; the last exit's cycles are a part
+    /// of them.
     pub whole_tsc: u64,
 }
 
-/// How a vCPU ended, for the account.
+/// The end of a vCPU, for the account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// The outcome.
     pub outcome: Outcome,
-    /// Where it was.
+    /// The guest's RIP.
     pub rip: u64,
     /// The exit-reason field of its last exit.
     pub reason: u32,
     /// The exit qualification of its last exit.
     pub qualification: u64,
-    /// More for a person; empty if there is nothing to say.
+    /// More detail for a person; empty if there is none.
     pub detail: String,
-    /// How the guest ended itself, if it did so here.
+    /// The guest's last words, if it ended itself on this vCPU.
     pub exit: Option<GuestExit>,
 }
 
@@ -48,17 +49,17 @@ pub struct Ended {
 pub struct GuestExit {
     /// Its exit status.
     pub status: u64,
-    /// Where its book is.
+    /// The address of its book.
     pub book_gpa: u64,
 }
 
 impl Ended {
-    /// An end about which nothing more is known.
+    /// An end without further facts.
     pub const fn of(outcome: Outcome) -> Self {
         Self { outcome, rip: 0, reason: 0, qualification: 0, detail: String::new(), exit: None }
     }
 
-    /// A run's end in words, which outlives its guest.
+    /// The end of a run in words, which outlive its guest.
     pub fn new<B: Backend>(end: &End<impl Display>, exit: Option<GuestExit>, backend: &B) -> Self {
         let mut detail = String::new();
         let _ = match &end.failure {

@@ -1,9 +1,9 @@
-//! The end of a monitor that can't go on at one of its processors: which one, and why, in words for which no heap is needed, since
-//! that may be what has failed.
+//! The end of a monitor that can't go on at one of its processors: the processor, and the reason in words. They need no heap,
+//! which may be what has failed.
 
 use core::fmt;
 
-/// Bytes of the sentence: the longest, of an exception with all that it left, takes some 170.
+/// Bytes of the sentence: the longest one, about an exception with all its registers, takes some 170.
 const BYTES: usize = 400;
 
 /// The seat of the processor, and a sentence.
@@ -21,12 +21,12 @@ impl Fault {
         Self { number: 0, bytes: [0; BYTES], used: 0 }
     }
 
-    /// The first fault: what a second has to say is a consequence, or comes too late.
+    /// Keeps the first fault. A second one is a consequence, or comes too late.
     pub(crate) fn note(&mut self, at: usize, detail: fmt::Arguments<'_>) -> bool {
         let first = self.number == 0;
         if first {
             self.number = at + 1;
-            // More than there is room for is cut off.
+            // A longer sentence is cut off.
             let _ = fmt::Write::write_fmt(self, detail);
         }
         first

@@ -1,4 +1,4 @@
-//! The MSRs that read the same value always: IA32_APIC_BASE, which tells the vCPUs apart, and those of the machine's row.
+//! The MSRs that always read the same value: IA32_APIC_BASE, which differs between vCPUs, and those of the machine's row.
 
 use tollgate_abi::apic::IA32_APIC_BASE;
 use tollgate_abi::machine::{ConstantMsr, Model};
@@ -7,16 +7,17 @@ use tollgate_abi::machine::{ConstantMsr, Model};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
-/// The MSRs.
+/// The constant MSRs of one vCPU.
 #[derive(Clone, Copy, Debug)]
 pub struct ConstantMsrs {
     apic_base: u64,
-    /// The first two of the row whose value has 32 bits, for the quick form; IA32_APIC_BASE, which comes before, where there are fewer.
+    /// For the quick form: the first two MSRs of the row whose values have 32 bits. A missing one is IA32_APIC_BASE, which is
+    /// looked for before them.
     short: [Short; 2],
     row: &'static [ConstantMsr],
 }
 
-/// One that the quick form knows.
+/// An MSR of the quick form.
 #[derive(Clone, Copy, Debug)]
 struct Short {
     msr: u32,
@@ -24,7 +25,7 @@ struct Short {
 }
 
 impl ConstantMsrs {
-    /// Those of a machine, with `apic_base` in IA32_APIC_BASE.
+    /// The constant MSRs of a machine, with `apic_base` in IA32_APIC_BASE.
     pub fn new(model: &'static Model, apic_base: u64) -> Self {
         let mut short = [Short { msr: IA32_APIC_BASE, value: 0 }; 2];
         let of_row = model
@@ -35,7 +36,7 @@ impl ConstantMsrs {
         Self { apic_base, short, row: model.msrs }
     }
 
-    /// The value of one of the first.
+    /// The value of an MSR of the quick form.
     #[inline(always)]
     pub fn quick(&self, msr: u32) -> Option<u64> {
         if msr == IA32_APIC_BASE {
@@ -52,18 +53,18 @@ impl ConstantMsrs {
 
     fn find(&self, msr: u32) -> Option<ConstantMsr> {
         if msr == IA32_APIC_BASE {
-            // The mode of the APIC stays what it is.
+            // A write can't change the APIC's mode.
             return Some(ConstantMsr { msr, value: self.apic_base, ignores_writes: false });
         }
         self.row.iter().find(|constant| constant.msr == msr).copied()
     }
 
-    /// RDMSR; `None` if it is none of them.
+    /// RDMSR; `None` if the MSR is none of these.
     pub fn read(&self, msr: u32) -> Option<u64> {
         self.find(msr).map(|constant| constant.value)
     }
 
-    /// WRMSR; `None` if it is none of them.
+    /// WRMSR; `None` if the MSR is none of these.
     pub fn write(&self, msr: u32, value: u64) -> Option<Result<(), Refused>> {
         self.find(msr).map(
             |constant| {

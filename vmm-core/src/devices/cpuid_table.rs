@@ -1,4 +1,4 @@
-//! The answers of CPUID: a table, built once from what the processor says and what the monitor can't or won't offer.
+//! The answers of CPUID: a table, built once from the processor's own answers and the features that the monitor can offer.
 
 use tollgate_abi::leaves::{Answer, HYPERVISOR, SIGNATURE};
 use tollgate_abi::x86::control::{XCR0_AVX, XCR0_HI16_ZMM, XCR0_OPMASK, XCR0_SSE, XCR0_X87, XCR0_ZMM_HI256};
@@ -16,7 +16,7 @@ const COMPONENTS: usize = 10;
 /// State components that the guest may enable.
 pub const XCR0_OFFERED: u64 = XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_OPMASK | XCR0_ZMM_HI256 | XCR0_HI16_ZMM;
 
-/// Leaf 1, ECX offered. The local APIC is the monitor's and offered whatever the processor has.
+/// Leaf 1, ECX: the bits that are offered. The local APIC is the monitor's, and offered whether the processor has one or not.
 const OFFERED_1_ECX: u32 = ecx_1::SSE3
     | ecx_1::PCLMULQDQ
     | ecx_1::SSSE3
@@ -30,7 +30,7 @@ const OFFERED_1_ECX: u32 = ecx_1::SSE3
     | ecx_1::XSAVE
     | ecx_1::AVX
     | ecx_1::F16C;
-/// Leaf 1, EDX offered. Without MCE, MTRR, MCA and PAT, whose MSRs the guest does not have.
+/// Leaf 1, EDX: the bits that are offered. MCE, MTRR, MCA and PAT are left out: the guest does not have their MSRs.
 const OFFERED_1_EDX: u32 = edx_1::FPU
     | edx_1::VME
     | edx_1::DE
@@ -49,7 +49,7 @@ const OFFERED_1_EDX: u32 = edx_1::FPU
     | edx_1::SSE
     | edx_1::SSE2
     | edx_1::SS;
-/// Leaf 7, EBX offered.
+/// Leaf 7, EBX: the bits that are offered.
 const OFFERED_7_EBX: u32 = ebx_7::FSGSBASE
     | ebx_7::BMI1
     | ebx_7::AVX2
@@ -68,7 +68,7 @@ const OFFERED_7_EBX: u32 = ebx_7::FSGSBASE
     | ebx_7::SHA
     | ebx_7::AVX512BW
     | ebx_7::AVX512VL;
-/// Leaf 7, ECX offered.
+/// Leaf 7, ECX: the bits that are offered.
 const OFFERED_7_ECX: u32 = ecx_7::AVX512_VBMI
     | ecx_7::UMIP
     | ecx_7::AVX512_VBMI2
@@ -79,11 +79,11 @@ const OFFERED_7_ECX: u32 = ecx_7::AVX512_VBMI
     | ecx_7::AVX512_BITALG
     | ecx_7::AVX512_VPOPCNTDQ
     | ecx_7::RDPID;
-/// Leaf 7, EDX offered.
+/// Leaf 7, EDX: the bits that are offered.
 const OFFERED_7_EDX: u32 = edx_7::FAST_SHORT_REP_MOV | edx_7::AVX512_VP2INTERSECT;
-/// Leaf 0xD sub-leaf 1, EAX offered.
+/// Leaf 0xD sub-leaf 1, EAX: the bits that are offered.
 const OFFERED_D1_EAX: u32 = eax_d_1::XSAVEOPT | eax_d_1::XGETBV_1;
-/// Leaf 0x8000_0001, ECX offered.
+/// Leaf 0x8000_0001, ECX: the bits that are offered.
 const OFFERED_EXTENDED_ECX: u32 = ecx_8000_0001::LAHF
     | ecx_8000_0001::LZCNT
     | ecx_8000_0001::SSE4A
@@ -92,7 +92,7 @@ const OFFERED_EXTENDED_ECX: u32 = ecx_8000_0001::LAHF
     | ecx_8000_0001::XOP
     | ecx_8000_0001::FMA4
     | ecx_8000_0001::TBM;
-/// Leaf 0x8000_0001, EDX offered. AMD's copies of leaf 1 are left out.
+/// Leaf 0x8000_0001, EDX: the bits that are offered. AMD's copies of leaf 1 are left out.
 const OFFERED_EXTENDED_EDX: u32 = edx_8000_0001::SYSCALL
     | edx_8000_0001::NX
     | edx_8000_0001::PAGE_1_GIB
@@ -103,7 +103,7 @@ const APIC_1_ECX: u32 = ecx_1::X2APIC | ecx_1::TSC_DEADLINE;
 
 /// Leaves whose answer depends on ECX or on guest state.
 const NOT_PLAIN: u64 = 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd;
-/// Leaves that describe what the guest does not get: serial number, MONITOR, power, DCA, PMU, and the resource and trace leaves.
+/// Leaves about features that the guest does not get: serial number, MONITOR, power, DCA, PMU, and the resource and trace leaves.
 const EMPTY: u64 =
     1 << 3 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 0xa | 1 << 0xf | 1 << 0x10 | 1 << 0x12 | 1 << 0x14 | !((1 << 0x17) - 1);
 
@@ -224,7 +224,7 @@ impl CpuidTable {
         self.extended[1].edx & edx_8000_0001::NX != 0
     }
 
-    /// Width of a physical address in bits; 36 where the processor does not say (SDM 3A 4.1.4).
+    /// Width of a physical address in bits; 36 if the processor does not tell (SDM 3A 4.1.4).
     pub fn physical_address_bits(&self) -> u32 {
         match self.extended[8].eax & 0xff {
             0 => 36,
@@ -298,7 +298,7 @@ impl CpuidTable {
             }
             0x4000_0001..=0x4fff_ffff => Answer::ZERO,
             0x8000_0000.. if leaf <= self.max_extended => self.extended[(leaf & 0xff) as usize],
-            // AMD's processors answer so beyond the highest extended leaf.
+            // AMD's processors answer with zeros beyond the highest extended leaf.
             0x8000_0000.. if &self.vendor() == b"AuthenticAMD" => Answer::ZERO,
             _ => self.basic[(leaf as usize).min(BASIC - 1)],
         }
@@ -306,7 +306,7 @@ impl CpuidTable {
 }
 
 /// Leaf 15H: the frequency of the time-stamp counter, by way of a crystal's. The guest's APIC timer counts the TSC's ticks, and
-/// what it counts is that crystal's (SDM 3A 12.5.4): so the two are one.
+/// by the manual it counts the crystal's (SDM 3A 12.5.4): so the two have the same frequency.
 fn clocks(native: Answer) -> Answer {
     let Answer { eax: divisor, ebx: factor, ecx: crystal_hz, .. } = native;
     if divisor == 0 || factor == 0 {
@@ -320,7 +320,7 @@ fn clocks(native: Answer) -> Answer {
 pub(crate) mod tests {
     use super::*;
 
-    /// A processor with everything: all feature bits set, AVX behind the legacy area.
+    /// A processor with every feature: all feature bits set, AVX behind the legacy area.
     pub(crate) fn everything(leaf: u32, sub_leaf: u32) -> Answer {
         match (leaf, sub_leaf) {
             (0, _) => Answer { eax: 0x20, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 },
@@ -406,7 +406,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_amd_processor_shows_nothing_that_the_guest_does_not_get() {
-        // Leaves as Bochs' ryzen has them: SVM, MONITORX and TOPOEXT among the features.
+        // Leaves as on Bochs' ryzen: SVM, MONITORX and TOPOEXT among the features.
         let native = |leaf: u32, _: u32| match leaf {
             0 => Answer { eax: 0xd, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
             0x8000_0000 => Answer { eax: 0x8000_001f, ..Answer::ZERO },

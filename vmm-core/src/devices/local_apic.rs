@@ -1,9 +1,10 @@
 //! The local APIC of one vCPU: an x2APIC (SDM 3A 12.12), whose registers are a virtual-APIC page (SDM 3C 30.1).
 //!
-//! The page is the one place where they are, whether exits emulate the APIC or the processor virtualizes it. This is the
-//! state and its rules; [`crate::handlers::apic`] connects it with exits. Left out: the LVT entries of pins that nothing is
-//! connected to (they read back); lowest-priority delivery, which delivers like fixed; that an APIC which is disabled by software
-//! accepts no self-IPI, where the processor virtualizes delivery.
+//! The page is the one place of the registers, whether exits emulate the APIC or the processor virtualizes it. This file has the
+//! state and its rules; [`crate::handlers::apic`] connects it with exits.
+//!
+//! Left out: the LVT entries of pins that are not connected (they read back); lowest-priority delivery, which delivers like
+//! fixed; and, where the processor virtualizes delivery, that an APIC which is disabled by software accepts no self-IPI.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -51,15 +52,15 @@ pub struct Apic {
     id: u32,
     /// The ticks by which the guest's TSC is ahead of the processor's.
     tsc_offset: u64,
-    /// IA32_TSC_DEADLINE as it was written, by the guest's TSC.
+    /// IA32_TSC_DEADLINE as the guest wrote it, by the guest's TSC.
     written_deadline: u64,
-    /// When the timer fires, by the processor's TSC.
+    /// The time at which the timer fires, by the processor's TSC.
     deadline_tsc: Option<u64>,
-    /// The lowest vector that it accepts: 16, or more than there are while software has disabled it.
+    /// The lowest vector that it accepts: 16, or more than any vector while software has disabled it.
     lowest_accepted: u16,
-    /// Errors since ESR was written last, which shows them.
+    /// Errors since the last write of ESR. The next write shows them.
     errors: u32,
-    /// The first of these errors has raised the error interrupt, or would have.
+    /// The first of these errors has raised the error interrupt, or would have if that were not masked.
     error_is_raised: bool,
 }
 
@@ -70,13 +71,13 @@ pub struct Refused;
 /// The effect of a write beyond the register itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing.
+    /// No effect.
     None,
-    /// Which interrupt is to be delivered next may have changed.
+    /// The interrupt that is to be delivered next may be another one.
     Priorities,
-    /// The guest's task priority is another, and with it perhaps that.
+    /// The guest's task priority has changed, and with it perhaps the interrupt that is to be delivered next.
     TaskPriority,
-    /// Send what this ICR value says.
+    /// Send the interrupt of this ICR value.
     Send(u64),
     /// The timer's deadline has changed.
     Timer,
@@ -88,22 +89,22 @@ const VERSION_VALUE: u32 = 0x14 | 5 << 16;
 const SVR_AT_RESET: u32 = 0xff;
 const NONE_ACCEPTED: u16 = 0x100;
 const SVR_WRITABLE: u32 = 0xff | SVR_ENABLED;
-/// Vector, mask, timer mode.
+/// LVT timer, bits that can be written: vector, mask, timer mode.
 const LVT_TIMER_WRITABLE: u32 = 0xff | LVT_MASKED | LVT_PERIODIC | LVT_TSC_DEADLINE;
-/// Vector, delivery mode, polarity, trigger mode, mask.
+/// Other LVT entries, bits that can be written: vector, delivery mode, polarity, trigger mode, mask.
 const LVT_WRITABLE: u32 = 0x1_a7ff;
-/// TSC ticks between two interrupts of a periodic timer at the least, as KVM has such a bound: under a shorter period a guest could
-/// not execute an instruction between two exits.
+/// The least TSC ticks between two interrupts of a periodic timer (KVM has such a bound as well): under a shorter period a guest
+/// could not execute an instruction between two exits.
 const LEAST_PERIOD_TICKS: u64 = 1 << 18;
 const TIMER_MODE: u32 = LVT_PERIODIC | LVT_TSC_DEADLINE;
 /// ESR: a vector below 16 was sent, or came by a message, a self-IPI or the LVT (SDM 3A 12.5.3).
 const SENT_ILLEGAL_VECTOR: u32 = 1 << 5;
 const RECEIVED_ILLEGAL_VECTOR: u32 = 1 << 6;
-/// Of the ICR: destination, vector and modes; delivery status reads 0.
+/// ICR, bits that can be written: destination, vector and modes. Delivery status reads 0.
 const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
 
 impl Apic {
-    /// The APIC of vCPU `id`, with everything masked; that of the first is enabled, as firmware leaves it.
+    /// The APIC of vCPU `id`, with everything masked. The one of vCPU 0 is enabled, as firmware leaves it.
     pub fn new(page: &'static Page, id: u32) -> Self {
         let mut apic = Self {
             page,
@@ -123,7 +124,7 @@ impl Apic {
         apic
     }
 
-    /// The state behind power-up or INIT (SDM 3A 12.4.7.1); it stays in x2APIC mode.
+    /// Sets the state after power-up or INIT (SDM 3A 12.4.7.1), but in x2APIC mode.
     pub fn reset(&mut self) {
         self.page.0.iter().for_each(|doubleword| doubleword.store(0, Relaxed));
         self.page.set(ID, self.id);
@@ -136,13 +137,13 @@ impl Apic {
         (self.errors, self.error_is_raised) = (0, false);
     }
 
-    /// Whether software has enabled it. Otherwise it accepts no interrupt and all LVT entries stay masked; what was accepted before is
-    /// delivered, and what it sends is sent (SDM 3A 12.4.7.2).
+    /// Whether software has enabled it. If not, it accepts no interrupt and all LVT entries stay masked. Interrupts that it
+    /// accepted before are delivered, and those that it sends are sent (SDM 3A 12.4.7.2).
     fn is_enabled(&self) -> bool {
         self.page.get(SVR) & SVR_ENABLED != 0
     }
 
-    /// After a write of SVR or an LVT entry.
+    /// Obeys SVR after a write of SVR or an LVT entry.
     #[cold]
     #[inline(never)]
     fn obey_svr(&mut self) {
@@ -161,12 +162,13 @@ impl Apic {
         self.page
     }
 
-    /// When the timer fires, by the processor's TSC.
+    /// The time at which the timer fires, by the processor's TSC.
     pub fn deadline_tsc(&self) -> Option<u64> {
         self.deadline_tsc
     }
 
-    /// The guest's TSC is so far ahead of the processor's from `now_tsc` on, wrapping. A TSC deadline goes by the guest's.
+    /// Sets the ticks by which the guest's TSC is ahead of the processor's from `now_tsc` on, wrapping. TSC deadlines go by the
+    /// guest's TSC.
     pub fn set_tsc_offset(&mut self, ticks: u64, now_tsc: u64) {
         self.tsc_offset = ticks;
         if self.has_tsc_deadline() && self.deadline_tsc.is_some() {
@@ -180,8 +182,8 @@ impl Apic {
         self.deadline_tsc = (deadline != 0).then(|| now_tsc.saturating_add(left));
     }
 
-    /// Whether the timer is in a mode that counts. The mode of two bits, which is reserved, has neither count nor deadline, as under
-    /// KVM.
+    /// Whether the timer is in a mode that counts. The reserved mode, which has both bits set, has neither count nor deadline, as
+    /// under KVM.
     fn counts(&self) -> bool {
         self.timer_mode() & LVT_TSC_DEADLINE == 0
     }
@@ -249,7 +251,7 @@ impl Apic {
         }
     }
 
-    /// WRMSR of what is written once, as a rule. By a tail call, so that the others need no stack frame.
+    /// WRMSR of registers that are written once, as a rule. Reached by a tail call, so that the others need no stack frame.
     #[cold]
     #[inline(never)]
     fn write_set_up(&mut self, msr: u32, value: u64, now_tsc: u64) -> Result<Effect, Refused> {
@@ -273,7 +275,8 @@ impl Apic {
                 let before = (self.has_tsc_deadline(), self.counts());
                 store(LVT_TIMER_WRITABLE)?;
                 self.obey_svr();
-                // Between TSC-deadline mode and the others the timer is disarmed (SDM 3A 12.5.4.1); by the reserved mode, too.
+                // The timer is disarmed by a change to or from TSC-deadline mode (SDM 3A 12.5.4.1), and by one to or from the
+                // reserved mode.
                 if before != (self.has_tsc_deadline(), self.counts()) {
                     self.deadline_tsc = None;
                 }
@@ -289,7 +292,7 @@ impl Apic {
             DIVIDE => {
                 let left = self.current_count(now_tsc);
                 store(0b1011)?;
-                // What is left is counted at the new rate.
+                // The rest of the count is counted at the new rate.
                 if left > 0 {
                     self.deadline_tsc = self.after_count(left, now_tsc);
                 }
@@ -299,7 +302,7 @@ impl Apic {
         }
     }
 
-    /// The timer's time has come: requests its interrupt, and starts it again if it is periodic. False if it is too early.
+    /// Requests the timer's interrupt, and starts the timer again if it is periodic. False if it is not time yet.
     pub fn timer_fired(&mut self, now_tsc: u64) -> bool {
         let Some(deadline) = self.deadline_tsc.filter(|&deadline| deadline <= now_tsc) else { return false };
         let entry = self.page.get(LVT_TIMER);
@@ -307,7 +310,7 @@ impl Apic {
         if entry & TIMER_MODE == LVT_PERIODIC {
             let counted = u64::from(self.page.get(INITIAL_COUNT)) * self.ticks_per_count();
             let period = counted.max(LEAST_PERIOD_TICKS);
-            // The first that is still to come: those that were missed are not made up for.
+            // The next deadline is the first that is still to come: missed ones are not made up for.
             let missed = (now_tsc - deadline) / period;
             let next = deadline.saturating_add((missed + 1).saturating_mul(period));
             self.deadline_tsc = (counted > 0).then_some(next);
@@ -318,7 +321,7 @@ impl Apic {
         true
     }
 
-    /// An interrupt arrives.
+    /// Requests an interrupt, or refuses it.
     pub fn request(&mut self, vector: u8) {
         if !self.accepts(vector) {
             return self.refuse(vector, RECEIVED_ILLEGAL_VECTOR);
@@ -331,7 +334,7 @@ impl Apic {
         u16::from(vector) >= self.lowest_accepted
     }
 
-    /// A vector below 16 is this error; others come while the APIC is disabled.
+    /// Reports an error for a vector below 16. An APIC that is disabled refuses vectors without an error.
     #[cold]
     #[inline(never)]
     fn refuse(&mut self, vector: u8, error: u32) {
@@ -347,7 +350,7 @@ impl Apic {
         Ok(Effect::Priorities)
     }
 
-    /// The processor, which virtualizes self-IPIs, leaves one with a vector below 16 to the APIC.
+    /// Reports the error of a self-IPI with a vector below 16, which a processor that virtualizes self-IPIs leaves to the APIC.
     pub fn self_ipi_is_illegal(&mut self) {
         self.report(SENT_ILLEGAL_VECTOR | RECEIVED_ILLEGAL_VECTOR);
     }
@@ -357,7 +360,8 @@ impl Apic {
         self.report(SENT_ILLEGAL_VECTOR);
     }
 
-    /// An error: the first since ESR was written raises the error interrupt, if its LVT entry lets it (SDM 3A 12.5.3).
+    /// Notes an error. The first since the last write of ESR raises the error interrupt, unless its LVT entry is masked (SDM 3A
+    /// 12.5.3).
     #[cold]
     #[inline(never)]
     fn report(&mut self, error: u32) {
@@ -368,7 +372,7 @@ impl Apic {
         }
     }
 
-    /// The task priority, bits 7:4 of it, as CR8 has it.
+    /// The task priority's class, bits 7:4, as CR8 has it.
     pub fn cr8(&self) -> u64 {
         u64::from(self.page.get(TPR) >> 4 & 0xf)
     }
@@ -378,14 +382,14 @@ impl Apic {
         self.page.set(TPR, (value as u32 & 0xf) << 4);
     }
 
-    /// The vector that is to be delivered next: the highest requested one, if its class is above the processor's priority
-    /// (SDM 3A 12.8.3.1).
+    /// The vector that is to be delivered next: the highest requested one, if its class is above the processor's priority (SDM 3A
+    /// 12.8.3.1).
     pub fn deliverable(&self) -> Option<u8> {
         let vector = self.highest_requested()?;
         (vector >> 4 > self.priority() >> 4).then_some(vector)
     }
 
-    /// The priority class that must be undercut for the highest requested vector; 0 if none waits for that.
+    /// The class of the highest requested vector, if it waits for a lower processor priority; 0 if none waits for that.
     pub fn awaited_class(&self) -> u8 {
         let waits = self.highest_requested().filter(|vector| vector >> 4 > self.in_service() >> 4);
         waits.map_or(0, |vector| vector >> 4)
@@ -419,7 +423,7 @@ impl Apic {
         }
     }
 
-    /// SDM 3A 12.8.3.1: the higher of the task priority and the class in service.
+    /// The processor's priority: the higher of the task priority and the class in service (SDM 3A 12.8.3.1).
     fn priority(&self) -> u8 {
         let (task, in_service) = (self.page.get(TPR) as u8, self.in_service());
         if task >> 4 >= in_service >> 4 { task } else { in_service & 0xf0 }
@@ -457,12 +461,12 @@ impl Apic {
     }
 }
 
-/// Cluster and position in it (SDM 3A 12.12.10.2).
+/// The logical ID: cluster, and position in it (SDM 3A 12.12.10.2).
 pub const fn logical_id(id: u32) -> u32 {
     (id >> 4) << 16 | 1 << (id & 15)
 }
 
-/// Whether an ICR value that vCPU `from` wrote is meant for vCPU `to`.
+/// Whether an ICR value that vCPU `from` wrote addresses vCPU `to`.
 #[inline(always)]
 pub fn addresses(command: u64, from: u32, to: u32) -> bool {
     const BROADCAST: u32 = u32::MAX;

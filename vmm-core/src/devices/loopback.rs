@@ -1,4 +1,4 @@
-//! A bounded queue: what is written comes back in order.
+//! A bounded queue: bytes that are written come back in order.
 
 use tollgate_abi::machine::LOOPBACK_BYTES;
 
@@ -17,12 +17,12 @@ impl Default for Loopback {
 }
 
 impl Loopback {
-    /// IN of `bytes` bytes, each the oldest; `0xff` where there is none.
+    /// IN of `bytes` bytes, each the oldest one left; `0xff` if the queue is empty.
     pub fn read(&mut self, bytes: u8) -> u32 {
         (0..bytes).fold(!0, |value, i| value & !(0xff << (8 * i)) | u32::from(self.pop()) << (8 * i))
     }
 
-    /// OUT of the low `bytes` bytes of `value`; those that find no room are dropped.
+    /// OUT of the low `bytes` bytes of `value`; bytes that find no room are dropped.
     pub fn write(&mut self, bytes: u8, value: u32) {
         value.to_le_bytes().iter().take(usize::from(bytes)).for_each(|&byte| self.push(byte));
     }

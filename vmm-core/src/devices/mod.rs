@@ -1,7 +1,7 @@
 //! The devices of the guest's machine, one file each.
 //!
-//! A device is state and its rules: safe code that knows no virtualization extension, no exit and no clock but the time that it is
-//! handed. Handlers decode an exit and ask the device; the quick forms read a field of one at most.
+//! A device is state and its rules: safe code without a virtualization extension, an exit or a clock; time is handed in. Handlers
+//! decode an exit and ask the device. The quick forms read at most one field of a device.
 
 pub mod constant_msrs;
 pub mod cpuid_table;

@@ -1,5 +1,5 @@
-//! The devices behind ports of one vCPU, as the machine's row has them, and what a port without a device does: it reads all ones
-//! and ignores writes, as on a bus where nobody answers.
+//! The devices behind ports of one vCPU, by the machine's row. A port without a device reads all ones and ignores writes, as on a
+//! bus without an answer.
 
 use tollgate_abi::machine::{Behind, Model};
 
@@ -9,16 +9,17 @@ use super::loopback::Loopback;
 #[derive(Clone, Debug)]
 pub struct Ports {
     model: &'static Model,
-    /// The port that is a byte.
+    /// The port of the device that is a byte.
     byte_port: u16,
-    /// Four bytes as they are read there: that one, and ones above.
+    /// Four bytes as they are read from that port: the byte, and ones above.
     byte: [u8; 4],
-    /// Bit n is set if a port of another device has n in its lowest six bits: a port whose bit is clear is that byte or nobody's.
+    /// Bit n is set if a port of another device has n in its lowest six bits: a port whose bit is clear is the byte's or has no
+    /// device.
     asks_device: u64,
     loopback: Loopback,
 }
 
-/// The device that an access reaches; `None` for a port that is nobody's.
+/// The device that an access reaches; `None` for a port without a device.
 pub type Reached = Option<Behind>;
 
 impl Ports {
@@ -36,13 +37,13 @@ impl Ports {
         ports
     }
 
-    /// Whether a port, which is not the byte, has no device for sure.
+    /// Whether a port, which is not the byte's, surely has no device.
     #[inline(always)]
     fn is_nobodys(&self, port: u16) -> bool {
         self.asks_device >> (port & 63) & 1 == 0
     }
 
-    /// IN from a port that is the byte or surely nobody's, by one field and one bit.
+    /// IN from the byte's port or one that surely has no device, by one field and one bit.
     #[inline(always)]
     pub fn read_plain(&self, port: u16) -> Option<u32> {
         if port == self.byte_port {
@@ -52,7 +53,7 @@ impl Ports {
         self.is_nobodys(port).then_some(!0)
     }
 
-    /// OUT to such a port; false to any other.
+    /// OUT to such a port; false for any other port.
     #[inline(always)]
     pub fn write_plain(&mut self, port: u16, value: u32) -> bool {
         if port == self.byte_port {

@@ -21,7 +21,7 @@ impl RawReason {
     }
 }
 
-/// The answer of [`ExitFacts::frequent_reason`](super::ExitFacts::frequent_reason) about a rare exit.
+/// The answer of [`ExitFacts::frequent_reason`](super::ExitFacts::frequent_reason) to a rare exit.
 pub const UNRESOLVED: RawReason = RawReason(u32::MAX);
 
 /// A port access.
@@ -72,7 +72,7 @@ pub enum TableInstruction {
     Ltr,
 }
 
-/// Its operand.
+/// The operand of such an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operand {
     /// The number of a general-purpose register.

@@ -11,7 +11,8 @@ use super::Event;
 pub enum Action {
     /// The instruction was emulated: go on behind it.
     Advance,
-    /// The instruction was emulated: go on behind it without a look at interrupt shadow and single step: CPUID, which has a budget of VMREADs.
+    /// The instruction was emulated: go on behind it without a look at interrupt shadow and single step. For CPUID, which has a
+    /// budget of VMREADs.
     StepOver,
     /// Go on at the same instruction.
     Resume,
@@ -19,7 +20,7 @@ pub enum Action {
     Inject(Event),
     /// The instruction was emulated, and behind it an interrupt arrives.
     AdvanceAndInject(Event),
-    /// The instruction was emulated; before the guest goes on, do this outside the account.
+    /// The instruction was emulated: do this outside the account, then go on behind it.
     AdvanceAndPause(Pause),
     /// The guest is over.
     Stop(Outcome),
@@ -32,27 +33,27 @@ pub enum Pause {
     Profile(Profile),
     /// Start workload `number` with `iterations`.
     Begin {
-        /** Position in the table. */
+        /** Position in the table of workloads. */
         number: usize,
-        /** As asked for. */
+        /** The iterations that the guest asked for. */
         iterations: u64,
     },
-    /// End it; the guest's book is at this guest-physical address.
+    /// End the workload; the guest's book is at this guest-physical address.
     End {
-        /** Where. */
+        /** The address of the book. */
         book_gpa: u64,
-        /** Where the samples of a microbenchmark are; 0 if there are none. */
+        /** The address of a microbenchmark's samples; 0 if there are none. */
         samples_gpa: u64,
-        /** TSC when it was asked for. */
+        /** The TSC at the request. */
         tsc: u64,
-        /** Cycles of all VMCALLs before this one, which is not of the workload. */
+        /** Cycles of all VMCALLs before this one, which does not belong to the workload. */
         call_cycles: u64,
     },
-    /// Keep so many bytes of the guest's memory for the log. They exist.
+    /// Keep `bytes` bytes of the guest's memory for the log. They exist.
     Console {
-        /** Where. */
+        /** Their address. */
         gpa: u64,
-        /** How many. */
+        /** Their number. */
         bytes: usize,
     },
     /// Say that this vCPU halts, which it does at the next entry.

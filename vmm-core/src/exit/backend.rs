@@ -1,6 +1,6 @@
-//! The contract between the common code and a virtualization extension: facts about the last exit, the guest's state, its interrupts,
-//! and timers, each a trait. VT-x implements them in [`crate::vmx`], SVM in [`crate::svm`], in files of the same names; tests
-//! script them. What follows from these in the same way under both is in [`Backend`], which nobody implements.
+//! The contract between the common code and a virtualization extension: facts about the last exit, the guest's state, its
+//! interrupts, and timers, each a trait. VT-x implements them in [`crate::vmx`], SVM in [`crate::svm`], in files of the same
+//! names; tests script them. [`Backend`] has everything that follows from them in the same way under both; nobody implements it.
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
@@ -12,25 +12,25 @@ use super::{
 
 /// Facts about the last exit, found out when they are asked for.
 pub trait ExitFacts {
-    /// Whether [`ExitFacts::cr0_write_by_code`] may tell what [`ExitFacts::cr0_write`] does not.
+    /// Whether [`ExitFacts::cr0_write_by_code`] may tell a register that [`ExitFacts::cr0_write`] does not.
     const MAY_NEED_CODE: bool;
-    /// The exit reason, if it is one of the frequent; [`UNRESOLVED`](super::UNRESOLVED) if it is rare and finding it out takes a call.
+    /// The exit reason, if it is a frequent one; [`UNRESOLVED`](super::UNRESOLVED) if it is rare and takes a call to find out.
     fn frequent_reason(&self) -> RawReason;
-    /// The exit reason, whatever it is; `frequent` is what [`ExitFacts::frequent_reason`] returned.
+    /// The exit reason; `frequent` is the answer of [`ExitFacts::frequent_reason`].
     fn whole_reason(&self, frequent: RawReason) -> RawReason;
     /// The exit qualification as it is, for reports.
     fn qualification(&self) -> u64;
     /// The port access of an I/O exit.
     fn io_access(&self) -> IoAccess;
-    /// The base of the segment that a string I/O exit's instruction accesses; `offset` is what is in RSI or RDI, as wide as
-    /// its addresses.
+    /// The base of the segment that a string I/O exit's instruction accesses; `offset` is RSI or RDI, as wide as the
+    /// instruction's addresses.
     fn string_io_segment_base(&self, offset: u64) -> u64;
     /// Width in bytes of the addresses that a string I/O instruction steps: 2, 4 or 8.
     fn string_io_address_bytes(&self) -> u8;
     /// The number of the register that a MOV to CR0 reads; `None` for any other control-register access, and where the processor
     /// does not tell.
     fn cr0_write(&self) -> Option<u8>;
-    /// The number of the register that a MOV to CR0 reads, by the guest's code; `None` where that is not found quickly.
+    /// The number of the register that a MOV to CR0 reads, by the guest's code; `None` if that can't be found quickly.
     fn cr0_write_by_code(&mut self) -> Option<u8>;
     /// The access of a control-register exit.
     fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess;
@@ -40,7 +40,7 @@ pub trait ExitFacts {
     fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand);
     /// The access of an EPT violation.
     fn physical_fault(&self) -> PhysicalFault;
-    /// Whether an exit for RDTSC is one for RDTSCP.
+    /// Whether an exit for RDTSC is in truth one for RDTSCP.
     fn is_rdtscp(&self) -> bool;
     /// The linear address of INVLPG.
     fn invalidated_address(&self, registers: &mut GuestRegisters) -> u64;
@@ -48,9 +48,9 @@ pub trait ExitFacts {
     fn exit_event(&self) -> Option<Event>;
     /// The event that was being delivered when the guest exited.
     fn vectoring_event(&self) -> Option<Event>;
-    /// Whether there may be a [`ExitFacts::vectoring_event`], without a call.
+    /// Whether there may be a [`ExitFacts::vectoring_event`]. Calls no function.
     fn was_delivering(&self) -> bool;
-    /// Which check a VM entry failed, as far as it can be told, after an exit that says that one did.
+    /// The check that a VM entry failed, as far as it can be told, after an exit for a failed entry.
     fn entry_failure(&self) -> &'static str;
 }
 
@@ -60,110 +60,112 @@ pub trait GuestState {
     fn get(&self, state: State) -> u64;
     /// Writes guest state. The caller has checked the value as the instruction demands.
     fn set(&mut self, state: State, value: u64);
-    /// Whether the quick forms can be used: to move behind an instruction takes no call.
+    /// Whether the quick forms can be used: moving RIP behind the instruction takes no call.
     fn steps_quickly(&self) -> bool;
-    /// [`GuestState::step_over`], where [`GuestState::steps_quickly`].
+    /// [`GuestState::step_over`] if [`GuestState::steps_quickly`].
     fn quick_step_over(&mut self);
     /// Moves RIP behind the instruction that exited, and nothing else.
     fn step_over(&mut self);
-    /// Whether ending the instruction that exited takes no more than a [`GuestState::step_over`]: no interrupt shadow, no single
-    /// step.
+    /// Whether ending the instruction that exited takes no more than a [`GuestState::step_over`]: there is no interrupt shadow
+    /// and no single step.
     fn ends_plainly(&self) -> bool;
-    /// Ends the instruction that exited as the processor would have: RIP behind it, blocking by STI and MOV SS over, the
+    /// Ends the instruction that exited as the processor would: RIP behind it, no more blocking by STI and MOV SS, the
     /// single-step #DB pending if RFLAGS.TF is set.
     fn advance(&mut self);
-    /// Before #DB is handed back: keeps the entry checks content where a single step meets blocking by STI or MOV SS.
+    /// Prepares to hand #DB back: sees to it that the next entry passes its checks where a single step meets blocking by STI or
+    /// MOV SS.
     fn keep_single_step(&mut self);
-    /// After an exit that says that a VM entry failed: how the guest goes on, where its state is as it should be all the same.
+    /// The guest's next step after an exit for a failed VM entry, if its state is as it should be all the same.
     ///
-    /// Under VT-x RIP may be beyond the 32 bits that it has outside of 64-bit mode, behind an instruction at their end. It is wrapped
-    /// then as the processor wraps it, and the entry can be tried again. This spares every other exit a look at the mode. Under SVM it
-    /// may be QEMU, which makes this exit where the guest's MOV to CR3 has to raise #GP.
+    /// Under VT-x, RIP may be beyond the 32 bits that it has outside of 64-bit mode, behind an instruction at their end. RIP is
+    /// then wrapped as the processor wraps it, and the entry can be tried again. This spares every other exit a look at the mode.
+    /// Under SVM, the processor may be QEMU, which makes this exit where the guest's MOV to CR3 has to raise #GP.
     fn after_failed_entry(&mut self, registers: &mut GuestRegisters) -> Option<Action>;
     /// Drops the guest's cached translations: of one linear address, or all.
     fn flush_translations(&mut self, linear: Option<u64>);
     /// Maps one fresh page of the guest's memory; false if there is no such page.
     fn map_fresh_page(&mut self, gpa: u64) -> bool;
-    /// Puts the guest into the state behind INIT and a start-up IPI with this vector.
+    /// Puts the guest into its state after INIT and a start-up IPI with this vector.
     fn start_up(&mut self, vector: u8);
-    /// Whether the guest is in IA-32e mode, without a look at its registers.
+    /// Whether the guest is in IA-32e mode. Reads none of its registers.
     fn is_in_long_mode(&self) -> bool;
     /// Enters IA-32e mode: EFER.LMA is set. CR0 has been written.
     fn enter_long_mode(&mut self);
-    /// Puts another profile's controls in force, and says which those are.
+    /// Puts another profile's controls in force, and returns them.
     fn set_profile(&mut self, profile: Profile) -> Controls;
 }
 
-/// Events that are delivered to the guest, and those that arrive for it or for the monitor.
+/// Events that are delivered to the guest, and events that arrive for it or for the monitor.
 pub trait Interrupts {
     /// Delivers `event` at the next entry.
     fn inject(&mut self, event: Event);
-    /// Whether an interrupt can be injected at the next entry: RFLAGS.IF is set, and the guest is not right behind STI or
-    /// MOV SS, which does not matter if the exit `ends` an instruction. What ends with a single step takes none: the #DB comes
-    /// first, and an injected interrupt would discard it (SDM 3C 27.7.3).
+    /// Whether an interrupt can be injected at the next entry: RFLAGS.IF is set, and the guest is not right behind STI or MOV SS,
+    /// which does not matter if the exit `ends` an instruction. An instruction that ends with a single step takes none: the #DB
+    /// comes first, and an injected interrupt would discard it (SDM 3C 27.7.3).
     fn takes_interrupts(&self, ends: bool) -> bool;
-    /// Whether an NMI can be injected at the next entry: the handler of another does not run, and otherwise as for interrupts,
-    /// but for RFLAGS.IF.
+    /// Whether an NMI can be injected at the next entry: no NMI's handler runs, and the conditions for interrupts hold, but for
+    /// RFLAGS.IF.
     fn takes_nmis(&self, ends: bool) -> bool;
-    /// Exit as soon as an interrupt could be injected, or no longer.
+    /// Has the guest exit as soon as an interrupt could be injected, or no longer.
     fn ask_for_window(&mut self, wanted: bool);
-    /// Exit as soon as an NMI could be injected, or no longer. Where the extension can't tell, at the next IRET.
+    /// Has the guest exit as soon as an NMI could be injected, or no longer. If the extension can't tell, at the next IRET.
     fn ask_for_nmi_window(&mut self, wanted: bool);
-    /// [`ExitFacts::exit_event`] for the handler, with the state that the processor had changed for an instruction that this exit
-    /// interrupted.
+    /// [`ExitFacts::exit_event`] for the handler. State that the processor had changed for an instruction that this exit
+    /// interrupted is put back.
     fn take_exit_event(&mut self) -> Option<Event>;
     /// The vector of the external interrupt that caused the exit, taken from the processor's own APIC.
     fn take_interrupt(&mut self) -> u8;
     /// Takes the NMI that caused the exit.
     fn take_nmi(&mut self);
-    /// Whether an exception is only the end of a step that the monitor made of that instruction, behind which NMIs can be taken.
+    /// Whether an exception only ends a step that the monitor itself made over an instruction behind which NMIs can be taken.
     fn takes_own_step(&mut self) -> bool;
-    /// The NMI handler of the guest comes to its end, at an exit for the instruction that is it.
+    /// Notes that the guest's NMI handler ends, at an exit for the instruction that ends it.
     fn nmi_handler_ends(&mut self);
-    /// Halt at the next entry, without a watchdog, until an interrupt.
+    /// Halts the guest at the next entry, without a watchdog, until an interrupt.
     fn halt(&mut self);
-    /// Be active again.
+    /// Makes a halted guest active again.
     fn wake(&mut self);
     /// The parts of the local APIC that the processor virtualizes now.
     fn virtualized_apic(&self) -> VirtualizedApic;
-    /// With virtual-interrupt delivery: the highest vectors requested and in service have changed in the page.
+    /// With virtual-interrupt delivery: sets the highest vectors requested and in service, which have changed in the page.
     fn set_interrupt_status(&mut self, requested: u8, in_service: u8);
-    /// With a TPR shadow: exit when the priority class falls below this.
+    /// With a TPR shadow: has the guest exit when the priority class falls below this.
     fn set_priority_threshold(&mut self, class: u8);
-    /// CR8 is this from now on, for extensions that let the guest read it from somewhere without a TPR shadow.
+    /// Sets the value of CR8, for extensions from which the guest can read it without a TPR shadow.
     fn set_task_priority(&mut self, class: u8);
 }
 
 /// Exits that time brings about.
 pub trait Timers {
-    /// Whether a time without exits ends by an interrupt at the processor's own APIC, for lack of a timer of the extension's.
+    /// Whether a time without exits is ended by an interrupt at the processor's own APIC, because the extension has no timer for
+    /// that.
     const WATCHDOG_INTERRUPTS: bool;
-    /// Sees to it that the guest exits from `limit_tsc` on, at the end of a run of so many ticks; [`NEVER`](crate::machine::NEVER) for
+    /// Sees to it that the guest exits from `limit_tsc` on, at the end of a run of `ticks`; [`NEVER`](crate::machine::NEVER) for
     /// no such end.
     fn set_limit(&mut self, limit_tsc: u64, ticks: u64);
     /// Has the processor's own APIC interrupt it at this time, or not at all.
     fn arm_timer(&mut self, deadline_tsc: Option<u64>);
-    /// Has a time without exits end by an interrupt with [`WATCHDOG_VECTOR`](crate::handlers::apic::WATCHDOG_VECTOR), where
-    /// the extension has no timer of its own for that: starts anew.
+    /// Starts the watchdog anew, if the extension has no timer of its own for that: a time without exits ends by an interrupt
+    /// with [`WATCHDOG_VECTOR`](crate::handlers::apic::WATCHDOG_VECTOR).
     fn restart_watchdog(&mut self);
     /// Whether the time without exits is over, once that interrupt has come. If it is not, the watchdog goes on: the interrupt
-    /// was pending already when the watchdog was started last, or came early.
+    /// was pending already at the watchdog's last start, or came early.
     fn watchdog_is_due(&mut self) -> bool;
 }
 
-/// The processor under the vCPU, which is the same whatever its extension.
+/// The processor under the vCPU, the same under either extension.
 pub trait Processor {
     /// The time-stamp counter.
     fn tsc(&self) -> u64;
-    /// Interrupts the processor with this APIC ID, on which another vCPU runs: it exits.
+    /// Interrupts the processor with this APIC ID, which runs another vCPU, so that it exits.
     fn kick(&mut self, apic_id: u32);
-    /// Ends the interrupt that made this exit, at the processor's own APIC.
+    /// Ends, at the processor's own APIC, the interrupt that made this exit.
     fn end_of_interrupt(&mut self);
 }
 
-/// A virtualization extension at one vCPU, with what follows from its parts.
+/// A virtualization extension at one vCPU, with the facts that follow from its parts.
 pub trait Backend: ExitFacts + GuestState + Interrupts + Timers + Processor {
-    /// Why the guest exited.
+    /// The exit reason.
     #[inline(always)]
     fn exit_reason(&self) -> RawReason {
         self.whole_reason(self.frequent_reason())
@@ -172,7 +174,7 @@ pub trait Backend: ExitFacts + GuestState + Interrupts + Timers + Processor {
     fn guest_tsc(&self) -> u64 {
         self.tsc().wrapping_add(self.get(State::TscOffset))
     }
-    /// The current privilege level. Real mode has 0, whatever SS was left with (SDM 3A 21.1).
+    /// The current privilege level. Real mode has 0, whatever is left in SS (SDM 3A 21.1).
     #[inline(always)]
     fn privilege_level(&self) -> u8 {
         use tollgate_abi::x86::control::CR0_PE;

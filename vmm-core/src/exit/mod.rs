@@ -1,5 +1,5 @@
-//! The contract with a virtualization extension ([`Backend`] and its parts), and what passes between it, the spine and the handlers: the
-//! decoded exit, the guest's registers and state, events, and what a handler decides.
+//! The contract with a virtualization extension ([`Backend`] and its parts), and the values that pass between it, the spine and
+//! the handlers: the decoded exit, the guest's registers and state, events, and the decisions of handlers.
 
 mod access;
 mod action;

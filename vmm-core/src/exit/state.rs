@@ -12,11 +12,11 @@ pub enum State {
     CsBase,
     Rsp,
     Rflags,
-    /// The value that the guest reads from CR0; a write also sets what the processor needs.
+    /// The value that the guest reads from CR0. A write also sets the bits that the processor needs.
     Cr0,
     Cr2,
     Cr3,
-    /// Like [`State::Cr0`].
+    /// The value that the guest reads from CR4. A write also sets the bits that the processor needs.
     Cr4,
     Xcr0,
     Dr0,

@@ -1,8 +1,8 @@
 //! The guest's local APIC at work: its MSRs, interrupts from outside and from other vCPUs, and their delivery.
 //!
-//! Delivery is one rule for both ways ([`settle`]): whatever may have made an interrupt deliverable ends with it. Where
-//! the processor virtualizes delivery, it delivers self-IPIs and what EOI uncovers by itself; what arrives while the
-//! monitor runs is injected here all the same, with the guest interrupt status kept up to date (SDM 3C 30.2).
+//! Delivery is one rule for both ways ([`settle`]): everything that may have made an interrupt deliverable ends with it. Where
+//! the processor virtualizes delivery, it delivers self-IPIs, and interrupts that an EOI uncovers, by itself. Interrupts that
+//! arrive while the monitor runs are injected here all the same, with the guest interrupt status kept up to date (SDM 3C 30.2).
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::apic::*;
@@ -14,22 +14,23 @@ use crate::devices::local_apic::{Effect, addresses};
 use crate::exit::{Action, Backend, Event, GuestRegisters};
 use crate::machine::Machine;
 
-/// Vectors at the processors' own APICs: one for the timer, and one for each vCPU that interrupts another.
+/// The vector of the timer at the processors' own APICs.
 pub const TIMER_VECTOR: u8 = 0xf0;
-/// Time has passed without exits, or at least without a look at it.
+/// The vector at the processors' own APICs for a look at the account: time has passed without exits, or without such a look.
 pub const WATCHDOG_VECTOR: u8 = 0xf1;
-/// vCPU n sends `KICK_VECTOR + n`.
+/// The vector by which vCPU 0 interrupts the others' processors; vCPU n sends `KICK_VECTOR + n`.
 pub const KICK_VECTOR: u8 = 0xe0;
 const _: () = assert!(KICK_VECTOR as usize + MOST_VCPUS <= TIMER_VECTOR as usize);
-/// The APIC's own, for an interrupt that was withdrawn while it was delivered. It is not in service (SDM 3A 12.9).
+/// The vector by which an APIC itself replaces an interrupt that was withdrawn while it was delivered. It is not in service (SDM
+/// 3A 12.9).
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 
-/// TSC ticks that a sender waits for room.
+/// TSC ticks that a sender waits for room in a lane.
 const DELIVERY_TICKS: u64 = 1 << 26;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
-/// RDMSR of one of its registers.
+/// RDMSR of one of the APIC's registers.
 #[inline(never)]
 pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
     match machine.devices.apic.read(registers.rcx as u32, backend.tsc()) {
@@ -42,7 +43,7 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
     }
 }
 
-/// WRMSR of one of its registers. What follows is called last, so that this needs no stack frame.
+/// WRMSR to one of the APIC's registers. The effect of the write is called last, so that this needs no stack frame.
 #[inline(never)]
 pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
     let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
@@ -71,19 +72,19 @@ fn send_and_advance<B: Backend>(command: u64, backend: &mut B, machine: &mut Mac
     if machine.activity.init_pending { initialized(backend, machine) } else { advance(backend, machine) }
 }
 
-/// The messages that another vCPU has sent.
+/// Takes a message from another vCPU.
 #[inline(always)]
 fn take(message: Message, machine: &mut Machine) {
     match message {
         Message::Interrupt(vector) => machine.devices.apic.request(vector),
         Message::Nmi => machine.activity.nmi_pending = true,
         Message::Init => machine.activity.init_pending = true,
-        // Only a vCPU that waits for it is started.
+        // Only a vCPU that waits for a start-up IPI is started.
         Message::StartUp(_) => {}
     }
 }
 
-/// INIT has come: the vCPU waits for a start-up IPI, with an APIC as after power-up, whose timer is not armed.
+/// Obeys INIT: the vCPU waits for a start-up IPI, with an APIC as after power-up, and its timer is not armed.
 fn initialized<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     machine.devices.apic.reset();
     arm(backend, machine);
@@ -95,13 +96,13 @@ pub fn init_signal(machine: &Machine) -> Action {
     Action::Stop(if machine.shared.board.is_to_stop(machine.vcpu) { Outcome::StoppedByAnother } else { Outcome::Init })
 }
 
-/// Ends the instruction that exited, and delivers what can be delivered behind it.
+/// Ends the instruction that exited, and delivers an interrupt or NMI that can be delivered behind it.
 #[inline(never)]
 pub fn advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     settle(backend, machine, true).map_or(Action::Advance, Action::AdvanceAndInject)
 }
 
-/// An interrupt at the processor's own APIC: the timer, or another vCPU that has left a message.
+/// An interrupt at the processor's own APIC: the timer's, or that of another vCPU that has left a message.
 #[inline(never)]
 pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     let vector = backend.take_interrupt();
@@ -111,7 +112,7 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
     }
     backend.end_of_interrupt();
     if machine.activity.halted {
-        // Before it reads what others may take for under way.
+        // This comes before it reads messages, which others may take for under way.
         machine.shared.board.set_condition(machine.vcpu, Condition::Running);
     }
     if let Some(sender) = sender {
@@ -120,7 +121,7 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
         }
     } else {
         if !machine.devices.apic.timer_fired(backend.tsc()) {
-            // It counts in coarser steps than the deadline is given in, or less far.
+            // The timer counts in coarser steps than its deadline is given in, or can't count that far.
             machine.looks(ExitReason::EXTERNAL_INTERRUPT);
         }
         arm(backend, machine);
@@ -142,15 +143,15 @@ pub fn sender(vector: u8, machine: &Machine) -> Option<usize> {
     (sender < machine.shared.board.vcpus()).then_some(sender)
 }
 
-/// Ends the interrupt that was taken, where one is in service: 0 is none that was there to be taken.
+/// Ends an interrupt that was taken, if one is in service. Vector 0 stands for none.
 pub fn end_of_interrupt<B: Backend>(vector: u8, backend: &mut B) {
     if vector >= LOWEST_VECTOR && vector != SPURIOUS_VECTOR {
         backend.end_of_interrupt();
     }
 }
 
-/// The watchdog's interrupt, or one that neither a vCPU nor this processor's timer has sent, as of a device that firmware has set up:
-/// the guest has not caused that exit, and goes on.
+/// The watchdog's interrupt, or one that neither a vCPU nor this processor's timer has sent, such as one of a device that
+/// firmware has set up. The guest has not caused that exit, and goes on.
 #[cold]
 #[inline(never)]
 fn look_or_stray<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine) -> Action {
@@ -162,8 +163,9 @@ fn look_or_stray<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine)
     resume(backend, machine)
 }
 
-/// Time for a look at the account, by an exit for `reason`: a guest that did nothing that exits since the last is stopped, unless it
-/// has halted. Before it is time, nothing can be told yet. A look after which the guest goes on is none of its exits.
+/// Looks at the account, at an exit for `reason`. A guest without an exit of its own since the last look is stopped, unless it
+/// has halted. Before the watchdog is due, nothing can be told yet. A look after which the guest goes on does not count as an
+/// exit of the guest's.
 pub fn look<B: Backend>(reason: ExitReason, backend: &mut B, machine: &mut Machine) -> Action {
     let due = backend.watchdog_is_due();
     if due && !machine.activity.halted && !machine.exited_meanwhile() {
@@ -177,7 +179,7 @@ pub fn look<B: Backend>(reason: ExitReason, backend: &mut B, machine: &mut Machi
     resume(backend, machine)
 }
 
-/// Says that this vCPU has halted. True if it is to end the guest, which nothing can ever wake again.
+/// Says that this vCPU has halted. True if it is to end the guest, because nothing can ever wake any vCPU.
 pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
     let dead = machine.shared.board.rest(machine.vcpu, Condition::Halted);
     if dead && machine.vcpu != 0 {
@@ -186,7 +188,8 @@ pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
     dead && machine.vcpu == 0
 }
 
-/// Goes on at the same instruction, with what can be delivered; what the exit interrupted comes first.
+/// Goes on at the same instruction, with an event that can be delivered. An event whose delivery the exit interrupted comes
+/// first.
 #[inline(never)]
 pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if let Some(event) = backend.vectoring_event() {
@@ -200,17 +203,17 @@ pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     }
 }
 
-/// The event that is to be injected now. What can't be yet is asked for.
+/// The event that is to be injected now. For one that can't be injected yet, an exit is asked for.
 #[inline(never)]
 pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     settle_now(backend, machine, ends)
 }
 
-/// [`settle`] in place, where an event is likely.
+/// [`settle`] inlined, for callers where an event is likely.
 #[inline(always)]
 fn settle_now<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     let mut event = None;
-    // An NMI first.
+    // NMIs come first.
     if machine.activity.nmi_pending {
         event = next_nmi(backend, machine, ends);
     }
@@ -228,7 +231,7 @@ fn settle_now<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) ->
     event
 }
 
-/// Takes the NMI that waits, if it can be delivered.
+/// Takes the pending NMI, if it can be delivered.
 #[cold]
 #[inline(never)]
 fn next_nmi<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
@@ -238,14 +241,14 @@ fn next_nmi<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> O
     takes.then_some(Event::NMI)
 }
 
-/// Tells the processor what waits: so that it delivers it by itself, or exits by an interrupt window or a priority
-/// threshold once it can be delivered.
+/// Tells the processor about pending interrupts. It delivers them by itself, or exits by an interrupt window or a priority
+/// threshold once one can be delivered.
 #[inline(always)]
 pub fn refresh<B: Backend>(backend: &mut B, machine: &Machine) {
     refresh_for(machine.devices.apic.deliverable(), backend, machine);
 }
 
-/// [`refresh`] where it is known what is deliverable.
+/// [`refresh`] with the deliverable vector known.
 #[inline(never)]
 fn refresh_for<B: Backend>(deliverable: Option<u8>, backend: &mut B, machine: &Machine) {
     let apic = &machine.devices.apic;
@@ -253,14 +256,14 @@ fn refresh_for<B: Backend>(deliverable: Option<u8>, backend: &mut B, machine: &M
     if virtualized.delivery {
         backend.set_interrupt_status(apic.requested(), apic.in_service());
     } else if virtualized.priority {
-        // Not above the priority that the guest has, which a VM entry would refuse (SDM 3C 27.2.1.1).
+        // The threshold must not be above the guest's priority, or a VM entry would refuse it (SDM 3C 27.2.1.1).
         backend.set_priority_threshold(if deliverable.is_none() { apic.awaited_class() } else { 0 });
     }
     backend.ask_for_window(deliverable.is_some());
 }
 
-/// A write to a register of the virtual-APIC page that the processor leaves to the APIC: of those that it takes, a self-IPI with a
-/// vector below 16 alone (SDM 3C 30.4.3.3).
+/// A write to a register of the virtual-APIC page that the processor leaves to the APIC. Of the registers that it takes, this is
+/// a self-IPI with a vector below 16 alone (SDM 3C 30.4.3.3).
 #[inline(never)]
 pub fn written<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     const SELF_IPI_OFFSET: u64 = (SELF_IPI - MSR_BASE) as u64 * 16;
@@ -270,7 +273,7 @@ pub fn written<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     resume(backend, machine)
 }
 
-/// A halted vCPU is active again.
+/// Makes a halted vCPU active again.
 pub fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
     if machine.activity.halted {
         machine.activity.halted = false;
@@ -278,7 +281,7 @@ pub fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
     }
 }
 
-/// Has the processor's timer fire when the guest's is to.
+/// Has the processor's own timer fire when the guest's has to.
 #[inline(never)]
 pub fn arm<B: Backend>(backend: &mut B, machine: &Machine) {
     let deadline = machine.devices.apic.deadline_tsc();
@@ -292,7 +295,7 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
     let message = match command & DELIVERY_MASK {
         // Lowest priority delivers to all that are addressed.
         DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if vector >= LOWEST_VECTOR => Message::Interrupt(vector),
-        // Such an interrupt is not sent.
+        // An interrupt with such a vector is not sent.
         DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY => return machine.devices.apic.sent_illegal_vector(),
         DELIVERY_NMI => Message::Nmi,
         DELIVERY_INIT if command & LEVEL == 0 || command & ASSERT != 0 => Message::Init,
@@ -304,7 +307,7 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
     for to in (0..machine.shared.board.vcpus()).filter(|&to| addresses(command, this as u32, to as u32)) {
         if to == this {
             match message {
-                // A processor can't send itself these (SDM 3A 12.6.1).
+                // A processor can't send itself INIT or a start-up IPI (SDM 3A 12.6.1).
                 Message::Init | Message::StartUp(_) => {}
                 message => take(message, machine),
             }
@@ -324,9 +327,9 @@ fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
     }
 }
 
-/// Leaves a message; where the other has not read the last ones yet, reads those for this one meanwhile, so that two that
-/// wait for each other both go on. Not for ever: one that does nothing but exit quickly, with interrupts off, reads none on a
-/// processor that makes no exit for one then, as Bochs 2.7 does not. The message is lost then.
+/// Sends a message. If the lane is full, this vCPU reads its own messages while it waits, so that two that send to each other
+/// can't wait for ever. A vCPU that does nothing but exit quickly, with interrupts off, reads none on a processor that makes no
+/// exit for an interrupt then, as Bochs 2.7 does not. So the wait ends after some time, and the message is lost.
 #[inline(always)]
 fn deliver<B: Backend>(to: usize, message: Message, backend: &B, machine: &mut Machine) {
     if !machine.shared.board.send(machine.vcpu, to, message) {

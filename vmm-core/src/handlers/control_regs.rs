@@ -1,8 +1,8 @@
 //! Control-register accesses: MOV to and from CR0, CR3, CR4, CR8, CLTS and LMSW.
 //!
-//! A guest in IA-32e mode stays there: a value that would leave it is refused as the processor refuses it in 64-bit mode,
-//! and stops a guest that tries from compatibility mode. A vCPU that starts in real mode may go to protected mode and to
-//! IA-32e mode; paging without IA-32e mode stops it.
+//! A guest in IA-32e mode stays there. A value that would leave it is refused as the processor refuses it in 64-bit mode, and
+//! stops a guest that tries from compatibility mode. A vCPU that starts in real mode may go to protected mode and to IA-32e mode;
+//! paging without IA-32e mode stops it.
 
 use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::*;
@@ -14,12 +14,12 @@ use crate::machine::Machine;
 /// The bits that LMSW loads.
 const LMSW_BITS: u64 = CR0_PE | CR0_MP | CR0_EM | CR0_TS;
 
-/// The bits whose change drops translations.
+/// The bits of CR4 whose change drops translations.
 const CR4_FLUSHES: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
-/// MOV to CR0 of a value that needs no more than to be stored: caches on, still in IA-32e mode.
+/// MOV to CR0 of a value that only needs to be stored: caches on, still in IA-32e mode.
 #[inline(always)]
 pub fn quick<B: Backend>(
     registers: &mut GuestRegisters,
@@ -30,7 +30,7 @@ pub fn quick<B: Backend>(
     backend.cr0_write().is_some_and(|register| may_end(backend) && store_cr0(register, registers, backend))
 }
 
-/// [`quick`] where the guest's code tells the register, and the processor does not.
+/// [`quick`] if the register is known only from the guest's code, not from the processor.
 #[inline(always)]
 pub fn quick_by_code<B: Backend>(
     registers: &mut GuestRegisters,
@@ -100,8 +100,8 @@ pub fn handle<B: Backend>(
     }
 }
 
-/// The value that an instruction outside of 64-bit mode means by a register with bits above 31, which are undefined there (SDM 1 3.4.1.1):
-/// its operand has 32. To be asked where the value would be refused.
+/// The value of a register operand. Outside of 64-bit mode the operand has 32 bits, and those above are undefined (SDM 1
+/// 3.4.1.1). Only needed where the whole value would be refused.
 fn low_half<B: Backend>(value: u64, backend: &B) -> u64 {
     if backend.get(State::CsRights) & RIGHTS_LONG != 0 { value } else { value & u64::from(u32::MAX) }
 }
@@ -117,7 +117,7 @@ fn write_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
     Action::Advance
 }
 
-/// In real mode, or protected mode without paging.
+/// MOV to CR0 in real mode, or in protected mode without paging.
 #[inline(never)]
 fn write_cr0_without_paging<B: Backend>(value: u64, backend: &mut B) -> Action {
     let value = value & u64::from(u32::MAX);

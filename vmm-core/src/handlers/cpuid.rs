@@ -7,7 +7,7 @@ use tollgate_abi::leaves::Answer;
 use crate::exit::{Backend, GuestRegisters};
 use crate::machine::Machine;
 
-/// Answers a leaf that has one answer; false for the others, the account's among them.
+/// Answers a leaf that has one answer; false for other leaves, the account's among them.
 #[inline(always)]
 pub fn quick<B: Backend>(
     registers: &mut GuestRegisters,

@@ -8,7 +8,7 @@ use tollgate_abi::x86::control::*;
 /// The bits of DR6 that can be set. Bus lock and RTM always read 1, since CPUID does not show them.
 const DR6_SETTABLE: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS | DR6_BT;
 
-/// Debug registers by number. No access to DR4 or DR5 is left when this is asked.
+/// Debug registers by number. Accesses to DR4 and DR5 have been dealt with before this is asked.
 static STATES: [State; 8] =
     [State::Dr0, State::Dr1, State::Dr2, State::Dr3, State::Dr0, State::Dr0, State::Dr6, State::Dr7];
 

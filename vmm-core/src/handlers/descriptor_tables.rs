@@ -5,7 +5,7 @@ use crate::machine::Machine;
 use crate::paging::{self, Fault};
 use tollgate_abi::x86::control::{CR0_PE, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
 
-/// The bits that LGDT and LIDT load of a base with an operand of 16 bits (SDM 2A, LGDT/LIDT).
+/// The bits of a base that LGDT and LIDT load with an operand of 16 bits (SDM 2A, LGDT/LIDT).
 const BASE_24_BITS: u64 = 0x00ff_ffff;
 /// Access rights of an LDTR that holds no table (SDM 3C 25.4.1).
 const UNUSABLE: u64 = 1 << 16;
@@ -47,7 +47,7 @@ fn perform<B: Backend>(
     }
 }
 
-/// SLDT, STR, LLDT and LTR, with the descriptors of IA-32e mode, or those of the other modes.
+/// SLDT, STR, LLDT and LTR, with the descriptors of IA-32e mode or those of the other modes.
 #[inline(always)]
 fn perform_on_selector<B: Backend, const LONG: bool>(
     instruction: TableInstruction,
@@ -65,7 +65,7 @@ fn perform_on_selector<B: Backend, const LONG: bool>(
     }
 }
 
-/// SLDT, STR, LLDT and LTR in the other modes, of which only protected mode has them.
+/// SLDT, STR, LLDT and LTR outside of IA-32e mode, where only protected mode has them.
 #[cold]
 #[inline(never)]
 fn outside_of_long_mode<B: Backend>(
@@ -93,7 +93,7 @@ fn address(operand: Operand) -> Result<u64, Fault> {
     }
 }
 
-/// How many bytes limit and base take: 10 in 64-bit mode, 6 in compatibility mode.
+/// The bytes that limit and base take: 10 in 64-bit mode, 6 in compatibility mode.
 fn table_bytes<B: Backend>(backend: &B) -> usize {
     if backend.get(State::CsRights) & RIGHTS_LONG != 0 { 10 } else { 6 }
 }
@@ -157,9 +157,9 @@ fn store_selector<B: Backend>(
     }
 }
 
-/// Whether the operand has 16 bits: the one fact about SLDT and STR that the instruction information leaves out. It has
-/// where 66H comes before the opcode, unless a REX prefix with W, which comes last, says 64; in a 16-bit code segment, where
-/// it does not.
+/// Whether the operand has 16 bits: the one fact about SLDT and STR that the instruction information leaves out. It has 16 if 66H
+/// comes before the opcode, unless a REX prefix with W, which comes last, makes it 64. In a 16-bit code segment it has 16 if 66H
+/// does not come.
 fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Result<bool, Fault> {
     let mut instruction = [0; 15];
     let bytes = (backend.get(State::InstructionBytes) as usize).min(instruction.len());
@@ -202,8 +202,8 @@ fn load_selector<B: Backend>(
     }
 }
 
-/// A system descriptor of the GDT: 16 bytes in IA-32e mode, compatibility mode included; else 8, with a base of 32 bits (SDM 3A 3.5,
-/// 7.2.3).
+/// A system descriptor of the GDT: 16 bytes in IA-32e mode, compatibility mode included; else 8, with a base of 32 bits (SDM 3A
+/// 3.5, 7.2.3).
 struct Descriptor {
     linear: u64,
     low: u64,
@@ -360,7 +360,8 @@ mod tests {
         assert_eq!(run(&mut up, TableInstruction::Lidt, Operand::Memory(0x5000), 0).0, Action::Advance);
         assert_eq!(up.0.get(State::IdtrBase), 0x2345_6789);
 
-        // LIDT with an operand of 16 bits: by its prefix, behind the base of CS; by its segment; and of 32 bits by both.
+        // LIDT with an operand of 16 bits: by its prefix, with its code behind the base of CS; and by its segment. Then one of 32
+        // bits, by both.
         up.0.set(State::CsBase, 0x4000);
         for (rights, code, bytes, base) in [
             (RIGHTS_DEFAULT_BIG, 0x1f01_0f66_u64, 4, 0x45_6789),
@@ -400,7 +401,7 @@ mod tests {
         up.0.set(State::Efer, 0);
         up.0.set(State::Cr0, 1);
         up.0.set(State::CsRights, RIGHTS_DEFAULT_BIG);
-        // What follows the LDT is no part of it, and the last descriptor ends with the table.
+        // The bytes behind the LDT are no part of it, and the last descriptor ends with the table.
         for (at, value) in [(0x18, !0), (0x20, 0x1200_8934_5678_0067), (0x28, 0x0000_8134_5678_002b)] {
             up.1.memory.write_u64(GDT + at, value).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Exceptions, and accesses that EPT refuses: what goes back to the guest, what is mapped, what ends it.
+//! Exceptions, and accesses that EPT refuses: they go back to the guest, map a page, or end the guest.
 //!
 //! An exception that the monitor intercepts is the guest's own and goes back to it. If it came up while another event
 //! was being delivered, the two combine as the processor would combine them (SDM 3A 6.15, interrupt 8).
@@ -10,8 +10,8 @@ use crate::exit::{Action, Backend, Event, EventKind, GuestRegisters, State, vect
 use crate::handlers::apic;
 use crate::machine::Machine;
 
-/// The bits of DR6 that the exit qualification of #DB carries (SDM 3C table 28-1). It has bus lock and RTM as well, which are clear in
-/// DR6 where the qualification has them set.
+/// The bits of DR6 that the exit qualification of #DB carries (SDM 3C table 28-1). The qualification has bus lock and RTM as
+/// well; these are clear in DR6 where they are set in the qualification.
 const DR6_CAUSES: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS;
 
 /// An exception or NMI.
@@ -23,7 +23,8 @@ pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     let Some(event) = backend.take_exit_event() else {
         return Action::Stop(Outcome::UnhandledExit);
     };
-    // NMIs are the platform's, not the guest's: counted, and over. Or another vCPU's, which has ended the guest.
+    // An NMI is the platform's, not the guest's: it is counted, and that is all. Or it is from another vCPU, which has ended the
+    // guest.
     if event.kind == EventKind::Nmi {
         backend.take_nmi();
         if machine.shared.board.is_to_stop(machine.vcpu) {
@@ -59,7 +60,7 @@ fn deliver<B: Backend>(event: Event, backend: &mut B, machine: &mut Machine) -> 
     Action::Inject(event)
 }
 
-/// The exception that two become.
+/// The exception that two exceptions become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Combined {
     Single,
@@ -98,8 +99,8 @@ pub fn physical_fault<B: Backend>(backend: &mut B) -> Action {
     resume_delivery(backend)
 }
 
-/// Goes on where the guest was, delivering again what the exit interrupted: the fault was in the event's own stack or
-/// tables, or something from outside came in between.
+/// Goes on where the guest was, and delivers the event again whose delivery the exit interrupted: its own stack or tables raised
+/// the fault, or something from outside came in between.
 #[inline(always)]
 pub fn resume_delivery<B: Backend>(backend: &B) -> Action {
     backend.vectoring_event().map_or(Action::Resume, Action::Inject)
@@ -149,7 +150,7 @@ mod tests {
         };
         check(0xffff_0ff0, 0x4000, 0xffff_4ff0);
         check(0xffff_4fff, 2, 0xffff_4ff2);
-        // A bus lock, which stays told; a breakpoint in a transaction, which the next #DB does not keep.
+        // A bus lock stays in DR6; a breakpoint in a transaction does not stay at the next #DB.
         check(0xffff_0ff0, 1 << 11, 0xffff_07f0);
         check(0xffff_07f0, 1, 0xffff_07f1);
         check(0xffff_0ff0, 1 << 16 | 1, 0xfffe_0ff1);

@@ -11,7 +11,7 @@ use crate::ended::GuestExit;
 use crate::exit::{Action, Backend, Event, GuestRegisters, Pause};
 use crate::machine::{Machine, Wake};
 
-/// [`Hypercall::Nothing`], whose result is the number that is in RAX already.
+/// [`Hypercall::Nothing`]: its result is its number, which RAX has already.
 #[inline(always)]
 pub fn quick<B: Backend>(
     registers: &mut GuestRegisters,
@@ -84,7 +84,7 @@ fn begin(number: u64, iterations: u64, machine: &mut Machine) -> (u64, Action) {
     }
 }
 
-/// Vectors below 32 are the processor's.
+/// Arms an interrupt. Vectors below 32 are the processor's, and refused.
 fn wake_after(ticks: u64, vector: u64, now: u64, machine: &mut Machine) -> u64 {
     match u8::try_from(vector) {
         Ok(vector @ 32..) if ticks <= LONGEST_WAKE_TICKS => {

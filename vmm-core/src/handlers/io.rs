@@ -1,4 +1,4 @@
-//! I/O instructions, single and string: what they move between registers or memory and the devices behind ports.
+//! I/O instructions, single and string: they move bytes between registers or memory and the devices behind ports.
 
 use crate::devices::ports::Reached;
 use crate::exit::{Action, Backend, GuestRegisters, IoAccess, State};
@@ -53,7 +53,7 @@ pub fn handle<B: Backend>(
     Action::Advance
 }
 
-/// RAX after IN: a 32-bit result clears the upper half, smaller ones keep what is above them.
+/// RAX after IN: a 32-bit result clears the upper half, smaller ones keep the bits above them.
 #[inline(always)]
 fn merge(rax: u64, value: u32, bytes: u8) -> u64 {
     match bytes {
@@ -84,7 +84,7 @@ fn string<B: Backend>(
     let backwards = backend.get(State::Rflags) & RFLAGS_DF != 0;
     let offset = if access.is_in { registers.rdi } else { registers.rsi } & address_mask;
     let segment_base = backend.string_io_segment_base(offset);
-    // Linear addresses have 32 bits outside of 64-bit mode (SDM 3A 3.3.1), where no address has 64.
+    // Outside of 64-bit mode linear addresses have 32 bits (SDM 3A 3.3.1), and no instruction has addresses of 64.
     let is_64_bit = address_bytes == 8 || backend.get(State::CsRights) & RIGHTS_LONG != 0;
     let linear_mask = if is_64_bit { u64::MAX } else { u32::MAX.into() };
     let reached = machine.devices.ports.reach(access.port);
@@ -110,15 +110,15 @@ fn string<B: Backend>(
     if stops_early { Action::Resume } else { Action::Advance }
 }
 
-/// How many whole elements lie before the end of the page and the wrap of the address; 1 where the first crosses.
+/// The number of whole elements before the end of the page and the wrap of the address; 1 if the first crosses either.
 fn elements_ahead(linear: u64, offset: u64, address_mask: u64, bytes: u8) -> u64 {
     let in_page = 4096 - (linear & 4095);
     let before_wrap = (address_mask - offset).saturating_add(1);
     (in_page.min(before_wrap) / u64::from(bytes)).max(1)
 }
 
-/// Moves elements that lie in one page, or one that does not. Nothing is moved if any of them faults: guest memory is
-/// tried before the port is asked, since what a port delivers can't be given back.
+/// Moves elements that lie in one page, or one that does not. Nothing is moved if any of them faults: guest memory is tried
+/// before the port is asked, since bytes from a port can't be given back.
 fn piece<B: Backend>(
     access: IoAccess,
     reached: Reached,
@@ -224,7 +224,7 @@ mod tests {
         let action = handle(access, &mut registers, &mut backend, &mut machine);
         assert_eq!(action, Action::Inject(Event::fault(vector::PF, 0)), "the base wraps to the top, which is unmapped");
         assert_eq!((registers.rcx, registers.rsi), (0x5_0001, 0x7_0000));
-        // Offset 0xfff0 with a base that leads beyond 4 GiB, which no linear address is outside of 64-bit mode.
+        // Offset 0xfff0 with a base that leads beyond 4 GiB, where no linear address lies outside of 64-bit mode.
         let beyond = |rights| {
             let (mut backend, mut machine) = string_machine(access);
             backend.string_io = (0x1_0000_0ff0, 4);

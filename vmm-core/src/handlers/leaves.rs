@@ -102,7 +102,7 @@ fn exists(vcpu: Option<u16>, ledgers: &[&Ledger]) -> bool {
     vcpu.is_none_or(|vcpu| usize::from(vcpu) < ledgers.len())
 }
 
-/// The ledger of one vCPU, or all; none if there is no such vCPU.
+/// The ledger of one vCPU, or of all; none if there is no such vCPU.
 fn chosen<'a>(ledgers: &'a [&'a Ledger], vcpu: Option<u16>) -> impl Iterator<Item = &'a Ledger> {
     ledgers
         .iter()

@@ -1,9 +1,9 @@
 //! The end of a run that has lasted as long as its options allow, whatever its guest does.
 //!
-//! Every exit that the quick forms leave is held against the limit, in the one comparison that also ends scenarios. What brings
-//! such an exit about: the APIC timer, which fires at the limit at the latest, whether the guest runs or has halted; and, since
-//! Bochs 2.7 makes no exit for an external interrupt while RFLAGS.IF has been 0 since the VM entry, the VMX-preemption timer,
-//! which counts across exits.
+//! Every exit that the quick forms leave is held against the limit, in the one comparison that also ends scenarios. Two timers
+//! bring such an exit about. The APIC timer fires at the limit at the latest, whether the guest runs or has halted. Bochs 2.7
+//! makes no exit for an external interrupt while RFLAGS.IF has been 0 since the VM entry; for that there is the VMX-preemption
+//! timer, which counts across exits.
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::workload::Outcome;
@@ -12,7 +12,7 @@ use crate::exit::{Backend, RawReason};
 use crate::handlers::apic::{self, TIMER_VECTOR};
 use crate::machine::Machine;
 
-/// An exit past the limit: how its guest ends.
+/// The outcome of an exit past the limit.
 pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machine) -> Outcome {
     if raw.is_entry_failure() {
         return Outcome::EntryFailed;
@@ -29,7 +29,7 @@ pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machin
         ExitReason::PREEMPTION_TIMER => machine.looks(ExitReason::PREEMPTION_TIMER),
         _ => {}
     }
-    // Another vCPU may have found out first.
+    // Another vCPU may have found this out first.
     let is_to_stop = machine.shared.board.is_to_stop(machine.vcpu);
     if is_to_stop { Outcome::StoppedByAnother } else { Outcome::LimitReached }
 }
@@ -45,7 +45,7 @@ mod tests {
     use crate::script::{Script, machine};
     use crate::vcpu::Vcpu;
 
-    /// How a guest ends that has a limit of 1000 ticks and these exits: TSC, reason, vector of the interrupt.
+    /// The end of a guest that has a limit of 1000 ticks and these exits: TSC, reason, vector of the interrupt.
     fn run(vcpu: &mut Vcpu<Script>, exits: &[(u64, ExitReason, u8)]) -> (End<()>, &'static Ledger) {
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
         vcpu.machine.shared.ledgers = Box::leak(Box::new([ledger]));

@@ -3,9 +3,9 @@
 //! A handler sees the decoded exit, the registers and its device, and returns an [`Action`]. It does not count, print,
 //! or know which virtualization extension is at work, and has no `unsafe`.
 //!
-//! The kinds in [`QUICK`](tollgate_abi::quick::QUICK) also have a `quick` form for what is nothing out of the ordinary: true if the
-//! instruction was emulated. It asks `may_end`, the condition in that table, before it changes anything. It calls nothing, so that
-//! the spine needs no stack frame for it; whatever it leaves is [`dispatch`]'s.
+//! The kinds in [`QUICK`](tollgate_abi::quick::QUICK) also have a `quick` form for the ordinary case: true if it emulated the
+//! instruction. Before it changes anything, it asks `may_end`, the condition in that table. It calls nothing, so that the spine
+//! needs no stack frame for it. Exits that it leaves are decided by [`dispatch`].
 
 pub mod apic;
 pub mod control_regs;
@@ -26,14 +26,14 @@ use tollgate_abi::workload::Outcome;
 use crate::exit::{Action, Backend, Event, GuestRegisters, RawReason, State};
 use crate::machine::Machine;
 
-/// Decides what one exit leads to, before the run's limit.
+/// Decides one exit before the run's limit.
 pub fn dispatch<B: Backend>(
     raw: RawReason,
     registers: &mut GuestRegisters,
     backend: &mut B,
     machine: &mut Machine,
 ) -> Action {
-    // The whole field at once: what has more than a reason in it is rare.
+    // The whole field at once: more than a reason in it is rare.
     let Ok(number) = u16::try_from(raw.0) else {
         return beyond_reason(raw, registers, backend, machine);
     };
@@ -58,7 +58,7 @@ pub fn dispatch<B: Backend>(
         ExitReason::XSETBV => power::set_xcr0(registers, backend, machine),
         ExitReason::HLT => power::halt(backend, machine),
         ExitReason::INVLPG => power::invalidate_page(registers, backend),
-        // Caches are coherent and their contents are not the guest's to drop; a pause is over once it has exited.
+        // Caches are coherent and the guest must not drop their contents; a pause is over once it has exited.
         ExitReason::INVD | ExitReason::WBINVD | ExitReason::PAUSE => Action::Advance,
         ExitReason::EXCEPTION_OR_NMI => event::exception(backend, machine),
         ExitReason::EXTERNAL_INTERRUPT => apic::external_interrupt(backend, machine),
@@ -66,7 +66,7 @@ pub fn dispatch<B: Backend>(
         ExitReason::INTERRUPT_WINDOW | ExitReason::NMI_WINDOW | ExitReason::TPR_BELOW_THRESHOLD => {
             apic::resume(backend, machine)
         }
-        // The processor has done what the write asked for.
+        // The processor has done the write already.
         ExitReason::VIRTUALIZED_EOI => apic::resume(backend, machine),
         ExitReason::APIC_WRITE => apic::written(backend, machine),
         // No performance counter exists, so that every index is out of range.
@@ -119,7 +119,7 @@ pub fn dispatch<B: Backend>(
     }
 }
 
-/// An exit whose reason field says more than the reason: a VM entry that failed, or what the guest was at, which changes nothing.
+/// An exit whose reason field has more than the reason: a VM entry that failed, or the guest's activity, which changes nothing.
 #[cold]
 #[inline(never)]
 fn beyond_reason<B: Backend>(
@@ -129,7 +129,7 @@ fn beyond_reason<B: Backend>(
     machine: &mut Machine,
 ) -> Action {
     if raw.is_entry_failure() {
-        // A failed entry has changed nothing, an event that is to be injected included (SDM 3C 27.8).
+        // A failed entry has changed nothing, and an event that is to be injected stays (SDM 3C 27.8).
         return backend.after_failed_entry(registers).unwrap_or(Action::Stop(Outcome::EntryFailed));
     }
     dispatch(RawReason(raw.basic().0.into()), registers, backend, machine)

@@ -1,5 +1,5 @@
-//! RDMSR and WRMSR: one table of the processor's MSRs that the guest has; those of its machine are in the machine's row. Any other
-//! raises #GP(0).
+//! RDMSR and WRMSR: a table of the processor's MSRs that the guest has; the machine's row has the others. Any further MSR raises
+//! #GP(0).
 
 use tollgate_abi::apic::{MSR_BASE, MSR_LAST};
 use tollgate_abi::x86::control::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
@@ -10,7 +10,7 @@ use crate::handlers::apic;
 use crate::machine::Machine;
 use crate::paging::is_canonical;
 
-/// How an MSR behaves.
+/// The behaviour of an MSR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// The guest's own: any value.
@@ -19,7 +19,7 @@ enum Kind {
     Low(State),
     /// The guest's own: a canonical address.
     Address(State),
-    /// IA32_TIME_STAMP_COUNTER: the guest's. A write changes IA32_TSC_ADJUST by as much (SDM 3B 18.17.3).
+    /// IA32_TIME_STAMP_COUNTER, the guest's own. A write changes IA32_TSC_ADJUST by as much (SDM 3B 18.17.3).
     TimeStamp,
     /// IA32_TSC_ADJUST.
     TscAdjust,
@@ -29,7 +29,7 @@ enum Kind {
     Apic,
 }
 
-/// EFER bits that the guest may write: SCE, LME, NXE. LMA is the processor's: what is written there is ignored.
+/// EFER bits that the guest may write: SCE, LME, NXE. LMA is the processor's; a write of it is ignored.
 const EFER_WRITABLE: u64 = EFER_SCE | EFER_LME | EFER_NXE;
 
 /// The table, by MSR number (SDM 4, table 2-2).
@@ -86,7 +86,7 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
         Some(Kind::Low(State::TscAux)) if !machine.devices.cpuid.has_rdtscp() => return REFUSED,
         Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state)) => backend.get(state),
         Some(Kind::TimeStamp) => backend.guest_tsc(),
-        // All that the guest's TSC is ahead is in here, whichever of the two MSRs it was written to (SDM 3B 18.17.3).
+        // This is the whole lead of the guest's TSC, whichever of the two MSRs was written (SDM 3B 18.17.3).
         Some(Kind::TscAdjust) => backend.get(State::TscOffset),
         Some(Kind::Efer) => backend.get(State::Efer),
         Some(Kind::Apic) => return apic::read(registers, backend, machine),
@@ -96,7 +96,7 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
     Action::Advance
 }
 
-/// RDMSR of what the processor's table does not have.
+/// RDMSR of an MSR that the processor's table does not have.
 #[cold]
 #[inline(never)]
 fn read_constant(registers: &mut GuestRegisters, machine: &Machine) -> Action {
@@ -105,7 +105,7 @@ fn read_constant(registers: &mut GuestRegisters, machine: &Machine) -> Action {
     Action::Advance
 }
 
-/// WRMSR of what the processor's table does not have.
+/// WRMSR of an MSR that the processor's table does not have.
 #[cold]
 #[inline(never)]
 fn write_constant(msr: u32, value: u64, machine: &Machine) -> Action {
@@ -119,7 +119,7 @@ fn write_constant(msr: u32, value: u64, machine: &Machine) -> Action {
 #[inline(never)]
 pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
     let (msr, value) = (registers.rcx as u32, registers.rax & 0xffff_ffff | registers.rdx << 32);
-    // Those that are written most come first.
+    // The registers that are written most come first.
     if (MSR_BASE..=MSR_LAST).contains(&msr) {
         return apic::write(registers, backend, machine);
     }
@@ -138,14 +138,14 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
     Action::Advance
 }
 
-/// The guest's TSC is so far ahead of the processor's.
+/// Sets the ticks by which the guest's TSC is ahead of the processor's.
 fn set_tsc_offset<B: Backend>(ticks: u64, backend: &mut B, machine: &mut Machine) {
     backend.set(State::TscOffset, ticks);
     machine.devices.apic.set_tsc_offset(ticks, backend.tsc());
     apic::arm(backend, machine);
 }
 
-/// LME can't change while paging is on (SDM 3A 2.2.1), and NXE is reserved where CPUID shows no NX.
+/// Writes EFER. LME can't change while paging is on (SDM 3A 2.2.1), and NXE is reserved if CPUID shows no NX.
 fn write_efer<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let old = backend.get(State::Efer);
     let paging = backend.get(State::Cr0) & CR0_PG != 0;

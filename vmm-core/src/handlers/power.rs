@@ -8,7 +8,7 @@ use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
 use crate::handlers::apic;
 use crate::machine::Machine;
 
-/// XCR0's consistent values of the components that are offered: each takes those before it (SDM 1 13.3).
+/// XCR0's consistent values of the components that are offered: each component needs those before it (SDM 1 13.3).
 const X87: u64 = 1;
 const SSE: u64 = X87 | 1 << 1;
 const AVX: u64 = SSE | 1 << 2;
@@ -36,8 +36,8 @@ pub fn invalidate_page<B: Backend>(registers: &mut GuestRegisters, backend: &mut
     Action::Advance
 }
 
-/// XSETBV, with the checks of SDM 3A 2.6, and that of the privilege level: SVM intercepts it before any (APM 2 15.9), and so
-/// does VT-x on Bochs.
+/// XSETBV, with the checks of SDM 3A 2.6 and that of the privilege level: SVM intercepts XSETBV before any check (APM 2 15.9),
+/// and so does VT-x on Bochs.
 #[inline(never)]
 pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
     let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
@@ -49,8 +49,8 @@ pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine
     Action::Advance
 }
 
-/// HLT: takes the interrupt that waits already, or the armed one once it is due; otherwise the vCPU halts until its APIC
-/// has one. Where nothing can ever wake it, it is over. With RFLAGS.TF it does not halt: the #DB behind it would wake it at once.
+/// HLT: takes a pending interrupt, or the armed one once it is due; otherwise the vCPU halts until its APIC has one. If nothing
+/// can ever wake it, it is over. With RFLAGS.TF it does not halt: the #DB behind it would wake it at once.
 #[inline(never)]
 pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     let flags = backend.get(State::Rflags) & (RFLAGS_IF | RFLAGS_TF);

@@ -1,8 +1,8 @@
-//! The processor's own local APIC (SDM 3A chapter 12), with which one processor starts, interrupts and times another or
-//! itself: memory-mapped, or by MSRs where firmware left it in x2APIC mode.
+//! The processor's own local APIC (SDM 3A chapter 12), by which one processor starts, interrupts and times another or itself. Its
+//! registers are memory-mapped, or MSRs if firmware left it in x2APIC mode.
 //!
-//! The monitor runs with interrupts disabled, so that whatever arrives stays pending until a guest is entered, and makes
-//! an exit then.
+//! The monitor runs with interrupts disabled, so that an interrupt stays pending until a guest is entered, and then makes an
+//! exit.
 #![expect(unsafe_code, reason = "reads and writes the registers of the local APIC")]
 
 use tollgate_abi::apic::{
@@ -20,28 +20,28 @@ mod settings;
 
 pub use settings::Settings;
 
-/// Where it is mapped after reset (SDM 3A 12.4.1); the boot block maps the first 4 GiB to themselves.
+/// The address of its registers after reset (SDM 3A 12.4.1); the boot block maps the first 4 GiB to themselves.
 const MAPPED_AT: u64 = 0xfee0_0000;
 /// IA32_APIC_BASE: x2APIC mode.
 const X2APIC_MODE: u64 = 1 << 10;
 /// IA32_APIC_BASE: globally enabled.
 const APIC_ENABLED: u64 = 1 << 11;
-/// IA32_APIC_BASE: where the registers are mapped.
+/// IA32_APIC_BASE: the address of the registers.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// SVR: enabled by software.
 const ENABLED: u32 = 1 << 8 | SPURIOUS_VECTOR as u32;
-/// Divide by 1.
+/// Divide configuration: by 1.
 const BY_ONE: u32 = 0b1011;
-/// Counts that are added to what is measured: a timer that fires early fires twice.
+/// Counts that are added to the measured ones: a timer that fires early fires twice.
 const SLACK_COUNTS: u64 = 64;
-/// The most counts that a time takes: the timer has 32 bits, and who fires early is armed again.
+/// The most counts that the timer is set to: it has 32 bits, and a timer that fires early is armed again.
 const FAR_COUNTS: u64 = u32::MAX as u64 - SLACK_COUNTS;
-/// The most counts in 2^16 TSC ticks of a timer that counts no faster than 128 times as fast.
+/// The most counts in 2^16 TSC ticks: those of a timer that is 128 times as fast as the TSC.
 const FAR_RATE: u64 = 1 << 23;
 
 /// ICR: delivery status.
 const SEND_PENDING: u32 = 1 << 12;
-/// TSC ticks that a command may take to be sent, after which the next is written all the same.
+/// TSC ticks that a command may take to be sent; then the next one is written all the same.
 const SEND_TICKS: u64 = 1 << 22;
 /// TSC ticks between INIT and start-up IPI.
 const START_TICKS: u64 = 200_000;
@@ -53,25 +53,25 @@ pub struct LocalApic {
     timer: Timer,
 }
 
-/// How the timer counts.
+/// The way in which the timer counts.
 #[derive(Clone, Copy, Debug)]
 enum Timer {
     TscDeadline,
-    /// By counts.
+    /// It counts by itself.
     Counts {
-        /// Those in 2^16 TSC ticks.
+        /// Counts in 2^16 TSC ticks.
         rate: u64,
-        /// TSC ticks that are no longer told from more.
+        /// The most TSC ticks that fit; longer times are cut to these.
         far_ticks: u64,
     },
 }
 
 impl LocalApic {
-    /// Enables it. `features` is CPUID.1:ECX; where the timer counts at a rate of its own, it is measured for `measured_ticks` of the
-    /// TSC.
+    /// Enables it. `features` is CPUID.1:ECX. If the timer counts at a rate of its own, the rate is measured for `measured_ticks`
+    /// of the TSC.
     ///
     /// # Panics
-    /// It is switched off, or its registers are mapped elsewhere than after reset.
+    /// The APIC is switched off, or its registers are mapped elsewhere than after reset.
     pub fn enable(features: u32, measured_ticks: u64) -> Self {
         let mut apic = Self::find().unwrap_or_else(|base| panic!("IA32_APIC_BASE is {base:#x}"));
         apic.write(SVR, ENABLED);
@@ -84,10 +84,10 @@ impl LocalApic {
         apic
     }
 
-    /// This processor's as it is, with nothing known of its timer: to send with.
+    /// This processor's APIC as it is, for sending. Its timer is not known.
     ///
     /// # Errors
-    /// It is switched off, or its registers are mapped elsewhere than after reset, by what IA32_APIC_BASE says.
+    /// The APIC is switched off, or its registers are mapped elsewhere than after reset, by this value of IA32_APIC_BASE.
     pub fn find() -> Result<Self, u64> {
         // SAFETY: every processor with 64-bit mode, in which this runs, has the MSR.
         let base = unsafe { Msr::new(IA32_APIC_BASE).read() };
@@ -97,13 +97,13 @@ impl LocalApic {
         Ok(Self { by_msr: base & X2APIC_MODE != 0, timer: Timer::TscDeadline })
     }
 
-    /// One that no test reaches.
+    /// An APIC that no test reaches.
     #[cfg(test)]
     pub(crate) fn scripted() -> Self {
         Self { by_msr: true, timer: Timer::TscDeadline }
     }
 
-    /// Its ID.
+    /// Its APIC ID.
     pub fn id(&self) -> u32 {
         if self.by_msr { self.read(ID) } else { self.read(ID) >> 24 }
     }
@@ -149,7 +149,7 @@ impl LocalApic {
         }
     }
 
-    /// Interrupts this processor with the one `vector` that [`LocalApic::prepare_timer`] has been given, at a time; 0 for not at all.
+    /// Interrupts this processor at a time, with the one `vector` that [`LocalApic::prepare_timer`] was given; 0 for not at all.
     #[inline(always)]
     pub fn set_timer(&self, vector: u8, deadline_tsc: u64) {
         match self.timer {
@@ -159,14 +159,14 @@ impl LocalApic {
         }
     }
 
-    /// Interrupts this processor with `vector` at a time, or [`NEVER`].
+    /// Interrupts this processor with `vector` at a time; not at all if that is [`NEVER`].
     pub fn arm_timer(&self, vector: u8, deadline_tsc: u64) {
         let vector = u32::from(vector);
         match (self.timer, deadline_tsc) {
             (Timer::TscDeadline, deadline) => {
                 self.write(LVT_TIMER, vector | LVT_TSC_DEADLINE);
-                // SAFETY: processors with the mode, which `enable` saw in CPUID, have the MSR; 0 disarms. MFENCE orders it behind a memory-mapped LVT
-                // (SDM 3A 12.5.4.1).
+                // SAFETY: processors with the mode, which `enable` saw in CPUID, have the MSR; 0 disarms. MFENCE orders the write
+                // behind a memory-mapped LVT (SDM 3A 12.5.4.1).
                 unsafe {
                     core::arch::asm!("mfence", options(nostack, preserves_flags));
                     Msr::new(IA32_TSC_DEADLINE).write(if deadline == NEVER { 0 } else { deadline });
@@ -199,16 +199,16 @@ impl LocalApic {
 
     fn send(&self, command: u64) {
         if self.by_msr {
-            // SAFETY: in x2APIC mode the register is this MSR; what the processors that are addressed do with the
-            // interrupt is what the caller wants. The fences order it behind what was written for them to read, which a
-            // WRMSR of these registers does not wait for (SDM 3A 12.12.3).
+            // SAFETY: in x2APIC mode the register is this MSR; the caller wants the interrupt's effect on the processors that are
+            // addressed. The fences order it behind earlier writes that those processors are to read, for which a WRMSR of these
+            // registers does not wait (SDM 3A 12.12.3).
             unsafe {
                 core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags));
                 Msr::new(ICR).write(command);
             }
             return;
         }
-        // It takes a command only once the last has been sent (SDM 3A 12.6.1), which lasts for the time of a bus message.
+        // The APIC takes a command only once the last one has been sent (SDM 3A 12.6.1), which takes as long as a bus message.
         if self.read(ICR) & SEND_PENDING != 0 {
             self.wait_until_sent();
         }
@@ -228,13 +228,14 @@ impl LocalApic {
 
     #[inline(always)]
     fn read(&self, register: u32) -> u32 {
-        // SAFETY: the registers of this processor's APIC, by the way that its mode has, and where `enable` found them, which
-        // the boot block maps; reading one changes nothing.
+        // SAFETY: these are the registers of this processor's APIC, reached as its mode demands and where `enable` found them,
+        // which the boot block maps; reading one changes nothing.
         unsafe { if self.by_msr { Msr::new(register).read() as u32 } else { core::ptr::read_volatile(at(register)) } }
     }
 
     fn write(&self, register: u32, value: u32) {
-        // SAFETY: the registers of this processor's APIC, as for `read`; nothing but this type writes them, and interrupts are off.
+        // SAFETY: these are the registers of this processor's APIC, as in `read`; only this type writes them, and interrupts are
+        // off.
         unsafe {
             if self.by_msr {
                 Msr::new(register).write(value.into())

@@ -1,4 +1,4 @@
-//! The processor under a vCPU, as its exits need it: the time, and its own APIC.
+//! The processor under a vCPU, as its exits need it: the time, and the processor's own APIC.
 
 use super::local_apic::LocalApic;
 use super::registers;
@@ -12,7 +12,7 @@ pub struct OwnApic {
 }
 
 impl OwnApic {
-    /// This APIC, and the vector with which the vCPU interrupts the others' processors.
+    /// The given APIC, and the vector with which the vCPU interrupts the others' processors.
     pub fn new(local_apic: LocalApic, kick_vector: u8) -> Self {
         Self { local_apic, kick_vector }
     }

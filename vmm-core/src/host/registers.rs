@@ -1,5 +1,5 @@
 //! Guest state that lives in the processor while the monitor runs, and not in a VMCS or VMCB: XCR0, DR0 to DR3, the MSRs of
-//! SYSCALL; under VT-x also CR2 and DR6; under SVM also what VMLOAD loads, as far as there are MSRs for it.
+//! SYSCALL. Under VT-x also CR2 and DR6; under SVM also the state that VMLOAD loads, as far as there are MSRs for it.
 //!
 //! The monitor uses none of it, so that the guest's values stay in place across exits at no cost.
 #![expect(unsafe_code, reason = "reads and writes registers")]
@@ -18,7 +18,8 @@ pub fn tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// Waits for a time. Between two looks at the counter are several PAUSEs: an emulator that logs each RDTSC spends its time on that.
+/// Waits for some TSC ticks, with several PAUSEs between two looks at the counter: an emulator that logs each RDTSC would spend
+/// its time on that.
 pub fn wait(ticks: u64) {
     const PAUSES: u32 = 16;
     let start = tsc();
@@ -74,7 +75,8 @@ pub fn read(state: State) -> u64 {
         State::Dr6 => read_register!("dr6"),
         State::Xcr0 => read_xcr0(),
         state => match msr_of(state) {
-            // SAFETY: every 64-bit processor has the MSRs of SYSCALL, SYSENTER and the segment bases; TSC_AUX is read only where CPUID shows RDTSCP.
+            // SAFETY: every 64-bit processor has the MSRs of SYSCALL, SYSENTER and the segment bases; TSC_AUX is read only if
+            // CPUID shows RDTSCP.
             Some(msr) => unsafe { msr.read() },
             None => unreachable!("{state:?} is not in the processor"),
         },
@@ -101,7 +103,7 @@ pub fn write(state: State, value: u64) {
     }
 }
 
-/// 1, the value at reset, on processors without XSAVE.
+/// XCR0; 1, its value at reset, on processors without XSAVE.
 fn read_xcr0() -> u64 {
     if !x86_64::registers::control::Cr4::read().contains(x86_64::registers::control::Cr4Flags::OSXSAVE) {
         return 1;
@@ -113,8 +115,8 @@ fn read_xcr0() -> u64 {
 }
 
 fn write_xcr0(value: u64) {
-    // SAFETY: the XSETBV handler has checked the value against what CPUID offers, which the guest sees only where the
-    // monitor has set CR4.OSXSAVE.
+    // SAFETY: the XSETBV handler has checked the value against CPUID, which shows XSAVE to the guest only where the monitor has
+    // set CR4.OSXSAVE.
     unsafe {
         asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags))
     };

@@ -1,8 +1,8 @@
 //! The instructions that SVM intercepts, decoded from their bytes (APM 3 1.1 to 1.7, appendix A; SDM 2A 2.1, 2.2).
 //!
-//! A processor with next-RIP saving and decode assists (APM 2 chapter 15) tells length and operands in the VMCB; for
-//! one without, this is the way to know them. Other instructions are not decoded. Neither are those that LOCK or mod
-//! turn into #UD, which comes before the intercept; rarer reasons for #UD are not looked for, as then there is no exit.
+//! A processor with next-RIP saving and decode assists (APM 2 chapter 15) tells length and operands in the VMCB; for other
+//! processors they are decoded here. Other instructions are not decoded. Neither are those that LOCK or mod turn into #UD, which
+//! comes before the intercept. Rarer reasons for #UD are not looked for, since an instruction with one makes no exit.
 
 use super::operand::ModRm;
 use super::prefixes::{CodeMode, Prefixes};
@@ -16,9 +16,9 @@ pub const MAX_BYTES: usize = 15;
 pub struct Instruction {
     /// Length in bytes, 1 to 15.
     pub length: u8,
-    /// The opcode's bytes as the manual writes them: 0xf4, 0x0f01, 0x0f3882. What else ModRM tells is in there.
+    /// The opcode's bytes as the manual writes them: 0xf4, 0x0f01, 0x0f3882. The rest of it is in ModRM.
     pub opcode: u32,
-    /// Operand size by mode and prefixes: 2, 4 or 8. An instruction may have another by itself, as MOV CR and IN do.
+    /// Operand size by mode and prefixes: 2, 4 or 8. Some instructions have another one of their own, as MOV CR and IN.
     pub operand_bytes: u8,
     /// Address size: 2, 4 or 8.
     pub address_bytes: u8,
@@ -30,7 +30,7 @@ pub struct Instruction {
     pub is_locked: bool,
     /// The byte behind the opcode of INT n (the vector), IN and OUT (the port); 0 for others.
     pub immediate: u8,
-    /// The ModRM byte and what belongs to it.
+    /// The ModRM byte, and the bytes that belong to it.
     pub modrm: Option<ModRm>,
 }
 
@@ -44,9 +44,9 @@ enum Form {
     Operand,
 }
 
-/// Decodes the instruction at the start of `bytes`; what lies behind it does not matter.
+/// Decodes the instruction at the start of `bytes`; the bytes behind it do not matter.
 ///
-/// `None` if it is not one of those that are intercepted, if it does not end within `bytes`, or not within 15 bytes.
+/// `None` if it is not an intercepted one, or if it does not end within `bytes`, or within 15 bytes.
 pub fn decode(bytes: &[u8], mode: CodeMode) -> Option<Instruction> {
     let bytes = bytes.get(..MAX_BYTES).unwrap_or(bytes);
     let mut rest = bytes.iter().copied();
@@ -104,8 +104,8 @@ fn form(opcode: u32, prefixes: &Prefixes, mode: CodeMode) -> Option<Form> {
     })
 }
 
-/// Whether an opcode that is several instructions, told apart by ModRM and prefixes (APM 3 appendix A), is one that
-/// is intercepted.
+/// Whether an opcode is an intercepted instruction. Such an opcode is several instructions, told apart by ModRM and prefixes (APM
+/// 3 appendix A).
 fn is_intercepted(opcode: u32, prefixes: &Prefixes, modrm: &ModRm) -> bool {
     match (opcode, modrm.byte >> 3 & 7, modrm.memory.is_some()) {
         // SLDT, STR, LLDT, LTR.
@@ -163,7 +163,7 @@ impl Instruction {
         }
     }
 
-    /// The operand that ModRM names, if there is a ModRM. The parameters are [`MemoryOperand::linear_address`]'s.
+    /// The operand that ModRM names, if there is a ModRM. The parameters are those of [`MemoryOperand::linear_address`].
     ///
     /// [`MemoryOperand::linear_address`]: super::operand::MemoryOperand::linear_address
     pub fn operand(
@@ -196,7 +196,7 @@ impl Instruction {
             (0x0f00, 1) => Str,
             (0x0f00, 2) => Lldt,
             (0x0f00, 3) => Ltr,
-            // With mod 3 these are other instructions.
+            // With mod 3 the opcode has other instructions.
             (0x0f01, _) if self.modrm?.memory.is_none() => return None,
             (0x0f01, 0) => Sgdt,
             (0x0f01, 1) => Sidt,
@@ -215,7 +215,7 @@ mod tests {
     use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind, Register};
     use proptest::prelude::*;
 
-    /// The length of an instruction behind which there is something else; `None` if it must not be decoded.
+    /// Checks the length of an instruction that is followed by other bytes; `None` if it must not be decoded.
     #[track_caller]
     fn check(bytes: &[u8], mode: CodeMode, expected: impl Into<Option<usize>>) {
         let followed = [bytes, &[0x90; 8]].concat();
@@ -413,7 +413,7 @@ mod tests {
             .prop_map(|(prefixes, opcode, rest)| [prefixes, opcode, rest].concat())
     }
 
-    /// Whether iced decodes the same from what it knows as well. Registers have `values`, by number; segments `bases`.
+    /// Checks that iced decodes the same, from the same bytes. Registers have `values`, by number; segments have `bases`.
     fn compare(
         bytes: &[u8],
         mode: CodeMode,
@@ -435,7 +435,7 @@ mod tests {
             return Ok(());
         };
         if theirs.is_invalid() {
-            // A register that there is not, or a prefix that 0F 01 must not have.
+            // The register does not exist, or 0F 01 must not have the prefix.
             prop_assert!(matches!(ours.opcode, 0x0f01 | 0x0f20..=0x0f23));
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The guest's instructions, decoded from their bytes, for whichever extension does not tell what the instruction that exited was.
+//! The guest's instructions, decoded from their bytes, for extensions that do not tell which instruction exited.
 
 pub mod decode;
 pub mod operand;

@@ -10,7 +10,7 @@ pub struct ModRm {
     pub byte: u8,
     /// The register in reg, extended by REX.R.
     pub reg: u8,
-    /// The register in rm, extended by REX.B; it means something only without a memory operand.
+    /// The register in rm, extended by REX.B; it has a meaning only without a memory operand.
     pub rm: u8,
     /// The operand in memory, if it is not a register.
     pub memory: Option<MemoryOperand>,
@@ -27,13 +27,13 @@ pub struct MemoryOperand {
     pub scale: u8,
     /// Sign-extended.
     pub displacement: i32,
-    /// The displacement is from the next instruction.
+    /// The displacement counts from the next instruction.
     pub is_rip_relative: bool,
-    /// ES, CS, SS, DS, FS, GS are 0 to 5.
+    /// The number of its segment; ES, CS, SS, DS, FS, GS are 0 to 5.
     pub segment: u8,
     /// Address size: 2, 4 or 8.
     pub address_bytes: u8,
-    /// Outside of 64-bit mode a linear address has 32 bits.
+    /// 64-bit mode; outside of it a linear address has 32 bits.
     pub is_64_bit: bool,
 }
 
@@ -58,7 +58,7 @@ impl ModRm {
         Some(Self { byte, reg, rm, memory: None })
     }
 
-    /// Reads a ModRM, and what its mod and rm demand.
+    /// Reads a ModRM, and the bytes that its mod and rm demand.
     pub(super) fn read(
         bytes: &mut impl Iterator<Item = u8>,
         prefixes: &Prefixes,
@@ -123,7 +123,7 @@ impl MemoryOperand {
             _ => 4,
         };
         self.base = Some(modrm.rm);
-        // Where rm or base has a special meaning, REX.B does not take it away (APM 3 1.8.2).
+        // A special meaning of rm or base holds with REX.B, too (APM 3 1.8.2).
         let has_sib = modrm.byte & 7 == RSP;
         if has_sib {
             let sib = bytes.next()?;
@@ -190,7 +190,7 @@ mod tests {
     const RIP: u64 = 0xffff_ffff_8000_0000;
     const RSP_VALUE: u64 = 0x7000;
 
-    /// The segment of an instruction's operand and its offset there, where segments lie 1 MiB apart.
+    /// Checks the segment of an instruction's operand and its offset there; segments lie 1 MiB apart.
     #[track_caller]
     fn check(bytes: &[u8], mode: CodeMode, segment: u8, offset: u64) {
         let mut registers = GuestRegisters {

@@ -1,5 +1,5 @@
-//! The settings of firmware in a local APIC, kept while the monitor has it and put back afterwards. Meanwhile none of its sources but the
-//! timer, which is the monitor's, interrupts a guest.
+//! The settings of firmware in a local APIC, kept while the monitor has it and put back afterwards. Meanwhile none of its sources
+//! interrupts a guest, but for the timer, which is the monitor's.
 #![expect(unsafe_code, reason = "reads and writes the MSR of the timer's deadline")]
 
 use tollgate_abi::apic::{
@@ -15,14 +15,14 @@ use super::LocalApic;
 /// Registers that hold the requested interrupts, 32 bits each.
 const REQUEST_REGISTERS: u32 = 8;
 
-/// The entries of the local vector table besides the timer's, each with the number of the last entry that VERSION gives where there is such
-/// a one (SDM 3A 12.4.8): the first processors had no more than the first three.
+/// The entries of the local vector table besides the timer's. Each has the number of the last entry that VERSION gives on
+/// processors that have it (SDM 3A 12.4.8): the first processors had no more than the first three.
 const ENTRIES: [(u32, u32); 6] =
     [(LVT_ERROR, 3), (LVT_LINT0, 3), (LVT_LINT1, 3), (LVT_PERFORMANCE, 4), (LVT_THERMAL, 5), (LVT_CMCI, 6)];
-/// IA32_MCG_CAP: corrected machine checks interrupt (SDM 3B 16.3.1.1). Without it, the seventh entry is none of Intel's.
+/// IA32_MCG_CAP: corrected machine checks interrupt (SDM 3B 16.3.1.1). Without this bit, the seventh entry is none of Intel's.
 const MCG_CMCI_P: u64 = 1 << 10;
 
-/// The values of [`ENTRIES`], of those that there are.
+/// The values of [`ENTRIES`], as far as the processor has them.
 #[derive(Clone, Copy, Debug)]
 struct Entries([Option<u32>; ENTRIES.len()]);
 
@@ -33,7 +33,7 @@ impl Entries {
         Self(ENTRIES.map(|(register, needs)| is_there(register, needs).then(|| read(register))))
     }
 
-    /// Those that there are, and their values.
+    /// The entries that the processor has, and their values.
     fn iter(&self) -> impl Iterator<Item = (u32, u32)> {
         ENTRIES.into_iter().zip(self.0).filter_map(|((register, _), value)| Some((register, value?)))
     }
@@ -56,12 +56,12 @@ pub struct Settings {
     entries: Entries,
     divide: u32,
     initial_count: u32,
-    /// Where the timer has a deadline.
+    /// The timer's deadline, if it has one.
     deadline: Option<u64>,
 }
 
 impl Settings {
-    /// Those of this processor's APIC; `None` where [`LocalApic::enable`] would refuse it.
+    /// The settings of this processor's APIC; `None` if [`LocalApic::enable`] would refuse it.
     pub fn keep() -> Option<Self> {
         let apic = LocalApic::find().ok()?;
         let lvt_timer = apic.read(LVT_TIMER);
@@ -78,7 +78,8 @@ impl Settings {
         })
     }
 
-    /// Masks whatever interrupts by itself: LINT0, LINT1, errors, performance counters, heat, corrected machine checks.
+    /// Masks the sources that interrupt by themselves: LINT0, LINT1, errors, performance counters, heat, corrected machine
+    /// checks.
     pub fn mask(&self) {
         self.entries.mask(|register, value| self.apic.write(register, value));
     }
@@ -93,7 +94,7 @@ impl Settings {
         self.apic.end_of_interrupt();
     }
 
-    /// Puts them back. A timer that ran begins its period anew.
+    /// Puts the settings back. A timer that ran begins its period anew.
     pub fn put_back(&self) {
         self.apic.write(DIVIDE, self.divide);
         self.apic.write(LVT_TIMER, self.lvt_timer);
@@ -105,7 +106,7 @@ impl Settings {
             },
             None => self.apic.write(INITIAL_COUNT, self.initial_count),
         }
-        // An APIC that is disabled by software masks every entry, and keeps them so.
+        // An APIC that is disabled by software masks every entry, and keeps them masked.
         self.entries.put_back(|register, value| self.apic.write(register, value));
         self.apic.write(SVR, self.spurious);
     }
