@@ -10,7 +10,6 @@ use tollgate_abi::virtualization::Facts;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::Page;
 use vmm_core::exit::GuestRegisters;
-use vmm_core::host::local_apic::LocalApic;
 
 use crate::Plan;
 use crate::processors::Seated;
@@ -35,8 +34,6 @@ where
     fn controls(&self, profile: Profile) -> Controls;
     /// The control fields of a profile, for its record.
     fn describe(&self, profile: Profile) -> records::Controls<'static>;
-    /// Has another processor exit from its guest whatever the guest does.
-    fn stop(local_apic: &LocalApic, apic_id: u32);
     /// Pages for scenarios.
     fn pages() -> Self::Pages;
 }

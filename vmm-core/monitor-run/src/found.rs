@@ -2,12 +2,8 @@
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::virtualization::{Extension as Kind, Facts};
-use vmm_core::host::local_apic::LocalApic;
-use vmm_core::svm::Svm;
 use vmm_core::svm::capability::Probed;
-use vmm_core::vmx::Vmx;
 
-use crate::extension::Extension;
 use crate::processor::virtualization;
 use crate::{Refused, svm, vtx};
 
@@ -16,11 +12,6 @@ use crate::{Refused, svm, vtx};
 pub(crate) enum Found {
     VtX(vmm_core::vmx::capability::Capabilities),
     Svm(vmm_core::svm::capability::Capabilities),
-}
-
-/// By what another processor is made to exit, whatever its guest does: [`Extension::stop`] of the extension that there is.
-pub(crate) fn signal() -> fn(&LocalApic, u32) {
-    if virtualization() == Some(Kind::Svm) { Svm::stop } else { Vmx::stop }
 }
 
 /// The features of the processor.

@@ -8,45 +8,47 @@
 
 extern crate alloc;
 
+mod board;
 mod extension;
+mod fault;
 pub mod firmware;
 mod found;
 mod guest;
+mod introduce;
 pub mod ports;
 mod processor;
 pub mod processors;
 pub mod rom;
 mod scenarios;
 mod serial;
+mod stopping;
 mod svm;
 mod traps;
 mod vtx;
+mod waiting;
 
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use bare_rt as _;
 use linked_list_allocator::LockedHeap;
-use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
-use tollgate_abi::exit_reason::{Controls, SDM_EDITION};
+use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::machine::{FRESH_BYTES, RAM_BYTES};
 use tollgate_abi::profile::Profile;
-use tollgate_abi::record::{PROTOCOL, records};
+use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::Outcome;
-use vmm_core::board::{Condition, Message};
+use vmm_core::board::Condition;
 use vmm_core::calibration::Calibration;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::{Apic, Page};
 use vmm_core::ended::Ended;
 use vmm_core::exit::GuestRegisters;
-use vmm_core::handlers::apic::KICK_VECTOR;
-use vmm_core::host::local_apic::LocalApic;
 use vmm_core::host::registers::tsc;
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
@@ -55,7 +57,7 @@ use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::recorder::Recorded;
 use vmm_core::recording::{Recording, Slot};
-use vmm_core::session::{FAULT, Session, pause_anywhere};
+use vmm_core::session::{Session, pause_anywhere};
 use vmm_core::stack::{AnyStack, ExitPath, Stack};
 use vmm_core::svm::Svm;
 use vmm_core::svm::permission_maps::IOPM_PAGES;
@@ -63,12 +65,16 @@ use vmm_core::vcpu::Vcpu;
 use vmm_core::vmx::Vmx;
 use vmm_core::vmx::host_state::HostState;
 
+use crate::board::BOARD;
 use crate::extension::Extension;
 use crate::firmware::firmware;
 use crate::found::Found;
 use crate::guest::MODEL;
-use crate::processors::{BOARD, Seated};
+use crate::introduce::{all_there, controls, introduce};
+use crate::processors::Seated;
 use crate::serial::Serial;
+use crate::stopping::{stop, stop_others};
+use crate::waiting::{rest, start_up_vector};
 
 #[cfg_attr(bare, global_allocator)]
 static HEAP: LockedHeap = LockedHeap::empty();
@@ -188,66 +194,6 @@ where
     Run::prepare(plan, stack).first(session, seated)
 }
 
-/// Refuses to run without processors that are asked for, or says which vCPUs there are not.
-fn all_there(session: &mut Session<Serial>, options: &Options<'_>, vcpus: usize, found: &Found) -> Result<(), Refused> {
-    let asked = options.cpus as usize;
-    if asked > 1 && !found.has_real_mode() {
-        let detail = "several vCPUs start in real mode, and this CPU's VT-x has no unrestricted guest";
-        return Err(Refused::new(detail, "run one vCPU, or a CPU from Westmere on (Bochs: model=tigerlake)"));
-    }
-    if vcpus == asked {
-        return Ok(());
-    }
-    let missing = format_args!("{asked} vCPUs are asked for and {vcpus} processors came up: no vCPU {vcpus}");
-    let missing =
-        if asked - vcpus > 1 { alloc::format!("{missing} to {}", asked - 1) } else { alloc::format!("{missing}") };
-    if !options.without_missing_cpus {
-        return Err(Refused::new(
-            missing,
-            "ask for as many vCPUs as the machine has processors, or go on without them (--missing-cpus go-on)",
-        ));
-    }
-    session.remark(format_args!("(monitor) {missing}; going on"));
-    Ok(())
-}
-
-fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, facts: Facts, vcpus: usize) {
-    let mut brand = [0; 48];
-    for (leaf, part) in (0x8000_0002..).zip(brand.chunks_exact_mut(16)) {
-        let answer = processor::cpuid(leaf, 0);
-        for (register, bytes) in [answer.eax, answer.ebx, answer.ecx, answer.edx].iter().zip(part.chunks_exact_mut(4)) {
-            bytes.copy_from_slice(&register.to_le_bytes());
-        }
-    }
-    let brand = String::from_utf8_lossy(&brand);
-    // A line of its own, whatever firmware or terminal left on the current one.
-    let _ = fmt::Write::write_str(session.sink(), "\n");
-    let record = records::Tollgate {
-        protocol: PROTOCOL,
-        build: Some(env!("CARGO_PKG_VERSION")),
-        platform: Some(firmware().name),
-        virtualization: Some(processor::virtualization().map_or("none", |kind| kind.name())),
-        cpu: Some(&brand.trim_matches(['\0', ' '])),
-        sdm: Some(SDM_EDITION),
-        leaf_map: Some(options.leaf_map.name()),
-        vcpus: Some(vcpus as u64),
-        facts: (facts != Facts::default()).then(|| facts.to_word()),
-        options: Some(&line),
-    };
-    let _ = record.write(session.sink());
-    remark(session);
-}
-
-/// Notes on the machine for people, as far as the firmware tells.
-fn remark(session: &mut Session<Serial>) {
-    session.set_postscript((firmware().postscript)());
-    let no_port =
-        (!session.sink().exists()).then(|| String::from("there is no serial port at I/O address 0x3f8 (COM1)"));
-    for remark in (firmware().remarks)().into_iter().chain(no_port) {
-        session.remark(format_args!("(monitor) {remark}"));
-    }
-}
-
 /// The parts that every vCPU is made from.
 struct Plan<B: Extension> {
     capabilities: B::Capabilities,
@@ -356,7 +302,7 @@ impl<B: Extension> Run<B> {
             vcpu.run(self.books[0], |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
         BOARD.add_elapsed(0, end.whole_tsc);
         BOARD.end(0, Ended::new(&end, vcpu.machine.stage.exit, &vcpu.backend));
-        if let Some(running) = stop_others::<B>(seated) {
+        if let Some(running) = stop_others(seated.vcpu, &seated.local_apic) {
             session.still_ran(running);
         }
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) && BOARD.fault().vcpu().is_none() {
@@ -375,169 +321,25 @@ impl<B: Extension> Run<B> {
         let mut vcpu = Box::new(vcpu);
         vcpu.set_limit(BOARD.limit_tsc(), run.plan.limit_ticks);
         let Some(mut owner) = run.stacks[at].take() else { return };
-        while let Some(vector) = start_up_vector(seated) {
+        while let Some(vector) = start_up_vector(at, &seated.local_apic) {
             owner.set_registers(vcpu.start_up(vector));
             let end = vcpu.run(run.books[at], |vcpu| owner.run(vcpu), pause_anywhere);
             BOARD.add_elapsed(at, end.whole_tsc);
             if end.outcome == Outcome::Init {
-                rest(seated, Condition::Waiting);
+                rest(at, &seated.local_apic, Condition::Waiting);
                 continue;
             }
             if BOARD.end(at, Ended::new(&end, vcpu.machine.stage.exit, &vcpu.backend)) {
                 // It stops the rest.
-                stop(B::stop, &seated.local_apic, core::iter::once(0), |first| BOARD.has_ended(first));
+                stop(&seated.local_apic, core::iter::once(0), |first| BOARD.has_ended(first));
             }
             return;
         }
     }
-}
-
-/// Waits for a start-up IPI, and runs then; `None` if the guest is over.
-fn start_up_vector(seated: &Seated) -> Option<u8> {
-    let vcpu = seated.vcpu;
-    loop {
-        if BOARD.is_to_stop(vcpu) {
-            return None;
-        }
-        if !BOARD.is_under_way(vcpu) {
-            core::hint::spin_loop();
-            continue;
-        }
-        if !BOARD.run(vcpu) {
-            return None;
-        }
-        while let Some(message) = BOARD.receive(vcpu) {
-            if let Message::StartUp(vector) = message {
-                return Some(vector);
-            }
-            // What was sent before INIT was taken is lost with it.
-        }
-        rest(seated, Condition::Waiting);
-    }
-}
-
-/// Says that a vCPU waits or is over; vCPU 0 hears of it if nothing can ever happen again.
-pub(crate) fn rest(seated: &Seated, condition: Condition) {
-    if BOARD.rest(seated.vcpu, condition) {
-        interrupt(seated, 0);
-    }
-}
-
-fn interrupt(seated: &Seated, other: usize) {
-    seated.local_apic.interrupt(BOARD.apic_id(other), KICK_VECTOR + seated.vcpu as u8);
-}
-
-/// TSC ticks that other vCPUs have to go off line by themselves, and then to stop.
-const STOP_TICKS: u64 = 1 << 26;
-/// TSC ticks between two signals to one that has not stopped yet, and by how much they grow each time.
-const SIGNAL_TICKS: u64 = 997;
-const SIGNAL_TICKS_MORE: u64 = 13;
-
-/// Stops other vCPUs. Again and again: an INIT in VMX root operation stays pending until the next entry (SDM 3C 24.8), but
-/// Bochs drops it, and an NMI there is taken and gone.
-fn stop(
-    signal: fn(&LocalApic, u32),
-    local_apic: &LocalApic,
-    others: impl Iterator<Item = usize> + Clone,
-    has_left: impl Fn(usize) -> bool,
-) {
-    let (start, mut signal_ticks) = (tsc(), SIGNAL_TICKS);
-    loop {
-        let mut running = others.clone().filter(|&other| !has_left(other)).peekable();
-        if running.peek().is_none() || tsc().wrapping_sub(start) > BOARD.patience(STOP_TICKS) {
-            return;
-        }
-        for other in running {
-            if BOARD.ask_to_stop(other) {
-                signal(local_apic, BOARD.apic_id(other));
-            }
-        }
-        let told = tsc();
-        while tsc().wrapping_sub(told) < signal_ticks {
-            core::hint::spin_loop();
-        }
-        // A constant time between signals can be a multiple of a guest's loop, and each then comes while its exit is handled.
-        signal_ticks += SIGNAL_TICKS_MORE;
-    }
-}
-
-/// Sees to it that no other vCPU runs any more; returns one that had to be stopped although the guest ended itself.
-fn stop_others<B: Extension>(seated: &Seated) -> Option<usize> {
-    let is_up = |at: &usize| matches!(BOARD.condition(*at), Condition::Running | Condition::Halted);
-    let first_up = || BOARD.others(seated.vcpu).find(is_up);
-    let start = tsc();
-    // One that has booked its last HLT is about to execute it.
-    while BOARD.first_busy(seated.vcpu).is_some()
-        && BOARD.culprit() == Some(0)
-        && tsc().wrapping_sub(start) < BOARD.patience(STOP_TICKS)
-    {
-        core::hint::spin_loop();
-    }
-    let running = first_up();
-    stop(B::stop, &seated.local_apic, BOARD.others(seated.vcpu), is_off_line);
-    running
-}
-
-/// Whether a vCPU will not run any more.
-fn is_off_line(at: usize) -> bool {
-    matches!(BOARD.condition(at), Condition::Over | Condition::Absent)
-}
-
-/// Records the controls of each profile that is used, and what they can produce.
-fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B, benches: bool) {
-    for profile in Profile::ALL.into_iter().filter(|&profile| benches || profile != Profile::Timing) {
-        let controls = backend.controls(profile);
-        let bits = |first: u16| {
-            (0..64).filter(|&bit| controls.enable(ExitReason(first + bit))).fold(0, |word, bit| word | 1u64 << bit)
-        };
-        let record =
-            records::Controls { enabled: Some(bits(0)), enabled_high: Some(bits(64)), ..backend.describe(profile) };
-        let _ = record.write(session.sink());
-    }
-}
-
-/// The end of a monitor that can't go on at this processor. Every guest is stopped, and the verdict says why: below the account where
-/// vCPU 0's processor can still write one, which that does then.
-fn fault(detail: fmt::Arguments<'_>) -> ! {
-    let local_apic = LocalApic::find();
-    let Some((local_apic, vcpu)) = local_apic.ok().and_then(|apic| Some((apic, BOARD.seat_of(apic.id())?))) else {
-        write_fault(detail)
-    };
-    let is_first = BOARD.fail(vcpu, detail);
-    if vcpu == 0 {
-        stop(found::signal(), &local_apic, BOARD.others(vcpu), is_off_line);
-        write_fault(format_args!("{}", BOARD.fault()));
-    }
-    processors::leaves();
-    // The first processor has not come to its guest yet: no vCPU runs.
-    let is_early = !BOARD.has_ended(0) && BOARD.condition(0) == Condition::Waiting;
-    if is_first && !is_early {
-        let has_left = |at: usize| if at == 0 { BOARD.has_ended(0) } else { is_off_line(at) };
-        stop(found::signal(), &local_apic, BOARD.others(vcpu), has_left);
-    }
-    if is_first && !BOARD.has_ended(0) {
-        write_fault(detail);
-    }
-    (firmware().leave)()
-}
-
-/// Ends the run by a verdict and nothing else.
-fn write_fault(detail: fmt::Arguments<'_>) -> ! {
-    /// Whether a processor says so already: the last record is one.
-    static SAYS_SO: AtomicBool = AtomicBool::new(false);
-    if SAYS_SO.swap(true, Ordering::AcqRel) {
-        (firmware().leave)()
-    }
-    let mut session = Session::new(Serial::new());
-    let _ = fmt::Write::write_str(session.sink(), "\n");
-    let _lost = (firmware().keep_end)();
-    session.write_verdict(FAULT, detail, None);
-    session.sink().drain();
-    (firmware().end)(Ending::Fail)
 }
 
 #[cfg(bare)]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    fault(format_args!("the monitor panicked: {info}"))
+    fault::fault(format_args!("the monitor panicked: {info}"))
 }

@@ -7,16 +7,15 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tollgate_abi::machine::MOST_VCPUS;
-use vmm_core::board::{Board, Condition, Signal};
+use vmm_core::board::{Condition, Signal};
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::host::registers::tsc;
 use vmm_core::vmx::host_state::HostState;
 
+use crate::board::{self, BOARD};
 use crate::firmware::firmware;
-use crate::{processor, rest, traps};
-
-/// The state that the vCPUs share.
-pub(crate) static BOARD: Board = Board::new();
+use crate::waiting::rest;
+use crate::{processor, traps};
 
 /// The number of processors that have arrived, the first included. The firmware's code counts, in the ROM the boot block.
 pub static ARRIVALS: AtomicU32 = AtomicU32::new(1);
@@ -25,9 +24,6 @@ pub static STACKS: [AtomicU64; MOST_VCPUS] = [const { AtomicU64::new(0) }; MOST_
 
 /// Set when the run is over and the others are to go.
 static DISMISSED: AtomicBool = AtomicBool::new(false);
-/// The number of other processors that have come up, and of those among them that have gone.
-static CAME: AtomicUsize = AtomicUsize::new(0);
-static WENT: AtomicUsize = AtomicUsize::new(0);
 
 /// The work of the others once all is set up: a [`Job`], or 0 while there is none.
 static JOB: AtomicUsize = AtomicUsize::new(0);
@@ -88,7 +84,7 @@ pub(crate) fn give(job: Job) {
 /// Waits until one of the others serves, if there are any; each does once its vCPU is over.
 pub(crate) fn wait_for_service() {
     let start = tsc();
-    let are_there = CAME.load(Ordering::Acquire) > 0;
+    let are_there = board::have_come();
     while are_there && !BOARD.is_served() && tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS) {
         core::hint::spin_loop();
     }
@@ -98,23 +94,17 @@ pub(crate) fn wait_for_service() {
 pub fn dismiss() -> usize {
     DISMISSED.store(true, Ordering::Release);
     let start = tsc();
-    let left = || CAME.load(Ordering::Acquire) - WENT.load(Ordering::Acquire);
-    while left() > 0 && tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS) {
+    while board::left() > 0 && tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS) {
         core::hint::spin_loop();
     }
-    left()
+    board::left()
 }
 
 /// The function that the firmware's code calls on a processor that has a stack. It returns once the processor is dismissed.
 pub extern "C" fn other_main(number: u32) {
-    CAME.fetch_add(1, Ordering::AcqRel);
+    board::comes();
     live(number as usize);
-    WENT.fetch_add(1, Ordering::AcqRel);
-}
-
-/// This processor, which [`other_main`] was called on, goes without returning from it.
-pub(crate) fn leaves() {
-    WENT.fetch_add(1, Ordering::AcqRel);
+    board::leaves();
 }
 
 fn live(vcpu: usize) {
@@ -132,7 +122,7 @@ fn live(vcpu: usize) {
     if vcpu < BOARD.vcpus() {
         job(&seated);
     }
-    rest(&seated, Condition::Over);
+    rest(vcpu, &local_apic, Condition::Over);
     serve(&local_apic);
 }
 

@@ -16,7 +16,6 @@ use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::Page;
 use vmm_core::exit::GuestRegisters;
-use vmm_core::host::local_apic::LocalApic;
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::svm::capability::{Capabilities, Refusal};
@@ -136,11 +135,6 @@ impl Extension for Svm {
             others2,
             ..records::Controls::of(profile.name())
         }
-    }
-
-    /// By an NMI, which makes an exit whatever RFLAGS.IF is, and waits while the processor is not in its guest.
-    fn stop(local_apic: &LocalApic, apic_id: u32) {
-        local_apic.nmi(apic_id);
     }
 
     fn pages() {}

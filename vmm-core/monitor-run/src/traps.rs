@@ -16,6 +16,7 @@ use tollgate_abi::virtualization::Extension;
 use vmm_core::svm::gates;
 use vmm_core::vmx::host_state::HostState;
 
+use crate::fault::fault;
 use crate::processor::virtualization;
 
 /// Bytes of a stack on which traps are handled, whatever state the other stacks are in.
@@ -210,7 +211,7 @@ const fn has_error_code(vector: u64) -> bool {
 
 extern "C" fn fatal(vector: u64, frame: &TrapFrame, error_code: u64, cr2: u64) -> ! {
     let TrapFrame { rip, cs, rflags, rsp } = *frame;
-    crate::fault(format_args!(
+    fault(format_args!(
         "the monitor took exception {vector} (error code {error_code:#x}) at {cs:#x}:{rip:#x}, RSP {rsp:#x}, RFLAGS {rflags:#x}, CR2 {cr2:#x}"
     ))
 }

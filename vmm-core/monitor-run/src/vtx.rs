@@ -18,7 +18,6 @@ use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::Page;
 use vmm_core::exit::GuestRegisters;
-use vmm_core::host::local_apic::LocalApic;
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::vmx::capability::{Capabilities, FeatureControl, Refusal, feature_control, miscounts};
@@ -30,7 +29,6 @@ use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::Extension;
-use crate::firmware::firmware;
 use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, is_in_real_time, page, physical};
 use crate::processors::Seated;
@@ -144,12 +142,6 @@ impl Extension for Vmx {
             exceptions: Some(fields.exception_bitmap.into()),
             ..records::Controls::of(profile.name())
         }
-    }
-
-    /// By INIT, which makes an exit whatever RFLAGS.IF is (SDM 3C 26.2): Bochs 2.7 makes none for an external interrupt while
-    /// IF has been 0 since the VM entry. By NMI where an INIT too many would outlast the run.
-    fn stop(local_apic: &LocalApic, apic_id: u32) {
-        if firmware().takes_back { local_apic.nmi(apic_id) } else { local_apic.init(apic_id) }
     }
 
     fn pages() -> Pages {

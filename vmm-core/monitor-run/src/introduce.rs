@@ -1,0 +1,97 @@
+//! The first records of a log: what runs, on what, under which controls; and what is missing.
+
+use alloc::string::String;
+use core::fmt;
+
+use tollgate_abi::ExitReason;
+use tollgate_abi::command_line::Options;
+use tollgate_abi::exit_reason::SDM_EDITION;
+use tollgate_abi::profile::Profile;
+use tollgate_abi::record::{PROTOCOL, records};
+use tollgate_abi::virtualization::Facts;
+use vmm_core::session::Session;
+
+use crate::extension::Extension;
+use crate::firmware::firmware;
+use crate::found::Found;
+use crate::serial::Serial;
+use crate::{Refused, processor};
+
+/// Begins the log, whatever comes of the run.
+pub(crate) fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, facts: Facts, vcpus: usize) {
+    let mut brand = [0; 48];
+    for (leaf, part) in (0x8000_0002..).zip(brand.chunks_exact_mut(16)) {
+        let answer = processor::cpuid(leaf, 0);
+        for (register, bytes) in [answer.eax, answer.ebx, answer.ecx, answer.edx].iter().zip(part.chunks_exact_mut(4)) {
+            bytes.copy_from_slice(&register.to_le_bytes());
+        }
+    }
+    let brand = String::from_utf8_lossy(&brand);
+    // A line of its own, whatever firmware or terminal left on the current one.
+    let _ = fmt::Write::write_str(session.sink(), "\n");
+    let record = records::Tollgate {
+        protocol: PROTOCOL,
+        build: Some(env!("CARGO_PKG_VERSION")),
+        platform: Some(firmware().name),
+        virtualization: Some(processor::virtualization().map_or("none", |kind| kind.name())),
+        cpu: Some(&brand.trim_matches(['\0', ' '])),
+        sdm: Some(SDM_EDITION),
+        leaf_map: Some(options.leaf_map.name()),
+        vcpus: Some(vcpus as u64),
+        facts: (facts != Facts::default()).then(|| facts.to_word()),
+        options: Some(&line),
+    };
+    let _ = record.write(session.sink());
+    remark(session);
+}
+
+/// Notes on the machine for people, as far as the firmware tells.
+fn remark(session: &mut Session<Serial>) {
+    session.set_postscript((firmware().postscript)());
+    let no_port =
+        (!session.sink().exists()).then(|| String::from("there is no serial port at I/O address 0x3f8 (COM1)"));
+    for remark in (firmware().remarks)().into_iter().chain(no_port) {
+        session.remark(format_args!("(monitor) {remark}"));
+    }
+}
+
+/// Records the controls of each profile that is used, and what they can produce.
+pub(crate) fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B, benches: bool) {
+    for profile in Profile::ALL.into_iter().filter(|&profile| benches || profile != Profile::Timing) {
+        let controls = backend.controls(profile);
+        let bits = |first: u16| {
+            (0..64).filter(|&bit| controls.enable(ExitReason(first + bit))).fold(0, |word, bit| word | 1u64 << bit)
+        };
+        let record =
+            records::Controls { enabled: Some(bits(0)), enabled_high: Some(bits(64)), ..backend.describe(profile) };
+        let _ = record.write(session.sink());
+    }
+}
+
+/// Refuses to run without processors that are asked for, or says which vCPUs there are not.
+pub(crate) fn all_there(
+    session: &mut Session<Serial>,
+    options: &Options<'_>,
+    vcpus: usize,
+    found: &Found,
+) -> Result<(), Refused> {
+    let asked = options.cpus as usize;
+    if asked > 1 && !found.has_real_mode() {
+        let detail = "several vCPUs start in real mode, and this CPU's VT-x has no unrestricted guest";
+        return Err(Refused::new(detail, "run one vCPU, or a CPU from Westmere on (Bochs: model=tigerlake)"));
+    }
+    if vcpus == asked {
+        return Ok(());
+    }
+    let missing = format_args!("{asked} vCPUs are asked for and {vcpus} processors came up: no vCPU {vcpus}");
+    let missing =
+        if asked - vcpus > 1 { alloc::format!("{missing} to {}", asked - 1) } else { alloc::format!("{missing}") };
+    if !options.without_missing_cpus {
+        return Err(Refused::new(
+            missing,
+            "ask for as many vCPUs as the machine has processors, or go on without them (--missing-cpus go-on)",
+        ));
+    }
+    session.remark(format_args!("(monitor) {missing}; going on"));
+    Ok(())
+}
