@@ -3,6 +3,7 @@
 
 use core::fmt;
 
+use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::records;
@@ -10,8 +11,10 @@ use tollgate_abi::virtualization::Facts;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::local_apic::Page;
 use vmm_core::exit::GuestRegisters;
+use vmm_core::memory::GuestMemory;
+use vmm_core::nested::Table;
+use vmm_core::svm::permission_maps::IOPM_PAGES;
 
-use crate::Plan;
 use crate::processors::Seated;
 use crate::scenarios::Stage;
 
@@ -37,3 +40,18 @@ where
     /// Pages for scenarios.
     fn pages() -> Self::Pages;
 }
+
+/// The parts that every vCPU is made from.
+pub(crate) struct Plan<B: Extension> {
+    pub(crate) capabilities: B::Capabilities,
+    pub(crate) memory: GuestMemory,
+    pub(crate) entry_gpa: u64,
+    pub(crate) options: Options<'static>,
+    /// TSC ticks of the run from the first entry on; 0 for as many as it takes.
+    pub(crate) limit_ticks: u64,
+    /// The I/O permission map of SVM, whose first two pages are the I/O bitmaps of VT-x: every port exits.
+    pub(crate) all_ports: &'static [Table; IOPM_PAGES],
+}
+
+/// Tables of a nested-paging arena: three levels, and one per 2 MiB of the guest's memory where large pages are missing.
+pub(crate) const NESTED_TABLES: usize = 16;

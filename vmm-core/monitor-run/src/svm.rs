@@ -27,13 +27,13 @@ use vmm_core::svm::{Parts, Svm};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
-use crate::extension::Extension;
+use crate::extension::{Extension, NESTED_TABLES, Plan};
 use crate::firmware::firmware;
 use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
-use crate::{NESTED_TABLES, Plan, traps};
+use crate::traps;
 
 /// The features of a processor with SVM.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {

@@ -28,12 +28,12 @@ use vmm_core::vmx::{Parts, SharedPages, Vmx};
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
-use crate::extension::Extension;
+use crate::extension::{Extension, NESTED_TABLES, Plan};
 use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, is_in_real_time, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
-use crate::{NESTED_TABLES, Plan, ports, traps};
+use crate::{ports, traps};
 
 /// The features of a processor with VT-x.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
