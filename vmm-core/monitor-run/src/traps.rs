@@ -13,7 +13,9 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 
 use tollgate_abi::virtualization::Extension;
-use vmm_core::svm::gates;
+use tollgate_abi::x86::exception as vector;
+use tollgate_abi::x86::msr::{IA32_MCG_STATUS, MCG_IN_PROGRESS};
+use vmm_core::svm::gates::{self, Exception};
 use vmm_core::vmx::host_state::HostState;
 
 use crate::fault::fault;
@@ -64,48 +66,52 @@ pub(crate) fn install() -> HostState {
     HostState { tss_selector: tss_selector.0, tss_base: core::ptr::from_ref(tss) as u64 }
 }
 
+/// Sets the entries of exceptions, each to a function that is generic over its vector.
 macro_rules! handlers {
-    ($idt:ident, $stacks:ident, $($vector:literal $field:ident),*) => {
-        $(
-            // SAFETY: the stub takes the trap on its own stack, or on any, and never returns; its frame is this vector's.
-            let options = unsafe { $idt.$field.set_handler_addr(VirtAddr::new(trap::<$vector> as *const () as u64)) };
-            if $stacks {
-                // SAFETY: the TSS has that stack.
-                unsafe { options.set_stack_index(FAULT_STACK) };
-            }
-        )*
+    ($set:ident, $handler:ident: $($vector:literal)*) => {
+        $($set($vector, $handler!($vector), FAULT_STACK);)*
     };
 }
 
+/// The handler of an exception that ends the monitor.
+macro_rules! fatal_handler {
+    ($vector:literal) => {
+        <Trap<$vector> as Exception>::handle as *const ()
+    };
+}
+
+/// That of one whose vector an interrupt may have.
+macro_rules! shared_handler {
+    ($vector:literal) => {
+        gates::shared::<Trap<$vector>> as *const ()
+    };
+}
+
+/// Fills the table; where there are `stacks`, exceptions and NMIs have their own.
 fn fill(idt: &mut InterruptDescriptorTable, stacks: bool) {
-    handlers!(
-        idt, stacks, 0 divide_error, 1 debug, 3 breakpoint, 4 overflow, 5 bound_range_exceeded, 6 invalid_opcode,
-        7 device_not_available, 8 double_fault, 10 invalid_tss, 11 segment_not_present, 12 stack_segment_fault,
-        14 page_fault, 16 x87_floating_point, 17 alignment_check, 18 machine_check,
-        19 simd_floating_point
-    );
-    // SAFETY: as for the others, but that it goes on where that is foreseen.
-    let options =
-        unsafe { idt.general_protection_fault.set_handler_addr(VirtAddr::new(general_protection as *const () as u64)) };
-    if stacks {
-        // SAFETY: the TSS has that stack.
-        unsafe { options.set_stack_index(FAULT_STACK) };
-    }
-    // SAFETY: the stub returns with everything as it was.
-    let nmi = unsafe { idt.non_maskable_interrupt.set_handler_addr(VirtAddr::new(ignore as *const () as u64)) };
-    if stacks {
-        // SAFETY: the TSS has that stack.
-        unsafe { nmi.set_stack_index(NMI_STACK) };
-    }
+    let entries = gates::entries(idt);
+    let mut set = |vector: u8, handler: *const (), stack: u16| {
+        // SAFETY: each is a handler of this very vector, which takes the trap on its own stack, or on any. Those of exceptions never
+        // return, or go on as is foreseen; the others return with everything as it was.
+        let options = unsafe { entries[usize::from(vector)].set_handler_addr(VirtAddr::from_ptr(handler)) };
+        if stacks {
+            // SAFETY: the TSS has that stack.
+            unsafe { options.set_stack_index(stack) };
+        }
+    };
+    handlers!(set, fatal_handler: 0 1 3 4 5 6 7 8 10 11 12 14);
+    handlers!(set, shared_handler: 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
+    set(vector::MC, machine_check as *const (), FAULT_STACK);
+    set(vector::GP, general_protection as *const (), FAULT_STACK);
+    set(vector::NMI, ignore as *const (), NMI_STACK);
     if !stacks {
         // Under SVM, Bochs leaves the trap of a guest's single step over an instruction that exits pending: it arrives right behind
         // VMRUN. The guest has its own #DB by `Backend::advance`, and the monitor sets neither TF nor a breakpoint.
-        // SAFETY: the stub returns with everything as it was.
-        unsafe { idt.debug.set_handler_addr(VirtAddr::new(ignore as *const () as u64)) };
+        set(vector::DB, ignore as *const (), FAULT_STACK);
     }
     for vector in gates::FIRST..=u8::MAX {
-        // SAFETY: the gate is what `SvmOperation::take_interrupt` expects; nobody else lets interrupts in.
-        unsafe { idt[vector].set_handler_addr(VirtAddr::new(gates::address(vector))) };
+        // The gate is what `SvmOperation::take_interrupt` expects; nobody else lets interrupts in.
+        set(vector, gates::address(vector) as *const (), FAULT_STACK);
     }
 }
 
@@ -143,8 +149,6 @@ pub(crate) unsafe fn try_write_msr(msr: u32, value: u64) -> bool {
 #[unsafe(naked)]
 unsafe extern "C" fn read_msr() {
     naked_asm!(
-        ".globl tollgate_may_fault",
-        "tollgate_may_fault:",
         "rdmsr",
         "shl rdx, 32",
         "or rax, rdx",
@@ -167,7 +171,7 @@ unsafe extern "C" fn read_msr() {
 unsafe extern "C" fn general_protection() {
     naked_asm!(
         "push rax",
-        "lea rax, [rip + tollgate_may_fault]",
+        "lea rax, [rip + {may_fault}]",
         "cmp [rsp + 16], rax",
         "jb 2f",
         "lea rax, [rip + tollgate_has_faulted]",
@@ -180,33 +184,60 @@ unsafe extern "C" fn general_protection() {
         "2:",
         "pop rax",
         "jmp {fatal}",
-        fatal = sym trap::<13>,
+        may_fault = sym read_msr,
+        fatal = sym <Trap<13> as Exception>::handle,
     )
 }
 
-/// Hands vector, frame and CR2 to [`fatal`]. The exceptions 8, 10 to 14 and 17 push an error code below the frame.
+/// #MC, or an interrupt with its vector. A machine check that came while the global interrupt flag was clear comes in the window, too
+/// (APM 2 15.17); MCG_STATUS tells.
 #[unsafe(naked)]
-unsafe extern "C" fn trap<const VECTOR: u64>() {
+unsafe extern "C" fn machine_check() {
     naked_asm!(
-        "mov edi, {vector}",
-        ".if {has_error_code}",
+        "push rax",
+        "push rcx",
+        "push rdx",
+        "mov ecx, {mcg_status}",
+        "rdmsr",
+        "test al, {in_progress}",
         "pop rdx",
-        ".else",
-        "xor edx, edx",
-        ".endif",
-        "mov rsi, rsp",
-        "mov rcx, cr2",
-        "and rsp, -16",
-        "call {fatal}",
-        "ud2",
-        vector = const VECTOR,
-        has_error_code = const has_error_code(VECTOR) as u64,
-        fatal = sym fatal,
+        "pop rcx",
+        "pop rax",
+        "jz {shared}",
+        "jmp {fatal}",
+        mcg_status = const IA32_MCG_STATUS,
+        in_progress = const MCG_IN_PROGRESS,
+        shared = sym gates::shared::<Trap<18>>,
+        fatal = sym <Trap<18> as Exception>::handle,
     )
 }
 
-const fn has_error_code(vector: u64) -> bool {
-    matches!(vector, 8 | 10..=14 | 17)
+/// An exception that ends the monitor.
+struct Trap<const VECTOR: u8>;
+
+impl<const VECTOR: u8> Exception for Trap<VECTOR> {
+    const VECTOR: u8 = VECTOR;
+
+    /// Hands vector, frame and CR2 to [`fatal`]. Some exceptions push an error code below the frame.
+    #[unsafe(naked)]
+    unsafe extern "C" fn handle() {
+        naked_asm!(
+            "mov edi, {vector}",
+            ".if {has_error_code}",
+            "pop rdx",
+            ".else",
+            "xor edx, edx",
+            ".endif",
+            "mov rsi, rsp",
+            "mov rcx, cr2",
+            "and rsp, -16",
+            "call {fatal}",
+            "ud2",
+            vector = const VECTOR,
+            has_error_code = const vector::has_error_code(VECTOR) as u64,
+            fatal = sym fatal,
+        )
+    }
 }
 
 extern "C" fn fatal(vector: u64, frame: &TrapFrame, error_code: u64, cr2: u64) -> ! {
@@ -214,4 +245,29 @@ extern "C" fn fatal(vector: u64, frame: &TrapFrame, error_code: u64, cr2: u64) -
     fault(format_args!(
         "the monitor took exception {vector} (error code {error_code:#x}) at {cs:#x}:{rip:#x}, RSP {rsp:#x}, RFLAGS {rflags:#x}, CR2 {cr2:#x}"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_vector_that_a_local_apic_delivers_has_its_gate() {
+        let gate = |idt: &mut InterruptDescriptorTable, vector: u8| {
+            gates::entries(idt)[usize::from(vector)].handler_addr().as_u64()
+        };
+        for stacks in [false, true] {
+            let mut idt = InterruptDescriptorTable::new();
+            fill(&mut idt, stacks);
+            let mut is_shared = |vector: u8, handler: *const (), _: u16| {
+                let machine_check = machine_check as *const () as u64;
+                let handler = if vector == vector::MC { machine_check } else { handler as u64 };
+                assert_eq!(gate(&mut idt, vector), handler, "{vector}");
+            };
+            handlers!(is_shared, shared_handler: 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
+            for vector in gates::FIRST..=u8::MAX {
+                assert_eq!(gate(&mut idt, vector), gates::address(vector), "{vector}");
+            }
+        }
+    }
 }

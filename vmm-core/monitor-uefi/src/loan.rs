@@ -6,9 +6,13 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use tollgate_abi::apic::LOWEST_VECTOR;
 use tollgate_abi::machine::MOST_VCPUS;
+use tollgate_abi::x86::exception::MC;
+use tollgate_abi::x86::msr::{IA32_MCG_STATUS, MCG_IN_PROGRESS};
 
 use vmm_core::host::local_apic::Settings;
+use vmm_core::svm::gates;
 use vmm_core::vmx::instructions::VmxOperation;
 use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr4, Cr4Flags};
@@ -160,12 +164,14 @@ unsafe fn leave_operation() {
 /// Interrupts are off, and the descriptor table that CS is of stays loaded.
 unsafe fn take_interrupts(settings: &Settings) {
     let table = Box::leak(Box::new(InterruptDescriptorTable::new()));
-    let handler = VirtAddr::new(ignore as *const () as u64);
+    let [handler, machine_check] = [ignore as *const (), machine_check as *const ()].map(VirtAddr::from_ptr);
     // SAFETY: the stub returns with everything as it was.
     unsafe { table.non_maskable_interrupt.set_handler_addr(handler) };
-    for vector in 32..=u8::MAX {
+    // Those of exceptions as well, from 10h on: interrupts may have them, and nothing of what follows raises an exception.
+    for vector in LOWEST_VECTOR..=u8::MAX {
+        let handler = if vector == MC { machine_check } else { handler };
         // SAFETY: the stub returns with everything as it was.
-        unsafe { table[vector].set_handler_addr(handler) };
+        unsafe { gates::entries(table)[usize::from(vector)].set_handler_addr(handler) };
     }
     table.load();
     // SAFETY: IRETQ goes on right behind itself. An exit for an NMI leaves NMIs blocked until an IRET (SDM 3C 28.5.5); a pending
@@ -191,4 +197,27 @@ unsafe fn take_interrupts(settings: &Settings) {
 #[unsafe(naked)]
 unsafe extern "C" fn ignore() {
     naked_asm!("iretq")
+}
+
+/// Takes an interrupt with the vector of a machine check. One of those finds no further handler here, and the processor shuts down, as
+/// it does without any.
+#[unsafe(naked)]
+unsafe extern "C" fn machine_check() {
+    naked_asm!(
+        "push rax
+        push rcx
+        push rdx
+        mov ecx, {mcg_status}
+        rdmsr
+        test al, {in_progress}
+        pop rdx
+        pop rcx
+        pop rax
+        jnz 2f
+        iretq
+        2:
+        ud2",
+        mcg_status = const IA32_MCG_STATUS,
+        in_progress = const MCG_IN_PROGRESS,
+    )
 }

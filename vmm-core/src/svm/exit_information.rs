@@ -1,6 +1,6 @@
 //! EXITINFO1, EXITINFO2 and EXITINTINFO, decoded (APM 2 15.7 to 15.13, appendix C).
 
-use crate::exit::{Event, EventKind, IoAccess, PhysicalFault};
+use crate::exit::{Event, EventKind, IoAccess, PhysicalFault, vector};
 
 /// EXITCODE of the exceptions.
 pub const EXCEPTIONS: core::ops::RangeInclusive<u32> = 0x40..=0x5f;
@@ -42,11 +42,6 @@ pub const fn physical_fault(exitinfo1: u64, exitinfo2: u64) -> PhysicalFault {
     PhysicalFault { gpa: exitinfo2, read: !write && !fetch, write, fetch }
 }
 
-/// Whether an exception pushes an error code (APM 2 8.2).
-const fn has_error_code(vector: u8) -> bool {
-    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
-}
-
 /// The exception or NMI of an exit, if it is for one. `instruction_bytes` is wanted for INT3 and INTO only.
 pub fn event(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) -> Option<Event> {
     let is_one = code == NMI || EXCEPTIONS.contains(&code);
@@ -66,7 +61,7 @@ pub fn exception_or_nmi(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnc
             instruction_bytes: instruction_bytes(),
             ..Event::exception(vector)
         },
-        _ if has_error_code(vector) => Event::fault(vector, exitinfo1 as u32),
+        _ if vector::has_error_code(vector) => Event::fault(vector, exitinfo1 as u32),
         _ => Event::exception(vector),
     }
 }

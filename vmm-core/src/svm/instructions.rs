@@ -6,6 +6,7 @@
 use core::arch::asm;
 use core::marker::PhantomData;
 
+use super::gates;
 use super::vmcb::Vmcb;
 
 /// Proof that this processor has EFER.SVME set and a host save area.
@@ -18,7 +19,7 @@ impl SvmOperation {
     /// # Safety
     /// EFER.SVME is set on this processor, and VM_HSAVE_PA is the physical address of a page that nobody else uses from now
     /// on. The IDT's gates are without interrupt stacks, since TR is a guest's; those of interrupts are the
-    /// [`gates`](super::gates), which leave the vector in AL and RFLAGS.IF clear; that of NMIs returns with everything as it was.
+    /// [`gates`], which leave the vector in AL and RFLAGS.IF clear; that of NMIs returns with everything as it was.
     pub const unsafe fn new() -> Self {
         Self { _not_send: PhantomData }
     }
@@ -61,13 +62,8 @@ impl SvmOperation {
     /// Takes the interrupt that waits, with the global interrupt flag clear, as an exit leaves it; RFLAGS.IF is set afterwards. 0 if
     /// there is none.
     pub fn take_interrupt(&mut self) -> u8 {
-        let vector: u64;
-        // SAFETY: the gates leave the vector in AL, by `new`, and clear IF, so that one comes at most. STI takes effect
-        // with the flag clear again.
-        unsafe {
-            asm!("xor eax, eax", "sti", "stgi", "nop", "clgi", "sti", out("rax") vector);
-        }
-        vector as u8
+        // SAFETY: SVM is on, and the IDT has the gates, by `new`. They clear RFLAGS.IF, so that one comes at most.
+        unsafe { gates::let_in() as u8 }
     }
 
     /// Takes the NMI that waits, if there is one.

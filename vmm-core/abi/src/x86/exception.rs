@@ -27,5 +27,11 @@ vectors! {
     XM  19 "SIMD error.";
     VE  20 "Virtualization exception.";
     CP  21 "Control protection.";
+    VC  29 "VMM communication exception (APM 2 8.2.19).";
     SX  30 "Security exception (APM 2 8.2.20).";
+}
+
+/// Whether an exception pushes an error code (SDM 3A 6.13, APM 2 8.2).
+pub const fn has_error_code(vector: u8) -> bool {
+    matches!(vector, DF | TS..=PF | AC | CP | VC | SX)
 }

@@ -18,6 +18,7 @@ msrs! {
     IA32_SYSENTER_ESP            0x175;
     IA32_SYSENTER_EIP            0x176;
     IA32_MCG_CAP                 0x179;
+    IA32_MCG_STATUS              0x17a;
     IA32_MISC_ENABLE             0x1a0;
     IA32_DEBUGCTL                0x1d9;
     IA32_PAT                     0x277;
@@ -53,3 +54,6 @@ msrs! {
     VM_CR                        0xc001_0114;
     VM_HSAVE_PA                  0xc001_0117;
 }
+
+/// IA32_MCG_STATUS: a machine check is in progress (SDM 3B 16.3.1.2).
+pub const MCG_IN_PROGRESS: u8 = 1 << 2;
