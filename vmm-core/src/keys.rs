@@ -17,85 +17,28 @@ use tollgate_abi::key::{
 };
 
 use crate::exit::{Backend, CrAccess, GuestRegisters};
-use crate::figures::{KeyFigures, PartFigures, VariantFigures, add};
+use crate::figures::{Kept, KeyRow, VariantRow, add};
 use crate::ledger::{Account, Book, Ledger, Open};
-
-/// Count, cycles and extremes.
-#[derive(Debug)]
-struct Part {
-    count: AtomicU64,
-    cycles: AtomicU64,
-    min: AtomicU64,
-    max: AtomicU64,
-}
-
-impl Part {
-    const fn empty() -> Self {
-        Self {
-            count: AtomicU64::new(0),
-            cycles: AtomicU64::new(0),
-            min: AtomicU64::new(u64::MAX),
-            max: AtomicU64::new(0),
-        }
-    }
-
-    fn close(&self, cycles: u64) {
-        add(&self.cycles, cycles);
-        self.min.store(self.min.load(Relaxed).min(cycles), Relaxed);
-        self.max.store(self.max.load(Relaxed).max(cycles), Relaxed);
-    }
-
-    /// Takes over what `other` has, and empties it.
-    fn absorb(&self, other: &Part) {
-        add(&self.count, other.count.swap_relaxed(0));
-        add(&self.cycles, other.cycles.swap_relaxed(0));
-        self.min.store(self.min.load(Relaxed).min(other.min.swap_relaxed(u64::MAX)), Relaxed);
-        self.max.store(self.max.load(Relaxed).max(other.max.swap_relaxed(0)), Relaxed);
-    }
-
-    fn figures(&self) -> PartFigures {
-        let min = self.min.load(Relaxed);
-        PartFigures {
-            count: self.count.load(Relaxed),
-            cycles: self.cycles.load(Relaxed),
-            min: if min == u64::MAX { 0 } else { min },
-            max: self.max.load(Relaxed),
-        }
-    }
-}
-
-/// A swap of a figure that one processor writes: no locked instruction.
-trait SwapRelaxed {
-    fn swap_relaxed(&self, value: u64) -> u64;
-}
-
-impl SwapRelaxed for AtomicU64 {
-    fn swap_relaxed(&self, value: u64) -> u64 {
-        let old = self.load(Relaxed);
-        self.store(value, Relaxed);
-        old
-    }
-}
 
 #[derive(Debug)]
 struct Slot {
     key: AtomicU64,
     rank: AtomicU64,
-    part: Part,
+    figures: Kept,
 }
 
 /// The keys of one reason.
 #[derive(Debug)]
 struct KeyTable {
     slots: [Slot; SLOTS],
-    others: Part,
+    others: Kept,
 }
 
 impl KeyTable {
     const fn empty() -> Self {
         Self {
-            slots: [const { Slot { key: AtomicU64::new(0), rank: AtomicU64::new(0), part: Part::empty() } }; SLOTS],
-            others: Part::empty(),
+            slots: [const { Slot { key: AtomicU64::new(0), rank: AtomicU64::new(0), figures: Kept::empty() } }; SLOTS],
+            others: Kept::empty(),
         }
     }
 
@@ -111,7 +54,7 @@ impl KeyTable {
     fn make_room(&self, key: u64) -> usize {
         let rank = |&place: &usize| self.slots[place].rank.load(Relaxed);
         let least = (0..SLOTS).min_by_key(rank).unwrap_or(0);
-        self.others.absorb(&self.slots[least].part);
+        self.others.absorb(&self.slots[least].figures);
         self.slots[least].key.store(key, Relaxed);
         least
     }
@@ -125,7 +68,7 @@ const NONE: usize = usize::MAX;
 pub struct Keyed {
     ledger: Ledger,
     tables: [KeyTable; KINDS.len()],
-    variants: [Part; VARIANTS.len()],
+    variants: [Kept; VARIANTS.len()],
     /// The part of the open exit's time that finding keys took.
     excluded_tsc: AtomicU64,
     /// The rows in which the open exit is counted.
@@ -139,7 +82,7 @@ impl Default for Keyed {
         Self {
             ledger: Ledger::new(),
             tables: [const { KeyTable::empty() }; KINDS.len()],
-            variants: [const { Part::empty() }; VARIANTS.len()],
+            variants: [const { Kept::empty() }; VARIANTS.len()],
             excluded_tsc: AtomicU64::new(0),
             table: AtomicUsize::new(NONE),
             slot: AtomicUsize::new(NONE),
@@ -189,7 +132,7 @@ impl Keyed {
         let (mut table, mut slot, mut of_variant) = (NONE, NONE, NONE);
         if let (Some(position), Some(key)) = (position, key) {
             (table, slot) = (position, self.tables[position].place(key));
-            add(&self.tables[table].slots[slot].part.count, 1);
+            add(&self.tables[table].slots[slot].figures.count, 1);
             if let Some(variant) = variant(KINDS[table].1, key) {
                 of_variant = variant;
                 add(&self.variants[variant].count, 1);
@@ -221,7 +164,7 @@ impl Account for Keyed {
         let since_tsc = since_tsc.wrapping_add(self.excluded_tsc.load(Relaxed));
         let cycles = now_tsc.wrapping_sub(since_tsc);
         if let Some(table) = self.tables.get(self.table.load(Relaxed)) {
-            table.slots.get(self.slot.load(Relaxed)).map_or(&table.others, |slot| &slot.part).close(cycles);
+            table.slots.get(self.slot.load(Relaxed)).map_or(&table.others, |slot| &slot.figures).close(cycles);
         }
         if let Some(variant) = self.variants.get(self.variant.load(Relaxed)) {
             variant.close(cycles);
@@ -243,22 +186,22 @@ impl Book for Keyed {
         true
     }
 
-    fn keys(&self, each: &mut dyn FnMut(ExitReason, &KeyFigures)) {
+    fn keys(&self, each: &mut dyn FnMut(ExitReason, &KeyRow)) {
         for (table, &(reason, kind)) in self.tables.iter().zip(&KINDS) {
             for slot in table.slots.iter().filter(|slot| slot.rank.load(Relaxed) > 0) {
-                each(reason, &KeyFigures { key: Some((kind, slot.key.load(Relaxed))), part: slot.part.figures() });
+                each(reason, &KeyRow { key: Some((kind, slot.key.load(Relaxed))), figures: slot.figures.read() });
             }
             if table.others.count.load(Relaxed) > 0 {
-                each(reason, &KeyFigures { key: None, part: table.others.figures() });
+                each(reason, &KeyRow { key: None, figures: table.others.read() });
             }
         }
     }
 
-    fn variants(&self, each: &mut dyn FnMut(&VariantFigures)) {
-        for (part, &(reason, name)) in
-            self.variants.iter().zip(VARIANTS).filter(|(part, _)| part.count.load(Relaxed) > 0)
+    fn variants(&self, each: &mut dyn FnMut(&VariantRow)) {
+        for (kept, &(reason, name)) in
+            self.variants.iter().zip(VARIANTS).filter(|(kept, _)| kept.count.load(Relaxed) > 0)
         {
-            each(&VariantFigures { reason, name, part: part.figures() });
+            each(&VariantRow { reason, name, figures: kept.read() });
         }
     }
 }
@@ -274,11 +217,11 @@ mod tests {
         keyed.close(open, 10, || 10 + cycles);
     }
 
-    fn keys(keyed: &Keyed, of: ExitReason) -> Vec<KeyFigures> {
+    fn keys(keyed: &Keyed, of: ExitReason) -> Vec<KeyRow> {
         let mut all = vec![];
-        keyed.keys(&mut |reason, figures| {
+        keyed.keys(&mut |reason, row| {
             if reason == of {
-                all.push(*figures);
+                all.push(*row);
             }
         });
         all
@@ -294,9 +237,9 @@ mod tests {
             }
         }
         let keys = keys(&keyed, ExitReason::RDMSR);
-        let frequent = keys.iter().find(|figures| figures.key == Some((KeyKind::Msr, 0x10))).unwrap();
-        assert_eq!((frequent.part.count, frequent.part.min, frequent.part.max), (200, 7, 7));
-        assert_eq!(keys.iter().map(|figures| figures.part.count).sum::<u64>(), 2200);
+        let frequent = keys.iter().find(|row| row.key == Some((KeyKind::Msr, 0x10))).unwrap();
+        assert_eq!((frequent.figures.count, frequent.figures.min, frequent.figures.max), (200, 7, 7));
+        assert_eq!(keys.iter().map(|row| row.figures.count).sum::<u64>(), 2200);
         assert_eq!(keys.last().unwrap().key, None);
     }
 
@@ -318,8 +261,7 @@ mod tests {
         book(&keyed, ExitReason::IO_INSTRUCTION, Some(0x71 | PORT_IN), 44);
         book(&keyed, ExitReason::IO_INSTRUCTION, Some(0x80), 50);
         let mut seen = vec![];
-        keyed
-            .variants(&mut |figures| seen.push((figures.name, figures.part.count, figures.part.min, figures.part.max)));
+        keyed.variants(&mut |row| seen.push((row.name, row.figures.count, row.figures.min, row.figures.max)));
         assert_eq!(seen, [("IN", 2, 40, 44), ("OUT", 1, 50, 50)]);
     }
 
@@ -334,11 +276,11 @@ mod tests {
             prop_assert_eq!(keyed.ledger().check(), Ok(()));
             for &(reason, _) in &KINDS {
                 let (keys, row) = (keys(&keyed, reason), keyed.ledger().figures(reason));
-                prop_assert_eq!(keys.iter().map(|figures| figures.part.count).sum::<u64>(), row.count);
-                prop_assert_eq!(keys.iter().map(|figures| figures.part.cycles).sum::<u64>(), row.cycles);
-                prop_assert_eq!(keys.iter().map(|figures| figures.part.max).max().unwrap_or(0), row.max());
-                let slots = keys.iter().filter(|figures| figures.key.is_some()).count();
-                prop_assert!(slots <= SLOTS && (slots == SLOTS || keys.iter().all(|figures| figures.key.is_some())));
+                prop_assert_eq!(keys.iter().map(|row| row.figures.count).sum::<u64>(), row.count);
+                prop_assert_eq!(keys.iter().map(|row| row.figures.cycles).sum::<u64>(), row.cycles);
+                prop_assert_eq!(keys.iter().map(|row| row.figures.max).max().unwrap_or(0), row.max);
+                let slots = keys.iter().filter(|row| row.key.is_some()).count();
+                prop_assert!(slots <= SLOTS && (slots == SLOTS || keys.iter().all(|row| row.key.is_some())));
             }
         }
     }

@@ -19,8 +19,9 @@ use core::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{LOOKS, ROWS};
+use tollgate_abi::figures::Figures;
 
-use crate::figures::{KeyFigures, VariantFigures, add};
+use crate::figures::{Kept, KeyRow, VariantRow, add};
 use crate::recording::{Rates, Recording, Ring, Witness};
 
 /// Buckets of a histogram: bucket n holds exits of at least `1 << n` cycles and less than twice that; bucket 0 also 0.
@@ -30,52 +31,14 @@ pub const BUCKETS: usize = 64;
 #[derive(Debug)]
 #[repr(C)]
 struct Row {
-    count: AtomicU64,
-    cycles: AtomicU64,
-    min: AtomicU64,
-    max: AtomicU64,
+    figures: Kept,
+    /// Exits by duration.
     histogram: [AtomicU64; BUCKETS],
 }
 
 impl Row {
     const fn empty() -> Self {
-        Self {
-            count: AtomicU64::new(0),
-            cycles: AtomicU64::new(0),
-            min: AtomicU64::new(u64::MAX),
-            max: AtomicU64::new(0),
-            histogram: [const { AtomicU64::new(0) }; BUCKETS],
-        }
-    }
-}
-
-/// The figures of one reason at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Figures {
-    /// Exits.
-    pub count: u64,
-    /// TSC ticks of all of them.
-    pub cycles: u64,
-    /// TSC ticks of the shortest; `u64::MAX` while there is none.
-    min: u64,
-    /// TSC ticks of the longest.
-    max: u64,
-    /// Exits by duration.
-    pub histogram: [u64; BUCKETS],
-}
-
-impl Figures {
-    /// The account of nothing.
-    pub const EMPTY: Self = Self { count: 0, cycles: 0, min: u64::MAX, max: 0, histogram: [0; BUCKETS] };
-
-    /// TSC ticks of the shortest exit; 0 if none was closed.
-    pub fn min(&self) -> u64 {
-        if self.min == u64::MAX { 0 } else { self.min }
-    }
-
-    /// TSC ticks of the longest exit; 0 if none was closed.
-    pub fn max(&self) -> u64 {
-        self.max
+        Self { figures: Kept::empty(), histogram: [const { AtomicU64::new(0) }; BUCKETS] }
     }
 }
 
@@ -142,11 +105,11 @@ pub trait Book: Sync {
         false
     }
     /// Calls `each` with every key by reason, in the order of [`tollgate_abi::key::KINDS`], if any are kept.
-    fn keys(&self, each: &mut dyn FnMut(ExitReason, &KeyFigures)) {
+    fn keys(&self, each: &mut dyn FnMut(ExitReason, &KeyRow)) {
         let _ = each;
     }
     /// Calls `each` with every variant, in the order of [`tollgate_abi::key::VARIANTS`], if any are kept.
-    fn variants(&self, each: &mut dyn FnMut(&VariantFigures)) {
+    fn variants(&self, each: &mut dyn FnMut(&VariantRow)) {
         let _ = each;
     }
     /// The exits that are still to be written, if they are traced.
@@ -208,24 +171,22 @@ impl Ledger {
 
     /// The figures of `reason`.
     pub fn figures(&self, reason: ExitReason) -> Figures {
-        let row = &self.rows[reason.ledger_row()];
-        Figures {
-            count: row.count.load(Relaxed),
-            cycles: row.cycles.load(Relaxed),
-            min: row.min.load(Relaxed),
-            max: row.max.load(Relaxed),
-            histogram: row.histogram.each_ref().map(|bucket| bucket.load(Relaxed)),
-        }
+        self.rows[reason.ledger_row()].figures.read()
+    }
+
+    /// The exits for `reason` by duration.
+    pub fn histogram(&self, reason: ExitReason) -> [u64; BUCKETS] {
+        self.rows[reason.ledger_row()].histogram.each_ref().map(|bucket| bucket.load(Relaxed))
     }
 
     /// Exits for `reason`.
     pub fn count(&self, reason: ExitReason) -> u64 {
-        self.rows[reason.ledger_row()].count.load(Relaxed)
+        self.rows[reason.ledger_row()].figures.count.load(Relaxed)
     }
 
     /// TSC ticks of the exits for `reason`.
     pub fn cycles_of(&self, reason: ExitReason) -> u64 {
-        self.rows[reason.ledger_row()].cycles.load(Relaxed)
+        self.rows[reason.ledger_row()].figures.cycles.load(Relaxed)
     }
 
     /// Exits for `reason` in one bucket of its histogram; 0 if there is no such bucket.
@@ -235,13 +196,13 @@ impl Ledger {
 
     /// The least and the most TSC ticks of one exit for `reason`; `(u64::MAX, 0)` if none was closed.
     pub fn extremes(&self, reason: ExitReason) -> (u64, u64) {
-        let row = &self.rows[reason.ledger_row()];
-        (row.min.load(Relaxed), row.max.load(Relaxed))
+        let figures = &self.rows[reason.ledger_row()].figures;
+        (figures.min.load(Relaxed), figures.max.load(Relaxed))
     }
 
     /// The counts of all rows, by number; the last counts reasons beyond the table.
     pub fn counts(&self) -> [u64; ROWS] {
-        self.rows.each_ref().map(|row| row.count.load(Relaxed))
+        self.rows.each_ref().map(|row| row.figures.count.load(Relaxed))
     }
 
     /// Says that the exit that is open, for one of [`LOOKS`], is a look of the monitor's own.
@@ -266,7 +227,7 @@ impl Ledger {
     pub fn exits(&self) -> u64 {
         // Under SVM this is between each pause and the entry that follows: eight rows at a time.
         let (eights, rest) = self.rows.as_chunks::<8>();
-        let add = |sum: u64, row: &Row| sum.wrapping_add(row.count.load(Relaxed));
+        let add = |sum: u64, row: &Row| sum.wrapping_add(row.figures.count.load(Relaxed));
         rest.iter().fold(eights.iter().fold(0, |sum, eight| eight.iter().fold(sum, add)), add)
     }
 
@@ -290,13 +251,13 @@ impl Ledger {
         if exits != entries {
             return Err(Imbalance::Entries { exits, entries });
         }
-        let rows = self.rows.iter().map(|row| row.cycles.load(Relaxed)).sum();
+        let rows = self.rows.iter().map(|row| row.figures.cycles.load(Relaxed)).sum();
         if rows != self.cycles() {
             return Err(Imbalance::Cycles { rows, total: self.cycles() });
         }
         for (number, row) in self.rows.iter().enumerate() {
             let histogram = row.histogram.iter().map(|bucket| bucket.load(Relaxed)).sum();
-            let count = row.count.load(Relaxed);
+            let count = row.figures.count.load(Relaxed);
             if histogram != count {
                 return Err(Imbalance::Histogram { reason: number as u16, histogram, count });
             }
@@ -359,9 +320,9 @@ macro_rules! close_in_assembly {
                 bucket = out(reg) _,
                 row = in(reg) $base,
                 ledger = in(reg) core::ptr::from_ref($ledger),
-                row_cycles = const $offset + offset_of!(Row, cycles),
-                min = const $offset + offset_of!(Row, min),
-                max = const $offset + offset_of!(Row, max),
+                row_cycles = const $offset + offset_of!(Row, figures.cycles),
+                min = const $offset + offset_of!(Row, figures.min),
+                max = const $offset + offset_of!(Row, figures.max),
                 histogram = const $offset + offset_of!(Row, histogram),
                 total = const offset_of!(Ledger, cycles),
                 options(nostack),
@@ -376,7 +337,7 @@ impl Account for Ledger {
     #[inline(always)]
     fn open(&self, reason: ExitReason) -> Open {
         let row = reason.ledger_row();
-        add(&self.rows[row].count, 1);
+        add(&self.rows[row].figures.count, 1);
         Open { row }
     }
 
@@ -448,10 +409,10 @@ mod tests {
         let ledger = Ledger::new();
         let open = ledger.open(ExitReason::CPUID);
         let row = ledger.figures(ExitReason::CPUID);
-        assert_eq!((row.count, ledger.cycles(), row.min(), row.max()), (1, 0, 0, 0));
+        assert_eq!((row.count, ledger.cycles(), row.min, row.max), (1, 0, 0, 0));
         ledger.close(open, 5, || 85);
         let row = ledger.figures(ExitReason::CPUID);
-        assert_eq!((row.cycles, row.min(), row.max(), row.histogram[6]), (80, 80, 80, 1));
+        assert_eq!((row.cycles, row.min, row.max, ledger.bucket(ExitReason::CPUID, 6)), (80, 80, 80, 1));
     }
 
     #[test]
@@ -503,11 +464,11 @@ mod tests {
             prop_assert_eq!(ledger.check(), Ok(()));
             prop_assert_eq!(ledger.exits(), exits.len() as u64);
             prop_assert_eq!(ledger.cycles(), exits.iter().map(|&(_, cycles)| cycles).sum::<u64>());
-            let rows = (0..ROWS).map(|number| ledger.figures(ExitReason(number as u16)));
-            for row in rows.filter(|row| row.count > 0) {
-                prop_assert!(row.min() <= row.max() && row.cycles >= row.max());
-                let lowest = row.histogram.iter().position(|&n| n > 0).unwrap();
-                prop_assert_eq!(lowest as u32, (row.min() | 1).ilog2());
+            for reason in (0..ROWS).map(|number| ExitReason(number as u16)).filter(|&reason| ledger.count(reason) > 0) {
+                let row = ledger.figures(reason);
+                prop_assert!(row.min <= row.max && row.cycles >= row.max);
+                let lowest = ledger.histogram(reason).iter().position(|&n| n > 0).unwrap();
+                prop_assert_eq!(lowest as u32, (row.min | 1).ilog2());
             }
         }
     }

@@ -448,7 +448,7 @@ mod tests {
         let ledger = account.ledger();
         assert_eq!((ledger.exits(), ledger.entries()), (4, 4));
         let cpuid = ledger.figures(ExitReason::CPUID);
-        assert_eq!((cpuid.count, cpuid.cycles, cpuid.min(), cpuid.max()), (2, 160, 80, 80));
+        assert_eq!((cpuid.count, cpuid.cycles, cpuid.min, cpuid.max), (2, 160, 80, 80));
         assert_eq!(ledger.check(), Ok(()));
         assert_eq!(vcpu.backend.advances, 3);
         assert_eq!((end.elapsed_tsc, end.whole_tsc), (3 * 180 + 100, 4 * 180), "the last exit is a part of the whole");

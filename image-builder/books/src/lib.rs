@@ -13,7 +13,6 @@ pub mod account;
 pub mod audit;
 pub mod bench;
 pub mod failure;
-pub mod figures;
 pub mod lines;
 pub mod log;
 pub mod output_file;

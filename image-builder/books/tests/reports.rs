@@ -8,10 +8,10 @@ use common::{
     two_vcpus_end,
 };
 use tollgate_abi::ExitReason;
+use tollgate_abi::figures::Figures;
 use tollgate_abi::record::Kind;
 use tollgate_books::account::{Account, AtlasRow, AtlasVariant};
 use tollgate_books::audit::{Audit, ExitLogFormat, ExitLogReader};
-use tollgate_books::figures::Figures;
 use tollgate_books::log::{LogReader, VariantRow};
 use tollgate_books::report::{Format, Titled, render};
 

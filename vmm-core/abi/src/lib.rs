@@ -15,6 +15,7 @@ pub mod command_line;
 pub mod emulated;
 pub mod ending;
 pub mod exit_reason;
+pub mod figures;
 pub mod guest_image;
 pub mod hypercall;
 pub mod key;

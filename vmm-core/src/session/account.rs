@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 use tollgate_abi::ExitReason;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, LOOKS, ROWS, Status};
+use tollgate_abi::figures::Figures;
 use tollgate_abi::hypercall::Book as GuestBook;
 use tollgate_abi::key::Key;
 use tollgate_abi::record::records;
@@ -12,8 +13,8 @@ use tollgate_abi::workload::Outcome;
 
 use super::{Books, FAULT, Session, any, counts, keeps, looks, read_book};
 use crate::ended::{Ended, GuestExit};
-use crate::figures::{KeyFigures, PartFigures};
-use crate::ledger::{Book, Figures, Imbalance};
+use crate::figures::KeyRow;
+use crate::ledger::{Book, Imbalance, Ledger};
 use crate::machine::Machine;
 
 /// The last record.
@@ -88,16 +89,16 @@ impl<W: Write> Session<W> {
         let ledger = account.ledger();
         for number in 0..ROWS {
             let reason = ExitReason(number as u16);
-            let (figures, status) = (ledger.figures(reason), reason.row_status(enabled));
+            let status = reason.row_status(enabled);
             // The first vCPU's rows tell the status of every reason; of the others, those are enough that have exits.
-            if figures.count > 0 || status != Status::Undefined && vcpu == 0 {
-                self.row(vcpu, number, status, &figures, ledger.looks_of(reason));
+            if ledger.count(reason) > 0 || status != Status::Undefined && vcpu == 0 {
+                self.row(vcpu, reason, status, ledger);
             }
         }
         self.recorded(vcpu, account);
         account.keys(&mut |reason, key| self.key(vcpu, reason, key));
         account.variants(&mut |variant| {
-            let PartFigures { count, cycles, min, max } = variant.part;
+            let Figures { count, cycles, min, max } = variant.figures;
             let (reason, name) = (variant.reason.0, &variant.name);
             let record = records::Variant { vcpu: vcpu as u64, reason, name, count, cycles, min, max };
             let _ = record.write(&mut self.out);
@@ -113,30 +114,32 @@ impl<W: Write> Session<W> {
     }
 
     #[inline(never)]
-    fn row(&mut self, vcpu: usize, number: usize, status: Status, row: &Figures, looks: u64) {
+    fn row(&mut self, vcpu: usize, reason: ExitReason, status: Status, ledger: &Ledger) {
+        let Figures { count, cycles, min, max } = ledger.figures(reason);
+        let histogram = ledger.histogram(reason);
         let record = records::Exit {
             vcpu: vcpu as u64,
-            reason: number as u16,
-            name: &ExitReason(number as u16).name(),
+            reason: reason.0,
+            name: &reason.name(),
             status: status.as_str(),
-            count: row.count,
-            cycles: row.cycles,
-            min: row.min(),
-            max: row.max(),
-            histogram: (row.count > 0).then_some(&row.histogram),
-            looks: any(looks),
+            count,
+            cycles,
+            min,
+            max,
+            histogram: (count > 0).then_some(&histogram),
+            looks: any(ledger.looks_of(reason)),
         };
         let _ = record.write(&mut self.out);
     }
 
     #[inline(never)]
-    fn key(&mut self, vcpu: usize, reason: ExitReason, figures: &KeyFigures) {
-        let PartFigures { count, cycles, min, max } = figures.part;
-        let named = figures.key.map(|(kind, key)| Key(kind, key));
+    fn key(&mut self, vcpu: usize, reason: ExitReason, key: &KeyRow) {
+        let Figures { count, cycles, min, max } = key.figures;
+        let named = key.key.map(|(kind, key)| Key(kind, key));
         let record = records::Key {
             vcpu: vcpu as u64,
             reason: reason.0,
-            key: figures.key.map(|(_, key)| key),
+            key: key.key.map(|(_, key)| key),
             name: named.as_ref().map_or(&"others", |named| named),
             count,
             cycles,

@@ -113,9 +113,9 @@ fn variant_count(scenario: &Scenario, books: &Books) -> Option<u64> {
     let name = scenario.variant.filter(|_| books.iter().any(|book| book.keeps_keys()))?;
     let mut sum = 0;
     for book in books {
-        book.variants(&mut |figures| {
-            if (figures.reason, figures.name) == (scenario.reason, name) {
-                sum += figures.part.count;
+        book.variants(&mut |row| {
+            if (row.reason, row.name) == (scenario.reason, name) {
+                sum += row.figures.count;
             }
         });
     }

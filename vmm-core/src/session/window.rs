@@ -157,10 +157,10 @@ impl<W: Write> Session<W> {
 fn key_counts(workload: &Workload, books: &Books) -> Vec<u64> {
     let mut sums: Vec<_> = workload.keys().map(|_| 0).collect();
     for book in books {
-        book.keys(&mut |reason, figures| {
+        book.keys(&mut |reason, row| {
             for (sum, predicted) in sums.iter_mut().zip(workload.keys()) {
-                if reason == predicted.reason && figures.key.is_some_and(|(_, key)| key == predicted.key) {
-                    *sum += figures.part.count;
+                if reason == predicted.reason && row.key.is_some_and(|(_, key)| key == predicted.key) {
+                    *sum += row.figures.count;
                 }
             }
         });

@@ -284,10 +284,7 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
         panic!("the register is not told")
     };
     assert!(vcpu.decide_by_code(&account, &mut found, 0, opened).is_ok());
-    assert_eq!(
-        (account.count(ExitReason::CR_ACCESS), account.figures(ExitReason::CR_ACCESS).histogram.iter().sum()),
-        (1, 1)
-    );
+    assert_eq!((account.count(ExitReason::CR_ACCESS), account.histogram(ExitReason::CR_ACCESS).iter().sum()), (1, 1));
     let mut svm = vcpu.backend;
     assert_eq!((found, svm.vmcb.get(f::CR0), svm.vmcb.get(f::RIP)), (registers, 0x8001_0033, RIP + 3));
     svm.vmcb.set(f::RIP, RIP);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Account, Bucket, PlatformFacts, Reason};
 use crate::failure::Status;
-use crate::figures::Figures;
+use tollgate_abi::figures::Figures;
 
 /// The merged document's format. Fields may be added under this name, not renamed.
 pub const MERGED_SCHEMA: &str = "tollgate.merged/1";

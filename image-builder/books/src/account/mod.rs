@@ -27,8 +27,8 @@ use tollgate_abi::exit_reason::UNKNOWN_ROW;
 use tollgate_abi::workload::Outcome;
 
 use crate::failure::Status;
-use crate::figures::Figures;
 use crate::log::{KeyCount, KeyRow, ScenarioRun, Stop, VariantRow};
+use tollgate_abi::figures::Figures;
 
 /// The document's format. Fields may be added under this name, not renamed.
 pub const SCHEMA: &str = "tollgate.account/1";

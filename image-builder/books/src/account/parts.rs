@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_abi::key::{KINDS, VARIANTS};
 
-use crate::figures::Figures;
 use crate::log::{ExitRow, KeyRow, Log, VariantRow};
+use tollgate_abi::figures::Figures;
 
 /// Keys by reason, the most frequent first and the others last.
 pub(super) fn keys(log: &Log) -> BTreeMap<u16, Vec<KeyRow>> {

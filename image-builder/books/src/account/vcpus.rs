@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::row_name;
 use super::{Bucket, is_none};
 use crate::audit::Audit;
-use crate::figures::Figures;
 use crate::log::{ExitRow, Log};
+use tollgate_abi::figures::Figures;
 
 /// One vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

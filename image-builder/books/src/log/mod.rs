@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tollgate_abi::virtualization::Facts;
 
-use crate::figures::Figures;
+use tollgate_abi::figures::Figures;
 
 /// Everything that one run said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use super::{
     Calibration, Cost, Count, ExitRow, Header, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict,
     WorkloadEnd, WorkloadRun,
 };
-use crate::figures::Figures;
 use crate::lines::{Line, Lines};
+use tollgate_abi::figures::Figures;
 
 /// The most workloads in one log.
 const MOST_WORKLOADS: usize = 10_000;

@@ -71,7 +71,7 @@ pub(super) fn bar(part: u64, most: u64, room: usize, terminal: &Terminal) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::Figures;
+    use tollgate_abi::figures::Figures;
 
     #[test]
     fn bars_are_as_long_as_their_shares() {

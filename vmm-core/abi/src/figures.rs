@@ -1,17 +1,17 @@
-//! The figures of exits of one kind, and the one place where two of them are added.
-
-use serde::Serialize;
+//! The figures of exits of one kind, as the monitor reads them from its account and the host tool from a log; and the one place
+//! where two of them are added.
 
 /// Exits of one kind, and the TSC ticks that they took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Figures {
     /// Exits.
     pub count: u64,
     /// TSC ticks of all of them.
     pub cycles: u64,
-    /// Ticks of the shortest; 0 where there is none, or the log does not tell.
+    /// Ticks of the shortest; 0 where there is none, or it is not told.
     pub min: u64,
-    /// Ticks of the longest; 0 where there is none, or the log does not tell.
+    /// Ticks of the longest; 0 where there is none, or it is not told.
     pub max: u64,
 }
 
