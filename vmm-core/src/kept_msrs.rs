@@ -1,14 +1,14 @@
-//! The MSRs that firmware has to find as they were when it gets its processor back: those that a guest or a scenario writes
-//! and no VM exit puts back, and those that a VM exit loads or clears (SDM 3C 28.5).
+//! The MSRs that firmware has to find unchanged when it gets its processor back: those that a guest or a scenario writes and no
+//! VM exit puts back, and those that a VM exit loads or clears (SDM 3C 28.5).
 
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::x86::cpuid::{eax_d_1, ecx_1, ecx_7, edx_7, edx_8000_0001};
 use tollgate_abi::x86::msr::*;
 
-/// CPUID of a leaf and sub-leaf.
+/// The answer of CPUID for a leaf and sub-leaf.
 type Cpuid = fn(u32, u32) -> Answer;
 
-/// One of them.
+/// An MSR that is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct KeptMsr {
     /// Its number.
@@ -27,7 +27,7 @@ const fn always(msr: u32) -> KeptMsr {
     KeptMsr { msr, is_there: |_| true }
 }
 
-/// All of them. The selectors of FS and GS, which set the bases, have to be put back before.
+/// All MSRs that are kept. The selectors of FS and GS, which set the bases, have to be put back before.
 pub const KEPT: [KeptMsr; 15] = [
     always(IA32_SYSENTER_CS),
     always(IA32_SYSENTER_ESP),
@@ -40,7 +40,7 @@ pub const KEPT: [KeptMsr; 15] = [
     always(IA32_FS_BASE),
     always(IA32_GS_BASE),
     always(IA32_KERNEL_GS_BASE),
-    // With RDTSCP or RDPID.
+    // It exists with RDTSCP or RDPID.
     KeptMsr {
         msr: IA32_TSC_AUX,
         is_there: |cpuid| {
@@ -49,16 +49,16 @@ pub const KEPT: [KeptMsr; 15] = [
     },
     // Every VM exit of VT-x clears it.
     KeptMsr { msr: IA32_DEBUGCTL, is_there: |cpuid| leaf(cpuid, 1, 0).ecx & ecx_1::VMX != 0 },
-    // With shadow stacks or indirect-branch tracking.
+    // They exist with shadow stacks or indirect-branch tracking.
     KeptMsr {
         msr: IA32_S_CET,
         is_there: |cpuid| leaf(cpuid, 7, 0).ecx & ecx_7::CET_SS != 0 || leaf(cpuid, 7, 0).edx & edx_7::CET_IBT != 0,
     },
-    // With XSAVES.
+    // It exists with XSAVES.
     KeptMsr { msr: IA32_XSS, is_there: |cpuid| leaf(cpuid, 0xd, 1).eax & eax_d_1::XSAVES != 0 },
 ];
 
-/// A leaf; zeroes where the processor has none of that number, for which it would answer something else.
+/// The answer of a leaf; zeros if the processor has no leaf of that number, for which CPUID would answer with another one.
 fn leaf(cpuid: Cpuid, leaf: u32, sub_leaf: u32) -> Answer {
     if cpuid(leaf & 0x8000_0000, 0).eax < leaf { Answer::default() } else { cpuid(leaf, sub_leaf) }
 }

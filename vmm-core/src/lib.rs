@@ -1,17 +1,17 @@
-//! Tollgate's monitor: what runs in VMX root operation, and the account that it keeps.
+//! Tollgate's monitor: the code that runs in VMX root operation, and the account that it keeps.
 //!
 //! # The life of one exit
 //!
 //! 1. [`vmx::entry`]: the stub saves the guest's registers, takes a time stamp, and calls `Vcpu::exit` ([`vcpu`]).
-//! 2. The backend reads the exit reason; the ledger counts it; what is frequent and plain is emulated at once. Everything else
-//!    goes on to the next steps of the spine, and to
+//! 2. The backend reads the exit reason, and the ledger counts it. An exit that is frequent and plain is emulated at once. Every
+//!    other exit goes on to the next steps of the spine, and to
 //! 3. [`handlers::dispatch`]: one `match`; a handler sees the exit, the registers and its device, and decides an
 //!    [`exit::Action`].
 //! 4. The spine applies the action; the ledger books the cycles.
 //! 5. The stub restores the registers and resumes.
 //!
-//! Several vCPUs each live these lives by themselves; what they share is on the [`board`], and nothing of it is touched by
-//! an exit that is not about another vCPU.
+//! Several vCPUs each live these lives by themselves. They share the [`board`], and only an exit that is about another vCPU
+//! touches it.
 //!
 //! The rest is safe code that runs on the host, where a scripted backend drives the same spine.
 //!

@@ -1,13 +1,13 @@
-//! Room in a log that is kept in memory of limited size, by whichever processor has something to say: who takes a stretch fills it.
+//! Room in a log that is kept in memory of limited size. Any processor may take a stretch, and fills it.
 //!
-//! The last part is kept free for the account and the verdict, without which all that comes before says nothing.
+//! The last part is kept free for the account and the verdict, without which the records before them say nothing.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes that are kept free: the account of sixteen vCPUs with keys takes a million.
 pub const RESERVED_BYTES: usize = 5 << 18;
 
-/// How much of the memory is used.
+/// The used part of the memory.
 #[derive(Debug, Default)]
 pub struct Room {
     bytes: AtomicUsize,
@@ -17,7 +17,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// None yet.
+    /// No room yet.
     pub const fn new() -> Self {
         Self {
             bytes: AtomicUsize::new(0),
@@ -27,12 +27,12 @@ impl Room {
         }
     }
 
-    /// There are so many bytes, all of them free.
+    /// Gives the room: `bytes` bytes, all of them free.
     pub fn open(&self, bytes: usize) {
         self.bytes.store(bytes, Ordering::Release);
     }
 
-    /// Where so many bytes are to be written; `None` if they have to be left out.
+    /// Takes a stretch: its offset; `None` if there is no room, so that the bytes have to be left out.
     pub fn take(&self, bytes: usize) -> Option<usize> {
         let reserved = if self.is_ending.load(Ordering::Acquire) { 0 } else { RESERVED_BYTES };
         let end = self.bytes.load(Ordering::Acquire).saturating_sub(reserved);
@@ -44,7 +44,7 @@ impl Room {
         taken
     }
 
-    /// Gives all of the room to the records from now on. Returns how many bytes have been left out so far.
+    /// Gives all of the room to the records from now on. Returns the number of bytes that have been left out so far.
     pub fn end(&self) -> usize {
         self.is_ending.store(true, Ordering::Release);
         self.lost()

@@ -5,19 +5,19 @@
 
 use core::ptr;
 
-/// The guest's memory. Guest-physical 0 is the region's first byte. Each vCPU's monitor has it, and whoever writes it races
-/// with the guest as a device does: nothing here depends on what it holds.
+/// The guest's memory. Guest-physical 0 is the region's first byte. The monitor has it at each vCPU, and its writes race with the
+/// guest's as those of a device do: nothing here depends on the contents.
 #[derive(Debug)]
 pub struct GuestMemory {
     base: *mut u8,
     bytes: u64,
 }
 
-/// Quadwords of the guest's memory, and what they held when they were looked at.
+/// Quadwords of the guest's memory, and their values when they were looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Watched {
     words: [(u64, u64); 4],
-    /// All of them lie below.
+    /// The lowest end below which all of them lie.
     end: u64,
 }
 
@@ -25,19 +25,19 @@ pub struct Watched {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadAddress(pub u64);
 
-// SAFETY: a region at a fixed address, which `new`'s caller gave to the guest and to those who have this type, on whatever
-// processor, and of which it knows that they race.
+// SAFETY: the region has a fixed address. `new`'s caller gave it to the guest and to the holders of this type, on any processor,
+// and knows that they race.
 unsafe impl Send for GuestMemory {}
-// SAFETY: a region at a fixed address, which `new`'s caller gave to those who have this type, and of which it knows that they race.
+// SAFETY: the region has a fixed address. `new`'s caller gave it to the holders of this type, and knows that they race.
 unsafe impl Sync for GuestMemory {}
 
 impl GuestMemory {
     /// Takes over a region.
     ///
     /// # Safety
-    /// `base..base + bytes` is memory that is valid for as long as the result lives, and that nobody but the guest and
-    /// the result, and what is shared from it, touch. These race with each other, as devices do; no reference into it is
-    /// ever made, and any bytes are as good as others.
+    /// `base..base + bytes` is memory that is valid for as long as the result lives. Only the guest, the result, and values
+    /// shared from it touch that memory. These race with each other, as devices do; no reference into it is ever made, and any
+    /// bytes are as good as others.
     pub const unsafe fn new(base: *mut u8, bytes: u64) -> Self {
         Self { base, bytes }
     }
@@ -47,7 +47,7 @@ impl GuestMemory {
         Self { base: self.base, bytes: self.bytes }
     }
 
-    /// Where guest-physical 0 is in host-physical memory.
+    /// The host-physical address of guest-physical 0.
     pub fn host_base(&self) -> u64 {
         self.base as u64
     }
@@ -59,7 +59,7 @@ impl GuestMemory {
 
     #[inline(always)]
     fn at(&self, gpa: u64, bytes: usize) -> Result<*mut u8, BadAddress> {
-        // What of the memory can begin such a range, all but the last of it.
+        // The part of the memory in which such a range can begin: all but its last bytes.
         match self.bytes.checked_sub(bytes as u64) {
             Some(last) if gpa <= last => Ok(self.base.wrapping_add(gpa as usize)),
             _ => Err(BadAddress(gpa)),
@@ -117,7 +117,8 @@ impl GuestMemory {
         Some(unsafe { ptr::read_unaligned(from) })
     }
 
-    /// Looks at quadwords, so that [`GuestMemory::is_as_watched`] knows them again; `None` if the guest does not have all of them.
+    /// Looks at quadwords, so that [`GuestMemory::is_as_watched`] can compare them later; `None` if the guest does not have all
+    /// of them.
     pub fn watch(&self, gpas: [u64; 4]) -> Option<Watched> {
         let mut watched = Watched { words: [(0, 0); 4], end: 0 };
         for (word, gpa) in watched.words.iter_mut().zip(gpas) {
@@ -127,7 +128,7 @@ impl GuestMemory {
         Some(watched)
     }
 
-    /// Whether they all hold what they held.
+    /// Whether the quadwords all have the same values as then.
     #[inline(always)]
     pub fn is_as_watched(&self, watched: &Watched) -> bool {
         let is_same = |(gpa, held): (u64, u64)| {
@@ -135,7 +136,7 @@ impl GuestMemory {
             // SAFETY: as in `read`: the quadword ends at `end` or below, by `watch`, and hence lies in the region.
             held == unsafe { ptr::read_unaligned(from) }
         };
-        // No loop, for the exit path.
+        // There is no loop here, for the sake of the exit path.
         let [first, second, third, fourth] = watched.words;
         watched.end <= self.bytes && is_same(first) && is_same(second) && is_same(third) && is_same(fourth)
     }

@@ -11,7 +11,7 @@ use tollgate_abi::machine::{Mapping, Model};
 /// Entries of a table.
 const ENTRIES: usize = 512;
 
-/// One table, or one page that holds something else of the processor's.
+/// One table, or one page with other data for the processor.
 #[derive(Clone, Debug)]
 #[repr(C, align(4096))]
 pub struct Table(pub [u64; ENTRIES]);
@@ -19,17 +19,17 @@ pub struct Table(pub [u64; ENTRIES]);
 const _: () = assert!(size_of::<Table>() == 4096);
 
 impl Table {
-    /// No entry is present.
+    /// A table without a present entry.
     pub const EMPTY: Self = Self([0; ENTRIES]);
 }
 
 /// The bits of an entry, besides its address and [`LARGE`].
 pub trait Format {
-    /// Of an entry that refers to a table or a page and allows everything; one of them at least says that it is present.
+    /// Bits of an entry that refers to a table or a page and allows everything; at least one of them says that it is present.
     const PRESENT: u64;
     /// Further bits of an entry that refers to a page: its memory type.
     const PAGE: u64;
-    /// Of the pointer to the first table.
+    /// Bits of the pointer to the first table.
     const POINTER: u64;
 }
 
@@ -45,7 +45,7 @@ pub struct NestedTables<F> {
     tables: &'static mut [Table],
     used: usize,
     base_hpa: u64,
-    /// Guest-physical addresses that are mapped page by page, later.
+    /// Guest-physical addresses that are mapped later, page by page.
     fresh: Range<u64>,
     /// Position of the first of their last-level tables, which follow each other.
     fresh_tables: usize,
@@ -71,7 +71,7 @@ impl<F: Format> NestedTables<F> {
     /// Maps `bytes` from `gpa` to `hpa`, all of them multiples of 4 KiB; by 2 MiB pages where allowed and aligned.
     ///
     /// # Errors
-    /// No room for a table; what was mapped until then stays.
+    /// There is no room for a table; pages that were mapped until then stay mapped.
     pub fn map(&mut self, mut gpa: u64, mut hpa: u64, bytes: u64, large_pages: bool) -> Result<(), ArenaFull> {
         let end = gpa + bytes;
         while gpa < end {
@@ -83,8 +83,8 @@ impl<F: Format> NestedTables<F> {
         Ok(())
     }
 
-    /// Maps the memory of a machine, which lies at `base_hpa`: what the guest has from the start, and the tables of what it has on first
-    /// touch.
+    /// Maps the memory of a machine, which lies at `base_hpa`: the part that the guest has from the start, and the tables for the
+    /// part that it gets on first touch.
     ///
     /// # Errors
     /// There are too few tables.
@@ -95,7 +95,7 @@ impl<F: Format> NestedTables<F> {
         })
     }
 
-    /// The entry of `gpa` in the table of that level, with the tables above it.
+    /// The entry of `gpa` in the table of `level`, with the tables above it.
     fn leaf(&mut self, gpa: u64, level: u32) -> Result<&mut u64, ArenaFull> {
         let mut table = 0;
         let mut above = 4;
@@ -121,11 +121,11 @@ impl<F: Format> NestedTables<F> {
         Ok(table)
     }
 
-    /// Makes the tables for a range that [`NestedTables::map_fresh`] will map: multiples of 2 MiB with nothing mapped yet. There
-    /// is one such range.
+    /// Makes the tables for the one range that [`NestedTables::map_fresh`] will map: multiples of 2 MiB, with nothing mapped in
+    /// it yet.
     ///
     /// # Errors
-    /// No room.
+    /// There is no room for a table.
     pub fn prepare(&mut self, gpa: u64, bytes: u64) -> Result<(), ArenaFull> {
         debug_assert!((gpa | bytes).is_multiple_of(LARGE_BYTES));
         let large_pages = || (gpa..gpa + bytes).step_by(LARGE_BYTES as usize);

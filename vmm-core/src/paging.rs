@@ -30,12 +30,12 @@ pub const fn is_canonical(linear: u64) -> bool {
     (linear as i64) << 16 >> 16 == linear as i64
 }
 
-/// Why an emulated instruction does not get at its memory.
+/// The reason that an emulated instruction can't access its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The access raises this.
+    /// The access raises this event.
     Raise(Event),
-    /// It, or a page table on the way, is outside the guest's memory: without emulation, an EPT violation.
+    /// The memory, or a page table on the way, is outside the guest's memory: without emulation, an EPT violation.
     OutsideMemory,
 }
 
@@ -62,7 +62,7 @@ struct Mode {
     user: bool,
     /// Bits that must be 0 in a present entry of any level.
     reserved: u64,
-    /// Without paging a linear address is a physical one.
+    /// Whether paging is on; without it a linear address is a physical one.
     paged: bool,
 }
 
@@ -78,7 +78,7 @@ impl Mode {
         }
     }
 
-    /// Bits that must be 0 in a present entry of that level (SDM 3A tables 4-15 to 4-20).
+    /// Bits that must be 0 in a present entry of `level` (SDM 3A tables 4-15 to 4-20).
     fn reserved(self, level: u32, is_page: bool) -> u64 {
         let below_page = if is_page && level > 1 { ((1 << (3 + 9 * level)) - 1) & !0x1fff } else { 0 };
         let size = if level == 4 { Flags::HUGE_PAGE.bits() } else { 0 };
@@ -86,7 +86,7 @@ impl Mode {
     }
 }
 
-/// Address bits beyond the width, and execute-disable where that is off.
+/// Address bits beyond the width, and execute-disable if that is off.
 const fn reserved(physical_bits: u32, execute_disable: bool) -> u64 {
     ADDRESS & !((1 << physical_bits) - 1) | if execute_disable { 0 } else { Flags::NO_EXECUTE.bits() }
 }
@@ -104,7 +104,7 @@ fn walk(memory: &mut GuestMemory, mode: Mode, linear: u64, access: Access) -> Re
     walk_by(memory, mode, linear, access, |_| ())
 }
 
-/// Walks the tables as [`walk`] does, and tells where each entry is that it comes by.
+/// Walks the tables as [`walk`] does, and tells the address of each entry on the way.
 #[inline(always)]
 fn walk_by(
     memory: &mut GuestMemory,
@@ -114,7 +114,7 @@ fn walk_by(
     mut by: impl FnMut(u64),
 ) -> Result<u64, WalkFault> {
     let mut way = Way { memory, mode, linear, access, table: mode.cr3, rights: Flags::all() };
-    // No loop: what a level does not have costs nothing.
+    // There is no loop, so that a level costs nothing for checks that only other levels have.
     by(way.entry_gpa(4));
     if let Some(gpa) = way.level(4)? {
         return Ok(gpa);
@@ -137,7 +137,7 @@ struct Way<'a> {
     mode: Mode,
     linear: u64,
     access: Access,
-    /// The table that is next; only its address counts.
+    /// CR3, or the entry that refers to the next table; only the address in it counts.
     table: u64,
     /// The bits that every entry so far has set.
     rights: Flags,
@@ -149,7 +149,7 @@ impl Way<'_> {
         self.table & ADDRESS | self.linear >> (9 * level) & 0xff8
     }
 
-    /// Goes through the table of a level; where its entry maps a page, to the address there.
+    /// Goes through the table of a level. If its entry maps a page, returns the address in it.
     #[inline(always)]
     fn level(&mut self, level: u32) -> Result<Option<u64>, WalkFault> {
         let gpa = self.entry_gpa(level);
@@ -196,7 +196,7 @@ impl Way<'_> {
     }
 }
 
-/// Where the first bytes of a linear range lie in guest-physical memory, and how many before the page ends.
+/// The guest-physical address of the first bytes of a linear range, and the number of these bytes before the page ends.
 fn piece<B: Backend>(
     backend: &mut B,
     machine: &mut Machine,
@@ -223,7 +223,7 @@ fn piece<B: Backend>(
 /// Reads guest-virtual memory.
 ///
 /// # Errors
-/// The exception of the access, or that the guest does not have that memory.
+/// The access raises an exception, or the guest does not have that memory.
 pub fn read<B: Backend>(
     backend: &mut B,
     machine: &mut Machine,
@@ -239,8 +239,8 @@ pub fn read<B: Backend>(
     Ok(())
 }
 
-/// Reads as much of guest-virtual memory as there is, with paging or without, for a monitor that looks at an instruction that
-/// has been fetched already: how many bytes that was. Nothing is raised.
+/// Reads as much of guest-virtual memory as there is, with paging or without, for a look at an instruction that has been fetched
+/// already. Returns the number of bytes. Raises nothing.
 pub fn fetch<B: Backend>(
     backend: &B,
     memory: &mut GuestMemory,
@@ -262,8 +262,8 @@ pub fn fetch<B: Backend>(
     read
 }
 
-/// Where code that has been fetched lies in guest-physical memory, with paging on, and the entries by which the walk comes there;
-/// where a large page ends it, its entry stands for those of the levels below, too.
+/// The guest-physical address of code that has been fetched, with paging on, and the addresses of the entries on the walk. If a
+/// large page ends the walk, its entry stands for those of the levels below, too.
 pub fn path_to<B: Backend>(
     backend: &B,
     memory: &mut GuestMemory,
@@ -403,7 +403,7 @@ mod tests {
         read(&mut backend, &mut machine, 0x7000, &mut back).unwrap();
         assert_eq!(back, [3, 4]);
         assert_eq!(read(&mut backend, &mut machine, 0x8000, &mut back), Err(Fault::OutsideMemory));
-        // A segment that real mode has kept from ring 3 makes no user of it.
+        // Real mode has kept a segment of ring 3, which does not make the access a user's.
         backend.set(State::SsRights, 3 << 5);
         assert!(!Mode::of(&backend, 39).user);
         backend.set(State::Cr0, 1);

@@ -1,6 +1,6 @@
-//! How fast the TSC counts, as far as the processor tells (SDM 3B 20.7.3), for what has to last a while of a person's time.
+//! The rate of the TSC, as far as the processor tells it (SDM 3B 20.7.3), for times that a person would notice.
 //!
-//! Where it does not tell, as no AMD processor and no older one does, a usual rate stands in: none of these times has to be exact.
+//! AMD's processors and older ones do not tell it. A usual rate then stands in: none of these times has to be exact.
 
 use tollgate_abi::leaves::Answer;
 
@@ -8,9 +8,9 @@ use tollgate_abi::leaves::Answer;
 const TIME_STAMP_COUNTER: u32 = 0x15;
 /// Leaf 16H: EAX is the base frequency in MHz.
 const FREQUENCY: u32 = 0x16;
-/// Ticks in a second where nothing is told.
+/// Ticks in a second if no leaf tells.
 const USUAL_HZ: u64 = 3_000_000_000;
-/// The rates that are believed: a wrong leaf must not make a time of none, or for ever.
+/// The rates that are believed: by a wrong leaf a time must not become nothing, or for ever.
 const BELIEVED_HZ: core::ops::RangeInclusive<u64> = 100_000_000..=20_000_000_000;
 
 /// TSC ticks in a second.
@@ -19,7 +19,7 @@ pub fn tsc_hz(cpuid: impl Fn(u32, u32) -> Answer) -> u64 {
     let leaf = |leaf| if leaf <= highest { cpuid(leaf, 0) } else { Answer::ZERO };
     let Answer { eax: crystals, ebx: ticks, ecx: crystal_hz, .. } = leaf(TIME_STAMP_COUNTER);
     let by_crystal = (u64::from(crystal_hz) * u64::from(ticks)).checked_div(crystals.into());
-    // Without a crystal's rate, the TSC counts at the base frequency.
+    // If the crystal's rate is not told, the TSC counts at the base frequency.
     let by_base = u64::from(leaf(FREQUENCY).eax & 0xffff) * 1_000_000;
     let told = [by_crystal.unwrap_or(0), by_base].into_iter().find(|hz| BELIEVED_HZ.contains(hz));
     told.unwrap_or(USUAL_HZ)

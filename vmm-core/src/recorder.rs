@@ -1,8 +1,8 @@
-//! A ledger that also records: every exit in a ring (`run --trace`), and how many there are in equal steps of time
-//! (`run --rate-step`). A type of its own, so that the plain ledger pays nothing for it.
+//! A ledger that also records: every exit in a ring (`run --trace`), and the number of exits in equal steps of time (`run
+//! --rate-step`). It is a type of its own, so that the plain ledger pays nothing for it.
 //!
-//! The time of recording lies between two exits' cycles, but for the few ticks around the time stamps that leave it out. Nothing is
-//! written anywhere meanwhile: [`crate::session`] empties the rings while every vCPU is quiet.
+//! The time of recording lies between two exits' cycles, but for the few ticks around the time stamps that leave it out.
+//! Meanwhile nothing is written to the log: [`crate::session`] empties the rings while every vCPU is quiet.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,10 +17,10 @@ pub struct Recorded {
     ledger: Ledger,
     ring: Ring,
     rates: Rates,
-    /// Of the exit that is open.
+    /// RIP at the open exit.
     rip: AtomicU64,
     qualification: AtomicU64,
-    /// The part of its time that looking at it took.
+    /// The part of the open exit's time that looking at it took.
     excluded_tsc: AtomicU64,
 }
 

@@ -1,7 +1,7 @@
-//! The exits that are recorded: every one in a ring until it is written (`run --trace`), and how many there are in equal steps of
-//! time (`run --rate-step`).
+//! The exits that are recorded: every one in a ring until it is written (`run --trace`), and their number in equal steps of time
+//! (`run --rate-step`).
 //!
-//! A ring that is full drops what comes, and counts that by reason, so that trace and drops together are the ledger.
+//! A full ring drops further exits and counts them by reason, so that trace and drops together are the ledger.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -15,7 +15,7 @@ use crate::figures::add;
 /// The facts of an exit that show before it is handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Witness {
-    /// Where the guest was.
+    /// The guest's RIP.
     pub rip: u64,
     /// The exit qualification.
     pub qualification: u64,
@@ -31,7 +31,7 @@ pub struct Recording {
     pub ring: &'static [Slot],
     /// TSC ticks of a step; 0 for no samples.
     pub rate_step_ticks: u64,
-    /// Where steps begin.
+    /// The TSC at which the first step begins.
     pub start_tsc: u64,
 }
 
@@ -92,7 +92,7 @@ impl Ring {
         }
     }
 
-    /// Gives the exits that it holds to `each`, in their order, and is empty then. Only while its vCPU is quiet.
+    /// Gives its exits to `each`, in their order, and is empty then. Only while its vCPU is quiet.
     pub fn drain(&self, mut each: impl FnMut(Event)) {
         let used = self.used.load(Relaxed) as usize;
         for [tsc, rip, qualification, rest] in self.slots.iter().take(used) {
@@ -108,7 +108,7 @@ impl Ring {
         self.used.store(0, Relaxed);
     }
 
-    /// Exits for `reason` that it had no room for, and their cycles.
+    /// Exits for `reason` that found no room, and their cycles.
     pub fn dropped(&self, reason: ExitReason) -> (u64, u64) {
         let dropped = &self.dropped[reason.ledger_row()];
         (dropped.count.load(Relaxed), dropped.cycles.load(Relaxed))
@@ -118,7 +118,7 @@ impl Ring {
 /// Exits of one vCPU by reason and step of time.
 #[derive(Debug)]
 pub struct Rates {
-    /// By row and step; none if nothing is sampled.
+    /// The counts by row and step; empty if nothing is sampled.
     counts: Box<[AtomicU32]>,
     step_ticks: AtomicU64,
     start_tsc: u64,
@@ -175,7 +175,7 @@ impl Rates {
         !self.counts.is_empty()
     }
 
-    /// TSC ticks of a step, and where the first begins.
+    /// TSC ticks of a step, and the TSC at which the first begins.
     pub fn steps(&self) -> (u64, u64) {
         (self.step_ticks.load(Relaxed), self.start_tsc)
     }

@@ -66,20 +66,20 @@ impl Script {
     }
 }
 
-/// A machine with 64 KiB of memory and a processor that has everything.
+/// A machine with 64 KiB of memory and a processor with every feature.
 pub(crate) fn machine() -> Machine {
     let [machine] = machines();
     machine
 }
 
-/// The same with accounts of vCPUs.
+/// Such a machine, with accounts of vCPUs.
 pub(crate) fn machine_with(ledgers: &'static [&'static Ledger]) -> Machine {
     let mut machine = machine();
     machine.shared.ledgers = ledgers;
     machine
 }
 
-/// One for each of several vCPUs, all of which wait.
+/// A machine for each of several vCPUs, all of which wait.
 pub(crate) fn machines<const VCPUS: usize>() -> [Machine; VCPUS] {
     let board: &'static Board = Box::leak(Box::new(Board::new()));
     (0..VCPUS).for_each(|at| board.sit(at, at as u32));
@@ -202,7 +202,7 @@ impl GuestState for Script {
         self.fresh.contains(&gpa)
     }
     fn start_up(&mut self, _: u8) {
-        // XCR0 lies in the processor, where no VMCS or VMCB changes it.
+        // XCR0 is in the processor itself, and no change of the VMCS or VMCB touches it.
         self.state = HashMap::from([(State::Cr0, REAL_MODE_CR0), (State::Xcr0, self.get(State::Xcr0))]);
     }
     fn is_in_long_mode(&self) -> bool {

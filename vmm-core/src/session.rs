@@ -27,7 +27,7 @@ use crate::ledger::Book;
 use crate::machine::Machine;
 use crate::vcpu::Vcpu;
 
-/// The output and the findings of a run, in its course.
+/// A run's output, and its findings so far.
 #[derive(Debug)]
 pub struct Session<W> {
     out: W,
@@ -38,22 +38,22 @@ pub struct Session<W> {
     restless: Option<usize>,
     /// Exits that are not in the guest's book: those that scenarios provoked and, at the end, the monitor's own looks.
     unbooked: [u64; ROWS],
-    /// Whether the guest keeps a book, with which the ledger is compared.
+    /// Whether the guest keeps a book with which the ledger is compared.
     guest_keeps_book: bool,
-    /// The sentence that the verdict is to say besides.
+    /// A sentence for the verdict, besides its own.
     postscript: Option<String>,
-    /// By vCPU, what of its trace has been written.
+    /// The written part of each vCPU's trace.
     traced: Vec<Traced>,
 }
 
-/// The most bytes of guest output in one record: escaped, each takes four, and the record has to fit its line.
+/// The most bytes of guest output in one record: escaped, a byte takes four, and the record has to fit its line.
 const CONSOLE_RECORD_BYTES: usize = 900;
 const _: () = assert!(4 * CONSOLE_RECORD_BYTES + 100 < MAX_LINE_BYTES);
 
 /// The verdict's word for a monitor that could not go on.
 pub const FAULT: &str = "fault";
 
-/// The account of every vCPU.
+/// The accounts of all vCPUs.
 type Books = [&'static dyn Book];
 
 fn keeps(books: &Books) -> bool {
@@ -69,12 +69,12 @@ fn counts(books: &Books) -> [u64; ROWS] {
     sums
 }
 
-/// How many of the vCPUs' exits were the monitor's own looks at a guest that ran long, by their place in [`LOOKS`].
+/// The vCPUs' exits that were the monitor's own looks at a guest that ran long, by their place in [`LOOKS`].
 fn looks(books: &Books) -> [u64; LOOKS.len()] {
     LOOKS.map(|reason| books.iter().map(|book| book.ledger().looks_of(reason)).sum())
 }
 
-/// Does what a guest asked for between two stretches of its execution, on any vCPU; `Some` if it is over then.
+/// Performs a guest's request between two stretches of its execution, on any vCPU; `Some` if the guest is over then.
 #[inline(never)]
 pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Outcome> {
     let machine = &mut vcpu.machine;
@@ -82,7 +82,7 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
         Pause::Profile(profile) => vcpu.set_profile(profile),
         Pause::Console { gpa, bytes } => {
             let mut console = machine.shared.board.console.lock();
-            // The range was checked when it was asked for.
+            // The range was checked at the request.
             let _ = machine.memory.read(gpa, console.reserve(bytes));
         }
         Pause::Halted => {
@@ -116,7 +116,7 @@ impl<W: Write> Session<W> {
         }
     }
 
-    /// Where the records go.
+    /// The output that the records go to.
     pub fn sink(&mut self) -> &mut W {
         &mut self.out
     }
@@ -126,7 +126,7 @@ impl<W: Write> Session<W> {
         self.guest_keeps_book = false;
     }
 
-    /// Has the verdict say something besides.
+    /// Gives the verdict a sentence besides its own.
     pub fn set_postscript(&mut self, postscript: Option<String>) {
         self.postscript = postscript;
     }
@@ -174,7 +174,7 @@ fn any(number: u64) -> Option<u64> {
     (number > 0).then_some(number)
 }
 
-/// Displays bytes as Latin-1, which the record's escapes make ASCII.
+/// Displays bytes as Latin-1, of which the record's escapes make ASCII.
 struct Bytes<'a>(&'a [u8]);
 
 impl fmt::Display for Bytes<'_> {
@@ -202,7 +202,7 @@ mod tests {
         looked_at((0, 0), iterations, exits, guest, whole_tally, passed)
     }
 
-    /// A window of `cpuid` with so many exits, a guest that says so many, and the end of the guest. Within, there are so many
+    /// A window of `cpuid` with so many exits, a guest that books so many, and the end of the guest. In the window there are
     /// external interrupts, and looks among them.
     fn looked_at(
         (interrupts, looks): (u64, u64),
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!([pause(false), pause(true)], [None, Some(Outcome::StoppedByAnother)]);
     }
 
-    /// The verdict on a guest that keeps no book and ended so, after one exit whose cycles the ledger has or not.
+    /// The verdict on a guest that keeps no book and ended so, after one exit. The ledger has the exit's cycles, or not.
     fn without_book(outcome: Outcome, has_cycles: bool) -> (String, Ending) {
         let mut text = String::new();
         let mut session = Session::new(&mut text);

@@ -6,8 +6,8 @@
 //! or restored: between two exits it has no registers to keep. x87, SSE and AVX state stays in place, because the monitor's
 //! image contains no instruction that touches it.
 //!
-//! The vCPU's account lies right behind its frame, where the exit path finds it at a constant distance, and other vCPUs
-//! through [`Stack::account`].
+//! The vCPU's account lies right behind its frame. The exit path finds it there at a constant distance, other vCPUs through
+//! [`Stack::account`].
 #![expect(unsafe_code, reason = "hands the stub's pointers to the spine")]
 
 use alloc::boxed::Box;
@@ -26,7 +26,7 @@ use crate::vcpu::{Exit, Vcpu};
 /// Bytes of the stack on which exits are handled.
 const STACK_BYTES: usize = 32 * 1024;
 
-/// The contents of the top of that stack. While the guest runs, the monitor's stack pointer is that of `vcpu`.
+/// The contents of the stack's top. While the guest runs, the monitor's stack pointer points at `vcpu`.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Frame {
@@ -35,24 +35,24 @@ pub struct Frame {
     vcpu: *mut (),
     /// RSP of [`Owner::run`]'s caller, with its callee-saved registers on top.
     caller_rsp: u64,
-    /// The physical address of what the entry instruction wants, under SVM the VMCB.
+    /// The physical address that the entry instruction takes: under SVM, that of the VMCB.
     entry_argument: u64,
 }
 
-/// Bytes of the registers: where `vcpu` is in the frame.
+/// Bytes of the registers, which is the offset of `vcpu` in the frame.
 pub(crate) const REGISTERS_END: usize = size_of::<GuestRegisters>();
-/// Where `caller_rsp` is from `vcpu`.
+/// The distance of `caller_rsp` from `vcpu`.
 pub(crate) const CALLER_RSP: usize = offset_of!(Frame, caller_rsp) - offset_of!(Frame, vcpu);
-/// Where `entry_argument` is from `vcpu`.
+/// The distance of `entry_argument` from `vcpu`.
 pub(crate) const ENTRY_ARGUMENT: usize = offset_of!(Frame, entry_argument) - offset_of!(Frame, vcpu);
 const _: () = assert!(offset_of!(Frame, registers) == 0 && offset_of!(Frame, vcpu) == REGISTERS_END);
 
-/// One processor runs on it, by the [`Owner`]; the account is everybody's to read.
+/// A stack, a frame and an account. One processor runs on it, by the [`Owner`]; any vCPU may read the account.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Stack<A> {
     below: UnsafeCell<[u8; STACK_BYTES]>,
-    /// Where the call happens, the stack pointer is a multiple of 16.
+    /// It is aligned so that the stack pointer is a multiple of 16 at the call.
     frame: UnsafeCell<Frame>,
     account: A,
     taken: AtomicBool,
@@ -68,7 +68,7 @@ pub struct Owner<A: 'static> {
 }
 
 impl<A: Account> Stack<A> {
-    /// How far behind the frame the account is.
+    /// The distance of the account from the frame.
     const ACCOUNT: usize = {
         assert!(offset_of!(Stack<A>, frame).is_multiple_of(16));
         offset_of!(Stack<A>, account) - offset_of!(Stack<A>, frame)
@@ -98,33 +98,33 @@ impl<A: Account> Stack<A> {
 
 /// A virtualization extension that can enter its guest.
 pub trait Enter: Backend + Sized + fmt::Debug {
-    /// Why an entry instruction failed without an exit.
+    /// The reason that an entry instruction failed without an exit.
     type Failure: fmt::Display;
-    /// The operand that the entry instruction wants besides the vCPU's own state.
+    /// The operand that the entry instruction takes besides the vCPU's own state.
     fn entry_argument(&self) -> u64;
-    /// Runs the guest whose registers are in the frame until an exit leaves it; `path` is that of the account and the guest's
+    /// Runs the guest whose registers are in the frame until an exit leaves it. `path` is the one for the account and the guest's
     /// mode.
     ///
     /// # Safety
-    /// `frame` is that of a whole [`Stack<A>`] which this processor owns, and has this vCPU in it; `path` is
-    /// [`ExitPath::path`] of `A`. Nobody else uses the vCPU until the call returns.
+    /// `frame` is that of a whole [`Stack<A>`] which this processor owns, and has this vCPU in it; `path` is [`ExitPath::path`]
+    /// of `A`. Nobody else uses the vCPU until the call returns.
     ///
     /// # Errors
     /// The entry instruction failed and the guest did not run. A failure past that point is an exit.
     unsafe fn enter(vcpu: *mut Vcpu<Self>, frame: *mut Frame, path: u64) -> Result<(), Self::Failure>;
-    /// Which of the extension's stubs runs the guest as it is now: one that takes IA-32e mode for granted, as the quick forms do, or
-    /// another.
+    /// The number of the extension's stub for the guest as it is now. One stub takes IA-32e mode for granted, as the quick forms
+    /// do; another does not.
     fn stub(&self) -> usize;
-    /// Abandons the stack of exits: returns `LEFT` from the function that entered the guest. That spares the way back to the
-    /// guest a test of a result.
+    /// Abandons the stack of exits: returns `LEFT` from the function that entered the guest. So the way back to the guest needs
+    /// no test of a result.
     ///
     /// # Safety
-    /// `frame` is the one that the guest was entered with, and no function between there and here has anything to drop.
+    /// The guest was entered with `frame`, and no function between there and here has anything to drop.
     unsafe fn leave(frame: *mut GuestRegisters) -> !;
 }
 
-/// An account with its own exit path under one extension. The implementations name it in this crate, so that it is compiled
-/// for speed whatever the image that uses it is compiled for.
+/// An account with its own exit path under one extension. The implementations name the path in this crate, so that it is compiled
+/// for speed, whatever the image that uses it is compiled for.
 pub trait ExitPath<B>: Account {
     /// The address of a stub, by its number ([`Enter::stub`]).
     fn path(stub: usize) -> u64;
@@ -169,7 +169,7 @@ impl<A: Account> Owner<A> {
     where
         A: ExitPath<B>,
     {
-        // The handler finds the account from the frame, so the pointer is one to the whole stack.
+        // The handler finds the account from the frame, so the pointer has to be one to the whole stack.
         let stack: *const Stack<A> = self.stack;
         let frame = stack.wrapping_byte_add(offset_of!(Stack<A>, frame)).cast_mut().cast::<Frame>();
         let (path, entry_argument) = (A::path(vcpu.backend.stub()), vcpu.backend.entry_argument());
@@ -184,7 +184,7 @@ impl<A: Account> Owner<A> {
     }
 }
 
-/// The right to run on a stack, whatever account that has.
+/// The right to run on a stack, whatever its account is.
 pub trait AnyOwner<B: Enter> {
     /// The account.
     fn book(&self) -> &'static dyn Book;
@@ -211,7 +211,7 @@ impl<A: ExitPath<B>, B: Enter> AnyOwner<B> for Owner<A> {
     }
 }
 
-/// A stack, whatever account it has.
+/// A stack, whatever its account is.
 pub trait AnyStack<B: Enter>: Sync {
     /// The account.
     fn book(&'static self) -> &'static dyn Book;
@@ -229,9 +229,9 @@ impl<A: ExitPath<B> + Sync, B: Enter> AnyStack<B> for Stack<A> {
     }
 }
 
-/// The frame of an exit, as a stub hands it over with [`on_exit`]'s last argument: nobody but a stub makes one.
+/// The frame of an exit, as a stub hands it over with [`on_exit`]'s last argument: only a stub makes one.
 ///
-/// So a frame that is at hand is the one that [`Owner::run`] entered the guest with, at the top of a whole [`Stack<A>`] that this
+/// So any such frame is the one with which [`Owner::run`] entered the guest, at the top of a whole [`Stack<A>`] that this
 /// processor owns, and nobody else uses it until the guest goes on.
 #[repr(transparent)]
 pub(crate) struct ExitFrame<A, B> {
@@ -271,7 +271,7 @@ pub(crate) unsafe extern "sysv64" fn on_exit<A: Account, B: Enter>(
 /// [`on_exit`] while the guest is not in IA-32e mode.
 ///
 /// # Safety
-/// As there.
+/// As for [`on_exit`].
 pub(crate) unsafe extern "sysv64" fn on_exit_of_other_mode<A: Account, B: Enter>(
     vcpu: &mut Vcpu<B>,
     exit_tsc: u64,
@@ -304,8 +304,8 @@ macro_rules! restore_but_rax {
 }
 pub(crate) use restore_but_rax;
 
-/// The code of a stub once RAX is saved: the rest of the registers, two of them before the time stamp, and the call of what
-/// handles the exit. Its operands are `keeps`, `registers_end` and `on_exit`.
+/// The code of a stub once RAX is saved: the other registers, two of them before the time stamp, and the call of the exit's
+/// handler. Its operands are `keeps`, `registers_end` and `on_exit`.
 macro_rules! save_and_handle {
     () => {
         "push rdx
@@ -334,8 +334,8 @@ macro_rules! save_and_handle {
 }
 pub(crate) use save_and_handle;
 
-/// Leaves the caller's registers on the caller's stack, and that stack's pointer in the frame that RDI points at. Its operands
-/// are `registers_end` and `caller_rsp`.
+/// Saves the caller's registers on the caller's stack, and that stack's pointer in the frame that RDI points at. Its operands are
+/// `registers_end` and `caller_rsp`.
 macro_rules! save_caller {
     () => {
         "push rbx
@@ -349,7 +349,7 @@ macro_rules! save_caller {
 }
 pub(crate) use save_caller;
 
-/// The inverse, once RSP is the caller's again.
+/// The inverse of `save_caller`, once RSP is the caller's again.
 macro_rules! restore_caller {
     () => {
         "pop r15
@@ -363,10 +363,10 @@ macro_rules! restore_caller {
 }
 pub(crate) use restore_caller;
 
-/// [`Enter::leave`] where nothing but the stack is to be given up.
+/// [`Enter::leave`] for an extension that gives up nothing but the stack.
 ///
 /// # Safety
-/// As there.
+/// As for [`Enter::leave`].
 #[unsafe(naked)]
 pub(crate) unsafe extern "sysv64" fn leave(frame: *mut GuestRegisters) -> ! {
     naked_asm!(

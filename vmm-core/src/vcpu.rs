@@ -1,8 +1,8 @@
-//! The spine: what happens at every exit, and what happens between two stretches of guest execution.
+//! The spine: the course of every exit, and of the time between two stretches of guest execution.
 //!
-//! `Vcpu::exit` is the life of one exit, from the stub's call to its return. It reads downwards: each step either ends the exit or
-//! hands what is left of it to the next. The steps behind the first are functions of their own, to be jumped to, so that
-//! the frequent exits need no stack frame.
+//! `Vcpu::exit` is the life of one exit, from the stub's call to its return. It reads downwards: each step either ends the exit
+//! or hands the rest of it to the next. The steps after the first are functions of their own, to be jumped to, so that the
+//! frequent exits need no stack frame.
 
 #[cfg(test)]
 use core::cell::Cell;
@@ -31,14 +31,14 @@ pub struct Vcpu<B> {
     pub machine: Machine,
     leave: Leave,
     last_exit_tsc: u64,
-    /// It has been started by a start-up IPI before: the next comes behind INIT, which leaves more than power-up does.
+    /// It has been started by a start-up IPI before. The next one comes after INIT, which leaves more state than power-up does.
     has_started: bool,
 }
 
-/// Why the guest is not running.
+/// The reason that the guest is not running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
-    /// Something is to be done outside the account.
+    /// There is work to do outside the account.
     Pause(Pause),
     /// The guest is over.
     Stop(Outcome),
@@ -62,9 +62,10 @@ pub(crate) struct Opened(RawReason);
 /// The part of an exit that [`Vcpu::exit_quickly`] leaves.
 #[derive(Debug)]
 pub(crate) enum Left {
-    /// All but the count.
+    /// The exit is counted; all other steps remain.
     Opened(Opened),
-    /// Everything, since the reason is rare: what [`ExitFacts::frequent_reason`](crate::exit::ExitFacts::frequent_reason) says of it.
+    /// All steps remain, since the reason is rare. This is the answer of
+    /// [`ExitFacts::frequent_reason`](crate::exit::ExitFacts::frequent_reason).
     Unopened(RawReason),
 }
 
@@ -90,8 +91,8 @@ impl<B: Backend> Vcpu<B> {
         self.exit_for_rare_reason(exit_tsc, exit, frequent);
     }
 
-    /// Step 1, the frequent reasons: counts the exit, and decides and closes it if it asks for nothing out of the ordinary. It
-    /// needs no stack frame, and finds its ledger row without computing it.
+    /// Step 1, the frequent reasons: counts the exit, and decides and closes it if it is an ordinary one. It needs no stack
+    /// frame, and finds its ledger row without computing it.
     ///
     /// # Errors
     /// The part of the exit that remains.
@@ -148,7 +149,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// Step 2, of an exit that is counted and could not be decided quickly for want of a fact that the guest's code may tell.
+    /// Step 2, of an exit that is counted, and that lacked a fact for a quick decision which the guest's code may tell.
     #[inline(never)]
     fn exit_by_code<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
         let (account, registers) = exit.parts();
@@ -160,7 +161,7 @@ impl<B: Backend> Vcpu<B> {
     /// Closes the exit if the code is found quickly and tells all.
     ///
     /// # Errors
-    /// The exit, where it does not.
+    /// The exit, if it does not.
     #[inline(always)]
     pub(crate) fn decide_by_code<A: Account>(
         &mut self,
@@ -181,7 +182,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// Step 3, of an exit for a reason that is not one of the frequent: counts it.
+    /// Step 3, of an exit for a rare reason: counts it.
     #[inline(never)]
     fn exit_for_rare_reason<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, frequent: RawReason) {
         let (account, registers) = exit.parts();
@@ -189,7 +190,7 @@ impl<B: Backend> Vcpu<B> {
         self.exit_thoroughly(exit_tsc, exit, opened);
     }
 
-    /// Takes note of the exit that is to be opened, where exits are recorded.
+    /// Takes note of the exit that is opened next, if exits are recorded.
     #[inline(always)]
     fn witness(&self, account: &impl Account) {
         let backend = &self.backend;
@@ -206,8 +207,8 @@ impl<B: Backend> Vcpu<B> {
         Opened(raw)
     }
 
-    /// Step 4, of any exit that is counted: decides it, applies the decision, closes it. An exit that a quick form could have
-    /// decided is decided here in the same way.
+    /// Step 4, of any exit that is counted: decides it, applies the decision, closes it. For an exit that a quick form could have
+    /// decided, the decision is the same.
     #[inline(never)]
     fn exit_thoroughly<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
         if self.is_last_exit::<E::Account>(exit_tsc) {
@@ -223,10 +224,10 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Whether no entry follows an exit, whatever it is for: in a scenario, or past the run's limit.
+    /// Whether no entry follows an exit of any reason: in a scenario, or past the run's limit.
     #[inline(always)]
     fn is_last_exit<A: Account>(&self, exit_tsc: u64) -> bool {
-        // A stub that keeps no account takes no time stamp.
+        // A stub for no account takes no time stamp.
         self.machine.is_past_limit(if A::KEEPS { exit_tsc } else { self.backend.tsc() })
     }
 
@@ -276,7 +277,7 @@ impl<B: Backend> Vcpu<B> {
 }
 
 impl Opened {
-    /// Whether [`Vcpu::exit_by_code`] may deal with it.
+    /// Whether [`Vcpu::exit_by_code`] may deal with this exit.
     #[inline(always)]
     fn wants_code<B: Backend>(&self) -> bool {
         B::MAY_NEED_CODE && self.0.0 == u32::from(ExitReason::CR_ACCESS.0)
@@ -309,27 +310,28 @@ impl<B: Backend> Vcpu<B> {
         Self { backend, machine, leave: Leave::Stop(Outcome::UnhandledExit), last_exit_tsc: 0, has_started: false }
     }
 
-    /// Has any exit from `limit_tsc` on end the guest, and sees to it that there is one: of a run that began `ticks` before.
+    /// Has any exit from `limit_tsc` on end the guest, and sees to it that there is one. The run began `ticks` before the limit.
     pub fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
         self.machine.bounds.limit_tsc = limit_tsc;
         self.backend.set_limit(limit_tsc, ticks);
         self.watch_anew();
     }
 
-    /// Begins the time anew after which the guest is looked at.
+    /// Starts the time anew after which the guest is looked at.
     pub fn watch_anew(&mut self) {
         self.machine.note_exits();
         self.backend.restart_watchdog();
     }
 
-    /// Puts the controls of a profile in force, under which what waits at the APIC may have to be asked for in another way.
+    /// Puts the controls of a profile in force. Under these, pending interrupts at the APIC may have to be asked for in another
+    /// way.
     pub fn set_profile(&mut self, profile: Profile) {
         self.machine.config.controls = self.backend.set_profile(profile);
         apic::refresh(&mut self.backend, &self.machine);
     }
 
-    /// Runs the guest to its end. `enter` runs it until an exit leaves, and books in `book`; `pause` does what is to be done in
-    /// between, and may find that the guest is over.
+    /// Runs the guest to its end. `enter` runs it until an exit leaves, and books in `book`. `pause` does the work in between,
+    /// and may find that the guest is over.
     ///
     /// # Panics
     /// Never by itself; `enter` and `pause` are the caller's.

@@ -14,13 +14,13 @@ pub enum CodeMode {
 pub(super) struct Prefixes {
     pub(super) operand_size: bool,
     pub(super) address_size: bool,
-    /// F0H.
+    /// A LOCK prefix, F0H.
     pub(super) lock: bool,
-    /// The last of F2H and F3H; 0 for neither.
+    /// The last of the prefixes F2H and F3H; 0 for neither.
     pub(super) repeat: u8,
-    /// ES, CS, SS, DS, FS, GS are 0 to 5.
+    /// The segment that a prefix names; ES, CS, SS, DS, FS, GS are 0 to 5.
     pub(super) segment: Option<u8>,
-    /// 0 without one.
+    /// The REX prefix; 0 without one.
     pub(super) rex: u8,
 }
 
@@ -29,7 +29,7 @@ impl Prefixes {
     pub(super) const REP: u8 = 0xf3;
     const REX_W: u8 = 8;
 
-    /// Reads up to the first byte of the opcode, and returns that too.
+    /// Reads up to the first byte of the opcode, and returns that byte, too.
     pub(super) fn read(bytes: &mut impl Iterator<Item = u8>, mode: CodeMode) -> Option<(Self, u8)> {
         let mut prefixes = Self::default();
         let is_64_bit = mode == CodeMode::Bits64;

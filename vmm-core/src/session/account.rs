@@ -25,8 +25,8 @@ struct Verdict<'a> {
 }
 
 impl<W: Write> Session<W> {
-    /// Writes the account and the verdict, once every vCPU has ended. `keep_end` says so to who keeps the log, which tells how many
-    /// bytes it has lost.
+    /// Writes the account and the verdict, once every vCPU has ended. `keep_end` tells this to the keeper of the log, and returns
+    /// the number of bytes that it has lost.
     #[inline(never)]
     pub fn finish(&mut self, machine: &Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
         let board = machine.shared.board;
@@ -59,7 +59,7 @@ impl<W: Write> Session<W> {
         if own && ended.outcome == Outcome::Exited && book.is_none() {
             ended.outcome = Outcome::ExitedWithoutBook;
         }
-        // The last exit of the guest of a processor that failed is nobody's to read.
+        // If a processor has failed, nobody can read its guest's last exit.
         let last_exit = |value: u64| fault.vcpu().is_none().then_some(value);
         let record = records::Stop {
             vcpu: (books.len() > 1).then_some(culprit as u64),
@@ -169,7 +169,7 @@ impl<W: Write> Session<W> {
             return self
                 .verdict(&fail("differs", format_args!("the ledger of vCPU {vcpu} does not add up: {imbalance}")));
         }
-        // What a guest does that others wrote is its own affair. That it could not be run is not.
+        // The end of a guest by others is its own affair; that it could not be run is the monitor's.
         if !self.guest_keeps_book && !matches!(ended.outcome, Outcome::EntryFailed | Outcome::UnhandledExit) {
             let (exits, outcome, rip) = (counts.iter().sum::<u64>(), ended.outcome.name(), ended.rip);
             let detail = format_args!("{exits} exits; the guest keeps no book, and ended as {outcome} at {rip:#x}");

@@ -1,4 +1,4 @@
-//! The records of what [`crate::recorder`] keeps: the trace while every vCPU is quiet, drops and samples at the end.
+//! The records of [`crate::recorder`]: the trace while every vCPU is quiet, drops and samples at the end.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -19,12 +19,12 @@ pub(super) struct Traced {
     exits: u64,
 }
 
-/// Steps in one record of samples: each takes eleven bytes at most, and the record has to fit its line.
+/// Steps in one record of samples: a step takes eleven bytes at most, and the record has to fit its line.
 const RATES_IN_A_RECORD: usize = 256;
 const _: () = assert!(11 * RATES_IN_A_RECORD + 200 < MAX_LINE_BYTES);
 
 impl<W: Write> Session<W> {
-    /// Writes the exits that were recorded one by one, unless a vCPU may be recording still.
+    /// Writes the exits that were recorded one by one, unless a vCPU may still be recording.
     #[inline(never)]
     pub(super) fn empty_rings(&mut self, books: &Books) {
         if self.restless.is_some() {
@@ -56,7 +56,7 @@ impl<W: Write> Session<W> {
         batch.clear();
     }
 
-    /// Writes what there is besides of a trace, and the samples over time.
+    /// Writes the rest of a trace, and the samples over time.
     #[inline(never)]
     pub(super) fn recorded(&mut self, vcpu: usize, account: &dyn Book) {
         let reasons = || (0..ROWS as u16).map(ExitReason);

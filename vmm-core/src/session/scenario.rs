@@ -1,4 +1,4 @@
-//! Scenarios in the books: what each provoked in its runs, and how long that took where it is timed.
+//! Scenarios in the books: the exits that each provoked in its runs, and its samples if it is timed.
 
 use core::fmt::{self, Write};
 
@@ -14,7 +14,7 @@ use crate::bench::Sampled;
 /// The samples of a scenario that was timed.
 #[derive(Debug)]
 pub struct TimedScenario<'a> {
-    /// TSC ticks of each run, from before the VM entry to the exit's time stamp; the first ones are no samples.
+    /// TSC ticks of each run, from before the VM entry to the exit's time stamp; the first runs give no samples.
     pub ticks: &'a [u32],
     /// The exits of its reason in the ledger: their number, and their cycles.
     pub cost: (u64, u64),
@@ -35,12 +35,12 @@ impl<W: Write> Session<W> {
         let _ = record.write(&mut self.out);
     }
 
-    /// The state of the ledger before so many runs, to be handed to [`Session::scenario`].
+    /// The state of the ledger before `runs` runs, to be handed to [`Session::scenario`].
     pub fn before_scenario(&self, books: &Books, scenario: &Scenario, runs: u64) -> BeforeScenario {
         BeforeScenario { runs, rows: counts(books), variant: variant_count(scenario, books) }
     }
 
-    /// Compares what a scenario provoked in its runs with what it predicts.
+    /// Compares a scenario's exits in its runs with its prediction.
     #[inline(never)]
     pub fn scenario(
         &mut self,
@@ -78,7 +78,7 @@ impl<W: Write> Session<W> {
         let _ = record.write(&mut self.out);
     }
 
-    /// Records how long a scenario took.
+    /// Records a scenario's samples.
     #[inline(never)]
     pub fn timed_scenario(&mut self, scenario: &Scenario, timed: &TimedScenario<'_>) {
         let samples = timed.ticks.get(WARM_UP as usize..).unwrap_or_default();
@@ -108,7 +108,7 @@ impl fmt::Display for Stray {
     }
 }
 
-/// The exits of all vCPUs by the variant that a scenario is about, where variants are kept.
+/// The exits of all vCPUs by the scenario's variant, if it is about one and variants are kept.
 fn variant_count(scenario: &Scenario, books: &Books) -> Option<u64> {
     let name = scenario.variant.filter(|_| books.iter().any(|book| book.keeps_keys()))?;
     let mut sum = 0;
@@ -142,7 +142,7 @@ mod tests {
     use tollgate_abi::record::{MOST_RUNS, parse};
     use tollgate_abi::scenario::RUNS;
 
-    /// The record of a scenario about #OF, run where so many exits of these vectors came up.
+    /// The record of a scenario about #OF that was run with so many exits of these vectors.
     fn scenario_record(exits: &[(u64, u64)]) -> (String, u64, String) {
         let keyed: &'static Keyed = Box::leak(Box::default());
         let books: [&'static dyn Book; 1] = [keyed];

@@ -1,4 +1,4 @@
-//! A window around a workload: what each book has at its beginning and at its end, compared with what was predicted.
+//! A window around a workload: the count of each book at its beginning and at its end, compared with the prediction.
 
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -25,15 +25,15 @@ pub(super) struct Window {
     iterations: u64,
     before: [u64; ROWS],
     looks_before: [u64; LOOKS.len()],
-    /// Of each reason, for a microbenchmark; else empty.
+    /// The cycles of each reason, for a microbenchmark; else empty.
     cycles_before: Vec<u64>,
-    /// Of each key that the workload predicts, in its order.
+    /// The exits of each key that the workload predicts, in the workload's order.
     keys_before: Vec<u64>,
     start_tsc: u64,
 }
 
 impl<W: Write> Session<W> {
-    /// Does what the guest asked for between two stretches of vCPU 0's execution; `Some` if it is over then.
+    /// Performs the guest's request between two stretches of vCPU 0's execution; `Some` if the guest is over then.
     pub fn pause<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, pause: Pause) -> Option<Outcome> {
         match pause {
             Pause::Begin { number, iterations } => {
@@ -45,9 +45,9 @@ impl<W: Write> Session<W> {
             }
             elsewhere => return pause_anywhere(vcpu, elsewhere),
         }
-        // What happens between exits, and takes time, is no exit of the guest's.
+        // The work between exits takes time, but none of it is an exit of the guest's.
         vcpu.watch_anew();
-        // Who was asked to stop meanwhile may have had the signal for it, which is over then.
+        // If this vCPU was asked to stop meanwhile, the signal for that may have come and gone.
         let board = vcpu.machine.shared.board;
         let is_over = board.culprit().is_some() || board.is_to_stop(vcpu.machine.vcpu);
         is_over.then_some(Outcome::StoppedByAnother)
@@ -168,7 +168,7 @@ fn key_counts(workload: &Workload, books: &Books) -> Vec<u64> {
     sums
 }
 
-/// The prediction and the finding of one key in a window.
+/// One key's prediction and count in a window.
 struct KeyBooks {
     key: &'static KeyPrediction,
     predicted: u64,
@@ -181,7 +181,7 @@ impl KeyBooks {
     }
 }
 
-/// The prediction of keys of a workload, where they are kept.
+/// Compares the keys that a workload predicts, if keys are kept.
 #[inline(never)]
 fn compare_keys(window: &Window, books: &Books, facts: Facts) -> Vec<KeyBooks> {
     let Window { workload, iterations, .. } = *window;
@@ -193,7 +193,7 @@ fn compare_keys(window: &Window, books: &Books, facts: Facts) -> Vec<KeyBooks> {
     keys.map(|(key, (&before, after))| KeyBooks {
         key,
         predicted: key.predict(workload.on, iterations, books.len() as u64, facts),
-        // A key that lost its slot meanwhile counts from when it got it back.
+        // A key that lost its slot meanwhile counts from the time when it got it back.
         observed: after.saturating_sub(before),
     })
     .collect()
@@ -202,7 +202,7 @@ fn compare_keys(window: &Window, books: &Books, facts: Facts) -> Vec<KeyBooks> {
 /// TSC ticks that the other vCPUs have to become quiet at the edge of a window.
 const QUIET_TICKS: u64 = 1 << 27;
 
-/// Waits until no other vCPU runs, so that the ledgers stand still. The first that does not stop is the error.
+/// Waits until no other vCPU runs, so that the ledgers stand still. The error is the first that does not stop.
 fn wait_until_quiet<B: Backend>(vcpu: &Vcpu<B>) -> Result<(), usize> {
     let (board, this) = (vcpu.machine.shared.board, vcpu.machine.vcpu);
     let start = vcpu.backend.tsc();

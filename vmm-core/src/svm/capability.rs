@@ -1,4 +1,4 @@
-//! The features of this processor's SVM (APM 2 15.4, APM 3 appendix E.4.9), and whether that is enough.
+//! The features of this processor's SVM (APM 2 15.4, APM 3 appendix E.4.9), and whether the monitor can run with them.
 //!
 //! Pure: CPUID and the MSR come in as functions, so that every processor whose values are known is a test row.
 
@@ -12,9 +12,9 @@ use tollgate_abi::x86::cpuid::{ebx_7, ecx_1, ecx_7, edx_1};
 
 const SVM_DISABLED: u64 = 1 << 4;
 
-/// CPUID.8000_0001:ECX.
+/// CPUID.8000_0001:ECX: SVM.
 const SVM: u32 = 1 << 2;
-/// CPUID.8000_000A:EDX.
+/// CPUID.8000_000A:EDX: nested paging.
 const NESTED_PAGING: u32 = 1;
 const NEXT_RIP_SAVE: u32 = 1 << 3;
 const CLEAN_BITS: u32 = 1 << 5;
@@ -22,32 +22,32 @@ const FLUSH_BY_ASID: u32 = 1 << 6;
 const DECODE_ASSISTS: u32 = 1 << 7;
 const PAUSE_FILTER_THRESHOLD: u32 = 1 << 12;
 
-/// CPUID.8000_000A, and what the guest can execute.
+/// The features in CPUID.8000_000A, and the instructions that the guest can execute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// ASIDs, that of the host included.
     pub asids: u32,
-    /// The RIP behind an intercepted instruction is saved.
+    /// The processor saves the RIP behind an intercepted instruction.
     pub next_rip: bool,
-    /// Groups of fields that need not be reloaded can be told: [`CLEAN`](super::vmcb::CLEAN).
+    /// The processor can be told which groups of fields need not be reloaded: [`CLEAN`](super::vmcb::CLEAN).
     pub clean_bits: bool,
     /// The translations of one ASID can be flushed.
     pub flush_by_asid: bool,
-    /// PAUSEs that are further apart than a number of ticks make no exit.
+    /// A second PAUSE makes no exit if it comes more than a number of ticks after the first.
     pub pause_threshold: bool,
     /// EXITINFO1 tells about the operands of some instructions.
     pub decode_assists: bool,
-    /// Which instructions exist.
+    /// The instructions that exist.
     pub has: Instructions,
     /// CR4 bits that the processor has, among those that a guest may be offered.
     pub cr4_allowed: u64,
     /// Its deviations from the manual.
     pub facts: Facts,
-    /// The exits by which some of that was found out.
+    /// The exits by which some of these facts were found out.
     pub probed: Probed,
 }
 
-/// How many probes there are ([`super::probe`]).
+/// The number of probes ([`super::probe`]).
 pub const PROBES: usize = 3;
 
 /// The exits that probes made: the instruction, and the reason.
@@ -55,7 +55,7 @@ pub const PROBES: usize = 3;
 pub struct Probed([Option<(&'static str, ExitReason)>; PROBES]);
 
 impl Probed {
-    /// Instruction and reason of each.
+    /// The instruction and the reason of each exit.
     pub fn exits(self) -> impl Iterator<Item = (&'static str, ExitReason)> {
         self.0.into_iter().flatten()
     }
@@ -65,7 +65,7 @@ impl Probed {
     }
 }
 
-/// Instructions whose intercept makes sense only where they exist.
+/// Instructions that are intercepted only if they exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names")]
 pub struct Instructions {
@@ -76,7 +76,7 @@ pub struct Instructions {
     pub rdpru: bool,
 }
 
-/// Why this processor can't run the monitor.
+/// The reason that this processor can't run the monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// VM_CR.SVMDIS is set.
@@ -146,10 +146,10 @@ struct Features {
 }
 
 impl Capabilities {
-    /// Reads what a processor with SVM has, by `cpuid(leaf, sub-leaf)`, VM_CR and the monitor's own CR4.
+    /// Reads the features of a processor with SVM, by `cpuid(leaf, sub-leaf)`, VM_CR and the monitor's own CR4.
     ///
     /// # Errors
-    /// It is switched off or lacks what the monitor needs.
+    /// SVM is switched off, or lacks a feature that the monitor needs.
     pub fn read(cpuid: impl Fn(u32, u32) -> Answer, vm_cr: u64, host_cr4: u64) -> Result<Self, Refusal> {
         if vm_cr & SVM_DISABLED != 0 {
             return Err(Refusal::Disabled);
@@ -195,7 +195,7 @@ impl Capabilities {
 pub(crate) mod tests {
     use super::*;
 
-    /// CPUID as QEMU's `max` and Bochs' `zambezi` answer it, as far as it is asked here.
+    /// CPUID as QEMU's `max` and Bochs' `zambezi` answer it, as far as it is read here.
     pub(crate) fn qemu(leaf: u32, _: u32) -> Answer {
         match leaf {
             0 => Answer { eax: 0xd, ..Answer::ZERO },

@@ -1,7 +1,7 @@
-//! Where the guest's code lies in its memory, as far as it was looked at last: what spares a frequent exit the walk through the
-//! guest's page tables for the bytes of an instruction that no assist decodes.
+//! The place of the guest's code in its memory, as of the last look. It spares a frequent exit the walk through the guest's page
+//! tables for the bytes of an instruction that no assist decodes.
 //!
-//! It is no translation of a processor's, which a guest can flush without an exit: what the walk came by is compared each time.
+//! It is not a processor's translation, which a guest can flush without an exit: the entries on the walk are compared each time.
 
 use crate::memory::{GuestMemory, Watched};
 
@@ -12,14 +12,14 @@ pub(super) struct CodePage {
     /// Linear address of the page.
     linear: u64,
     gpa: u64,
-    /// The entries of the guest's tables that lead there.
+    /// The entries of the guest's tables that lead to the page.
     path: Watched,
 }
 
 const OFFSET: u64 = 0xfff;
 
 impl CodePage {
-    /// The page of `linear` is that of `gpa`; the walk from `cr3` came by the entries of `path`.
+    /// Notes that the page of `linear` is that of `gpa`; the walk from `cr3` came by the entries of `path`.
     pub(super) fn new(linear: u64, cr3: u64, gpa: u64, path: [u64; 4], memory: &GuestMemory) -> Option<Self> {
         Some(Self { cr3, linear: linear & !OFFSET, gpa: gpa & !OFFSET, path: memory.watch(path)? })
     }
@@ -28,7 +28,7 @@ impl CodePage {
     #[inline(always)]
     pub(super) fn peek(&self, rip: u64, cr3: u64, memory: &GuestMemory) -> Option<u32> {
         let offset = rip.wrapping_sub(self.linear);
-        // Each entry that is the same leads to the same next one.
+        // If each entry is the same, it leads to the same next one.
         if offset > OFFSET - 3 || cr3 != self.cr3 || !memory.is_as_watched(&self.path) {
             return None;
         }

@@ -1,6 +1,6 @@
-//! The intercepts (APM 2 15.9 to 15.13): what the monitor needs, and what a profile adds.
+//! The intercepts (APM 2 15.9 to 15.13): those that the monitor needs, and those that a profile adds.
 //!
-//! A profile says what it wants in the words of VT-x; the table here says which intercepts that is under SVM.
+//! A profile has its wishes in the words of VT-x; the table here has the intercepts that fulfil them under SVM.
 
 use tollgate_abi::exit_reason::{Controls, ExitReason, Rows};
 use tollgate_abi::profile::Profile;
@@ -22,7 +22,7 @@ pub struct Intercepts {
     pub others: [u32; 3],
 }
 
-/// Exit codes by what makes the monitor want them.
+/// Exit codes, grouped by the wish for which they are intercepted.
 mod code {
     pub(super) const CR3_READ: u16 = 0x03;
     pub(super) const CR8_READ: u16 = 0x08;
@@ -45,8 +45,8 @@ mod code {
     pub(super) const XSETBV: u16 = 0x8d;
     pub(super) const RDPRU: u16 = 0x8e;
     pub(super) const INVPCID: u16 = 0xa2;
-    /// Whatever the profile: interrupts, NMIs, INIT; CPUID, INVD, ports, MSRs, task switches, shutdown; SVM's instructions, the
-    /// first of which VMRUN demands; CR0 and CR4, of which SVM has no masks.
+    /// Codes that every profile intercepts: interrupts, NMIs, INIT; CPUID, INVD, ports, MSRs, task switches, shutdown; SVM's
+    /// instructions, the first of which VMRUN demands; CR0 and CR4, for which SVM has no masks.
     pub(super) const ALWAYS: [u16; 18] = [
         CR0_WRITE, CR4_WRITE, 0x60, 0x61, 0x63, 0x72, 0x76, 0x7a, 0x7b, 0x7c, 0x7d, 0x7f, 0x80, 0x81, 0x82, 0x83, 0x84,
         0x85,
@@ -57,18 +57,18 @@ mod code {
 
 /// HLT, whose intercept is off while the guest halts.
 pub const HLT: u32 = 1 << (code::HLT - 0x60);
-/// VINTR, which is on while an interrupt waits for its window.
+/// VINTR, whose intercept is on while an interrupt waits for its window.
 pub const VINTR: u32 = 1 << 4;
-/// IRET, which is on while an NMI's handler runs.
+/// IRET, whose intercept is on while an NMI's handler runs.
 pub const IRET: u32 = 1 << 20;
 
-/// Vector 2 has no bit among the exceptions.
+/// The bit of vector 2, which is not among the exceptions.
 const NO_EXCEPTION: u32 = 1 << 2;
 /// The intercepts of all exceptions.
 pub const ALL_EXCEPTIONS: u32 = !NO_EXCEPTION;
 
 impl Intercepts {
-    /// Settles a profile's wishes with what the processor has.
+    /// Settles a profile's wishes with the features of the processor.
     pub fn new(capabilities: &Capabilities, profile: Profile) -> Self {
         let wanted = profile.intercepts();
         let has = capabilities.has;
@@ -76,10 +76,10 @@ impl Intercepts {
         let proc = |bit: u8| wanted.proc >> bit & 1 != 0;
         let proc2 = |bit: u8| wanted.proc2 >> bit & 1 != 0;
         code::ALWAYS.into_iter().chain([code::SKINIT]).for_each(|code| intercepts.set(code));
-        // CR8 by exits, whatever the profile: there is no shadow of the task priority that MSRs see.
+        // CR8 exits in every profile: there is no shadow of the task priority that MSRs see.
         for (is_wanted, codes) in [
             (proc(proc::HLT_EXITING), &[code::HLT][..]),
-            // It invalidates what is known of the guest's code, where that is decoded.
+            // INVLPG invalidates the known place of the guest's code, if that is decoded.
             (proc(proc::INVLPG_EXITING) || !capabilities.decode_assists, &[code::INVLPG]),
             (proc(proc::MWAIT_EXITING) && has.monitor, &[code::MWAIT]),
             (proc(proc::RDPMC_EXITING), &[code::RDPMC]),
@@ -118,7 +118,7 @@ impl Intercepts {
         }
     }
 
-    /// Whether they make this exit code possible.
+    /// Whether these intercepts make an exit code possible.
     pub fn has(&self, code: u16) -> bool {
         match intercept(code) {
             Intercept::CrRead(bit) => self.cr_read >> bit & 1 != 0,
@@ -131,7 +131,7 @@ impl Intercepts {
         }
     }
 
-    /// Writes them into the block.
+    /// Writes these intercepts into the block.
     pub fn write(&self, vmcb: &Vmcb) {
         vmcb.set_part(INTERCEPT_CR_READ, self.cr_read.into());
         vmcb.set_part(INTERCEPT_CR_WRITE, self.cr_write.into());
@@ -143,7 +143,7 @@ impl Intercepts {
         }
     }
 
-    /// The controls in the block now.
+    /// The intercepts in the block now.
     pub fn read(vmcb: &Vmcb) -> Self {
         Self {
             cr_read: vmcb.part(INTERCEPT_CR_READ) as u16,
@@ -155,10 +155,10 @@ impl Intercepts {
         }
     }
 
-    /// The exits that they make possible. The monitor asks for an interrupt window when it needs one.
+    /// The exits that these intercepts make possible. The monitor asks for an interrupt window when it needs one.
     pub fn in_force(&self) -> Controls {
         let mut rows = Rows::default();
-        // Whatever is intercepted, nested paging can refuse an access, and a VM entry can fail.
+        // Under any intercepts, nested paging can refuse an access, and a VM entry can fail.
         for reason in [
             ExitReason::EPT_VIOLATION,
             ExitReason::EPT_MISCONFIGURATION,

@@ -1,8 +1,8 @@
 //! The entry stub: the way into the guest and out of it (APM 2 15.5, 15.6), on the stack that [`crate::stack`] lays out.
 //!
-//! VMRUN and #VMEXIT keep RAX, RSP, RIP and RFLAGS of both sides; the other general-purpose registers are the stub's. The
-//! global interrupt flag is clear from the first entry on, so that nothing arrives while an exit is handled, and set in pauses; RFLAGS.IF is set on the
-//! stack of exits, so that VMRUN lets interrupts make exits.
+//! VMRUN and #VMEXIT keep RAX, RSP, RIP and RFLAGS of both sides; the other general-purpose registers are the stub's. The global
+//! interrupt flag is clear from the first entry on, so that nothing arrives while an exit is handled, and it is set in pauses.
+//! RFLAGS.IF is set on the stack of exits, so that VMRUN lets interrupts make exits.
 #![expect(unsafe_code, reason = "enters the guest")]
 
 use core::arch::naked_asm;
@@ -26,7 +26,7 @@ exit_paths!(Svm, [run, run_other_mode, run_clean, run_clean_other_mode]: Ledger,
 const CLEAN_STUBS: usize = 2;
 
 impl Enter for Svm {
-    /// VMRUN always ends in an exit, if need be one that says that the state was invalid.
+    /// VMRUN always ends in an exit, even if the state was invalid.
     type Failure = Infallible;
 
     fn entry_argument(&self) -> u64 {
@@ -57,7 +57,7 @@ impl Enter for Svm {
     }
 }
 
-/// Enters the guest whose registers are in the frame, by the stub at `path`. Returns when an exit leaves.
+/// Enters the guest whose registers are in the frame, by the stub at `path`. Returns when an exit leaves the guest.
 ///
 /// # Safety
 /// SVM is on; `path` is [`run`] or [`run_other_mode`], and `frame` lies at the top of a stack and has the address of a complete
@@ -75,8 +75,8 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, path: u64) -> u64 {
     )
 }
 
-/// The loop of entries and exits: what is called handles an exit. On processors with clean bits, two instructions
-/// come before that.
+/// The loop of entries and exits; the function that is called handles an exit. On processors with clean bits, two instructions
+/// come before the call.
 macro_rules! run {
     ($on_exit:path) => {
         run!(@ $on_exit,)
@@ -99,7 +99,7 @@ macro_rules! run {
             "mov rax, [rsp + 8 + {entry_argument}]",
             "pop qword ptr [rax + {guest_rax}]",
             "vmrun rax",
-            // RAX and RSP are as they were.
+            // RAX and RSP have their values from before VMRUN.
             $($behind,)*
             "push qword ptr [rax + {guest_rax}]",
             save_and_handle!(),
@@ -126,8 +126,8 @@ unsafe extern "sysv64" fn run_other_mode<A: Account>() {
     run!(on_exit_of_other_mode::<A, Svm>)
 }
 
-/// [`run`] on a processor with clean bits: it knows what is in the block once it has entered, and has flushed what it was to. What
-/// is written from here on is marked by [`Vmcb::set`](super::vmcb::Vmcb::set).
+/// [`run`] on a processor with clean bits. After an entry the processor knows the contents of the block, and has flushed as it
+/// was told. Later writes are marked by [`Vmcb::set`](super::vmcb::Vmcb::set).
 #[unsafe(naked)]
 unsafe extern "sysv64" fn run_clean<A: Account>() {
     run!(on_exit::<A, Svm>, clean)
@@ -142,7 +142,7 @@ unsafe extern "sysv64" fn run_clean_other_mode<A: Account>() {
 /// Abandons the stack of exits and returns from [`enter`], with RFLAGS.IF clear as the monitor has it outside.
 ///
 /// # Safety
-/// `frame` is the one that `enter` was called with, and no function between there and here has anything to drop.
+/// `enter` was called with `frame`, and no function between there and here has anything to drop.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn leave(frame: *mut GuestRegisters) -> ! {
     naked_asm!(

@@ -1,9 +1,10 @@
-//! Which consistency check VMRUN failed, which the processor does not say (APM 2 15.5.1): tried one after the other.
+//! The consistency check that VMRUN failed (APM 2 15.5.1). The processor does not tell it, so that the checks are tried one after
+//! the other.
 
 use super::vmcb::*;
 use tollgate_abi::x86::control::*;
 
-/// SCE LME LMA NXE SVME LMSLE FFXSR TCE.
+/// The bits of EFER that are defined: SCE LME LMA NXE SVME LMSLE FFXSR TCE.
 const EFER_DEFINED: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME | EFER_LMSLE | EFER_FFXSR | EFER_TCE;
 
 /// The first check that does not hold; `None` if all of these do.

@@ -18,7 +18,7 @@ pub const NMI: u32 = 0x61;
 pub const fn io_access(exitinfo1: u64) -> IoAccess {
     IoAccess {
         port: (exitinfo1 >> 16) as u16,
-        // Bits 6:4: one of 32, 16, 8 bits.
+        // Bits 6:4: one bit each for 32, 16 and 8 bits.
         bytes: (exitinfo1 >> 4 & 7) as u8,
         is_in: exitinfo1 & 1 != 0,
         is_string: exitinfo1 >> 2 & 1 != 0,
@@ -26,7 +26,7 @@ pub const fn io_access(exitinfo1: u64) -> IoAccess {
     }
 }
 
-/// The address size of string I/O in bytes: bits 9:7 are one of 64, 32, 16 bits.
+/// The address size of string I/O in bytes: bits 9:7 have one bit each for 64, 32 and 16 bits.
 pub const fn string_io_address_bytes(exitinfo1: u64) -> u8 {
     match exitinfo1 >> 7 & 7 {
         1 => 2,
@@ -48,7 +48,7 @@ pub fn event(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) 
     is_one.then(|| exception_or_nmi(code, exitinfo1, instruction_bytes))
 }
 
-/// The same of an exit that is known to be for one.
+/// The exception or NMI of an exit that is known to be for one.
 #[inline(always)]
 pub fn exception_or_nmi(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) -> Event {
     if code == NMI {
@@ -80,13 +80,13 @@ pub const fn is_valid(exitintinfo: u64) -> bool {
     exitintinfo & VALID != 0
 }
 
-/// Whether that is #BP or #OF, the guest's own or injected.
+/// Whether the event is #BP or #OF, the guest's own or injected.
 pub const fn is_software_exception(exitintinfo: u64) -> bool {
     is_valid(exitintinfo) && exitintinfo >> 8 & 7 == EXCEPTION && matches!(exitintinfo as u8, 3 | 4)
 }
 
-/// The event whose delivery the exit interrupted, from EXITINTINFO. Software interrupts and exceptions of the guest's own are none: RIP is
-/// still at their instruction, which the guest executes again.
+/// The event whose delivery the exit interrupted, from EXITINTINFO. `None` for software interrupts and exceptions of the guest's
+/// own: RIP is still at their instruction, which the guest executes again.
 #[inline(always)]
 pub const fn vectoring_event(exitintinfo: u64) -> Option<Event> {
     if exitintinfo & VALID == 0 { None } else { interrupted_event(exitintinfo) }

@@ -1,4 +1,4 @@
-//! Facts about an exit: the exit code and its information (APM 2 15.6), and what the bytes of the instruction tell.
+//! Facts about an exit: the exit code and its information (APM 2 15.6), and the facts that the instruction's bytes tell.
 
 use tollgate_abi::x86::control::{DR6_BD, DR6_BREAKPOINTS, DR6_BS, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
 use tollgate_abi::{ExitReason, svm_exit};
@@ -24,7 +24,7 @@ const IS_MOV: u64 = 1 << 63;
 const SEGMENTS: [Segment; 6] = [f::ES, f::CS, f::SS, f::DS, f::FS, f::GS];
 
 impl Svm {
-    /// A virtual interrupt that was injected, and not taken because something physical came first.
+    /// A virtual interrupt that was injected and not taken, because a physical event came first.
     #[inline(always)]
     fn waiting_interrupt(&self) -> Option<Event> {
         if !self.injects_virtual_interrupts() {
@@ -64,7 +64,7 @@ impl Svm {
         let linear = base.wrapping_add(self.vmcb.get(f::RIP));
         let read = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
         if mode == CodeMode::Bits64 && self.code() == information::CR0_WRITE && self.capabilities.next_rip {
-            // For `cr0_write_by_code`.
+            // The place of the code is noted for `cr0_write_by_code`.
             let way = paging::path_to(self, &mut self.memory.share(), self.physical_bits, linear);
             let cr3 = self.vmcb.get(f::CR3);
             self.code_page.set(way.and_then(|(gpa, path)| CodePage::new(linear, cr3, gpa, path, &self.memory)));
@@ -81,13 +81,13 @@ impl Svm {
     #[cold]
     #[inline(never)]
     fn computed_next_rip(&self) -> u64 {
-        // IOIO tells it on every processor (APM 2 15.10.2).
+        // IOIO tells the next RIP on every processor (APM 2 15.10.2).
         if self.exit_reason().basic() == ExitReason::IO_INSTRUCTION {
             return self.vmcb.get(f::EXITINFO2);
         }
         let bytes = self.instruction().map_or(0, |instruction| instruction.length);
         let next = self.vmcb.get(f::RIP).wrapping_add(bytes.into());
-        // It wraps where RIP has 32 bits.
+        // The sum wraps if RIP has 32 bits.
         if self.get(State::CsRights) & RIGHTS_LONG != 0 { next } else { next & u64::from(u32::MAX) }
     }
 
@@ -106,8 +106,8 @@ impl Svm {
         entry_checks::first_failure(self.vmcb, self.physical_bits)
     }
 
-    /// The event whose delivery the exit interrupted. For a software exception that was injected, RIP is behind its instruction: it goes
-    /// back there, as it is for one of the guest's own, in case something else is to be delivered first.
+    /// The event whose delivery the exit interrupted. For an injected software exception, RIP is behind its instruction. It goes
+    /// back to the instruction, as for one of the guest's own, in case another event is to be delivered first.
     #[cold]
     #[inline(never)]
     fn interrupted_event(&self, information: u64) -> Option<Event> {
@@ -122,7 +122,7 @@ impl Svm {
         Some(Event { kind: EventKind::SoftwareException, instruction_bytes: bytes, ..event })
     }
 
-    /// The source of LMSW.
+    /// The value of LMSW's source operand.
     fn lmsw_source(&self, instruction: &Instruction, registers: &mut GuestRegisters) -> u16 {
         let rsp = self.vmcb.get(f::RSP);
         let operand = instruction.operand(registers, rsp, self.next_rip(), |segment| self.segment_base(segment));
@@ -204,7 +204,7 @@ impl ExitFacts for Svm {
         let instruction = self.instruction();
         let access =
             instruction.and_then(|instruction| instruction.cr_access(|| self.lmsw_source(&instruction, registers)));
-        // The code names the register, whatever became of the instruction's bytes meanwhile.
+        // The exit code names the register, even if the instruction's bytes have changed meanwhile.
         access.unwrap_or(match self.code() {
             code @ 0..=0xf => CrAccess::Read { cr: code as u8, register: 0 },
             code => CrAccess::Write { cr: code as u8 & 15, register: 0 },
@@ -272,7 +272,8 @@ impl ExitFacts for Svm {
     }
 }
 
-/// The register that MOV to CR0 reads, if 64-bit code begins with one, without any prefix but REX (APM 3, MOV CRn: mod is ignored).
+/// The register that a MOV to CR0 reads, if 64-bit code begins with one and without any prefix but REX (APM 3, MOV CRn: mod is
+/// ignored).
 #[inline(always)]
 const fn mov_to_cr0(code: u32) -> Option<u8> {
     const REX: u32 = 0x40;

@@ -13,7 +13,7 @@ use x86_64::structures::idt::{Entry, HandlerFunc, InterruptDescriptorTable};
 /// interrupts as well.
 pub const FIRST: u8 = 32;
 const GATES: usize = 256 - FIRST as usize;
-/// Gates that share an end, which is within reach of their short jumps.
+/// Gates that share an end, which has to be within reach of their short jumps.
 const GROUP: usize = 32;
 const GATE_BYTES: usize = 4;
 const GROUP_BYTES: usize = GROUP * GATE_BYTES + 16;
@@ -28,14 +28,15 @@ pub fn entries(table: &mut InterruptDescriptorTable) -> &mut [Entry<HandlerFunc>
     unsafe { &mut *core::ptr::from_mut(table).cast() }
 }
 
-/// Where the handler of a vector from [`FIRST`] on is.
+/// The address of the handler of a vector from [`FIRST`] on.
 pub fn address(vector: u8) -> u64 {
     let at = usize::from(vector - FIRST);
     let within = at / GROUP * GROUP_BYTES + at % GROUP * GATE_BYTES;
     gates as *const () as u64 + within as u64
 }
 
-/// The handlers, one behind the other. Each leaves its vector in AL, and RFLAGS.IF clear, so that no other comes right behind.
+/// The handlers, one behind the other. Each leaves its vector in AL, and RFLAGS.IF clear, so that no other interrupt comes right
+/// behind.
 #[unsafe(naked)]
 unsafe extern "C" fn gates() {
     naked_asm!(

@@ -1,5 +1,5 @@
-//! The guest's state at its entry point (APM 2 appendix B, table B-2): what [`tollgate_abi::machine::BootInfo`] promises, and
-//! real mode behind a start-up IPI.
+//! The guest's state at its entry point (APM 2 appendix B, table B-2), as [`tollgate_abi::machine::BootInfo`] promises it, and
+//! its state in real mode after a start-up IPI.
 
 use tollgate_abi::x86::control::{DR6_AT_RESET, DR7_FIXED, EFER_SVME, RFLAGS_FIXED, RIGHTS_PRESENT, RIGHTS_UNUSABLE};
 
@@ -63,7 +63,7 @@ pub fn write(vmcb: &Vmcb, rip: u64, cr3: u64) {
     set(vmcb, IDTR, 0, 0, 0, 0);
 }
 
-/// The state behind INIT and a start-up IPI: real mode at the page whose number is `vector` (APM 2 14.1.3, 15.27.8).
+/// The state after INIT and a start-up IPI: real mode at the page whose number is `vector` (APM 2 14.1.3, 15.27.8).
 pub fn write_real_mode(vmcb: &Vmcb, vector: u8) {
     write(vmcb, 0, 0);
     vmcb.set(CR0, REAL_MODE_CR0);

@@ -1,4 +1,4 @@
-//! The SVM instructions that the monitor executes besides VMRUN, which is the stub's (APM 3, chapter 4).
+//! The SVM instructions that the monitor executes; VMRUN of a vCPU is the stub's (APM 3, chapter 4).
 //!
 //! The precondition of an instruction is in a type: all of them need [`SvmOperation`].
 #![expect(unsafe_code, reason = "executes SVM instructions")]
@@ -26,47 +26,47 @@ impl SvmOperation {
 
     /// VMSAVE: FS, GS, TR, LDTR and the MSRs that go with them, from the processor to the block.
     pub fn save(&self, vmcb: &Vmcb) {
-        // SAFETY: SVM is on, by `self`; the block is a page whose virtual address is its physical one, as all of the
-        // monitor's memory. Not `nomem`: it writes there.
+        // SAFETY: SVM is on, by `self`; the block is a page whose virtual address is its physical one, as for all of the
+        // monitor's memory. Not `nomem`: VMSAVE writes to the block.
         unsafe { asm!("vmsave rax", in("rax") vmcb, options(nostack, preserves_flags)) };
     }
 
-    /// VMLOAD: the inverse. The monitor uses none of it.
+    /// VMLOAD, the inverse of VMSAVE. The monitor uses none of that state.
     pub fn load(&mut self, vmcb: &Vmcb) {
-        // SAFETY: as in `save`; what is loaded matters to the guest alone.
+        // SAFETY: as in `save`; the loaded state matters to the guest alone.
         unsafe { asm!("vmload rax", in("rax") vmcb, options(nostack, preserves_flags)) };
     }
 
-    /// INVLPGA: the translation of one linear address of the guest with this ASID.
+    /// INVLPGA: drops the translation of one linear address of the guest with this ASID.
     pub fn invalidate_address(&mut self, linear: u64, asid: u32) {
-        // SAFETY: SVM is on; only drops a cached translation.
+        // SAFETY: SVM is on; the instruction only drops a cached translation.
         unsafe { asm!("invlpga rax, ecx", in("rax") linear, in("ecx") asid, options(nostack, preserves_flags)) };
     }
 
-    /// VMRUN of a guest in whose block all is that it needs, up to its first exit. Interrupts are off, RFLAGS.IF is clear there, too,
-    /// and its code changes no register but RAX.
+    /// VMRUN of a guest whose block has everything that it needs, up to its first exit. Interrupts are off, RFLAGS.IF is clear in
+    /// the guest, too, and its code changes no register but RAX.
     pub(super) fn run_once(&mut self, vmcb: &Vmcb) {
-        // SAFETY: SVM is on, by `self`; the block's address is its physical one. The guest's code is a probe's, by the caller, which
-        // ends with an intercepted instruction and has written no memory. VMRUN and its exit keep all of the monitor's state but
-        // the global interrupt flag, which is as it was afterwards.
+        // SAFETY: SVM is on, by `self`; the block's address is its physical one. By the caller, the guest's code is a probe's,
+        // which ends with an intercepted instruction and writes no memory. VMRUN and its exit keep all of the monitor's state but
+        // the global interrupt flag, which has its old value afterwards.
         unsafe { asm!("clgi", "vmrun rax", "stgi", in("rax") vmcb) };
     }
 
-    /// Sets the global interrupt flag, with RFLAGS.IF clear: for a time in which SMIs and NMIs are to come through (APM 2 15.17), until the
-    /// next entry clears it again.
+    /// Sets the global interrupt flag, with RFLAGS.IF clear, for a time in which SMIs and NMIs are to come through (APM 2 15.17);
+    /// the next entry clears it again.
     pub(super) fn let_through(&mut self) {
         // SAFETY: maskable interrupts stay off; the gate of NMIs changes nothing, by `new`.
         unsafe { asm!("stgi", options(nostack, preserves_flags)) };
     }
 
-    /// Takes the interrupt that waits, with the global interrupt flag clear, as an exit leaves it; RFLAGS.IF is set afterwards. 0 if
-    /// there is none.
+    /// Takes the pending interrupt; 0 if there is none. The global interrupt flag is clear, as an exit leaves it; RFLAGS.IF is
+    /// set afterwards.
     pub fn take_interrupt(&mut self) -> u8 {
         // SAFETY: SVM is on, and the IDT has the gates, by `new`. They clear RFLAGS.IF, so that one comes at most.
         unsafe { gates::let_in() as u8 }
     }
 
-    /// Takes the NMI that waits, if there is one.
+    /// Takes the pending NMI, if there is one.
     pub fn take_nmi(&mut self) {
         // SAFETY: the gate of NMIs changes nothing, by `new`; interrupts are held back meanwhile.
         unsafe { asm!("cli", "stgi", "nop", "clgi", "sti") };

@@ -1,4 +1,5 @@
-//! Events for the guest, and those that arrive: EVENTINJ, virtual interrupts, and intercepts as windows (APM 2 15.20, 15.21).
+//! Events that are injected, and events that arrive: EVENTINJ, virtual interrupts, and intercepts as windows (APM 2 15.20,
+//! 15.21).
 
 use super::controls::{HLT, IRET, VINTR};
 use super::exit_information as information;
@@ -22,7 +23,7 @@ impl Interrupts for Svm {
         if event.instruction_bytes != 0 {
             let rip = self.vmcb.get(f::RIP);
             (self.software_rip, self.software_bytes) = (rip, event.instruction_bytes);
-            // What is pushed is the RIP behind the instruction.
+            // The pushed RIP is the one behind the instruction.
             let rip = rip.wrapping_add(event.instruction_bytes.into());
             self.vmcb.set(f::RIP, rip);
             self.vmcb.set(f::NRIP, rip);
@@ -36,7 +37,7 @@ impl Interrupts for Svm {
             let vector = u64::from(event.vector) << f::V_INTR_VECTOR_SHIFT;
             self.vmcb.set(f::VIRTUAL_INTERRUPT, others | vector | f::V_IRQ);
         } else {
-            // In real mode nothing delivers an error code (APM 2 8.2).
+            // In real mode no error code is delivered (APM 2 8.2).
             let is_real_mode = || !self.long_mode && self.vmcb.get(f::CR0) & CR0_PE == 0;
             let error_code = event.error_code.filter(|_| !is_real_mode());
             self.vmcb.set(f::EVENTINJ, information::injection(Event { error_code, ..event }));
@@ -73,7 +74,7 @@ impl Interrupts for Svm {
 
     fn take_interrupt(&mut self) -> u8 {
         if let Some(Halt { rip, .. }) = self.halt {
-            // It halts on, unless it is woken.
+            // The guest halts on, unless it is woken.
             self.vmcb.set(f::RIP, rip);
         }
         self.operation.take_interrupt()
@@ -93,8 +94,8 @@ impl Interrupts for Svm {
     }
 
     fn halt(&mut self) {
-        // It is behind STI no more, though it is executed again; else an interrupt that comes before that, as on QEMU 10,
-        // could not be delivered and would wake nobody.
+        // The guest is no longer behind STI, though HLT is executed again. Otherwise an interrupt that comes before that, as on
+        // QEMU 10, could not be delivered and would wake nobody.
         self.vmcb.set_part(f::INTERRUPT_SHADOW, 0);
         // The pause that follows leaves the watchdog off.
         self.set_intercept_0(HLT, false);

@@ -54,9 +54,9 @@ use crate::nested::Table;
 
 /// TLB_CONTROL: flushes every translation at the next VMRUN (APM 2 15.16.1).
 const FLUSH_ALL: u64 = 1;
-/// TLB_CONTROL: flushes those of this ASID.
+/// TLB_CONTROL: flushes the translations of this ASID.
 const FLUSH_ASID: u64 = 3;
-/// Ticks between two PAUSEs beyond which the second makes no exit, where the processor has such a filter: the most there are.
+/// Ticks between two PAUSEs beyond which the second makes no exit, if the processor has such a filter: the most that it takes.
 const PAUSE_THRESHOLD: u64 = 0xffff;
 
 /// The state of one vCPU besides its VMCB.
@@ -66,41 +66,41 @@ pub struct Svm {
     operation: SvmOperation,
     capabilities: Capabilities,
     npt: Npt,
-    /// For the bytes of instructions that no assist tells about.
+    /// The guest's memory, for the bytes of instructions that no assist tells about.
     memory: GuestMemory,
     msrpm: &'static mut [Table; MSRPM_PAGES],
     physical_bits: u32,
-    /// Where the code is whose instructions are looked at.
+    /// The place of the code whose instructions are looked at.
     code_page: Cell<Option<CodePage>>,
     asid: u32,
-    /// One ASID does, since its translations can be flushed alone.
+    /// One ASID is enough, since its translations can be flushed alone.
     flushes_by_asid: bool,
-    /// An entry has done what TLB_CONTROL says.
+    /// An entry has obeyed TLB_CONTROL.
     flushed: bool,
     /// The guest is in IA-32e mode.
     long_mode: bool,
-    /// EFER.LME, where the guest has set it and has not switched paging on: until then it does nothing, so that it is legal at VMRUN and
-    /// can be left out (APM 2 15.5.1, 14.6.1). QEMU needs that: where it is set and CR4.PAE is not, an exit there leaves the monitor with
-    /// the guest's CR0 (seen on 7.2).
+    /// EFER.LME, if the guest has set it and has not switched paging on. Until then it has no effect, so that it is legal at
+    /// VMRUN and can be left out (APM 2 15.5.1, 14.6.1). QEMU needs that: if it is set and CR4.PAE is not, an exit leaves the
+    /// monitor with the guest's CR0 (seen on 7.2).
     held_back_efer: u64,
     /// VINTR is intercepted.
     window: bool,
-    /// Which NMIs are masked.
+    /// The masking of NMIs.
     nmis: Nmis,
-    /// Where the instruction of the #BP or #OF is that was injected last, and how long; 0 if there was none.
+    /// The address of the instruction whose #BP or #OF was injected last, and its length; 0 if there was none.
     software_rip: u64,
     software_bytes: u8,
-    /// CR4.MCE as the monitor has it: without it a machine check while the guest runs would be a shutdown, whatever is intercepted
-    /// (APM 2 15.12.15). The guest reads it, where it is set, and does not know it by CPUID.
+    /// CR4.MCE as the monitor has it: without it a machine check while the guest runs would be a shutdown, under any intercepts
+    /// (APM 2 15.12.15). The guest reads it if it is set, though CPUID does not show it.
     machine_check: u64,
-    /// Where the HLT is at which the guest halts, and where it goes on.
+    /// The HLT at which the guest halts, and the RIP behind it.
     halt: Option<Halt>,
     /// The processor's own APIC, whose timer has two users.
     own_apic: OwnApic,
     watchdog_ticks: u64,
-    /// When the watchdog's time is over, or the run's.
+    /// The TSC at which the watchdog's time is over, or the run's.
     watch_tsc: u64,
-    /// When the run ends at the latest.
+    /// The TSC at which the run ends at the latest.
     limit_tsc: u64,
     guest_deadline_tsc: u64,
 }
@@ -110,7 +110,7 @@ pub struct Svm {
 struct Halt {
     rip: u64,
     bytes: u64,
-    /// RIP has been left at it.
+    /// RIP has been left at the HLT.
     stays: bool,
 }
 
@@ -132,7 +132,7 @@ pub struct Parts {
     pub local_apic: LocalApic,
     /// CR4.MCE, if the monitor has it set.
     pub machine_check: u64,
-    /// The number of the vCPU. Those after the first start in real mode.
+    /// The number of the vCPU. Only the first does not start in real mode.
     pub vcpu: usize,
 }
 
@@ -191,21 +191,22 @@ impl Svm {
         Intercepts::new(&self.capabilities, profile)
     }
 
-    /// Which exits a profile's intercepts can produce.
+    /// The exits that a profile's intercepts can produce.
     pub fn controls(&self, profile: Profile) -> Controls {
         self.intercepts(profile).in_force()
     }
 
-    /// The steps before an entry that follows no exit: the guest has been left for something else, whose time does not count.
+    /// The steps before an entry that follows no exit: the time since the guest was left does not count for the watchdog.
     fn about_to_enter(&mut self) {
-        // Where the stub does not (`capabilities.clean_bits`): a flush is over with the entry that it was for.
+        // A flush is over with its entry. The stub sees to that on processors with `capabilities.clean_bits`, this code on
+        // others.
         if core::mem::replace(&mut self.flushed, true) && self.vmcb.part(vmcb::TLB_CONTROL) != 0 {
             self.vmcb.set(vmcb::ASID_AND_FLUSH, self.asid.into());
         }
         self.restart_watchdog();
     }
 
-    /// Has the one timer interrupt at the earlier of two times.
+    /// Sets the one timer to the earlier of two times.
     fn program_timer(&self) {
         let (watch_tsc, guest_tsc) = (self.watch_tsc, self.guest_deadline_tsc);
         let (vector, at_tsc) =
@@ -213,7 +214,7 @@ impl Svm {
         self.own_apic.local_apic.arm_timer(vector, at_tsc);
     }
 
-    /// Whether the watchdog is on and would have ended by `tsc`; past the limit nobody asks.
+    /// Whether the watchdog is on and would have ended by `tsc`; never asked past the limit.
     fn is_past_watchdog(&self, tsc: u64) -> bool {
         tsc >= self.watch_tsc
     }
@@ -226,14 +227,14 @@ impl Svm {
         }
     }
 
-    /// Forgets every translation of the guest: its ASID is flushed, where the stub ends that with the entry, or it is given one that
-    /// no translation has been cached with. Where there are no more of those, all are flushed.
+    /// Forgets every translation of the guest. Its ASID is flushed, if the stub ends the flush with the entry. Otherwise it gets
+    /// an ASID with which no translation has been cached; if there is none left, all are flushed.
     fn new_asid(&mut self) {
         if self.flushes_by_asid {
             return self.vmcb.set(vmcb::ASID_AND_FLUSH, FLUSH_ASID << 32 | u64::from(self.asid));
         }
         self.asid += 1;
-        // What is to be flushed at an entry that is yet to come is not forgotten.
+        // A flush that still waits for its entry is kept.
         let mut control = self.vmcb.get(vmcb::ASID_AND_FLUSH) & FLUSH_ALL << 32;
         if self.asid >= self.capabilities.asids {
             (self.asid, self.flushed, control) = (1, false, FLUSH_ALL << 32);

@@ -1,5 +1,5 @@
-//! NMIs, which the monitor masks while the guest handles one: it intercepts the IRET that ends the handler (APM 2 15.9). The exit comes
-//! before the IRET, and an NMI that waits must not come before it is done: the guest is stepped over it.
+//! NMIs, which the monitor masks while the guest handles one: it intercepts the IRET that ends the handler (APM 2 15.9). The exit
+//! comes before the IRET, and a pending NMI must not come before the IRET is done: the guest is stepped over it.
 
 use super::Svm;
 use super::controls::{ALL_EXCEPTIONS, IRET};
@@ -8,21 +8,21 @@ use super::vmcb as f;
 use crate::exit::{Backend, ExitFacts};
 use tollgate_abi::x86::control::{DR6_BREAKPOINTS, DR6_BS, RFLAGS_IF, RFLAGS_IOPL_SHIFT, RFLAGS_TF};
 
-/// Which NMIs are masked, and until when.
+/// The masking of NMIs, and its end.
 #[derive(Debug, Default)]
 pub(super) struct Nmis {
     /// An NMI was injected and its handler has not come to its IRET.
     pub(super) in_handler: bool,
-    /// One waits for an IRET, since nothing tells before when it can be taken.
+    /// An NMI waits for an IRET, since nothing tells earlier that it can be taken.
     awaits_iret: bool,
-    /// Where the IRET is that ends the handler: as long as the guest is there, it has not been executed.
+    /// The address of the IRET that ends the handler. As long as RIP is there, it has not been executed.
     iret_rip: Option<u64>,
-    /// The guest is stepped over it.
+    /// The step over the IRET, if the guest is stepped.
     step: Option<Step>,
 }
 
-/// A guest's state and intercepts before the step, during which an exception makes an exit whatever it is, so that no handler of
-/// the guest's sees RFLAGS.TF. RFLAGS.IF is clear: no interrupt is injected either.
+/// A guest's state and intercepts before the step. During the step every exception makes an exit, so that no handler of the guest
+/// sees RFLAGS.TF. RFLAGS.IF is clear: no interrupt is injected either.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     rflags: u64,
@@ -37,26 +37,26 @@ impl Nmis {
         self.in_handler || self.awaits_iret
     }
 
-    /// An NMI is injected.
+    /// Notes that an NMI is injected.
     pub(super) fn begin(&mut self) {
         (self.in_handler, self.iret_rip) = (true, None);
     }
 }
 
 impl Svm {
-    /// Whether the IRET is still to come that ends the handler.
+    /// Whether the IRET that ends the handler is still to come.
     pub(super) fn is_before_iret(&self) -> bool {
         self.nmis.iret_rip == Some(self.vmcb.get(f::RIP))
     }
 
-    /// An exit for IRET, which is executed next.
+    /// Notes an exit for IRET, which is executed next.
     pub(super) fn iret(&mut self) {
         self.nmis.iret_rip = self.nmis.in_handler.then(|| self.vmcb.get(f::RIP));
         (self.nmis.in_handler, self.nmis.awaits_iret) = (false, false);
         self.set_intercept_0(IRET, false);
     }
 
-    /// Has the guest exit when an NMI can be taken: behind the IRET that it is at, or at the next.
+    /// Has the guest exit when an NMI can be taken: behind the IRET that it is at, or at the next one.
     #[cold]
     #[inline(never)]
     pub(super) fn await_nmi_window(&mut self) {
@@ -81,7 +81,7 @@ impl Svm {
         vmcb.set_part(f::INTERCEPT_EXCEPTION, all.into());
     }
 
-    /// An exception or NMI: whether it is nothing but the end of the step.
+    /// Whether an exception or NMI is only the end of the step.
     #[inline(always)]
     pub(super) fn ends_own_step(&mut self) -> bool {
         self.nmis.step.is_some() && self.end_step()
@@ -98,7 +98,7 @@ impl Svm {
         let vmcb = self.vmcb;
         let dr6 = vmcb.get(f::DR6);
         vmcb.set_part(f::INTERCEPT_EXCEPTION, step.exceptions);
-        // Bochs 2.7 sets no bit of DR6 for a #DB that makes an exit, so that the place has to tell.
+        // Bochs 2.7 sets no bit of DR6 for a #DB that makes an exit, so that RIP has to tell.
         let is_done = code == information::DB && (dr6 & DR6_BS != 0 || !self.is_before_iret());
         // An IRET that faults unmasks NMIs, too.
         self.nmis.iret_rip = None;
@@ -116,7 +116,7 @@ impl Svm {
             vmcb.set(f::DR6, bits & !DR6_BS | step.dr6 & DR6_BS);
         }
         if is_guests {
-            // The exception comes first.
+            // The guest's exception comes first.
             self.await_nmi_window();
         }
         !is_guests

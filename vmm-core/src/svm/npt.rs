@@ -2,7 +2,7 @@
 
 use crate::nested::{Format, NestedTables};
 
-/// The bits of a nested page-table entry: those of any long-mode page table (APM 2 5.3), in which the guest is a user.
+/// The bits of a nested page-table entry: those of any long-mode page table (APM 2 5.3), for which the guest is a user.
 #[derive(Debug)]
 pub struct NptFormat;
 

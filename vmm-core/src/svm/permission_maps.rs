@@ -6,10 +6,10 @@ use crate::nested::Table;
 
 /// Pages of the MSR permission map.
 pub const MSRPM_PAGES: usize = 2;
-/// Pages of the I/O permission map: a bit for each port, and a few for accesses that begin at the last.
+/// Pages of the I/O permission map: a bit for each port, and a few for accesses that begin at the last port.
 pub const IOPM_PAGES: usize = 3;
 
-/// Where the two bits of `msr` are, that for reads first; `None` for MSRs that always exit.
+/// The position of the two bits of `msr`, that for reads first; `None` for MSRs that always exit.
 fn bit(msr: u32) -> Option<usize> {
     const VECTOR_BITS: usize = 0x800 * 8;
     let vector = match msr {

@@ -1,8 +1,8 @@
-//! Probes: what this processor's SVM does otherwise than the manual says, found out before there is a guest.
+//! Probes: deviations of this processor's SVM from the manual, found out before there is a guest.
 //!
 //! A probe is one instruction and a VMMCALL, both intercepted, which the processor runs as a guest in the monitor's own address
-//! space. If the exit is VMMCALL's, the instruction made none. Each probe is one exit that no ledger has and the processor's own log
-//! of exits does, so that what came is kept, to be recorded.
+//! space. If the exit is VMMCALL's, the instruction made none. No ledger has a probe's exit, but an emulator's own log of exits
+//! does; so the exits are kept, to be recorded.
 #![expect(unsafe_code, reason = "names code of its own by its address")]
 
 use core::arch::naked_asm;
@@ -16,19 +16,19 @@ use super::guest_state;
 use super::instructions::SvmOperation;
 use super::vmcb::{self, Vmcb};
 
-/// Codes of exits: an NMI's, a shutdown's; VMRUN's and VMMCALL's. Wanted of every probe, the first two lest they end the monitor.
+/// Exit codes that are intercepted in every probe: an NMI's and a shutdown's, lest they end the monitor; VMRUN's and VMMCALL's.
 const ALWAYS: [u16; 4] = [0x61, 0x7f, 0x80, VMMCALL];
 const VMMCALL: u16 = 0x81;
 
-/// One of [`TABLE`].
+/// A row of [`TABLE`].
 struct Probe {
     instruction: &'static str,
     code: unsafe extern "C" fn(),
     /// The instruction's exit code, by which it is intercepted.
     exit: u16,
-    /// Whether there is something to find out, by CPUID.
+    /// Whether CPUID leaves something to find out.
     is_open: fn(&Capabilities) -> bool,
-    /// Notes whether it made its exit.
+    /// Notes whether the instruction made its exit.
     note: fn(&mut Facts, bool),
 }
 
@@ -47,7 +47,7 @@ codes! {
     pause: "pause";
 }
 
-/// The probes. INVD, which throws away what is in the caches where it makes no exit, is left to QEMU, which has none.
+/// The probes. INVD is left to QEMU: where it makes no exit, it throws away the contents of the caches, and QEMU has no caches.
 const TABLE: [Probe; PROBES] = [
     Probe {
         instruction: "mov rax, cr8",
@@ -119,7 +119,7 @@ mod tests {
     use tollgate_abi::ExitReason;
     use tollgate_abi::leaves::Answer;
 
-    /// The facts that are found where these exits come, by the intercepts that the block has.
+    /// The facts that are found, and the exits that are kept, if only these exits come, by the intercepts in the block.
     fn found(cpuid: fn(u32, u32) -> Answer, exits: &[u16]) -> (Facts, Vec<(&'static str, ExitReason)>) {
         let mut capabilities = Capabilities::read(cpuid, 0, 0).unwrap();
         let vmcb = Vmcb::new();

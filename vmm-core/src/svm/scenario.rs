@@ -1,8 +1,8 @@
 //! Scenarios: a few guest instructions in a state of their own, for exits that the unikernel can't provoke
-//! ([`tollgate_abi::scenario`] has the table of what they are about). The twin of [`crate::vmx::scenario`].
+//! ([`tollgate_abi::scenario`] has the table). The twin of [`crate::vmx::scenario`].
 //!
 //! Each starts from the same frame: 64-bit mode as at the guest's entry point, the minimal profile, the watchdog as a bound. A
-//! row adds what its exit needs, and undoes what the next frame would not overwrite.
+//! row adds the state that its exit needs, and undoes the changes that the next frame would not overwrite.
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{Controls, Feature};
@@ -44,7 +44,7 @@ const USER: u8 = 1 << 2;
 /// Address bits of a nested entry that no processor has.
 const RESERVED_ADDRESS: u64 = 1 << 51;
 
-/// Exit codes whose intercepts scenarios want.
+/// Exit codes that scenarios intercept.
 const CR0_WRITE: u16 = 0x10;
 const CR0_SEL_WRITE: u16 = 0x65;
 const PUSHF: u16 = 0x70;
@@ -63,7 +63,7 @@ struct Frame<'a> {
     registers: GuestRegisters,
 }
 
-/// How a scenario is staged.
+/// The code of a scenario, and the functions that stage it and clean up.
 struct Row {
     name: &'static str,
     code: &'static [u8],
@@ -76,7 +76,7 @@ const fn row(name: &'static str, code: &'static [u8], set_up: fn(&mut Frame<'_>)
 }
 
 const LOOP: &[u8] = &[0xeb, 0xfe];
-/// PAUSE before it, so that another processor is not kept from what it is to send.
+/// A loop with PAUSE, so that another processor gets its turn to send.
 const PAUSE_LOOP: &[u8] = &[0xf3, 0x90, 0xeb, 0xfc];
 const UD2: &[u8] = &[0x0f, 0x0b];
 /// `mov eax, [rdi]`.
@@ -120,7 +120,7 @@ const TABLE: &[Row] = &[
         frame.compatibility_mode();
         (frame.registers.rax, frame.registers.rdi) = (1, DATA);
     }),
-    // The #UD finds no gate, which is a #GP, and neither does that.
+    // The #UD finds no gate, which is a #GP; the #GP finds none either.
     row("double-fault", UD2, |frame| frame.exception(vector::DF)),
     // iret; the link to the previous task is the null selector.
     row("invalid-tss", &[0xcf], |frame| {
@@ -159,8 +159,8 @@ const TABLE: &[Row] = &[
 ];
 
 impl Svm {
-    /// The controls that this processor allows, as far as scenarios ask: features of those that it `has`, and those that QEMU's emulation
-    /// lacks.
+    /// The controls that this processor allows, as far as scenarios need to know: the features that it `has`, and those that
+    /// QEMU's emulation lacks.
     pub fn allowed(&self, has: impl Fn(Feature) -> bool) -> Controls {
         let is_qemu = self.capabilities.facts.is_qemu;
         let features = u32::from(has(Feature::OtherCpu)) << Feature::OtherCpu as u8
@@ -176,7 +176,7 @@ impl Svm {
         Intercepts::read(self.vmcb).in_force()
     }
 
-    /// Stages a scenario: what is left is to enter the guest with these registers.
+    /// Stages a scenario: afterwards it only remains to enter the guest with these registers.
     #[inline(never)]
     pub fn stage(&mut self, scenario: &Scenario, memory: &mut GuestMemory, board: &Board) -> GuestRegisters {
         let Some(row) = TABLE.iter().find(|row| row.name == scenario.name) else {
@@ -191,19 +191,19 @@ impl Svm {
         frame.registers
     }
 
-    /// Undoes what the next frame would not overwrite.
+    /// Undoes the changes that the next frame would not overwrite.
     #[inline(never)]
     pub fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, board: &Board) {
         if let Some(row) = TABLE.iter().find(|row| row.name == scenario.name) {
             (row.clean_up)(&mut Frame { svm: self, memory, board, registers: GuestRegisters::default() });
         }
-        // The end of the scenario's bound, if it came to that. An INIT that has made its exit stays pending, and would reset the
-        // processor if interrupts were let in.
+        // The interrupt at the end of the scenario's bound, if it came to that. An INIT that has made its exit stays pending, and
+        // would reset the processor if interrupts were let in.
         if self.exit_reason().basic() == ExitReason::EXTERNAL_INTERRUPT {
             let vector = self.take_interrupt();
             end_of_interrupt(vector, self);
         }
-        // Else it would wait at the APIC for the next scenario, if this one's records take longer to write.
+        // Otherwise its interrupt would wait at the APIC for the next scenario, if this one's records take longer to write.
         self.set_watchdog(false);
     }
 }
@@ -227,7 +227,7 @@ impl Frame<'_> {
         self.registers.rdi = FRESH;
     }
 
-    /// Asks another processor for a signal, which has as much time to come as a processor that is away.
+    /// Asks another processor for a signal, which has as much time to come as a processor may be away.
     fn ask(&mut self, signal: Signal) {
         self.svm.watchdog_ticks = self.board.patience(BOUND_TICKS);
         self.board.ask(signal);
@@ -244,7 +244,7 @@ impl Frame<'_> {
         intercepts.write(self.svm.vmcb);
     }
 
-    /// Exits for one exception more.
+    /// Intercepts one more exception.
     #[inline(never)]
     fn exception(&mut self, vector: u8) {
         self.intercept(0x40 + u16::from(vector), true);
@@ -276,7 +276,7 @@ impl Frame<'_> {
         vmcb.set(RFLAGS, RFLAGS_FIXED | RFLAGS_AC);
     }
 
-    /// The first 2 MiB with [`USER`] or without: the lowest byte of the entry at each level of the page tables.
+    /// Lets ring 3 use the first 2 MiB ([`USER`]), or not: writes the lowest byte of the entry at each level of the page tables.
     #[inline(never)]
     fn user_pages(&mut self, user: u8) {
         for (level, byte) in (0..).zip([0x03, 0x03, 0x83]) {

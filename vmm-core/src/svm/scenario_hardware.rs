@@ -12,7 +12,7 @@ const R_INIT: u64 = 1 << 1;
 /// Sets VM_CR.R_INIT or clears it.
 pub(super) fn redirect_init(on: bool) {
     let mut vm_cr = Msr::new(VM_CR);
-    // SAFETY: a scenario about #SX runs only where the MSR could be read; the bit matters to INITs alone, which nobody sends
-    // but on a scenario's behalf.
+    // SAFETY: a scenario about #SX runs only where the MSR could be read; the bit matters to INITs alone, and those are sent only
+    // on a scenario's behalf.
     unsafe { vm_cr.write(vm_cr.read() & !R_INIT | if on { R_INIT } else { 0 }) };
 }

@@ -1,4 +1,4 @@
-//! The guest's state and its controls: the VMCB's state save area, what VMSAVE saves, and intercepts (APM 2 15.5).
+//! The guest's state and its controls: the VMCB's state save area, the state that VMSAVE saves, and intercepts (APM 2 15.5).
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
@@ -26,7 +26,7 @@ impl Svm {
         self.vmcb.put(f::INTERCEPTS, u64::from(bit) << 32, on);
     }
 
-    /// Reads what VMSAVE saves.
+    /// Reads state that VMSAVE saves.
     #[cold]
     #[inline(never)]
     fn hidden(&self, read: impl FnOnce() -> u64) -> u64 {
@@ -34,7 +34,7 @@ impl Svm {
         read()
     }
 
-    /// Writes what VMLOAD loads.
+    /// Writes state that VMLOAD loads.
     #[cold]
     #[inline(never)]
     fn set_hidden(&mut self, write: impl FnOnce()) {
@@ -88,7 +88,7 @@ impl GuestState for Svm {
             }
             State::Cr2 => {
                 vmcb.set(f::CR2, value);
-                // VMRUN loads it from the block, but for that of Bochs 2.7, which leaves what is in the register.
+                // VMRUN loads it from the block, but not on Bochs 2.7, which leaves the register as it is.
                 registers::write(state, value);
             }
             State::TscOffset => vmcb.set(f::TSC_OFFSET, value),
@@ -150,7 +150,7 @@ impl GuestState for Svm {
         self.step_over();
         self.vmcb.set_part(f::INTERRUPT_SHADOW, 0);
         if self.steps() {
-            // There is no pending debug exception to be left to the processor.
+            // SVM has no pending debug exceptions that could be left to the processor.
             self.vmcb.set(f::DR6, self.vmcb.get(f::DR6) | DR6_BS);
             self.inject(Event::exception(vector::DB));
         }
@@ -158,8 +158,8 @@ impl GuestState for Svm {
 
     fn keep_single_step(&mut self) {}
 
-    /// QEMU makes VMEXIT_INVALID of a MOV to CR3 that is not intercepted, in 64-bit mode with a value beyond the physical-address width,
-    /// where the processor raises #GP(0) (APM 3, MOV CRn). State and RIP are then those of the guest at that instruction.
+    /// QEMU makes VMEXIT_INVALID of a MOV to CR3 that is not intercepted, in 64-bit mode with a value beyond the physical-address
+    /// width; a processor raises #GP(0) (APM 3, MOV CRn). State and RIP are then those of the guest at that instruction.
     #[cold]
     #[inline(never)]
     fn after_failed_entry(&mut self, registers: &mut GuestRegisters) -> Option<Action> {
@@ -213,7 +213,7 @@ impl GuestState for Svm {
 
     fn set_profile(&mut self, profile: Profile) -> Controls {
         let intercepts = self.intercepts(profile);
-        // From now on others may be the guest's own.
+        // From now on a software exception may be the guest's own.
         self.software_bytes = 0;
         intercepts.write(self.vmcb);
         self.set_intercept_0(VINTR, self.window);
@@ -225,7 +225,7 @@ impl GuestState for Svm {
     }
 }
 
-/// Where a segment or descriptor-table register's parts are, for those that #VMEXIT saves.
+/// The field of a part of a segment or descriptor-table register, for those registers that #VMEXIT saves.
 #[inline(always)]
 fn saved(state: State) -> Option<Field> {
     Some(match state {

@@ -1,5 +1,5 @@
-//! One suite of exits for both backends: what the guest did, as VT-x would report it to the scripted backend and as SVM reports
-//! it in a VMCB, leads to the same registers, the same events and the same way on.
+//! One suite of exits for both backends. An exit, as VT-x would report it to the scripted backend and as SVM reports it in a
+//! VMCB, leads to the same registers, the same events and the same way on.
 #![expect(unsafe_code, reason = "an SVM backend whose instructions are not executed")]
 
 use core::cell::Cell;
@@ -26,7 +26,7 @@ use crate::nested::Table;
 use crate::script::{Script, machine};
 use crate::vcpu::{Flow, Left, Vcpu};
 
-/// Where the instruction is, and the page tables that map the first 2 MiB to themselves.
+/// The address of the instruction, and the page tables, which map the first 2 MiB to themselves.
 const RIP: u64 = 0x4000;
 const PML4: u64 = 0x1000;
 
@@ -75,7 +75,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
     }
 }
 
-/// The exit as VT-x would tell it.
+/// The exit as VT-x would report it.
 fn script(reason: ExitReason) -> Script {
     let mut script = Script { reason: reason.0.into(), ..Script::default() };
     script.set(State::Cr0, crate::vmx::guest_state::CR0);
@@ -120,7 +120,7 @@ fn script_cr0(vcpu: &Vcpu<Svm>, code: u64) -> u64 {
     if code == 0x10 { vcpu.backend.vmcb.get(f::CR0) } else { at_entry }
 }
 
-/// How the guest goes on.
+/// The guest's next step.
 #[derive(Clone, Copy)]
 enum Next {
     Behind,
@@ -220,7 +220,7 @@ fn what_no_assist_tells_is_in_the_bytes() {
     let dr = svm(false, 0x37, 0, 0, &[0x0f, 0x23, 0xfe]).dr_access();
     assert_eq!((dr.dr, dr.register, dr.is_read), (7, 6, false));
     assert_eq!(svm(false, 0x6f, 0, 0, &[0x0f, 0x33]).get(State::InstructionBytes), 2);
-    // An instruction that is gone: the code still names the register.
+    // The instruction is gone: the exit code still names the register.
     let lost = svm(false, 0x13, 0, 0, &[0x90]);
     assert_eq!(lost.cr_access(&mut registers), CrAccess::Write { cr: 3, register: 0 });
 }
@@ -241,7 +241,7 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     let vmcb = on_qemu.vmcb;
     vmcb.set(f::VIRTUAL_INTERRUPT, vmcb.get(f::VIRTUAL_INTERRUPT) & !f::V_IRQ);
     assert_eq!(on_qemu.vectoring_event(), None, "it was taken");
-    // A window is a virtual interrupt, too: then it is injected like others.
+    // An interrupt window is a virtual interrupt, too: others are then injected as usual.
     on_qemu.ask_for_window(true);
     assert_eq!(on_qemu.vectoring_event(), None);
     on_qemu.inject(interrupt);
@@ -254,8 +254,8 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Inject(interrupt));
 }
 
-/// A guest's change of its page tables between two instructions at one address: the tables are left where they are, and CR3 has
-/// the same value again, which flushes the processor's translations without an exit.
+/// A guest changes its page tables between two instructions at one address: the tables stay where they are, and CR3 gets the same
+/// value again, which flushes the processor's translations without an exit.
 #[test]
 fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
     const CR0_WRITE: u64 = 0x10;
@@ -268,7 +268,7 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
     svm.memory.write(RIP, &mov_from(2)).unwrap();
     assert_eq!(svm.cr0_write_by_code(), Some(2), "other code in the same page");
 
-    // 4 KiB pages in place of the large one, and the code in another.
+    // 4 KiB pages in place of the large one, and the code in another page.
     svm.memory.write(0x9000, &mov_from(1)).unwrap();
     svm.memory.write_u64(0x3000, 0x6003).unwrap();
     svm.memory.write_u64(0x6000 + (RIP >> 9), 0x9003).unwrap();
@@ -276,7 +276,7 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
     assert!(svm.instruction().is_some());
     assert_eq!(svm.cr0_write_by_code(), Some(1));
 
-    // What is decided so is what would be decided thoroughly.
+    // A decision by code is the same as the thorough one.
     let registers = GuestRegisters { rcx: 0x8001_0033, ..GuestRegisters::default() };
     let (mut vcpu, account) = (Vcpu::new(svm, machine()), Ledger::new());
     let mut found = registers;
@@ -295,8 +295,8 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
     assert_eq!(svm.cr0_write_by_code(), None);
 }
 
-/// Fields that one exit writes, for what the processor has to reload behind it: a clean bit is cleared where a field's group has one.
-/// RAX comes besides, by the stub, and nothing else at an entry.
+/// Fields that one exit writes, for the sake of those that the processor has to reload behind it: a clean bit is cleared if a
+/// field's group has one. RAX comes on top, by the stub, and nothing else is written at an entry.
 #[test]
 fn an_exit_writes_no_more_than_it_needs() {
     const CR0_WRITE: u64 = 0x10;
@@ -390,7 +390,7 @@ fn a_machine_check_makes_an_exit_where_the_monitor_lets_it() {
     assert_eq!((svm.vmcb.get(f::CR4), svm.get(State::Cr4)), (0x20 | MCE, 0x20));
 }
 
-/// The exits of a guest at the IRET of an NMI's handler, for which the second NMI has waited.
+/// The exits of a guest at the IRET of an NMI's handler, while a second NMI waits for that IRET.
 #[test]
 fn an_nmi_waits_until_the_iret_has_been_executed() {
     const IRET: u64 = 0x74;
@@ -423,7 +423,7 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     let dr6 = |vcpu: &Vcpu<Svm>| vcpu.backend.vmcb.get(f::DR6);
     let before = svm(true, IRET, 0, 0, IRETQ).vmcb.part(f::INTERCEPT_EXCEPTION);
 
-    // Stepped over: nothing is injected before, and the NMI behind.
+    // After the step nothing was injected before the IRET, and the NMI is injected behind it.
     let mut vcpu = at_iret(true);
     let vmcb = vcpu.backend.vmcb;
     assert_eq!((vmcb.get(f::EVENTINJ), vmcb.get(f::RFLAGS)), (0, flags | tf), "no interrupt comes either");
@@ -433,18 +433,18 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     assert_eq!(next(&mut vcpu, DB, 0x5000, flags | interrupts), (nmi, flags | interrupts));
     assert_eq!((dr6(&vcpu), vcpu.machine.activity.nmi_pending, exits(&vcpu)), (dr6_before, false, (1, before)));
 
-    // On Bochs DR6 does not tell.
+    // On Bochs DR6 does not tell the end of the step.
     let mut vcpu = at_iret(true);
     assert_eq!(next(&mut vcpu, DB, 0x5000, flags | tf), (nmi, flags | tf), "what the IRET has loaded");
 
-    // It comes between the exit and the IRET.
+    // The NMI comes between the exit and the IRET.
     let mut vcpu = at_iret(false);
     let vmcb = vcpu.backend.vmcb;
     vmcb.set(f::EVENTINJ, 0);
     vcpu.machine.activity.nmi_pending = true;
     assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Resume);
     assert_eq!(vmcb.get(f::RFLAGS), flags | tf);
-    // The IRET faults: its handler sees no single step, and the NMI comes at the end of that at the latest.
+    // The IRET faults: its handler sees no single step, and the NMI comes at the end of that handler at the latest.
     let fault = exit_information::injection(Event::GENERAL_PROTECTION);
     assert_eq!(next(&mut vcpu, GP, RIP, flags | tf), (fault, flags | interrupts));
     assert_eq!((vcpu.machine.activity.nmi_pending, exits(&vcpu)), (true, (1, before)));
@@ -473,7 +473,7 @@ fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instructio
     let step = exit_information::injection(Event::exception(vector::DB));
     assert_eq!((vmcb.get(f::EVENTINJ), vmcb.get(f::RIP), vmcb.get(f::DR6) & bs), (step, RIP + 2, bs));
     assert!(vcpu.backend.window, "the interrupt comes behind the #DB");
-    // In the handler of the #DB, once that sets flags.IF.
+    // It comes in the handler of the #DB, once that sets RFLAGS.IF.
     vmcb.set(f::EVENTINJ, 0);
     vmcb.set(f::EXITCODE, 0x64);
     vmcb.set(f::RFLAGS, flags | interrupts);

@@ -1,7 +1,7 @@
 //! The virtual machine control block: fields with their place and width (APM 2 appendix B).
 //!
 //! The processor reads and writes the block at VMRUN and #VMEXIT only, at which no reference to a value in it is alive. Its
-//! quadwords are atomics that are loaded and stored, relaxed: on x86 that is one plain instruction, and lets the monitor share
+//! quadwords are atomics that are loaded and stored, relaxed: on x86 that is one plain instruction, and it lets the monitor share
 //! the page with the processor in safe code.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,7 +17,7 @@ const _: () = assert!(size_of::<Vmcb>() == 4096);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field(u16);
 
-/// Fields that a processor may keep from one entry to the next, by the bit in [`CLEAN`] that says that they are as they were.
+/// Fields that a processor may keep from one entry to the next, and the bit in [`CLEAN`] that says that they have not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group {
     bit: u8,
@@ -25,9 +25,9 @@ pub struct Group {
     quadwords: &'static [(u16, u16)],
 }
 
-/// THE table of clean bits (APM 2 15.15.3). No bit covers RAX, RSP, RIP, RFLAGS, the interrupt shadow, EVENTINJ, TLB_CONTROL and what
-/// VMLOAD loads, which are read at each entry, so that an exit whose instruction only leaves results in registers has nothing to
-/// mark.
+/// THE table of clean bits (APM 2 15.15.3). No bit covers RAX, RSP, RIP, RFLAGS, the interrupt shadow, EVENTINJ, TLB_CONTROL and
+/// the state that VMLOAD loads; these are read at each entry. So an exit whose instruction only leaves results in registers has
+/// nothing to mark.
 pub const GROUPS: [Group; 10] = [
     Group { bit: 0, quadwords: &[(0x000, 0x038), (0x050, 0x050)] }, // intercepts, pause filter, TSC offset
     Group { bit: 1, quadwords: &[(0x040, 0x048)] },                 // permission maps, and what is in them
@@ -129,7 +129,7 @@ impl Segment {
 }
 
 impl Vmcb {
-    /// All zero.
+    /// A block of zeros.
     pub const fn new() -> Self {
         Self([const { AtomicU64::new(0) }; 512])
     }
@@ -145,7 +145,7 @@ impl Vmcb {
     pub fn set(&self, field: Field, value: u64) {
         let at = field.0 as usize / 8;
         self.0[at].store(value, Relaxed);
-        // Nothing but the store where the field is a constant and of no group.
+        // If the field is a constant and of no group, only the store is left.
         if KEPT[at] != ALL_CLEAN as u16 {
             self.keep(KEPT[at]);
         }
@@ -160,7 +160,7 @@ impl Vmcb {
         self.set(field, if on { others | bits } else { others });
     }
 
-    /// [`Vmcb::set`] of a field that is known at run time only.
+    /// [`Vmcb::set`] for a field that is known only at run time.
     #[inline(always)]
     pub fn set_any(&self, field: Field, value: u64) {
         let at = field.0 as usize / 8;
@@ -170,7 +170,7 @@ impl Vmcb {
         tests::WRITTEN.with_borrow_mut(|written| written.push(field));
     }
 
-    /// Says that the contents of a group have changed, though no field has.
+    /// Marks a group whose contents have changed although no field has.
     pub fn mark_group(&self, group: Group) {
         self.keep((ALL_CLEAN & !group.mask()) as u16);
     }
@@ -187,7 +187,7 @@ impl Vmcb {
         self.get(part.quadword) >> part.shift & ((1 << part.bits) - 1)
     }
 
-    /// Writes a part of a quadword; what does not fit it is dropped.
+    /// Writes a part of a quadword; bits that do not fit are dropped.
     #[inline(always)]
     pub fn set_part(&self, part: Part, value: u64) {
         let mask = part.mask();
@@ -296,11 +296,11 @@ fields! {
     0x668 G_PAT;
 }
 
-/// Where RAX is, for the entry stub.
+/// The offset of RAX, for the entry stub.
 pub const RAX_OFFSET: usize = RAX.0 as usize;
-/// Where the clean bits are, for the entry stub.
+/// The offset of the clean bits, for the entry stub.
 pub const CLEAN_OFFSET: usize = CLEAN.0 as usize;
-/// Where TLB_CONTROL is, for the entry stub: a byte.
+/// The offset of TLB_CONTROL, a byte, for the entry stub.
 pub const TLB_CONTROL_OFFSET: usize = ASID_AND_FLUSH.0 as usize + TLB_CONTROL.shift as usize / 8;
 const _: () = assert!(TLB_CONTROL.bits == 8);
 
@@ -309,15 +309,15 @@ pub const ATTRIBUTE_LONG: u64 = 1 << 9;
 /// Attributes of CS: operands of 32 bits outside of 64-bit mode.
 pub const ATTRIBUTE_DEFAULT_BIG: u64 = 1 << 10;
 
-/// [`VIRTUAL_INTERRUPT`]: V_IRQ, one that waits.
+/// [`VIRTUAL_INTERRUPT`]: V_IRQ, a virtual interrupt is pending.
 pub const V_IRQ: u64 = 1 << 8;
 /// [`VIRTUAL_INTERRUPT`]: of the highest priority, whatever V_TPR is: V_INTR_PRIO, V_IGN_TPR.
 pub const V_IRQ_ANYHOW: u64 = 0xf << 16 | 1 << 20;
 /// [`VIRTUAL_INTERRUPT`]: V_INTR_MASKING, by which RFLAGS.IF of the guest does not hold back physical interrupts.
 pub const V_INTR_MASKING: u64 = 1 << 24;
-/// [`VIRTUAL_INTERRUPT`]: V_INTR_VECTOR. Where VINTR is intercepted any does: it never arrives.
+/// [`VIRTUAL_INTERRUPT`]: V_INTR_VECTOR. If VINTR is intercepted any vector does: it never arrives.
 pub const V_INTR_VECTOR: u64 = 0xff << V_INTR_VECTOR_SHIFT;
-/// [`VIRTUAL_INTERRUPT`]: where V_INTR_VECTOR begins.
+/// [`VIRTUAL_INTERRUPT`]: the lowest bit of V_INTR_VECTOR.
 pub const V_INTR_VECTOR_SHIFT: u32 = 32;
 
 #[cfg(test)]
@@ -326,12 +326,12 @@ pub(super) mod tests {
     use core::cell::RefCell;
 
     std::thread_local! {
-        /// Fields that this thread has written, of whatever block.
+        /// Fields that this thread has written, of any block.
         pub(in crate::svm) static WRITTEN: RefCell<Vec<Field>> = const { RefCell::new(Vec::new()) };
     }
 
     impl Field {
-        /// Its name, as far as an exit writes it.
+        /// The field's name, if an exit writes it.
         pub(in crate::svm) fn name(self) -> &'static str {
             match self.0 {
                 0x008 => "intercepts",
@@ -367,7 +367,8 @@ pub(super) mod tests {
             self.0.iter().map(|quadword| quadword.load(Relaxed)).collect()
         }
 
-        /// The first quadword that a processor would keep and that is not as in `entered`, the block as an entry found it or an exit left it.
+        /// The first quadword that a processor would keep although it has changed since `entered`, the block as an entry found it
+        /// or an exit left it.
         pub(in crate::svm) fn wrongly_clean(&self, entered: &[u64]) -> Option<Field> {
             let clean = self.get(CLEAN) as u32;
             let fields = (0..512).map(|at| Field(8 * at));

@@ -1,4 +1,4 @@
-//! The state behind power-up, and behind a start-up IPI (SDM 3A table 10-1).
+//! The state after power-up, and after a start-up IPI (SDM 3A table 10-1).
 
 use tollgate_abi::profile::Profile;
 use tollgate_abi::x86::control::XCR0_X87;
@@ -17,25 +17,25 @@ const KEPT_BY_INIT: [State; 8] = [
     State::Fmask,
     State::KernelGsBase,
 ];
-/// Also XCR0, which power-up sets to x87 state alone.
+/// XCR0 after power-up: x87 state alone. INIT leaves XCR0 unchanged.
 const XCR0_AT_POWER_UP: u64 = XCR0_X87;
-/// Also CR0.CD and CR0.NW, which power-up sets.
+/// CR0.CD and CR0.NW, which power-up sets and INIT leaves unchanged.
 const CACHE_BITS: u64 = 0x6000_0000;
-/// The registers that both clear, besides those of real mode.
+/// The registers that power-up and INIT both clear, besides those of real mode.
 const CLEARED_BY_INIT: [(State, u64); 6] =
     [(State::Cr2, 0), (State::Dr0, 0), (State::Dr1, 0), (State::Dr2, 0), (State::Dr3, 0), (State::Dr6, 0xffff_0ff0)];
 
 impl<B: Backend> Vcpu<B> {
-    /// The effect of power-up on state that lies in the processor, in which firmware has left something else. To be called once, on the
-    /// vCPU's processor, with CR4.OSXSAVE set where that has XSAVE.
+    /// The effect of power-up on state in the processor itself, which firmware has changed. To be called once, on the vCPU's
+    /// processor, with CR4.OSXSAVE set if that has XSAVE.
     pub fn power_up(&mut self) {
         if self.machine.devices.cpuid.has_xsave() {
             self.backend.set(State::Xcr0, XCR0_AT_POWER_UP);
         }
     }
 
-    /// The state behind a start-up IPI with this vector, after power-up or INIT (SDM 3A table 10-1): real mode, the minimal profile.
-    /// Of the registers that are returned, EDX has the processor's signature.
+    /// The state after a start-up IPI with this vector, which comes after power-up or INIT (SDM 3A table 10-1): real mode, the
+    /// minimal profile. Of the returned registers, EDX has the processor's signature.
     #[inline(never)]
     #[must_use]
     pub fn start_up(&mut self, vector: u8) -> GuestRegisters {

@@ -1,4 +1,4 @@
-//! The MSR bitmaps (SDM 3C 25.6.9). The I/O bitmaps (25.6.4) need no code: every bit of theirs is 1.
+//! The MSR bitmaps (SDM 3C 25.6.9). The I/O bitmaps (25.6.4) need no code: every bit in them is 1.
 
 use tollgate_abi::apic::*;
 use tollgate_abi::profile::{PASSED_THROUGH_MSRS, Profile};
@@ -6,11 +6,12 @@ use tollgate_abi::profile::{PASSED_THROUGH_MSRS, Profile};
 use crate::exit::VirtualizedApic;
 use crate::nested::Table;
 
-/// Where the quarters of the page are, in bits: reads of low MSRs, reads of high ones, writes of low, writes of high.
+/// The offsets, in bits, of the quarters of the page: reads of low MSRs, reads of high ones, writes of low ones, writes of high
+/// ones.
 const WRITES: usize = 2048 * 8;
 const HIGH: usize = 1024 * 8;
 
-/// The bit for reads of `msr`; `None` for MSRs that always exit. That for writes is [`WRITES`] further.
+/// The bit for reads of `msr`; `None` for MSRs that always exit. The bit for writes lies [`WRITES`] further.
 fn read_bit(msr: u32) -> Option<usize> {
     match msr {
         0..=0x1fff => Some(msr as usize),

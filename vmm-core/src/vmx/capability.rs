@@ -1,4 +1,4 @@
-//! The features of this processor's VT-x (SDM 3D appendix A), and whether that is enough.
+//! The features of this processor's VT-x (SDM 3D appendix A), and whether the monitor can run with them.
 //!
 //! Pure: the MSRs come in as a function, so that every processor whose values are known is a test row.
 
@@ -18,9 +18,9 @@ const VMX_OUTSIDE_SMX: u64 = 1 << 2;
 
 const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
 
-/// Processors, by their signatures (CPUID.1:EAX), whose VMX-preemption timer does not count at the rate that IA32_VMX_MISC tells: the
-/// erratum "VMX-Preemption Timer Does Not Count Down at the Rate Specified", by Intel's specification updates in the order of
-/// their document and erratum, the last by what Linux knows of it (arch/x86/kvm/vmx/vmx.c, `vmx_preemption_cpu_tfms`).
+/// Processors, by their signatures (CPUID.1:EAX), whose VMX-preemption timer does not count at the rate that IA32_VMX_MISC tells:
+/// the erratum "VMX-Preemption Timer Does Not Count Down at the Rate Specified". They are listed by document and erratum of
+/// Intel's specification updates; Linux knows the last one (arch/x86/kvm/vmx/vmx.c, `vmx_preemption_cpu_tfms`).
 const MISCOUNTING: [u32; 9] = [
     0x206e6, // 323344 BA86: Xeon 7500, D0
     0x20652, // 323056 AAX65, 322814 AAT59, 322911 AAU65: Xeon L3406, Core of 2010, C2
@@ -46,7 +46,7 @@ const HAS_TRUE_CONTROLS: u64 = 1 << 55;
 const TELLS_STRING_IO: u64 = 1 << 54;
 /// IA32_VMX_MISC bit 6: a guest can be entered in the HLT state.
 const ENTERS_HLT: u64 = 1 << 6;
-/// Bit 8: in the wait-for-SIPI state.
+/// IA32_VMX_MISC bit 8: a guest can be entered in the wait-for-SIPI state.
 const ENTERS_WAIT_FOR_SIPI: u64 = 1 << 8;
 /// The allowed settings of a 32-bit control field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Allowed {
         Self { must: value as u32, may: (value >> 32) as u32 }
     }
 
-    /// The wanted bits as far as they are allowed, and those that are imposed.
+    /// The wanted bits, as far as they are allowed, and the bits that are imposed.
     pub const fn settle(self, wanted: u32) -> u32 {
         (wanted | self.must) & self.may
     }
@@ -77,7 +77,7 @@ pub struct Capabilities {
     pub pin: Allowed,
     pub proc: Allowed,
     pub proc2: Allowed,
-    /// Allowed-1 settings alone: every bit may be 0 (SDM 3D A.3.4).
+    /// Tertiary controls that may be 1; every bit may be 0 (SDM 3D A.3.4).
     pub proc3: u64,
     pub exit: Allowed,
     pub entry: Allowed,
@@ -88,7 +88,7 @@ pub struct Capabilities {
     pub cr4_fixed0: u64,
     pub cr4_fixed1: u64,
     pub arch_capabilities: u64,
-    /// The VMX-preemption timer is not what tells the time: see [`miscounts`].
+    /// The VMX-preemption timer does not keep time: see [`miscounts`].
     pub miscounts: bool,
 }
 
@@ -101,7 +101,7 @@ pub enum FeatureControl {
     Unlocked(u64),
 }
 
-/// Why this processor can't run the monitor.
+/// The reason that this processor can't run the monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// CPUID.1:ECX.VMX is 0.
@@ -114,7 +114,7 @@ pub enum Refusal {
     NoEptFeature(&'static str),
     /// A property of VMX operation that the monitor needs is missing.
     NoProperty(&'static str),
-    /// A control that the monitor does not know can't be clear: the name of its field, and its bit.
+    /// A control that the monitor does not know is always 1: the name of its field, and its bit.
     Forced(&'static str, u32),
 }
 
@@ -166,7 +166,7 @@ pub const fn feature_control(value: u64) -> Result<FeatureControl, Refusal> {
 }
 
 impl Capabilities {
-    /// Reads the MSRs; the TRUE ones where they exist, and IA32_ARCH_CAPABILITIES where CPUID.7:EDX says that it does.
+    /// Reads the MSRs: the TRUE ones if they exist, and IA32_ARCH_CAPABILITIES if CPUID.7:EDX shows it.
     pub fn read(msr: impl Fn(u32) -> u64, has_arch_capabilities: bool) -> Self {
         let basic = msr(IA32_VMX_BASIC);
         let choose =
@@ -256,15 +256,15 @@ impl Capabilities {
         self.proc2.may & UNRESTRICTED_GUEST != 0
     }
 
-    /// Virtual NMIs, and exits for their window, which go together. All processors with EPT have them; without, the guest's blocking
-    /// by NMI is the processor's own, and an NMI that comes meanwhile waits for the exit that happens to follow.
+    /// Virtual NMIs, and exits for their window, which go together. All processors with EPT have them. On others the guest's
+    /// blocking by NMI is the processor's own, and an NMI that comes meanwhile waits for the next exit, whatever that is for.
     pub const fn has_virtual_nmis(&self) -> bool {
         self.pin.may & VIRTUAL_NMIS != 0 && self.proc.may & NMI_WINDOW != 0
     }
 
-    /// EPT maps the guest's memory, all of it executable, by 2 MiB pages: they exist, and a guest that changes the size of a
-    /// page in its own tables without invalidating it can't bring about a machine check in instruction fetches, which stops
-    /// the whole machine (CVE-2018-12207). Processors without that fault say so.
+    /// EPT maps the guest's memory, all of it executable, by 2 MiB pages. This needs such pages, and a processor without one
+    /// fault: a guest that changes the size of a page in its own tables without invalidating it can bring about a machine check
+    /// in instruction fetches, which stops the whole machine (CVE-2018-12207). Processors without that fault say so.
     pub const fn maps_large_pages(&self) -> bool {
         self.ept_vpid >> 16 & 1 != 0 && self.arch_capabilities & IF_PSCHANGE_MC_NO != 0
     }
@@ -279,7 +279,7 @@ impl Capabilities {
         !self.miscounts && self.pin.may & PREEMPTION_TIMER != 0 && self.exit.may & SAVE_PREEMPTION_TIMER != 0
     }
 
-    /// How many TSC ticks one tick of the VMX-preemption timer lasts, as a power of two.
+    /// The TSC ticks of one tick of the VMX-preemption timer, as a power of two.
     pub const fn preemption_timer_shift(&self) -> u32 {
         (self.misc & 31) as u32
     }
@@ -310,7 +310,7 @@ pub(crate) mod tests {
         with(name, &[])
     }
 
-    /// The model, with these MSRs besides or instead.
+    /// The model, with these MSRs besides its own or in their place.
     fn with(name: &str, others: &[(u32, u64)]) -> Capabilities {
         let (_, [pin, proc, proc2, exit, entry], ept_vpid, cr4) = *MODELS.iter().find(|model| model.0 == name).unwrap();
         let high = |value: u32, low: u64| u64::from(value) << 32 | low;

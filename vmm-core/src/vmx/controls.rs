@@ -1,5 +1,5 @@
-//! The VM-execution, VM-exit and VM-entry controls (SDM 3C 25.6 to 25.8): what a profile adds to what the monitor
-//! needs, and what this processor makes of it.
+//! The VM-execution, VM-exit and VM-entry controls (SDM 3C 25.6 to 25.8): those that the monitor needs and those that a profile
+//! adds, as far as this processor allows them.
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::profile::{
@@ -12,9 +12,9 @@ use super::capability::Capabilities;
 use super::wanted::*;
 use crate::exit::VirtualizedApic;
 
-/// The CR4 bits that are set while a guest runs, whatever it wrote: those that VMX operation demands, and the monitor's own
-/// MCE. A machine check with that bit clear shuts the processor down, guest or not (SDM 3A 6.15, interrupt 18); with it set
-/// the check makes an exit. The guest sees neither: masks and shadow have what it wrote, and MCE is not offered.
+/// The CR4 bits that are set while a guest runs, whatever it wrote: those that VMX operation demands, and the monitor's own MCE.
+/// A machine check with that bit clear shuts the processor down, guest or not (SDM 3A 6.15, interrupt 18); with it set the check
+/// makes an exit. The guest sees neither: masks and shadow have the value that it wrote, and MCE is not offered.
 pub const fn cr4_forced(capabilities: &Capabilities, host_cr4: u64) -> u64 {
     capabilities.cr4_fixed0 | host_cr4 & CR4_MCE
 }
@@ -38,7 +38,7 @@ impl ControlFields {
     pub fn new(capabilities: &Capabilities, profile: Profile, timed: bool, unrestricted: bool) -> Self {
         let mut wanted = profile.intercepts();
         let vpid = if capabilities.has_vpid() { VPID } else { 0 };
-        // The processor's own TPR is never the guest's: where there is no shadow of it, or none that MSRs see, CR8 exits.
+        // The processor's own TPR is never the guest's: if there is no shadow of it, or none that MSRs see, CR8 exits.
         if capabilities.proc.may & TPR_SHADOW == 0 || capabilities.proc2.may & X2APIC_MODE == 0 {
             wanted.proc = wanted.proc & !TPR_SHADOW | CR8_EXITING;
             wanted.proc2 &= !APIC_PROC2;
@@ -62,7 +62,7 @@ impl ControlFields {
         }
     }
 
-    /// The parts of the local APIC that they leave to the processor.
+    /// The parts of the local APIC that these controls leave to the processor.
     pub const fn virtualized_apic(&self) -> VirtualizedApic {
         let priority = self.proc & TPR_SHADOW != 0;
         VirtualizedApic {
@@ -72,8 +72,7 @@ impl ControlFields {
         }
     }
 
-    /// The exits that they make possible. The monitor asks for a window for interrupts or NMIs when it needs
-    /// one.
+    /// The exits that these controls make possible. The monitor asks for a window for interrupts or NMIs when it needs one.
     pub fn in_force(&self, capabilities: &Capabilities, has_xsave: bool) -> Controls {
         let feature = |present: bool, feature: Feature| u32::from(present) << feature as u8;
         Controls {

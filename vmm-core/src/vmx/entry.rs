@@ -61,8 +61,8 @@ impl Enter for Vmx {
 /// Enters the guest whose registers are in the frame. Returns [`LEFT`], or RFLAGS after the entry instruction that failed.
 ///
 /// # Safety
-/// A complete VMCS is current, its HOST_RSP points at `frame.vcpu`, its HOST_RIP at [`exit_stub`] or [`exit_stub_of_other_mode`], and `frame` lies at
-/// the top of a stack.
+/// A complete VMCS is current, its HOST_RSP points at `frame.vcpu`, its HOST_RIP at [`exit_stub`] or [`exit_stub_of_other_mode`],
+/// and `frame` lies at the top of a stack.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn enter(frame: *mut Frame, first: bool) -> u64 {
     naked_asm!(
@@ -94,7 +94,8 @@ unsafe extern "sysv64" fn resume() {
     )
 }
 
-/// VMLAUNCH or VMRESUME fell through: RSP points at `frame.vcpu`, and the flags say why. Jumped to, never called.
+/// The target if VMLAUNCH or VMRESUME fell through: RSP points at `frame.vcpu`, and the flags tell the reason. Jumped to, never
+/// called.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn entry_failed() {
     naked_asm!(
@@ -107,7 +108,7 @@ unsafe extern "sysv64" fn entry_failed() {
     )
 }
 
-/// The body of HOST_RIP's targets: what is called handles the exit.
+/// The body of HOST_RIP's targets; the function that is called handles the exit.
 macro_rules! exit_stub {
     ($on_exit:path) => {
         naked_asm!(
@@ -125,13 +126,13 @@ macro_rules! exit_stub {
     };
 }
 
-/// HOST_RIP: where every VM exit arrives, with the guest's registers and RSP behind the frame.
+/// The target of HOST_RIP, at which every VM exit arrives, with the guest's registers and RSP behind the frame.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn exit_stub<A: Account>() {
     exit_stub!(on_exit::<A, Vmx>)
 }
 
-/// HOST_RIP while the guest is not in IA-32e mode, which the quick forms take for granted.
+/// The target of HOST_RIP while the guest is not in IA-32e mode, which the quick forms take for granted.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn exit_stub_of_other_mode<A: Account>() {
     exit_stub!(on_exit_of_other_mode::<A, Vmx>)

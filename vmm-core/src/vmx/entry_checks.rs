@@ -1,20 +1,21 @@
-//! Which check of the guest-state area a VM entry failed (SDM 3C 27.3.1).
+//! The check of the guest-state area that a VM entry failed (SDM 3C 27.3.1).
 //!
-//! The processor says that one failed (exit reason 33), and of three checks which. For the others this asks the same
-//! questions in the manual's order and names the first that is answered wrongly. Left out: checks of features that the
-//! monitor does not use (PAE page-directory pointers, SMM, CET, Intel PT, and states outside IA-32e mode).
+//! The processor says that a check failed (exit reason 33), and for three checks which one. For the others this file checks the
+//! same in the manual's order and names the first that fails. Left out: checks of features that the monitor does not use (PAE
+//! page-directory pointers, SMM, CET, Intel PT, and states outside IA-32e mode).
 
 use super::field::*;
 
-/// The guest-state area as the checks see it: a field by its encoding, and the parts of the control fields that matter.
+/// The guest-state area as the checks see it: a function that reads a field by its encoding, and the parts of the control fields
+/// that matter.
 pub struct GuestArea<R> {
-    /// VMREAD.
+    /// VMREAD, by encoding.
     pub read: R,
     /// Width of a physical address.
     pub physical_bits: u32,
-    /// CR0 bits that must be 1, and that may be.
+    /// CR0 bits that must be 1, and those that may be.
     pub cr0_fixed: (u64, u64),
-    /// CR4 bits that must be 1, and that may be.
+    /// CR4 bits that must be 1, and those that may be.
     pub cr4_fixed: (u64, u64),
 }
 
@@ -27,13 +28,13 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
         (self.read)(field.encoding())
     }
 
-    /// The first check that fails, by what the manual demands; `None` if all of these hold.
+    /// The first check of the manual's that fails; `None` if all of these hold.
     pub fn first_failure(&self) -> Option<&'static str> {
         let checks = [Self::registers, Self::segments, Self::tables, Self::instruction, Self::non_register_state];
         checks.iter().find_map(|check| check(self))
     }
 
-    /// Section 27.3.1.1.
+    /// The checks of section 27.3.1.1.
     fn registers(&self) -> Option<&'static str> {
         let within = |value: u64, (must, may): (u64, u64)| value & must == must && value & !may == 0;
         let (cr0, cr4, efer) = (self.get(GUEST_CR0), self.get(GUEST_CR4), self.get(GUEST_IA32_EFER));
@@ -54,7 +55,7 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
         ])
     }
 
-    /// Section 27.3.1.2.
+    /// The checks of section 27.3.1.2.
     fn segments(&self) -> Option<&'static str> {
         let (cs, ss, tr) = (self.get(GUEST_CS_RIGHTS), self.get(GUEST_SS_RIGHTS), self.get(GUEST_TR_RIGHTS));
         let ldtr = self.get(GUEST_LDTR_RIGHTS);
@@ -79,7 +80,7 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
         ])
     }
 
-    /// Section 27.3.1.3.
+    /// The checks of section 27.3.1.3.
     fn tables(&self) -> Option<&'static str> {
         first(&[
             (is_canonical(self.get(GUEST_GDTR_BASE)), "GDTR's base is not canonical"),
@@ -89,7 +90,7 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
         ])
     }
 
-    /// Section 27.3.1.4.
+    /// The checks of section 27.3.1.4.
     fn instruction(&self) -> Option<&'static str> {
         let (rip, rflags) = (self.get(GUEST_RIP), self.get(GUEST_RFLAGS));
         let in_64_bit_mode = self.get(GUEST_CS_RIGHTS) >> 13 & 1 == 1;
@@ -103,7 +104,7 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
         ])
     }
 
-    /// Section 27.3.1.5.
+    /// The checks of section 27.3.1.5.
     fn non_register_state(&self) -> Option<&'static str> {
         let (activity, blocking) = (self.get(GUEST_ACTIVITY), self.get(GUEST_INTERRUPTIBILITY));
         let enabled = self.get(GUEST_RFLAGS) >> 9 & 1 == 1;

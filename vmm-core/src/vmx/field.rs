@@ -42,9 +42,9 @@ impl Field<u64> {
 pub trait Value: Copy {
     /// Width in bits 14:13 of the encodings of such fields, as a bit set (64-bit and natural width share u64).
     const WIDTHS: u32;
-    /// Truncates what VMREAD delivers.
+    /// Truncates the value that VMREAD delivers.
     fn from_u64(value: u64) -> Self;
-    /// Extends for VMWRITE.
+    /// Extends the value for VMWRITE.
     fn to_u64(self) -> u64;
 }
 

@@ -6,11 +6,11 @@ use tollgate_abi::x86::control::*;
 use super::field::*;
 use super::instructions::CurrentVmcs;
 
-/// Paging and protected mode, with the rest of what firmware sets.
+/// CR0 at the entry point: paging and protected mode, with the other bits that firmware sets.
 pub const CR0: u64 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_PE;
-/// Four-level paging.
+/// CR4 at the entry point: four-level paging.
 pub const CR4: u64 = CR4_PAE;
-/// IA-32e mode, SYSCALL and execute-disable.
+/// EFER at the entry point: IA-32e mode, SYSCALL and execute-disable.
 pub const EFER: u64 = EFER_NXE | EFER_LMA | EFER_LME | EFER_SCE;
 
 const CODE_SELECTOR: u16 = 0x08;
@@ -28,7 +28,7 @@ const REAL_MODE_CODE: u32 = 0x9b;
 const REAL_MODE_DATA: u32 = 0x93;
 const LDT: u32 = 0x82;
 const REAL_MODE_LIMIT: u32 = 0xffff;
-/// CD NW ET.
+/// CR0 in real mode: CD NW ET.
 pub const REAL_MODE_CR0: u64 = 0x6000_0010;
 
 /// Writes the guest-state area, except for CR0 and CR4, whose masks and shadows are the backend's.
@@ -52,8 +52,8 @@ pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {
     vmcs.write(VMCS_LINK_POINTER, u64::MAX);
 }
 
-/// The state behind INIT and a start-up IPI: real mode at the page whose number is `vector` (SDM 3A 10.1.1, table 10-1).
-/// CR0 and CR4 are the backend's here, too: [`REAL_MODE_CR0`] and 0.
+/// The state after INIT and a start-up IPI: real mode at the page whose number is `vector` (SDM 3A 10.1.1, table 10-1). CR0 and
+/// CR4 are the backend's here, too: [`REAL_MODE_CR0`] and 0.
 pub fn write_real_mode(vmcs: &mut CurrentVmcs, vector: u8) {
     write(vmcs, 0, 0);
     vmcs.write(GUEST_IA32_EFER, 0);

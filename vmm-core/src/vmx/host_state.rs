@@ -1,4 +1,4 @@
-//! The host-state area (SDM 3C 25.5): what every VM exit loads. RSP and RIP are the entry stub's.
+//! The host-state area (SDM 3C 25.5), which every VM exit loads. RSP and RIP are the entry stub's.
 
 use x86_64::instructions::tables::{sgdt, sidt};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
@@ -8,12 +8,12 @@ use x86_64::registers::segmentation::{CS, SS, Segment};
 use super::field::*;
 use super::instructions::CurrentVmcs;
 
-/// The values that the host-state area can't read from the processor by itself.
+/// The values for the host-state area that can't be read from the processor.
 #[derive(Clone, Copy, Debug)]
 pub struct HostState {
     /// Selector of the monitor's TSS; not null.
     pub tss_selector: u16,
-    /// Where that TSS is.
+    /// The address of that TSS.
     pub tss_base: u64,
 }
 

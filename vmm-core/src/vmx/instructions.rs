@@ -12,7 +12,7 @@ use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use super::field::{Field, ReadWrite, Value};
 
-/// VMfail: why a VMX instruction did not succeed (SDM 3C 31.2).
+/// VMfail: the reason that a VMX instruction did not succeed (SDM 3C 31.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VmFail {
     /// VMfailInvalid: there is no current VMCS, or its pointer is bad.
@@ -82,7 +82,7 @@ impl VmxOperation {
         // SAFETY: the caller's contract; the memory operand is a local.
         unsafe { asm!("vmxon [{}]", "setbe {}", in(reg) &region, out(reg_byte) failed, options(nostack)) };
         if failed != 0 {
-            // SAFETY: the processor is not in VMX operation. The bit is clear then, which tells whoever gives it back.
+            // SAFETY: the processor is not in VMX operation. A clear bit tells that to the code that gives the processor back.
             unsafe { Cr4::update(|flags| flags.remove(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS)) };
             return Err(VmFail::Invalid);
         }
@@ -101,8 +101,8 @@ impl VmxOperation {
         const NONE: u64 = u64::MAX;
         let mut current = NONE;
         let failed: u8;
-        // SAFETY: in VMX operation, by the caller's contract; the memory operands are a local. VMCLEAR of the current VMCS
-        // writes back what the processor keeps of it, to the page that it was given for good.
+        // SAFETY: in VMX operation, by the caller's contract; the memory operands are a local. VMCLEAR of the current VMCS writes
+        // the processor's part of it back, to the page that it was given for good.
         unsafe {
             asm!("vmptrst [{}]", in(reg) &mut current, options(nostack));
             if current != NONE {
@@ -129,7 +129,7 @@ impl VmxOperation {
         if failed != 0 {
             return Err(if invalid != 0 { VmFail::Invalid } else { VmFail::Valid(2) });
         }
-        // SAFETY: as above.
+        // SAFETY: as for VMCLEAR.
         unsafe {
             asm!("vmptrld [{}]", "setbe {}", "setc {}", in(reg) &region, out(reg_byte) failed, out(reg_byte) invalid, options(nostack));
         }
@@ -164,8 +164,8 @@ impl CurrentVmcs {
     /// VMWRITE. A failure is a defect of the monitor and panics.
     #[inline(always)]
     pub fn write<T: Value>(&mut self, field: Field<T, ReadWrite>, value: T) {
-        // SAFETY: a VMCS is current by `self`; what the value makes of the guest is checked by VM entry. On VMfail the
-        // block diverges into a function that never returns.
+        // SAFETY: a VMCS is current by `self`; VM entry checks the effect of the value on the guest. On VMfail the block diverges
+        // into a function that never returns.
         unsafe {
             asm!("vmwrite {field}, {value}", "jbe {failed}", value = in(reg) value.to_u64(), field = in(reg) u64::from(field.encoding()),
                 failed = sym vmwrite_failed, options(nomem, nostack));
@@ -199,14 +199,14 @@ impl CurrentVmcs {
         self.invvpid(1, [u64::from(vpid), 0]);
     }
 
-    /// INVVPID, individual-address (type 0).
+    /// INVVPID, individual-address (type 0): the translations of one address under one VPID.
     pub fn invalidate_address(&mut self, vpid: u16, linear: u64) {
         self.invvpid(0, [u64::from(vpid), linear]);
     }
 
     fn invvpid(&mut self, kind: u64, descriptor: [u64; 2]) {
         let failed: u8;
-        // SAFETY: in VMX operation, since a VMCS is current; only drops cached translations of the guest.
+        // SAFETY: in VMX operation, since a VMCS is current; the instruction only drops cached translations of the guest.
         unsafe {
             asm!("invvpid {}, [{}]", "setbe {}", in(reg) kind, in(reg) &descriptor, out(reg_byte) failed, options(nostack))
         };
@@ -225,13 +225,13 @@ impl CurrentVmcs {
     }
 }
 
-/// Where a VMREAD that cannot fail ends if it does.
+/// The end of a VMREAD that failed although it can't.
 #[cold]
 extern "C" fn vmread_failed() -> ! {
     panic!("VMREAD failed: the monitor read a VMCS field that this processor does not have");
 }
 
-/// Where a VMWRITE that cannot fail ends if it does.
+/// The end of a VMWRITE that failed although it can't.
 #[cold]
 extern "C" fn vmwrite_failed() -> ! {
     panic!("VMWRITE failed: the monitor wrote a VMCS field that this processor does not have");

@@ -1,4 +1,4 @@
-//! Events for the guest, and those that arrive: VM-entry control fields, windows, activity (SDM 3C 25.8.3, 27.6, 27.7.5).
+//! Events that are injected, and events that arrive: VM-entry control fields, windows, activity (SDM 3C 25.8.3, 27.6, 27.7.5).
 
 use super::field as f;
 use super::state::SHADOW;
@@ -7,9 +7,9 @@ use super::{Vmx, qualification};
 use crate::exit::{Event, ExitFacts, GuestState, Interrupts, State, VirtualizedApic};
 use tollgate_abi::x86::control::{CR0_PE, RFLAGS_IF, RFLAGS_TF};
 
-/// Interruptibility state: blocking by NMI, which is the virtual one where there are virtual NMIs.
+/// Interruptibility state: blocking by NMI, or virtual-NMI blocking if there are virtual NMIs.
 const BLOCKED_BY_NMI: u32 = 1 << 3;
-/// Exit interruption information: an IRET has raised this exception, and has ended the blocking by NMI before (SDM 3C 28.2.3).
+/// Exit interruption information: an IRET has raised this exception, and has already ended the blocking by NMI (SDM 3C 28.2.3).
 const UNBLOCKED_BY_IRET: u32 = 1 << 12;
 /// Entry interruption information: deliver an error code.
 const DELIVER_ERROR_CODE: u32 = 1 << 11;
@@ -18,7 +18,7 @@ const ACTIVE: u32 = 0;
 const HALTED: u32 = 1;
 
 impl Vmx {
-    /// Has NMIs blocked again, as they were before an IRET that has not come to its end.
+    /// Blocks NMIs again, as before an IRET that has not come to its end.
     #[cold]
     #[inline(never)]
     fn block_nmis_again(&mut self) {
@@ -33,7 +33,7 @@ impl Interrupts for Vmx {
         let mut information = qualification::entry_information(event);
         if let Some(error_code) = event.error_code {
             self.vmcs.write(f::ENTRY_EXCEPTION_ERROR_CODE, error_code);
-            // In real mode nothing delivers one, and no VM entry would (SDM 3C 27.2.1.3).
+            // In real mode no error code is delivered, and a VM entry would refuse one (SDM 3C 27.2.1.3).
             if !self.long_mode && self.get(State::Cr0) & CR0_PE == 0 {
                 information &= !DELIVER_ERROR_CODE;
             }
@@ -84,7 +84,7 @@ impl Interrupts for Vmx {
     }
 
     fn take_interrupt(&mut self) -> u8 {
-        // The exit has acknowledged it.
+        // The exit has acknowledged the interrupt.
         self.vmcs.read(f::EXIT_INTERRUPTION_INFORMATION) as u8
     }
 

@@ -55,17 +55,17 @@ pub struct Vmx {
     /// Host-physical address of guest-physical 0.
     memory_hpa: u64,
     msr_bitmaps: &'static mut Table,
-    /// 0 where there are no VPIDs: then every transition flushes.
+    /// The guest's VPID; 0 if the processor has none: then every transition flushes.
     vpid: u16,
-    /// When the guest is looked at.
+    /// The time of the next look at the guest.
     watch: Watch,
     has_xsave: bool,
     physical_bits: u32,
-    /// Mirrors of the VMCS fields, which need not be read back.
+    /// Copies of VMCS fields, so that these need not be read back.
     cr0_mask: u64,
     cr4_mask: u64,
     launched: bool,
-    /// CR0 bits that VMX operation demands: with an unrestricted guest neither PE nor PG.
+    /// CR0 bits that VMX operation demands; with an unrestricted guest, PE and PG are not among them.
     cr0_forced: u64,
     unrestricted: bool,
     /// The guest is in IA-32e mode.
@@ -99,7 +99,7 @@ pub struct Parts {
     /// Width of a physical address.
     pub physical_bits: u32,
     pub local_apic: LocalApic,
-    /// The number of the vCPU. Those after the first start in real mode.
+    /// The number of the vCPU. Only the first does not start in real mode.
     pub vcpu: usize,
 }
 
@@ -138,7 +138,7 @@ impl Vmx {
             watch,
             has_xsave,
             physical_bits,
-            // Until the first profile is set, what the guest reads is all in the shadows.
+            // Until the first profile is set, the shadows have every bit that the guest reads.
             cr0_mask: u64::MAX,
             cr4_mask: u64::MAX,
             launched: false,
@@ -191,7 +191,7 @@ impl Vmx {
         ControlFields::new(&self.capabilities, profile, self.watch.has_timer, self.unrestricted)
     }
 
-    /// Which exits a profile's controls can produce.
+    /// The exits that a profile's controls can produce.
     pub fn controls(&self, profile: Profile) -> Controls {
         self.control_fields(profile).in_force(&self.capabilities, self.has_xsave)
     }

@@ -82,7 +82,7 @@ pub const fn entry_information(event: Event) -> u32 {
     event.vector as u32 | (event.kind as u32) << 8 | if event.error_code.is_some() { 1 << 11 } else { 0 } | 1 << 31
 }
 
-/// The cause that a failed VM entry's exit tells (SDM 3C 27.8).
+/// The cause of a failed VM entry, as its exit tells it (SDM 3C 27.8).
 pub const fn entry_failure(reason: ExitReason, qualification: u64) -> &'static str {
     match (reason, qualification) {
         (ExitReason::ENTRY_FAILURE_GUEST_STATE, 2) => "a guest page-directory-pointer-table entry is invalid",

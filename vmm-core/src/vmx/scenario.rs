@@ -1,8 +1,8 @@
 //! Scenarios: a few guest instructions in a state of their own, for exits that the unikernel can't provoke
-//! ([`tollgate_abi::scenario`] has the table of what they are about).
+//! ([`tollgate_abi::scenario`] has the table).
 //!
-//! Each starts from the same frame: 64-bit mode as at the guest's entry point, the minimal profile, the preemption timer as
-//! a bound. A row adds what its exit needs, and undoes what the next frame would not overwrite.
+//! Each starts from the same frame: 64-bit mode as at the guest's entry point, the minimal profile, the preemption timer as a
+//! bound. A row adds the state that its exit needs, and undoes the changes that the next frame would not overwrite.
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::scenario::Scenario;
@@ -20,7 +20,7 @@ use crate::memory::GuestMemory;
 use tollgate_abi::profile::{APIC_REGISTERS, INTERRUPT_DELIVERY};
 use tollgate_abi::x86::controls::{bits, pin, proc, proc2};
 
-/// How a scenario is staged.
+/// The code of a scenario, and the functions that stage it and clean up.
 struct Row {
     name: &'static str,
     code: &'static [u8],
@@ -69,7 +69,7 @@ const TABLE: &[Row] = &[
     row("monitor-trap-flag", LOOP, |frame| frame.vmx.vmcs.write(ENTRY_INTERRUPTION_INFORMATION, 0x8000_0700)),
     // xor eax, eax; mov cr8, rax
     row("tpr-threshold", &[0x31, 0xc0, 0x44, 0x0f, 0x22, 0xc0], |frame| {
-        // The entry check wants a threshold of at most the priority class that the page has.
+        // The entry check wants a threshold of at most the priority class in the page.
         frame.virtual_apic(&[(0x80, 0x50)]);
         frame.vmx.vmcs.write(TPR_THRESHOLD, 2);
     }),
@@ -108,7 +108,7 @@ const TABLE: &[Row] = &[
         set_up: |frame| {
             frame.proc2(bits(&[proc2::ENABLE_PML]));
             frame.vmx.vmcs.write(PML_ADDRESS, address(frame.pages.pml));
-            // One beyond the last entry to be filled: the log is full before anything is in it.
+            // One beyond the last entry to be filled: the log counts as full before it has an entry.
             frame.vmx.vmcs.write(PML_INDEX, 0xffff);
             frame.ept_pointer(ACCESSED_AND_DIRTY);
             frame.registers.rdi = DATA;
@@ -182,7 +182,7 @@ const TABLE: &[Row] = &[
         frame.compatibility_mode();
         (frame.registers.rax, frame.registers.rdi) = (1, DATA);
     }),
-    // The #UD finds no gate, which is a #GP, and neither does that.
+    // The #UD finds no gate, which is a #GP; the #GP finds none either.
     row("double-fault", UD2, |frame| frame.exception(vector::DF)),
     // iret; the link to the previous task is the null selector.
     row("invalid-tss", &[0xcf], |frame| {
@@ -204,7 +204,7 @@ const TABLE: &[Row] = &[
         frame.exception(vector::VE);
         frame.virtualization_exceptions();
     }),
-    // jmp rax, to what follows.
+    // jmp rax, to the next instruction.
     Row {
         name: "control-protection",
         code: &[0xff, 0xe0],
@@ -256,7 +256,8 @@ const WAIT_FOR_SIPI: u32 = 3;
 const ACCESSED_AND_DIRTY: u64 = 1 << 6;
 
 impl Vmx {
-    /// The controls that this processor allows, as far as scenarios ask: the allowed-1 settings, and features of those that it `has`.
+    /// The controls that this processor allows, as far as scenarios need to know: the allowed-1 settings, and the features that
+    /// it `has`.
     pub fn allowed(&self, has: impl Fn(Feature) -> bool) -> Controls {
         let capabilities = &self.capabilities;
         let mut features = 0;
@@ -264,7 +265,7 @@ impl Vmx {
             features |= u32::from(has(feature) && capabilities.cr4_fixed1 & cr4 == cr4) << feature as u8;
         }
         features |= u32::from(capabilities.has_wait_for_sipi()) << Feature::WaitForSipi as u8;
-        // Scenarios of both extensions say what emulations of the other lack.
+        // Scenarios of both extensions name these features for emulations of the other extension, which lack them.
         features |= 1 << Feature::WholeSvm as u8 | 1 << Feature::InitForgotten as u8;
         let (pin, proc, proc2) = (capabilities.pin.may, capabilities.proc.may, capabilities.proc2.may);
         Controls { pin, proc, proc2, proc3: capabilities.proc3, features, ..Controls::default() }
@@ -278,7 +279,7 @@ impl Vmx {
         Controls { pin, proc, proc2, proc3, msr_reads_exit: true, msr_writes_exit: true, ..Controls::default() }
     }
 
-    /// Stages a scenario: what is left is to enter the guest with these registers.
+    /// Stages a scenario: afterwards it only remains to enter the guest with these registers.
     #[inline(never)]
     pub fn stage(
         &mut self,
@@ -299,7 +300,7 @@ impl Vmx {
         frame.registers
     }
 
-    /// Undoes what the next frame would not overwrite.
+    /// Undoes the changes that the next frame would not overwrite.
     #[inline(never)]
     pub fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages, board: &Board) {
         if let Some(row) = TABLE.iter().find(|row| row.name == scenario.name) {

@@ -1,5 +1,4 @@
-//! The start of scenarios: a frame of a guest with its state, which a scenario's row changes, and the pages that the
-//! processor reads.
+//! The start of scenarios: a guest's state, which a scenario's row changes, and the pages that the processor reads.
 
 use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
 use tollgate_abi::profile::Profile;
@@ -37,7 +36,7 @@ const USER_STACK: u32 = 0xc0f3;
 /// A paging-structure entry: the page is ring 3's, too.
 const USER: u8 = 1 << 2;
 
-/// Where the bitmap of user MSRs has the writable ones.
+/// The offset of the writable MSRs in the bitmap of user MSRs.
 pub(super) const USER_MSR_WRITES: u64 = 0x800;
 
 /// Pages for the processor, in host-physical memory, which outlast a row.
@@ -52,15 +51,15 @@ pub struct Pages {
     pub virtualization_exception: &'static mut Table,
     /// The answer of [`supervisor_component`]; 0 for none.
     pub xss_component: u64,
-    /// An MSR's value of before, for the clean-up of the row that changed it.
+    /// An MSR's old value, for the clean-up of the row that changed it.
     pub kept_msr: u64,
 }
 
 /// CET's user state, in IA32_XSS.
 const CET_USER: u64 = 1 << 11;
 
-/// A component for IA32_XSS, which raises #GP for one that the processor does not have (SDM 1 13.3): the first that
-/// CPUID.(EAX=0DH,ECX=1):ECX offers. Bochs 2.7 offers none and takes any, so that a write tells where nothing is offered.
+/// A component for IA32_XSS, which raises #GP for one that the processor does not have (SDM 1 13.3). It is the first that
+/// CPUID.(EAX=0DH,ECX=1):ECX offers. Bochs 2.7 offers none and takes any, so that a write has to tell if none is offered.
 pub fn supervisor_component(offered: u32, takes: impl FnOnce(u64) -> bool) -> Option<u64> {
     if offered == 0 { takes(CET_USER).then_some(CET_USER) } else { Some(1 << offered.trailing_zeros()) }
 }
@@ -74,7 +73,7 @@ pub(super) struct Frame<'a> {
     pub(super) registers: GuestRegisters,
 }
 
-/// Where a page for the processor is.
+/// The physical address of a page for the processor.
 pub(super) fn address(page: &Table) -> u64 {
     core::ptr::from_ref(page) as u64
 }
@@ -96,7 +95,7 @@ impl Frame<'_> {
         self.vmx.flush_translations(None);
     }
 
-    /// Ends the scenario after so many TSC ticks, where the processor has the timer for it.
+    /// Ends the scenario after `ticks` of the TSC, if the processor has the timer for it.
     fn bound(&mut self, ticks: u64) {
         if self.vmx.capabilities.pin.may >> pin::PREEMPTION_TIMER & 1 != 0 {
             self.pin(bits(&[pin::PREEMPTION_TIMER]));
@@ -105,7 +104,7 @@ impl Frame<'_> {
         }
     }
 
-    /// Asks another processor for a signal, which has as much time to come as a processor that is away.
+    /// Asks another processor for a signal, which has as much time to come as a processor may be away.
     pub(super) fn ask(&mut self, signal: Signal) {
         self.bound(self.board.patience(BOUND_TICKS));
         self.board.ask(signal);
@@ -129,7 +128,7 @@ impl Frame<'_> {
         self.vmx.vmcs.write(PROC2_CONTROLS, proc2 | bits);
     }
 
-    /// Tertiary controls, of which the monitor itself wants none.
+    /// Sets tertiary controls, of which the monitor itself needs none.
     #[inline(never)]
     pub(super) fn proc3(&mut self, bits: u64) {
         self.proc(TERTIARY, 0);
@@ -191,28 +190,28 @@ impl Frame<'_> {
         (self.registers.rax, self.registers.rdi) = (component, DATA);
     }
 
-    /// UMWAIT and TPAUSE, which RDTSC exiting has exit (SDM 3C 26.1.3).
+    /// The set-up for UMWAIT and TPAUSE, which exit under RDTSC exiting (SDM 3C 26.1.3).
     #[inline(never)]
     pub(super) fn user_wait(&mut self) {
         self.proc2(bits(&[proc2::ENABLE_USER_WAIT]));
         self.proc(bits(&[proc::RDTSC_EXITING]), 0);
     }
 
-    /// Lists of one MSR, number 0, and its value, which is 0, too: bit 0 of RCX stands for them.
+    /// Lists of one MSR, number 0, and its value, which is 0, too; bit 0 of RCX selects them.
     #[inline(never)]
     pub(super) fn msr_list(&mut self) {
         self.proc3(1 << proc3::ENABLE_MSR_LIST);
         (self.registers.rcx, self.registers.rsi, self.registers.rdi) = (1, DATA, DATA + 8);
     }
 
-    /// A bitmap of the MSRs that URDMSR and UWRMSR may access, with the first one of those that it has at `offset`.
+    /// A bitmap of the MSRs that URDMSR and UWRMSR may access, with the bit of the first MSR at `offset`.
     #[inline(never)]
     pub(super) fn user_msr(&mut self, offset: u64) {
         let _ = self.memory.write(DATA + offset, &[1]);
         hardware::write_user_msr_ctl(DATA | hardware::USER_MSR_ENABLED);
     }
 
-    /// Exits for one exception more.
+    /// Has one more exception exit.
     #[inline(never)]
     pub(super) fn exception(&mut self, vector: u8) {
         let bitmap = self.vmx.vmcs.read(EXCEPTION_BITMAP);
@@ -241,7 +240,7 @@ impl Frame<'_> {
         vmcs.write(GUEST_RFLAGS, rflags | RFLAGS_AC);
     }
 
-    /// The first 2 MiB with [`USER`] or without: the lowest byte of the entry at each level of the page tables.
+    /// Lets ring 3 use the first 2 MiB ([`USER`]), or not: writes the lowest byte of the entry at each level of the page tables.
     #[inline(never)]
     pub(super) fn user_pages(&mut self, user: u8) {
         for (level, byte) in (0..).zip([0x03, 0x03, 0x83]) {
@@ -249,7 +248,7 @@ impl Frame<'_> {
         }
     }
 
-    /// An address for virtualization-exception information, which is free to be written (SDM 3C 26.5.7.2).
+    /// An address for virtualization-exception information, in a state that says that it may be written (SDM 3C 26.5.7.2).
     #[inline(never)]
     pub(super) fn virtualization_exceptions(&mut self) {
         self.pages.virtualization_exception.0.fill(0);

@@ -1,25 +1,27 @@
-//! The changes that scenarios make to the processor itself, and undo: IA32_XSS, IA32_S_CET, IA32_USER_MSR_CTL, and NMIs that an NMI's exit
+//! The changes that scenarios make to the processor itself, and undo: IA32_XSS, IA32_S_CET, IA32_USER_MSR_CTL, and the blocking
+//! of NMIs after an NMI's exit.
 //! leaves blocked.
 #![expect(unsafe_code, reason = "writes MSRs and executes IRET")]
 
 use tollgate_abi::x86::msr::{IA32_S_CET, IA32_USER_MSR_CTL, IA32_XSS};
 use x86_64::registers::model_specific::Msr;
 
-/// Writes IA32_XSS, where the XSAVES control says that there is one; returns what was in it.
+/// Writes IA32_XSS, if the XSAVES control says that it exists; returns its old value.
 pub(super) fn change_xss(value: u64) -> u64 {
-    // SAFETY: a scenario about XSAVES runs only where the control is allowed, hence the MSR exists, and the value is what was in
-    // it or a component that the processor takes; the monitor uses no supervisor state.
+    // SAFETY: a scenario about XSAVES runs only where the control is allowed, hence the MSR exists. The value is the old one or a
+    // component that the processor takes; the monitor uses no supervisor state.
     unsafe { exchange(IA32_XSS, value) }
 }
 
-/// Writes IA32_S_CET, which no control loads at an entry or exit: the guest has what the monitor has. Returns what was in it.
+/// Writes IA32_S_CET, which no control loads at an entry or exit, so that guest and monitor share its value. Returns the old
+/// value.
 pub(super) fn change_s_cet(value: u64) -> u64 {
     // SAFETY: a scenario about CET runs only where there is indirect-branch tracking, hence the MSR exists, and CR4.CET is clear
     // in the monitor, so that the value means nothing there.
     unsafe { exchange(IA32_S_CET, value) }
 }
 
-/// Writes an MSR; returns what was in it.
+/// Writes an MSR; returns its old value.
 ///
 /// # Safety
 /// The MSR exists, takes the value, and nothing of the monitor depends on it.
@@ -45,7 +47,7 @@ pub(super) fn write_user_msr_ctl(value: u64) {
 
 /// Ends the blocking of NMIs (SDM 3A 6.7.1), which lasts from an exit for one to the next IRET (SDM 3C 28.1).
 pub(super) fn unblock_nmis() {
-    // SAFETY: IRETQ goes to the next instruction, with the stack, flags and segments that there are.
+    // SAFETY: IRETQ goes to the next instruction, with the present stack, flags and segments.
     unsafe {
         core::arch::asm!(
             "mov {at}, rsp",

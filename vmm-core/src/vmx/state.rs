@@ -233,8 +233,8 @@ impl GuestState for Vmx {
         vmcs.write(f::EXCEPTION_BITMAP, fields.exception_bitmap);
         vmcs.write(f::CR0_MASK, fields.cr0_mask);
         vmcs.write(f::CR4_MASK, fields.cr4_mask);
-        // Fields that exist with their control: no VM function is enabled, and every leaf of the SGX and MKTME
-        // instructions exits.
+        // These fields exist with their control: no VM function is enabled, and every leaf of the SGX and MKTME instructions
+        // exits.
         for (bit, field, value) in [
             (proc2::ENABLE_VM_FUNCTIONS, f::VM_FUNCTION_CONTROLS, 0),
             (proc2::ENABLE_ENCLS_EXITING, f::ENCLS_EXITING_BITMAP, u64::MAX),

@@ -17,7 +17,7 @@ impl Vmx {
         }
     }
 
-    /// Sets the processor's own APIC timer to what comes first of its two uses.
+    /// Sets the processor's own APIC timer to the earlier of its two uses.
     #[cold]
     #[inline(never)]
     fn share_timer(&self) {
@@ -25,7 +25,8 @@ impl Vmx {
         self.own_apic.local_apic.arm_timer(vector, at_tsc);
     }
 
-    /// From now on only scenarios run, each with a bound of its own: no interrupt of the watchdog's is to end one.
+    /// Stops the watchdog: from now on only scenarios run, each with a bound of its own, and no interrupt of the watchdog may end
+    /// one.
     pub(super) fn watch_no_more(&mut self) {
         if core::mem::take(&mut self.watch.interrupts) {
             self.arm_timer(None);

@@ -1,36 +1,36 @@
-//! When a guest is looked at, whether it still exits and whether its run is over: by the VMX-preemption timer (SDM 3C 26.5.1), which
-//! is saved at each exit, so that it counts the guest's own time across exits.
+//! The times at which a guest is looked at: whether it still exits, and whether its run is over. The VMX-preemption timer brings
+//! the looks (SDM 3C 26.5.1). It is saved at each exit, so that it counts the guest's own time across exits.
 //!
-//! A guest that does nothing but exit has little time of its own: of a CPUID loop on Bochs some three ticks in ninety. To find the
-//! run's limit soon after it all the same, the timer gets a small share of what is left of the run.
+//! A guest that does nothing but exit has little time of its own: a CPUID loop on Bochs has some three ticks in ninety. The run's
+//! limit is to be found soon after it all the same, so that the timer gets a small share of the rest of the run.
 //!
-//! Where the processor has no such timer, its own APIC's does both, by interrupts: it fires at the run's limit whatever the guest does, and
-//! for the time without an exit it has a second vector.
+//! If the processor has no such timer, its own APIC's does both, by interrupts: it fires at the run's limit whatever the guest
+//! does, and for the time without an exit it has a second vector.
 
 use super::capability::Capabilities;
 use crate::handlers::apic::{TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::machine::NEVER;
 
-/// Of the time that is left of a run, the share that the guest can have for itself without a look, and of the whole run the
-/// least: powers of two. A window of the usual length, which begins the time anew, is within it.
+/// The longest time for itself that a guest gets without a look, as shares of the run, powers of two: a share of the rest of the
+/// run, or a share of the whole run if that is longer. A window of the usual length, which starts the time anew, is shorter.
 const SHARE_OF_REST: u32 = 7;
 const SHARE_OF_WHOLE: u32 = 11;
 
-/// The two times that are watched: that of the whole run, and that without an exit.
+/// The two times that are watched: the time of the whole run, and the time without an exit.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// The processor has the timer and it is in use.
     pub(super) has_timer: bool,
     /// The guest has halted, which may last.
     pub(super) halted: bool,
-    /// When the run ends at the latest, and how many TSC ticks it has for that.
+    /// The TSC at which the run ends at the latest, and the TSC ticks that it has until then.
     pub(super) limit_tsc: u64,
     limit_ticks: u64,
     /// The setting of the processor's own APIC timer while the guest's is off: the limit, or 0 for nothing.
     pub(super) idle_tsc: u64,
-    /// For lack of the timer, an interrupt ends the time without an exit.
+    /// An interrupt ends the time without an exit, for lack of the timer.
     pub(super) interrupts: bool,
-    /// When that of the guest's own timer is due, or the limit's.
+    /// The time at which the interrupt of the guest's own timer is due, or the limit's.
     pub(super) timer_tsc: u64,
     watchdog_ticks: u64,
     watchdog_tsc: u64,
@@ -41,7 +41,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// For a guest that is stopped after so many TSC ticks without an exit (0: never), or at a limit.
+    /// A watch over a guest that is stopped after `watchdog_ticks` of the TSC without an exit (0: never), or at a limit.
     pub(super) fn new(capabilities: &Capabilities, watchdog_ticks: u64, limited: bool) -> Self {
         Self {
             has_timer: capabilities.has_preemption_timer() && (watchdog_ticks > 0 || limited),
@@ -58,30 +58,30 @@ impl Watch {
         }
     }
 
-    /// Has the run end at a TSC, after so many ticks; [`NEVER`] for not by this.
+    /// Has the run end at a TSC, after `ticks`; [`NEVER`] for no limit.
     pub(super) fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
         (self.limit_tsc, self.limit_ticks) = (limit_tsc, ticks);
         self.idle_tsc = if limit_tsc == NEVER { 0 } else { limit_tsc };
     }
 
-    /// Begins the time without an exit.
+    /// Starts the time without an exit.
     pub(super) fn restart(&mut self, now_tsc: u64) {
         self.watchdog_tsc = if self.watchdog_ticks > 0 { now_tsc.saturating_add(self.watchdog_ticks) } else { NEVER };
         self.divide(now_tsc);
     }
 
-    /// Whether that is over. If not, the timer has another value, for the rest of it.
+    /// Whether the time without an exit is over. If not, the timer gets a new value, for the rest of it.
     pub(super) fn is_due(&mut self, now_tsc: u64) -> bool {
         self.divide(now_tsc);
         now_tsc >= self.watchdog_tsc
     }
 
-    /// The value to load the timer with. A halted guest is to be left alone: whatever it waits for makes an exit.
+    /// The value to load the timer with. A halted guest is left alone: the event that it waits for makes an exit.
     pub(super) fn timer(&self) -> u32 {
         if self.halted { u32::MAX } else { self.timer }
     }
 
-    /// Where an interrupt ends the time without an exit: the next one of the processor's own APIC timer, its vector and when it is due.
+    /// The next interrupt of the processor's own APIC timer, if interrupts end the time without an exit: its vector and its time.
     pub(super) fn interrupt(&self) -> (u8, u64) {
         let watchdog_tsc = if self.halted { NEVER } else { self.watchdog_tsc };
         let timer_tsc = if self.timer_tsc == 0 { NEVER } else { self.timer_tsc };
@@ -94,7 +94,7 @@ impl Watch {
             let share = self.limit_tsc.saturating_sub(now_tsc) >> SHARE_OF_REST;
             ticks = ticks.min(share.max(self.limit_ticks >> SHARE_OF_WHOLE));
         }
-        // Its first tick may be a part of one.
+        // The timer's first tick may be a part of one.
         self.timer = u32::try_from((ticks >> self.shift) + 2).unwrap_or(u32::MAX);
     }
 }
