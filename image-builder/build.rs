@@ -1,10 +1,11 @@
 //! Builds the bare-metal programs, which the host tool carries in itself.
 //!
-//! They need compiler flags that no host program may have, so a nested cargo builds them: the monitor, for the ROM and for
-//! UEFI, without SSE, so that the guest's vector registers survive an exit untouched, and all without a red zone, which an interrupt would
-//! overwrite.
+//! They need compiler flags that no host program may have, so a nested cargo builds them. The monitor, for the ROM and for UEFI,
+//! is built without SSE, so that the guest's vector registers survive an exit untouched. All are built without a red zone, which
+//! an interrupt would overwrite.
 //!
-//! The UEFI firmware for QEMU is carried, too: that of the crate `ovmf-prebuilt`, whose later versions fetch it from a network.
+//! The UEFI firmware for QEMU is carried, too. It is the one in the crate `ovmf-prebuilt`, whose later versions fetch it from a
+//! network.
 
 use std::env;
 use std::fs;
@@ -92,7 +93,7 @@ fn build(program: &Program, root: &Path, target: &Path) -> PathBuf {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", program.flags.join("\x1f"));
     let output = cargo.output().unwrap_or_else(|error| panic!("starting cargo for `{}`: {error}", program.package));
     if !output.status.success() {
-        // Shown on failure only: rustc warns about `-sse2` at every crate, which is what the image wants.
+        // Shown on failure only: rustc warns about `-sse2` at every crate, and the image needs that flag.
         panic!("building `{}` failed:\n{}", program.package, String::from_utf8_lossy(&output.stderr));
     }
     target.join(TARGET).join(PROFILE).join(program.package)

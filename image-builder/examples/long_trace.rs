@@ -1,4 +1,4 @@
-//! Writes the log of a run with so many traced exits to standard output, to measure what a long trace takes:
+//! Writes the log of a run with so many traced exits to standard output, to measure the costs of a long trace:
 //!
 //! ```sh
 //! cargo run --release --example long_trace 10000000 > long.log

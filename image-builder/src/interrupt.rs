@@ -7,7 +7,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 static REQUESTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Notes these signals from now on; the second one of them ends the process at once.
+/// Notes these signals from now on; the second signal ends the process at once.
 pub fn watch() {
     let flag = REQUESTED.get_or_init(|| Arc::new(AtomicBool::new(false)));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
@@ -17,7 +17,7 @@ pub fn watch() {
     }
 }
 
-/// Whether one of them came.
+/// Whether such a signal came.
 pub fn requested() -> bool {
     REQUESTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed))
 }

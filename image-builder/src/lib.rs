@@ -5,9 +5,8 @@
 //!                                                                 audit ────┴► account (verify) ► report
 //! ```
 //!
-//! [`commands`] joins these for the command line; everything else can be used and tested by itself. What comes from
-//! outside (a guest, a log, an emulator) may be missing, torn, huge or hostile: it ends in a [`failure::Failure`],
-//! never in a panic.
+//! [`commands`] joins these for the command line; everything else can be used and tested by itself. Input from outside (a guest,
+//! a log, an emulator) may be missing, torn, huge or hostile: that ends in a [`failure::Failure`], never in a panic.
 #![forbid(unsafe_code)]
 
 pub mod cli;

@@ -9,7 +9,7 @@ use tollgate::{commands, interrupt};
 use tollgate_books::terminal::Terminal;
 
 fn main() -> ExitCode {
-    // Help shows what there is to choose from here; no other command line has to ask Bochs for it.
+    // Help shows the models that the Bochs here has; no other command line has to ask Bochs for them.
     let wants_help = std::env::args_os().any(|word| ["-h", "--help", "help"].iter().any(|help| word == *help));
     let tool = if wants_help { cli::with_models() } else { Cli::command() };
     let cli = Cli::from_arg_matches(&tool.get_matches()).unwrap_or_else(|error| error.exit());

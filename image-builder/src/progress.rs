@@ -10,7 +10,7 @@ use tollgate_abi::record::{Kind, Record};
 use tollgate_books::log::printable;
 use tollgate_books::terminal::Terminal;
 
-/// The progress that a run shows while it works.
+/// The progress of a run, shown while it works.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -36,7 +36,7 @@ impl Progress {
         Self { bar, terminal }
     }
 
-    /// A phase begins, or something is worth a line.
+    /// Shows the beginning of a phase, or a line of its own.
     pub fn phase(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(self.terminal.wrap(text)),
@@ -44,7 +44,7 @@ impl Progress {
         }
     }
 
-    /// A record has come.
+    /// Counts a record that has come.
     pub fn record(&self, record: &Record<'_>) {
         let Some(bar) = &self.bar else { return };
         match record.kind {
@@ -57,7 +57,7 @@ impl Progress {
         }
     }
 
-    /// Nothing more comes: the moving line goes.
+    /// Removes the moving line, when no more comes.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,4 +1,4 @@
-//! The run's options: what the command line asks for, as the line of words that goes into the image.
+//! The run's options: the requests of the command line, as the line of words that goes into the image.
 
 use tollgate_abi::bench;
 use tollgate_abi::command_line::{ALL, NONE, OptionError, Options, Selected, parse_selected};
@@ -13,11 +13,11 @@ use crate::random;
 pub const DEFAULT_WATCHDOG_TICKS: u64 = 200_000_000;
 /// Ticks without an exit after which a random guest is stopped: it hangs often.
 pub const RANDOM_WATCHDOG_TICKS: u64 = 2_000_000;
-/// Ticks after which a random guest is stopped, unless asked otherwise: it has come to its end before, or never will.
+/// Ticks after which a random guest is stopped, unless asked otherwise: by then it has come to its end, or never will.
 pub const RANDOM_LIMIT_TICKS: u64 = 20_000_000;
-/// The same under KVM, which may leave a processor for a while to do something else: about a second.
+/// The watchdog's ticks under KVM, which may leave a processor for a while to do something else: about a second.
 pub const KVM_WATCHDOG_TICKS: u64 = 3_000_000_000;
-/// The preemption timer, by which the monitor keeps the watchdog, has 32 bits.
+/// The most ticks of the watchdog: the preemption timer, by which the monitor keeps it, has 32 bits.
 const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
 
 /// The name that stands for every workload that returns and every scenario.
@@ -30,21 +30,21 @@ pub struct Selection {
     pub workloads: Vec<String>,
     /// The scenarios that [`ATLAS`] stands for, if not for all.
     pub atlas: Option<Vec<&'static str>>,
-    /// Everything else, as it is written; of workloads, scenarios, book and seed it says nothing.
+    /// Everything else, as it is written; workloads, scenarios, book and seed are left out.
     pub run: Options<'static>,
     /// The guest in the image.
     pub guest: GuestKind,
 }
 
-/// A guest by what it is asked for and compared with.
+/// A guest, by the options that ask for it and the books that it is compared with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GuestKind {
     /// The built-in one, which runs workloads and books their exits.
     #[default]
     BuiltIn,
-    /// Another one, which runs no workload unless some are named, and hands over a book of its exits.
+    /// Another guest, which runs no workload unless some are named, and hands over a book of its exits.
     Other,
-    /// Another one, which keeps no book.
+    /// Another guest, which keeps no book.
     WithoutBook,
 }
 
@@ -63,8 +63,7 @@ impl Selection {
     /// The options line.
     ///
     /// # Errors
-    /// A workload or a value that does not exist, the sentence suggesting the nearest that does; or a workload that needs
-    /// more vCPUs.
+    /// A workload or a value does not exist (the sentence suggests the nearest one that does), or a workload needs more vCPUs.
     pub fn options(&self) -> Result<String, Failure> {
         let items =
             self.workloads.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|item| !item.is_empty());
@@ -163,7 +162,7 @@ fn names() -> impl Iterator<Item = &'static str> {
     workloads.chain(scenario::TABLE.iter().map(|scenario| scenario.name)).chain([ATLAS, bench::EVERY, random::NAME])
 }
 
-/// The name most like `word`, if any is alike at all.
+/// The name most like `word`, if any is similar at all.
 pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     const ALIKE: f64 = 0.7;
     let likeness = |name: &str| strsim::jaro_winkler(&word.to_lowercase(), name);

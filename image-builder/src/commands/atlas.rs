@@ -1,8 +1,8 @@
-//! The atlas: every exit that the extension of the machine has, produced by one of several runs, or why not.
+//! The atlas: every exit that the extension of the machine has, produced by one of several runs, or the reason that it was not.
 //!
-//! One run can't have it all. With a second processor Bochs' time-stamp counter moves in steps of 5, so what needs no other
-//! runs without; no processor model has all of VT-x; and of SVM, QEMU's own emulation and Bochs each lack what the other has.
-//! The exits that can be had depend on the emulators' versions, too ([`tollgate_abi::emulated`]).
+//! One run can't have all exits. With a second processor Bochs' time-stamp counter moves in steps of 5, so that only scenarios
+//! that need one run with it. No processor model has all of VT-x; and of SVM, QEMU's own emulation and Bochs each lack features
+//! that the other has. The exits that can be had depend on the emulators' versions, too ([`tollgate_abi::emulated`]).
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::emulated::{Emulated, Places, Release};
@@ -24,22 +24,22 @@ use crate::cli::RunArguments;
 use crate::emulator::{Engine, Target, bochs, release};
 use crate::selection::Selection;
 
-/// One of an atlas' runs.
+/// One run of an atlas.
 pub(super) struct Part {
     /// Its subject, for people.
     pub(super) what: String,
     /// The image's options.
     pub(super) options: String,
-    /// Where it runs.
+    /// The machine that it runs on.
     pub(super) target: Target,
-    /// The folder of its files within those of the atlas; the first run's are not in one.
+    /// The folder of its files within those of the atlas; `None` for the first run.
     pub(super) folder: Option<String>,
 }
 
-/// Where the scenarios that need another CPU are run.
+/// The folder of the run with the scenarios that need another CPU.
 const OTHER_CPU_FOLDER: &str = "two-cpus";
-/// Models for what those lack on which everything runs, and the scenarios and workloads that are about it: each runs on the first
-/// model that the installed Bochs has.
+/// Models with features that the usual models lack, and the scenarios and workloads about these features. Each of those runs on
+/// the first model that the installed Bochs has.
 const ELSEWHERE: [(Extension, &str, &[&str]); 4] = [
     (Extension::VtX, "corei5_arrandale_m520", &["getsec"]),
     (
@@ -50,16 +50,16 @@ const ELSEWHERE: [(Extension, &str, &[&str]); 4] = [
     (Extension::VtX, "sapphire_rapids", &["umwait", "tpause"]),
     (Extension::Svm, "ryzen+invpcid", &["hidden-instructions"]),
 ];
-/// The model for what QEMU's SVM lacks.
+/// The model with features that QEMU's SVM lacks.
 const SVM_MODEL: &str = "zambezi";
-/// The scenario that not every Bochs survives.
+/// The scenario that ends some versions of Bochs.
 const SHUTDOWN_SCENARIO: &str = "shutdown";
 
-/// The runs of an atlas: `selection`, the scenarios that need another CPU, and, unless the machine has to stay alone, what
-/// it lacks on another.
+/// The runs of an atlas: `selection`, the scenarios that need another CPU, and, unless the machine has to stay `alone`, the
+/// scenarios and workloads about features that it lacks, on other machines.
 ///
 /// # Errors
-/// The selection is none.
+/// The selection can't be run.
 pub(super) fn parts(selection: &Selection, on: Target, alone: bool) -> Result<Vec<Part>, Failure> {
     let mut parts = parts_on(selection, on, None)?;
     if alone {
@@ -79,7 +79,7 @@ pub(super) fn parts(selection: &Selection, on: Target, alone: bool) -> Result<Ve
     Ok(parts)
 }
 
-/// The runs on other models of this Bochs, of what those lack on which everything runs.
+/// The runs on other models of this Bochs, about features that the usual models lack.
 fn parts_elsewhere(
     selection: &Selection,
     extension: Extension,
@@ -103,7 +103,7 @@ fn parts_elsewhere(
     Ok(parts)
 }
 
-/// The runs on one machine, in this folder.
+/// The runs on one machine, with this folder.
 fn parts_on(selection: &Selection, target: Target, folder: Option<&str>) -> Result<Vec<Part>, Failure> {
     let runs =
         |scenario: &&Scenario| scenario.is_under(target.extension()) && ends_the_emulator(scenario, target).is_none();
@@ -129,7 +129,7 @@ fn parts_on(selection: &Selection, target: Target, folder: Option<&str>) -> Resu
     ])
 }
 
-/// Why a scenario can't be run on a target that could not say so itself.
+/// The reason that a scenario can't be run on a target that could not tell the reason itself.
 pub(super) fn ends_the_emulator(scenario: &Scenario, target: Target) -> Option<&'static str> {
     let is_it = target.engine() == Engine::Bochs && scenario.name == SHUTDOWN_SCENARIO;
     let survives =
@@ -137,12 +137,12 @@ pub(super) fn ends_the_emulator(scenario: &Scenario, target: Target) -> Option<&
     (is_it && !survives()).then_some("Bochs before 3.0 ends itself at a triple fault, before it looks for SVM's exit")
 }
 
-/// Variants are kept with keys.
+/// The selection with keys kept, since variants come with keys.
 fn kept(selection: &Selection) -> Selection {
     Selection { run: Options { keys: true, ..selection.run }, ..selection.clone() }
 }
 
-/// The options for these scenarios and workloads without others.
+/// The options for these scenarios and workloads alone.
 fn alone(selection: &Selection, names: Vec<&str>) -> Result<String, Failure> {
     let workloads = names.into_iter().map(str::to_owned).collect();
     let kept = kept(selection);
@@ -150,10 +150,10 @@ fn alone(selection: &Selection, names: Vec<&str>) -> Result<String, Failure> {
     Selection { workloads, run, ..kept }.options()
 }
 
-/// One of the runs that were performed.
+/// A run that was performed.
 #[derive(Clone, Debug)]
 struct Run {
-    /// Its processor, and how many where that is not one.
+    /// Its processor, and the number of processors if that is not one.
     place: String,
     account: Account,
     /// The program that executed it.
@@ -163,23 +163,24 @@ struct Run {
 }
 
 impl Run {
-    /// Whether the platform is one of these.
+    /// Whether the platform is one of these versions of Bochs or QEMU.
     fn is_one_of(&self, bochs: Emulated, qemu: Emulated) -> bool {
         match self.engine {
             Engine::Bochs => bochs.by(self.version),
             Engine::Tcg => qemu.by(self.version),
-            // It is silicon: what emulators have, that may have.
+            // Silicon may have any exit that some emulator has.
             Engine::Kvm => bochs != Emulated::Never || qemu != Emulated::Never,
         }
     }
 
-    /// Whether what can be produced is known, so that what is missing can be told.
+    /// Whether the exits that can be produced are known, so that missing ones can be told.
     fn is_emulator(&self) -> bool {
         self.version.is_some()
     }
 }
 
-/// Performs the runs: the first one's account, with the rows of all, and the verdict of the first that failed.
+/// Performs the runs. The result is the first one's account, with the atlas rows of all, and the verdict of the first run that
+/// failed.
 pub(super) fn run(
     arguments: &RunArguments,
     selection: &Selection,
@@ -200,7 +201,7 @@ pub(super) fn run(
         let (name, mut account) = match outcome {
             Ok(account) => account,
             Err(failure) if runs.is_empty() || failure.status == Status::Usage => return Err(failure.during(&which)),
-            // What the others found is shown all the same.
+            // The results of the other runs are shown all the same.
             Err(failure) => {
                 let mut account = joined(&runs, on.extension(), selection.run.keys, is_alone);
                 (account.status, account.verdict) = (failure.status, Verdict::Ended(failure.during(&which)));
@@ -219,7 +220,7 @@ pub(super) fn run(
         let status = account.status;
         let engine = part.target.engine();
         runs.push(Run { place: place_name(arguments, part), account, engine, version: release(engine) });
-        // Books that differ leave the other runs as they are; a platform that can't run one won't run the next.
+        // If books differ, the other runs go on; a platform that can't run one won't run the next.
         if !matches!(status, Status::Balanced | Status::Differs) {
             break;
         }
@@ -227,7 +228,7 @@ pub(super) fn run(
     Ok((title, joined(&runs, on.extension(), selection.run.keys, is_alone)))
 }
 
-/// A run's processor, and how many where that is not one.
+/// A run's processor, and the number of processors if that is not one.
 fn place_name(arguments: &RunArguments, part: &Part) -> String {
     let needed = Options::parse(&part.options).unwrap_or_default().processors();
     match arguments.machine_cpus.unwrap_or(needed) {
@@ -236,7 +237,7 @@ fn place_name(arguments: &RunArguments, part: &Part) -> String {
     }
 }
 
-/// The account of the first of several runs, at least one, with the atlas of all, and with what failed first.
+/// The account of the first of several runs, at least one, with the atlas of all, and with the first failure.
 fn joined(runs: &[Run], extension: Extension, keep_keys: bool, is_alone: bool) -> Account {
     let accounts = || runs.iter().map(|run| &run.account);
     let mut account = runs[0].account.clone();
@@ -253,11 +254,11 @@ fn joined(runs: &[Run], extension: Extension, keep_keys: bool, is_alone: bool) -
         noise: sum.noise + run.log.noise,
         damaged: sum.damaged + run.log.damaged,
     });
-    // They were kept for the variants' sake.
+    // Keys were kept for the variants' sake.
     if !keep_keys {
         account.reasons.iter_mut().for_each(|reason| reason.keys.clear());
     }
-    // A platform that refused the first run says why, once.
+    // A platform that refused the first run gives its reason once.
     if runs[0].account.status != Status::Platform {
         account.atlas = rows(runs, extension);
     }
@@ -270,7 +271,7 @@ fn joined(runs: &[Run], extension: Extension, keep_keys: bool, is_alone: bool) -
     account
 }
 
-/// Each scenario where it ran, or why it ran nowhere.
+/// Each scenario of the run that had it, or the reason that no run had it.
 fn scenarios(runs: &[Run]) -> Vec<ScenarioRun> {
     let all = || runs.iter().flat_map(|run| &run.account.scenarios);
     let of = |scenario: &Scenario| {
@@ -280,8 +281,8 @@ fn scenarios(runs: &[Run]) -> Vec<ScenarioRun> {
     scenario::TABLE.iter().filter_map(of).collect()
 }
 
-/// The exits that are not produced though these emulators can produce them. That a processor lacks it is no excuse unless the machine had to
-/// stay alone, or is silicon.
+/// The exits that are missing although these emulators can produce them. A processor that lacks the feature is no excuse, unless
+/// the machine had to stay alone or is silicon.
 fn gaps(rows: &[AtlasRow], runs: &[Run], is_alone: bool) -> Vec<String> {
     let may_lack = is_alone || !runs.iter().all(Run::is_emulator);
     let accounts = || runs.iter().map(|run| &run.account);
@@ -308,8 +309,8 @@ fn gaps(rows: &[AtlasRow], runs: &[Run], is_alone: bool) -> Vec<String> {
     gaps
 }
 
-/// The features that the processors of these runs lack for a reason, if that is why they did not produce it: a scenario that was denied
-/// says so, or the reason's controls.
+/// The features that the processors of these runs lack for a reason, if that is why they did not produce it. A scenario that was
+/// denied tells them, or the reason's controls do.
 pub(super) fn lacking<'a>(number: u16, accounts: impl Iterator<Item = &'a Account> + Clone) -> Option<String> {
     if let Some(detail) = denied(number, None, accounts.clone()) {
         return Some(detail);
@@ -325,8 +326,8 @@ pub(super) fn lacking<'a>(number: u16, accounts: impl Iterator<Item = &'a Accoun
     Some(format!("this processor lacks {}", enabled_by(row.enabled_by)))
 }
 
-/// The features that the processors of these runs lack for the scenario about a reason, or about one variant of it, if there is one and it
-/// was denied.
+/// The features that the processors of these runs lack for the scenario about a reason, or about one variant of it. `None` if
+/// there is no such scenario, or it was not denied.
 pub(super) fn denied<'a>(
     number: u16,
     variant: Option<&str>,
@@ -347,7 +348,7 @@ struct Wanted {
     extension: Extension,
 }
 
-/// Every exit that an extension has: the SDM's reasons, or those for which SVM has a code, and SVM's own.
+/// Every exit that an extension has: the SDM's reasons, or, under SVM, those that have a code and SVM's own.
 fn wanted(extension: Extension) -> Vec<Wanted> {
     let all = TABLE.iter().map(|row| (row.reason, row.notes().provoked_by, row.notes().places));
     match extension {
@@ -367,12 +368,12 @@ fn wanted(extension: Extension) -> Vec<Wanted> {
 }
 
 impl Wanted {
-    /// Whether one of these runs was where it can be produced.
+    /// Whether one of these runs was on a platform that can produce it.
     fn is_possible(&self, runs: &[Run]) -> bool {
         runs.iter().any(|run| run.is_one_of(self.places.bochs, self.places.qemu))
     }
 
-    /// The variants of it that there are under the extension.
+    /// Its variants under the extension.
     fn variants(&self) -> impl Iterator<Item = &'static str> {
         let (reason, extension) = (self.reason, self.extension);
         let is_there = move |name: &&str| match about(reason, name) {
@@ -388,13 +389,13 @@ pub(super) fn about(reason: ExitReason, variant: &str) -> Option<&'static Scenar
     scenario::TABLE.iter().find(|scenario| (scenario.reason, scenario.variant) == (reason, Some(variant)))
 }
 
-/// Whether one of these runs was where a variant can be produced.
+/// Whether one of these runs was on a platform that can produce a variant.
 fn is_variant_possible(reason: ExitReason, name: &str, runs: &[Run]) -> bool {
     let (bochs, qemu) = key::emulated(reason, name);
     runs.iter().any(|run| run.is_one_of(bochs, qemu))
 }
 
-/// Why no run produced a variant: its scenario was denied, or none of the emulators makes an exit of it.
+/// The reason that no run produced a variant: its scenario was denied, or none of the emulators makes an exit of it.
 fn lacking_variant(reason: ExitReason, name: &str, runs: &[Run]) -> Option<String> {
     denied(reason.0, Some(name), runs.iter().map(|run| &run.account)).or_else(|| {
         let why = || "this emulator, in this version, makes no exit of it".to_owned();
@@ -428,7 +429,7 @@ fn atlas_row(row: &Wanted, runs: &[Run]) -> AtlasRow {
     }
 }
 
-/// Every variant that an atlas is to have, each from the first run that produced it, and what else the reason's run has.
+/// Every variant that an atlas is to have, each from the first run that produced it, and further variants in the reason's run.
 fn variants(row: &Wanted, reason: &Reason, runs: &[Run]) -> Vec<AtlasVariant> {
     let more = reason.variants.iter().filter(|variant| row.variants().all(|name| name != variant.name));
     let more = more.map(|variant| AtlasVariant { row: variant.clone(), possible: true, ..AtlasVariant::default() });
@@ -451,7 +452,8 @@ fn atlas_variant(reason: ExitReason, name: &str, runs: &[Run]) -> AtlasVariant {
     AtlasVariant { row, how: not_produced(lacking), platform: String::new(), possible }
 }
 
-/// A scenario tells it more exactly than the table, where the guest itself did not provoke the reason.
+/// The way in which the reason was provoked. A scenario tells it more exactly than the table, if the guest itself did not provoke
+/// the reason.
 fn provoked_by(row: &Wanted, reason: &Reason) -> String {
     let by_scenario_alone = reason.guest_count.unwrap_or(0) == 0;
     let is_it = |scenario: &&Scenario| {
@@ -698,7 +700,7 @@ mod tests {
         assert!(gaps(&rows(&alone, Extension::Svm), &alone, false).iter().all(|gap| !gap.contains("#BP")));
     }
 
-    /// The exits that each version can produce, and those that are missing where none was produced.
+    /// The exits that each version can produce, and the missing ones if none was produced.
     #[test]
     fn what_can_be_produced_goes_by_the_emulators_version() {
         let possible = |engine: Engine, extension: Extension, version: Release| {
@@ -723,7 +725,7 @@ mod tests {
         assert_eq!((variant((2, 7)), variant((3, 0))), (false, true));
     }
 
-    /// Each is run on one model at most, and on one that can have it.
+    /// Each scenario and workload runs on one model at most, and on one that can have it.
     #[test]
     fn what_the_usual_models_lack_runs_on_the_first_that_has_it() {
         let models = |extension, version| -> Vec<String> {

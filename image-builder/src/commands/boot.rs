@@ -1,4 +1,4 @@
-//! Booting an image: where, for how long, and to its account.
+//! Booting an image: the machine, the limits, and the account of the run.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::selection::nearest;
 
 const DEFAULT_SECONDS: u64 = 60;
-/// The emulator writes some hundred bytes for each exit then.
+/// The default time of an audited run, for which the emulator writes some hundred bytes for each exit.
 const DEFAULT_AUDITED_SECONDS: u64 = 180;
 
 /// An image about to be booted.
@@ -40,7 +40,7 @@ pub(super) struct Booted {
 }
 
 impl Booting<'_> {
-    /// Boots in a directory, and shows on standard error how far it is: so many steps of something.
+    /// Boots in a directory, and shows the progress on standard error: `steps` of them make the whole.
     pub(super) fn shown(&self, directory: &Path, steps: u64, what: &str) -> Result<Booted, Failure> {
         let launch = self.machine.prepare(directory, self.boot, self.audit)?;
         let progress = Progress::new(steps);
@@ -51,7 +51,7 @@ impl Booting<'_> {
         Ok(Booted { session: session?, launch })
     }
 
-    /// Boots in a directory without a word.
+    /// Boots in a directory without progress.
     pub(super) fn silent(&self, directory: &Path) -> Result<Booted, Failure> {
         let launch = self.machine.prepare(directory, self.boot, self.audit)?;
         let session = Session::run(&launch, self.limits, |_| {})?;
@@ -60,13 +60,13 @@ impl Booting<'_> {
 }
 
 impl Booted {
-    /// The run's account, or why there is none.
+    /// The run's account, or the reason that there is none.
     pub(super) fn account(self) -> Result<Account, Failure> {
         outcome::account(&self.launch, self.session)
     }
 }
 
-/// Until a run is given up: more time where the emulator keeps a log or firmware comes first.
+/// Seconds after which a run is given up: more if the emulator keeps a log or firmware comes first.
 pub(super) fn seconds(asked: Option<u64>, slow: bool) -> u64 {
     asked.unwrap_or(if slow { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
 }
@@ -83,7 +83,7 @@ pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
     })
 }
 
-/// The best platform of those that are asked for, if it can be audited where that is asked for.
+/// The best platform of those that are asked for; one that can be audited, if that is asked for.
 pub(super) fn choose(on: On, cpu: Option<&str>, audit: bool) -> Result<Target, Failure> {
     let model = model(cpu)?;
     if cpu.is_some() && !on.allows(Engine::Bochs) {

@@ -1,4 +1,4 @@
-//! Where a report goes: standard output as it comes, or a file that is there only once it is whole.
+//! The destination of a report: standard output as it comes, or a file that is there only once it is whole.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use tollgate_books::failure::Failure;
 use tollgate_books::output_file::Pending;
 
-/// Where a report goes.
+/// The destination of a report.
 pub(super) enum Destination {
     Standard(BufWriter<StdoutLock<'static>>),
     File(BufWriter<Pending>),
@@ -21,7 +21,7 @@ impl Destination {
         })
     }
 
-    /// Ends it, with what came of writing to it. A reader that went away, as `head` does, is no failure.
+    /// Ends the report, given the result of writing to it. A reader that went away, as `head` does, is no failure.
     pub(super) fn close(self, result: io::Result<()>) -> Result<(), Failure> {
         match self {
             Destination::Standard(mut out) => match result.and_then(|()| out.flush()) {

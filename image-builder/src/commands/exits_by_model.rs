@@ -1,5 +1,5 @@
-//! `tollgate platforms --exits`: which exits, and which variants of them, each processor model of Bochs produced when
-//! the atlas ran on it.
+//! `tollgate platforms --exits`: the exits, and the variants of them, that each processor model of Bochs produced when the atlas
+//! ran on it.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -25,14 +25,14 @@ use crate::emulator::{Boot, Engine, Limits, Machine, Target, release};
 use crate::image;
 use crate::selection::{ATLAS, Selection};
 
-/// Runs at once: each keeps a processor busy.
+/// Runs at a time: each keeps a processor busy.
 const AT_ONCE: usize = 2;
 const SECONDS: u64 = 180;
 
-/// Runs the atlas on every model that has VT-x and tells what came of it, reason by reason.
+/// Runs the atlas on every model that has VT-x and tells the results, reason by reason.
 ///
 /// # Errors
-/// A run gave no verdict, or its books differ: then no table is true.
+/// A run gave no verdict, or its books differ: no table would then be true.
 pub(super) fn sheet() -> Result<Sheet, Failure> {
     let version = release(Engine::Bochs);
     let is_there = |model: &&Model| model.offers.extension() == Some(Extension::VtX) && model.versions.by(version);
@@ -78,7 +78,7 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
         let is_vtx = |name: &&str| atlas::about(reason.reason, name).is_none_or(|row| row.is_under(Extension::VtX));
         let names = VARIANTS.iter().filter(|(of, _)| *of == reason.reason).map(|(_, name)| *name);
         for name in names.filter(is_vtx) {
-            // What it takes under SVM is another matter.
+            // Needs under SVM are another matter.
             let under_vtx = |need: &&Need| **need != Need::Has(Feature::WholeSvm);
             let needs = atlas::about(reason.reason, name).map_or(&[][..], |scenario| scenario.needs);
             let needs: Vec<Need> = needs.iter().filter(under_vtx).copied().collect();

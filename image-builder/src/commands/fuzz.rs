@@ -26,7 +26,7 @@ use crate::random;
 use crate::selection::{RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection};
 use crate::{image, interrupt};
 
-/// Where guests run, one after the other: a processor model of Bochs, or QEMU where there is none, and how many vCPUs.
+/// The machines that guests run on, one after the other: a processor model of Bochs, or `None` for QEMU, and the number of vCPUs.
 const ROTATION: [(Option<&str>, u32); 12] = [
     (Some("tigerlake"), 1),
     (None, 1),
@@ -87,9 +87,9 @@ impl Job {
 
 /// The outcome of a run.
 struct Outcome {
-    /// The word for how it ended.
+    /// The word for its end.
     ending: String,
-    /// The failure, if it is one.
+    /// The problem, if it failed.
     problem: Option<String>,
     account: Option<Account>,
 }
@@ -117,14 +117,14 @@ impl Outcome {
     }
 }
 
-/// The word for an end without a verdict that is not the monitor's fault.
+/// The word for an end without a verdict that is the emulator's doing, or the person's, and not the monitor's fault.
 fn emulators_doing(launch: &Launch, ended: &Ended, said: &str) -> Option<&'static str> {
     match ended {
         Ended::Exited(_) if bochs::guest_ended_it(launch, said) => Some(EMULATORS_END),
         Ended::Exited(_) => end_of_qemu(launch),
         Ended::TimedOut if bochs::was_in_guest(launch) => Some(NO_INTERRUPT),
         Ended::TimedOut if qemu::was_in_guest(launch) => Some(NO_TIME),
-        // Whoever stops the campaign has found no fault.
+        // A person who stops the campaign has found no fault.
         Ended::Interrupted => Some("interrupted"),
         Ended::TimedOut | Ended::Flooded(_) | Ended::AfterVerdict => None,
     }
@@ -143,16 +143,16 @@ fn without_verdict(ended: Ended, said: &str) -> String {
 /// A guest's triple fault under SVM on Bochs, which ends Bochs and leaves no account.
 const EMULATORS_END: &str = "Bochs' end at a triple fault under SVM";
 
-/// Under SVM, Bochs 2.7 to 3.1 make no exit for a physical interrupt while RFLAGS.IF has been 0 since VMRUN, so that nothing ends a guest that
-/// then loops without an exit.
+/// Under SVM, Bochs 2.7 to 3.1 make no exit for a physical interrupt while RFLAGS.IF has been 0 since VMRUN, so that nothing ends
+/// a guest that then loops without an exit.
 const NO_INTERRUPT: &str = "no end under SVM on Bochs, which makes no exit for an interrupt while RFLAGS.IF is 0";
-/// QEMU's clock counts instructions (`-icount`), and a guest whose exception handler raises the next exception before its first one is over
-/// executes none.
+/// QEMU's clock counts instructions (`-icount`). A guest executes none if its exception handler raises the next exception before
+/// its first instruction is over.
 const NO_TIME: &str = "no end on QEMU, whose clock stands still while exceptions follow each other";
 
-/// The words of a QEMU that ends itself in a guest, and the name for it. QEMU 7.2 lets LTR load a null selector, where #GP is due, and ends
-/// when the guest then changes to ring 0; and in one guest of some
-/// thousands it takes its own lock a second time, which its assertion forbids; of which instruction is not known.
+/// The words of a QEMU that ends itself in a guest, and the name of that end. QEMU 7.2 lets LTR load a null selector, where #GP
+/// is due, and ends when the guest then changes to ring 0. In one guest of some thousands it takes its own lock a second time,
+/// which its assertion forbids; the instruction that leads to it is not known.
 const QEMUS_ENDS: [(&str, &str); 2] = [
     ("qemu: fatal: invalid tss", "QEMU's end at an invalid TSS of the guest"),
     ("qemu_mutex_lock_iothread_impl: assertion failed", "QEMU's end at an assertion of its own, in the guest"),
@@ -188,7 +188,7 @@ struct Sums {
     /// Exits of each run, to tell how they are distributed.
     lengths: Vec<u64>,
     endings: BTreeMap<String, u64>,
-    /// By extension, number and name: runs that have any, and exits.
+    /// Runs with exits and their exits, by extension, number and name of the reason.
     reasons: BTreeMap<(bool, u16, String), (u64, u64)>,
 }
 
@@ -258,7 +258,7 @@ pub(super) fn run(arguments: &FuzzArguments) -> Result<Status, Failure> {
     Ok(if sums.failures == 0 { Status::Balanced } else { Status::Differs })
 }
 
-/// The targets that are asked for, as far as they are here.
+/// The targets that are asked for, as far as they are installed here.
 fn targets(arguments: &FuzzArguments) -> Result<Vec<(Target, u32)>, Failure> {
     let tcg = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg);
     let mut targets = Vec::new();

@@ -23,7 +23,7 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     Ok(Status::Balanced)
 }
 
-/// Writes an image and says what is in it. In a ROM both parts are packed.
+/// Writes an image and says what its parts take. In a ROM both parts are packed.
 fn write(path: &Path, bytes: &[u8], monitor: usize, guest: usize, free: Option<usize>) -> Result<(), Failure> {
     output_file::write(path, bytes)?;
     let free = free.map_or(String::new(), |free| format!(", packed; {free} are free"));

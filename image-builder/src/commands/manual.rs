@@ -1,4 +1,4 @@
-//! `tollgate completions` and `tollgate man`: what shells and `man` want to know of the command line.
+//! `tollgate completions` and `tollgate man`: the command line for shells and for `man`.
 
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -35,7 +35,7 @@ fn page(command: clap::Command) -> String {
     let mut text = Vec::new();
     // Writing to memory can't fail.
     let _ = Man::new(command).render(&mut text);
-    // What stands below a command's help begins with a heading of its own.
+    // The text below a command's help begins with a heading of its own.
     let text = String::from_utf8_lossy(&text);
     text.replace(".SH EXTRA\nExamples:", ".SH EXAMPLES").replace(".SH EXTRA\nExit statuses:", ".SH \"EXIT STATUS\"")
 }

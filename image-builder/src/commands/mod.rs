@@ -1,4 +1,4 @@
-//! The commands: each takes its arguments, joins the parts, prints, and says what to exit with.
+//! The commands: each takes its arguments, joins the parts, prints, and returns the exit status.
 
 mod atlas;
 mod bench;
@@ -75,7 +75,7 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 impl ImageOptions {
-    /// Whether everything is asked for that the emulator can produce.
+    /// Whether every exit is asked for that the emulator can produce.
     fn wants_atlas(&self) -> bool {
         self.workloads.iter().flat_map(|list| list.split(',')).any(|item| item.trim() == ATLAS)
     }

@@ -1,4 +1,4 @@
-//! From what came of an emulator's run to an account, or to the reason why there is none.
+//! From the result of an emulator's run to an account, or to the reason that there is none.
 
 use tollgate_books::account::{Account, Verdict};
 use tollgate_books::audit::Audit;
@@ -9,7 +9,7 @@ use tollgate_books::terminal::Terminal;
 use crate::emulator::ovmf::FIRMWARE_VARIABLE;
 use crate::emulator::{Ended, Launch, Session};
 
-/// The account of a session, or why there is none.
+/// The account of a session, or the reason that there is none.
 pub(super) fn account(launch: &Launch, session: Session) -> Result<Account, Failure> {
     let Session { ended, log, audit, said, wall } = session;
     let name = &launch.name;
@@ -54,7 +54,8 @@ pub(super) fn account(launch: &Launch, session: Session) -> Result<Account, Fail
     }
 }
 
-/// The account of a log. An emulator's book without a single exit, beside a ledger that has some, is one that can't be read.
+/// The account of a log. An emulator's log without a single exit, beside a ledger that has some, counts as one that can't be
+/// read.
 fn of(log: &Log, audit: Option<&Audit>, launch: &Launch) -> Account {
     let mut account = Account::new(log, audit, Some(launch.platform.name));
     let emulator = &launch.emulator;

@@ -1,4 +1,4 @@
-//! Where the files of a run are.
+//! The place of a run's files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use tollgate_books::failure::Failure;
 use tollgate_books::output_file;
 use tollgate_books::report::{Format, Titled, render};
 
-/// Where the files of a run are: kept, or gone with the run.
+/// The place of a run's files: kept, or gone with the run.
 pub(super) enum Place {
     Kept(PathBuf),
     Temporary(TempDir),

@@ -1,4 +1,5 @@
-//! `tollgate platforms`: what can run the image here, as ROM and as stick, why not, and what would change it.
+//! `tollgate platforms`: the platforms that can run the image here, as ROM and as stick; for the others, the reason and the
+//! remedy.
 
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::failure::Failure;
@@ -57,7 +58,7 @@ pub(super) fn sheet() -> Sheet {
     sheet
 }
 
-/// The emulators that are installed: their versions, whether those were tried, and in what they are unlike others.
+/// The emulators that are installed: their versions, whether those were tried, and their differences from other versions.
 pub(super) fn emulators() -> Sheet {
     let mut sheet = Sheet::new(&["emulator", "version", "difference", "treatment"]);
     for engine in [Engine::Bochs, Engine::Tcg] {
@@ -75,7 +76,7 @@ pub(super) fn emulators() -> Sheet {
     sheet
 }
 
-/// The whole table of what differs between versions.
+/// The whole table of differences between versions.
 pub(super) fn versions() -> Sheet {
     let mut sheet = Sheet::new(&["emulator", "versions", "difference", "treatment", "evidence"]);
     for row in &DIFFERENCES {
@@ -89,7 +90,7 @@ fn yes_or_no(works: bool) -> &'static str {
     if works { "yes" } else { "no" }
 }
 
-/// Whether the image runs on a model of the Bochs that is here, and what there is to say about it.
+/// Whether the image runs on a model of the Bochs that is here, and a note on it.
 fn of_model(model: &Model) -> (bool, String) {
     let note = model.note;
     match model.offers {

@@ -1,4 +1,4 @@
-//! Logs one after the other, and what there is to say of those that can't be used.
+//! Logs one after the other, and messages about those that can't be used.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ pub(super) struct Reading<'a> {
     found: Box<dyn Iterator<Item = Found> + 'a>,
     only_one: bool,
     used: u64,
-    /// Those that can't be used.
+    /// The number of logs that can't be used.
     pub(super) unusable: u64,
     passed_over: u64,
     worst: Status,
@@ -27,7 +27,7 @@ impl<'a> Reading<'a> {
         Self { found: Box::new(find(paths)), only_one, used: 0, unusable: 0, passed_over: 0, worst: Status::Balanced }
     }
 
-    /// The next that can be used, with its account. Of a single log that can't be, the reason is a failure.
+    /// The next log that can be used, with its account. If there is only one log and it can't be used, that is a failure.
     pub(super) fn next(&mut self) -> Result<Option<(PathBuf, Log, Account)>, Failure> {
         while let Some(found) = self.found.next() {
             let failure = match found {
@@ -54,14 +54,14 @@ impl<'a> Reading<'a> {
         Ok(None)
     }
 
-    /// Says why one can't be used.
+    /// Says why a log can't be used.
     pub(super) fn unusable(&mut self, failure: &Failure) {
         self.unusable += 1;
         self.worst = self.worst.max(failure.status);
         tell(failure.sentence());
     }
 
-    /// The status of all, once there is no more; a failure if there was nothing to report.
+    /// The status of all logs, once there is no more; a failure if there was nothing to report.
     pub(super) fn finish(self) -> Result<Status, Failure> {
         let passed_over = counted(self.passed_over, "file");
         if self.used == 0 {

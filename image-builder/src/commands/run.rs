@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     selection.run.limit_ticks = selection.run.limit_ticks.or(Some(target.limit_ticks(seconds, arguments.audit)));
     let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;
-    // Not found out only when the run is over.
+    // Checked now, and not only when the run is over.
     arguments.html.iter().chain(&arguments.trace).try_for_each(|path| output_file::can_be_written(path))?;
     let (title, account) = if arguments.image.wants_atlas() {
         atlas::run(arguments, &selection, target, &place)?
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     let titled = [Titled { title, account }];
     let printed =
         print(&if arguments.json { render(&titled, Format::Json) } else { render_on(&titled, Terminal::of_stdout()) });
-    // Each is written whatever becomes of the others; the first failure is told.
+    // Each file is written even if another can't be; the first failure is told.
     let kept = place.keep(None, &titled[0].account);
     let paged =
         arguments.html.iter().try_for_each(|path| output_file::write(path, render(&titled, Format::Html).as_bytes()));
@@ -62,7 +62,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     }
 }
 
-/// Boots an image with these options, in a directory, to its account.
+/// Boots an image with these options, in a directory, and returns its account.
 pub(super) fn run_image(
     arguments: &RunArguments,
     options: &str,
@@ -97,7 +97,7 @@ pub(super) fn run_image(
     Ok((title, account))
 }
 
-/// The target that the arguments ask for, if it can do as they ask.
+/// The target that the arguments ask for, if it can do what they ask.
 fn target(arguments: &RunArguments) -> Result<Target, Failure> {
     let is_atlas = arguments.image.wants_atlas();
     if arguments.uefi && is_atlas {

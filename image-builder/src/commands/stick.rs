@@ -1,4 +1,4 @@
-//! The additional work of `tollgate run --uefi`: the log that comes back on the stick, held against the serial log.
+//! The additional work of `tollgate run --uefi`: the log that comes back on the stick, compared with the serial log.
 
 use std::fs;
 use std::path::Path;
@@ -12,10 +12,10 @@ use tollgate_books::output_file;
 use crate::emulator::STICK;
 use crate::image::disk;
 
-/// How long the application has to save its log and to show the account, which it does at the speed of an emulated screen.
+/// The time that the application has to save its log and to show the account, which it does at the speed of an emulated screen.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
 
-/// Takes the log from the stick, keeps it in the directory, and sees whether it says what the serial port said.
+/// Takes the log from the stick, keeps it in the directory, and checks that it has the records of the serial log.
 pub(super) fn compare(directory: &Path, serial: &Path) -> Result<(), Failure> {
     let name = log_name(1);
     let name = name.as_str();
@@ -37,13 +37,13 @@ pub(super) fn compare(directory: &Path, serial: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The lines that are records. A screen that firmware copies to the serial port is none.
+/// The lines that are records. Lines of a screen that firmware copies to the serial port are none.
 fn records(log: &[u8]) -> Vec<&[u8]> {
     let line = |line: &&[u8]| record::parse(line).is_ok();
     log.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(line).collect()
 }
 
-/// The first record, counted from 1, that only one has, or that they have differently.
+/// The number, from 1 on, of the first record that only one log has, or that the logs have differently.
 fn first_difference(a: &[&[u8]], b: &[&[u8]]) -> Option<usize> {
     let differing = a.iter().zip(b).position(|(a, b)| a != b);
     differing.or_else(|| (a.len() != b.len()).then(|| a.len().min(b.len()))).map(|at| at + 1)

@@ -11,7 +11,7 @@ use tollgate_books::terminal::Terminal;
 
 use crate::random;
 
-/// The table of exit reasons and that of SVM's own, with their editions; as one where the form holds but one.
+/// The table of exit reasons and that of SVM's own exits, with their editions; as one table if the form holds but one.
 pub(super) fn reasons(format: SheetFormat) -> String {
     match format {
         SheetFormat::Table | SheetFormat::Markdown => {

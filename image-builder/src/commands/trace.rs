@@ -16,8 +16,8 @@ pub(super) fn write(log: &Path, guest: Option<&Path>, out: &Path) -> Result<Stat
     export(log, || symbols(log, guest), out)
 }
 
-/// The functions of the guest that a log is of: the one in `guest`, or the built-in one. None, with a word on standard error, if the log is
-/// of another.
+/// The functions of a log's guest: the one in `guest`, or the built-in one. None, with a message on standard error, if the log is
+/// of another guest.
 fn symbols(log: &Path, guest: Option<&Path>) -> Result<Symbols, Failure> {
     let mark = mark_of(log);
     let bytes = guest.map(guest_file).transpose()?;

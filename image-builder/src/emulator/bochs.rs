@@ -1,8 +1,8 @@
-//! Bochs: the VT-x machine, and by other processor models an SVM machine, that every build machine can have. It repeats to the
-//! byte and keeps its own log of VM exits.
+//! Bochs: a VT-x machine, and by other processor models an SVM machine, that every build machine can have. It repeats to the byte
+//! and keeps its own log of VM exits.
 //!
-//! The recipe was found by trial on Debian's Bochs 2.7: without the dummy sound drivers it aborts where there is no
-//! sound card, without a debugger script it waits for ever, with `clock: sync` other than `none` runs differ.
+//! The recipe was found by trial on Debian's Bochs 2.7. Without the dummy sound drivers it aborts if there is no sound card;
+//! without a debugger script it waits for ever; with another `clock: sync` than `none` runs differ.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -21,7 +21,7 @@ use super::{
     vga_rom,
 };
 
-/// Names another Bochs than the one in PATH.
+/// The variable that names another Bochs than the one in PATH.
 pub const PROGRAM_VARIABLE: &str = "TOLLGATE_BOCHS";
 
 const REMEDY: &str = "run ci/setup, or: apt-get install --no-install-recommends bochs bochs-term";
@@ -36,14 +36,14 @@ const SCRIPT_TEXT: &str = "c\nq\n";
 /// The Bochs to use.
 ///
 /// # Errors
-/// There is none; says how to get it.
+/// There is none; the failure says how to get it.
 pub fn find() -> Result<PathBuf, Failure> {
     find_named(PROGRAM_VARIABLE, &["bochs-bin", "bochs"])?.ok_or_else(|| {
         Failure::platform("Bochs is not installed: neither bochs-bin nor bochs is in PATH").remedy(REMEDY)
     })
 }
 
-/// Writes what Bochs needs to start from `boot` into `directory` and says how to start it there.
+/// Writes the files that Bochs needs to start from `boot` into `directory`, and returns the way to start it there.
 ///
 /// # Errors
 /// There is no Bochs or no firmware, or the directory can't be written.
@@ -66,7 +66,7 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     let configuration = configuration(placed.file, &chipset, model, machine, features, audit);
     output_file::write(&directory.join(CONFIGURATION), configuration.as_bytes())?;
     output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
-    // Bochs 3 runs without its debugger unless it is asked for it, and then the image can't end it and a tick is no instruction.
+    // Bochs 3 runs without its debugger unless it is asked for it. The image then can't end it, and a tick is no instruction.
     let debugger = emulator.help_lists(DEBUGGER).then_some(DEBUGGER);
     let arguments =
         ["-q", "-f", CONFIGURATION, SCRIPT_OPTION, SCRIPT].into_iter().chain(debugger).map(Into::into).collect();
@@ -96,7 +96,7 @@ struct Chipset {
 impl Chipset {
     fn new(boot: Boot<'_>) -> Self {
         match boot {
-            // As little as there can be: a serial port.
+            // As little as possible: a serial port.
             Boot::Rom(_) => Self {
                 without: "biosdev=0, speaker=0, parallel=0, gameport=0, iodebug=0",
                 threads: 1,
@@ -104,8 +104,8 @@ impl Chipset {
                 ignore_bad_msrs: 0,
                 devices: "pci: enabled=0\nvga: extension=none, realtime=0".to_owned(),
             },
-            // What OVMF wants besides. It takes a processor for broken whose CPUID leaf 0xb has no level for threads, and Bochs
-            // has that level where a core has several. The debug port tells the application that it may end the machine.
+            // The devices that OVMF needs besides. It takes a processor for broken if CPUID leaf 0xb has no level for threads,
+            // and Bochs has that level if a core has several. The debug port tells the application that it may end the machine.
             Boot::Stick(_) => Self {
                 without: "speaker=0, parallel=0, gameport=0",
                 threads: 2,
@@ -147,7 +147,7 @@ fn configuration(
 ) -> String {
     let Machine { memory_mib, cpus, .. } = machine;
     let Chipset { without, threads, ips, ignore_bad_msrs, devices } = chipset;
-    // Each processor logs its own exits for an audit. It numbers itself in hexadecimal.
+    // Each processor logs its own exits for an audit, with its number in hexadecimal.
     let (base, added) = model.parts();
     let added = if added.is_empty() { String::new() } else { format!(", add_features=\"{added}\"") };
     let reporting = if audit { 0..cpus } else { 0..0 };
@@ -175,7 +175,7 @@ debug: action=ignore{reports}
     )
 }
 
-/// The last words of a Bochs that ended without a verdict, as far as there is a known remedy.
+/// The failure that the last words of a Bochs without a verdict stand for, if its remedy is known.
 fn explain(said: &str) -> Option<Failure> {
     let row = COMPLAINTS.iter().find(|row| row.0.iter().any(|part| said.contains(part)))?;
     let (_, status, sentence, remedy) = *row;
@@ -232,14 +232,14 @@ const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
     ),
 ];
 
-/// The lines that Bochs logs when a guest is entered under SVM, and of each step of a walk through nested page tables, which there is in a guest
-/// only.
+/// The lines that Bochs logs when a guest is entered under SVM, and at each step of a walk through nested page tables, which
+/// happens only in a guest.
 const IN_GUEST: [&[u8]; 2] = [b"VMRUN VMCB ptr", b"Nested walk for guest paddr"];
 /// Bochs' log line of an exit.
 const EXIT: &[u8] = b"VMEXIT reason=";
 
-/// Whether it was the guest that ended Bochs: by a triple fault under SVM, of which Bochs makes no exit. That of the monitor would be another
-/// matter: see [`was_in_guest`].
+/// Whether the guest ended Bochs, by a triple fault under SVM, for which Bochs makes no exit. A triple fault of the monitor would
+/// be another matter: see [`was_in_guest`].
 pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
     let log = launch.exit_log.as_ref().and_then(|log| File::open(&log.path).ok());
     log.is_some_and(|log| unresolved_in_guest(BufReader::new(log), said))
@@ -272,7 +272,7 @@ fn processor(line: &[u8]) -> Option<u32> {
     u32::from_str_radix(behind.split_once(']')?.0.trim(), 16).ok()
 }
 
-/// Whether Bochs' log ends in a guest under SVM: behind the last exit it was entered again.
+/// Whether Bochs' log ends in a guest under SVM: it was entered again after the last exit.
 pub fn was_in_guest(launch: &Launch) -> bool {
     launch.exit_log.as_ref().is_some_and(ends_in_guest)
 }

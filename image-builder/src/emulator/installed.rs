@@ -1,6 +1,6 @@
 //! The emulator that is installed, as it speaks of itself: its version, its options, its processor models.
 //!
-//! It is asked, not looked up: by `--help` or `--version`, without an image, bounded in time and in what it may print.
+//! The program itself is asked, by `--help` or `--version`, without an image, bounded in time and in output.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use super::Engine;
 use super::process::ask;
 use super::versions::Family;
 
-/// A version as far as emulators are told apart by it.
+/// The parts of a version by which emulators are told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// Before the first dot.
+    /// The number before the first dot.
     pub major: u16,
-    /// Behind it.
+    /// The number after the first dot.
     pub minor: u16,
 }
 
@@ -41,11 +41,11 @@ impl fmt::Display for Version {
 /// An emulator that is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
-    /// Whose it is.
+    /// Its family.
     pub family: Family,
     /// The program.
     pub program: PathBuf,
-    /// Its name and version as it prints them; a baseline is of one such line.
+    /// Its name and version as it prints them. A baseline has this line, and compares only with the same one.
     pub title: String,
     /// Its version, if it tells one that can be read.
     pub version: Option<Version>,
@@ -55,7 +55,7 @@ pub struct Installed {
     models: Vec<String>,
 }
 
-/// Those asked already: one process asks each program once.
+/// The emulators that were asked already: one process asks each program once.
 static ASKED: Mutex<Vec<(Engine, Installed)>> = Mutex::new(Vec::new());
 
 impl Installed {
@@ -76,7 +76,7 @@ impl Installed {
 
     fn bochs(program: &Path, help: &str, cpu: &str) -> Self {
         let title = help.lines().map(str::trim).find(|line| line.contains("Emulator "));
-        // One name a line, behind a heading and before an empty line.
+        // One name a line, after a heading and before an empty line.
         let listed =
             cpu.lines().skip_while(|line| !line.contains("CPU models")).skip(1).skip_while(|line| line.is_empty());
         let models = listed.take_while(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned()).collect();
@@ -106,7 +106,7 @@ impl Installed {
         !self.help.trim().is_empty()
     }
 
-    /// Whether it has a processor model, without the features added behind a `+`; `None` where it doesn't list its models.
+    /// Whether it has a processor model, without the features added behind a `+`; `None` if it doesn't list its models.
     pub fn has_model(&self, name: &str) -> Option<bool> {
         let name = name.split('+').next().unwrap_or(name);
         (!self.models.is_empty()).then(|| self.models.iter().any(|model| model == name))
@@ -115,7 +115,7 @@ impl Installed {
 
 #[cfg(test)]
 impl Installed {
-    /// One of this version, which tells nothing else.
+    /// An emulator of this version, about which nothing else is known.
     pub(crate) fn for_tests(family: Family, version: Option<Version>) -> Self {
         Self { version, ..Self::called(family, Path::new("emulator"), None) }
     }

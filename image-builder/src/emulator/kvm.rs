@@ -1,5 +1,5 @@
-//! Whether KVM gives a guest a virtualization extension of its own here: the processor has it, /dev/kvm opens, and the module
-//! for that processor nests.
+//! Whether KVM gives a guest a virtualization extension of its own here: the processor has it, /dev/kvm opens, and the module for
+//! that processor nests.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use tollgate_books::failure::Failure;
 
 const ELSEWHERE: &str = "use --on bochs or --on qemu-tcg, which run on every machine";
 
-/// How each extension shows itself to Linux.
+/// The signs of an extension on Linux.
 struct Signs {
     extension: Extension,
     /// Its flag in /proc/cpuinfo.
@@ -26,9 +26,9 @@ const SIGNS: [Signs; 2] = [
 /// The facts that Linux tells about this machine.
 #[derive(Clone, Debug, Default)]
 struct Facts {
-    /// /proc/cpuinfo.
+    /// The text of /proc/cpuinfo.
     cpuinfo: String,
-    /// Why /dev/kvm can't be opened, if it can't.
+    /// The reason that /dev/kvm can't be opened, if it can't.
     device: Option<String>,
     /// By extension as in [`SIGNS`]: the parameter `nested` of its module, if that is loaded.
     nested: [Option<String>; 2],
@@ -39,10 +39,10 @@ pub fn processor() -> Option<Extension> {
     Facts::here().processor()
 }
 
-/// Whether KVM nests `extension` here.
+/// Checks that KVM nests `extension` here.
 ///
 /// # Errors
-/// Why not, and what would change it.
+/// It does not; the failure has the reason and the remedy.
 pub fn nests(extension: Extension) -> Result<(), Failure> {
     Facts::here().nests(extension)
 }

@@ -41,20 +41,20 @@ pub struct Launch {
     pub emulator: Installed,
     /// Notes on the machine for people, a line each.
     pub notes: Vec<String>,
-    /// Whether it is firmware that starts the image.
+    /// Whether firmware starts the image.
     pub by_firmware: bool,
-    /// How to start it.
+    /// The way to start it.
     pub invocation: Invocation,
-    /// Where it writes what the image sends.
+    /// The file of the image's output.
     pub serial: PathBuf,
-    /// Where it logs VM exits, if it was asked to.
+    /// Its log of VM exits, if it was asked for one.
     pub exit_log: Option<ExitLog>,
-    /// Recognizes what it says when it can't start.
+    /// Recognizes its messages when it can't start.
     pub explain: fn(&str) -> Option<Failure>,
 }
 
 impl ExitLog {
-    /// Whether one of `texts` stands in it behind the last `exit`, as far as its end tells.
+    /// Whether one of `texts` comes after the last `exit`, in the end of the log that is read.
     fn ends_behind(&self, texts: &[&[u8]], exit: &[u8]) -> bool {
         let Ok(tail) = tail(&self.path) else { return false };
         let last = |text: &[u8]| tail.windows(text.len()).rposition(|part| part == text);
@@ -100,11 +100,11 @@ pub enum Boot<'a> {
     Stick(&'a [u8]),
 }
 
-/// Memory in MiB unless asked otherwise: what the monitor and its guest need, and some.
+/// The usual memory in MiB: what the monitor and its guest need, and some more.
 const MEMORY_MIB: u16 = 32;
 
 impl Boot<'_> {
-    /// Memory in MiB unless asked otherwise.
+    /// The usual memory in MiB.
     pub fn memory_mib(self) -> u16 {
         match self {
             Boot::Rom(_) => MEMORY_MIB,
@@ -112,7 +112,7 @@ impl Boot<'_> {
         }
     }
 
-    /// Writes the image, and the firmware where it needs one, into a run's directory. The file that the machine starts from.
+    /// Writes the image, and the firmware if it needs one, into a run's directory. Returns the file that the machine starts from.
     fn place(self, directory: &Path, emulator: &Installed) -> Result<Placed, Failure> {
         match self {
             Boot::Rom(bytes) => {
@@ -134,7 +134,7 @@ impl Boot<'_> {
         matches!(self, Boot::Stick(_))
     }
 
-    /// ` with OVMF` where that is so.
+    /// ` with OVMF` if firmware comes first; else nothing.
     fn with_firmware(self) -> &'static str {
         if self.by_firmware() { " with OVMF" } else { "" }
     }
@@ -155,7 +155,7 @@ pub const STICK: &str = "stick.img";
 /// The file of the image's output in a run's directory.
 pub const SERIAL: &str = "serial.log";
 
-/// Removes the lock on the stick that a Bochs leaves behind which was killed, since the next one takes it for its own.
+/// Removes the lock on the stick that a killed Bochs leaves behind, since the next one takes it for its own.
 fn remove_stale_lock(directory: &Path) -> Result<(), Failure> {
     let lock = directory.join(format!("{STICK}.lock"));
     match std::fs::remove_file(&lock) {
@@ -167,7 +167,7 @@ fn remove_stale_lock(directory: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The program that `variable` names or, where it is not set, the first of `names` in PATH; `None` if there is none of those.
+/// The program that `variable` names or, if it is not set, the first of `names` in PATH; `None` if PATH has none of them.
 ///
 /// # Errors
 /// The variable names no program.
@@ -182,7 +182,7 @@ fn find(variable: &str, names: &[&str]) -> Result<Option<PathBuf>, Failure> {
     })
 }
 
-/// The emulator that an engine is, if it is here.
+/// The emulator of an engine, if it is here.
 ///
 /// # Errors
 /// It is not installed.
@@ -191,13 +191,13 @@ pub fn installed(engine: Engine) -> Result<Installed, Failure> {
     Ok(Installed::of(engine, &program))
 }
 
-/// The version of the emulator that is installed, if it is there and tells.
+/// The version of an engine's emulator, if it is installed and tells its version.
 pub fn release(engine: Engine) -> Option<Release> {
     let version = installed(engine).ok()?.version.filter(|_| engine != Engine::Kvm)?;
     Some((version.major, version.minor))
 }
 
-/// `, N CPUs` where that is more than one.
+/// `, N CPUs` if there is more than one; else nothing.
 fn and_cpus(cpus: u32) -> String {
     if cpus > 1 { format!(", {cpus} CPUs") } else { String::new() }
 }

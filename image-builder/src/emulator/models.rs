@@ -6,7 +6,7 @@ use tollgate_abi::virtualization::Extension;
 /// One model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// Its name in Bochs' configuration, and behind a `+` a feature that it gets besides.
+    /// Its name in Bochs' configuration; after a `+`, a feature that it gets besides.
     pub name: &'static str,
     /// Versions of Bochs that have it.
     pub versions: Emulated,
@@ -16,19 +16,19 @@ pub struct Model {
     pub note: &'static str,
 }
 
-/// How much of a virtualization extension a model has, as far as the monitor depends on it.
+/// The virtualization extension that a model offers, as far as the monitor depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offers {
-    /// All that the monitor needs.
+    /// All features that the monitor needs.
     Enough(Extension),
-    /// An extension without something that the monitor needs.
+    /// An extension without a feature that the monitor needs.
     Lacks(Extension, &'static str),
     /// No extension.
     Nothing,
 }
 
 impl Offers {
-    /// The extension, whether it is enough of it or not.
+    /// The extension, whether it is sufficient or not.
     pub fn extension(self) -> Option<Extension> {
         match self {
             Offers::Enough(extension) | Offers::Lacks(extension, _) => Some(extension),
@@ -83,7 +83,7 @@ pub const MODELS: [Model; 25] = [
     model("athlon64_clawhammer", Offers::Nothing, "AMD before SVM"),
 ];
 
-/// Those with control-flow enforcement.
+/// The models with control-flow enforcement.
 const WITH_CET: [&str; 4] = ["tigerlake", "sapphire_rapids", "arrow_lake", "wildcat_lake"];
 
 impl Model {

@@ -1,6 +1,6 @@
 //! OVMF: the UEFI firmware that starts the stick in an emulator, as a machine's own firmware does.
 //!
-//! QEMU is what OVMF is made for. Bochs, which has VT-x in full, runs it with a PC's chipset of 1996 and two threads a core.
+//! OVMF is made for QEMU. Bochs, which has VT-x in full, runs it with a PC's chipset of 1996 and two threads a core.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,24 @@ use tollgate_books::failure::Failure;
 use super::Installed;
 use super::versions::{Behaviour, Family};
 
-/// Names another firmware than the system's and the one that the tool has in itself.
+/// The variable that names another firmware than the system's and the tool's own.
 pub const FIRMWARE_VARIABLE: &str = "TOLLGATE_OVMF";
 
 /// OVMF, as this tool was built with it.
 const FIRMWARE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/OVMF.fd"));
 /// The firmware in a run's directory.
 pub(super) const FILE: &str = "ovmf.fd";
-/// The memory that firmware, monitor and guest need, and some.
+/// The memory in MiB that firmware, monitor and guest need, and some more.
 pub const MEMORY_MIB: u16 = 256;
-/// Files of firmware for QEMU are a whole number of these, and not more than 16 MiB.
+/// The unit of the size of firmware files for QEMU, which have 16 MiB at the most.
 const FIRMWARE_UNIT_BYTES: usize = 64 << 10;
 const MOST_FIRMWARE_BYTES: u64 = 16 << 20;
 
-/// Firmware of which Bochs takes no more in the versions that want it small.
+/// The most bytes of firmware for the versions of Bochs that want it small.
 const SMALL_FIRMWARE_BYTES: u64 = 2 << 20;
 
-/// Where distributions put OVMF with code and variables in one file. Where they are two, the emulators would have to be given both.
+/// The files in which distributions have OVMF with code and variables in one. If these were two files, the emulators would have
+/// to be given both.
 const SYSTEMS: [&str; 4] = [
     "/usr/share/ovmf/OVMF.fd",
     "/usr/share/qemu/OVMF.fd",
@@ -34,7 +35,7 @@ const SYSTEMS: [&str; 4] = [
     "/usr/share/edk2-ovmf/x64/OVMF.fd",
 ];
 
-/// Firmware, and where it is from.
+/// Firmware, and its source.
 #[derive(Clone, Debug)]
 pub struct Firmware {
     /// The bytes.
@@ -88,14 +89,14 @@ pub fn firmware(emulator: &Installed) -> Result<Firmware, Failure> {
     Ok(found.unwrap_or_else(|| Firmware { bytes: FIRMWARE.to_vec(), file: None }))
 }
 
-/// A firmware of at most so many bytes, or why it is none.
+/// A firmware of at most so many bytes, or the reason that the file is none.
 fn read(path: &Path, most_bytes: u64) -> Result<Vec<u8>, String> {
     let metadata = path.metadata().map_err(|error| error.to_string())?;
     if metadata.len() > most_bytes {
         return Err(format!("it is longer than {} MiB, the most that the emulator takes", most_bytes >> 20));
     }
     let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    // The reset vector lies in its last 16 bytes.
+    // The reset vector lies in the last 16 bytes.
     if bytes.is_empty() || !bytes.len().is_multiple_of(FIRMWARE_UNIT_BYTES) {
         return Err("it is no firmware: its length is not a whole number of 64 KiB".to_owned());
     }

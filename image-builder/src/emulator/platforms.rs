@@ -1,4 +1,4 @@
-//! THE table of platforms: every way to run the image, the best first, and which of them works here.
+//! THE table of platforms: every way to run the image, the best first, with a check whether it works here.
 
 use std::fmt;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::selection::{DEFAULT_WATCHDOG_TICKS, KVM_WATCHDOG_TICKS};
 pub enum Engine {
     /// Bochs.
     Bochs,
-    /// QEMU, on the processor that is there.
+    /// QEMU with KVM, on the processor of this machine.
     Kvm,
     /// QEMU's own emulation.
     Tcg,
@@ -35,21 +35,21 @@ pub struct Platform {
     pub processor: &'static str,
     /// Its requirements.
     pub needs: &'static str,
-    /// The likeness of a second run to the first.
+    /// The extent to which a second run repeats the first, in words.
     pub repeats: &'static str,
-    /// Whether a second run is the first to the tick.
+    /// Whether a second run repeats the first to the tick.
     pub is_exact: bool,
     /// Whether it keeps a log of VM exits of its own, which an audit needs.
     pub logs_exits: bool,
     /// The reason to choose it, as a clause.
     pub merit: &'static str,
-    /// TSC ticks that a usual machine does there in a second: without the log of exits, and with it.
+    /// TSC ticks that a usual machine executes there in a second: without the log of exits, and with it.
     pub ticks_a_second: (u64, u64),
-    /// The watchdog's time, in TSC ticks, unless asked otherwise.
+    /// The usual time of the watchdog, in TSC ticks.
     pub watchdog_ticks: u64,
-    /// Whether it works here with an extension, or why not.
+    /// Checks that it works here with an extension; if not, the failure has the reason.
     check: fn(Extension) -> Result<(), Failure>,
-    /// Makes a machine ready to start from an image in a directory, with the log of exits if it is asked for.
+    /// Makes a machine ready to start from an image in a directory, with the log of exits if that is asked for.
     pub(super) prepare: fn(&Path, Boot<'_>, Machine, bool) -> Result<Launch, Failure>,
 }
 
@@ -113,21 +113,21 @@ pub const PLATFORMS: [Platform; 5] = [
 ];
 
 impl Platform {
-    /// Whether it works here.
+    /// Checks that it works here.
     ///
     /// # Errors
-    /// Why not, and what would help.
+    /// It does not; the failure has the reason and the remedy.
     pub fn works(&self) -> Result<(), Failure> {
         (self.check)(self.extension)
     }
 
-    /// The best of these that works here, and why it was chosen.
+    /// The best of these that works here, and the reason for the choice.
     ///
     /// # Errors
-    /// None works, or none of those that do keeps the log that an `audit` needs; the failure is the first one's.
+    /// None works, or none of the working ones keeps the log that an `audit` needs; the failure is the first one's.
     pub fn choose(candidates: impl Fn(&Platform) -> bool, audit: bool) -> Result<(&'static Self, String), Failure> {
         let processor = kvm::processor();
-        // Of KVM's two, the one that the processor is for can say what is missing.
+        // Of the two platforms with KVM, the one for this processor can say what is missing.
         let fits = |row: &&Platform| row.engine != Engine::Kvm || processor.is_none_or(|has| has == row.extension);
         let mut first_failure = None;
         let mut passed_over: Vec<String> = Vec::new();

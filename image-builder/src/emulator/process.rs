@@ -58,7 +58,7 @@ impl Group {
         !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None))
     }
 
-    /// Kills what is left of the group, and says how its leader ended.
+    /// Kills the rest of the group, and returns the exit status of its leader.
     ///
     /// # Errors
     /// The leader can't be waited for.
@@ -68,7 +68,7 @@ impl Group {
     }
 
     fn kill(&self) {
-        // An error means that nothing of it is left.
+        // An error means that no process of the group is left.
         let _ = kill_process_group(self.pid, Signal::KILL);
     }
 }
@@ -92,29 +92,29 @@ fn command(program: &Path) -> Command {
         }
         None => Command::new(program),
     };
-    // A known terminal type is all that Bochs' text display wants; GUEST is what Debian's wrapper sets.
+    // Bochs' text display needs nothing but a known terminal type; GUEST is a variable that Debian's wrapper sets.
     command.process_group(0).env("TERM", "vt100").env("GUEST", "guest").stdin(Stdio::null());
     command
 }
 
-/// How long a program may take to answer, how often it is looked at, and how much it may say.
+/// The time that a program may take to answer, the time between two looks at it, and the most bytes of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);
 const MOST_BYTES: u64 = 64 << 10;
 
-/// The text that a program prints, on either output, when it is started with these arguments: nothing of its own where it can't be
-/// started; what there is of it where it does not end in time.
+/// The text that a program prints, on either output, when it is started with these arguments: empty if it can't be started, and
+/// the text so far if it does not end in time.
 pub fn ask(program: &Path, arguments: &[&str]) -> String {
     let started = io::pipe().and_then(|(reader, writer)| {
         let mut command = command(program);
         command.args(arguments).current_dir("/").stdout(writer.try_clone()?).stderr(writer);
-        // With the command its ends of the pipe go, so that the reader sees the program's end.
+        // The command's ends of the pipe go with it, so that the reader sees the program's end.
         Ok((Group::start(command)?, reader))
     });
     let Ok((group, said)) = started else { return String::new() };
     let reader = std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        // A pipe that breaks off has said what it has said.
+        // If the pipe breaks off, the text so far counts.
         let _ = said.take(MOST_BYTES).read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     });
@@ -122,7 +122,7 @@ pub fn ask(program: &Path, arguments: &[&str]) -> String {
     while !group.has_ended() && start.elapsed() < PATIENCE {
         std::thread::sleep(POLL);
     }
-    // It was killed in any case; an error to wait for it takes nothing from what it said.
+    // It was killed in any case; if waiting for it fails, its text still counts.
     let _ = group.end();
     reader.join().unwrap_or_default()
 }

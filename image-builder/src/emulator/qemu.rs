@@ -1,10 +1,12 @@
-//! QEMU: with KVM it runs the image on silicon, on a host that offers nested virtualization. Its own emulation (TCG) has SVM
-//! with nested paging on every host, repeats to the byte and keeps a log of exits.
+//! QEMU. With KVM it runs the image on silicon, on a host that offers nested virtualization. Its own emulation (TCG) has SVM with
+//! nested paging on every host, repeats to the byte and keeps a log of exits.
 //!
-//! The settings by which it repeats, found by trial on QEMU 7.2: time that counts instructions (`-icount shift=0`, one TSC tick each) and
-//! jumps ahead where the processor halts (`sleep=off`; without it runs differ), one thread for all processors, a clock of day
-//! that starts at a fixed time, and no RDRAND and RDSEED. Another shift only makes a tick worth fewer instructions. A spinning
-//! processor gives up its turn by PAUSE; without, the next one waits for 100 ms of the machine's time. With OVMF it repeats as well.
+//! The settings by which it repeats were found by trial on QEMU 7.2. Time counts instructions (`-icount shift=0`, one TSC tick
+//! each) and jumps ahead when the processor halts (`sleep=off`; without it runs differ). There is one thread for all processors,
+//! a clock of day that starts at a fixed time, and no RDRAND and RDSEED.
+//!
+//! Another shift only makes a tick worth fewer instructions. A spinning processor gives up its turn by PAUSE; without PAUSE, the
+//! next one waits for 100 ms of the machine's time. With OVMF it repeats as well.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,26 +20,26 @@ use super::{
     Boot, Engine, Installed, Launch, Machine, SERIAL, STICK, Target, and_cpus, find as find_named, in_directory,
 };
 
-/// Names another QEMU than the one in PATH.
+/// The variable that names another QEMU than the one in PATH.
 pub const PROGRAM_VARIABLE: &str = "TOLLGATE_QEMU";
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const REMEDY: &str = "run ci/setup, or: apt-get install --no-install-recommends qemu-system-x86";
 const EXIT_LOG: &str = "exits.log";
-/// Addresses where no code runs, so that the disassembly that `-d in_asm` asks for is left out, and exits remain.
+/// Addresses at which no code runs: `-d in_asm` asks for a disassembly, which is left out by these, and the exits remain.
 const NO_CODE: &str = "0xffffffffff000000..0xffffffffffffffff";
 
 /// The QEMU to use.
 ///
 /// # Errors
-/// There is none; says how to get it.
+/// There is none; the failure says how to get it.
 pub fn find() -> Result<PathBuf, Failure> {
     find_named(PROGRAM_VARIABLE, &[PROGRAM])?.ok_or_else(|| {
         Failure::platform(format_args!("QEMU is not installed: {PROGRAM} is not in PATH")).remedy(REMEDY)
     })
 }
 
-/// Writes what QEMU needs to start from `boot` into `directory` and says how to start it there.
+/// Writes the files that QEMU needs to start from `boot` into `directory`, and returns the way to start it there.
 ///
 /// # Errors
 /// The platform does not work here, there is no firmware, or the directory can't be written.
@@ -106,7 +108,7 @@ const COMPLAINTS: [(&str, &str, &str); 9] = [
     ("failed to set MSR", "this KVM can't give a guest the host's processor", NOT_KVM),
 ];
 
-/// The last words of a QEMU that ended without a verdict, as far as there is a known remedy.
+/// The failure that the last words of a QEMU without a verdict stand for, if its remedy is known.
 fn explain(said: &str) -> Option<Failure> {
     let (_, sentence, remedy) = COMPLAINTS.iter().find(|(complaint, ..)| said.contains(complaint))?;
     Some(Failure::platform(sentence).remedy(remedy))

@@ -1,4 +1,4 @@
-//! One run of an emulator, from start to end: watched, read along, and stopped when it has said enough or too much.
+//! One run of an emulator, from start to end: watched, its logs read along, and stopped when they are complete or too long.
 
 use std::io;
 use std::path::Path;
@@ -35,7 +35,7 @@ impl Limits {
     }
 }
 
-/// How the emulator ended.
+/// The end of the emulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// By itself.
@@ -44,29 +44,29 @@ pub enum Ended {
     AfterVerdict,
     /// It was killed at the end of its time.
     TimedOut,
-    /// It was killed because the person wanted so.
+    /// It was killed because a person interrupted the run.
     Interrupted,
-    /// It was killed because a log grew beyond its limit: that log's name.
+    /// It was killed because a log grew beyond its limit; this is the log's name.
     Flooded(&'static str),
 }
 
 /// The result of a run.
 #[derive(Debug)]
 pub struct Session {
-    /// How it ended.
+    /// The end of the emulator.
     pub ended: Ended,
-    /// The image's words.
+    /// The log that the image wrote.
     pub log: Result<Log, LogError>,
     /// The emulator's log, if it was asked for one.
     pub audit: Option<Audit>,
     /// The last lines that the emulator itself printed.
     pub said: String,
-    /// How long it took.
+    /// The time that it took.
     pub wall: Duration,
 }
 
 const POLL: Duration = Duration::from_millis(4);
-/// Enough for an image that has nothing else to do after its verdict.
+/// Time enough for an image that has nothing else to do after its verdict.
 const GRACE: Duration = Duration::from_secs(3);
 
 impl Session {
@@ -125,7 +125,7 @@ fn cannot_start(launch: &Launch, error: &io::Error) -> Failure {
     Failure::platform(format_args!("{} can't be started ({program}): {error}", launch.name)).remedy("install it again")
 }
 
-/// The two logs as far as they were read.
+/// The part of the two logs that has been read.
 struct Books {
     serial: Tail,
     log: LogReader,
@@ -136,7 +136,7 @@ struct Books {
 enum News {
     None,
     Some,
-    /// A whole chunk, so that more may be waiting.
+    /// A whole chunk came, so that more may be waiting.
     Full,
     Flood(&'static str),
 }

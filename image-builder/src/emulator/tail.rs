@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-/// The file, once it exists, and how far it was read.
+/// The file, once it exists, and the number of bytes read so far.
 #[derive(Debug)]
 pub(super) struct Tail {
     path: PathBuf,
@@ -22,7 +22,7 @@ impl Tail {
         Self { path, file: None, buffer: vec![0; CHUNK_BYTES].into_boxed_slice(), bytes: 0 }
     }
 
-    /// The next bytes that the file has; empty for now, or for good.
+    /// The next bytes of the file; empty if there are none, for now or for good.
     ///
     /// # Errors
     /// The file exists and can't be read.

@@ -1,4 +1,4 @@
-//! Where an image runs: a row of the table of platforms, and on Bochs a model of its processor.
+//! A machine that an image runs on: a row of the table of platforms, and on Bochs a model of its processor.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use super::models::Model;
 use super::platforms::{BOCHS, Engine, Platform};
 use super::{Boot, Launch};
 
-/// Where an image runs.
+/// A machine that an image runs on.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Its row in the table.
     pub platform: &'static Platform,
-    /// The processor's model, where there is a choice.
+    /// The processor's model, if there is a choice.
     pub model: Option<&'static Model>,
 }
 
@@ -39,12 +39,12 @@ impl Target {
         self.platform.engine
     }
 
-    /// The extension that the image finds there; a model without one has VT-x' messages.
+    /// The extension that the image finds there. A model without one counts as VT-x, for its messages.
     pub fn extension(self) -> Extension {
         self.model.map_or(self.platform.extension, |model| model.offers.extension().unwrap_or_default())
     }
 
-    /// The limit of a run that is given up after so many seconds: TSC ticks that a usual machine has done before.
+    /// The limit of a run that is given up after so many seconds: TSC ticks that a usual machine executes in that time.
     pub fn limit_ticks(self, seconds: u64, audit: bool) -> u64 {
         let (plain, audited) = self.platform.ticks_a_second;
         seconds.saturating_mul(if audit { audited } else { plain })
@@ -68,7 +68,7 @@ impl Machine {
         Self { target, memory_mib: boot.memory_mib(), cpus: 1 }
     }
 
-    /// Writes what the emulator needs to start from `boot` into `directory` and says how to start it there.
+    /// Writes the files that the emulator needs to start from `boot` into `directory`, and returns the way to start it there.
     ///
     /// # Errors
     /// The platform does not work here, there is no firmware, or the directory can't be written.

@@ -1,11 +1,12 @@
-//! THE table of what differs between versions of the emulators. Whatever depends on a version asks it here ([`Installed::has`]).
+//! THE table of the differences between versions of the emulators. All code that depends on a version asks it here
+//! ([`Installed::has`]).
 //!
-//! Where an emulator can be asked or probed for a behaviour, that is done, and the row only says so.
+//! If an emulator can be asked or probed for a behaviour, that is done, and the row only describes it.
 
 use super::Engine;
 use super::installed::{Installed, Version};
 
-/// Whose versions these are.
+/// The family that an emulator belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Bochs.
@@ -59,7 +60,7 @@ pub enum Behaviour {
     VgaBiosElsewhere,
     /// `extfpuirq` is no plugin that can be left out.
     ExtfpuirqIsFixed,
-    /// Other processor models than before.
+    /// It has other processor models than before.
     OtherModels,
     /// OVMF ends the emulator on a processor with CET.
     CetEndsOvmf,
@@ -82,19 +83,19 @@ pub enum Behaviour {
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Difference {
-    /// Its name in the code.
+    /// The behaviour.
     pub behaviour: Behaviour,
-    /// Whose it is.
+    /// The family of the emulator.
     pub family: Family,
     /// The first version that has it.
     pub from: Version,
-    /// The first one after that which has it no more.
+    /// The first later version that does not have it any more.
     pub before: Option<Version>,
     /// The behaviour, as a sentence about the emulator.
     pub what: &'static str,
     /// The way in which this tool copes with it.
     pub done: &'static str,
-    /// How it was seen.
+    /// The way in which it was observed.
     pub evidence: &'static str,
 }
 
@@ -246,7 +247,7 @@ impl Difference {
 }
 
 impl Installed {
-    /// Whether it has a behaviour. Of an unknown version it is the newest one's.
+    /// Whether it has a behaviour. An unknown version counts as the newest.
     pub fn has(&self, behaviour: Behaviour) -> bool {
         self.differences().any(|row| row.behaviour == behaviour)
     }
@@ -263,7 +264,7 @@ impl Installed {
         self.version.is_some_and(|version| self.family.tried().contains(&version))
     }
 
-    /// One sentence where it was not.
+    /// A sentence if this version was not tried.
     pub fn warning(&self) -> Option<String> {
         let name = self.family.name();
         let tried: Vec<String> = self.family.tried().iter().map(ToString::to_string).collect();

@@ -1,4 +1,4 @@
-//! The VGA BIOS that Bochs wants before it starts, although nothing here draws: the least that it takes for one. A BIOS of its own is
+//! The VGA BIOS that Bochs wants before it starts, although nothing here draws: the smallest one that it accepts. Bochs' own is
 //! in no place that all of Debian's packages share, and in some releases in none.
 
 /// One unit in which option ROMs are counted.

@@ -12,11 +12,11 @@ use gpt::partition::Partition;
 use gpt::{GptConfig, partition_types};
 
 const SECTOR_BYTES: usize = 512;
-/// Where the partition starts: 1 MiB, a multiple of every block that a medium may have.
+/// The first sector of the partition: 1 MiB, a multiple of every block that a medium may have.
 const FIRST_SECTOR: usize = 2048;
-/// FAT32 has at least 65525 clusters (Microsoft's specification): of one sector, 32 MiB.
+/// Sectors of the partition. FAT32 has at least 65525 clusters (Microsoft's specification), of a sector each: 32 MiB.
 const PARTITION_SECTORS: usize = 40 << 11;
-/// As much behind the partition as before it, which holds the second table.
+/// Sectors of the disk: as many behind the partition as before it, for the second table.
 const DISK_SECTORS: usize = PARTITION_SECTORS + 2 * FIRST_SECTOR;
 
 const DISK_GUID: u128 = 0x546f_6c6c_6761_7465_8000_0000_0000_0001;

@@ -1,7 +1,7 @@
-//! A guest's ELF file: what the tool takes, and why it refuses the rest.
+//! A guest's ELF file: the kinds that the tool takes, and the reasons for which it refuses others.
 //!
-//! Taken is a static x86-64 executable whose segments lie in the guest's memory (`abi::machine`). Physical addresses
-//! count: the guest starts with its first 4 GiB mapped to themselves.
+//! It takes a static x86-64 executable whose segments lie in the guest's memory (`abi::machine`). Physical addresses count: the
+//! guest starts with its first 4 GiB mapped to themselves.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ use super::lz4_block;
 /// A guest that can be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest<'data> {
-    /// Where it starts.
+    /// The address of its entry point.
     pub entry_gpa: u64,
     /// The pieces to load, in the file's order.
     pub pieces: Vec<Piece<'data>>,
@@ -24,43 +24,43 @@ pub struct Guest<'data> {
 /// A loadable segment and its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece<'data> {
-    /// Where it goes.
+    /// The address in the guest's memory.
     pub gpa: u64,
-    /// How long it is in memory.
+    /// Its length in memory.
     pub memory_bytes: u64,
-    /// The bytes of it in the file.
+    /// Its bytes in the file.
     pub bytes: &'data [u8],
 }
 
-/// Why a file is no guest.
+/// The reason that a file is no guest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestError {
-    /// Nothing in it.
+    /// The file is empty.
     #[error("the file is empty")]
     Empty,
-    /// Not an ELF file at all.
+    /// It is no ELF file.
     #[error("it is not an ELF file")]
     NotElf,
-    /// The file ends before what it promises.
+    /// The file ends before a part that its headers promise.
     #[error("it is truncated: {part} reaches to byte {end}, and the file has {bytes}")]
     Truncated {
         /// The part that is cut off.
         part: &'static str,
-        /// Where that ends.
+        /// The end of that part.
         end: u64,
-        /// Where the file ends.
+        /// The end of the file.
         bytes: u64,
     },
-    /// 32-bit.
+    /// It is a 32-bit file.
     #[error("it is a 32-bit ELF file, and the guest runs in 64-bit mode")]
     NotSixtyFourBit,
-    /// Another processor.
+    /// It is for another processor.
     #[error("it is for another machine (ELF machine {0}), not for x86-64")]
     Machine(u16),
-    /// An object file, a library, a core dump.
+    /// It is an object file, a library or a core dump.
     #[error("it is {0}, not a static executable")]
     Kind(&'static str),
-    /// It wants a dynamic loader.
+    /// It needs a dynamic loader.
     #[error("it wants a dynamic loader, and there is none")]
     Dynamic,
     /// Its tables contradict themselves.
@@ -96,7 +96,7 @@ impl<'data> Guest<'data> {
     /// Reads and checks an ELF file.
     ///
     /// # Errors
-    /// The first reason why the monitor could not load it.
+    /// The first reason that the monitor could not load it.
     pub fn parse(data: &'data [u8]) -> Result<Self, GuestError> {
         let header = check_header(data)?;
         let segments = program_headers(header, data)?;
@@ -116,7 +116,7 @@ impl<'data> Guest<'data> {
         Ok(guest)
     }
 
-    /// The directory's segments, were the bytes packed from `image_offset` on.
+    /// The directory's segments, if the bytes are packed from `image_offset` on.
     pub(super) fn segments(&self, image_offset: u64) -> Vec<(Segment, Cow<'data, [u8]>)> {
         let mut at = image_offset;
         let mut place = |piece: &Piece<'data>| {
@@ -134,7 +134,7 @@ impl<'data> Guest<'data> {
 /// The most bytes that the monitor unpacks at once.
 const MOST_PACKED_BYTES: usize = 1 << 20;
 
-/// An LZ4 block, or the bytes as they are where that is no shorter.
+/// The bytes as an LZ4 block, or as they are if that is no longer.
 fn pack(bytes: &[u8]) -> Cow<'_, [u8]> {
     let packed = if bytes.len() <= MOST_PACKED_BYTES { lz4_block(bytes) } else { None };
     packed.filter(|packed| packed.len() < bytes.len()).map_or(Cow::Borrowed(bytes), Cow::Owned)

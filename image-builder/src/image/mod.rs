@@ -1,5 +1,5 @@
-//! The bootable image: the guest's ELF file checked, and monitor, guest and directory laid into one ROM, the two packed, or onto
-//! a stick for a machine with UEFI.
+//! The bootable image. The guest's ELF file is checked; monitor, guest and directory are laid into one ROM, the first two packed,
+//! or onto a stick for a machine with UEFI.
 
 pub mod disk;
 mod guest;
@@ -29,23 +29,23 @@ pub const APPLICATION_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mon
 /// The built-in guest, as this tool was built with it.
 pub const GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unikernel-guest.elf"));
 
-/// The longest guest file that is read, debug information included. What is loaded from it must fit the ROM.
+/// The longest guest file that is read, debug information included. Only its loaded part must fit the ROM.
 const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
 
-/// Bytes as one LZ4 block, as short as can be: it is packed once, and what unpacks it is the same whatever that took. `None` if
-/// there are none, or too many for the format.
+/// Bytes as one LZ4 block, as short as possible: it is packed once, and unpacking costs the same in any case. `None` if there are
+/// no bytes, or too many for the format.
 fn lz4_block(bytes: &[u8]) -> Option<Vec<u8>> {
     const MOST_EFFORT: CompressionMode = CompressionMode::HIGHCOMPRESSION(12);
-    // The library reads a pointer of no bytes, too.
+    // The library would read a pointer of no bytes, too.
     let some = Some(bytes).filter(|bytes| !bytes.is_empty())?;
     lz4::block::compress(some, Some(MOST_EFFORT), false).ok()
 }
 
-/// Builds the ROM with the guest in `guest`, or the one that `options` name by a seed, or the built-in one, and with these options for
-/// the run.
+/// Builds the ROM with these options for the run. The guest is the one in `guest`, or the one that `options` name by a seed, or
+/// the built-in one.
 ///
 /// # Errors
-/// The guest file can't be read, is no guest, or does not fit; or the monitor does not.
+/// The guest file can't be read, is no guest, or does not fit; or the monitor does not fit.
 pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
     with_guest(guest, options, |guest, elf, refuse| {
         Rom::build(MONITOR_ELF, guest, &with_mark(options, elf)).map_err(|error| match error {
@@ -68,7 +68,7 @@ pub fn build_stick(guest: Option<&Path>, options: &str) -> Result<Stick, Failure
     })
 }
 
-/// Makes of a sentence and a remedy the failure that says that the guest can't be one.
+/// Makes of a sentence and a remedy the failure that says that a file can't be the guest.
 type Refuse<'a> = dyn Fn((String, &'static str)) -> Failure + 'a;
 
 /// Makes an image of the guest in `path`, of the random one that the options name, or of the built-in one.
@@ -95,7 +95,7 @@ fn with_guest<T>(
     make(&guest, elf, &refuse)
 }
 
-/// A checksum of bytes: FNV-1a of them.
+/// A checksum of bytes: FNV-1a.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
@@ -106,7 +106,7 @@ pub fn guest_mark(elf: &[u8]) -> u32 {
     (hash ^ hash >> 32) as u32
 }
 
-/// The option that says of which guest a trace is, if there is to be one.
+/// The options, with the mark of the guest if there is to be a trace.
 fn with_mark(options: &str, elf: &[u8]) -> String {
     let is_traced = Options::parse(options).is_ok_and(|options| options.trace_exits > 0);
     if is_traced { format!("{options} guest={:#x}", guest_mark(elf)) } else { options.to_owned() }

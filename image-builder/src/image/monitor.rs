@@ -9,7 +9,7 @@ use tollgate_abi::guest_image::{BOOT_BLOCK_BYTES, ROM_BASE, ROM_BYTES};
 
 use super::lz4_block;
 
-/// Where the boot block is executed: at the end of the ROM.
+/// The address at which the boot block is executed: at the end of the ROM.
 const BOOT_BLOCK_ADDRESS: u64 = ROM_BASE as u64 + (ROM_BYTES - BOOT_BLOCK_BYTES) as u64;
 
 /// The monitor as the link script lays it out.
@@ -22,7 +22,7 @@ pub(super) struct Monitor<'data> {
 }
 
 impl<'data> Monitor<'data> {
-    /// Finds both; `None` if the file does not consist of them.
+    /// Finds both parts; `None` if the file does not consist of them.
     pub(super) fn parse(data: &'data [u8]) -> Option<Self> {
         let header = FileHeader64::<LE>::parse(data).ok()?;
         let (mut image, mut boot_block) = (None, None);
@@ -59,7 +59,7 @@ pub(super) mod tests {
     use object::read::elf::ElfFile64;
     use object::{Object, ObjectSection};
 
-    /// An ELF file of nothing but these segments: physical address and bytes of each.
+    /// An ELF file of these segments alone: physical address and bytes of each.
     pub(in crate::image) fn elf_of(segments: &[(u64, &[u8])]) -> Vec<u8> {
         const HEADER_BYTES: usize = size_of::<FileHeader64<LE>>();
         const ENTRY_BYTES: usize = size_of::<elf::ProgramHeader64<LE>>();

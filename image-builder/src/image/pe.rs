@@ -1,8 +1,8 @@
 //! From a position-independent ELF file to the PE32+ file that UEFI loads (UEFI 2.10, 2.1.1; PE/COFF specification).
 //!
-//! Each loadable segment becomes a section at the same relative address. The relocations of a static position-independent
-//! program are all of one kind, the base address plus a number; the number is put in place for a base of our choice, and the
-//! place goes into the list of those that the firmware corrects when it chooses another.
+//! Each loadable segment becomes a section at the same relative address. The relocations of a static position-independent program
+//! are all of one kind: the base address plus a number. The number is stored for a base of our choice, and the address of the
+//! relocation goes into the list of those that the firmware corrects when it chooses another base.
 
 use object::LittleEndian as LE;
 use object::elf;
@@ -10,34 +10,34 @@ use object::pe;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, Rela, SectionHeader};
 use object::write::pe::{NtHeaders, Writer};
 
-/// Where the image would like to be; firmware puts it wherever there is memory.
+/// The address that the image prefers; firmware puts it wherever there is memory.
 const BASE: u64 = 0x1_4000_0000;
 const SECTION_ALIGNMENT: u32 = 4096;
 const FILE_ALIGNMENT: u32 = 512;
 /// Data directories of the optional header.
 const DATA_DIRECTORIES: usize = 16;
 
-/// Why an ELF file can't be converted.
+/// The reason that an ELF file can't be converted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeError {
-    /// Not an ELF file, or a damaged one.
+    /// It is no ELF file, or a damaged one.
     #[error("the application is not a sound ELF file: {0}")]
     Elf(object::Error),
-    /// Linked to an address.
+    /// It is linked to an address.
     #[error("the application is not position-independent")]
     Fixed,
-    /// A segment that can't become a section.
+    /// A segment can't become a section.
     #[error("the application's segment at {0:#x} does not start on a page of its own above the headers")]
     Segment(u64),
-    /// A relocation of another kind, or outside of what the file holds.
+    /// A relocation is of another kind, or outside of the file's contents.
     #[error("the application's relocation at {offset:#x} is of type {kind}, or lies outside of its segments")]
     Relocation {
-        /// Where.
+        /// Its address.
         offset: u64,
         /// Its type in the ELF file.
         kind: u32,
     },
-    /// More than the format has room for.
+    /// It is larger than the format allows.
     #[error("the application is too large for a PE file")]
     TooLarge,
 }
@@ -70,7 +70,7 @@ impl Segment {
 /// Converts the application.
 ///
 /// # Errors
-/// It is not what its link script makes of it.
+/// The file is not as its link script makes it.
 pub fn from_elf(data: &[u8]) -> Result<Vec<u8>, PeError> {
     let file = ElfFile64::<LE>::parse(data)?;
     let header = file.elf_header();
@@ -106,7 +106,7 @@ fn segments(file: &ElfFile64<'_, LE>, data: &[u8]) -> Result<Vec<Segment>, PeErr
     Ok(segments)
 }
 
-/// Applies the relocations for [`BASE`]; where they are, in order.
+/// Applies the relocations for [`BASE`]; returns their addresses, in order.
 fn relocate(file: &ElfFile64<'_, LE>, data: &[u8], segments: &mut [Segment]) -> Result<Vec<u32>, PeError> {
     let mut places = Vec::new();
     for section in file.elf_section_table().iter() {
@@ -165,7 +165,7 @@ fn write(segments: &[Segment], relocations: &[u32], entry: u32) -> Result<Vec<u8
 fn headers(entry: u32) -> NtHeaders {
     NtHeaders {
         machine: pe::IMAGE_FILE_MACHINE_AMD64,
-        // The same program is the same file.
+        // The same program makes the same file.
         time_date_stamp: 0,
         characteristics: pe::IMAGE_FILE_EXECUTABLE_IMAGE | pe::IMAGE_FILE_LARGE_ADDRESS_AWARE,
         major_linker_version: 0,
@@ -206,7 +206,7 @@ mod tests {
         let text = elf.section_by_name(".text").unwrap();
         assert_eq!(code.address(), BASE + text.address());
         assert!(code.data().unwrap().starts_with(text.data().unwrap()));
-        // As many places as there are relocations, each with an address inside the image.
+        // There are as many entries as relocations, each with an address inside the image.
         let mut blocks = pe.data_directories().relocation_blocks(&*application, &pe.section_table()).unwrap().unwrap();
         let mut places = 0;
         while let Some(block) = blocks.next().unwrap() {

@@ -16,7 +16,7 @@ use super::monitor::Monitor;
 pub use tollgate_abi::guest_image::ROM_BYTES;
 
 const BOOT_BLOCK_OFFSET: usize = DIRECTORY_OFFSET + DIRECTORY_BYTES;
-/// The byte that nothing was written to, as in an erased flash chip.
+/// The value of a byte that is not written, as in an erased flash chip.
 const ERASED: u8 = 0xff;
 
 /// A bootable ROM.
@@ -28,40 +28,40 @@ pub struct Rom {
     pub monitor_bytes: usize,
     /// Bytes of the guest in it, packed.
     pub guest_bytes: usize,
-    /// Bytes that nothing was written to.
+    /// Bytes that are not written.
     pub free_bytes: usize,
 }
 
-/// Why no ROM can be made.
+/// The reason that no ROM can be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RomError {
-    /// The monitor is not what the link script makes of it.
+    /// The monitor is not as its link script makes it.
     #[error("the monitor that this tool was built with is no ROM image")]
     Monitor,
-    /// The monitor alone is too much.
+    /// The monitor alone is too large.
     #[error(
         "the monitor is {excess} bytes too large for the ROM: its {unpacked} bytes take {packed} when they are packed, \
          and there is room for {DIRECTORY_OFFSET}"
     )]
     MonitorTooLarge {
-        /// Bytes too many.
+        /// The bytes that are too many.
         excess: usize,
         /// Bytes of its image, as it runs.
         unpacked: usize,
         /// Bytes of its image, packed.
         packed: usize,
     },
-    /// The guest is too much beside the monitor.
+    /// The guest is too large beside the monitor.
     #[error("it is {excess} bytes too large for the ROM: it takes {guest} bytes, and the monitor leaves {room}")]
     TooLarge {
-        /// Bytes too many.
+        /// The bytes that are too many.
         excess: u64,
         /// Bytes of the guest, packed and aligned as they would lie.
         guest: u64,
         /// Bytes that are free.
         room: u64,
     },
-    /// The directory refuses it.
+    /// The directory refuses the guest.
     #[error("{0}")]
     Load(LoadError),
 }
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(rom.monitor_bytes + padding + rom.guest_bytes + rom.free_bytes, ROM_BYTES - DIRECTORY_BYTES);
     }
 
-    /// Nothing repeats, so nothing is saved by packing.
+    /// Bytes that do not repeat, so that packing saves nothing.
     fn incompressible() -> Vec<u8> {
         let mut random = 1u64;
         let mut next = || {

@@ -19,19 +19,19 @@ pub struct Stick {
     pub guest_bytes: usize,
 }
 
-/// Why no stick can be made.
+/// The reason that no stick can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum StickError {
-    /// The monitor is not what the link script makes of it.
+    /// The monitor is not as its link script makes it.
     #[error("{0}")]
     Application(#[from] pe::PeError),
-    /// Too much to be read.
+    /// The guest is larger than the monitor reads.
     #[error("it takes {0} bytes, and the monitor reads {MOST_GUEST_BYTES} at most")]
     TooLarge(usize),
-    /// The directory refuses it.
+    /// The directory refuses the guest.
     #[error("{0}")]
     Load(LoadError),
-    /// It does not fit the partition.
+    /// The files do not fit the partition.
     #[error("the disk image can't be made: {0}")]
     Disk(#[from] io::Error),
 }
@@ -88,7 +88,7 @@ fn guest_file(guest: &Guest<'_>, options: &str) -> Result<Vec<u8>, StickError> {
     Ok(file)
 }
 
-/// The options with a word on each line, and what a person should know who edits them.
+/// The options with a word on each line, and remarks for a person who edits them.
 fn options_text(options: &str) -> String {
     let mut text = String::from(
         "# Tollgate's options, one or more to a line; what stands behind # is not read.\r\n\

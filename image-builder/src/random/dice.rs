@@ -1,5 +1,5 @@
-//! Every choice of a random guest: a stream of numbers that depends on the seed alone, and the numbers and addresses that are
-//! worth more than chance would give them.
+//! Every choice of a random guest: a stream of numbers that depends on the seed alone, with interesting numbers and addresses
+//! more often than chance would have them.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -12,7 +12,7 @@ use super::layout::{Block, OUTSIDE, USER_ALIAS, WINDOW};
 pub(super) struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// The stream of a seed. `stream` tells apart what is to be independent of each other.
+    /// The stream of a seed. Streams with different `stream` are independent of each other.
     pub(super) fn new(seed: u64, stream: u64) -> Self {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -35,12 +35,12 @@ impl Dice {
         least + self.below(most - least + 1)
     }
 
-    /// Whether it comes out that has a chance of so many in a thousand.
+    /// True with a chance of `per_mille` in a thousand.
     pub(super) fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille
     }
 
-    /// One of several, all alike.
+    /// One of several, each with the same chance.
     pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
@@ -85,7 +85,7 @@ impl Dice {
         }
     }
 
-    /// An address at which something may happen: near the ends of pages, in memory of each kind, seldom beyond all memory.
+    /// An address for an access: near the ends of pages, in memory of each kind, seldom beyond all memory.
     pub(super) fn address(&mut self, block: &Block) -> u64 {
         let near_end = self.chance(400);
         let in_page =

@@ -1,8 +1,9 @@
-//! The frame that snippets run in: it enters one after the other by IRET, catches what they raise, and goes on with the next.
+//! The frame that snippets run in. It enters one after the other by IRET, catches the exceptions that they raise, and goes on
+//! with the next.
 //!
 //! A fault of a snippet ends that snippet; #DB, NMI, #BP, #OF and interrupts return to it. There is a budget for both, so that a
-//! guest comes to its end unless it is the monitor that has to see to that. The last thing that the first vCPU does is the hypercall
-//! that ends the guest, the others halt.
+//! guest comes to its end, unless only the monitor can end it. At the end the first vCPU performs the hypercall that ends the
+//! guest; the others halt.
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -22,15 +23,15 @@ const ROUNDS: u32 = 200;
 /// Turns of a loop in each round.
 const TURNS: u32 = 200;
 
-/// Bytes of a snippet's frame: flags, and what IRET takes.
+/// Bytes of a snippet's frame: flags, and the operands of IRET.
 pub(super) const FRAME_BYTES: u64 = 48;
-/// A snippet's frame: before it tables and control registers are made good again.
+/// A flag in a snippet's frame: tables and control registers are made good before it.
 pub(super) const REPAIR: u64 = 1;
 
 const RFLAGS_TF: i32 = 1 << 8;
 const RFLAGS_RF: i32 = 1 << 16;
 
-/// Writes every routine of the frame. `snippets` is how many there are.
+/// Writes every routine of the frame. `snippets` is their number.
 pub(super) fn write(block: &Block, dice: &mut Dice, snippets: u64, put: &mut Put<'_>) -> Result<(), IcedError> {
     let mut routine = |at: u64, end: u64, mut code: CodeAssembler| {
         let bytes = code.assemble(block.frame(at))?;
@@ -63,7 +64,7 @@ fn write_msr(code: &mut CodeAssembler, msr: u32, value: u64) -> Result<(), IcedE
     code.wrmsr()
 }
 
-/// Where a vCPU starts in 64-bit mode.
+/// The code at which a vCPU starts in 64-bit mode.
 fn entry(block: &Block, dice: &mut Dice) -> Result<CodeAssembler, IcedError> {
     let mut code = CodeAssembler::new(64)?;
     code.cli()?;
@@ -82,7 +83,7 @@ fn entry(block: &Block, dice: &mut Dice) -> Result<CodeAssembler, IcedError> {
     code.push(rax)?;
     code.retf()?;
     code.set_label(&mut reloaded)?;
-    // Started again after INIT, it finds its segment busy.
+    // A vCPU that is started again after INIT finds its segment busy.
     code.and(dword_ptr(block.tables() + u64::from(TSS) + 4), !0x200_i32)?;
     code.mov(ax, u32::from(TSS))?;
     code.ltr(ax)?;
@@ -102,7 +103,7 @@ fn entry(block: &Block, dice: &mut Dice) -> Result<CodeAssembler, IcedError> {
     write_msr(&mut code, 0x176, next)?;
     write_msr(&mut code, 0xc000_0080, 0x901)?;
     write_msr(&mut code, apic::SVR, 0x1ff)?;
-    // TSD, DE, UMIP, FSGSBASE, OSXSAVE by chance; where the processor has not all of them, it has none
+    // TSD, DE, UMIP, FSGSBASE, OSXSAVE by chance; if the processor lacks one of them, the write sets none
     let random = dice.word() & dice.word() & (1 << 2 | 1 << 3 | 1 << 11 | 1 << 16 | 1 << 18);
     code.mov(rax, cr4)?;
     code.or(eax, random as i32)?;
@@ -138,7 +139,7 @@ fn next(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     code.mov(dr7, rax)?;
     code.mov(eax, 0x8001_0033_u32)?;
     code.mov(cr0, rax)?;
-    // No interrupt in service holds back those that come.
+    // An interrupt in service must not hold back the next ones.
     write_msr(&mut code, apic::EOI, 0)?;
     write_msr(&mut code, apic::TPR, 0)?;
     code.set_label(&mut enter)?;
@@ -146,7 +147,7 @@ fn next(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     Ok(code)
 }
 
-/// An exception; on the stack are RIP and the others, an error code, and the vector.
+/// The handler of exceptions; on the stack are the vector, an error code, RIP and the rest.
 fn trap(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     let mut code = CodeAssembler::new(64)?;
     let [mut returns, mut debug, mut goes_on, mut quiet] = [(); 4].map(|()| code.create_label());
@@ -182,7 +183,7 @@ fn trap(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     Ok(code)
 }
 
-/// An interrupt; on the stack are RIP and the others, and twice the vector.
+/// The handler of interrupts; on the stack are the vector twice, RIP and the rest.
 fn interrupt(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     let mut code = CodeAssembler::new(64)?;
     let mut few = code.create_label();
@@ -205,7 +206,7 @@ fn interrupt(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     Ok(code)
 }
 
-/// The end of a vCPU. Where VMCALL is no hypercall it raises #UD, which leads here again, and then it is VMMCALL.
+/// The end of a vCPU. If VMCALL is no hypercall it raises #UD, which leads here again, and then VMMCALL is tried.
 fn finish(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     let mut code = CodeAssembler::new(64)?;
     let [mut halt, mut wait, mut spin, mut other, mut ends] = [(); 5].map(|()| code.create_label());
@@ -227,7 +228,7 @@ fn finish(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
             }
             code.test(al, al)?;
             code.jnz(ends)?;
-            // Other processors have their turn on an emulator.
+            // Gives other processors their turn on an emulator.
             code.pause()?;
             code.mov(edx, TURNS)?;
             code.set_label(&mut spin)?;
@@ -256,10 +257,10 @@ fn finish(block: &Block, snippets: u64) -> Result<CodeAssembler, IcedError> {
     Ok(code)
 }
 
-/// Where a vector's gate leads.
+/// The code that a vector's gate leads to.
 fn stub(block: &Block, vector: u64, to_next: bool) -> Result<CodeAssembler, IcedError> {
     let mut code = CodeAssembler::new(64)?;
-    // Those with an error code (SDM 3A table 7-1).
+    // Vectors with an error code (SDM 3A table 7-1).
     let has_code = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
     if to_next {
         code.jmp(block.frame(NEXT))?;

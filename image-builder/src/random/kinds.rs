@@ -1,4 +1,4 @@
-//! The kinds of snippets: one table, by what each provokes.
+//! The kinds of snippets: one table, by the exits that each provokes.
 
 use tollgate_abi::apic;
 use tollgate_abi::hypercall::{Hypercall, PROFILE_ONLY};
@@ -130,7 +130,7 @@ fn profile(s: &mut Snippet<'_>, dice: &mut Dice) {
     call(s, dice);
 }
 
-/// MSRs of the guest's, those that a monitor must not hand out, and those around them.
+/// MSRs of the guest's, MSRs that a monitor must not hand out, and neighbours of both.
 const MSRS: &[u32] = &[
     0x10,
     0x1b,
@@ -243,7 +243,7 @@ fn wrmsr(s: &mut Snippet<'_>, dice: &mut Dice) {
         _ => dice.value(s.block),
     };
     if dice.chance(300) {
-        // What is there, with one bit changed.
+        // The present value, with one bit changed.
         s.set(C, msr.into());
         s.op(dice, &[0x0f, 0x32]);
         let bit = dice.below(32) as u8;
@@ -420,7 +420,7 @@ fn string_port(s: &mut Snippet<'_>, dice: &mut Dice) {
     s.op(dice, &bytes);
 }
 
-/// SGDT, SIDT, LGDT, LIDT; what is loaded is mostly what was stored, and put back at once where it is not.
+/// SGDT, SIDT, LGDT, LIDT. The table that is loaded is mostly one that was stored; any other is put back at once.
 fn descriptor_table(s: &mut Snippet<'_>, dice: &mut Dice) {
     let is_idt = u8::from(dice.chance(500));
     let pointer = if is_idt == 1 { s.block.idt_pointer() } else { s.block.gdt_pointer() };
@@ -435,7 +435,7 @@ fn descriptor_table(s: &mut Snippet<'_>, dice: &mut Dice) {
             s.at_b(dice, &[0x0f, 0x01], 2 + is_idt);
         }
         8 => {
-            // Stored and loaded where it may cross a page.
+            // The operand is at an address at which it may cross a page.
             let address = s.address(dice);
             s.set(B, address);
             s.at_b(dice, &[0x0f, 0x01], is_idt);
@@ -462,7 +462,8 @@ fn local_or_task(s: &mut Snippet<'_>, dice: &mut Dice) {
         s.set(B, address);
         s.at_b(dice, &[0x0f, 0x00], digit);
     } else {
-        // A null selector, which LTR refuses and QEMU 7.2 takes, to end itself at the next change to ring 0, is for the others.
+        // A null selector is for the other instructions: LTR refuses it, but QEMU 7.2 takes it and ends itself at the next change
+        // to ring 0.
         let null = if digit == 3 { 0x48 } else { 0 };
         let selector = dice.pick(&[null, 0x48, 0x58, 0x58, 8, 0x78, 0x80, 0xfff8, 0x4c]);
         s.set(A, selector);
@@ -494,7 +495,7 @@ fn caches(s: &mut Snippet<'_>, dice: &mut Dice) {
     s.op(dice, bytes);
 }
 
-/// HLT that something wakes, mostly.
+/// HLT, mostly with an event to wake from it.
 fn halt(s: &mut Snippet<'_>, dice: &mut Dice) {
     if dice.chance(960) {
         for register in [apic::EOI, apic::TPR] {
@@ -616,7 +617,7 @@ fn exception(s: &mut Snippet<'_>, dice: &mut Dice) {
         }
         8 => s.op(dice, &[0x0f, 0xb9, 0xc0]),
         9 => {
-            // An x87 exception that is not masked, and one of SSE.
+            // An unmasked x87 exception, and one of SSE.
             s.raw(&[0xdb, 0xe3, 0x6a, 0x00, 0xd9, 0x2c, 0x24, 0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9]);
             s.op(dice, &[0x9b]);
         }
@@ -779,7 +780,7 @@ fn timer(s: &mut Snippet<'_>, dice: &mut Dice) {
     }
 }
 
-/// Interrupts for other vCPUs, and for those that there are not.
+/// Interrupts for other vCPUs, also for some that do not exist.
 fn other_vcpu(s: &mut Snippet<'_>, dice: &mut Dice) {
     let other = if dice.chance(900) { dice.below(s.block.vcpus) } else { dice.below(20) } as u32;
     let vector = vector(dice);
@@ -861,7 +862,7 @@ fn system_bytes(s: &mut Snippet<'_>, dice: &mut Dice) {
     }
 }
 
-/// Writes an instruction over the one that comes next.
+/// Writes an instruction over the next one.
 fn self_modifying(s: &mut Snippet<'_>, dice: &mut Dice) {
     let bytes = dice.pick(&[
         [0x0f, 0xa2],

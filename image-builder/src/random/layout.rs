@@ -1,5 +1,5 @@
-//! Where everything of a random guest lies: a block of memory for each vCPU, with code, tables and stacks of its own, and below
-//! them a page for each in which it starts in real mode.
+//! The layout of a random guest: a block of memory for each vCPU, with code, tables and stacks of its own, and below the blocks a
+//! page for each vCPU in which it starts in real mode.
 //!
 //! ```text
 //! 01_0000 + n * 1000   real mode: start, snippets, vectors
@@ -8,7 +8,7 @@
 
 use tollgate_abi::machine::{PAGE_BYTES, RAM_BYTES};
 
-/// Where the pages of real mode are: above the monitor's boot area and below 1 MiB, where a start-up IPI can lead.
+/// The pages of real mode: above the monitor's boot area and below 1 MiB, where a start-up IPI can lead.
 pub(super) const REAL_PAGES: u64 = 0x1_0000;
 const BLOCKS: u64 = 0x40_0000;
 
@@ -18,17 +18,17 @@ pub(super) const USER_ALIAS: u64 = 0x4000_0000;
 pub(super) const WINDOW: u64 = 0x8000_0000;
 /// Linear addresses that lead beyond the guest's memory.
 pub(super) const OUTSIDE: u64 = 0x3fe0_0000;
-/// Beyond the guest's memory.
+/// A guest-physical address beyond the guest's memory.
 pub(super) const OUTSIDE_GPA: u64 = 0x1000_0000;
 
 /// The pages of one vCPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Block {
-    /// Its number.
+    /// The number of the vCPU.
     pub(super) vcpu: u64,
-    /// How many there are.
+    /// The number of vCPUs.
     pub(super) vcpus: u64,
-    /// Where it begins.
+    /// The address of the block.
     pub(super) base: u64,
 }
 
@@ -38,11 +38,11 @@ pub(super) const NEXT: u64 = 0x300;
 pub(super) const TRAP: u64 = 0x4c0;
 pub(super) const INTERRUPT: u64 = 0x5a0;
 pub(super) const FINISH: u64 = 0x640;
-/// One of [`STUB_BYTES`] for each vector.
+/// A routine of [`STUB_BYTES`] for each vector.
 pub(super) const STUBS: u64 = 0x800;
 pub(super) const STUB_BYTES: u64 = 16;
 
-/// Most bytes of all blocks: more would not be packed.
+/// The most bytes of all blocks: more would not be packed.
 const ALL_BLOCKS_BYTES: u64 = 1 << 20;
 const LARGEST_BLOCK_BYTES: u64 = 1 << 17;
 
@@ -73,7 +73,7 @@ impl Block {
         self.base + 0x2000
     }
 
-    /// GDT; above it in the page TSS, LDT, pointers and state.
+    /// The GDT; above it in the page are TSS, LDT, pointers and state.
     pub(super) fn tables(&self) -> u64 {
         self.base + 0x3000
     }
@@ -94,7 +94,7 @@ impl Block {
         self.tables() + 0x610
     }
 
-    /// The number of the snippet that runs.
+    /// The place of the number of the snippet that runs.
     pub(super) fn index(&self) -> u64 {
         self.tables() + 0x700
     }
@@ -107,7 +107,7 @@ impl Block {
         self.tables() + 0x710
     }
 
-    /// How often it came to its end.
+    /// The place of the number of times that the vCPU came to its end.
     pub(super) fn ends(&self) -> u64 {
         self.tables() + 0x718
     }
@@ -125,12 +125,12 @@ impl Block {
         USER_ALIAS + self.data() + 0xf00
     }
 
-    /// Stacks grow down from here.
+    /// The address from which stacks grow down.
     pub(super) fn stack(&self) -> u64 {
         self.base + 0xb800
     }
 
-    /// Those of the interrupt stack table.
+    /// The stacks of the interrupt stack table.
     pub(super) fn other_stack(&self, number: u64) -> u64 {
         self.base + 0xb800 + 0x200 * number
     }

@@ -1,8 +1,9 @@
-//! A guest of random instructions, made from a seed: the same seed makes the same bytes. It exists to find out what the monitor does
-//! of which nobody thought.
+//! A guest of random instructions, made from a seed: the same seed makes the same bytes. It is there to find behaviour of the
+//! monitor that nobody thought of.
 //!
-//! Each vCPU has a frame that is as it should be, and in it snippets of a few random instructions, each of a kind that provokes
-//! something, in rings 0 and 3, in 64-bit and compatibility mode, with 16-bit segments, and in real mode where a vCPU starts.
+//! Each vCPU has a well-formed frame, and in it snippets of a few random instructions, each of a kind that provokes an exit or an
+//! exception. They run in rings 0 and 3, in 64-bit and compatibility mode, with 16-bit segments, and in real mode, in which a
+//! vCPU starts.
 
 mod dice;
 mod frame;
@@ -22,10 +23,10 @@ use self::snippet::{A, C, D, Mode, Snippet};
 use self::tables::{CODE16, CODE32, CODE64, DATA, END, USER_CODE16, USER_CODE32, USER_CODE64, USER_DATA};
 use crate::image::{Guest, Piece};
 
-/// The name by which it is asked for.
+/// The name by which a random guest is asked for.
 pub const NAME: &str = "random";
 
-/// Snippets of all vCPUs together, at most; a vCPU alone has no fewer than a quarter of that.
+/// The most snippets of all vCPUs together; a vCPU alone has no fewer than a quarter of that.
 const MOST_SNIPPETS: u64 = 400;
 const LEAST_OF_A_VCPU: u64 = 16;
 
@@ -38,7 +39,7 @@ pub struct RandomGuest {
 }
 
 impl RandomGuest {
-    /// The guest of a seed for so many vCPUs.
+    /// The guest of a seed, for `vcpus`.
     pub fn new(seed: u64, vcpus: u32) -> Self {
         let vcpus = u64::from(vcpus);
         let first = Block::new(0, vcpus);
@@ -55,7 +56,7 @@ impl RandomGuest {
         guest
     }
 
-    /// It as the image takes it.
+    /// The guest as the image takes it.
     pub fn guest(&self) -> Guest<'_> {
         let piece = |gpa: u64, bytes| Piece { gpa, memory_bytes: <[u8]>::len(bytes) as u64, bytes };
         let mut pieces = vec![piece(self.blocks_gpa, &self.blocks[..])];
@@ -65,7 +66,7 @@ impl RandomGuest {
         Guest { entry_gpa: self.blocks_gpa + ENTRY, pieces }
     }
 
-    /// Its bytes, one after the other.
+    /// The guest's bytes, one after the other.
     pub fn bytes(&self) -> Vec<u8> {
         [&self.blocks[..], &self.real_pages].concat()
     }
@@ -86,14 +87,14 @@ impl RandomGuest {
     }
 }
 
-/// Writes snippets and the frames by which they are entered; how many there are.
+/// Writes snippets and the frames by which they are entered; returns their number.
 fn snippets(block: &Block, dice: &mut Dice, put: &mut tables::Put<'_>) -> u64 {
     let most = (MOST_SNIPPETS / block.vcpus).max(LEAST_OF_A_VCPU);
     let asked = dice.between(most / 4, most);
     let mut at = block.code() + asked * FRAME_BYTES;
     for number in 0..asked {
         let mut mode = mode(dice);
-        // A segment of 16 bits begins where the code does.
+        // A segment of 16 bits begins at the code's first address.
         if mode.bits == 16 && at - block.code() > 0xf000 {
             mode.bits = 32;
         }
@@ -122,7 +123,7 @@ fn mode(dice: &mut Dice) -> Mode {
     Mode { bits, is_user, is_real: false }
 }
 
-/// The bytes of snippet `number`. The first of vCPU 0 start the others.
+/// The bytes of snippet `number`. The first snippets of vCPU 0 start the others.
 fn snippet(block: &Block, mode: Mode, number: u64, dice: &mut Dice) -> Vec<u8> {
     let mut snippet = Snippet::new(mode, block);
     if block.vcpu == 0 && (1..block.vcpus).contains(&(number + 1)) {

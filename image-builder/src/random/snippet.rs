@@ -1,4 +1,4 @@
-//! A snippet under construction: a few instructions for one mode, byte by byte where they are alike in every mode.
+//! A snippet under construction: a few instructions for one mode, byte by byte where their encoding is the same in every mode.
 
 use super::dice::Dice;
 use super::layout::{Block, USER_ALIAS};
@@ -11,18 +11,18 @@ pub(super) const B: u8 = 3;
 pub(super) const SI: u8 = 6;
 pub(super) const DI: u8 = 7;
 
-/// In which mode a snippet runs.
+/// The mode that a snippet runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mode {
-    /// 16, 32 or 64.
+    /// The bits of the mode: 16, 32 or 64.
     pub(super) bits: u8,
-    /// In ring 3.
+    /// It runs in ring 3.
     pub(super) is_user: bool,
-    /// Real mode.
+    /// It runs in real mode.
     pub(super) is_real: bool,
 }
 
-/// Its bytes so far.
+/// A snippet's bytes so far.
 #[derive(Debug)]
 pub(super) struct Snippet<'a> {
     pub(super) mode: Mode,
@@ -35,10 +35,10 @@ impl<'a> Snippet<'a> {
         Self { mode, block, bytes: Vec::new() }
     }
 
-    /// An address as this mode reaches it.
+    /// An address that this mode can reach.
     pub(super) fn address(&self, dice: &mut Dice) -> u64 {
         let address = dice.address(self.block);
-        // Most of what the kernel can reach is out of ring 3's reach.
+        // Ring 3 can't reach most of the kernel's addresses.
         if self.mode.is_user && address < super::layout::OUTSIDE && dice.chance(800) {
             address + USER_ALIAS
         } else {
@@ -69,7 +69,7 @@ impl<'a> Snippet<'a> {
         self.set(register, value);
     }
 
-    /// The registers that WRMSR, XSETBV and their like take a value from.
+    /// The registers from which WRMSR, XSETBV and their like take a value.
     pub(super) fn set_wide(&mut self, value: u64) {
         self.set(A, value & 0xffff_ffff);
         self.set(D, value >> 32);
@@ -92,7 +92,7 @@ impl<'a> Snippet<'a> {
         self.raw(bytes);
     }
 
-    /// The same with an operand in memory at (E/R)BX; `digit` is the other operand.
+    /// The provocation with an operand in memory at (E/R)BX; `digit` is the other operand.
     pub(super) fn at_b(&mut self, dice: &mut Dice, opcode: &[u8], digit: u8) {
         let mut bytes = Vec::new();
         if self.mode.bits == 16 {

@@ -1,5 +1,5 @@
-//! The tables of a random guest: descriptors, gates, task-state segment and page tables. What the frame needs to live on is as it
-//! should be; the rest is random, and seldom that, too.
+//! The tables of a random guest: descriptors, gates, task-state segment and page tables. The entries that the frame needs are
+//! valid, except seldom; the rest are random.
 
 use tollgate_abi::machine::{PAGE_BYTES, RAM_BYTES};
 
@@ -59,7 +59,7 @@ fn put_word(put: &mut Put<'_>, at: u64, word: u64) {
     put(at, &word.to_le_bytes());
 }
 
-/// All of them.
+/// Writes all tables.
 pub(super) fn write(block: &Block, dice: &mut Dice, put: &mut Put<'_>) {
     descriptors(block, dice, put);
     gates(block, dice, put);
@@ -121,7 +121,7 @@ fn random_descriptor(block: &Block, dice: &mut Dice) -> u64 {
 }
 
 fn gates(block: &Block, dice: &mut Dice, put: &mut Put<'_>) {
-    // Once in a while one of those is odd on which the frame lives.
+    // Once in a while one of the gates that the frame needs is odd.
     let is_odd = dice.chance(40);
     for vector in 0..0x100 {
         let is_needed = matches!(vector, 6 | 8 | 13 | 14) || vector == u64::from(END);
@@ -193,7 +193,7 @@ fn paging(block: &Block, dice: &mut Dice, put: &mut Put<'_>) {
     }
 }
 
-/// A page-table entry, mostly one that maps something.
+/// A page-table entry, mostly one that maps a page.
 pub(super) fn random_entry(dice: &mut Dice, block: &Block) -> u64 {
     let gpa = match dice.below(10) {
         0..4 => block.data(),

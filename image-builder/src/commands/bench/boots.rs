@@ -1,4 +1,4 @@
-//! Measures by booting what is to be measured, once or several times.
+//! Measures operations by booting images that perform them, once or several times.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::emulator::models::{Model, Offers};
 use crate::emulator::{Boot, Limits, Machine, Target};
 use crate::image;
 
-/// Where it is measured.
+/// The machine that is measured.
 pub(super) fn target(arguments: &BenchArguments) -> Result<Target, Failure> {
     let target = choose(arguments.on, arguments.cpu.as_deref(), arguments.audit)?;
     if let Some(model) = target.model {
@@ -60,7 +60,7 @@ pub(super) fn measure(arguments: &BenchArguments, target: Target, chosen: &Chose
             this.add_lacking(scenario, why);
         }
         match &first {
-            // The first stands for all where they are the same.
+            // If all boots are the same, the first stands for all.
             Some(first) if target.platform.is_exact => {
                 let found = differences(&first.rows(), &this.rows(), true, true);
                 findings.extend(found.into_iter().map(|what| format!("run {number} differs from the first: {what}")));
@@ -77,7 +77,7 @@ pub(super) fn measure(arguments: &BenchArguments, target: Target, chosen: &Chose
     Ok(Outcome { measured: pooled, platform, image, runs, budgets, findings, target })
 }
 
-/// The extension that is measured on a model, if the image runs there.
+/// The extension that is measured on a model, if the image runs on it.
 pub(super) fn extension(model: &Model) -> Result<Extension, Failure> {
     let why = match model.offers {
         Offers::Enough(extension) => return Ok(extension),

@@ -1,5 +1,5 @@
-//! The operations that have a budget: what each costs on Bochs, where a TSC tick is an instruction, what the ledger and keys
-//! add, and what it costs where many vCPUs do it at once.
+//! The operations that have a budget: the cost of each on Bochs, where a TSC tick is an instruction; the share of the ledger and
+//! of keys; and the cost if many vCPUs perform it at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,8 +24,8 @@ use crate::selection::{Selection, usual_options};
 
 /// One measured operation and its budget, the same under both extensions, in ticks an iteration.
 ///
-/// The workload runs with so many iterations and then with twice as many: their difference is free of what it takes to
-/// begin and to end.
+/// The workload runs with so many iterations and then with twice as many. In the difference, its beginning and its end cancel
+/// out.
 #[derive(Debug)]
 pub(super) struct Row {
     /// The microbenchmark of the same operation.
@@ -38,7 +38,7 @@ pub(super) struct Row {
     svm: &'static str,
 }
 
-/// The verdict on what is not over its budget.
+/// The verdict on an operation that is not over its budget.
 pub(super) const WITHIN: &str = "within";
 
 const fn budget(
@@ -75,12 +75,12 @@ impl Row {
     }
 }
 
-/// vCPUs that all do the same at once, to see whether an exit then costs more.
+/// vCPUs that all perform the operation at once, to see whether an exit then costs more.
 const MANY_VCPUS: u32 = 8;
 /// With several CPUs, Bochs lets each execute five instructions in turn, and its clock moves on by as many.
 const CROWDED_SLACK_TICKS: f64 = 5.0;
 
-/// Measures some of them.
+/// Measures some of the operations.
 pub(super) fn measure_all(model: &'static Model, rows: &[&Row], limit: Duration) -> Result<Vec<Budget>, Failure> {
     let extension = extension(model)?;
     let figures = Figures {
@@ -116,7 +116,7 @@ pub(super) fn legend(model: &'static Model, extension: Extension) -> Vec<String>
     paragraphs
 }
 
-/// The books that are kept while something is measured.
+/// The books that are kept during a measurement.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Books {
     Ledger,
@@ -124,7 +124,7 @@ enum Books {
     Keys,
 }
 
-/// Ticks of one iteration by workload.
+/// Ticks of one iteration, by workload.
 type Ticks = BTreeMap<String, f64>;
 
 /// The figures of one model.

@@ -1,4 +1,4 @@
-//! The operations to measure, and those of them that are booted together.
+//! The operations to measure, grouped by the boots in which they run.
 
 use tollgate_abi::bench::{Bench, Parts, TABLE};
 use tollgate_abi::command_line::Options;
@@ -31,10 +31,10 @@ pub(super) struct Boot {
     pub(super) scenarios: Vec<&'static Scenario>,
 }
 
-/// Whether there is something of each of these names.
+/// Checks that each of these names fits an operation.
 ///
 /// # Errors
-/// There is not; the remedy has what is near.
+/// One fits none; the remedy has a similar name.
 pub(super) fn check(filter: &[String]) -> Result<(), Failure> {
     let names = || TABLE.iter().map(Bench::name).chain(scenario::TABLE.iter().map(|scenario| scenario.name));
     let Some(name) = filter.iter().find(|name| !names().any(|known| known == name.as_str())) else { return Ok(()) };
@@ -51,7 +51,7 @@ pub(super) fn shows(filter: &[String], name: &str) -> bool {
 }
 
 impl Chosen {
-    /// The operations that a filter, by names, leaves of those on a target.
+    /// The operations on a target that a filter, by names, lets through.
     pub(super) fn new(filter: &[String], target: Target) -> Result<Self, Failure> {
         check(filter)?;
         let extension = target.extension();
@@ -68,8 +68,8 @@ impl Chosen {
             }
         }
         let asked = |name: &str| shows(filter, name);
-        // The timing is measured in any case; and what needs two processors all together, since it depends on what ran before how
-        // far one of them is when the other begins.
+        // The timing is measured in any case. Operations that need two processors are measured all together: the lead of one
+        // processor, when the other begins, depends on the operations before.
         let is_in_company = |bench: &&Bench| bench.workload.on.least_vcpus() > 1;
         let wants_company = TABLE.iter().filter(is_in_company).any(|bench| asked(bench.name()));
         let chosen = |bench: &&Bench| {
@@ -90,14 +90,14 @@ impl Chosen {
         })
     }
 
-    /// Scenarios that are left out because the emulator does not survive them, and why.
+    /// Scenarios that are left out because the emulator does not survive them, and the reasons.
     pub(super) fn lacking(&self, target: Target) -> impl Iterator<Item = (&'static Scenario, &'static str)> {
         let extension = target.extension();
         let there = scenario::TABLE.iter().filter(move |scenario| self.is_all && scenario.is_under(extension));
         there.filter_map(move |scenario| Some((scenario, atlas::ends_the_emulator(scenario, target)?)))
     }
 
-    /// Whether nothing was left out by name.
+    /// Whether no operation was left out by name.
     pub(super) fn is_all(&self) -> bool {
         self.is_all
     }
@@ -120,7 +120,7 @@ impl Chosen {
 }
 
 impl Boot {
-    /// The number of steps, one after the other.
+    /// The number of steps that progress counts.
     pub(super) fn steps(&self) -> u64 {
         (self.rows.len() + self.scenarios.len()) as u64
     }

@@ -1,4 +1,4 @@
-//! The cost under Linux 6.1's KVM of the same on the same Bochs, in TSC ticks of one iteration, loop included.
+//! The cost of the same operations under Linux 6.1's KVM on the same Bochs, in TSC ticks of one iteration, loop included.
 
 use tollgate_abi::virtualization::Extension;
 
@@ -19,7 +19,7 @@ const TABLE: &[Row] = &[
     Row("ept_violation_write", Some(3425), Some(3290)),
 ];
 
-/// The model on which it was measured. It is unmeasured on the others.
+/// The model on which KVM was measured. There are no figures for other models.
 pub(super) const fn model(extension: Extension) -> &'static str {
     match extension {
         Extension::VtX => models::DEFAULT,
@@ -27,12 +27,12 @@ pub(super) const fn model(extension: Extension) -> &'static str {
     }
 }
 
-/// Whether it was measured there.
+/// Whether KVM was measured on this target.
 pub(super) fn is_measured_on(target: Target) -> bool {
     target.model.is_some_and(|measured| measured.name == model(target.extension()))
 }
 
-/// Its ticks for the operation of a microbenchmark, if that was measured.
+/// The ticks of a microbenchmark's operation under KVM, if they were measured.
 pub(super) fn ticks(bench: &str, target: Target) -> Option<u64> {
     let Row(_, vtx, svm) = TABLE.iter().find(|row| row.0 == bench && is_measured_on(target))?;
     match target.extension() {

@@ -1,5 +1,5 @@
-//! Microbenchmarks that ran elsewhere: on a real machine, from a stick, or in a hypervisor of one's own. What is left of them is
-//! their logs.
+//! Microbenchmarks that ran elsewhere: on a real machine, from a stick, or in a hypervisor of one's own. Only their logs are
+//! here.
 
 use std::path::PathBuf;
 
@@ -12,10 +12,10 @@ use super::Outcome;
 
 const ASK: &str = "let it measure something: `tollgate image --uefi FILE --workload bench` writes a stick that does";
 
-/// Pools what logs of one machine have.
+/// Pools the samples in logs of one machine.
 ///
 /// # Errors
-/// One of them can't be used: it is none, its run did not balance, has measured nothing, or was on another machine.
+/// One of them can't be used: it is no log, its run did not balance, has measured nothing, or was on another machine.
 pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
     let mut reading = Reading::new(paths);
     let mut measured = Measured::default();
@@ -58,7 +58,7 @@ pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
     })
 }
 
-/// The facts that a log tells of the machine. Whether it was an emulator that repeats itself it does not.
+/// The facts that a log tells of the machine. It does not tell whether that was an emulator that repeats itself.
 fn identity(log: &Log) -> Identity {
     let Header { build, platform, virtualization, cpu, .. } = &log.header;
     Identity {

@@ -1,4 +1,4 @@
-//! `tollgate bench`: what each kind of exit costs, and what has changed since it was measured last.
+//! `tollgate bench`: the cost of each kind of exit, and the changes since an earlier measurement.
 
 mod boots;
 mod budgets;
@@ -22,19 +22,19 @@ use crate::emulator::Target;
 struct Outcome {
     measured: Measured,
     platform: Identity,
-    /// Tells one image from another; empty if that is not known.
+    /// The image's checksum; empty if that is not known.
     image: String,
     runs: u32,
     budgets: Vec<Budget>,
-    /// Where runs that should be the same are not.
+    /// The differences between runs that should be the same.
     findings: Vec<String>,
-    /// Where it was booted, if it was.
+    /// The machine on which it was booted, if it was.
     target: Option<Target>,
 }
 
 pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
     chosen::check(&arguments.filter)?;
-    // Not found out only when everything is measured.
+    // Checked now, and not only when everything is measured.
     arguments.save.iter().try_for_each(|path| output_file::can_be_written(path))?;
     let before = arguments.against.as_deref().map(|path| Ok((path, Baseline::load(path)?))).transpose()?;
     let outcome = if arguments.logs.is_empty() {
@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &BenchArguments) -> Result<Status, Failure> {
         SheetFormat::Json => measured.to_json(),
         format => tables::render(&measured, target, format, Terminal::of_stdout()),
     };
-    // What was measured is kept, whoever reads the table.
+    // The measurement is saved before the table is written, which may fail.
     if let Some(path) = &arguments.save {
         measured.save(path)?;
     }

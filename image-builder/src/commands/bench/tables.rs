@@ -1,4 +1,4 @@
-//! The measurement as tables: round trips, where they go, and the operations that have budgets.
+//! The measurement as tables: round trips, their parts, and the operations that have budgets.
 
 use tollgate_abi::bench::{Bench, Parts};
 use tollgate_abi::workload::Workload;
@@ -9,13 +9,13 @@ use tollgate_books::terminal::{Terminal, lines_of};
 use super::{budgets, kvm};
 use crate::emulator::Target;
 
-/// A figure that there is none of.
+/// Stands in place of a figure that does not exist.
 const NONE: &str = "-";
 
-/// Everything that was measured, as it is shown there.
+/// Everything that was measured, in a form.
 pub(super) fn render(measured: &Baseline, target: Option<Target>, format: SheetFormat, terminal: Terminal) -> String {
     if format == SheetFormat::Csv {
-        // Of which there can be one in a file: what has budgets is in JSON and in the other tables.
+        // A CSV file can have one table only: the operations with budgets are in JSON and in the other tables.
         return everything(measured, target).render(format);
     }
     let shown = |sheet: Sheet| sheet.within(format, terminal.columns);
@@ -76,7 +76,7 @@ const LEGEND: &[Term] = &[
     (NONE, "can't be told apart: others wait or run meanwhile, or a processor overlaps what was calibrated one by one"),
 ];
 
-/// A term with its meaning: an item of a list in Markdown, else lines that a document takes, too.
+/// A term with its meaning: an item of a list in Markdown; else lines of text, which a document takes as well.
 fn defined((name, meaning): &Term, format: SheetFormat, terminal: Terminal) -> String {
     const LINE_COLUMNS: u16 = 90;
     if format == SheetFormat::Markdown {
@@ -98,7 +98,7 @@ fn scenarios(measured: &Baseline) -> impl Iterator<Item = &Row> {
     measured.rows.iter().filter(|row| row.scenario().is_some())
 }
 
-/// The headings of samples.
+/// The headings of the samples' columns.
 fn headings(measured: &Baseline) -> Vec<&'static str> {
     let mut headings = vec!["operation", "samples#", "min#", "median#", "p90#", "p99#", "max#"];
     if !measured.platform.repeats {
@@ -107,7 +107,7 @@ fn headings(measured: &Baseline) -> Vec<&'static str> {
     headings
 }
 
-/// The cells under them.
+/// The cells under these headings.
 fn samples(row: &Row, measured: &Baseline) -> Vec<String> {
     let mut cells = vec![row.name.clone()];
     cells.extend(figures(row));
@@ -192,7 +192,7 @@ fn parts(row: &Row, marked: bool) -> Vec<String> {
     let Some(split) = &row.parts else { return vec![NONE.to_owned(); Split::PARTS.len()] };
     let in_guest = Bench::by_name(&row.name).is_some_and(|bench| bench.parts == Parts::GuestHandler);
     let mark = |name| if marked && in_guest && name == "transition" { "+" } else { "" };
-    // A rounding below zero is none.
+    // A value that rounding has made negative is 0.
     Split::PARTS.map(|(name, part)| format!("{:.1}{}", part(split).max(0.0), mark(name))).to_vec()
 }
 
