@@ -140,7 +140,7 @@ fn shells_and_man_are_told_of_every_command() {
     assert!(text(&output.stdout).contains("_tollgate"), "{}", text(&output.stderr));
 }
 
-/// A Bochs that answers what it is, and does nothing else.
+/// A Bochs that answers questions about itself, and does nothing else.
 fn bochs(version: &str) -> tempfile::TempDir {
     let place = tempfile::tempdir().unwrap();
     let program = place.path().join("bochs");
@@ -198,7 +198,7 @@ fn report(log: &[u8], arguments: &[&str]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A reader that refuses early closes its end.
+    // The tool refuses the log early and closes its end of the pipe, so that this write may fail.
     let _ = child.stdin.take().unwrap().write_all(log);
     child.wait_with_output().unwrap()
 }

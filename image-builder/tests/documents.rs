@@ -46,7 +46,7 @@ fn outside_of_blocks(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The body of the fenced block that begins so, fence included.
+/// The body of the fenced block with this beginning, fence included.
 fn block<'a>(text: &'a str, beginning: &str) -> &'a str {
     let at = text.find(beginning).unwrap_or_else(|| panic!("there is no block that begins with {beginning:?}"));
     let body = text[at..].split_once('\n').unwrap().1;
@@ -163,7 +163,7 @@ fn the_manual_counts_what_the_tables_have() {
     }
 }
 
-/// Each number in the README's prose is one that this test knows from the code; commands, the sample and the guest have tests of
+/// Each number in the README's prose is one that this test knows from the code. Commands, the sample and the guest have tests of
 /// their own.
 #[test]
 fn the_readme_has_no_figure_of_its_own() {
@@ -199,7 +199,7 @@ fn the_readme_has_no_figure_of_its_own() {
 const SAMPLE: &str = "```text\nVT-x on ";
 const SAMPLE_COLUMNS: usize = 100;
 
-/// Some rows of a table, its heading, and its last row where that has the sums.
+/// Some rows of a table, its heading, and its last row if that has the sums.
 fn shortened(table: &str, rows: usize) -> String {
     let lines: Vec<&str> = table.lines().collect();
     let sums = lines.last().filter(|line| line.trim_start().starts_with("all "));
@@ -222,7 +222,8 @@ fn without_numbers(text: &str) -> String {
     text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// To the digit with the Bochs that the sample is of; with others, whose processor costs differently, but for its figures.
+/// With the Bochs of the sample, the two are equal to the digit. With others, whose processor costs differently, they are equal
+/// but for the figures.
 #[test]
 fn the_sample_in_the_readme_is_what_ci_boot_prints() {
     if let Err(missing) = bochs::find() {
@@ -243,7 +244,7 @@ fn the_sample_in_the_readme_is_what_ci_boot_prints() {
     assert!(agree, "the sample in README.md is out of date; TOLLGATE_BLESS=1 writes it anew:\n{written}");
 }
 
-/// Compiles a guest as the README says, with these arguments more, and runs it: the exit status, the account, the serial log.
+/// Compiles a guest as the README says, with more arguments, and runs it: the exit status, the account, the serial log.
 fn run_guest(source: &str, more: &[&str], options: &[&str]) -> (Option<i32>, Value, String) {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("own.rs"), source).unwrap();

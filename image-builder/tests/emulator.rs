@@ -1,4 +1,4 @@
-//! The image in real emulators. What is asserted is the audit: prediction, guest, ledger and the emulator's own log.
+//! The image in real emulators. The tests assert the audit: prediction, guest, ledger and the emulator's own log agree.
 
 mod common;
 
@@ -28,7 +28,7 @@ use tollgate_books::account::Account;
 use tollgate_books::bench::{Baseline, Distribution};
 use tollgate_books::failure::Status;
 
-/// A model beside the default one, without CET: each hides what the other shows.
+/// A second model, without CET: each model hides exits that the other shows.
 const WITHOUT_CET: &str = "corei7_haswell_4770";
 /// A model with SVM.
 const WITH_SVM: &str = "zambezi";
@@ -61,7 +61,7 @@ impl Run {
         self.account["verdict"].as_str().unwrap_or_default()
     }
 
-    /// Its verdict, findings and what it said, for a failed assertion.
+    /// Its verdict, its findings and its messages, for a failed assertion.
     fn story(&self) -> String {
         format!("{}\n{:#}\n{}", self.verdict(), self.account["findings"], text(&self.output.stderr))
     }
@@ -70,13 +70,13 @@ impl Run {
         assert_eq!((self.status(), self.verdict()), (Some(0), "balanced"), "{}", self.story());
     }
 
-    /// The host found nothing wrong in the books, whatever became of the guest.
+    /// Checks that the host found nothing wrong in the books, whatever the end of the guest.
     fn check_books(&self) {
         assert_eq!(self.account["findings"], Value::Array(vec![]), "{}", self.story());
     }
 }
 
-/// The first of each kind of thing that fails in a list that two threads work through.
+/// Checks the items of a list in two threads.
 fn in_parallel<T: Sync>(items: &[T], check: impl Fn(&T) + Sync) {
     let next = Mutex::new(items.iter());
     std::thread::scope(|scope| {
@@ -205,14 +205,14 @@ fn the_atlas_has_every_exit_of_svm_that_the_emulators_can_produce() {
     assert_eq!(platforms, ["qemu-tcg", "zambezi", "zambezi, 2 CPUs"]);
 }
 
-/// The version of the installed emulator, as far as it is known.
+/// The row for the version of the installed emulator.
 fn known<T: Copy>(engine: Engine, rows: &[(Release, T)]) -> T {
     let version = release(engine);
     let row = rows.iter().find(|(of, _)| Some(*of) == version);
     row.unwrap_or_else(|| panic!("nobody has counted what version {version:?} of {engine:?} can produce")).1
 }
 
-/// The rest takes silicon or a newer emulator, and says which.
+/// Checks that the other exits need silicon or a newer emulator, and say so.
 fn check_what_is_not_possible(rows: &[Value]) {
     for row in rows.iter().filter(|row| row["possible"] == false) {
         let how = row["how"].as_str().unwrap();
@@ -260,7 +260,7 @@ fn a_vcpu_that_breaks_stops_the_others_whatever_they_do() {
     assert_eq!(run.account["stop"]["vcpu"], 1);
     run.check_books();
     let exits = |vcpu: usize| run.account["per_vcpu"][vcpu]["exits"].as_u64().unwrap();
-    // Coming up takes a dozen.
+    // Coming up takes a dozen exits.
     assert!(exits(2) > 12 && exits(3) > 12, "{}", run.account["per_vcpu"]);
 }
 
@@ -363,8 +363,8 @@ fn keys_are_parts_of_their_reasons() {
     assert_eq!(count(48, "others"), 40 - 24, "pages beyond the slots");
 }
 
-/// The table in the documentation for the installed Bochs is what the tool writes, from runs on every model. Those for other
-/// versions stay as they are.
+/// The table in the documentation for the installed Bochs is the one that the tool writes, from runs on every model. The tables
+/// for other versions stay as they are.
 #[test]
 fn the_documented_exits_are_those_of_each_model() {
     let output = tollgate_in(Path::new("."), &["platforms", "--exits", "--format", "markdown"], &[]);
@@ -405,7 +405,7 @@ fn a_run_writes_its_page_besides_its_account() {
     }
     let place = tempfile::tempdir().unwrap();
     let what = ["run", "--on", "bochs", "--json", "--workload", "cpuid:10", "--rate-step", "10000"];
-    // Into a directory that there is not yet.
+    // The directory does not exist yet.
     let to = ["--out", "new", "--html", "new/exits.html", "--trace", "new/exits.csv"];
     let output = tollgate_in(place.path(), &[&what[..], &to].concat(), &[]);
     let account = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
@@ -439,9 +439,9 @@ fn every_term_has_its_leaves() {
     }
 }
 
-/// Measures everything on the model of a section of BENCH.md, and holds the section against what the tool writes: the exit status,
-/// and what was measured. Versions of Bochs differ in what they can produce, so that beside the one of the document only operations
-/// with budgets are compared.
+/// Measures everything on the model of a section of BENCH.md, and compares the section with the tool's output. Returns the exit
+/// status and the measurement. Versions of Bochs differ in the exits that they can produce, so that with another version than the
+/// document's only operations with budgets are compared.
 fn documented_costs(heading: &str, more: &[&str]) -> (Option<i32>, Value) {
     if let Err(missing) = bochs::find() {
         panic!("this test needs Bochs. {missing}");
@@ -455,12 +455,12 @@ fn documented_costs(heading: &str, more: &[&str]) -> (Option<i32>, Value) {
     (output.status.code(), serde_json::from_slice(&saved).unwrap())
 }
 
-/// Holds a section of BENCH.md against what the tool writes.
+/// Compares a section of BENCH.md with the tool's output.
 fn check_documented(heading: &str, body: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("BENCH.md");
     let heading = format!("{COSTS_SECTION}{heading}\n");
     let written = format!("{heading}\n{}\n", body.trim_end());
-    // Of sections that are written anew at once each has to find those that the others wrote.
+    // Sections may be written anew at the same time: each writer has to find those of the others.
     static WRITING: Mutex<()> = Mutex::new(());
     let _writing = WRITING.lock();
     let documented = fs::read_to_string(&path).unwrap_or_default();
@@ -501,7 +501,8 @@ fn the_budgets_hold_and_the_documented_costs_are_those_of_vtx() {
     assert_eq!(status, Some(0), "{}", measured["budgets"]);
 }
 
-/// Zambezi has no decode assists, so that MOV to CR0 costs more than its budget. The ledger takes a tick more than its own there.
+/// Zambezi has no decode assists, so that MOV to CR0 costs more than its budget. The ledger takes a tick more than its budget
+/// there.
 #[test]
 fn every_budget_holds_under_svm_but_that_of_mov_to_cr0() {
     let (status, measured) = documented_costs("SVM, on Bochs' zambezi", &["--cpu", "zambezi"]);
@@ -554,7 +555,7 @@ fn a_trace_has_every_exit_and_repeats_and_a_full_ring_is_told() {
     assert!(chrome["traceEvents"].as_array().is_some_and(|events| events.len() > 20));
 }
 
-/// Runs some microbenchmarks with further arguments: the exit status, and what was printed.
+/// Runs some microbenchmarks with further arguments: the exit status, and the output.
 fn bench(rows: &str, more: &[&str]) -> (Option<i32>, String) {
     if let Err(missing) = bochs::find() {
         panic!("this test needs Bochs. {missing}");
@@ -564,11 +565,11 @@ fn bench(rows: &str, more: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), text(&output.stdout) + &text(&output.stderr))
 }
 
-/// Operations with a budget, which take longer to measure, and are measured elsewhere.
+/// Operations with a budget, which take longer to measure and are measured by other tests.
 const BUDGETED: [&str; 7] = ["cpuid", "vmcall", "rdmsr", "mov_to_cr0", "in", "out", "ept_violation_write"];
 
-/// Measures every other microbenchmark and every scenario but some with these arguments, once more against what that gave, and
-/// returns the rows; those without samples have to be the missing ones.
+/// Measures every other microbenchmark and every scenario, without those in `but`, with these arguments. Measures them once more
+/// against the first result, and returns the rows. Rows without samples have to be those in `missing`.
 fn bench_everything(extension: Extension, arguments: &[&str], but: &[&str], missing: &[&str]) -> Vec<Value> {
     let place = tempfile::tempdir().unwrap();
     let saved = place.path().join("baseline.json");
@@ -606,7 +607,7 @@ fn every_microbenchmark_is_measured_under_svm() {
     bench_everything(Extension::Svm, &["--on", "qemu-tcg", "--audit"], &[], &[&hidden[..], &no_exits].concat());
 }
 
-/// Scenarios about what the default model lacks in every version of Bochs.
+/// Scenarios about features that the default model lacks in every version of Bochs.
 const NOT_ON_TIGERLAKE: [&str; 10] = [
     "getsec",
     "umwait",
@@ -620,7 +621,7 @@ const NOT_ON_TIGERLAKE: [&str; 10] = [
     "wrmsrns-immediate",
 ];
 
-/// Each of them is measured, audited, and the sum of its parts where it has any; a second run, without the emulator's log, is the
+/// Each row is measured, audited, and the sum of its parts if it has any; a second run, without the emulator's log, repeats the
 /// first.
 #[test]
 fn every_microbenchmark_repeats_and_adds_up() {
@@ -645,7 +646,7 @@ fn every_microbenchmark_repeats_and_adds_up() {
     assert_eq!(scenarios, scenario::TABLE.iter().filter(|scenario| scenario.is_under(Extension::VtX)).count());
 }
 
-/// The handler of a baseline that was faster by five ticks is one that has become slower since.
+/// A baseline whose handler was faster by five ticks: the handler is reported as slower.
 #[test]
 fn a_slower_handler_is_caught_and_named() {
     let place = tempfile::tempdir().unwrap();
@@ -697,7 +698,7 @@ fn an_emulator_without_an_extension_is_refused() {
     assert!(account.remedy.is_some());
 }
 
-/// Each damage is of another kind: a length that never ends, a match of nothing, an end too early, another build's lengths.
+/// Each damage is of another kind: a length that never ends, a match of nothing, an end too early, the lengths of another build.
 #[test]
 fn a_rom_whose_monitor_is_damaged_says_so() {
     let model = Model::by_name("tigerlake").unwrap();
@@ -762,7 +763,7 @@ fn svm_balances_on_qemus_own_emulation_and_repeats_to_the_byte() {
 
 #[test]
 fn svm_balances_where_the_watchdog_looks_at_a_guest_that_runs_long() {
-    // In "apic-timer" each HLT starts the watchdog anew; it is there for what comes behind looks.
+    // In "apic-timer" each HLT starts the watchdog anew; it comes last, for the exits that follow looks.
     for (cpus, workloads, looked_at) in [
         ("1", "cpuid:20000,leaves:20,apic-timer:300", &["cpuid", "leaves"][..]),
         ("2", "leaves:20,ipi-halted:300,ipi-running:600", &["leaves", "ipi-halted", "ipi-running"]),
@@ -856,7 +857,7 @@ fn check_no_sockets(launch: &Launch, directory: &Path) {
     assert!(*looked.lock().unwrap() > 0, "the emulator was never seen running");
 }
 
-/// How many processes work in `directory`; panics if one of them has a socket.
+/// The number of processes that work in `directory`; panics if one of them has a socket.
 fn sockets_of_processes_in(directory: &Path) -> usize {
     let mut seen = 0;
     for process in fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path())) {

@@ -1,4 +1,5 @@
-//! Emulators that misbehave, each a shell script in Bochs' or QEMU's place: the run ends in time, says why, leaves nothing behind.
+//! Emulators that misbehave, each a shell script in the place of Bochs or QEMU: the run ends in time, says why, leaves nothing
+//! behind.
 
 mod common;
 
@@ -14,18 +15,18 @@ use tempfile::TempDir;
 use tollgate_abi::record::Kind;
 use tollgate_abi::scenario::RUNS;
 
-/// A script that is started as Bochs or as QEMU, and a place for its run.
+/// A script that is started as Bochs or as QEMU, and a directory for its run.
 struct Fake {
     directory: TempDir,
 }
 
 impl Fake {
-    /// One that says nothing about itself.
+    /// A script that says nothing about itself.
     fn new(script: &str) -> Self {
         Self::that_says("", script)
     }
 
-    /// One that answers so where it is asked for its help or its version.
+    /// A script that answers `about` when it is asked for its help or its version.
     fn that_says(about: &str, script: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("emulator");
@@ -37,7 +38,7 @@ impl Fake {
         Self { directory }
     }
 
-    /// With this log at hand as `$LOG`.
+    /// Puts this log at hand as `$LOG`.
     fn with_log(self, log: &LogText) -> Self {
         fs::write(self.path("given.log"), &log.0).unwrap();
         self
@@ -47,7 +48,7 @@ impl Fake {
         self.directory.path().join(name)
     }
 
-    /// The tool's command line, to be completed; `--on` among the arguments is where, else it is Bochs.
+    /// The tool's command line, to be completed. It runs on Bochs, unless `--on` is among the arguments.
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         command.args(["run", "--workload", "cpuid:5"]).args(arguments);
@@ -70,7 +71,7 @@ impl Fake {
         output
     }
 
-    /// Everything that a run starts works below this fake's directory.
+    /// Checks that no process of the run is left: each works below this fake's directory.
     fn check_nothing_runs(&self) {
         let deadline = Instant::now() + Duration::from_secs(3);
         while let Some(process) = working_below(self.directory.path()) {
@@ -200,7 +201,7 @@ fn one_that_is_missing_is_named() {
     check(&fake, &[], 3, "remedy: correct or unset TOLLGATE_BOCHS");
 }
 
-/// On QEMU's own emulation.
+/// The arguments for QEMU's own emulation.
 const TCG: [&str; 2] = ["--on", "qemu-tcg"];
 
 #[test]
@@ -250,7 +251,7 @@ fn a_qemu_that_is_missing_is_named() {
 fn what_is_best_of_what_is_there_is_chosen_and_told() {
     let fake = Fake::new("cat $LOG > serial.log").with_log(&balanced());
     check(&fake, &["--on", "auto"], 0, "running on Bochs: it is installed, has VT-x in full and repeats to the byte");
-    // Which of QEMU's two it is depends on this machine's KVM, which an audit leaves out.
+    // This machine's KVM decides between QEMU's two platforms; an audit leaves KVM out.
     let script = "grep -qx -- tcg,thread=single <(printf '%s\\n' \"$@\") || exit 9
         yes 'vmexit(00000072, 0000000000000000, 0000000000000000, 0000000000000000)!' | head -n 5 > exits.log
         yes 'vmexit(00000081, 0000000000000000, 0000000000000000, 0000000000000000)!' | head -n 3 >> exits.log
@@ -341,7 +342,7 @@ fn one_that_logs_other_exits_than_the_ledger_differs() {
     check(&fake, &["--audit"], 1, "differs: reason 18 VMCALL: ledger 3, guest 3, emulator 0");
 }
 
-/// A script that logs these exits: CPU, reason, how often.
+/// A script that logs these exits: CPU, reason, number of times.
 fn logs_exits(exits: &[(u64, u64, usize)]) -> String {
     let line = |&(cpu, reason, count): &(u64, u64, usize)| {
         format!("yes '0d[CPU{cpu:X}  ] VMEXIT reason = {reason} (name) q' | head -n {count} >> bochs.log\n")
@@ -416,7 +417,7 @@ fn an_atlas_is_made_of_three_runs() {
     let fake = atlas("none");
     let out = fake.path("results");
     let output = fake.run(&["--workload", "atlas", "--json", "--out", out.to_str().unwrap()]);
-    // Each run balances, and together they lack most exits, although nothing says that the processors do.
+    // Each run balances, and together they lack most exits, although nothing says that the processors lack them.
     assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
     let account: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(account["totals"]["exits"], 8);

@@ -64,7 +64,7 @@ fn traces_are_as_agreed() {
             golden(&out, &text(&written));
         }
     }
-    // What a viewer makes of it: events that overlap or nest as the format allows, and counters that end.
+    // The view of a viewer: events that overlap or nest as the format allows, and counters that end.
     let document: serde_json::Value =
         serde_json::from_slice(&fs::read(directory.path().join("trace.json")).unwrap()).unwrap();
     let events = document["traceEvents"].as_array().unwrap();
@@ -79,7 +79,7 @@ fn traces_are_as_agreed() {
     assert_eq!((&last["ts"], &last["args"]["I/O instruction"]), (&1300.into(), &0.into()));
 }
 
-/// A run of two microbenchmarks on a machine with this processor; `ticks` are what a CPUID took.
+/// A run of two microbenchmarks on a machine with this processor; a CPUID took `ticks`.
 fn benched(cpu: &str, ticks: u32) -> LogText {
     const ITERATIONS: u64 = 1016;
     let mut log = LogText::default();
@@ -145,7 +145,7 @@ fn microbenchmarks_of_a_real_machine_are_read_from_its_logs() {
 
 const FORMS: [&str; 5] = ["table", "json", "csv", "html", "openmetrics"];
 
-/// Good and bad logs in a directory, and beside them what is no log.
+/// Good and bad logs in a directory, and beside them other files.
 fn fleet() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| {
@@ -174,7 +174,7 @@ fn bad_logs_of_a_fleet_are_named_and_the_others_reported_in_every_form() {
         for form in FORMS {
             let output = tollgate_in(directory.path(), &[&["report", "--format", form, "."], merge].concat(), &[]);
             let said = text(&output.stderr);
-            // The torn one has no verdict, which is worse than a file that can't be used.
+            // The torn log has no verdict, which is worse than a file that can't be used.
             assert_eq!(output.status.code(), Some(4), "{form}: {said}");
             for sentence in [
                 "./silent/serial.log: the log is empty",

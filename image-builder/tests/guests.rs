@@ -92,7 +92,7 @@ fn each_defect_is_named() {
 #[test]
 fn a_guest_that_does_not_fit_is_told_by_how_much() {
     let mut bytes = elf(0x10_0000, &[(PT_LOAD, 0x10_0000, ROM_BYTES as u64, ROM_BYTES as u64)]);
-    // Pseudo-random, since the ROM packs its guest, and a repeated byte would pack to nothing.
+    // The bytes are pseudo-random, since the ROM packs its guest, and a repeated byte would pack to nothing.
     let mut random = 1_u64;
     bytes.resize_with(ROM_BYTES, || {
         random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
@@ -106,7 +106,7 @@ fn a_guest_that_does_not_fit_is_told_by_how_much() {
 
 #[test]
 fn the_built_in_guest_is_refused_wherever_it_is_cut() {
-    // One name for the bytes: two uses of a constant may lie at two addresses.
+    // The bytes have one name here, since two uses of a constant may lie at two addresses.
     let elf = GUEST_ELF;
     let guest = Guest::parse(elf).unwrap();
     let bytes_end = |bytes: &[u8]| bytes.as_ptr() as usize + bytes.len() - elf.as_ptr() as usize;

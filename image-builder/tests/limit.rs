@@ -59,7 +59,8 @@ const VTX_ON_BOCHS: &[&str] = &["--on", "bochs"];
 const SVM_ON_BOCHS: &[&str] = &["--on", "bochs", "--cpu", "zambezi"];
 const SVM_ON_QEMU: &[&str] = &["--on", "qemu-tcg"];
 const ALL: [&[&str]; 3] = [VTX_ON_BOCHS, SVM_ON_BOCHS, SVM_ON_QEMU];
-/// Bochs 2.7 makes no exit from SVM for an interrupt or by a timer while RFLAGS.IF has been 0 since the entry.
+/// The platforms for guests with interrupts off. Bochs 2.7 makes no exit from SVM for an interrupt or by a timer while RFLAGS.IF
+/// has been 0 since the entry.
 const WITH_INTERRUPTS_OFF: [&[&str]; 2] = [VTX_ON_BOCHS, SVM_ON_QEMU];
 
 /// The verdict of such a guest on a platform; the run's log has an account.
@@ -111,7 +112,7 @@ fn a_guest_that_does_nothing_at_all() {
 
 #[test]
 fn a_timer_with_a_period_of_one_count_lets_its_guest_go_on() {
-    // Masked, so that no handler is needed: each period ends with an exit all the same.
+    // The timer is masked, so that no handler is needed: each period ends with an exit all the same.
     let timer = [wrmsr(DIVIDE, 0b1011, 0), wrmsr(LVT_TIMER, 0x3_0040, 0), wrmsr(INITIAL_COUNT, 1, 0)].concat();
     for (flag, platforms) in [(STI, &ALL[..]), (CLI, &ALL[..])] {
         for platform in platforms {

@@ -1,4 +1,4 @@
-//! Modules form no circle: who reads one can read what it builds on first.
+//! Modules form no circle: a reader of one can first read those that it builds on.
 //!
 //! The sources count, without tests: `use` and other paths that begin with `crate`, `super` or `self`. A module and
 //! the files of its folder are one room, and may know each other.
@@ -76,7 +76,7 @@ fn modules(source: &Path) -> BTreeMap<String, String> {
             }
         }
     }
-    // A module that only tests have is none.
+    // A module for tests alone does not count.
     let of_tests: Vec<String> = found
         .iter()
         .flat_map(|(module, text)| test_modules(text).into_iter().map(move |name| within(module, &name)))
@@ -89,7 +89,7 @@ fn within(module: &str, name: &str) -> String {
     if module.is_empty() { name.to_owned() } else { format!("{module}::{name}") }
 }
 
-/// Whether a module is that one, or in it.
+/// Whether a module is `outer`, or in it.
 fn is_in(outer: &str, module: &str) -> bool {
     outer.is_empty() || module == outer || module.strip_prefix(outer).is_some_and(|rest| rest.starts_with("::"))
 }
@@ -104,14 +104,14 @@ fn test_modules(text: &str) -> Vec<String> {
     named.filter(|name| name.chars().all(|c| c.is_alphanumeric() || c == '_')).map(str::to_owned).collect()
 }
 
-/// A source without comments, and without what only tests have.
+/// A source without comments, and without the items that are for tests alone.
 fn without_tests(text: &str) -> String {
     let lines = text.lines().map(|line| if line.trim_start().starts_with("//") { "" } else { line });
     let text = lines.collect::<Vec<_>>().join("\n");
     let mut parts = text.split("#[cfg(test)]");
     let mut kept = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        // The item ends with a semicolon, or where its braces do.
+        // The item ends with a semicolon, or with its braces.
         let (mut depth, mut end) = (0, part.len());
         for (at, c) in part.char_indices() {
             depth += i32::from(c == '{') - i32::from(c == '}');
@@ -146,7 +146,7 @@ fn expand(prefix: &str, tree: &str, into: &mut Vec<String>) {
     }
 }
 
-/// The paths that a source has: those of `use`, and those in its code.
+/// The paths in a source: those of `use`, and those in its code.
 fn paths(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("use ") {
@@ -207,7 +207,7 @@ fn reach(graph: &Graph, from: &str) -> BTreeSet<String> {
     reached
 }
 
-/// Groups of modules each of which leads to each.
+/// Groups of modules in which each leads to each.
 fn circles(graph: &Graph) -> BTreeSet<BTreeSet<String>> {
     let reached: BTreeMap<&String, BTreeSet<String>> =
         graph.keys().map(|module| (module, reach(graph, module))).collect();

@@ -1,5 +1,5 @@
-//! Numbers of the architecture stand in one place each: exits' in the table of reasons, those of registers' bits, MSRs, exceptions and
-//! controls in `vmm-core/abi/src/x86`. And the exit path reaches no device but through its handlers.
+//! Numbers of the architecture stand in one place each: those of exits in the table of reasons, those of registers' bits, MSRs,
+//! exceptions and controls in `vmm-core/abi/src/x86`. Also, the exit path reaches no device but through its handlers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The sources of what runs on bare metal, without tests at a file's end, by their names.
+/// The sources of the bare-metal programs, without tests at a file's end, by their names.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = [
@@ -51,7 +51,7 @@ fn none(rule: &str, offenders: &[String]) {
     assert!(offenders.is_empty(), "{rule}:\n  {}", offenders.join("\n  "));
 }
 
-/// Whether a call of one of these, as a pattern or a value, is of a literal number.
+/// Whether a line calls one of these, as a pattern or a value, with a literal number.
 fn is_of_a_number(line: &str, names: &[&str]) -> bool {
     names.iter().any(|name| {
         line.match_indices(&format!("{name}(")).any(|(at, found)| {
@@ -61,7 +61,7 @@ fn is_of_a_number(line: &str, names: &[&str]) -> bool {
     })
 }
 
-/// A constant of that name is declared by a number of its own.
+/// Whether a line declares a constant of such a name by a number of its own.
 fn declares(line: &str, prefixes: &[&str]) -> bool {
     let Some((_, declaration)) = line.split_once("const ") else { return false };
     let Some((name, rest)) = declaration.split_once(':') else { return false };
@@ -86,7 +86,7 @@ fn controls_have_names() {
 fn what_the_manuals_name_is_declared_once() {
     const PREFIXES: [&str; 10] =
         ["CPUID_", "CR0_", "CR4_", "EFER_", "RFLAGS_", "DR6_", "DR7_", "XCR0_", "IA32_", "CS_LONG"];
-    // Codes of SVM's exits are named after what they are for; their table is another.
+    // Codes of SVM's exits are named after their subject; they have another table.
     let is_of_svm = |line: &str| line.contains("u16 =") || line.contains("CR0_WRITE: u32");
     let allowed = ["vmm-core/abi/src/x86/", "vmm-core/src/svm/twins.rs"];
     let found = offenders(&allowed, |line| declares(line, &PREFIXES) && !is_of_svm(line));
@@ -95,7 +95,7 @@ fn what_the_manuals_name_is_declared_once() {
 
 #[test]
 fn msrs_have_names() {
-    // Which of them exist, in ranges, is what the bitmaps of each extension are about; the guest asks for some that nobody has.
+    // The bitmaps of each extension deal with the ranges of MSRs that exist; the guest asks for some that no processor has.
     const ALLOWED: [&str; 4] = [
         "vmm-core/abi/src/x86/msr.rs",
         "vmm-core/src/svm/permission_maps.rs",
@@ -126,7 +126,7 @@ fn the_spine_reaches_no_device_and_devices_no_extension() {
     }
 }
 
-/// The files that opt into `unsafe` are those that the crate's own words list.
+/// The files that opt into `unsafe` are those that the crate's documentation lists.
 #[test]
 fn the_list_of_unsafe_files_is_the_one_there_is() {
     let lib = fs::read_to_string(root().join("vmm-core/src/lib.rs")).unwrap();

@@ -1,5 +1,5 @@
-//! The report as a page, in Chromium: its figures are the account's, sorting works by keyboard, nothing leaves the page,
-//! nothing a log says becomes markup, it fits a phone, and its text is legible in light and dark.
+//! The report as a page, in Chromium: its figures are the account's, sorting works by keyboard, nothing leaves the page, no text
+//! of a log becomes markup, it fits a phone, and its text is legible in light and dark.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::{LogText, balanced, books, text, tollgate_in, two_vcpus};
 use serde_json::Value;
 use tollgate_abi::record::Kind;
 
-/// Runs before anything else in the page, and hands what it found to the frame around it.
+/// Runs before anything else in the page, and hands its findings to the frame around it.
 const PROBE: &str = include_str!("pages/probe.js");
 
 /// The screen that a page is shown on.
@@ -24,7 +24,7 @@ struct Screen {
 const DESK: Screen = Screen { width: 1280, dark: false };
 const PHONE: Screen = Screen { width: 375, dark: true };
 
-/// Shows a page in Chromium and returns what the probe found.
+/// Shows a page in Chromium and returns the probe's findings.
 fn shown(directory: &Path, page: &str, screen: Screen) -> Value {
     let probed = page.replacen("<head>", &format!("<head><script>{PROBE}</script>"), 1);
     assert_ne!(probed, page, "the page has a head");
@@ -37,7 +37,7 @@ fn shown(directory: &Path, page: &str, screen: Screen) -> Value {
     let path = directory.join("frame.html");
     fs::write(&path, frame).unwrap();
     let mut command = Command::new("chromium");
-    // Root has no sandbox, and a container often no room for shared memory.
+    // Root has no sandbox, and a container often has no room for shared memory.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]);
     command.args(["--disable-background-networking", "--disable-component-update", "--no-first-run"]);
     command.arg(format!("--user-data-dir={}", directory.join("profile").display()));
@@ -72,7 +72,7 @@ fn page(directory: &Path, arguments: &[&str], logs: &[(&str, &LogText)]) -> Stri
     fs::read_to_string(directory.join("out.html")).unwrap()
 }
 
-/// Checks the rules of every page, on every screen.
+/// Checks the rules for every page, on every screen.
 fn check_manners(found: &Value) {
     assert_eq!(found["errors"], Value::Array(vec![]), "errors and violations");
     assert_eq!(found["resources"], 0, "nothing is loaded");

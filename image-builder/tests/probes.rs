@@ -1,5 +1,5 @@
-//! Small guests that do what the unikernel can't or won't, and tell what came of it in one line: the corners of the processor that the
-//! monitor has to emulate as hardware does. They are assembled by the C compiler that Rust links with.
+//! Small guests that do what the unikernel can't or won't do, and tell the result in one line: the corners of the processor that
+//! the monitor has to emulate as hardware does. They are assembled by the C compiler that Rust links with.
 
 mod common;
 
@@ -12,13 +12,13 @@ use serde_json::Value;
 use tollgate::emulator::versions::Behaviour;
 use tollgate::emulator::{Engine, installed};
 
-/// Where a probe runs: the platform, and the processor model on Bochs.
+/// The machine that a probe runs on: the platform, and the processor model on Bochs.
 type Place = (&'static str, &'static str);
 
-/// VT-x with and without the check of error codes that Bochs 2.7 leaves out of processors with CET.
+/// Places under VT-x: without and with the check of error codes, which Bochs 2.7 leaves out on processors with CET.
 const TIGERLAKE: Place = ("bochs", "tigerlake");
 const HASWELL: Place = ("bochs", "corei7_haswell_4770");
-/// SVM with and without next-RIP saving.
+/// Places under SVM: with and without next-RIP saving.
 const ZAMBEZI: Place = ("bochs", "zambezi");
 const QEMU: Place = ("qemu-tcg", "");
 
@@ -55,7 +55,7 @@ fn run(probe: &str, cpus: u32, (on, cpu): Place, symbols: &[&str]) -> (Value, St
     (account, words.collect::<Vec<_>>().join("; "))
 }
 
-/// Runs a probe everywhere it is about; it has to end with this outcome and these words, with every book in agreement.
+/// Runs a probe in each of its places; it has to end with this outcome and these words, with every book in agreement.
 fn check(probe: &str, cpus: u32, places: &[Place], outcome: &str, words: &str) {
     for &place in places {
         let symbols: &[&str] = if place == QEMU && qemu_has(Behaviour::CachesInRing3) { &["CACHES=3"] } else { &[] };

@@ -1,5 +1,5 @@
-//! Guests of random instructions: what is made of a seed, and what becomes of them in the emulators. Ledger and emulator's log are
-//! compared; how a guest ends is its own affair.
+//! Guests of random instructions: the bytes that a seed makes, and the guests' ends in the emulators. Ledger and emulator's log
+//! are compared; how a guest ends is its own affair.
 
 mod common;
 
@@ -112,7 +112,7 @@ fn run(seed: u64, platform: &[&str]) -> (Value, Vec<u8>) {
     (account, fs::read(place.path().join("serial.log")).unwrap())
 }
 
-/// Seeds that live for long on each platform.
+/// Seeds whose guests live long on each platform.
 const FIXED: &[(&[u64], &[&str])] = &[
     (&[12, 36, 60], &["--on", "bochs"]),
     (&[2, 14], &["--cpu", "corei7_haswell_4770"]),

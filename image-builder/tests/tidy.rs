@@ -87,7 +87,7 @@ fn no_comment_hides_its_thing() {
     none("comments that refer to another, or begin with a What of their own", hidden);
 }
 
-/// It wraps what a person reads at the terminal's width.
+/// It wraps messages for people at the terminal's width.
 #[test]
 fn messages_go_to_standard_error_through_the_terminal() {
     let of_the_tool = |path: &PathBuf| name(path).starts_with("image-builder/") && name(path).contains("/src/");

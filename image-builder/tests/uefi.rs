@@ -1,5 +1,4 @@
-//! The stick under OVMF: whole runs in Bochs, which has VT-x, and in QEMU, which has SVM; what goes wrong with sticks and
-//! machines.
+//! The stick under OVMF: whole runs in Bochs, which has VT-x, and in QEMU, which has SVM; and faults of sticks and machines.
 
 mod common;
 
@@ -82,13 +81,13 @@ fn firmwares_other_processors_run_vcpus_and_go_back() {
     for vcpu in account["per_vcpu"].as_array().unwrap() {
         assert_eq!(vcpu["audit_count"], vcpu["exits"], "{vcpu}");
     }
-    // What the application shows behind its log goes over the serial port, too.
+    // The application's words behind its log go over the serial port, too.
     let serial = text(&fs::read(place.path().join("serial.log")).unwrap());
     assert!(!serial.contains("did not come back") && serial.contains(FIRST_LOG), "{serial}");
 }
 
-/// How QEMU's own emulation starts a stick; without counting instructions, which takes five times as long and is for runs that are
-/// to repeat.
+/// A launch of QEMU's own emulation with a stick. It does not count instructions: that takes five times as long, and is for runs
+/// that are to repeat.
 fn in_qemu(directory: &Path, stick: &[u8]) -> Launch {
     let platform = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
     let boot = Boot::Stick(stick);
@@ -101,7 +100,7 @@ fn in_qemu(directory: &Path, stick: &[u8]) -> Launch {
     launch
 }
 
-/// A stick in QEMU's own emulation, for a change in what it emulates.
+/// A stick in QEMU's own emulation, for tests that change the emulated machine.
 struct Booted {
     serial: Log,
     stick: Vec<u8>,
@@ -142,7 +141,7 @@ fn stick() -> Vec<u8> {
     image::build_stick(None, "workloads=cpuid").unwrap().bytes
 }
 
-/// The same stick with other files: those that are `None` are left out.
+/// The same stick with some files changed; those that are `None` are left out.
 fn with_files(changed: &[(&str, Option<&[u8]>)]) -> std::io::Result<Vec<u8>> {
     let mut stick = stick();
     let mut files: Vec<(&str, Vec<u8>)> = Vec::new();

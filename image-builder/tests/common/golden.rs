@@ -1,4 +1,4 @@
-//! Golden files: what a person has looked at and agreed with. `TOLLGATE_BLESS=1 cargo test` writes them anew.
+//! Golden files: output that a person has looked at and agreed with. `TOLLGATE_BLESS=1 cargo test` writes them anew.
 #![allow(dead_code, reason = "not every test binary has one")]
 
 use std::fs;

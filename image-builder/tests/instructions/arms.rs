@@ -1,6 +1,6 @@
 //! The instructions that an exit takes, counted in the image by walking from the stub to the next entry.
 //!
-//! The walk knows constants, and what the exit is: the reason field, or the exit code. Where that decides a branch, it goes one way;
+//! The walk knows constants, and the reason field or the exit code of the exit. At a branch that these decide, it goes one way;
 //! at any other it goes both. A way that leaves the function which the stub calls ends there: the exit is not quick.
 
 use std::collections::HashMap;
@@ -11,20 +11,20 @@ use iced_x86::{
 
 /// VMCS encoding of the exit reason (SDM 3D appendix B).
 const EXIT_REASON: u64 = 0x4402;
-/// Where the exit code is in the VMCB (APM 2 appendix B).
+/// The offset of the exit code in the VMCB (APM 2 appendix B).
 const EXITCODE: u64 = 0x70;
-/// Where EXITINFO1 is in it.
+/// The offset of EXITINFO1 in the VMCB.
 const EXITINFO1: u64 = 0x78;
-/// Longer than any quick exit.
+/// More instructions than any quick exit has.
 const LONGEST: usize = 600;
 
 /// Code and constants by address.
 pub(crate) struct Image<'a> {
-    /// Executable bytes, and where they begin.
+    /// Executable bytes, and their address.
     pub(crate) code: (u64, &'a [u8]),
-    /// Whatever is loaded, and where.
+    /// All loaded bytes, by their addresses.
     pub(crate) data: Vec<(u64, &'a [u8])>,
-    /// Where functions begin, in order.
+    /// The addresses of functions, in order.
     pub(crate) starts: Vec<u64>,
 }
 
@@ -80,10 +80,10 @@ struct Way {
     ip: u64,
     steps: usize,
     registers: HashMap<Register, Value>,
-    /// The operands of the comparison that set the flags last, and how many bits they have.
+    /// The operands of the comparison that set the flags last, and their bits.
     compared: Option<(u64, u64, u32)>,
     returns: Vec<u64>,
-    /// Time stamps that were read.
+    /// The number of time stamps that were read.
     stamps: usize,
     /// The function that the stub called.
     home: Option<usize>,
@@ -109,7 +109,7 @@ pub(crate) fn lengths(image: &Image<'_>, start: u64, exit: Exit) -> Option<Lengt
             way.stamps += usize::from(instruction.mnemonic() == Mnemonic::Rdtsc);
             let next = instruction.next_ip();
             match instruction.mnemonic() {
-                // An entry that follows no exit.
+                // This entry follows no exit.
                 Mnemonic::Vmresume | Mnemonic::Vmrun if way.home.is_none() => break,
                 Mnemonic::Vmresume | Mnemonic::Vmrun => {
                     let lengths = found.unwrap_or(Lengths { shortest: way.steps, longest: way.steps });
@@ -154,7 +154,8 @@ pub(crate) fn lengths(image: &Image<'_>, start: u64, exit: Exit) -> Option<Lengt
                 _ if instruction.is_jcc_short_or_near() => {
                     let target = instruction.near_branch_target();
                     let known = way.compared.and_then(|compared| is_taken(&instruction, compared));
-                    // Behind the closing time stamp: the exit is neither the shortest nor the longest of its reason, and took a tick.
+                    // This is behind the closing time stamp. The walk assumes that the exit is neither the shortest nor the
+                    // longest of its reason, and took a tick.
                     let taken =
                         if way.stamps >= 2 { Some(instruction.condition_code() != ConditionCode::e) } else { known };
                     if taken != Some(false)
@@ -175,14 +176,14 @@ pub(crate) fn lengths(image: &Image<'_>, start: u64, exit: Exit) -> Option<Lengt
     found
 }
 
-/// Where a jump leads, unless that is out of the function that the stub called, or of the stub.
+/// The target of a jump; `None` if it leads out of the function that the stub called, or out of the stub.
 fn stays(image: &Image<'_>, way: &Way, to: u64) -> Option<u64> {
     let here = image.function(way.ip);
     let there = image.function(to);
     (here == there || way.returns.is_empty()).then_some(to)
 }
 
-/// Whether a conditional jump is taken, where that is known.
+/// Whether a conditional jump is taken; `None` if that is not known.
 fn is_taken(instruction: &Instruction, (left, right, bits): (u64, u64, u32)) -> Option<bool> {
     let sign = |value: u64| ((value << (64 - bits)) as i64) >> (64 - bits);
     let (signed_left, signed_right) = (sign(left), sign(right));

@@ -1,6 +1,6 @@
-//! The monitor's image has no SSE, AVX, MMX or x87 instruction: the guest's registers stay in place across an exit. On the
-//! exit path it has no locked instruction: no vCPU waits for another there. And each quick exit takes no more instructions than its
-//! budget allows, and no more than it took.
+//! The monitor's image has no SSE, AVX, MMX or x87 instruction: the guest's registers stay in place across an exit. On the exit
+//! path it has no locked instruction: no vCPU waits for another there. Each quick exit takes no more instructions than its budget
+//! allows, and no more than are written down here.
 //!
 //! Every executable section is decoded, from symbol to symbol so that one odd byte can't hide the rest. Sections
 //! besides `.text` start a machine and switch modes: there a symbol whose name ends in 16, 32 or 64 begins code of that width.
@@ -97,13 +97,13 @@ fn touches_vector_state(instruction: &Instruction) -> bool {
         || (instruction.encoding() != EncodingKind::Legacy && !of_general_registers)
 }
 
-/// By prefix, or XCHG with memory, which needs none (SDM 3A 9.1.2.1).
+/// Whether an instruction is locked: by prefix, or as an XCHG with memory, which needs none (SDM 3A 9.1.2.1).
 fn is_locked(instruction: &Instruction) -> bool {
     let memory = || (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory);
     instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg && memory()
 }
 
-/// The offending instructions, and how many were decoded.
+/// The offending instructions, and the number of instructions that were decoded.
 fn scan<'s>(
     stretches: impl IntoIterator<Item = &'s Stretch>,
     offends: impl Fn(&Instruction) -> bool,
@@ -128,7 +128,7 @@ fn the_monitor_has_no_vector_instruction() {
     assert!(decoded > 1000, "only {decoded} instructions were decoded: is this the monitor?");
 }
 
-/// Under UEFI that state is firmware's before and after the run: one file saves it and puts it back.
+/// Under UEFI the vector state is firmware's before and after the run: one file saves it and puts it back.
 #[test]
 fn the_application_has_vector_instructions_where_it_keeps_firmwares_state_only() {
     let (state, rest): (Vec<_>, Vec<_>) =
@@ -154,7 +154,8 @@ fn stubs(all: &[Stretch]) -> Vec<&Stretch> {
     all.iter().filter(|stretch| stretch.name.contains("8vmm_core") && decoded(stretch).any(|i| enters(&i))).collect()
 }
 
-/// Whatever the stubs reach by calls and jumps, but for the board, which those exits ask that are about another vCPU, and for panics.
+/// All functions that the stubs reach by calls and jumps. Left out are the board, which only exits about another vCPU ask, and
+/// panics.
 fn exit_path(all: &[Stretch]) -> Vec<&Stretch> {
     let by_address: BTreeMap<u64, &Stretch> = all.iter().map(|stretch| (stretch.address, stretch)).collect();
     let is_left_out = |stretch: &Stretch| {
@@ -193,8 +194,8 @@ const LOOP: usize = 4;
 /// Instructions of the shortest and the longest way through an arm, and the ledger's share of them.
 type Counted = (usize, usize, usize);
 
-/// Each arm as it is today: under VT-x, and on an SVM processor with decode assists and without clean bits. The toolchain is pinned,
-/// so that these change when the code does: an arm that has become shorter is to be written down here.
+/// Each arm as it is today: under VT-x, and on an SVM processor with decode assists and without clean bits. The toolchain is
+/// pinned, so that these numbers change only with the code. An arm that has become shorter is to be written down here.
 const TODAY: [(ExitReason, [Counted; 2]); 6] = [
     (ExitReason::CPUID, [(83, 83, 18), (86, 86, 17)]),
     (ExitReason::VMCALL, [(82, 82, 18), (81, 81, 18)]),
@@ -204,7 +205,7 @@ const TODAY: [(ExitReason, [Counted; 2]); 6] = [
     (ExitReason::EPT_VIOLATION, [(94, 94, 18), (93, 99, 18)]),
 ];
 
-/// The ways through a stub for a reason, whatever the exit code is that stands for it under SVM.
+/// The ways through a stub for a reason, under SVM by any exit code that stands for it.
 fn arm(image: &Image, stub: &Stretch, reason: ExitReason) -> Option<Lengths> {
     // Under SVM the guest exits behind VMRUN, in the midst of the stub.
     let exit = decoded(stub).find(|instruction| instruction.mnemonic() == Mnemonic::Vmrun);
@@ -228,8 +229,8 @@ fn each_quick_exit_keeps_its_budget_and_takes_no_instruction_more_than_it_did() 
     // A stub that takes no time stamp keeps no account.
     let is_accounted = |stub: &Stretch| decoded(stub).any(|instruction| instruction.mnemonic() == Mnemonic::Rdtsc);
     let ways = |reason: ExitReason, entry: Mnemonic| {
-        // Of several stubs that differ in what they do around the entry, the shortest is the one that does nothing more. Those
-        // that keep keys or a trace close their exits out of line, and are not counted.
+        // Several stubs differ in their work around the entry; the shortest is the one without extra work. Stubs that keep keys
+        // or a trace close their exits out of line, and are not counted.
         let shortest = |accounted| {
             let stubs = stubs(&all).into_iter().filter(|stub| decoded(stub).any(|i| i.mnemonic() == entry));
             let arms =
