@@ -20,6 +20,7 @@ use crate::ledger::{Account, Book};
 use crate::machine::Machine;
 use crate::recording::Witness;
 
+mod scenario;
 mod start_up;
 
 /// One virtual processor with its machine. Its account lies elsewhere, since others read it, and comes with each exit.

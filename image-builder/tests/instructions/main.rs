@@ -188,6 +188,32 @@ fn the_exit_path_has_no_locked_instruction() {
     assert!(!scan(board, is_locked).0.is_empty(), "the scan sees none where there are some");
 }
 
+/// SMIs and NMIs come through as soon as a guest has been left, before a pause that may last (APM 2 15.17). After a scenario they do not,
+/// since an INIT that has ended one is still pending.
+#[test]
+fn the_global_interrupt_flag_is_set_where_a_guest_is_left_but_for_scenarios() {
+    let all = stretches(MONITOR_ELF);
+    let entry = all.iter().find(|stretch| stretch.name.contains("3svm5entry5enter17h")).expect("the way to the stubs");
+    let calls = |instruction: &Instruction| {
+        matches!(instruction.mnemonic(), Mnemonic::Call | Mnemonic::Jmp)
+            && instruction.near_branch_target() == entry.address
+    };
+    let callers: Vec<_> = all.iter().filter(|stretch| decoded(stretch).any(|i| calls(&i))).collect();
+    assert!(!callers.is_empty(), "nobody enters a guest");
+    for caller in callers {
+        let behind = decoded(caller).skip_while(|instruction| !calls(instruction)).skip(1);
+        let way: Vec<_> = behind.take_while(|instruction| instruction.mnemonic() != Mnemonic::Ret).collect();
+        let sets = |instruction: &Instruction| instruction.mnemonic() == Mnemonic::Stgi;
+        let at = way.iter().position(sets).unwrap_or_else(|| panic!("{} leaves the flag clear", caller.name));
+        let skips = |instruction: &Instruction| {
+            instruction.is_jcc_short_or_near() && instruction.near_branch_target() == way[at].next_ip()
+        };
+        assert!(way[..at].iter().any(skips), "{} sets it behind scenarios, too", caller.name);
+    }
+    let begin: Vec<_> = decoded(entry).map(|instruction| instruction.mnemonic()).collect();
+    assert!(begin.contains(&Mnemonic::Clgi), "the next entry does not clear it");
+}
+
 /// The instructions of the guest's loop beside the exit on each turn: its operand, the instruction itself, and two that count.
 const LOOP: usize = 4;
 

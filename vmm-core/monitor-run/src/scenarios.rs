@@ -7,7 +7,7 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::scenario::Scenario;
 use vmm_core::board::Board;
-use vmm_core::exit::{GuestRegisters, RawReason};
+use vmm_core::exit::GuestRegisters;
 use vmm_core::ledger::Book;
 use vmm_core::machine::NEVER;
 use vmm_core::memory::GuestMemory;
@@ -17,9 +17,6 @@ use vmm_core::vcpu::Vcpu;
 
 use crate::processors;
 use crate::serial::Serial;
-
-/// Further entries in which a signal that was late may come. Each lasts as long as the scenario may.
-const LATE_ENTRIES: u32 = 3;
 
 /// An extension that stages scenarios.
 pub(crate) trait Stage: Enter {
@@ -78,21 +75,10 @@ pub(crate) fn run<B: Stage>(
         let (mut failure, mut ticks) = (None, Vec::new());
         for _ in 0..runs {
             owner.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
-            let mut end = vcpu.run(book, |vcpu| owner.run(vcpu), |_, _| None);
-            // A signal that comes later than its scenario allows would stay pending, and reset a processor that goes back to
-            // firmware. So it is awaited in the guest, where it makes an exit.
-            for _ in 0..LATE_ENTRIES {
-                let came = scenario.reasons().any(|reason| RawReason(end.reason).basic() == reason);
-                if came || !scenario.needs_other_cpu() || board.ask_nothing() {
-                    break;
-                }
-                board.add_elapsed(0, end.whole_tsc);
-                end = vcpu.run(book, |vcpu| owner.run(vcpu), |_, _| None);
-            }
+            let end = vcpu.run_scenario(book, scenario, |vcpu| owner.run(vcpu));
             let controls = vcpu.backend.controls_now().union(scenario.features());
             vcpu.machine.config.enabled_in_any_profile = vcpu.machine.config.enabled_in_any_profile.union(controls);
             vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
-            board.add_elapsed(0, end.whole_tsc);
             if options.scenario_samples > 0 {
                 ticks.push(u32::try_from(end.elapsed_tsc).unwrap_or(u32::MAX));
             }
