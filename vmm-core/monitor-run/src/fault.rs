@@ -4,14 +4,13 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use tollgate_abi::ending::Ending;
-use vmm_core::board::Condition;
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::session::{FAULT, Session};
 
 use crate::board::{self, BOARD};
 use crate::firmware::firmware;
 use crate::serial::Serial;
-use crate::stopping::{is_off_line, stop};
+use crate::stopping::{ByApic, LastWords, stop_after_fault};
 
 /// The end of a monitor that can't go on at this processor. Every guest is stopped, and the verdict says why: below the account where
 /// vCPU 0's processor can still write one, which that does then.
@@ -20,22 +19,11 @@ pub(crate) fn fault(detail: fmt::Arguments<'_>) -> ! {
     let Some((local_apic, vcpu)) = local_apic.ok().and_then(|apic| Some((apic, BOARD.seat_of(apic.id())?))) else {
         write_fault(detail)
     };
-    let is_first = BOARD.fail(vcpu, detail);
-    if vcpu == 0 {
-        stop(&local_apic, BOARD.others(vcpu), is_off_line);
-        write_fault(format_args!("{}", BOARD.fault()));
+    match stop_after_fault(&BOARD, &ByApic::new(&local_apic), vcpu, detail, board::leaves) {
+        LastWords::OfTheFirstFault => write_fault(format_args!("{}", BOARD.fault())),
+        LastWords::Own => write_fault(detail),
+        LastWords::OfAnother => (firmware().leave)(),
     }
-    board::leaves();
-    // The first processor has not come to its guest yet: no vCPU runs.
-    let is_early = !BOARD.has_ended(0) && BOARD.condition(0) == Condition::Waiting;
-    if is_first && !is_early {
-        let has_left = |at: usize| if at == 0 { BOARD.has_ended(0) } else { is_off_line(at) };
-        stop(&local_apic, BOARD.others(vcpu), has_left);
-    }
-    if is_first && !BOARD.has_ended(0) {
-        write_fault(detail);
-    }
-    (firmware().leave)()
 }
 
 /// Ends the run by a verdict and nothing else.

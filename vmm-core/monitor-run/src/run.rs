@@ -36,7 +36,7 @@ use crate::guest::MODEL;
 use crate::introduce::controls;
 use crate::processors::Seated;
 use crate::serial::Serial;
-use crate::stopping::{stop, stop_others};
+use crate::stopping::{ByApic, stop_first, stop_others};
 use crate::waiting::{rest, start_up_vector};
 use crate::{LIMIT_SECONDS, processor, processors, scenarios};
 
@@ -114,7 +114,7 @@ impl<B: Extension> Run<B> {
             vcpu.run(self.books[0], |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
         BOARD.add_elapsed(0, end.whole_tsc);
         BOARD.end(0, Ended::new(&end, vcpu.machine.stage.exit, &vcpu.backend));
-        if let Some(running) = stop_others(seated.vcpu, &seated.local_apic) {
+        if let Some(running) = stop_others(&BOARD, &ByApic::new(&seated.local_apic)) {
             session.still_ran(running);
         }
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) && BOARD.fault().vcpu().is_none() {
@@ -142,8 +142,7 @@ impl<B: Extension> Run<B> {
                 continue;
             }
             if BOARD.end(at, Ended::new(&end, vcpu.machine.stage.exit, &vcpu.backend)) {
-                // It stops the rest.
-                stop(&seated.local_apic, core::iter::once(0), |first| BOARD.has_ended(first));
+                stop_first(&BOARD, &ByApic::new(&seated.local_apic));
             }
             return;
         }
