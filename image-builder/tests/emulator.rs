@@ -391,10 +391,10 @@ const SECTION: &str = "## Bochs ";
 
 const EXITS_HEADING: &str = "# Exits by processor model
 
-What `tollgate platforms --exits --format markdown` wrote with each version of Bochs: the exit reasons, and below each its
-variants, that each of that version's processor models with VT-x produced when the atlas ran on it, every reason audited
-against Bochs' own log. A model without an x lacks what the last column names: bits of the VM-execution controls, or a property
-of the processor. Behind a `+` is a feature that a model got besides (`add_features` in Bochs' configuration).
+The output of `tollgate platforms --exits --format markdown` with each version of Bochs. It has the exit reasons, and below
+each its variants, that each of that version's processor models with VT-x produced when the atlas ran on it. Every reason is
+audited against Bochs' own log. A model without an x lacks the features in the last column: bits of the VM-execution controls,
+or a property of the processor. A feature after a `+` was added to the model (`add_features` in Bochs' configuration).
 
 ";
 
