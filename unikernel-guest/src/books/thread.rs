@@ -1,4 +1,5 @@
-//! The work of a vCPU other than 0, as the vCPU that gives it and the one that does it see it. `runtime::threads` starts and ends it.
+//! The work of a vCPU other than 0, as the vCPU that gives the work and the one that does it see it. `runtime::threads` starts
+//! and ends it.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize};
@@ -9,11 +10,11 @@ pub(crate) struct Thread {
     pub(crate) entry: AtomicPtr<()>,
     pub(crate) argument: AtomicUsize,
     pub(crate) profile: AtomicU8,
-    /// True if the last one left control registers changed.
+    /// True if the last thread of this vCPU left control registers changed.
     pub(crate) left_changed: AtomicBool,
-    /// Its number, from `sys_spawn` until it is joined; else 0.
+    /// The thread's number, from `sys_spawn` until the thread is joined; else 0.
     pub(crate) id: AtomicU32,
-    /// 1 from `sys_block_current_task` on until it is woken.
+    /// 1 from `sys_block_current_task` on until the thread is woken.
     pub(crate) is_blocked: AtomicU32,
 }
 

@@ -1,21 +1,21 @@
-//! The protocol by which a vCPU that waits on a word and one that changes the word find each other. It knows neither interrupts nor time:
-//! those are the callers'.
+//! The protocol by which a vCPU that waits on a word and one that changes the word find each other. It knows neither interrupts
+//! nor time, which are the callers'.
 //!
-//! Whoever waits says so first and looks at the word then; whoever wakes changes the word first and looks at who waits then. So one of
-//! the two sees the other, and no wake-up is lost.
+//! A vCPU that waits first says so and then looks at the word; a vCPU that wakes others first changes the word and then looks for
+//! waiting vCPUs. So one of the two sees the other, and no wake-up is lost.
 
 use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, AtomicUsize, fence};
 
-/// With the word's address, whose other low bit is 0: the vCPU halts, or is about to.
+/// Set beside the word's address, whose low bits are 0, when the vCPU halts or is about to.
 const ASLEEP: usize = 1;
 
-/// The word that a vCPU waits on.
+/// The address of the word that a vCPU waits on; 0 if none.
 pub(crate) struct Waiter(AtomicUsize);
 
 impl Waiter {
-    /// It waits on none.
+    /// A vCPU that waits on no word.
     pub(crate) const fn none() -> Self {
         Self(AtomicUsize::new(0))
     }
@@ -27,7 +27,7 @@ impl Waiter {
         word.load(SeqCst) == expected || !self.give_up(word)
     }
 
-    /// Whether somebody has woken it.
+    /// Whether another vCPU has woken this one.
     pub(crate) fn is_woken(&self) -> bool {
         self.0.load(Acquire) == 0
     }
@@ -37,14 +37,15 @@ impl Waiter {
         self.0.compare_exchange(ptr::from_ref(word).addr(), 0, SeqCst, Relaxed).is_ok()
     }
 
-    /// Says that it halts, so that who wakes it has to interrupt it; false if it has been woken.
+    /// Says that the vCPU halts, so that the one that wakes it has to interrupt it; false if it has been woken.
     pub(crate) fn fall_asleep(&self, word: &AtomicU32) -> bool {
         let address = ptr::from_ref(word).addr();
         self.0.compare_exchange(address, address | ASLEEP, SeqCst, Relaxed).is_ok()
     }
 }
 
-/// Wakes up to `count` of those that wait on the word, and interrupts those that halt, by their places; how many it woke.
+/// Wakes up to `count` vCPUs that wait on the word, and interrupts those of them that halt, by their places; returns the number
+/// woken.
 pub(crate) fn wake<'a>(
     waiters: impl Iterator<Item = &'a Waiter>,
     word: &AtomicU32,

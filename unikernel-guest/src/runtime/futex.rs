@@ -1,7 +1,8 @@
-//! Waiting for another vCPU: futexes, and what stands on them: semaphores, blocking.
+//! Waiting for another vCPU: futexes, and the services that are made of them: semaphores, blocking.
 //!
-//! A thread that waits says so and looks for a while, in a loop that causes no exit, whether it has been woken. Only then it halts, and
-//! the one who wakes it sends it one interprocessor interrupt, which it takes before it goes on: none is left over.
+//! A thread that waits says so, and then looks for a while, in a loop that causes no exit, whether it has been woken. Only then
+//! does it halt, and the thread that wakes it sends it one interprocessor interrupt, which it takes before it goes on: none is
+//! left over.
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and follows callers' pointers")]
 
 use core::sync::atomic::Ordering::{Acquire, SeqCst};
@@ -24,13 +25,13 @@ const LOOKS: u32 = 1 << 24;
 pub(super) enum Ended {
     /// It did not begin: the word was not what was expected.
     Differs,
-    /// Somebody woke those who wait on the word.
+    /// Somebody woke the vCPUs that wait on the word.
     Woken,
     /// The deadline came.
     TimedOut,
 }
 
-/// Waits until those who wait on the word are woken, or until a time at the latest.
+/// Waits until the vCPUs that wait on the word are woken, or until a time at the latest.
 pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Ended {
     let waiter = &cpu::this().waiter;
     if !waiter.begin(word, expected) {
@@ -46,7 +47,7 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) ->
     } else if !looked_for(LOOKS, || waiter.is_woken()) {
         let calls = interrupts_of(WORK_VECTOR);
         if waiter.fall_asleep(word) {
-            // Interrupts are off, so that the one that will come stays pending until HLT.
+            // Interrupts are off, so that the interrupt of the wake-up stays pending until HLT.
             while interrupts_of(WORK_VECTOR) == calls {
                 idle::hlt_until_interrupt();
             }
@@ -55,7 +56,7 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) ->
     Ended::Woken
 }
 
-/// Wakes up to `count` vCPUs that wait on the word; how many did.
+/// Wakes up to `count` vCPUs that wait on the word; returns the number woken.
 pub(super) fn wake(word: &AtomicU32, count: i32) -> i32 {
     let waiters = cpu::all().iter().take(threads::vcpus()).map(|cpu| &cpu.waiter);
     // SAFETY: the vector has a handler, and the vCPU halts, or is about to.
@@ -190,7 +191,7 @@ unsafe extern "C" fn sys_sem_timedwait(semaphore: *mut sem_t, limit: *const time
     }
 }
 
-/// A thread that has blocked itself waits here.
+/// Waits here if the thread has blocked itself.
 #[unsafe(no_mangle)]
 extern "C" fn sys_yield() {
     let is_blocked = &cpu::this().thread.is_blocked;
@@ -199,13 +200,13 @@ extern "C" fn sys_yield() {
     }
 }
 
-/// Takes effect at the next yield.
+/// Blocks the thread from its next yield on.
 #[unsafe(no_mangle)]
 extern "C" fn sys_block_current_task() {
     cpu::this().thread.is_blocked.store(1, SeqCst);
 }
 
-/// Waits here: the time limit is this call's.
+/// Waits here, as the time limit is this call's.
 #[unsafe(no_mangle)]
 extern "C" fn sys_block_current_task_with_timeout(milliseconds: u64) {
     let is_blocked = &cpu::this().thread.is_blocked;

@@ -1,8 +1,8 @@
 //! Threads: a vCPU other than 0 runs one at a time, from its start to its end, and halts in between.
 //!
-//! A thread costs what [`tollgate_abi::workload::SPAWN`] says, whatever the timing. The interrupt that announces it is taken
-//! at the HLT behind the one before, and that HLT is booked before the thread counts as done, so that whoever waits for it
-//! finds the books complete.
+//! A thread costs what [`tollgate_abi::workload::SPAWN`] says, whatever the timing. The interrupt that announces it is taken at
+//! the HLT behind the thread before, and that HLT is booked before the thread counts as done, so that a vCPU that waits for the
+//! thread finds the books complete.
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and calls what is started")]
 
 use core::sync::atomic::AtomicU32;
@@ -29,13 +29,14 @@ pub(crate) type Entry = extern "C" fn(usize);
 /// The main thread's number; vCPU 0 runs nothing else.
 const MAIN_THREAD: Tid = 1;
 
-/// Stack of a vCPU, hence of the threads that it runs.
+/// The stack of a vCPU, hence of the threads that it runs.
 pub(super) const STACK_BYTES: usize = 64 << 10;
 
-/// Looks at a flag until a vCPU that does not answer is given up: fewer instructions than ticks of the usual watchdog.
+/// The number of looks at a flag until a vCPU that does not answer is given up: fewer instructions than ticks of the usual
+/// watchdog.
 pub(super) const PATIENCE: u32 = 1 << 25;
 
-/// True if it came true within so many looks.
+/// True if the condition came true within so many looks.
 pub(super) fn looked_for(looks: u32, is_true: impl Fn() -> bool) -> bool {
     (0..looks).any(|_| {
         give_way();
@@ -53,12 +54,12 @@ pub(super) fn others() -> impl Iterator<Item = (usize, &'static Cpu)> {
     (1..vcpus()).map(|number| (number, cpu::cpu(number)))
 }
 
-/// Halts, runs what it is given, halts again. The first HLT has been booked.
+/// Halts, runs the thread that it is given, halts again. The first HLT has been booked.
 pub(super) fn serve(this: &'static Cpu) -> ! {
     loop {
         let calls = interrupts_of(WORK_VECTOR);
         hlt_until_booked_interrupt();
-        // A thread is announced once, and must not start before that has come: it would come at another HLT.
+        // An interrupt announces each thread, which must not start before the interrupt has come: it would come at another HLT.
         if interrupts_of(WORK_VECTOR) != calls && this.thread.state.load(Acquire) == READY {
             run(&this.thread);
         } else {
@@ -78,15 +79,15 @@ fn run(thread: &Thread) {
     if profile != Profile::Minimal {
         hypercall::switch_profile(Profile::Minimal);
     }
-    // Writing them back may exit, and whoever waits may still count.
+    // Writing the registers back may exit, and the vCPU that waits may still count.
     thread.left_changed.store(control_registers::are_changed(), Relaxed);
-    // The HLT behind it.
+    // The HLT behind the thread.
     book(ExitReason::HLT);
     thread.state.store(DONE, Release);
     futex::wake(&thread.state, i32::MAX);
 }
 
-/// Reserves a vCPU whose thread is in this state.
+/// Reserves a vCPU whose thread is in this state; false if it is in another.
 fn claim(at: usize, state: u32) -> bool {
     cpu::cpu(at).thread.state.compare_exchange(state, CLAIMED, AcqRel, Relaxed).is_ok()
 }
@@ -103,7 +104,7 @@ fn start(at: usize, profile: Profile, entry: Entry, argument: usize) {
     unsafe { apic::send(at, WORK_VECTOR) };
 }
 
-/// Runs something on a vCPU, under a profile; false if that is not idle. [`finish`] has to follow.
+/// Runs a function on a vCPU, under a profile; false if the vCPU is not idle. [`finish`] has to follow.
 pub(crate) fn give(to: usize, profile: Profile, entry: Entry, argument: usize) -> bool {
     let is_idle = claim(to, IDLE);
     if is_idle {
@@ -112,7 +113,7 @@ pub(crate) fn give(to: usize, profile: Profile, entry: Entry, argument: usize) -
     is_idle
 }
 
-/// Waits until a vCPU has run what it was given, without an exit however long it takes.
+/// Waits until a vCPU has run the function that it was given, without an exit however long it takes.
 pub(crate) fn finish(at: usize) {
     let state = &cpu::cpu(at).thread.state;
     while state.load(Acquire) != DONE {
@@ -150,7 +151,7 @@ pub(super) fn take_others_off_line() {
 }
 
 extern "C" fn go_off_line(_: usize) {
-    // Before the one who waits sums the books.
+    // Booked before the vCPU that waits sums the books.
     book(ExitReason::HLT);
     cpu::this().is_off_line.store(true, Release);
     hlt_for_ever()
@@ -179,14 +180,14 @@ static SPAWNED: AtomicU32 = AtomicU32::new(0);
 fn spawn(entry: Entry, argument: usize, core: isize) -> Option<Tid> {
     let is_asked_for = |at: &usize| core < 0 || *at == core.unsigned_abs();
     let at = (1..vcpus()).filter(is_asked_for).find(|&at| claim(at, IDLE))?;
-    // Never the main thread's, nor that of a thread that has not been joined, for the first 2^28 threads.
+    // Never the main thread's number, nor that of a thread that has not been joined, for the first 2^28 threads.
     let id = (SPAWNED.fetch_add(1, Relaxed) + 1).wrapping_mul(MOST_VCPUS as u32) + at as u32;
     cpu::cpu(at).thread.id.store(id, Release);
     start(at, Profile::Minimal, entry, argument);
     Some(id)
 }
 
-/// On the vCPU `core`, or where that is negative on the first that is idle.
+/// Starts a thread on the vCPU `core`, or, if that is negative, on the first that is idle.
 ///
 /// # Safety
 /// `id` is null or can be written.
@@ -200,7 +201,7 @@ unsafe extern "C" fn sys_spawn(id: *mut Tid, entry: Entry, argument: usize, _pri
     0
 }
 
-/// The interface has no error value; the number of a refusal never belongs to a thread. No vCPU has a larger stack.
+/// The interface has no error value; a refusal returns a number that never belongs to a thread. No vCPU has a larger stack.
 #[unsafe(no_mangle)]
 extern "C" fn sys_spawn2(entry: Entry, argument: usize, _priority: u8, stack_bytes: usize, core: isize) -> Tid {
     if stack_bytes > STACK_BYTES {
@@ -209,7 +210,7 @@ extern "C" fn sys_spawn2(entry: Entry, argument: usize, _priority: u8, stack_byt
     spawn(entry, argument, core).unwrap_or_else(|| refused(EAGAIN) as Tid)
 }
 
-/// Nobody can wait for its own end, nor for the main thread's, which is the guest's.
+/// Refuses a thread that waits for its own end, or for the main thread's, which is the guest's.
 #[unsafe(no_mangle)]
 extern "C" fn sys_join(id: Tid) -> i32 {
     if id == own_tid() || id == MAIN_THREAD {
@@ -219,7 +220,7 @@ extern "C" fn sys_join(id: Tid) -> i32 {
     let thread = &cpu::cpu(at).thread;
     loop {
         match thread.state.load(Acquire) {
-            // Another may have joined it meanwhile.
+            // Another thread may have joined it meanwhile.
             _ if thread.id.load(Acquire) != id => return refused(ESRCH),
             DONE if thread.id.compare_exchange(id, 0, AcqRel, Relaxed).is_ok() => break,
             DONE => {}
@@ -248,6 +249,6 @@ extern "C" fn sys_get_priority() -> u8 {
     NORMAL_PRIO.into()
 }
 
-/// Priorities order the threads of one processor, which never has two.
+/// Does nothing: priorities order the threads of one processor, which never has two.
 #[unsafe(no_mangle)]
 extern "C" fn sys_set_priority(_thread: Tid, _priority: u8) {}

@@ -1,5 +1,5 @@
-//! The work of a virtualization extension around the exit path: says what the processor offers, makes a vCPU on
-//! it, and describes itself. [`crate::vtx`] and [`crate::svm`] are the two.
+//! The work of a virtualization extension around the exit path: it says what the processor offers, makes a vCPU on it, and
+//! describes itself. The two extensions are [`crate::vtx`] and [`crate::svm`].
 
 use core::fmt;
 
@@ -25,11 +25,11 @@ where
 {
     /// The features of the processor.
     type Capabilities: Copy + Sync + 'static;
-    /// Facts of the extension that predictions depend on.
+    /// The facts of the extension that predictions depend on.
     fn facts(capabilities: &Self::Capabilities) -> Facts;
     /// Whether guests can have RDTSCP and IA32_TSC_AUX.
     fn allows_rdtscp(capabilities: &Self::Capabilities) -> bool;
-    /// CR4 bits that guests can have.
+    /// The CR4 bits that guests can have.
     fn cr4_allowed(capabilities: &Self::Capabilities) -> u64;
     /// Switches the extension on at this processor and lays out a vCPU's state.
     fn new(plan: &Plan<Self>, seated: &Seated, cpuid: &CpuidTable, apic: &Page) -> (Self, GuestRegisters);
@@ -37,7 +37,7 @@ where
     fn controls(&self, profile: Profile) -> Controls;
     /// The control fields of a profile, for its record.
     fn describe(&self, profile: Profile) -> records::Controls<'static>;
-    /// Pages for scenarios.
+    /// The pages for scenarios.
     fn pages() -> Self::Pages;
 }
 
@@ -47,11 +47,12 @@ pub(crate) struct Plan<B: Extension> {
     pub(crate) memory: GuestMemory,
     pub(crate) entry_gpa: u64,
     pub(crate) options: Options<'static>,
-    /// TSC ticks of the run from the first entry on; 0 for as many as it takes.
+    /// TSC ticks of the run from the first entry on; 0 for no limit.
     pub(crate) limit_ticks: u64,
     /// The I/O permission map of SVM, whose first two pages are the I/O bitmaps of VT-x: every port exits.
     pub(crate) all_ports: &'static [Table; IOPM_PAGES],
 }
 
-/// Tables of a nested-paging arena: three levels, and one per 2 MiB of the guest's memory where large pages are missing.
+/// The number of tables in a nested-paging arena: three levels, and one table per 2 MiB of the guest's memory where large pages
+/// are missing.
 pub(crate) const NESTED_TABLES: usize = 16;

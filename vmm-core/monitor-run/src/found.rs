@@ -1,4 +1,4 @@
-//! The virtualization extension that the processor has, found out once, at the start.
+//! The virtualization extension of the processor, found out once, at the start.
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::virtualization::{Extension as Kind, Facts};
@@ -14,7 +14,7 @@ pub(crate) enum Found {
     Svm(vmm_core::svm::capability::Capabilities),
 }
 
-/// The features of the processor.
+/// Finds the extension and its features.
 pub(crate) fn find() -> Result<Found, Refused> {
     match virtualization() {
         Some(Kind::VtX) => {
@@ -31,7 +31,7 @@ pub(crate) fn find() -> Result<Found, Refused> {
 }
 
 impl Found {
-    /// Facts of the extension that predictions depend on.
+    /// The facts of the extension that predictions depend on.
     pub(crate) fn facts(&self) -> Facts {
         match self {
             Found::VtX(_) => Facts::default(),
@@ -39,7 +39,7 @@ impl Found {
         }
     }
 
-    /// Instruction and reason of each exit by which some of that was found out.
+    /// Instruction and reason of each exit by which the features were found out.
     pub(crate) fn probed(&self) -> impl Iterator<Item = (&'static str, ExitReason)> {
         let probed = match self {
             Found::VtX(_) => Probed::default(),
@@ -48,7 +48,7 @@ impl Found {
         probed.exits()
     }
 
-    /// Whether vCPUs can start in real mode, as all but the first do.
+    /// Whether vCPUs can start in real mode, as all vCPUs but the first do.
     pub(crate) fn has_real_mode(&self) -> bool {
         match self {
             Found::VtX(capabilities) => capabilities.has_unrestricted_guest(),

@@ -1,4 +1,4 @@
-//! The first records of a log: what runs, on what, under which controls; and what is missing.
+//! The first records of a log: the monitor and its options, the machine, the controls; and the processors that are missing.
 
 use alloc::string::String;
 use core::fmt;
@@ -27,7 +27,7 @@ pub(crate) fn introduce(session: &mut Session<Serial>, line: &str, options: &Opt
         }
     }
     let brand = String::from_utf8_lossy(&brand);
-    // A line of its own, whatever firmware or terminal left on the current one.
+    // The log begins on a line of its own, whatever firmware or terminal left on the current one.
     let _ = fmt::Write::write_str(session.sink(), "\n");
     let record = records::Tollgate {
         protocol: PROTOCOL,
@@ -68,7 +68,7 @@ pub(crate) fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B,
     }
 }
 
-/// Refuses to run without processors that are asked for, or says which vCPUs there are not.
+/// Refuses to run if fewer processors came up than are asked for; or, if the options allow it, says which vCPUs are missing.
 pub(crate) fn all_there(
     session: &mut Session<Serial>,
     options: &Options<'_>,

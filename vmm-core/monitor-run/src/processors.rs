@@ -1,7 +1,8 @@
-//! The other processors: started by the first, each with a stack of its own, each to run one vCPU.
+//! The other processors: the first starts them, each has a stack of its own, and each runs one vCPU.
 //!
-//! They arrive in any order and take numbers as they come; number n runs vCPU n. One that is not needed halts in the boot
-//! block. One that has no vCPU, or whose vCPU is over, serves: it sends vCPU 0's processor what scenarios ask for.
+//! They arrive in any order and take numbers as they come; number n runs vCPU n. A processor that is not needed halts in the boot
+//! block. A processor that has no vCPU, or whose vCPU is over, serves: it sends vCPU 0's processor the signals that scenarios ask
+//! for.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -17,15 +18,16 @@ use crate::firmware::firmware;
 use crate::waiting::rest;
 use crate::{processor, traps};
 
-/// The number of processors that have arrived, the first included. The firmware's code counts, in the ROM the boot block.
+/// The number of processors that have arrived, the first included. The firmware's code counts them; in the ROM, the boot block
+/// does.
 pub static ARRIVALS: AtomicU32 = AtomicU32::new(1);
 /// The ends of the stacks for the processors that are wanted, by their numbers. The firmware's code reads them.
 pub static STACKS: [AtomicU64; MOST_VCPUS] = [const { AtomicU64::new(0) }; MOST_VCPUS];
 
-/// Set when the run is over and the others are to go.
+/// Set when the run is over and the other processors are to go.
 static DISMISSED: AtomicBool = AtomicBool::new(false);
 
-/// The work of the others once all is set up: a [`Job`], or 0 while there is none.
+/// The work of the other processors once all is set up: a [`Job`], or 0 while there is none.
 static JOB: AtomicUsize = AtomicUsize::new(0);
 
 /// The work of a processor for the rest of the run: its vCPU, until that is over.
@@ -35,17 +37,17 @@ pub(crate) type Job = fn(&Seated);
 pub(crate) struct Seated {
     /// The number of its vCPU.
     pub(crate) vcpu: usize,
-    /// Its tables.
+    /// The processor's tables.
     pub(crate) host: HostState,
-    /// Its local APIC.
+    /// The processor's local APIC.
     pub(crate) local_apic: LocalApic,
 }
 
 const STACK_BYTES: usize = 64 * 1024;
 /// TSC ticks that processors have to come up.
 const PATIENCE_TICKS: u64 = 20_000_000;
-/// Looks at them that there are at the least: where QEMU counts instructions, a processor's INIT takes its whole turn, which can
-/// be 100 million ticks, and each look gives each of them a turn.
+/// The least number of looks at the processors that have come up. Where QEMU counts instructions, a processor's INIT takes its
+/// whole turn, which can be 100 million ticks, and each look gives each processor a turn.
 const PATIENCE_LOOKS: u32 = 1000;
 /// TSC ticks after which vCPU 0 has surely entered its guest; less than a scenario may take.
 const SIGNAL_TICKS: u64 = 20_000;
@@ -71,17 +73,17 @@ pub(crate) fn start(local_apic: &LocalApic, wanted: usize) -> usize {
         core::hint::spin_loop();
         looks = looks.saturating_add(1);
     }
-    // One that comes later finds no stack.
+    // A processor that comes later finds no stack.
     STACKS.iter().for_each(|end| end.store(0, Ordering::Relaxed));
     up()
 }
 
-/// Lets the others begin with what they are there for.
+/// Gives the other processors their work.
 pub(crate) fn give(job: Job) {
     JOB.store(job as usize, Ordering::Release);
 }
 
-/// Waits until one of the others serves, if there are any; each does once its vCPU is over.
+/// Waits until one of the other processors serves, if there are any; each does once its vCPU is over.
 pub(crate) fn wait_for_service() {
     let start = tsc();
     let are_there = board::have_come();
@@ -90,7 +92,7 @@ pub(crate) fn wait_for_service() {
     }
 }
 
-/// Tells the others to go, and waits until they do; returns how many have not. They return from [`other_main`].
+/// Tells the other processors to go, and waits until they do; returns the number that have not. They return from [`other_main`].
 pub fn dismiss() -> usize {
     DISMISSED.store(true, Ordering::Release);
     let start = tsc();

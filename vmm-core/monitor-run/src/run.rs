@@ -40,7 +40,7 @@ use crate::stopping::{ByApic, stop_first, stop_others};
 use crate::waiting::{rest, start_up_vector};
 use crate::{LIMIT_SECONDS, processor, processors, scenarios};
 
-/// Runs the guest with one extension, and the kind of account that the options ask for.
+/// Runs the guest with one extension and with the kind of account that the options ask for.
 #[inline(never)]
 pub(crate) fn run_with<B: Extension>(
     capabilities: B::Capabilities,
@@ -75,7 +75,7 @@ struct Run<B: Extension> {
     ledgers: &'static [&'static Ledger],
 }
 
-/// The same, if other processors may have it.
+/// The same reference, if other processors may have it.
 fn shared<T: Sync>(value: &'static T) -> &'static T {
     value
 }
@@ -149,7 +149,7 @@ impl<B: Extension> Run<B> {
     }
 }
 
-/// Lays out a vCPU on this processor. Apart from the account, of which there are several kinds.
+/// Lays out a vCPU on this processor: one function for all kinds of account.
 #[inline(never)]
 fn lay_out<B: Extension>(
     plan: &Plan<B>,
@@ -181,7 +181,7 @@ fn lay_out<B: Extension>(
     (vcpu, registers)
 }
 
-/// Each vCPU's ring for exits that are to be traced, as large as is asked for and memory allows.
+/// Each vCPU's ring for exits that are to be traced, as large as asked for and as memory allows.
 fn rings(options: &Options<'_>) -> impl Iterator<Item = &'static [Slot]> {
     let room: &'static [Slot] = if options.trace_exits > 0 { (firmware().spare_memory)() } else { &[] };
     let each = (room.len() / BOARD.vcpus()).min(usize::try_from(options.trace_exits).unwrap_or(usize::MAX));

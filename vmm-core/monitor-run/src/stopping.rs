@@ -1,7 +1,8 @@
-//! The stop protocol: how the other vCPUs are made to leave their guests once one of them is over, or the monitor has failed.
+//! The stop protocol: makes the other vCPUs leave their guests once one of them is over, or the monitor has failed.
 //!
-//! Each is asked by the board, and signalled where it may be in its guest; again and again, until it has left or is missed. A vCPU
-//! that waits sees the question by itself. All of this goes through [`Reach`], so that host tests drive the protocol that ships.
+//! The board asks each vCPU to stop. A vCPU that may be in its guest is signalled as well, again and again, until it has left or
+//! is missed; a vCPU that waits sees the question by itself. All of this goes through [`Reach`], so that host tests drive the
+//! protocol that ships.
 
 use core::fmt;
 
@@ -14,7 +15,7 @@ use crate::board::BOARD;
 use crate::firmware::firmware;
 use crate::processor::virtualization;
 
-/// The means of the protocol besides the board.
+/// The means of the protocol, besides the board.
 pub(crate) trait Reach {
     /// The TSC.
     fn now(&self) -> u64;
@@ -32,8 +33,8 @@ const STOP_TICKS: u64 = 1 << 26;
 const SIGNAL_TICKS: u64 = 997;
 const SIGNAL_TICKS_MORE: u64 = 13;
 
-/// Stops other vCPUs. Again and again: an INIT in VMX root operation stays pending until the next entry (SDM 3C 24.8), but
-/// Bochs drops it, and an NMI there is taken and gone.
+/// Stops other vCPUs, by signals again and again: an INIT in VMX root operation stays pending until the next entry (SDM 3C 24.8),
+/// but Bochs drops it, and an NMI there is taken and gone.
 fn stop(
     board: &Board,
     reach: &impl Reach,
@@ -55,7 +56,8 @@ fn stop(
         while reach.now().wrapping_sub(told) < signal_ticks {
             reach.pass();
         }
-        // A constant time between signals can be a multiple of a guest's loop, and each then comes while its exit is handled.
+        // If the time between signals were constant, it could be a multiple of a guest's loop, and each would come while its exit
+        // is handled.
         signal_ticks += SIGNAL_TICKS_MORE;
     }
 }
@@ -64,7 +66,7 @@ fn stop(
 pub(crate) fn stop_others(board: &Board, reach: &impl Reach) -> Option<usize> {
     let is_up = |at: &usize| matches!(board.condition(*at), Condition::Running | Condition::Halted);
     let start = reach.now();
-    // One that has booked its last HLT is about to execute it.
+    // A vCPU that has booked its last HLT is about to execute it.
     while board.first_busy(0).is_some()
         && board.culprit() == Some(0)
         && reach.now().wrapping_sub(start) < board.patience(STOP_TICKS)
@@ -93,12 +95,12 @@ pub(crate) enum LastWords {
     OfTheFirstFault,
     /// The verdict of its own fault, which this processor writes: the first can't write an account any more, or not yet.
     Own,
-    /// Those of another processor.
+    /// The verdict of another processor.
     OfAnother,
 }
 
-/// The processor of a vCPU can't go on: every guest is stopped. `leaves` says that the processor has nothing left to do besides this, if
-/// it is not the first.
+/// The processor of a vCPU can't go on: stops every guest. `leaves` says that the processor has nothing left to do besides this,
+/// unless it is the first.
 pub(crate) fn stop_after_fault(
     board: &Board,
     reach: &impl Reach,
@@ -121,16 +123,16 @@ pub(crate) fn stop_after_fault(
     if is_first_fault && !board.has_ended(0) { LastWords::Own } else { LastWords::OfAnother }
 }
 
-/// The processors at [`BOARD`], reached by this one's local APIC.
+/// The processors at [`BOARD`], which this processor's local APIC reaches.
 pub(crate) struct ByApic<'a> {
     local_apic: &'a LocalApic,
     signal: fn(&LocalApic, u32),
 }
 
 impl<'a> ByApic<'a> {
-    /// The signal is an NMI under SVM, where that makes an exit whatever RFLAGS.IF is, and waits while the processor is not in its
-    /// guest. Under VT-x it is INIT (SDM 3C 26.2): Bochs 2.7 makes no exit for an external interrupt while IF has been 0 since the
-    /// VM entry; but an NMI where an INIT too many would outlast the run.
+    /// The signal under SVM is an NMI, which makes an exit whatever RFLAGS.IF is, and waits while the processor is not in its
+    /// guest. Under VT-x it is INIT (SDM 3C 26.2), as Bochs 2.7 makes no exit for an external interrupt while IF has been 0 since
+    /// the VM entry; but an NMI if firmware takes the processors back, as an INIT too many would outlast the run.
     pub(crate) fn new(local_apic: &'a LocalApic) -> Self {
         let by_nmi = virtualization() == Some(Kind::Svm) || firmware().takes_back;
         Self { local_apic, signal: if by_nmi { LocalApic::nmi } else { LocalApic::init } }
@@ -163,7 +165,7 @@ mod tests {
     enum Processor {
         /// The one that stops the others.
         Stops,
-        /// In its guest. The next signals, so many, come while it is in root operation, and are lost.
+        /// In its guest. So many of the next signals come while it is in root operation, and are lost.
         Runs { loses: u32 },
         /// Halted in its guest.
         Halts,
@@ -171,14 +173,14 @@ mod tests {
         GoesOffLine { looks: u32 },
         /// Waiting for a start-up IPI that nobody has sent.
         Waits,
-        /// Waiting for a start-up IPI, which is under way; it enters its guest so many signals behind that.
+        /// Waiting for a start-up IPI that is under way; it enters its guest so many signals after it.
         Starts { loses: u32 },
         /// Never to be seen again.
         Hangs,
     }
     use Processor::*;
 
-    /// Processors that do what they do each time that the protocol looks.
+    /// Processors that act each time that the protocol looks.
     struct Room {
         board: Box<Board>,
         processors: RefCell<Vec<Processor>>,
@@ -203,7 +205,7 @@ mod tests {
             }
             board.settle(processors.len());
             let processors = RefCell::new(processors.to_vec());
-            // Near its end, so that it wraps.
+            // The clock begins near its end, so that it wraps.
             Self { board, processors, now: Cell::new(u64::MAX - 5), ticks, signals: RefCell::default() }
         }
 

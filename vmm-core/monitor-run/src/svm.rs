@@ -1,4 +1,4 @@
-//! SVM as the monitor sets it up: switches it on at a processor, or says why it can't. The twin of [`crate::vtx`].
+//! SVM as the monitor sets it up: switches it on at a processor, or says why it can't. The VT-x counterpart is [`crate::vtx`].
 #![expect(unsafe_code, reason = "writes control registers and MSRs")]
 
 use alloc::boxed::Box;
@@ -37,7 +37,7 @@ use crate::traps;
 
 /// The features of a processor with SVM.
 pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
-    // Bochs leaves the MSR out: nothing is switched off there.
+    // Bochs leaves the MSR out; nothing is switched off there.
     let mut capabilities = Capabilities::read(cpuid, traps::try_read_msr(VM_CR).unwrap_or(0), Cr4::read_raw())?;
     if probe::are_wanted(&capabilities) {
         let vmcb = Box::leak(Box::new(Vmcb::new()));
@@ -61,7 +61,7 @@ fn set_memory_type() {
     }
 }
 
-/// EFER.SVME, and a page for the host's state.
+/// Sets EFER.SVME, and gives away a page for the host's state.
 fn switch_on() -> SvmOperation {
     let xsave = if has_xsave() { Cr4Flags::OSXSAVE.bits() } else { 0 };
     // SAFETY: CPUID has shown SVM, and VM_CR does not disable it; NXE and OSXSAVE only allow what they name. The save area is a
@@ -86,7 +86,7 @@ impl Extension for Svm {
         true
     }
 
-    /// MCE is the monitor's; but the guest reads it where reads make no exit, and writes back what it has read.
+    /// CR4.MCE is the monitor's; but the guest reads it where reads make no exit, and writes back what it has read.
     fn cr4_allowed(capabilities: &Capabilities) -> u64 {
         capabilities.cr4_allowed & CR4_OFFERED | Cr4::read_raw() & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits()
     }
@@ -109,7 +109,7 @@ impl Extension for Svm {
             msrpm: Box::leak(Box::new([const { Table::EMPTY }; _])),
             iopm: plan.all_ports,
             physical_bits: cpuid.physical_address_bits(),
-            // It asks the account whether there were exits.
+            // The watchdog asks the account whether there were exits.
             watchdog_ticks: if plan.options.accounting { plan.options.watchdog_ticks } else { 0 },
             local_apic: seated.local_apic,
             machine_check: Cr4::read_raw() & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits(),

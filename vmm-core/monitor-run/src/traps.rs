@@ -1,5 +1,5 @@
-//! GDT, TSS and IDT of the monitor. Any exception in it is a defect: reported, and the end. It takes interrupts only where it
-//! asks for the one that made an exit, as under SVM, where an exit does not acknowledge it.
+//! GDT, TSS and IDT of the monitor. Any exception in the monitor is a defect, which is reported and ends the run. The monitor
+//! takes interrupts only where it asks for the one that made an exit, as under SVM, where an exit does not acknowledge it.
 #![expect(unsafe_code, reason = "loads descriptor tables and handles traps")]
 
 use alloc::boxed::Box;
@@ -80,7 +80,7 @@ macro_rules! fatal_handler {
     };
 }
 
-/// That of one whose vector an interrupt may have.
+/// The handler of an exception whose vector an interrupt may have.
 macro_rules! shared_handler {
     ($vector:literal) => {
         gates::shared::<Trap<$vector>> as *const ()
@@ -91,8 +91,8 @@ macro_rules! shared_handler {
 fn fill(idt: &mut InterruptDescriptorTable, stacks: bool) {
     let entries = gates::entries(idt);
     let mut set = |vector: u8, handler: *const (), stack: u16| {
-        // SAFETY: each is a handler of this very vector, which takes the trap on its own stack, or on any. Those of exceptions never
-        // return, or go on as is foreseen; the others return with everything as it was.
+        // SAFETY: each is a handler of this very vector, which takes the trap on its own stack, or on any. The handlers of
+        // exceptions never return, or go on as is foreseen; the others return with everything as it was.
         let options = unsafe { entries[usize::from(vector)].set_handler_addr(VirtAddr::from_ptr(handler)) };
         if stacks {
             // SAFETY: the TSS has that stack.
@@ -110,7 +110,7 @@ fn fill(idt: &mut InterruptDescriptorTable, stacks: bool) {
         set(vector::DB, ignore as *const (), FAULT_STACK);
     }
     for vector in gates::FIRST..=u8::MAX {
-        // The gate is what `SvmOperation::take_interrupt` expects; nobody else lets interrupts in.
+        // The gate is as `SvmOperation::take_interrupt` expects it; nobody else lets interrupts in.
         set(vector, gates::address(vector) as *const (), FAULT_STACK);
     }
 }
@@ -121,18 +121,18 @@ unsafe extern "C" fn ignore() {
     naked_asm!("iretq")
 }
 
-/// RDMSR of a register that may not exist, which raises #GP then: `None`.
+/// RDMSR of a register that may not exist, which then raises #GP: `None`.
 pub(crate) fn try_read_msr(msr: u32) -> Option<u64> {
     let (value, exists): (u64, u64);
-    // SAFETY: reading an MSR changes nothing, and the handler of #GP goes on behind this one RDMSR. It is called rather than
-    // written here, since its address has to be known.
+    // SAFETY: reading an MSR changes nothing, and the handler of #GP goes on behind this one RDMSR. The RDMSR is called rather
+    // than written here, since its address has to be known.
     unsafe {
         core::arch::asm!("call {read}", read = sym read_msr, in("ecx") msr, out("rax") value, out("rdx") exists, options(nomem));
     }
     (exists != 0).then_some(value)
 }
 
-/// WRMSR of a value that the register may not take, or that may not exist, which raises #GP then: false.
+/// WRMSR of a register that may not exist, or may not take the value, which then raises #GP: false.
 ///
 /// # Safety
 /// If the register takes the value, nothing of the monitor depends on it.
@@ -189,8 +189,8 @@ unsafe extern "C" fn general_protection() {
     )
 }
 
-/// #MC, or an interrupt with its vector. A machine check that came while the global interrupt flag was clear comes in the window, too
-/// (APM 2 15.17); MCG_STATUS tells.
+/// #MC, or an interrupt with its vector. A machine check that came while the global interrupt flag was clear comes in the window,
+/// too (APM 2 15.17); MCG_STATUS tells the two apart.
 #[unsafe(naked)]
 unsafe extern "C" fn machine_check() {
     naked_asm!(

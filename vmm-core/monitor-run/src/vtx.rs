@@ -46,7 +46,7 @@ pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     capabilities.check().map(|()| capabilities)
 }
 
-/// Lets this processor enter VMX operation. Each has the MSR that says so for itself.
+/// Lets this processor enter VMX operation. Each processor has an MSR of its own that says so.
 fn allow_vmx() -> Result<(), Refusal> {
     let mut control = Msr::new(IA32_FEATURE_CONTROL);
     // SAFETY: processors with VMX have the MSR; the value written only sets its lock and VMX bits while it is unlocked.
@@ -58,7 +58,7 @@ fn allow_vmx() -> Result<(), Refusal> {
     Ok(())
 }
 
-/// VMXON, and a clear VMCS made current.
+/// Executes VMXON, and makes a clear VMCS current.
 fn enter_vmx_operation(capabilities: &Capabilities) -> Result<CurrentVmcs, VmFail> {
     let region = || {
         let region = page();
@@ -68,8 +68,8 @@ fn enter_vmx_operation(capabilities: &Capabilities) -> Result<CurrentVmcs, VmFai
     let xsave = if has_xsave() { Cr4Flags::OSXSAVE.bits() } else { 0 };
     let machine_checks = if cpuid(1, 0).edx & edx_1::MCE != 0 { Cr4Flags::MACHINE_CHECK_EXCEPTION.bits() } else { 0 };
     // SAFETY: the fixed bits are what VMXON demands and change nothing that the monitor relies on; NXE and OSXSAVE only allow
-    // what they name, and #MC has a handler, by `traps::install`. VMXON's other demands: `capabilities()` has succeeded, and the regions are fresh pages that start
-    // with the revision and are given away for good.
+    // what they name, and #MC has a handler, by `traps::install`. VMXON's other demands: `capabilities()` has succeeded, and the
+    // regions are fresh pages that start with the revision and are given away for good.
     unsafe {
         Cr0::write_raw((Cr0::read_raw() | capabilities.cr0_fixed0) & capabilities.cr0_fixed1);
         Cr4::write_raw((Cr4::read_raw() | capabilities.cr4_fixed0 | xsave | machine_checks) & capabilities.cr4_fixed1);
@@ -158,15 +158,15 @@ impl Extension for Vmx {
     }
 }
 
-/// CPUID.7.1, where there is such a leaf.
+/// CPUID.7.1, if there is such a leaf.
 fn extended_features() -> Answer {
     if cpuid(0, 0).eax >= 7 && cpuid(7, 0).eax >= 1 { cpuid(7, 1) } else { Answer::ZERO }
 }
-/// CPUID: which components IA32_XSS can enable, in ECX.
+/// The CPUID leaf whose ECX has the components that IA32_XSS can enable.
 const XSAVE_LEAF: u32 = 0xd;
 const XSAVES_SUB_LEAF: u32 = 1;
 
-/// A component for IA32_XSS, where there are both.
+/// A component for IA32_XSS, if there are both.
 fn xss_component() -> Option<u64> {
     let old = traps::try_read_msr(IA32_XSS)?;
     // SAFETY: the monitor uses no supervisor state, and the MSR has its old value again at once.
@@ -183,9 +183,9 @@ impl Stage for Vmx {
 
     fn allowed(&self, board: &Board) -> Controls {
         Vmx::allowed(self, |feature| match feature {
-            // Bochs 3.0 has SMX where CR4 says so, and no longer shows it in CPUID.
+            // Bochs 3.0 has SMX if CR4 says so, and no longer shows it in CPUID.
             Feature::Smx => true,
-            // Firmware that uses CET itself would have the monitor's own branches tracked.
+            // If firmware used CET itself, the monitor's own branches would be tracked.
             Feature::Cet => cpuid(7, 0).edx & edx_7::CET_IBT != 0 && Cr4::read_raw() & CR4_CET == 0,
             Feature::Wrmsrns => extended_features().eax & eax_7_1::WRMSRNS != 0,
             Feature::MsrImmediate => extended_features().ecx & ecx_7_1::MSR_IMM != 0,

@@ -1,4 +1,4 @@
-//! A vCPU that does not run: how it waits for a start-up IPI, and how the first hears that nothing can happen any more.
+//! A vCPU that does not run: its wait for a start-up IPI, and the message to the first that nothing can happen any more.
 
 use vmm_core::board::{Board, Condition, Message};
 use vmm_core::handlers::apic::KICK_VECTOR;
@@ -9,15 +9,15 @@ use crate::board::BOARD;
 /// The result of a look at the board by a vCPU that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Nobody has sent it a start-up IPI.
+    /// Nobody has sent the vCPU a start-up IPI.
     Wait,
-    /// It runs, from the page of this vector on.
+    /// The vCPU runs, from the page of this vector on.
     Start(u8),
     /// The guest is over.
     Over,
 }
 
-/// One look. `rests` says that the vCPU waits on, where a message had it look up for nothing.
+/// One look. `rests` says that the vCPU waits on, if the message that had it look up was for nothing.
 pub(crate) fn look(board: &Board, vcpu: usize, rests: impl FnOnce()) -> Look {
     if board.is_to_stop(vcpu) {
         return Look::Over;
@@ -32,13 +32,13 @@ pub(crate) fn look(board: &Board, vcpu: usize, rests: impl FnOnce()) -> Look {
         if let Message::StartUp(vector) = message {
             return Look::Start(vector);
         }
-        // What was sent before INIT was taken is lost with it.
+        // A message that was sent before INIT was taken is lost with it.
     }
     rests();
     Look::Wait
 }
 
-/// Waits for a start-up IPI, and runs then; `None` if the guest is over.
+/// Waits for a start-up IPI, and then runs; `None` if the guest is over.
 pub(crate) fn start_up_vector(vcpu: usize, local_apic: &LocalApic) -> Option<u8> {
     loop {
         match look(&BOARD, vcpu, || rest(vcpu, local_apic, Condition::Waiting)) {
@@ -103,14 +103,14 @@ mod tests {
         }
     }
 
-    /// Each starts while another asks: then it sees that, or the other sees that it has to be signalled.
+    /// Each starts while another asks it to stop: then it sees that, or the other sees that it has to be signalled.
     #[test]
     fn a_vcpu_that_starts_and_whoever_stops_it_do_not_miss_each_other() {
         const BOARDS: usize = 1000;
         let boards: Vec<_> = (0..BOARDS).map(|_| board(MOST_VCPUS)).collect();
         let all = || boards.iter().flat_map(|board| (1..MOST_VCPUS).map(move |at| (board, at)));
         all().for_each(|(board, at)| assert!(board.send(0, at, Message::StartUp(8))));
-        // Both begin each round at once, as far as there are processors for both.
+        // Both threads begin each round at once, as far as there are processors for both.
         let arrived = AtomicUsize::new(0);
         let abreast = |round: usize| {
             arrived.fetch_add(1, Ordering::AcqRel);

@@ -158,16 +158,17 @@ unsafe fn leave_operation() {
     }
 }
 
-/// Takes the NMIs and interrupts between vCPUs that are still pending at the processor, and that firmware would not know.
+/// Takes the NMIs and the interrupts between vCPUs that are still pending at the processor, and that firmware would not know.
 ///
 /// # Safety
-/// Interrupts are off, and the descriptor table that CS is of stays loaded.
+/// Interrupts are off, and the descriptor table that has CS's segment stays loaded.
 unsafe fn take_interrupts(settings: &Settings) {
     let table = Box::leak(Box::new(InterruptDescriptorTable::new()));
     let [handler, machine_check] = [ignore as *const (), machine_check as *const ()].map(VirtAddr::from_ptr);
     // SAFETY: the stub returns with everything as it was.
     unsafe { table.non_maskable_interrupt.set_handler_addr(handler) };
-    // Those of exceptions as well, from 10h on: interrupts may have them, and nothing of what follows raises an exception.
+    // The vectors of exceptions from 10h on have a handler as well, as interrupts may have them; nothing below raises an
+    // exception.
     for vector in LOWEST_VECTOR..=u8::MAX {
         let handler = if vector == MC { machine_check } else { handler };
         // SAFETY: the stub returns with everything as it was.
@@ -199,8 +200,8 @@ unsafe extern "C" fn ignore() {
     naked_asm!("iretq")
 }
 
-/// Takes an interrupt with the vector of a machine check. One of those finds no further handler here, and the processor shuts down, as
-/// it does without any.
+/// Takes an interrupt with the vector of a machine check. A machine check finds no further handler here, and the processor shuts
+/// down, as it does without any handler.
 #[unsafe(naked)]
 unsafe extern "C" fn machine_check() {
     naked_asm!(

@@ -1,30 +1,30 @@
-//! Gates for every vector that an interrupt may have, 10h to FFh (APM 2 16.6.3). Under SVM an exit does not acknowledge its interrupt:
-//! the monitor takes it by letting it in, whatever its vector is, and it may be one that nobody here has sent.
+//! Gates for every vector that an interrupt may have, 10h to FFh (APM 2 16.6.3). Under SVM an exit does not acknowledge its
+//! interrupt: the monitor takes it by letting it in, whatever its vector is, and it may be one that no vCPU has sent.
 //!
-//! Vectors below 20h are exceptions', too. An interrupt comes at one place, the window, where no exception comes up; and it pushes no
-//! error code, whatever its vector is.
+//! Vectors below 20h are shared with exceptions. An interrupt comes only in the window, one place where no exception comes up;
+//! and it pushes no error code, whatever its vector is.
 #![expect(unsafe_code, reason = "handlers of interrupts, and of exceptions with the same vectors")]
 
 use core::arch::naked_asm;
 
 use x86_64::structures::idt::{Entry, HandlerFunc, InterruptDescriptorTable};
 
-/// The first vector of interrupts alone; those before are exceptions, and from [`LOWEST_VECTOR`](tollgate_abi::apic::LOWEST_VECTOR) on
-/// interrupts as well.
+/// The first vector that only interrupts have. The vectors before it are exceptions', and interrupts', too, from
+/// [`LOWEST_VECTOR`](tollgate_abi::apic::LOWEST_VECTOR) on.
 pub const FIRST: u8 = 32;
 const GATES: usize = 256 - FIRST as usize;
-/// Gates that share an end, which has to be within reach of their short jumps.
+/// The number of gates that share an end, which has to be within reach of their short jumps.
 const GROUP: usize = 32;
 const GATE_BYTES: usize = 4;
 const GROUP_BYTES: usize = GROUP * GATE_BYTES + 16;
-/// All but RFLAGS.IF.
+/// The mask of all bits but RFLAGS.IF.
 const WITHOUT_IF: i32 = !(1 << 9);
 
-/// The table's entries, all alike: by name it has none for reserved vectors, which an interrupt may have all the same.
+/// The table's entries, all alike: the type has no names for reserved vectors, which an interrupt may have all the same.
 pub fn entries(table: &mut InterruptDescriptorTable) -> &mut [Entry<HandlerFunc>; 256] {
     const _: () = assert!(size_of::<InterruptDescriptorTable>() == size_of::<[Entry<HandlerFunc>; 256]>());
-    // SAFETY: the table is 256 entries one behind the other, as the processor wants it (SDM 3A 7.10), and `repr(C)`. They differ in the
-    // type of their handler, which is a marker.
+    // SAFETY: the table is 256 entries one behind the other, as the processor wants it (SDM 3A 7.10), and `repr(C)`. The entries
+    // differ in the type of their handler, which is a marker.
     unsafe { &mut *core::ptr::from_mut(table).cast() }
 }
 
@@ -71,8 +71,8 @@ pub trait Exception {
     unsafe extern "C" fn handle();
 }
 
-/// The gate of a vector that both have. In the window it is an interrupt's, as at [`gates`]; anywhere else it is the exception's. The
-/// word that is compared is RIP, or an error code, which is no address of the monitor's.
+/// The gate of a vector that an exception and interrupts share. In the window it is an interrupt's, as at [`gates`]; anywhere
+/// else it is the exception's. The word that is compared is RIP, or an error code, which is never an address in the monitor.
 ///
 /// # Safety
 /// The processor calls it.
@@ -83,7 +83,7 @@ pub unsafe extern "C" fn shared<E: Exception>() {
         "lea rax, [rip + tollgate_window]",
         "cmp [rsp + 8], rax",
         "je 2f",
-        // Behind NOP.
+        // Behind the window's NOP.
         "inc rax",
         "cmp [rsp + 8], rax",
         "je 2f",
@@ -115,8 +115,8 @@ macro_rules! close {
     };
 }
 
-/// Lets in the interrupt that waits, with the global interrupt flag clear and back again. STI takes effect with STGI. Returns the vector,
-/// or 0 if there is none.
+/// Lets in the interrupt that waits: sets the global interrupt flag, which is clear, and clears it again. STI takes effect with
+/// STGI. Returns the vector, or 0 if none waits.
 ///
 /// # Safety
 /// EFER.SVME is set, and the IDT has these gates.
@@ -139,10 +139,10 @@ mod tests {
         fn tollgate_window();
     }
 
-    /// The exception that the test's own handler has seen, as no vector has it.
+    /// Added to the vector of an exception by the test's own handler; no vector has this bit.
     const SEEN: u64 = 0x100;
 
-    /// An exception of the test's, which goes on where it came up.
+    /// An exception of the test's, whose handler goes on where it came up.
     struct Seen<const VECTOR: u8>;
 
     impl<const VECTOR: u8> Exception for Seen<VECTOR> {
@@ -174,12 +174,12 @@ mod tests {
         shared_gates!(16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31)
     }
 
-    /// Goes through a gate as the processor does that has come to `rip`, but with the frame of this very program: with an error code or
-    /// without. There is a RET there.
+    /// Goes through a gate as the processor does that has come to `rip`, with or without an error code; but with the frame of
+    /// this very program. There is a RET at `rip`.
     fn take(gate: u64, rip: u64, error_code: Option<u64>) -> u64 {
         let taken: u64;
-        // SAFETY: the frame goes on at `rip`, which returns to the label, with this stack, these flags and segments. The red zone is
-        // kept.
+        // SAFETY: the frame goes on at `rip`, which returns to the label, with this stack, these flags and segments. The red zone
+        // is kept.
         unsafe {
             asm!(
                 "sub rsp, 128",
@@ -219,7 +219,7 @@ mod tests {
         tollgate_window as *const () as u64
     }
 
-    /// A place of the monitor's where an exception may come up.
+    /// A place in the monitor where an exception may come up.
     #[unsafe(naked)]
     extern "C" fn elsewhere() {
         naked_asm!("ret")

@@ -17,9 +17,9 @@ pub struct SvmOperation {
 
 impl SvmOperation {
     /// # Safety
-    /// EFER.SVME is set on this processor, and VM_HSAVE_PA is the physical address of a page that nobody else uses from now
-    /// on. The IDT's gates are without interrupt stacks, since TR is a guest's; those of interrupts are the
-    /// [`gates`], which leave the vector in AL and RFLAGS.IF clear; that of NMIs returns with everything as it was.
+    /// EFER.SVME is set on this processor, and VM_HSAVE_PA is the physical address of a page that nobody else uses from now on.
+    /// The IDT's gates are without interrupt stacks, since TR is a guest's. The gates of interrupts are the [`gates`], which
+    /// leave the vector in AL and RFLAGS.IF clear; the gate of NMIs returns with everything as it was.
     pub const unsafe fn new() -> Self {
         Self { _not_send: PhantomData }
     }
@@ -31,7 +31,7 @@ impl SvmOperation {
         unsafe { asm!("vmsave rax", in("rax") vmcb, options(nostack, preserves_flags)) };
     }
 
-    /// VMLOAD, the inverse of VMSAVE. The monitor uses none of that state.
+    /// VMLOAD, the inverse of VMSAVE. The monitor uses none of the state that it loads.
     pub fn load(&mut self, vmcb: &Vmcb) {
         // SAFETY: as in `save`; the loaded state matters to the guest alone.
         unsafe { asm!("vmload rax", in("rax") vmcb, options(nostack, preserves_flags)) };
@@ -62,7 +62,7 @@ impl SvmOperation {
     /// Takes the pending interrupt; 0 if there is none. The global interrupt flag is clear, as an exit leaves it; RFLAGS.IF is
     /// set afterwards.
     pub fn take_interrupt(&mut self) -> u8 {
-        // SAFETY: SVM is on, and the IDT has the gates, by `new`. They clear RFLAGS.IF, so that one comes at most.
+        // SAFETY: SVM is on, and the IDT has the gates, by `new`. They clear RFLAGS.IF, so that at most one interrupt comes.
         unsafe { gates::let_in() as u8 }
     }
 
