@@ -235,7 +235,8 @@ fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
 /// The contents of an image.
 #[derive(Clone, Debug, Args)]
 pub struct ImageOptions {
-    /// A workload, `NAME` or `NAME:ITERATIONS`; several by commas or by repeating it; `bench` for every microbenchmark, `random:SEED` for a guest of random instructions [default: all that return]
+    /// A workload, `NAME` or `NAME:ITERATIONS`; several by commas or by repeating it; `bench` for every microbenchmark,
+    /// `random:SEED` for a guest of random instructions [default: all that return]
     #[arg(long = "workload", value_name = "NAME[:ITERATIONS]")]
     pub workloads: Vec<String>,
     /// The term whose CPUID leaves to provide: spring2021, autumn2021, autumn2022
@@ -260,8 +261,8 @@ pub struct ImageOptions {
     /// TSC ticks without an exit after which the guest is stopped; 0 for never [default: 200000000, for a random guest 2000000]
     #[arg(long, value_name = "TICKS")]
     pub watchdog: Option<u64>,
-    /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never [default: as many as an emulator
-    /// does in most of --timeout; in an image, ten minutes; for a random guest 20000000]
+    /// TSC ticks from the first entry on after which the guest is stopped, whatever it does; 0 for never [default: as many as an
+    /// emulator does in most of --timeout; in an image, ten minutes; for a random guest 20000000]
     #[arg(long, value_name = "TICKS")]
     pub limit: Option<u64>,
     /// An ELF file to run instead of the built-in guest
@@ -457,12 +458,12 @@ pub struct SheetArguments {
 const MODEL_OPTIONS: [(&str, &str, &[&str]); 3] =
     [("run", "cpu", &[]), ("bench", "cpu", &[]), ("fuzz", "platforms", &["qemu-tcg"])];
 
-/// The command line for those who want to see what there is to choose from, help and shells, with the models of the Bochs that is here.
+/// The command line for help and shells, which show the values to choose from, with the models of the Bochs that is here.
 pub fn with_models() -> clap::Command {
     with_models_of(release(Engine::Bochs))
 }
 
-/// The same with the models of a version; those of every version where it is unknown.
+/// The command line for help and shells with the models of a version, or of every version if it is unknown.
 fn with_models_of(version: Option<Release>) -> clap::Command {
     let names: Vec<_> = MODELS.iter().filter(|model| model.versions.by(version)).map(|model| model.name).collect();
     MODEL_OPTIONS.into_iter().fold(Cli::command(), |tool, (command, option, others)| {
@@ -499,8 +500,8 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// The command lines in a text: what follows `tollgate` or `cargo run --release --` at the beginning of a line, up to two spaces, a
-    /// pipe, a redirection or a comment; and what follows `tollgate` in a table, between backticks.
+    /// The command lines in a text: the words behind `tollgate` or `cargo run --release --` at the beginning of a line, up to two
+    /// spaces, a pipe, a redirection or a comment; and the words behind `tollgate` in a table, between backticks.
     fn examples(text: &str) -> Vec<Vec<String>> {
         let begins = ["tollgate ", "cargo run --release -- "];
         let command = |line: &str| {

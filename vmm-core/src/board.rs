@@ -334,7 +334,7 @@ impl Board {
         seats().for_each(|at| before[at] = word(at));
         let is_restless = |at: &usize| match self.condition(*at) {
             Condition::Running => true,
-            // It gets no more messages, and its timer does not matter.
+            // Such a vCPU gets no more messages, and its timer does not matter.
             Condition::Over | Condition::Absent => false,
             Condition::Waiting | Condition::Halted => {
                 self.is_under_way(*at) || self.seats[*at].timer.load(Ordering::Acquire) != 0

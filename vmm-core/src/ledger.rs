@@ -218,7 +218,7 @@ impl Ledger {
         reason.look().and_then(|at| self.looks.get(at)).map_or(0, |looks| looks.load(Relaxed))
     }
 
-    /// Those of all reasons.
+    /// Exits of all reasons that nobody but the monitor caused.
     pub fn looks(&self) -> u64 {
         self.looks.iter().map(|looks| looks.load(Relaxed)).sum()
     }

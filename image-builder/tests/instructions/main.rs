@@ -188,8 +188,8 @@ fn the_exit_path_has_no_locked_instruction() {
     assert!(!scan(board, is_locked).0.is_empty(), "the scan sees none where there are some");
 }
 
-/// SMIs and NMIs come through as soon as a guest has been left, before a pause that may last (APM 2 15.17). After a scenario they do not,
-/// since an INIT that has ended one is still pending.
+/// SMIs and NMIs come through as soon as a guest has been left, before a pause that may last (APM 2 15.17). After a scenario they
+/// do not, since an INIT that has ended one is still pending.
 #[test]
 fn the_global_interrupt_flag_is_set_where_a_guest_is_left_but_for_scenarios() {
     let all = stretches(MONITOR_ELF);

@@ -8,18 +8,18 @@ pub type Release = (u16, u16);
 /// The versions of an emulator that can produce an exit, by one of its processors at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emulated {
-    /// Every one.
+    /// Every version.
     Always,
-    /// None that is known.
+    /// No version that is known.
     Never,
-    /// This one and those after it.
+    /// This version and those after it.
     From(Release),
-    /// Those before this one.
+    /// The versions before this one.
     Before(Release),
 }
 
 impl Emulated {
-    /// True if this version is one of them. Of an unknown version only what holds of all is true.
+    /// True if the version is among these; an unknown version is only if every version is.
     pub fn by(self, version: Option<Release>) -> bool {
         match (self, version) {
             (Emulated::Always, _) => true,

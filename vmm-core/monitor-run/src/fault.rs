@@ -12,8 +12,8 @@ use crate::firmware::firmware;
 use crate::serial::Serial;
 use crate::stopping::{ByApic, LastWords, stop_after_fault};
 
-/// The end of a monitor that can't go on at this processor. Every guest is stopped, and the verdict says why: below the account where
-/// vCPU 0's processor can still write one, which that does then.
+/// Ends a monitor that can't go on at this processor. Every guest is stopped, and the verdict says why. If vCPU 0's processor can
+/// still write an account, it does, and the verdict stands below that.
 pub(crate) fn fault(detail: fmt::Arguments<'_>) -> ! {
     let local_apic = LocalApic::find();
     let Some((local_apic, vcpu)) = local_apic.ok().and_then(|apic| Some((apic, BOARD.seat_of(apic.id())?))) else {

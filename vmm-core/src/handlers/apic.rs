@@ -112,7 +112,7 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
     }
     backend.end_of_interrupt();
     if machine.activity.halted {
-        // This comes before it reads messages, which others may take for under way.
+        // The vCPU runs before it reads messages, which others may take for under way.
         machine.shared.board.set_condition(machine.vcpu, Condition::Running);
     }
     if let Some(sender) = sender {

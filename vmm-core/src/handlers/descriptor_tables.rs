@@ -81,7 +81,8 @@ fn outside_of_long_mode<B: Backend>(
     perform_on_selector::<B, false>(instruction, operand, registers, backend, machine)
 }
 
-/// Whether there are local descriptor tables and tasks: in protected mode, but for virtual-8086 mode (SDM 2A, 2B: LLDT, LTR, SLDT, STR).
+/// Whether there are local descriptor tables and tasks: in protected mode, but for virtual-8086 mode (SDM 2A, 2B: LLDT, LTR, SLDT,
+/// STR).
 fn has_tasks<B: Backend>(backend: &B) -> bool {
     backend.get(State::Cr0) & CR0_PE != 0 && backend.get(State::Rflags) & RFLAGS_VM == 0
 }

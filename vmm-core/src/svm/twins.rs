@@ -473,7 +473,7 @@ fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instructio
     let step = exit_information::injection(Event::exception(vector::DB));
     assert_eq!((vmcb.get(f::EVENTINJ), vmcb.get(f::RIP), vmcb.get(f::DR6) & bs), (step, RIP + 2, bs));
     assert!(vcpu.backend.window, "the interrupt comes behind the #DB");
-    // It comes in the handler of the #DB, once that sets RFLAGS.IF.
+    // The interrupt comes in the handler of the #DB, once that sets RFLAGS.IF.
     vmcb.set(f::EVENTINJ, 0);
     vmcb.set(f::EXITCODE, 0x64);
     vmcb.set(f::RFLAGS, flags | interrupts);

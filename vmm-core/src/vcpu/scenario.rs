@@ -13,8 +13,8 @@ const LATE_ENTRIES: u32 = 3;
 impl<B: Backend> Vcpu<B> {
     /// Runs vCPU 0 in a scenario that has been staged, by `enter`.
     ///
-    /// A signal that comes later than its scenario allows would stay pending, and reset a processor that goes back to firmware. So it is
-    /// awaited in the guest, where it makes an exit.
+    /// A signal that comes later than its scenario allows would stay pending, and reset a processor that goes back to firmware. So
+    /// it is awaited in the guest, where it makes an exit.
     pub fn run_scenario<F>(
         &mut self,
         book: &dyn Book,
@@ -44,8 +44,8 @@ mod tests {
     use crate::script::{Script, machine};
     use tollgate_abi::ExitReason;
 
-    /// How often a guest is entered for a scenario whose signal is asked for and, if so, sent, and comes with this entry: before, its time
-    /// runs out.
+    /// The number of times that a guest is entered for a scenario whose signal is asked for and, if so, sent. The signal comes with
+    /// entry `comes_with`; in the entries before, the scenario's time runs out.
     fn entries(scenario: &str, is_sent: bool, comes_with: u32) -> (u32, ExitReason) {
         let scenario = Scenario::by_name(scenario).unwrap();
         let mut vcpu = Vcpu::new(Script::default(), machine());

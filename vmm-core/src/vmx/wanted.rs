@@ -63,7 +63,7 @@ const ENTRY_DEFAULT1: u32 = 0x11ff;
 
 /// The timer by which guests that run long are looked at.
 pub const PREEMPTION_TIMER: u32 = bits(&[pin::PREEMPTION_TIMER]);
-/// That timer counts on across exits. Allowed only with [`PREEMPTION_TIMER`] (SDM 3C 27.2.1.2).
+/// The preemption timer counts on across exits. Allowed only with [`PREEMPTION_TIMER`] (SDM 3C 27.2.1.2).
 pub const SAVE_PREEMPTION_TIMER: u32 = bits(&[exit::SAVE_PREEMPTION_TIMER]);
 /// Translations are kept across exits, under a VPID.
 pub const VPID: u32 = bits(&[proc2::ENABLE_VPID]);

@@ -64,7 +64,7 @@ pub struct Account {
     pub totals: Totals,
     /// One row for each reason that the log has, in ascending order.
     pub reasons: Vec<Reason>,
-    /// The same by vCPU.
+    /// The totals and reasons of each vCPU.
     pub per_vcpu: Vec<VcpuAccount>,
     /// Exits over time, where they were sampled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -159,7 +159,8 @@ pub struct Reason {
     pub histogram: Vec<Bucket>,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
-    /// The keys that tell the exits apart, the most frequent first and the exits that were not kept apart last; empty where keys were not kept or the reason has none.
+    /// The keys that tell the exits apart, the most frequent first and the exits that were not kept apart last; empty where keys
+    /// were not kept or the reason has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyRow>,
     /// The kinds of exits that cost differently, whatever their keys; empty where keys were not kept or the reason has none.

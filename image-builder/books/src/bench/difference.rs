@@ -1,7 +1,7 @@
 //! The differences between two measurements of one platform, row by row, as sentences.
 //!
-//! Where runs repeat, every difference counts. Elsewhere a row differs only if the 95% intervals of the medians have nothing in
-//! common and the medians are more than [`NOISE`] apart: noise alone does either, but not both.
+//! If runs repeat, every difference counts. If not, a row differs only if the 95% intervals of the medians have nothing in common
+//! and the medians are more than [`NOISE`] apart: noise alone does either, but not both.
 
 use super::baseline::{Budget, Row};
 use super::parts::Split;
