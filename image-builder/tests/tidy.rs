@@ -66,28 +66,36 @@ fn no_file_knows_the_machine_that_it_was_written_on() {
 
 /// A comment's text, if the line is a comment by itself.
 fn comment(line: &str) -> Option<&str> {
-    let text = line.trim_start().strip_prefix("//")?;
-    Some(text.trim_start_matches(['/', '!']).trim_start())
+    let text = line.trim_start().strip_prefix('/')?;
+    text.starts_with(['/', '*']).then(|| text.trim_start_matches(['/', '*', '!']).trim_start())
 }
+
+/// The words that stand for a thing with a name, or for another comment.
+const HIDING: [&str; 7] = ["What", "Which", "Who", "Whose", "How", "Where", "Likewise"];
 
 #[test]
 fn no_comment_hides_its_thing() {
     let mut hidden = Vec::new();
     for path in rust_files() {
         let text = read(&path);
+        let mut begins = true;
         for (at, line) in text.lines().enumerate() {
-            let is_doc = line.trim_start().starts_with("///") || line.trim_start().starts_with("//!");
-            let Some(comment) = comment(line) else { continue };
-            let refers = |word: &str| comment.trim_start_matches("SAFETY: ").starts_with(word);
-            if refers("Likewise") || refers("likewise") || is_doc && comment.starts_with("What ") {
+            let Some(comment) = comment(line) else {
+                begins = true;
+                continue;
+            };
+            let said = comment.trim_start_matches("SAFETY: ");
+            let first = said.split(|letter: char| !letter.is_alphabetic()).next();
+            if begins && first.is_some_and(|first| HIDING.iter().any(|word| word.eq_ignore_ascii_case(first))) {
                 hidden.push(format!("{}:{}: {comment}", name(&path), at + 1));
             }
+            begins = comment.is_empty() || line.trim_start().starts_with("/*");
         }
     }
-    none("comments that refer to another, or begin with a What of their own", hidden);
+    none("comments that begin with a word for another, or for a thing that has a name", hidden);
 }
 
-/// It wraps messages for people at the terminal's width.
+/// The terminal wraps messages for people at its width.
 #[test]
 fn messages_go_to_standard_error_through_the_terminal() {
     let of_the_tool = |path: &PathBuf| name(path).starts_with("image-builder/") && name(path).contains("/src/");
