@@ -15,6 +15,8 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// A signal that comes later than its scenario allows would stay pending, and reset a processor that goes back to firmware. So
     /// it is awaited in the guest, where it makes an exit.
+    // Out of line, so that the time that is measured does not depend on the caller's registers.
+    #[inline(never)]
     pub fn run_scenario<F>(
         &mut self,
         book: &dyn Book,
