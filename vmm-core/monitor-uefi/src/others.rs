@@ -1,6 +1,7 @@
 //! The other processors: obtained from firmware's MP services before the run, and held here until the monitor wants them.
 #![expect(unsafe_code, reason = "makes an event, takes stacks that the monitor gives")]
 
+use alloc::vec::Vec;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +10,7 @@ use core::time::Duration;
 use monitor_run::processors::{ARRIVALS, STACKS, other_main};
 use uefi::Event;
 use uefi::boot::{self, EventType, OpenProtocolAttributes, OpenProtocolParams, Tpl};
-use uefi::proto::pi::mp::MpServices;
+use uefi::proto::pi::mp::{MpServices, ProcessorInformation};
 
 use crate::loan::{NOBODY, apic_id, lend};
 
@@ -21,8 +22,8 @@ const GO: u32 = 2;
 
 /// The most processors that firmware may number.
 const MOST_PROCESSORS: usize = 256;
-/// The local APIC ID of each other processor that is enabled, in firmware's order, from place 1 on. The processor of place n runs
-/// vCPU n, so that runs repeat whichever comes first. Each looks up its own place here. Firmware's own answer fails to come once
+/// The local APIC ID of each other processor that is enabled, from place 1 on, in the order of
+/// [`one_thread_per_core_first`]. The processor of place n runs vCPU n, so that runs repeat whichever comes first. Each looks up its own place here. Firmware's own answer fails to come once
 /// in a while if several ask at the same time (seen with OVMF in Bochs).
 static APIC_IDS: [AtomicU32; MOST_PROCESSORS] = [const { AtomicU32::new(NOBODY) }; MOST_PROCESSORS];
 
@@ -47,9 +48,13 @@ impl Others {
             (services, boot::create_event(EventType::empty(), Tpl::APPLICATION, None, None).ok()?)
         };
         let all = (0..MOST_PROCESSORS).filter_map(|number| services.get_processor_info(number).ok());
-        let others = all.filter(|processor| processor.is_enabled() && !processor.is_bsp());
-        for (place, processor) in APIC_IDS.iter().skip(1).zip(others) {
-            place.store(processor.processor_id as u32, Ordering::Relaxed);
+        let (own, others): (Vec<_>, Vec<_>) =
+            all.filter(ProcessorInformation::is_enabled).partition(ProcessorInformation::is_bsp);
+        let core = |processor: &ProcessorInformation| (processor.location.package, processor.location.core);
+        let ids = others.iter().map(|processor| (processor.processor_id as u32, core(processor)));
+        let ids = one_thread_per_core_first(own.first().map(core), ids.collect());
+        for (place, id) in APIC_IDS.iter().skip(1).zip(ids) {
+            place.store(id, Ordering::Relaxed);
         }
         // SAFETY: this is only a second name for the event, which outlives the request: firmware signals it.
         let to_signal = unsafe { all_back.unsafe_clone() };
@@ -70,6 +75,20 @@ impl Others {
             boot::stall(LOOK);
         }
     }
+}
+
+/// A processor's package, and its core there. Processors that have the same core are its threads.
+type Core = (u32, u32);
+
+/// The APIC IDs of the `others`, which come in firmware's order with their cores: first one of each core but `own`, vCPU 0's, then
+/// the second threads, and so on. vCPUs that share a core slow each other down.
+fn one_thread_per_core_first(own: Option<Core>, others: Vec<(u32, Core)>) -> Vec<u32> {
+    let cores: Vec<_> = own.into_iter().chain(others.iter().map(|&(_, core)| core)).collect();
+    let of_own = cores.len() - others.len();
+    let thread = |at: usize| cores[..at].iter().filter(|&&core| core == cores[at]).count();
+    let mut order: Vec<_> = others.iter().zip(of_own..).map(|(&(id, _), at)| (thread(at), id)).collect();
+    order.sort_by_key(|&(thread, _)| thread);
+    order.into_iter().map(|(_, id)| id).collect()
 }
 
 /// Lets the held processors come to the monitor.
@@ -104,4 +123,38 @@ fn rank() -> Option<usize> {
 extern "sysv64" fn work(number: u64) -> u64 {
     other_main(number as u32);
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The order of the processors behind the first, of so many cores with so many threads each, whose APIC IDs are by `id`, as is
+    /// firmware's order.
+    fn order(cores: u32, threads: u32, id: impl Fn(u32, u32) -> u32) -> Vec<u32> {
+        let all = (0..cores).flat_map(|core| (0..threads).map(move |thread| (core, thread)));
+        let mut all: Vec<_> = all.map(|(core, thread)| (id(core, thread), (0, core))).collect();
+        all.sort_unstable();
+        let (_, own) = all.remove(0);
+        one_thread_per_core_first(Some(own), all)
+    }
+
+    #[test]
+    fn one_thread_of_each_core_comes_first() {
+        assert_eq!(order(4, 2, |core, thread| 2 * core + thread), [2, 4, 6, 1, 3, 5, 7], "siblings are neighbours");
+        assert_eq!(order(4, 2, |core, thread| core + 4 * thread), [1, 2, 3, 4, 5, 6, 7], "siblings are far apart");
+        assert_eq!(order(2, 4, |core, thread| 4 * core + thread), [4, 1, 5, 2, 6, 3, 7]);
+        assert_eq!(order(3, 1, |core, _| core), [1, 2]);
+        assert_eq!(order(1, 2, |_, thread| thread), [1]);
+    }
+
+    #[test]
+    fn packages_have_cores_of_their_own_and_firmware_that_tells_no_place_keeps_its_order() {
+        let others = [(8, (1, 0)), (1, (0, 0)), (9, (1, 0)), (10, (1, 1))];
+        assert_eq!(one_thread_per_core_first(Some((0, 0)), others.to_vec()), [8, 10, 1, 9]);
+        assert_eq!(one_thread_per_core_first(None, others.to_vec()), [8, 1, 10, 9]);
+        let nowhere = [(3, (0, 0)), (1, (0, 0)), (2, (0, 0))];
+        assert_eq!(one_thread_per_core_first(Some((0, 0)), nowhere.to_vec()), [3, 1, 2]);
+        assert_eq!(one_thread_per_core_first(None, Vec::new()), []);
+    }
 }
