@@ -102,14 +102,14 @@ pub(super) fn legend(model: &'static Model, extension: Extension) -> Vec<String>
             model.name
         ),
         format!(
-            "KVM: {kvm}. The ledger may cost {LEDGER_BUDGET_TICKS} ticks of an exit; --keys adds what stands under keys. \
-             Under 8 vCPUs, eight do the same at once, and the clock moves in steps of 5."
+            "KVM: {kvm}. The ledger may cost {LEDGER_BUDGET_TICKS} ticks of an exit; --keys costs the ticks under \
+             keys in addition. Under 8 vCPUs, eight vCPUs do the same at once, and the clock moves in steps of 5."
         ),
     ];
     if extension == Extension::Svm {
         paragraphs.push(
             "The budgets are those of VT-x. No AMD model of Bochs tells the register of a MOV to CR0 (decode assists): \
-             reading the instruction for it is in that figure."
+             its figure includes reading the instruction."
                 .to_owned(),
         );
     }

@@ -37,43 +37,44 @@ pub(super) fn render(measured: &Baseline, target: Option<Target>, format: SheetF
     if benches(measured).next().is_some() {
         parts.push(terminal.wrap(&format!("Round trips as the guest times them, {place}")) + "\n");
         parts.push(shown(round_trips(measured, target)));
-        parts.push("Where the mean goes\n".to_owned());
+        parts.push("The parts of the mean\n".to_owned());
         parts.push(shown(splits(measured)));
         let kvm = target.is_some_and(kvm::is_measured_on).then_some(&KVM);
         parts.push(kvm.into_iter().chain(LEGEND).map(|term| defined(term, format, terminal)).collect());
     }
     if scenarios(measured).next().is_some() {
-        parts.push(terminal.wrap(&format!("{SCENARIOS}, {place}")) + "\n");
+        parts.push(terminal.wrap(&format!("{SCENARIOS} {place}")) + "\n");
         parts.push(shown(entries_to_exits(measured)));
     }
     parts.join("\n")
 }
 
 const SCENARIOS: &str = "Exits that need another state than this guest's, as the monitor times them: from before the VM entry \
-                         to the exit's time stamp. Beside that, what the ledger has of one exit; all of it";
+                         to the exit's time stamp. The ledger's column is the mean of its ticks for one exit. All figures \
+                         are";
 
-const KVM: Term = ("KVM", "Linux 6.1's on the same Bochs, an iteration of a loop around the operation");
+const KVM: Term = ("KVM", "Linux 6.1's figure on the same Bochs: one iteration of a loop around the operation");
 
 /// A column, and its meaning.
 type Term = (&'static str, &'static str);
 
 const LEGEND: &[Term] = &[
-    ("timing", "the guest's own, which is that of `empty`; nothing is subtracted from it"),
+    ("timing", "the guest's own timing, which `empty` measures; the mean includes it"),
     (
         "transition",
-        "the instruction, the exit and the entry; + with the guest's own handler in it, which can't be told apart",
+        "the instruction, the exit and the entry; a + says that the guest's own handler is in it, which can't be told apart",
     ),
-    (
-        "frame",
-        "the stub that saves and restores registers, calibrated in root operation, as is the account: time stamps, opening, \
-         closing",
-    ),
+    ("frame", "the stub that saves and restores registers, calibrated in root operation"),
     (
         "handler",
-        "the ledger's cycles without what stub and account have of them; what an exit off the quick path does after its last \
-         time stamp is in transition",
+        "the rest of the ledger's cycles; the work of an exit off the quick path after its last time stamp is in transition",
     ),
-    (NONE, "can't be told apart: others wait or run meanwhile, or a processor overlaps what was calibrated one by one"),
+    ("account", "the ledger's time stamps, opening and closing, calibrated like the frame"),
+    (
+        NONE,
+        "can't be told apart: other vCPUs wait or run meanwhile, or a processor overlaps the parts that were calibrated one \
+         by one",
+    ),
 ];
 
 /// A term with its meaning: an item of a list in Markdown; else lines of text, which a document takes as well.
