@@ -2,7 +2,7 @@
 # QEMU 10.0.13 and 11.1.3, own emulation (TCG), SVM: a read of CR4 is tested against the intercept of reads of CR0.
 # With only the CR4-read intercept set, `mov eax, cr4` makes no exit, and the guest goes on to its HLT (exit code
 # 78h); with only the CR0-read intercept set, it makes one, with the code of CR0 reads (00h). Expected (APM 2 15.9 and
-# appendix C), and so in QEMU 7.2: an exit with code 04h, and none.
+# appendix C), and so in QEMU 7.2: an exit with code 04h for the first, and no exit for the second.
 # Seen on 2026-11-28: 7.2 prints `04 78`, 10.0.13 and 11.1.3 print `78 00`.
 set -euo pipefail
 

@@ -1,9 +1,9 @@
 //! A ledger that also keeps, within a reason, the keys by which its exits differ ([`tollgate_abi::key`]), and their variants.
 //!
 //! Each reason has a fixed number of slots for keys. When none is free, the key that is least likely to be frequent gives
-//! its slot up, and its exits move to the others, so that the parts always sum to the whole. Which one that is says the
-//! Space-Saving rule (Metwally, Agrawal, El Abbadi: *Efficient computation of frequent and top-k elements in data
-//! streams*): a slot has a rank, each exit raises it by one, and a new key takes over the least rank. So a key that makes
+//! its slot up, and its exits move to the others, so that the parts always sum to the whole. The Space-Saving
+//! rule says which key that is (Metwally, Agrawal, El Abbadi: *Efficient computation of frequent and top-k elements in
+//! data streams*): a slot has a rank, each exit raises it by one, and a new key takes over the least rank. So a key that makes
 //! up more than one part in [`SLOTS`] of a reason's exits always has a slot; its figures count from when it last got it.
 //!
 //! It costs more than the plain ledger and is a type of its own, so that the plain one pays nothing. The time that finding

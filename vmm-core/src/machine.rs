@@ -19,8 +19,8 @@ use crate::memory::GuestMemory;
 /// A time that does not come.
 pub const NEVER: u64 = u64::MAX;
 
-/// The machine of a guest, as one vCPU sees it. What all vCPUs share is behind references; the rest is each one's own, so that no
-/// two write one cache line on the way from an exit to the next entry.
+/// The machine of a guest, as one vCPU sees it. The parts that all vCPUs share are behind references; the rest is each vCPU's own,
+/// so that no two write one cache line on the way from an exit to the next entry.
 #[derive(Debug)]
 pub struct Machine {
     /// The number of this vCPU.

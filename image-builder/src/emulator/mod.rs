@@ -150,7 +150,7 @@ struct Placed {
 
 /// The ROM in a run's directory.
 const ROM: &str = "rom.bin";
-/// The stick's image in a run's directory. What the application writes to it stays there.
+/// The stick's image in a run's directory. The application's files stay on it.
 pub const STICK: &str = "stick.img";
 /// The file of the image's output in a run's directory.
 pub const SERIAL: &str = "serial.log";

@@ -51,7 +51,7 @@ function background(element) {
   return matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18] : [255, 255, 255];
 }
 
-// What has text of its own that is fainter than WCAG's AA allows.
+// The elements whose own text is fainter than WCAG's AA allows.
 function faint() {
   const found = new Set();
   for (const element of document.querySelectorAll("body *")) {
@@ -76,7 +76,7 @@ function drawn() {
   );
 }
 
-// What the bars of each lane say: the tick at which a step begins, and its exits.
+// The labels of the bars of each lane: the tick at which a step begins, and its exits.
 function lanes() {
   const step = (bar) => bar.textContent.match(/from tick (\d+): (\d+) exits/).slice(1).map(Number);
   return Object.fromEntries(

@@ -12,7 +12,7 @@ pub(crate) fn pause() {
     pause_times(1);
 }
 
-/// PAUSE, `times` times. Where the first behind an entry makes no exit, each is two PAUSEs, of which the second exits.
+/// PAUSE, `times` times. If the first behind an entry makes no exit, each is two PAUSEs, of which the second exits.
 pub(crate) fn pause_times(times: u64) {
     book_if_enabled(ExitReason::PAUSE, times);
     let times = if facts().first_pause_runs { 2 * times } else { times };

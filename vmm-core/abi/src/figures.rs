@@ -16,7 +16,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Adds more exits. Where there are none, there is no shortest and no longest.
+    /// Adds more exits. If there are none, there is no shortest and no longest.
     pub fn add(&mut self, more: Figures) {
         if more.count > 0 {
             self.min = if self.count == 0 { more.min } else { self.min.min(more.min) };

@@ -51,7 +51,7 @@ pub struct Facts {
     pub cr_reads_run: bool,
     /// INVD exits as INVD on QEMU, which took it for WBINVD before 9.1. A probe tells.
     pub invd_exits_as_itself: bool,
-    /// The first PAUSE behind an entry makes no exit, and one right behind it does: in Bochs' filter from 3.1 on, the time since
+    /// The first PAUSE behind an entry makes no exit, and one right behind it does. In Bochs' filter from 3.1 on, the time since
     /// the last PAUSE begins anew with each entry, and a PAUSE after a long time is taken for no loop (APM 2 15.14.4). A probe
     /// tells.
     pub first_pause_runs: bool,

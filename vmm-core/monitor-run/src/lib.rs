@@ -1,5 +1,5 @@
-//! The monitor around the exit path: finds out what there is, puts the guest in place, runs it on one vCPU or several, and
-//! writes the account. What it can't do it says in the verdict, which is the last record of every log.
+//! The monitor around the exit path: finds out the machine's features, puts the guest in place, runs it on one vCPU or several,
+//! and writes the account. The verdict, which is the last record of every log, says what the monitor can't do.
 //!
 //! Compiled for size, unlike what it runs: the image has to fit its ROM.
 #![cfg_attr(bare, no_std)]

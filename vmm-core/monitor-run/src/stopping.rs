@@ -132,7 +132,7 @@ pub(crate) struct ByApic<'a> {
 impl<'a> ByApic<'a> {
     /// The signal under SVM is an NMI, which makes an exit whatever RFLAGS.IF is, and waits while the processor is not in its
     /// guest. Under VT-x it is INIT (SDM 3C 26.2), as Bochs 2.7 makes no exit for an external interrupt while IF has been 0 since
-    /// the VM entry; but an NMI if firmware takes the processors back, as an INIT too many would outlast the run.
+    /// the VM entry. If firmware takes the processors back it is an NMI, as an INIT too many would outlast the run.
     pub(crate) fn new(local_apic: &'a LocalApic) -> Self {
         let by_nmi = virtualization() == Some(Kind::Svm) || firmware().takes_back;
         Self { local_apic, signal: if by_nmi { LocalApic::nmi } else { LocalApic::init } }

@@ -22,9 +22,9 @@ const GO: u32 = 2;
 
 /// The most processors that firmware may number.
 const MOST_PROCESSORS: usize = 256;
-/// The local APIC ID of each other processor that is enabled, from place 1 on, in the order of
-/// [`one_thread_per_core_first`]. The processor of place n runs vCPU n, so that runs repeat whichever comes first. Each looks up its own place here. Firmware's own answer fails to come once
-/// in a while if several ask at the same time (seen with OVMF in Bochs).
+/// The local APIC ID of each other processor that is enabled, from place 1 on, in the order of [`one_thread_per_core_first`]. The
+/// processor of place n runs vCPU n, so that runs repeat whichever comes first. Each looks up its own place here: firmware's own
+/// answer fails to come once in a while if several ask at the same time (seen with OVMF in Bochs).
 static APIC_IDS: [AtomicU32; MOST_PROCESSORS] = [const { AtomicU32::new(NOBODY) }; MOST_PROCESSORS];
 
 /// The time that firmware has to take them back.

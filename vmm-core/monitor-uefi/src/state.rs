@@ -1,8 +1,9 @@
 //! The state of a processor that belongs to firmware: kept before the monitor takes the processor, put back afterwards.
 //!
-//! It is everything that the monitor changes for itself (descriptor tables, segments, control registers), that a VM exit loads
-//! (SDM 3C 28.5), or that a guest or a scenario changes and the monitor does not save: debug registers, XCR0, the MSRs of
-//! [`KEPT`], and x87 and SSE state, for which these are the only instructions in the image. CR3 is firmware's throughout.
+//! It is everything that the monitor changes for itself (descriptor tables, segments, control registers) and everything that a VM
+//! exit loads (SDM 3C 28.5). It is also the state that a guest or a scenario changes and the monitor does not save: debug
+//! registers, XCR0, the MSRs of [`KEPT`], and x87 and SSE state. The image has no other instructions for x87 and SSE state than
+//! these. CR3 is firmware's throughout.
 #![expect(unsafe_code, reason = "reads and writes the registers of the processor")]
 
 use core::arch::asm;

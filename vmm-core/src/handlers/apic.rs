@@ -1,6 +1,6 @@
 //! The guest's local APIC at work: its MSRs, interrupts from outside and from other vCPUs, and their delivery.
 //!
-//! Delivery is one rule for both ways ([`settle`]): everything that may have made an interrupt deliverable ends with it. Where
+//! Delivery is one rule for both ways ([`settle`]): everything that may have made an interrupt deliverable ends with it. If
 //! the processor virtualizes delivery, it delivers self-IPIs, and interrupts that an EOI uncovers, by itself. Interrupts that
 //! arrive while the monitor runs are injected here all the same, with the guest interrupt status kept up to date (SDM 3C 30.2).
 

@@ -1,7 +1,7 @@
 //! The third book: the emulator's own log of VM exits, which neither the monitor nor the guest wrote.
 //!
-//! Each file here reads the lines of one emulator's log. vCPU n runs on the emulator's CPU n, so that where the lines name the
-//! CPU, each vCPU's ledger has a book of its own to agree with. Where they don't, only sums can be compared.
+//! Each file here reads the lines of one emulator's log. vCPU n runs on the emulator's CPU n, so that if the lines name the CPU,
+//! each vCPU's ledger has a book of its own to agree with. If they don't, only sums can be compared.
 
 mod bochs;
 mod qemu;

@@ -1,4 +1,4 @@
-//! A trace in Chrome's trace event format, which ui.perfetto.dev shows: a track for each vCPU, an event for each exit. Where the
+//! A trace in Chrome's trace event format, which ui.perfetto.dev shows: a track for each vCPU, an event for each exit. If the
 //! log has samples over time, there is a counter track for each vCPU and reason. The format counts in microseconds; one TSC tick
 //! is shown as one.
 

@@ -1,7 +1,7 @@
 //! The microbenchmarks: each times one operation, by RDTSC with LFENCE on either side, and keeps every sample.
 //!
 //! The code between the two readings of the clock is assembly, so that it is the operation and nothing else; its exits are booked
-//! before the first reading. Where an operation waits for a time or for another vCPU, some Rust for the waiting is in between,
+//! before the first reading. If an operation waits for a time or for another vCPU, some Rust for the waiting is in between,
 //! too.
 
 mod denied;

@@ -1,4 +1,4 @@
-//! Model-specific registers (SDM 4, table 2-2; APM 2 appendix A). Those of the local APIC are in [`crate::apic`].
+//! Model-specific registers (SDM 4, table 2-2; APM 2 appendix A). The registers of the local APIC are in [`crate::apic`].
 
 macro_rules! msrs {
     ($($name:ident $number:literal;)*) => {
