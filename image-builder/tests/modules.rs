@@ -26,11 +26,6 @@ const ACCEPTED: &[(&str, &[&str], &str)] = &[
         "two tables of one numbering: SVM's exit codes stand for reasons, and those without a twin have numbers behind the last",
     ),
     (
-        "unikernel-guest/src",
-        &["runtime::futex", "runtime::process", "runtime::threads", "runtime::time", "runtime::traps"],
-        "threads sleep in a futex, are woken by a trap, and end with the process",
-    ),
-    (
         "image-builder/src",
         &["emulator::installed", "emulator::versions"],
         "an installed emulator knows its family, and what a family differs in goes by the version that is installed",

@@ -11,3 +11,8 @@ pub(crate) fn boot_info() -> &'static BootInfo {
     assert!(boot.magic == BOOT_INFO_MAGIC, "there is no boot information at {BOOT_INFO_GPA:#x}");
     boot
 }
+
+/// The number of vCPUs.
+pub(crate) fn vcpus() -> usize {
+    boot_info().vcpus as usize
+}

@@ -6,15 +6,16 @@
 //! | `book` | the tally of the exits that the guest provokes |
 //! | `intercepts` | the operations that exit now |
 //! | `cpu`, `thread`, `waiting` | the state of each vCPU, the work that it is given, the words that vCPUs wait on |
-//! | `recovery` | exceptions that are expected |
+//! | `interrupts`, `recovery` | interrupts that were taken, exceptions that are expected |
 //! | `boot_info` | the page from the monitor |
 
 pub(crate) mod book;
 mod boot_info;
 pub(crate) mod cpu;
 pub(crate) mod intercepts;
+pub(crate) mod interrupts;
 pub(crate) mod recovery;
 pub(crate) mod thread;
 pub(crate) mod waiting;
 
-pub(crate) use boot_info::boot_info;
+pub(crate) use boot_info::{boot_info, vcpus};

@@ -68,3 +68,11 @@ pub(crate) fn give_way() {
         core::hint::spin_loop();
     }
 }
+
+/// True if the condition came true within so many looks.
+pub(crate) fn looked_for(looks: u32, is_true: impl Fn() -> bool) -> bool {
+    (0..looks).any(|_| {
+        give_way();
+        is_true()
+    })
+}

@@ -4,7 +4,7 @@
 use hermit_abi::{EBADF, EFAULT, EINVAL, ESPIPE, IOV_MAX, STDERR_FILENO, STDIN_FILENO, STDOUT_FILENO, iovec};
 use tollgate_abi::hypercall::CONSOLE_BYTES;
 
-use super::process::refused;
+use super::errno::refused;
 use crate::ops::hypercall;
 
 fn is_console(descriptor: i32) -> bool {

@@ -9,9 +9,9 @@ use core::cell::UnsafeCell;
 use tollgate_abi::exit_reason::ExitReason;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
-use super::traps::TIMER_VECTOR;
 use super::{fresh, heap, learn, processor, segments, start_up, time, traps};
 use crate::books::book::book_times;
+use crate::books::interrupts::TIMER_VECTOR;
 use crate::books::{boot_info, cpu, intercepts};
 use crate::ops::apic;
 

@@ -1,21 +1,21 @@
-//! Waiting for another vCPU: futexes, and the services that are made of them: semaphores, blocking.
+//! Waiting for another vCPU: futexes, and the semaphores that are made of them.
 //!
 //! A thread that waits says so, and then looks for a while, in a loop that causes no exit, whether it has been woken. Only then
 //! does it halt, and the thread that wakes it sends it one interprocessor interrupt, which it takes before it goes on: none is
 //! left over.
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and follows callers' pointers")]
 
-use core::sync::atomic::Ordering::{Acquire, SeqCst};
+use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU32, AtomicUsize};
 
-use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, Tid, sem_t, timespec};
+use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, sem_t, timespec};
 
-use super::process::refused;
-use super::threads::looked_for;
-use super::traps::{WORK_VECTOR, interrupts_of};
-use super::{threads, time};
-use crate::books::{cpu, waiting};
-use crate::ops::{apic, idle};
+use super::errno::refused;
+use super::time;
+use crate::books::interrupts::{WORK_VECTOR, interrupts_of};
+use crate::books::{cpu, vcpus, waiting};
+use crate::ops::apic;
+use crate::ops::idle::{self, looked_for};
 
 /// Looks before the vCPU halts: as PAUSE may exit, none is executed.
 const LOOKS: u32 = 1 << 24;
@@ -58,7 +58,7 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) ->
 
 /// Wakes up to `count` vCPUs that wait on the word; returns the number woken.
 pub(super) fn wake(word: &AtomicU32, count: i32) -> i32 {
-    let waiters = cpu::all().iter().take(threads::vcpus()).map(|cpu| &cpu.waiter);
+    let waiters = cpu::all().iter().take(vcpus()).map(|cpu| &cpu.waiter);
     // SAFETY: the vector has a handler, and the vCPU halts, or is about to.
     waiting::wake(waiters, word, count, |number| unsafe { apic::send(number, WORK_VECTOR) })
 }
@@ -188,39 +188,5 @@ unsafe extern "C" fn sys_sem_timedwait(semaphore: *mut sem_t, limit: *const time
             }
             result => return result,
         }
-    }
-}
-
-/// Waits here if the thread has blocked itself.
-#[unsafe(no_mangle)]
-extern "C" fn sys_yield() {
-    let is_blocked = &cpu::this().thread.is_blocked;
-    while is_blocked.load(Acquire) != 0 {
-        wait(is_blocked, 1, None);
-    }
-}
-
-/// Blocks the thread from its next yield on.
-#[unsafe(no_mangle)]
-extern "C" fn sys_block_current_task() {
-    cpu::this().thread.is_blocked.store(1, SeqCst);
-}
-
-/// Waits here, as the time limit is this call's.
-#[unsafe(no_mangle)]
-extern "C" fn sys_block_current_task_with_timeout(milliseconds: u64) {
-    let is_blocked = &cpu::this().thread.is_blocked;
-    is_blocked.store(1, SeqCst);
-    let deadline = time::now_ns().saturating_add(milliseconds.saturating_mul(1_000_000));
-    wait(is_blocked, 1, Some(deadline));
-    is_blocked.store(0, SeqCst);
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn sys_wakeup_taskt(thread: Tid) {
-    if let Some(vcpu) = threads::of_tid(thread) {
-        let is_blocked = &cpu::cpu(vcpu).thread.is_blocked;
-        is_blocked.store(0, SeqCst);
-        wake(is_blocked, 1);
     }
 }

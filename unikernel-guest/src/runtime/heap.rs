@@ -7,8 +7,8 @@ use core::ptr::{self, NonNull};
 use linked_list_allocator::Heap;
 use tollgate_abi::machine::PAGE_BYTES;
 
+use super::errno::refused;
 use super::lock::Lock;
-use super::process::refused;
 
 static HEAP: Lock<Heap> = Lock::new(Heap::empty());
 

@@ -10,7 +10,7 @@ use hermit_abi::{
     pollfd, sockaddr, socklen_t,
 };
 
-use super::process::refused;
+use super::errno::refused;
 
 macro_rules! refused {
     ($($name:ident($($argument:ty),*) -> $result:ty = $errno:ident;)*) => {$(

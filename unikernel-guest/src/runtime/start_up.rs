@@ -12,13 +12,14 @@ use x86_64::registers::control::{Cr0Flags, Cr2, Cr3, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
 
 use super::segments::{self, Tables, TrapStacks};
-use super::threads::{self, PATIENCE, STACK_BYTES, looked_for};
-use super::traps::{self, TIMER_VECTOR};
-use super::{process, processor};
+use super::threads::{self, PATIENCE, STACK_BYTES};
+use super::{process, processor, traps};
 use crate::books::book::{book, book_times};
-use crate::books::cpu;
+use crate::books::interrupts::TIMER_VECTOR;
+use crate::books::{cpu, vcpus};
 use crate::ops::apic;
 use crate::ops::debug_registers::{read_dr0, read_dr3, read_dr6, read_dr7};
+use crate::ops::idle::looked_for;
 use crate::ops::ports::post;
 
 /// The code that each vCPU writes to its POST port when it has come up; vCPU 0 writes another before the first workload.
@@ -118,7 +119,7 @@ struct Stack(#[expect(dead_code, reason = "only the stack pointer refers to it")
 
 /// Starts the other vCPUs, one after the other, and waits for each.
 pub(crate) fn start_others() {
-    if threads::vcpus() < 2 {
+    if vcpus() < 2 {
         return;
     }
     // SAFETY: the linker placed the two one behind the other.

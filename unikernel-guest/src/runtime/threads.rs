@@ -6,21 +6,22 @@
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and calls what is started")]
 
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use hermit_abi::{EAGAIN, EINVAL, ENOMEM, ESRCH, NORMAL_PRIO, Tid};
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::profile::Profile;
 
-use super::futex;
-use super::process::{note_failure, refused};
-use super::traps::{WORK_VECTOR, interrupts_of};
+use super::errno::refused;
+use super::failure::note_failure;
+use super::{futex, time};
 use crate::books::book::book;
-use crate::books::boot_info;
 use crate::books::cpu::{self, Cpu};
+use crate::books::interrupts::{WORK_VECTOR, interrupts_of};
 use crate::books::thread::{CLAIMED, DONE, IDLE, READY, Thread};
-use crate::ops::idle::{give_way, hlt_for_ever, hlt_until_booked_interrupt};
+use crate::books::vcpus;
+use crate::ops::idle::{give_way, hlt_for_ever, hlt_until_booked_interrupt, looked_for};
 use crate::ops::{apic, control_registers, hypercall};
 
 /// The function that a thread starts with.
@@ -35,19 +36,6 @@ pub(super) const STACK_BYTES: usize = 64 << 10;
 /// The number of looks at a flag until a vCPU that does not answer is given up: fewer instructions than ticks of the usual
 /// watchdog.
 pub(super) const PATIENCE: u32 = 1 << 25;
-
-/// True if the condition came true within so many looks.
-pub(super) fn looked_for(looks: u32, is_true: impl Fn() -> bool) -> bool {
-    (0..looks).any(|_| {
-        give_way();
-        is_true()
-    })
-}
-
-/// The number of vCPUs.
-pub(crate) fn vcpus() -> usize {
-    boot_info().vcpus as usize
-}
 
 /// Every vCPU but 0, and its number.
 pub(super) fn others() -> impl Iterator<Item = (usize, &'static Cpu)> {
@@ -252,3 +240,37 @@ extern "C" fn sys_get_priority() -> u8 {
 /// Does nothing: priorities order the threads of one processor, which never has two.
 #[unsafe(no_mangle)]
 extern "C" fn sys_set_priority(_thread: Tid, _priority: u8) {}
+
+/// Waits here if the thread has blocked itself.
+#[unsafe(no_mangle)]
+extern "C" fn sys_yield() {
+    let is_blocked = &cpu::this().thread.is_blocked;
+    while is_blocked.load(Acquire) != 0 {
+        futex::wait(is_blocked, 1, None);
+    }
+}
+
+/// Blocks the thread from its next yield on.
+#[unsafe(no_mangle)]
+extern "C" fn sys_block_current_task() {
+    cpu::this().thread.is_blocked.store(1, SeqCst);
+}
+
+/// Waits here, as the time limit is this call's.
+#[unsafe(no_mangle)]
+extern "C" fn sys_block_current_task_with_timeout(milliseconds: u64) {
+    let is_blocked = &cpu::this().thread.is_blocked;
+    is_blocked.store(1, SeqCst);
+    let deadline = time::now_ns().saturating_add(milliseconds.saturating_mul(1_000_000));
+    futex::wait(is_blocked, 1, Some(deadline));
+    is_blocked.store(0, SeqCst);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sys_wakeup_taskt(thread: Tid) {
+    if let Some(vcpu) = of_tid(thread) {
+        let is_blocked = &cpu::cpu(vcpu).thread.is_blocked;
+        is_blocked.store(0, SeqCst);
+        futex::wake(is_blocked, 1);
+    }
+}

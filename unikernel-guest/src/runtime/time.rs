@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hermit_abi::{CLOCK_MONOTONIC, CLOCK_REALTIME, EFAULT, EINVAL, timespec};
 
-use super::process::refused;
+use super::errno::refused;
 use super::processor;
 use crate::ops::idle::pause;
 use crate::ops::time_stamp::rdtsc;

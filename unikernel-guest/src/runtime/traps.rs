@@ -8,7 +8,6 @@
 use core::arch::{global_asm, naked_asm};
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use core::sync::atomic::Ordering::Relaxed;
 
 use tollgate_abi::apic::EOI;
 use tollgate_abi::exit_reason::ExitReason;
@@ -21,6 +20,7 @@ use x86_64::structures::DescriptorTablePointer;
 use super::process;
 use super::segments::{CODE, DOUBLE_FAULT_IST, TRAP_IST};
 use crate::books::cpu::{self, Cpu, FIRST_APIC_VECTOR, Recovery};
+use crate::books::interrupts::{TEST_VECTOR, TIMER_VECTOR, WORK_VECTOR};
 use crate::books::recovery::RESUME;
 use crate::ops::descriptor_tables::lidt;
 
@@ -35,29 +35,10 @@ const DOUBLE_FAULT: usize = 8;
 /// Exit status of a guest that an unexpected exception ended.
 pub(crate) const UNEXPECTED_STATUS: i32 = 102;
 
-/// The vector by which another vCPU announces work to this one, or wakes it.
-pub(crate) const WORK_VECTOR: u8 = 0x30;
-/// The vector of the local APIC's timer.
-pub(crate) const TIMER_VECTOR: u8 = 0x31;
-/// The vector that a vCPU sends itself.
-pub(crate) const SELF_VECTOR: u8 = 0x32;
-/// The vector that workloads send another vCPU.
-pub(crate) const TEST_VECTOR: u8 = 0x33;
 /// The vectors that reach this vCPU by an exit for an external interrupt, as bits above [`FIRST_APIC_VECTOR`].
 const WITH_EXIT: u32 = 1 << (WORK_VECTOR - FIRST_APIC_VECTOR)
     | 1 << (TIMER_VECTOR - FIRST_APIC_VECTOR)
     | 1 << (TEST_VECTOR - FIRST_APIC_VECTOR);
-
-/// Interrupts of this vCPU so far, and the vector of the last one.
-pub(crate) fn interrupts() -> (u64, u64) {
-    let cpu = cpu::this();
-    (cpu.interrupts.load(Relaxed), cpu.last_interrupt.load(Relaxed))
-}
-
-/// Interrupts of this vCPU with one vector of the local APIC.
-pub(crate) fn interrupts_of(vector: u8) -> u64 {
-    cpu::this().by_vector[usize::from(vector - FIRST_APIC_VECTOR)].load(Relaxed)
-}
 
 // One entry point for each vector, 16 bytes apart: an error code where the processor pushes none, then the vector.
 // `.byte 0x6a, N` is PUSH imm8, whose operand the assembler must not take for a symbol.

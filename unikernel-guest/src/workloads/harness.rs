@@ -14,6 +14,7 @@ use super::expect::ensure;
 use super::{Code, Outcome, Run, bench};
 use crate::books::book::{Tally, booked, tally, tally_since};
 use crate::books::intercepts::{enabled_in, facts};
+use crate::books::vcpus;
 use crate::ops::hypercall;
 use crate::runtime::account;
 use crate::runtime::lock::Lock;
@@ -51,7 +52,7 @@ struct Part<'a> {
 
 /// Runs the code on each vCPU of the workload. The first error counts, and names the vCPU if it is another.
 fn everywhere(workload: &Workload, code: Code, run: &Run) -> Outcome {
-    let others = if workload.on == On::Every { 1..threads::vcpus() } else { 1..1 };
+    let others = if workload.on == On::Every { 1..vcpus() } else { 1..1 };
     let parts: Vec<_> = others.map(|vcpu| (vcpu, Part { code, run, outcome: Lock::new(Ok(())) })).collect();
     for (vcpu, part) in &parts {
         let argument = core::ptr::from_ref(part).expose_provenance();

@@ -8,9 +8,10 @@ use tollgate_abi::exit_reason::ExitReason;
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
 use crate::books::intercepts::enabled;
+use crate::books::interrupts::interrupts;
 use crate::ops;
 use crate::ops::hypercall::{nothing_times, wake_after};
-use crate::runtime::{processor, traps};
+use crate::runtime::processor;
 
 pub(super) fn cpuid(run: &Run) -> Outcome {
     let highest = ops::cpuid::cpuid_times(run.iterations);
@@ -83,10 +84,10 @@ const WAKE_TICKS: u64 = 1000;
 
 pub(super) fn hlt(run: &Run) -> Outcome {
     for _ in 0..run.iterations {
-        let (before, _) = traps::interrupts();
+        let (before, _) = interrupts();
         wake_after(WAKE_TICKS, WAKE_VECTOR).map_err(|errno| format!("no wake-up can be armed: errno {errno}"))?;
         ops::idle::hlt_until_interrupt();
-        let (after, last) = traps::interrupts();
+        let (after, last) = interrupts();
         ensure!(after == before + 1, "HLT was left after {} interrupts, not 1", after - before);
         ensure!(last == WAKE_VECTOR.into(), "interrupt {last:#x} came, not {WAKE_VECTOR:#x}");
     }

@@ -10,11 +10,11 @@ use super::{Outcome, Run};
 use crate::books::book::book;
 use crate::books::cpu;
 use crate::books::intercepts::{apic_delivers, apic_shadows_priority};
+use crate::books::interrupts::{SELF_VECTOR, TIMER_VECTOR, interrupts_of};
 use crate::ops::apic;
 use crate::ops::control_registers::{read_cr8, write_cr8};
 use crate::ops::idle;
 use crate::ops::time_stamp::rdtsc;
-use crate::runtime::traps::{SELF_VECTOR, TIMER_VECTOR, interrupts_of};
 
 pub(super) fn registers(run: &Run) -> Outcome {
     for left in (0..run.iterations).rev() {

@@ -35,7 +35,7 @@ use tollgate_abi::workload::TABLE;
 use crate::books::boot_info;
 use crate::ops::ports::post;
 use crate::runtime::account::Account;
-use crate::runtime::process::note_failure;
+use crate::runtime::failure::note_failure;
 
 /// The arguments of a workload.
 pub(crate) struct Run {

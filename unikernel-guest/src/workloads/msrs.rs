@@ -6,10 +6,10 @@ use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, IA32_APIC_BASE};
 use super::expect::{ensure, fault, vector};
 use super::{Outcome, Run};
 use crate::books::cpu;
+use crate::books::interrupts::{TIMER_VECTOR, interrupts_of};
 use crate::ops::msr::{SYSENTER_ESP, adjust_tsc, rdmsr_times, set_tsc, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times};
 use crate::ops::time_stamp::rdtsc;
 use crate::ops::{apic, idle};
-use crate::runtime::traps::{TIMER_VECTOR, interrupts_of};
 use tollgate_abi::x86::msr::IA32_TSC_ADJUST;
 
 pub(super) fn rdmsr(run: &Run) -> Outcome {

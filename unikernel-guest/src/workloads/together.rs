@@ -10,13 +10,13 @@ use super::expect::ensure;
 use super::stopping::shut_down;
 use super::{Outcome, Run};
 use crate::books::book::booked_on;
-use crate::books::cpu;
 use crate::books::intercepts::current;
+use crate::books::interrupts::{TEST_VECTOR, interrupts_of};
+use crate::books::{cpu, vcpus};
 use crate::ops::cpuid::cpuid_times;
 use crate::ops::{apic, idle};
 use crate::runtime::account;
 use crate::runtime::threads;
-use crate::runtime::traps::{TEST_VECTOR, interrupts_of};
 
 /// The vCPU that interrupts are sent to.
 const TARGET: usize = 1;
@@ -175,7 +175,7 @@ pub(super) fn spawned(run: &Run) -> Outcome {
     let counter = Counter { state: AtomicU32::new(FREE), count: AtomicU64::new(0) };
     for _ in 0..run.iterations {
         let mut started = alloc::vec::Vec::new();
-        for core in 1..threads::vcpus() {
+        for core in 1..vcpus() {
             let mut id = 0;
             let argument = core::ptr::from_ref(&counter).expose_provenance();
             // SAFETY: `id` can be written; the thread is joined below.
@@ -189,7 +189,7 @@ pub(super) fn spawned(run: &Run) -> Outcome {
             ensure!(result == 0, "join of thread {id} returned {result}");
         }
     }
-    let expected = run.iterations * (threads::vcpus() as u64 - 1) * ADDITIONS;
+    let expected = run.iterations * (vcpus() as u64 - 1) * ADDITIONS;
     let count = counter.count.load(Acquire);
     ensure!(count == expected, "the threads counted to {count}, not {expected}");
     Ok(())
@@ -207,7 +207,7 @@ extern "C" fn exit_for_ever(_: usize) {
 
 /// While vCPU 1 ends the guest, vCPU 0 waits without an exit, and further vCPUs do nothing but exit.
 pub(super) fn triple_fault_elsewhere(_: &Run) -> Outcome {
-    for other in TARGET + 1..threads::vcpus() {
+    for other in TARGET + 1..vcpus() {
         ensure!(threads::give(other, current(), exit_for_ever, 0), "vCPU {other} is busy");
     }
     ensure!(threads::give(TARGET, current(), fault, 0), "vCPU {TARGET} is busy");

@@ -13,11 +13,11 @@ use super::timed::{timed, timed_between};
 use super::{ABSENT, FAILED};
 use crate::books::book::book;
 use crate::books::intercepts::{book_if_enabled, enabled, facts};
+use crate::books::interrupts::interrupts;
 use crate::ops::hypercall::wake_after;
 use crate::ops::msr::SYSENTER_ESP;
 use crate::ops::ports::note_post;
 use crate::runtime::processor;
-use crate::runtime::traps::interrupts;
 
 /// Bytes that a string instruction moves.
 const STRING_BYTES: usize = 32;

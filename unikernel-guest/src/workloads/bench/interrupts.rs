@@ -7,8 +7,8 @@ use tollgate_abi::exit_reason::ExitReason as R;
 use super::FAILED;
 use super::timed::{clock, timed};
 use crate::books::book::{book, book_times};
+use crate::books::interrupts::{SELF_VECTOR, TIMER_VECTOR, interrupts_of};
 use crate::ops::{apic, idle};
-use crate::runtime::traps::{SELF_VECTOR, TIMER_VECTOR, interrupts_of};
 
 /// The register by which an interrupt is sent, and the value that is written to it.
 #[derive(Clone, Copy)]
