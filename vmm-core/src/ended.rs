@@ -47,7 +47,7 @@ pub struct Ended {
 /// The guest's last words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestExit {
-    /// Its exit status.
+    /// The guest's exit status.
     pub status: u64,
     /// The address of its book.
     pub book_gpa: u64,

@@ -73,7 +73,7 @@ impl Kept {
 pub struct KeyRow {
     /// The key and its kind; `None` for the others.
     pub key: Option<(KeyKind, u64)>,
-    /// Its exits.
+    /// The key's exits.
     pub figures: Figures,
 }
 
@@ -84,6 +84,6 @@ pub struct VariantRow {
     pub reason: ExitReason,
     /// The variant's name.
     pub name: &'static str,
-    /// Its exits.
+    /// The variant's exits.
     pub figures: Figures,
 }

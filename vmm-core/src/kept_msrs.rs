@@ -11,7 +11,7 @@ type Cpuid = fn(u32, u32) -> Answer;
 /// An MSR that is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct KeptMsr {
-    /// Its number.
+    /// The MSR's number.
     pub msr: u32,
     is_there: fn(Cpuid) -> bool,
 }

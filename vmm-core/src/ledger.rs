@@ -100,7 +100,7 @@ pub trait Book: Sync {
     fn keeps(&self) -> bool;
     /// The ledger, empty if none is kept.
     fn ledger(&self) -> &Ledger;
-    /// Whether it keeps keys and variants.
+    /// Whether the account keeps keys and variants.
     fn keeps_keys(&self) -> bool {
         false
     }

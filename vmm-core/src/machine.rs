@@ -72,7 +72,7 @@ pub struct Configuration {
 /// The activity of a vCPU.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Activity {
-    /// It has halted until an interrupt.
+    /// The vCPU has halted until an interrupt.
     pub halted: bool,
     /// The interrupt that HLT waits for.
     pub wake: Option<Wake>,
@@ -89,14 +89,14 @@ pub struct Bounds {
     pub limit_tsc: u64,
     /// Exits that the guest caused before the watchdog was started last, where that is an interrupt.
     own_exits: u64,
-    /// Exits of all other vCPUs before that.
+    /// Exits of all other vCPUs before the watchdog was started last.
     others_exits: u64,
 }
 
 /// The state that the vCPUs share.
 #[derive(Clone, Copy, Debug)]
 pub struct Shared {
-    /// Their messages and conditions.
+    /// The messages and conditions of the vCPUs.
     pub board: &'static Board,
     /// The account of every vCPU, for the leaves.
     pub ledgers: &'static [&'static Ledger],
@@ -186,9 +186,9 @@ impl Machine {
 /// An armed interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wake {
-    /// When it is due.
+    /// The TSC at which the interrupt is due.
     pub deadline_tsc: u64,
-    /// Its vector.
+    /// The interrupt's vector.
     pub vector: u8,
 }
 

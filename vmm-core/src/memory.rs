@@ -52,7 +52,7 @@ impl GuestMemory {
         self.base as u64
     }
 
-    /// Its size in bytes.
+    /// The memory's size in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

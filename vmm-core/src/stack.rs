@@ -150,7 +150,7 @@ macro_rules! stubs {
 pub(crate) use stubs;
 
 impl<A: Account> Owner<A> {
-    /// The account.
+    /// The account of the stack's vCPU.
     pub fn account(&self) -> &'static A {
         &self.stack.account
     }
@@ -186,7 +186,7 @@ impl<A: Account> Owner<A> {
 
 /// The right to run on a stack, whatever its account is.
 pub trait AnyOwner<B: Enter> {
-    /// The account.
+    /// The account of the stack's vCPU.
     fn book(&self) -> &'static dyn Book;
     /// Gives the guest other registers, for its next entry.
     fn set_registers(&mut self, registers: GuestRegisters);
@@ -213,7 +213,7 @@ impl<A: ExitPath<B>, B: Enter> AnyOwner<B> for Owner<A> {
 
 /// A stack, whatever its account is.
 pub trait AnyStack<B: Enter>: Sync {
-    /// The account.
+    /// The account of the stack's vCPU.
     fn book(&'static self) -> &'static dyn Book;
     /// Takes the stack for this processor; `None` if another has it.
     fn take(&'static self) -> Option<Box<dyn AnyOwner<B>>>;

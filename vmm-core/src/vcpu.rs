@@ -289,9 +289,9 @@ impl Opened {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Flow {
-    /// It goes on at once.
+    /// The guest goes on at once.
     Resume = 0,
-    /// It does not; [`Leave`] says why.
+    /// The guest does not go on; [`Leave`] says why.
     Leave = 1,
 }
 

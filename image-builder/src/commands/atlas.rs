@@ -373,7 +373,7 @@ impl Wanted {
         runs.iter().any(|run| run.is_one_of(self.places.bochs, self.places.qemu))
     }
 
-    /// Its variants under the extension.
+    /// The exit's variants under the extension.
     fn variants(&self) -> impl Iterator<Item = &'static str> {
         let (reason, extension) = (self.reason, self.extension);
         let is_there = move |name: &&str| match about(reason, name) {

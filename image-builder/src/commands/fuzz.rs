@@ -50,7 +50,7 @@ struct Job {
 }
 
 impl Job {
-    /// The command that repeats it.
+    /// The command that repeats the run.
     fn command(&self) -> String {
         let option = if self.target.model.is_some() { "--cpu" } else { "--on" };
         let place = format!("{option} {}", self.target.name());

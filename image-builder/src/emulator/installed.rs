@@ -41,9 +41,9 @@ impl fmt::Display for Version {
 /// An emulator that is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
-    /// Its family.
+    /// The emulator's family.
     pub family: Family,
-    /// The program.
+    /// The emulator's program.
     pub program: PathBuf,
     /// Its name and version as it prints them. A baseline has this line, and compares only with the same one.
     pub title: String,
@@ -101,7 +101,7 @@ impl Installed {
         self.help.split_whitespace().any(|word| word == option)
     }
 
-    /// Whether it tells its options.
+    /// Whether the program tells its options.
     pub fn has_help(&self) -> bool {
         !self.help.trim().is_empty()
     }

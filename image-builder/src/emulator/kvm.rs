@@ -12,9 +12,9 @@ const ELSEWHERE: &str = "use --on bochs or --on qemu-tcg, which run on every mac
 /// The signs of an extension on Linux.
 struct Signs {
     extension: Extension,
-    /// Its flag in /proc/cpuinfo.
+    /// The extension's flag in /proc/cpuinfo.
     flag: &'static str,
-    /// KVM's module for it.
+    /// KVM's module for the extension.
     module: &'static str,
 }
 

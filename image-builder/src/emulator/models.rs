@@ -3,16 +3,16 @@
 use tollgate_abi::emulated::{Emulated, Release};
 use tollgate_abi::virtualization::Extension;
 
-/// One model.
+/// One processor model of Bochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Model {
     /// Its name in Bochs' configuration; after a `+`, a feature that it gets besides.
     pub name: &'static str,
-    /// Versions of Bochs that have it.
+    /// Versions of Bochs that have the model.
     pub versions: Emulated,
     /// Its virtualization extension, or its lack of one.
     pub offers: Offers,
-    /// Its peculiarity.
+    /// The model's peculiarity.
     pub note: &'static str,
 }
 
@@ -92,7 +92,7 @@ impl Model {
         Self::by_name(DEFAULT).unwrap_or(&MODELS[0])
     }
 
-    /// Whether it has control-flow enforcement (CET).
+    /// Whether the model has control-flow enforcement (CET).
     pub fn has_cet(&self) -> bool {
         WITH_CET.contains(&self.parts().0)
     }

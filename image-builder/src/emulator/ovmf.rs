@@ -38,7 +38,7 @@ const SYSTEMS: [&str; 4] = [
 /// Firmware, and its source.
 #[derive(Clone, Debug)]
 pub struct Firmware {
-    /// The bytes.
+    /// The firmware's bytes.
     pub bytes: Vec<u8>,
     /// Its file; `None` for the tool's own.
     pub file: Option<PathBuf>,

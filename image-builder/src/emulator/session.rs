@@ -18,7 +18,7 @@ use crate::interrupt;
 /// The limits of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Wall time.
+    /// The most wall time.
     pub wall: Duration,
     /// Bytes on the serial port.
     pub serial_bytes: u64,
@@ -38,7 +38,7 @@ impl Limits {
 /// The end of the emulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// By itself.
+    /// It ended by itself.
     Exited(ExitStatus),
     /// It had given its verdict and stayed; it was killed.
     AfterVerdict,

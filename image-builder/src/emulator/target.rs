@@ -12,7 +12,7 @@ use super::{Boot, Launch};
 /// A machine that an image runs on.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
-    /// Its row in the table.
+    /// The platform's row in the table.
     pub platform: &'static Platform,
     /// The processor's model, if there is a choice.
     pub model: Option<&'static Model>,
@@ -29,7 +29,7 @@ impl Target {
         Self { platform, model: None }
     }
 
-    /// Its name in tables.
+    /// The target's name in tables.
     pub fn name(self) -> &'static str {
         self.model.map_or(self.platform.name, |model| model.name)
     }

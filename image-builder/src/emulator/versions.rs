@@ -16,7 +16,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Its name.
+    /// The family's name.
     pub const fn name(self) -> &'static str {
         match self {
             Family::Bochs => "Bochs",
@@ -87,7 +87,7 @@ pub struct Difference {
     pub behaviour: Behaviour,
     /// The family of the emulator.
     pub family: Family,
-    /// The first version that has it.
+    /// The first version that has the behaviour.
     pub from: Version,
     /// The first later version that does not have it any more.
     pub before: Option<Version>,

@@ -26,9 +26,9 @@ pub struct Guest<'data> {
 pub struct Piece<'data> {
     /// The address in the guest's memory.
     pub gpa: u64,
-    /// Its length in memory.
+    /// The segment's length in memory.
     pub memory_bytes: u64,
-    /// Its bytes in the file.
+    /// The segment's bytes in the file.
     pub bytes: &'data [u8],
 }
 

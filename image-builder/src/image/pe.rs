@@ -32,9 +32,9 @@ pub enum PeError {
     /// A relocation is of another kind, or outside of the file's contents.
     #[error("the application's relocation at {offset:#x} is of type {kind}, or lies outside of its segments")]
     Relocation {
-        /// Its address.
+        /// The relocation's address.
         offset: u64,
-        /// Its type in the ELF file.
+        /// The relocation's type in the ELF file.
         kind: u32,
     },
     /// It is larger than the format allows.

@@ -22,7 +22,7 @@ const ERASED: u8 = 0xff;
 /// A bootable ROM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rom {
-    /// Its [`ROM_BYTES`] bytes.
+    /// The ROM's [`ROM_BYTES`] bytes.
     pub bytes: Vec<u8>,
     /// Bytes of the monitor in it, packed, boot block included.
     pub monitor_bytes: usize,

@@ -11,9 +11,9 @@ use super::{Guest, disk, pe};
 /// A bootable disk image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stick {
-    /// Its bytes.
+    /// The stick's bytes.
     pub bytes: Vec<u8>,
-    /// Bytes of the monitor in it.
+    /// The number of the monitor's bytes among them.
     pub monitor_bytes: usize,
     /// Bytes of the guest in it, packed.
     pub guest_bytes: usize,

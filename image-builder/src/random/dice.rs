@@ -57,7 +57,7 @@ impl Dice {
         &from[0]
     }
 
-    /// A byte.
+    /// A random byte.
     pub(super) fn byte(&mut self) -> u8 {
         self.word() as u8
     }

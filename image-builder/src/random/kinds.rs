@@ -10,7 +10,7 @@ use super::dice::Dice;
 use super::layout::{NEXT, WINDOW};
 use super::snippet::{A, B, C, D, DI, SI, Snippet};
 
-/// One kind.
+/// One kind of snippet.
 pub(super) struct Kind {
     weight: u64,
     write: fn(&mut Snippet<'_>, &mut Dice),

@@ -48,7 +48,7 @@ impl Recovery {
     }
 }
 
-/// One vCPU.
+/// The state of one vCPU.
 #[repr(C)]
 pub(crate) struct Cpu {
     this: AtomicPtr<Cpu>,
@@ -78,13 +78,13 @@ pub(crate) struct Cpu {
     pub(crate) last_post: AtomicU8,
     /// Its GDT and TSS, which `runtime::segments` knows.
     pub(crate) tables: AtomicPtr<()>,
-    /// It has come up.
+    /// The vCPU has come up.
     pub(crate) is_up: AtomicBool,
-    /// It has gone for good.
+    /// The vCPU has gone for good.
     pub(crate) is_off_line: AtomicBool,
     /// The word that it waits on.
     pub(crate) waiter: Waiter,
-    /// Its work.
+    /// The vCPU's work.
     pub(crate) thread: Thread,
 }
 

@@ -43,19 +43,19 @@ pub(crate) fn hlt_for_ever() -> ! {
     }
 }
 
-/// Interrupts on, for as many instructions as a pending one needs to come, and off again.
+/// Enables interrupts for as many instructions as a pending one needs to come, and disables them again.
 pub(crate) fn let_interrupts_in() {
     // SAFETY: the IDT has an entry for every interrupt. Not `nomem`: handlers count in memory.
     unsafe { asm!("sti", "nop", "nop", "cli") };
 }
 
-/// Interrupts on.
+/// Enables interrupts.
 pub(crate) fn enable_interrupts() {
     // SAFETY: the IDT has an entry for every interrupt. Not `nomem`: handlers count in memory.
     unsafe { asm!("sti", "nop") };
 }
 
-/// Interrupts off.
+/// Disables interrupts.
 pub(crate) fn disable_interrupts() {
     // SAFETY: they stay pending.
     unsafe { asm!("cli") };

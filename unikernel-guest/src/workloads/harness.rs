@@ -21,7 +21,7 @@ use crate::runtime::lock::Lock;
 use crate::runtime::message::Message;
 use crate::runtime::threads;
 
-/// Runs one workload. The error names it.
+/// Runs one workload, whose name an error has.
 pub(super) fn perform(workload: &'static Workload, code: Code, run: &Run) -> Outcome {
     let watched = watched(workload, run);
     let before = readings(&watched);

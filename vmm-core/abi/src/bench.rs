@@ -21,7 +21,7 @@ pub const WARM_UP: u64 = 16;
 /// The most samples of one row.
 pub const MOST_SAMPLES: u64 = 16_384;
 
-/// One row.
+/// One microbenchmark.
 #[derive(Debug)]
 pub struct Bench {
     /// The row as a workload. The first [`WARM_UP`] of its iterations give no sample.
@@ -192,7 +192,7 @@ benches! {
 }
 
 impl Bench {
-    /// Its name in tables.
+    /// The microbenchmark's name in tables.
     pub fn name(&self) -> &'static str {
         self.workload.name.strip_prefix(PREFIX).unwrap_or(self.workload.name)
     }

@@ -292,7 +292,7 @@ impl fmt::Display for OptionError<'_> {
 /// One selected workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selected {
-    /// Its row.
+    /// The workload's row.
     pub workload: &'static Workload,
     /// The number of iterations.
     pub iterations: u64,

@@ -83,7 +83,7 @@ fn write_control(f: &mut fmt::Formatter<'_>, word: Word, bit: &u8) -> fmt::Resul
 }
 
 impl Feature {
-    /// As people write it.
+    /// The feature's name as people write it.
     pub const fn name(self) -> &'static str {
         match self {
             Feature::Ept => "EPT",
@@ -165,7 +165,7 @@ impl Rows {
         self.0[row / 64] |= 1 << (row % 64);
     }
 
-    /// True if the row of `reason` is in it.
+    /// True if the row of `reason` is in the set.
     pub const fn has(self, reason: ExitReason) -> bool {
         let row = reason.ledger_row();
         self.0[row / 64] >> (row % 64) & 1 != 0

@@ -267,7 +267,7 @@ pub struct RowQuery {
 }
 
 impl RowQuery {
-    /// Reads ECX.
+    /// The question in this ECX.
     pub const fn decode(ecx: u32) -> Self {
         Self { reason: ecx as u16, vcpu: ((ecx >> 16) as u16).checked_sub(1) }
     }
@@ -294,7 +294,7 @@ pub struct BucketQuery {
 }
 
 impl BucketQuery {
-    /// Reads ECX.
+    /// The question in this ECX.
     pub const fn decode(ecx: u32) -> Self {
         let vcpu = match (ecx >> 24) as u16 {
             0 => None,

@@ -17,11 +17,11 @@ pub const PACKED_MONITOR_AT: u32 = ROM_BASE + (DIRECTORY_OFFSET + PLACE_IN_DIREC
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct PackedMonitor {
-    /// Offset of its bytes from the start of the ROM.
+    /// Offset of the packed bytes from the start of the ROM.
     pub image_offset: u32,
-    /// Their number there.
+    /// The number of packed bytes.
     pub packed_bytes: u32,
-    /// Their number once they are unpacked.
+    /// The number of unpacked bytes.
     pub unpacked_bytes: u32,
 }
 

@@ -25,7 +25,7 @@ impl Condition {
     }
 }
 
-/// One row.
+/// One quick form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quick {
     /// The exit reason.

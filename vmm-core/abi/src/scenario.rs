@@ -178,7 +178,7 @@ impl Scenario {
         [self.reason].into_iter().chain(self.or)
     }
 
-    /// The features that it needs, as [`Controls`] have them.
+    /// The features that the scenario needs, as [`Controls`] have them.
     pub fn features(&self) -> Controls {
         let bit = |need: &Need| if let Has(feature) = need { 1 << *feature as u8 } else { 0 };
         Controls { features: self.needs.iter().map(bit).sum(), ..Controls::default() }

@@ -41,7 +41,7 @@ pub fn log_name(number: u32) -> LogName {
 }
 
 impl LogName {
-    /// As text.
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         core::str::from_utf8(&self.0).unwrap_or_default()
     }

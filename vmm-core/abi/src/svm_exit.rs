@@ -15,9 +15,9 @@ pub struct Own {
     pub code: u16,
     /// The APM's name of it, without `VMEXIT_`.
     pub name: &'static str,
-    /// The guest's action that provokes it.
+    /// The guest's action that provokes the exit.
     pub provoked_by: &'static str,
-    /// The platforms that can produce it.
+    /// The platforms that can produce the exit.
     pub places: Places,
 }
 

@@ -9,11 +9,11 @@ use core::fmt;
 /// One exit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// The time stamp taken right after it.
+    /// The time stamp taken right after the exit.
     pub tsc: u64,
     /// The number of its ledger row: the basic exit reason, or one past the newest for unknown numbers.
     pub reason: u16,
-    /// TSC ticks that it took, as the ledger has them.
+    /// TSC ticks that the exit took, as the ledger has them.
     pub cycles: u64,
     /// The guest's address.
     pub rip: u64,
@@ -34,7 +34,7 @@ const _: () = assert!(BATCH_BYTES / 3 * 4 + 200 < crate::record::MAX_LINE_BYTES)
 pub struct Batch {
     bytes: [u8; BATCH_BYTES],
     length: usize,
-    /// The number of exits in it.
+    /// The number of exits in the record.
     pub exits: u64,
     /// The record's `tsc`: the time stamp of its first exit.
     pub tsc: u64,
@@ -93,7 +93,7 @@ impl Batch {
         }
     }
 
-    /// Empties it.
+    /// Empties the record.
     pub fn clear(&mut self) {
         (self.length, self.exits) = (0, 0);
     }

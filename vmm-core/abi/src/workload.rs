@@ -36,7 +36,7 @@ pub struct Provokes {
 /// The processors on which a row counts, where not all do the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counts {
-    /// On every one.
+    /// Every processor.
     Always,
     /// A processor on which the exit comes before the #GP for a value that a control register refuses
     /// ([`Facts::refuses_first`](crate::virtualization::Facts::refuses_first)).
@@ -208,7 +208,7 @@ pub struct Workload {
     pub most: u64,
     /// The exits that it predicts.
     pub provokes: &'static [Provokes],
-    /// Its end.
+    /// The workload's end.
     pub ends: Ends,
 }
 

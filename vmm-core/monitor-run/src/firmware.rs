@@ -21,7 +21,7 @@ use crate::{HEAP, Refused};
 /// [`crate::run`] on none may count on the firmware's own descriptor tables.
 #[derive(Debug)]
 pub struct Firmware {
-    /// Its name in the first record.
+    /// The firmware's name in the first record.
     pub name: &'static str,
     /// Bytes of memory that the machine has.
     pub memory_bytes: fn() -> u64,
@@ -66,7 +66,7 @@ pub unsafe fn start(firmware: &'static Firmware, heap: *mut u8, heap_bytes: usiz
     unsafe { HEAP.lock().init(heap, heap_bytes) };
 }
 
-/// The firmware.
+/// The firmware that the monitor runs on.
 pub(crate) fn firmware() -> &'static Firmware {
     // SAFETY: null, or what `start` stored: a reference to a static.
     unsafe { FIRMWARE.load(Ordering::Acquire).as_ref() }.expect("an image starts with `start`")

@@ -2,7 +2,7 @@
 
 use tollgate_abi::machine::LOOPBACK_BYTES;
 
-/// The queue.
+/// The queue behind the port.
 #[derive(Clone, Debug)]
 pub struct Loopback {
     queue: [u8; LOOPBACK_BYTES],

@@ -8,7 +8,7 @@ use tollgate_abi::ExitReason;
 pub struct RawReason(pub u32);
 
 impl RawReason {
-    /// Bits 15:0.
+    /// The basic exit reason, bits 15:0.
     #[inline(always)]
     pub const fn basic(self) -> ExitReason {
         ExitReason(self.0 as u16)
@@ -35,7 +35,7 @@ pub struct IoAccess {
     pub is_in: bool,
     /// INS or OUTS.
     pub is_string: bool,
-    /// With a REP prefix.
+    /// The instruction has a REP prefix.
     pub is_repeated: bool,
 }
 

@@ -57,7 +57,7 @@ pub struct LocalApic {
 #[derive(Clone, Copy, Debug)]
 enum Timer {
     TscDeadline,
-    /// It counts by itself.
+    /// The timer counts by itself.
     Counts {
         /// Counts in 2^16 TSC ticks.
         rate: u64,
@@ -103,7 +103,7 @@ impl LocalApic {
         Self { by_msr: true, timer: Timer::TscDeadline }
     }
 
-    /// Its APIC ID.
+    /// The APIC's ID.
     pub fn id(&self) -> u32 {
         if self.by_msr { self.read(ID) } else { self.read(ID) >> 24 }
     }

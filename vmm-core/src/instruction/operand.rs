@@ -25,7 +25,7 @@ pub struct MemoryOperand {
     pub index: Option<u8>,
     /// The factor of the index, as a power of two: 0 to 3.
     pub scale: u8,
-    /// Sign-extended.
+    /// The displacement, sign-extended.
     pub displacement: i32,
     /// The displacement counts from the next instruction.
     pub is_rip_relative: bool,

@@ -41,7 +41,7 @@ pub struct Capabilities {
     pub has: Instructions,
     /// CR4 bits that the processor has, among those that a guest may be offered.
     pub cr4_allowed: u64,
-    /// Its deviations from the manual.
+    /// The processor's deviations from the manual.
     pub facts: Facts,
     /// The exits by which some of these facts were found out.
     pub probed: Probed,
@@ -105,7 +105,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Refusal {
-    /// The remedy.
+    /// The remedy, for a person.
     pub const fn remedy(&self) -> &'static str {
         match self {
             Refusal::Disabled => "switch SVM on in the firmware's settings",

@@ -107,7 +107,7 @@ impl Part {
 pub struct Segment(u16);
 
 impl Segment {
-    /// The selector.
+    /// The selector's field.
     pub const fn selector(self) -> Part {
         Part { quadword: Field(self.0), shift: 0, bits: 16 }
     }
@@ -122,7 +122,7 @@ impl Segment {
         Part { quadword: Field(self.0), shift: 32, bits: 32 }
     }
 
-    /// The base.
+    /// The base's field.
     pub const fn base(self) -> Field {
         Field(self.0 + 8)
     }
@@ -362,7 +362,7 @@ pub(super) mod tests {
             quadword.store(quadword.load(Relaxed) & !TLB_CONTROL.mask(), Relaxed);
         }
 
-        /// Every quadword.
+        /// Every quadword of the block.
         pub(in crate::svm) fn snapshot(&self) -> Vec<u64> {
             self.0.iter().map(|quadword| quadword.load(Relaxed)).collect()
         }

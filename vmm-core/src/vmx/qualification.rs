@@ -105,7 +105,7 @@ pub const fn entry_failure(reason: ExitReason, qualification: u64) -> &'static s
 struct MemoryOperand(u32);
 
 impl MemoryOperand {
-    /// Its linear address.
+    /// The operand's linear address.
     fn linear(
         &self,
         displacement: u64,

@@ -24,7 +24,7 @@ impl Book {
         [own, &[Book::Ledger], emulator].concat()
     }
 
-    /// For people.
+    /// The book's name for people.
     pub fn name(self) -> &'static str {
         match self {
             Book::Prediction => "prediction",

@@ -48,7 +48,7 @@ pub struct Group {
     pub verdicts: BTreeMap<String, u64>,
     /// Exits of all runs.
     pub exits: u64,
-    /// TSC ticks of all of them.
+    /// TSC ticks of all exits.
     pub cycles: u64,
     /// The reasons that any run has exits of, in ascending order.
     pub reasons: Vec<MergedReason>,
@@ -60,7 +60,7 @@ pub struct MergedReason {
     /// Sums over all runs, and the extremes.
     #[serde(flatten)]
     pub reason: MergedRow,
-    /// The number of runs that have exits for it.
+    /// The number of runs that have exits for this reason.
     pub runs: u64,
     /// Exits of one run; 0 for a run that has none.
     #[serde(rename = "count_of_a_run")]
@@ -77,7 +77,7 @@ pub struct MergedRow {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// Its exits and their ticks.
+    /// The reason's exits and their ticks.
     #[serde(flatten)]
     pub figures: Figures,
     /// The buckets that are not empty.
@@ -87,11 +87,11 @@ pub struct MergedRow {
 /// The least, the middle and the most of a figure over all runs; of two in the middle, the lower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Spread<T> {
-    /// The least.
+    /// The least figure.
     pub min: T,
     /// The middle: half of the runs had no more. Exact up to some thousand different figures, then to a few bits less at a time.
     pub median: T,
-    /// The most.
+    /// The greatest figure.
     pub max: T,
 }
 

@@ -152,7 +152,7 @@ pub struct Reason {
     pub name: String,
     /// `enabled`, `not-enabled`, `undefined`; empty if the log has no row.
     pub status: String,
-    /// Its exits and their ticks.
+    /// The reason's exits and their ticks.
     #[serde(flatten)]
     pub figures: Figures,
     /// The buckets that are not empty.
@@ -209,15 +209,15 @@ impl Bucket {
 /// One workload. The maps go from a reason's number to a count.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WorkloadAccount {
-    /// Its name.
+    /// The workload's name.
     pub name: String,
-    /// Its iterations.
+    /// The workload's iterations.
     pub iterations: u64,
     /// The prediction of its row in the table.
     pub predicted: BTreeMap<u16, u64>,
     /// The guest's book.
     pub guest: BTreeMap<u16, u64>,
-    /// The ledger.
+    /// The ledger's exits by reason.
     pub observed: BTreeMap<u16, u64>,
     /// The exits among these that were the monitor's own looks at a guest that ran long; empty where there are none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -244,7 +244,7 @@ pub struct AtlasRow {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// Its exits and their ticks.
+    /// The reason's exits and their ticks.
     #[serde(flatten)]
     pub figures: Figures,
     /// Exits in the emulator's log of that run.
@@ -263,7 +263,7 @@ pub struct AtlasRow {
 /// One variant of a reason in an atlas.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AtlasVariant {
-    /// Its exits in the run that produced it.
+    /// The variant's exits in the run that produced it.
     #[serde(flatten)]
     pub row: VariantRow,
     /// The means by which a scenario provoked it, or the reason that it was not produced; empty where workloads did.

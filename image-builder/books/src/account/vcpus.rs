@@ -10,10 +10,10 @@ use crate::audit::Audit;
 use crate::log::{ExitRow, Log};
 use tollgate_abi::figures::Figures;
 
-/// One vCPU.
+/// The account of one vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VcpuAccount {
-    /// Its number.
+    /// The vCPU's number.
     pub vcpu: u64,
     /// Exits.
     pub exits: u64,
@@ -36,7 +36,7 @@ pub struct VcpuReason {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// Its exits and their ticks.
+    /// The reason's exits and their ticks.
     #[serde(flatten)]
     pub figures: Figures,
     /// The buckets that are not empty.

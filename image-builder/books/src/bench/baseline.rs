@@ -42,7 +42,7 @@ pub struct Baseline {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// The platform's name, as `--on` has it.
+    /// The platform's name, as `--on` takes it.
     pub platform: String,
     /// Whether each run is the same to the tick.
     pub repeats: bool,
@@ -52,7 +52,7 @@ pub struct Identity {
     pub extension: String,
     /// Bochs' model, or the counterpart on other platforms.
     pub model: String,
-    /// The processor's name, as it tells it.
+    /// The processor's name, as the processor tells it.
     pub cpu: String,
     /// Memory of the machine, in MiB.
     pub memory_mib: u16,
@@ -66,7 +66,7 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
-    /// Its name.
+    /// The row's name.
     pub name: String,
     /// Iterations in all boots, warm-up included.
     pub iterations: u64,

@@ -5,7 +5,7 @@ use tollgate_abi::bench::Parts;
 
 use crate::log::{Calibration, Cost};
 
-/// The parts of the mean round trip, in TSC ticks. They sum to it.
+/// The parts of the mean round trip, in TSC ticks; they sum to the mean.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
@@ -53,7 +53,7 @@ impl Split {
         Self::PARTS.iter().all(|(_, part)| part(&split) > -0.5).then_some(split)
     }
 
-    /// Their sum.
+    /// The sum of the parts.
     pub fn sum(&self) -> f64 {
         Self::PARTS.iter().map(|(_, part)| part(self)).sum()
     }

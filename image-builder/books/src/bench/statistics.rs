@@ -15,15 +15,15 @@ pub struct Distribution(BTreeMap<u32, u64>);
 pub struct Statistics {
     /// The number of samples.
     pub samples: u64,
-    /// The least.
+    /// The least sample.
     pub min: u32,
     /// The 50th percentile.
     pub median: u32,
-    /// The 90th.
+    /// The 90th percentile.
     pub p90: u32,
-    /// The 99th.
+    /// The 99th percentile.
     pub p99: u32,
-    /// The most.
+    /// The greatest sample.
     pub max: u32,
     /// The average.
     pub mean: f64,

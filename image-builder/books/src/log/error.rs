@@ -25,7 +25,7 @@ pub enum LogError {
     /// A second beginning.
     #[error("line {line} starts another run: the file holds more than one; split it and report each part")]
     AnotherRun {
-        /// Its line.
+        /// The line of the second beginning.
         line: u64,
     },
     /// Another version of the protocol.
@@ -39,9 +39,9 @@ pub enum LogError {
     /// A record with a right checksum and wrong contents.
     #[error("line {line}: the record `{kind}` {problem}; the log comes from another build of the monitor")]
     Record {
-        /// Its line.
+        /// The record's line.
         line: u64,
-        /// Its first word.
+        /// The record's first word.
         kind: &'static str,
         /// The fault.
         problem: String,

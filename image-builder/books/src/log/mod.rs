@@ -85,15 +85,15 @@ pub struct Header {
 /// One workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadRun {
-    /// Its name.
+    /// The workload's name.
     pub name: String,
-    /// Its iterations.
+    /// The workload's iterations.
     pub iterations: u64,
-    /// Its `result` record.
+    /// The workload's `result` record.
     pub ended: Option<WorkloadEnd>,
-    /// Its `count` records by reason.
+    /// The workload's `count` records by reason.
     pub counts: BTreeMap<u16, Count>,
-    /// Its `keycount` records.
+    /// The workload's `keycount` records.
     pub keys: Vec<KeyCount>,
     /// A microbenchmark's samples in their order.
     pub samples: Samples,
@@ -164,7 +164,7 @@ pub const DENIED: &str = "denied";
 /// One scenario, as an account shows it, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ScenarioRun {
-    /// Its name.
+    /// The scenario's name.
     pub name: String,
     /// The reason that it is about.
     pub reason: u16,

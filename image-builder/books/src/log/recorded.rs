@@ -51,7 +51,7 @@ pub struct Traced {
 pub struct TraceEnd {
     /// `trace` records that it wrote.
     pub records: u64,
-    /// Exits in them.
+    /// Exits in these records.
     pub exits: u64,
     /// The most exits that the ring holds.
     pub ring: u64,

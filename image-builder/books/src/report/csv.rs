@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use super::{Form, Sheet, SheetFormat, Titled, merged};
 use crate::account::{Account, Merged, Reason, VcpuReason};
 
-/// The form.
+/// CSV: a line for each reason of a run.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     has_heading: bool,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Form, Titled, merged};
 use crate::account::{Account, Merged};
 
-/// The form.
+/// JSON: a document for each run.
 #[derive(Debug)]
 pub(super) struct Documents {
     several: bool,

@@ -55,7 +55,7 @@ impl Format {
         }
     }
 
-    /// Whether it can be sorted.
+    /// Whether reports in this format can be sorted.
     pub fn has_order(self) -> bool {
         self.form(false, Look::default()).has_order()
     }
@@ -73,7 +73,7 @@ trait Form: Debug {
         u64::MAX
     }
 
-    /// Whether it can be sorted.
+    /// Whether reports in this form can be sorted.
     fn has_order(&self) -> bool {
         false
     }

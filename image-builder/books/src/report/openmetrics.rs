@@ -23,7 +23,7 @@ const LAST_BUCKET: u8 = 31;
 /// The most runs whose series a monitoring system takes at a time.
 const MOST_EXPOSED: u64 = 1000;
 
-/// The form.
+/// OpenMetrics: families of series.
 #[derive(Debug, Default)]
 pub(super) struct Families {
     kept: Vec<Titled>,

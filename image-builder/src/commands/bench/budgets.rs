@@ -217,7 +217,7 @@ fn compare(
     Ok(compared)
 }
 
-/// The table.
+/// The table of budgets.
 pub(super) fn sheet(rows: &[Budget]) -> Sheet {
     const UNMEASURED: &str = "-";
     let mut sheet =

@@ -25,7 +25,7 @@ pub(super) struct Chosen {
 
 /// The operations that are booted together.
 pub(super) struct Boot {
-    /// vCPUs.
+    /// The number of vCPUs.
     pub(super) cpus: u32,
     rows: Vec<&'static Bench>,
     pub(super) scenarios: Vec<&'static Scenario>,

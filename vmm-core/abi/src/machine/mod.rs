@@ -63,9 +63,9 @@ pub enum Behind {
 /// An MSR that always reads the same value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConstantMsr {
-    /// Its number.
+    /// The MSR's number.
     pub msr: u32,
-    /// The value.
+    /// The MSR's value.
     pub value: u64,
     /// A write of another value does nothing; otherwise it raises #GP(0).
     pub ignores_writes: bool,

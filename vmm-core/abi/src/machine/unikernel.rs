@@ -20,7 +20,7 @@ pub const LOOPBACK_PORT: u16 = 0x5f0;
 /// IA32_MISC_ENABLE: fast strings, and nothing else.
 const FAST_STRINGS: u64 = 1;
 
-/// The row.
+/// The unikernel's machine.
 pub const UNIKERNEL: Model = Model {
     memory: &[
         Region { gpa: 0, bytes: RAM_BYTES, mapping: Mapping::Always },

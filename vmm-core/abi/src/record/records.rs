@@ -11,13 +11,13 @@ use super::{Record, Writer};
 /// A field as the document shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
-    /// Its key.
+    /// The field's key.
     pub key: &'static str,
-    /// Its form in words.
+    /// The field's form in words.
     pub form: &'static str,
-    /// Whether a record may lack it.
+    /// Whether a record may lack the field.
     pub may_lack: bool,
-    /// Its meaning.
+    /// The field's meaning.
     pub about: &'static str,
 }
 
@@ -38,7 +38,7 @@ macro_rules! records {
             /// Every kind.
             pub const ALL: &[Kind] = &[$(Kind::$kind),*];
 
-            /// The word.
+            /// The word that a record of this kind starts with.
             pub const fn word(self) -> &'static str {
                 match self { $(Kind::$kind => $word),* }
             }

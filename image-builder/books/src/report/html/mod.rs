@@ -28,7 +28,7 @@ const FIGURES: &str = "figures";
 /// The most runs that a page has room for.
 const MOST_ON_A_PAGE: u64 = 100;
 
-/// The form.
+/// The page.
 #[derive(Debug)]
 pub(super) struct Page {
     look: Look,
