@@ -66,7 +66,7 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
                 if lacking.is_none() {
                     let model = model.name;
                     let sentence =
-                        format_args!("{model} did not produce reason {number} {name}, and does not lack what it takes");
+                        format_args!("{model} did not produce reason {number} {name}, though it lacks nothing for it");
                     return Err(Failure::new(Status::Differs, sentence));
                 }
             }

@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &ReportArguments) -> Result<Status, Failure> {
 
 fn look(arguments: &ReportArguments) -> Result<Look, Failure> {
     if arguments.order != Order::default() && !arguments.format.has_order() {
-        return Err(Failure::usage("--sort is for the table and the page").remedy("leave it out, or sort what comes"));
+        return Err(Failure::usage("--sort is for the table and the page").remedy("leave it out, or sort the output"));
     }
     if arguments.histogram && !arguments.format.has_histogram() {
         let what = "--histogram is for the table; the other forms have the histograms in them, all but CSV";

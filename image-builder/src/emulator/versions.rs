@@ -175,7 +175,7 @@ pub const DIFFERENCES: [Difference; 12] = [
         V3_1,
         [
             "does not get through the UEFI firmware in this tool",
-            "with --uefi the system's OVMF is taken where there is one, else the run says what to install",
+            "with --uefi the system's OVMF is taken if there is one, else the run says what to install",
             "no boot in 180 s on any model, with OVMF 2025.02 and 2026.08 balanced",
         ],
     ),

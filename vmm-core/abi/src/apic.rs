@@ -28,9 +28,9 @@ registers! {
     LDR             0x80d "Logical destination: derived from the ID. Read-only.";
     SVR             0x80f "Spurious-interrupt vector; [`SVR_ENABLED`].";
     ISR             0x810 "In service, 256 bits in eight registers. Read-only.";
-    TMR             0x818 "Trigger mode, likewise. Read-only: all edge-triggered.";
-    IRR             0x820 "Requested, likewise. Read-only.";
-    ESR             0x828 "Error status: what it reads are the errors before the last write, of 0.";
+    TMR             0x818 "Trigger mode, 256 bits in eight registers. Read-only: all edge-triggered.";
+    IRR             0x820 "Requested, 256 bits in eight registers. Read-only.";
+    ESR             0x828 "Error status: a read gives the errors before the last write, which has to be of 0.";
     LVT_CMCI        0x82f "Local vector table: corrected machine checks.";
     ICR             0x830 "Interrupt command; a write sends an interrupt.";
     LVT_TIMER       0x832 "Local vector table: timer.";

@@ -141,7 +141,7 @@ pub const TABLE: &[Row] = &[
         answers: &[
             ("EAX", "0 undefined, 1 not enabled, 2 enabled"),
             ("EBX:ECX", "exits for the reason"),
-            ("EDX", "those of them that are the monitor's own looks; low 32 bits"),
+            ("EDX", "the monitor's own looks among these exits; low 32 bits"),
         ],
     },
     Row {
@@ -167,7 +167,7 @@ pub const TABLE: &[Row] = &[
     Row {
         leaf: Leaf::Exits,
         question: Question::Vcpu,
-        answers: &[("EBX:ECX", "exits of all reasons"), ("EDX:EAX", "those of them that are the monitor's own looks")],
+        answers: &[("EBX:ECX", "exits of all reasons"), ("EDX:EAX", "the monitor's own looks among these exits")],
     },
     Row {
         leaf: Leaf::Contract,

@@ -45,7 +45,7 @@ pub(super) fn measure(arguments: &BenchArguments, target: Target, chosen: &Chose
             let booted = match boot_rows(&boot, target, limit, arguments.audit, number) {
                 Err(failure) if failure.status == Status::Platform && boot.processors() > 1 && chosen.is_all() => {
                     let (processors, why) = (boot.processors(), failure.sentence());
-                    let text = format!("tollgate: what takes {processors} processors is left out: {why}");
+                    let text = format!("tollgate: the rows that take {processors} processors are left out: {why}");
                     Terminal::of_stderr().tell(&text);
                     boot.scenarios.iter().for_each(|scenario| this.add_lacking(scenario, why));
                     continue;

@@ -43,7 +43,7 @@ pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
     }
     if reading.unusable > 0 {
         return Err(Failure::usage("the whole records of these logs are not all that was measured")
-            .remedy("name those that are whole"));
+            .remedy("name the logs that are whole"));
     }
     reading.finish()?;
     let platform = platform.ok_or_else(|| Failure::usage("there is no log").remedy(ASK))?;
