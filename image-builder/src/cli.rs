@@ -9,7 +9,7 @@ use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_books::report::{Format, Order, SheetFormat};
 
 use crate::emulator::models::MODELS;
-use crate::emulator::{Engine, release};
+use crate::emulator::{Choice, Engine, release};
 
 const STATUSES: &str = "Exit statuses:
   0  the books balance
@@ -183,40 +183,6 @@ pub struct PlatformsArguments {
     pub sheet: SheetArguments,
 }
 
-/// The platforms to run on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum On {
-    /// Bochs if it is installed, else QEMU
-    #[default]
-    Auto,
-    /// Bochs: VT-x in full, or by --cpu SVM; repeatable to the byte
-    Bochs,
-    /// QEMU: with KVM where that offers nested virtualization, else its own emulation
-    Qemu,
-    /// QEMU with KVM, on a host with nested VT-x or nested SVM
-    QemuKvm,
-    /// QEMU's own emulation: SVM, repeatable to the byte
-    QemuTcg,
-}
-
-impl On {
-    /// True if it may be run by this.
-    pub fn allows(self, engine: Engine) -> bool {
-        match self {
-            On::Auto => true,
-            On::Bochs => engine == Engine::Bochs,
-            On::Qemu => matches!(engine, Engine::Kvm | Engine::Tcg),
-            On::QemuKvm => engine == Engine::Kvm,
-            On::QemuTcg => engine == Engine::Tcg,
-        }
-    }
-
-    /// True if more than one engine is allowed.
-    pub fn leaves_a_choice(self) -> bool {
-        matches!(self, On::Auto | On::Qemu)
-    }
-}
-
 /// The treatment of a run some of whose processors don't come up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum MissingCpus {
@@ -277,8 +243,8 @@ pub struct ImageOptions {
 #[derive(Clone, Debug, Args)]
 pub struct RunArguments {
     /// The platform to run on
-    #[arg(long, value_enum, default_value_t)]
-    pub on: On,
+    #[arg(long, value_parser = Choice::parser(), default_value = Choice::AUTO)]
+    pub on: Choice,
     /// The contents of the image.
     #[command(flatten)]
     pub image: ImageOptions,
@@ -395,8 +361,8 @@ pub struct ReportArguments {
 #[derive(Clone, Debug, Args)]
 pub struct BenchArguments {
     /// The platform to run on
-    #[arg(long, value_enum, default_value_t)]
-    pub on: On,
+    #[arg(long, value_parser = Choice::parser(), default_value = Choice::AUTO)]
+    pub on: Choice,
     /// Measure nothing, but read figures from elsewhere: serial logs, or directories of them, of one machine
     #[arg(
         long = "log",

@@ -15,6 +15,7 @@ use core::fmt::{self, Write};
 
 use tollgate_abi::exit_reason::{LOOKS, ROWS};
 use tollgate_abi::hypercall::{BOOK_BYTES, Book as GuestBook};
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::record::{MAX_LINE_BYTES, records};
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::workload::{Outcome, Workload};
@@ -49,9 +50,6 @@ pub struct Session<W> {
 /// The most bytes of guest output in one record: escaped, a byte takes four, and the record has to fit its line.
 const CONSOLE_RECORD_BYTES: usize = 900;
 const _: () = assert!(4 * CONSOLE_RECORD_BYTES + 100 < MAX_LINE_BYTES);
-
-/// The verdict's word for a monitor that could not go on.
-pub const FAULT: &str = "fault";
 
 /// The accounts of all vCPUs.
 type Books = [&'static dyn Book];
@@ -133,11 +131,11 @@ impl<W: Write> Session<W> {
 
     /// Writes the verdict, which is the last record.
     #[inline(never)]
-    pub fn write_verdict(&mut self, result: &str, detail: fmt::Arguments<'_>, remedy: Option<&str>) {
+    pub fn write_verdict(&mut self, result: Judgement, detail: fmt::Arguments<'_>, remedy: Option<&str>) {
         let postscript = self.postscript.take();
         let (separator, postscript) = postscript.as_deref().map_or(("", ""), |postscript| ("; ", postscript));
         let record = records::Verdict {
-            result,
+            result: result.word(),
             detail: Some(&format_args!("{detail}{separator}{postscript}")),
             remedy: remedy.as_ref().map(|remedy| remedy as &dyn fmt::Display),
         };
@@ -368,7 +366,7 @@ mod tests {
         let mut text = String::new();
         let mut session = Session::new(&mut text);
         session.set_postscript(Some("the log can't be saved: the stick is full".to_owned()));
-        session.write_verdict("refused", format_args!("no VT-x"), Some("buy one"));
+        session.write_verdict(Judgement::Refused, format_args!("no VT-x"), Some("buy one"));
         assert_eq!(verdict(&text), "refused: no VT-x; the log can't be saved: the stick is full");
     }
 

@@ -7,13 +7,14 @@
 use tollgate_abi::command_line::Options;
 use tollgate_abi::emulated::{Emulated, Places, Release};
 use tollgate_abi::exit_reason::{ExitReason, OWN_OF_SVM, ROWS, Status as ExitStatus, TABLE};
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::key::{self, VARIANTS};
 use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::svm_exit;
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::account::{Account, AtlasRow, AtlasVariant, LogFacts, Reason, Verdict};
 use tollgate_books::failure::{Failure, Status};
-use tollgate_books::log::{DENIED, ScenarioRun, VariantRow};
+use tollgate_books::log::{ScenarioRun, VariantRow};
 use tollgate_books::output_file;
 
 use super::boot::model;
@@ -276,7 +277,7 @@ fn scenarios(runs: &[Run]) -> Vec<ScenarioRun> {
     let all = || runs.iter().flat_map(|run| &run.account.scenarios);
     let of = |scenario: &Scenario| {
         let mut its = all().filter(|run| run.name == scenario.name);
-        its.clone().find(|run| run.verdict != DENIED).or_else(|| its.next()).cloned()
+        its.clone().find(|run| !run.verdict.is(Judgement::Denied)).or_else(|| its.next()).cloned()
     };
     scenario::TABLE.iter().filter_map(of).collect()
 }
@@ -336,7 +337,8 @@ pub(super) fn denied<'a>(
     let about = |run: &&ScenarioRun| {
         run.reason == number && Scenario::by_name(&run.name).and_then(|scenario| scenario.variant) == variant
     };
-    let denied = accounts.flat_map(|account| &account.scenarios).filter(about).filter(|run| run.verdict == DENIED);
+    let denied =
+        accounts.flat_map(|account| &account.scenarios).filter(about).filter(|run| run.verdict.is(Judgement::Denied));
     denied.last().map(|run| run.detail.clone())
 }
 
@@ -476,6 +478,8 @@ fn not_produced(lacking: Option<String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tollgate_books::log::Judged;
+
     use super::*;
     use crate::emulator::models;
     use tollgate_abi::record::{Kind, PROTOCOL, Writer};
@@ -570,15 +574,20 @@ mod tests {
 
     #[test]
     fn scenarios_are_those_that_ran_somewhere() {
-        let ran = |verdict: &str| ScenarioRun { name: "getsec".into(), verdict: verdict.into(), ..Default::default() };
-        let run = |verdicts: &[&str]| {
-            let scenarios = verdicts.iter().map(|verdict| ran(verdict)).collect();
+        let ran = |verdict: Judgement| ScenarioRun {
+            name: "getsec".into(),
+            verdict: Judged::Known(verdict),
+            ..Default::default()
+        };
+        let run = |verdicts: &[Judgement]| {
+            let scenarios = verdicts.iter().map(|&verdict| ran(verdict)).collect();
             run("", Account { scenarios, ..account(&[], None) })
         };
         let verdicts = |runs: &[Run]| scenarios(runs).into_iter().map(|run| run.verdict).collect::<Vec<_>>();
-        assert_eq!(verdicts(&[run(&[DENIED]), run(&["balanced"])]), ["balanced"]);
-        assert_eq!(verdicts(&[run(&[DENIED]), run(&[])]), [DENIED]);
-        assert_eq!(verdicts(&[run(&[])]), Vec::<String>::new());
+        let (denied, balanced) = (Judgement::Denied, Judgement::Balanced);
+        assert_eq!(verdicts(&[run(&[denied]), run(&[balanced])]), [Judged::Known(balanced)]);
+        assert_eq!(verdicts(&[run(&[denied]), run(&[])]), [Judged::Known(denied)]);
+        assert_eq!(verdicts(&[run(&[])]), []);
     }
 
     #[test]
@@ -621,7 +630,7 @@ mod tests {
             let denied = ScenarioRun {
                 name: denied.into(),
                 reason: NUMBER,
-                verdict: DENIED.into(),
+                verdict: Judged::Known(Judgement::Denied),
                 detail,
                 ..Default::default()
             };

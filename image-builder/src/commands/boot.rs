@@ -7,9 +7,8 @@ use tollgate_books::failure::Failure;
 use tollgate_books::terminal::Terminal;
 
 use super::outcome;
-use crate::cli::On;
 use crate::emulator::models::{self, MODELS, Model};
-use crate::emulator::{Boot, Engine, Launch, Limits, Machine, Platform, Session, Target, installed};
+use crate::emulator::{Boot, Choice, Launch, Limits, Machine, PLATFORMS, Platform, Session, Target, installed};
 use crate::progress::Progress;
 use crate::selection::nearest;
 
@@ -84,12 +83,12 @@ pub(super) fn model(name: Option<&str>) -> Result<&'static Model, Failure> {
 }
 
 /// The best platform of those that are asked for; one that can be audited, if that is asked for.
-pub(super) fn choose(on: On, cpu: Option<&str>, audit: bool) -> Result<Target, Failure> {
+pub(super) fn choose(on: Choice, cpu: Option<&str>, audit: bool) -> Result<Target, Failure> {
     let model = model(cpu)?;
-    if cpu.is_some() && !on.allows(Engine::Bochs) {
+    if cpu.is_some() && !PLATFORMS.iter().any(|row| on.allows(row) && row.has_models()) {
         return Err(Failure::usage("--cpu chooses a processor model of Bochs").remedy("use --on bochs"));
     }
-    let asked = |row: &Platform| on.allows(row.engine) && (cpu.is_none() || row.engine == Engine::Bochs);
+    let asked = |row: &Platform| on.allows(row) && (cpu.is_none() || row.has_models());
     let (platform, why) = Platform::choose(asked, audit)?;
     if on.leaves_a_choice() && cpu.is_none() {
         Terminal::of_stderr().tell(&format!("running on {platform}: {why}"));
@@ -97,5 +96,5 @@ pub(super) fn choose(on: On, cpu: Option<&str>, audit: bool) -> Result<Target, F
     if let Some(warning) = installed(platform.engine)?.warning() {
         Terminal::of_stderr().tell(&warning);
     }
-    Ok(if platform.engine == Engine::Bochs { Target::bochs(model) } else { Target::of(platform) })
+    Ok(if platform.has_models() { Target::bochs(model) } else { Target::of(platform) })
 }

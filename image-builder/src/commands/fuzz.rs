@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tollgate_abi::command_line::Options;
+use tollgate_abi::svm_exit::CS_HAS_L_AND_D;
 use tollgate_abi::virtualization::Extension;
 use tollgate_abi::workload::Outcome as GuestOutcome;
 use tollgate_books::account::Account;
@@ -170,7 +171,7 @@ fn end_of_qemu(launch: &Launch) -> Option<&'static str> {
 fn refused_by_qemu(launch: &Launch, account: &Account) -> Option<&'static str> {
     let stop = account.stop.as_ref().filter(|stop| stop.outcome == GuestOutcome::EntryFailed.name())?;
     let is_qemus =
-        launch.platform.engine == Engine::Tcg && account.findings.is_empty() && stop.detail == "CS has both L and D";
+        launch.platform.engine == Engine::Tcg && account.findings.is_empty() && stop.detail == CS_HAS_L_AND_D;
     is_qemus.then_some("QEMU let the guest load a code segment with L and D, where #GP is due")
 }
 

@@ -19,9 +19,9 @@ pub(super) fn sheet() -> Sheet {
     };
     for platform in &PLATFORMS {
         let works = platform.works();
-        if platform.engine != Engine::Bochs {
+        if let Some(processor) = platform.processor {
             let remark = works.as_ref().map_or_else(one_line, |()| platform.merit.to_owned());
-            row(platform, platform.processor, Some(platform.extension), works.is_ok(), remark);
+            row(platform, processor, Some(platform.extension), works.is_ok(), remark);
             continue;
         }
         let emulator = installed(Engine::Bochs).ok();
@@ -40,7 +40,7 @@ pub(super) fn sheet() -> Sheet {
     }
     for platform in &PLATFORMS {
         let works = platform.works().and_then(|()| ovmf::firmware(&installed(platform.engine)?).map(drop));
-        let processor = if platform.engine == Engine::Bochs { "its models" } else { platform.processor };
+        let processor = platform.processor.unwrap_or("its models");
         let name = format!("{} --uefi", platform.name);
         let (extension, needs) = (platform.extension.to_string(), format!("{}; OVMF is in the tool", platform.needs));
         let remark = works.as_ref().map_or_else(one_line, |()| "the stick, started by UEFI firmware".to_owned());

@@ -1,6 +1,7 @@
 //! Emulators: found, started without window or socket, bounded in time, and never left running.
 
 pub mod bochs;
+mod choice;
 pub mod installed;
 pub mod kvm;
 pub mod models;
@@ -14,6 +15,7 @@ pub mod target;
 pub mod versions;
 mod vga_rom;
 
+pub use choice::Choice;
 pub use installed::{Installed, Version};
 pub use platforms::{Engine, PLATFORMS, Platform};
 pub use session::{Ended, Limits, Session};

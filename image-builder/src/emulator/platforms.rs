@@ -29,10 +29,14 @@ pub struct Platform {
     pub extension: Extension,
     /// Its word on the command line, and the platform's kind in accounts.
     pub name: &'static str,
+    /// The word for it and others, beside `auto`.
+    pub group: Option<&'static str>,
+    /// Its line in the help of the command line.
+    pub help: &'static str,
     /// Its name for people.
     pub title: &'static str,
-    /// The processor, where there is no choice of models.
-    pub processor: &'static str,
+    /// The processor; `None` where there is a choice of models.
+    pub processor: Option<&'static str>,
     /// Its requirements.
     pub needs: &'static str,
     /// The extent to which a second run repeats the first, in words.
@@ -58,8 +62,10 @@ pub(super) const BOCHS: Platform = Platform {
     engine: Engine::Bochs,
     extension: Extension::VtX,
     name: "bochs",
+    group: None,
+    help: "Bochs: VT-x in full, or by --cpu SVM; repeatable to the byte",
     title: "Bochs",
-    processor: "",
+    processor: None,
     needs: "Bochs",
     repeats: "to the byte",
     is_exact: true,
@@ -75,8 +81,10 @@ const KVM: Platform = Platform {
     engine: Engine::Kvm,
     extension: Extension::VtX,
     name: "qemu-kvm",
+    group: Some("qemu"),
+    help: "QEMU with KVM, on a host with nested VT-x or nested SVM",
     title: "QEMU with KVM",
-    processor: "the host's",
+    processor: Some("the host's"),
     needs: "QEMU, kvm_intel.nested",
     repeats: "statistically",
     is_exact: false,
@@ -98,8 +106,10 @@ pub const PLATFORMS: [Platform; 5] = [
         engine: Engine::Tcg,
         extension: Extension::Svm,
         name: "qemu-tcg",
+        group: Some("qemu"),
+        help: "QEMU's own emulation: SVM, repeatable to the byte",
         title: "QEMU's own emulation",
-        processor: "max",
+        processor: Some("max"),
         needs: "QEMU",
         repeats: "to the byte",
         is_exact: true,
@@ -113,6 +123,11 @@ pub const PLATFORMS: [Platform; 5] = [
 ];
 
 impl Platform {
+    /// Whether there is a choice of the processor's model.
+    pub fn has_models(&self) -> bool {
+        self.processor.is_none()
+    }
+
     /// Checks that it works here.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub mod exit_reason;
 pub mod figures;
 pub mod guest_image;
 pub mod hypercall;
+pub mod judgement;
 pub mod key;
 pub mod leaves;
 pub mod machine;

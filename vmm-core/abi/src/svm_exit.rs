@@ -8,6 +8,9 @@ use crate::exit_reason::{ExitReason, OWN_OF_SVM};
 /// The edition of the APM's volume 2 that the table follows.
 pub const APM_EDITION: &str = "2024-03";
 
+/// The monitor's words for a code segment that VMRUN refuses (APM 2 15.5.1), by which the host tool knows it.
+pub const CS_HAS_L_AND_D: &str = "CS has both L and D";
+
 /// An exit code without an Intel twin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Own {

@@ -4,8 +4,9 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use tollgate_abi::ending::Ending;
+use tollgate_abi::judgement::Judgement;
 use vmm_core::host::local_apic::LocalApic;
-use vmm_core::session::{FAULT, Session};
+use vmm_core::session::Session;
 
 use crate::board::{self, BOARD};
 use crate::firmware::firmware;
@@ -36,7 +37,7 @@ fn write_fault(detail: fmt::Arguments<'_>) -> ! {
     let mut session = Session::new(Serial::new());
     let _ = fmt::Write::write_str(session.sink(), "\n");
     let _lost = (firmware().keep_end)();
-    session.write_verdict(FAULT, detail, None);
+    session.write_verdict(Judgement::Fault, detail, None);
     session.sink().drain();
     (firmware().end)(Ending::Fail)
 }

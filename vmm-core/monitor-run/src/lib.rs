@@ -35,6 +35,7 @@ use bare_rt as _;
 use linked_list_allocator::LockedHeap;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::machine::{FRESH_BYTES, RAM_BYTES};
 use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
@@ -85,7 +86,7 @@ pub fn run() -> Ending {
     let ending = match run_image(&mut session, host) {
         Ok(ending) => ending,
         Err(refused) => {
-            session.write_verdict("refused", format_args!("{}", refused.detail), Some(refused.remedy));
+            session.write_verdict(Judgement::Refused, format_args!("{}", refused.detail), Some(refused.remedy));
             Ending::Refused
         }
     };

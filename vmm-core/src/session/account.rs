@@ -7,11 +7,12 @@ use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::{Controls, LOOKS, ROWS, Status};
 use tollgate_abi::figures::Figures;
 use tollgate_abi::hypercall::Book as GuestBook;
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::key::Key;
 use tollgate_abi::record::records;
 use tollgate_abi::workload::Outcome;
 
-use super::{Books, FAULT, Session, any, counts, keeps, looks, read_book};
+use super::{Books, Session, any, counts, keeps, looks, read_book};
 use crate::ended::{Ended, GuestExit};
 use crate::figures::KeyRow;
 use crate::ledger::{Book, Imbalance, Ledger};
@@ -20,7 +21,7 @@ use crate::machine::Machine;
 /// The last record.
 struct Verdict<'a> {
     ending: Ending,
-    result: &'static str,
+    result: Judgement,
     detail: fmt::Arguments<'a>,
 }
 
@@ -72,7 +73,7 @@ impl<W: Write> Session<W> {
         let _ = record.write(&mut self.out);
         if fault.vcpu().is_some() {
             let detail = format_args!("{fault}, on the processor of vCPU {culprit}");
-            return self.verdict(&Verdict { ending: Ending::Fail, result: FAULT, detail });
+            return self.verdict(&Verdict { ending: Ending::Fail, result: Judgement::Fault, detail });
         }
         for (reason, looks) in LOOKS.iter().zip(looks(books)) {
             self.unbooked[reason.ledger_row()] += looks;
@@ -166,43 +167,46 @@ impl<W: Write> Session<W> {
         let unequal = |book: &GuestBook| (0..ROWS).find(|&row| keeps && booked(book, row) != counts[row]);
         let fail = |result, detail| Verdict { ending: Ending::Fail, result, detail };
         if let (true, Some((vcpu, imbalance))) = (keeps, imbalance) {
-            return self
-                .verdict(&fail("differs", format_args!("the ledger of vCPU {vcpu} does not add up: {imbalance}")));
+            return self.verdict(&fail(
+                Judgement::Differs,
+                format_args!("the ledger of vCPU {vcpu} does not add up: {imbalance}"),
+            ));
         }
         // The end of a guest by others is its own affair; that it could not be run is the monitor's.
         if !self.guest_keeps_book && !matches!(ended.outcome, Outcome::EntryFailed | Outcome::UnhandledExit) {
             let (exits, outcome, rip) = (counts.iter().sum::<u64>(), ended.outcome.name(), ended.rip);
             let detail = format_args!("{exits} exits; the guest keeps no book, and ended as {outcome} at {rip:#x}");
-            return self.verdict(&Verdict { ending: Ending::Pass, result: "balanced", detail });
+            return self.verdict(&Verdict { ending: Ending::Pass, result: Judgement::Balanced, detail });
         }
         let Some(book) = book.filter(|_| ended.outcome == Outcome::Exited) else {
             let (outcome, rip) = (ended.outcome.name(), ended.rip);
             return if vcpus > 1 {
-                self.verdict(&fail("stopped", format_args!("vCPU {culprit} ended as {outcome} at {rip:#x}")))
+                self.verdict(&fail(Judgement::Stopped, format_args!("vCPU {culprit} ended as {outcome} at {rip:#x}")))
             } else {
-                self.verdict(&fail("stopped", format_args!("the guest ended as {outcome} at {rip:#x}")))
+                self.verdict(&fail(Judgement::Stopped, format_args!("the guest ended as {outcome} at {rip:#x}")))
             };
         };
         if let Some(workload) = self.differing {
-            let result = if book.passed == 0 { "failed" } else { "differs" };
+            let result = if book.passed == 0 { Judgement::Failed } else { Judgement::Differs };
             return self.verdict(&fail(
                 result,
                 format_args!("workload {}: {}", workload.name, NonEmpty(book.message(), "its books differ")),
             ));
         }
         if let Some(scenario) = self.differing_scenario {
-            return self.verdict(&fail("differs", format_args!("scenario {}: its books differ", scenario.name)));
+            return self
+                .verdict(&fail(Judgement::Differs, format_args!("scenario {}: its books differ", scenario.name)));
         }
         let status = ended.exit.map_or(0, |exit| exit.status);
         if book.passed == 0 || status != 0 {
             return self.verdict(&fail(
-                "failed",
+                Judgement::Failed,
                 format_args!("exit status {status}: {}", NonEmpty(book.message(), "no message")),
             ));
         }
         if let Some(restless) = self.restless {
             return self.verdict(&fail(
-                "failed",
+                Judgement::Failed,
                 format_args!("vCPU {restless} still ran when a workload began or ended, or the guest did"),
             ));
         }
@@ -210,14 +214,14 @@ impl<W: Write> Session<W> {
             let reason = ExitReason(row as u16);
             let (ledger, guest) = (counts[row], booked(book, row));
             return self.verdict(&fail(
-                "differs",
+                Judgement::Differs,
                 format_args!("reason {row} {}: the ledger has {ledger}, the guest {guest}", reason.name()),
             ));
         }
         let exits: u64 = counts.iter().sum();
         let detail =
             if keeps { format_args!("{exits} exits, every book agrees") } else { format_args!("accounting is off") };
-        self.verdict(&Verdict { ending: Ending::Pass, result: "balanced", detail })
+        self.verdict(&Verdict { ending: Ending::Pass, result: Judgement::Balanced, detail })
     }
 
     fn verdict(&mut self, verdict: &Verdict<'_>) -> Ending {

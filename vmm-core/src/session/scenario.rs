@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 use tollgate_abi::ExitReason;
 use tollgate_abi::bench::WARM_UP;
 use tollgate_abi::exit_reason::{Need, ROWS};
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
 
@@ -27,7 +28,7 @@ impl<W: Write> Session<W> {
         let record = records::Scenario {
             scenario: scenario.name,
             reason: scenario.reason.0,
-            verdict: "denied",
+            verdict: Judgement::Denied.word(),
             predicted: 0,
             observed: 0,
             detail: Some(&format_args!("this processor lacks {need}")),
@@ -70,7 +71,7 @@ impl<W: Write> Session<W> {
         let record = records::Scenario {
             scenario: scenario.name,
             reason: reason.0,
-            verdict: if balanced { "balanced" } else { "differs" },
+            verdict: if balanced { Judgement::Balanced } else { Judgement::Differs }.word(),
             predicted,
             observed,
             detail: failure.or(came_up.as_ref().map(|stray| stray as &dyn fmt::Display)),

@@ -6,6 +6,7 @@ use core::fmt::Write;
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{LOOKS, ROWS};
 use tollgate_abi::hypercall::Book as GuestBook;
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::key::{KINDS, Key};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::records;
@@ -115,19 +116,19 @@ impl<W: Write> Session<W> {
         let looks = |row: usize| ExitReason(row as u16).look().map_or(0, |at| looks[at]);
         let agrees = |row: usize| [predicted(row), guest(row)] == [observed[row].wrapping_sub(looks(row)); 2];
         let (verdict, message) = match &book {
-            None => ("failed", "the guest handed over no book"),
-            Some(book) if book.passed == 0 => ("failed", book.message()),
-            Some(_) if !keeps => ("unaccounted", ""),
-            Some(_) if (0..ROWS).all(agrees) && keys.iter().all(KeyBooks::agree) => ("balanced", ""),
-            Some(_) => ("differs", ""),
+            None => (Judgement::Failed, "the guest handed over no book"),
+            Some(book) if book.passed == 0 => (Judgement::Failed, book.message()),
+            Some(_) if !keeps => (Judgement::Unaccounted, ""),
+            Some(_) if (0..ROWS).all(agrees) && keys.iter().all(KeyBooks::agree) => (Judgement::Balanced, ""),
+            Some(_) => (Judgement::Differs, ""),
         };
-        if verdict == "failed" || verdict == "differs" {
+        if matches!(verdict, Judgement::Failed | Judgement::Differs) {
             self.differing = self.differing.or(Some(workload));
         }
         let record = records::Result {
             workload: workload.name,
             iterations,
-            verdict,
+            verdict: verdict.word(),
             exits: observed.iter().sum(),
             cycles: tsc.wrapping_sub(start_tsc),
             message: if message.is_empty() { None } else { Some(&message) },

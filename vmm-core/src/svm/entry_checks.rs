@@ -2,6 +2,7 @@
 //! the other.
 
 use super::vmcb::*;
+use tollgate_abi::svm_exit::CS_HAS_L_AND_D;
 use tollgate_abi::x86::control::*;
 
 /// The bits of EFER that are defined: SCE LME LMA NXE SVME LMSLE FFXSR TCE.
@@ -29,7 +30,7 @@ pub fn first_failure(vmcb: &Vmcb, physical_bits: u32) -> Option<&'static str> {
         (!long_paging || cr0 & CR0_PE != 0, "IA-32e mode without CR0.PE"),
         (
             !long_paging || cs & (ATTRIBUTE_LONG | ATTRIBUTE_DEFAULT_BIG) != ATTRIBUTE_LONG | ATTRIBUTE_DEFAULT_BIG,
-            "CS has both L and D",
+            CS_HAS_L_AND_D,
         ),
         (!valid || matches!(kind, 0 | 2 | 3 | 4), "the event to be injected has a reserved type"),
     ];

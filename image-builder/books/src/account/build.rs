@@ -3,18 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_abi::command_line::Options;
+use tollgate_abi::judgement::Judgement;
 
 use super::{
     Account, Book, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, Totals, Verdict, WorkloadAccount, parts,
     recorded, row_name, vcpus, verify,
 };
 use crate::audit::Audit;
-use crate::log::{ExitRow, Log, WorkloadRun};
+use crate::log::{ExitRow, Judged, Log, WorkloadRun};
 
 impl Account {
     /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
     pub fn new(log: &Log, audit: Option<&Audit>, kind: Option<&str>) -> Self {
-        let refused = log.verdict.as_ref().is_some_and(|verdict| verdict.result == "refused");
+        let refused = log.verdict.as_ref().is_some_and(|verdict| verdict.result.is(Judgement::Refused));
         let options = Options::parse(&log.header.options);
         let accounted = options.as_ref().map_or(true, |options| options.accounting);
         let audit = audit.filter(|_| accounted && !refused).map(|audit| audit.without(&log.probes));
@@ -135,10 +136,9 @@ fn workload(run: &WorkloadRun, stopped: bool) -> WorkloadAccount {
         observed: book(&|row| Some(row.observed)),
         looks: book(&|row| Some(row.looks).filter(|&looks| looks > 0)),
         keys: run.keys.clone(),
-        verdict: match run.ended {
-            Some(_) => end.verdict,
-            None if stopped => "stopped".to_owned(),
-            None => "unfinished".to_owned(),
+        verdict: match run.verdict() {
+            Judged::Unfinished if stopped => Judged::Known(Judgement::Stopped),
+            verdict => verdict.clone(),
         },
         message: end.message,
         exits: end.exits,

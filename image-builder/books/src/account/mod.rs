@@ -17,7 +17,7 @@ pub use books::Book;
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
-pub use verdict::{Reported, Verdict};
+pub use verdict::Verdict;
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ use tollgate_abi::exit_reason::UNKNOWN_ROW;
 use tollgate_abi::workload::Outcome;
 
 use crate::failure::Status;
-use crate::log::{KeyCount, KeyRow, ScenarioRun, Stop, VariantRow};
+use crate::log::{Judged, KeyCount, KeyRow, ScenarioRun, Stop, VariantRow};
 use tollgate_abi::figures::Figures;
 
 /// The document's format. Fields may be added under this name, not renamed.
@@ -226,7 +226,7 @@ pub struct WorkloadAccount {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyCount>,
     /// The monitor's verdict; `stopped` where the guest was stopped in it, `unfinished` where the log ends in it.
-    pub verdict: String,
+    pub verdict: Judged,
     /// The assertion that did not hold; empty if all did.
     pub message: String,
     /// Exits in its window.

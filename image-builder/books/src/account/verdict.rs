@@ -3,12 +3,10 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+use tollgate_abi::judgement::Judgement;
 
 use crate::failure::{Failure, Status};
-use crate::log::{BALANCED, Log};
-
-/// A monitor's word for books that don't agree.
-const DIFFERS: &str = "differs";
+use crate::log::{Judged, Log};
 
 /// The verdict of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +18,7 @@ pub enum Verdict {
     /// Some numbers don't agree; a sentence says which.
     Differs(String),
     /// The monitor's own word for what went wrong, and its detail.
-    Reported(Reported, String),
+    Reported(Judged, String),
     /// The log ends before its verdict.
     Unfinished,
     /// One of several runs gave no account, because of this failure.
@@ -29,55 +27,20 @@ pub enum Verdict {
     Of(Box<Verdict>, String),
 }
 
-/// A monitor's words besides `balanced` and `differs`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reported {
-    /// An assertion of the guest failed.
-    Failed,
-    /// The guest had to be stopped.
-    Stopped,
-    /// The processor lacks something.
-    Refused,
-    /// The monitor itself failed.
-    Fault,
-    /// A word that this tool does not know.
-    Unknown(String),
-}
-
-impl Reported {
-    fn parse(word: &str) -> Self {
-        match word {
-            "failed" => Reported::Failed,
-            "stopped" => Reported::Stopped,
-            "refused" => Reported::Refused,
-            "fault" => Reported::Fault,
-            _ => Reported::Unknown(word.to_owned()),
-        }
-    }
-
-    fn word(&self) -> &str {
-        match self {
-            Reported::Failed => "failed",
-            Reported::Stopped => "stopped",
-            Reported::Refused => "refused",
-            Reported::Fault => "fault",
-            Reported::Unknown(word) => word,
-        }
-    }
-}
-
 impl Verdict {
     /// The verdict of a run whose host-side findings are `findings`.
     pub(super) fn of(log: &Log, findings: &[String], accounted: bool) -> Self {
         let Some(verdict) = &log.verdict else { return Verdict::Unfinished };
-        match (verdict.result.as_str(), findings.first()) {
-            (BALANCED, None) if accounted => Verdict::Balanced,
-            (BALANCED, None) => Verdict::Unaccounted,
-            (BALANCED, Some(finding)) => Verdict::Differs(finding.clone()),
-            (DIFFERS, _) if !verdict.detail.is_empty() => Verdict::Differs(verdict.detail.clone()),
-            (DIFFERS, Some(finding)) => Verdict::Differs(finding.clone()),
-            (DIFFERS, None) => Verdict::Differs("the monitor did not say where".to_owned()),
-            (word, _) => Verdict::Reported(Reported::parse(word), verdict.detail.clone()),
+        match (&verdict.result, findings.first()) {
+            (Judged::Known(Judgement::Balanced), None) if accounted => Verdict::Balanced,
+            (Judged::Known(Judgement::Balanced), None) => Verdict::Unaccounted,
+            (Judged::Known(Judgement::Balanced), Some(finding)) => Verdict::Differs(finding.clone()),
+            (Judged::Known(Judgement::Differs), _) if !verdict.detail.is_empty() => {
+                Verdict::Differs(verdict.detail.clone())
+            }
+            (Judged::Known(Judgement::Differs), Some(finding)) => Verdict::Differs(finding.clone()),
+            (Judged::Known(Judgement::Differs), None) => Verdict::Differs("the monitor did not say where".to_owned()),
+            (judged, _) => Verdict::Reported(judged.clone(), verdict.detail.clone()),
         }
     }
 
@@ -86,7 +49,7 @@ impl Verdict {
         match self {
             Verdict::Balanced => Status::Balanced,
             Verdict::Unaccounted | Verdict::Differs(_) => Status::Differs,
-            Verdict::Reported(Reported::Refused, _) => Status::Platform,
+            Verdict::Reported(Judged::Known(Judgement::Refused), _) => Status::Platform,
             Verdict::Reported(..) => Status::Differs,
             Verdict::Unfinished => Status::NoVerdict,
             Verdict::Ended(failure) => failure.status,
@@ -97,11 +60,11 @@ impl Verdict {
     /// Its first word, by which runs are counted.
     pub fn word(&self) -> &str {
         match self {
-            Verdict::Balanced => BALANCED,
-            Verdict::Unaccounted => "unaccounted",
-            Verdict::Differs(_) => DIFFERS,
+            Verdict::Balanced => Judgement::Balanced.word(),
+            Verdict::Unaccounted => Judgement::Unaccounted.word(),
+            Verdict::Differs(_) => Judgement::Differs.word(),
             Verdict::Reported(reported, _) => reported.word(),
-            Verdict::Unfinished => "unfinished",
+            Verdict::Unfinished => Judged::Unfinished.word(),
             Verdict::Ended(_) => "no verdict",
             Verdict::Of(verdict, _) => verdict.word(),
         }

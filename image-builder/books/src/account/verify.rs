@@ -2,11 +2,12 @@
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::{OptionError, Options};
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
 use super::{Book, Reason, Totals, VcpuAccount, parts, predictions, recorded};
-use crate::log::{BALANCED, Count, DENIED, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
+use crate::log::{Count, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
 
 /// Everything that is wrong, as sentences, the books first.
 pub(super) fn findings(
@@ -134,7 +135,7 @@ fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Vec<String>) {
     let Some(scenario) = Scenario::by_name(&run.name) else {
         return found.push(format!("there is no scenario {}", run.name));
     };
-    let denied = run.verdict == DENIED;
+    let denied = run.verdict.is(Judgement::Denied);
     let expected = if denied { 0 } else { runs };
     if scenario.reasons().all(|reason| reason.0 != run.reason) || run.predicted != expected || run.observed != expected
     {
@@ -142,7 +143,7 @@ fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Vec<String>) {
         found.push(format!(
             "scenario {name}, reason {reason}: predicted {predicted}, ledger {observed}, table {expected}"
         ));
-    } else if !denied && run.verdict != BALANCED {
+    } else if !denied && !run.verdict.is(Judgement::Balanced) {
         found.push(format!("scenario {}: {} ({})", run.name, run.verdict, run.detail));
     }
 }
@@ -235,16 +236,15 @@ fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String
 
 /// Checks that a run which balances had a guest's book, and ran the workloads and scenarios that were asked for.
 fn workloads_asked(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
-    if log.verdict.as_ref().is_none_or(|verdict| verdict.result != BALANCED) {
+    if log.verdict.as_ref().is_none_or(|verdict| !verdict.result.is(Judgement::Balanced)) {
         return;
     }
     let vcpus = log.header.vcpus;
     if log.tally.is_none() {
         found.push("the log has no book of the guest".to_owned());
     }
-    if let Some(run) = log.workloads.iter().find(|run| run.ended.as_ref().is_none_or(|end| end.verdict != BALANCED)) {
-        let ended = run.ended.as_ref().map_or("unfinished", |end| &end.verdict);
-        found.push(format!("workload {}: {ended}", run.name));
+    if let Some(run) = log.workloads.iter().find(|run| !run.verdict().is(Judgement::Balanced)) {
+        found.push(format!("workload {}: {}", run.name, run.verdict()));
     }
     if let Some(options) = options {
         let ran = log.workloads.iter().map(|run| (run.name.as_str(), run.iterations));

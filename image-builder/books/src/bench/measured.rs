@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use tollgate_abi::bench::{Bench, Parts};
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::scenario::Scenario;
 
 use super::baseline::Row;
 use super::parts::Split;
 use super::statistics::Distribution;
-use crate::log::{Calibration, Cost, DENIED, Log, Samples};
+use crate::log::{Calibration, Cost, Log, Samples};
 
 /// Samples and costs of each row, before anything is derived from them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,7 +41,7 @@ impl Measured {
             let Some(scenario) = Scenario::by_name(&run.name) else { continue };
             let samples = distribution(&run.samples);
             let (bench, iterations, times) = (scenario.name, run.cost.exits, Calibration::default());
-            let lacks = (run.verdict == DENIED).then(|| run.detail.clone());
+            let lacks = run.verdict.is(Judgement::Denied).then(|| run.detail.clone());
             self.add_row(Raw { bench, iterations, samples, costs: [(run.reason, run.cost)].into(), times, lacks });
         }
     }

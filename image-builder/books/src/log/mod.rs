@@ -5,11 +5,13 @@
 mod error;
 mod fields;
 mod files;
+mod judged;
 mod reader;
 mod recorded;
 
 pub use error::LogError;
 pub use files::{Found, find};
+pub use judged::Judged;
 pub use reader::LogReader;
 pub use recorded::{Part, Steps, TraceEnd, Traced};
 
@@ -18,9 +20,8 @@ pub use fields::printable;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tollgate_abi::virtualization::Facts;
-
 use tollgate_abi::figures::Figures;
+use tollgate_abi::virtualization::Facts;
 
 /// Everything that one run said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +102,13 @@ pub struct WorkloadRun {
     pub costs: BTreeMap<u16, Cost>,
 }
 
+impl WorkloadRun {
+    /// The monitor's verdict on it.
+    pub fn verdict(&self) -> &Judged {
+        self.ended.as_ref().map_or(&Judged::Unfinished, |end| &end.verdict)
+    }
+}
+
 /// TSC ticks of several loops of `turns` turns each, in root operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calibration {
@@ -156,11 +164,6 @@ pub struct KeyCount {
     pub observed: u64,
 }
 
-/// A monitor's word for books that agree: the verdict of a run, of a workload and of a scenario.
-pub const BALANCED: &str = "balanced";
-/// A scenario's verdict where the processor lacks what it takes.
-pub const DENIED: &str = "denied";
-
 /// One scenario, as an account shows it, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ScenarioRun {
@@ -168,8 +171,8 @@ pub struct ScenarioRun {
     pub name: String,
     /// The reason that it is about.
     pub reason: u16,
-    /// `balanced`, `differs` or `denied`.
-    pub verdict: String,
+    /// The monitor's verdict on it.
+    pub verdict: Judged,
     /// Exits that it predicts.
     pub predicted: u64,
     /// Exits that the ledger has.
@@ -188,7 +191,7 @@ pub struct ScenarioRun {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadEnd {
     /// The monitor's verdict on it.
-    pub verdict: String,
+    pub verdict: Judged,
     /// Exits in its window.
     pub exits: u64,
     /// TSC ticks of its window.
@@ -280,8 +283,8 @@ pub struct Stop {
 /// The monitor's verdict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// `balanced`, `differs`, `failed`, `stopped`, `refused` or `fault`.
-    pub result: String,
+    /// The monitor's judgement.
+    pub result: Judged,
     /// More detail for a person.
     pub detail: String,
     /// The remedy, for a person.

@@ -11,8 +11,8 @@ use super::error::LogError;
 use super::fields::{Fields, printable, text};
 use super::recorded;
 use super::{
-    Calibration, Cost, Count, ExitRow, Header, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow, Verdict,
-    WorkloadEnd, WorkloadRun,
+    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow,
+    Verdict, WorkloadEnd, WorkloadRun,
 };
 use crate::lines::{Line, Lines};
 use tollgate_abi::figures::Figures;
@@ -194,8 +194,11 @@ impl State {
             }
             Kind::Verdict => {
                 let read::Verdict { result, detail, remedy } = fields.of(read::Verdict::of)?;
-                self.log.verdict =
-                    Some(Verdict { result: printable(result), detail: text(detail), remedy: text(remedy) });
+                self.log.verdict = Some(Verdict {
+                    result: Judged::of(&printable(result)),
+                    detail: text(detail),
+                    remedy: text(remedy),
+                });
                 Ok(())
             }
             Kind::KeyCount => self.key_count(&fields),
@@ -258,7 +261,7 @@ impl State {
 
     fn workload_ends(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Result { workload, iterations, verdict, exits, cycles, message } = fields.of(read::Result::of)?;
-        let end = WorkloadEnd { verdict: printable(verdict), exits, cycles, message: text(message) };
+        let end = WorkloadEnd { verdict: Judged::of(&printable(verdict)), exits, cycles, message: text(message) };
         let workload = self.workload(workload, |workload| workload.ended.is_none())?;
         workload.iterations = iterations;
         workload.ended = Some(end);
@@ -345,7 +348,7 @@ impl State {
     fn scenario(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Scenario { scenario, reason, verdict, predicted, observed, detail } =
             fields.of(read::Scenario::of)?;
-        let (name, verdict, detail) = (printable(scenario), printable(verdict), text(detail));
+        let (name, verdict, detail) = (printable(scenario), Judged::of(&printable(verdict)), text(detail));
         let run = ScenarioRun { name, reason, verdict, predicted, observed, detail, ..ScenarioRun::default() };
         self.log.scenarios.push(run);
         self.bounded("scenarios", self.log.scenarios.len(), MOST_WORKLOADS)

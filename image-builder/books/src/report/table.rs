@@ -4,13 +4,14 @@ use std::io::{self, Write};
 
 use anstyle::AnsiColor;
 use tollgate_abi::ExitReason;
+use tollgate_abi::judgement::Judgement;
 use tollgate_abi::workload::TABLE as WORKLOADS;
 
 use super::figures::{average, book, percent, seen};
 use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, vcpus};
 use crate::account::{Account, Book, Merged, Reason};
 use crate::failure::Status;
-use crate::log::BALANCED;
+use crate::log::Judged;
 use crate::log::Stop;
 use crate::terminal::Terminal;
 
@@ -212,10 +213,10 @@ fn workloads(account: &Account) -> Sheet {
     let mut sheet = Sheet::new(&["workload", "iterations#", "exits#", "cycles/iteration#", "verdict"]);
     for workload in &account.workloads {
         let verdict = match workload.message.as_str() {
-            "" => workload.verdict.clone(),
+            "" => workload.verdict.to_string(),
             message => format!("{}: {message}", workload.verdict),
         };
-        let ended = !matches!(workload.verdict.as_str(), "stopped" | "unfinished");
+        let ended = !matches!(workload.verdict, Judged::Unfinished | Judged::Known(Judgement::Stopped));
         let known = |figure: String| if ended { figure } else { "-".to_owned() };
         sheet.row(vec![
             workload.name.clone(),
@@ -237,7 +238,7 @@ fn both_ways(account: &Account) -> Sheet {
         "exits#",
         "by hardware, cycles/iteration#",
     ]);
-    let ran = |name: &str| account.workloads.iter().find(|run| run.name == name && run.verdict == BALANCED);
+    let ran = |name: &str| account.workloads.iter().find(|run| run.name == name && run.verdict.is(Judgement::Balanced));
     for workload in WORKLOADS {
         let Some(twin) = workload.by_hardware() else { continue };
         if let (Some(by_exits), Some(by_hardware)) = (ran(workload.name), ran(twin.name)) {
@@ -294,7 +295,7 @@ fn scenarios(account: &Account) -> Sheet {
     let mut sheet = Sheet::new(&["scenario", "reason#", "exits#", "verdict"]);
     for scenario in &account.scenarios {
         let verdict = match scenario.detail.as_str() {
-            "" => scenario.verdict.clone(),
+            "" => scenario.verdict.to_string(),
             detail => format!("{}: {detail}", scenario.verdict),
         };
         sheet.row(vec![scenario.name.clone(), scenario.reason.to_string(), scenario.observed.to_string(), verdict]);

@@ -1,0 +1,66 @@
+//! The words by which the monitor judges a workload, a scenario or a run, in the records of each.
+
+/// A judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// All books agree.
+    Balanced,
+    /// Nothing was compared, since the monitor kept no ledger.
+    Unaccounted,
+    /// The books differ.
+    Differs,
+    /// An assertion failed.
+    Failed,
+    /// A scenario was not run: the processor lacks what it takes.
+    Denied,
+    /// The guest had to be stopped.
+    Stopped,
+    /// The machine can't run the image.
+    Refused,
+    /// The monitor itself could not go on.
+    Fault,
+}
+
+impl Judgement {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Balanced,
+        Self::Unaccounted,
+        Self::Differs,
+        Self::Failed,
+        Self::Denied,
+        Self::Stopped,
+        Self::Refused,
+        Self::Fault,
+    ];
+
+    /// The word in records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::Unaccounted => "unaccounted",
+            Self::Differs => "differs",
+            Self::Failed => "failed",
+            Self::Denied => "denied",
+            Self::Stopped => "stopped",
+            Self::Refused => "refused",
+            Self::Fault => "fault",
+        }
+    }
+
+    /// The judgement of a word, if it is one.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|judgement| judgement.word() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_judgement_is_found_by_its_word() {
+        assert!(Judgement::ALL.iter().all(|&judgement| Judgement::of(judgement.word()) == Some(judgement)));
+        assert_eq!(Judgement::of("balance"), None);
+    }
+}
