@@ -30,7 +30,7 @@ struct Facts {
     cpuinfo: String,
     /// The reason that /dev/kvm can't be opened, if it can't.
     device: Option<String>,
-    /// By extension as in [`SIGNS`]: the parameter `nested` of its module, if that is loaded.
+    /// The parameter `nested` of each extension's module, in the order of [`SIGNS`]; `None` if the module is not loaded.
     nested: [Option<String>; 2],
 }
 

@@ -40,12 +40,12 @@ impl Dice {
         self.below(1000) < per_mille
     }
 
-    /// One of several, each with the same chance.
+    /// One element of `from`; each has the same chance.
     pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 
-    /// One of several by their weights.
+    /// One element of `from`; the chance of each is by its weight.
     pub(super) fn weighted<'a, T>(&mut self, from: &'a [T], weight: impl Fn(&T) -> u64) -> &'a T {
         let mut at = self.below(from.iter().map(&weight).sum());
         for one in from {

@@ -72,7 +72,7 @@ extern "C" fn start() -> ! {
     processor::set_up();
     time::set_up();
     apic::set_up_timer(TIMER_VECTOR);
-    // Before the many exits of `learn`, during which the last of the others comes to its HLT.
+    // The others start before the many exits of `learn`, during which the last of them comes to its HLT.
     start_up::start_others();
     learn::learn();
     // SAFETY: the application's entry point, called once, on a stack of its own with all of the kernel set up.

@@ -12,7 +12,7 @@ use crate::workload::{Counts, Ends, On, Otherwise, Provokes, Workload};
 /// Stands before the name of a row in option lines and records, since some workloads have the same names.
 pub const PREFIX: &str = "bench.";
 
-/// In option lines, every row that there are vCPUs for. Rows of the other extension are left out where they run.
+/// The word in option lines for every row that there are vCPUs for. A run leaves out the rows of the other extension.
 pub const EVERY: &str = "bench";
 
 /// Iterations at the beginning of a row that give no sample.

@@ -346,7 +346,7 @@ mod tests {
         words
     }
 
-    /// Of every group of up to four, whoever fails: all stop that can, and exactly one processor has the last words.
+    /// Of every group of up to four vCPUs, whichever fails, all stop that can, and exactly one processor has the last words.
     #[test]
     fn a_fault_at_any_processor_stops_all_and_is_said_once() {
         const KINDS: [Processor; 5] = [Runs { loses: 0 }, Runs { loses: 3 }, Halts, Waits, Hangs];
@@ -357,7 +357,7 @@ mod tests {
                 code /= vcpus;
                 let kinds: Vec<_> =
                     (0..vcpus).map(|at| KINDS[code / KINDS.len().pow(at as u32) % KINDS.len()]).collect();
-                // Of the one that fails only one case is another; the first waits only while no other runs.
+                // The failing processor's kind makes no difference, so that one is enough; the first waits only while no other runs.
                 let is_early = kinds[0] == Waits && fails_at != 0;
                 if kinds[fails_at] != KINDS[0] || is_early && (1..vcpus).any(|at| at != fails_at && kinds[at] != Waits)
                 {

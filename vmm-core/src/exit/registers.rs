@@ -37,7 +37,7 @@ impl GuestRegisters {
         self.words().get_mut(usize::from(POSITIONS[usize::from(number & 15)]))
     }
 
-    /// All of them, in the order of the fields.
+    /// All registers, in the order of the fields.
     #[inline(always)]
     fn words(&mut self) -> &mut [u64; WORDS] {
         // SAFETY: the struct is that many quadwords, in C's layout.

@@ -13,7 +13,7 @@ pub struct Report<W: Write> {
 }
 
 impl<W: Write> Report<W> {
-    /// Nothing yet. `several` says that the accounts are told apart by their titles, however many come.
+    /// A report without an account yet. `several` says that the accounts are told apart by their titles, however many come.
     pub fn new(out: W, format: Format, several: bool, look: Look) -> Self {
         Self { out, form: format.form(several, look), written: 0 }
     }

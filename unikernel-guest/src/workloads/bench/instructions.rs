@@ -83,7 +83,7 @@ pub(super) fn rdmsr() -> u32 {
     timed!("rdmsr", in("ecx") IA32_APIC_BASE)
 }
 
-// Nobody executes SYSENTER.
+// The value does not matter: nobody executes SYSENTER.
 pub(super) fn wrmsr() -> u32 {
     book(R::WRMSR);
     timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") SYSENTER_ESP)
@@ -100,7 +100,7 @@ pub(super) fn rd_tsc_adjust() -> u32 {
     timed!("rdmsr", in("ecx") IA32_TSC_ADJUST)
 }
 
-// Nothing swaps GS base.
+// The value does not matter: nothing swaps GS base.
 pub(super) fn wr_kernel_gs_base() -> u32 {
     book_if_enabled(R::WRMSR, 1);
     timed!("xor eax, eax\n xor edx, edx\n wrmsr", in("ecx") IA32_KERNEL_GS_BASE)
