@@ -1,10 +1,10 @@
-//! The words of `--on`: each platform's own name, and names for several. All are derived from the table of platforms.
+//! The words of `--on`: each platform's own name, and names for several platforms. All come from the table of platforms.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::platforms::{PLATFORMS, Platform};
 
-/// The names for several platforms, with their helps. A platform's row says which it answers to.
+/// The names for several platforms, with their lines in the help. A platform's row says which of them it answers to.
 const GROUPS: [(&str, &str); 2] = [
     (Choice::AUTO, "Bochs if it is installed, else QEMU"),
     ("qemu", "QEMU: with KVM where that offers nested virtualization, else its own emulation"),
@@ -15,10 +15,10 @@ const GROUPS: [(&str, &str); 2] = [
 pub struct Choice(&'static str);
 
 impl Choice {
-    /// The name for all of them.
+    /// The name for all platforms.
     pub const AUTO: &'static str = "auto";
 
-    /// The words and their helps, in the order of their names.
+    /// The words and their lines in the help, in the order of the words.
     fn words() -> Vec<(&'static str, &'static str)> {
         let mut words: Vec<_> = GROUPS.into_iter().chain(PLATFORMS.iter().map(|row| (row.name, row.help))).collect();
         words.sort_unstable();
@@ -35,12 +35,12 @@ impl Choice {
         })
     }
 
-    /// True if it may be run by this.
+    /// True if the word allows a run on this platform.
     pub fn allows(self, row: &Platform) -> bool {
         self.0 == Self::AUTO || self.0 == row.name || row.group == Some(self.0)
     }
 
-    /// True if it is a name for several.
+    /// True if the word is a name for several platforms.
     pub fn leaves_a_choice(self) -> bool {
         GROUPS.iter().any(|(group, _)| *group == self.0)
     }

@@ -23,35 +23,35 @@ pub enum Engine {
 /// One way to run the image.
 #[derive(Clone, Copy, Debug)]
 pub struct Platform {
-    /// The engine that executes it.
+    /// The engine that executes the image.
     pub engine: Engine,
     /// The virtualization extension that the image finds there.
     pub extension: Extension,
-    /// Its word on the command line, and the platform's kind in accounts.
+    /// The platform's word on the command line, and its kind in accounts.
     pub name: &'static str,
-    /// The word for it and others, beside `auto`.
+    /// The word on the command line for this platform and others, besides `auto`.
     pub group: Option<&'static str>,
-    /// Its line in the help of the command line.
+    /// The platform's line in the help of the command line.
     pub help: &'static str,
-    /// Its name for people.
+    /// The platform's name for people.
     pub title: &'static str,
-    /// The processor; `None` where there is a choice of models.
+    /// The processor; `None` if there is a choice of models.
     pub processor: Option<&'static str>,
-    /// Its requirements.
+    /// The platform's requirements.
     pub needs: &'static str,
     /// The extent to which a second run repeats the first, in words.
     pub repeats: &'static str,
     /// Whether a second run repeats the first to the tick.
     pub is_exact: bool,
-    /// Whether it keeps a log of VM exits of its own, which an audit needs.
+    /// Whether the engine keeps a log of VM exits of its own, which an audit needs.
     pub logs_exits: bool,
-    /// The reason to choose it, as a clause.
+    /// The reason to choose the platform, as a clause.
     pub merit: &'static str,
     /// TSC ticks that a usual machine executes there in a second: without the log of exits, and with it.
     pub ticks_a_second: (u64, u64),
     /// The usual time of the watchdog, in TSC ticks.
     pub watchdog_ticks: u64,
-    /// Checks that it works here with an extension; if not, the failure has the reason.
+    /// Checks that the platform works here with an extension; if not, the failure has the reason.
     check: fn(Extension) -> Result<(), Failure>,
     /// Makes a machine ready to start from an image in a directory, with the log of exits if that is asked for.
     pub(super) prepare: fn(&Path, Boot<'_>, Machine, bool) -> Result<Launch, Failure>,

@@ -38,7 +38,8 @@ pub(super) fn tsc_adjust(run: &Run) -> Outcome {
         let (before, interrupts) = (rdtsc(), interrupts_of(TIMER_VECTOR));
         // The deadline is so far away that it comes only because the clock is set forward.
         apic::set_deadline(before + AHEAD_TICKS);
-        // The clock is set by either MSR in turn. The TSC itself has gone on between reading and writing, so that it is set ahead by less.
+        // The clock is set by either MSR in turn. The TSC itself has gone on between reading and writing, so that it is set ahead
+        // by less.
         let (least, most) = if iteration % 2 == 0 {
             adjust_tsc(AHEAD_TICKS);
             (AHEAD_TICKS, AHEAD_TICKS)

@@ -1,6 +1,6 @@
-//! The words by which the monitor judges a workload, a scenario or a run, in the records of each.
+//! The words by which records judge a workload, a scenario or a run.
 
-/// A judgement.
+/// The monitor's judgement of a workload, a scenario or a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
     /// All books agree.
@@ -11,7 +11,7 @@ pub enum Judgement {
     Differs,
     /// An assertion failed.
     Failed,
-    /// A scenario was not run: the processor lacks what it takes.
+    /// A scenario was not run: the processor lacks a feature that it needs.
     Denied,
     /// The guest had to be stopped.
     Stopped,
@@ -22,7 +22,7 @@ pub enum Judgement {
 }
 
 impl Judgement {
-    /// All of them.
+    /// Every judgement.
     pub const ALL: [Self; 8] = [
         Self::Balanced,
         Self::Unaccounted,
@@ -48,7 +48,7 @@ impl Judgement {
         }
     }
 
-    /// The judgement of a word, if it is one.
+    /// The judgement with this word; `None` if there is none.
     pub fn of(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|judgement| judgement.word() == word)
     }

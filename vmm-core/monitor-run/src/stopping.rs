@@ -357,7 +357,8 @@ mod tests {
                 code /= vcpus;
                 let kinds: Vec<_> =
                     (0..vcpus).map(|at| KINDS[code / KINDS.len().pow(at as u32) % KINDS.len()]).collect();
-                // The failing processor's kind makes no difference, so that one is enough; the first waits only while no other runs.
+                // The failing processor's kind makes no difference, so that one is enough; the first waits only while no other
+                // runs.
                 let is_early = kinds[0] == Waits && fails_at != 0;
                 if kinds[fails_at] != KINDS[0] || is_early && (1..vcpus).any(|at| at != fails_at && kinds[at] != Waits)
                 {

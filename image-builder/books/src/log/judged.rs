@@ -8,11 +8,11 @@ use tollgate_abi::judgement::Judgement;
 /// The judgement of a workload, of a scenario or of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Judged {
-    /// A word of the monitor's.
+    /// A judgement of the monitor's.
     Known(Judgement),
     /// A word that this tool does not know.
     Unknown(String),
-    /// None: the log ends before.
+    /// No judgement: the log ends before it.
     Unfinished,
 }
 
@@ -22,12 +22,12 @@ impl Judged {
         Judgement::of(word).map_or_else(|| Judged::Unknown(word.to_owned()), Judged::Known)
     }
 
-    /// Whether it is this one.
+    /// Whether it is this judgement of the monitor's.
     pub fn is(&self, judgement: Judgement) -> bool {
         *self == Judged::Known(judgement)
     }
 
-    /// The word for it.
+    /// The word for the judgement.
     pub fn word(&self) -> &str {
         match self {
             Judged::Known(judgement) => judgement.word(),
@@ -49,7 +49,7 @@ impl fmt::Display for Judged {
     }
 }
 
-/// In documents it is its word.
+/// A judgement is its word in documents.
 impl Serialize for Judged {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.word())

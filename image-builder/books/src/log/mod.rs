@@ -103,7 +103,7 @@ pub struct WorkloadRun {
 }
 
 impl WorkloadRun {
-    /// The monitor's verdict on it.
+    /// The monitor's judgement of the workload.
     pub fn verdict(&self) -> &Judged {
         self.ended.as_ref().map_or(&Judged::Unfinished, |end| &end.verdict)
     }
@@ -171,7 +171,7 @@ pub struct ScenarioRun {
     pub name: String,
     /// The reason that it is about.
     pub reason: u16,
-    /// The monitor's verdict on it.
+    /// The monitor's judgement of the scenario.
     pub verdict: Judged,
     /// Exits that it predicts.
     pub predicted: u64,
@@ -190,7 +190,7 @@ pub struct ScenarioRun {
 /// The end of a workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkloadEnd {
-    /// The monitor's verdict on it.
+    /// The monitor's judgement of the workload.
     pub verdict: Judged,
     /// Exits in its window.
     pub exits: u64,
