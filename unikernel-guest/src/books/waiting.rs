@@ -1,5 +1,5 @@
-//! The protocol by which a vCPU that waits on a word and one that changes the word find each other. It knows neither interrupts
-//! nor time, which are the callers'.
+//! The protocol by which a vCPU that waits on a word and one that changes the word find each other. Interrupts and time are the
+//! callers', by [`Vcpu`].
 //!
 //! A vCPU that waits first says so and then looks at the word; a vCPU that wakes others first changes the word and then looks for
 //! waiting vCPUs. So one of the two sees the other, and no wake-up is lost.
@@ -7,6 +7,66 @@
 use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU32, AtomicUsize, fence};
+
+/// The vCPU that waits, as far as waiting goes.
+pub(crate) trait Vcpu {
+    /// Looks before it halts: as PAUSE may exit, none is executed.
+    const LOOKS: u32 = 1 << 24;
+    /// The interrupts that it has taken by which others wake it.
+    fn calls(&self) -> u64;
+    /// Lets another go first, without an exit.
+    fn give_way(&self);
+    /// Halts until an interrupt comes. They are off otherwise, so that one that came before ends the halt at once.
+    fn halt(&self);
+    /// Nanoseconds since the start.
+    fn now_ns(&self) -> u64;
+}
+
+/// The end of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It did not begin: the word was not what was expected.
+    Differs,
+    /// Somebody woke those who wait on the word.
+    Woken,
+    /// The deadline came.
+    TimedOut,
+}
+
+/// Waits until those who wait on the word are woken, or until a time at the latest. With a time limit the vCPU does not halt.
+pub(crate) fn wait<V: Vcpu>(
+    vcpu: &V,
+    waiter: &Waiter,
+    word: &AtomicU32,
+    expected: u32,
+    deadline_ns: Option<u64>,
+) -> Ended {
+    if !waiter.begin(word, expected) {
+        return Ended::Differs;
+    }
+    if let Some(deadline_ns) = deadline_ns {
+        while !waiter.is_woken() {
+            if vcpu.now_ns() >= deadline_ns && waiter.give_up(word) {
+                return Ended::TimedOut;
+            }
+            vcpu.give_way();
+        }
+        return Ended::Woken;
+    }
+    let is_woken = (0..V::LOOKS).any(|_| {
+        vcpu.give_way();
+        waiter.is_woken()
+    });
+    if !is_woken {
+        let calls = vcpu.calls();
+        if waiter.fall_asleep(word) {
+            while vcpu.calls() == calls {
+                vcpu.halt();
+            }
+        }
+    }
+    Ended::Woken
+}
 
 /// Set beside the word's address, whose low bits are 0, when the vCPU halts or is about to.
 const ASLEEP: usize = 1;
@@ -73,6 +133,7 @@ pub(crate) fn wake<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::sync::mpsc;
     use std::thread;
     use std::vec::Vec;
@@ -107,39 +168,168 @@ mod tests {
         assert!(!waiters[0].fall_asleep(&word));
     }
 
-    /// Two threads hand a token back and forth; each halts on a channel, which stands for HLT and the interrupt that ends it.
+    /// A vCPU to which nothing happens but what the test has happen, at the event that it is told the number of. An interrupt that is
+    /// sent stays pending until the vCPU halts.
+    struct Scripted<F: Fn(usize) -> bool> {
+        events: Cell<usize>,
+        pending: Cell<bool>,
+        calls: Cell<u64>,
+        halts: Cell<usize>,
+        happens: F,
+    }
+
+    impl<F: Fn(usize) -> bool> Scripted<F> {
+        /// `happens` returns true if it has the vCPU interrupted.
+        fn new(happens: F) -> Self {
+            let (events, pending) = (Cell::new(0), Cell::new(false));
+            Self { events, pending, calls: Cell::new(0), halts: Cell::new(0), happens }
+        }
+
+        fn event(&self) {
+            let number = self.events.replace(self.events.get() + 1);
+            self.pending.set(self.pending.get() | (self.happens)(number));
+        }
+    }
+
+    impl<F: Fn(usize) -> bool> Vcpu for Scripted<F> {
+        const LOOKS: u32 = 3;
+
+        fn calls(&self) -> u64 {
+            self.event();
+            self.calls.get()
+        }
+
+        fn give_way(&self) {
+            self.event();
+        }
+
+        fn halt(&self) {
+            self.event();
+            self.halts.set(self.halts.get() + 1);
+            assert!(self.halts.get() < 100, "nobody wakes it");
+            self.calls.set(self.calls.get() + u64::from(self.pending.take()));
+        }
+
+        /// As many nanoseconds as events.
+        fn now_ns(&self) -> u64 {
+            self.event();
+            self.events.get() as u64
+        }
+    }
+
+    /// The word is changed and the wait ended at every point of it in turn, with a time limit and without.
+    #[test]
+    fn whenever_it_is_woken_a_wait_ends_and_leaves_nothing_over() {
+        const POINTS: usize = 12;
+        const DEADLINE: u64 = 7;
+        let mut ends = Vec::new();
+        for deadline in [None, Some(DEADLINE)] {
+            for point in 0..POINTS {
+                let (waiters, word, was_woken) = ([Waiter::none()], AtomicU32::new(0), Cell::new(0));
+                let vcpu = Scripted::new(|event| {
+                    if event != point {
+                        return false;
+                    }
+                    word.store(1, SeqCst);
+                    let (count, interrupted) = woken(&waiters, &word, 1);
+                    was_woken.set(count);
+                    !interrupted.is_empty()
+                });
+                let ended = wait(&vcpu, &waiters[0], &word, 0, deadline);
+                assert!(waiters[0].is_woken() && !vcpu.pending.get(), "{deadline:?}, woken at {point}");
+                assert_eq!(was_woken.get() == 1, ended == Ended::Woken, "{deadline:?}, woken at {point}");
+                assert!(deadline.is_none() || vcpu.halts.get() == 0, "nobody would end that at the deadline");
+                ends.push((ended, vcpu.halts.get()));
+            }
+        }
+        let (without, with) = ends.split_at(POINTS);
+        // Three looks and the count of the interrupts; behind that it halts, until it is woken.
+        assert!(without[..4].iter().all(|end| *end == (Ended::Woken, 0)), "{without:?}");
+        assert!(without[4..].iter().all(|end| end.0 == Ended::Woken && end.1 > 0), "{without:?}");
+        // The seventh event is the look at the clock that finds the deadline come.
+        assert!(with[..7].iter().all(|end| end.0 == Ended::Woken), "{with:?}");
+        assert!(with[7..].iter().all(|end| end.0 == Ended::TimedOut), "{with:?}");
+    }
+
+    #[test]
+    fn an_interrupt_that_is_not_meant_for_the_wait_does_not_end_it() {
+        let (waiters, word) = ([Waiter::none()], AtomicU32::new(0));
+        let vcpu = Scripted::new(|event| event == 20 && woken(&waiters, &word, 1) == (1, Vec::from([0])));
+        assert_eq!(wait(&vcpu, &waiters[0], &word, 0, None), Ended::Woken);
+        assert!(vcpu.halts.get() > 5, "the timer's ended the halts before");
+    }
+
+    #[test]
+    fn a_wait_that_has_no_reason_ends_at_once() {
+        let (waiter, word) = (Waiter::none(), AtomicU32::new(1));
+        let vcpu = Scripted::new(|_| false);
+        assert_eq!(wait(&vcpu, &waiter, &word, 0, None), Ended::Differs);
+        assert_eq!((vcpu.events.get(), waiter.is_woken()), (0, true));
+        assert_eq!(wait(&vcpu, &waiter, &word, 1, Some(0)), Ended::TimedOut, "the deadline has been");
+        assert_eq!((vcpu.events.get(), waiter.is_woken()), (1, true));
+    }
+
+    /// A thread of the host as a vCPU: a message on its channel is the interrupt that ends its halt.
+    struct Thread {
+        interrupts: mpsc::Receiver<()>,
+        calls: Cell<u64>,
+        now_ns: Cell<u64>,
+    }
+
+    impl Vcpu for Thread {
+        const LOOKS: u32 = 3;
+
+        fn calls(&self) -> u64 {
+            self.calls.get()
+        }
+
+        fn give_way(&self) {
+            thread::yield_now();
+        }
+
+        fn halt(&self) {
+            self.interrupts.recv().unwrap();
+            self.calls.set(self.calls.get() + 1);
+        }
+
+        fn now_ns(&self) -> u64 {
+            self.now_ns.replace(self.now_ns.get() + 1)
+        }
+    }
+
+    /// Threads hand a token round; each waits for its turn, now and then with a time limit.
     #[test]
     fn no_wake_up_is_lost() {
-        const TURNS: u32 = 20_000;
-        let (waiters, word) = ([const { Waiter::none() }; 2], AtomicU32::new(0));
-        let (interrupts, halts): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel::<()>()).unzip();
+        const THREADS: u32 = 3;
+        const TURNS: u32 = 3_000;
+        let (waiters, word) = ([const { Waiter::none() }; THREADS as usize], AtomicU32::new(0));
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..THREADS).map(|_| mpsc::channel::<()>()).unzip();
         let left_over = thread::scope(|scope| {
-            let players: Vec<_> = halts
-                .into_iter()
-                .enumerate()
-                .map(|(own, halt)| {
-                    let (waiters, word, interrupts) = (&waiters, &word, interrupts.clone());
+            let players: Vec<_> = (0..THREADS)
+                .zip(receivers)
+                .map(|(own, interrupts)| {
+                    let (waiters, word, senders) = (&waiters, &word, senders.clone());
                     scope.spawn(move || {
+                        let vcpu = Thread { interrupts, calls: Cell::new(0), now_ns: Cell::new(0) };
                         for turn in 0..TURNS {
-                            let own_turn = 2 * turn + own as u32;
+                            let own_turn = THREADS * turn + own;
                             loop {
                                 let now = word.load(SeqCst);
                                 if now == own_turn {
                                     break;
                                 }
-                                if waiters[own].begin(word, now) && waiters[own].fall_asleep(word) {
-                                    halt.recv().unwrap();
-                                }
+                                let deadline = (turn % 3 == own).then(|| vcpu.now_ns.get() + 5);
+                                wait(&vcpu, &waiters[own as usize], word, now, deadline);
                             }
                             word.store(own_turn + 1, SeqCst);
-                            wake(waiters.iter(), word, 1, |place| interrupts[place].send(()).unwrap());
+                            wake(waiters.iter(), word, i32::MAX, |place| senders[place].send(()).unwrap());
                         }
-                        halt.try_iter().count()
+                        vcpu.interrupts.try_iter().count()
                     })
                 })
                 .collect();
             players.into_iter().map(|player| player.join().unwrap()).sum::<usize>()
         });
-        assert_eq!((word.load(SeqCst), left_over), (2 * TURNS, 0));
+        assert_eq!((word.load(SeqCst), left_over), (THREADS * TURNS, 0));
     }
 }

@@ -13,47 +13,34 @@ use hermit_abi::{EAGAIN, EINVAL, EOVERFLOW, ETIMEDOUT, FUTEX_RELATIVE_TIMEOUT, s
 use super::errno::refused;
 use super::time;
 use crate::books::interrupts::{WORK_VECTOR, interrupts_of};
+use crate::books::waiting::{Ended, Vcpu};
 use crate::books::{cpu, vcpus, waiting};
-use crate::ops::apic;
-use crate::ops::idle::{self, looked_for};
+use crate::ops::{apic, idle};
 
-/// Looks before the vCPU halts: as PAUSE may exit, none is executed.
-const LOOKS: u32 = 1 << 24;
+/// The vCPU that runs this.
+struct This;
 
-/// The end of a wait.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// It did not begin: the word was not what was expected.
-    Differs,
-    /// Somebody woke the vCPUs that wait on the word.
-    Woken,
-    /// The deadline came.
-    TimedOut,
+impl Vcpu for This {
+    fn calls(&self) -> u64 {
+        interrupts_of(WORK_VECTOR)
+    }
+
+    fn give_way(&self) {
+        idle::give_way();
+    }
+
+    fn halt(&self) {
+        idle::hlt_until_interrupt();
+    }
+
+    fn now_ns(&self) -> u64 {
+        time::now_ns()
+    }
 }
 
-/// Waits until the vCPUs that wait on the word are woken, or until a time at the latest.
+/// Waits until those who wait on the word are woken, or until a time at the latest.
 pub(super) fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Ended {
-    let waiter = &cpu::this().waiter;
-    if !waiter.begin(word, expected) {
-        return Ended::Differs;
-    }
-    if let Some(deadline_ns) = deadline_ns {
-        while !waiter.is_woken() {
-            if time::now_ns() >= deadline_ns && waiter.give_up(word) {
-                return Ended::TimedOut;
-            }
-            idle::give_way();
-        }
-    } else if !looked_for(LOOKS, || waiter.is_woken()) {
-        let calls = interrupts_of(WORK_VECTOR);
-        if waiter.fall_asleep(word) {
-            // Interrupts are off, so that the interrupt of the wake-up stays pending until HLT.
-            while interrupts_of(WORK_VECTOR) == calls {
-                idle::hlt_until_interrupt();
-            }
-        }
-    }
-    Ended::Woken
+    waiting::wait(&This, &cpu::this().waiter, word, expected, deadline_ns)
 }
 
 /// Wakes up to `count` vCPUs that wait on the word; returns the number woken.

@@ -6,11 +6,10 @@
 #![expect(unsafe_code, reason = "defines hermit-abi symbols by name and calls what is started")]
 
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use hermit_abi::{EAGAIN, EINVAL, ENOMEM, ESRCH, NORMAL_PRIO, Tid};
 use tollgate_abi::exit_reason::ExitReason;
-use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::profile::Profile;
 
 use super::errno::refused;
@@ -19,8 +18,8 @@ use super::{futex, time};
 use crate::books::book::book;
 use crate::books::cpu::{self, Cpu};
 use crate::books::interrupts::{WORK_VECTOR, interrupts_of};
-use crate::books::thread::{CLAIMED, DONE, IDLE, READY, Thread};
-use crate::books::vcpus;
+use crate::books::thread::{Join, Thread, Work};
+use crate::books::{thread, vcpus};
 use crate::ops::idle::{give_way, hlt_for_ever, hlt_until_booked_interrupt, looked_for};
 use crate::ops::{apic, control_registers, hypercall};
 
@@ -48,53 +47,41 @@ pub(super) fn serve(this: &'static Cpu) -> ! {
         let calls = interrupts_of(WORK_VECTOR);
         hlt_until_booked_interrupt();
         // An interrupt announces each thread, which must not start before the interrupt has come: it would come at another HLT.
-        if interrupts_of(WORK_VECTOR) != calls && this.thread.state.load(Acquire) == READY {
-            run(&this.thread);
-        } else {
-            book(ExitReason::HLT);
+        match this.thread.work().filter(|_| interrupts_of(WORK_VECTOR) != calls) {
+            Some(work) => run(&this.thread, work),
+            None => book(ExitReason::HLT),
         }
     }
 }
 
-fn run(thread: &Thread) {
-    let profile = Profile::from_number(thread.profile.load(Relaxed).into()).unwrap_or_default();
+fn run(thread: &Thread, Work { entry, argument, profile }: Work) {
     if profile != Profile::Minimal {
         hypercall::switch_profile(profile);
     }
     // SAFETY: an `Entry`, by `start`.
-    let entry = unsafe { core::mem::transmute::<*mut (), Entry>(thread.entry.load(Relaxed)) };
-    entry(thread.argument.load(Relaxed));
+    let entry = unsafe { core::mem::transmute::<*mut (), Entry>(entry) };
+    entry(argument);
     if profile != Profile::Minimal {
         hypercall::switch_profile(Profile::Minimal);
     }
     // Writing the registers back may exit, and the vCPU that waits may still count.
-    thread.left_changed.store(control_registers::are_changed(), Relaxed);
+    thread.set_left_changed(control_registers::are_changed());
     // The HLT behind the thread.
     book(ExitReason::HLT);
-    thread.state.store(DONE, Release);
-    futex::wake(&thread.state, i32::MAX);
-}
-
-/// Reserves a vCPU whose thread is in this state; false if it is in another.
-fn claim(at: usize, state: u32) -> bool {
-    cpu::cpu(at).thread.state.compare_exchange(state, CLAIMED, AcqRel, Relaxed).is_ok()
+    thread.finish();
+    futex::wake(thread.state(), i32::MAX);
 }
 
 /// Starts a thread on a vCPU that was claimed.
 fn start(at: usize, profile: Profile, entry: Entry, argument: usize) {
-    let thread = &cpu::cpu(at).thread;
-    thread.entry.store(entry as *mut (), Relaxed);
-    thread.argument.store(argument, Relaxed);
-    thread.profile.store(profile as u8, Relaxed);
-    thread.is_blocked.store(0, Relaxed);
-    thread.state.store(READY, Release);
+    cpu::cpu(at).thread.give(Work { entry: entry as *mut (), argument, profile });
     // SAFETY: the vector has a handler; a vCPU without a thread halts.
     unsafe { apic::send(at, WORK_VECTOR) };
 }
 
 /// Runs a function on a vCPU, under a profile; false if the vCPU is not idle. [`finish`] has to follow.
 pub(crate) fn give(to: usize, profile: Profile, entry: Entry, argument: usize) -> bool {
-    let is_idle = claim(to, IDLE);
+    let is_idle = cpu::cpu(to).thread.claim();
     if is_idle {
         start(to, profile, entry, argument);
     }
@@ -103,11 +90,11 @@ pub(crate) fn give(to: usize, profile: Profile, entry: Entry, argument: usize) -
 
 /// Waits until a vCPU has run the function that it was given, without an exit however long it takes.
 pub(crate) fn finish(at: usize) {
-    let state = &cpu::cpu(at).thread.state;
-    while state.load(Acquire) != DONE {
+    let thread = &cpu::cpu(at).thread;
+    while !thread.is_done() {
         give_way();
     }
-    state.store(IDLE, Release);
+    thread.take_back();
 }
 
 /// Puts control registers back on every vCPU where they were left changed.
@@ -117,7 +104,7 @@ pub(crate) fn restore() {
     }
     control_registers::restore();
     for (number, cpu) in others() {
-        if cpu.thread.left_changed.swap(false, Relaxed) && give(number, Profile::Minimal, restore_here, 0) {
+        if cpu.thread.take_left_changed() && give(number, Profile::Minimal, restore_here, 0) {
             finish(number);
         }
     }
@@ -126,8 +113,7 @@ pub(crate) fn restore() {
 /// Takes every other vCPU off line, before the guest ends.
 pub(super) fn take_others_off_line() {
     for (number, cpu) in others().filter(|(_, cpu)| cpu.is_up.load(Acquire)) {
-        // A thread that has finished need not have been joined.
-        if !claim(number, IDLE) && !claim(number, DONE) {
+        if !cpu.thread.claim_for_good() {
             note_failure(format_args!("vCPU {number} still runs a thread"));
             continue;
         }
@@ -147,7 +133,7 @@ extern "C" fn go_off_line(_: usize) {
 
 /// The number of the thread that asks.
 pub(super) fn own_tid() -> Tid {
-    match cpu::this().thread.id.load(Relaxed) {
+    match cpu::this().thread.id() {
         0 => MAIN_THREAD,
         id => id,
     }
@@ -158,7 +144,7 @@ pub(super) fn of_tid(id: Tid) -> Option<usize> {
     match id {
         0 => None,
         MAIN_THREAD => Some(0),
-        id => others().find(|(_, cpu)| cpu.thread.id.load(Acquire) == id).map(|(number, _)| number),
+        id => others().find(|(_, cpu)| cpu.thread.id() == id).map(|(number, _)| number),
     }
 }
 
@@ -167,10 +153,9 @@ static SPAWNED: AtomicU32 = AtomicU32::new(0);
 
 fn spawn(entry: Entry, argument: usize, core: isize) -> Option<Tid> {
     let is_asked_for = |at: &usize| core < 0 || *at == core.unsigned_abs();
-    let at = (1..vcpus()).filter(is_asked_for).find(|&at| claim(at, IDLE))?;
-    // Never the main thread's number, nor that of a thread that has not been joined, for the first 2^28 threads.
-    let id = (SPAWNED.fetch_add(1, Relaxed) + 1).wrapping_mul(MOST_VCPUS as u32) + at as u32;
-    cpu::cpu(at).thread.id.store(id, Release);
+    let at = (1..vcpus()).filter(is_asked_for).find(|&at| cpu::cpu(at).thread.claim())?;
+    let id = thread::number(SPAWNED.fetch_add(1, Relaxed), at);
+    cpu::cpu(at).thread.set_id(id);
     start(at, Profile::Minimal, entry, argument);
     Some(id)
 }
@@ -207,18 +192,14 @@ extern "C" fn sys_join(id: Tid) -> i32 {
     let Some(at) = of_tid(id) else { return refused(ESRCH) };
     let thread = &cpu::cpu(at).thread;
     loop {
-        match thread.state.load(Acquire) {
-            // Another thread may have joined it meanwhile.
-            _ if thread.id.load(Acquire) != id => return refused(ESRCH),
-            DONE if thread.id.compare_exchange(id, 0, AcqRel, Relaxed).is_ok() => break,
-            DONE => {}
-            running => {
-                futex::wait(&thread.state, running, None);
+        match thread.join(id) {
+            Join::Joined => return 0,
+            Join::Gone => return refused(ESRCH),
+            Join::Wait(state) => {
+                futex::wait(thread.state(), state, None);
             }
         }
     }
-    thread.state.store(IDLE, Release);
-    0
 }
 
 /// Each thread has a processor of its own.
@@ -244,7 +225,7 @@ extern "C" fn sys_set_priority(_thread: Tid, _priority: u8) {}
 /// Waits here if the thread has blocked itself.
 #[unsafe(no_mangle)]
 extern "C" fn sys_yield() {
-    let is_blocked = &cpu::this().thread.is_blocked;
+    let is_blocked = cpu::this().thread.blocked();
     while is_blocked.load(Acquire) != 0 {
         futex::wait(is_blocked, 1, None);
     }
@@ -253,24 +234,24 @@ extern "C" fn sys_yield() {
 /// Blocks the thread from its next yield on.
 #[unsafe(no_mangle)]
 extern "C" fn sys_block_current_task() {
-    cpu::this().thread.is_blocked.store(1, SeqCst);
+    cpu::this().thread.set_blocked(true);
 }
 
 /// Waits here, as the time limit is this call's.
 #[unsafe(no_mangle)]
 extern "C" fn sys_block_current_task_with_timeout(milliseconds: u64) {
-    let is_blocked = &cpu::this().thread.is_blocked;
-    is_blocked.store(1, SeqCst);
+    let thread = &cpu::this().thread;
+    thread.set_blocked(true);
     let deadline = time::now_ns().saturating_add(milliseconds.saturating_mul(1_000_000));
-    futex::wait(is_blocked, 1, Some(deadline));
-    is_blocked.store(0, SeqCst);
+    futex::wait(thread.blocked(), 1, Some(deadline));
+    thread.set_blocked(false);
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn sys_wakeup_taskt(thread: Tid) {
     if let Some(vcpu) = of_tid(thread) {
-        let is_blocked = &cpu::cpu(vcpu).thread.is_blocked;
-        is_blocked.store(0, SeqCst);
-        futex::wake(is_blocked, 1);
+        let thread = &cpu::cpu(vcpu).thread;
+        thread.set_blocked(false);
+        futex::wake(thread.blocked(), 1);
     }
 }
