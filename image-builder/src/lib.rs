@@ -13,6 +13,7 @@ pub mod cli;
 pub mod commands;
 pub mod emulator;
 pub mod image;
+pub mod images;
 pub mod interrupt;
 pub mod progress;
 pub mod random;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use common::{text, tollgate_in};
 use serde_json::Value;
-use tollgate::emulator::versions::Family;
+use tollgate::emulator::Family;
 use tollgate::emulator::{Engine, bochs, release};
 use tollgate_abi::emulated::Release;
 use tollgate_abi::exit_reason::TABLE;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate::emulator::models::{self, MODELS, Model, Offers};
 use tollgate::emulator::{Boot, Ended, Engine, Launch, Limits, Machine, PLATFORMS, Session, Target, bochs, release};
-use tollgate::image;
+use tollgate::images;
 use tollgate_abi::bench::{Bench, Parts, TABLE as BENCHES, WARM_UP};
 use tollgate_abi::emulated::Release;
 use tollgate_abi::guest_image::{DIRECTORY_OFFSET, ROM_BASE};
@@ -681,7 +681,7 @@ fn on_tcg(directory: &Path, rom: &[u8], cpus: u32) -> Launch {
 #[test]
 fn an_emulator_without_an_extension_is_refused() {
     let place = tempfile::tempdir().unwrap();
-    let rom = image::build(None, "").unwrap();
+    let rom = images::build(None, "").unwrap();
     let mut launch = on_tcg(place.path(), &rom.bytes, 1);
     for word in launch.invocation.arguments.iter_mut().filter(|word| word.to_string_lossy().contains("+svm")) {
         *word = "max,-svm".into();
@@ -702,7 +702,7 @@ fn an_emulator_without_an_extension_is_refused() {
 #[test]
 fn a_rom_whose_monitor_is_damaged_says_so() {
     let model = Model::by_name("tigerlake").unwrap();
-    let rom = image::build(None, "").unwrap().bytes;
+    let rom = images::build(None, "").unwrap().bytes;
     let at = (PACKED_MONITOR_AT - ROM_BASE) as usize;
     let damages: [fn(&mut [u8], usize); 4] = [
         |rom, _| rom[..DIRECTORY_OFFSET].fill(0xff),
@@ -834,7 +834,7 @@ fn endless_rom() -> Vec<u8> {
 #[test]
 fn no_emulator_listens_on_a_network() {
     let place = tempfile::tempdir().unwrap();
-    let rom = image::build(None, "workloads=endless-loop watchdog=100000000").unwrap();
+    let rom = images::build(None, "workloads=endless-loop watchdog=100000000").unwrap();
     let model = Model::by_name("tigerlake").unwrap();
     let boot = Boot::Rom(&rom.bytes);
     let launch = Machine::new(Target::bochs(model), boot)

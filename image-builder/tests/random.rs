@@ -8,8 +8,8 @@ use std::fs;
 
 use common::{LogText, VMCALL, audit_of, text, tollgate, tollgate_in};
 use serde_json::{Value, json};
-use tollgate::image;
 use tollgate::random::RandomGuest;
+use tollgate::{image, images};
 use tollgate_abi::machine::{BOOT_AREA_BYTES, RAM_BYTES};
 use tollgate_books::account::{Account, Book};
 use tollgate_books::failure::Status;
@@ -28,7 +28,7 @@ fn a_seed_makes_one_guest_that_fits() {
                 assert!(start >= BOOT_AREA_BYTES && end <= RAM_BYTES, "seed {seed}: {start:#x} to {end:#x}");
             }
             let options = format!("workloads=none book=none random={seed} cpus={vcpus}");
-            image::build(None, &options).unwrap_or_else(|error| panic!("seed {seed}, {vcpus} vCPUs: {error}"));
+            images::build(None, &options).unwrap_or_else(|error| panic!("seed {seed}, {vcpus} vCPUs: {error}"));
         }
     }
 }

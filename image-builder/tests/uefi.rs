@@ -10,7 +10,8 @@ use common::{text, tollgate_in};
 use serde_json::Value;
 use tempfile::TempDir;
 use tollgate::emulator::{Boot, Engine, Launch, Limits, Machine, PLATFORMS, STICK, Session, Target, bochs, ovmf};
-use tollgate::image::{self, disk};
+use tollgate::image::disk;
+use tollgate::images;
 use tollgate_abi::stick::{APPLICATION, GUEST, OPTIONS};
 use tollgate_books::log::{Log, LogReader};
 
@@ -138,7 +139,7 @@ fn replace(launch: &mut Launch, old: &str, new: &str) {
 }
 
 fn stick() -> Vec<u8> {
-    image::build_stick(None, "workloads=cpuid").unwrap().bytes
+    images::build_stick(None, "workloads=cpuid").unwrap().bytes
 }
 
 /// The same stick with some files changed; those that are `None` are left out.

@@ -18,8 +18,8 @@ use tollgate_books::log::{ScenarioRun, VariantRow};
 use tollgate_books::output_file;
 
 use super::boot::model;
+use super::one_image::run_image;
 use super::place::Place;
-use super::run::run_image;
 use super::tables::enabled_by;
 use crate::cli::RunArguments;
 use crate::emulator::{Engine, Target, bochs, release};

@@ -22,7 +22,7 @@ use super::place;
 use super::tables::{enabled_by, need_names};
 use crate::emulator::models::{MODELS, Model, Offers};
 use crate::emulator::{Boot, Engine, Limits, Machine, Target, release};
-use crate::image;
+use crate::images;
 use crate::selection::{ATLAS, Selection};
 
 /// Runs at a time: each keeps a processor busy.
@@ -140,7 +140,7 @@ fn run_parts(model: &'static Model, directory: &Path) -> Result<Vec<Account>, Fa
 
 fn run(part: &Part, model: &'static Model, directory: &Path) -> Result<Account, Failure> {
     output_file::create_directory(directory)?;
-    let rom = image::build(None, &part.options)?;
+    let rom = images::build(None, &part.options)?;
     let boot = Boot::Rom(&rom.bytes);
     let cpus = Options::parse(&part.options).unwrap_or_default().processors();
     let booting = Booting {

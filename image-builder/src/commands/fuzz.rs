@@ -25,7 +25,7 @@ use crate::emulator::process::STDERR;
 use crate::emulator::{Boot, Ended, Engine, Launch, Limits, Machine, PLATFORMS, SERIAL, Session, Target, bochs, qemu};
 use crate::random;
 use crate::selection::{RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection};
-use crate::{image, interrupt};
+use crate::{images, interrupt};
 
 /// The machines that guests run on, one after the other: a processor model of Bochs, or `None` for QEMU, and the number of vCPUs.
 const ROTATION: [(Option<&str>, u32); 12] = [
@@ -74,7 +74,7 @@ impl Job {
 
     fn run(&self, directory: &Path, seconds: u64) -> Result<Outcome, Failure> {
         output_file::create_directory(directory)?;
-        let rom = image::build(None, &self.selection().options()?)?;
+        let rom = images::build(None, &self.selection().options()?)?;
         let boot = Boot::Rom(&rom.bytes);
         let booting = Booting {
             boot,

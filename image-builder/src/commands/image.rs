@@ -7,17 +7,17 @@ use tollgate_books::output_file;
 use tollgate_books::terminal::Terminal;
 
 use crate::cli::ImageArguments;
-use crate::image;
+use crate::images;
 
 pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     let options = arguments.image.selection()?.options()?;
     let guest = arguments.image.guest.as_deref();
     if let Some(path) = &arguments.rom {
-        let rom = image::build(guest, &options)?;
+        let rom = images::build(guest, &options)?;
         write(path, &rom.bytes, rom.monitor_bytes, rom.guest_bytes, Some(rom.free_bytes))?;
     }
     if let Some(path) = &arguments.uefi {
-        let stick = image::build_stick(guest, &options)?;
+        let stick = images::build_stick(guest, &options)?;
         write(path, &stick.bytes, stick.monitor_bytes, stick.guest_bytes, None)?;
     }
     Ok(Status::Balanced)

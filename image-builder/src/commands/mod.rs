@@ -8,6 +8,7 @@ mod exits_by_model;
 mod fuzz;
 mod image;
 mod manual;
+mod one_image;
 mod outcome;
 mod place;
 mod platforms;

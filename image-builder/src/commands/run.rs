@@ -1,22 +1,17 @@
 //! `tollgate run`: from options to a verdict.
 
-use std::path::Path;
-use std::time::Duration;
-
-use tollgate_abi::command_line::Options;
-use tollgate_books::account::Account;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
-use tollgate_books::report::{Format, Titled, counted, render, render_on};
+use tollgate_books::report::{Format, Titled, render, render_on};
 use tollgate_books::terminal::Terminal;
 use tollgate_books::trace::Form;
 
-use super::boot::{Booting, choose, seconds};
+use super::boot::{choose, seconds};
+use super::one_image::run_image;
 use super::place::Place;
-use super::{atlas, print, stick, trace};
+use super::{atlas, print, trace};
 use crate::cli::RunArguments;
-use crate::emulator::{Boot, Limits, Machine, SERIAL, Target};
-use crate::image;
+use crate::emulator::{SERIAL, Target};
 use crate::selection::DEFAULT_WATCHDOG_TICKS;
 
 /// Exits of each vCPU that a trace holds between two pauses, unless asked otherwise: more than any workload of the default run has.
@@ -60,41 +55,6 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
         }
         written => written.map(|()| status),
     }
-}
-
-/// Boots an image with these options, in a directory, and returns its account.
-pub(super) fn run_image(
-    arguments: &RunArguments,
-    options: &str,
-    target: Target,
-    directory: &Path,
-) -> Result<(String, Account), Failure> {
-    let guest = arguments.image.guest.as_deref();
-    let image =
-        if arguments.uefi { image::build_stick(guest, options)?.bytes } else { image::build(guest, options)?.bytes };
-    let boot = if arguments.uefi { Boot::Stick(&image) } else { Boot::Rom(&image) };
-    let parsed = Options::parse(options).unwrap_or_default();
-    let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
-    let scenarios = parsed.scenarios().count() as u64;
-    let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
-    let within = Limits::within(Duration::from_secs(seconds(arguments.timeout, arguments.audit || arguments.uefi)));
-    let booting = Booting {
-        boot,
-        machine: Machine {
-            target,
-            memory_mib: arguments.memory.unwrap_or(boot.memory_mib()),
-            cpus: arguments.machine_cpus.unwrap_or(parsed.processors()),
-        },
-        audit: arguments.audit,
-        limits: if arguments.uefi { Limits { grace: stick::GRACE, ..within } } else { within },
-    };
-    let booted = booting.shown(directory, workloads, &format!("{}{and_scenarios}", counted(workloads, "workload")))?;
-    let (title, serial) = (booted.launch.name.clone(), booted.launch.serial.clone());
-    let account = booted.account()?;
-    if arguments.uefi {
-        stick::compare(directory, &serial)?;
-    }
-    Ok((title, account))
 }
 
 /// The target that the arguments ask for, if it can do what they ask.

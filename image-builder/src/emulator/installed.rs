@@ -2,41 +2,12 @@
 //!
 //! The program itself is asked, by `--help` or `--version`, without an image, bounded in time and in output.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::Engine;
+use super::family::{Family, Version};
 use super::process::ask;
-use super::versions::Family;
-
-/// The parts of a version by which emulators are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// The number before the first dot.
-    pub major: u16,
-    /// The number after the first dot.
-    pub minor: u16,
-}
-
-impl Version {
-    /// `major.minor`.
-    pub const fn new(major: u16, minor: u16) -> Self {
-        Self { major, minor }
-    }
-
-    /// The first version in `text`: `10.0.13 (Debian ...)` is 10.0.
-    fn parse(text: &str) -> Option<Self> {
-        let mut numbers = text.split(|c: char| !c.is_ascii_digit());
-        Some(Self { major: numbers.next()?.parse().ok()?, minor: numbers.next()?.parse().ok()? })
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
 
 /// An emulator that is installed.
 #[derive(Clone, Debug, PartialEq, Eq)]

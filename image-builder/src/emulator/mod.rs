@@ -2,6 +2,7 @@
 
 pub mod bochs;
 mod choice;
+pub mod family;
 pub mod installed;
 pub mod kvm;
 pub mod models;
@@ -16,7 +17,8 @@ pub mod versions;
 mod vga_rom;
 
 pub use choice::Choice;
-pub use installed::{Installed, Version};
+pub use family::{Family, Version};
+pub use installed::Installed;
 pub use platforms::{Engine, PLATFORMS, Platform};
 pub use session::{Ended, Limits, Session};
 pub use target::{Machine, Target};

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use tollgate_books::failure::Failure;
 
 use super::Installed;
-use super::versions::{Behaviour, Family};
+use super::family::Family;
+use super::versions::Behaviour;
 
 /// The variable that names another firmware than the system's and the tool's own.
 pub const FIRMWARE_VARIABLE: &str = "TOLLGATE_OVMF";

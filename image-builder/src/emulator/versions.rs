@@ -3,42 +3,15 @@
 //!
 //! If an emulator can be asked or probed for a behaviour, that is done, and the row only describes it.
 
-use super::Engine;
-use super::installed::{Installed, Version};
-
-/// The family that an emulator belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Bochs.
-    Bochs,
-    /// QEMU.
-    Qemu,
-}
+use super::family::{Family, Version};
+use super::installed::Installed;
 
 impl Family {
-    /// The family's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Family::Bochs => "Bochs",
-            Family::Qemu => "QEMU",
-        }
-    }
-
     /// The versions that were tried with all of this tool's tests, in ascending order.
     pub const fn tried(self) -> &'static [Version] {
         match self {
             Family::Bochs => &[V2_7, V3_0, V3_1],
             Family::Qemu => &[V7_2, V10_0, V11_1],
-        }
-    }
-}
-
-impl Engine {
-    /// The emulator that it is.
-    pub const fn family(self) -> Family {
-        match self {
-            Engine::Bochs => Family::Bochs,
-            Engine::Kvm | Engine::Tcg => Family::Qemu,
         }
     }
 }

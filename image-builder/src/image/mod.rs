@@ -20,8 +20,6 @@ use lz4::block::CompressionMode;
 use tollgate_abi::command_line::Options;
 use tollgate_books::failure::Failure;
 
-use crate::random::RandomGuest;
-
 /// The monitor, as this tool was built with it.
 pub const MONITOR_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/monitor.elf"));
 /// The monitor as a UEFI application, as this tool was built with it.
@@ -41,60 +39,6 @@ fn lz4_block(bytes: &[u8]) -> Option<Vec<u8>> {
     lz4::block::compress(some, Some(MOST_EFFORT), false).ok()
 }
 
-/// Builds the ROM with these options for the run. The guest is the one in `guest`, or the one that `options` name by a seed, or
-/// the built-in one.
-///
-/// # Errors
-/// The guest file can't be read, is no guest, or does not fit; or the monitor does not fit.
-pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
-    with_guest(guest, options, |guest, elf, refuse| {
-        Rom::build(MONITOR_ELF, guest, &with_mark(options, elf)).map_err(|error| match error {
-            RomError::Monitor | RomError::MonitorTooLarge { .. } => Failure::usage(&error).remedy(error.remedy()),
-            RomError::TooLarge { .. } | RomError::Load(_) => refuse((error.to_string(), error.remedy())),
-        })
-    })
-}
-
-/// Builds the stick, of the same parts.
-///
-/// # Errors
-/// As for [`build`].
-pub fn build_stick(guest: Option<&Path>, options: &str) -> Result<Stick, Failure> {
-    with_guest(guest, options, |guest, elf, refuse| {
-        Stick::build(APPLICATION_ELF, guest, &with_mark(options, elf)).map_err(|error| match error {
-            StickError::Application(_) | StickError::Disk(_) => Failure::usage(&error).remedy(error.remedy()),
-            StickError::TooLarge(_) | StickError::Load(_) => refuse((error.to_string(), error.remedy())),
-        })
-    })
-}
-
-/// Makes of a sentence and a remedy the failure that says that a file can't be the guest.
-type Refuse<'a> = dyn Fn((String, &'static str)) -> Failure + 'a;
-
-/// Makes an image of the guest in `path`, of the random one that the options name, or of the built-in one.
-fn with_guest<T>(
-    path: Option<&Path>,
-    options: &str,
-    make: impl FnOnce(&Guest<'_>, &[u8], &Refuse<'_>) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let bytes = path.map(guest_file).transpose()?;
-    let options = Options::parse(options).unwrap_or_default();
-    if let Some(seed) = options.random_seed.filter(|_| path.is_none()) {
-        let random = RandomGuest::new(seed, options.cpus);
-        let refuse = |(cause, remedy): (String, &'static str)| {
-            Failure::usage(format_args!("the random guest of seed {seed} can't be the guest: {cause}")).remedy(remedy)
-        };
-        return make(&random.guest(), &random.bytes(), &refuse);
-    }
-    let name = path.map_or_else(|| "the built-in guest".to_owned(), |path| path.display().to_string());
-    let refuse = |(cause, remedy): (String, &'static str)| {
-        Failure::usage(format_args!("{name} can't be the guest: {cause}")).remedy(remedy)
-    };
-    let elf = bytes.as_deref().unwrap_or(GUEST_ELF);
-    let guest = Guest::parse(elf).map_err(|error| refuse((error.to_string(), error.remedy())))?;
-    make(&guest, elf, &refuse)
-}
-
 /// A checksum of bytes: FNV-1a.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
@@ -107,7 +51,7 @@ pub fn guest_mark(elf: &[u8]) -> u32 {
 }
 
 /// The options, with the mark of the guest if there is to be a trace.
-fn with_mark(options: &str, elf: &[u8]) -> String {
+pub(crate) fn with_mark(options: &str, elf: &[u8]) -> String {
     let is_traced = Options::parse(options).is_ok_and(|options| options.trace_exits > 0);
     if is_traced { format!("{options} guest={:#x}", guest_mark(elf)) } else { options.to_owned() }
 }

@@ -320,7 +320,7 @@ mod tests {
     fn in_every_order_each_thread_runs_once_and_is_joined_by_one() {
         let (first, second) = (number(0, 3), number(1, 3));
         let actors = Vec::from([Claims, Claims, Looks, Joins(first), Joins(first), Joins(second), Joins(second)]);
-        // Who joins knows the number: before the threads have theirs, those steps are left out.
+        // A number is known once its thread is spawned: before that nobody joins by it.
         let start = Moment { state: IDLE, id: 0, spawned: 0, runs: 0, actors };
         let (mut seen, mut open, mut ends) = (BTreeSet::from([start.clone()]), VecDeque::from([start]), 0);
         while let Some(moment) = open.pop_front() {

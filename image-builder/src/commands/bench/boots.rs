@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tollgate_abi::virtualization::Extension;
 use tollgate_books::bench::{Identity, Measured, differences};
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::Log;
@@ -13,10 +12,10 @@ use super::super::place;
 use super::Outcome;
 use super::budgets;
 use super::chosen::{self, Chosen};
+use super::measurable::extension;
 use crate::cli::BenchArguments;
-use crate::emulator::models::{Model, Offers};
 use crate::emulator::{Boot, Limits, Machine, Target};
-use crate::image;
+use crate::{image, images};
 
 /// The machine that is measured.
 pub(super) fn target(arguments: &BenchArguments) -> Result<Target, Failure> {
@@ -77,17 +76,6 @@ pub(super) fn measure(arguments: &BenchArguments, target: Target, chosen: &Chose
     Ok(Outcome { measured: pooled, platform, image, runs, budgets, findings, target })
 }
 
-/// The extension that is measured on a model, if the image runs on it.
-pub(super) fn extension(model: &Model) -> Result<Extension, Failure> {
-    let why = match model.offers {
-        Offers::Enough(extension) => return Ok(extension),
-        Offers::Lacks(extension, what) => format!("its {extension} has no {what}"),
-        Offers::Nothing => "it has neither VT-x nor SVM".to_owned(),
-    };
-    let refusal = Failure::platform(format_args!("nothing can be measured on {}: {why}", model.name));
-    Err(refusal.remedy("`tollgate platforms` tells which models run the image"))
-}
-
 /// The result of one boot.
 struct Booted {
     log: Log,
@@ -104,7 +92,7 @@ fn boot_rows(
     number: u32,
 ) -> Result<Booted, Failure> {
     let (steps, cpus) = (boot.steps(), boot.processors());
-    let rom = image::build(None, &boot.options()?)?;
+    let rom = images::build(None, &boot.options()?)?;
     let directory = place::temporary()?;
     let boot = Boot::Rom(&rom.bytes);
     let machine = Machine { cpus, ..Machine::new(target, boot) };
@@ -120,7 +108,7 @@ fn boot_rows(
         log,
         emulator,
         memory_mib: boot.memory_mib(),
-        image: format!("{:016x}", image::checksum(&image::build(None, "")?.bytes)),
+        image: format!("{:016x}", image::checksum(&images::build(None, "")?.bytes)),
     })
 }
 
@@ -137,23 +125,5 @@ fn identity(target: Target, booted: &Booted) -> Identity {
         memory_mib: booted.memory_mib,
         host: if repeats { String::new() } else { name().trim().to_owned() },
         tollgate: format!("{}, monitor {}", env!("CARGO_PKG_VERSION"), booted.log.header.build),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_that_cannot_run_the_image_is_refused_with_the_reason() {
-        for (model, why) in [
-            ("core2_penryn_t9600", "its VT-x has no EPT"),
-            ("turion64_tyler", "its SVM has no nested paging"),
-            ("athlon64_venice", "it has neither VT-x nor SVM"),
-        ] {
-            let failure = extension(Model::by_name(model).unwrap()).unwrap_err();
-            assert_eq!(failure.status, Status::Platform);
-            assert!(failure.sentence().contains(model) && failure.sentence().contains(why), "{failure}");
-        }
     }
 }

@@ -15,11 +15,11 @@ use tollgate_books::report::Sheet;
 
 use super::super::boot::Booting;
 use super::super::place;
-use super::boots::extension;
 use super::kvm;
+use super::measurable::extension;
 use crate::emulator::models::Model;
 use crate::emulator::{Boot, Limits, Machine, Target};
-use crate::image;
+use crate::images;
 use crate::selection::{Selection, usual_options};
 
 /// One measured operation and its budget, the same under both extensions, in ticks an iteration.
@@ -150,7 +150,7 @@ fn measure(model: &'static Model, rows: &[&Row], books: Books, cpus: u32, limit:
         Books::None => "without the ledger",
         Books::Keys => "with the ledger and keys",
     };
-    let rom = image::build(None, &options)?;
+    let rom = images::build(None, &options)?;
     let directory = place::temporary()?;
     let boot = Boot::Rom(&rom.bytes);
     let machine = Machine { cpus, ..Machine::new(Target::bochs(model), boot) };

@@ -5,6 +5,7 @@ mod budgets;
 mod chosen;
 mod kvm;
 mod logs;
+mod measurable;
 mod tables;
 
 use tollgate_books::bench::{Baseline, Budget, Identity, Measured, SCHEMA, differences, of_budgets};
