@@ -101,6 +101,7 @@ fn the_default_run_balances_with_the_emulators_own_log() {
     let account = &run.account;
     assert_eq!(account["schema"], "tollgate.account/1");
     assert_eq!(account["platform"]["kind"], "bochs");
+    assert!(account["silicon"].is_object(), "the log tells of the processor");
     assert_eq!((&account["vcpus"], &account["sdm_edition"]), (&1.into(), &"2025-06".into()));
     let exits = account["totals"]["exits"].as_u64().unwrap();
     assert!(exits > 10_000, "only {exits} exits");

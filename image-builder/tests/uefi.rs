@@ -49,6 +49,8 @@ fn qemus_own_emulation_runs_the_stick_too() {
     assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
     let account: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(account["totals"]["audit_count"], account["totals"]["exits"]);
+    let silicon = &account["silicon"];
+    assert!(silicon["microcode"].as_u64() > Some(0) && silicon["threads_per_core"] == 1, "{silicon}");
     let reported = tollgate_in(place.path(), &["report", FIRST_LOG], &[]);
     assert!(text(&reported.stdout).contains("verdict: balanced"), "{}", text(&reported.stdout));
 }

@@ -48,6 +48,7 @@ pub mod recording;
 #[cfg(test)]
 pub(crate) mod script;
 pub mod session;
+pub mod silicon;
 pub mod stack;
 pub mod svm;
 pub mod vcpu;

@@ -5,6 +5,7 @@
 mod account;
 mod recorded;
 mod scenario;
+mod smis;
 mod window;
 
 pub use scenario::{BeforeScenario, TimedScenario};
@@ -21,6 +22,7 @@ use tollgate_abi::scenario::Scenario;
 use tollgate_abi::workload::{Outcome, Workload};
 
 use self::recorded::Traced;
+use self::smis::Smis;
 use crate::board::Board;
 use crate::exit::{Backend, Pause};
 use crate::handlers::apic;
@@ -45,6 +47,8 @@ pub struct Session<W> {
     postscript: Option<String>,
     /// The written part of each vCPU's trace.
     traced: Vec<Traced>,
+    /// The count of system-management interrupts, where the processor has one.
+    smis: Option<Smis>,
 }
 
 /// The most bytes of guest output in one record: escaped, a byte takes four, and the record has to fit its line.
@@ -111,6 +115,7 @@ impl<W: Write> Session<W> {
             guest_keeps_book: true,
             postscript: None,
             traced: Vec::new(),
+            smis: None,
         }
     }
 

@@ -172,6 +172,39 @@ fn the_monitors_looks_are_told_where_there_are_any() {
 }
 
 #[test]
+fn what_decides_the_cost_of_exits_on_silicon_is_told_where_the_processor_tells_it() {
+    let told = |microcode: Option<u64>, smis: Option<[u64; 3]>| {
+        let mut log = LogText::default();
+        log.header_on("uefi", "vt-x", 1, "workloads=cpuid:5");
+        log.processor(microcode, smis.map(|[before, ..]| before));
+        log.disturbed_workload("cpuid", 5, smis.map(|[_, _, within]| within));
+        log.exit(&CPUID);
+        log.disturbed_total(0, 5, smis.map(|[_, in_run, _]| in_run));
+        log.tally(CPUID.reason, CPUID.count);
+        log.stop("exited");
+        log.verdict("balanced", "");
+        let titled = [titled("", &log, false)];
+        [Format::Table, Format::Html, Format::Json].map(|format| render(&titled, format))
+    };
+    let [table, page, json] = told(Some(0xb00_0040), Some([17, 3, 2]));
+    let line = "microcode 0xb000040, 2 threads on a core, IBRS on, STIBP off, SSBD on, 3 SMIs in the run";
+    let within = "2 SMIs in cpuid, whose cycles have their time";
+    assert!(table.contains(&format!("\n{line}\n{within}\n")), "{table}");
+    assert!(page.contains(line) && page.contains(within), "{page}");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let expected = serde_json::json!({
+        "microcode": 0xb00_0040, "threads_per_core": 2, "spec_ctrl": 5, "smis_before": 17, "smis": 3
+    });
+    assert_eq!((&json["silicon"], &json["workloads"][0]["smis"]), (&expected, &2.into()));
+    let [table, _, json] = told(Some(0xb00_0040), Some([17, 1, 0]));
+    assert!(table.contains(", 1 SMI in the run\n\n"), "{table}");
+    assert!(json.contains("\"smis\": 0"), "none is a count, too: {json}");
+    let [table, _, json] = told(Some(0), None);
+    assert!(!table.contains("microcode") && !table.contains("IBRS"), "{table}");
+    assert!(json.contains("\"microcode\": 0") && !json.contains("smis"), "{json}");
+}
+
+#[test]
 fn what_a_reason_divides_into_is_shown() {
     let divided = [audited_by("divided.log", &divided(), None)];
     golden("divided.txt", &render(&divided, Format::Table));

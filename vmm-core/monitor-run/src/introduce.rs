@@ -8,14 +8,16 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::SDM_EDITION;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{PROTOCOL, records};
-use tollgate_abi::virtualization::Facts;
+use tollgate_abi::virtualization::{Extension as Kind, Facts};
+use tollgate_abi::x86::msr::MSR_SMI_COUNT;
 use vmm_core::session::Session;
+use vmm_core::silicon::Silicon;
 
 use crate::extension::Extension;
 use crate::firmware::firmware;
 use crate::found::Found;
 use crate::serial::Serial;
-use crate::{Refused, processor};
+use crate::{Refused, processor, traps};
 
 /// Begins the log, whatever comes of the run.
 pub(crate) fn introduce(session: &mut Session<Serial>, line: &str, options: &Options<'_>, facts: Facts, vcpus: usize) {
@@ -43,6 +45,19 @@ pub(crate) fn introduce(session: &mut Session<Serial>, line: &str, options: &Opt
     };
     let _ = record.write(session.sink());
     remark(session);
+}
+
+/// Records what decides the cost of exits on this processor, besides its model, and has the session count its system-management interrupts.
+pub(crate) fn silicon(session: &mut Session<Serial>) {
+    if processor::virtualization() == Some(Kind::VtX) {
+        traps::clear_microcode_revision();
+        processor::cpuid(1, 0);
+    }
+    let silicon = Silicon::read(processor::cpuid, traps::try_read_msr);
+    let _ = silicon.record().write(session.sink());
+    if silicon.smis.is_some() {
+        session.count_smis(|| traps::try_read_msr(MSR_SMI_COUNT).unwrap_or(0));
+    }
 }
 
 /// Notes on the machine for people, as far as the firmware tells.

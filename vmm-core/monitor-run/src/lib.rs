@@ -120,6 +120,7 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     introduce(session, directory.options, &options, facts, vcpus);
     let record = records::Memory { total: (firmware.memory_bytes)(), guest: RAM_BYTES, fresh: FRESH_BYTES };
     let _ = record.write(session.sink());
+    introduce::silicon(session);
     let found = found?;
     for (instruction, reason) in found.probed() {
         let record = records::Probe { instruction: &instruction, reason: reason.ledger_row() as u16 };

@@ -14,7 +14,7 @@ use x86_64::structures::tss::TaskStateSegment;
 
 use tollgate_abi::virtualization::Extension;
 use tollgate_abi::x86::exception as vector;
-use tollgate_abi::x86::msr::{IA32_MCG_STATUS, MCG_IN_PROGRESS};
+use tollgate_abi::x86::msr::{IA32_BIOS_SIGN_ID, IA32_MCG_STATUS, MCG_IN_PROGRESS};
 use vmm_core::svm::gates::{self, Exception};
 use vmm_core::vmx::host_state::HostState;
 
@@ -143,6 +143,12 @@ pub(crate) unsafe fn try_write_msr(msr: u32, value: u64) -> bool {
         core::arch::asm!("call tollgate_write_msr", in("ecx") msr, in("rax") value, inout("rdx") value >> 32 => taken);
     }
     taken != 0
+}
+
+/// Has CPUID leaf 1 put the microcode's revision into IA32_BIOS_SIGN_ID, as it does where that is 0 (SDM 3A 10.11.7).
+pub(crate) fn clear_microcode_revision() {
+    // SAFETY: the MSR holds nothing but that revision, and a processor without it refuses.
+    let _taken = unsafe { try_write_msr(IA32_BIOS_SIGN_ID, 0) };
 }
 
 /// Reads the MSR in ECX into RAX, with 1 in RDX; or leaves 0 in RDX. At `tollgate_write_msr` it writes EDX:EAX instead.

@@ -31,6 +31,11 @@ pub(crate) fn show(log: &[u8]) {
                 let Ok(read::Tollgate { cpu, options, .. }) = read::Tollgate::of(&record) else { continue };
                 say(format_args!("\n {}, {}", shown(cpu), shown(options)));
             }
+            Kind::Processor => {
+                let Ok(read::Processor { microcode, threads, .. }) = read::Processor::of(&record) else { continue };
+                let (microcode, threads) = (microcode.unwrap_or(0), threads.unwrap_or(1));
+                say(format_args!(" Microcode {microcode:#x}, threads on a core: {threads}"));
+            }
             Kind::Console => {
                 let Ok(read::Console { text }) = read::Console::of(&record) else { continue };
                 // The monitor's own lines, not the guest's.

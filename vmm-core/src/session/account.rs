@@ -110,6 +110,7 @@ impl<W: Write> Session<W> {
             entries: ledger.entries(),
             cycles: ledger.cycles(),
             elapsed: elapsed_tsc,
+            smis: self.smis_in_run().filter(|_| vcpu == 0),
         };
         let _ = record.write(&mut self.out);
     }

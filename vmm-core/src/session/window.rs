@@ -30,6 +30,8 @@ pub(super) struct Window {
     cycles_before: Vec<u64>,
     /// The exits of each key that the workload predicts, in the workload's order.
     keys_before: Vec<u64>,
+    /// System-management interrupts before it, where they are counted, and at its end those in it.
+    smis: Option<u64>,
     start_tsc: u64,
 }
 
@@ -64,14 +66,16 @@ impl<W: Write> Session<W> {
         vcpu.set_profile(workload.profile);
         let keys_before = key_counts(workload, books);
         let (before, looks_before, cycles_before) = (counts(books), looks(books), bench::cycles(workload, books));
+        let smis = self.smis_in_run();
         let start_tsc = vcpu.backend.tsc();
         self.window =
-            Some(Window { workload, iterations, before, looks_before, cycles_before, keys_before, start_tsc });
+            Some(Window { workload, iterations, before, looks_before, cycles_before, keys_before, smis, start_tsc });
     }
 
     #[inline(never)]
     fn end<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, book_gpa: u64, handed: Handed, tsc: u64) {
         let Some(mut window) = self.window.take() else { return };
+        window.smis = self.smis_in_run().zip(window.smis).map(|(after, before)| after - before);
         self.restless = self.restless.or(wait_until_quiet(vcpu).err());
         let mut observed = counts(books);
         for (after, before) in observed.iter_mut().zip(window.before) {
@@ -105,7 +109,7 @@ impl<W: Write> Session<W> {
         machine: &Machine,
         keeps: bool,
     ) {
-        let Window { workload, iterations, start_tsc, .. } = *window;
+        let Window { workload, iterations, start_tsc, smis, .. } = *window;
         let (vcpus, controls) = (machine.shared.ledgers.len() as u64, &machine.config.controls);
         let predicted = |row: usize| {
             workload.predict(ExitReason(row as u16), iterations, vcpus, machine.config.facts, |reason| {
@@ -131,6 +135,7 @@ impl<W: Write> Session<W> {
             verdict: verdict.word(),
             exits: observed.iter().sum(),
             cycles: tsc.wrapping_sub(start_tsc),
+            smis,
             message: if message.is_empty() { None } else { Some(&message) },
         };
         let _ = record.write(&mut self.out);

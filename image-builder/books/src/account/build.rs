@@ -42,6 +42,7 @@ impl Account {
                 virtualization: header.virtualization.clone(),
                 cpu: header.cpu.clone(),
             },
+            silicon: log.silicon,
             books,
             remedy: log.verdict.as_ref().map(|verdict| verdict.remedy.clone()).filter(|remedy| !remedy.is_empty()),
             findings,
@@ -143,6 +144,7 @@ fn workload(run: &WorkloadRun, stopped: bool) -> WorkloadAccount {
         message: end.message,
         exits: end.exits,
         cycles: end.cycles,
+        smis: end.smis,
         cycles_per_iteration: if run.iterations == 0 { 0.0 } else { end.cycles as f64 / run.iterations as f64 },
     }
 }

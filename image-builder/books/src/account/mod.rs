@@ -27,7 +27,7 @@ use tollgate_abi::exit_reason::UNKNOWN_ROW;
 use tollgate_abi::workload::Outcome;
 
 use crate::failure::Status;
-use crate::log::{Judged, KeyCount, KeyRow, ScenarioRun, Stop, VariantRow};
+use crate::log::{Judged, KeyCount, KeyRow, ScenarioRun, Silicon, Stop, VariantRow};
 use tollgate_abi::figures::Figures;
 
 /// The document's format. Fields may be added under this name, not renamed.
@@ -44,6 +44,9 @@ pub struct Account {
     pub schema: &'static str,
     /// The platform that it ran on.
     pub platform: PlatformFacts,
+    /// Properties of vCPU 0's processor that decide what exits cost, besides its model; absent where the log does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silicon: Option<Silicon>,
     /// `balanced`, or what failed.
     pub verdict: Verdict,
     /// The books that the verdict rests on: those that were compared. Empty where the run kept no ledger.
@@ -235,6 +238,9 @@ pub struct WorkloadAccount {
     pub cycles: u64,
     /// TSC ticks of its window over its iterations.
     pub cycles_per_iteration: f64,
+    /// System-management interrupts in its window, whose time is in those ticks; absent where nobody counted them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smis: Option<u64>,
 }
 
 /// One reason in an atlas.

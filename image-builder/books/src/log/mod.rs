@@ -28,6 +28,8 @@ use tollgate_abi::virtualization::Facts;
 pub struct Log {
     /// The first record.
     pub header: Header,
+    /// Properties of vCPU 0's processor; `None` in logs that do not tell.
+    pub silicon: Option<Silicon>,
     /// The reasons that the controls of each profile enable, as bits by their numbers; empty in logs that do not tell.
     pub enabled: BTreeMap<String, u128>,
     /// The ticks of the way through the monitor, where microbenchmarks ran.
@@ -196,6 +198,8 @@ pub struct WorkloadEnd {
     pub exits: u64,
     /// TSC ticks of its window.
     pub cycles: u64,
+    /// System-management interrupts in its window; `None` where nobody counted them.
+    pub smis: Option<u64>,
     /// The assertion that did not hold.
     pub message: String,
 }
@@ -261,6 +265,27 @@ pub struct Total {
     pub cycles: u64,
     /// TSC ticks from the first entry until the last exit was dealt with.
     pub elapsed: u64,
+}
+
+/// Properties of vCPU 0's processor that decide what exits cost, besides its model, as an account shows them, too. A property that
+/// the processor does not tell is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Silicon {
+    /// Revision of its microcode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub microcode: Option<u64>,
+    /// Threads of one core: 1 without hyper-threading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads_per_core: Option<u64>,
+    /// IA32_SPEC_CTRL: bit 0 is IBRS, bit 1 STIBP, bit 2 SSBD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spec_ctrl: Option<u64>,
+    /// System-management interrupts that it had taken before the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smis_before: Option<u64>,
+    /// System-management interrupts in the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smis: Option<u64>,
 }
 
 /// The guest's end, as an account shows it, too.

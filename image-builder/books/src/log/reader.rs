@@ -11,8 +11,8 @@ use super::error::LogError;
 use super::fields::{Fields, printable, text};
 use super::recorded;
 use super::{
-    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, ScenarioRun, Stop, Total, VariantRow,
-    Verdict, WorkloadEnd, WorkloadRun,
+    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, ScenarioRun, Silicon, Stop, Total,
+    VariantRow, Verdict, WorkloadEnd, WorkloadRun,
 };
 use crate::lines::{Line, Lines};
 use tollgate_abi::figures::Figures;
@@ -159,6 +159,7 @@ impl State {
             return Ok(());
         }
         match record.kind {
+            Kind::Processor => self.processor(&fields),
             Kind::Controls => self.controls(&fields),
             Kind::Begin => self.workload_begins(&fields),
             Kind::Result => self.workload_ends(&fields),
@@ -236,6 +237,15 @@ impl State {
         Ok(())
     }
 
+    fn processor(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+        let read::Processor { microcode, threads, spec_ctrl, smis } = fields.of(read::Processor::of)?;
+        let silicon = Silicon { microcode, threads_per_core: threads, spec_ctrl, smis_before: smis, smis: None };
+        match self.log.silicon.replace(silicon) {
+            None => Ok(()),
+            Some(_) => Err(fields.problem("comes twice".to_owned())),
+        }
+    }
+
     /// Logs of earlier monitors do not say what a profile enables.
     fn controls(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let record = fields.of(read::Controls::of)?;
@@ -260,8 +270,9 @@ impl State {
     }
 
     fn workload_ends(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let read::Result { workload, iterations, verdict, exits, cycles, message } = fields.of(read::Result::of)?;
-        let end = WorkloadEnd { verdict: Judged::of(&printable(verdict)), exits, cycles, message: text(message) };
+        let read::Result { workload, iterations, verdict, exits, cycles, smis, message } =
+            fields.of(read::Result::of)?;
+        let end = WorkloadEnd { verdict: Judged::of(&printable(verdict)), exits, cycles, smis, message: text(message) };
         let workload = self.workload(workload, |workload| workload.ended.is_none())?;
         workload.iterations = iterations;
         workload.ended = Some(end);
@@ -397,7 +408,10 @@ impl State {
     }
 
     fn total(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let read::Total { vcpu, exits, entries, cycles, elapsed } = fields.of(read::Total::of)?;
+        let read::Total { vcpu, exits, entries, cycles, elapsed, smis } = fields.of(read::Total::of)?;
+        if let (Some(silicon), Some(_)) = (&mut self.log.silicon, smis) {
+            silicon.smis = smis;
+        }
         match self.log.totals.insert(vcpu, Total { exits, entries, cycles, elapsed }) {
             Some(_) => Err(fields.problem(format!("repeats vCPU {vcpu}"))),
             None => self.bounded("vCPUs", self.log.totals.len(), MOST_ROWS),

@@ -10,6 +10,7 @@ mod merged;
 mod openmetrics;
 mod order;
 mod sheet;
+mod silicon;
 mod stream;
 mod table;
 mod vcpus;

@@ -8,7 +8,7 @@ use tollgate_abi::judgement::Judgement;
 use tollgate_abi::workload::TABLE as WORKLOADS;
 
 use super::figures::{average, book, percent, seen};
-use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, vcpus};
+use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, silicon, vcpus};
 use crate::account::{Account, Book, Merged, Reason};
 use crate::failure::Status;
 use crate::log::Judged;
@@ -116,6 +116,11 @@ fn heading(account: &Account) -> String {
         known(&account.sdm_edition),
         known(&account.leaf_map),
     );
+    for line in
+        [silicon::properties(account)].into_iter().filter(|line| !line.is_empty()).chain(silicon::disturbed(account))
+    {
+        text += &format!("{line}\n");
+    }
     for vcpu in &account.missing_vcpus {
         text += &format!("vCPU {vcpu} was asked for, and no processor came up for it\n");
     }

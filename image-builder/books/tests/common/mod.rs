@@ -72,6 +72,36 @@ impl LogText {
         }
     }
 
+    /// The processor, with two threads on a core, IBRS and SSBD.
+    pub fn processor(&mut self, microcode: Option<u64>, smis: Option<u64>) {
+        let record = self.record(Kind::Processor);
+        let record = if let Some(microcode) = microcode { record.hex("microcode", microcode) } else { record };
+        let record = record.number("threads", 2).hex("spec_ctrl", 5);
+        let record = if let Some(smis) = smis { record.number("smis", smis) } else { record };
+        record.finish().unwrap();
+    }
+
+    /// A workload of CPUID alone, in which so many system-management interrupts came.
+    pub fn disturbed_workload(&mut self, name: &str, iterations: u64, smis: Option<u64>) {
+        let begin = self.record(Kind::Begin).word("workload", name).word("profile", "minimal");
+        begin.number("iterations", iterations).finish().unwrap();
+        let record = self.record(Kind::Result).word("workload", name).number("iterations", iterations);
+        let record = record.word("verdict", "balanced").number("exits", iterations).number("cycles", iterations * 98);
+        let record = if let Some(smis) = smis { record.number("smis", smis) } else { record };
+        record.finish().unwrap();
+        let record = self.record(Kind::Count).word("workload", name).number("reason", CPUID.reason);
+        let record = record.number("predicted", iterations).number("guest", iterations);
+        record.number("observed", iterations).finish().unwrap();
+    }
+
+    /// The sums of so many exits for CPUID, in a run with so many system-management interrupts.
+    pub fn disturbed_total(&mut self, vcpu: u64, exits: u64, smis: Option<u64>) {
+        let record = self.record(Kind::Total).number("vcpu", vcpu).number("exits", exits).number("entries", exits);
+        let record = record.number("cycles", exits * CPUID.each).number("elapsed", 10_000);
+        let record = if let Some(smis) = smis { record.number("smis", smis) } else { record };
+        record.finish().unwrap();
+    }
+
     /// The prediction of a key by a workload, and the ledger's count.
     pub fn key_count(&mut self, workload: &str, reason: u64, key: u64, predicted: u64, observed: u64) {
         let record = self.record(Kind::KeyCount).word("workload", workload).number("reason", reason).hex("key", key);

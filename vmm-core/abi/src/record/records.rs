@@ -169,6 +169,18 @@ records! {
         /// The guest's memory that is mapped page by page, on first touch.
         fresh: Number,
     }
+    /// Properties of the processor that vCPU 0 runs on: those that decide the cost of an exit on silicon, besides its model. A field
+    /// that the processor does not tell is absent.
+    Processor "processor" {
+        /// Revision of its microcode.
+        microcode: Hex optional,
+        /// Threads of one core, by CPUID: 1 without hyper-threading.
+        threads: Number optional,
+        /// IA32_SPEC_CTRL: bit 0 is IBRS, bit 1 STIBP, bit 2 SSBD.
+        spec_ctrl: Hex optional,
+        /// System-management interrupts that it had taken before the run.
+        smis: Number optional,
+    }
     /// A probe before the guest ran: an instruction of the monitor's own was run like a guest on vCPU 0's processor, to find out
     /// whether it makes its exit. None of these exits is in a ledger.
     Probe "probe" {
@@ -234,6 +246,8 @@ records! {
         exits: Number,
         /// TSC ticks of its window.
         cycles: Number,
+        /// System-management interrupts in its window, where vCPU 0's processor counts them.
+        smis: Number optional,
         /// The failure, if there was one.
         message: Quoted optional,
     }
@@ -451,6 +465,8 @@ records! {
         cycles: Number,
         /// TSC ticks from the first entry to the last exit.
         elapsed: Number,
+        /// System-management interrupts in the run, on vCPU 0's processor, where that counts them.
+        smis: Number optional,
     }
     /// The guest's end.
     Stop "stop" {

@@ -10,8 +10,10 @@ msrs! {
     IA32_TIME_STAMP_COUNTER      0x10;
     IA32_APIC_BASE               0x1b;
     IA32_USER_MSR_CTL            0x1c;
+    MSR_SMI_COUNT                0x34;
     IA32_FEATURE_CONTROL         0x3a;
     IA32_TSC_ADJUST              0x3b;
+    IA32_SPEC_CTRL               0x48;
     IA32_BIOS_SIGN_ID            0x8b;
     IA32_ARCH_CAPABILITIES       0x10a;
     IA32_SYSENTER_CS             0x174;

@@ -9,7 +9,7 @@ use crate::account::{Account, Reason, VcpuAccount};
 use crate::failure::Status;
 use crate::report::figures::{average, book, bounds, percent, percentile, seen};
 use crate::report::table::{last_exit, looks, parts, with_scenarios};
-use crate::report::{Look, Order, Titled};
+use crate::report::{Look, Order, Titled, silicon};
 
 /// The most vCPUs that are drawn; all of them are in the table.
 const MOST_VCPUS: usize = 64;
@@ -70,6 +70,7 @@ fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
             @if let Some(remedy) = &account.remedy { p { "Remedy: " (remedy) } }
             @for vcpu in &account.missing_vcpus { p { "vCPU " (vcpu) " was asked for, and no processor came up for it." } }
             @if let Some(limit) = account.audit_limit { p.note { (limit) } }
+            @for line in silicon::disturbed(account) { p.note { (line) } }
             @if !looks.is_empty() { p.note { (looks) } }
             @if account.log.damaged > 0 {
                 p.note { (account.log.damaged) " damaged records and " (account.log.noise) " lines of noise were skipped." }
@@ -273,6 +274,7 @@ fn stack(vcpu: &VcpuAccount, known: &[(usize, u16, &str)]) -> Vec<Part> {
 /// The conditions of the run, for someone who wants to repeat it.
 fn about(account: &Account) -> Markup {
     let facts = [
+        ("processor", silicon::properties(account)),
         ("build", account.build.clone()),
         ("options", account.options.clone()),
         ("reasons of SDM", account.sdm_edition.clone()),
