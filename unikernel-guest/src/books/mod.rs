@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `book` | the tally of the exits that the guest provokes |
 //! | `intercepts` | the operations that exit now |
-//! | `cpu`, `thread`, `waiting` | the state of each vCPU, the work that it is given, the words that vCPUs wait on |
+//! | `cpu`, `thread`, `waiting`, `semaphore` | the state of each vCPU, the work that it is given, the words that vCPUs wait on, and counters made of those |
 //! | `interrupts`, `recovery` | interrupts that were taken, exceptions that are expected |
 //! | `boot_info` | the page from the monitor |
 
@@ -15,6 +15,7 @@ pub(crate) mod cpu;
 pub(crate) mod intercepts;
 pub(crate) mod interrupts;
 pub(crate) mod recovery;
+pub(crate) mod semaphore;
 pub(crate) mod thread;
 pub(crate) mod waiting;
 

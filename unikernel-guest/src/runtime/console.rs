@@ -15,17 +15,18 @@ fn is_open(descriptor: i32) -> bool {
     matches!(descriptor, STDIN_FILENO..=STDERR_FILENO)
 }
 
-/// Writes the whole text in as few hypercalls as possible; a refusal ends it early.
-fn write(text: &[u8]) -> isize {
+/// Writes the whole text in as few parts as possible; a refusal ends it early. Returns the bytes written, or the refusal's number if
+/// there are none.
+fn in_parts<N: Into<u64>>(text: &[u8], mut write: impl FnMut(&[u8]) -> Result<N, i32>) -> Result<isize, i32> {
     let mut written = 0;
-    for chunk in text.chunks(CONSOLE_BYTES as usize) {
-        match hypercall::console(chunk) {
-            Ok(bytes) => written += bytes as isize,
-            Err(errno) if written == 0 => return refused(errno) as isize,
+    for part in text.chunks(CONSOLE_BYTES as usize) {
+        match write(part) {
+            Ok(bytes) => written += bytes.into() as isize,
+            Err(errno) if written == 0 => return Err(errno),
             Err(_) => break,
         }
     }
-    written
+    Ok(written)
 }
 
 /// # Safety
@@ -42,7 +43,8 @@ unsafe extern "C" fn sys_write(descriptor: i32, text: *const u8, bytes: usize) -
         return refused(EFAULT) as isize;
     }
     // SAFETY: the caller says so.
-    write(unsafe { core::slice::from_raw_parts(text, bytes) })
+    let text = unsafe { core::slice::from_raw_parts(text, bytes) };
+    in_parts(text, hypercall::console).unwrap_or_else(|errno| refused(errno) as isize)
 }
 
 /// # Safety
@@ -107,4 +109,31 @@ unsafe extern "C" fn sys_fstat(descriptor: i32, stat: *mut hermit_abi::stat) -> 
     // SAFETY: the caller says so.
     unsafe { stat.write(character_device) };
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_text_is_written_in_parts_until_one_is_refused() {
+        const PART: usize = CONSOLE_BYTES as usize;
+        let text: Vec<u8> = (0..2 * PART + 1).map(|at| (at / 100) as u8).collect();
+        let written = |refused_from: usize| {
+            let mut parts = Vec::new();
+            let result = in_parts(&text, |part| {
+                let is_refused = parts.len() >= refused_from;
+                parts.push(part.to_vec());
+                if is_refused { Err(EBADF) } else { Ok(part.len() as u64) }
+            });
+            (result, parts)
+        };
+        let (result, parts) = written(9);
+        assert_eq!((result, parts.concat()), (Ok(text.len() as isize), text.clone()));
+        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), vec![PART, PART, 1]);
+        assert_eq!(written(0).0, Err(EBADF));
+        assert_eq!((written(1).0, written(1).1.len()), (Ok(PART as isize), 2), "nothing comes behind a gap");
+    }
 }

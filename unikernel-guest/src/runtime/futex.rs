@@ -14,7 +14,7 @@ use super::errno::refused;
 use super::time;
 use crate::books::interrupts::{WORK_VECTOR, interrupts_of};
 use crate::books::waiting::{Ended, Vcpu};
-use crate::books::{cpu, vcpus, waiting};
+use crate::books::{cpu, semaphore, vcpus, waiting};
 use crate::ops::{apic, idle};
 
 /// The vCPU that runs this.
@@ -95,24 +95,18 @@ unsafe extern "C" fn sys_futex_wake(address: *mut u32, count: i32) -> i32 {
 /// A semaphore is the counter in the caller's `sem_t`.
 ///
 /// # Safety
-/// `semaphore` is null or was initialized.
-unsafe fn counter<'a>(semaphore: *mut sem_t) -> Option<&'a AtomicUsize> {
+/// `handle` is null or was initialized.
+unsafe fn counter<'a>(handle: *mut sem_t) -> Option<&'a AtomicUsize> {
     // SAFETY: a `sem_t` is a pointer that nobody else looks into; the caller says that it is there.
-    (!semaphore.is_null()).then(|| unsafe { AtomicUsize::from_ptr(semaphore.cast()) })
-}
-
-/// The half of a counter that changes with every post and wait.
-fn low_half(counter: &AtomicUsize) -> &AtomicU32 {
-    // SAFETY: the first four bytes of eight, on a little-endian processor.
-    unsafe { AtomicU32::from_ptr(counter.as_ptr().cast()) }
+    (!handle.is_null()).then(|| unsafe { AtomicUsize::from_ptr(handle.cast()) })
 }
 
 /// # Safety
-/// `semaphore` is null or can be written.
+/// `handle` is null or can be written.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sys_sem_init(semaphore: *mut sem_t, shared: i32, value: u32) -> i32 {
+unsafe extern "C" fn sys_sem_init(handle: *mut sem_t, shared: i32, value: u32) -> i32 {
     // SAFETY: the caller says so.
-    match unsafe { counter(semaphore) } {
+    match unsafe { counter(handle) } {
         Some(counter) if shared == 0 => {
             counter.store(value as usize, SeqCst);
             0
@@ -122,44 +116,38 @@ unsafe extern "C" fn sys_sem_init(semaphore: *mut sem_t, shared: i32, value: u32
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn sys_sem_destroy(semaphore: *mut sem_t) -> i32 {
-    if semaphore.is_null() { refused(EINVAL) } else { 0 }
+extern "C" fn sys_sem_destroy(handle: *mut sem_t) -> i32 {
+    if handle.is_null() { refused(EINVAL) } else { 0 }
 }
 
 /// # Safety
-/// `semaphore` is null or was initialized.
+/// `handle` is null or was initialized.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sys_sem_post(semaphore: *mut sem_t) -> i32 {
+unsafe extern "C" fn sys_sem_post(handle: *mut sem_t) -> i32 {
     // SAFETY: the caller says so.
-    let Some(counter) = (unsafe { counter(semaphore) }) else { return refused(EINVAL) };
-    let fits = |value: usize| (value < u32::MAX as usize).then_some(value + 1);
-    match counter.fetch_update(SeqCst, SeqCst, fits) {
-        Ok(_) => {
-            wake(low_half(counter), 1);
-            0
-        }
-        Err(_) => refused(EOVERFLOW),
+    let Some(counter) = (unsafe { counter(handle) }) else { return refused(EINVAL) };
+    if !semaphore::post(counter) {
+        return refused(EOVERFLOW);
     }
+    wake(semaphore::low_half(counter), 1);
+    0
 }
 
 /// # Safety
-/// `semaphore` is null or was initialized.
+/// `handle` is null or was initialized.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sys_sem_trywait(semaphore: *mut sem_t) -> i32 {
+unsafe extern "C" fn sys_sem_trywait(handle: *mut sem_t) -> i32 {
     // SAFETY: the caller says so.
-    let Some(counter) = (unsafe { counter(semaphore) }) else { return refused(EINVAL) };
-    match counter.fetch_update(SeqCst, SeqCst, |value| value.checked_sub(1)) {
-        Ok(_) => 0,
-        Err(_) => refused(EAGAIN),
-    }
+    let Some(counter) = (unsafe { counter(handle) }) else { return refused(EINVAL) };
+    if semaphore::take(counter) { 0 } else { refused(EAGAIN) }
 }
 
 /// # Safety
-/// `semaphore` is null or was initialized; `limit` is null or can be read.
+/// `handle` is null or was initialized; `limit` is null or can be read.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn sys_sem_timedwait(semaphore: *mut sem_t, limit: *const timespec) -> i32 {
+unsafe extern "C" fn sys_sem_timedwait(handle: *mut sem_t, limit: *const timespec) -> i32 {
     // SAFETY: the caller says so.
-    let Some(counter) = (unsafe { counter(semaphore) }) else { return refused(EINVAL) };
+    let Some(counter) = (unsafe { counter(handle) }) else { return refused(EINVAL) };
     // SAFETY: the caller says that `limit` can be read, if it is not null.
     let deadline = match unsafe { deadline(limit, false) } {
         Ok(deadline) => deadline,
@@ -167,9 +155,9 @@ unsafe extern "C" fn sys_sem_timedwait(semaphore: *mut sem_t, limit: *const time
     };
     loop {
         // SAFETY: the same contract.
-        match unsafe { sys_sem_trywait(semaphore) } {
+        match unsafe { sys_sem_trywait(handle) } {
             refusal if refusal == -EAGAIN => {
-                if wait(low_half(counter), 0, deadline) == Ended::TimedOut {
+                if wait(semaphore::low_half(counter), 0, deadline) == Ended::TimedOut {
                     return refused(ETIMEDOUT);
                 }
             }

@@ -39,3 +39,18 @@ impl Write for Message {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_too_long_is_cut_and_what_follows_is_dropped() {
+        let message = Message::new(format_args!("vCPU {} ended", 3));
+        assert!(message.bytes().starts_with(b"vCPU 3 ended\0") && !message.is_empty());
+        assert!(Message::new(format_args!("")).is_empty());
+        let (most, fill) = (MESSAGE_BYTES, MESSAGE_BYTES - 2);
+        let message = Message::new(format_args!("{:x<fill$}abcd{}", "", "e"));
+        assert_eq!((&message.bytes()[most - 3..], message.length), (&b"xab"[..], most));
+    }
+}

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
 use x86_64::structures::DescriptorTablePointer;
-use x86_64::structures::gdt::{Descriptor, SegmentSelector};
+use x86_64::structures::gdt::{Descriptor, DescriptorFlags, SegmentSelector};
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
@@ -73,14 +73,14 @@ pub(super) static FIRST: (Tables, TrapStacks) = (
 /// 64-bit code of ring 3.
 const DESCRIPTORS: [u64; ENTRIES] = [
     0,
-    0x00af_9b00_0000_ffff,
-    0x00cf_9300_0000_ffff,
-    0x00cf_9b00_0000_ffff,
+    DescriptorFlags::KERNEL_CODE64.bits(),
+    DescriptorFlags::KERNEL_DATA.bits(),
+    DescriptorFlags::KERNEL_CODE32.bits(),
     0,
     0,
-    0x00cf_1300_0000_ffff,
-    0x00cf_f300_0000_ffff,
-    0x00af_fb00_0000_ffff,
+    DescriptorFlags::KERNEL_DATA.difference(DescriptorFlags::PRESENT).bits(),
+    DescriptorFlags::USER_DATA.bits(),
+    DescriptorFlags::USER_CODE64.bits(),
 ];
 
 /// The tables of this vCPU.
@@ -129,5 +129,28 @@ pub(crate) fn load((tables, stacks): &'static (Tables, TrapStacks)) {
         DS::set_reg(DATA);
         ES::set_reg(DATA);
         ltr(TASK.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_selector_names_its_segment() {
+        /// Code, as the type field says; 64-bit code; not 32 bits wide.
+        const CODE_TYPE: u64 = 1 << 43;
+        const LONG: u64 = 1 << 53;
+        const PRESENT: u64 = 1 << 47;
+        let of = |selector: SegmentSelector| DESCRIPTORS[usize::from(selector.index())];
+        let all = [CODE, DATA, CODE32, ABSENT, USER_DATA, USER_CODE].map(of);
+        assert_eq!(all.map(|descriptor| descriptor & CODE_TYPE != 0), [true, false, true, false, false, true]);
+        assert_eq!(all.map(|descriptor| descriptor & LONG != 0), [true, false, false, false, false, true]);
+        assert_eq!(all.map(|descriptor| descriptor & PRESENT != 0), [true, true, true, false, true, true]);
+        // DPL is what the selector asks for.
+        for selector in [CODE, DATA, CODE32, ABSENT, USER_DATA, USER_CODE] {
+            assert_eq!(of(selector) >> 45 & 3, selector.rpl() as u64, "{selector:?}");
+        }
+        assert_eq!((DESCRIPTORS[0], usize::from(TASK.index()), of(TASK)), (0, TASK_INDEX, 0), "the TSS comes later");
     }
 }

@@ -247,3 +247,23 @@ pub(crate) fn load() {
     // SAFETY: the table is a static, every gate leads to a stub, and the TSS with the stacks is loaded.
     unsafe { lidt(&idt_pointer()) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use x86_64::structures::idt::InterruptDescriptorTable;
+
+    #[test]
+    fn a_gate_is_what_the_processor_reads() {
+        const HANDLER: u64 = 0x1234_5678_9abc_def0;
+        let mut idt = InterruptDescriptorTable::new();
+        // SAFETY: nobody loads this table.
+        unsafe {
+            let handler = VirtAddr::new_truncate(HANDLER);
+            idt[0x30].set_handler_addr(handler).set_code_selector(CODE).set_stack_index(u16::from(TRAP_IST) - 1);
+        }
+        // SAFETY: an entry is two words, as SDM 3A figure 6-8 has them.
+        let expected = unsafe { core::mem::transmute_copy::<_, [u64; 2]>(&idt[0x30]) };
+        assert_eq!(Gate::new(VirtAddr::new_truncate(HANDLER).as_u64(), TRAP_IST).0, expected);
+    }
+}
