@@ -3,6 +3,8 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use tempfile::TempDir;
 use tollgate::emulator::{Boot, Engine, Launch, Limits, Machine, PLATFORMS, STICK, Session, Target, bochs, ovmf};
 use tollgate::image::disk;
 use tollgate::images;
+use tollgate_abi::ExitReason;
+use tollgate_abi::record::{Kind, Record};
 use tollgate_abi::stick::{APPLICATION, GUEST, OPTIONS};
 use tollgate_books::log::{Log, LogReader};
 
@@ -113,11 +117,16 @@ struct Booted {
 
 impl Booted {
     fn new(stick: &[u8], change: impl FnOnce(&mut Launch)) -> Self {
+        Self::watched(stick, change, |_, _| {})
+    }
+
+    /// The same, with each record shown as it comes, and the emulator's folder.
+    fn watched(stick: &[u8], change: impl FnOnce(&mut Launch), mut observe: impl FnMut(&Record<'_>, &Path)) -> Self {
         let place = tempfile::tempdir().unwrap();
         let mut launch = in_qemu(place.path(), stick);
         change(&mut launch);
         let limits = Limits { grace: Duration::from_secs(60), ..Limits::within(Duration::from_secs(180)) };
-        let session = Session::run(&launch, limits, |_| {}).unwrap();
+        let session = Session::run(&launch, limits, |record| observe(record, place.path())).unwrap();
         let serial = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
         let said = text(&fs::read(&launch.serial).unwrap());
         let stick = fs::read(place.path().join(STICK)).unwrap();
@@ -221,6 +230,30 @@ fn above_4_gib_and_without_a_serial_port_it_says_so_and_runs() {
     for told in ["there is no serial port", "above 4 GiB", "result=balanced", "another hypervisor is active"] {
         assert!(log.contains(told), "{told} is missing:\n{log}");
     }
+}
+
+/// The key comes over QEMU's monitor, at a socket in the test's own folder.
+#[test]
+fn esc_ends_a_run_whose_log_is_saved() {
+    let endless = images::build_stick(None, "workloads=cpuid:1000000000 watchdog=1000000000").unwrap().bytes;
+    let with_keys = |launch: &mut Launch| {
+        let keys = ["-chardev", "socket,id=keys,path=keys,server=on,wait=off", "-mon", "chardev=keys,mode=readline"];
+        launch.invocation.arguments.extend(keys.map(Into::into));
+    };
+    let mut monitor = None;
+    let mut booted = Booted::watched(&endless, with_keys, |record, folder| {
+        if record.kind == Kind::Begin {
+            let mut socket = UnixStream::connect(folder.join("keys")).unwrap();
+            socket.write_all(b"sendkey esc\n").unwrap();
+            monitor = Some(socket);
+        }
+    });
+    let ended = "stopped: the guest ended as escape-pressed";
+    assert!(monitor.is_some() && booted.verdict().starts_with(ended), "{}\n{}", booted.verdict(), booted.said);
+    assert!(booted.said.contains("Esc ends it earlier"), "{}", booted.said);
+    let log = booted.log(FIRST_LOG).expect("the log is on the stick");
+    let row = &log.exits[&(0, ExitReason::CPUID.0)];
+    assert!(row.figures.count > 1000 && log.verdict.is_some_and(|verdict| verdict.detail.contains("escape-pressed")));
 }
 
 #[test]

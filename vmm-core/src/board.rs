@@ -4,7 +4,7 @@
 //! so that neither locks anything. The writer then interrupts the other's processor, which exits and reads. All of this is for
 //! interprocessor interrupts and for starting and stopping: no other exit touches the board.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use alloc::boxed::Box;
 use spinning_top::Spinlock;
@@ -191,6 +191,8 @@ pub struct Board {
     limit_tsc: AtomicU64,
     /// TSC ticks that a processor may be away without being missed.
     patience_ticks: AtomicU64,
+    /// A person may end the guest by a key.
+    listens: AtomicBool,
     /// The reason that the monitor can't go on at one of the processors.
     fault: Spinlock<Fault>,
     /// Text that the guest wrote and that is not printed yet. Its lock is taken outside of exits.
@@ -218,6 +220,7 @@ impl Board {
             servants: AtomicU32::new(0),
             limit_tsc: AtomicU64::new(0),
             patience_ticks: AtomicU64::new(0),
+            listens: AtomicBool::new(false),
             fault: Spinlock::new(Fault::none()),
             console: Spinlock::new(Console::new()),
         }
@@ -412,6 +415,16 @@ impl Board {
     /// TSC ticks to wait for a processor: `usual` if nothing holds processors up.
     pub fn patience(&self, usual: u64) -> u64 {
         self.patience_ticks.load(Ordering::Relaxed).max(usual)
+    }
+
+    /// Lets a person end the guest by a key from now on.
+    pub fn listen(&self) {
+        self.listens.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a person may end the guest by a key.
+    pub fn listens(&self) -> bool {
+        self.listens.load(Ordering::Relaxed)
     }
 
     /// This processor serves from now on, by asking [`Board::asked`] again and again.

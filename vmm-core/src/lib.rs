@@ -15,9 +15,9 @@
 //!
 //! The rest is safe code that runs on the host, where a scripted backend drives the same spine.
 //!
-//! Unsafe: `calibration`, `exit::registers`, `host::local_apic`, `host::local_apic::settings`, `host::registers`, `ledger`,
-//! `memory`, `stack`, `svm::entry`, `svm::gates`, `svm::instructions`, `svm::probe`, `svm::scenario_hardware`, `vmx::entry`,
-//! `vmx::instructions`, `vmx::scenario_hardware`; and of tests `svm::twins`.
+//! Unsafe: `calibration`, `exit::registers`, `host::keyboard`, `host::local_apic`, `host::local_apic::settings`,
+//! `host::registers`, `ledger`, `memory`, `stack`, `svm::entry`, `svm::gates`, `svm::instructions`, `svm::probe`,
+//! `svm::scenario_hardware`, `vmx::entry`, `vmx::instructions`, `vmx::scenario_hardware`; and of tests `svm::twins`.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;

@@ -57,6 +57,7 @@ pub(crate) struct Script {
     pub(crate) watchdog_starts: usize,
     pub(crate) watchdog_is_due: bool,
     pub(crate) is_slow: bool,
+    pub(crate) escape_is_pressed: bool,
     pub(crate) limit_tsc: u64,
 }
 
@@ -288,5 +289,8 @@ impl Processor for Script {
     }
     fn end_of_interrupt(&mut self) {
         self.ended_interrupts += 1;
+    }
+    fn escape_was_pressed(&mut self) -> bool {
+        core::mem::take(&mut self.escape_is_pressed)
     }
 }

@@ -130,6 +130,8 @@ pub enum Outcome {
     NoExits,
     /// It ran for as long as the run's options allow.
     LimitReached,
+    /// A person pressed Esc, on a machine that firmware has lent.
+    EscapePressed,
     /// HLT with nothing that could wake it.
     HaltedForEver,
     /// A mode that the monitor does not support: out of IA-32e mode, or paging without it.
@@ -150,13 +152,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 14] = [
+    pub const ALL: [Outcome; 15] = [
         Outcome::Exited,
         Outcome::ExitedWithoutBook,
         Outcome::TripleFault,
         Outcome::OutsideMemory,
         Outcome::NoExits,
         Outcome::LimitReached,
+        Outcome::EscapePressed,
         Outcome::HaltedForEver,
         Outcome::LeftLongMode,
         Outcome::TaskSwitch,
@@ -176,6 +179,7 @@ impl Outcome {
             Outcome::OutsideMemory => "outside-memory",
             Outcome::NoExits => "no-exits",
             Outcome::LimitReached => "limit-reached",
+            Outcome::EscapePressed => "escape-pressed",
             Outcome::HaltedForEver => "halted-for-ever",
             Outcome::LeftLongMode => "left-long-mode",
             Outcome::TaskSwitch => "task-switch",

@@ -39,6 +39,7 @@ use tollgate_abi::judgement::Judgement;
 use tollgate_abi::machine::{FRESH_BYTES, RAM_BYTES};
 use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
+use vmm_core::host::keyboard;
 use vmm_core::session::Session;
 use vmm_core::svm::Svm;
 use vmm_core::vmx::Vmx;
@@ -105,6 +106,9 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
         Refused::new(error, "write the image again with options that exist")
     })?;
     BOARD.set_patience(processor::patience_ticks());
+    if firmware.takes_back && keyboard::exists() {
+        BOARD.listen();
+    }
     let found = found::find();
     // Without an extension there is nothing for the others to do.
     let local_apic = found.is_ok().then(processors::local_apic);

@@ -30,6 +30,7 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::virtualization::{KVM, TCG};
 use uefi::{Status, boot};
+use vmm_core::host::keyboard;
 
 use crate::found::{Found, found};
 use crate::machine::StoppedTimer;
@@ -137,6 +138,10 @@ fn run(stack: *mut u8) {
         None => say(format_args!(
             "It runs, for as long as the guest takes. The screen stands still until the account is there."
         )),
+    }
+
+    if keyboard::exists() {
+        say(format_args!("Esc ends it earlier, on a keyboard that is not on USB, and not while the guest sleeps."));
     }
 
     let timer = StoppedTimer::stop();

@@ -161,6 +161,8 @@ pub trait Processor {
     fn kick(&mut self, apic_id: u32);
     /// Ends, at the processor's own APIC, the interrupt that made this exit.
     fn end_of_interrupt(&mut self);
+    /// Whether a person has pressed Esc, on a machine that has such a keyboard.
+    fn escape_was_pressed(&mut self) -> bool;
 }
 
 /// A virtualization extension at one vCPU, with the facts that follow from its parts.

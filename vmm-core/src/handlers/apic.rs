@@ -164,9 +164,13 @@ fn look_or_stray<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine)
 }
 
 /// Looks at the account, at an exit for `reason`. A guest without an exit of its own since the last look is stopped, unless it
-/// has halted. Before the watchdog is due, nothing can be told yet. A look after which the guest goes on does not count as an
+/// has halted; a guest whose person has pressed Esc is stopped, too. Before the watchdog is due, nothing can be told yet. A look after which the guest goes on does not count as an
 /// exit of the guest's.
 pub fn look<B: Backend>(reason: ExitReason, backend: &mut B, machine: &mut Machine) -> Action {
+    if machine.shared.board.listens() && backend.escape_was_pressed() {
+        machine.looks(reason);
+        return Action::Stop(Outcome::EscapePressed);
+    }
     let due = backend.watchdog_is_due();
     if due && !machine.activity.halted && !machine.exited_meanwhile() {
         return Action::Stop(Outcome::NoExits);
@@ -581,6 +585,23 @@ mod tests {
         backend.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
         assert_eq!(external_interrupt(&mut backend, &mut first), Action::Inject(Event::NMI));
         assert_eq!(ledger.looks(), looks);
+    }
+
+    #[test]
+    fn esc_ends_a_guest_at_a_look_where_somebody_listens() {
+        let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
+        for reason in [ExitReason::EXTERNAL_INTERRUPT, ExitReason::PREEMPTION_TIMER] {
+            let [mut machine] = machines();
+            machine.shared.ledgers = Box::leak(Box::new([ledger]));
+            let mut backend = Script { escape_is_pressed: true, ..interruptible() };
+            let looks = ledger.looks();
+            assert_eq!(super::look(reason, &mut backend, &mut machine), Action::Resume);
+            assert!(backend.escape_is_pressed, "nobody listens, and nobody takes the key");
+            machine.shared.board.listen();
+            assert_eq!(super::look(reason, &mut backend, &mut machine), Action::Stop(Outcome::EscapePressed));
+            assert_eq!(super::look(reason, &mut backend, &mut machine), Action::Resume);
+            assert_eq!(ledger.looks(), looks + 3, "no look is the guest's exit");
+        }
     }
 
     #[test]

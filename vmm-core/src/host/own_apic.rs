@@ -1,7 +1,7 @@
 //! The processor under a vCPU, as its exits need it: the time, and the processor's own APIC.
 
 use super::local_apic::LocalApic;
-use super::registers;
+use super::{keyboard, registers};
 use crate::exit::Processor;
 
 /// The APIC of the processor that a vCPU runs on.
@@ -37,5 +37,9 @@ impl<B: OnProcessor> Processor for B {
 
     fn end_of_interrupt(&mut self) {
         self.own_apic().local_apic.end_of_interrupt();
+    }
+
+    fn escape_was_pressed(&mut self) -> bool {
+        keyboard::escape_was_pressed()
     }
 }
