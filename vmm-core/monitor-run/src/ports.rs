@@ -15,6 +15,10 @@ fn cmos(index: u8) -> u64 {
 
 /// Bytes of memory below 4 GiB, from address 0, as firmware setup stores it in CMOS on Bochs and QEMU.
 pub(crate) fn memory_bytes() -> u64 {
+    memory_of(cmos)
+}
+
+fn memory_of(cmos: impl Fn(u8) -> u64) -> u64 {
     let above_1m = (cmos(0x31) << 8 | cmos(0x30)) << 10;
     let above_16m = (cmos(0x35) << 8 | cmos(0x34)) << 16;
     if above_16m > 0 { (16 << 20) + above_16m } else { (1 << 20) + above_1m }
@@ -74,5 +78,27 @@ pub(crate) fn halt() -> ! {
     loop {
         x86_64::instructions::interrupts::disable();
         x86_64::instructions::hlt();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_what_firmware_stores_of_it() {
+        let of = |above_1m_kib: u64, above_16m_64_kib: u64| {
+            memory_of(|index| match index {
+                0x30 => above_1m_kib & 0xff,
+                0x31 => above_1m_kib >> 8,
+                0x34 => above_16m_64_kib & 0xff,
+                0x35 => above_16m_64_kib >> 8,
+                _ => panic!("{index:#x} is of something else"),
+            })
+        };
+        assert_eq!(of(7 << 10, 0), 8 << 20, "below 16 MiB the first pair tells");
+        assert_eq!(of(15 << 10, 0), 16 << 20);
+        assert_eq!(of(0xfc00, 0x100), 32 << 20, "the first pair is at its end");
+        assert_eq!(of(0xfc00, 0xbf00), 3 << 30);
     }
 }

@@ -32,13 +32,19 @@ pub(crate) fn tsc_hz() -> u64 {
 /// Whether time passes here as it does for a person: on silicon, by itself or under KVM. An emulator counts instructions, and
 /// takes minutes for some billions of them.
 pub(crate) fn is_in_real_time() -> bool {
+    has_real_time(cpuid, firmware().takes_back)
+}
+
+/// Of the hypervisors that show themselves, KVM alone runs in real time. Where none does, firmware means silicon: an emulator that
+/// hides, Bochs, starts the ROM.
+fn has_real_time(cpuid: impl Fn(u32, u32) -> Answer, has_firmware: bool) -> bool {
     let is_kvm = || {
         let leaf = cpuid(HYPERVISOR, 0);
         let signature = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
         signature.as_flattened().starts_with(KVM.as_bytes())
     };
     let has_hypervisor = cpuid(1, 0).ecx & ecx_1::HYPERVISOR != 0;
-    if has_hypervisor { is_kvm() } else { firmware().takes_back }
+    if has_hypervisor { is_kvm() } else { has_firmware }
 }
 
 /// TSC ticks that a processor may be away without being missed: a second, if time passes as for a person; else 0, for the usual
@@ -66,4 +72,28 @@ pub(crate) fn page() -> &'static mut Table {
 /// The physical address of such a page.
 pub(crate) fn physical(page: &Table) -> u64 {
     core::ptr::from_ref(page) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_abi::virtualization::TCG;
+
+    #[test]
+    fn time_is_a_persons_on_silicon_and_under_kvm() {
+        let under = |signature: Option<&str>, has_firmware| {
+            let mut bytes = [0; 12];
+            signature.iter().for_each(|name| bytes[..name.len()].copy_from_slice(name.as_bytes()));
+            let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+            let cpuid = |leaf, _| match leaf {
+                1 => Answer { ecx: if signature.is_some() { ecx_1::HYPERVISOR } else { 0 }, ..Answer::ZERO },
+                HYPERVISOR => Answer { eax: HYPERVISOR, ebx: word(0), ecx: word(4), edx: word(8) },
+                other => panic!("leaf {other:#x}"),
+            };
+            has_real_time(cpuid, has_firmware)
+        };
+        assert_eq!([under(None, true), under(None, false)], [true, false], "Bochs starts the ROM, a person a stick");
+        assert_eq!([under(Some(KVM), true), under(Some(KVM), false)], [true; 2]);
+        assert_eq!([under(Some(TCG), true), under(Some(TCG), false)], [false; 2]);
+    }
 }

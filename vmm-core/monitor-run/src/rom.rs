@@ -69,17 +69,41 @@ fn directory() -> Result<Directory<'static>, Refused> {
 
 /// The memory above the guest's.
 fn spare_memory() -> &'static [Slot] {
-    let bytes = ports::memory_bytes().min(MAPPED_BYTES).saturating_sub(NEEDED_BYTES);
+    let bytes = spare_bytes(ports::memory_bytes());
     // SAFETY: memory of the machine that nothing else uses, mapped to itself by the boot block; a slot may have any value.
     unsafe { core::slice::from_raw_parts(NEEDED_BYTES as usize as *const Slot, bytes as usize / size_of::<Slot>()) }
 }
 
+const fn spare_bytes(memory_bytes: u64) -> u64 {
+    let end = if memory_bytes < MAPPED_BYTES { memory_bytes } else { MAPPED_BYTES };
+    end.saturating_sub(NEEDED_BYTES)
+}
+
 fn guest_memory() -> Result<u64, Refused> {
-    let memory_bytes = ports::memory_bytes();
+    guest_memory_of(ports::memory_bytes())
+}
+
+fn guest_memory_of(memory_bytes: u64) -> Result<u64, Refused> {
     if memory_bytes < NEEDED_BYTES {
         let (has, needs) = (memory_bytes >> 20, NEEDED_BYTES >> 20);
         let detail = format_args!("the machine has {has} MiB of memory; the monitor and its guest need {needs} MiB");
         return Err(Refused::new(detail, "give the machine more memory"));
     }
     Ok(GUEST_HPA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_with_too_little_memory_is_refused_and_what_is_left_is_for_a_trace() {
+        assert_eq!(guest_memory_of(NEEDED_BYTES).ok(), Some(GUEST_HPA));
+        let refused = guest_memory_of(NEEDED_BYTES - 1).unwrap_err();
+        let (has, needs) = ((NEEDED_BYTES >> 20) - 1, NEEDED_BYTES >> 20);
+        assert!(refused.detail.contains(&std::format!("has {has} MiB")), "{refused:?}");
+        assert!(refused.detail.contains(&std::format!("need {needs} MiB")), "{refused:?}");
+        let spare = [0, NEEDED_BYTES, NEEDED_BYTES + 4096, MAPPED_BYTES, 4 << 30].map(spare_bytes);
+        assert_eq!(spare, [0, 0, 4096, MAPPED_BYTES - NEEDED_BYTES, MAPPED_BYTES - NEEDED_BYTES]);
+    }
 }

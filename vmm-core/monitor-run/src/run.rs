@@ -87,8 +87,10 @@ impl<B: Extension> Run<B> {
     /// Makes room for every vCPU, by `stack`.
     fn prepare(plan: Plan<B>, stack: fn(Recording) -> &'static dyn AnyStack<B>) -> &'static Self {
         let (rate_step_ticks, start_tsc) = (plan.options.rate_step_ticks, tsc());
-        let stacks = rings(&plan.options).map(|ring| stack(Recording { ring, rate_step_ticks, start_tsc }));
-        let stacks: Vec<_> = stacks.take(BOARD.vcpus()).collect();
+        let (vcpus, exits) = (BOARD.vcpus(), plan.options.trace_exits);
+        let room = if exits > 0 { (firmware().spare_memory)() } else { &[] };
+        let stacks = rings(room, vcpus, exits).map(|ring| stack(Recording { ring, rate_step_ticks, start_tsc }));
+        let stacks: Vec<_> = stacks.take(vcpus).collect();
         let books: Vec<_> = stacks.iter().map(|stack| stack.book()).collect();
         let ledgers = books.iter().map(|book| book.ledger()).collect::<Vec<_>>().leak();
         shared(Box::leak(Box::new(Self { plan, stacks, books, ledgers })))
@@ -182,9 +184,8 @@ fn lay_out<B: Extension>(
 }
 
 /// Each vCPU's ring for exits that are to be traced, as large as asked for and as memory allows.
-fn rings(options: &Options<'_>) -> impl Iterator<Item = &'static [Slot]> {
-    let room: &'static [Slot] = if options.trace_exits > 0 { (firmware().spare_memory)() } else { &[] };
-    let each = (room.len() / BOARD.vcpus()).min(usize::try_from(options.trace_exits).unwrap_or(usize::MAX));
+fn rings(room: &'static [Slot], vcpus: usize, exits: u64) -> impl Iterator<Item = &'static [Slot]> {
+    let each = (room.len() / vcpus).min(usize::try_from(exits).unwrap_or(usize::MAX));
     let rings = room.chunks(each.max(1));
     rings.chain(core::iter::repeat(&room[..0]))
 }
@@ -199,4 +200,24 @@ fn all_ports() -> &'static [Table; IOPM_PAGES] {
     let pages = Box::leak(Box::new([const { Table::EMPTY }; IOPM_PAGES]));
     pages.iter_mut().for_each(|page| page.0.fill(u64::MAX));
     pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_vcpu_has_a_ring_of_its_own_as_large_as_there_is_room_for() {
+        let room: &'static [Slot] = (0..10).map(|_| Slot::default()).collect::<Vec<_>>().leak();
+        let places = |vcpus: usize, exits: u64, room: &'static [Slot]| -> Vec<(isize, usize)> {
+            let start = room.as_ptr().addr() as isize;
+            let place = |ring: &[Slot]| (ring.as_ptr().addr() as isize - start) / size_of::<Slot>() as isize;
+            rings(room, vcpus, exits).take(vcpus).map(|ring| (place(ring), ring.len())).collect()
+        };
+        assert_eq!(places(3, 100, room), [(0, 3), (3, 3), (6, 3)]);
+        assert_eq!(places(3, 2, room), [(0, 2), (2, 2), (4, 2)]);
+        assert_eq!(places(1, u64::MAX, room), [(0, 10)]);
+        let empty: Vec<_> = places(4, 100, &[]).into_iter().map(|(_, slots)| slots).collect();
+        assert_eq!(empty, [0; 4], "no room, or no trace");
+    }
 }
