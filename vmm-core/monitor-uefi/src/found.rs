@@ -119,14 +119,14 @@ impl Found {
 fn room_for_trace(options: &str) -> Option<(*mut u8, usize)> {
     let options = Options::parse(options).ok().filter(|options| options.trace_exits > 0)?;
     let exits = options.trace_exits.saturating_mul(options.cpus.into());
-    let mut bytes = usize::try_from(exits).ok()?.saturating_mul(size_of::<Slot>()).min(MOST_TRACE_BYTES);
-    while bytes >= LEAST_TRACE_BYTES {
-        if let Some(pages) = machine::pages(bytes) {
-            return Some((pages, bytes));
-        }
-        bytes /= 2;
-    }
-    None
+    half_by_half(usize::try_from(exits).ok()?.saturating_mul(size_of::<Slot>()), machine::pages)
+}
+
+/// Memory of so many bytes, or of half as many until there is that much.
+fn half_by_half<T>(bytes: usize, memory: impl Fn(usize) -> Option<T>) -> Option<(T, usize)> {
+    let sizes = core::iter::successors(Some(bytes.min(MOST_TRACE_BYTES)), |bytes| Some(bytes / 2));
+    let mut sizes = sizes.take_while(|&bytes| bytes >= LEAST_TRACE_BYTES);
+    sizes.find_map(|bytes| Some((memory(bytes)?, bytes)))
 }
 
 fn refused(detail: impl core::fmt::Display) -> Refused {
@@ -181,6 +181,17 @@ mod tests {
         assert_eq!(options_of(image, Ok(Some(edited))), Ok("cpus=2 workloads=all"));
         let refused = options_of(image, Ok(Some(vec![0xff, 0xfe, 0]))).unwrap_err();
         assert!(refused.contains("delete it to run with the options"), "{refused}");
+    }
+
+    #[test]
+    fn a_trace_has_as_much_memory_as_there_is() {
+        let there_are = |most: usize| move |bytes: usize| (bytes <= most).then_some("memory");
+        assert_eq!(half_by_half(1 << 20, there_are(1 << 30)), Some(("memory", 1 << 20)));
+        assert_eq!(half_by_half(3 << 20, there_are(1 << 20)), Some(("memory", 3 << 18)));
+        assert_eq!(half_by_half(usize::MAX, there_are(usize::MAX)), Some(("memory", MOST_TRACE_BYTES)));
+        assert_eq!(half_by_half(1 << 20, there_are(LEAST_TRACE_BYTES)), Some(("memory", LEAST_TRACE_BYTES)));
+        assert_eq!(half_by_half(1 << 20, there_are(LEAST_TRACE_BYTES - 1)), None);
+        assert_eq!(half_by_half(0, there_are(1 << 30)), None);
     }
 
     #[test]

@@ -37,12 +37,7 @@ pub(crate) unsafe fn lend(stack_end: u64, work: extern "sysv64" fn(u64) -> u64, 
     }
     let (mut caller_rsp, apic_id) = (0, apic_id());
     // `give_up` finds the pointer in this table: a guest leaves no register that could hold it.
-    let place = CALLERS
-        .iter()
-        .find(|place| place.apic_id.compare_exchange(NOBODY, apic_id, Ordering::AcqRel, Ordering::Acquire).is_ok());
-    if let Some(place) = place {
-        place.caller_rsp.store(&raw const caller_rsp as u64, Ordering::Release);
-    }
+    note_caller(&CALLERS, apic_id, &raw const caller_rsp as u64);
     // SAFETY: the stack, by the caller's contract; `caller_rsp` lives until after the call.
     let result = unsafe { call_on(stack_end, work, argument, &raw mut caller_rsp) };
     // SAFETY: the call is over, and with it everything that ran guests; the state is this processor's, and interrupts that were
@@ -63,9 +58,7 @@ pub(crate) unsafe fn lend(stack_end: u64, work: extern "sysv64" fn(u64) -> u64, 
 /// # Safety
 /// This runs in such a call, and nothing that it holds is needed any more.
 pub(crate) unsafe fn give_up() -> ! {
-    let apic_id = apic_id();
-    let caller = CALLERS.iter().find(|place| place.apic_id.load(Ordering::Acquire) == apic_id);
-    match caller.map_or(0, |place| place.caller_rsp.load(Ordering::Acquire)) {
+    match caller_of(&CALLERS, apic_id()) {
         0 => loop {
             // There are as many places as processors that are lent, and each took one.
             x86_64::instructions::hlt();
@@ -85,6 +78,21 @@ struct Caller {
 pub(crate) const NOBODY: u32 = u32::MAX;
 static CALLERS: [Caller; MOST_VCPUS] =
     [const { Caller { apic_id: AtomicU32::new(NOBODY), caller_rsp: AtomicU64::new(0) } }; MOST_VCPUS];
+
+/// Takes a free place, and notes where the stack pointer of this processor's caller is.
+fn note_caller(callers: &[Caller], apic_id: u32, caller_rsp: u64) {
+    let is_free =
+        |place: &&Caller| place.apic_id.compare_exchange(NOBODY, apic_id, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    if let Some(place) = callers.iter().find(is_free) {
+        place.caller_rsp.store(caller_rsp, Ordering::Release);
+    }
+}
+
+/// Where the stack pointer of a processor's caller is; 0 if it has none.
+fn caller_of(callers: &[Caller], apic_id: u32) -> u64 {
+    let caller = callers.iter().find(|place| place.apic_id.load(Ordering::Acquire) == apic_id);
+    caller.map_or(0, |place| place.caller_rsp.load(Ordering::Acquire))
+}
 
 /// This processor's APIC ID: all bits of it, if CPUID has leaf 0xb (SDM 2A, CPUID).
 pub(crate) fn apic_id() -> u32 {
@@ -221,4 +229,55 @@ unsafe extern "C" fn machine_check() {
         mcg_status = const IA32_MCG_STATUS,
         in_progress = const MCG_IN_PROGRESS,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    /// The address of the stack pointer of the test's call.
+    static CALLER_RSP: AtomicU64 = AtomicU64::new(0);
+
+    fn called(work: extern "sysv64" fn(u64) -> u64, argument: u64) -> u64 {
+        let mut stack = vec![0u128; 1 << 14];
+        let mut caller_rsp = 0;
+        let here = (&raw mut caller_rsp).addr() as u64;
+        CALLER_RSP.store(here, Ordering::Relaxed);
+        // SAFETY: the stack is the vector, which ends at a multiple of 16 and lives until after the call; so does `caller_rsp`.
+        let result = unsafe { call_on(stack.as_mut_ptr_range().end as u64, work, argument, &raw mut caller_rsp) };
+        assert!(caller_rsp.abs_diff(here) < 1 << 16, "it was called from this stack");
+        result
+    }
+
+    extern "sysv64" fn own_stack(argument: u64) -> u64 {
+        let here = 0u8;
+        // Another stack than the caller's.
+        assert!((&raw const here as u64).abs_diff(CALLER_RSP.load(Ordering::Relaxed)) > 1 << 12);
+        argument + 1
+    }
+
+    extern "sysv64" fn gives_up(depth: u64) -> u64 {
+        if depth > 0 {
+            return gives_up(depth - 1) + 1;
+        }
+        // SAFETY: `called` waits for this, and nothing on this stack is needed.
+        unsafe { return_to(CALLER_RSP.load(Ordering::Relaxed), GIVEN_UP) }
+    }
+
+    #[test]
+    fn a_call_on_another_stack_returns_or_is_given_up_from_anywhere() {
+        assert_eq!([called(own_stack, 41), called(gives_up, 20), called(own_stack, 1)], [42, GIVEN_UP, 2]);
+    }
+
+    #[test]
+    fn each_processor_finds_its_own_caller() {
+        let callers: [Caller; 3] =
+            [const { Caller { apic_id: AtomicU32::new(NOBODY), caller_rsp: AtomicU64::new(0) } }; 3];
+        assert_eq!(caller_of(&callers, 6), 0);
+        for (apic_id, caller_rsp) in [(0, 0x1000), (6, 0x2000), (0x100, 0x3000), (9, 0x4000)] {
+            note_caller(&callers, apic_id, caller_rsp);
+        }
+        assert_eq!([0, 6, 0x100, 9].map(|apic_id| caller_of(&callers, apic_id)), [0x1000, 0x2000, 0x3000, 0]);
+    }
 }

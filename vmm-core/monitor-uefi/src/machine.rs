@@ -34,13 +34,18 @@ pub(crate) unsafe fn free(memory: *mut u8, bytes: usize) {
 /// Bytes of memory that the machine has, and those of its largest free piece.
 pub(crate) fn memory() -> (u64, u64) {
     let Ok(map) = boot::memory_map(MemoryType::LOADER_DATA) else { return (0, 0) };
+    total_and_largest(map.entries().map(|entry| (entry.ty, entry.page_count)))
+}
+
+/// Bytes in all and of the largest piece that is free, by the types of the pieces and their pages (UEFI 2.10, 7.2.3).
+fn total_and_largest(pieces: impl Iterator<Item = (MemoryType, u64)> + Clone) -> (u64, u64) {
     let is_memory = |kind| {
         !matches!(kind, MemoryType::RESERVED | MemoryType::UNUSABLE | MemoryType::MMIO | MemoryType::MMIO_PORT_SPACE)
     };
     let bytes = |pages: u64| pages * PAGE_BYTES as u64;
-    let total = map.entries().filter(|entry| is_memory(entry.ty)).map(|entry| bytes(entry.page_count)).sum();
-    let free = map.entries().filter(|entry| entry.ty == MemoryType::CONVENTIONAL);
-    (total, free.map(|entry| bytes(entry.page_count)).max().unwrap_or(0))
+    let total = pieces.clone().filter(|&(kind, _)| is_memory(kind)).map(|(_, pages)| bytes(pages)).sum();
+    let free = pieces.filter(|&(kind, _)| kind == MemoryType::CONVENTIONAL);
+    (total, free.map(|(_, pages)| bytes(pages)).max().unwrap_or(0))
 }
 
 /// Whether Secure Boot is on.
@@ -55,9 +60,12 @@ pub(crate) fn hypervisor() -> Option<String> {
         return None;
     }
     let leaf = __cpuid(0x4000_0000);
-    let bytes: [[u8; 4]; 3] = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
-    let signature = bytes.as_flattened();
-    Some(String::from_utf8_lossy(signature).trim_matches(['\0', ' ']).into())
+    Some(signature([leaf.ebx, leaf.ecx, leaf.edx]))
+}
+
+fn signature(registers: [u32; 3]) -> String {
+    let bytes = registers.map(u32::to_le_bytes);
+    String::from_utf8_lossy(bytes.as_flattened()).trim_matches(['\0', ' ']).into()
 }
 
 /// A note for people on another hypervisor.
@@ -103,5 +111,41 @@ impl StoppedTimer {
     pub(crate) fn go_on(self) {
         // SAFETY: as in `stop`, with the period that it had.
         let _ = unsafe { (self.timer.set_timer_period)(&raw const *self.timer, self.period_100ns) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_abi::virtualization::{KVM, TCG};
+
+    #[test]
+    fn memory_is_what_is_no_device_and_the_largest_piece_is_one_that_is_free() {
+        const PAGES_OF_A_MIB: u64 = 256;
+        let map = [
+            (MemoryType::CONVENTIONAL, 2),
+            (MemoryType::RESERVED, 1000),
+            (MemoryType::BOOT_SERVICES_CODE, 300),
+            (MemoryType::LOADER_DATA, 200),
+            (MemoryType::CONVENTIONAL, 100),
+            (MemoryType::ACPI_RECLAIM, 1),
+            (MemoryType::MMIO, 4000),
+            (MemoryType::MMIO_PORT_SPACE, 1),
+            (MemoryType::UNUSABLE, 9),
+        ];
+        let found = total_and_largest(map.into_iter().map(|(kind, mib)| (kind, mib * PAGES_OF_A_MIB)));
+        assert_eq!(found, (603 << 20, 100 << 20));
+        assert_eq!(total_and_largest([].into_iter()), (0, 0));
+    }
+
+    #[test]
+    fn a_hypervisors_signature_is_twelve_bytes_at_most() {
+        let word = |text: &str, at: usize| {
+            let byte = |at: usize| text.as_bytes().get(at).copied().unwrap_or(0);
+            u32::from_le_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)])
+        };
+        for name in [KVM, TCG, "VMwareVMware", "x"] {
+            assert_eq!(signature([word(name, 0), word(name, 4), word(name, 8)]), name.trim_matches('\0'));
+        }
     }
 }

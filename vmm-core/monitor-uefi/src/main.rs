@@ -125,7 +125,9 @@ fn run(stack: *mut u8) {
         // SAFETY: nothing has been kept; the memory is this application's until it is freed below.
         unsafe { log::give(buffer, bytes) };
     }
-    let ends_within = wanted.map_or(Some(LIMIT_SECONDS), |options: Options<'_>| seconds_at_most(&options));
+    let ends_within = wanted.map_or(Some(LIMIT_SECONDS), |options: Options<'_>| {
+        seconds_at_most(options.limit_ticks, monitor_run::tsc_hz())
+    });
     found::keep(found);
     let others = wanted.filter(|options| options.processors() > 1).and_then(|_| Others::ask());
     match ends_within {
@@ -187,11 +189,11 @@ fn run(stack: *mut u8) {
 }
 
 /// Seconds that a run lasts at the most; `None` if it has no such limit.
-fn seconds_at_most(options: &Options<'_>) -> Option<u64> {
-    match options.limit_ticks {
+fn seconds_at_most(limit_ticks: Option<u64>, tsc_hz: u64) -> Option<u64> {
+    match limit_ticks {
         None => Some(LIMIT_SECONDS),
         Some(0) => None,
-        Some(ticks) => Some(ticks.div_ceil(monitor_run::tsc_hz())),
+        Some(ticks) => Some(ticks.div_ceil(tsc_hz)),
     }
 }
 
@@ -229,4 +231,24 @@ fn main() {
     std::eprintln!(
         "This is Tollgate's UEFI application: `cargo run --release -- image --uefi FILE` makes a stick of it."
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_lasts_as_long_as_its_limit_says() {
+        let hz = 3_000_000_000;
+        assert_eq!([None, Some(0)].map(|limit| seconds_at_most(limit, hz)), [Some(LIMIT_SECONDS), None]);
+        assert_eq!([1, hz, hz + 1].map(|ticks| seconds_at_most(Some(ticks), hz)), [Some(1), Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn a_run_that_was_given_up_has_failed() {
+        for result in [Ending::Pass, Ending::Refused, Ending::Fail] {
+            assert_eq!(ending(result.qemu_value().into()), result);
+        }
+        assert_eq!([loan::GIVEN_UP, 0].map(ending), [Ending::Fail; 2]);
+    }
 }

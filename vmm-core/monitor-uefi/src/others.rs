@@ -116,8 +116,11 @@ extern "efiapi" fn hold(_: *mut c_void) {
 
 /// The place of this processor among those that firmware has given, from 1 on.
 fn rank() -> Option<usize> {
-    let own = apic_id();
-    APIC_IDS.iter().position(|id| id.load(Ordering::Relaxed) == own)
+    rank_of(apic_id(), &APIC_IDS)
+}
+
+fn rank_of(own: u32, ids: &[AtomicU32]) -> Option<usize> {
+    ids.iter().position(|id| id.load(Ordering::Relaxed) == own)
 }
 
 extern "sysv64" fn work(number: u64) -> u64 {
@@ -156,5 +159,11 @@ mod tests {
         let nowhere = [(3, (0, 0)), (1, (0, 0)), (2, (0, 0))];
         assert_eq!(one_thread_per_core_first(Some((0, 0)), nowhere.to_vec()), [3, 1, 2]);
         assert_eq!(one_thread_per_core_first(None, Vec::new()), []);
+    }
+
+    #[test]
+    fn the_first_place_and_those_that_are_not_there_are_nobodys() {
+        let ids = [NOBODY, 4, 0x102, 7, NOBODY].map(AtomicU32::new);
+        assert_eq!([4, 0x102, 7, 5].map(|id| rank_of(id, &ids)), [Some(1), Some(2), Some(3), None]);
     }
 }

@@ -19,6 +19,11 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
 
 /// Shows the account that a log holds: the header, every reason with exits, remarks, the verdict.
 pub(crate) fn show(log: &[u8]) {
+    for_each_line(log, &mut say);
+}
+
+/// The lines that show a log's account.
+fn for_each_line(log: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) {
     let records = || log.split(|&byte| byte == b'\n').filter_map(|line| parse(line).ok());
     let mut in_table = false;
     for record in records() {
@@ -44,7 +49,7 @@ pub(crate) fn show(log: &[u8]) {
                     say(format_args!(" {text}"));
                 }
             }
-            Kind::Exit => show_row(&record),
+            Kind::Exit => show_row(&record, say),
             Kind::Verdict => {
                 let Ok(read::Verdict { result, detail, remedy }) = read::Verdict::of(&record) else { continue };
                 say(format_args!("\n Verdict: {result}: {}", shown(detail)));
@@ -57,7 +62,7 @@ pub(crate) fn show(log: &[u8]) {
     }
 }
 
-fn show_row(record: &Record<'_>) {
+fn show_row(record: &Record<'_>, say: &mut dyn FnMut(fmt::Arguments<'_>)) {
     let Ok(read::Exit { vcpu, reason, name, count, cycles, .. }) = read::Exit::of(record) else { return };
     if let Some(average) = cycles.checked_div(count) {
         let name = shown(Some(name));
@@ -85,5 +90,68 @@ pub(crate) fn wait_for_key() {
         }
         boot::stall(LOOK);
         left = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+    use tollgate_abi::record::{PROTOCOL, records};
+
+    fn lines(write: impl Fn(&mut String)) -> Vec<String> {
+        let mut log = String::from("firmware's own words\n");
+        write(&mut log);
+        let mut lines = Vec::new();
+        for_each_line(log.as_bytes(), &mut |line| lines.extend(line.to_string().split('\n').map(str::to_owned)));
+        lines
+    }
+
+    fn exit(log: &mut String, vcpu: u64, name: &str, count: u64, cycles: u64) {
+        let (status, min, max) = ("enabled", 0, 0);
+        let reason = 10;
+        let record =
+            records::Exit { vcpu, reason, name: &name, status, count, cycles, min, max, histogram: None, looks: None };
+        record.write(log).unwrap();
+    }
+
+    #[test]
+    fn the_account_fits_the_screen_and_has_the_reasons_that_had_exits() {
+        let name = "x".repeat(34);
+        let lines = lines(|log| {
+            let record = records::Tollgate {
+                protocol: PROTOCOL,
+                build: None,
+                platform: None,
+                virtualization: None,
+                cpu: Some(&"a CPU"),
+                sdm: None,
+                leaf_map: None,
+                vcpus: None,
+                facts: None,
+                options: Some(&"cpus=2"),
+            };
+            record.write(log).unwrap();
+            records::Console { text: &"(monitor) no vCPU 1; going on" }.write(log).unwrap();
+            records::Console { text: &"a guest's \"line\"" }.write(log).unwrap();
+            exit(log, 0, &name, 3, 301);
+            exit(log, 0, "none", 0, 0);
+            exit(log, 15, "CPUID", u64::from(u32::MAX), 1 << 40);
+            records::Verdict { result: "refused", detail: Some(&"why"), remedy: Some(&"how") }.write(log).unwrap();
+        });
+        let expected = [
+            "",
+            " a CPU, cpus=2",
+            " (monitor) no vCPU 1; going on",
+            "",
+            " vCPU  no  exit reason                             exits   avg cycles",
+        ];
+        assert_eq!(lines[..5], expected, "{lines:#?}");
+        assert_eq!(lines[5], std::format!("    0  10  {name}          3          100"));
+        assert_eq!(lines[6].split_whitespace().collect::<Vec<_>>(), ["15", "10", "CPUID", "4294967295", "256"]);
+        assert_eq!(lines[7..], ["", " Verdict: refused: why", " Remedy: how"]);
+        assert!(lines.iter().all(|line| line.len() <= 80), "{lines:#?}");
+        assert!(lines.iter().all(|line| line.is_empty() || line.starts_with(' ')), "none begins as a record does");
     }
 }

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use tollgate_abi::stick::{GUEST, MOST_GUEST_BYTES, MOST_LOGS, MOST_OPTIONS_BYTES, OPTIONS, log_name};
+use tollgate_abi::stick::{GUEST, LogName, MOST_GUEST_BYTES, MOST_LOGS, MOST_OPTIONS_BYTES, OPTIONS, log_name};
 use uefi::proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode, RegularFile};
 use uefi::{CString16, Status, boot};
 
@@ -79,23 +79,26 @@ impl Stick {
     /// Begins a log under the first name that no earlier one has. Until the log is finished, it says that it is not. An error of
     /// writing comes up now, before the run.
     pub(crate) fn begin_log(&mut self) -> Result<LogFile, Trouble> {
-        let is_free = |stick: &mut Self, name: &str| match stick.file(name, FileMode::Read) {
-            Err(Trouble(Status::NOT_FOUND)) => Ok(true),
-            found => found.map(|_| false),
-        };
-        for name in (1..=MOST_LOGS).map(log_name) {
-            let name = name.as_str();
-            if is_free(self, name)? {
-                let mut log = LogFile { file: self.file(name, FileMode::CreateReadWrite)?, name: String::from(name) };
-                if let Err(trouble) = log.write(format!("{name}: this run has not come to its end.\n").as_bytes()) {
-                    let _ = log.file.delete();
-                    return Err(trouble);
-                }
-                return Ok(log);
-            }
+        let name = first_free(|name| self.file(name, FileMode::Read).map(drop))?;
+        let name = name.as_str();
+        let mut log = LogFile { file: self.file(name, FileMode::CreateReadWrite)?, name: String::from(name) };
+        if let Err(trouble) = log.write(format!("{name}: this run has not come to its end.\n").as_bytes()) {
+            let _ = log.file.delete();
+            return Err(trouble);
         }
-        Err(Trouble(Status::VOLUME_FULL))
+        Ok(log)
     }
+}
+
+/// The first name of a log that `look` does not find.
+fn first_free(mut look: impl FnMut(&str) -> Result<(), Trouble>) -> Result<LogName, Trouble> {
+    for name in (1..=MOST_LOGS).map(log_name) {
+        match look(name.as_str()) {
+            Err(Trouble(Status::NOT_FOUND)) => return Ok(name),
+            found => found?,
+        }
+    }
+    Err(Trouble(Status::VOLUME_FULL))
 }
 
 /// A log on the stick.
@@ -110,5 +113,31 @@ impl LogFile {
         self.file.set_position(0)?;
         self.file.write(contents).map_err(|error| Trouble(error.status()))?;
         Ok(self.file.flush()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    fn first(look: impl FnMut(&str) -> Result<(), Trouble>) -> Result<String, String> {
+        first_free(look).map(|name| name.as_str().to_string()).map_err(|trouble| trouble.to_string())
+    }
+
+    #[test]
+    fn a_log_has_the_first_name_that_none_has() {
+        let taken = |most: usize| {
+            let mut looks = 0;
+            move |name: &str| {
+                looks += 1;
+                assert_eq!(name, log_name(looks as u32).as_str());
+                if looks > most { Err(Trouble(Status::NOT_FOUND)) } else { Ok(()) }
+            }
+        };
+        assert_eq!(first(taken(0)).as_deref(), Ok("TG000001.LOG"));
+        assert_eq!(first(taken(41)).as_deref(), Ok("TG000042.LOG"));
+        assert_eq!(first(|_| Ok(())), Err("the stick is full".to_string()));
+        assert_eq!(first(|_| Err(Trouble(Status::DEVICE_ERROR))), Err(Trouble(Status::DEVICE_ERROR).to_string()));
     }
 }
