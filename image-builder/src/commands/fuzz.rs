@@ -123,7 +123,9 @@ fn emulators_doing(launch: &Launch, ended: &Ended, said: &str) -> Option<&'stati
     match ended {
         Ended::Exited(_) if bochs::guest_ended_it(launch, said) => Some(EMULATORS_END),
         Ended::Exited(_) => end_of_qemu(launch),
-        Ended::TimedOut if bochs::was_in_guest(launch) => Some(NO_INTERRUPT),
+        Ended::TimedOut | Ended::Flooded(_) if bochs::stayed_in_guest(launch, RANDOM_WATCHDOG_TICKS) => {
+            Some(NO_INTERRUPT)
+        }
         Ended::TimedOut if qemu::was_in_guest(launch) => Some(NO_TIME),
         // A person who stops the campaign has found no fault.
         Ended::Interrupted => Some("interrupted"),

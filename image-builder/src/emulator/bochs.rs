@@ -4,7 +4,7 @@
 //! The recipe was found by trial on Debian's Bochs 2.7. Without the dummy sound drivers it aborts if there is no sound card;
 //! without a debugger script it waits for ever; with another `clock: sync` than `none` runs differ.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -17,8 +17,7 @@ use super::models::Model;
 use super::process::Invocation;
 use super::versions::Behaviour;
 use super::{
-    Boot, Engine, ExitLog, Installed, Launch, Machine, SERIAL, STICK, and_cpus, find as find_named, in_directory,
-    vga_rom,
+    Boot, Engine, Installed, Launch, Machine, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom,
 };
 
 /// The variable that names another Bochs than the one in PATH.
@@ -232,53 +231,78 @@ const COMPLAINTS: [(&[&str], Status, &str, &str); 10] = [
     ),
 ];
 
-/// The lines that Bochs logs when a guest is entered under SVM, and at each step of a walk through nested page tables, which
-/// happens only in a guest.
-const IN_GUEST: [&[u8]; 2] = [b"VMRUN VMCB ptr", b"Nested walk for guest paddr"];
-/// Bochs' log line of an exit.
+/// Bochs' log line of an entry under SVM.
+const ENTRY: &[u8] = b"VMRUN VMCB ptr";
+/// The line of an exit.
 const EXIT: &[u8] = b"VMEXIT reason=";
 
 /// Whether the guest ended Bochs, by a triple fault under SVM, for which Bochs makes no exit. A triple fault of the monitor would
-/// be another matter: see [`was_in_guest`].
+/// be another matter.
 pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
-    let log = launch.exit_log.as_ref().and_then(|log| File::open(&log.path).ok());
-    log.is_some_and(|log| unresolved_in_guest(BufReader::new(log), said))
+    Stays::of(launch).is_some_and(|stays| stays.unresolved_in_guest(said))
 }
 
-/// Whether the processor whose exception had no resolution was in its guest then, whatever the others did meanwhile.
-fn unresolved_in_guest(mut log: impl BufRead, said: &str) -> bool {
-    let contains = |line: &[u8], text: &[u8]| line.windows(text.len()).any(|part| part == text);
-    let mut ended = said.lines().find(|line| line.contains(UNRESOLVED)).and_then(|line| processor(line.as_bytes()));
-    let mut in_guest = BTreeSet::new();
-    let mut line = Vec::new();
-    while log.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-        if let Some(processor) = processor(&line) {
-            if contains(&line, UNRESOLVED.as_bytes()) {
-                ended = ended.or(Some(processor));
-            } else if contains(&line, EXIT) {
-                in_guest.remove(&processor);
-            } else if IN_GUEST.iter().any(|text| contains(&line, text)) {
-                in_guest.insert(processor);
-            }
-        }
-        line.clear();
+/// Whether a processor was in its guest, under SVM, for more than so many ticks up to the end of Bochs' log, without an exit.
+pub fn stayed_in_guest(launch: &Launch, ticks: u64) -> bool {
+    Stays::of(launch).is_some_and(|stays| stays.any_longer_than(ticks))
+}
+
+/// The processors that are in their guests at the end of Bochs' log.
+#[derive(Default)]
+struct Stays {
+    /// By processor, the tick of the last entry, if no exit follows.
+    entered: BTreeMap<u32, u64>,
+    /// The tick of the last line.
+    end: u64,
+    /// The processor whose exception had no resolution.
+    unresolved: Option<u32>,
+}
+
+impl Stays {
+    fn of(launch: &Launch) -> Option<Self> {
+        let log = File::open(&launch.exit_log.as_ref()?.path).ok()?;
+        Some(Self::read(BufReader::new(log)))
     }
-    ended.is_some_and(|processor| in_guest.contains(&processor))
+
+    fn read(mut log: impl BufRead) -> Self {
+        let contains = |line: &[u8], text: &[u8]| line.windows(text.len()).any(|part| part == text);
+        let mut stays = Self::default();
+        let mut line = Vec::new();
+        while log.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+            if let Some((tick, processor)) = tick_and_processor(&line) {
+                stays.end = tick;
+                if contains(&line, UNRESOLVED.as_bytes()) {
+                    stays.unresolved = stays.unresolved.or(Some(processor));
+                } else if contains(&line, EXIT) {
+                    stays.entered.remove(&processor);
+                } else if contains(&line, ENTRY) {
+                    stays.entered.insert(processor, tick);
+                }
+            }
+            line.clear();
+        }
+        stays
+    }
+
+    /// Whether the processor whose exception had no resolution was in its guest then, whatever the others did meanwhile. Bochs
+    /// may have said so on its standard error alone.
+    fn unresolved_in_guest(&self, said: &str) -> bool {
+        let on_standard_error = || said.lines().find(|line| line.contains(UNRESOLVED));
+        let processor = || tick_and_processor(on_standard_error()?.as_bytes()).map(|(_, processor)| processor);
+        processor().or(self.unresolved).is_some_and(|processor| self.entered.contains_key(&processor))
+    }
+
+    fn any_longer_than(&self, ticks: u64) -> bool {
+        self.entered.values().any(|entered| self.end.saturating_sub(*entered) > ticks)
+    }
 }
 
-/// The processor that a line of Bochs' is about.
-fn processor(line: &[u8]) -> Option<u32> {
-    let (_, behind) = std::str::from_utf8(line).ok()?.split_once("[CPU")?;
-    u32::from_str_radix(behind.split_once(']')?.0.trim(), 16).ok()
-}
-
-/// Whether Bochs' log ends in a guest under SVM: it was entered again after the last exit.
-pub fn was_in_guest(launch: &Launch) -> bool {
-    launch.exit_log.as_ref().is_some_and(ends_in_guest)
-}
-
-fn ends_in_guest(log: &ExitLog) -> bool {
-    log.ends_behind(&IN_GUEST, EXIT)
+/// The tick of a line of Bochs', and the processor that it is about, as in `00000012345d[CPU0  ] `.
+fn tick_and_processor(line: &[u8]) -> Option<(u64, u32)> {
+    let head = line.split_inclusive(|&byte| byte == b']').next()?;
+    let (tick, processor) = std::str::from_utf8(head).ok()?.split_once("[CPU")?;
+    let processor = u32::from_str_radix(processor.strip_suffix(']')?.trim(), 16).ok()?;
+    Some((tick.trim_end_matches(char::is_alphabetic).parse().ok()?, processor))
 }
 
 #[cfg(test)]
@@ -299,35 +323,40 @@ mod tests {
         assert!(most.contains(", cpuf=report\n"), "{most}");
     }
 
+    fn line(tick: u64, cpu: u32, text: &str) -> String {
+        format!("{tick:011}d[CPU{cpu:X}  ] {text}\n")
+    }
+
+    const VMRUN: &str = "VMRUN VMCB ptr: 0x0000000000237000";
+    const VMEXIT: &str = "SVM VMEXIT reason=129 exitinfo1=00 exitinfo2=00";
+
     #[test]
-    fn a_log_that_ends_in_the_guest_is_told_from_one_that_ends_in_the_monitor() {
-        let directory = tempfile::tempdir().unwrap();
-        let log = in_directory(directory.path(), LOG, ExitLogFormat::Bochs, 1);
-        let check = |lines: &[&str], expected| {
-            std::fs::write(&log.path, lines.join("\n")).unwrap();
-            assert_eq!(ends_in_guest(&log), expected, "{lines:?}");
+    fn a_guest_without_exits_is_told_from_a_monitor_that_does_not_enter_it() {
+        let check = |lines: &[String], expected: bool| {
+            let stays = Stays::read(lines.concat().as_bytes());
+            assert_eq!(stays.any_longer_than(1000), expected, "{lines:?}");
         };
-        let [exit, entry, walk, end] = [
-            "0d[CPU0  ] SVM VMEXIT reason=96 exitinfo1=00 exitinfo2=00",
-            "0d[CPU0  ] VMRUN VMCB ptr: 0x0000000000237000",
-            "0d[CPU0  ] Nested walk for guest paddr 0x000000404000",
-            "0p[CPU0  ] >>PANIC<< exception(): 3rd (14) exception with no resolution",
-        ];
-        check(&[entry, exit, entry, end], true);
-        check(&[walk, end], true);
-        check(&[entry, walk, exit, end], false);
-        check(&[exit], false);
-        check(&[end], false);
+        // However many lines follow.
+        let fault = (0..5000).map(|n| line(20 + n, 1, "exception(0x0d): error_code=b800")).collect::<String>();
+        check(&[line(10, 1, VMRUN), fault.clone()], true);
+        check(&[line(10, 1, VMRUN), line(15, 1, VMEXIT), fault.clone()], false);
+        check(&[line(10, 1, VMRUN), line(15, 0, VMEXIT), fault.clone()], true);
+        check(&[line(10, 1, VMRUN), line(11, 1, VMEXIT), line(4500, 1, VMRUN), fault.clone()], false);
+        check(&[line(10, 1, VMRUN), line(1010, 1, "exception(0x0d)")], false);
+        check(&[line(10, 1, VMRUN), line(1011, 0, "RDTSC: ticks")], true);
+        check(&[fault], false);
     }
 
     #[test]
     fn the_processor_that_ended_bochs_is_the_one_that_has_to_be_in_its_guest() {
-        let exit = |cpu: u32| format!("0d[CPU{cpu:X}  ] SVM VMEXIT reason=129 exitinfo1=00 exitinfo2=00\n");
-        let entry = |cpu: u32| format!("0d[CPU{cpu:X}  ] VMRUN VMCB ptr: 0x0000000000237000\n");
-        let end = |cpu: u32| format!("0p[CPU{cpu:X}  ] >>PANIC<< exception(): 3rd (12) exception with no resolution\n");
-        let far = "0d[CPU0  ] RDTSC: ticks 0x00000000:013c3a65\n".repeat(3000);
+        let (exit, entry) = (|cpu| line(7, cpu, VMEXIT), |cpu| line(7, cpu, VMRUN));
+        let end = |cpu: u32| {
+            format!("00000000009p[CPU{cpu:X}  ] >>PANIC<< exception(): 3rd (12) exception with no resolution\n")
+        };
+        let far = line(8, 0, "RDTSC: ticks 0x00000000:013c3a65").repeat(3000);
         let check = |lines: &[String], said: &str, expected: bool| {
-            assert_eq!(unresolved_in_guest(lines.concat().as_bytes(), said), expected, "{lines:?}");
+            let stays = Stays::read(lines.concat().as_bytes());
+            assert_eq!(stays.unresolved_in_guest(said), expected, "{lines:?}");
         };
         check(&[entry(0), entry(1), exit(0), far.clone(), end(1)], "", true);
         check(&[entry(0), entry(1), exit(0), far.clone()], &end(1), true);
