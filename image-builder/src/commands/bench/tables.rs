@@ -37,7 +37,7 @@ pub(super) fn render(measured: &Baseline, target: Option<Target>, format: SheetF
     if benches(measured).next().is_some() {
         parts.push(terminal.wrap(&format!("Round trips as the guest times them, {place}")) + "\n");
         parts.push(shown(round_trips(measured, target)));
-        parts.push("The parts of the mean\n".to_owned());
+        parts.push("Parts of the mean\n".to_owned());
         parts.push(shown(splits(measured)));
         let kvm = target.is_some_and(kvm::is_measured_on).then_some(&KVM);
         parts.push(kvm.into_iter().chain(LEGEND).map(|term| defined(term, format, terminal)).collect());
