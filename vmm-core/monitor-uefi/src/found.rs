@@ -122,9 +122,10 @@ fn room_for_trace(options: &str) -> Option<(*mut u8, usize)> {
     half_by_half(usize::try_from(exits).ok()?.saturating_mul(size_of::<Slot>()), machine::pages)
 }
 
-/// Memory of so many bytes, or of half as many until there is that much.
+/// Memory of so many bytes, but at least of [`LEAST_TRACE_BYTES`]; or of half as many, until there is that much.
 fn half_by_half<T>(bytes: usize, memory: impl Fn(usize) -> Option<T>) -> Option<(T, usize)> {
-    let sizes = core::iter::successors(Some(bytes.min(MOST_TRACE_BYTES)), |bytes| Some(bytes / 2));
+    let bytes = bytes.clamp(LEAST_TRACE_BYTES, MOST_TRACE_BYTES);
+    let sizes = core::iter::successors(Some(bytes), |bytes| Some(bytes / 2));
     let mut sizes = sizes.take_while(|&bytes| bytes >= LEAST_TRACE_BYTES);
     sizes.find_map(|bytes| Some((memory(bytes)?, bytes)))
 }
@@ -191,7 +192,7 @@ mod tests {
         assert_eq!(half_by_half(usize::MAX, there_are(usize::MAX)), Some(("memory", MOST_TRACE_BYTES)));
         assert_eq!(half_by_half(1 << 20, there_are(LEAST_TRACE_BYTES)), Some(("memory", LEAST_TRACE_BYTES)));
         assert_eq!(half_by_half(1 << 20, there_are(LEAST_TRACE_BYTES - 1)), None);
-        assert_eq!(half_by_half(0, there_are(1 << 30)), None);
+        assert_eq!(half_by_half(100 * size_of::<Slot>(), there_are(1 << 30)), Some(("memory", LEAST_TRACE_BYTES)));
     }
 
     #[test]
