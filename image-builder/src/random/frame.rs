@@ -9,6 +9,8 @@ use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use tollgate_abi::apic;
 use tollgate_abi::hypercall::Hypercall;
+use tollgate_abi::x86::control::*;
+use tollgate_abi::x86::msr::*;
 
 use super::dice::Dice;
 use super::layout::{Block, ENTRY, FINISH, INTERRUPT, NEXT, STUB_BYTES, STUBS, TRAP};
@@ -91,20 +93,20 @@ fn entry(block: &Block, dice: &mut Dice) -> Result<CodeAssembler, IcedError> {
     code.lldt(ax)?;
     // OSFXSR, OSXMMEXCPT, which every processor has
     code.mov(rax, cr4)?;
-    code.or(eax, 3 << 9)?;
+    code.or(eax, (CR4_OSFXSR | CR4_OSXMMEXCPT) as i32)?;
     code.mov(cr4, rax)?;
     let next = block.frame(NEXT);
-    write_msr(&mut code, 0xc000_0081, u64::from(CODE64) << 32 | u64::from(USER_CODE32) << 48)?;
-    write_msr(&mut code, 0xc000_0082, next)?;
-    write_msr(&mut code, 0xc000_0083, next)?;
-    write_msr(&mut code, 0xc000_0084, dice.word() & 0x4_7fff)?;
-    write_msr(&mut code, 0x174, CODE64.into())?;
-    write_msr(&mut code, 0x175, block.stack())?;
-    write_msr(&mut code, 0x176, next)?;
-    write_msr(&mut code, 0xc000_0080, 0x901)?;
+    write_msr(&mut code, IA32_STAR, u64::from(CODE64) << 32 | u64::from(USER_CODE32) << 48)?;
+    write_msr(&mut code, IA32_LSTAR, next)?;
+    write_msr(&mut code, IA32_CSTAR, next)?;
+    write_msr(&mut code, IA32_FMASK, dice.word() & 0x4_7fff)?;
+    write_msr(&mut code, IA32_SYSENTER_CS, CODE64.into())?;
+    write_msr(&mut code, IA32_SYSENTER_ESP, block.stack())?;
+    write_msr(&mut code, IA32_SYSENTER_EIP, next)?;
+    write_msr(&mut code, IA32_EFER, EFER_NXE | EFER_LME | EFER_SCE)?;
     write_msr(&mut code, apic::SVR, 0x1ff)?;
     // TSD, DE, UMIP, FSGSBASE, OSXSAVE by chance; if the processor lacks one of them, the write sets none
-    let random = dice.word() & dice.word() & (1 << 2 | 1 << 3 | 1 << 11 | 1 << 16 | 1 << 18);
+    let random = dice.word() & dice.word() & (CR4_TSD | CR4_DE | CR4_UMIP | CR4_FSGSBASE | CR4_OSXSAVE);
     code.mov(rax, cr4)?;
     code.or(eax, random as i32)?;
     code.mov(cr4, rax)?;

@@ -5,6 +5,7 @@ use tollgate_abi::hypercall::{Hypercall, PROFILE_ONLY};
 use tollgate_abi::leaves;
 use tollgate_abi::machine::{LOOPBACK_PORT, POST_PORT};
 use tollgate_abi::workload::TABLE as WORKLOADS;
+use tollgate_abi::x86::msr::*;
 
 use super::dice::Dice;
 use super::layout::{NEXT, WINDOW};
@@ -130,48 +131,48 @@ fn profile(s: &mut Snippet<'_>, dice: &mut Dice) {
     call(s, dice);
 }
 
-/// MSRs of the guest's, MSRs that a monitor must not hand out, and neighbours of both.
+/// MSRs of the guest's, MSRs that a monitor must not hand out, and neighbours of both. Those without a name are nobody else's here.
 const MSRS: &[u32] = &[
-    0x10,
-    0x1b,
-    0x3a,
-    0x3b,
-    0x48,
+    IA32_TIME_STAMP_COUNTER,
+    IA32_APIC_BASE,
+    IA32_FEATURE_CONTROL,
+    IA32_TSC_ADJUST,
+    IA32_SPEC_CTRL,
     0x79,
-    0x8b,
+    IA32_BIOS_SIGN_ID,
     0xc1,
     0xe7,
     0xfe,
-    0x10a,
+    IA32_ARCH_CAPABILITIES,
     0x11e,
     0x122,
     0x140,
-    0x174,
-    0x175,
-    0x176,
-    0x179,
+    IA32_SYSENTER_CS,
+    IA32_SYSENTER_ESP,
+    IA32_SYSENTER_EIP,
+    IA32_MCG_CAP,
     0x186,
-    0x1a0,
-    0x1d9,
+    IA32_MISC_ENABLE,
+    IA32_DEBUGCTL,
     0x1db,
     0x200,
     0x250,
-    0x277,
+    IA32_PAT,
     0x2ff,
     0x309,
     0x38f,
     0x3f1,
     0x400,
-    0x480,
-    0x48b,
+    IA32_VMX_BASIC,
+    IA32_VMX_PROCBASED_CTLS2,
     0x491,
     0x4c1,
     0x570,
     0x600,
     0x6a0,
-    0x6a2,
+    IA32_S_CET,
     0x6a4,
-    0x6e0,
+    IA32_TSC_DEADLINE,
     0x6e1,
     0x7ff,
     0x800,
@@ -179,30 +180,28 @@ const MSRS: &[u32] = &[
     0x900,
     0xc80,
     0xd90,
-    0xda0,
+    IA32_XSS,
     0x1000,
     0x1fff,
     0x2000,
-    0x277,
-    0xc000_0080,
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
-    0xc000_0103,
+    IA32_PAT,
+    IA32_EFER,
+    IA32_STAR,
+    IA32_LSTAR,
+    IA32_CSTAR,
+    IA32_FMASK,
+    IA32_FS_BASE,
+    IA32_GS_BASE,
+    IA32_KERNEL_GS_BASE,
+    IA32_TSC_AUX,
     0xc000_0104,
     0xc001_0015,
-    0xc001_0114,
-    0xc001_0117,
+    VM_CR,
+    VM_HSAVE_PA,
     0xc001_011f,
     0xc001_1004,
     0xc001_1fff,
 ];
-
-const EFER: u32 = 0xc000_0080;
 
 fn msr(dice: &mut Dice) -> u64 {
     match dice.below(10) {
@@ -231,13 +230,13 @@ fn write_msr(s: &mut Snippet<'_>, dice: &mut Dice, msr: u32, value: u64) {
 
 fn wrmsr(s: &mut Snippet<'_>, dice: &mut Dice) {
     let mut msr = msr(dice) as u32;
-    if s.mode.is_real && msr == EFER {
+    if s.mode.is_real && msr == IA32_EFER {
         // QEMU 7.2 loses the host's CR0 at an exit of a guest that has LME and neither PAE nor PG.
         msr = apic::TPR;
     }
     // The APIC's commands and timers have kinds of their own.
     let value = match msr {
-        EFER => 0x501 ^ if dice.chance(500) { 1 << dice.below(20) } else { 0 },
+        IA32_EFER => 0x501 ^ if dice.chance(500) { 1 << dice.below(20) } else { 0 },
         apic::IA32_TSC_DEADLINE => dice.below(1 << 20),
         apic::ICR => return self_interrupt(s, dice),
         _ => dice.value(s.block),

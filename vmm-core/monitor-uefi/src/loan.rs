@@ -88,7 +88,7 @@ fn note_caller(callers: &[Caller], apic_id: u32, caller_rsp: u64) {
     }
 }
 
-/// Where the stack pointer of a processor's caller is; 0 if it has none.
+/// The place of the stack pointer of a processor's caller; 0 if it has none.
 fn caller_of(callers: &[Caller], apic_id: u32) -> u64 {
     let caller = callers.iter().find(|place| place.apic_id.load(Ordering::Acquire) == apic_id);
     caller.map_or(0, |place| place.caller_rsp.load(Ordering::Acquire))

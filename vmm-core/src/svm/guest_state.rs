@@ -1,7 +1,8 @@
 //! The guest's state at its entry point (APM 2 appendix B, table B-2), as [`tollgate_abi::machine::BootInfo`] promises it, and
 //! its state in real mode after a start-up IPI.
 
-use tollgate_abi::x86::control::{DR6_AT_RESET, DR7_FIXED, EFER_SVME, RFLAGS_FIXED, RIGHTS_PRESENT, RIGHTS_UNUSABLE};
+use tollgate_abi::x86::control::{DR6_AT_RESET, DR7_FIXED, EFER_SVME, RFLAGS_FIXED, RIGHTS_UNUSABLE};
+use tollgate_abi::x86::segment::*;
 
 use super::vmcb::*;
 use crate::vmx::guest_state::{CR0 as CR0_AT_ENTRY, CR4 as CR4_AT_ENTRY, EFER as EFER_AT_ENTRY, REAL_MODE_CR0};
@@ -9,29 +10,10 @@ use crate::vmx::guest_state::{CR0 as CR0_AT_ENTRY, CR4 as CR4_AT_ENTRY, EFER as 
 /// PAT as after reset (APM 2 7.8.1).
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 
-const CODE_SELECTOR: u64 = 0x08;
-const DATA_SELECTOR: u64 = 0x10;
-const TSS_SELECTOR: u64 = 0x18;
-
-/// Attributes (APM 2 15.5.1): present, code or data, accessed, with L or D, and G.
-const CODE_64: u64 = 0xa9b;
-const DATA: u64 = 0xc93;
-/// Present, busy 64-bit TSS.
-const BUSY_TSS: u64 = 0x8b;
-/// Not present: LDTR holds no table.
-const UNUSABLE: u64 = 0;
-/// Real mode: the same types without L, D and G; an LDT; 64 KiB.
-const REAL_MODE_CODE: u64 = 0x9b;
-const REAL_MODE_DATA: u64 = 0x93;
-const LDT: u64 = 0x82;
-const REAL_MODE_LIMIT: u64 = 0xffff;
-
-const FLAT_LIMIT: u64 = 0xffff_ffff;
-
-fn set(vmcb: &Vmcb, segment: Segment, selector: u64, attributes: u64, limit: u64, base: u64) {
-    vmcb.set_part(segment.selector(), selector);
-    vmcb.set_part(segment.attributes(), attributes);
-    vmcb.set_part(segment.limit(), limit);
+fn set(vmcb: &Vmcb, segment: Segment, selector: u16, rights: u64, limit: u32, base: u64) {
+    vmcb.set_part(segment.selector(), selector.into());
+    vmcb.set_part(segment.attributes(), attributes(rights));
+    vmcb.set_part(segment.limit(), limit.into());
     vmcb.set(segment.base(), base);
 }
 
@@ -57,8 +39,8 @@ pub fn write(vmcb: &Vmcb, rip: u64, cr3: u64) {
         set(vmcb, segment, DATA_SELECTOR, DATA, FLAT_LIMIT, 0);
     }
     set(vmcb, CS, CODE_SELECTOR, CODE_64, FLAT_LIMIT, 0);
-    set(vmcb, LDTR, 0, UNUSABLE, 0, 0);
-    set(vmcb, TR, TSS_SELECTOR, BUSY_TSS, 0x67, 0);
+    set(vmcb, LDTR, 0, RIGHTS_UNUSABLE, 0, 0);
+    set(vmcb, TR, TSS_SELECTOR, BUSY_TSS, TSS_64_LIMIT, 0);
     set(vmcb, GDTR, 0, 0, 0, 0);
     set(vmcb, IDTR, 0, 0, 0, 0);
 }
@@ -72,34 +54,16 @@ pub fn write_real_mode(vmcb: &Vmcb, vector: u8) {
     for segment in [ES, SS, DS, FS, GS] {
         set(vmcb, segment, 0, REAL_MODE_DATA, REAL_MODE_LIMIT, 0);
     }
-    set(vmcb, CS, u64::from(vector) << 8, REAL_MODE_CODE, REAL_MODE_LIMIT, u64::from(vector) << 12);
+    set(vmcb, CS, u16::from(vector) << 8, REAL_MODE_CODE, REAL_MODE_LIMIT, u64::from(vector) << 12);
     set(vmcb, LDTR, 0, LDT, REAL_MODE_LIMIT, 0);
     set(vmcb, TR, 0, BUSY_TSS, REAL_MODE_LIMIT, 0);
     set(vmcb, GDTR, 0, 0, REAL_MODE_LIMIT, 0);
     set(vmcb, IDTR, 0, 0, REAL_MODE_LIMIT, 0);
 }
 
-/// Access rights as VT-x and the handlers have them (SDM 3C 25.4.1), from packed attributes.
-pub const fn rights(attributes: u64) -> u64 {
-    let unusable = if attributes & RIGHTS_PRESENT == 0 { RIGHTS_UNUSABLE } else { 0 };
-    attributes & 0xff | (attributes & 0xf00) << 4 | unusable
-}
-
-/// The inverse of [`rights`].
-pub const fn attributes(rights: u64) -> u64 {
-    if rights >> 16 & 1 != 0 { UNUSABLE } else { rights & 0xff | (rights >> 4) & 0xf00 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rights_and_attributes_are_two_forms_of_one() {
-        for (packed, wide) in [(CODE_64, 0xa09b), (DATA, 0xc093), (BUSY_TSS, 0x8b), (UNUSABLE, 1 << 16)] {
-            assert_eq!((rights(packed), attributes(wide)), (wide, packed));
-        }
-    }
 
     #[test]
     fn a_start_up_ipi_names_the_page() {

@@ -3,6 +3,7 @@
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::x86::control::{CR4_MCE, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_TF, RIGHTS_LONG};
+use tollgate_abi::x86::segment;
 
 use super::controls::{HLT, IRET, VINTR};
 use super::nmi::Nmis;
@@ -56,19 +57,19 @@ impl GuestState for Svm {
             State::Cr4 => vmcb.get(f::CR4) & !CR4_MCE,
             State::Efer => vmcb.get(f::EFER) & !EFER_SVME | self.held_back_efer,
             State::CsBase => vmcb.get(f::CS.base()),
-            State::CsRights => guest_state::rights(vmcb.part(f::CS.attributes())),
+            State::CsRights => segment::rights(vmcb.part(f::CS.attributes())),
             // The privilege level has a field of its own.
-            State::SsRights => guest_state::rights(vmcb.part(f::SS.attributes())) & !(3 << 5) | vmcb.part(f::CPL) << 5,
+            State::SsRights => segment::rights(vmcb.part(f::SS.attributes())) & !(3 << 5) | vmcb.part(f::CPL) << 5,
             State::GdtrLimit => vmcb.part(f::GDTR.limit()),
             State::IdtrLimit => vmcb.part(f::IDTR.limit()),
             State::LdtrSelector => self.hidden(|| vmcb.part(f::LDTR.selector())),
             State::LdtrBase => self.hidden(|| vmcb.get(f::LDTR.base())),
             State::LdtrLimit => self.hidden(|| vmcb.part(f::LDTR.limit())),
-            State::LdtrRights => self.hidden(|| guest_state::rights(vmcb.part(f::LDTR.attributes()))),
+            State::LdtrRights => self.hidden(|| segment::rights(vmcb.part(f::LDTR.attributes()))),
             State::TrSelector => self.hidden(|| vmcb.part(f::TR.selector())),
             State::TrBase => self.hidden(|| vmcb.get(f::TR.base())),
             State::TrLimit => self.hidden(|| vmcb.part(f::TR.limit())),
-            State::TrRights => self.hidden(|| guest_state::rights(vmcb.part(f::TR.attributes()))),
+            State::TrRights => self.hidden(|| segment::rights(vmcb.part(f::TR.attributes()))),
             State::TscOffset => vmcb.get(f::TSC_OFFSET),
             state => match saved(state) {
                 Some(field) => vmcb.get(field),
@@ -104,12 +105,12 @@ impl GuestState for Svm {
             State::LdtrBase => self.set_hidden(|| vmcb.set(f::LDTR.base(), value)),
             State::LdtrLimit => self.set_hidden(|| vmcb.set_part(f::LDTR.limit(), value)),
             State::LdtrRights => {
-                self.set_hidden(|| vmcb.set_part(f::LDTR.attributes(), guest_state::attributes(value)));
+                self.set_hidden(|| vmcb.set_part(f::LDTR.attributes(), segment::attributes(value)));
             }
             State::TrSelector => self.set_hidden(|| vmcb.set_part(f::TR.selector(), value)),
             State::TrBase => self.set_hidden(|| vmcb.set(f::TR.base(), value)),
             State::TrLimit => self.set_hidden(|| vmcb.set_part(f::TR.limit(), value)),
-            State::TrRights => self.set_hidden(|| vmcb.set_part(f::TR.attributes(), guest_state::attributes(value))),
+            State::TrRights => self.set_hidden(|| vmcb.set_part(f::TR.attributes(), segment::attributes(value))),
             State::CsBase | State::CsRights | State::SsRights | State::InstructionBytes => {
                 unreachable!("no instruction that a handler emulates writes {state:?}")
             }

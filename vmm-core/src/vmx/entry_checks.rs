@@ -133,6 +133,8 @@ fn first(checks: &[(bool, &'static str)]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use tollgate_abi::x86::segment::{BUSY_TSS, CODE_64, DATA};
+
     use super::*;
 
     /// The state that `guest_state::write` makes, with one field changed.
@@ -144,9 +146,9 @@ mod tests {
             _ if encoding == GUEST_IA32_EFER.encoding() => 0xd01,
             _ if encoding == ENTRY_CONTROLS.encoding() => 1 << 9,
             _ if encoding == GUEST_RFLAGS.encoding() => 2,
-            _ if encoding == GUEST_CS_RIGHTS.encoding() => 0xa09b,
-            _ if encoding == GUEST_SS_RIGHTS.encoding() => 0xc093,
-            _ if encoding == GUEST_TR_RIGHTS.encoding() => 0x8b,
+            _ if encoding == GUEST_CS_RIGHTS.encoding() => CODE_64,
+            _ if encoding == GUEST_SS_RIGHTS.encoding() => DATA,
+            _ if encoding == GUEST_TR_RIGHTS.encoding() => BUSY_TSS,
             _ if encoding == GUEST_LDTR_RIGHTS.encoding() => 1 << 16,
             _ if encoding == VMCS_LINK_POINTER.encoding() => u64::MAX,
             _ => 0,

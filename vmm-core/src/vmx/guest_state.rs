@@ -2,6 +2,7 @@
 //! promises.
 
 use tollgate_abi::x86::control::*;
+use tollgate_abi::x86::segment::*;
 
 use super::field::*;
 use super::instructions::CurrentVmcs;
@@ -13,21 +14,6 @@ pub const CR4: u64 = CR4_PAE;
 /// EFER at the entry point: IA-32e mode, SYSCALL and execute-disable.
 pub const EFER: u64 = EFER_NXE | EFER_LMA | EFER_LME | EFER_SCE;
 
-const CODE_SELECTOR: u16 = 0x08;
-const DATA_SELECTOR: u16 = 0x10;
-const TSS_SELECTOR: u16 = 0x18;
-
-/// Access rights (SDM 3C table 25-2): present, code or data, accessed, with L or D/B, and G.
-const CODE_64: u32 = 0xa09b;
-const DATA: u32 = 0xc093;
-/// Present, busy 64-bit TSS.
-const BUSY_TSS: u32 = 0x8b;
-const UNUSABLE: u32 = RIGHTS_UNUSABLE as u32;
-/// Real mode: the same types without L, D/B and G; an LDT; 64 KiB.
-const REAL_MODE_CODE: u32 = 0x9b;
-const REAL_MODE_DATA: u32 = 0x93;
-const LDT: u32 = 0x82;
-const REAL_MODE_LIMIT: u32 = 0xffff;
 /// CR0 in real mode: CD NW ET.
 pub const REAL_MODE_CR0: u64 = 0x6000_0010;
 
@@ -57,14 +43,14 @@ pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {
 pub fn write_real_mode(vmcs: &mut CurrentVmcs, vector: u8) {
     write(vmcs, 0, 0);
     vmcs.write(GUEST_IA32_EFER, 0);
-    all_segments(vmcs, 0, REAL_MODE_LIMIT, REAL_MODE_DATA);
+    all_segments(vmcs, 0, REAL_MODE_LIMIT, REAL_MODE_DATA as u32);
     vmcs.write(GUEST_CS_SELECTOR, u16::from(vector) << 8);
     vmcs.write(GUEST_CS_BASE, u64::from(vector) << 12);
-    vmcs.write(GUEST_CS_RIGHTS, REAL_MODE_CODE);
+    vmcs.write(GUEST_CS_RIGHTS, REAL_MODE_CODE as u32);
     for limit in [GUEST_GDTR_LIMIT, GUEST_IDTR_LIMIT, GUEST_LDTR_LIMIT, GUEST_TR_LIMIT] {
         vmcs.write(limit, REAL_MODE_LIMIT);
     }
-    vmcs.write(GUEST_LDTR_RIGHTS, LDT);
+    vmcs.write(GUEST_LDTR_RIGHTS, LDT as u32);
     vmcs.write(GUEST_TR_SELECTOR, 0);
 }
 
@@ -85,15 +71,15 @@ fn all_segments(vmcs: &mut CurrentVmcs, number: u16, bytes_less_one: u32, access
 }
 
 fn segments(vmcs: &mut CurrentVmcs) {
-    all_segments(vmcs, DATA_SELECTOR, u32::MAX, DATA);
+    all_segments(vmcs, DATA_SELECTOR, FLAT_LIMIT, DATA as u32);
     vmcs.write(GUEST_CS_SELECTOR, CODE_SELECTOR);
-    vmcs.write(GUEST_CS_RIGHTS, CODE_64);
+    vmcs.write(GUEST_CS_RIGHTS, CODE_64 as u32);
     vmcs.write(GUEST_LDTR_SELECTOR, 0);
     vmcs.write(GUEST_LDTR_BASE, 0);
     vmcs.write(GUEST_LDTR_LIMIT, 0);
-    vmcs.write(GUEST_LDTR_RIGHTS, UNUSABLE);
+    vmcs.write(GUEST_LDTR_RIGHTS, RIGHTS_UNUSABLE as u32);
     vmcs.write(GUEST_TR_SELECTOR, TSS_SELECTOR);
     vmcs.write(GUEST_TR_BASE, 0);
-    vmcs.write(GUEST_TR_LIMIT, 0x67);
-    vmcs.write(GUEST_TR_RIGHTS, BUSY_TSS);
+    vmcs.write(GUEST_TR_LIMIT, TSS_64_LIMIT);
+    vmcs.write(GUEST_TR_RIGHTS, BUSY_TSS as u32);
 }

@@ -6,13 +6,14 @@ use serde::{Serialize, Serializer};
 use tollgate_abi::judgement::Judgement;
 
 /// The judgement of a workload, of a scenario or of a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Judged {
     /// A judgement of the monitor's.
     Known(Judgement),
     /// A word that this tool does not know.
     Unknown(String),
     /// No judgement: the log ends before it.
+    #[default]
     Unfinished,
 }
 
@@ -34,12 +35,6 @@ impl Judged {
             Judged::Unknown(word) => word,
             Judged::Unfinished => "unfinished",
         }
-    }
-}
-
-impl Default for Judged {
-    fn default() -> Self {
-        Judged::Unfinished
     }
 }
 

@@ -9,6 +9,7 @@ pub mod controls;
 pub mod cpuid;
 pub mod exception;
 pub mod msr;
+pub mod segment;
 
 /// Constants in a column: a name, the number of its bit, and its meaning.
 macro_rules! bits {
