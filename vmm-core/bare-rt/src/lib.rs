@@ -1,7 +1,7 @@
 //! C runtime symbols that `core` and `alloc`, as they are built for the host, want from their environment.
 //!
-//! Only bare-metal binaries link this. The memory functions use string instructions: no SSE, no red zone, and no way for
-//! the compiler to turn them into calls of themselves.
+//! They have these names in bare-metal binaries alone. The memory functions use string instructions: no SSE, no red zone, and no
+//! way for the compiler to turn them into calls of themselves.
 #![no_std]
 #![expect(unsafe_code, reason = "defines symbols by name, in assembly")]
 
@@ -12,7 +12,7 @@ use core::arch::naked_asm;
 /// # Safety
 /// Both regions are valid for that many bytes and disjoint.
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
+#[cfg_attr(bare, unsafe(no_mangle))]
 pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
     naked_asm!(
         "mov rax, rdi",
@@ -31,7 +31,7 @@ pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, bytes: usize) -> *
 /// # Safety
 /// Both regions are valid for that many bytes.
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
+#[cfg_attr(bare, unsafe(no_mangle))]
 pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, bytes: usize) -> *mut u8 {
     naked_asm!(
         "mov rax, rdi",
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, bytes: usize) -> 
 /// # Safety
 /// The region is valid for that many bytes.
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
+#[cfg_attr(bare, unsafe(no_mangle))]
 pub unsafe extern "C" fn memset(to: *mut u8, byte: i32, bytes: usize) -> *mut u8 {
     naked_asm!(
         "mov r8, rdi",
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn memset(to: *mut u8, byte: i32, bytes: usize) -> *mut u8
 /// # Safety
 /// Both regions are valid for that many bytes.
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
+#[cfg_attr(bare, unsafe(no_mangle))]
 pub unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, bytes: usize) -> i32 {
     naked_asm!(
         "xor eax, eax",
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, bytes: usize) -> i32
 /// # Safety
 /// Both regions are valid for that many bytes.
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
+#[cfg_attr(bare, unsafe(no_mangle))]
 pub unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, bytes: usize) -> i32 {
     naked_asm!("jmp {}", sym memcmp)
 }
@@ -112,7 +112,7 @@ pub unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, bytes: usize) -> i32 {
 /// # Safety
 /// The string is valid up to that byte.
 #[unsafe(naked)]
-#[unsafe(no_mangle)]
+#[cfg_attr(bare, unsafe(no_mangle))]
 pub unsafe extern "C" fn strlen(string: *const u8) -> usize {
     naked_asm!("xor eax, eax", "2:", "cmp byte ptr [rdi + rax], 0", "je 3f", "inc rax", "jmp 2b", "3:", "ret")
 }
