@@ -26,6 +26,12 @@ impl<T> Lock<T> {
 
     /// Runs `work` with the value while no other vCPU reaches it.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
+        self.with_after(give_way, work)
+    }
+
+    /// The same; while another has the value, this calls `give_way` between its looks.
+    #[inline(always)]
+    fn with_after<R>(&self, give_way: impl Fn(), work: impl FnOnce(&mut T) -> R) -> R {
         while self.is_taken.swap(true, Acquire) {
             while self.is_taken.load(Relaxed) {
                 give_way();
@@ -35,5 +41,30 @@ impl<T> Lock<T> {
         let result = work(unsafe { &mut *self.value.get() });
         self.is_taken.store(false, Release);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn one_at_a_time_has_the_value() {
+        const THREADS: u64 = 4;
+        const TIMES: u64 = 5_000;
+        let lock = Lock::new((0u64, 0u64));
+        let add = || {
+            for _ in 0..TIMES {
+                lock.with_after(thread::yield_now, |(first, second)| {
+                    assert_eq!(first, second, "somebody is in the middle");
+                    *first += 1;
+                    thread::yield_now();
+                    *second += 1;
+                });
+            }
+        };
+        thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(add))));
+        assert_eq!(lock.with_after(|| panic!("nobody has it"), |both| *both), (THREADS * TIMES, THREADS * TIMES));
     }
 }
