@@ -15,6 +15,7 @@ pub mod firmware;
 mod found;
 mod guest;
 mod introduce;
+mod patience;
 pub mod ports;
 mod processor;
 pub mod processors;

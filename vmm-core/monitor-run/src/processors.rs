@@ -8,13 +8,14 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use tollgate_abi::machine::MOST_VCPUS;
-use vmm_core::board::{Condition, Signal};
+use vmm_core::board::{Board, Condition, Signal};
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::host::registers::tsc;
 use vmm_core::vmx::host_state::HostState;
 
 use crate::board::{self, BOARD};
 use crate::firmware::firmware;
+use crate::patience::{Tsc, wait_while};
 use crate::waiting::rest;
 use crate::{processor, traps};
 
@@ -64,18 +65,18 @@ pub(crate) fn start(local_apic: &LocalApic, wanted: usize) -> usize {
         let stack = Box::leak(Box::new([0u128; STACK_BYTES / size_of::<u128>()]));
         end.store(stack.as_ptr_range().end as u64, Ordering::Relaxed);
     }
-    let up = || (1..wanted).take_while(|&at| BOARD.condition(at) != Condition::Absent).count() + 1;
     if wanted > 1 {
         (firmware().start_others)(local_apic);
     }
-    let (start, mut looks) = (tsc(), 0u32);
-    while up() < wanted && (looks < PATIENCE_LOOKS || tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS)) {
-        core::hint::spin_loop();
-        looks = looks.saturating_add(1);
-    }
+    wait_while(&BOARD, &Tsc, PATIENCE_TICKS, PATIENCE_LOOKS, || up(&BOARD, wanted) < wanted);
     // A processor that comes later finds no stack.
     STACKS.iter().for_each(|end| end.store(0, Ordering::Relaxed));
-    up()
+    up(&BOARD, wanted)
+}
+
+/// How many of the first `wanted` processors are up, without a gap: each runs the vCPU of its number.
+fn up(board: &Board, wanted: usize) -> usize {
+    (1..wanted).take_while(|&at| board.condition(at) != Condition::Absent).count() + 1
 }
 
 /// Gives the other processors their work.
@@ -85,20 +86,14 @@ pub(crate) fn give(job: Job) {
 
 /// Waits until one of the other processors serves, if there are any; each does once its vCPU is over.
 pub(crate) fn wait_for_service() {
-    let start = tsc();
     let are_there = board::have_come();
-    while are_there && !BOARD.is_served() && tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS) {
-        core::hint::spin_loop();
-    }
+    wait_while(&BOARD, &Tsc, PATIENCE_TICKS, 0, || are_there && !BOARD.is_served());
 }
 
 /// Tells the other processors to go, and waits until they do; returns the number that have not. They return from [`other_main`].
 pub fn dismiss() -> usize {
     DISMISSED.store(true, Ordering::Release);
-    let start = tsc();
-    while board::left() > 0 && tsc().wrapping_sub(start) < BOARD.patience(PATIENCE_TICKS) {
-        core::hint::spin_loop();
-    }
+    wait_while(&BOARD, &Tsc, PATIENCE_TICKS, 0, || board::left() > 0);
     board::left()
 }
 
@@ -158,5 +153,20 @@ fn serve(local_apic: &LocalApic) {
             Signal::Nmi => local_apic.nmi(BOARD.apic_id(0)),
             Signal::StartUp => local_apic.start_up(BOARD.apic_id(0), 0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_behind_one_that_has_not_come_do_not_count() {
+        let board = Box::new(Board::new());
+        assert_eq!([1, 2, 16].map(|wanted| up(&board, wanted)), [1; 3], "the first is here in any case");
+        [0, 1, 2, 4].into_iter().for_each(|at| board.sit(at, at as u32));
+        assert_eq!([1, 2, 3, 4, 16].map(|wanted| up(&board, wanted)), [1, 2, 3, 3, 3]);
+        board.sit(3, 9);
+        assert_eq!(up(&board, 16), 5);
     }
 }

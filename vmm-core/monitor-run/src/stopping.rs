@@ -13,18 +13,13 @@ use vmm_core::host::registers::tsc;
 
 use crate::board::BOARD;
 use crate::firmware::firmware;
+use crate::patience::{Clock, wait_while};
 use crate::processor::virtualization;
 
 /// The means of the protocol, besides the board.
-pub(crate) trait Reach {
-    /// The TSC.
-    fn now(&self) -> u64;
+pub(crate) trait Reach: Clock {
     /// Has the processor of a vCPU exit from its guest whatever the guest does, if it is in there.
     fn signal(&self, vcpu: usize);
-    /// Passes the time until the next look.
-    fn pass(&self) {
-        core::hint::spin_loop();
-    }
 }
 
 /// TSC ticks that other vCPUs have to go off line by themselves, and then to stop.
@@ -65,14 +60,8 @@ fn stop(
 /// The first vCPU sees to it that no other runs any more; returns one that had to be stopped although the guest ended itself.
 pub(crate) fn stop_others(board: &Board, reach: &impl Reach) -> Option<usize> {
     let is_up = |at: &usize| matches!(board.condition(*at), Condition::Running | Condition::Halted);
-    let start = reach.now();
     // A vCPU that has booked its last HLT is about to execute it.
-    while board.first_busy(0).is_some()
-        && board.culprit() == Some(0)
-        && reach.now().wrapping_sub(start) < board.patience(STOP_TICKS)
-    {
-        reach.pass();
-    }
+    wait_while(board, reach, STOP_TICKS, 0, || board.first_busy(0).is_some() && board.culprit() == Some(0));
     let running = board.others(0).find(is_up);
     stop(board, reach, board.others(0), |at| is_off_line(board, at));
     running
@@ -139,11 +128,13 @@ impl<'a> ByApic<'a> {
     }
 }
 
-impl Reach for ByApic<'_> {
+impl Clock for ByApic<'_> {
     fn now(&self) -> u64 {
         tsc()
     }
+}
 
+impl Reach for ByApic<'_> {
     fn signal(&self, vcpu: usize) {
         (self.signal)(self.local_apic, BOARD.apic_id(vcpu));
     }
@@ -227,19 +218,9 @@ mod tests {
         }
     }
 
-    impl Reach for Room {
+    impl Clock for Room {
         fn now(&self) -> u64 {
             self.now.get()
-        }
-
-        fn signal(&self, at: usize) {
-            self.signals.borrow_mut().push((self.now.get(), at));
-            let processor = self.processors.borrow()[at];
-            match processor {
-                Runs { loses: 0 } | Halts if self.board.is_to_stop(at) => self.ends(at, Outcome::StoppedByAnother),
-                Runs { loses } => self.processors.borrow_mut()[at] = Runs { loses: loses - 1 },
-                _ => {}
-            }
         }
 
         fn pass(&self) {
@@ -264,6 +245,18 @@ mod tests {
                     other => other,
                 };
                 self.processors.borrow_mut()[at] = next;
+            }
+        }
+    }
+
+    impl Reach for Room {
+        fn signal(&self, at: usize) {
+            self.signals.borrow_mut().push((self.now.get(), at));
+            let processor = self.processors.borrow()[at];
+            match processor {
+                Runs { loses: 0 } | Halts if self.board.is_to_stop(at) => self.ends(at, Outcome::StoppedByAnother),
+                Runs { loses } => self.processors.borrow_mut()[at] = Runs { loses: loses - 1 },
+                _ => {}
             }
         }
     }
