@@ -74,7 +74,7 @@ pub(crate) fn start(local_apic: &LocalApic, wanted: usize) -> usize {
     up(&BOARD, wanted)
 }
 
-/// How many of the first `wanted` processors are up, without a gap: each runs the vCPU of its number.
+/// The number of the first `wanted` processors that are up, without a gap: each runs the vCPU of its number.
 fn up(board: &Board, wanted: usize) -> usize {
     (1..wanted).take_while(|&at| board.condition(at) != Condition::Absent).count() + 1
 }
