@@ -142,6 +142,18 @@ impl Machine {
         }
     }
 
+    /// Whether the guest's processor has XSAVE.
+    pub fn has_xsave(&self) -> bool {
+        self.devices.cpuid.has_xsave()
+    }
+
+    /// The effect of a start-up IPI: no event waits any more, CPUID shows CR4 as INIT leaves it. Returns the processor's signature.
+    pub fn start_up(&mut self) -> u32 {
+        self.activity = Activity::default();
+        self.devices.cpuid.set_osxsave(false);
+        self.devices.cpuid.answer(1, 0, 0).eax
+    }
+
     /// Exits of this vCPU so far, without the monitor's own looks, and of the others.
     fn exits(&self) -> (u64, u64) {
         self.shared.ledgers.iter().enumerate().fold((0, 0), |(own, others), (at, ledger)| {

@@ -54,6 +54,7 @@ pub(crate) struct Script {
     pub(crate) ended_interrupts: usize,
     pub(crate) timer: Option<u64>,
     pub(crate) halts: usize,
+    pub(crate) quick_steps: usize,
     pub(crate) watchdog_starts: usize,
     pub(crate) watchdog_is_due: bool,
     pub(crate) is_slow: bool,
@@ -181,6 +182,7 @@ impl GuestState for Script {
         !self.is_slow
     }
     fn quick_step_over(&mut self) {
+        self.quick_steps += 1;
         self.step_over();
     }
     fn step_over(&mut self) {

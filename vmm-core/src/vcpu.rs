@@ -403,6 +403,13 @@ impl<B: Backend> Vcpu<B> {
         self.exit(exit_tsc, Driven { account, registers, flow: &flow });
         flow.get()
     }
+
+    /// [`Vcpu::exit_of_other_mode`] as a test calls it.
+    fn drive_in_other_mode(&mut self, account: &impl Account, registers: &mut GuestRegisters) -> Flow {
+        let flow = Cell::new(Flow::Resume);
+        self.exit_of_other_mode(0, Driven { account, registers, flow: &flow });
+        flow.get()
+    }
 }
 
 #[cfg(test)]
@@ -545,6 +552,24 @@ mod tests {
             }
         }
         assert_eq!(quick, 7);
+    }
+
+    #[test]
+    fn outside_of_ia_32e_mode_no_quick_form_decides() {
+        for (reason, quick) in [(ExitReason::CPUID, 1), (ExitReason::RDMSR, 1), (ExitReason::WBINVD, 0)] {
+            let drive = |by: &dyn Fn(&mut Vcpu<Script>, &Ledger, &mut GuestRegisters) -> Flow| {
+                let backend = Script { reason: u32::from(reason.0), ..Script::default() };
+                let (mut vcpu, account) = (Vcpu::new(backend, machine()), Ledger::new());
+                let mut registers = GuestRegisters { rcx: 0x1b, ..GuestRegisters::default() };
+                assert_eq!(by(&mut vcpu, &account, &mut registers), Flow::Resume);
+                assert_eq!((account.count(reason), account.check(), vcpu.backend.advances), (1, Ok(()), 1));
+                (vcpu.backend.quick_steps, registers)
+            };
+            let usual = drive(&|vcpu, account, registers| vcpu.drive(account, registers, 0));
+            let other = drive(&|vcpu, account, registers| vcpu.drive_in_other_mode(account, registers));
+            assert_eq!((usual.0, other.0), (quick, 0), "{reason:?}");
+            assert_eq!(usual.1, other.1, "{reason:?}");
+        }
     }
 
     #[test]

@@ -191,7 +191,10 @@ fn find(variable: &str, names: &[&str]) -> Result<Option<PathBuf>, Failure> {
 /// # Errors
 /// It is not installed.
 pub fn installed(engine: Engine) -> Result<Installed, Failure> {
-    let program = if engine == Engine::Bochs { bochs::find() } else { qemu::find() }?;
+    let program = match engine {
+        Engine::Bochs => bochs::find(),
+        Engine::Kvm | Engine::Tcg => qemu::find(),
+    }?;
     Ok(Installed::of(engine, &program))
 }
 

@@ -73,8 +73,8 @@ fn arguments(boot: Boot<'_>, image: &str, machine: Machine, audit: bool) -> Vec<
             "-accel tcg,thread=single -icount shift=0,sleep=off -rtc base=2000-01-01,clock=vm \
              -cpu max,+svm,-rdrand,-rdseed"
         }
-        (_, Extension::VtX) => "-accel kvm -cpu host,+vmx",
-        (_, Extension::Svm) => "-accel kvm -cpu host,+svm",
+        (Engine::Kvm | Engine::Bochs, Extension::VtX) => "-accel kvm -cpu host,+vmx",
+        (Engine::Kvm | Engine::Bochs, Extension::Svm) => "-accel kvm -cpu host,+svm",
     };
     let fixed = "-no-user-config -nodefaults -machine pc -display none -no-reboot";
     let devices = format!("-bios {image} -serial file:{SERIAL} -device isa-debug-exit,iobase=0xf4,iosize=4");

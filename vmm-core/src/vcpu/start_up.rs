@@ -29,7 +29,7 @@ impl<B: Backend> Vcpu<B> {
     /// The effect of power-up on state in the processor itself, which firmware has changed. To be called once, on the vCPU's
     /// processor, with CR4.OSXSAVE set if that has XSAVE.
     pub fn power_up(&mut self) {
-        if self.machine.devices.cpuid.has_xsave() {
+        if self.machine.has_xsave() {
             self.backend.set(State::Xcr0, XCR0_AT_POWER_UP);
         }
     }
@@ -39,11 +39,7 @@ impl<B: Backend> Vcpu<B> {
     #[inline(never)]
     #[must_use]
     pub fn start_up(&mut self, vector: u8) -> GuestRegisters {
-        let machine = &mut self.machine;
-        (machine.activity.halted, machine.activity.nmi_pending, machine.activity.init_pending, machine.activity.wake) =
-            (false, false, false, None);
-        machine.devices.cpuid.set_osxsave(false);
-        let signature = machine.devices.cpuid.answer(1, 0, 0).eax;
+        let signature = self.machine.start_up();
         let backend = &mut self.backend;
         let kept = KEPT_BY_INIT.map(|state| if self.has_started { backend.get(state) } else { 0 });
         let caches = if self.has_started { backend.get(State::Cr0) } else { CACHE_BITS } & CACHE_BITS;
@@ -78,7 +74,7 @@ mod tests {
     #[test]
     fn init_leaves_msrs_and_cache_bits_and_clears_the_rest() {
         let mut vcpu = Vcpu::new(Script::default(), machine());
-        let signature = u64::from(vcpu.machine.devices.cpuid.answer(1, 0, 0).eax);
+        let signature = u64::from(machine().start_up());
         let debug = [State::Dr0, State::Dr3, State::Cr2];
         let fill = |backend: &mut Script| {
             debug.into_iter().chain([State::Lstar, State::SysenterEsp]).for_each(|state| backend.set(state, 0x1234));
