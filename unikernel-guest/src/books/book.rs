@@ -75,3 +75,29 @@ pub(crate) fn tally_since(start: &Tally) -> Tally {
     let now = tally();
     core::array::from_fn(|row| now[row].wrapping_sub(start[row]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The one test of the tallies, which are statics.
+    #[test]
+    fn the_book_is_the_sum_of_the_vcpus_tallies() {
+        let (cpuid, hlt) = (ExitReason::CPUID, ExitReason::HLT);
+        let add = |vcpu: usize, reason: ExitReason, exits: u64| {
+            cpu::cpu(vcpu).tally[reason.ledger_row()].fetch_add(exits, Relaxed);
+        };
+        add(0, cpuid, 3);
+        add(15, cpuid, 4);
+        add(2, hlt, 5);
+        assert_eq!([cpuid, hlt, ExitReason::RDMSR].map(booked), [7, 5, 0]);
+        assert_eq!([Some(0), Some(15), Some(1), None].map(|vcpu| booked_on(cpuid, vcpu)), [3, 4, 0, 7]);
+        let start = tally();
+        assert_eq!((total(), start.iter().sum::<u64>()), (12, 12));
+        add(1, cpuid, 10);
+        // A count that is behind where it was, as after a wrap, stays a difference.
+        add(2, hlt, u64::MAX);
+        let since = tally_since(&start);
+        assert_eq!((since[cpuid.ledger_row()], since[hlt.ledger_row()]), (10, u64::MAX));
+    }
+}

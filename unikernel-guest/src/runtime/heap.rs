@@ -94,3 +94,52 @@ extern "C" fn sys_getpagesize() -> i32 {
 extern "C" fn sys_mmap(_size: usize, _protection: u32, _result: *mut *mut u8) -> i32 {
     refused(hermit_abi::ENOMEM)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    const BYTES: usize = 64 << 10;
+
+    /// The one test of the heap, which is a static.
+    #[test]
+    fn blocks_are_apart_aligned_kept_and_given_back() {
+        let memory = vec![0xa5u8; BYTES].leak();
+        // SAFETY: leaked, so that it is the heap's alone.
+        HEAP.with(|heap| unsafe { heap.init(memory.as_mut_ptr(), BYTES) });
+        let free = || HEAP.with(|heap| heap.free());
+        let before = free();
+        for align in [1, 8, 64, 4096] {
+            let block = sys_alloc(100, align);
+            assert!(!block.is_null() && block.addr().is_multiple_of(align), "{align}");
+            // SAFETY: from `sys_alloc`, with the same layout.
+            unsafe { sys_dealloc(block, 100, align) };
+        }
+        assert!(!sys_malloc(0, 1).is_null(), "a block of no bytes is one");
+        assert!(sys_alloc(BYTES, 1).is_null() && sys_alloc(1, 3).is_null() && sys_alloc(usize::MAX, 1).is_null());
+        let zeroed = sys_alloc_zeroed(256, 16);
+        // SAFETY: it has that many bytes, which are initialized.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(zeroed, 256) };
+        assert!(bytes.iter().all(|&byte| byte == 0), "the memory was not");
+        bytes.copy_from_slice(&core::array::from_fn::<u8, 256, _>(|at| at as u8));
+        // SAFETY: from `sys_alloc_zeroed`, with the same layout; the first of these fails, and leaves it as it is.
+        let (none, moved) = unsafe { (sys_realloc(zeroed, 256, 16, BYTES), sys_realloc(zeroed, 256, 16, 1000)) };
+        assert!(none.is_null() && !moved.is_null());
+        // SAFETY: it has more bytes than that, and these were copied.
+        let bytes = unsafe { core::slice::from_raw_parts(moved, 256) };
+        assert!(bytes.iter().enumerate().all(|(at, &byte)| byte == at as u8));
+        // SAFETY: from `sys_realloc`, with the new size; it is null where there was no block.
+        unsafe {
+            let smaller = sys_realloc(moved, 1000, 16, 10);
+            assert_eq!(core::slice::from_raw_parts(smaller, 10), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+            sys_free(smaller, 10, 16);
+            let fresh = sys_realloc(ptr::null_mut(), 0, 8, 24);
+            assert!(!fresh.is_null());
+            sys_free(fresh, 24, 8);
+            sys_free(ptr::null_mut(), 24, 8);
+        }
+        let block_of_none = before - free();
+        assert!(block_of_none > 0 && block_of_none <= 32, "{block_of_none} bytes are lost besides");
+    }
+}

@@ -47,16 +47,53 @@ impl fmt::Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         (firmware().keep)(text);
         let Some(uart) = &mut self.uart else { return Ok(()) };
-        let (mut rest, mut patience) = (text.as_bytes(), PATIENCE);
-        while !rest.is_empty() {
-            let sent = uart.send_bytes(rest);
-            rest = &rest[sent..];
-            patience = if sent > 0 { PATIENCE } else { patience - 1 };
-            if patience == 0 {
-                self.uart = None;
-                return Err(fmt::Error);
-            }
+        if send_all(text.as_bytes(), PATIENCE, |rest| uart.send_bytes(rest)) {
+            return Ok(());
         }
-        Ok(())
+        self.uart = None;
+        Err(fmt::Error)
+    }
+}
+
+/// Sends all bytes in as many parts as it takes; false after so many polls in which the port took none. `send` returns the number of
+/// bytes that it took.
+#[inline(always)]
+fn send_all(bytes: &[u8], most_polls: u32, mut send: impl FnMut(&[u8]) -> usize) -> bool {
+    let (mut rest, mut patience) = (bytes, most_polls);
+    while !rest.is_empty() {
+        let sent = send(rest);
+        rest = &rest[sent..];
+        patience = if sent > 0 { most_polls } else { patience - 1 };
+        if patience == 0 {
+            return false;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_slow_port_gets_all_and_a_dead_one_is_given_up() {
+        const POLLS: u32 = 50;
+        let (mut taken, mut looks) = (Vec::new(), 0);
+        // It takes up to three bytes, each time after it has been asked in vain for long.
+        let is_sent = send_all(b"verdict result=refused", POLLS, |rest| {
+            looks += 1;
+            let bytes = if looks % (POLLS - 1) == 0 { rest.len().min(3) } else { 0 };
+            taken.extend_from_slice(&rest[..bytes]);
+            bytes
+        });
+        assert_eq!((is_sent, &taken[..]), (true, &b"verdict result=refused"[..]));
+        let mut looks = 0;
+        let is_sent = send_all(b"verdict", POLLS, |_| {
+            looks += 1;
+            usize::from(looks == 1)
+        });
+        assert_eq!((is_sent, looks), (false, 1 + POLLS));
+        assert!(send_all(b"", POLLS, |_| panic!("there is nothing to be sent")));
     }
 }

@@ -79,7 +79,7 @@ pub(crate) const NOBODY: u32 = u32::MAX;
 static CALLERS: [Caller; MOST_VCPUS] =
     [const { Caller { apic_id: AtomicU32::new(NOBODY), caller_rsp: AtomicU64::new(0) } }; MOST_VCPUS];
 
-/// Takes a free place, and notes where the stack pointer of this processor's caller is.
+/// Takes a free place, and notes the address of the stack pointer of this processor's caller.
 fn note_caller(callers: &[Caller], apic_id: u32, caller_rsp: u64) {
     let is_free =
         |place: &&Caller| place.apic_id.compare_exchange(NOBODY, apic_id, Ordering::AcqRel, Ordering::Acquire).is_ok();
