@@ -42,7 +42,7 @@ impl KeyTable {
         }
     }
 
-    /// The slot of `key`, which gets one if it has none; its rank is raised.
+    /// The slot of `key`. A key without one gets the slot of the least rank. The slot's rank is raised.
     fn place(&self, key: u64) -> usize {
         let has = |slot: &Slot| slot.rank.load(Relaxed) > 0 && slot.key.load(Relaxed) == key;
         let place = self.slots.iter().position(has).unwrap_or_else(|| self.make_room(key));

@@ -10,7 +10,8 @@ const TIME_STAMP_COUNTER: u32 = 0x15;
 const FREQUENCY: u32 = 0x16;
 /// Ticks in a second if no leaf tells.
 const USUAL_HZ: u64 = 3_000_000_000;
-/// The rates that are believed: by a wrong leaf a time must not become nothing, or for ever.
+/// The rates that are believed. By a rate out of this range, which a wrong leaf may tell, a time would be far too short or too
+/// long.
 const BELIEVED_HZ: core::ops::RangeInclusive<u64> = 100_000_000..=20_000_000_000;
 
 /// TSC ticks in a second.

@@ -1,5 +1,5 @@
-//! The work of a vCPU other than 0, as the vCPU that gives the work and the one that does it see it. `runtime::threads` runs and
-//! announces it.
+//! The work that vCPU 0 gives to another vCPU: its states, as both see them. `runtime::threads` runs the work and announces its
+//! end.
 //!
 //! ```text
 //! idle ─ claimed ─► being made ─ given ─► ready ─ run ─► done ─ joined, or taken back ─► idle

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, fence};
 pub(crate) trait Vcpu {
     /// Looks before it halts: as PAUSE may exit, none is executed.
     const LOOKS: u32 = 1 << 24;
-    /// The interrupts that it has taken by which others wake it.
+    /// The number of wake-up interrupts that it has taken.
     fn calls(&self) -> u64;
     /// Lets another go first, without an exit.
     fn give_way(&self);
@@ -97,7 +97,7 @@ impl Waiter {
         self.0.compare_exchange(ptr::from_ref(word).addr(), 0, SeqCst, Relaxed).is_ok()
     }
 
-    /// Says that the vCPU halts, so that the one that wakes it has to interrupt it; false if it has been woken.
+    /// Announces that the vCPU halts: from now on a wake-up takes an interrupt. False if it has been woken already.
     pub(crate) fn fall_asleep(&self, word: &AtomicU32) -> bool {
         let address = ptr::from_ref(word).addr();
         self.0.compare_exchange(address, address | ASLEEP, SeqCst, Relaxed).is_ok()
@@ -168,8 +168,8 @@ mod tests {
         assert!(!waiters[0].fall_asleep(&word));
     }
 
-    /// A vCPU to which nothing happens but what the test has happen, at the event that it is told the number of. An interrupt that is
-    /// sent stays pending until the vCPU halts.
+    /// A vCPU to which nothing happens but what the test has happen: `F` is called at each event, with the event's number. An
+    /// interrupt that is sent stays pending until the vCPU halts.
     struct Scripted<F: Fn(usize) -> bool> {
         events: Cell<usize>,
         pending: Cell<bool>,

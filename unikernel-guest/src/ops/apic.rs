@@ -43,7 +43,8 @@ unsafe fn write(register: u32, value: u64) {
     if !by_processor && current().msr_exits(register) {
         book(ExitReason::WRMSR);
     }
-    // SAFETY: the caller says so. Not `nomem`: an interrupt's handler may come in between.
+    // SAFETY: by the caller, the running code can take an interrupt that this sends or lets through. Not `nomem`: its handler may
+    // come in between.
     unsafe {
         asm!("wrmsr", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack, preserves_flags));
     }
@@ -60,7 +61,7 @@ pub(crate) fn set_priority(value: u64) {
 /// # Safety
 /// The IDT has a handler for the vector.
 pub(crate) unsafe fn self_ipi(vector: u8) {
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, the vector has a handler.
     unsafe { write(SELF_IPI, vector.into()) };
 }
 
@@ -69,7 +70,7 @@ pub(crate) unsafe fn self_ipi(vector: u8) {
 /// # Safety
 /// The IDT has a handler for the vector, and the other vCPU's code can be interrupted where it is.
 pub(crate) unsafe fn send(to: usize, vector: u8) {
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, the vector has a handler, and the other vCPU can be interrupted.
     unsafe { start(to, DELIVERY_FIXED, vector) };
 }
 
@@ -81,7 +82,7 @@ pub(crate) unsafe fn start(to: usize, delivery: u64, vector: u8) {
     // The interrupted vCPU has to see earlier writes, and a WRMSR of these registers waits for nothing (SDM 3A 12.12.3).
     // SAFETY: the fences change nothing.
     unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, the other vCPU runs nothing, or can be interrupted.
     unsafe { write(ICR, command(to as u32, delivery, vector)) };
 }
 

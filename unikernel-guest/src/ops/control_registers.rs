@@ -29,7 +29,7 @@ macro_rules! control_register {
         /// The value suits the code that runs.
         pub(crate) unsafe fn $write(value: u64) {
             book_if($write_exits(value));
-            // SAFETY: the caller says so. Not `nomem`: it may change how memory is reached.
+            // SAFETY: by the caller, the value suits the code that runs. Not `nomem`: it may change how memory is reached.
             unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
         }
 
@@ -43,7 +43,7 @@ macro_rules! control_register {
             } else {
                 book_if($write_exits(value));
             }
-            // SAFETY: the caller says so, and the exception is expected.
+            // SAFETY: by the caller, a value that is not refused suits the code that runs; the exception is expected.
             unsafe { attempt!(concat!("mov ", $name, ", {value}"), value = in(reg) value) }
         }
     };

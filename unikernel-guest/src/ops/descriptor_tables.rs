@@ -54,7 +54,7 @@ pub(crate) fn sidt() -> DescriptorTablePointer {
 /// The table stays, and suits the selectors in use.
 pub(crate) unsafe fn lgdt(table: &DescriptorTablePointer) {
     book_table();
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, the table stays, and suits the selectors in use.
     unsafe { asm!("lgdt [{}]", in(reg) table, options(readonly, nostack, preserves_flags)) };
 }
 
@@ -64,7 +64,7 @@ pub(crate) unsafe fn lgdt(table: &DescriptorTablePointer) {
 /// The table stays, and its gates lead to handlers.
 pub(crate) unsafe fn lidt(table: &DescriptorTablePointer) {
     book_table();
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, the table stays, and its gates lead to handlers.
     unsafe { asm!("lidt [{}]", in(reg) table, options(readonly, nostack, preserves_flags)) };
 }
 
@@ -99,6 +99,6 @@ pub(crate) fn lldt_null() {
 /// The selector's descriptor is an available TSS that stays.
 pub(crate) unsafe fn ltr(selector: u16) {
     book_selector();
-    // SAFETY: the caller says so. Not `readonly`: the descriptor becomes busy.
+    // SAFETY: by the caller, it is an available TSS that stays. Not `readonly`: the descriptor becomes busy.
     unsafe { asm!("ltr word ptr [{}]", in(reg) &raw const selector, options(nostack, preserves_flags)) };
 }

@@ -17,7 +17,7 @@ pub(crate) unsafe fn xsetbv(register: u32, value: u64) {
     if !facts().runs(ExitReason::XSETBV) {
         book(ExitReason::XSETBV);
     }
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, CR4.OSXSAVE is set and the processor supports every bit.
     unsafe {
         asm!("xsetbv", in("ecx") register, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags));
     }

@@ -76,7 +76,7 @@ pub(crate) fn try_rdmsr(msr: u32) -> Result<(), Trap> {
 /// Whatever `value` does in the MSR, the guest can live with.
 pub(crate) unsafe fn try_wrmsr(msr: u32, value: u64) -> Result<(), Trap> {
     book_access(ExitReason::WRMSR, msr);
-    // SAFETY: the caller says so, and the exception is expected.
+    // SAFETY: by the caller, the guest can live with the value; the exception is expected.
     unsafe { attempt!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32) }
 }
 

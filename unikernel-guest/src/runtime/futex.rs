@@ -55,7 +55,7 @@ pub(super) fn wake(word: &AtomicU32, count: i32) -> i32 {
 /// # Safety
 /// `limit` is null or can be read.
 unsafe fn deadline(limit: *const timespec, relative: bool) -> Result<Option<u64>, i32> {
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, `limit` is null or can be read.
     let Some(limit) = (unsafe { limit.as_ref() }) else { return Ok(None) };
     let Some(limit) = time::nanoseconds(limit) else { return Err(refused(EINVAL)) };
     Ok(Some(if relative { time::now_ns().saturating_add(limit) } else { limit }))
@@ -68,7 +68,7 @@ unsafe extern "C" fn sys_futex_wait(address: *mut u32, expected: u32, timeout: *
     if address.is_null() || !address.is_aligned() || flags & !FUTEX_RELATIVE_TIMEOUT != 0 {
         return refused(EINVAL);
     }
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, `timeout` is null or can be read.
     let deadline = match unsafe { deadline(timeout, flags & FUTEX_RELATIVE_TIMEOUT != 0) } {
         Ok(deadline) => deadline,
         Err(refusal) => return refusal,
@@ -105,7 +105,7 @@ unsafe fn counter<'a>(handle: *mut sem_t) -> Option<&'a AtomicUsize> {
 /// `handle` is null or can be written.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sys_sem_init(handle: *mut sem_t, shared: i32, value: u32) -> i32 {
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, `handle` is null or can be written.
     match unsafe { counter(handle) } {
         Some(counter) if shared == 0 => {
             counter.store(value as usize, SeqCst);
@@ -124,7 +124,7 @@ extern "C" fn sys_sem_destroy(handle: *mut sem_t) -> i32 {
 /// `handle` is null or was initialized.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sys_sem_post(handle: *mut sem_t) -> i32 {
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, `handle` is null or was initialized.
     let Some(counter) = (unsafe { counter(handle) }) else { return refused(EINVAL) };
     if !semaphore::post(counter) {
         return refused(EOVERFLOW);
@@ -137,7 +137,7 @@ unsafe extern "C" fn sys_sem_post(handle: *mut sem_t) -> i32 {
 /// `handle` is null or was initialized.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sys_sem_trywait(handle: *mut sem_t) -> i32 {
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, `handle` is null or was initialized.
     let Some(counter) = (unsafe { counter(handle) }) else { return refused(EINVAL) };
     if semaphore::take(counter) { 0 } else { refused(EAGAIN) }
 }
@@ -146,7 +146,7 @@ unsafe extern "C" fn sys_sem_trywait(handle: *mut sem_t) -> i32 {
 /// `handle` is null or was initialized; `limit` is null or can be read.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sys_sem_timedwait(handle: *mut sem_t, limit: *const timespec) -> i32 {
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, `handle` is null or was initialized.
     let Some(counter) = (unsafe { counter(handle) }) else { return refused(EINVAL) };
     // SAFETY: the caller says that `limit` can be read, if it is not null.
     let deadline = match unsafe { deadline(limit, false) } {

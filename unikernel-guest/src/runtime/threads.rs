@@ -168,7 +168,7 @@ fn spawn(entry: Entry, argument: usize, core: isize) -> Option<Tid> {
 unsafe extern "C" fn sys_spawn(id: *mut Tid, entry: Entry, argument: usize, _priority: u8, core: isize) -> i32 {
     let Some(spawned) = spawn(entry, argument, core) else { return refused(EAGAIN) };
     if !id.is_null() {
-        // SAFETY: the caller says so.
+        // SAFETY: by the caller, `id` can be written.
         unsafe { id.write(spawned) };
     }
     0

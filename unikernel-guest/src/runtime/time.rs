@@ -79,7 +79,7 @@ unsafe extern "C" fn sys_clock_gettime(clock: i32, time: *mut timespec) -> i32 {
         return refused(EFAULT);
     }
     let now = now_ns();
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, `time` can be written.
     unsafe { time.write(timespec { tv_sec: (now / NANOSECONDS) as i64, tv_nsec: (now % NANOSECONDS) as i32 }) };
     0
 }
@@ -96,7 +96,7 @@ unsafe extern "C" fn sys_nanosleep(time: *const timespec) -> i32 {
     if time.is_null() {
         return refused(EFAULT);
     }
-    // SAFETY: the caller says so.
+    // SAFETY: by the caller, `time` can be read.
     let Some(duration) = nanoseconds(unsafe { &*time }) else { return refused(EINVAL) };
     wait_until(now_ns().saturating_add(duration));
     0

@@ -55,7 +55,7 @@ fn other_cr0() -> u64 {
 }
 
 const TABLE: &[Row] = &[
-    // mov cr3, rax of the value that it has: flushes translations from the time when ring 3 was not let in
+    // mov cr3, rax with the present value of CR3: drops the translations that did not let ring 3 in
     with_rax(|| PAGE_TABLES_GPA, row(&[0x0f, 0x22, 0xd8, 0x0f, 0x0b], R::CR_ACCESS, RING_0)),
     // mov rax, cr3
     row(&[0x0f, 0x20, 0xd8, 0x0f, 0x0b], R::CR_ACCESS, RING_0),

@@ -14,8 +14,8 @@ use crate::machine::MOST_VCPUS;
 use crate::scenario::{self, Scenario};
 use crate::workload::{TABLE, Workload};
 
-/// Makes the options from their rows. A row has the field, its type, and its value where the option is left out; then the key,
-/// the form of its values, and whether a line has the option although it has that value.
+/// Makes the options from their rows. A row has the field, its type and its default value; then the key, the form of its values,
+/// and whether a line names the option when it has its default value.
 macro_rules! options {
     ($(
         $(#[$doc:meta])*
@@ -66,7 +66,7 @@ macro_rules! options {
     };
 }
 
-/// When a line has an option whose value is the one that it has where it is left out.
+/// Whether a line names an option that has its default value.
 enum Written {
     Always,
     Else,
@@ -106,7 +106,7 @@ options! {
     /// `off`: run without the ledger, to measure its cost. The account then stays empty; and under SVM there is no watchdog,
     /// since it asks the ledger whether the guest has exited.
     accounting: bool = true, "accounting", Words("on", "off"), Else;
-    /// A mark in hexadecimal by which the guest's file is known again; there where a trace holds addresses.
+    /// A mark of the guest's file, in hexadecimal. A log that has a trace has it, so that addresses are named by the right file.
     guest: Option<u32> = None, "guest", Maybe(Mark), Else;
 }
 

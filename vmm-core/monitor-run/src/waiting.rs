@@ -103,7 +103,8 @@ mod tests {
         }
     }
 
-    /// Each starts while another asks it to stop: then it sees that, or the other sees that it has to be signalled.
+    /// A vCPU starts while another asks it to stop. Either the first sees the request, or the second sees that it has to send a
+    /// signal.
     #[test]
     fn a_vcpu_that_starts_and_whoever_stops_it_do_not_miss_each_other() {
         const BOARDS: usize = 1000;

@@ -117,8 +117,8 @@ fn elements_ahead(linear: u64, offset: u64, address_mask: u64, bytes: u8) -> u64
     (in_page.min(before_wrap) / u64::from(bytes)).max(1)
 }
 
-/// Moves elements that lie in one page, or one that does not. Nothing is moved if any of them faults: guest memory is tried
-/// before the port is asked, since bytes from a port can't be given back.
+/// Moves several elements that lie in one page, or a single element that crosses the end of a page. Nothing is moved if any of
+/// them faults: guest memory is tried before the port is asked, since bytes from a port can't be given back.
 fn piece<B: Backend>(
     access: IoAccess,
     reached: Reached,

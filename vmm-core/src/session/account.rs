@@ -91,7 +91,7 @@ impl<W: Write> Session<W> {
         for number in 0..ROWS {
             let reason = ExitReason(number as u16);
             let status = reason.row_status(enabled);
-            // The first vCPU's rows tell the status of every reason; of the others, those are enough that have exits.
+            // The rows of the first vCPU tell the status of every reason. The other vCPUs write only the rows that have exits.
             if ledger.count(reason) > 0 || status != Status::Undefined && vcpu == 0 {
                 self.row(vcpu, reason, status, ledger);
             }

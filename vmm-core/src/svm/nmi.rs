@@ -13,7 +13,7 @@ use tollgate_abi::x86::control::{DR6_BREAKPOINTS, DR6_BS, RFLAGS_IF, RFLAGS_IOPL
 pub(super) struct Nmis {
     /// An NMI was injected and its handler has not come to its IRET.
     pub(super) in_handler: bool,
-    /// An NMI waits for an IRET, since nothing tells earlier that it can be taken.
+    /// An NMI waits until the handler of the last one has executed IRET, which is intercepted for that.
     awaits_iret: bool,
     /// The address of the IRET that ends the handler. As long as RIP is there, it has not been executed.
     iret_rip: Option<u64>,

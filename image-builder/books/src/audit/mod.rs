@@ -124,7 +124,7 @@ pub struct ExitLogReader {
 const MOST_LINE_BYTES: usize = 512;
 
 impl ExitLogReader {
-    /// A reader of the log of a machine with `cpus` processors; if there is but one, every exit is its own.
+    /// A reader of the log of a machine with `cpus` processors; with one processor, every exit is that processor's.
     pub fn new(format: ExitLogFormat, cpus: u32) -> Self {
         let audit = Audit { counts: BTreeMap::new(), tells_cpus: format.names_cpus() || cpus == 1 };
         Self { format, lines: Lines::new(MOST_LINE_BYTES), audit }

@@ -179,7 +179,7 @@ fn refusal(path: &Path, what: &str) -> Failure {
 const SAVE_ANOTHER: &str = "save one of this platform by --save";
 
 impl Row {
-    /// Checks that derived figures follow from those that they are derived from.
+    /// Checks each derived figure against the figures that it comes from.
     fn check(&self) -> Result<(), String> {
         let name = &printable(&self.name);
         if Bench::by_name(name).is_none() && self.scenario().is_none() {
@@ -213,7 +213,7 @@ impl Row {
 }
 
 impl Identity {
-    /// The first thing in which a baseline's platform is another, as a clause.
+    /// The first difference between this platform and that of a baseline, as a clause; `None` if they are the same.
     pub fn difference(&self, baseline: &Identity) -> Option<String> {
         let pairs = [
             ("platform", &self.platform, &baseline.platform),
