@@ -221,6 +221,19 @@ fn modules_form_no_circle() {
     }
 }
 
+/// The processor that the monitor runs on is below everything of the guest's: it leads to the contract with an extension alone.
+#[test]
+fn the_processors_own_side_knows_nothing_of_the_guests() {
+    let graph = graph(&root().join("vmm-core/src"));
+    let host: Vec<&String> = graph.keys().filter(|module| is_in("host", module)).collect();
+    assert!(host.len() > 5, "the processor's own side is elsewhere");
+    for module in host {
+        let above: Vec<String> =
+            reach(&graph, module).into_iter().filter(|to| !is_in("host", to) && !is_in("exit", to)).collect();
+        assert!(above.is_empty(), "{module} leads to {}", above.join(", "));
+    }
+}
+
 #[test]
 fn circles_are_seen_where_there_are_some() {
     let graph = |arrows: &[(&str, &str)]| {

@@ -13,11 +13,9 @@ use crate::devices::cpuid_table::CpuidTable;
 use crate::devices::local_apic::Apic;
 use crate::devices::ports::Ports;
 use crate::ended::GuestExit;
+use crate::host::registers::NEVER;
 use crate::ledger::Ledger;
 use crate::memory::GuestMemory;
-
-/// A time that does not come.
-pub const NEVER: u64 = u64::MAX;
 
 /// The machine of a guest, as one vCPU sees it. The parts that all vCPUs share are behind references; the rest is each vCPU's own,
 /// so that no two write one cache line on the way from an exit to the next entry.

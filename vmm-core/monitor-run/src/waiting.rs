@@ -1,8 +1,8 @@
 //! A vCPU that does not run: its wait for a start-up IPI, and the message to the first that nothing can happen any more.
 
 use vmm_core::board::{Board, Condition, Message};
-use vmm_core::handlers::apic::KICK_VECTOR;
 use vmm_core::host::local_apic::LocalApic;
+use vmm_core::host::vectors::KICK_VECTOR;
 
 use crate::board::BOARD;
 

@@ -140,13 +140,13 @@ pub trait Timers {
     /// Whether a time without exits is ended by an interrupt at the processor's own APIC, because the extension has no timer for
     /// that.
     const WATCHDOG_INTERRUPTS: bool;
-    /// Sees to it that the guest exits from `limit_tsc` on, at the end of a run of `ticks`; [`NEVER`](crate::machine::NEVER) for
+    /// Sees to it that the guest exits from `limit_tsc` on, at the end of a run of `ticks`; [`NEVER`](crate::host::registers::NEVER) for
     /// no such end.
     fn set_limit(&mut self, limit_tsc: u64, ticks: u64);
     /// Has the processor's own APIC interrupt it at this time, or not at all.
     fn arm_timer(&mut self, deadline_tsc: Option<u64>);
     /// Starts the watchdog anew, if the extension has no timer of its own for that: a time without exits ends by an interrupt
-    /// with [`WATCHDOG_VECTOR`](crate::handlers::apic::WATCHDOG_VECTOR).
+    /// with [`WATCHDOG_VECTOR`](crate::host::vectors::WATCHDOG_VECTOR).
     fn restart_watchdog(&mut self);
     /// Whether the time without exits is over, once that interrupt has come. If it is not, the watchdog goes on: the interrupt
     /// was pending already at the watchdog's last start, or came early.

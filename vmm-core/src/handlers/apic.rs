@@ -6,24 +6,13 @@
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::apic::*;
-use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::workload::Outcome;
 
 use crate::board::{Condition, Message};
 use crate::devices::local_apic::{Effect, addresses};
 use crate::exit::{Action, Backend, Event, GuestRegisters};
+use crate::host::vectors::{KICK_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::machine::Machine;
-
-/// The vector of the timer at the processors' own APICs.
-pub const TIMER_VECTOR: u8 = 0xf0;
-/// The vector at the processors' own APICs for a look at the account: time has passed without exits, or without such a look.
-pub const WATCHDOG_VECTOR: u8 = 0xf1;
-/// The vector by which vCPU 0 interrupts the others' processors; vCPU n sends `KICK_VECTOR + n`.
-pub const KICK_VECTOR: u8 = 0xe0;
-const _: () = assert!(KICK_VECTOR as usize + MOST_VCPUS <= TIMER_VECTOR as usize);
-/// The vector by which an APIC itself replaces an interrupt that was withdrawn while it was delivered. It is not in service (SDM
-/// 3A 12.9).
-pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 /// TSC ticks that a sender waits for room in a lane.
 const DELIVERY_TICKS: u64 = 1 << 26;

@@ -9,7 +9,8 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Backend, RawReason};
-use crate::handlers::apic::{self, TIMER_VECTOR};
+use crate::handlers::apic;
+use crate::host::vectors::TIMER_VECTOR;
 use crate::machine::Machine;
 
 /// The outcome of an exit past the limit.
@@ -39,9 +40,9 @@ mod tests {
     use super::*;
     use crate::ended::End;
     use crate::exit::{Event, GuestRegisters};
-    use crate::handlers::apic::{KICK_VECTOR, SPURIOUS_VECTOR, WATCHDOG_VECTOR};
+    use crate::host::registers::NEVER;
+    use crate::host::vectors::{KICK_VECTOR, SPURIOUS_VECTOR, WATCHDOG_VECTOR};
     use crate::ledger::Ledger;
-    use crate::machine::NEVER;
     use crate::script::{Script, machine};
     use crate::vcpu::Vcpu;
 

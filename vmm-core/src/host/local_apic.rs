@@ -12,9 +12,8 @@ use tollgate_abi::apic::{
 use tollgate_abi::x86::cpuid::ecx_1;
 use x86_64::registers::model_specific::Msr;
 
-use crate::handlers::apic::SPURIOUS_VECTOR;
-use crate::host::registers::{tsc, wait};
-use crate::machine::NEVER;
+use crate::host::registers::{NEVER, tsc, wait};
+use crate::host::vectors::SPURIOUS_VECTOR;
 
 mod settings;
 

@@ -11,6 +11,9 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::exit::State;
 
+/// A time, by the time-stamp counter, that does not come.
+pub const NEVER: u64 = u64::MAX;
+
 /// The time-stamp counter.
 #[inline(always)]
 pub fn tsc() -> u64 {

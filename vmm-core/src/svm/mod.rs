@@ -44,11 +44,10 @@ use self::npt::Npt;
 use self::permission_maps::MSRPM_PAGES;
 use self::vmcb::Vmcb;
 use crate::exit::{GuestRegisters, GuestState, Timers};
-use crate::handlers::apic::{KICK_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::host::local_apic::LocalApic;
 use crate::host::own_apic::OwnApic;
-use crate::host::registers::tsc;
-use crate::machine::NEVER;
+use crate::host::registers::{NEVER, tsc};
+use crate::host::vectors::{KICK_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::memory::GuestMemory;
 use crate::nested::Table;
 

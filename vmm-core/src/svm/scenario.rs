@@ -20,7 +20,7 @@ use super::{Svm, guest_state};
 use crate::board::{Board, Signal};
 use crate::exit::{Backend, GuestRegisters, GuestState, Interrupts, vector};
 use crate::handlers::apic::end_of_interrupt;
-use crate::machine::NEVER;
+use crate::host::registers::NEVER;
 use crate::memory::GuestMemory;
 
 /// Guest-physical pages of the boot area that the unikernel no longer needs: code, data (with the stack at its end), a

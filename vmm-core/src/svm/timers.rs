@@ -3,7 +3,7 @@
 use super::Svm;
 use crate::exit::{Processor, Timers};
 use crate::host::own_apic::{OnProcessor, OwnApic};
-use crate::machine::NEVER;
+use crate::host::registers::NEVER;
 
 impl OnProcessor for Svm {
     #[inline(always)]

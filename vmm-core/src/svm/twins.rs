@@ -69,9 +69,9 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
         halt: None,
         own_apic: OwnApic::new(LocalApic::scripted(), 0xe0),
         watchdog_ticks: 0,
-        watch_tsc: crate::machine::NEVER,
-        limit_tsc: crate::machine::NEVER,
-        guest_deadline_tsc: crate::machine::NEVER,
+        watch_tsc: crate::host::registers::NEVER,
+        limit_tsc: crate::host::registers::NEVER,
+        guest_deadline_tsc: crate::host::registers::NEVER,
     }
 }
 

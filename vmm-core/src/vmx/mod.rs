@@ -38,9 +38,9 @@ use self::field as f;
 use self::instructions::CurrentVmcs;
 use self::watch::Watch;
 use crate::exit::{GuestRegisters, GuestState, State, VirtualizedApic};
-use crate::handlers::apic::KICK_VECTOR;
 use crate::host::local_apic::LocalApic;
 use crate::host::own_apic::OwnApic;
+use crate::host::vectors::KICK_VECTOR;
 use crate::nested::Table;
 
 /// CR0.PE and PG.

@@ -3,9 +3,9 @@
 use super::Vmx;
 use super::field as f;
 use crate::exit::Timers;
-use crate::handlers::apic::TIMER_VECTOR;
 use crate::host::own_apic::{OnProcessor, OwnApic};
 use crate::host::registers;
+use crate::host::vectors::TIMER_VECTOR;
 
 impl Vmx {
     /// Loads the timer that makes an exit for the next look.

@@ -8,8 +8,8 @@
 //! does, and for the time without an exit it has a second vector.
 
 use super::capability::Capabilities;
-use crate::handlers::apic::{TIMER_VECTOR, WATCHDOG_VECTOR};
-use crate::machine::NEVER;
+use crate::host::registers::NEVER;
+use crate::host::vectors::{TIMER_VECTOR, WATCHDOG_VECTOR};
 
 /// The longest time for itself that a guest gets without a look, as shares of the run, powers of two: a share of the rest of the
 /// run, or a share of the whole run if that is longer. A window of the usual length, which starts the time anew, is shorter.
