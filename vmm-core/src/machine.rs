@@ -10,7 +10,7 @@ use tollgate_abi::virtualization::Facts;
 use crate::board::Board;
 use crate::devices::constant_msrs::ConstantMsrs;
 use crate::devices::cpuid_table::CpuidTable;
-use crate::devices::local_apic::Apic;
+use crate::devices::guest_apic::GuestApic;
 use crate::devices::ports::Ports;
 use crate::ended::GuestExit;
 use crate::host::registers::NEVER;
@@ -48,8 +48,8 @@ pub struct Devices {
     pub ports: Ports,
     /// The MSRs that read the same value always.
     pub msrs: ConstantMsrs,
-    /// The local APIC.
-    pub apic: Apic,
+    /// The guest's local APIC.
+    pub apic: GuestApic,
 }
 
 /// The settings of a run. All but [`Configuration::controls`] stay as they are when it starts.
@@ -117,7 +117,7 @@ pub struct Stage {
 pub struct Parts {
     pub vcpu: usize,
     pub cpuid: CpuidTable,
-    pub apic: Apic,
+    pub apic: GuestApic,
     pub memory: GuestMemory,
     pub config: Configuration,
     pub shared: Shared,

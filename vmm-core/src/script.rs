@@ -13,7 +13,7 @@ use tollgate_abi::virtualization::Facts;
 
 use crate::board::{Board, Condition};
 use crate::devices::cpuid_table::{CpuidTable, tests::everything};
-use crate::devices::local_apic::{Apic, Page};
+use crate::devices::guest_apic::{GuestApic, Page};
 use crate::exit::{
     Action, CrAccess, DrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, IoAccess, Operand,
     PhysicalFault, Processor, RawReason, State, TableInstruction, Timers, UNRESOLVED, VirtualizedApic,
@@ -91,7 +91,7 @@ pub(crate) fn machines<const VCPUS: usize>() -> [Machine; VCPUS] {
 }
 
 fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
-    let mut apic = Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
+    let mut apic = GuestApic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
     apic.write(SVR, u64::from(SVR_ENABLED | 0xff), 0).expect("each vCPU's is enabled");
     let parts = Parts {
         vcpu,

@@ -9,7 +9,7 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::devices::cpuid_table::CpuidTable;
-use vmm_core::devices::local_apic::Page;
+use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;

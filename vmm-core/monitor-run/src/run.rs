@@ -13,7 +13,7 @@ use tollgate_abi::workload::Outcome;
 use vmm_core::board::Condition;
 use vmm_core::calibration::Calibration;
 use vmm_core::devices::cpuid_table::CpuidTable;
-use vmm_core::devices::local_apic::{Apic, Page};
+use vmm_core::devices::guest_apic::{GuestApic, Page};
 use vmm_core::ended::Ended;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::host::registers::{NEVER, tsc};
@@ -161,7 +161,7 @@ fn lay_out<B: Extension>(
     let (capabilities, vcpu) = (plan.capabilities, seated.vcpu);
     let allows_rdtscp = B::allows_rdtscp(&capabilities);
     let cpuid = CpuidTable::new(processor::cpuid, vcpu as u32, BOARD.vcpus() as u32, allows_rdtscp);
-    let apic = Apic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
+    let apic = GuestApic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
     let (backend, registers) = B::new(plan, seated, &cpuid, apic.page());
     let any_profile = Profile::ALL.map(|profile| backend.controls(profile));
     let parts = Parts {

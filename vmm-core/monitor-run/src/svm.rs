@@ -14,7 +14,7 @@ use tollgate_abi::x86::control::EFER_SVME;
 use tollgate_abi::x86::msr::{VM_CR, VM_HSAVE_PA};
 use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
-use vmm_core::devices::local_apic::Page;
+use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;

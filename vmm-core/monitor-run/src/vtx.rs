@@ -16,7 +16,7 @@ use tollgate_abi::x86::cpuid::{eax_7_1, ecx_7_1, edx_1, edx_7, edx_7_1};
 use tollgate_abi::x86::msr::{IA32_FEATURE_CONTROL, IA32_XSS};
 use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
-use vmm_core::devices::local_apic::Page;
+use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;

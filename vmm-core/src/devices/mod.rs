@@ -5,6 +5,6 @@
 
 pub mod constant_msrs;
 pub mod cpuid_table;
-pub mod local_apic;
+pub mod guest_apic;
 pub mod loopback;
 pub mod ports;

@@ -125,7 +125,7 @@ pub trait Interrupts {
     fn halt(&mut self);
     /// Makes a halted guest active again.
     fn wake(&mut self);
-    /// The parts of the local APIC that the processor virtualizes now.
+    /// The parts of the guest's local APIC that the processor virtualizes now.
     fn virtualized_apic(&self) -> VirtualizedApic;
     /// With virtual-interrupt delivery: sets the highest vectors requested and in service, which have changed in the page.
     fn set_interrupt_status(&mut self, requested: u8, in_service: u8);

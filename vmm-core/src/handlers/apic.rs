@@ -9,7 +9,7 @@ use tollgate_abi::apic::*;
 use tollgate_abi::workload::Outcome;
 
 use crate::board::{Condition, Message};
-use crate::devices::local_apic::{Effect, addresses};
+use crate::devices::guest_apic::{Effect, addresses};
 use crate::exit::{Action, Backend, Event, GuestRegisters};
 use crate::host::vectors::{KICK_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::machine::Machine;

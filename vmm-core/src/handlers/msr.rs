@@ -25,8 +25,8 @@ enum Kind {
     TscAdjust,
     /// EFER.
     Efer,
-    /// A register of the local APIC.
-    Apic,
+    /// A register of the guest's local APIC.
+    GuestApic,
 }
 
 /// EFER bits that the guest may write: SCE, LME, NXE. LMA is the processor's; a write of it is ignored.
@@ -50,7 +50,7 @@ fn kind(msr: u32) -> Option<Kind> {
         IA32_GS_BASE => Kind::Address(State::GsBase),
         IA32_KERNEL_GS_BASE => Kind::Address(State::KernelGsBase),
         IA32_TSC_AUX => Kind::Low(State::TscAux),
-        MSR_BASE..=MSR_LAST | IA32_TSC_DEADLINE => Kind::Apic,
+        MSR_BASE..=MSR_LAST | IA32_TSC_DEADLINE => Kind::GuestApic,
         _ => return None,
     })
 }
@@ -89,7 +89,7 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
         // This is the whole lead of the guest's TSC, whichever of the two MSRs was written (SDM 3B 18.17.3).
         Some(Kind::TscAdjust) => backend.get(State::TscOffset),
         Some(Kind::Efer) => backend.get(State::Efer),
-        Some(Kind::Apic) => return apic::read(registers, backend, machine),
+        Some(Kind::GuestApic) => return apic::read(registers, backend, machine),
         None => return read_constant(registers, machine),
     };
     put(registers, value);
@@ -131,7 +131,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::TscAdjust) => set_tsc_offset(value, backend, machine),
         Some(Kind::TimeStamp) => set_tsc_offset(value.wrapping_sub(backend.tsc()), backend, machine),
         Some(Kind::Efer) => return write_efer(value, backend, machine),
-        Some(Kind::Apic) => return apic::write(registers, backend, machine),
+        Some(Kind::GuestApic) => return apic::write(registers, backend, machine),
         None => return write_constant(msr, value, machine),
         _ => return REFUSED,
     }

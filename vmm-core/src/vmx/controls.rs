@@ -62,7 +62,7 @@ impl ControlFields {
         }
     }
 
-    /// The parts of the local APIC that these controls leave to the processor.
+    /// The parts of the guest's local APIC that these controls leave to the processor.
     pub const fn virtualized_apic(&self) -> VirtualizedApic {
         let priority = self.proc & TPR_SHADOW != 0;
         VirtualizedApic {

@@ -45,9 +45,9 @@ impl Default for Page {
     }
 }
 
-/// One local APIC.
+/// The local APIC of one vCPU. The processors' own are [`crate::host::local_apic`]'s.
 #[derive(Debug)]
-pub struct Apic {
+pub struct GuestApic {
     page: &'static Page,
     id: u32,
     /// The ticks by which the guest's TSC is ahead of the processor's.
@@ -103,7 +103,7 @@ const RECEIVED_ILLEGAL_VECTOR: u32 = 1 << 6;
 /// ICR, bits that can be written: destination, vector and modes. Delivery status reads 0.
 const ICR_WRITABLE: u64 = 0xffff_ffff_000c_cfff;
 
-impl Apic {
+impl GuestApic {
     /// The APIC of vCPU `id`, with everything masked. The one of vCPU 0 is enabled, as firmware leaves it.
     pub fn new(page: &'static Page, id: u32) -> Self {
         let mut apic = Self {
@@ -501,8 +501,8 @@ fn highest(page: &Page, first: u32) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn apic(id: u32) -> Apic {
-        Apic::new(Box::leak(Box::new(Page::new())), id)
+    fn apic(id: u32) -> GuestApic {
+        GuestApic::new(Box::leak(Box::new(Page::new())), id)
     }
 
     #[test]
@@ -547,7 +547,7 @@ mod tests {
     #[test]
     fn errors_show_once_esr_is_written_and_raise_one_interrupt_until_then() {
         let mut apic = apic(0);
-        let esr = |apic: &mut Apic| {
+        let esr = |apic: &mut GuestApic| {
             assert_eq!(apic.write(ESR, 0, 0), Ok(Effect::None));
             apic.read(ESR, 0)
         };
@@ -645,7 +645,7 @@ mod tests {
     #[test]
     fn the_timer_has_three_modes() {
         let mut apic = apic(0);
-        let set = |apic: &mut Apic, msr, value, now| assert_eq!(apic.write(msr, value, now), Ok(Effect::Timer));
+        let set = |apic: &mut GuestApic, msr, value, now| assert_eq!(apic.write(msr, value, now), Ok(Effect::Timer));
         set(&mut apic, DIVIDE, 0b1011, 0);
         set(&mut apic, LVT_TIMER, 0x40, 0);
         set(&mut apic, INITIAL_COUNT, 100, 1000);
