@@ -10,6 +10,7 @@ use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::UNIKERNEL;
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::virtualization::Facts;
+use tollgate_abi::x86::control::RFLAGS_IF;
 
 use crate::board::{Board, Condition};
 use crate::devices::cpuid_table::{CpuidTable, tests::everything};
@@ -18,6 +19,7 @@ use crate::exit::{
     Action, CrAccess, DrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, IoAccess, Operand,
     PhysicalFault, Processor, RawReason, State, TableInstruction, Timers, UNRESOLVED, VirtualizedApic,
 };
+use crate::handlers::guest_apic;
 use crate::ledger::Ledger;
 use crate::machine::{Configuration, Machine, Parts, Shared};
 use crate::memory::tests::memory;
@@ -66,6 +68,20 @@ impl Script {
     pub(crate) fn elapse(&mut self, ticks: u64) {
         self.tsc += ticks;
     }
+}
+
+/// A backend whose guest takes interrupts.
+pub(crate) fn interruptible() -> Script {
+    let mut backend = Script::default();
+    backend.set(State::Rflags, RFLAGS_IF);
+    backend
+}
+
+/// WRMSR to a register of the guest's local APIC.
+pub(crate) fn wrmsr(backend: &mut Script, machine: &mut Machine, msr: u32, value: u64) -> Action {
+    let registers =
+        GuestRegisters { rcx: msr.into(), rax: value & 0xffff_ffff, rdx: value >> 32, ..Default::default() };
+    guest_apic::write(&registers, backend, machine)
 }
 
 /// A machine with 64 KiB of memory and a processor with every feature.

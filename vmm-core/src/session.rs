@@ -25,7 +25,7 @@ use self::recorded::Traced;
 use self::smis::Smis;
 use crate::board::Board;
 use crate::exit::{Backend, Pause};
-use crate::handlers::apic;
+use crate::handlers::ipi;
 use crate::ledger::Book;
 use crate::machine::Machine;
 use crate::vcpu::Vcpu;
@@ -88,7 +88,7 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
             let _ = machine.memory.read(gpa, console.reserve(bytes));
         }
         Pause::Halted => {
-            return apic::rest(&mut vcpu.backend, machine).then_some(Outcome::HaltedForEver);
+            return ipi::rest(&mut vcpu.backend, machine).then_some(Outcome::HaltedForEver);
         }
         // Windows are vCPU 0's.
         Pause::ModeChanged | Pause::Begin { .. } | Pause::End { .. } => {}

@@ -14,7 +14,7 @@ use tollgate_abi::workload::Outcome;
 
 use crate::ended::End;
 use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
-use crate::handlers::{apic, control_regs, cpuid, dispatch, event, hypercall, io, limit, msr};
+use crate::handlers::{control_regs, cpuid, delivery, dispatch, event, hypercall, io, limit, msr};
 use crate::keys::key_of;
 use crate::ledger::{Account, Book};
 use crate::machine::Machine;
@@ -328,7 +328,7 @@ impl<B: Backend> Vcpu<B> {
     /// way.
     pub fn set_profile(&mut self, profile: Profile) {
         self.machine.config.controls = self.backend.set_profile(profile);
-        apic::refresh(&mut self.backend, &self.machine);
+        delivery::refresh(&mut self.backend, &self.machine);
     }
 
     /// Runs the guest to its end. `enter` runs it until an exit leaves, and books in `book`. `pause` does the work in between,

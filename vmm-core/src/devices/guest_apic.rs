@@ -1,7 +1,7 @@
 //! The local APIC of one vCPU: an x2APIC (SDM 3A 12.12), whose registers are a virtual-APIC page (SDM 3C 30.1).
 //!
 //! The page is the one place of the registers, whether exits emulate the APIC or the processor virtualizes it. This file has the
-//! state and its rules; [`crate::handlers::apic`] connects it with exits.
+//! state and its rules; [`crate::handlers::guest_apic`] connects it with exits.
 //!
 //! Left out: the LVT entries of pins that are not connected (they read back); lowest-priority delivery, which delivers like
 //! fixed; and, where the processor virtualizes delivery, that an APIC which is disabled by software accepts no self-IPI.

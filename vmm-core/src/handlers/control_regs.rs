@@ -8,7 +8,7 @@ use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::*;
 
 use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, Pause, State};
-use crate::handlers::apic;
+use crate::handlers::delivery;
 use crate::machine::Machine;
 
 /// The bits that LMSW loads.
@@ -210,7 +210,7 @@ fn write_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> 
     }
     machine.devices.apic.set_cr8(value);
     backend.set_task_priority(value as u8);
-    apic::advance(backend, machine)
+    delivery::advance(backend, machine)
 }
 
 #[cold]
@@ -222,7 +222,7 @@ fn write_wide_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine
     }
     machine.devices.apic.set_cr8(value);
     backend.set_task_priority(value as u8);
-    apic::advance(backend, machine)
+    delivery::advance(backend, machine)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{DR6_BD, DR6_BREAKPOINTS, DR6_BS, DR6_BUS_LOCK, DR6_RTM, DR7_GD};
 
 use crate::exit::{Action, Backend, Event, EventKind, GuestRegisters, State, vector};
-use crate::handlers::apic;
+use crate::handlers::delivery;
 use crate::machine::Machine;
 
 /// The bits of DR6 that the exit qualification of #DB carries (SDM 3C table 28-1). The qualification has bus lock and RTM as
@@ -18,7 +18,7 @@ const DR6_CAUSES: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS;
 #[inline(never)]
 pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if backend.takes_own_step() {
-        return apic::resume(backend, machine);
+        return delivery::resume(backend, machine);
     }
     let Some(event) = backend.take_exit_event() else {
         return Action::Stop(Outcome::UnhandledExit);
@@ -44,7 +44,7 @@ pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 
 /// Hands an exception over, with the state that the processor would have set for it.
 fn deliver<B: Backend>(event: Event, backend: &mut B, machine: &mut Machine) -> Action {
-    apic::wake(backend, machine);
+    delivery::wake(backend, machine);
     match event.vector {
         vector::PF => backend.set(State::Cr2, backend.qualification()),
         vector::DB => {

@@ -9,7 +9,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::workload::Outcome;
 
 use crate::exit::{Backend, RawReason};
-use crate::handlers::apic;
+use crate::handlers::interrupt;
 use crate::host::vectors::TIMER_VECTOR;
 use crate::machine::Machine;
 
@@ -21,9 +21,9 @@ pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machin
     match raw.basic() {
         ExitReason::EXTERNAL_INTERRUPT => {
             let vector = backend.take_interrupt();
-            apic::end_of_interrupt(vector, backend);
+            interrupt::end_of_interrupt(vector, backend);
             let fired = vector == TIMER_VECTOR && machine.devices.apic.timer_fired(backend.tsc());
-            if !fired && apic::sender(vector, machine).is_none() {
+            if !fired && interrupt::sender(vector, machine).is_none() {
                 machine.looks(ExitReason::EXTERNAL_INTERRUPT);
             }
         }

@@ -7,16 +7,20 @@
 //! instruction. Before it changes anything, it asks `may_end`, the condition in that table. It calls nothing, so that the spine
 //! needs no stack frame for it. Exits that it leaves are decided by [`dispatch`].
 
-pub mod apic;
 pub mod control_regs;
 pub mod cpuid;
 pub mod debug_regs;
+pub mod delivery;
 pub mod descriptor_tables;
 pub mod event;
+pub mod guest_apic;
 pub mod hypercall;
+pub mod interrupt;
 pub mod io;
+pub mod ipi;
 pub mod leaves;
 pub mod limit;
+pub mod look;
 pub mod msr;
 pub mod power;
 
@@ -61,14 +65,14 @@ pub fn dispatch<B: Backend>(
         // Caches are coherent and the guest must not drop their contents; a pause is over once it has exited.
         ExitReason::INVD | ExitReason::WBINVD | ExitReason::PAUSE => Action::Advance,
         ExitReason::EXCEPTION_OR_NMI => event::exception(backend, machine),
-        ExitReason::EXTERNAL_INTERRUPT => apic::external_interrupt(backend, machine),
-        ExitReason::INIT => apic::init_signal(machine),
+        ExitReason::EXTERNAL_INTERRUPT => interrupt::external_interrupt(backend, machine),
+        ExitReason::INIT => ipi::init_signal(machine),
         ExitReason::INTERRUPT_WINDOW | ExitReason::NMI_WINDOW | ExitReason::TPR_BELOW_THRESHOLD => {
-            apic::resume(backend, machine)
+            delivery::resume(backend, machine)
         }
         // The processor has done the write already.
-        ExitReason::VIRTUALIZED_EOI => apic::resume(backend, machine),
-        ExitReason::APIC_WRITE => apic::written(backend, machine),
+        ExitReason::VIRTUALIZED_EOI => delivery::resume(backend, machine),
+        ExitReason::APIC_WRITE => guest_apic::written(backend, machine),
         // No performance counter exists, so that every index is out of range.
         ExitReason::RDPMC => Action::Inject(Event::GENERAL_PROTECTION),
         ExitReason::VMCLEAR
@@ -110,9 +114,9 @@ pub fn dispatch<B: Backend>(
         | ExitReason::SVM_RDPRU => Action::Inject(Event::UNDEFINED_OPCODE),
         ExitReason::SVM_IRET => {
             backend.nmi_handler_ends();
-            if machine.activity.nmi_pending { apic::resume(backend, machine) } else { Action::Resume }
+            if machine.activity.nmi_pending { delivery::resume(backend, machine) } else { Action::Resume }
         }
-        ExitReason::PREEMPTION_TIMER => apic::look(ExitReason::PREEMPTION_TIMER, backend, machine),
+        ExitReason::PREEMPTION_TIMER => look::look(ExitReason::PREEMPTION_TIMER, backend, machine),
         ExitReason::TRIPLE_FAULT | ExitReason::SVM_SHUTDOWN => Action::Stop(Outcome::TripleFault),
         ExitReason::TASK_SWITCH => Action::Stop(Outcome::TaskSwitch),
         _ => Action::Stop(Outcome::UnhandledExit),

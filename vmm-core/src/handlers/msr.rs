@@ -6,7 +6,7 @@ use tollgate_abi::x86::control::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE}
 use tollgate_abi::x86::msr::*;
 
 use crate::exit::{Action, Backend, Event, GuestRegisters, State};
-use crate::handlers::apic;
+use crate::handlers::{delivery, guest_apic};
 use crate::machine::Machine;
 use crate::paging::is_canonical;
 
@@ -89,7 +89,7 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
         // This is the whole lead of the guest's TSC, whichever of the two MSRs was written (SDM 3B 18.17.3).
         Some(Kind::TscAdjust) => backend.get(State::TscOffset),
         Some(Kind::Efer) => backend.get(State::Efer),
-        Some(Kind::GuestApic) => return apic::read(registers, backend, machine),
+        Some(Kind::GuestApic) => return guest_apic::read(registers, backend, machine),
         None => return read_constant(registers, machine),
     };
     put(registers, value);
@@ -121,7 +121,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
     let (msr, value) = (registers.rcx as u32, registers.rax & 0xffff_ffff | registers.rdx << 32);
     // The registers that are written most come first.
     if (MSR_BASE..=MSR_LAST).contains(&msr) {
-        return apic::write(registers, backend, machine);
+        return guest_apic::write(registers, backend, machine);
     }
     match kind(msr) {
         Some(Kind::Low(State::TscAux)) if !machine.devices.cpuid.has_rdtscp() => return REFUSED,
@@ -131,7 +131,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::TscAdjust) => set_tsc_offset(value, backend, machine),
         Some(Kind::TimeStamp) => set_tsc_offset(value.wrapping_sub(backend.tsc()), backend, machine),
         Some(Kind::Efer) => return write_efer(value, backend, machine),
-        Some(Kind::GuestApic) => return apic::write(registers, backend, machine),
+        Some(Kind::GuestApic) => return guest_apic::write(registers, backend, machine),
         None => return write_constant(msr, value, machine),
         _ => return REFUSED,
     }
@@ -142,7 +142,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
 fn set_tsc_offset<B: Backend>(ticks: u64, backend: &mut B, machine: &mut Machine) {
     backend.set(State::TscOffset, ticks);
     machine.devices.apic.set_tsc_offset(ticks, backend.tsc());
-    apic::arm(backend, machine);
+    delivery::arm(backend, machine);
 }
 
 /// Writes EFER. LME can't change while paging is on (SDM 3A 2.2.1), and NXE is reserved if CPUID shows no NX.

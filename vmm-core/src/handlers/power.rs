@@ -5,7 +5,7 @@ use tollgate_abi::x86::control::{RFLAGS_IF, RFLAGS_TF};
 
 use crate::devices::cpuid_table::XCR0_OFFERED;
 use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
-use crate::handlers::apic;
+use crate::handlers::delivery;
 use crate::machine::Machine;
 
 /// XCR0's consistent values of the components that are offered: each component needs those before it (SDM 1 13.3).
@@ -56,7 +56,7 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     let flags = backend.get(State::Rflags) & (RFLAGS_IF | RFLAGS_TF);
     if flags != RFLAGS_IF {
         let steps = flags & RFLAGS_TF != 0;
-        return if steps { apic::advance(backend, machine) } else { Action::Stop(Outcome::HaltedForEver) };
+        return if steps { delivery::advance(backend, machine) } else { Action::Stop(Outcome::HaltedForEver) };
     }
     if let Some(wake) = machine.activity.wake.take() {
         loop {
@@ -74,7 +74,7 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
         }
         return Action::AdvanceAndInject(Event::interrupt(wake.vector));
     }
-    if let Some(event) = apic::settle(backend, machine, true) {
+    if let Some(event) = delivery::settle(backend, machine, true) {
         return Action::AdvanceAndInject(event);
     }
     if machine.shared.board.vcpus() < 2 && machine.devices.apic.deadline_tsc().is_none() {

@@ -19,7 +19,7 @@ use super::vmcb::*;
 use super::{Svm, guest_state};
 use crate::board::{Board, Signal};
 use crate::exit::{Backend, GuestRegisters, GuestState, Interrupts, vector};
-use crate::handlers::apic::end_of_interrupt;
+use crate::handlers::interrupt::end_of_interrupt;
 use crate::host::registers::NEVER;
 use crate::memory::GuestMemory;
 

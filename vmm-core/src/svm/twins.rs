@@ -251,7 +251,7 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     let mut vcpu = Vcpu::new(svm(false, 0x61, 0, 0, &[0x90]), machine());
     vcpu.backend.inject(interrupt);
     vcpu.machine.devices.apic.request(0x80);
-    assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Inject(interrupt));
+    assert_eq!(crate::handlers::delivery::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Inject(interrupt));
 }
 
 /// A guest changes its page tables between two instructions at one address: the tables stay where they are, and CR3 gets the same
@@ -442,7 +442,7 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     let vmcb = vcpu.backend.vmcb;
     vmcb.set(f::EVENTINJ, 0);
     vcpu.machine.activity.nmi_pending = true;
-    assert_eq!(crate::handlers::apic::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Resume);
+    assert_eq!(crate::handlers::delivery::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Resume);
     assert_eq!(vmcb.get(f::RFLAGS), flags | tf);
     // The IRET faults: its handler sees no single step, and the NMI comes at the end of that handler at the latest.
     let fault = exit_information::injection(Event::GENERAL_PROTECTION);
