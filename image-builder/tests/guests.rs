@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use tollgate::image::{GUEST_ELF, Guest, GuestError, MONITOR_ELF, ROM_BYTES, Rom};
-use tollgate_abi::machine::{BOOT_AREA_BYTES, RAM_BYTES};
+use tollgate_abi::machine::{BOOT_AREA_BYTES, MODEL};
 
 const TYPE: usize = 16;
 const MACHINE: usize = 18;
@@ -81,7 +81,8 @@ fn each_defect_is_named() {
         &elf(BOOT_AREA_BYTES - 4096, &[(PT_LOAD, BOOT_AREA_BYTES - 4096, 4096, 8192)]),
         "overlaps the monitor's boot area",
     );
-    check(&elf(RAM_BYTES - 4096, &[(PT_LOAD, RAM_BYTES - 4096, 4096, 8192)]), "outside the guest's memory");
+    let last_page = MODEL.ram_bytes() - 4096;
+    check(&elf(last_page, &[(PT_LOAD, last_page, 4096, 8192)]), "outside the guest's memory");
     check(&elf(u64::MAX, &[(PT_LOAD, u64::MAX - 4095, 4096, 8192)]), "outside the guest's memory");
     check(&elf(0x10_0000, &[(PT_LOAD, 0x10_0000, 4096, 100)]), "more bytes in the file");
     check(&elf(0x10_0000, &[CODE, (PT_LOAD, 0x10_1000, 0, 4096)]), "overlap");

@@ -10,7 +10,7 @@ use common::{LogText, VMCALL, audit_of, text, tollgate, tollgate_in};
 use serde_json::{Value, json};
 use tollgate::random::RandomGuest;
 use tollgate::{image, images};
-use tollgate_abi::machine::{BOOT_AREA_BYTES, RAM_BYTES};
+use tollgate_abi::machine::{BOOT_AREA_BYTES, UNIKERNEL};
 use tollgate_books::account::{Account, Book};
 use tollgate_books::failure::Status;
 use tollgate_books::log::LogReader;
@@ -25,7 +25,10 @@ fn a_seed_makes_one_guest_that_fits() {
             assert!(guests.insert(random.bytes()), "seed {seed}, {vcpus} vCPUs are another's guest");
             for piece in random.guest().pieces {
                 let (start, end) = (piece.gpa, piece.gpa + piece.memory_bytes);
-                assert!(start >= BOOT_AREA_BYTES && end <= RAM_BYTES, "seed {seed}: {start:#x} to {end:#x}");
+                assert!(
+                    start >= BOOT_AREA_BYTES && end <= UNIKERNEL.ram_bytes(),
+                    "seed {seed}: {start:#x} to {end:#x}"
+                );
             }
             let options = format!("workloads=none book=none random={seed} cpus={vcpus}");
             images::build(None, &options).unwrap_or_else(|error| panic!("seed {seed}, {vcpus} vCPUs: {error}"));

@@ -39,6 +39,16 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Bytes of a 2 MiB page.
 pub const LARGE_BYTES: u64 = 2 << 20;
 
+/// The most tables that a machine's memory takes: those that would be needed without large pages and without holes.
+pub const fn most_tables(model: &Model) -> usize {
+    let (mut tables, mut level) = (1, 1);
+    while level < 4 {
+        tables += model.memory_bytes().div_ceil(1 << (12 + 9 * level));
+        level += 1;
+    }
+    tables as usize
+}
+
 /// A four-level hierarchy.
 #[derive(Debug)]
 pub struct NestedTables<F> {
@@ -148,6 +158,11 @@ impl<F: Format> NestedTables<F> {
         true
     }
 
+    /// The first address of the prepared range.
+    pub fn fresh_gpa(&self) -> u64 {
+        self.fresh.start
+    }
+
     /// Writes the entry of a page in the prepared range as it is: for scenarios about odd entries. The caller invalidates.
     pub fn set_fresh_entry(&mut self, gpa: u64, entry: u64) {
         let _ = self.map_fresh(gpa, 0);
@@ -168,7 +183,7 @@ mod tests {
     use crate::svm::npt::NptFormat;
     use crate::vmx::ept::EptFormat;
     use proptest::prelude::*;
-    use tollgate_abi::machine::{GUEST_BYTES, RAM_BYTES, UNIKERNEL};
+    use tollgate_abi::machine::UNIKERNEL;
 
     fn tables<F: Format>(tables: usize) -> NestedTables<F> {
         NestedTables::new(Box::leak(vec![Table::EMPTY; tables].into_boxed_slice()), 0x10_0000)
@@ -201,11 +216,20 @@ mod tests {
 
     #[test]
     fn memory_is_mapped_as_the_machines_row_says() {
-        let mut tables = tables::<EptFormat>(16);
+        let mut tables = tables::<EptFormat>(most_tables(&UNIKERNEL));
         tables.map_memory(&UNIKERNEL, 0x4000_0000, true).unwrap();
-        assert_eq!(translate(&tables, RAM_BYTES - 1), Some(0x4000_0000 + RAM_BYTES - 1));
-        assert_eq!((translate(&tables, RAM_BYTES), translate(&tables, GUEST_BYTES)), (None, None));
-        assert!(tables.map_fresh(RAM_BYTES, 0x4080_0000) && !tables.map_fresh(GUEST_BYTES, 0));
+        let (ram_bytes, memory_bytes) = (UNIKERNEL.ram_bytes(), UNIKERNEL.memory_bytes());
+        assert_eq!(tables.fresh_gpa(), ram_bytes);
+        assert_eq!(translate(&tables, ram_bytes - 1), Some(0x4000_0000 + ram_bytes - 1));
+        assert_eq!((translate(&tables, ram_bytes), translate(&tables, memory_bytes)), (None, None));
+        assert!(tables.map_fresh(ram_bytes, 0x4080_0000) && !tables.map_fresh(memory_bytes, 0));
+    }
+
+    #[test]
+    fn as_many_tables_suffice_as_the_machines_row_says_and_no_fewer() {
+        let most = most_tables(&UNIKERNEL);
+        assert_eq!(tables::<NptFormat>(most).map_memory(&UNIKERNEL, 0x4000_0000, false), Ok(()));
+        assert_eq!(tables::<NptFormat>(most - 1).map_memory(&UNIKERNEL, 0x4000_0000, false), Err(ArenaFull));
     }
 
     fn maps_and_nothing_else<F: Format>() {

@@ -3,9 +3,12 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use tollgate_abi::machine::{GUEST_BYTES, PAGE_BYTES, RAM_BYTES};
+use tollgate_abi::machine::{PAGE_BYTES, Region, UNIKERNEL};
 
 use super::layout::{Block, OUTSIDE, USER_ALIAS, WINDOW};
+
+/// The memory that the guest gets on first touch.
+const FRESH: Region = UNIKERNEL.fresh();
 
 /// ChaCha with eight rounds, whose stream is the same in every version of the crate.
 #[derive(Clone, Debug)]
@@ -94,8 +97,8 @@ impl Dice {
             0..30 => block.data() + in_page,
             30..45 => USER_ALIAS + block.data() + in_page,
             45..65 => WINDOW + self.below(32) * PAGE_BYTES + in_page,
-            65..72 => RAM_BYTES + self.below((GUEST_BYTES - RAM_BYTES) / PAGE_BYTES - 1) * PAGE_BYTES + in_page,
-            72..75 => USER_ALIAS + RAM_BYTES + self.below(64) * PAGE_BYTES + in_page,
+            65..72 => FRESH.gpa + self.below(FRESH.bytes / PAGE_BYTES - 1) * PAGE_BYTES + in_page,
+            72..75 => USER_ALIAS + FRESH.gpa + self.below(64) * PAGE_BYTES + in_page,
             75..79 => 0xffff_ff80_0000_0000 + block.data() + in_page,
             79..83 => block.code() + self.below(PAGE_BYTES),
             83..85 => block.tables() + self.below(PAGE_BYTES),

@@ -6,7 +6,7 @@
 //! 40_0000 + n * block  frame | IDT | GDT, TSS, LDT, state | page tables | data | stacks | frames of snippets | snippets
 //! ```
 
-use tollgate_abi::machine::{PAGE_BYTES, RAM_BYTES};
+use tollgate_abi::machine::{PAGE_BYTES, UNIKERNEL};
 
 /// The pages of real mode: above the monitor's boot area and below 1 MiB, where a start-up IPI can lead.
 pub(super) const REAL_PAGES: u64 = 0x1_0000;
@@ -46,7 +46,7 @@ pub(super) const STUB_BYTES: u64 = 16;
 const ALL_BLOCKS_BYTES: u64 = 1 << 20;
 const LARGEST_BLOCK_BYTES: u64 = 1 << 17;
 
-const _: () = assert!(BLOCKS + ALL_BLOCKS_BYTES <= RAM_BYTES);
+const _: () = assert!(BLOCKS + ALL_BLOCKS_BYTES <= UNIKERNEL.ram_bytes());
 
 impl Block {
     pub(super) fn new(vcpu: u64, vcpus: u64) -> Self {

@@ -1,7 +1,7 @@
 //! The tables of a random guest: descriptors, gates, task-state segment and page tables. The entries that the frame needs are
 //! valid, except seldom; the rest are random.
 
-use tollgate_abi::machine::{PAGE_BYTES, RAM_BYTES};
+use tollgate_abi::machine::{PAGE_BYTES, UNIKERNEL};
 
 use super::dice::Dice;
 use super::layout::{Block, NEXT, OUTSIDE, OUTSIDE_GPA, USER_ALIAS, WINDOW};
@@ -179,7 +179,7 @@ fn paging(block: &Block, dice: &mut Dice, put: &mut Put<'_>) {
     for (at, directory) in [kernel, user, window].into_iter().enumerate() {
         put_word(put, pdpt + at as u64 * 8, directory | all);
     }
-    for large in 0..2 * RAM_BYTES / LARGE_BYTES {
+    for large in 0..2 * UNIKERNEL.ram_bytes() / LARGE_BYTES {
         let gpa = large * LARGE_BYTES;
         put_word(put, kernel + large * 8, gpa | LARGE | PRESENT | WRITABLE);
         put_word(put, user + large * 8, gpa | LARGE | all);
@@ -197,7 +197,7 @@ fn paging(block: &Block, dice: &mut Dice, put: &mut Put<'_>) {
 pub(super) fn random_entry(dice: &mut Dice, block: &Block) -> u64 {
     let gpa = match dice.below(10) {
         0..4 => block.data(),
-        4..7 => RAM_BYTES + dice.below(1024) * PAGE_BYTES,
+        4..7 => UNIKERNEL.fresh().gpa + dice.below(1024) * PAGE_BYTES,
         7 => block.code(),
         8 if dice.chance(60) => OUTSIDE_GPA + dice.below(1 << 20) * PAGE_BYTES,
         _ => block.page_tables() + dice.below(6) * PAGE_BYTES,

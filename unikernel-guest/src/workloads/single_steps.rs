@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tollgate_abi::apic::IA32_APIC_BASE;
 use tollgate_abi::exit_reason::ExitReason as R;
-use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, UNIKERNEL};
 use tollgate_abi::workload::{STEPS, STEPS_OF_CPUID};
 use tollgate_abi::x86::msr::{IA32_LSTAR, IA32_STAR};
 use x86_64::PrivilegeLevel;
@@ -126,7 +126,7 @@ fn let_ring_3_in() {
     };
     entry(0, 0);
     entry(1, 0);
-    (0..RAM_BYTES / LARGE_PAGE_BYTES).for_each(|page| entry(2, page));
+    (0..UNIKERNEL.ram_bytes() / LARGE_PAGE_BYTES).for_each(|page| entry(2, page));
     let selectors = u64::from(CODE.0) << 32;
     for (msr, value) in [(IA32_STAR, selectors), (IA32_LSTAR, return_to_ring_0 as *const () as u64)] {
         book(R::WRMSR);

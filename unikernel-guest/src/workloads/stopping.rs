@@ -4,7 +4,7 @@
 use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
-use tollgate_abi::machine::{GUEST_BYTES, PAGE_BYTES};
+use tollgate_abi::machine::{PAGE_BYTES, UNIKERNEL};
 use x86_64::VirtAddr;
 use x86_64::registers::control::Cr0Flags;
 use x86_64::structures::DescriptorTablePointer;
@@ -33,7 +33,7 @@ pub(super) fn shut_down() -> ! {
 
 /// An address that the guest's page tables map, outside of its memory.
 const OUTSIDE: u64 = 0x4000_0000;
-const _: () = assert!(OUTSIDE >= GUEST_BYTES);
+const _: () = assert!(OUTSIDE >= UNIKERNEL.memory_bytes());
 
 pub(super) fn outside_memory(_: &Run) -> Outcome {
     book(ExitReason::EPT_VIOLATION);

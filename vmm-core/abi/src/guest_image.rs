@@ -10,7 +10,7 @@
 
 use core::fmt;
 
-use crate::machine::{BOOT_AREA_BYTES, OPTIONS_BYTES, RAM_BYTES};
+use crate::machine::{BOOT_AREA_BYTES, MODEL, OPTIONS_BYTES};
 pub use crate::rom::{BOOT_BLOCK_BYTES, DIRECTORY_BYTES, DIRECTORY_OFFSET, ROM_BASE, ROM_BYTES};
 
 use crate::monitor_image::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonitor};
@@ -112,7 +112,8 @@ impl fmt::Display for LoadError {
                 let (gpa, bytes) = range(segment);
                 write!(
                     f,
-                    "the guest's segment at {gpa:#x}, {bytes:#x} bytes long, lies outside the guest's memory (0 to {RAM_BYTES:#x})"
+                    "the guest's segment at {gpa:#x}, {bytes:#x} bytes long, lies outside the guest's memory (0 to {:#x})",
+                    MODEL.ram_bytes()
                 )
             }
             LoadError::OverlapsBootArea(segment) => {
@@ -150,7 +151,7 @@ pub fn check(entry_gpa: u64, segments: impl Iterator<Item = Segment> + Clone) ->
         if segment.file_bytes > segment.memory_bytes {
             return Err(LoadError::FileLongerThanMemory(segment));
         }
-        let end = segment.gpa.checked_add(segment.memory_bytes).filter(|&end| end <= RAM_BYTES);
+        let end = segment.gpa.checked_add(segment.memory_bytes).filter(|&end| end <= MODEL.ram_bytes());
         let end = end.ok_or(LoadError::OutsideMemory(segment))?;
         if segment.gpa < BOOT_AREA_BYTES {
             return Err(LoadError::OverlapsBootArea(segment));
@@ -295,7 +296,7 @@ mod tests {
         check(CODE.gpa, &[CODE; 17], LoadError::TooManySegments(17));
         let long = Segment { file_bytes: 0x3000, ..CODE };
         check(CODE.gpa, &[long], LoadError::FileLongerThanMemory(long));
-        let high = Segment { gpa: RAM_BYTES - 0x1000, ..CODE };
+        let high = Segment { gpa: MODEL.ram_bytes() - 0x1000, ..CODE };
         check(CODE.gpa, &[CODE, high], LoadError::OutsideMemory(high));
         let wrapping = Segment { gpa: u64::MAX, ..CODE };
         check(CODE.gpa, &[wrapping], LoadError::OutsideMemory(wrapping));

@@ -5,6 +5,7 @@ use core::fmt;
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::machine::MODEL;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
@@ -12,7 +13,7 @@ use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::memory::GuestMemory;
-use vmm_core::nested::Table;
+use vmm_core::nested::{Table, most_tables};
 use vmm_core::svm::permission_maps::IOPM_PAGES;
 
 use crate::processors::Seated;
@@ -53,6 +54,5 @@ pub(crate) struct Plan<B: Extension> {
     pub(crate) all_ports: &'static [Table; IOPM_PAGES],
 }
 
-/// The number of tables in a nested-paging arena: three levels, and one table per 2 MiB of the guest's memory where large pages
-/// are missing.
-pub(crate) const NESTED_TABLES: usize = 16;
+/// The number of tables in a nested-paging arena.
+pub(crate) const NESTED_TABLES: usize = most_tables(MODEL);

@@ -29,7 +29,7 @@ pub struct Firmware {
     pub directory: fn() -> Result<Directory<'static>, Refused>,
     /// The bytes in which the directory's offsets count.
     pub image: fn() -> &'static [u8],
-    /// Host-physical address of the guest's memory (`GUEST_BYTES`): a multiple of 2 MiB, mapped to itself, used by nothing else.
+    /// Host-physical address of the guest's memory, as much as its machine has: a multiple of 2 MiB, mapped to itself, used by nothing else.
     pub guest_memory: fn() -> Result<u64, Refused>,
     /// Memory for a trace, used by nothing else and mapped to itself. Asked for once.
     pub spare_memory: fn() -> &'static [Slot],

@@ -6,9 +6,6 @@ use tollgate_abi::machine::*;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::memory::{BadAddress, GuestMemory};
 
-/// The machine that the guest sees.
-pub(crate) const MODEL: &Model = &UNIKERNEL;
-
 /// Takes the guest's memory, zeroed, and loads the guest: segments, page tables, boot information.
 ///
 /// The directory's offsets count in `image`; its length was checked when the directory was read.
@@ -22,9 +19,9 @@ pub(crate) unsafe fn load(
     vcpus: usize,
     facts: Facts,
 ) -> Result<GuestMemory, BadAddress> {
-    // SAFETY: the caller's contract: `GUEST_BYTES` from there are memory, mapped to itself, and nobody else's.
-    let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, GUEST_BYTES) };
-    memory.zero(0, GUEST_BYTES)?;
+    // SAFETY: the caller's contract: the bytes of the machine's memory from there are memory, mapped to itself, and nobody else's.
+    let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, MODEL.memory_bytes()) };
+    memory.zero(0, MODEL.memory_bytes())?;
     for segment in directory.segments() {
         let stored = &image[segment.image_offset as usize..][..segment.packed_bytes as usize];
         if segment.is_packed() {
@@ -52,8 +49,8 @@ fn page_tables(memory: &mut GuestMemory) -> Result<(), BadAddress> {
 }
 
 fn boot_info(memory: &mut GuestMemory, options: &str, vcpus: usize, facts: Facts) -> Result<(), BadAddress> {
-    let words =
-        [BOOT_INFO_MAGIC, RAM_BYTES, RAM_BYTES, FRESH_BYTES, vcpus as u64, facts.to_word(), options.len() as u64];
+    let (ram_bytes, fresh, options_bytes) = (MODEL.ram_bytes(), MODEL.fresh(), options.len() as u64);
+    let words = [BOOT_INFO_MAGIC, ram_bytes, fresh.gpa, fresh.bytes, vcpus as u64, facts.to_word(), options_bytes];
     for (gpa, word) in (BOOT_INFO_GPA..).step_by(8).zip(words) {
         memory.write_u64(gpa, word)?;
     }
@@ -94,7 +91,7 @@ mod tests {
         write_directory(&mut page, monitor, CODE_GPA, &segments, options).unwrap();
         let image = [&page[..], packed, plain].concat();
         let directory = Directory::read(&page, image.len() as u64).unwrap();
-        let mut region = vec![0xa5; GUEST_BYTES as usize];
+        let mut region = vec![0xa5; MODEL.memory_bytes() as usize];
         // SAFETY: the vector is this memory alone's, and the returned pair keeps it as long as the memory.
         unsafe { load(&directory, &image, region.as_mut_ptr() as u64, 3, Facts::from_word(5)) }
             .map(|memory| (memory, region))
@@ -112,7 +109,7 @@ mod tests {
         let mut found = [0; 12];
         memory.read(DATA_GPA, &mut found).unwrap();
         assert_eq!(&found, b"plain bytes\0");
-        assert_eq!(memory.read_u64(GUEST_BYTES - 8), Ok(0));
+        assert_eq!(memory.read_u64(MODEL.memory_bytes() - 8), Ok(0));
     }
 
     #[test]
@@ -146,7 +143,8 @@ mod tests {
         // SAFETY: any bytes are a `BootInfo`, and these are as many, aligned, as the structure has.
         let info = unsafe { region[BOOT_INFO_GPA as usize..].as_ptr().cast::<BootInfo>().read_unaligned() };
         assert_eq!((info.magic, info.vcpus, info.facts), (BOOT_INFO_MAGIC, 3, 5));
-        assert_eq!((info.ram_bytes, info.fresh_gpa, info.fresh_bytes), (RAM_BYTES, RAM_BYTES, FRESH_BYTES));
+        let fresh = MODEL.fresh();
+        assert_eq!((info.ram_bytes, info.fresh_gpa, info.fresh_bytes), (MODEL.ram_bytes(), fresh.gpa, fresh.bytes));
         let mut options = vec![0; info.options_bytes as usize];
         memory.read(BOOT_INFO_GPA + size_of::<[u64; 7]>() as u64, &mut options).unwrap();
         assert_eq!(options, b"workloads=cpuid:5 cpus=3");

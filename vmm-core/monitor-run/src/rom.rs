@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BASE, ROM_BYTES};
-use tollgate_abi::machine::GUEST_BYTES;
+use tollgate_abi::machine::MODEL;
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::recording::Slot;
 
@@ -23,7 +23,7 @@ const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= GUEST_HPA);
 const MAPPED_BYTES: u64 = 2 << 30;
 
 /// Bytes of memory that the machine must have.
-const NEEDED_BYTES: u64 = GUEST_HPA + GUEST_BYTES;
+const NEEDED_BYTES: u64 = GUEST_HPA + MODEL.memory_bytes();
 
 /// The ROM as firmware; its boot block starts the other processors, by `start_others`.
 pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {

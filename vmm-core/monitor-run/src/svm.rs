@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use tollgate_abi::exit_reason::{Controls, Feature};
+use tollgate_abi::machine::MODEL;
 use tollgate_abi::machine::{BOOT_INFO_GPA, PAGE_TABLES_GPA};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::records;
@@ -29,7 +30,6 @@ use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::{Extension, NESTED_TABLES, Plan};
 use crate::firmware::firmware;
-use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;

@@ -5,6 +5,7 @@ use alloc::vec;
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::leaves::Answer;
+use tollgate_abi::machine::MODEL;
 use tollgate_abi::machine::{BOOT_INFO_GPA, PAGE_TABLES_GPA};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::records;
@@ -29,7 +30,6 @@ use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
 use crate::extension::{Extension, NESTED_TABLES, Plan};
-use crate::guest::MODEL;
 use crate::processor::{cpuid, has_xsave, is_in_real_time, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;

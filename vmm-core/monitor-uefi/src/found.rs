@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use monitor_run::Refused;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::guest_image::{DIRECTORY_BYTES, Directory, LoadError};
-use tollgate_abi::machine::GUEST_BYTES;
+use tollgate_abi::machine::MODEL;
 use tollgate_abi::stick::{GUEST, OPTIONS, options_line};
 use vmm_core::recording::Slot;
 
@@ -56,7 +56,7 @@ impl Found {
     /// Looks at the machine and at the stick.
     pub(crate) fn look(stick: &mut Result<Stick, Trouble>) -> Self {
         let (memory_bytes, largest) = machine::memory();
-        let bytes = GUEST_BYTES as usize + GUEST_ALIGNMENT;
+        let bytes = MODEL.memory_bytes() as usize + GUEST_ALIGNMENT;
         let guest_pages = machine::pages(bytes);
         let guest_memory = guest_pages.map(|pages| (pages as u64).next_multiple_of(GUEST_ALIGNMENT as u64));
         let guest_memory = guest_memory.ok_or_else(|| {
@@ -107,7 +107,7 @@ impl Found {
     /// # Safety
     /// The guest is over, and the trace written.
     pub(crate) unsafe fn free_guest_memory(&self) {
-        let guest = self.guest_pages.map(|pages| (pages, GUEST_BYTES as usize + GUEST_ALIGNMENT));
+        let guest = self.guest_pages.map(|pages| (pages, MODEL.memory_bytes() as usize + GUEST_ALIGNMENT));
         for (pages, bytes) in guest.into_iter().chain(self.spare) {
             // SAFETY: the caller's contract.
             unsafe { machine::free(pages, bytes) };

@@ -6,7 +6,7 @@
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{Controls, Feature};
-use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::svm_exit::{Intercept, intercept};
@@ -29,8 +29,6 @@ const CODE: u64 = 0x9000;
 const DATA: u64 = 0xa000;
 const STACK_END: u64 = DATA + 0xff0;
 const TSS: u64 = 0xb000;
-/// A page whose nested entry a scenario may change.
-const FRESH: u64 = RAM_BYTES;
 
 /// Ticks that a scenario may take.
 const BOUND_TICKS: u64 = 100_000;
@@ -224,7 +222,7 @@ impl Frame<'_> {
         let _ = svm.set_profile(Profile::Minimal);
         svm.flush_translations(None);
         let _ = self.memory.zero(DATA, TSS + PAGE_BYTES - DATA);
-        self.registers.rdi = FRESH;
+        self.registers.rdi = self.fresh_gpa();
     }
 
     /// Asks another processor for a signal, which has as much time to come as a processor may be away.
@@ -250,9 +248,14 @@ impl Frame<'_> {
         self.intercept(0x40 + u16::from(vector), true);
     }
 
+    /// The page whose nested entry a scenario may change: the first that the machine has on first touch.
+    fn fresh_gpa(&self) -> u64 {
+        self.svm.npt.fresh_gpa()
+    }
+
     #[inline(never)]
     fn fresh_entry(&mut self, entry: u64) {
-        self.svm.npt.set_fresh_entry(FRESH, entry);
+        self.svm.npt.set_fresh_entry(self.fresh_gpa(), entry);
         self.svm.flush_translations(None);
     }
 

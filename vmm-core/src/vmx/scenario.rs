@@ -11,7 +11,7 @@ use tollgate_abi::x86::msr::IA32_FS_BASE;
 
 use super::Vmx;
 use super::field::*;
-use super::scenario_frame::{CODE, DATA, FRESH, Frame, Pages, USER_MSR_WRITES, address};
+use super::scenario_frame::{CODE, DATA, Frame, Pages, USER_MSR_WRITES, address};
 use super::scenario_hardware as hardware;
 use super::wanted::TERTIARY;
 use crate::board::{Board, Signal};
@@ -139,7 +139,7 @@ const TABLE: &[Row] = &[
         set_up: |frame| {
             frame.proc2(bits(&[proc2::SUB_PAGE_PERMISSIONS]));
             frame.vmx.vmcs.write(SPP_TABLE_POINTER, address(frame.pages.spp));
-            let page = frame.vmx.memory_hpa + FRESH;
+            let page = frame.vmx.memory_hpa + frame.fresh_gpa();
             // Readable, executable, write-back, with sub-page write permissions.
             frame.fresh_entry(page | 0b101 | 6 << 3 | 1 << 61);
         },

@@ -1,6 +1,6 @@
 //! The start of scenarios: a guest's state, which a scenario's row changes, and the pages that the processor reads.
 
-use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, RAM_BYTES};
+use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::x86::control::{CR0_AM, CR4_OSXSAVE, RFLAGS_AC};
 
@@ -23,8 +23,6 @@ pub(super) const DATA: u64 = 0xa000;
 const STACK_END: u64 = DATA + 0xff0;
 const APIC_PAGE: u64 = 0xb000;
 const TSS: u64 = 0xc000;
-/// A page whose EPT entry a scenario may change.
-pub(super) const FRESH: u64 = RAM_BYTES;
 
 /// Ticks that a scenario may take.
 const BOUND_TICKS: u64 = 100_000;
@@ -91,7 +89,7 @@ impl Frame<'_> {
         self.vmx.vmcs.write(ENTRY_INTERRUPTION_INFORMATION, 0);
         self.bound(BOUND_TICKS);
         let _ = self.memory.zero(DATA, TSS + 0x1000 - DATA);
-        self.registers.rdi = FRESH;
+        self.registers.rdi = self.fresh_gpa();
         self.vmx.flush_translations(None);
     }
 
@@ -165,9 +163,14 @@ impl Frame<'_> {
         self.registers.rdi = APIC_PAGE + offset;
     }
 
+    /// The page whose EPT entry a scenario may change: the first that the machine has on first touch.
+    pub(super) fn fresh_gpa(&self) -> u64 {
+        self.vmx.ept.fresh_gpa()
+    }
+
     #[inline(never)]
     pub(super) fn fresh_entry(&mut self, entry: u64) {
-        self.vmx.ept.set_fresh_entry(FRESH, entry);
+        self.vmx.ept.set_fresh_entry(self.fresh_gpa(), entry);
         self.ept_pointer(0);
     }
 

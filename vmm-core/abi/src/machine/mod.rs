@@ -7,12 +7,16 @@
 
 mod unikernel;
 
-pub use unikernel::{FRESH_BYTES, GUEST_BYTES, LOOPBACK_PORT, POST_PORT, RAM_BYTES, UNIKERNEL};
+pub use unikernel::{LOOPBACK_PORT, POST_PORT, UNIKERNEL};
+
+/// The machine that the monitor gives its guest. An image does not choose among machines.
+pub const MODEL: &Model = &UNIKERNEL;
 
 /// A machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
-    /// Its memory, by ascending addresses. At most one region is mapped on first touch.
+    /// Its memory, by ascending addresses. The first region begins at 0 and is mapped before the guest starts; at most one is
+    /// mapped on first touch.
     pub memory: &'static [Region],
     /// The devices behind ports. A port that none of them has reads all ones and ignores writes.
     pub devices: &'static [Device],
@@ -72,6 +76,23 @@ pub struct ConstantMsr {
 }
 
 impl Model {
+    /// Bytes of the first region, from address 0 on: the part of memory that a guest is loaded into.
+    pub const fn ram_bytes(&self) -> u64 {
+        self.memory[0].bytes
+    }
+
+    /// The region that is mapped on first touch; an empty one at the end of memory if there is none.
+    pub const fn fresh(&self) -> Region {
+        let mut at = 0;
+        while at < self.memory.len() {
+            if matches!(self.memory[at].mapping, Mapping::OnFirstTouch) {
+                return self.memory[at];
+            }
+            at += 1;
+        }
+        Region { gpa: self.memory_bytes(), bytes: 0, mapping: Mapping::OnFirstTouch }
+    }
+
     /// The end of the guest's memory.
     pub const fn memory_bytes(&self) -> u64 {
         let last = self.memory[self.memory.len() - 1];
@@ -120,11 +141,11 @@ pub const OPTIONS_BYTES: usize = 3072;
 pub struct BootInfo {
     /// [`BOOT_INFO_MAGIC`].
     pub magic: u64,
-    /// [`RAM_BYTES`].
+    /// [`Model::ram_bytes`] of the guest's machine.
     pub ram_bytes: u64,
-    /// First fresh guest-physical address.
+    /// The first address of [`Model::fresh`].
     pub fresh_gpa: u64,
-    /// [`FRESH_BYTES`].
+    /// The bytes of [`Model::fresh`].
     pub fresh_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u64,
@@ -161,6 +182,9 @@ mod tests {
                 );
                 end = region.gpa + region.bytes;
             }
+            let first = model.memory[0];
+            assert_eq!((first.gpa, first.mapping, first.bytes), (0, Mapping::Always, model.ram_bytes()));
+            assert!(model.ram_bytes() >= BOOT_AREA_BYTES, "the monitor writes there for the guest");
             let on_touch = model.memory.iter().filter(|region| region.mapping == Mapping::OnFirstTouch);
             assert!(on_touch.count() <= 1 && end == model.memory_bytes());
             let bytes = model.devices.iter().filter(|device| device.behind == Behind::Byte);
@@ -179,6 +203,18 @@ mod tests {
             }
             assert!(ports.iter().all(|&port| port <= u16::MAX.into()), "{ports:x?}");
         }
+    }
+
+    #[test]
+    fn fresh_memory_is_found_and_may_be_missing() {
+        let fresh = UNIKERNEL.fresh();
+        assert_eq!((fresh.gpa, fresh.gpa + fresh.bytes), (UNIKERNEL.ram_bytes(), UNIKERNEL.memory_bytes()));
+        let ram = Region { gpa: 0, bytes: 1 << 20, mapping: Mapping::Always };
+        let last = Region { gpa: 2 << 20, ..ram };
+        const NONE: Model = Model { memory: &[], ..UNIKERNEL };
+        let without = Model { memory: std::vec![ram, last].leak(), ..NONE };
+        assert_eq!((without.ram_bytes(), without.memory_bytes()), (1 << 20, 3 << 20));
+        assert_eq!((without.fresh().gpa, without.fresh().bytes), (3 << 20, 0));
     }
 
     #[test]

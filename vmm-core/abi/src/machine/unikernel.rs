@@ -4,11 +4,9 @@ use super::{Behind, ConstantMsr, Device, Mapping, Model, Region};
 use crate::x86::msr::{IA32_BIOS_SIGN_ID, IA32_MISC_ENABLE};
 
 /// Memory that is mapped from the start, in bytes from guest-physical 0.
-pub const RAM_BYTES: u64 = 8 << 20;
-/// Memory that is mapped page by page on first touch, in bytes above [`RAM_BYTES`].
-pub const FRESH_BYTES: u64 = 8 << 20;
-/// All of the guest's memory in bytes.
-pub const GUEST_BYTES: u64 = UNIKERNEL.memory_bytes();
+const RAM_BYTES: u64 = 8 << 20;
+/// Memory that is mapped page by page on first touch, in bytes above that.
+const FRESH_BYTES: u64 = 8 << 20;
 
 /// A port whose last written byte is read back: POST codes. Like the loopback port, each vCPU has its own, so that no two
 /// share memory on the way out of the guest and back.
