@@ -3,6 +3,7 @@
 
 use tollgate_abi::machine::{Behind, Model};
 
+use super::byte::Byte;
 use super::loopback::Loopback;
 
 /// The devices behind ports.
@@ -11,8 +12,7 @@ pub struct Ports {
     model: &'static Model,
     /// The port of the device that is a byte.
     byte_port: u16,
-    /// Four bytes as they are read from that port: the byte, and ones above.
-    byte: [u8; 4],
+    byte: Byte,
     /// Bit n is set if a port of another device has n in its lowest six bits: a port whose bit is clear is the byte's or has no
     /// device.
     asks_device: u64,
@@ -25,7 +25,8 @@ pub type Reached = Option<Behind>;
 impl Ports {
     /// The devices of a machine, as they are after reset.
     pub fn new(model: &'static Model) -> Self {
-        let mut ports = Self { model, byte_port: 0, byte: [0xff; 4], asks_device: 0, loopback: Loopback::default() };
+        let (byte, loopback) = (Byte::default(), Loopback::default());
+        let mut ports = Self { model, byte_port: 0, byte, asks_device: 0, loopback };
         for device in model.devices {
             match device.behind {
                 Behind::Byte => ports.byte_port = device.first_port,
@@ -47,7 +48,7 @@ impl Ports {
     #[inline(always)]
     pub fn read_plain(&self, port: u16) -> Option<u32> {
         if port == self.byte_port {
-            return Some(self.byte());
+            return Some(self.byte.read());
         }
         core::hint::cold_path();
         self.is_nobodys(port).then_some(!0)
@@ -57,18 +58,10 @@ impl Ports {
     #[inline(always)]
     pub fn write_plain(&mut self, port: u16, value: u32) -> bool {
         if port == self.byte_port {
-            self.set_byte(value);
+            self.byte.write(value);
             return true;
         }
         self.is_nobodys(port)
-    }
-
-    fn byte(&self) -> u32 {
-        u32::from_le_bytes(self.byte)
-    }
-
-    fn set_byte(&mut self, value: u32) {
-        self.byte[0] = value as u8;
     }
 
     /// The device behind a port.
@@ -79,7 +72,7 @@ impl Ports {
     /// IN of `bytes` bytes from a device.
     pub fn read(&mut self, reached: Reached, bytes: u8) -> u32 {
         match reached {
-            Some(Behind::Byte) => self.byte(),
+            Some(Behind::Byte) => self.byte.read(),
             Some(Behind::Loopback) => self.loopback.read(bytes),
             None => !0,
         }
@@ -88,7 +81,7 @@ impl Ports {
     /// OUT of the low `bytes` bytes of `value` to a device.
     pub fn write(&mut self, reached: Reached, bytes: u8, value: u32) {
         match reached {
-            Some(Behind::Byte) => self.set_byte(value),
+            Some(Behind::Byte) => self.byte.write(value),
             Some(Behind::Loopback) => self.loopback.write(bytes, value),
             None => {}
         }
