@@ -253,7 +253,9 @@ fn esc_ends_a_run_whose_log_is_saved() {
     assert!(booted.said.contains("Esc ends it earlier"), "{}", booted.said);
     let log = booted.log(FIRST_LOG).expect("the log is on the stick");
     let row = &log.exits[&(0, ExitReason::CPUID.0)];
-    assert!(row.figures.count > 1000 && log.verdict.is_some_and(|verdict| verdict.detail.contains("escape-pressed")));
+    assert!(
+        row.exits.figures.count > 1000 && log.verdict.is_some_and(|verdict| verdict.detail.contains("escape-pressed"))
+    );
 }
 
 #[test]

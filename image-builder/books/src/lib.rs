@@ -12,6 +12,7 @@
 pub mod account;
 pub mod audit;
 pub mod bench;
+pub mod exits;
 pub mod failure;
 pub mod lines;
 pub mod log;

@@ -40,7 +40,7 @@ fn a_balanced_log_balances() {
     assert_eq!(account.workloads[0].cycles_per_iteration, 98.0);
     let cpuid = &account.reasons[0];
     assert_eq!(
-        (cpuid.number, cpuid.figures.count, cpuid.figures.min, cpuid.figures.max, cpuid.guest_count),
+        (cpuid.number, cpuid.exits.figures.count, cpuid.exits.figures.min, cpuid.exits.figures.max, cpuid.guest_count),
         (10, 5, 70, 70, Some(5))
     );
 }
@@ -263,7 +263,7 @@ fn the_monitors_looks_are_no_exits_of_the_guests_and_in_the_emulators_log() {
         "{:?}",
         account.findings
     );
-    assert_eq!((account.reasons[0].figures.count, account.reasons[0].looks), (4, 3));
+    assert_eq!((account.reasons[0].exits.figures.count, account.reasons[0].looks), (4, 3));
     assert_eq!(account.workloads[0].looks, [(1, 2)].into());
     let audited_with = |interrupts| audited(&balanced, &[(0, 10, 5), (0, 1, interrupts)]).verdict.to_string();
     assert_eq!(audited_with(4), "balanced");
@@ -356,10 +356,13 @@ fn two_vcpus_that_balance_balance() {
         (vec![0, 1], vec![9, 8], vec![740, 665])
     );
     assert_eq!(sums(&|vcpu| vcpu.audit_count.unwrap()), [9, 8]);
-    let second: Vec<_> =
-        account.per_vcpu[1].reasons.iter().map(|row| (row.number, row.figures.count, row.figures.max)).collect();
+    let second: Vec<_> = account.per_vcpu[1]
+        .reasons
+        .iter()
+        .map(|row| (row.number, row.exits.figures.count, row.exits.figures.max))
+        .collect();
     assert_eq!(second, [(1, 1, 80), (10, 5, 75), (12, 1, 120), (32, 1, 90)]);
-    assert!(account.per_vcpu[1].reasons.iter().all(|row| row.audit_count == Some(row.figures.count)));
+    assert!(account.per_vcpu[1].reasons.iter().all(|row| row.audit_count == Some(row.exits.figures.count)));
     assert!(account_of(&two_vcpus()).per_vcpu.iter().all(|vcpu| vcpu.audit_count.is_none()));
 }
 
@@ -807,7 +810,13 @@ fn rows_of_several_vcpus_are_summed() {
     let account = account_of(&log);
     let cpuid = &account.reasons[0];
     assert_eq!(
-        (cpuid.figures.count, cpuid.figures.cycles, cpuid.figures.min, cpuid.figures.max, cpuid.histogram.len()),
+        (
+            cpuid.exits.figures.count,
+            cpuid.exits.figures.cycles,
+            cpuid.exits.figures.min,
+            cpuid.exits.figures.max,
+            cpuid.exits.histogram.buckets().len()
+        ),
         (5, 728, 64, 200, 2)
     );
     assert_eq!((account.totals.exits, account.totals.cycles, account.totals.elapsed), (5, 728, 1001));
@@ -892,8 +901,8 @@ proptest! {
         log.verdict("stopped", "");
         let account = account_of(&log);
         prop_assert_eq!(&account.findings, &Vec::<String>::new());
-        prop_assert_eq!(account.reasons.iter().map(|reason| reason.figures.count).sum::<u64>(), exits);
-        prop_assert_eq!(account.reasons.iter().map(|reason| reason.figures.cycles).sum::<u64>(), account.totals.cycles);
+        prop_assert_eq!(account.reasons.iter().map(|reason| reason.exits.figures.count).sum::<u64>(), exits);
+        prop_assert_eq!(account.reasons.iter().map(|reason| reason.exits.figures.cycles).sum::<u64>(), account.totals.cycles);
         prop_assert_eq!(account.totals.guest_count, Some(exits));
     }
 }

@@ -413,18 +413,18 @@ fn rows(runs: &[Run], extension: Extension) -> Vec<AtlasRow> {
 fn atlas_row(row: &Wanted, runs: &[Run]) -> AtlasRow {
     let number = row.reason.0;
     let seen = runs.iter().find_map(|Run { place, account, .. }| {
-        let reason = account.reasons.iter().find(|reason| reason.number == number && reason.figures.count > 0)?;
+        let reason = account.reasons.iter().find(|reason| reason.number == number && reason.exits.figures.count > 0)?;
         Some((place.as_str(), reason))
     });
     let nothing = Reason::default();
     let (platform, reason) = seen.unwrap_or(("", &nothing));
-    let possible = row.is_possible(runs) || reason.figures.count > 0;
+    let possible = row.is_possible(runs) || reason.exits.figures.count > 0;
     AtlasRow {
         number,
         name: row.reason.name().to_owned(),
-        figures: reason.figures,
+        figures: reason.exits.figures,
         audit_count: reason.audit_count,
-        how: if reason.figures.count > 0 { provoked_by(row, reason) } else { why_not(row, possible, runs) },
+        how: if reason.exits.figures.count > 0 { provoked_by(row, reason) } else { why_not(row, possible, runs) },
         platform: platform.to_owned(),
         possible,
         variants: variants(row, reason, runs),

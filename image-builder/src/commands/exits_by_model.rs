@@ -92,7 +92,7 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
 fn produced(number: u16, variant: Option<&str>, accounts: &[Account]) -> bool {
     let mut reasons = accounts.iter().flat_map(|account| &account.reasons).filter(|reason| reason.number == number);
     reasons.any(|reason| match variant {
-        None => reason.figures.count > 0,
+        None => reason.exits.figures.count > 0,
         Some(name) => reason.variants.iter().any(|variant| variant.name == name && variant.figures.count > 0),
     })
 }

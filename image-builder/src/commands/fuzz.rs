@@ -205,10 +205,10 @@ impl Sums {
             self.lengths.push(account.totals.exits);
         }
         let is_svm = job.target.extension() == Extension::Svm;
-        for reason in account.reasons.iter().filter(|reason| reason.figures.count > 0) {
+        for reason in account.reasons.iter().filter(|reason| reason.exits.figures.count > 0) {
             let row = self.reasons.entry((is_svm, reason.number, reason.name.clone())).or_default();
             row.0 += 1;
-            row.1 += reason.figures.count;
+            row.1 += reason.exits.figures.count;
         }
     }
 }

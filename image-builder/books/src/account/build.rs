@@ -6,7 +6,7 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::judgement::Judgement;
 
 use super::{
-    Account, Book, Bucket, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, Totals, Verdict, WorkloadAccount, parts,
+    Account, Book, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, Totals, Verdict, WorkloadAccount, parts,
     recorded, row_name, vcpus, verify,
 };
 use crate::audit::Audit;
@@ -105,9 +105,8 @@ fn add(reason: &mut Reason, row: &ExitRow) {
         reason.status.clone_from(&row.status);
         reason.name.clone_from(&row.name);
     }
-    reason.figures.add(row.figures);
+    reason.exits.add(&row.exits);
     reason.looks = reason.looks.saturating_add(row.looks);
-    Bucket::add_all(&mut reason.histogram, Bucket::of(&row.histogram));
 }
 
 fn totals(log: &Log, audit: Option<&Audit>) -> Totals {

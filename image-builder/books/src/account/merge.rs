@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Account, Bucket, PlatformFacts, Reason};
+use super::{Account, PlatformFacts, Reason};
+use crate::exits::Exits;
 use crate::failure::Status;
-use tollgate_abi::figures::Figures;
 
 /// The merged document's format. Fields may be added under this name, not renamed.
 pub const MERGED_SCHEMA: &str = "tollgate.merged/1";
@@ -77,11 +77,9 @@ pub struct MergedRow {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// The reason's exits and their ticks.
+    /// The reason's exits.
     #[serde(flatten)]
-    pub figures: Figures,
-    /// The buckets that are not empty.
-    pub histogram: Vec<Bucket>,
+    pub exits: Exits,
 }
 
 /// The least, the middle and the most of a figure over all runs; of two in the middle, the lower.
@@ -154,7 +152,7 @@ impl Collected {
             return;
         }
         self.accounted += 1;
-        for reason in account.reasons.iter().filter(|reason| reason.figures.count > 0) {
+        for reason in account.reasons.iter().filter(|reason| reason.exits.figures.count > 0) {
             self.reasons.entry(reason.number).or_default().add(reason);
         }
     }
@@ -163,7 +161,7 @@ impl Collected {
         let sum = |figure: fn(&MergedRow) -> u64| {
             self.reasons.values().fold(0_u64, |sum, reason| sum.saturating_add(figure(&reason.row)))
         };
-        let (exits, cycles) = (sum(|row| row.figures.count), sum(|row| row.figures.cycles));
+        let (exits, cycles) = (sum(|row| row.exits.figures.count), sum(|row| row.exits.figures.cycles));
         let accounted = self.accounted;
         Group {
             platform: PlatformFacts { kind, emulator: None, virtualization, cpu },
@@ -187,10 +185,10 @@ impl CollectedReason {
             row.name.clone_from(&more.name);
         }
         self.runs += 1;
-        row.figures.add(more.figures);
-        Bucket::add_all(&mut row.histogram, more.histogram.iter().copied());
-        self.counts.add(more.figures.count, 1);
-        let average = u128::from(more.figures.cycles) * u128::from(HUNDREDTHS) / u128::from(more.figures.count.max(1));
+        row.exits.add(&more.exits);
+        self.counts.add(more.exits.figures.count, 1);
+        let average = u128::from(more.exits.figures.cycles) * u128::from(HUNDREDTHS)
+            / u128::from(more.exits.figures.count.max(1));
         self.averages.add(average.try_into().unwrap_or(u64::MAX), 1);
     }
 

@@ -26,6 +26,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::UNKNOWN_ROW;
 use tollgate_abi::workload::Outcome;
 
+use crate::exits::Exits;
 use crate::failure::Status;
 use crate::log::{Judged, KeyCount, KeyRow, ScenarioRun, Silicon, Stop, VariantRow};
 use tollgate_abi::figures::Figures;
@@ -155,11 +156,9 @@ pub struct Reason {
     pub name: String,
     /// `enabled`, `not-enabled`, `undefined`; empty if the log has no row.
     pub status: String,
-    /// The reason's exits and their ticks.
+    /// The reason's exits.
     #[serde(flatten)]
-    pub figures: Figures,
-    /// The buckets that are not empty.
-    pub histogram: Vec<Bucket>,
+    pub exits: Exits,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
     /// The keys that tell the exits apart, the most frequent first and the exits that were not kept apart last; empty where keys
@@ -181,32 +180,6 @@ pub struct Reason {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 pub(crate) fn is_none(count: &u64) -> bool {
     *count == 0
-}
-
-/// Exits that took from `1 << bucket` ticks to less than twice that; bucket 0 has 0 and 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Bucket {
-    /// The power of two.
-    pub bucket: u8,
-    /// The number of such exits.
-    pub count: u64,
-}
-
-impl Bucket {
-    /// Adds buckets to those that are known, in ascending order.
-    pub(crate) fn add_all(known: &mut Vec<Bucket>, more: impl Iterator<Item = Bucket>) {
-        for Bucket { bucket, count } in more.filter(|bucket| bucket.count > 0) {
-            match known.binary_search_by_key(&bucket, |known| known.bucket) {
-                Ok(at) => known[at].count = known[at].count.saturating_add(count),
-                Err(at) => known.insert(at, Bucket { bucket, count }),
-            }
-        }
-    }
-
-    /// The buckets of a ledger row.
-    pub(crate) fn of(histogram: &BTreeMap<u8, u64>) -> impl Iterator<Item = Bucket> {
-        histogram.iter().map(|(&bucket, &count)| Bucket { bucket, count })
-    }
 }
 
 /// One workload. The maps go from a reason's number to a count.

@@ -58,8 +58,8 @@ pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
         let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
         let place = place(number, vcpu);
         let Figures { count, cycles, .. } = Figures::sum(parts.iter().map(|part| part.figures));
-        if count > row.figures.count || cycles > row.figures.cycles {
-            let (all_exits, all_cycles) = (row.figures.count, row.figures.cycles);
+        if count > row.exits.figures.count || cycles > row.exits.figures.cycles {
+            let (all_exits, all_cycles) = (row.exits.figures.count, row.exits.figures.cycles);
             found.push(format!(
                 "{place}: its variants have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
             ));
@@ -79,8 +79,8 @@ fn check_keys(log: &Log, found: &mut Vec<String>) {
         let parts = log.keys.get(&(vcpu, number)).map_or(&[][..], Vec::as_slice);
         let place = place(number, vcpu);
         let Figures { count, cycles, .. } = Figures::sum(parts.iter().map(|part| part.figures));
-        if (count, cycles) != (row.figures.count, row.figures.cycles) {
-            let (all_exits, all_cycles) = (row.figures.count, row.figures.cycles);
+        if (count, cycles) != (row.exits.figures.count, row.exits.figures.cycles) {
+            let (all_exits, all_cycles) = (row.exits.figures.count, row.exits.figures.cycles);
             found.push(format!(
                 "{place}: its keys have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
             ));
@@ -102,6 +102,9 @@ fn contradiction(name: &str, part: Figures, row: &ExitRow) -> Option<String> {
         return Some(format!("{name}: {contradiction}"));
     }
     let Figures { count, min, max, .. } = part;
-    let within = count == 0 || row.figures.count == 0 || row.figures.min <= min && max <= row.figures.max;
-    (!within).then(|| format!("{name}: {min} to {max} cycles, the row has {} to {}", row.figures.min, row.figures.max))
+    let within =
+        count == 0 || row.exits.figures.count == 0 || row.exits.figures.min <= min && max <= row.exits.figures.max;
+    (!within).then(|| {
+        format!("{name}: {min} to {max} cycles, the row has {} to {}", row.exits.figures.min, row.exits.figures.max)
+    })
 }

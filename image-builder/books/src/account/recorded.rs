@@ -92,7 +92,7 @@ pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<St
 fn ledger(log: &Log, vcpu: u64, reason: u16) -> Part {
     log.exits
         .get(&(vcpu, reason))
-        .map_or(Part::default(), |row| Part { count: row.figures.count, cycles: row.figures.cycles })
+        .map_or(Part::default(), |row| Part { count: row.exits.figures.count, cycles: row.exits.figures.cycles })
 }
 
 /// Checks the trace of one vCPU, drops included, reason by reason.

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::is_none;
 use super::row_name;
-use super::{Bucket, is_none};
 use crate::audit::Audit;
+use crate::exits::Exits;
 use crate::log::{ExitRow, Log};
-use tollgate_abi::figures::Figures;
 
 /// The account of one vCPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -36,11 +36,9 @@ pub struct VcpuReason {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// The reason's exits and their ticks.
+    /// The reason's exits.
     #[serde(flatten)]
-    pub figures: Figures,
-    /// The buckets that are not empty.
-    pub histogram: Vec<Bucket>,
+    pub exits: Exits,
     /// Exits by which the monitor looked at a guest that ran long. Left out where there are none.
     #[serde(skip_serializing_if = "is_none")]
     pub looks: u64,
@@ -50,7 +48,7 @@ pub struct VcpuReason {
 
 /// Every vCPU that some book mentions.
 pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
-    let with_exits = log.exits.iter().filter(|(_, row)| row.figures.count > 0).map(|(&place, _)| place);
+    let with_exits = log.exits.iter().filter(|(_, row)| row.exits.figures.count > 0).map(|(&place, _)| place);
     let mut places: BTreeMap<u64, BTreeSet<u16>> = log.totals.keys().map(|&vcpu| (vcpu, BTreeSet::new())).collect();
     for (vcpu, number) in with_exits.chain(audit.iter().flat_map(|audit| audit.places())) {
         places.entry(vcpu).or_default().insert(number);
@@ -74,7 +72,5 @@ fn reason(log: &Log, audit: Option<&Audit>, vcpu: u64, number: u16) -> VcpuReaso
     let nothing = ExitRow { name: row_name(number).to_owned(), ..ExitRow::default() };
     let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
     let audit_count = audit.and_then(|audit| audit.count_on(vcpu, number));
-    let mut histogram = Vec::new();
-    Bucket::add_all(&mut histogram, Bucket::of(&row.histogram));
-    VcpuReason { number, name: row.name.clone(), figures: row.figures, histogram, looks: row.looks, audit_count }
+    VcpuReason { number, name: row.name.clone(), exits: row.exits.clone(), looks: row.looks, audit_count }
 }

@@ -8,6 +8,7 @@ use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
 use super::{Book, Reason, Totals, VcpuAccount, parts, predictions, recorded};
+use crate::exits::Histogram;
 use crate::log::{Count, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
 
 /// Everything that is wrong, as sentences, the books first.
@@ -66,11 +67,11 @@ fn runs_unknown_code(log: &Log) -> bool {
 
 /// Checks the ledger against the emulator's book, and against the guest's where the guest knows its exits.
 fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
-    let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.figures.count);
+    let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.exits.figures.count);
     let besides = reason.scenario_count.saturating_add(reason.looks);
     let known = reason.guest_count.map(|count| count.saturating_add(besides));
     if guest_knows && differs(known) || differs(reason.audit_count) {
-        let mut sentence = format!("reason {} {}: ledger {}", reason.number, reason.name, reason.figures.count);
+        let mut sentence = format!("reason {} {}: ledger {}", reason.number, reason.name, reason.exits.figures.count);
         let some = |count: u64| Some(count).filter(|&count| count > 0);
         let (scenarios, looks) = (some(reason.scenario_count), some(reason.looks));
         let ours = [("guest", reason.guest_count), ("scenarios", scenarios), ("looks", looks)];
@@ -88,9 +89,9 @@ fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
 fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Vec<String>) {
     for account in per_vcpu.iter().filter(|_| per_vcpu.len() > 1) {
         for reason in &account.reasons {
-            if let Some(audit) = reason.audit_count.filter(|&count| count != reason.figures.count) {
+            if let Some(audit) = reason.audit_count.filter(|&count| count != reason.exits.figures.count) {
                 let place = format!("reason {} {} on vCPU {}", reason.number, reason.name, account.vcpu);
-                found.push(format!("{place}: ledger {}, emulator {audit}", reason.figures.count));
+                found.push(format!("{place}: ledger {}, emulator {audit}", reason.exits.figures.count));
             }
         }
     }
@@ -156,37 +157,33 @@ fn row_invariants(row: &ExitRow, place: &str, found: &mut Vec<String>) {
             found.push(format!("{place}: {}", problem()));
         }
     };
-    let Figures { count, min, max, .. } = row.figures;
-    let in_buckets = sum(row.histogram.values().copied());
+    let Figures { count, min, max, .. } = row.exits.figures;
+    let in_buckets = row.exits.histogram.count();
     check(in_buckets == count, &|| format!("the histogram has {in_buckets} exits, the count is {count}"));
     check(count == 0 || min <= max, &|| format!("the minimum {min} is above the maximum {max}"));
-    if let Some(contradiction) = row.figures.contradiction() {
+    if let Some(contradiction) = row.exits.figures.contradiction() {
         check(false, &|| contradiction.to_string());
     }
-    let occupied = || row.histogram.iter().filter(|&(_, &count)| count > 0).map(|(&bucket, _)| bucket);
-    let extremes = (occupied().next(), occupied().next_back());
-    check(count == 0 || extremes == (Some(bucket_of(min)), Some(bucket_of(max))), &|| {
+    let buckets = row.exits.histogram.buckets();
+    let extremes = [buckets.first(), buckets.last()].map(|bucket| bucket.map(|bucket| bucket.bucket));
+    check(count == 0 || extremes == [min, max].map(|cycles| Some(Histogram::bucket_of(cycles))), &|| {
         format!("minimum {min} and maximum {max} are not in the histogram's outer buckets")
     });
 }
 
 /// Checks that only reasons for which the monitor looks at a guest have such looks.
 fn looks(number: u16, row: &ExitRow, place: &str, found: &mut Vec<String>) {
-    let most = if ExitReason(number).look().is_some() { row.figures.count } else { 0 };
+    let most = if ExitReason(number).look().is_some() { row.exits.figures.count } else { 0 };
     if row.looks > most {
-        found.push(format!("{place}: {} looks of the monitor among {} exits", row.looks, row.figures.count));
+        found.push(format!("{place}: {} looks of the monitor among {} exits", row.looks, row.exits.figures.count));
     }
-}
-
-/// The bucket that counts an exit of `cycles`.
-fn bucket_of(cycles: u64) -> u8 {
-    cycles.max(1).ilog2() as u8
 }
 
 /// Checks the invariants between a vCPU's rows and its sums.
 fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>) {
     let rows = || log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(_, row)| row);
-    let (exits, cycles) = (sum(rows().map(|row| row.figures.count)), sum(rows().map(|row| row.figures.cycles)));
+    let (exits, cycles) =
+        (sum(rows().map(|row| row.exits.figures.count)), sum(rows().map(|row| row.exits.figures.cycles)));
     let mut check = |holds: bool, problem: String| {
         if !holds {
             found.push(format!("vCPU {vcpu}: {problem}"));

@@ -23,6 +23,8 @@ use serde::Serialize;
 use tollgate_abi::figures::Figures;
 use tollgate_abi::virtualization::Facts;
 
+use crate::exits::Exits;
+
 /// Everything that one run said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
@@ -224,10 +226,8 @@ pub struct ExitRow {
     pub name: String,
     /// `enabled`, `not-enabled` or `undefined`.
     pub status: String,
-    /// Its exits and their ticks.
-    pub figures: Figures,
-    /// Exits by power of two of their ticks.
-    pub histogram: BTreeMap<u8, u64>,
+    /// Its exits.
+    pub exits: Exits,
     /// The exits among these that were the monitor's own looks at a guest that ran long.
     pub looks: u64,
 }

@@ -1,6 +1,5 @@
 //! Reads a serial log, line by line, into a [`Log`].
 
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use tollgate_abi::record::records::read;
@@ -14,6 +13,7 @@ use super::{
     Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, ScenarioRun, Silicon, Stop, Total,
     VariantRow, Verdict, WorkloadEnd, WorkloadRun,
 };
+use crate::exits::Exits;
 use crate::lines::{Line, Lines};
 use tollgate_abi::figures::Figures;
 
@@ -369,14 +369,9 @@ impl State {
         let read::Exit { vcpu, reason, name, status, count, cycles, min, max, histogram, looks } =
             fields.of(read::Exit::of)?;
         let (name, status) = (printable(name), printable(status));
-        let mut buckets = BTreeMap::<u8, u64>::new();
-        for (bucket, count) in histogram.iter().flat_map(|histogram| histogram.iter()) {
-            let sum = buckets.entry(bucket).or_default();
-            *sum = sum.saturating_add(count);
-        }
-        let looks = looks.unwrap_or(0);
-        let figures = Figures { count, cycles, min, max };
-        let row = ExitRow { name, status, figures, histogram: buckets, looks };
+        let histogram = histogram.iter().flat_map(|histogram| histogram.iter()).collect();
+        let exits = Exits { figures: Figures { count, cycles, min, max }, histogram };
+        let row = ExitRow { name, status, exits, looks: looks.unwrap_or(0) };
         match self.log.exits.insert((vcpu, reason), row) {
             Some(_) => Err(fields.problem(format!("repeats reason {reason} of vCPU {vcpu}"))),
             None => self.bounded("ledger rows", self.log.exits.len(), MOST_ROWS),

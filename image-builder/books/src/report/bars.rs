@@ -4,7 +4,8 @@ use anstyle::{AnsiColor, Style};
 
 use super::Look;
 use super::figures::{bounds, counted, percent, scaled, seen};
-use crate::account::{Account, Bucket, Reason};
+use crate::account::{Account, Reason};
+use crate::exits::Bucket;
 use crate::terminal::Terminal;
 
 /// Columns of a bar however narrow the terminal is, and however wide.
@@ -13,7 +14,7 @@ const BAR: [usize; 2] = [6, 60];
 /// The histograms of all reasons, the costliest first or as asked.
 pub(super) fn of(account: &Account, look: Look) -> String {
     let mut rows = seen(account);
-    rows.retain(|reason| !reason.histogram.is_empty());
+    rows.retain(|reason| !reason.exits.histogram.buckets().is_empty());
     look.order.sort(&mut rows);
     let blocks: Vec<String> = rows.iter().map(|reason| block(reason, &look.terminal)).collect();
     blocks.join("\n")
@@ -21,9 +22,10 @@ pub(super) fn of(account: &Account, look: Look) -> String {
 
 /// The histogram of one reason.
 pub(super) fn block(reason: &Reason, terminal: &Terminal) -> String {
-    let title = format!("{} ({}): {}, by ticks", reason.name, reason.number, counted(reason.figures.count, "exit"));
+    let title =
+        format!("{} ({}): {}, by ticks", reason.name, reason.number, counted(reason.exits.figures.count, "exit"));
     let mut text = terminal.paint(Style::new().bold(), &terminal.wrap(&title)) + "\n";
-    let most = reason.histogram.iter().map(|bucket| bucket.count).max().unwrap_or(0);
+    let most = reason.exits.histogram.buckets().iter().map(|bucket| bucket.count).max().unwrap_or(0);
     let columns = usize::from(terminal.columns);
     let cells = |bucket: &Bucket, short: bool| {
         let (least, last) = bounds(bucket.bucket);
@@ -32,9 +34,10 @@ pub(super) fn block(reason: &Reason, terminal: &Terminal) -> String {
             _ => ticks.to_string(),
         };
         let last = if short { last.saturating_add(1) } else { last };
-        [ticks(least), ticks(last), bucket.count.to_string(), percent(bucket.count, reason.figures.count)]
+        [ticks(least), ticks(last), bucket.count.to_string(), percent(bucket.count, reason.exits.figures.count)]
     };
-    let all = |short: bool| reason.histogram.iter().map(|bucket| cells(bucket, short)).collect::<Vec<_>>();
+    let all =
+        |short: bool| reason.exits.histogram.buckets().iter().map(|bucket| cells(bucket, short)).collect::<Vec<_>>();
     let widths = |rows: &[[String; 4]]| {
         [0, 1, 2, 3].map(|at| rows.iter().map(|row: &[String; 4]| row[at].len()).max().unwrap_or(0))
     };
@@ -45,7 +48,7 @@ pub(super) fn block(reason: &Reason, terminal: &Terminal) -> String {
     }
     let [least, last, count, share] = widths(&rows);
     let room = columns.saturating_sub(before(&rows)).clamp(BAR[0], BAR[1]);
-    for (row, bucket) in rows.iter().zip(&reason.histogram) {
+    for (row, bucket) in rows.iter().zip(reason.exits.histogram.buckets()) {
         let bar = bar(bucket.count, most, room, terminal);
         let bar = terminal.paint(AnsiColor::Cyan.on_default(), &bar);
         text += &format!("  {:>least$}-{:<last$} {:>count$} {:>share$}  {bar}\n", row[0], row[1], row[2], row[3]);
@@ -71,6 +74,7 @@ pub(super) fn bar(part: u64, most: u64, room: usize, terminal: &Terminal) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exits::Exits;
     use tollgate_abi::figures::Figures;
 
     #[test]
@@ -87,9 +91,9 @@ mod tests {
 
     #[test]
     fn forty_columns_hold_a_histogram() {
-        let histogram = [(5, 1), (6, 4065), (10, 801)].map(|(bucket, count)| Bucket { bucket, count }).to_vec();
-        let figures = Figures { count: 4867, ..Figures::default() };
-        let reason = Reason { number: 10, name: "CPUID".to_owned(), figures, histogram, ..Reason::default() };
+        let histogram = [(5, 1), (6, 4065), (10, 801)].into_iter().collect();
+        let exits = Exits { figures: Figures { count: 4867, ..Figures::default() }, histogram };
+        let reason = Reason { number: 10, name: "CPUID".to_owned(), exits, ..Reason::default() };
         let text = block(&reason, &Terminal { columns: 40, wraps: true, ..Terminal::default() });
         assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
         assert_eq!(text.lines().count(), 4);

@@ -68,9 +68,8 @@ fn render(Titled { title, account }: &Titled, headed: bool) -> String {
 }
 
 fn over_all(reason: &Reason) -> VcpuReason {
-    let &Reason { number, figures, looks, audit_count, .. } = reason;
-    let histogram = reason.histogram.clone();
-    VcpuReason { number, name: reason.name.clone(), figures, histogram, looks, audit_count }
+    let &Reason { number, looks, audit_count, .. } = reason;
+    VcpuReason { number, name: reason.name.clone(), exits: reason.exits.clone(), looks, audit_count }
 }
 
 /// The status of a reason, which is the same on every vCPU.
@@ -81,10 +80,15 @@ fn status(account: &Account, number: u16) -> &str {
 
 fn cells(title: &str, vcpu: &str, status: &str, row: &VcpuReason, guest_count: Option<u64>) -> Vec<String> {
     let book = |count: Option<u64>| count.map_or_else(String::new, |count| count.to_string());
-    let average = if row.figures.count == 0 { 0.0 } else { row.figures.cycles as f64 / row.figures.count as f64 };
+    let average = if row.exits.figures.count == 0 {
+        0.0
+    } else {
+        row.exits.figures.cycles as f64 / row.exits.figures.count as f64
+    };
     let mut cells = [title, vcpu, &row.number.to_string(), &row.name, status].map(str::to_owned).to_vec();
     cells.extend(
-        [row.figures.count, row.figures.cycles, row.figures.min, row.figures.max].map(|number| number.to_string()),
+        [row.exits.figures.count, row.exits.figures.cycles, row.exits.figures.min, row.exits.figures.max]
+            .map(|number| number.to_string()),
     );
     cells.extend([format!("{average:.2}"), book(guest_count), book(row.audit_count)]);
     cells

@@ -1,6 +1,7 @@
 //! Figures that every form derives from an account in the same way.
 
-use crate::account::{Account, Bucket, Reason};
+use crate::account::{Account, Reason};
+use crate::exits::{Bucket, Exits};
 
 /// A share in percent, or `-` where the whole is 0.
 pub(super) fn percent(part: u64, whole: u64) -> String {
@@ -32,8 +33,9 @@ pub(super) fn scaled(number: u64) -> (u64, &'static str) {
 
 /// The reasons that any book has.
 pub(super) fn seen(account: &Account) -> Vec<&Reason> {
-    let any =
-        |reason: &&Reason| reason.figures.count > 0 || reason.guest_count > Some(0) || reason.audit_count > Some(0);
+    let any = |reason: &&Reason| {
+        reason.exits.figures.count > 0 || reason.guest_count > Some(0) || reason.audit_count > Some(0)
+    };
     account.reasons.iter().filter(any).collect()
 }
 
@@ -46,12 +48,12 @@ pub(super) fn bounds(bucket: u8) -> (u64, u64) {
 
 /// Ticks that `share` of all exits did not exceed, estimated: exact as to the power of two, within which exits are taken to lie
 /// evenly between the shortest and the longest. `None` without exits.
-pub(super) fn percentile(histogram: &[Bucket], [shortest, longest]: [u64; 2], share: f64) -> Option<u64> {
-    let exits: u64 = histogram.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.count));
-    if exits == 0 {
+pub(super) fn percentile(exits: &Exits, share: f64) -> Option<u64> {
+    let count = exits.histogram.count();
+    if count == 0 {
         return None;
     }
-    let rank = ((exits as f64 * share).ceil() as u64).clamp(1, exits);
+    let rank = ((count as f64 * share).ceil() as u64).clamp(1, count);
     let mut before = 0_u64;
     let holds_it = |bucket: &&Bucket| {
         let reached = before.saturating_add(bucket.count);
@@ -60,9 +62,9 @@ pub(super) fn percentile(histogram: &[Bucket], [shortest, longest]: [u64; 2], sh
         }
         reached >= rank
     };
-    let bucket = histogram.iter().find(holds_it)?;
+    let bucket = exits.histogram.buckets().iter().find(holds_it)?;
     let (least, most) = bounds(bucket.bucket);
-    let (least, most) = (least.max(shortest), most.min(longest));
+    let (least, most) = (least.max(exits.figures.min), most.min(exits.figures.max));
     let within = (rank - before) as f64 - 0.5;
     let estimate = least as f64 + most.saturating_sub(least) as f64 * within / bucket.count as f64;
     // The figures of a damaged log may contradict each other.
@@ -72,7 +74,9 @@ pub(super) fn percentile(histogram: &[Bucket], [shortest, longest]: [u64; 2], sh
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exits::Histogram;
     use proptest::prelude::*;
+    use tollgate_abi::figures::Figures;
 
     #[test]
     fn a_bucket_holds_a_power_of_two() {
@@ -83,9 +87,18 @@ mod tests {
 
     #[test]
     fn estimates_are_exact_where_all_exits_took_the_same() {
-        let one = [Bucket { bucket: 6, count: 1000 }];
-        assert_eq!(percentile(&one, [70, 70], 0.5), Some(70));
-        assert_eq!(percentile(&[], [0, 0], 0.5), None);
+        assert_eq!(percentile(&of([70; 1000].into_iter()), 0.5), Some(70));
+        assert_eq!(percentile(&Exits::default(), 0.5), None);
+    }
+
+    /// Exits that took so many ticks.
+    fn of(ticks: impl Iterator<Item = u64>) -> Exits {
+        let mut exits = Exits::default();
+        for ticks in ticks {
+            exits.figures.add(Figures { count: 1, cycles: ticks, min: ticks, max: ticks });
+            exits.histogram.extend([(Histogram::bucket_of(ticks), 1)]);
+        }
+        exits
     }
 
     proptest! {
@@ -93,17 +106,9 @@ mod tests {
         fn an_estimate_is_within_a_factor_of_two(ticks in proptest::collection::vec(1u64..1_000_000, 1..200), share in 0.01f64..1.0) {
             let mut sorted = ticks;
             sorted.sort_unstable();
-            let mut histogram: Vec<Bucket> = Vec::new();
-            for &one in &sorted {
-                let number = one.ilog2() as u8;
-                match histogram.last_mut() {
-                    Some(bucket) if bucket.bucket == number => bucket.count += 1,
-                    _ => histogram.push(Bucket { bucket: number, count: 1 }),
-                }
-            }
             let extremes = [sorted[0], sorted[sorted.len() - 1]];
             let exact = sorted[((sorted.len() as f64 * share).ceil() as usize).clamp(1, sorted.len()) - 1];
-            let estimate = percentile(&histogram, extremes, share).unwrap();
+            let estimate = percentile(&of(sorted.iter().copied()), share).unwrap();
             prop_assert!((extremes[0]..=extremes[1]).contains(&estimate));
             prop_assert_eq!(estimate.ilog2(), exact.ilog2());
         }

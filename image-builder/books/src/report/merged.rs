@@ -39,13 +39,7 @@ pub(super) fn sorted(group: &Group, look: Look) -> Vec<(Reason, &MergedReason)> 
 
 /// A merged row as a row of one run, for charts and orders that take either.
 fn plain(MergedReason { reason, .. }: &MergedReason) -> Reason {
-    Reason {
-        number: reason.number,
-        name: reason.name.clone(),
-        figures: reason.figures,
-        histogram: reason.histogram.clone(),
-        ..Reason::default()
-    }
+    Reason { number: reason.number, name: reason.name.clone(), exits: reason.exits.clone(), ..Reason::default() }
 }
 
 /// The platform of a group and the verdicts of its runs, in two lines.
@@ -78,11 +72,18 @@ pub(super) fn sheet(group: &Group, look: Look) -> Sheet {
         "most avg#",
     ]);
     for (reason, MergedReason { runs, count, average: averages, .. }) in sorted(group, look) {
-        let mut cells =
-            vec![reason.number.to_string(), reason.name.clone(), runs.to_string(), reason.figures.count.to_string()];
-        cells.extend([percent(reason.figures.count, group.exits), percent(reason.figures.cycles, group.cycles)]);
-        cells.extend([reason.figures.min, reason.figures.max].map(|ticks| ticks.to_string()));
-        cells.push(average(reason.figures.cycles, reason.figures.count));
+        let mut cells = vec![
+            reason.number.to_string(),
+            reason.name.clone(),
+            runs.to_string(),
+            reason.exits.figures.count.to_string(),
+        ];
+        cells.extend([
+            percent(reason.exits.figures.count, group.exits),
+            percent(reason.exits.figures.cycles, group.cycles),
+        ]);
+        cells.extend([reason.exits.figures.min, reason.exits.figures.max].map(|ticks| ticks.to_string()));
+        cells.push(average(reason.exits.figures.cycles, reason.exits.figures.count));
         cells.extend([count.min, count.median, count.max].map(|count| count.to_string()));
         cells.extend([averages.min, averages.median, averages.max].map(|ticks| format!("{ticks:.1}")));
         sheet.row(cells);
@@ -145,10 +146,15 @@ pub(super) fn csv(merged: &Merged) -> String {
                 .to_vec();
             cells.extend([group.runs.to_string(), reason.number.to_string(), reason.name.clone(), runs.to_string()]);
             cells.extend(
-                [reason.figures.count, reason.figures.cycles, reason.figures.min, reason.figures.max]
-                    .map(|figure| figure.to_string()),
+                [
+                    reason.exits.figures.count,
+                    reason.exits.figures.cycles,
+                    reason.exits.figures.min,
+                    reason.exits.figures.max,
+                ]
+                .map(|figure| figure.to_string()),
             );
-            cells.push(format!("{:.2}", reason.figures.cycles as f64 / reason.figures.count.max(1) as f64));
+            cells.push(format!("{:.2}", reason.exits.figures.cycles as f64 / reason.exits.figures.count.max(1) as f64));
             cells.extend([count.min, count.median, count.max].map(|count| count.to_string()));
             cells.extend([average.min, average.median, average.max].map(|ticks| format!("{ticks:.2}")));
             sheet.row(cells);

@@ -13,7 +13,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::figures::bounds;
 use super::{Form, Titled};
-use crate::account::{Account, Bucket, Merged, MergedReason};
+use crate::account::{Account, Merged, MergedReason};
+use crate::exits::Exits;
 use crate::failure::Status;
 
 /// The last bucket with a boundary of its own. Boundaries are the same in every document, so that series can be added. Longer
@@ -54,7 +55,7 @@ type Labels = Vec<(&'static str, String)>;
 enum Figure {
     Counter(u64),
     Gauge(f64),
-    Histogram { sum: u64, count: u64, histogram: Vec<Bucket> },
+    Histogram(Exits),
 }
 
 /// One metric: its name without the suffix that its type adds, its description, and its series.
@@ -117,13 +118,12 @@ fn render(accounts: &[Titled]) -> String {
             let on_vcpu = with(&whole, [("vcpu", vcpu.vcpu.to_string())]);
             entries.add(&on_vcpu, Figure::Counter(vcpu.entries));
             elapsed.add(&on_vcpu, Figure::Gauge(vcpu.elapsed as f64));
-            for row in vcpu.reasons.iter().filter(|row| row.figures.count > 0) {
+            for row in vcpu.reasons.iter().filter(|row| row.exits.figures.count > 0) {
                 let labels = with(&on_vcpu, [("number", row.number.to_string()), ("reason", row.name.clone())]);
-                exits.add(&labels, Figure::Counter(row.figures.count));
-                shortest.add(&labels, Figure::Gauge(row.figures.min as f64));
-                longest.add(&labels, Figure::Gauge(row.figures.max as f64));
-                let histogram = row.histogram.clone();
-                times.add(&labels, Figure::Histogram { sum: row.figures.cycles, count: row.figures.count, histogram });
+                exits.add(&labels, Figure::Counter(row.exits.figures.count));
+                shortest.add(&labels, Figure::Gauge(row.exits.figures.min as f64));
+                longest.add(&labels, Figure::Gauge(row.exits.figures.max as f64));
+                times.add(&labels, Figure::Histogram(row.exits.clone()));
             }
         }
         for row in account.reasons.iter().filter(|row| row.guest_count > Some(0)) {
@@ -164,10 +164,8 @@ fn render_merged(merged: &Merged) -> String {
         for row in &group.reasons {
             let MergedReason { reason, count, average, .. } = row;
             let labels = with(&whole, [("number", reason.number.to_string()), ("reason", reason.name.clone())]);
-            exits.add(&labels, Figure::Counter(reason.figures.count));
-            let histogram = reason.histogram.clone();
-            times
-                .add(&labels, Figure::Histogram { sum: reason.figures.cycles, count: reason.figures.count, histogram });
+            exits.add(&labels, Figure::Counter(reason.exits.figures.count));
+            times.add(&labels, Figure::Histogram(reason.exits.clone()));
             for (which, exits, ticks) in [
                 ("least", count.min, average.min),
                 ("median", count.median, average.median),
@@ -232,18 +230,12 @@ impl Figure {
         match self {
             Figure::Counter(count) => ConstCounter::new(*count).encode(encoder),
             Figure::Gauge(value) => ConstGauge::new(*value).encode(encoder),
-            Figure::Histogram { sum, count, histogram } => {
-                let in_bucket = |bucket: u8| {
-                    histogram
-                        .iter()
-                        .filter(|known| known.bucket == bucket)
-                        .fold(0, |sum, known| known.count.saturating_add(sum))
-                };
+            Figure::Histogram(Exits { figures, histogram }) => {
                 let mut buckets: Vec<(f64, u64)> =
-                    (0..=LAST_BUCKET).map(|bucket| (bounds(bucket).1 as f64, in_bucket(bucket))).collect();
+                    (0..=LAST_BUCKET).map(|bucket| (bounds(bucket).1 as f64, histogram.of(bucket))).collect();
                 let within = buckets.iter().fold(0_u64, |sum, bucket| sum.saturating_add(bucket.1));
-                buckets.push((f64::INFINITY, count.saturating_sub(within)));
-                encoder.encode_histogram::<NoLabelSet>(*sum as f64, *count, &buckets, None)
+                buckets.push((f64::INFINITY, figures.count.saturating_sub(within)));
+                encoder.encode_histogram::<NoLabelSet>(figures.cycles as f64, figures.count, &buckets, None)
             }
         }
     }

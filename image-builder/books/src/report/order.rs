@@ -32,10 +32,10 @@ impl Order {
     fn compare(self, one: &Reason, other: &Reason) -> Ordering {
         let by = |figure: fn(&Reason) -> u64| Reverse(figure(one)).cmp(&Reverse(figure(other)));
         match self {
-            Order::Samples => by(|row| row.figures.count),
-            Order::Time => by(|row| row.figures.cycles),
-            Order::Min => by(|row| row.figures.min),
-            Order::Max => by(|row| row.figures.max),
+            Order::Samples => by(|row| row.exits.figures.count),
+            Order::Time => by(|row| row.exits.figures.cycles),
+            Order::Min => by(|row| row.exits.figures.min),
+            Order::Max => by(|row| row.exits.figures.max),
             Order::Avg => average(other).total_cmp(&average(one)),
             Order::Number => Ordering::Equal,
         }
@@ -43,5 +43,5 @@ impl Order {
 }
 
 fn average(row: &Reason) -> f64 {
-    row.figures.cycles as f64 / row.figures.count.max(1) as f64
+    row.exits.figures.cycles as f64 / row.exits.figures.count.max(1) as f64
 }

@@ -42,12 +42,13 @@ fn matrix(account: &Account, block: &[VcpuAccount], is_last: bool) -> Sheet {
     heading.extend(block.iter().map(|vcpu| format!("vCPU {}#", vcpu.vcpu)));
     heading.extend(is_last.then(|| "all#".to_owned()));
     let mut sheet = Sheet::new(&heading);
-    let counts = |vcpu: &VcpuAccount| vcpu.reasons.iter().map(|reason| (reason.number, reason.figures.count)).collect();
+    let counts =
+        |vcpu: &VcpuAccount| vcpu.reasons.iter().map(|reason| (reason.number, reason.exits.figures.count)).collect();
     let columns: Vec<BTreeMap<u16, u64>> = block.iter().map(counts).collect();
-    for reason in account.reasons.iter().filter(|reason| reason.figures.count > 0) {
+    for reason in account.reasons.iter().filter(|reason| reason.exits.figures.count > 0) {
         let mut cells = vec![reason.number.to_string(), reason.name.clone()];
         cells.extend(columns.iter().map(|counts| counts.get(&reason.number).copied().unwrap_or(0).to_string()));
-        cells.extend(is_last.then(|| reason.figures.count.to_string()));
+        cells.extend(is_last.then(|| reason.exits.figures.count.to_string()));
         sheet.row(cells);
     }
     sheet

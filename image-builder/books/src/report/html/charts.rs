@@ -3,7 +3,8 @@
 
 use maud::{Markup, html};
 
-use crate::account::{Bucket, Reason};
+use crate::account::Reason;
+use crate::exits::{Bucket, Exits};
 use crate::report::figures::{bounds, percentile, scaled};
 
 /// The width of every chart in its own units.
@@ -32,7 +33,7 @@ pub(super) fn share(part: u64, most: u64) -> Markup {
 
 /// The buckets from the lowest to the highest that any of these rows has.
 pub(super) fn domain<'a>(rows: impl Iterator<Item = &'a Reason>) -> Option<(u8, u8)> {
-    let buckets = rows.flat_map(|row| row.histogram.iter().map(|bucket| bucket.bucket));
+    let buckets = rows.flat_map(|row| row.exits.histogram.buckets().iter().map(|bucket| bucket.bucket));
     buckets.fold(None, |domain, bucket| match domain {
         None => Some((bucket, bucket)),
         Some((least, most)) => Some((bucket.min(least), bucket.max(most))),
@@ -41,20 +42,21 @@ pub(super) fn domain<'a>(rows: impl Iterator<Item = &'a Reason>) -> Option<(u8, 
 
 /// A histogram of the ticks that a reason's exits took: a bar for each power of two, a line at the estimated median.
 pub(super) fn histogram(reason: &Reason, (first, last): (u8, u8)) -> Markup {
-    let exits: u64 = reason.histogram.iter().fold(0, |sum, bucket| sum.saturating_add(bucket.count));
-    let tallest = reason.histogram.iter().map(|bucket| bucket.count).max().unwrap_or(1).max(1);
+    let Exits { figures, histogram } = &reason.exits;
+    let exits = histogram.count();
+    let tallest = histogram.buckets().iter().map(|bucket| bucket.count).max().unwrap_or(1).max(1);
     let width = WIDTH / f64::from(last - first + 1);
-    let median = percentile(&reason.histogram, [reason.figures.min, reason.figures.max], 0.5);
+    let median = percentile(&reason.exits, 0.5);
     let label = format!(
         "{}: {exits} exits of {} to {} ticks, {} at the median",
         reason.name,
-        reason.figures.min,
-        reason.figures.max,
+        figures.min,
+        figures.max,
         median.unwrap_or(0)
     );
     html! {
         svg.histogram viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label=(label) {
-            @for &Bucket { bucket, count } in &reason.histogram {
+            @for &Bucket { bucket, count } in histogram.buckets() {
                 @let height = (count as f64 / tallest as f64 * HEIGHT).max(1.5);
                 @let (least, most) = bounds(bucket);
                 rect x=(units(f64::from(bucket - first) * width + width * 0.06)) y=(units(HEIGHT - height))

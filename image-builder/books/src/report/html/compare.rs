@@ -79,8 +79,8 @@ fn reasons(accounts: &[Titled], look: Look) -> Markup {
         accounts.iter().map(|titled| titled.account.reasons.iter().map(|row| (row.number, row)).collect()).collect();
     let of = |run: usize, number: u16| {
         runs[run].get(&number).map_or(Figures { count: 0, cycles: 0 }, |row| Figures {
-            count: row.figures.count,
-            cycles: row.figures.cycles,
+            count: row.exits.figures.count,
+            cycles: row.exits.figures.cycles,
         })
     };
     let total = |account: &Account| Figures { count: account.totals.exits, cycles: account.totals.cycles };

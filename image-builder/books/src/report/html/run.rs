@@ -165,37 +165,39 @@ fn row(account: &Account, reason: &Reason) -> Vec<Cell> {
         let value = if whole == 0 { None } else { Some(part as f64 / whole as f64) };
         Cell::of(html! { (percent(part, whole)) (charts::share(part, most)) }, value)
     };
-    let ticks = |ticks: Option<u64>| Cell::text(book(ticks.filter(|_| reason.figures.count > 0)));
+    let ticks = |ticks: Option<u64>| Cell::text(book(ticks.filter(|_| reason.exits.figures.count > 0)));
     let mut cells =
-        vec![Cell::text(&reason.name), Cell::count(reason.number.into()), Cell::count(reason.figures.count)];
-    cells.push(shared(reason.figures.count, totals.exits, most(|row| row.figures.count)));
-    cells.push(shared(reason.figures.cycles, totals.cycles, most(|row| row.figures.cycles)));
-    cells.push(ticks(Some(reason.figures.min)));
-    let extremes = [reason.figures.min, reason.figures.max];
-    cells.extend(PERCENTILES.map(|(_, share)| ticks(percentile(&reason.histogram, extremes, share))));
-    cells.extend([ticks(Some(reason.figures.max)), Cell::text(average(reason.figures.cycles, reason.figures.count))]);
-    let own = reason.figures.count.checked_sub(reason.looks).and_then(|rest| rest.checked_sub(reason.scenario_count));
+        vec![Cell::text(&reason.name), Cell::count(reason.number.into()), Cell::count(reason.exits.figures.count)];
+    cells.push(shared(reason.exits.figures.count, totals.exits, most(|row| row.exits.figures.count)));
+    cells.push(shared(reason.exits.figures.cycles, totals.cycles, most(|row| row.exits.figures.cycles)));
+    cells.push(ticks(Some(reason.exits.figures.min)));
+    cells.extend(PERCENTILES.map(|(_, share)| ticks(percentile(&reason.exits, share))));
+    cells.extend([
+        ticks(Some(reason.exits.figures.max)),
+        Cell::text(average(reason.exits.figures.cycles, reason.exits.figures.count)),
+    ]);
+    let own =
+        reason.exits.figures.count.checked_sub(reason.looks).and_then(|rest| rest.checked_sub(reason.scenario_count));
     let differs = |differs: bool, text: String| {
         if differs { Cell::text(format!("\u{2260}{text}")).marked("differs") } else { Cell::text(text) }
     };
     cells.push(differs(reason.guest_count.is_some() && reason.guest_count != own, with_scenarios(reason)));
-    cells
-        .push(differs(reason.audit_count.is_some_and(|count| count != reason.figures.count), book(reason.audit_count)));
+    cells.push(differs(
+        reason.audit_count.is_some_and(|count| count != reason.exits.figures.count),
+        book(reason.audit_count),
+    ));
     cells
 }
 
 /// The histograms of these reasons.
 pub(super) fn histograms(mut rows: Vec<&Reason>) -> Markup {
-    rows.retain(|reason| !reason.histogram.is_empty());
+    rows.retain(|reason| !reason.exits.histogram.buckets().is_empty());
     let Some(domain) = charts::domain(rows.iter().copied()) else { return html! {} };
     Order::Time.sort(&mut rows);
     let buckets: Vec<u8> = (domain.0..=domain.1).collect();
     let heading: Vec<String> = buckets.iter().map(|&bucket| charts::short(bounds(bucket).0)).collect();
     let mut columns = vec![Column::new("exit reason", false)];
     columns.extend(heading.iter().map(|name| Column::new(name, true)));
-    let count = |reason: &Reason, bucket: u8| {
-        reason.histogram.iter().find(|known| known.bucket == bucket).map_or(0, |known| known.count)
-    };
     let figures = Table {
         caption: html! { "Exits by ticks, from the number above the column on" },
         groups: Vec::new(),
@@ -203,7 +205,7 @@ pub(super) fn histograms(mut rows: Vec<&Reason>) -> Markup {
         rows: rows
             .iter()
             .map(|&reason| {
-                let counts = buckets.iter().map(|&bucket| Cell::count(count(reason, bucket)));
+                let counts = buckets.iter().map(|&bucket| Cell::count(reason.exits.histogram.of(bucket)));
                 std::iter::once(Cell::text(&reason.name)).chain(counts).collect()
             })
             .collect(),
@@ -218,7 +220,7 @@ pub(super) fn histograms(mut rows: Vec<&Reason>) -> Markup {
         div.grid {
             @for reason in &rows {
                 figure {
-                    figcaption { b { (reason.name) } " " span { (grouped(reason.figures.count)) " exits" } }
+                    figcaption { b { (reason.name) } " " span { (grouped(reason.exits.figures.count)) " exits" } }
                     (charts::histogram(reason, domain))
                 }
             }
@@ -260,7 +262,8 @@ fn vcpus(account: &Account) -> Markup {
 }
 
 fn stack(vcpu: &VcpuAccount, known: &[(usize, u16, &str)]) -> Vec<Part> {
-    let ticks = |number: u16| vcpu.reasons.iter().find(|row| row.number == number).map_or(0, |row| row.figures.cycles);
+    let ticks =
+        |number: u16| vcpu.reasons.iter().find(|row| row.number == number).map_or(0, |row| row.exits.figures.cycles);
     let mut parts: Vec<Part> = known
         .iter()
         .map(|&(color, number, name)| Part { color, name: name.to_owned(), amount: ticks(number) })
