@@ -48,7 +48,7 @@ fn exits_of_guest() -> u64 {
 /// The status of a reason, and the number of its exits that the guest caused.
 fn status(reason: ExitReason, vcpu: Option<u16>) -> (u32, u64) {
     let (leaf, asked) = match reason.own_of_svm() {
-        Some(own) => (SVM_STATUS, own.code),
+        Some(own) => (SVM_STATUS, own.code as u16),
         None => (STATUS, reason.0),
     };
     let answer = cpuid(leaf, RowQuery { reason: asked, vcpu }.encode());
@@ -63,8 +63,8 @@ pub(crate) fn is_enabled(reason: ExitReason) -> bool {
 }
 
 /// The reason that stands for one of SVM's own exit codes, and whether the controls in force enable it.
-pub(crate) fn own_of_svm(code: u16) -> (ExitReason, bool) {
-    let answer = cpuid(SVM_STATUS, RowQuery { reason: code, vcpu: None }.encode());
+pub(crate) fn own_of_svm(code: u32) -> (ExitReason, bool) {
+    let answer = cpuid(SVM_STATUS, RowQuery { reason: code as u16, vcpu: None }.encode());
     (of_code(code).unwrap_or(ExitReason(u16::MAX)), answer.eax == Status::Enabled as u32)
 }
 

@@ -1,5 +1,5 @@
 //! THE table of SVM exit codes (APM 2 appendix C): the SDM reason that each stands for, and the names of those that stand for
-//! none. The intercept bit of a code follows from its number (APM 2 appendix B, table B-1).
+//! none. The intercept bit of a code follows from its number (APM 2 appendix B, table B-1). No other file has a code by number.
 
 use crate::emulated::Emulated::{self, Always, From, Never};
 use crate::emulated::Places;
@@ -15,7 +15,7 @@ pub const CS_HAS_L_AND_D: &str = "CS has both L and D";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Own {
     /// Its EXITCODE; the first one, if it is a range.
-    pub code: u16,
+    pub code: u32,
     /// The APM's name of it, without `VMEXIT_`.
     pub name: &'static str,
     /// The guest's action that provokes the exit.
@@ -24,55 +24,116 @@ pub struct Own {
     pub places: Places,
 }
 
-macro_rules! own {
-    ($($code:literal $ident:ident $name:literal, $how:literal, $where:literal, $bochs:expr, $qemu:expr;)*) => {
+macro_rules! exit_codes {
+    (
+        twins { $($reason:ident: $($twin:ident $twin_code:literal)+;)* }
+        own { $($own_code:literal $own:ident $ident:ident, $how:literal, $where:literal, $bochs:expr, $qemu:expr;)* }
+        by_information { $($name:ident $code:literal $about:literal;)* }
+    ) => {
+        /// EXITCODE by the APM's names, without `VMEXIT_`.
+        pub mod code {
+            $($(#[doc = concat!("EXITCODE ", stringify!($twin_code), ".")] pub const $twin: u32 = $twin_code;)+)*
+            $(#[doc = concat!("EXITCODE ", stringify!($own_code), ".")] pub const $own: u32 = $own_code;)*
+            $(#[doc = $about] pub const $name: u32 = $code;)*
+        }
+
+        /// The SDM reasons that codes stand for, in ranges: the first code, the last one, the reason.
+        const TWINS: &[(u32, u32, ExitReason)] = &[$({
+            let codes = [$(code::$twin),+];
+            (codes[0], codes[codes.len() - 1], ExitReason::$reason)
+        }),*];
+
         /// Every exit code without an Intel twin, in ascending order; number n here is reason [`OWN_OF_SVM`] + n.
         pub const OWN: &[Own] = &[$(Own {
-            code: $code,
-            name: $name,
+            code: code::$own,
+            name: stringify!($own),
             provoked_by: $how,
             places: at($where, $bochs, $qemu),
         }),*];
 
         impl ExitReason {
-            $(#[doc = concat!("SVM's own exit code ", stringify!($code), ": ", $name, ".")]
-            pub const $ident: Self = own($code);)*
+            $(#[doc = concat!("SVM's own exit code ", stringify!($own_code), ": ", stringify!($own), ".")]
+            pub const $ident: Self = own(code::$own);)*
         }
     };
 }
 
-own! {
-    0x65 SVM_CR0_SEL_WRITE "CR0_SEL_WRITE", "MOV to CR0 or LMSW that changes more than TS and MP", "any SVM", Always, Always;
-    0x70 SVM_PUSHF "PUSHF", "PUSHF", "any SVM", Always, Always;
-    0x71 SVM_POPF "POPF", "POPF", "any SVM", Always, Always;
-    0x73 SVM_RSM "RSM", "RSM", "QEMU", Never, Always;
-    0x74 SVM_IRET "IRET", "IRET", "any SVM", Always, Always;
-    0x75 SVM_SWINT "SWINT", "INT n", "any SVM", Always, Always;
-    0x7a SVM_INVLPGA "INVLPGA", "INVLPGA", "any SVM", Always, Always;
-    0x7e SVM_FERR_FREEZE "FERR_FREEZE", "an x87 error that freezes the processor (CR0.NE clear)", "silicon", Never, Never;
-    0x7f SVM_SHUTDOWN "SHUTDOWN", "an exception while #DF is delivered", "QEMU, Bochs' AMD models or silicon", From((3, 0)), Always;
-    0x80 SVM_VMRUN "VMRUN", "VMRUN", "any SVM", Always, Always;
-    0x82 SVM_VMLOAD "VMLOAD", "VMLOAD", "any SVM", Always, Always;
-    0x83 SVM_VMSAVE "VMSAVE", "VMSAVE", "any SVM", Always, Always;
-    0x84 SVM_STGI "STGI", "STGI", "any SVM", Always, Always;
-    0x85 SVM_CLGI "CLGI", "CLGI", "any SVM", Always, Always;
-    0x86 SVM_SKINIT "SKINIT", "SKINIT", "any SVM", Always, Always;
-    0x88 SVM_ICEBP "ICEBP", "ICEBP (INT1)", "Bochs' AMD models or silicon", Always, Never;
-    0x8e SVM_RDPRU "RDPRU", "RDPRU", "silicon from Zen 2 on", Never, Never;
-    0x8f SVM_EFER_WRITE_TRAP "EFER_WRITE_TRAP", "WRMSR to EFER", "silicon with SEV-ES", Never, Never;
-    0x90 SVM_CR_WRITE_TRAP "CR_WRITE_TRAP", "MOV to a control register", "silicon with SEV-ES", Never, Never;
-    0xa0 SVM_INVLPGB "INVLPGB", "INVLPGB", "silicon from Zen 3 on", Never, Never;
-    0xa1 SVM_INVLPGB_ILLEGAL "INVLPGB_ILLEGAL", "INVLPGB that is not allowed", "silicon from Zen 3 on", Never, Never;
-    0xa3 SVM_MCOMMIT "MCOMMIT", "MCOMMIT", "silicon from Zen 2 on", Never, Never;
-    0xa4 SVM_TLBSYNC "TLBSYNC", "TLBSYNC", "silicon from Zen 3 on", Never, Never;
-    0xa6 SVM_IDLE_HLT "IDLE_HLT", "HLT with nothing pending", "silicon from Zen 5 on", Never, Never;
-    0x401 SVM_AVIC_INCOMPLETE_IPI "AVIC_INCOMPLETE_IPI", "an IPI that AVIC can't deliver", "silicon with AVIC", Never, Never;
-    0x402 SVM_AVIC_NOACCEL "AVIC_NOACCEL", "an APIC access that AVIC does not accelerate", "silicon with AVIC", Never, Never;
-    0x403 SVM_VMGEXIT "VMGEXIT", "VMGEXIT", "silicon with SEV-ES", Never, Never;
+// A row of twins is the range from its first code to its last; a code between them has a name here if something speaks of it.
+exit_codes! {
+    twins {
+        CR_ACCESS: CR0_READ 0x00 CR3_READ 0x03 CR8_READ 0x08 CR15_READ 0x0f
+            CR0_WRITE 0x10 CR3_WRITE 0x13 CR4_WRITE 0x14 CR8_WRITE 0x18 CR15_WRITE 0x1f;
+        MOV_DR: DR0_READ 0x20 DR7_READ 0x27 DR15_READ 0x2f DR0_WRITE 0x30 DR7_WRITE 0x37 DR15_WRITE 0x3f;
+        EXCEPTION_OR_NMI: EXCP0 0x40 EXCP31 0x5f;
+        EXTERNAL_INTERRUPT: INTR 0x60;
+        EXCEPTION_OR_NMI: NMI 0x61;
+        OTHER_SMI: SMI 0x62;
+        INIT: INIT 0x63;
+        INTERRUPT_WINDOW: VINTR 0x64;
+        GDTR_IDTR_ACCESS: IDTR_READ 0x66 GDTR_READ 0x67;
+        LDTR_TR_ACCESS: LDTR_READ 0x68 TR_READ 0x69;
+        GDTR_IDTR_ACCESS: IDTR_WRITE 0x6a GDTR_WRITE 0x6b;
+        LDTR_TR_ACCESS: LDTR_WRITE 0x6c TR_WRITE 0x6d;
+        RDTSC: RDTSC 0x6e;
+        RDPMC: RDPMC 0x6f;
+        CPUID: CPUID 0x72;
+        INVD: INVD 0x76;
+        PAUSE: PAUSE 0x77;
+        HLT: HLT 0x78;
+        INVLPG: INVLPG 0x79;
+        IO_INSTRUCTION: IOIO 0x7b;
+        TASK_SWITCH: TASK_SWITCH 0x7d;
+        VMCALL: VMMCALL 0x81;
+        RDTSCP: RDTSCP 0x87;
+        WBINVD: WBINVD 0x89;
+        MONITOR: MONITOR 0x8a;
+        MWAIT: MWAIT 0x8b MWAIT_CONDITIONAL 0x8c;
+        XSETBV: XSETBV 0x8d;
+        INVPCID: INVPCID 0xa2;
+        BUS_LOCK: BUSLOCK 0xa5;
+    }
+    own {
+        0x65 CR0_SEL_WRITE SVM_CR0_SEL_WRITE, "MOV to CR0 or LMSW that changes more than TS and MP", "any SVM", Always, Always;
+        0x70 PUSHF SVM_PUSHF, "PUSHF", "any SVM", Always, Always;
+        0x71 POPF SVM_POPF, "POPF", "any SVM", Always, Always;
+        0x73 RSM SVM_RSM, "RSM", "QEMU", Never, Always;
+        0x74 IRET SVM_IRET, "IRET", "any SVM", Always, Always;
+        0x75 SWINT SVM_SWINT, "INT n", "any SVM", Always, Always;
+        0x7a INVLPGA SVM_INVLPGA, "INVLPGA", "any SVM", Always, Always;
+        0x7e FERR_FREEZE SVM_FERR_FREEZE, "an x87 error that freezes the processor (CR0.NE clear)", "silicon", Never, Never;
+        0x7f SHUTDOWN SVM_SHUTDOWN, "an exception while #DF is delivered", "QEMU, Bochs' AMD models or silicon", From((3, 0)), Always;
+        0x80 VMRUN SVM_VMRUN, "VMRUN", "any SVM", Always, Always;
+        0x82 VMLOAD SVM_VMLOAD, "VMLOAD", "any SVM", Always, Always;
+        0x83 VMSAVE SVM_VMSAVE, "VMSAVE", "any SVM", Always, Always;
+        0x84 STGI SVM_STGI, "STGI", "any SVM", Always, Always;
+        0x85 CLGI SVM_CLGI, "CLGI", "any SVM", Always, Always;
+        0x86 SKINIT SVM_SKINIT, "SKINIT", "any SVM", Always, Always;
+        0x88 ICEBP SVM_ICEBP, "ICEBP (INT1)", "Bochs' AMD models or silicon", Always, Never;
+        0x8e RDPRU SVM_RDPRU, "RDPRU", "silicon from Zen 2 on", Never, Never;
+        0x8f EFER_WRITE_TRAP SVM_EFER_WRITE_TRAP, "WRMSR to EFER", "silicon with SEV-ES", Never, Never;
+        0x90 CR_WRITE_TRAP SVM_CR_WRITE_TRAP, "MOV to a control register", "silicon with SEV-ES", Never, Never;
+        0xa0 INVLPGB SVM_INVLPGB, "INVLPGB", "silicon from Zen 3 on", Never, Never;
+        0xa1 INVLPGB_ILLEGAL SVM_INVLPGB_ILLEGAL, "INVLPGB that is not allowed", "silicon from Zen 3 on", Never, Never;
+        0xa3 MCOMMIT SVM_MCOMMIT, "MCOMMIT", "silicon from Zen 2 on", Never, Never;
+        0xa4 TLBSYNC SVM_TLBSYNC, "TLBSYNC", "silicon from Zen 3 on", Never, Never;
+        0xa6 IDLE_HLT SVM_IDLE_HLT, "HLT with nothing pending", "silicon from Zen 5 on", Never, Never;
+        0x401 AVIC_INCOMPLETE_IPI SVM_AVIC_INCOMPLETE_IPI, "an IPI that AVIC can't deliver", "silicon with AVIC", Never, Never;
+        0x402 AVIC_NOACCEL SVM_AVIC_NOACCEL, "an APIC access that AVIC does not accelerate", "silicon with AVIC", Never, Never;
+        0x403 VMGEXIT SVM_VMGEXIT, "VMGEXIT", "silicon with SEV-ES", Never, Never;
+    }
+    by_information {
+        MSR 0x7c  "EXITCODE of RDMSR and WRMSR, which EXITINFO1 tells apart.";
+        NPF 0x400 "EXITCODE of an access that nested paging did not allow.";
+    }
+}
+
+/// EXITCODE of an exception.
+pub const fn exception(vector: u8) -> u32 {
+    code::EXCP0 + vector as u32
 }
 
 /// The reason of a code in [`OWN`].
-const fn own(code: u16) -> ExitReason {
+const fn own(code: u32) -> ExitReason {
     let mut at = 0;
     while OWN[at].code != code {
         at += 1;
@@ -80,48 +141,11 @@ const fn own(code: u16) -> ExitReason {
     ExitReason(OWN_OF_SVM + at as u16)
 }
 
-/// EXITCODE of an access that nested paging did not allow.
-pub const NPF: u16 = 0x400;
-/// EXITCODE of RDMSR and WRMSR, which EXITINFO1 tells apart.
-pub const MSR: u16 = 0x7c;
 /// EXITCODE of a VM entry with invalid state: its low 32 bits, since some processors write no more of it.
 pub const INVALID: u32 = u32::MAX;
 
 /// Codes below this have a place in [`BY_CODE`].
-const DENSE: usize = 0xa7;
-
-/// The SDM reasons that codes stand for, in ranges.
-const TWINS: &[(u16, u16, ExitReason)] = &[
-    (0x00, 0x1f, ExitReason::CR_ACCESS),
-    (0x20, 0x3f, ExitReason::MOV_DR),
-    (0x40, 0x5f, ExitReason::EXCEPTION_OR_NMI),
-    (0x60, 0x60, ExitReason::EXTERNAL_INTERRUPT),
-    (0x61, 0x61, ExitReason::EXCEPTION_OR_NMI),
-    (0x62, 0x62, ExitReason::OTHER_SMI),
-    (0x63, 0x63, ExitReason::INIT),
-    (0x64, 0x64, ExitReason::INTERRUPT_WINDOW),
-    (0x66, 0x67, ExitReason::GDTR_IDTR_ACCESS),
-    (0x68, 0x69, ExitReason::LDTR_TR_ACCESS),
-    (0x6a, 0x6b, ExitReason::GDTR_IDTR_ACCESS),
-    (0x6c, 0x6d, ExitReason::LDTR_TR_ACCESS),
-    (0x6e, 0x6e, ExitReason::RDTSC),
-    (0x6f, 0x6f, ExitReason::RDPMC),
-    (0x72, 0x72, ExitReason::CPUID),
-    (0x76, 0x76, ExitReason::INVD),
-    (0x77, 0x77, ExitReason::PAUSE),
-    (0x78, 0x78, ExitReason::HLT),
-    (0x79, 0x79, ExitReason::INVLPG),
-    (0x7b, 0x7b, ExitReason::IO_INSTRUCTION),
-    (0x7d, 0x7d, ExitReason::TASK_SWITCH),
-    (0x81, 0x81, ExitReason::VMCALL),
-    (0x87, 0x87, ExitReason::RDTSCP),
-    (0x89, 0x89, ExitReason::WBINVD),
-    (0x8a, 0x8a, ExitReason::MONITOR),
-    (0x8b, 0x8c, ExitReason::MWAIT),
-    (0x8d, 0x8d, ExitReason::XSETBV),
-    (0xa2, 0xa2, ExitReason::INVPCID),
-    (0xa5, 0xa5, ExitReason::BUS_LOCK),
-];
+const DENSE: usize = code::IDLE_HLT as usize + 1;
 
 /// The reason of each code in the dense part; [`BY_INFORMATION`] where EXITINFO1 decides, [`NOBODYS`] where there is none.
 static BY_CODE: [u8; DENSE] = {
@@ -136,7 +160,7 @@ static BY_CODE: [u8; DENSE] = {
         }
         at += 1;
     }
-    table[MSR as usize] = BY_INFORMATION;
+    table[code::MSR as usize] = BY_INFORMATION;
     at = 0;
     while at < OWN.len() {
         let code = OWN[at].code as usize;
@@ -157,8 +181,8 @@ const NOBODYS: u8 = u8::MAX;
 const _: () = assert!(crate::exit_reason::ROWS <= BY_INFORMATION as usize);
 
 /// The last code of a row in [`OWN`]. One row is a range: the traps of writes to each of sixteen control registers.
-const fn last_of(first: u16) -> u16 {
-    if first == 0x90 { 0x9f } else { first }
+const fn last_of(first: u32) -> u32 {
+    if first == code::CR_WRITE_TRAP { first + 0xf } else { first }
 }
 
 /// EXITINFO1 of a nested page fault, bit 3: a reserved bit was set in a nested page-table entry.
@@ -172,7 +196,7 @@ pub fn frequent_reason(code: u32, exitinfo1: impl Fn() -> u64) -> Option<ExitRea
     match BY_CODE.get(code as usize) {
         Some(&reason) if reason < BY_INFORMATION => Some(ExitReason(reason.into())),
         Some(&BY_INFORMATION) => Some(ExitReason(ExitReason::RDMSR.0 + (exitinfo1() & MSR_WRITE) as u16)),
-        None if code == u32::from(NPF) && exitinfo1() & NPF_RESERVED == 0 => Some(ExitReason::EPT_VIOLATION),
+        None if code == code::NPF && exitinfo1() & NPF_RESERVED == 0 => Some(ExitReason::EPT_VIOLATION),
         _ => None,
     }
 }
@@ -184,27 +208,27 @@ pub fn reason(code: u32, exitinfo1: u64) -> ExitReason {
 }
 
 fn beyond(code: u32) -> ExitReason {
-    if code == u32::from(NPF) {
+    if code == code::NPF {
         return ExitReason::EPT_MISCONFIGURATION;
     }
     if code == INVALID {
         return ExitReason::ENTRY_FAILURE_GUEST_STATE;
     }
-    let is_it = |own: &Own| u32::from(own.code) == code;
+    let is_it = |own: &Own| own.code == code;
     OWN.iter().position(is_it).map_or(ExitReason(u16::from(NOBODYS)), |at| ExitReason(OWN_OF_SVM + at as u16))
 }
 
 /// The reason that a code stands for whatever EXITINFO1 is, for questions about a code; `None` if the APM defines no such code.
-pub fn of_code(code: u16) -> Option<ExitReason> {
-    Some(reason(code.into(), 0)).filter(|reason| reason.0 != u16::from(NOBODYS))
+pub fn of_code(code: u32) -> Option<ExitReason> {
+    Some(reason(code, 0)).filter(|reason| reason.0 != u16::from(NOBODYS))
 }
 
 /// Codes whose meaning depends on EXITINFO1, and the one that has more than 16 bits: code, EXITINFO1, reason.
 const BESIDES: [(u32, u64, ExitReason); 5] = [
-    (MSR as u32, 0, ExitReason::RDMSR),
-    (MSR as u32, MSR_WRITE, ExitReason::WRMSR),
-    (NPF as u32, 0, ExitReason::EPT_VIOLATION),
-    (NPF as u32, NPF_RESERVED, ExitReason::EPT_MISCONFIGURATION),
+    (code::MSR, 0, ExitReason::RDMSR),
+    (code::MSR, MSR_WRITE, ExitReason::WRMSR),
+    (code::NPF, 0, ExitReason::EPT_VIOLATION),
+    (code::NPF, NPF_RESERVED, ExitReason::EPT_MISCONFIGURATION),
     (INVALID, 0, ExitReason::ENTRY_FAILURE_GUEST_STATE),
 ];
 
@@ -234,8 +258,8 @@ const fn at(needs: &'static str, bochs: Emulated, qemu: Emulated) -> Places {
 
 /// The codes that can stand for a reason, in ascending order, as first and last of each range.
 pub fn codes(of: ExitReason) -> impl Iterator<Item = (u32, u32)> {
-    let twins = TWINS.iter().filter(move |row| row.2 == of).map(|&(first, last, _)| (first.into(), last.into()));
-    let own = of.own_of_svm().map(|own| (own.code.into(), last_of(own.code).into()));
+    let twins = TWINS.iter().filter(move |row| row.2 == of).map(|&(first, last, _)| (first, last));
+    let own = of.own_of_svm().map(|own| (own.code, last_of(own.code)));
     twins.chain(own).chain(BESIDES.iter().filter(move |row| row.2 == of).map(|&(code, ..)| (code, code)))
 }
 
@@ -263,16 +287,19 @@ pub enum Intercept {
     Unconditional,
 }
 
+/// Codes from here on have no bit of an intercept: the last three words have a bit for each from [`code::INTR`] on.
+pub const INTERCEPTS_END: u32 = code::INTR + 3 * u32::BITS;
+
 /// The intercept of a code.
-pub const fn intercept(code: u16) -> Intercept {
+pub const fn intercept(code: u32) -> Intercept {
     let bit = code as u8 & 0x1f;
     match code {
-        0x00..=0x0f => Intercept::CrRead(bit),
-        0x10..=0x1f => Intercept::CrWrite(bit & 0xf),
-        0x20..=0x2f => Intercept::DrRead(bit),
-        0x30..=0x3f => Intercept::DrWrite(bit & 0xf),
-        0x40..=0x5f => Intercept::Exception(bit),
-        0x60..=0xbf => Intercept::Other { word: ((code - 0x60) >> 5) as u8, bit },
+        code::CR0_READ..=code::CR15_READ => Intercept::CrRead(bit),
+        code::CR0_WRITE..=code::CR15_WRITE => Intercept::CrWrite(bit & 0xf),
+        code::DR0_READ..=code::DR15_READ => Intercept::DrRead(bit),
+        code::DR0_WRITE..=code::DR15_WRITE => Intercept::DrWrite(bit & 0xf),
+        code::EXCP0..=code::EXCP31 => Intercept::Exception(bit),
+        code::INTR..INTERCEPTS_END => Intercept::Other { word: ((code - code::INTR) >> 5) as u8, bit },
         _ => Intercept::Unconditional,
     }
 }
@@ -304,7 +331,7 @@ mod tests {
         }
         assert_eq!((reason(0x7c, 0), reason(0x7c, 1)), (ExitReason::RDMSR, ExitReason::WRMSR));
         assert_eq!(reason(0x400, 8), ExitReason::EPT_MISCONFIGURATION);
-        assert!((0..DENSE as u16).all(|code| of_code(code).is_some()), "the APM defines every code below 0xa7");
+        assert!((0..DENSE as u32).all(|code| of_code(code).is_some()), "the APM defines every code below 0xa7");
         assert_eq!((of_code(0xa7), of_code(0x404)), (None, None));
     }
 
@@ -321,7 +348,6 @@ mod tests {
         }
         for code in 0..0x500 {
             let Some(reason) = of_code(code) else { continue };
-            let code = code.into();
             assert!(codes(reason).any(|(first, last)| (first..=last).contains(&code)), "{code:#x}");
         }
     }

@@ -55,7 +55,8 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
         }
         Leaf::SvmStatus => {
             let query = RowQuery::decode(ecx);
-            match of_code(query.reason).filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
+            match of_code(query.reason.into())
+                .filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
             {
                 None => Answer::ZERO,
                 Some(reason) => {
@@ -67,7 +68,8 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
         }
         Leaf::SvmCycles => {
             let query = RowQuery::decode(ecx);
-            match of_code(query.reason).filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
+            match of_code(query.reason.into())
+                .filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
             {
                 None => Answer::ZERO,
                 Some(reason) => Answer::cycles(sum(ledgers, query.vcpu, reason.0, Ledger::cycles_of)),

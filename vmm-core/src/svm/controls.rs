@@ -4,8 +4,9 @@
 
 use tollgate_abi::exit_reason::{Controls, ExitReason, Rows};
 use tollgate_abi::profile::Profile;
-use tollgate_abi::svm_exit::{self, Intercept, intercept};
+use tollgate_abi::svm_exit::{self, INTERCEPTS_END, Intercept, code, intercept};
 use tollgate_abi::x86::controls::{proc, proc2};
+use tollgate_abi::x86::exception;
 
 use super::capability::Capabilities;
 use super::vmcb::*;
@@ -22,48 +23,47 @@ pub struct Intercepts {
     pub others: [u32; 3],
 }
 
-/// Exit codes, grouped by the wish for which they are intercepted.
-mod code {
-    pub(super) const CR3_READ: u16 = 0x03;
-    pub(super) const CR8_READ: u16 = 0x08;
-    pub(super) const CR0_WRITE: u16 = 0x10;
-    pub(super) const CR3_WRITE: u16 = 0x13;
-    pub(super) const CR4_WRITE: u16 = 0x14;
-    pub(super) const CR8_WRITE: u16 = 0x18;
-    pub(super) const DR_READS: [u16; 8] = [0x20, 0x21, 0x22, 0x23, 0x24, 0x25, 0x26, 0x27];
-    pub(super) const DR_WRITES: [u16; 8] = [0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37];
-    pub(super) const DESCRIPTOR_TABLES: [u16; 8] = [0x66, 0x67, 0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d];
-    pub(super) const RDTSC: u16 = 0x6e;
-    pub(super) const RDPMC: u16 = 0x6f;
-    pub(super) const PAUSE: u16 = 0x77;
-    pub(super) const HLT: u16 = 0x78;
-    pub(super) const INVLPG: u16 = 0x79;
-    pub(super) const RDTSCP: u16 = 0x87;
-    pub(super) const WBINVD: u16 = 0x89;
-    pub(super) const MONITOR: u16 = 0x8a;
-    pub(super) const MWAIT: u16 = 0x8b;
-    pub(super) const XSETBV: u16 = 0x8d;
-    pub(super) const RDPRU: u16 = 0x8e;
-    pub(super) const INVPCID: u16 = 0xa2;
-    /// Codes that every profile intercepts: interrupts, NMIs, INIT; CPUID, INVD, ports, MSRs, task switches, shutdown; SVM's
-    /// instructions, the first of which VMRUN demands; CR0 and CR4, for which SVM has no masks.
-    pub(super) const ALWAYS: [u16; 18] = [
-        CR0_WRITE, CR4_WRITE, 0x60, 0x61, 0x63, 0x72, 0x76, 0x7a, 0x7b, 0x7c, 0x7d, 0x7f, 0x80, 0x81, 0x82, 0x83, 0x84,
-        0x85,
-    ];
-    /// SKINIT, whose intercept is the last of SVM's instructions.
-    pub(super) const SKINIT: u16 = 0x86;
+/// Codes that every profile intercepts: events from outside, CPUID, INVD, ports, MSRs, task switches, shutdown; SVM's
+/// instructions, the first of which VMRUN demands; CR0 and CR4, for which SVM has no masks. CR8 is among them because there is no
+/// shadow of the task priority that MSRs see.
+const ALWAYS: [u32; 21] = [
+    code::CR0_WRITE,
+    code::CR4_WRITE,
+    code::CR8_READ,
+    code::CR8_WRITE,
+    code::INTR,
+    code::NMI,
+    code::INIT,
+    code::CPUID,
+    code::INVD,
+    code::INVLPGA,
+    code::IOIO,
+    code::MSR,
+    code::TASK_SWITCH,
+    code::SHUTDOWN,
+    code::VMRUN,
+    code::VMMCALL,
+    code::VMLOAD,
+    code::VMSAVE,
+    code::STGI,
+    code::CLGI,
+    code::SKINIT,
+];
+
+/// The bit of a code in the first of the three words of [`Intercepts::others`].
+const fn bit_0(code: u32) -> u32 {
+    1 << (code - code::INTR)
 }
 
 /// HLT, whose intercept is off while the guest halts.
-pub const HLT: u32 = 1 << (code::HLT - 0x60);
+pub const HLT: u32 = bit_0(code::HLT);
 /// VINTR, whose intercept is on while an interrupt waits for its window.
-pub const VINTR: u32 = 1 << 4;
+pub const VINTR: u32 = bit_0(code::VINTR);
 /// IRET, whose intercept is on while an NMI's handler runs.
-pub const IRET: u32 = 1 << 20;
+pub const IRET: u32 = bit_0(code::IRET);
 
-/// The bit of vector 2, which is not among the exceptions.
-const NO_EXCEPTION: u32 = 1 << 2;
+/// The bit of vector 2, the NMI's, which is not among the exceptions.
+const NO_EXCEPTION: u32 = 1 << exception::NMI;
 /// The intercepts of all exceptions.
 pub const ALL_EXCEPTIONS: u32 = !NO_EXCEPTION;
 
@@ -75,30 +75,29 @@ impl Intercepts {
         let mut intercepts = Self::default();
         let proc = |bit: u8| wanted.proc >> bit & 1 != 0;
         let proc2 = |bit: u8| wanted.proc2 >> bit & 1 != 0;
-        code::ALWAYS.into_iter().chain([code::SKINIT]).for_each(|code| intercepts.set(code));
-        // CR8 exits in every profile: there is no shadow of the task priority that MSRs see.
-        for (is_wanted, codes) in [
-            (proc(proc::HLT_EXITING), &[code::HLT][..]),
+        ALWAYS.into_iter().for_each(|code| intercepts.set(code));
+        // The wish or the need, and the first and the last of the codes that fulfil it.
+        for (is_wanted, first, last) in [
+            (proc(proc::HLT_EXITING), code::HLT, code::HLT),
             // INVLPG invalidates the known place of the guest's code, if that is decoded.
-            (proc(proc::INVLPG_EXITING) || !capabilities.decode_assists, &[code::INVLPG]),
-            (proc(proc::MWAIT_EXITING) && has.monitor, &[code::MWAIT]),
-            (proc(proc::RDPMC_EXITING), &[code::RDPMC]),
-            (proc(proc::RDTSC_EXITING), &[code::RDTSC]),
-            (proc(proc::RDTSC_EXITING) && has.rdtscp, &[code::RDTSCP]),
-            (proc(proc::CR3_LOAD_EXITING), &[code::CR3_WRITE]),
-            (proc(proc::CR3_STORE_EXITING), &[code::CR3_READ]),
-            (true, &[code::CR8_READ, code::CR8_WRITE]),
-            (proc(proc::MOV_DR_EXITING), &code::DR_READS),
-            (proc(proc::MOV_DR_EXITING), &code::DR_WRITES),
-            (proc(proc::MONITOR_EXITING) && has.monitor, &[code::MONITOR]),
-            (proc(proc::PAUSE_EXITING), &[code::PAUSE]),
-            (proc2(proc2::DESCRIPTOR_TABLE_EXITING), &code::DESCRIPTOR_TABLES),
-            (proc2(proc2::WBINVD_EXITING), &[code::WBINVD]),
-            (proc2(proc2::ENABLE_INVPCID) && has.invpcid, &[code::INVPCID]),
-            (has.xsetbv, &[code::XSETBV]),
-            (has.rdpru, &[code::RDPRU]),
+            (proc(proc::INVLPG_EXITING) || !capabilities.decode_assists, code::INVLPG, code::INVLPG),
+            (proc(proc::MWAIT_EXITING) && has.monitor, code::MWAIT, code::MWAIT),
+            (proc(proc::RDPMC_EXITING), code::RDPMC, code::RDPMC),
+            (proc(proc::RDTSC_EXITING), code::RDTSC, code::RDTSC),
+            (proc(proc::RDTSC_EXITING) && has.rdtscp, code::RDTSCP, code::RDTSCP),
+            (proc(proc::CR3_LOAD_EXITING), code::CR3_WRITE, code::CR3_WRITE),
+            (proc(proc::CR3_STORE_EXITING), code::CR3_READ, code::CR3_READ),
+            (proc(proc::MOV_DR_EXITING), code::DR0_READ, code::DR7_READ),
+            (proc(proc::MOV_DR_EXITING), code::DR0_WRITE, code::DR7_WRITE),
+            (proc(proc::MONITOR_EXITING) && has.monitor, code::MONITOR, code::MONITOR),
+            (proc(proc::PAUSE_EXITING), code::PAUSE, code::PAUSE),
+            (proc2(proc2::DESCRIPTOR_TABLE_EXITING), code::IDTR_READ, code::TR_WRITE),
+            (proc2(proc2::WBINVD_EXITING), code::WBINVD, code::WBINVD),
+            (proc2(proc2::ENABLE_INVPCID) && has.invpcid, code::INVPCID, code::INVPCID),
+            (has.xsetbv, code::XSETBV, code::XSETBV),
+            (has.rdpru, code::RDPRU, code::RDPRU),
         ] {
-            codes.iter().filter(|_| is_wanted).for_each(|&code| intercepts.set(code));
+            (first..=last).filter(|_| is_wanted).for_each(|code| intercepts.set(code));
         }
         let without = NO_EXCEPTION | capabilities.facts.exceptions_without_exit();
         intercepts.exceptions = wanted.exception_bitmap & !without;
@@ -106,7 +105,7 @@ impl Intercepts {
     }
 
     /// Adds the intercept of an exit code.
-    pub fn set(&mut self, code: u16) {
+    pub fn set(&mut self, code: u32) {
         match intercept(code) {
             Intercept::CrRead(bit) => self.cr_read |= 1 << bit,
             Intercept::CrWrite(bit) => self.cr_write |= 1 << bit,
@@ -119,7 +118,7 @@ impl Intercepts {
     }
 
     /// Whether these intercepts make an exit code possible.
-    pub fn has(&self, code: u16) -> bool {
+    pub fn has(&self, code: u32) -> bool {
         match intercept(code) {
             Intercept::CrRead(bit) => self.cr_read >> bit & 1 != 0,
             Intercept::CrWrite(bit) => self.cr_write >> bit & 1 != 0,
@@ -167,9 +166,9 @@ impl Intercepts {
         ] {
             rows.insert(reason);
         }
-        for code in (0..0xc0).filter(|&code| self.has(code)) {
+        for code in (0..INTERCEPTS_END).filter(|&code| self.has(code)) {
             svm_exit::of_code(code).into_iter().for_each(|reason| rows.insert(reason));
-            if code == svm_exit::MSR {
+            if code == code::MSR {
                 rows.insert(ExitReason::WRMSR);
             }
         }
@@ -191,13 +190,25 @@ mod tests {
     fn what_a_profile_wants_is_intercepted() {
         let minimal = intercepts(zambezi, Profile::Minimal);
         let full = intercepts(zambezi, Profile::Full);
-        for code in [0x10, 0x14, 0x18, 0x60, 0x72, 0x78, 0x79, 0x7b, 0x7c, 0x7f, 0x80, 0x81, 0x86, 0x8d] {
+        for code in ALWAYS.into_iter().chain([code::HLT, code::INVLPG, code::XSETBV]) {
             assert!(minimal.has(code) && full.has(code), "{code:#x}");
         }
-        for code in [0x03, 0x13, 0x27, 0x30, 0x66, 0x6d, 0x6e, 0x77, 0x89, 0x46] {
+        for code in [
+            code::CR3_READ,
+            code::CR3_WRITE,
+            code::DR7_READ,
+            code::DR0_WRITE,
+            code::IDTR_READ,
+            code::TR_WRITE,
+            code::RDTSC,
+            code::PAUSE,
+            code::WBINVD,
+            svm_exit::exception(exception::UD),
+        ] {
             assert!(!minimal.has(code) && full.has(code), "{code:#x}");
         }
-        assert!(!full.has(0x42) && !full.has(0x64) && !full.has(0x00));
+        let nmi_as_exception = svm_exit::exception(exception::NMI);
+        assert!(!full.has(nmi_as_exception) && !full.has(code::VINTR) && !full.has(code::CR0_READ));
     }
 
     #[test]
@@ -230,7 +241,8 @@ mod tests {
 
     #[test]
     fn qemu_does_not_intercept_software_exceptions() {
-        assert!(!intercepts(qemu, Profile::Full).has(0x43) && intercepts(zambezi, Profile::Full).has(0x43));
+        let breakpoint = svm_exit::exception(exception::BP);
+        assert!(!intercepts(qemu, Profile::Full).has(breakpoint) && intercepts(zambezi, Profile::Full).has(breakpoint));
     }
 
     #[test]

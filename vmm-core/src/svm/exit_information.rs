@@ -1,17 +1,13 @@
 //! EXITINFO1, EXITINFO2 and EXITINTINFO, decoded (APM 2 15.7 to 15.13, appendix C).
 
+use tollgate_abi::svm_exit::{code, exception};
+
 use crate::exit::{Event, EventKind, IoAccess, PhysicalFault, vector};
 
-/// EXITCODE of the exceptions.
-pub const EXCEPTIONS: core::ops::RangeInclusive<u32> = 0x40..=0x5f;
-/// EXITCODE of a write of CR0.
-pub const CR0_WRITE: u32 = 0x10;
 /// EXITCODE of #DB.
-pub const DB: u32 = 0x41;
+pub const DB: u32 = exception(vector::DB);
 /// EXITCODE of #PF.
-pub const PF: u32 = 0x4e;
-/// EXITCODE of an NMI.
-pub const NMI: u32 = 0x61;
+pub const PF: u32 = exception(vector::PF);
 
 /// The access of IOIO, from EXITINFO1 (APM 2 15.10.2).
 #[inline(always)]
@@ -44,19 +40,19 @@ pub const fn physical_fault(exitinfo1: u64, exitinfo2: u64) -> PhysicalFault {
 
 /// The exception or NMI of an exit, if it is for one. `instruction_bytes` is wanted for INT3 and INTO only.
 pub fn event(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) -> Option<Event> {
-    let is_one = code == NMI || EXCEPTIONS.contains(&code);
+    let is_one = code == code::NMI || (code::EXCP0..=code::EXCP31).contains(&code);
     is_one.then(|| exception_or_nmi(code, exitinfo1, instruction_bytes))
 }
 
 /// The exception or NMI of an exit that is known to be for one.
 #[inline(always)]
 pub fn exception_or_nmi(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnce() -> u8) -> Event {
-    if code == NMI {
+    if code == code::NMI {
         return Event::NMI;
     }
-    let vector = code.wrapping_sub(*EXCEPTIONS.start()) as u8;
+    let vector = code.wrapping_sub(code::EXCP0) as u8;
     match vector {
-        3 | 4 => Event {
+        vector::BP | vector::OF => Event {
             kind: EventKind::SoftwareException,
             instruction_bytes: instruction_bytes(),
             ..Event::exception(vector)
@@ -82,7 +78,7 @@ pub const fn is_valid(exitintinfo: u64) -> bool {
 
 /// Whether the event is #BP or #OF, the guest's own or injected.
 pub const fn is_software_exception(exitintinfo: u64) -> bool {
-    is_valid(exitintinfo) && exitintinfo >> 8 & 7 == EXCEPTION && matches!(exitintinfo as u8, 3 | 4)
+    is_valid(exitintinfo) && exitintinfo >> 8 & 7 == EXCEPTION && matches!(exitintinfo as u8, vector::BP | vector::OF)
 }
 
 /// The event whose delivery the exit interrupted, from EXITINTINFO. `None` for software interrupts and exceptions of the guest's
@@ -97,7 +93,7 @@ const fn interrupted_event(exitintinfo: u64) -> Option<Event> {
     match exitintinfo >> 8 & 7 {
         INTR => Some(Event::interrupt(vector)),
         NMI_TYPE => Some(Event::NMI),
-        EXCEPTION if matches!(vector, 3 | 4) => None,
+        EXCEPTION if matches!(vector, vector::BP | vector::OF) => None,
         EXCEPTION if exitintinfo & ERROR_CODE_VALID != 0 => Some(Event::fault(vector, (exitintinfo >> 32) as u32)),
         EXCEPTION => Some(Event::exception(vector)),
         _ => None,
@@ -148,12 +144,12 @@ mod tests {
     #[test]
     fn events_of_exits() {
         let check = |code, expected| assert_eq!(event(code, 0x18, || 1), expected, "{code:#x}");
-        check(0x4d, Some(Event::fault(vector::GP, 0x18)));
-        check(0x46, Some(Event::UNDEFINED_OPCODE));
-        check(0x61, Some(Event::NMI));
-        check(0x60, None);
-        check(0x72, None);
-        let breakpoint = event(0x43, 0, || 1).unwrap();
+        check(exception(vector::GP), Some(Event::fault(vector::GP, 0x18)));
+        check(exception(vector::UD), Some(Event::UNDEFINED_OPCODE));
+        check(code::NMI, Some(Event::NMI));
+        check(code::INTR, None);
+        check(code::CPUID, None);
+        let breakpoint = event(exception(vector::BP), 0, || 1).unwrap();
         assert_eq!((breakpoint.kind, breakpoint.instruction_bytes), (EventKind::SoftwareException, 1));
     }
 

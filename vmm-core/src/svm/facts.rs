@@ -1,7 +1,8 @@
 //! Facts about an exit: the exit code and its information (APM 2 15.6), and the facts that the instruction's bytes tell.
 
+use tollgate_abi::ExitReason;
+use tollgate_abi::svm_exit::{self, code};
 use tollgate_abi::x86::control::{DR6_BD, DR6_BREAKPOINTS, DR6_BS, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
-use tollgate_abi::{ExitReason, svm_exit};
 
 use super::code_page::CodePage;
 use super::exit_information as information;
@@ -63,7 +64,7 @@ impl Svm {
         let mut bytes = [0; MAX_BYTES];
         let linear = base.wrapping_add(self.vmcb.get(f::RIP));
         let read = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
-        if mode == CodeMode::Bits64 && self.code() == information::CR0_WRITE && self.capabilities.next_rip {
+        if mode == CodeMode::Bits64 && self.code() == code::CR0_WRITE && self.capabilities.next_rip {
             // The place of the code is noted for `cr0_write_by_code`.
             let way = paging::path_to(self, &mut self.memory.share(), self.physical_bits, linear);
             let cr3 = self.vmcb.get(f::CR3);
@@ -183,8 +184,7 @@ impl ExitFacts for Svm {
     fn cr0_write(&self) -> Option<u8> {
         let information = self.vmcb.get(f::EXITINFO1);
         // Without decode assists, bit 63 is reserved.
-        let is_mov =
-            self.code() == information::CR0_WRITE && self.capabilities.decode_assists && information & IS_MOV != 0;
+        let is_mov = self.code() == code::CR0_WRITE && self.capabilities.decode_assists && information & IS_MOV != 0;
         is_mov.then_some(information as u8 & 15)
     }
 
@@ -192,7 +192,7 @@ impl ExitFacts for Svm {
     fn cr0_write_by_code(&mut self) -> Option<u8> {
         let vmcb = self.vmcb;
         let is_64_bit = vmcb.part(f::CS.attributes()) & f::ATTRIBUTE_LONG != 0;
-        if self.code() != information::CR0_WRITE || self.capabilities.decode_assists || !is_64_bit {
+        if self.code() != code::CR0_WRITE || self.capabilities.decode_assists || !is_64_bit {
             return None;
         }
         let rip = vmcb.get(f::RIP);
@@ -206,7 +206,7 @@ impl ExitFacts for Svm {
             instruction.and_then(|instruction| instruction.cr_access(|| self.lmsw_source(&instruction, registers)));
         // The exit code names the register, even if the instruction's bytes have changed meanwhile.
         access.unwrap_or(match self.code() {
-            code @ 0..=0xf => CrAccess::Read { cr: code as u8, register: 0 },
+            code @ code::CR0_READ..=code::CR15_READ => CrAccess::Read { cr: code as u8, register: 0 },
             code => CrAccess::Write { cr: code as u8 & 15, register: 0 },
         })
     }
@@ -214,7 +214,7 @@ impl ExitFacts for Svm {
     fn dr_access(&self) -> DrAccess {
         let code = self.code();
         let access = self.instruction().and_then(|instruction| instruction.dr_access());
-        access.unwrap_or(DrAccess { dr: code as u8 & 7, register: 0, is_read: code & 0x10 == 0 })
+        access.unwrap_or(DrAccess { dr: code as u8 & 7, register: 0, is_read: code < code::DR0_WRITE })
     }
 
     fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand) {

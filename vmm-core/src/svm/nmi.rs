@@ -6,6 +6,7 @@ use super::controls::{ALL_EXCEPTIONS, IRET};
 use super::exit_information as information;
 use super::vmcb as f;
 use crate::exit::{Backend, ExitFacts};
+use tollgate_abi::svm_exit::code;
 use tollgate_abi::x86::control::{DR6_BREAKPOINTS, DR6_BS, RFLAGS_IF, RFLAGS_IOPL_SHIFT, RFLAGS_TF};
 
 /// The masking of NMIs, and its end.
@@ -90,8 +91,8 @@ impl Svm {
     #[cold]
     #[inline(never)]
     fn end_step(&mut self) -> bool {
-        let code = self.vmcb.get(f::EXITCODE) as u32;
-        if code == information::NMI {
+        let code = self.code();
+        if code == code::NMI {
             return false;
         }
         let Some(step) = self.nmis.step.take() else { return false };

@@ -7,7 +7,7 @@
 
 use core::arch::naked_asm;
 
-use tollgate_abi::svm_exit;
+use tollgate_abi::svm_exit::{self, code};
 use tollgate_abi::virtualization::Facts;
 
 use super::capability::{Capabilities, PROBES};
@@ -17,15 +17,14 @@ use super::instructions::SvmOperation;
 use super::vmcb::{self, Vmcb};
 
 /// Exit codes that are intercepted in every probe: an NMI's and a shutdown's, lest they end the monitor; VMRUN's and VMMCALL's.
-const ALWAYS: [u16; 4] = [0x61, 0x7f, 0x80, VMMCALL];
-const VMMCALL: u16 = 0x81;
+const ALWAYS: [u32; 4] = [code::NMI, code::SHUTDOWN, code::VMRUN, code::VMMCALL];
 
 /// A row of [`TABLE`].
 struct Probe {
     instruction: &'static str,
     code: unsafe extern "C" fn(),
     /// The instruction's exit code, by which it is intercepted.
-    exit: u16,
+    exit: u32,
     /// Whether CPUID leaves something to find out.
     is_open: fn(&Capabilities) -> bool,
     /// Notes whether the instruction made its exit.
@@ -52,21 +51,21 @@ const TABLE: [Probe; PROBES] = [
     Probe {
         instruction: "mov rax, cr8",
         code: read_cr8,
-        exit: 0x08,
+        exit: code::CR8_READ,
         is_open: |capabilities| capabilities.facts.is_qemu,
         note: |facts, exited| facts.cr_reads_run = !exited,
     },
     Probe {
         instruction: "invd",
         code: invd,
-        exit: 0x76,
+        exit: code::INVD,
         is_open: |capabilities| capabilities.facts.is_qemu,
         note: |facts, exited| facts.invd_exits_as_itself = exited,
     },
     Probe {
         instruction: "pause",
         code: pause,
-        exit: 0x77,
+        exit: code::PAUSE,
         is_open: |capabilities| capabilities.pause_threshold,
         note: |facts, exited| facts.first_pause_runs = !exited,
     },
@@ -85,7 +84,7 @@ pub fn find_out(capabilities: &mut Capabilities, vmcb: &Vmcb, cr3: u64, mut run:
         }
         prepare(vmcb, probe, cr3, capabilities.pause_threshold);
         let code = run(vmcb);
-        (probe.note)(&mut capabilities.facts, code != u32::from(VMMCALL));
+        (probe.note)(&mut capabilities.facts, code != code::VMMCALL);
         capabilities.probed.note(at, probe.instruction, svm_exit::reason(code, 0));
     }
 }
@@ -120,24 +119,24 @@ mod tests {
     use tollgate_abi::leaves::Answer;
 
     /// The facts that are found, and the exits that are kept, if only these exits come, by the intercepts in the block.
-    fn found(cpuid: fn(u32, u32) -> Answer, exits: &[u16]) -> (Facts, Vec<(&'static str, ExitReason)>) {
+    fn found(cpuid: fn(u32, u32) -> Answer, exits: &[u32]) -> (Facts, Vec<(&'static str, ExitReason)>) {
         let mut capabilities = Capabilities::read(cpuid, 0, 0).unwrap();
         let vmcb = Vmcb::new();
         find_out(&mut capabilities, &vmcb, 0x5000, |vmcb| {
             let intercepts = Intercepts::read(vmcb);
             assert!(ALWAYS.iter().all(|&code| intercepts.has(code)));
             assert_eq!((vmcb.get(vmcb::CR3), vmcb.part(vmcb::NP_ENABLE)), (0x5000, 0));
-            u32::from(exits.iter().copied().find(|&code| intercepts.has(code)).unwrap_or(VMMCALL))
+            exits.iter().copied().find(|&code| intercepts.has(code)).unwrap_or(code::VMMCALL)
         });
         (capabilities.facts, capabilities.probed.exits().collect())
     }
 
     #[test]
     fn qemu_is_asked_for_what_its_versions_do_differently() {
-        let (facts, exits) = found(qemu, &[0x08]);
+        let (facts, exits) = found(qemu, &[code::CR8_READ]);
         assert!(!facts.cr_reads_run && !facts.invd_exits_as_itself, "before 9.1");
         assert_eq!(exits, [("mov rax, cr8", ExitReason::CR_ACCESS), ("invd", ExitReason::VMCALL)]);
-        let (facts, exits) = found(qemu, &[0x76]);
+        let (facts, exits) = found(qemu, &[code::INVD]);
         assert!(facts.cr_reads_run && facts.invd_exits_as_itself && !facts.first_pause_runs, "from 9.1 on");
         assert_eq!(exits, [("mov rax, cr8", ExitReason::VMCALL), ("invd", ExitReason::INVD)]);
     }
@@ -149,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_pause_filter_with_a_threshold_is_tried() {
-        assert!(!found(with_threshold, &[0x77]).0.first_pause_runs);
+        assert!(!found(with_threshold, &[code::PAUSE]).0.first_pause_runs);
         let (facts, exits) = found(with_threshold, &[]);
         assert!(facts.first_pause_runs);
         assert_eq!(exits, [("pause", ExitReason::VMCALL)]);

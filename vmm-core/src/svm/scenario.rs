@@ -9,7 +9,7 @@ use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::scenario::Scenario;
-use tollgate_abi::svm_exit::{Intercept, intercept};
+use tollgate_abi::svm_exit::{self, Intercept, code, intercept};
 use tollgate_abi::x86::control::{CR0_AM, EFER_SVME, RFLAGS_AC, RFLAGS_FIXED, RFLAGS_NT, RFLAGS_OF};
 
 use super::controls::Intercepts;
@@ -41,17 +41,6 @@ const USER_STACK: u64 = 0xcf3;
 const USER: u8 = 1 << 2;
 /// Address bits of a nested entry that no processor has.
 const RESERVED_ADDRESS: u64 = 1 << 51;
-
-/// Exit codes that scenarios intercept.
-const CR0_WRITE: u16 = 0x10;
-const CR0_SEL_WRITE: u16 = 0x65;
-const PUSHF: u16 = 0x70;
-const POPF: u16 = 0x71;
-const INIT: u16 = 0x63;
-const RSM: u16 = 0x73;
-const IRET: u16 = 0x74;
-const SWINT: u16 = 0x75;
-const ICEBP: u16 = 0x88;
 
 /// The state that a row works on.
 struct Frame<'a> {
@@ -97,15 +86,15 @@ const TABLE: &[Row] = &[
     },
     // mov rax, cr0; xor eax, AM; mov cr0, rax
     row("selective-cr0-write", &[0x0f, 0x20, 0xc0, 0x35, 0, 0, 4, 0, 0x0f, 0x22, 0xc0], |frame| {
-        frame.intercept(CR0_WRITE, false);
-        frame.intercept(CR0_SEL_WRITE, true);
+        frame.intercept(code::CR0_WRITE, false);
+        frame.intercept(code::CR0_SEL_WRITE, true);
     }),
-    row("pushf", &[0x9c], |frame| frame.intercept(PUSHF, true)),
-    row("popf", &[0x9d], |frame| frame.intercept(POPF, true)),
-    row("rsm", &[0x0f, 0xaa], |frame| frame.intercept(RSM, true)),
-    row("iret", &[0x48, 0xcf], |frame| frame.intercept(IRET, true)),
-    row("software-interrupt", &[0xcd, 0x20], |frame| frame.intercept(SWINT, true)),
-    row("icebp", &[0xf1], |frame| frame.intercept(ICEBP, true)),
+    row("pushf", &[0x9c], |frame| frame.intercept(code::PUSHF, true)),
+    row("popf", &[0x9d], |frame| frame.intercept(code::POPF, true)),
+    row("rsm", &[0x0f, 0xaa], |frame| frame.intercept(code::RSM, true)),
+    row("iret", &[0x48, 0xcf], |frame| frame.intercept(code::IRET, true)),
+    row("software-interrupt", &[0xcd, 0x20], |frame| frame.intercept(code::SWINT, true)),
+    row("icebp", &[0xf1], |frame| frame.intercept(code::ICEBP, true)),
     // into
     row("overflow", &[0xce], |frame| {
         frame.exception(vector::OF);
@@ -146,7 +135,7 @@ const TABLE: &[Row] = &[
         name: "security-exception",
         code: PAUSE_LOOP,
         set_up: |frame| {
-            frame.intercept(INIT, false);
+            frame.intercept(code::INIT, false);
             frame.exception(vector::SX);
             hardware::redirect_init(true);
             frame.ask(Signal::Init);
@@ -232,7 +221,7 @@ impl Frame<'_> {
     }
 
     #[inline(never)]
-    fn intercept(&mut self, code: u16, on: bool) {
+    fn intercept(&mut self, code: u32, on: bool) {
         let mut intercepts = Intercepts::read(self.svm.vmcb);
         match intercept(code) {
             Intercept::CrWrite(bit) if !on => intercepts.cr_write &= !(1 << bit),
@@ -245,7 +234,7 @@ impl Frame<'_> {
     /// Intercepts one more exception.
     #[inline(never)]
     fn exception(&mut self, vector: u8) {
-        self.intercept(0x40 + u16::from(vector), true);
+        self.intercept(svm_exit::exception(vector), true);
     }
 
     /// The page whose nested entry a scenario may change: the first that the machine has on first touch.

@@ -6,6 +6,7 @@ use core::cell::Cell;
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::apic::{EOI, TPR};
+use tollgate_abi::svm_exit::{self, code, exception};
 use tollgate_abi::x86::control::EFER_SVME;
 
 use super::capability::Capabilities;
@@ -31,7 +32,7 @@ const RIP: u64 = 0x4000;
 const PML4: u64 = 0x1000;
 
 /// A backend at an exit with this code and information, for an instruction with these bytes.
-fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) -> Svm {
+fn svm(assisted: bool, code: u32, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) -> Svm {
     let mut memory = memory(64 << 10);
     for (at, entry) in [(PML4, 0x2003), (0x2000, 0x3003), (0x3000, 0x83)] {
         memory.write_u64(at, entry).unwrap();
@@ -39,7 +40,7 @@ fn svm(assisted: bool, code: u64, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
     memory.write(RIP, bytes).unwrap();
     let vmcb: &'static f::Vmcb = Box::leak(Box::new(f::Vmcb::new()));
     guest_state::write(vmcb, RIP, PML4);
-    vmcb.set(f::EXITCODE, code);
+    vmcb.set(f::EXITCODE, code.into());
     vmcb.set(f::EXITINFO1, exitinfo1);
     vmcb.set(f::EXITINFO2, exitinfo2);
     vmcb.set(f::NRIP, RIP + bytes.len() as u64);
@@ -85,13 +86,13 @@ fn script(reason: ExitReason) -> Script {
 }
 
 /// The same exit on both backends, on a processor that tells the next RIP and on one that does not.
-fn same(script: impl Fn() -> Script, svm_exit: (u64, u64, u64, &[u8]), registers: GuestRegisters, next: Next) {
+fn same(script: impl Fn() -> Script, svm_exit: (u32, u64, u64, &[u8]), registers: GuestRegisters, next: Next) {
     let (code, exitinfo1, exitinfo2, bytes) = svm_exit;
     let mut expected = registers;
     let mut of_script = Vcpu::new(script(), machine());
     let flow = of_script.drive(&Ledger::new(), &mut expected, 0);
     // Without the next RIP, CPUID asks the processor for XCR0, which a host program may not.
-    for assisted in [true, false].into_iter().filter(|&assisted| assisted || code != 0x72) {
+    for assisted in [true, false].into_iter().filter(|&assisted| assisted || code != code::CPUID) {
         let mut vcpu = Vcpu::new(svm(assisted, code, exitinfo1, exitinfo2, bytes), machine());
         vcpu.backend.vmcb.entered();
         let left = vcpu.backend.vmcb.snapshot();
@@ -115,9 +116,9 @@ fn same(script: impl Fn() -> Script, svm_exit: (u64, u64, u64, &[u8]), registers
 }
 
 /// CR0 after an exit: as at the entry, unless the exit is a write of it.
-fn script_cr0(vcpu: &Vcpu<Svm>, code: u64) -> u64 {
+fn script_cr0(vcpu: &Vcpu<Svm>, code: u32) -> u64 {
     let at_entry = crate::vmx::guest_state::CR0;
-    if code == 0x10 { vcpu.backend.vmcb.get(f::CR0) } else { at_entry }
+    if code == code::CR0_WRITE { vcpu.backend.vmcb.get(f::CR0) } else { at_entry }
 }
 
 /// The guest's next step.
@@ -133,30 +134,45 @@ fn the_same_exits_lead_to_the_same() {
     let registers = GuestRegisters { rax: 0x1234, rcx: 0x1b, rdx: 7, rbx: 0x8000_0033, ..Default::default() };
     let call = GuestRegisters { rax: 0, ..registers };
     let script = |reason| move || script(reason);
-    same(script(ExitReason::CPUID), (0x72, 0, 0, &[0x0f, 0xa2]), call, Next::Behind);
-    same(script(ExitReason::CPUID), (0x72, 0, 0, &[0x48, 0x0f, 0xa2]), call, Next::Behind);
-    same(script(ExitReason::VMCALL), (0x81, 0, 0, &[0x0f, 0x01, 0xd9]), call, Next::Behind);
-    same(script(ExitReason::RDMSR), (0x7c, 0, 0, &[0x0f, 0x32]), registers, Next::Behind);
-    same(script(ExitReason::INVD), (0x76, 0, 0, &[0x0f, 0x08]), registers, Next::Behind);
-    same(script(ExitReason::PAUSE), (0x77, 0, 0, &[0xf3, 0x90]), registers, Next::Behind);
+    same(script(ExitReason::CPUID), (code::CPUID, 0, 0, &[0x0f, 0xa2]), call, Next::Behind);
+    same(script(ExitReason::CPUID), (code::CPUID, 0, 0, &[0x48, 0x0f, 0xa2]), call, Next::Behind);
+    same(script(ExitReason::VMCALL), (code::VMMCALL, 0, 0, &[0x0f, 0x01, 0xd9]), call, Next::Behind);
+    same(script(ExitReason::RDMSR), (code::MSR, 0, 0, &[0x0f, 0x32]), registers, Next::Behind);
+    same(script(ExitReason::INVD), (code::INVD, 0, 0, &[0x0f, 0x08]), registers, Next::Behind);
+    same(script(ExitReason::PAUSE), (code::PAUSE, 0, 0, &[0xf3, 0x90]), registers, Next::Behind);
     let refused = |event| Next::Raises(event);
     let wild = GuestRegisters { rcx: 0x4711, ..registers };
-    same(script(ExitReason::WRMSR), (0x7c, 1, 0, &[0x0f, 0x30]), wild, refused(Event::GENERAL_PROTECTION));
-    same(script(ExitReason::RDPMC), (0x6f, 0, 0, &[0x0f, 0x33]), registers, refused(Event::GENERAL_PROTECTION));
-    same(script(ExitReason::MONITOR), (0x8a, 0, 0, &[0x0f, 0x01, 0xc8]), registers, refused(Event::UNDEFINED_OPCODE));
+    same(script(ExitReason::WRMSR), (code::MSR, 1, 0, &[0x0f, 0x30]), wild, refused(Event::GENERAL_PROTECTION));
+    same(script(ExitReason::RDPMC), (code::RDPMC, 0, 0, &[0x0f, 0x33]), registers, refused(Event::GENERAL_PROTECTION));
+    same(
+        script(ExitReason::MONITOR),
+        (code::MONITOR, 0, 0, &[0x0f, 0x01, 0xc8]),
+        registers,
+        refused(Event::UNDEFINED_OPCODE),
+    );
 
     let io = |port, is_in| IoAccess { port, bytes: 1, is_in, is_string: false, is_repeated: false };
     let access = |io| move || Script { io: Some(io), ..self::script(ExitReason::IO_INSTRUCTION) };
-    same(access(io(0x80, true)), (0x7b, 0x80 << 16 | 1 << 4 | 1, RIP + 2, &[0xe4, 0x80]), registers, Next::Behind);
-    same(access(io(0x80, false)), (0x7b, 0x80 << 16 | 1 << 4, RIP + 2, &[0xe6, 0x80]), registers, Next::Behind);
+    same(
+        access(io(0x80, true)),
+        (code::IOIO, 0x80 << 16 | 1 << 4 | 1, RIP + 2, &[0xe4, 0x80]),
+        registers,
+        Next::Behind,
+    );
+    same(access(io(0x80, false)), (code::IOIO, 0x80 << 16 | 1 << 4, RIP + 2, &[0xe6, 0x80]), registers, Next::Behind);
 
     let cr = |cr| move || Script { cr: Some(cr), ..self::script(ExitReason::CR_ACCESS) };
     let write = |cr, register| CrAccess::Write { cr, register };
-    same(cr(write(0, 3)), (0x10, 0, 0, &[0x0f, 0x22, 0xc3]), registers, Next::Behind);
-    same(cr(CrAccess::Read { cr: 8, register: 3 }), (0x08, 0, 0, &[0x44, 0x0f, 0x20, 0xc3]), registers, Next::Behind);
+    same(cr(write(0, 3)), (code::CR0_WRITE, 0, 0, &[0x0f, 0x22, 0xc3]), registers, Next::Behind);
+    same(
+        cr(CrAccess::Read { cr: 8, register: 3 }),
+        (code::CR8_READ, 0, 0, &[0x44, 0x0f, 0x20, 0xc3]),
+        registers,
+        Next::Behind,
+    );
     let nw_alone = GuestRegisters { rbx: 0xa000_0033, ..registers };
-    same(cr(write(0, 3)), (0x10, 0, 0, &[0x0f, 0x22, 0xc3]), nw_alone, refused(Event::GENERAL_PROTECTION));
-    same(cr(CrAccess::Clts), (0x10, 0, 0, &[0x0f, 0x06]), registers, Next::Behind);
+    same(cr(write(0, 3)), (code::CR0_WRITE, 0, 0, &[0x0f, 0x22, 0xc3]), nw_alone, refused(Event::GENERAL_PROTECTION));
+    same(cr(CrAccess::Clts), (code::CR0_WRITE, 0, 0, &[0x0f, 0x06]), registers, Next::Behind);
 
     let fault = PhysicalFault { gpa: 0x80_1000, read: false, write: true, fetch: false };
     let fresh = move || Script {
@@ -164,17 +180,22 @@ fn the_same_exits_lead_to_the_same() {
         fresh: 8 << 20..10 << 20,
         ..self::script(ExitReason::EPT_VIOLATION)
     };
-    same(fresh, (0x400, 1 << 32 | 2, 0x80_1000, &[0x89, 0x07]), registers, Next::Again);
+    same(fresh, (code::NPF, 1 << 32 | 2, 0x80_1000, &[0x89, 0x07]), registers, Next::Again);
 
-    let exception = |event| move || Script { exit_event: Some(event), ..self::script(ExitReason::EXCEPTION_OR_NMI) };
+    let raised = |event| move || Script { exit_event: Some(event), ..self::script(ExitReason::EXCEPTION_OR_NMI) };
     let protection = Event::fault(vector::GP, 0x18);
-    same(exception(protection), (0x4d, 0x18, 0, &[0x90]), registers, refused(protection));
-    same(exception(Event::UNDEFINED_OPCODE), (0x46, 0, 0, &[0x0f, 0x0b]), registers, refused(Event::UNDEFINED_OPCODE));
+    same(raised(protection), (exception(vector::GP), 0x18, 0, &[0x90]), registers, refused(protection));
+    same(
+        raised(Event::UNDEFINED_OPCODE),
+        (exception(vector::UD), 0, 0, &[0x0f, 0x0b]),
+        registers,
+        refused(Event::UNDEFINED_OPCODE),
+    );
 }
 
 #[test]
 fn the_watchdog_is_due_from_its_deadline_on() {
-    let mut svm = svm(true, 0x60, 0, 0, &[0x90]);
+    let mut svm = svm(true, code::INTR, 0, 0, &[0x90]);
     assert!(!svm.is_past_watchdog(u64::MAX - 1), "it is off");
     svm.watch_tsc = 500;
     assert_eq!((svm.is_past_watchdog(499), svm.is_past_watchdog(500)), (false, true));
@@ -185,7 +206,7 @@ fn long_mode_that_is_enabled_and_not_active_is_the_guests_to_see_and_not_the_pro
     const LME: u64 = 1 << 8;
     const LMA: u64 = 1 << 10;
     const NXE: u64 = 1 << 11;
-    let mut svm = svm(true, 0x7c, 0, 0, &[0x0f, 0x30]);
+    let mut svm = svm(true, code::MSR, 0, 0, &[0x0f, 0x30]);
     svm.set(State::Efer, LME | LMA | NXE);
     assert_eq!(svm.vmcb.get(f::EFER), LME | LMA | NXE | EFER_SVME, "in long mode it is active");
     svm.long_mode = false;
@@ -201,7 +222,7 @@ fn long_mode_that_is_enabled_and_not_active_is_the_guests_to_see_and_not_the_pro
 
 #[test]
 fn real_mode_gets_no_error_code() {
-    let mut svm = svm(true, 0x7c, 0, 0, &[0x0f, 0x32]);
+    let mut svm = svm(true, code::MSR, 0, 0, &[0x0f, 0x32]);
     svm.long_mode = false;
     for (cr0, event) in [(0x10, Event::exception(vector::GP)), (0x11, Event::GENERAL_PROTECTION)] {
         svm.vmcb.set(f::CR0, cr0);
@@ -213,29 +234,29 @@ fn real_mode_gets_no_error_code() {
 #[test]
 fn what_no_assist_tells_is_in_the_bytes() {
     let mut registers = GuestRegisters { rdi: 0x5000, ..Default::default() };
-    let sgdt = svm(false, 0x67, 0, 0, &[0x0f, 0x01, 0x47, 0x10]);
+    let sgdt = svm(false, code::GDTR_READ, 0, 0, &[0x0f, 0x01, 0x47, 0x10]);
     assert_eq!(sgdt.table_access(&mut registers), (TableInstruction::Sgdt, Operand::Memory(0x5010)));
-    let invlpg = svm(false, 0x79, 0, 0, &[0x0f, 0x01, 0x3f]);
+    let invlpg = svm(false, code::INVLPG, 0, 0, &[0x0f, 0x01, 0x3f]);
     assert_eq!(invlpg.invalidated_address(&mut registers), 0x5000);
-    let dr = svm(false, 0x37, 0, 0, &[0x0f, 0x23, 0xfe]).dr_access();
+    let dr = svm(false, code::DR7_WRITE, 0, 0, &[0x0f, 0x23, 0xfe]).dr_access();
     assert_eq!((dr.dr, dr.register, dr.is_read), (7, 6, false));
-    assert_eq!(svm(false, 0x6f, 0, 0, &[0x0f, 0x33]).get(State::InstructionBytes), 2);
+    assert_eq!(svm(false, code::RDPMC, 0, 0, &[0x0f, 0x33]).get(State::InstructionBytes), 2);
     // The instruction is gone: the exit code still names the register.
-    let lost = svm(false, 0x13, 0, 0, &[0x90]);
+    let lost = svm(false, code::CR3_WRITE, 0, 0, &[0x90]);
     assert_eq!(lost.cr_access(&mut registers), CrAccess::Write { cr: 3, register: 0 });
 }
 
 #[test]
 fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     let interrupt = Event::interrupt(0x31);
-    let mut on_amd = svm(true, 0x60, 0, 0, &[0x90]);
+    let mut on_amd = svm(true, code::INTR, 0, 0, &[0x90]);
     on_amd.inject(interrupt);
     assert_eq!(
         (on_amd.vmcb.get(f::EVENTINJ), on_amd.vectoring_event()),
         (exit_information::injection(interrupt), None)
     );
 
-    let mut on_qemu = svm(false, 0x60, 0, 0, &[0x90]);
+    let mut on_qemu = svm(false, code::INTR, 0, 0, &[0x90]);
     on_qemu.inject(interrupt);
     assert_eq!((on_qemu.vmcb.get(f::EVENTINJ), on_qemu.vectoring_event()), (0, Some(interrupt)));
     let vmcb = on_qemu.vmcb;
@@ -248,7 +269,7 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
     assert_eq!(vmcb.get(f::EVENTINJ), exit_information::injection(interrupt));
 
     // The timer's interrupt had not been taken when another vCPU's came.
-    let mut vcpu = Vcpu::new(svm(false, 0x61, 0, 0, &[0x90]), machine());
+    let mut vcpu = Vcpu::new(svm(false, code::NMI, 0, 0, &[0x90]), machine());
     vcpu.backend.inject(interrupt);
     vcpu.machine.devices.apic.request(0x80);
     assert_eq!(crate::handlers::delivery::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Inject(interrupt));
@@ -258,10 +279,9 @@ fn qemu_gets_interrupts_as_virtual_ones_and_none_is_lost_to_what_comes_first() {
 /// value again, which flushes the processor's translations without an exit.
 #[test]
 fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
-    const CR0_WRITE: u64 = 0x10;
     const CS_LONG: u64 = 1 << 9;
     let mov_from = |register: u8| [0x0f, 0x22, 0xc0 | register];
-    let mut svm = svm(true, CR0_WRITE, 0, 0, &mov_from(3));
+    let mut svm = svm(true, code::CR0_WRITE, 0, 0, &mov_from(3));
     assert_eq!(svm.cr0_write_by_code(), None, "no instruction has been looked at yet");
     assert_eq!(svm.instruction().map(|instruction| instruction.length), Some(3));
     assert_eq!(svm.cr0_write_by_code(), Some(3));
@@ -299,10 +319,9 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
 /// field's group has one. RAX comes on top, by the stub, and nothing else is written at an entry.
 #[test]
 fn an_exit_writes_no_more_than_it_needs() {
-    const CR0_WRITE: u64 = 0x10;
     let registers = GuestRegisters { rcx: 0x1b, rbx: 0x8000_0033, ..Default::default() };
     let check =
-        |what: &str, (code, exitinfo1, exitinfo2, bytes): (u64, u64, u64, &[u8]), fields: &[&str], reloaded: u32| {
+        |what: &str, (code, exitinfo1, exitinfo2, bytes): (u32, u64, u64, &[u8]), fields: &[&str], reloaded: u32| {
             let mut vcpu = Vcpu::new(svm(true, code, exitinfo1, exitinfo2, bytes), machine());
             vcpu.backend.vmcb.set_part(f::TLB_CONTROL, 1);
             vcpu.backend.vmcb.entered();
@@ -315,20 +334,20 @@ fn an_exit_writes_no_more_than_it_needs() {
         };
     const CONTROL_REGISTERS: u32 = 1 << 5;
     const MOV_TO_CR0: &[&str] = &["CR0", "RIP", "interrupt shadow"];
-    check("CPUID", (0x72, 0, 0, &[0x0f, 0xa2]), &["RIP"], 0);
-    check("VMMCALL", (0x81, 0, 0, &[0x0f, 0x01, 0xd9]), &["RIP"], 0);
-    check("RDMSR", (0x7c, 0, 0, &[0x0f, 0x32]), &["RIP"], 0);
-    check("IN", (0x7b, 0x80 << 16 | 1 << 4 | 1, RIP + 2, &[0xe4, 0x80]), &["RIP"], 0);
-    check("PAUSE", (0x77, 0, 0, &[0xf3, 0x90]), &["RIP", "interrupt shadow"], 0);
-    check("MOV to CR0", (CR0_WRITE, 0, 0, &[0x0f, 0x22, 0xc3]), MOV_TO_CR0, CONTROL_REGISTERS);
-    check("a fresh page", (0x400, 1 << 32 | 2, 0x80_1000, &[0x89, 0x07]), &[], 0);
-    check("#GP handed back", (0x4d, 0x18, 0, &[0x90]), &["EVENTINJ"], 0);
-    check("RDPMC", (0x6f, 0, 0, &[0x0f, 0x33]), &["EVENTINJ"], 0);
+    check("CPUID", (code::CPUID, 0, 0, &[0x0f, 0xa2]), &["RIP"], 0);
+    check("VMMCALL", (code::VMMCALL, 0, 0, &[0x0f, 0x01, 0xd9]), &["RIP"], 0);
+    check("RDMSR", (code::MSR, 0, 0, &[0x0f, 0x32]), &["RIP"], 0);
+    check("IN", (code::IOIO, 0x80 << 16 | 1 << 4 | 1, RIP + 2, &[0xe4, 0x80]), &["RIP"], 0);
+    check("PAUSE", (code::PAUSE, 0, 0, &[0xf3, 0x90]), &["RIP", "interrupt shadow"], 0);
+    check("MOV to CR0", (code::CR0_WRITE, 0, 0, &[0x0f, 0x22, 0xc3]), MOV_TO_CR0, CONTROL_REGISTERS);
+    check("a fresh page", (code::NPF, 1 << 32 | 2, 0x80_1000, &[0x89, 0x07]), &[], 0);
+    check("#GP handed back", (exception(vector::GP), 0x18, 0, &[0x90]), &["EVENTINJ"], 0);
+    check("RDPMC", (code::RDPMC, 0, 0, &[0x0f, 0x33]), &["EVENTINJ"], 0);
 }
 
 #[test]
 fn asids_are_new_until_there_are_no_more_and_a_flush_is_not_forgotten() {
-    let mut old = svm(false, 0x72, 0, 0, &[0x0f, 0xa2]);
+    let mut old = svm(false, code::CPUID, 0, 0, &[0x0f, 0xa2]);
     let control = |svm: &Svm| (svm.vmcb.part(f::GUEST_ASID), svm.vmcb.part(f::TLB_CONTROL));
     old.vmcb.set_part(f::TLB_CONTROL, 1);
     old.new_asid();
@@ -345,7 +364,7 @@ fn asids_are_new_until_there_are_no_more_and_a_flush_is_not_forgotten() {
     old.about_to_enter();
     old.new_asid();
     assert_eq!(control(&old), (2, 0));
-    let mut new = svm(true, 0x72, 0, 0, &[0x0f, 0xa2]);
+    let mut new = svm(true, code::CPUID, 0, 0, &[0x0f, 0xa2]);
     new.flushes_by_asid = true;
     for _ in 0..2 {
         new.new_asid();
@@ -357,14 +376,14 @@ fn asids_are_new_until_there_are_no_more_and_a_flush_is_not_forgotten() {
 
 #[test]
 fn an_injected_breakpoint_whose_delivery_faults_is_not_lost() {
-    const BREAKPOINT: u64 = 0x43;
+    const BREAKPOINT: u32 = exception(vector::BP);
     let mut vcpu = Vcpu::new(svm(true, BREAKPOINT, 0, 0, &[0xcc]), machine());
     let (account, mut registers) = (Ledger::new(), GuestRegisters::default());
     let vmcb = vcpu.backend.vmcb;
     let own = (0x8000_0303, RIP);
     let injected = (0x8000_0303, RIP + 1);
-    let after = |vcpu: &mut Vcpu<Svm>, code: u64, (exitintinfo, rip): (u64, u64), registers: &mut GuestRegisters| {
-        vmcb.set(f::EXITCODE, code);
+    let after = |vcpu: &mut Vcpu<Svm>, code: u32, (exitintinfo, rip): (u64, u64), registers: &mut GuestRegisters| {
+        vmcb.set(f::EXITCODE, code.into());
         vmcb.set(f::EXITINFO1, 2);
         vmcb.set(f::EXITINFO2, 0x80_1000);
         vmcb.set(f::EXITINTINFO, exitintinfo);
@@ -373,18 +392,18 @@ fn an_injected_breakpoint_whose_delivery_faults_is_not_lost() {
         assert_eq!(vcpu.drive(&account, registers, 0), Flow::Resume);
         (vmcb.get(f::EVENTINJ), vmcb.get(f::RIP))
     };
-    assert_eq!(after(&mut vcpu, 0x400, own, &mut registers), (0, RIP), "the guest's own is executed again");
+    assert_eq!(after(&mut vcpu, code::NPF, own, &mut registers), (0, RIP), "the guest's own is executed again");
     assert_eq!(after(&mut vcpu, BREAKPOINT, (0, RIP), &mut registers), injected);
-    assert_eq!(after(&mut vcpu, 0x400, injected, &mut registers), injected, "the stack was on a fresh page");
+    assert_eq!(after(&mut vcpu, code::NPF, injected, &mut registers), injected, "the stack was on a fresh page");
     // A fault of the guest's own comes first, and its handler returns to the instruction.
     let fault = exit_information::injection(Event::fault(vector::NP, 2));
-    assert_eq!(after(&mut vcpu, 0x4b, injected, &mut registers), (fault, RIP));
+    assert_eq!(after(&mut vcpu, exception(vector::NP), injected, &mut registers), (fault, RIP));
 }
 
 #[test]
 fn a_machine_check_makes_an_exit_where_the_monitor_lets_it() {
     const MCE: u64 = 1 << 6;
-    let mut svm = svm(true, 0x14, 0, 0, &[0x0f, 0x22, 0xe0]);
+    let mut svm = svm(true, code::CR4_WRITE, 0, 0, &[0x0f, 0x22, 0xe0]);
     svm.machine_check = MCE;
     svm.set(State::Cr4, 0x20);
     assert_eq!((svm.vmcb.get(f::CR4), svm.get(State::Cr4)), (0x20 | MCE, 0x20));
@@ -393,14 +412,13 @@ fn a_machine_check_makes_an_exit_where_the_monitor_lets_it() {
 /// The exits of a guest at the IRET of an NMI's handler, while a second NMI waits for that IRET.
 #[test]
 fn an_nmi_waits_until_the_iret_has_been_executed() {
-    const IRET: u64 = 0x74;
-    const DB: u64 = 0x41;
-    const GP: u64 = 0x4d;
+    const DB: u32 = exception(vector::DB);
+    const GP: u32 = exception(vector::GP);
     const IRETQ: &[u8] = &[0x48, 0xcf];
     let (flags, tf, interrupts, bs) = (2, 1 << 8, 1 << 9, 1 << 14);
     let nmi = exit_information::injection(Event::NMI);
     let at_iret = |pending| {
-        let mut vcpu = Vcpu::new(svm(true, IRET, 0, 0, IRETQ), machine());
+        let mut vcpu = Vcpu::new(svm(true, code::IRET, 0, 0, IRETQ), machine());
         vcpu.backend.inject(Event::NMI);
         vcpu.backend.vmcb.set(f::EVENTINJ, 0);
         vcpu.backend.vmcb.set(f::RFLAGS, flags | interrupts);
@@ -412,18 +430,18 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     let exits = |vcpu: &Vcpu<Svm>| {
         (vcpu.backend.vmcb.part(f::INTERCEPT_0) >> 20 & 1, vcpu.backend.vmcb.part(f::INTERCEPT_EXCEPTION))
     };
-    let next = |vcpu: &mut Vcpu<Svm>, code, rip, rflags| {
+    let next = |vcpu: &mut Vcpu<Svm>, code: u32, rip, rflags| {
         let vmcb = vcpu.backend.vmcb;
-        vmcb.set(f::EXITCODE, code);
+        vmcb.set(f::EXITCODE, code.into());
         vmcb.set(f::RIP, rip);
         vmcb.set(f::RFLAGS, rflags);
         assert_eq!(vcpu.drive(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
         (vmcb.get(f::EVENTINJ), vmcb.get(f::RFLAGS))
     };
     let dr6 = |vcpu: &Vcpu<Svm>| vcpu.backend.vmcb.get(f::DR6);
-    let before = svm(true, IRET, 0, 0, IRETQ).vmcb.part(f::INTERCEPT_EXCEPTION);
+    let before = svm(true, code::IRET, 0, 0, IRETQ).vmcb.part(f::INTERCEPT_EXCEPTION);
 
-    // After the step nothing was injected before the IRET, and the NMI is injected behind it.
+    // After the step nothing was injected before the code::IRET, and the NMI is injected behind it.
     let mut vcpu = at_iret(true);
     let vmcb = vcpu.backend.vmcb;
     assert_eq!((vmcb.get(f::EVENTINJ), vmcb.get(f::RFLAGS)), (0, flags | tf), "no interrupt comes either");
@@ -449,7 +467,7 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     assert_eq!(next(&mut vcpu, GP, RIP, flags | tf), (fault, flags | interrupts));
     assert_eq!((vcpu.machine.activity.nmi_pending, exits(&vcpu)), (true, (1, before)));
     vmcb.set(f::EVENTINJ, 0);
-    assert_eq!(next(&mut vcpu, IRET, 0x6000, flags), (nmi, flags));
+    assert_eq!(next(&mut vcpu, code::IRET, 0x6000, flags), (nmi, flags));
 
     // A data breakpoint at the stack that the IRET reads is the guest's.
     let mut vcpu = at_iret(true);
@@ -462,10 +480,9 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
 
 #[test]
 fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instruction() {
-    const WRMSR: u64 = 0x7c;
     const SELF_IPI: u64 = 0x83f;
     let (flags, tf, interrupts, bs) = (2, 1 << 8, 1 << 9, 1 << 14);
-    let mut vcpu = Vcpu::new(svm(true, WRMSR, 1, 0, &[0x0f, 0x30]), machine());
+    let mut vcpu = Vcpu::new(svm(true, code::MSR, 1, 0, &[0x0f, 0x30]), machine());
     let vmcb = vcpu.backend.vmcb;
     vmcb.set(f::RFLAGS, flags | tf | interrupts);
     let mut registers = GuestRegisters { rcx: SELF_IPI, rax: 0x80, ..GuestRegisters::default() };
@@ -475,7 +492,7 @@ fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instructio
     assert!(vcpu.backend.window, "the interrupt comes behind the #DB");
     // The interrupt comes in the handler of the #DB, once that sets RFLAGS.IF.
     vmcb.set(f::EVENTINJ, 0);
-    vmcb.set(f::EXITCODE, 0x64);
+    vmcb.set(f::EXITCODE, code::VINTR.into());
     vmcb.set(f::RFLAGS, flags | interrupts);
     assert_eq!(vcpu.drive(&Ledger::new(), &mut registers, 0), Flow::Resume);
     assert_eq!(vmcb.get(f::EVENTINJ), exit_information::injection(Event::interrupt(0x80)));
@@ -483,7 +500,7 @@ fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instructio
 
 #[test]
 fn who_halts_right_behind_sti_is_woken_by_an_interrupt_that_comes_before_hlt_is_executed_again() {
-    let mut svm = svm(true, 0x78, 0, 0, &[0xf4]);
+    let mut svm = svm(true, code::HLT, 0, 0, &[0xf4]);
     svm.vmcb.set(f::RFLAGS, 1 << 9);
     svm.vmcb.set_part(f::INTERRUPT_SHADOW, 1);
     assert!(!svm.takes_interrupts(false), "right behind STI");
@@ -496,9 +513,8 @@ fn who_halts_right_behind_sti_is_woken_by_an_interrupt_that_comes_before_hlt_is_
 
 #[test]
 fn qemus_invalid_state_of_a_mov_to_cr3_is_the_exception_that_is_due() {
-    const INVALID: u64 = 0xffff_ffff;
     let after = |is_on_qemu: bool, bytes: &[u8], registers: GuestRegisters, change: fn(&mut Svm)| {
-        let mut vcpu = Vcpu::new(svm(!is_on_qemu, INVALID, 0, 0, bytes), machine());
+        let mut vcpu = Vcpu::new(svm(!is_on_qemu, svm_exit::INVALID, 0, 0, bytes), machine());
         for part in [f::INTERCEPT_1, f::GUEST_ASID] {
             vcpu.backend.vmcb.set_part(part, 1);
         }
@@ -538,9 +554,13 @@ fn the_guests_task_priority_is_in_the_block_too() {
         vmcb.part(f::V_TPR)
     };
     let mov = GuestRegisters { rax: 9, ..Default::default() };
-    assert_eq!(v_tpr(0x18, 0, &[0x44, 0x0f, 0x22, 0xc0], mov), 9);
+    assert_eq!(v_tpr(code::CR8_WRITE, 0, &[0x44, 0x0f, 0x22, 0xc0], mov), 9);
     let wrmsr = |msr: u32, rax| GuestRegisters { rax, rcx: msr.into(), ..Default::default() };
-    assert_eq!(v_tpr(0x7c, 1, &[0x0f, 0x30], wrmsr(TPR, 0x5a)), 5, "the class alone");
-    assert_eq!(v_tpr(0x7c, 1, &[0x0f, 0x30], wrmsr(EOI, 0)), 3);
-    assert_eq!(v_tpr(0x18, 0, &[0x44, 0x0f, 0x22, 0xc0], GuestRegisters { rax: 16, ..mov }), 3, "it is refused");
+    assert_eq!(v_tpr(code::MSR, 1, &[0x0f, 0x30], wrmsr(TPR, 0x5a)), 5, "the class alone");
+    assert_eq!(v_tpr(code::MSR, 1, &[0x0f, 0x30], wrmsr(EOI, 0)), 3);
+    assert_eq!(
+        v_tpr(code::CR8_WRITE, 0, &[0x44, 0x0f, 0x22, 0xc0], GuestRegisters { rax: 16, ..mov }),
+        3,
+        "it is refused"
+    );
 }
