@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use tollgate_abi::quick::QUICK;
+use tollgate_abi::svm_exit;
 use tollgate_books::audit::ExitLogFormat;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
@@ -242,16 +244,21 @@ pub fn guest_ended_it(launch: &Launch, said: &str) -> bool {
     Stays::of(launch).is_some_and(|stays| stays.unresolved_in_guest(said))
 }
 
-/// Whether a processor was in its guest, under SVM, for more than so many ticks up to the end of Bochs' log, without an exit.
+/// Whether a processor ran its guest, under SVM, for more than so many ticks up to the end of Bochs' log, with no exits but such
+/// as are decided quickly: no interrupt came.
 pub fn stayed_in_guest(launch: &Launch, ticks: u64) -> bool {
     Stays::of(launch).is_some_and(|stays| stays.any_longer_than(ticks))
 }
 
-/// The processors that are in their guests at the end of Bochs' log.
+/// The guests of the processors at the end of Bochs' log.
 #[derive(Default)]
 struct Stays {
     /// By processor, the tick of the last entry, if no exit follows.
     entered: BTreeMap<u32, u64>,
+    /// By processor, the tick of the last exit.
+    left: BTreeMap<u32, u64>,
+    /// By processor, the tick of the first entry that only quick exits follow.
+    uninterrupted: BTreeMap<u32, u64>,
     /// The tick of the last line.
     end: u64,
     /// The processor whose exception had no resolution.
@@ -275,8 +282,13 @@ impl Stays {
                     stays.unresolved = stays.unresolved.or(Some(processor));
                 } else if contains(&line, EXIT) {
                     stays.entered.remove(&processor);
+                    stays.left.insert(processor, tick);
+                    if !is_quick(&line) {
+                        stays.uninterrupted.remove(&processor);
+                    }
                 } else if contains(&line, ENTRY) {
                     stays.entered.insert(processor, tick);
+                    stays.uninterrupted.entry(processor).or_insert(tick);
                 }
             }
             line.clear();
@@ -292,9 +304,25 @@ impl Stays {
         processor().or(self.unresolved).is_some_and(|processor| self.entered.contains_key(&processor))
     }
 
+    /// Whether a guest has run for more than so many ticks without an interrupt, and runs still. A monitor that has not entered
+    /// its guest for as long is another matter.
     fn any_longer_than(&self, ticks: u64) -> bool {
-        self.entered.values().any(|entered| self.end.saturating_sub(*entered) > ticks)
+        let longer = |since: u64| self.end.saturating_sub(since) > ticks;
+        let runs = |processor| {
+            self.entered.contains_key(processor) || self.left.get(processor).is_some_and(|&left| !longer(left))
+        };
+        self.uninterrupted.iter().any(|(processor, &since)| longer(since) && runs(processor))
     }
+}
+
+/// Whether a line of an exit is about one that the monitor may decide quickly, without a look at the run's limit.
+fn is_quick(line: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(line);
+    let word = |key: &str| text.split(key).nth(1)?.split_whitespace().next();
+    let code = word("reason=").and_then(|code| code.parse().ok());
+    let information = word("exitinfo1=").and_then(|value| u64::from_str_radix(value, 16).ok());
+    let reason = code.zip(information).map(|(code, information)| svm_exit::reason(code, information));
+    reason.is_some_and(|reason| QUICK.iter().any(|row| row.reason == reason))
 }
 
 /// The tick of a line of Bochs', and the processor that it is about, as in `00000012345d[CPU0  ] `.
@@ -328,7 +356,7 @@ mod tests {
     }
 
     const VMRUN: &str = "VMRUN VMCB ptr: 0x0000000000237000";
-    const VMEXIT: &str = "SVM VMEXIT reason=129 exitinfo1=00 exitinfo2=00";
+    const VMEXIT: &str = "SVM VMEXIT reason=120 exitinfo1=00 exitinfo2=00";
 
     #[test]
     fn a_guest_without_exits_is_told_from_a_monitor_that_does_not_enter_it() {
@@ -345,6 +373,23 @@ mod tests {
         check(&[line(10, 1, VMRUN), line(1010, 1, "exception(0x0d)")], false);
         check(&[line(10, 1, VMRUN), line(1011, 0, "RDTSC: ticks")], true);
         check(&[fault], false);
+        // A loop of IN is decided quickly, and meets no limit; any other exit would.
+        let exit = |tick, code: u32| {
+            line(tick, 0, &format!("SVM VMEXIT reason={code} exitinfo1=0000000000800211 exitinfo2=000000000040f5ce"))
+        };
+        let turn = |tick, code| [exit(tick, code), line(tick + 1, 0, VMRUN)].concat();
+        let turns = |code: u32| (0..300).map(|n| turn(20 + 10 * n, code)).collect::<String>();
+        check(&[line(10, 0, VMRUN), turns(svm_exit::code::IOIO)], true);
+        check(&[line(10, 0, VMRUN), turns(svm_exit::code::INTR)], false);
+        check(
+            &[
+                line(10, 0, VMRUN),
+                turns(svm_exit::code::IOIO),
+                exit(3020, svm_exit::code::IOIO),
+                line(4100, 0, "RDTSC"),
+            ],
+            false,
+        );
     }
 
     #[test]
