@@ -190,7 +190,33 @@ mod tests {
     fn what_a_profile_wants_is_intercepted() {
         let minimal = intercepts(zambezi, Profile::Minimal);
         let full = intercepts(zambezi, Profile::Full);
-        for code in ALWAYS.into_iter().chain([code::HLT, code::INVLPG, code::XSETBV]) {
+        // Not from the list itself: a code that is missing there has to be missed here.
+        for code in [
+            code::CR0_WRITE,
+            code::CR4_WRITE,
+            code::CR8_READ,
+            code::CR8_WRITE,
+            code::INTR,
+            code::NMI,
+            code::INIT,
+            code::CPUID,
+            code::INVD,
+            code::INVLPGA,
+            code::IOIO,
+            code::MSR,
+            code::TASK_SWITCH,
+            code::SHUTDOWN,
+            code::VMRUN,
+            code::VMMCALL,
+            code::VMLOAD,
+            code::VMSAVE,
+            code::STGI,
+            code::CLGI,
+            code::SKINIT,
+            code::HLT,
+            code::INVLPG,
+            code::XSETBV,
+        ] {
             assert!(minimal.has(code) && full.has(code), "{code:#x}");
         }
         for code in [
