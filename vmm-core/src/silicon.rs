@@ -141,6 +141,9 @@ mod tests {
     fn what_a_processor_does_not_have_is_left_out() {
         let lacking = [(0x8b, None), (0x34, None)];
         assert_eq!(read(INTEL, [5, 0x8000_0008], &[], &lacking), Silicon { threads: Some(1), ..Silicon::default() });
+        // The sub-leaf is about another level than threads, here the third of leaf 1FH.
+        let of_tiles = [(1, [0, 0, 0, edx_1::HTT]), (0xb, [0, 8, 3 << 8, 0])];
+        assert_eq!(read(INTEL, [0x16, 0x8000_0008], &of_tiles, &lacking), Silicon::default());
         let of_many = [(1, [0, 0, 0, edx_1::HTT])];
         assert_eq!(read(INTEL, [5, 0x8000_0008], &of_many, &lacking), Silicon::default());
         assert_eq!(read(b"SomebodyElse", [5, 0x8000_0008], &of_many, &[]), Silicon::default());

@@ -58,7 +58,9 @@ impl<B: Backend> Vcpu<B> {
 mod tests {
     use super::*;
     use crate::exit::GuestState;
+    use crate::machine::Activity;
     use crate::script::{Script, machine};
+    use tollgate_abi::x86::cpuid::ecx_1;
 
     #[test]
     fn power_up_sets_xcr0_and_init_leaves_it() {
@@ -74,7 +76,7 @@ mod tests {
     #[test]
     fn init_leaves_msrs_and_cache_bits_and_clears_the_rest() {
         let mut vcpu = Vcpu::new(Script::default(), machine());
-        let signature = u64::from(machine().start_up());
+        let signature = u64::from(vcpu.machine.devices.cpuid.answer(1, 0, 0).eax);
         let debug = [State::Dr0, State::Dr3, State::Cr2];
         let fill = |backend: &mut Script| {
             debug.into_iter().chain([State::Lstar, State::SysenterEsp]).for_each(|state| backend.set(state, 0x1234));
@@ -87,8 +89,13 @@ mod tests {
         let read = |vcpu: &Vcpu<Script>, state| vcpu.backend.get(state);
         assert_eq!((read(&vcpu, State::Cr0), read(&vcpu, State::Lstar)), (0x6000_0010, 0), "power-up");
         fill(&mut vcpu.backend);
+        let activity = &mut vcpu.machine.activity;
+        (activity.halted, activity.nmi_pending, activity.init_pending) = (true, true, true);
+        vcpu.machine.devices.cpuid.set_osxsave(true);
         let registers = vcpu.start_up(8);
         assert_eq!(registers.rdx, signature);
+        assert_eq!(vcpu.machine.activity, Activity::default(), "no event waits any more");
+        assert_eq!(vcpu.machine.devices.cpuid.answer(1, 0, 0).ecx & ecx_1::OSXSAVE, 0, "CR4 is 0");
         assert_eq!((read(&vcpu, State::Cr0), read(&vcpu, State::Dr6)), (0x10, 0xffff_0ff0));
         assert_eq!((read(&vcpu, State::Lstar), read(&vcpu, State::SysenterEsp)), (0x1234, 0x1234));
         assert_eq!(debug.map(|state| read(&vcpu, state)), [0; 3]);
