@@ -17,7 +17,7 @@ use core::fmt::{self, Write};
 use tollgate_abi::exit_reason::{LOOKS, ROWS};
 use tollgate_abi::hypercall::{BOOK_BYTES, Book as GuestBook};
 use tollgate_abi::judgement::Judgement;
-use tollgate_abi::record::{MAX_LINE_BYTES, records};
+use tollgate_abi::record::{MAX_LINE_BYTES, MONITOR, records};
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::workload::{Outcome, Workload};
 
@@ -150,7 +150,7 @@ impl<W: Write> Session<W> {
     /// Writes a line for the person who reads the log, as the guest's own are written.
     #[inline(never)]
     pub fn remark(&mut self, text: fmt::Arguments<'_>) {
-        let _ = records::Console { text: &text }.write(&mut self.out);
+        let _ = records::Console { by: Some(MONITOR), text: &text }.write(&mut self.out);
     }
 
     #[inline(never)]
@@ -158,7 +158,7 @@ impl<W: Write> Session<W> {
         let mut console = board.console.lock();
         let (bytes, dropped) = console.contents();
         for line in bytes.split(|&byte| byte == b'\n').flat_map(|line| line.chunks(CONSOLE_RECORD_BYTES)) {
-            let _ = records::Console { text: &Bytes(line) }.write(&mut self.out);
+            let _ = records::Console { by: None, text: &Bytes(line) }.write(&mut self.out);
         }
         if dropped > 0 {
             self.remark(format_args!("({dropped} bytes did not fit the console's buffer)"));

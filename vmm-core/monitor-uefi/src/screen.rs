@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 use core::time::Duration;
 
 use tollgate_abi::record::records::read;
-use tollgate_abi::record::{Kind, Record, Text, parse};
+use tollgate_abi::record::{Kind, MONITOR, Record, Text, parse};
 use uefi::{boot, system};
 
 /// Writes lines. Without a screen they are lost.
@@ -42,11 +42,10 @@ fn for_each_line(log: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) {
                 say(format_args!(" Microcode {microcode:#x}, threads on a core: {threads}"));
             }
             Kind::Console => {
-                let Ok(read::Console { text }) = read::Console::of(&record) else { continue };
+                let Ok(read::Console { by, text }) = read::Console::of(&record) else { continue };
                 // The monitor's own lines, not the guest's.
-                let text = shown(Some(text));
-                if text.starts_with("(monitor) ") {
-                    say(format_args!(" {text}"));
+                if by.as_ref().and_then(Text::as_plain) == Some(MONITOR) {
+                    say(format_args!(" {}", shown(Some(text))));
                 }
             }
             Kind::Exit => show_row(&record, say),
@@ -133,8 +132,9 @@ mod tests {
                 options: Some(&"cpus=2"),
             };
             record.write(log).unwrap();
-            records::Console { text: &"(monitor) no vCPU 1; going on" }.write(log).unwrap();
-            records::Console { text: &"a guest's \"line\"" }.write(log).unwrap();
+            records::Console { by: Some(MONITOR), text: &"(monitor) no vCPU 1; going on" }.write(log).unwrap();
+            records::Console { by: None, text: &"a guest's \"line\"" }.write(log).unwrap();
+            records::Console { by: None, text: &"(monitor) says the guest" }.write(log).unwrap();
             exit(log, 0, &name, 3, 301);
             exit(log, 0, "none", 0, 0);
             exit(log, 15, "CPUID", u64::from(u32::MAX), 1 << 40);

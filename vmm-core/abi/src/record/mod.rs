@@ -22,6 +22,9 @@ use core::fmt::{self, Write};
 /// Version of the protocol, in the first record of every log.
 pub const PROTOCOL: u64 = 1;
 
+/// The monitor, as the one whose line a `console` record has.
+pub const MONITOR: &str = "monitor";
+
 /// The longest line that [`parse`] accepts, in bytes. Longer lines are noise.
 pub const MAX_LINE_BYTES: usize = 4096;
 

@@ -229,8 +229,10 @@ records! {
         /// Its iterations.
         iterations: Number,
     }
-    /// A line that the guest wrote, or a remark of the monitor's, which begins with `(monitor)`.
+    /// A line for people: the guest's, or a remark of the monitor's.
     Console "console" {
+        /// `monitor` in the monitor's own; a line of the guest's has none, whatever its text is.
+        by: Word optional,
         /// The line.
         text: Quoted,
     }
