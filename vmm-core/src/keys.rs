@@ -13,7 +13,8 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::key::{
-    KINDS, KeyKind, PAGE_FETCH, PAGE_READ, PAGE_WRITE, PORT_IN, PORT_STRING, SLOTS, VARIANTS, variant,
+    CR_CLTS, CR_LMSW, CR_READ, KINDS, KeyKind, PAGE_FETCH, PAGE_READ, PAGE_WRITE, PORT_IN, PORT_STRING, SLOTS,
+    VARIANTS, variant,
 };
 
 use crate::exit::{Backend, CrAccess, GuestRegisters};
@@ -106,9 +107,9 @@ pub fn key_of<B: Backend>(reason: ExitReason, registers: &GuestRegisters, backen
         }
         KeyKind::ControlRegister => match backend.cr_access(&mut registers.clone()) {
             CrAccess::Write { cr, .. } => u64::from(cr),
-            CrAccess::Read { cr, .. } => u64::from(cr) | 1 << 4,
-            CrAccess::Clts => 2 << 4,
-            CrAccess::Lmsw { .. } => 3 << 4,
+            CrAccess::Read { cr, .. } => u64::from(cr) | CR_READ,
+            CrAccess::Clts => CR_CLTS,
+            CrAccess::Lmsw { .. } => CR_LMSW,
         },
         KeyKind::DebugRegister => {
             let access = backend.dr_access();

@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 
 use tollgate_abi::machine::{Mapping, Model};
+use tollgate_abi::x86::control::ADDRESS;
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
@@ -34,7 +35,6 @@ pub trait Format {
 }
 
 const LARGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Bytes of a 2 MiB page.
 pub const LARGE_BYTES: u64 = 2 << 20;

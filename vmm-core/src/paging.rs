@@ -3,7 +3,7 @@
 //! Left out: 5-level paging, protection keys and SMAP, which the guest's CPUID does not show.
 
 use tollgate_abi::workload::Outcome;
-use tollgate_abi::x86::control::{CR0_PG, CR0_WP, EFER_NXE};
+use tollgate_abi::x86::control::{ADDRESS, CR0_PG, CR0_WP, EFER_NXE};
 use x86_64::structures::paging::PageTableFlags as Flags;
 
 use crate::exit::{Action, Backend, Event, State, vector};
@@ -16,8 +16,6 @@ enum Access {
     Read,
     Write,
 }
-
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// #PF error-code bits (SDM 3A 4.7).
 const PRESENT: u32 = 1;

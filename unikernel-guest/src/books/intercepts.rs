@@ -8,23 +8,13 @@ use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tollgate_abi::exit_reason::{ExitReason, ROWS};
 use tollgate_abi::profile::{Intercepts, Profile};
 use tollgate_abi::virtualization::Facts;
+use tollgate_abi::x86::exception;
 
 use super::book::{book, book_times};
 use super::{boot_info, cpu};
 
 static ENABLED: [[AtomicBool; ROWS]; Profile::ALL.len()] =
     [const { [const { AtomicBool::new(false) }; ROWS] }; Profile::ALL.len()];
-
-/// Bits of the primary processor-based controls (SDM 3C 25.6.2).
-#[derive(Clone, Copy)]
-#[repr(u8)]
-pub(crate) enum Proc {
-    Cr3Load = 15,
-    Cr3Store = 16,
-}
-
-/// The vector of #UD.
-pub(crate) const INVALID_OPCODE: u8 = 6;
 
 /// The facts of the processor, by which operations are booked here.
 pub(crate) fn facts() -> Facts {
@@ -73,8 +63,8 @@ pub(crate) fn cr4_write_exits(old: u64, new: u64) -> bool {
 }
 
 /// True if the profile sets this processor-based control.
-pub(crate) fn wants(control: Proc) -> bool {
-    wanted().proc >> control as u8 & 1 != 0
+pub(crate) fn wants(control: u8) -> bool {
+    wanted().proc >> control & 1 != 0
 }
 
 /// True if the processor keeps the task priority, as CR8 and as MSR, because it has a TPR shadow.
@@ -111,5 +101,5 @@ pub(crate) fn book_exception(vector: u8) {
 /// Books an instruction that raises #UD where its own exit is not enabled.
 pub(crate) fn book_or_invalid_opcode(reason: ExitReason) {
     let reason = facts().exits_as(reason);
-    if enabled(reason) { book(reason) } else { book_exception(INVALID_OPCODE) }
+    if enabled(reason) { book(reason) } else { book_exception(exception::UD) }
 }

@@ -4,12 +4,12 @@
 use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
+use tollgate_abi::x86::controls::proc;
+use tollgate_abi::x86::exception;
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 
 use crate::books::book::{book, book_times};
-use crate::books::intercepts::{
-    Proc, apic_shadows_priority, book_exception, cr0_write_exits, cr4_write_exits, facts, wants,
-};
+use crate::books::intercepts::{apic_shadows_priority, book_exception, cr0_write_exits, cr4_write_exits, facts, wants};
 use crate::books::recovery::{Trap, attempt};
 
 macro_rules! control_register {
@@ -39,7 +39,7 @@ macro_rules! control_register {
         /// If it is not refused, the value suits the code that runs.
         pub(crate) unsafe fn $try_write(value: u64) -> Result<(), Trap> {
             if $refused_first() {
-                book_exception(GENERAL_PROTECTION);
+                book_exception(exception::GP);
             } else {
                 book_if($write_exits(value));
             }
@@ -50,12 +50,9 @@ macro_rules! control_register {
 }
 
 control_register!("cr0", read_cr0 if false, write_cr0, try_write_cr0 if |value| cr0_write_exits(read_cr0(), value), refused_first);
-control_register!("cr3", read_cr3 if wants(Proc::Cr3Store) && reads_exit(), write_cr3, try_write_cr3 if |_| wants(Proc::Cr3Load), never);
+control_register!("cr3", read_cr3 if wants(proc::CR3_STORE_EXITING) && reads_exit(), write_cr3, try_write_cr3 if |_| wants(proc::CR3_LOAD_EXITING), never);
 control_register!("cr4", read_cr4 if false, write_cr4, try_write_cr4 if |value| cr4_write_exits(read_cr4(), value), refused_first);
 control_register!("cr8", read_cr8 if !apic_shadows_priority() && reads_exit(), write_cr8, try_write_cr8 if |_| !apic_shadows_priority(), never);
-
-/// The vector of #GP.
-const GENERAL_PROTECTION: u8 = 13;
 
 /// True if the #GP for a refused value comes before the exit.
 fn refused_first() -> bool {

@@ -4,9 +4,10 @@
 use core::arch::asm;
 
 use tollgate_abi::exit_reason::ExitReason;
+use tollgate_abi::x86::exception;
 
 use crate::books::book::book;
-use crate::books::intercepts::{INVALID_OPCODE, book_exception, facts};
+use crate::books::intercepts::{book_exception, facts};
 use crate::books::recovery::{Trap, attempt};
 
 /// XSETBV.
@@ -25,7 +26,7 @@ pub(crate) unsafe fn xsetbv(register: u32, value: u64) {
 
 /// XSETBV on a processor without XSAVE, where CR4.OSXSAVE is clear.
 pub(crate) fn xsetbv_without_xsave() -> Result<(), Trap> {
-    book_exception(INVALID_OPCODE);
+    book_exception(exception::UD);
     // SAFETY: #UD comes before anything is written, and is expected.
     unsafe { attempt!("xsetbv", in("ecx") 0, in("eax") 1, in("edx") 0) }
 }

@@ -22,7 +22,7 @@ macro_rules! denied {
         if runs(ExitReason::$reason) {
             ensure!(got.is_ok(), "{} is not intercepted, and did not execute", $name);
         } else {
-            fault($name, got, vector::INVALID_OPCODE, 0)?;
+            fault($name, got, vector::UD, 0)?;
         }
     };
 }

@@ -15,20 +15,7 @@ macro_rules! ensure {
 }
 pub(super) use ensure;
 
-/// Vectors that workloads provoke (SDM 3A 6.15).
-pub(super) mod vector {
-    pub(in super::super) const DIVIDE_ERROR: u8 = 0;
-    pub(in super::super) const DEBUG: u8 = 1;
-    pub(in super::super) const BREAKPOINT: u8 = 3;
-    pub(in super::super) const INVALID_OPCODE: u8 = 6;
-    pub(in super::super) const NOT_AVAILABLE: u8 = 7;
-    pub(in super::super) const NOT_PRESENT: u8 = 11;
-    pub(in super::super) const STACK_FAULT: u8 = 12;
-    pub(in super::super) const GENERAL_PROTECTION: u8 = 13;
-    pub(in super::super) const PAGE_FAULT: u8 = 14;
-    pub(in super::super) const X87_ERROR: u8 = 16;
-    pub(in super::super) const SIMD_ERROR: u8 = 19;
-}
+pub(super) use tollgate_abi::x86::exception as vector;
 
 /// Checks that the attempt ended in this exception.
 pub(super) fn exception(what: &str, got: Result<(), Trap>, vector: u8, error: u64) -> Result<Trap, String> {

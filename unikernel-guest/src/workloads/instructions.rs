@@ -61,7 +61,7 @@ pub(super) fn rdtscp(run: &Run) -> Outcome {
             }
             Err(trap) => {
                 ensure!(!exists, "RDTSCP is enabled and raised exception {}", trap.vector);
-                fault("RDTSCP", Err(trap), vector::INVALID_OPCODE, 0)?;
+                fault("RDTSCP", Err(trap), vector::UD, 0)?;
             }
         }
     }
@@ -73,7 +73,7 @@ const NO_COUNTER: u32 = 0x0bad_c0de;
 
 pub(super) fn rdpmc(run: &Run) -> Outcome {
     for _ in 0..run.iterations {
-        fault("RDPMC", ops::time_stamp::try_rdpmc(NO_COUNTER), vector::GENERAL_PROTECTION, 0)?;
+        fault("RDPMC", ops::time_stamp::try_rdpmc(NO_COUNTER), vector::GP, 0)?;
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ pub(super) fn xsetbv(run: &Run) -> Outcome {
     let xcr0 = processor::xcr0();
     for _ in 0..run.iterations {
         if xcr0 == 0 {
-            fault("XSETBV", ops::extended_state::xsetbv_without_xsave(), vector::INVALID_OPCODE, 0)?;
+            fault("XSETBV", ops::extended_state::xsetbv_without_xsave(), vector::UD, 0)?;
         } else {
             // SAFETY: the register has this value already, since `processor` set OSXSAVE.
             unsafe { ops::extended_state::xsetbv(0, xcr0) };

@@ -72,8 +72,7 @@ pub(super) fn wild_msrs(run: &Run) -> Outcome {
             // SAFETY: none of these may be reached; if one were, its value would matter to nothing that the guest does.
             let written = unsafe { try_wrmsr(msr, 0xdead_beef_0bad_f00d) };
             for (what, got) in [("RDMSR", read), ("WRMSR", written)] {
-                fault(what, got, vector::GENERAL_PROTECTION, 0)
-                    .map_err(|what| alloc::format!("MSR {msr:#x}: {what}"))?;
+                fault(what, got, vector::GP, 0).map_err(|what| alloc::format!("MSR {msr:#x}: {what}"))?;
             }
         }
     }

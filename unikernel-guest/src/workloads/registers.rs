@@ -70,7 +70,7 @@ pub(super) fn wild_control_registers(run: &Run) -> Outcome {
         ];
         for (what, try_write, value) in tries {
             // SAFETY: no processor accepts any of these values, so nothing changes.
-            fault(what, unsafe { try_write(value) }, vector::GENERAL_PROTECTION, 0)?;
+            fault(what, unsafe { try_write(value) }, vector::GP, 0)?;
         }
         ensure!(
             (read_cr0(), read_cr4()) == (cr0, cr4),

@@ -161,13 +161,13 @@ fn step(row: &Row, ring: PrivilegeLevel) -> Outcome {
     // Under SVM an instruction that the monitor has emulated ends in an injected #DB. Behind the NOP, and where there was no
     // exit, the #DB is the guest's own.
     if !facts().is_svm() || reason == R::CPUID || runs {
-        book_exception(vector::DEBUG);
+        book_exception(vector::DB);
     }
     // SAFETY: the code is one instruction of the table and UD2; an expected exception ends either.
     unsafe { enter(&there) };
     let tried = code.as_ptr() as u64;
     let what = alloc::format!("a step over {reason:?} in ring {}", ring as u8);
-    let trap = exception(&what, recovery::outcome(tried), vector::DEBUG, 0)?;
+    let trap = exception(&what, recovery::outcome(tried), vector::DB, 0)?;
     let end = tried + code.len() as u64 - UD2_BYTES;
     let is_early = reason == R::CPUID && trap.rip == end - 1;
     ensure!(trap.rip == end || is_early, "{what} ended at {:#x}, not {end:#x}", trap.rip);

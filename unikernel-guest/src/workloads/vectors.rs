@@ -10,11 +10,12 @@ use core::arch::{asm, naked_asm};
 use tollgate_abi::apic::IA32_APIC_BASE;
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::{PAGE_BYTES, POST_PORT};
+use tollgate_abi::x86::controls::proc;
 
 use super::expect::ensure;
 use super::{Outcome, Run};
 use crate::books::book::book;
-use crate::books::intercepts::{Proc, book_if_enabled, facts, wants};
+use crate::books::intercepts::{book_if_enabled, facts, wants};
 use crate::ops::control_registers::reads_exit;
 use crate::ops::msr::SYSENTER_ESP;
 use crate::ops::ports::note_post;
@@ -114,7 +115,7 @@ pub(super) fn vectors(run: &Run) -> Outcome {
 fn book_provocation(reason: ExitReason) {
     note_post(POST_CODE);
     match reason {
-        ExitReason::CR_ACCESS if !wants(Proc::Cr3Store) || !reads_exit() => {}
+        ExitReason::CR_ACCESS if !wants(proc::CR3_STORE_EXITING) || !reads_exit() => {}
         // In the full profile every port and every MSR exits; the other provocations always do.
         ExitReason::IO_INSTRUCTION | ExitReason::RDMSR | ExitReason::WRMSR | ExitReason::CR_ACCESS => book(reason),
         _ => book_if_enabled(reason, 1),

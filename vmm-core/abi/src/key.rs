@@ -118,6 +118,10 @@ pub const PORT_STRING: u64 = 1 << 17;
 pub const CR_ACCESS_TYPE: u64 = 0b11 << 4;
 /// The access type of MOV from the control register.
 pub const CR_READ: u64 = 0b01 << 4;
+/// The access type of CLTS.
+pub const CR_CLTS: u64 = 0b10 << 4;
+/// The access type of LMSW.
+pub const CR_LMSW: u64 = 0b11 << 4;
 /// Bit 0 of a page key: the access is a read.
 pub const PAGE_READ: u64 = 1;
 /// Bit 1 of a page key: the access is a write.

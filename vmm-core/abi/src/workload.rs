@@ -14,7 +14,7 @@ use crate::key::{CR_ACCESS_TYPE, CR_READ, PORT_IN, PORT_STRING};
 use crate::machine::{LOOPBACK_PORT, POST_PORT};
 use crate::profile::Profile;
 use crate::virtualization::Facts;
-use crate::x86::msr;
+use crate::x86::{exception, msr};
 
 /// The exits of one reason that a workload provokes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -562,7 +562,7 @@ impl Workload {
             On::Two => (1, 1),
         };
         let exits = |row: &Provokes| iterations.saturating_mul(row.each).saturating_add(row.once).saturating_mul(times);
-        let exceptions_exit = self.profile.intercepts().exception_bitmap >> 6 & 1 != 0;
+        let exceptions_exit = self.profile.intercepts().exception_bitmap >> exception::UD & 1 != 0;
         let counts = |row: &&Provokes| row.counts.holds(facts);
         let by_exits = |row: &&Provokes| row.unless.is_none_or(|by_hardware| !enabled(by_hardware));
         let own = self.provokes.iter().filter(counts).filter(by_exits).filter(|row| {

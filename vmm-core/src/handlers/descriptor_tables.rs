@@ -3,12 +3,10 @@
 use crate::exit::{Action, Backend, Event, GuestRegisters, Operand, State, TableInstruction, vector};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
-use tollgate_abi::x86::control::{CR0_PE, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG};
+use tollgate_abi::x86::control::{CR0_PE, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG, RIGHTS_UNUSABLE};
 
 /// The bits of a base that LGDT and LIDT load with an operand of 16 bits (SDM 2A, LGDT/LIDT).
 const BASE_24_BITS: u64 = 0x00ff_ffff;
-/// Access rights of an LDTR that holds no table (SDM 3C 25.4.1).
-const UNUSABLE: u64 = 1 << 16;
 const TYPE_LDT: u64 = 2;
 const TYPE_AVAILABLE_TSS: u64 = 9;
 const TYPE_AVAILABLE_16_BIT_TSS: u64 = 1;
@@ -263,7 +261,7 @@ fn load_ldt<B: Backend, const IS_LONG: bool>(
 ) -> Result<(), Fault> {
     if selector & !3 == 0 {
         backend.set(State::LdtrSelector, u64::from(selector));
-        backend.set(State::LdtrRights, UNUSABLE);
+        backend.set(State::LdtrRights, RIGHTS_UNUSABLE);
         return Ok(());
     }
     let descriptor = Descriptor::load::<B, IS_LONG>(selector, TYPE_LDT, backend, machine)?;
@@ -447,7 +445,7 @@ mod tests {
         assert_eq!(run(&mut up, TableInstruction::Lldt, Operand::Register(0), 0x10).0, Action::Advance);
         assert_eq!((up.0.get(State::LdtrBase), up.0.get(State::LdtrLimit)), (0xffff_8000_1234_5678, 0xf));
         assert_eq!(run(&mut up, TableInstruction::Lldt, Operand::Register(0), 0).0, Action::Advance);
-        assert_eq!(up.0.get(State::LdtrRights), UNUSABLE);
+        assert_eq!(up.0.get(State::LdtrRights), RIGHTS_UNUSABLE);
         assert_eq!(run(&mut up, TableInstruction::Ltr, Operand::Register(0), 0x20).0, Action::Advance);
         assert_eq!((up.0.get(State::TrBase), up.0.get(State::TrRights)), (0x6000, 0x8b));
         let gp = |error_code| Action::Inject(Event::fault(vector::GP, error_code));

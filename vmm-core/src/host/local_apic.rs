@@ -9,6 +9,7 @@ use tollgate_abi::apic::{
     CURRENT_COUNT, DELIVERY_INIT, DELIVERY_NMI, DELIVERY_START_UP, DIVIDE, EOI, IA32_APIC_BASE, IA32_TSC_DEADLINE, ICR,
     ID, INITIAL_COUNT, LVT_MASKED, LVT_TIMER, LVT_TSC_DEADLINE, MSR_BASE, SVR, TO_OTHERS, command,
 };
+use tollgate_abi::x86::control::ADDRESS;
 use tollgate_abi::x86::cpuid::ecx_1;
 use x86_64::registers::model_specific::Msr;
 
@@ -25,8 +26,6 @@ const MAPPED_AT: u64 = 0xfee0_0000;
 const X2APIC_MODE: u64 = 1 << 10;
 /// IA32_APIC_BASE: globally enabled.
 const APIC_ENABLED: u64 = 1 << 11;
-/// IA32_APIC_BASE: the address of the registers.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// SVR: enabled by software.
 const ENABLED: u32 = 1 << 8 | SPURIOUS_VECTOR as u32;
 /// Divide configuration: by 1.

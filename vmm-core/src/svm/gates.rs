@@ -7,6 +7,7 @@
 
 use core::arch::naked_asm;
 
+use tollgate_abi::x86::control::RFLAGS_IF;
 use x86_64::structures::idt::{Entry, HandlerFunc, InterruptDescriptorTable};
 
 /// The first vector that only interrupts have. The vectors before it are exceptions', and interrupts', too, from
@@ -18,7 +19,7 @@ const GROUP: usize = 32;
 const GATE_BYTES: usize = 4;
 const GROUP_BYTES: usize = GROUP * GATE_BYTES + 16;
 /// The mask of all bits but RFLAGS.IF.
-const WITHOUT_IF: i32 = !(1 << 9);
+const WITHOUT_IF: i32 = !(RFLAGS_IF as i32);
 
 /// The table's entries, all alike: the type has no names for reserved vectors, which an interrupt may have all the same.
 pub fn entries(table: &mut InterruptDescriptorTable) -> &mut [Entry<HandlerFunc>; 256] {

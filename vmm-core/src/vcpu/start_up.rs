@@ -1,7 +1,7 @@
 //! The state after power-up, and after a start-up IPI (SDM 3A table 10-1).
 
 use tollgate_abi::profile::Profile;
-use tollgate_abi::x86::control::XCR0_X87;
+use tollgate_abi::x86::control::{CR0_CD, CR0_NW, DR6_AT_RESET, XCR0_X87};
 
 use super::Vcpu;
 use crate::exit::{Backend, GuestRegisters, State};
@@ -20,10 +20,10 @@ const KEPT_BY_INIT: [State; 8] = [
 /// XCR0 after power-up: x87 state alone. INIT leaves XCR0 unchanged.
 const XCR0_AT_POWER_UP: u64 = XCR0_X87;
 /// CR0.CD and CR0.NW, which power-up sets and INIT leaves unchanged.
-const CACHE_BITS: u64 = 0x6000_0000;
+const CACHE_BITS: u64 = CR0_CD | CR0_NW;
 /// The registers that power-up and INIT both clear, besides those of real mode.
 const CLEARED_BY_INIT: [(State, u64); 6] =
-    [(State::Cr2, 0), (State::Dr0, 0), (State::Dr1, 0), (State::Dr2, 0), (State::Dr3, 0), (State::Dr6, 0xffff_0ff0)];
+    [(State::Cr2, 0), (State::Dr0, 0), (State::Dr1, 0), (State::Dr2, 0), (State::Dr3, 0), (State::Dr6, DR6_AT_RESET)];
 
 impl<B: Backend> Vcpu<B> {
     /// The effect of power-up on state in the processor itself, which firmware has changed. To be called once, on the vCPU's

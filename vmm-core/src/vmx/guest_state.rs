@@ -14,8 +14,8 @@ pub const CR4: u64 = CR4_PAE;
 /// EFER at the entry point: IA-32e mode, SYSCALL and execute-disable.
 pub const EFER: u64 = EFER_NXE | EFER_LMA | EFER_LME | EFER_SCE;
 
-/// CR0 in real mode: CD NW ET.
-pub const REAL_MODE_CR0: u64 = 0x6000_0010;
+/// CR0 in real mode.
+pub const REAL_MODE_CR0: u64 = CR0_CD | CR0_NW | CR0_ET;
 
 /// Writes the guest-state area, except for CR0 and CR4, whose masks and shadows are the backend's.
 pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {

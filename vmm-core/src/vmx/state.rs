@@ -2,7 +2,7 @@
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
-use tollgate_abi::x86::control::{EFER_LMA, RFLAGS_TF, RIGHTS_LONG};
+use tollgate_abi::x86::control::{DR6_BS, EFER_LMA, RFLAGS_TF, RIGHTS_LONG};
 use tollgate_abi::x86::controls::{entry, proc2};
 
 use super::field as f;
@@ -17,8 +17,8 @@ pub(super) const SHADOW: u32 = 0b11;
 const CODE_64: u32 = RIGHTS_LONG as u32;
 /// VM-entry control.
 const IA_32E_MODE_GUEST: u32 = 1 << entry::IA_32E_MODE_GUEST;
-/// Pending debug exceptions: a single step.
-const PENDING_BS: u64 = 1 << 14;
+/// Pending debug exceptions: a single step, at its place in DR6 (SDM 3C table 25-4).
+const PENDING_BS: u64 = DR6_BS;
 
 impl Vmx {
     #[cold]

@@ -13,58 +13,58 @@ use crate::ops::control_registers::read_cr0;
 use crate::runtime::segments::ABSENT as ABSENT_SEGMENT;
 
 pub(super) fn divide_error() -> u32 {
-    book_exception(vector::DIVIDE_ERROR);
+    book_exception(vector::DE);
     timed_fault!("xor edx, edx\n div edx")
 }
 
 // TF takes effect behind the instruction that follows POPFQ, and the trap's handler clears it.
 pub(super) fn single_step() -> u32 {
-    book_exception(vector::DEBUG);
+    book_exception(vector::DB);
     timed_fault!("pushfq\n or qword ptr [rsp], 0x100\n popfq\n nop")
 }
 
 pub(super) fn breakpoint() -> u32 {
-    book_exception(vector::BREAKPOINT);
+    book_exception(vector::BP);
     timed_fault!("int3")
 }
 
 pub(super) fn invalid_opcode() -> u32 {
-    book_exception(vector::INVALID_OPCODE);
+    book_exception(vector::UD);
     timed_fault!("ud2")
 }
 
 // TS is clear again before anything could need SSE.
 pub(super) fn device_not_available() -> u32 {
     book_times(R::CR_ACCESS, 2);
-    book_exception(vector::NOT_AVAILABLE);
+    book_exception(vector::NM);
     timed_fault_between!("", "lmsw {ts:x}\n fnop", "clts", "", ts = in(reg) read_cr0() | 8)
 }
 
 pub(super) fn segment_not_present() -> u32 {
-    book_exception(vector::NOT_PRESENT);
+    book_exception(vector::NP);
     timed_fault!("mov es, {absent:x}", absent = in(reg) u64::from(ABSENT_SEGMENT.0))
 }
 
 pub(super) fn stack_segment_fault() -> u32 {
-    book_exception(vector::STACK_FAULT);
+    book_exception(vector::SS);
     timed_fault!("mov ss, {absent:x}", absent = in(reg) u64::from(ABSENT_SEGMENT.0))
 }
 
 // Bit 47 without those above it.
 pub(super) fn general_protection() -> u32 {
-    book_exception(vector::GENERAL_PROTECTION);
+    book_exception(vector::GP);
     timed_fault!("mov rax, [{at}]", at = in(reg) 1u64 << 47)
 }
 
 // 1 TiB: canonical, and beyond the memory that the page tables map.
 pub(super) fn page_fault() -> u32 {
-    book_exception(vector::PAGE_FAULT);
+    book_exception(vector::PF);
     timed_fault!("mov rax, [{at}]", at = in(reg) 1u64 << 40)
 }
 
 // The division is pending before the clock is read, and FNINIT behind it leaves the state that compiled code expects.
 pub(super) fn x87_error() -> u32 {
-    book_exception(vector::X87_ERROR);
+    book_exception(vector::MF);
     timed_fault_between!(
         "fninit\n fldcw word ptr [{control}]\n fld1\n fldz\n fdivp st(1), st", "fwait", "", "fninit",
         control = in(reg) &raw const X87_DIVISIONS,
@@ -77,7 +77,7 @@ pub(super) fn simd_error() -> u32 {
     if !facts().raises_simd_exceptions() {
         return ABSENT;
     }
-    book_exception(vector::SIMD_ERROR);
+    book_exception(vector::XM);
     timed_fault_between!(
         "ldmxcsr [{unmasked}]", "divss {one}, {zero}", "", "ldmxcsr [{default}]",
         unmasked = in(reg) &raw const SIMD_DIVISIONS,

@@ -104,6 +104,9 @@ bits! { u64:
     XCR0_HI16_ZMM  7 "AVX-512: ZMM16 to ZMM31.";
 }
 
+/// The address in an entry of a page table, and in IA32_APIC_BASE: bits 51 to 12 (SDM 3A 4.5, 12.4.4).
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
 // Access rights of a segment, as a VMCS has them (SDM 3C 25.4.1).
 bits! { u64:
     RIGHTS_CODE_OR_DATA 4 "A segment of code or data, and none of the system's.";
