@@ -289,6 +289,16 @@ fn one_that_ignores_signals_is_stopped_too() {
 }
 
 #[test]
+fn bochs_that_has_no_more_time_is_first_asked_where_it_is_and_qemu_is_not() {
+    for (engine, is_asked) in [("bochs", true), ("qemu-tcg", false)] {
+        let fake =
+            Fake::new("trap 'echo \"Next at t=99\"; touch \"${0%/*}/asked\"; exit' INT; while :; do sleep 0.1; done");
+        check(&fake, &["--timeout", "1", "--on", engine], 4, "gave no verdict in 1.0 s");
+        assert_eq!(fake.path("asked").exists(), is_asked, "{engine}");
+    }
+}
+
+#[test]
 fn firmware_that_starts_nothing_in_time_is_told_with_a_way_to_another() {
     let fake = Fake::new("echo 'BdsDxe: loading' > serial.log; while :; do sleep 0.1; done");
     let output = check(&fake, &["--uefi", "--timeout", "1"], 4, "its firmware did not start the stick's application");

@@ -16,7 +16,7 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
 
 use super::models::Model;
-use super::process::Invocation;
+use super::process::{Invocation, STDOUT};
 use super::versions::Behaviour;
 use super::{
     Boot, Engine, Installed, Launch, Machine, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom,
@@ -77,7 +77,8 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
         emulator,
         notes: placed.notes,
         by_firmware: boot.by_firmware(),
-        invocation: Invocation { program, arguments, directory: directory.to_owned() },
+        // Its debugger takes the interrupt for a break, says the tick and each processor's place, and goes on to the script's end.
+        invocation: Invocation { program, arguments, directory: directory.to_owned(), tells_when_interrupted: true },
         serial: directory.join(SERIAL),
         exit_log: audit.then(|| in_directory(directory, LOG, ExitLogFormat::Bochs, machine.cpus)),
         explain,
@@ -259,7 +260,7 @@ struct Stays {
     left: BTreeMap<u32, u64>,
     /// By processor, the tick of the first entry that only quick exits follow.
     uninterrupted: BTreeMap<u32, u64>,
-    /// The tick of the last line.
+    /// The tick of the last line, or of the debugger's break behind it.
     end: u64,
     /// The processor whose exception had no resolution.
     unresolved: Option<u32>,
@@ -268,10 +269,11 @@ struct Stays {
 impl Stays {
     fn of(launch: &Launch) -> Option<Self> {
         let log = File::open(&launch.exit_log.as_ref()?.path).ok()?;
-        Some(Self::read(BufReader::new(log)))
+        let printed = std::fs::read(launch.invocation.directory.join(STDOUT)).unwrap_or_default();
+        Some(Self::read(BufReader::new(log), &String::from_utf8_lossy(&printed)))
     }
 
-    fn read(mut log: impl BufRead) -> Self {
+    fn read(mut log: impl BufRead, printed: &str) -> Self {
         let contains = |line: &[u8], text: &[u8]| line.windows(text.len()).any(|part| part == text);
         let mut stays = Self::default();
         let mut line = Vec::new();
@@ -293,6 +295,7 @@ impl Stays {
             }
             line.clear();
         }
+        stays.end = stays.end.max(last_stop(printed));
         stays
     }
 
@@ -305,17 +308,20 @@ impl Stays {
     }
 
     /// Whether a guest has run for more than so many ticks without an interrupt, and runs still. A monitor that has not entered
-    /// its guest for as long is another matter. A loop that Bochs has nothing to log about leaves the ticks open; then each
-    /// processor that had a guest has to be in it.
+    /// its guest for as long is another matter.
     fn any_longer_than(&self, ticks: u64) -> bool {
         let longer = |since: u64| self.end.saturating_sub(since) > ticks;
         let runs = |processor| {
             self.entered.contains_key(processor) || self.left.get(processor).is_some_and(|&left| !longer(left))
         };
-        let all_run =
-            !self.entered.is_empty() && self.left.keys().all(|processor| self.entered.contains_key(processor));
-        all_run || self.uninterrupted.iter().any(|(processor, &since)| longer(since) && runs(processor))
+        self.uninterrupted.iter().any(|(processor, &since)| longer(since) && runs(processor))
     }
+}
+
+/// The tick of the debugger's last stop, as in `Next at t=289600924`; 0 if it has said none.
+fn last_stop(printed: &str) -> u64 {
+    let stops = printed.lines().filter_map(|line| line.trim().strip_prefix("Next at t=")?.parse().ok());
+    stops.max().unwrap_or(0)
 }
 
 /// Whether a line of an exit is about one that the monitor may decide quickly, without a look at the run's limit.
@@ -364,7 +370,7 @@ mod tests {
     #[test]
     fn a_guest_without_exits_is_told_from_a_monitor_that_does_not_enter_it() {
         let check = |lines: &[String], expected: bool| {
-            let stays = Stays::read(lines.concat().as_bytes());
+            let stays = Stays::read(lines.concat().as_bytes(), "Next at t=0\n(0) [0x0000fffffff0] f000:fff0\n");
             assert_eq!(stays.any_longer_than(1000), expected, "{:.300}", lines.concat());
         };
         // However many lines follow.
@@ -376,10 +382,18 @@ mod tests {
         check(&[waits.clone(), line(10, 1, VMRUN), line(11, 1, VMEXIT), line(4500, 1, VMRUN), fault.clone()], false);
         check(&[waits.clone(), line(10, 1, VMRUN), line(1010, 1, "exception(0x0d)")], false);
         check(&[waits.clone(), line(10, 1, VMRUN), line(1011, 0, "RDTSC: ticks")], true);
-        // Nothing is logged of a jump to itself.
-        check(&[line(10, 0, VMRUN), line(11, 0, VMEXIT), line(12, 0, VMRUN)], true);
-        check(&[line(10, 0, VMRUN), line(10, 1, VMRUN), line(11, 0, VMEXIT), line(12, 0, VMRUN)], true);
-        check(&[line(10, 0, VMRUN), line(10, 1, VMRUN), line(11, 0, VMEXIT)], false);
+        // Nothing is logged of a jump to itself: the end is the debugger's.
+        let guest = [line(10, 0, VMRUN), line(11, 0, VMEXIT), line(12, 0, VMRUN)];
+        let other_is_over = [line(11, 1, VMRUN), line(12, 0, VMRUN), line(12, 1, VMEXIT)];
+        let monitor = [line(10, 0, VMRUN), line(12, 0, VMEXIT)];
+        for (lines, expected) in [(&guest[..], true), (&other_is_over, true), (&monitor, false)] {
+            check(lines, false);
+            for (tick, expected) in [(1012, false), (1013, expected)] {
+                let printed = format!("Next at t=0\n(0) [0x0000fffffff0]\nNext at t={tick}\r\n(0).[{tick}] ??? \n");
+                let stays = Stays::read(lines.concat().as_bytes(), &printed);
+                assert_eq!(stays.any_longer_than(1000), expected, "{lines:?} up to {tick}");
+            }
+        }
         check(&[fault], false);
         // A loop of IN is decided quickly, and meets no limit; any other exit would.
         let exit = |tick, code: u32| {
@@ -408,7 +422,7 @@ mod tests {
         };
         let far = line(8, 0, "RDTSC: ticks 0x00000000:013c3a65").repeat(3000);
         let check = |lines: &[String], said: &str, expected: bool| {
-            let stays = Stays::read(lines.concat().as_bytes());
+            let stays = Stays::read(lines.concat().as_bytes(), "");
             assert_eq!(stays.unresolved_in_guest(said), expected, "{lines:?}");
         };
         check(&[entry(0), entry(1), exit(0), far.clone(), end(1)], "", true);

@@ -19,6 +19,8 @@ pub struct Invocation {
     pub arguments: Vec<OsString>,
     /// Its working directory, which also receives `stdout.log` and `stderr.log`.
     pub directory: PathBuf,
+    /// Whether it says where its processors are, and ends, when it is interrupted.
+    pub tells_when_interrupted: bool,
 }
 
 /// The emulator's standard output, in the run's directory.
@@ -56,6 +58,16 @@ impl Group {
     pub fn has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None))
+    }
+
+    /// Interrupts the group, and gives it a moment to say where it was and to end.
+    pub fn interrupt(&self) {
+        // An error means that no process of the group is left.
+        let _ = kill_process_group(self.pid, Signal::INT);
+        let start = Instant::now();
+        while !self.has_ended() && start.elapsed() < LAST_WORDS {
+            std::thread::sleep(POLL);
+        }
     }
 
     /// Kills the rest of the group, and returns the exit status of its leader.
@@ -97,6 +109,8 @@ fn command(program: &Path) -> Command {
     command
 }
 
+/// The time that an interrupted program may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The time that a program may take to answer, the time between two looks at it, and the most bytes of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(2);

@@ -60,6 +60,7 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
             program,
             arguments: arguments(boot, placed.file, machine, audited),
             directory: directory.to_owned(),
+            tells_when_interrupted: false,
         },
         serial: directory.join(SERIAL),
         exit_log: audited.then(|| in_directory(directory, EXIT_LOG, ExitLogFormat::Qemu, cpus)),

@@ -99,6 +99,9 @@ impl Session {
                 News::None | News::Some => std::thread::sleep(POLL),
             }
         };
+        if matches!(stopped, Some(Ended::TimedOut)) && launch.invocation.tells_when_interrupted {
+            group.interrupt();
+        }
         let status = group.end().map_err(|error| cannot_start(launch, &error))?;
         let said = last_words(&launch.invocation.directory);
         let (log, audit) = books.close();
