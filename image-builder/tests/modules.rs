@@ -8,13 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates, by their folders.
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "vmm-core/src",
     "vmm-core/abi/src",
     "vmm-core/monitor-run/src",
     "vmm-core/monitor-uefi/src",
     "image-builder/src",
     "image-builder/books/src",
+    "image-builder/guests/src",
     "unikernel-guest/src",
 ];
 

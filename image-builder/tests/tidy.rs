@@ -129,6 +129,7 @@ fn the_architecture_names_the_folders_that_exist() {
         "unikernel-guest",
         "image-builder",
         "image-builder/books",
+        "image-builder/guests",
         "ci",
     ];
     let unnamed = |folder: &&str| !text.contains(&format!("`{folder}"));

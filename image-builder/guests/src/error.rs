@@ -1,0 +1,137 @@
+//! The reasons that a kernel is not lowered: a sentence each, and a remedy.
+
+use crate::packing::Packing;
+
+/// The reason that a kernel can't be lowered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The file is something else.
+    #[error("the kernel's file is {0}, not a bzImage or an ELF file of x86-64")]
+    NoKernel(String),
+    /// The file ends early.
+    #[error("the kernel's file is truncated: its {part} reaches to byte {end}, and the file has {bytes}")]
+    Truncated {
+        /// The part that is cut off.
+        part: &'static str,
+        /// The end of that part.
+        end: u64,
+        /// The end of the file.
+        bytes: u64,
+    },
+    /// The boot protocol has no 64-bit entry yet.
+    #[error("the kernel speaks boot protocol {}.{:02}, and 2.12 (Linux 3.8) is the first with a 64-bit entry", .0.0, .0.1)]
+    OldProtocol((u8, u8)),
+    /// A kernel for 32-bit processors.
+    #[error("the kernel is a 32-bit one, and the guest is entered in 64-bit mode")]
+    ThirtyTwoBit,
+    /// A bzImage in which no packed kernel is.
+    #[error("the bzImage has no packed kernel in it: its header's payload_length is 0")]
+    NoPayload,
+    /// The packed kernel begins with no mark that is known.
+    #[error("the bzImage's packed kernel begins with the mark of no packing that is known here")]
+    UnknownPacking,
+    /// A packing without a crate to unpack it.
+    #[error("the kernel is packed with {0}, which is not unpacked here")]
+    UnsupportedPacking(Packing),
+    /// The packed kernel does not unpack.
+    #[error("the packed kernel is damaged: {packing} can't be unpacked ({cause})")]
+    Damaged {
+        /// The packing.
+        packing: Packing,
+        /// The unpacker's own words.
+        cause: String,
+    },
+    /// The packed kernel unpacks to another length than it says.
+    #[error("the packed kernel is damaged: {found} bytes are unpacked from {packing}, and its end says {expected}")]
+    UnpackedSize {
+        /// The packing.
+        packing: Packing,
+        /// The bytes that were unpacked; the first too many counts, those behind it don't.
+        found: u64,
+        /// The number at the payload's end.
+        expected: u64,
+    },
+    /// The ELF file can't be loaded.
+    #[error("the kernel's ELF file {0}")]
+    Elf(String),
+    /// A part of the kernel belongs below 1 MiB.
+    #[error("the kernel wants memory at {0:#x}; all below 0x100000 belongs to the boot information")]
+    LowMemory(u64),
+    /// Two parts of the kernel share memory.
+    #[error("the kernel's segments at {0:#x} and {1:#x} overlap")]
+    Overlap(u64, u64),
+    /// The initrd is an empty file.
+    #[error("the initrd is empty")]
+    EmptyInitrd,
+    /// The initrd is above the last address that the kernel takes.
+    #[error(
+        "the initrd has {bytes} bytes, and the kernel takes one below {end:#x} only, of which {kernel_end:#x} are its own"
+    )]
+    InitrdTooLarge {
+        /// Bytes of the initrd.
+        bytes: u64,
+        /// The first address that is too high.
+        end: u64,
+        /// The end of the kernel.
+        kernel_end: u64,
+    },
+    /// The command line is too long.
+    #[error("the command line has {bytes} bytes, and the kernel takes {most}")]
+    CommandLineTooLong {
+        /// Bytes of the command line.
+        bytes: usize,
+        /// The kernel's limit.
+        most: u32,
+    },
+    /// The command line has a byte that ends it.
+    #[error("the command line has a control character at byte {0}")]
+    CommandLineControl(usize),
+    /// The parts don't fit.
+    #[error("the kernel{} at least {needed_mib} MiB of memory, and the machine has {has_mib}", if *.with_initrd { " and its initrd need" } else { " needs" })]
+    TooLittleMemory {
+        /// MiB up to the end of the last part.
+        needed_mib: u64,
+        /// MiB of the machine.
+        has_mib: u64,
+        /// There is an initrd.
+        with_initrd: bool,
+    },
+    /// Memory up to the addresses of devices.
+    #[error("a machine of {0} MiB of memory would reach into the addresses of devices, which begin at 3072 MiB")]
+    TooMuchMemory(u64),
+    /// A number of vCPUs that a local APIC's ID can't count.
+    #[error("a machine of {0} vCPUs can't be described; 1 to 255 can")]
+    Vcpus(u32),
+}
+
+impl Error {
+    pub(crate) fn truncated(part: &'static str, end: usize, file: &[u8]) -> Self {
+        Self::Truncated { part, end: end as u64, bytes: file.len() as u64 }
+    }
+
+    /// The remedy, for a person.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Error::NoKernel(_) => "name the file that /boot/vmlinuz is on a machine with Linux for x86-64",
+            Error::Truncated { .. } | Error::Damaged { .. } | Error::UnpackedSize { .. } => {
+                "copy or download the kernel again, and compare its checksum"
+            }
+            Error::OldProtocol(_) | Error::ThirtyTwoBit => "take a kernel for x86-64 (amd64), of Linux 3.8 or newer",
+            Error::NoPayload | Error::UnknownPacking | Error::UnsupportedPacking(_) => {
+                "give the unpacked ELF file (vmlinux), or build with CONFIG_KERNEL_ZSTD, _LZ4, _XZ, _LZMA or _GZIP"
+            }
+            Error::Elf(_) | Error::LowMemory(_) | Error::Overlap(..) => {
+                "give a vmlinux of x86-64, or the bzImage of it"
+            }
+            Error::EmptyInitrd => "give an archive of cpio, or none",
+            Error::InitrdTooLarge { .. } => "make the initrd smaller",
+            Error::CommandLineTooLong { .. } => "shorten the command line",
+            Error::CommandLineControl(_) => "separate parameters by spaces",
+            Error::TooLittleMemory { .. } => {
+                "give the machine more memory: Linux wants some 64 MiB beside what is loaded, and as much again as the initrd"
+            }
+            Error::TooMuchMemory(_) => "give the machine at most 3072 MiB",
+            Error::Vcpus(_) => "choose another number of vCPUs",
+        }
+    }
+}
