@@ -8,12 +8,14 @@ use common::{
 };
 use proptest::prelude::*;
 use tollgate_abi::bench::WARM_UP;
+use tollgate_abi::exit_reason::Status as ExitStatus;
 use tollgate_abi::record::{Kind, Writer};
 use tollgate_abi::trace::{Batch, Event};
+use tollgate_abi::workload::Outcome;
 use tollgate_books::account::{Account, SUMS_ONLY, VcpuAccount, Verdict};
 use tollgate_books::audit::{Audit, ExitLogFormat, ExitLogReader};
 use tollgate_books::failure::Status;
-use tollgate_books::log::{LogError, LogReader};
+use tollgate_books::log::{LogError, LogReader, Named};
 
 fn account_of(log: &LogText) -> Account {
     account_of_bytes(log.0.as_bytes())
@@ -510,6 +512,38 @@ fn who_ended_the_guest_is_told() {
     log.record(Kind::Stop).number("vcpu", 2).word("outcome", "triple-fault").finish().unwrap();
     assert_eq!(account_of(&log).stop.unwrap().vcpu, Some(2));
     assert_eq!(account_of(&balanced()).stop.unwrap().vcpu, None);
+}
+
+/// A newer monitor's words are shown as they are. A guest with such an end is taken for one that was stopped.
+#[test]
+fn an_outcome_or_a_status_that_is_not_known_stays_a_word() {
+    let read = |outcome: &str, status: &str| {
+        let mut log = LogText::default();
+        log.header("");
+        let exit = log.record(Kind::Exit).number("vcpu", 0).number("reason", 10).text("name", "CPUID");
+        let exit = exit.word("status", status).number("count", 1).number("cycles", 60).number("min", 60);
+        exit.number("max", 60).histogram("histogram", &[0; 64]).finish().unwrap();
+        log.stop(outcome);
+        account_of(&log)
+    };
+    for (outcome, status, known, early) in [
+        ("exited", "enabled", Some((Outcome::Exited, ExitStatus::Enabled)), false),
+        ("no-exits", "not-enabled", Some((Outcome::NoExits, ExitStatus::NotEnabled)), true),
+        ("sent-away", "half-enabled", None, true),
+    ] {
+        let account = read(outcome, status);
+        let (stop, reason) = (account.stop.as_ref().unwrap(), &account.reasons[0]);
+        assert_eq!((stop.outcome.word(), reason.status.word()), (outcome, status));
+        let (ended, enabled) = known.map_or_else(
+            || (Named::Unknown(outcome.to_owned()), Named::Unknown(status.to_owned())),
+            |(ended, enabled)| (Named::Known(ended), Named::Known(enabled)),
+        );
+        assert_eq!((&stop.outcome, &reason.status), (&ended, &enabled));
+        assert_eq!(account.early_stop().is_some(), early, "{outcome}");
+        let document = serde_json::to_value(&account).unwrap();
+        let words = [&document["stop"]["outcome"], &document["reasons"][0]["status"]];
+        assert_eq!(words, [outcome, status]);
+    }
 }
 
 /// A run with a row of 5 exits of CPUID on each of two vCPUs, and these parts of them.

@@ -53,8 +53,6 @@ const ELSEWHERE: [(Extension, &str, &[&str]); 4] = [
 ];
 /// The model with features that QEMU's SVM lacks.
 const SVM_MODEL: &str = "zambezi";
-/// The scenario that ends some versions of Bochs.
-const SHUTDOWN_SCENARIO: &str = "shutdown";
 
 /// The runs of an atlas: `selection`, the scenarios that need another CPU, and, unless the machine has to stay `alone`, the
 /// scenarios and workloads about features that it lacks, on other machines.
@@ -132,7 +130,7 @@ fn parts_on(selection: &Selection, target: Target, folder: Option<&str>) -> Resu
 
 /// The reason that a scenario can't be run on a target that could not tell the reason itself.
 pub(super) fn ends_the_emulator(scenario: &Scenario, target: Target) -> Option<&'static str> {
-    let is_it = target.engine() == Engine::Bochs && scenario.name == SHUTDOWN_SCENARIO;
+    let is_it = target.engine() == Engine::Bochs && scenario.reason == ExitReason::SVM_SHUTDOWN;
     let survives =
         || ExitReason::SVM_SHUTDOWN.own_of_svm().is_some_and(|own| own.places.bochs.by(release(Engine::Bochs)));
     (is_it && !survives()).then_some("Bochs before 3.0 ends itself at a triple fault, before it looks for SVM's exit")
@@ -319,7 +317,7 @@ pub(super) fn lacking<'a>(number: u16, accounts: impl Iterator<Item = &'a Accoun
     let is_svm = accounts.clone().any(|account| account.platform.virtualization == Extension::Svm.name());
     let mut statuses = accounts.flat_map(|account| &account.reasons).filter(|reason| reason.number == number);
     let known = statuses.clone().next().is_some();
-    let is_lacking = known && statuses.all(|reason| reason.status == ExitStatus::NotEnabled.as_str());
+    let is_lacking = known && statuses.all(|reason| reason.status.is(ExitStatus::NotEnabled));
     if is_svm {
         return is_lacking.then(|| "this processor lacks the intercept or the instruction".to_owned());
     }
@@ -755,16 +753,13 @@ mod tests {
             let parts = parts(&asked, target, true).unwrap();
             parts.iter().map(|part| part.options.split(" scenarios=").nth(1).unwrap().to_owned()).collect()
         };
+        let shutdown = scenario::TABLE.iter().find(|row| row.reason == ExitReason::SVM_SHUTDOWN).unwrap().name;
         let zambezi = scenarios(Target::bochs(model(Some(SVM_MODEL)).unwrap()));
         let survives = release(Engine::Bochs) >= Some((3, 0));
-        assert_eq!(
-            (zambezi[0].contains("pushf,"), zambezi[0].contains(SHUTDOWN_SCENARIO)),
-            (true, survives),
-            "{zambezi:?}"
-        );
+        assert_eq!((zambezi[0].contains("pushf,"), zambezi[0].contains(shutdown)), (true, survives), "{zambezi:?}");
         assert!(zambezi[1].starts_with("non-maskable-interrupt,security-exception,init-signal "), "{zambezi:?}");
         let tcg = crate::emulator::PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
         let tcg = scenarios(Target::of(tcg));
-        assert!(tcg[0].contains(SHUTDOWN_SCENARIO) && !tcg[0].contains("getsec"), "{tcg:?}");
+        assert!(tcg[0].contains(shutdown) && !tcg[0].contains("getsec"), "{tcg:?}");
     }
 }

@@ -102,7 +102,7 @@ impl Outcome {
         let account = log.as_ref().ok().map(|log| Account::new(log, audit.as_ref(), Some(launch.platform.name)));
         let (ending, problem) = match account.as_ref().filter(|account| account.status != Status::NoVerdict) {
             Some(account) if account.status == Status::Balanced => {
-                (account.stop.as_ref().map_or("unknown", |stop| &stop.outcome), None)
+                (account.stop.as_ref().map_or("unknown", |stop| stop.outcome.word()), None)
             }
             Some(account) => match refused_by_qemu(launch, account) {
                 Some(ending) => (ending, None),
@@ -171,7 +171,7 @@ fn end_of_qemu(launch: &Launch) -> Option<&'static str> {
 
 /// A state that QEMU's emulation lets a guest make and then refuses at VMRUN: its books agree all the same.
 fn refused_by_qemu(launch: &Launch, account: &Account) -> Option<&'static str> {
-    let stop = account.stop.as_ref().filter(|stop| stop.outcome == GuestOutcome::EntryFailed.name())?;
+    let stop = account.stop.as_ref().filter(|stop| stop.outcome.is(GuestOutcome::EntryFailed))?;
     let is_qemus =
         launch.platform.engine == Engine::Tcg && account.findings.is_empty() && stop.detail == CS_HAS_L_AND_D;
     is_qemus.then_some("QEMU let the guest load a code segment with L and D, where #GP is due")

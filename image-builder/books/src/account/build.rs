@@ -10,7 +10,7 @@ use super::{
     recorded, row_name, vcpus, verify,
 };
 use crate::audit::Audit;
-use crate::log::{ExitRow, Judged, Log, WorkloadRun};
+use crate::log::{ExitRow, Judged, Log, Named, WorkloadRun};
 
 impl Account {
     /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
@@ -101,7 +101,7 @@ fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
 
 /// Adds one vCPU's row.
 fn add(reason: &mut Reason, row: &ExitRow) {
-    if reason.status.is_empty() {
+    if reason.status == Named::default() {
         reason.status.clone_from(&row.status);
         reason.name.clone_from(&row.name);
     }

@@ -23,12 +23,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tollgate_abi::ExitReason;
-use tollgate_abi::exit_reason::UNKNOWN_ROW;
+use tollgate_abi::exit_reason::{Status as ExitStatus, UNKNOWN_ROW};
 use tollgate_abi::workload::Outcome;
 
 use crate::exits::Exits;
 use crate::failure::Status;
-use crate::log::{Judged, KeyCount, KeyRow, ScenarioRun, Silicon, Stop, VariantRow};
+use crate::log::{Judged, KeyCount, KeyRow, Named, ScenarioRun, Silicon, Stop, VariantRow};
 use tollgate_abi::figures::Figures;
 
 /// The document's format. Fields may be added under this name, not renamed.
@@ -112,7 +112,7 @@ impl Account {
 
     /// The guest's end, unless it ended by its own wish and with its book.
     pub fn early_stop(&self) -> Option<&Stop> {
-        self.stop.as_ref().filter(|stop| stop.outcome != Outcome::Exited.name())
+        self.stop.as_ref().filter(|stop| !stop.outcome.is(Outcome::Exited))
     }
 }
 
@@ -154,8 +154,8 @@ pub struct Reason {
     pub number: u16,
     /// The SDM's name.
     pub name: String,
-    /// `enabled`, `not-enabled`, `undefined`; empty if the log has no row.
-    pub status: String,
+    /// Whether the controls in force can produce it; empty if the log has no row.
+    pub status: Named<ExitStatus>,
     /// The reason's exits.
     #[serde(flatten)]
     pub exits: Exits,

@@ -6,12 +6,14 @@ mod error;
 mod fields;
 mod files;
 mod judged;
+mod named;
 mod reader;
 mod recorded;
 
 pub use error::LogError;
 pub use files::{Found, find};
 pub use judged::Judged;
+pub use named::{Name, Named};
 pub use reader::LogReader;
 pub use recorded::{Part, Steps, TraceEnd, Traced};
 
@@ -20,8 +22,10 @@ pub use fields::printable;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tollgate_abi::exit_reason::Status;
 use tollgate_abi::figures::Figures;
 use tollgate_abi::virtualization::Facts;
+use tollgate_abi::workload::Outcome;
 
 use crate::exits::Exits;
 
@@ -224,8 +228,8 @@ pub struct Count {
 pub struct ExitRow {
     /// The reason's name.
     pub name: String,
-    /// `enabled`, `not-enabled` or `undefined`.
-    pub status: String,
+    /// Whether the controls in force can produce it.
+    pub status: Named<Status>,
     /// Its exits.
     pub exits: Exits,
     /// The exits among these that were the monitor's own looks at a guest that ran long.
@@ -293,8 +297,8 @@ pub struct Silicon {
 pub struct Stop {
     /// The vCPU that ended it; `null` where the log does not tell.
     pub vcpu: Option<u64>,
-    /// A word of `abi::workload::Outcome`.
-    pub outcome: String,
+    /// The way in which it ended.
+    pub outcome: Named<Outcome>,
     /// The guest's RIP.
     pub rip: Option<u64>,
     /// The exit-reason field of its last exit.

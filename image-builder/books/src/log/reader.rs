@@ -10,7 +10,7 @@ use super::error::LogError;
 use super::fields::{Fields, printable, text};
 use super::recorded;
 use super::{
-    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, ScenarioRun, Silicon, Stop, Total,
+    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, Named, ScenarioRun, Silicon, Stop, Total,
     VariantRow, Verdict, WorkloadEnd, WorkloadRun,
 };
 use crate::exits::Exits;
@@ -189,7 +189,7 @@ impl State {
             Kind::Total => self.total(&fields),
             Kind::Stop => {
                 let read::Stop { vcpu, outcome, rip, reason, qualification, detail } = fields.of(read::Stop::of)?;
-                let (outcome, detail) = (printable(outcome), text(detail));
+                let (outcome, detail) = (Named::of(&printable(outcome)), text(detail));
                 self.log.stop = Some(Stop { vcpu, outcome, rip, reason, qualification, detail });
                 Ok(())
             }
@@ -368,7 +368,7 @@ impl State {
     fn exit(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Exit { vcpu, reason, name, status, count, cycles, min, max, histogram, looks } =
             fields.of(read::Exit::of)?;
-        let (name, status) = (printable(name), printable(status));
+        let (name, status) = (printable(name), Named::of(&printable(status)));
         let histogram = histogram.iter().flat_map(|histogram| histogram.iter()).collect();
         let exits = Exits { figures: Figures { count, cycles, min, max }, histogram };
         let row = ExitRow { name, status, exits, looks: looks.unwrap_or(0) };

@@ -55,7 +55,7 @@ fn heading() -> String {
 fn render(Titled { title, account }: &Titled, headed: bool) -> String {
     let mut sheet = Sheet::new(&HEADING);
     for reason in &account.reasons {
-        sheet.row(cells(title, ALL, &reason.status, &over_all(reason), reason.guest_count));
+        sheet.row(cells(title, ALL, reason.status.word(), &over_all(reason), reason.guest_count));
     }
     for vcpu in account.per_vcpu.iter().filter(|_| account.per_vcpu.len() > 1) {
         for reason in &vcpu.reasons {
@@ -75,7 +75,7 @@ fn over_all(reason: &Reason) -> VcpuReason {
 /// The status of a reason, which is the same on every vCPU.
 fn status(account: &Account, number: u16) -> &str {
     let position = account.reasons.binary_search_by_key(&number, |reason| reason.number);
-    position.map_or("", |at| &account.reasons[at].status)
+    position.map_or("", |at| account.reasons[at].status.word())
 }
 
 fn cells(title: &str, vcpu: &str, status: &str, row: &VcpuReason, guest_count: Option<u64>) -> Vec<String> {

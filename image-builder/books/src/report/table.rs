@@ -347,7 +347,7 @@ fn without_guest(account: &Account) -> String {
 /// The exit after which the guest did not run again.
 pub(super) fn last_exit(stop: &Stop) -> String {
     let mut parts: Vec<String> = stop.vcpu.iter().map(|vcpu| format!("vCPU {vcpu}")).collect();
-    parts.push(stop.outcome.clone());
+    parts.push(stop.outcome.to_string());
     if let Some(field) = stop.reason {
         // Bits 15:0 are the basic exit reason (SDM 3C 25.9.1).
         let reason = ExitReason(field as u16);
