@@ -63,6 +63,19 @@ pub enum Error {
     /// The initrd is an empty file.
     #[error("the initrd is empty")]
     EmptyInitrd,
+    /// The initrd is nothing that Linux unpacks.
+    #[error("the initrd is no archive of cpio, packed or not")]
+    NoInitrd,
+    /// The initrd ends early, or has something else than files in it.
+    #[error("the initrd is damaged: the archive at byte {at} {}{cause}", if let Some(packing) = packing { format!("can't be read from {packing}: ") } else { "can't be read: ".to_owned() })]
+    DamagedInitrd {
+        /// Offset of the archive; there may be several in a file.
+        at: usize,
+        /// The way in which it is packed.
+        packing: Option<Packing>,
+        /// The reader's own words.
+        cause: String,
+    },
     /// The initrd is above the last address that the kernel takes.
     #[error(
         "the initrd has {bytes} bytes, and the kernel takes one below {end:#x} only, of which {kernel_end:#x} are its own"
@@ -123,12 +136,15 @@ impl Error {
             Error::Elf(_) | Error::LowMemory(_) | Error::Overlap(..) => {
                 "give a vmlinux of x86-64, or the bzImage of it"
             }
-            Error::EmptyInitrd => "give an archive of cpio, or none",
+            Error::EmptyInitrd | Error::NoInitrd => {
+                "give an archive that `cpio -o -H newc` made, packed or not, or none"
+            }
+            Error::DamagedInitrd { .. } => "copy the initrd or make it again",
             Error::InitrdTooLarge { .. } => "make the initrd smaller",
             Error::CommandLineTooLong { .. } => "shorten the command line",
             Error::CommandLineControl(_) => "separate parameters by spaces",
             Error::TooLittleMemory { .. } => {
-                "give the machine more memory: Linux wants some 64 MiB beside what is loaded, and as much again as the initrd"
+                "give the machine more memory; Linux wants some for itself beside what is loaded, and for the initrd's files"
             }
             Error::TooMuchMemory(_) => "give the machine at most 3072 MiB",
             Error::Vcpus(_) => "choose another number of vCPUs",

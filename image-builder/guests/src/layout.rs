@@ -81,9 +81,6 @@ pub(crate) fn place_initrd(
         return Err(Error::TooLittleMemory { needed_mib, has_mib, with_initrd: initrd.is_some() });
     }
     let Some(initrd) = initrd else { return Ok(None) };
-    if initrd.is_empty() {
-        return Err(Error::EmptyInitrd);
-    }
     let end = setup.initrd_end.min(memory_bytes);
     let gpa = end.checked_sub(initrd_bytes).map(|at| at / PAGE_BYTES * PAGE_BYTES).filter(|&at| at >= kernel_end);
     let gpa = gpa.ok_or(Error::InitrdTooLarge { bytes: initrd_bytes, end, kernel_end })?;

@@ -18,6 +18,7 @@ mod error;
 mod format;
 mod gdt;
 mod initramfs;
+mod initrd;
 pub mod layout;
 mod lowered;
 mod packing;
@@ -61,6 +62,7 @@ pub fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
     };
     layout::check_vcpus(request.vcpus)?;
     layout::check_command_line(request.command_line, setup.command_line_bytes)?;
+    request.initrd.map_or(Ok(()), initrd::check)?;
     let initrd = layout::place_initrd(&kernel.range(), &setup, request.initrd, request.memory_bytes)?;
     let boot_params =
         BootParams { setup_header: &setup.header, initrd: initrd.as_ref(), memory_bytes: request.memory_bytes };

@@ -16,38 +16,33 @@ const MOST_WINDOW_BYTES: u64 = 512 << 20;
 /// KiB that unpacking LZMA may take.
 const MOST_LZMA_KIB: u32 = 1 << 20;
 
-/// A reader of the unpacked bytes of a stream.
-pub(crate) fn reader(packing: Packing, stream: &[u8]) -> Result<Box<dyn Read + '_>, Error> {
-    let refuse = |error| damaged(packing, &error);
-    Ok(match packing {
+/// A reader of the unpacked bytes of a stream, if there is a crate for its packing.
+pub(crate) fn reader(packing: Packing, stream: &[u8]) -> io::Result<Option<Box<dyn Read + '_>>> {
+    Ok(Some(match packing {
         Gzip => Box::new(flate2::read::GzDecoder::new(stream)),
         Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(stream)),
         Zstd => {
             let reader = StreamingDecoder::new_with_max_window_size(stream, MOST_WINDOW_BYTES);
-            Box::new(Checked(reader.map_err(io::Error::other).map_err(refuse)?))
+            Box::new(Checked(reader.map_err(io::Error::other)?))
         }
         Xz => Box::new(XzReader::new_mem_limit(stream, false, MOST_LZMA_KIB)),
-        Lzma => Box::new(LzmaReader::new_mem_limit(stream, MOST_LZMA_KIB, None).map_err(refuse)?),
-        Bzip2 | Lzo => return Err(Error::UnsupportedPacking(packing)),
-    })
+        Lzma => Box::new(LzmaReader::new_mem_limit(stream, MOST_LZMA_KIB, None)?),
+        Bzip2 | Lzo => return Ok(None),
+    }))
 }
 
 /// Unpacks a kernel's payload.
 pub(crate) fn unpack(packing: Packing, payload: &[u8]) -> Result<Vec<u8>, Error> {
-    let (stream, size) = payload
-        .split_last_chunk::<SIZE_BYTES>()
-        .ok_or_else(|| damaged(packing, &io::ErrorKind::UnexpectedEof.into()))?;
+    let damaged = |error: io::Error| Error::Damaged { packing, cause: error.to_string() };
+    let (stream, size) =
+        payload.split_last_chunk::<SIZE_BYTES>().ok_or_else(|| damaged(io::ErrorKind::UnexpectedEof.into()))?;
     let expected = u64::from(u32::from_le_bytes(*size));
-    let mut reader = reader(packing, if packing == Gzip { payload } else { stream })?;
+    let reader = reader(packing, if packing == Gzip { payload } else { stream }).map_err(damaged)?;
     let mut unpacked = Vec::new();
     // A byte too many shows that there are more than the size says.
-    let read = reader.by_ref().take(expected + 1).read_to_end(&mut unpacked);
-    let found = read.map_err(|error| damaged(packing, &error))? as u64;
+    let mut reader = reader.ok_or(Error::UnsupportedPacking(packing))?.take(expected + 1);
+    let found = reader.read_to_end(&mut unpacked).map_err(damaged)? as u64;
     if found == expected { Ok(unpacked) } else { Err(Error::UnpackedSize { packing, found, expected }) }
-}
-
-fn damaged(packing: Packing, error: &io::Error) -> Error {
-    Error::Damaged { packing, cause: error.to_string() }
 }
 
 /// A reader of Zstandard that compares the checksum at the end; the decoder only computes it.

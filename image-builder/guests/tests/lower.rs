@@ -303,7 +303,6 @@ fn the_kernels_own_limits_hold() {
         error(&Request { command_line: "quiet\0", ..request(&image) }),
         "the command line has a control character at byte 5"
     );
-    assert_eq!(error(&Request { initrd: Some(&[]), ..request(&image) }), "the initrd is empty");
     put(&mut image, 0x22c, &0x17f_ffffu32.to_le_bytes());
     let lowered = lower(&Request { initrd: Some(&initrd), ..request(&image) }).unwrap();
     assert_eq!(segment(&lowered, "initrd").end().next_multiple_of(4096), 0x180_0000);
@@ -317,7 +316,40 @@ fn the_kernels_own_limits_hold() {
     );
 }
 
+#[test]
+fn an_initrd_is_read_before_it_is_taken() {
+    let image = lz4_bzimage();
+    let lowered = |initrd: &[u8]| lower(&Request { initrd: Some(initrd), ..request(&image) });
+    let archive = kernel::archive();
+    for packed in &kernel::packings(&archive) {
+        assert!(lowered(packed).is_ok());
+        assert!(lowered(&[&archive[..], packed].concat()).is_ok(), "archives one after another");
+        let error = lowered(&packed[..packed.len() / 2]).unwrap_err();
+        assert!(matches!(error, Error::DamagedInitrd { at: 0, packing: Some(_), .. }), "{error}");
+    }
+    assert!(lowered(b"BZh9 is read by Linux alone").is_ok());
+    assert!(lowered(&[&archive[..], b"a configuration"].concat()).is_ok());
+    let refused = |initrd: &[u8], sentence: &str| assert_eq!(lowered(initrd).unwrap_err().to_string(), sentence);
+    refused(b"", "the initrd is empty");
+    refused(&[0; 512], "the initrd is no archive of cpio, packed or not");
+    refused(b"\x7fELF", "the initrd is no archive of cpio, packed or not");
+    let damaged = "the initrd is damaged: the archive at byte";
+    refused(&archive[..120], &format!("{damaged} 0 can't be read: failed to fill whole buffer"));
+    let second = [&archive[..], &archive[..200]].concat();
+    refused(&second, &format!("{damaged} {} can't be read: failed to fill whole buffer", archive.len()));
+    refused(b"070707 of an old form", &format!("{damaged} 0 can't be read: Invalid magic number"));
+}
+
 proptest! {
+    #[test]
+    fn any_initrd_is_taken_or_refused(at in any::<prop::sample::Index>(), value in any::<u8>(), packing in 0usize..6) {
+        let archive = kernel::archive();
+        let mut initrd = kernel::packings(&archive).get(packing).cloned().unwrap_or(archive);
+        let at = at.index(initrd.len());
+        initrd[at] = value;
+        let _ = lower(&Request { initrd: Some(&initrd), ..request(&elf()) });
+    }
+
     #[test]
     fn any_header_is_lowered_or_refused(
         changes in proptest::collection::vec((0usize..0x300, any::<u8>()), 1..6),

@@ -1,4 +1,5 @@
 //! Kernels for tests, made byte by byte: an ELF file with two segments, and bzImages of it in each packing.
+#![allow(dead_code, reason = "each test binary uses a part of this module")]
 
 use std::io::Write;
 
@@ -138,4 +139,9 @@ pub(crate) fn request(kernel: &[u8]) -> Request<'_> {
 /// A small initramfs.
 pub(crate) fn archive() -> Vec<u8> {
     initramfs(&[File::Regular { path: "init", permissions: 0o755, bytes: b"#!/bin/sh\n" }]).unwrap()
+}
+
+/// Bytes in each packing.
+pub(crate) fn packings(bytes: &[u8]) -> [Vec<u8>; 5] {
+    [gzip, lz4, zstd, xz, lzma].map(|pack| pack(bytes))
 }

@@ -1,0 +1,74 @@
+//! The ACPI tables: found from the RSDP as a system finds them, their checksums right, their bytes those that were looked at.
+
+mod kernel;
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use tollgate_guests::{Request, layout, lower, ports};
+
+fn tables(vcpus: u32) -> Vec<u8> {
+    let lowered = lower(&Request { vcpus, ..kernel::request(&kernel::elf()) }).unwrap();
+    let segment = lowered.segments.into_iter().find(|segment| segment.what == "ACPI tables").unwrap();
+    assert!(segment.gpa == layout::ACPI_GPA && segment.end() <= layout::LOW_END_GPA);
+    segment.bytes
+}
+
+fn number(bytes: &[u8], offset: usize, length: usize) -> u64 {
+    bytes[offset..offset + length].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+}
+
+fn check_sum(bytes: &[u8]) {
+    assert_eq!(bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte)), 0, "{bytes:x?}");
+}
+
+/// The table at an address, whose checksum is right.
+fn table<'a>(all: &'a [u8], gpa: u64, signature: &[u8]) -> &'a [u8] {
+    let at = usize::try_from(gpa - layout::ACPI_GPA).unwrap();
+    let table = &all[at..at + number(all, at + 4, 4) as usize];
+    assert_eq!(&table[..4], signature);
+    check_sum(table);
+    table
+}
+
+#[test]
+fn all_tables_are_found_from_the_first() {
+    for vcpus in [1, 2, 255] {
+        let all = tables(vcpus);
+        assert_eq!((&all[..8], all[15]), (&b"RSD PTR "[..], 2));
+        check_sum(&all[..20]);
+        check_sum(&all[..36]);
+        let root = table(&all, number(&all, 24, 8), b"XSDT");
+        assert_eq!(root.len(), 36 + 2 * 8);
+        let fadt = table(&all, number(root, 36, 8), b"FACP");
+        let madt = table(&all, number(root, 44, 8), b"APIC");
+        table(&all, number(fadt, 140, 8), b"DSDT");
+        assert_eq!((fadt.len(), fadt[8], number(fadt, 112, 4)), (276, 6, 1 << 20 | 1 << 10));
+        let register = |offset| (number(fadt, offset, 4), number(fadt, offset + 4, 8));
+        // In I/O space, eight bits, by bytes.
+        let at = |port: u16| (0x0100_0801, u64::from(port));
+        assert_eq!((register(116), fadt[128]), (at(ports::RESET), ports::RESET_VALUE));
+        assert_eq!([register(244), register(256)], [at(ports::SLEEP_CONTROL), at(ports::SLEEP_STATUS)]);
+        let apics: Vec<_> = madt[44..].chunks(8).map(|apic| (apic[0], apic[1], apic[2], apic[3], apic[4])).collect();
+        let expected: Vec<_> = (0..vcpus as u8).map(|id| (0, 8, id, id, 1)).collect();
+        assert_eq!(apics, expected);
+    }
+}
+
+/// `TOLLGATE_BLESS=1` writes the golden file anew; `iasl -d` of its DSDT shows the meaning.
+#[test]
+fn the_bytes_are_those_that_were_looked_at() {
+    let mut dump = String::new();
+    for (line, bytes) in tables(2).chunks(16).enumerate().filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0)) {
+        let hex: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text: String =
+            bytes.iter().map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '.' }).collect();
+        writeln!(dump, "{:05x}  {:47}  {text}", layout::ACPI_GPA as usize + 16 * line, hex.join(" ")).unwrap();
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/acpi.txt");
+    if std::env::var_os("TOLLGATE_BLESS").is_some() {
+        fs::write(&path, &dump).unwrap();
+    }
+    assert_eq!(dump, fs::read_to_string(path).unwrap());
+}
