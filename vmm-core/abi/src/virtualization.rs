@@ -5,6 +5,8 @@ use core::fmt;
 
 use crate::exit_reason::ExitReason;
 use crate::leaves::Answer;
+use crate::x86::cpuid::{ebx_7, ecx_1};
+use crate::x86::exception;
 
 /// A virtualization extension.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,28 +65,28 @@ pub const TCG: &str = "TCGTCGTCGTCG";
 pub const KVM: &str = "KVMKVMKVM";
 
 /// #BP and #OF in the exception bitmap.
-const SOFTWARE_EXCEPTIONS: u32 = 1 << 3 | 1 << 4;
+const SOFTWARE_EXCEPTIONS: u32 = 1 << exception::BP | 1 << exception::OF;
 /// #XM in the exception bitmap.
-const SIMD_EXCEPTION: u32 = 1 << 19;
+const SIMD_EXCEPTION: u32 = 1 << exception::XM;
 
 impl Facts {
     /// The facts of a processor with SVM.
     pub fn of_svm(cpuid: impl Fn(u32, u32) -> Answer) -> Self {
         let features = cpuid(1, 0);
-        let signature = if features.ecx >> 31 != 0 { cpuid(0x4000_0000, 0) } else { Answer::ZERO };
+        let signature = if features.ecx & ecx_1::HYPERVISOR != 0 { cpuid(0x4000_0000, 0) } else { Answer::ZERO };
         let mut text = [0; 12];
         for (bytes, register) in text.chunks_exact_mut(4).zip([signature.ebx, signature.ecx, signature.edx]) {
             bytes.copy_from_slice(&register.to_le_bytes());
         }
         let structured = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { Answer::ZERO };
-        let (is_qemu, rdrand_runs) = (text == TCG.as_bytes(), features.ecx >> 30 & 1 != 0);
+        let (is_qemu, rdrand_runs) = (text == TCG.as_bytes(), features.ecx & ecx_1::RDRAND != 0);
         Self {
             extension: Extension::Svm,
             is_qemu,
             rdrand_runs,
             // QEMU wants the bit of RDRAND for either.
-            rdseed_runs: if is_qemu { rdrand_runs } else { structured.ebx >> 18 & 1 != 0 },
-            invpcid_runs: structured.ebx >> 10 & 1 != 0,
+            rdseed_runs: if is_qemu { rdrand_runs } else { structured.ebx & ebx_7::RDSEED != 0 },
+            invpcid_runs: structured.ebx & ebx_7::INVPCID != 0,
             cr_reads_run: false,
             invd_exits_as_itself: false,
             first_pause_runs: false,

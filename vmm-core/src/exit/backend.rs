@@ -179,9 +179,9 @@ pub trait Backend: ExitFacts + GuestState + Interrupts + Timers + Processor {
     /// The current privilege level. Real mode has 0, whatever is left in SS (SDM 3A 21.1).
     #[inline(always)]
     fn privilege_level(&self) -> u8 {
-        use tollgate_abi::x86::control::CR0_PE;
+        use tollgate_abi::x86::control::{CR0_PE, RIGHTS_DPL, RIGHTS_DPL_SHIFT};
         // SDM 3C 25.4.1: the DPL in the access rights of SS.
-        let level = (self.get(State::SsRights) >> 5 & 3) as u8;
+        let level = ((self.get(State::SsRights) & RIGHTS_DPL) >> RIGHTS_DPL_SHIFT) as u8;
         if level != 0 && self.get(State::Cr0) & CR0_PE == 0 { 0 } else { level }
     }
 }

@@ -8,19 +8,10 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::x86::control::*;
-use tollgate_abi::x86::cpuid::{ebx_7, ecx_1, ecx_7, edx_1};
-
-const SVM_DISABLED: u64 = 1 << 4;
-
-/// CPUID.8000_0001:ECX: SVM.
-const SVM: u32 = 1 << 2;
-/// CPUID.8000_000A:EDX: nested paging.
-const NESTED_PAGING: u32 = 1;
-const NEXT_RIP_SAVE: u32 = 1 << 3;
-const CLEAN_BITS: u32 = 1 << 5;
-const FLUSH_BY_ASID: u32 = 1 << 6;
-const DECODE_ASSISTS: u32 = 1 << 7;
-const PAUSE_FILTER_THRESHOLD: u32 = 1 << 12;
+use tollgate_abi::x86::cpuid::{
+    ebx_7, ebx_8000_0008, ecx_1, ecx_7, ecx_8000_0001, edx_1, edx_8000_000a, edx_8000_0001,
+};
+use tollgate_abi::x86::msr::VM_CR_SVMDIS;
 
 /// The features in CPUID.8000_000A, and the instructions that the guest can execute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,7 +110,7 @@ impl Refusal {
 
 /// Whether CPUID shows SVM.
 pub fn is_offered(cpuid: impl Fn(u32, u32) -> Answer) -> bool {
-    cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpuid(0x8000_0001, 0).ecx & SVM != 0
+    cpuid(0x8000_0000, 0).eax >= 0x8000_000a && cpuid(0x8000_0001, 0).ecx & ecx_8000_0001::SVM != 0
 }
 
 /// A feature that CPUID shows, and the bit in CR4 that exists with it.
@@ -151,14 +142,14 @@ impl Capabilities {
     /// # Errors
     /// SVM is switched off, or lacks a feature that the monitor needs.
     pub fn read(cpuid: impl Fn(u32, u32) -> Answer, vm_cr: u64, host_cr4: u64) -> Result<Self, Refusal> {
-        if vm_cr & SVM_DISABLED != 0 {
+        if vm_cr & VM_CR_SVMDIS != 0 {
             return Err(Refusal::Disabled);
         }
         if host_cr4 & CR4_LA57 != 0 {
             return Err(Refusal::FiveLevels);
         }
         let svm = cpuid(0x8000_000a, 0);
-        if svm.edx & NESTED_PAGING == 0 {
+        if svm.edx & edx_8000_000a::NP == 0 {
             return Err(Refusal::NoNestedPaging);
         }
         if svm.ebx < 2 {
@@ -168,20 +159,21 @@ impl Capabilities {
         let structured = if cpuid(0, 0).eax >= 7 { cpuid(7, 0) } else { Answer::ZERO };
         let features = Features { ecx_1: basic.ecx, edx_1: basic.edx, ebx_7: structured.ebx, ecx_7: structured.ecx };
         let cr4 = CR4_BY_FEATURE.iter().filter(|(has, _)| has(&features)).fold(CR4_ALWAYS, |bits, (_, bit)| bits | bit);
-        let rdpru = cpuid(0x8000_0000, 0).eax >= 0x8000_0008 && cpuid(0x8000_0008, 0).ebx >> 4 & 1 != 0;
+        let has_sizes = cpuid(0x8000_0000, 0).eax >= 0x8000_0008;
+        let rdpru = has_sizes && cpuid(0x8000_0008, 0).ebx & ebx_8000_0008::RDPRU != 0;
         let facts = Facts::of_svm(&cpuid);
         Ok(Self {
             asids: svm.ebx,
-            next_rip: svm.edx & NEXT_RIP_SAVE != 0,
-            clean_bits: svm.edx & CLEAN_BITS != 0,
-            flush_by_asid: svm.edx & FLUSH_BY_ASID != 0,
-            pause_threshold: svm.edx & PAUSE_FILTER_THRESHOLD != 0,
-            decode_assists: svm.edx & DECODE_ASSISTS != 0,
+            next_rip: svm.edx & edx_8000_000a::NRIPS != 0,
+            clean_bits: svm.edx & edx_8000_000a::VMCB_CLEAN != 0,
+            flush_by_asid: svm.edx & edx_8000_000a::FLUSH_BY_ASID != 0,
+            pause_threshold: svm.edx & edx_8000_000a::PAUSE_FILTER_THRESHOLD != 0,
+            decode_assists: svm.edx & edx_8000_000a::DECODE_ASSISTS != 0,
             has: Instructions {
-                rdtscp: extended.edx >> 27 & 1 != 0 && !facts.is_qemu,
-                monitor: basic.ecx >> 3 & 1 != 0,
-                xsetbv: basic.ecx >> 26 & 1 != 0 && !facts.is_qemu,
-                invpcid: structured.ebx >> 10 & 1 != 0 && !facts.is_qemu,
+                rdtscp: extended.edx & edx_8000_0001::RDTSCP != 0 && !facts.is_qemu,
+                monitor: basic.ecx & ecx_1::MONITOR != 0,
+                xsetbv: basic.ecx & ecx_1::XSAVE != 0 && !facts.is_qemu,
+                invpcid: structured.ebx & ebx_7::INVPCID != 0 && !facts.is_qemu,
                 rdpru,
             },
             cr4_allowed: cr4,
@@ -203,7 +195,7 @@ pub(crate) mod tests {
             7 => Answer { ebx: 1 << 20 | 1 << 7 | 1, ecx: 1 << 2, ..Answer::ZERO },
             0x4000_0000 => Answer { eax: 0x4000_0001, ebx: 0x5447_4354, ecx: 0x4354_4743, edx: 0x4743_5447 },
             0x8000_0000 => Answer { eax: 0x8000_000a, ..Answer::ZERO },
-            0x8000_0001 => Answer { ecx: SVM, edx: 1 << 27, ..Answer::ZERO },
+            0x8000_0001 => Answer { ecx: 1 << 2, edx: 1 << 27, ..Answer::ZERO },
             0x8000_000a => Answer { eax: 1, ebx: 16, ecx: 0, edx: 0x1_0001 },
             _ => Answer::ZERO,
         }
@@ -214,7 +206,7 @@ pub(crate) mod tests {
             0 => Answer { eax: 0xd, ..Answer::ZERO },
             1 => Answer { ecx: 1 << 26 | 1 << 3, edx: 0x178b_fbff, ..Answer::ZERO },
             0x8000_0000 => Answer { eax: 0x8000_001e, ..Answer::ZERO },
-            0x8000_0001 => Answer { ecx: SVM, edx: 1 << 27, ..Answer::ZERO },
+            0x8000_0001 => Answer { ecx: 1 << 2, edx: 1 << 27, ..Answer::ZERO },
             0x8000_000a => Answer { eax: 1, ebx: 64, ecx: 0, edx: 0x4b },
             _ => Answer::ZERO,
         }
@@ -239,7 +231,7 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        assert_eq!(Capabilities::read(qemu, SVM_DISABLED, 0), Err(Refusal::Disabled));
+        assert_eq!(Capabilities::read(qemu, 1 << 4, 0), Err(Refusal::Disabled));
         let without = |change: fn(&mut Answer)| {
             Capabilities::read(
                 |leaf, sub_leaf| {

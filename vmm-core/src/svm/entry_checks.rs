@@ -13,8 +13,8 @@ pub fn first_failure(vmcb: &Vmcb, physical_bits: u32) -> Option<&'static str> {
     let (efer, cr0, cr4) = (vmcb.get(EFER), vmcb.get(CR0), vmcb.get(CR4));
     let long_paging = efer & EFER_LME != 0 && cr0 & CR0_PG != 0;
     let cs = vmcb.part(CS.attributes());
-    let valid = vmcb.get(EVENTINJ) >> 31 & 1 != 0;
-    let kind = vmcb.get(EVENTINJ) >> 8 & 7;
+    let valid = vmcb.get(EVENTINJ) & EVENT_VALID != 0;
+    let kind = (vmcb.get(EVENTINJ) & EVENT_TYPE) >> EVENT_TYPE_SHIFT;
     let checks = [
         (vmcb.part(INTERCEPT_1) & 1 != 0, "the intercept of VMRUN is clear"),
         (vmcb.part(GUEST_ASID) != 0, "the ASID is the host's, 0"),

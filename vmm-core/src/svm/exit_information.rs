@@ -1,6 +1,7 @@
 //! EXITINFO1, EXITINFO2 and EXITINTINFO, decoded (APM 2 15.7 to 15.13, appendix C).
 
 use tollgate_abi::svm_exit::{code, exception};
+use tollgate_abi::x86::control::{EVENT_HAS_ERROR_CODE, EVENT_TYPE, EVENT_TYPE_SHIFT, EVENT_VALID};
 
 use crate::exit::{Event, EventKind, IoAccess, PhysicalFault, vector};
 
@@ -62,8 +63,6 @@ pub fn exception_or_nmi(code: u32, exitinfo1: u64, instruction_bytes: impl FnOnc
     }
 }
 
-const VALID: u64 = 1 << 31;
-const ERROR_CODE_VALID: u64 = 1 << 11;
 /// Types of events (APM 2 15.20).
 const INTR: u64 = 0;
 const NMI_TYPE: u64 = 2;
@@ -73,28 +72,30 @@ const SOFTWARE_INTERRUPT: u64 = 4;
 /// Whether the exit interrupted the delivery of an event.
 #[inline(always)]
 pub const fn is_valid(exitintinfo: u64) -> bool {
-    exitintinfo & VALID != 0
+    exitintinfo & EVENT_VALID != 0
 }
 
 /// Whether the event is #BP or #OF, the guest's own or injected.
 pub const fn is_software_exception(exitintinfo: u64) -> bool {
-    is_valid(exitintinfo) && exitintinfo >> 8 & 7 == EXCEPTION && matches!(exitintinfo as u8, vector::BP | vector::OF)
+    is_valid(exitintinfo)
+        && (exitintinfo & EVENT_TYPE) >> EVENT_TYPE_SHIFT == EXCEPTION
+        && matches!(exitintinfo as u8, vector::BP | vector::OF)
 }
 
 /// The event whose delivery the exit interrupted, from EXITINTINFO. `None` for software interrupts and exceptions of the guest's
 /// own: RIP is still at their instruction, which the guest executes again.
 #[inline(always)]
 pub const fn vectoring_event(exitintinfo: u64) -> Option<Event> {
-    if exitintinfo & VALID == 0 { None } else { interrupted_event(exitintinfo) }
+    if exitintinfo & EVENT_VALID == 0 { None } else { interrupted_event(exitintinfo) }
 }
 
 const fn interrupted_event(exitintinfo: u64) -> Option<Event> {
     let vector = exitintinfo as u8;
-    match exitintinfo >> 8 & 7 {
+    match (exitintinfo & EVENT_TYPE) >> EVENT_TYPE_SHIFT {
         INTR => Some(Event::interrupt(vector)),
         NMI_TYPE => Some(Event::NMI),
         EXCEPTION if matches!(vector, vector::BP | vector::OF) => None,
-        EXCEPTION if exitintinfo & ERROR_CODE_VALID != 0 => Some(Event::fault(vector, (exitintinfo >> 32) as u32)),
+        EXCEPTION if exitintinfo & EVENT_HAS_ERROR_CODE != 0 => Some(Event::fault(vector, (exitintinfo >> 32) as u32)),
         EXCEPTION => Some(Event::exception(vector)),
         _ => None,
     }
@@ -111,10 +112,10 @@ pub const fn injection(event: Event) -> u64 {
         }
     };
     let error_code = match event.error_code {
-        Some(code) => ERROR_CODE_VALID | (code as u64) << 32,
+        Some(code) => EVENT_HAS_ERROR_CODE | (code as u64) << 32,
         None => 0,
     };
-    VALID | event.vector as u64 | kind << 8 | error_code
+    EVENT_VALID | event.vector as u64 | kind << EVENT_TYPE_SHIFT | error_code
 }
 
 #[cfg(test)]

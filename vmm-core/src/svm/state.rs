@@ -2,7 +2,9 @@
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
-use tollgate_abi::x86::control::{CR4_MCE, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_TF, RIGHTS_LONG};
+use tollgate_abi::x86::control::{
+    CR4_MCE, DR6_BS, EFER_LMA, EFER_LME, EFER_SVME, RFLAGS_TF, RIGHTS_DPL, RIGHTS_DPL_SHIFT, RIGHTS_LONG,
+};
 use tollgate_abi::x86::segment;
 
 use super::controls::{HLT, IRET, VINTR};
@@ -59,7 +61,9 @@ impl GuestState for Svm {
             State::CsBase => vmcb.get(f::CS.base()),
             State::CsRights => segment::rights(vmcb.part(f::CS.attributes())),
             // The privilege level has a field of its own.
-            State::SsRights => segment::rights(vmcb.part(f::SS.attributes())) & !(3 << 5) | vmcb.part(f::CPL) << 5,
+            State::SsRights => {
+                segment::rights(vmcb.part(f::SS.attributes())) & !RIGHTS_DPL | vmcb.part(f::CPL) << RIGHTS_DPL_SHIFT
+            }
             State::GdtrLimit => vmcb.part(f::GDTR.limit()),
             State::IdtrLimit => vmcb.part(f::IDTR.limit()),
             State::LdtrSelector => self.hidden(|| vmcb.part(f::LDTR.selector())),

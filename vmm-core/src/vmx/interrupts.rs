@@ -5,17 +5,19 @@ use super::state::SHADOW;
 use super::wanted::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::{Vmx, qualification};
 use crate::exit::{Event, ExitFacts, GuestState, Interrupts, State, VirtualizedApic};
-use tollgate_abi::x86::control::{CR0_PE, RFLAGS_IF, RFLAGS_TF};
+use tollgate_abi::x86::control::{
+    ACTIVITY_ACTIVE, ACTIVITY_HLT, BLOCKING_BY_NMI, CR0_PE, EVENT_HAS_ERROR_CODE, RFLAGS_IF, RFLAGS_TF,
+};
 
 /// Interruptibility state: blocking by NMI, or virtual-NMI blocking if there are virtual NMIs.
-const BLOCKED_BY_NMI: u32 = 1 << 3;
+const BLOCKED_BY_NMI: u32 = BLOCKING_BY_NMI as u32;
 /// Exit interruption information: an IRET has raised this exception, and has already ended the blocking by NMI (SDM 3C 28.2.3).
 const UNBLOCKED_BY_IRET: u32 = 1 << 12;
 /// Entry interruption information: deliver an error code.
-const DELIVER_ERROR_CODE: u32 = 1 << 11;
+const DELIVER_ERROR_CODE: u32 = EVENT_HAS_ERROR_CODE as u32;
 /// Activity states (SDM 3C 25.4.2).
-const ACTIVE: u32 = 0;
-const HALTED: u32 = 1;
+const ACTIVE: u32 = ACTIVITY_ACTIVE as u32;
+const HALTED: u32 = ACTIVITY_HLT as u32;
 
 impl Vmx {
     /// Blocks NMIs again, as before an IRET that has not come to its end.

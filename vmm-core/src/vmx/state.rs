@@ -2,7 +2,7 @@
 
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
-use tollgate_abi::x86::control::{DR6_BS, EFER_LMA, RFLAGS_TF, RIGHTS_LONG};
+use tollgate_abi::x86::control::{BLOCKING_BY_MOV_SS, BLOCKING_BY_STI, DR6_BS, EFER_LMA, RFLAGS_TF, RIGHTS_LONG};
 use tollgate_abi::x86::controls::{entry, proc2};
 
 use super::field as f;
@@ -12,7 +12,7 @@ use crate::exit::{Action, GuestRegisters, GuestState, State};
 use crate::host::registers;
 
 /// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
-pub(super) const SHADOW: u32 = 0b11;
+pub(super) const SHADOW: u32 = (BLOCKING_BY_STI | BLOCKING_BY_MOV_SS) as u32;
 /// CS access rights: L, 64-bit code.
 const CODE_64: u32 = RIGHTS_LONG as u32;
 /// VM-entry control.

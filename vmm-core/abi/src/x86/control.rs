@@ -57,10 +57,17 @@ bits! { u64:
     EFER_FFXSR 14 "A faster FXSAVE.";
     EFER_TCE   15 "INVLPG leaves upper-level entries of others.";
 }
+/// The bits of IA32_EFER that Intel's processors have.
+pub const EFER_INTEL: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 
 // RFLAGS (SDM 1 3.4.3).
 bits! { u64:
+    RFLAGS_CF    0 "Carry.";
     RFLAGS_FIXED 1 "Reads 1.";
+    RFLAGS_PF    2 "Parity.";
+    RFLAGS_AF    4 "Carry of the lower four bits.";
+    RFLAGS_ZF    6 "Zero.";
+    RFLAGS_SF    7 "Sign.";
     RFLAGS_TF    8 "Single step.";
     RFLAGS_IF    9 "Interrupts are taken.";
     RFLAGS_DF   10 "Strings go downwards.";
@@ -69,9 +76,31 @@ bits! { u64:
     RFLAGS_RF   16 "No instruction breakpoint at the next instruction.";
     RFLAGS_VM   17 "Virtual-8086 mode.";
     RFLAGS_AC   18 "Alignment is checked.";
+    RFLAGS_VIF  19 "Virtual interrupt flag.";
+    RFLAGS_VIP  20 "A virtual interrupt is pending.";
+    RFLAGS_ID   21 "There is CPUID, if it can be changed.";
 }
 /// The lower bit of RFLAGS.IOPL, which has two.
 pub const RFLAGS_IOPL_SHIFT: u32 = 12;
+/// The bits of RFLAGS that are defined, with the one that reads 1.
+pub const RFLAGS_DEFINED: u64 = RFLAGS_CF
+    | RFLAGS_FIXED
+    | RFLAGS_PF
+    | RFLAGS_AF
+    | RFLAGS_ZF
+    | RFLAGS_SF
+    | RFLAGS_TF
+    | RFLAGS_IF
+    | RFLAGS_DF
+    | RFLAGS_OF
+    | 0b11 << RFLAGS_IOPL_SHIFT
+    | RFLAGS_NT
+    | RFLAGS_RF
+    | RFLAGS_VM
+    | RFLAGS_AC
+    | RFLAGS_VIF
+    | RFLAGS_VIP
+    | RFLAGS_ID;
 
 // DR6 (SDM 3B 18.2.3).
 bits! { u64:
@@ -109,6 +138,9 @@ pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 // Access rights of a segment, as a VMCS has them (SDM 3C 25.4.1).
 bits! { u64:
+    RIGHTS_ACCESSED     0 "Code or data: accessed.";
+    RIGHTS_WRITABLE     1 "Data: writable. Code: readable.";
+    RIGHTS_CODE         3 "A segment of code, where it is none of the system's.";
     RIGHTS_CODE_OR_DATA 4 "A segment of code or data, and none of the system's.";
     RIGHTS_PRESENT      7 "Present.";
     RIGHTS_LONG        13 "Code: 64-bit mode.";
@@ -116,5 +148,50 @@ bits! { u64:
     RIGHTS_GRANULAR    15 "The limit counts pages.";
     RIGHTS_UNUSABLE    16 "The segment is unusable.";
 }
+/// The type in access rights: four bits.
+pub const RIGHTS_TYPE: u64 = 0b1111;
 /// The lower bit of the DPL in access rights.
 pub const RIGHTS_DPL_SHIFT: u32 = 5;
+/// The DPL in access rights.
+pub const RIGHTS_DPL: u64 = 0b11 << RIGHTS_DPL_SHIFT;
+
+// The interruptibility state of a VMCS (SDM 3C table 25-3).
+bits! { u64:
+    BLOCKING_BY_STI      0 "The instruction behind STI takes no interrupt.";
+    BLOCKING_BY_MOV_SS   1 "The instruction behind a load of SS takes none, either, and no single step.";
+    BLOCKING_BY_SMI      2 "In system-management mode.";
+    BLOCKING_BY_NMI      3 "In the handler of an NMI.";
+    ENCLAVE_INTERRUPTION 4 "The exit was from an enclave.";
+}
+/// The bits of the interruptibility state that are defined.
+pub const INTERRUPTIBILITY_DEFINED: u64 =
+    BLOCKING_BY_STI | BLOCKING_BY_MOV_SS | BLOCKING_BY_SMI | BLOCKING_BY_NMI | ENCLAVE_INTERRUPTION;
+
+// Activity states of a VMCS (SDM 3C 25.4.2); 2 is shutdown.
+/// The processor executes instructions.
+pub const ACTIVITY_ACTIVE: u64 = 0;
+/// HLT was executed.
+pub const ACTIVITY_HLT: u64 = 1;
+/// The processor waits for a start-up IPI: the last of the states.
+pub const ACTIVITY_WAIT_FOR_SIPI: u64 = 3;
+
+/// An event's type where the processor tells of events or is given them: interruption information (SDM 3C 25.8.3, 25.9.2), EVENTINJ
+/// and EXITINTINFO (APM 2 15.20). 0 is an external interrupt.
+pub const EVENT_TYPE: u64 = 0b111 << EVENT_TYPE_SHIFT;
+/// The lowest bit of an event's type.
+pub const EVENT_TYPE_SHIFT: u32 = 8;
+bits! { u64:
+    EVENT_HAS_ERROR_CODE 11 "The event has an error code.";
+    EVENT_VALID          31 "There is an event.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_defined_is_what_the_manual_shows() {
+        assert_eq!((CR0_DEFINED, EFER_INTEL, RFLAGS_DEFINED), (0xe005_003f, 0xd01, 0x3f_7fd7));
+        assert_eq!((INTERRUPTIBILITY_DEFINED, EVENT_TYPE, RIGHTS_DPL), (0x1f, 0x700, 0x60));
+    }
+}

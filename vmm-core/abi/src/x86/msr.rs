@@ -57,5 +57,8 @@ msrs! {
     VM_HSAVE_PA                  0xc001_0117;
 }
 
+/// VM_CR.SVMDIS: SVM is switched off (APM 2 15.30.1).
+pub const VM_CR_SVMDIS: u64 = 1 << 4;
+
 /// IA32_MCG_STATUS: a machine check is in progress (SDM 3B 16.3.1.2).
 pub const MCG_IN_PROGRESS: u8 = 1 << 2;

@@ -24,6 +24,9 @@ segments! {
     REAL_MODE_LIMIT: u32 = 0xffff, "64 KiB.";
 }
 
+/// A selector's table indicator: it selects from the LDT (SDM 3A 3.4.2).
+pub const SELECTOR_TI: u64 = 1 << 2;
+
 /// Access rights from a VMCB's packed attributes (APM 2 15.5.1), where a segment that is not present is unusable.
 pub const fn rights(attributes: u64) -> u64 {
     let unusable = if attributes & RIGHTS_PRESENT == 0 { RIGHTS_UNUSABLE } else { 0 };
