@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use tollgate::image::{GUEST_ELF, Guest, GuestError, MONITOR_ELF, ROM_BYTES, Rom};
-use tollgate_abi::machine::{BOOT_AREA_BYTES, MODEL};
+use tollgate_abi::machine::{BOOT_AREA_BYTES, UNIKERNEL};
 
 const TYPE: usize = 16;
 const MACHINE: usize = 18;
@@ -50,7 +50,7 @@ fn check(bytes: &[u8], part: &str) {
 fn a_small_guest_is_taken() {
     let bytes = elf(0x10_0000, &[CODE, (4, 0, 0, 0)]);
     let guest = Guest::parse(&bytes).unwrap();
-    assert_eq!((guest.entry_gpa, guest.pieces.len(), guest.pieces[0].memory_bytes), (0x10_0000, 1, 8192));
+    assert_eq!((guest.placing.entry.rip, guest.pieces.len(), guest.pieces[0].memory_bytes), (0x10_0000, 1, 8192));
     Rom::build(MONITOR_ELF, &guest, "").unwrap();
 }
 
@@ -81,7 +81,7 @@ fn each_defect_is_named() {
         &elf(BOOT_AREA_BYTES - 4096, &[(PT_LOAD, BOOT_AREA_BYTES - 4096, 4096, 8192)]),
         "overlaps the monitor's boot area",
     );
-    let last_page = MODEL.ram_bytes() - 4096;
+    let last_page = UNIKERNEL.ram_bytes() - 4096;
     check(&elf(last_page, &[(PT_LOAD, last_page, 4096, 8192)]), "outside the guest's memory");
     check(&elf(u64::MAX, &[(PT_LOAD, u64::MAX - 4095, 4096, 8192)]), "outside the guest's memory");
     check(&elf(0x10_0000, &[(PT_LOAD, 0x10_0000, 4096, 100)]), "more bytes in the file");

@@ -25,6 +25,13 @@ impl Console {
         &mut self.bytes[start..self.used]
     }
 
+    /// Takes text, before which so many bytes were lost already.
+    pub fn append(&mut self, text: &[u8], lost: u64) {
+        let room = self.reserve(text.len());
+        room.copy_from_slice(&text[..room.len()]);
+        self.dropped += lost;
+    }
+
     /// The bytes written since the last [`Console::clear`], and the number of those that did not fit.
     pub fn contents(&self) -> (&[u8], u64) {
         (&self.bytes[..self.used], self.dropped)
@@ -54,5 +61,7 @@ mod tests {
         assert_eq!(console.contents().1, 2);
         console.clear();
         assert_eq!(console.contents(), (&[][..], 0));
+        console.append(b"text", 2);
+        assert_eq!(console.contents(), (&b"text"[..], 2));
     }
 }

@@ -39,14 +39,17 @@ const LARGE: u64 = 1 << 7;
 /// Bytes of a 2 MiB page.
 pub const LARGE_BYTES: u64 = 2 << 20;
 
-/// The most tables that a machine's memory takes: those that would be needed without large pages and without holes.
-pub const fn most_tables(model: &Model) -> usize {
-    let (mut tables, mut level) = (1, 1);
-    while level < 4 {
-        tables += model.memory_bytes().div_ceil(1 << (12 + 9 * level));
-        level += 1;
-    }
-    tables as usize
+/// The most tables that a machine's memory takes: those that would be needed without holes, and for memory that is mapped on
+/// first touch, or without large pages, those of the last level.
+pub fn most_tables(model: &Model, large_pages: bool) -> usize {
+    let bytes = model.memory_bytes();
+    let by_page = if large_pages {
+        model.memory.iter().filter(|region| region.mapping == Mapping::OnFirstTouch).map(|region| region.bytes).sum()
+    } else {
+        bytes
+    };
+    let tables = |level: u32, bytes: u64| bytes.div_ceil(1 << (12 + 9 * level));
+    (1 + tables(1, by_page) + tables(2, bytes) + tables(3, bytes)) as usize
 }
 
 /// A four-level hierarchy.
@@ -183,7 +186,7 @@ mod tests {
     use crate::svm::npt::NptFormat;
     use crate::vmx::ept::EptFormat;
     use proptest::prelude::*;
-    use tollgate_abi::machine::UNIKERNEL;
+    use tollgate_abi::machine::{PC, Region, UNIKERNEL};
 
     fn tables<F: Format>(tables: usize) -> NestedTables<F> {
         NestedTables::new(Box::leak(vec![Table::EMPTY; tables].into_boxed_slice()), 0x10_0000)
@@ -216,7 +219,7 @@ mod tests {
 
     #[test]
     fn memory_is_mapped_as_the_machines_row_says() {
-        let mut tables = tables::<EptFormat>(most_tables(&UNIKERNEL));
+        let mut tables = tables::<EptFormat>(most_tables(&UNIKERNEL, true));
         tables.map_memory(&UNIKERNEL, 0x4000_0000, true).unwrap();
         let (ram_bytes, memory_bytes) = (UNIKERNEL.ram_bytes(), UNIKERNEL.memory_bytes());
         assert_eq!(tables.fresh_gpa(), ram_bytes);
@@ -227,9 +230,13 @@ mod tests {
 
     #[test]
     fn as_many_tables_suffice_as_the_machines_row_says_and_no_fewer() {
-        let most = most_tables(&UNIKERNEL);
-        assert_eq!(tables::<NptFormat>(most).map_memory(&UNIKERNEL, 0x4000_0000, false), Ok(()));
-        assert_eq!(tables::<NptFormat>(most - 1).map_memory(&UNIKERNEL, 0x4000_0000, false), Err(ArenaFull));
+        let memory = Region { gpa: 0, bytes: 66 << 20, mapping: Mapping::Always };
+        let pc = Model { memory: vec![memory].leak(), ..PC };
+        for (model, large_pages) in [(&UNIKERNEL, false), (&UNIKERNEL, true), (&pc, false), (&pc, true)] {
+            let most = most_tables(model, large_pages);
+            assert_eq!(tables::<NptFormat>(most).map_memory(model, 0x4000_0000, large_pages), Ok(()));
+            assert_eq!(tables::<NptFormat>(most - 1).map_memory(model, 0x4000_0000, large_pages), Err(ArenaFull));
+        }
     }
 
     fn maps_and_nothing_else<F: Format>() {

@@ -43,6 +43,8 @@ pub struct Session<W> {
     unbooked: [u64; ROWS],
     /// Whether the guest keeps a book with which the ledger is compared.
     guest_keeps_book: bool,
+    /// Whether a guest without a book may end however it likes.
+    any_end_will_do: bool,
     /// A sentence for the verdict, besides its own.
     postscript: Option<String>,
     /// The written part of each vCPU's trace.
@@ -87,6 +89,7 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
             // The range was checked at the request.
             let _ = machine.memory.read(gpa, console.reserve(bytes));
         }
+        Pause::Print => print(machine),
         Pause::Halted => {
             return ipi::rest(&mut vcpu.backend, machine).then_some(Outcome::HaltedForEver);
         }
@@ -94,6 +97,12 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
         Pause::ModeChanged | Pause::Begin { .. } | Pause::End { .. } => {}
     }
     None
+}
+
+/// Takes the text of the machine's serial port for the log.
+fn print(machine: &mut Machine) {
+    let (text, lost) = machine.devices.ports.serial.take();
+    machine.shared.board.console.lock().append(text, lost);
 }
 
 fn read_book(machine: &Machine, gpa: u64) -> Option<GuestBook> {
@@ -113,6 +122,7 @@ impl<W: Write> Session<W> {
             restless: None,
             unbooked: [0; ROWS],
             guest_keeps_book: true,
+            any_end_will_do: true,
             postscript: None,
             traced: Vec::new(),
             smis: None,
@@ -124,9 +134,9 @@ impl<W: Write> Session<W> {
         &mut self.out
     }
 
-    /// Has the guest's book left out: it keeps none, and nobody predicts its exits.
-    pub fn leave_out_guest_book(&mut self) {
-        self.guest_keeps_book = false;
+    /// Has the guest's book left out: it keeps none, and nobody predicts its exits. A guest that is to end itself fails otherwise.
+    pub fn leave_out_guest_book(&mut self, is_to_end_itself: bool) {
+        (self.guest_keeps_book, self.any_end_will_do) = (false, !is_to_end_itself);
     }
 
     /// Gives the verdict a sentence besides its own.
@@ -157,7 +167,9 @@ impl<W: Write> Session<W> {
     fn print_console(&mut self, board: &Board) {
         let mut console = board.console.lock();
         let (bytes, dropped) = console.contents();
-        for line in bytes.split(|&byte| byte == b'\n').flat_map(|line| line.chunks(CONSOLE_RECORD_BYTES)) {
+        // A terminal's lines end in CR LF.
+        let lines = bytes.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        for line in lines.flat_map(|line| line.chunks(CONSOLE_RECORD_BYTES)) {
             let _ = records::Console { by: None, text: &Bytes(line) }.write(&mut self.out);
         }
         if dropped > 0 {
@@ -254,7 +266,7 @@ mod tests {
         ledger.no_entry_followed();
         let exit = Some(GuestExit { status: 0, book_gpa: BOOK_GPA });
         vcpu.machine.shared.board.end(0, Ended { exit, ..Ended::of(Outcome::Exited) });
-        let ending = session.finish(&vcpu.machine, &books, || 0);
+        let ending = session.finish(&mut vcpu.machine, &books, || 0);
         (text, ending)
     }
 
@@ -305,13 +317,13 @@ mod tests {
     }
 
     /// The verdict on a guest that keeps no book and ended so, after one exit. The ledger has the exit's cycles, or not.
-    fn without_book(outcome: Outcome, has_cycles: bool) -> (String, Ending) {
+    fn without_book(outcome: Outcome, has_cycles: bool, is_to_end_itself: bool) -> (String, Ending) {
         let mut text = String::new();
         let mut session = Session::new(&mut text);
-        session.leave_out_guest_book();
+        session.leave_out_guest_book(is_to_end_itself);
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
         let books: [&'static dyn Book; 1] = [ledger];
-        let machine = machine_with(Box::leak(Box::new([ledger])));
+        let mut machine = machine_with(Box::leak(Box::new([ledger])));
         ledger.first_entry();
         let opened = ledger.open(ExitReason::CPUID);
         if has_cycles {
@@ -319,7 +331,7 @@ mod tests {
         }
         ledger.no_entry_followed();
         machine.shared.board.end(0, Ended::of(outcome));
-        let ending = session.finish(&machine, &books, || 0);
+        let ending = session.finish(&mut machine, &books, || 0);
         (verdict(&text), ending)
     }
 
@@ -327,17 +339,28 @@ mod tests {
     fn a_guest_without_a_book_ends_as_it_likes_but_for_what_could_not_be_run() {
         for outcome in [Outcome::TripleFault, Outcome::Exited, Outcome::LimitReached, Outcome::OutsideMemory] {
             let detail = std::format!("1 exits; the guest keeps no book, and ended as {} at 0x0", outcome.name());
-            assert_eq!(without_book(outcome, true), (std::format!("balanced: {detail}"), Ending::Pass));
+            assert_eq!(without_book(outcome, true, false), (std::format!("balanced: {detail}"), Ending::Pass));
         }
         for outcome in [Outcome::EntryFailed, Outcome::UnhandledExit] {
-            let (verdict, ending) = without_book(outcome, true);
+            let (verdict, ending) = without_book(outcome, true, false);
             assert!(verdict.starts_with("stopped: the guest ended as ") && ending == Ending::Fail, "{verdict}");
         }
-        let (verdict, ending) = without_book(Outcome::Exited, false);
+        let (verdict, ending) = without_book(Outcome::Exited, false, false);
         assert!(
             verdict.starts_with("differs: the ledger of vCPU 0 does not add up") && ending == Ending::Fail,
             "{verdict}"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_end_itself_has_failed_with_its_account() {
+        for outcome in [Outcome::PoweredOff, Outcome::Reset, Outcome::TripleFault, Outcome::HaltedForEver] {
+            let (verdict, ending) = without_book(outcome, true, true);
+            let result = if outcome.is_intended() { "balanced" } else { "stopped" };
+            let name = outcome.name();
+            assert_eq!(verdict, std::format!("{result}: 1 exits; the guest keeps no book, and ended as {name} at 0x0"));
+            assert_eq!(ending, if outcome.is_intended() { Ending::Pass } else { Ending::Fail });
+        }
     }
 
     #[test]
@@ -346,14 +369,14 @@ mod tests {
         let mut session = Session::new(&mut text);
         let ledgers: [&'static Ledger; 2] = [(); 2].map(|()| &*Box::leak(Box::new(Ledger::new())));
         let books = ledgers.map(|ledger| ledger as &'static dyn Book);
-        let [first, _] = machines();
+        let [mut first, _] = machines();
         ledgers.iter().for_each(|ledger| ledger.first_entry());
         let opened = ledgers[0].open(ExitReason::CPUID);
         ledgers[0].close(opened, 0, || 50);
         let _in_its_handler = ledgers[1].open(ExitReason::WBINVD);
         first.shared.board.end(0, Ended::of(Outcome::Exited));
         assert!(first.shared.board.fail(1, format_args!("the monitor took exception 6")));
-        let ending = session.finish(&first, &books, || 0);
+        let ending = session.finish(&mut first, &books, || 0);
         let expected = "fault: the monitor took exception 6, on the processor of vCPU 1";
         assert_eq!((verdict(&text).as_str(), ending), (expected, Ending::Fail));
         let records: Vec<_> = text.lines().map(|line| parse(line.as_bytes()).unwrap()).collect();

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use tollgate_abi::guest_image::PLACED_HPA;
 use tollgate_abi::quick::QUICK;
 use tollgate_abi::svm_exit;
 use tollgate_books::audit::ExitLogFormat;
@@ -19,7 +20,8 @@ use super::models::Model;
 use super::process::{Invocation, STDOUT};
 use super::versions::Behaviour;
 use super::{
-    Boot, Engine, Installed, Launch, Machine, SERIAL, STICK, and_cpus, find as find_named, in_directory, vga_rom,
+    Boot, Engine, Installed, Launch, Machine, PLACED, SERIAL, STICK, and_cpus, find as find_named, in_directory,
+    vga_rom,
 };
 
 /// The variable that names another Bochs than the one in PATH.
@@ -53,6 +55,11 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     let emulator = Installed::of(Engine::Bochs, &program);
     let model = machine.target.model.unwrap_or_else(Model::usual);
     check_parts(&emulator, model)?;
+    if matches!(boot, Boot::RomAndGuest(..)) && emulator.has(Behaviour::RamImagesAtZero) {
+        let sentence = format!("{} can't place a guest in memory: it puts every page at address 0", emulator.title);
+        return Err(Failure::platform(sentence)
+            .remedy(format_args!("use --on qemu-tcg, or name a Bochs 2.7 or 3.0 with {PROGRAM_VARIABLE}")));
+    }
     let mut placed = boot.place(directory, &emulator)?;
     output_file::write(&directory.join(vga_rom::FILE), &vga_rom::build())?;
     let chipset = Chipset::new(boot);
@@ -85,6 +92,14 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     })
 }
 
+/// The line that places a guest in memory.
+fn placed(boot: Boot<'_>) -> String {
+    match boot {
+        Boot::RomAndGuest(..) => format!("\noptramimage1: file={PLACED}, address={PLACED_HPA:#x}"),
+        Boot::Rom(_) | Boot::Stick(_) => String::new(),
+    }
+}
+
 /// The devices around the processors.
 struct Chipset {
     without: &'static str,
@@ -99,12 +114,12 @@ impl Chipset {
     fn new(boot: Boot<'_>) -> Self {
         match boot {
             // As little as possible: a serial port.
-            Boot::Rom(_) => Self {
+            Boot::Rom(_) | Boot::RomAndGuest(..) => Self {
                 without: "biosdev=0, speaker=0, parallel=0, gameport=0, iodebug=0",
                 threads: 1,
                 ips: 1_000_000,
                 ignore_bad_msrs: 0,
-                devices: "pci: enabled=0\nvga: extension=none, realtime=0".to_owned(),
+                devices: format!("pci: enabled=0\nvga: extension=none, realtime=0{}", placed(boot)),
             },
             // The devices that OVMF needs besides. It takes a processor for broken if CPUID leaf 0xb has no level for threads,
             // and Bochs has that level if a core has several. The debug port tells the application that it may end the machine.

@@ -28,7 +28,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use tollgate_abi::emulated::Release;
+use tollgate_abi::guest_image::PLACED_HPA;
 
+use crate::image::Placed;
 use process::{Invocation, find_program};
 use tollgate_books::audit::{ExitLogFormat, ExitLogReader};
 use tollgate_books::failure::Failure;
@@ -100,6 +102,8 @@ impl ExitLog {
 pub enum Boot<'a> {
     /// The ROM, which takes the place of firmware.
     Rom(&'a [u8]),
+    /// The ROM, and its guest, which is placed in memory.
+    RomAndGuest(&'a [u8], &'a Placed),
     /// The stick, which UEFI firmware starts.
     Stick(&'a [u8]),
 }
@@ -112,23 +116,33 @@ impl Boot<'_> {
     pub fn memory_mib(self) -> u16 {
         match self {
             Boot::Rom(_) => MEMORY_MIB,
+            Boot::RomAndGuest(_, placed) => PLACED_MIB + placed.memory_mib() + SPARE_MIB,
             Boot::Stick(_) => ovmf::MEMORY_MIB,
         }
     }
 
     /// Writes the image, and the firmware if it needs one, into a run's directory. Returns the file that the machine starts from.
-    fn place(self, directory: &Path, emulator: &Installed) -> Result<Placed, Failure> {
+    fn place(self, directory: &Path, emulator: &Installed) -> Result<Start, Failure> {
         match self {
             Boot::Rom(bytes) => {
                 output_file::write(&directory.join(ROM), bytes)?;
-                Ok(Placed { file: ROM, notes: Vec::new() })
+                Ok(Start { file: ROM, notes: Vec::new() })
+            }
+            Boot::RomAndGuest(bytes, placed) => {
+                output_file::write(&directory.join(ROM), bytes)?;
+                let file = directory.join(PLACED);
+                placed.write(&file).map_err(|error| {
+                    Failure::usage(format_args!("{} can't be written: {error}", file.display()))
+                        .remedy("choose another directory with --out, or make room there")
+                })?;
+                Ok(Start { file: ROM, notes: Vec::new() })
             }
             Boot::Stick(bytes) => {
                 let firmware = ovmf::firmware(emulator)?;
                 output_file::write(&directory.join(ovmf::FILE), &firmware.bytes)?;
                 remove_stale_lock(directory)?;
                 output_file::write(&directory.join(STICK), bytes)?;
-                Ok(Placed { file: ovmf::FILE, notes: vec![firmware.note(emulator)] })
+                Ok(Start { file: ovmf::FILE, notes: vec![firmware.note(emulator)] })
             }
         }
     }
@@ -145,13 +159,18 @@ impl Boot<'_> {
 }
 
 /// The file of an image in a run's directory.
-struct Placed {
+struct Start {
     /// The file that the machine starts from.
     file: &'static str,
     /// Lines for the person.
     notes: Vec<String>,
 }
 
+/// The bytes of a guest that is placed, in a run's directory.
+const PLACED: &str = "guest.bin";
+/// The address at which they lie in the machine's memory, in MiB, and the memory behind the guest's.
+const PLACED_MIB: u16 = (PLACED_HPA >> 20) as u16;
+const SPARE_MIB: u16 = 8;
 /// The ROM in a run's directory.
 const ROM: &str = "rom.bin";
 /// The stick's image in a run's directory. The application's files stay on it.

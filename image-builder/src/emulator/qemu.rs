@@ -11,13 +11,14 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use tollgate_abi::guest_image::PLACED_HPA;
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::audit::ExitLogFormat;
 use tollgate_books::failure::Failure;
 
 use super::process::Invocation;
 use super::{
-    Boot, Engine, Installed, Launch, Machine, SERIAL, STICK, Target, and_cpus, find as find_named, in_directory,
+    Boot, Engine, Installed, Launch, Machine, PLACED, SERIAL, STICK, Target, and_cpus, find as find_named, in_directory,
 };
 
 /// The variable that names another QEMU than the one in PATH.
@@ -81,6 +82,7 @@ fn arguments(boot: Boot<'_>, image: &str, machine: Machine, audit: bool) -> Vec<
     let devices = format!("-bios {image} -serial file:{SERIAL} -device isa-debug-exit,iobase=0xf4,iosize=4");
     let drive = match boot {
         Boot::Rom(_) => String::new(),
+        Boot::RomAndGuest(..) => format!("-device loader,file={PLACED},addr={PLACED_HPA:#x},force-raw=on"),
         Boot::Stick(_) => format!("-vga std -drive format=raw,file={STICK}"),
     };
     let size = format!("-m {} -smp {}", machine.memory_mib, machine.cpus);

@@ -41,6 +41,8 @@ pub enum Behaviour {
     LargeFirmware,
     /// The firmware that the tool has in itself does not come to an end.
     OwnFirmwareHangs,
+    /// RAM images lie at address 0 whatever address they were to have.
+    RamImagesAtZero,
     /// Reads of control registers make no exit from SVM.
     ControlRegisterReadsStay,
     /// INVD exits with a code of its own.
@@ -78,7 +80,7 @@ const fn row(behaviour: Behaviour, family: Family, from: Version, texts: [&'stat
 }
 
 /// Every difference, by emulator and version.
-pub const DIFFERENCES: [Difference; 12] = [
+pub const DIFFERENCES: [Difference; 13] = [
     row(
         Behaviour::DebuggerOnRequest,
         Family::Bochs,
@@ -150,6 +152,16 @@ pub const DIFFERENCES: [Difference; 12] = [
             "does not get through the UEFI firmware in this tool",
             "with --uefi the system's OVMF is taken if there is one, else the run says what to install",
             "no boot in 180 s on any model, with OVMF 2025.02 and 2026.08 balanced",
+        ],
+    ),
+    row(
+        Behaviour::RamImagesAtZero,
+        Family::Bochs,
+        V3_1,
+        [
+            "puts every page of a RAM image at address 0: the A20 mask is 0 at that time",
+            "a guest that has to be placed in memory, such as Linux, is refused there",
+            "`xp /8bx 0` in its debugger at the start shows an image's last page, whatever address was asked for",
         ],
     ),
     row(

@@ -8,16 +8,16 @@ use std::borrow::Cow;
 use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
-use tollgate_abi::guest_image::{self, LoadError, MAX_SEGMENTS, Segment};
+use tollgate_abi::guest_image::{self, LoadError, MAX_SEGMENTS, Placing, Segment};
 
 use super::lz4_block;
 
 /// A guest that can be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guest<'data> {
-    /// The address of its entry point.
-    pub entry_gpa: u64,
-    /// The pieces to load, in the file's order.
+    /// Its machine, and its beginning.
+    pub placing: Placing,
+    /// The pieces to load, in the file's order. None if the guest is placed, which the image then leaves to others.
     pub pieces: Vec<Piece<'data>>,
 }
 
@@ -110,9 +110,9 @@ impl<'data> Guest<'data> {
         }
         let pieces =
             segments.iter().filter(loaded).map(|segment| piece(segment, data)).collect::<Result<Vec<_>, _>>()?;
-        let guest = Self { entry_gpa: header.e_entry(LE), pieces };
+        let guest = Self { placing: Placing::unikernel(header.e_entry(LE)), pieces };
         let segments: Vec<_> = guest.segments(0).into_iter().map(|(segment, _)| segment).collect();
-        guest_image::check(guest.entry_gpa, segments.iter().copied())?;
+        guest_image::check(&guest.placing, segments.iter().copied())?;
         Ok(guest)
     }
 

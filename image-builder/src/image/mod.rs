@@ -5,10 +5,12 @@ pub mod disk;
 mod guest;
 mod monitor;
 pub mod pe;
+mod placed;
 mod rom;
 mod stick;
 
 pub use guest::{Guest, GuestError, Piece};
+pub use placed::Placed;
 pub use rom::{ROM_BYTES, Rom, RomError};
 pub use stick::{Stick, StickError};
 

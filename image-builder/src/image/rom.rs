@@ -116,7 +116,7 @@ impl Rom {
         let segments: Vec<_> = segments.into_iter().map(|(segment, _)| segment).collect();
         let mut page = [0; DIRECTORY_BYTES];
         let place = PackedMonitor { image_offset: 0, packed_bytes: packed as u32, unpacked_bytes: unpacked as u32 };
-        guest_image::write_directory(&mut page, place, guest.entry_gpa, &segments, options)?;
+        guest_image::write_directory(&mut page, place, &guest.placing, &segments, options)?;
         bytes[DIRECTORY_OFFSET..BOOT_BLOCK_OFFSET].copy_from_slice(&page);
         Ok(Self {
             bytes,
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(rom.bytes.len(), ROM_BYTES);
         let page: &[u8; DIRECTORY_BYTES] = rom.bytes[DIRECTORY_OFFSET..BOOT_BLOCK_OFFSET].try_into().unwrap();
         let directory = Directory::read(page, ROM_BYTES as u64).unwrap();
-        assert_eq!((directory.options, directory.entry_gpa), ("workloads=cpuid", guest.entry_gpa));
+        assert_eq!((directory.options, directory.placing), ("workloads=cpuid", guest.placing));
         for (segment, piece) in directory.segments().zip(&guest.pieces) {
             let packed = &rom.bytes[segment.image_offset as usize..][..segment.packed_bytes as usize];
             let unpacked = lz4_flex::block::decompress(packed, segment.file_bytes as usize);

@@ -83,7 +83,7 @@ fn guest_file(guest: &Guest<'_>, options: &str) -> Result<Vec<u8>, StickError> {
     }
     let segments: Vec<_> = segments.into_iter().map(|(segment, _)| segment).collect();
     let mut page = [0; DIRECTORY_BYTES];
-    guest_image::write_directory(&mut page, APART, guest.entry_gpa, &segments, options)?;
+    guest_image::write_directory(&mut page, APART, &guest.placing, &segments, options)?;
     file[..DIRECTORY_BYTES].copy_from_slice(&page);
     Ok(file)
 }
@@ -116,7 +116,7 @@ mod tests {
         let mut stick = Stick::build(APPLICATION_ELF, &guest, options).unwrap();
         let file = disk::read(&mut stick.bytes, GUEST).unwrap();
         let directory = Directory::read(file.first_chunk().unwrap(), file.len() as u64).unwrap();
-        assert_eq!((directory.options, directory.entry_gpa), (options, guest.entry_gpa));
+        assert_eq!((directory.options, directory.placing), (options, guest.placing));
         for (segment, piece) in directory.segments().zip(&guest.pieces) {
             let packed = &file[segment.image_offset as usize..][..segment.packed_bytes as usize];
             let unpacked = lz4_flex::block::decompress(packed, segment.file_bytes as usize);

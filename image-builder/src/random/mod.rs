@@ -15,6 +15,7 @@ mod tables;
 
 use iced_x86::IcedError;
 use tollgate_abi::apic;
+use tollgate_abi::guest_image::Placing;
 
 use self::dice::Dice;
 use self::frame::{FRAME_BYTES, REPAIR};
@@ -63,7 +64,7 @@ impl RandomGuest {
         if !self.real_pages.is_empty() {
             pieces.push(piece(REAL_PAGES, &self.real_pages[..]));
         }
-        Guest { entry_gpa: self.blocks_gpa + ENTRY, pieces }
+        Guest { placing: Placing::unikernel(self.blocks_gpa + ENTRY), pieces }
     }
 
     /// The guest's bytes, one after the other.

@@ -7,10 +7,13 @@
 //! The host tool reads the guest's ELF file and writes this; the monitor checks it again before it copies a byte. A segment's
 //! bytes are packed as one LZ4 block where that saves room. The page also has the place of the packed monitor
 //! ([`crate::monitor_image`]). Numbers are little-endian.
+//!
+//! A guest that is too large for a ROM is *placed*: the emulator puts its bytes where guest-physical 0 is before the machine
+//! starts ([`PLACED_HPA`]). Such a guest has no segments, and the monitor writes nothing for it.
 
 use core::fmt;
 
-use crate::machine::{BOOT_AREA_BYTES, MODEL, OPTIONS_BYTES};
+use crate::machine::{BOOT_AREA_BYTES, BOOT_INFO_GPA, Kind, OPTIONS_BYTES, PAGE_TABLES_GPA, pc::MOST_MEMORY_MIB};
 pub use crate::rom::{BOOT_BLOCK_BYTES, DIRECTORY_BYTES, DIRECTORY_OFFSET, ROM_BASE, ROM_BYTES};
 
 use crate::monitor_image::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonitor};
@@ -18,14 +21,28 @@ use crate::monitor_image::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonit
 /// Marks a directory page.
 pub const MAGIC: [u8; 8] = *b"TollGate";
 /// Version of this format.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The most segments that a guest may have.
 pub const MAX_SEGMENTS: usize = 16;
 
-const HEADER_BYTES: usize = 48;
+const HEADER_BYTES: usize = 104;
+/// Offset of the machine's number and the words behind it.
+const GUEST_IN_DIRECTORY: usize = 48;
+
+/// The host-physical address of guest-physical 0 in a machine that starts from the ROM: above the monitor and its heap, and a
+/// multiple of 2 MiB for large pages.
+pub const PLACED_HPA: u64 = 8 << 20;
+/// The address, in the memory of such a machine, of the doubleword that says how many bytes of the guest were placed.
+pub const PLACED_BYTES_AT: u32 = ROM_BASE + (DIRECTORY_OFFSET + GUEST_IN_DIRECTORY + 16) as u32;
+/// The bytes with which a placed guest begins and ends, so that the monitor sees whether the emulator placed all of it.
+pub const PLACED_MARK: [u8; 8] = *b"TollGues";
 const SEGMENT_BYTES: usize = 40;
 
-const _: () = assert!(PLACE_IN_DIRECTORY + PACKED_MONITOR_BYTES <= HEADER_BYTES);
+/// Bytes of a page by which nested paging maps the memory of a machine that chooses how much.
+const LARGE_PAGE_BYTES: u64 = 2 << 20;
+
+const _: () = assert!(PLACE_IN_DIRECTORY + PACKED_MONITOR_BYTES <= GUEST_IN_DIRECTORY);
+const _: () = assert!(GUEST_IN_DIRECTORY + size_of::<[u64; 7]>() == HEADER_BYTES);
 
 /// A piece of guest memory to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +66,61 @@ impl Segment {
     }
 }
 
+/// The part of vCPU 0's state at its first instruction in which guests differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// RIP, a guest-physical address too: the first tables map it to itself.
+    pub rip: u64,
+    /// RSP.
+    pub rsp: u64,
+    /// RDI.
+    pub rdi: u64,
+    /// RSI.
+    pub rsi: u64,
+    /// CR3.
+    pub cr3: u64,
+}
+
+/// The guest's machine, and the way in which the guest lies in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placing {
+    /// The machine.
+    pub machine: Kind,
+    /// The machine's memory in bytes, where the image chooses.
+    pub memory_bytes: u64,
+    /// Bytes from guest-physical 0 on that are there before the monitor is; 0 if the monitor loads the guest.
+    pub placed_bytes: u64,
+    /// The guest's beginning.
+    pub entry: Entry,
+}
+
+impl Placing {
+    /// A guest of the unikernel's machine, with this entry point, which the monitor loads.
+    pub const fn unikernel(entry_gpa: u64) -> Self {
+        let entry = Entry { rip: entry_gpa, rsp: 0, rdi: BOOT_INFO_GPA, rsi: 0, cr3: PAGE_TABLES_GPA };
+        Self { machine: Kind::Unikernel, memory_bytes: Kind::Unikernel.row().memory_bytes(), placed_bytes: 0, entry }
+    }
+
+    /// Bytes of memory that segments may lie in.
+    const fn ram_bytes(&self) -> u64 {
+        match self.machine {
+            Kind::Unikernel => Kind::Unikernel.row().ram_bytes(),
+            Kind::Pc => self.memory_bytes,
+        }
+    }
+
+    const fn words(&self) -> [u64; 7] {
+        // RIP has its place further up.
+        let Entry { rsp, rdi, rsi, cr3, .. } = self.entry;
+        [self.machine as u64, self.memory_bytes, self.placed_bytes, rsp, rdi, rsi, cr3]
+    }
+}
+
 /// The contents of the directory page.
 #[derive(Clone, Copy, Debug)]
 pub struct Directory<'a> {
-    /// The guest's entry point.
-    pub entry_gpa: u64,
+    /// The guest's machine and entry.
+    pub placing: Placing,
     /// The run's options; see [`crate::command_line`].
     pub options: &'a str,
     segments: &'a [u8],
@@ -74,8 +141,8 @@ pub enum LoadError {
     TooManySegments(usize),
     /// More bytes in the file than in memory.
     FileLongerThanMemory(Segment),
-    /// Outside the guest's memory.
-    OutsideMemory(Segment),
+    /// Outside the guest's memory, of which there are so many bytes.
+    OutsideMemory(Segment, u64),
     /// In the boot area, which belongs to the monitor.
     OverlapsBootArea(Segment),
     /// Two segments share memory.
@@ -86,6 +153,10 @@ pub enum LoadError {
     EntryOutside(u64),
     /// The options are too long or not printable ASCII.
     Options,
+    /// No machine has this number.
+    Machine(u64),
+    /// The machine can't have as much memory, in bytes, or a guest as long in it.
+    Memory(Placing),
 }
 
 impl fmt::Display for LoadError {
@@ -108,12 +179,11 @@ impl fmt::Display for LoadError {
                     segment.gpa, segment.file_bytes, segment.memory_bytes
                 )
             }
-            LoadError::OutsideMemory(segment) => {
+            LoadError::OutsideMemory(segment, ram_bytes) => {
                 let (gpa, bytes) = range(segment);
                 write!(
                     f,
-                    "the guest's segment at {gpa:#x}, {bytes:#x} bytes long, lies outside the guest's memory (0 to {:#x})",
-                    MODEL.ram_bytes()
+                    "the guest's segment at {gpa:#x}, {bytes:#x} bytes long, lies outside the guest's memory (0 to {ram_bytes:#x})"
                 )
             }
             LoadError::OverlapsBootArea(segment) => {
@@ -131,6 +201,17 @@ impl fmt::Display for LoadError {
                 write!(f, "the guest's entry point {entry:#x} is in none of its segments")
             }
             LoadError::Options => write!(f, "the options are longer than {OPTIONS_BYTES} bytes or not printable ASCII"),
+            LoadError::Machine(number) => {
+                write!(f, "the image's directory names machine {number}, which does not exist")
+            }
+            LoadError::Memory(placing) => {
+                let Placing { memory_bytes, placed_bytes, .. } = placing;
+                write!(
+                    f,
+                    "the guest's machine can't have {memory_bytes:#x} bytes of memory with {placed_bytes:#x} bytes placed in \
+                     it: it has 2 to {MOST_MEMORY_MIB} MiB, a multiple of 2 MiB"
+                )
+            }
         }
     }
 }
@@ -139,8 +220,22 @@ impl fmt::Display for LoadError {
 ///
 /// # Errors
 /// The first rule that a segment breaks.
-pub fn check(entry_gpa: u64, segments: impl Iterator<Item = Segment> + Clone) -> Result<(), LoadError> {
+pub fn check(placing: &Placing, segments: impl Iterator<Item = Segment> + Clone) -> Result<(), LoadError> {
+    let (entry_gpa, ram_bytes) = (placing.entry.rip, placing.ram_bytes());
     let count = segments.clone().count();
+    if placing.machine == Kind::Pc {
+        let fits = (LARGE_PAGE_BYTES..=MOST_MEMORY_MIB << 20).contains(&placing.memory_bytes)
+            && placing.memory_bytes.is_multiple_of(LARGE_PAGE_BYTES)
+            && placing.placed_bytes <= placing.memory_bytes;
+        if !fits {
+            return Err(LoadError::Memory(*placing));
+        }
+        if entry_gpa >= placing.placed_bytes {
+            return Err(LoadError::EntryOutside(entry_gpa));
+        }
+        // All of it is placed.
+        return if count == 0 { Ok(()) } else { Err(LoadError::TooManySegments(count)) };
+    }
     if count == 0 {
         return Err(LoadError::Empty);
     }
@@ -151,8 +246,8 @@ pub fn check(entry_gpa: u64, segments: impl Iterator<Item = Segment> + Clone) ->
         if segment.file_bytes > segment.memory_bytes {
             return Err(LoadError::FileLongerThanMemory(segment));
         }
-        let end = segment.gpa.checked_add(segment.memory_bytes).filter(|&end| end <= MODEL.ram_bytes());
-        let end = end.ok_or(LoadError::OutsideMemory(segment))?;
+        let end = segment.gpa.checked_add(segment.memory_bytes).filter(|&end| end <= ram_bytes);
+        let end = end.ok_or(LoadError::OutsideMemory(segment, ram_bytes))?;
         if segment.gpa < BOOT_AREA_BYTES {
             return Err(LoadError::OverlapsBootArea(segment));
         }
@@ -180,11 +275,11 @@ fn options_fit(options: &[u8]) -> bool {
 pub fn write_directory(
     page: &mut [u8; DIRECTORY_BYTES],
     monitor: PackedMonitor,
-    entry_gpa: u64,
+    placing: &Placing,
     segments: &[Segment],
     options: &str,
 ) -> Result<(), LoadError> {
-    check(entry_gpa, segments.iter().copied())?;
+    check(placing, segments.iter().copied())?;
     if !options_fit(options.as_bytes()) {
         return Err(LoadError::Options);
     }
@@ -197,11 +292,12 @@ pub fn write_directory(
     put(&MAGIC);
     put(&VERSION.to_le_bytes());
     put(&(segments.len() as u32).to_le_bytes());
-    put(&entry_gpa.to_le_bytes());
+    put(&placing.entry.rip.to_le_bytes());
     put(&(options.len() as u64).to_le_bytes());
-    let mut place = [0; HEADER_BYTES - PLACE_IN_DIRECTORY];
+    let mut place = [0; GUEST_IN_DIRECTORY - PLACE_IN_DIRECTORY];
     place[..PACKED_MONITOR_BYTES].copy_from_slice(&monitor.to_bytes());
     put(&place);
+    placing.words().iter().for_each(|word| put(&word.to_le_bytes()));
     for segment in segments {
         for word in [segment.gpa, segment.memory_bytes, segment.image_offset, segment.file_bytes, segment.packed_bytes]
         {
@@ -237,8 +333,13 @@ impl<'a> Directory<'a> {
         let options_bytes = usize::try_from(word(&page[24..32])).map_err(|_| LoadError::Malformed)?;
         let options = rest.get(..options_bytes).filter(|bytes| options_fit(bytes)).ok_or(LoadError::Options)?;
         let options = core::str::from_utf8(options).map_err(|_| LoadError::Options)?;
-        let directory = Self { entry_gpa: word(&page[16..24]), options, segments };
-        check(directory.entry_gpa, directory.segments())?;
+        let guest: [u64; 7] = core::array::from_fn(|at| word(&page[GUEST_IN_DIRECTORY + 8 * at..]));
+        let [machine, memory_bytes, placed_bytes, rsp, rdi, rsi, cr3] = guest;
+        let kind = u32::try_from(machine).ok().and_then(Kind::of_number).ok_or(LoadError::Machine(machine))?;
+        let entry = Entry { rip: word(&page[16..24]), rsp, rdi, rsi, cr3 };
+        let placing = Placing { machine: kind, memory_bytes, placed_bytes, entry };
+        let directory = Self { placing, options, segments };
+        check(&directory.placing, directory.segments())?;
         let in_image = |segment: &Segment| {
             segment.packed_bytes <= segment.file_bytes
                 && segment.image_offset.checked_add(segment.packed_bytes).is_some_and(|end| end <= image_bytes)
@@ -276,14 +377,14 @@ mod tests {
 
     fn page(entry: u64, segments: &[Segment], options: &str) -> Result<[u8; DIRECTORY_BYTES], LoadError> {
         let mut page = [0; DIRECTORY_BYTES];
-        write_directory(&mut page, MONITOR, entry, segments, options).map(|()| page)
+        write_directory(&mut page, MONITOR, &Placing::unikernel(entry), segments, options).map(|()| page)
     }
 
     #[test]
     fn a_directory_reads_as_it_was_written() {
         let page = page(0x10_0010, &[CODE, DATA], "workloads=cpuid").unwrap();
         let directory = Directory::read(&page, 0x4_0000).unwrap();
-        assert_eq!((directory.entry_gpa, directory.options), (0x10_0010, "workloads=cpuid"));
+        assert_eq!((directory.placing, directory.options), (Placing::unikernel(0x10_0010), "workloads=cpuid"));
         assert_eq!((PackedMonitor::read(&page), page[PLACE_IN_DIRECTORY + 8]), (MONITOR, 0x80));
         assert_eq!(directory.segments().collect::<Vec<_>>(), [CODE, DATA]);
         assert_eq!(Directory::read(&page, 0x1000).unwrap_err(), LoadError::OutsideImage(CODE));
@@ -296,16 +397,49 @@ mod tests {
         check(CODE.gpa, &[CODE; 17], LoadError::TooManySegments(17));
         let long = Segment { file_bytes: 0x3000, ..CODE };
         check(CODE.gpa, &[long], LoadError::FileLongerThanMemory(long));
-        let high = Segment { gpa: MODEL.ram_bytes() - 0x1000, ..CODE };
-        check(CODE.gpa, &[CODE, high], LoadError::OutsideMemory(high));
+        let ram_bytes = Kind::Unikernel.row().ram_bytes();
+        let high = Segment { gpa: ram_bytes - 0x1000, ..CODE };
+        check(CODE.gpa, &[CODE, high], LoadError::OutsideMemory(high, ram_bytes));
         let wrapping = Segment { gpa: u64::MAX, ..CODE };
-        check(CODE.gpa, &[wrapping], LoadError::OutsideMemory(wrapping));
+        check(CODE.gpa, &[wrapping], LoadError::OutsideMemory(wrapping, ram_bytes));
         let low = Segment { gpa: 0x1000, ..CODE };
         check(CODE.gpa, &[low], LoadError::OverlapsBootArea(low));
         let inner = Segment { gpa: CODE.gpa + 0x1fff, ..DATA };
         check(CODE.gpa, &[CODE, inner], LoadError::Overlap(CODE, inner));
         check(0x20_0000, &[CODE], LoadError::EntryOutside(0x20_0000));
         assert_eq!(page(CODE.gpa, &[CODE], "\n").unwrap_err(), LoadError::Options);
+    }
+
+    /// A PC with 64 MiB, in which 32 MiB are placed.
+    const KERNEL: Placing = Placing {
+        machine: Kind::Pc,
+        memory_bytes: 64 << 20,
+        placed_bytes: 32 << 20,
+        entry: Entry { rip: 0x100_0000, rsp: 1, rdi: 2, rsi: 3, cr3: 4 },
+    };
+
+    #[test]
+    fn a_placed_guest_has_no_segments_and_lies_in_memory_that_the_machine_can_have() {
+        let written = |placing: &Placing, segments: &[Segment]| {
+            let mut page = [0; DIRECTORY_BYTES];
+            write_directory(&mut page, MONITOR, placing, segments, "cpus=2").map(|()| page)
+        };
+        let mut page = written(&KERNEL, &[]).unwrap();
+        let directory = Directory::read(&page, 0x4_0000).unwrap();
+        assert_eq!((directory.placing, directory.segments().count()), (KERNEL, 0));
+        let at = (PLACED_BYTES_AT - ROM_BASE) as usize - DIRECTORY_OFFSET;
+        assert_eq!(word(&page[at..]), KERNEL.placed_bytes, "where the boot block looks");
+        assert_eq!(written(&KERNEL, &[CODE]), Err(LoadError::TooManySegments(1)));
+        let outside = Placing { entry: Entry { rip: KERNEL.placed_bytes, ..KERNEL.entry }, ..KERNEL };
+        assert_eq!(written(&outside, &[]), Err(LoadError::EntryOutside(KERNEL.placed_bytes)));
+        for (memory_bytes, placed_bytes) in
+            [(0, 0), (1 << 20, 1 << 20), (32 << 20, (32 << 20) + 1), ((MOST_MEMORY_MIB + 2) << 20, 1), (3 << 20, 1)]
+        {
+            let placing = Placing { memory_bytes, placed_bytes, ..KERNEL };
+            assert_eq!(written(&placing, &[]), Err(LoadError::Memory(placing)));
+        }
+        page[GUEST_IN_DIRECTORY] = 7;
+        assert_eq!(Directory::read(&page, 0x4_0000).unwrap_err(), LoadError::Machine(7));
     }
 
     proptest! {

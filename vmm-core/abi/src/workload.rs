@@ -122,6 +122,10 @@ pub enum Outcome {
     Exited,
     /// The guest ended itself without a book, or with one that the monitor could not read.
     ExitedWithoutBook,
+    /// The guest switched the machine off.
+    PoweredOff,
+    /// The guest had the machine start again.
+    Reset,
     /// A triple fault.
     TripleFault,
     /// An access outside the guest's memory.
@@ -152,9 +156,11 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 15] = [
+    pub const ALL: [Outcome; 17] = [
         Outcome::Exited,
         Outcome::ExitedWithoutBook,
+        Outcome::PoweredOff,
+        Outcome::Reset,
         Outcome::TripleFault,
         Outcome::OutsideMemory,
         Outcome::NoExits,
@@ -175,6 +181,8 @@ impl Outcome {
         match self {
             Outcome::Exited => "exited",
             Outcome::ExitedWithoutBook => "exited-without-book",
+            Outcome::PoweredOff => "powered-off",
+            Outcome::Reset => "reset",
             Outcome::TripleFault => "triple-fault",
             Outcome::OutsideMemory => "outside-memory",
             Outcome::NoExits => "no-exits",
@@ -189,6 +197,11 @@ impl Outcome {
             Outcome::StoppedByAnother => "stopped-by-another",
             Outcome::Init => "init",
         }
+    }
+
+    /// Whether the guest ended because it meant to.
+    pub const fn is_intended(self) -> bool {
+        matches!(self, Outcome::Exited | Outcome::PoweredOff | Outcome::Reset)
     }
 
     /// The inverse of [`Outcome::name`].

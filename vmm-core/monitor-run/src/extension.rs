@@ -5,17 +5,16 @@ use core::fmt;
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::machine::MODEL;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
-use vmm_core::memory::GuestMemory;
-use vmm_core::nested::{Table, most_tables};
+use vmm_core::nested::Table;
 use vmm_core::svm::permission_maps::IOPM_PAGES;
 
+use crate::guest::Guest;
 use crate::processors::Seated;
 use crate::scenarios::Stage;
 
@@ -45,14 +44,10 @@ where
 /// The parts that every vCPU is made from.
 pub(crate) struct Plan<B: Extension> {
     pub(crate) capabilities: B::Capabilities,
-    pub(crate) memory: GuestMemory,
-    pub(crate) entry_gpa: u64,
+    pub(crate) guest: Guest,
     pub(crate) options: Options<'static>,
     /// TSC ticks of the run from the first entry on; 0 for no limit.
     pub(crate) limit_ticks: u64,
     /// The I/O permission map of SVM, whose first two pages are the I/O bitmaps of VT-x: every port exits.
     pub(crate) all_ports: &'static [Table; IOPM_PAGES],
 }
-
-/// The number of tables in a nested-paging arena.
-pub(crate) const NESTED_TABLES: usize = most_tables(MODEL);

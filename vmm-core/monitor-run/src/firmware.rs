@@ -29,10 +29,10 @@ pub struct Firmware {
     pub directory: fn() -> Result<Directory<'static>, Refused>,
     /// The bytes in which the directory's offsets count.
     pub image: fn() -> &'static [u8],
-    /// Host-physical address of the guest's memory, as much as its machine has: a multiple of 2 MiB, mapped to itself, used by nothing else.
-    pub guest_memory: fn() -> Result<u64, Refused>,
-    /// Memory for a trace, used by nothing else and mapped to itself. Asked for once.
-    pub spare_memory: fn() -> &'static [Slot],
+    /// Host-physical address of as much memory for the guest: a multiple of 2 MiB, mapped to itself, used by nothing else.
+    pub guest_memory: fn(bytes: u64) -> Result<u64, Refused>,
+    /// Memory for a trace, used by nothing else and mapped to itself, besides that of the guest. Asked for once.
+    pub spare_memory: fn(guest_bytes: u64) -> &'static [Slot],
     /// Starts the other processors, each of which comes to [`crate::processors::other_main`] with a number of its own.
     pub start_others: fn(&LocalApic),
     /// Whether processors go back to the firmware. Then a vCPU is stopped by NMI: an INIT in VMX root operation stays pending

@@ -1,10 +1,75 @@
-//! Lays the guest out in its memory, from the image that holds it.
+//! Lays the guest out in its memory, from the image that holds it, or finds it there.
 #![expect(unsafe_code, reason = "takes the guest's region as memory")]
 
-use tollgate_abi::guest_image::Directory;
+use alloc::boxed::Box;
+use alloc::vec;
+
+use tollgate_abi::guest_image::{Directory, Entry, PLACED_MARK, Placing};
 use tollgate_abi::machine::*;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::memory::{BadAddress, GuestMemory};
+
+use crate::Refused;
+
+/// A guest in its memory.
+pub(crate) struct Guest {
+    /// The machine.
+    pub(crate) model: &'static Model,
+    /// The machine's memory.
+    pub(crate) memory: GuestMemory,
+    /// The guest's beginning.
+    pub(crate) entry: Entry,
+}
+
+/// The machine that an image asks for.
+pub(crate) fn model(placing: &Placing) -> &'static Model {
+    let row = placing.machine.row();
+    if !row.memory.is_empty() {
+        return row;
+    }
+    let memory = vec![Region { gpa: 0, bytes: placing.memory_bytes, mapping: Mapping::Always }].leak();
+    Box::leak(Box::new(Model { memory, ..*row }))
+}
+
+/// Takes the guest's memory. A guest that was placed there is checked; any other is loaded.
+///
+/// # Safety
+/// As for [`unpack`].
+pub(crate) unsafe fn load(
+    directory: &Directory<'_>,
+    model: &'static Model,
+    image: &[u8],
+    guest_hpa: u64,
+    vcpus: usize,
+    facts: Facts,
+) -> Result<Guest, Refused> {
+    let placing = directory.placing;
+    let memory = if placing.placed_bytes > 0 {
+        // SAFETY: the caller's contract.
+        let memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, model.memory_bytes()) };
+        if !is_placed(&memory, placing.placed_bytes) {
+            return Err(Refused::new(
+                format_args!("the guest's {} bytes are not in the machine's memory", placing.placed_bytes),
+                "start the image by `tollgate run`, which has the emulator place them; if it did, this version of the emulator can't",
+            ));
+        }
+        memory
+    } else {
+        // SAFETY: the caller's contract.
+        unsafe { unpack(directory, model, image, guest_hpa, vcpus, facts) }
+            .expect("the directory was checked against the guest's memory")
+    };
+    Ok(Guest { model, memory, entry: placing.entry })
+}
+
+/// Whether a placed guest begins and ends with the marks that the host tool wrote.
+fn is_placed(memory: &GuestMemory, bytes: u64) -> bool {
+    let has_mark = |gpa: u64| {
+        let mut found = [0; PLACED_MARK.len()];
+        memory.read(gpa, &mut found).is_ok() && found == PLACED_MARK
+    };
+    has_mark(0) && has_mark(bytes.wrapping_sub(PLACED_MARK.len() as u64))
+}
 
 /// Takes the guest's memory, zeroed, and loads the guest: segments, page tables, boot information.
 ///
@@ -12,16 +77,17 @@ use vmm_core::memory::{BadAddress, GuestMemory};
 ///
 /// # Safety
 /// `guest_hpa` is the address that the firmware gave as the guest's memory, and this is called once.
-pub(crate) unsafe fn load(
+unsafe fn unpack(
     directory: &Directory<'_>,
+    model: &Model,
     image: &[u8],
     guest_hpa: u64,
     vcpus: usize,
     facts: Facts,
 ) -> Result<GuestMemory, BadAddress> {
     // SAFETY: the caller's contract: the bytes of the machine's memory from there are memory, mapped to itself, and nobody else's.
-    let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, MODEL.memory_bytes()) };
-    memory.zero(0, MODEL.memory_bytes())?;
+    let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, model.memory_bytes()) };
+    memory.zero(0, model.memory_bytes())?;
     for segment in directory.segments() {
         let stored = &image[segment.image_offset as usize..][..segment.packed_bytes as usize];
         if segment.is_packed() {
@@ -32,7 +98,7 @@ pub(crate) unsafe fn load(
         }
     }
     page_tables(&mut memory)?;
-    boot_info(&mut memory, directory.options, vcpus, facts)?;
+    boot_info(&mut memory, model, directory.options, vcpus, facts)?;
     Ok(memory)
 }
 
@@ -48,8 +114,14 @@ fn page_tables(memory: &mut GuestMemory) -> Result<(), BadAddress> {
     (0..4 * 512).try_for_each(|page| memory.write_u64(directories + 8 * page, page << 21 | LARGE_PAGE))
 }
 
-fn boot_info(memory: &mut GuestMemory, options: &str, vcpus: usize, facts: Facts) -> Result<(), BadAddress> {
-    let (ram_bytes, fresh, options_bytes) = (MODEL.ram_bytes(), MODEL.fresh(), options.len() as u64);
+fn boot_info(
+    memory: &mut GuestMemory,
+    model: &Model,
+    options: &str,
+    vcpus: usize,
+    facts: Facts,
+) -> Result<(), BadAddress> {
+    let (ram_bytes, fresh, options_bytes) = (model.ram_bytes(), model.fresh(), options.len() as u64);
     let words = [BOOT_INFO_MAGIC, ram_bytes, fresh.gpa, fresh.bytes, vcpus as u64, facts.to_word(), options_bytes];
     for (gpa, word) in (BOOT_INFO_GPA..).step_by(8).zip(words) {
         memory.write_u64(gpa, word)?;
@@ -60,11 +132,11 @@ fn boot_info(memory: &mut GuestMemory, options: &str, vcpus: usize, facts: Facts
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::vec;
     use std::vec::Vec;
     use tollgate_abi::guest_image::{DIRECTORY_BYTES, Segment, write_directory};
     use tollgate_abi::monitor_image::PackedMonitor;
 
+    const MODEL: &Model = &UNIKERNEL;
     const CODE_GPA: u64 = 0x10_0000;
     const DATA_GPA: u64 = CODE_GPA + 0x3000;
 
@@ -88,12 +160,12 @@ mod tests {
         ];
         let mut page = [0; DIRECTORY_BYTES];
         let monitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
-        write_directory(&mut page, monitor, CODE_GPA, &segments, options).unwrap();
+        write_directory(&mut page, monitor, &Placing::unikernel(CODE_GPA), &segments, options).unwrap();
         let image = [&page[..], packed, plain].concat();
         let directory = Directory::read(&page, image.len() as u64).unwrap();
         let mut region = vec![0xa5; MODEL.memory_bytes() as usize];
         // SAFETY: the vector is this memory alone's, and the returned pair keeps it as long as the memory.
-        unsafe { load(&directory, &image, region.as_mut_ptr() as u64, 3, Facts::from_word(5)) }
+        unsafe { unpack(&directory, MODEL, &image, region.as_mut_ptr() as u64, 3, Facts::from_word(5)) }
             .map(|memory| (memory, region))
     }
 
@@ -115,6 +187,23 @@ mod tests {
     #[test]
     fn a_segment_that_does_not_unpack_is_refused() {
         assert_eq!(loaded(&[0xff; 9], 2000, "").err(), Some(BadAddress(CODE_GPA)));
+    }
+
+    #[test]
+    fn a_placed_guest_has_its_mark_at_either_end() {
+        const BYTES: u64 = 0x5000;
+        let placing =
+            Placing { machine: Kind::Pc, memory_bytes: 4 << 20, placed_bytes: BYTES, entry: Entry::default() };
+        let model = model(&placing);
+        assert_eq!((model.memory_bytes(), model.devices), (4 << 20, PC.devices));
+        let mut region = vec![0; 4 << 20];
+        // SAFETY: the vector is this memory alone's.
+        let mut memory = unsafe { GuestMemory::new(region.as_mut_ptr(), 4 << 20) };
+        assert!(!is_placed(&memory, BYTES));
+        memory.write(0, &PLACED_MARK).unwrap();
+        assert!(!is_placed(&memory, BYTES));
+        memory.write(BYTES - 8, &PLACED_MARK).unwrap();
+        assert!(is_placed(&memory, BYTES) && !is_placed(&memory, BYTES - 1) && !is_placed(&memory, 4));
     }
 
     #[test]

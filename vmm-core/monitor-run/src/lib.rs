@@ -37,7 +37,7 @@ use linked_list_allocator::LockedHeap;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::judgement::Judgement;
-use tollgate_abi::machine::MODEL;
+use tollgate_abi::machine::Kind;
 use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::host::keyboard;
@@ -119,11 +119,12 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     });
     let vcpus = processors.min(options.cpus as usize);
     if !options.guest_keeps_book {
-        session.leave_out_guest_book();
+        session.leave_out_guest_book(directory.placing.machine == Kind::Pc);
     }
     let facts = found.as_ref().map_or(Facts::default(), Found::facts);
     introduce(session, directory.options, &options, facts, vcpus);
-    let (guest, fresh) = (MODEL.ram_bytes(), MODEL.fresh().bytes);
+    let model = guest::model(&directory.placing);
+    let (guest, fresh) = (model.ram_bytes(), model.fresh().bytes);
     let record = records::Memory { total: (firmware.memory_bytes)(), guest, fresh };
     let _ = record.write(session.sink());
     introduce::silicon(session);
@@ -132,18 +133,16 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
         let record = records::Probe { instruction: &instruction, reason: reason.ledger_row() as u16 };
         let _ = record.write(session.sink());
     }
-    let guest_hpa = (firmware.guest_memory)()?;
+    let guest_hpa = (firmware.guest_memory)(model.memory_bytes())?;
     all_there(session, &options, vcpus, &found)?;
     BOARD.settle(vcpus);
     // SAFETY: the firmware's word for it; this is the one call.
-    let memory = unsafe { guest::load(&directory, (firmware.image)(), guest_hpa, vcpus, facts) };
-    let memory = memory.expect("the directory was checked against the guest's memory");
+    let guest = unsafe { guest::load(&directory, model, (firmware.image)(), guest_hpa, vcpus, facts) }?;
     let local_apic = local_apic.expect("an extension was found");
     let seated = Seated { vcpu: 0, host, local_apic };
-    let entry_gpa = directory.entry_gpa;
     Ok(match found {
-        Found::VtX(capabilities) => run_with::<Vmx>(capabilities, memory, entry_gpa, options, session, &seated),
-        Found::Svm(capabilities) => run_with::<Svm>(capabilities, memory, entry_gpa, options, session, &seated),
+        Found::VtX(capabilities) => run_with::<Vmx>(capabilities, guest, options, session, &seated),
+        Found::Svm(capabilities) => run_with::<Svm>(capabilities, guest, options, session, &seated),
     })
 }
 

@@ -3,8 +3,9 @@
 
 use alloc::vec::Vec;
 
-use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, ROM_BASE, ROM_BYTES};
-use tollgate_abi::machine::MODEL;
+use tollgate_abi::guest_image::{
+    DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, PLACED_HPA, ROM_BASE, ROM_BYTES,
+};
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::recording::Slot;
 
@@ -15,15 +16,10 @@ use crate::{Refused, ports};
 const HEAP_START: usize = 2 << 20;
 const HEAP_BYTES: usize = 6 << 20;
 
-/// The address of guest-physical 0: above the monitor and its heap, and a multiple of 2 MiB for large pages.
-const GUEST_HPA: u64 = 8 << 20;
-const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= GUEST_HPA);
+const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= PLACED_HPA);
 
 /// The last end that memory can have: below 4 GiB devices and the ROM come.
 const MAPPED_BYTES: u64 = 2 << 30;
-
-/// Bytes of memory that the machine must have.
-const NEEDED_BYTES: u64 = GUEST_HPA + MODEL.memory_bytes();
 
 /// The ROM as firmware; its boot block starts the other processors, by `start_others`.
 pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
@@ -68,28 +64,30 @@ fn directory() -> Result<Directory<'static>, Refused> {
 }
 
 /// The memory above the guest's.
-fn spare_memory() -> &'static [Slot] {
-    let bytes = spare_bytes(ports::memory_bytes());
+fn spare_memory(guest_bytes: u64) -> &'static [Slot] {
+    let start = PLACED_HPA + guest_bytes;
+    let bytes = spare_bytes(ports::memory_bytes(), start);
     // SAFETY: memory of the machine that nothing else uses, mapped to itself by the boot block; a slot may have any value.
-    unsafe { core::slice::from_raw_parts(NEEDED_BYTES as usize as *const Slot, bytes as usize / size_of::<Slot>()) }
+    unsafe { core::slice::from_raw_parts(start as usize as *const Slot, bytes as usize / size_of::<Slot>()) }
 }
 
-const fn spare_bytes(memory_bytes: u64) -> u64 {
+const fn spare_bytes(memory_bytes: u64, start: u64) -> u64 {
     let end = if memory_bytes < MAPPED_BYTES { memory_bytes } else { MAPPED_BYTES };
-    end.saturating_sub(NEEDED_BYTES)
+    end.saturating_sub(start)
 }
 
-fn guest_memory() -> Result<u64, Refused> {
-    guest_memory_of(ports::memory_bytes())
+fn guest_memory(bytes: u64) -> Result<u64, Refused> {
+    guest_memory_of(ports::memory_bytes(), bytes)
 }
 
-fn guest_memory_of(memory_bytes: u64) -> Result<u64, Refused> {
-    if memory_bytes < NEEDED_BYTES {
-        let (has, needs) = (memory_bytes >> 20, NEEDED_BYTES >> 20);
+fn guest_memory_of(memory_bytes: u64, guest_bytes: u64) -> Result<u64, Refused> {
+    let needed = PLACED_HPA + guest_bytes;
+    if memory_bytes < needed {
+        let (has, needs) = (memory_bytes >> 20, needed >> 20);
         let detail = format_args!("the machine has {has} MiB of memory; the monitor and its guest need {needs} MiB");
         return Err(Refused::new(detail, "give the machine more memory"));
     }
-    Ok(GUEST_HPA)
+    Ok(PLACED_HPA)
 }
 
 #[cfg(test)]
@@ -98,12 +96,14 @@ mod tests {
 
     #[test]
     fn a_machine_with_too_little_memory_is_refused_and_what_is_left_is_for_a_trace() {
-        assert_eq!(guest_memory_of(NEEDED_BYTES).ok(), Some(GUEST_HPA));
-        let refused = guest_memory_of(NEEDED_BYTES - 1).unwrap_err();
-        let (has, needs) = ((NEEDED_BYTES >> 20) - 1, NEEDED_BYTES >> 20);
+        const GUEST: u64 = 16 << 20;
+        const NEEDED: u64 = PLACED_HPA + GUEST;
+        assert_eq!(guest_memory_of(NEEDED, GUEST).ok(), Some(PLACED_HPA));
+        let refused = guest_memory_of(NEEDED - 1, GUEST).unwrap_err();
+        let (has, needs) = ((NEEDED >> 20) - 1, NEEDED >> 20);
         assert!(refused.detail.contains(&std::format!("has {has} MiB")), "{refused:?}");
         assert!(refused.detail.contains(&std::format!("need {needs} MiB")), "{refused:?}");
-        let spare = [0, NEEDED_BYTES, NEEDED_BYTES + 4096, MAPPED_BYTES, 4 << 30].map(spare_bytes);
-        assert_eq!(spare, [0, 0, 4096, MAPPED_BYTES - NEEDED_BYTES, MAPPED_BYTES - NEEDED_BYTES]);
+        let spare = [0, NEEDED, NEEDED + 4096, MAPPED_BYTES, 4 << 30].map(|bytes| spare_bytes(bytes, NEEDED));
+        assert_eq!(spare, [0, 0, 4096, MAPPED_BYTES - NEEDED, MAPPED_BYTES - NEEDED]);
     }
 }

@@ -8,7 +8,6 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::machine::MODEL;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Outcome;
 use vmm_core::board::Condition;
@@ -21,7 +20,6 @@ use vmm_core::host::registers::{NEVER, tsc};
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
 use vmm_core::machine::{Configuration, Machine, Parts, Shared};
-use vmm_core::memory::GuestMemory;
 use vmm_core::nested::Table;
 use vmm_core::recorder::Recorded;
 use vmm_core::recording::{Recording, Slot};
@@ -33,6 +31,7 @@ use vmm_core::vcpu::Vcpu;
 use crate::board::BOARD;
 use crate::extension::{Extension, Plan};
 use crate::firmware::firmware;
+use crate::guest::Guest;
 use crate::introduce::controls;
 use crate::processors::Seated;
 use crate::serial::Serial;
@@ -44,8 +43,7 @@ use crate::{LIMIT_SECONDS, processor, processors, scenarios};
 #[inline(never)]
 pub(crate) fn run_with<B: Extension>(
     capabilities: B::Capabilities,
-    memory: GuestMemory,
-    entry_gpa: u64,
+    guest: Guest,
     options: Options<'static>,
     session: &mut Session<Serial>,
     seated: &Seated,
@@ -57,7 +55,7 @@ where
     Recorded: ExitPath<B>,
 {
     let limit_ticks = options.limit_ticks.unwrap_or_else(|| LIMIT_SECONDS * processor::tsc_hz());
-    let plan = Plan::<B> { capabilities, memory, entry_gpa, options, limit_ticks, all_ports: all_ports() };
+    let plan = Plan::<B> { capabilities, guest, options, limit_ticks, all_ports: all_ports() };
     let stack: fn(Recording) -> &'static dyn AnyStack<B> = match options {
         Options { accounting: false, .. } => stack::<Unaccounted, B>,
         Options { keys: true, .. } => stack::<Keyed, B>,
@@ -88,7 +86,7 @@ impl<B: Extension> Run<B> {
     fn prepare(plan: Plan<B>, stack: fn(Recording) -> &'static dyn AnyStack<B>) -> &'static Self {
         let (rate_step_ticks, start_tsc) = (plan.options.rate_step_ticks, tsc());
         let (vcpus, exits) = (BOARD.vcpus(), plan.options.trace_exits);
-        let room = if exits > 0 { (firmware().spare_memory)() } else { &[] };
+        let room = if exits > 0 { (firmware().spare_memory)(plan.guest.memory.bytes()) } else { &[] };
         let stacks = rings(room, vcpus, exits).map(|ring| stack(Recording { ring, rate_step_ticks, start_tsc }));
         let stacks: Vec<_> = stacks.take(vcpus).collect();
         let books: Vec<_> = stacks.iter().map(|stack| stack.book()).collect();
@@ -122,7 +120,7 @@ impl<B: Extension> Run<B> {
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) && BOARD.fault().vcpu().is_none() {
             scenarios::run(&mut vcpu, &mut *owner, &self.books, session, &self.plan.options, B::pages());
         }
-        session.finish(&vcpu.machine, &self.books, firmware().keep_end)
+        session.finish(&mut vcpu.machine, &self.books, firmware().keep_end)
     }
 
     /// Another processor's part: its vCPU, each time that it is started, until it is over.
@@ -160,7 +158,8 @@ fn lay_out<B: Extension>(
 ) -> (Vcpu<B>, GuestRegisters) {
     let (capabilities, vcpu) = (plan.capabilities, seated.vcpu);
     let allows_rdtscp = B::allows_rdtscp(&capabilities);
-    let cpuid = CpuidTable::new(processor::cpuid, vcpu as u32, BOARD.vcpus() as u32, allows_rdtscp);
+    let cpuid = CpuidTable::new(processor::cpuid, vcpu as u32, BOARD.vcpus() as u32, allows_rdtscp)
+        .with_paravirtual(plan.guest.model.paravirtual_leaf);
     let apic = GuestApic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
     let (backend, registers) = B::new(plan, seated, &cpuid, apic.page());
     let any_profile = Profile::ALL.map(|profile| backend.controls(profile));
@@ -168,7 +167,7 @@ fn lay_out<B: Extension>(
         vcpu,
         cpuid,
         apic,
-        memory: plan.memory.share(),
+        memory: plan.guest.memory.share(),
         config: Configuration {
             leaf_map: plan.options.leaf_map,
             facts: B::facts(&capabilities),
@@ -178,7 +177,7 @@ fn lay_out<B: Extension>(
         },
         shared: Shared { board: &BOARD, ledgers },
     };
-    let mut vcpu = Vcpu::new(backend, Machine::new(MODEL, parts));
+    let mut vcpu = Vcpu::new(backend, Machine::new(plan.guest.model, parts));
     vcpu.power_up();
     (vcpu, registers)
 }

@@ -5,8 +5,6 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use tollgate_abi::exit_reason::{Controls, Feature};
-use tollgate_abi::machine::MODEL;
-use tollgate_abi::machine::{BOOT_INFO_GPA, PAGE_TABLES_GPA};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
@@ -18,7 +16,7 @@ use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::memory::GuestMemory;
-use vmm_core::nested::Table;
+use vmm_core::nested::{Table, most_tables};
 use vmm_core::svm::capability::{Capabilities, Refusal};
 use vmm_core::svm::instructions::SvmOperation;
 use vmm_core::svm::npt::Npt;
@@ -28,7 +26,7 @@ use vmm_core::svm::{Parts, Svm};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
-use crate::extension::{Extension, NESTED_TABLES, Plan};
+use crate::extension::{Extension, Plan};
 use crate::firmware::firmware;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
@@ -93,10 +91,11 @@ impl Extension for Svm {
 
     #[inline(never)]
     fn new(plan: &Plan<Self>, seated: &Seated, cpuid: &CpuidTable, _: &Page) -> (Self, GuestRegisters) {
-        let tables = vec![Table::EMPTY; NESTED_TABLES].leak();
+        let tables = vec![Table::EMPTY; most_tables(plan.guest.model, true)].leak();
         let base_hpa = tables.as_ptr() as u64;
         let mut npt = Npt::new(tables, base_hpa);
-        npt.map_memory(MODEL, plan.memory.host_base(), true).expect("the arena holds the guest's memory");
+        npt.map_memory(plan.guest.model, plan.guest.memory.host_base(), true)
+            .expect("the arena holds the guest's memory");
         let parts = Parts {
             vmcb: Box::leak(Box::new(Vmcb::new())),
             operation: {
@@ -105,7 +104,7 @@ impl Extension for Svm {
             },
             capabilities: plan.capabilities,
             npt,
-            memory: plan.memory.share(),
+            memory: plan.guest.memory.share(),
             msrpm: Box::leak(Box::new([const { Table::EMPTY }; _])),
             iopm: plan.all_ports,
             physical_bits: cpuid.physical_address_bits(),
@@ -115,7 +114,7 @@ impl Extension for Svm {
             machine_check: Cr4::read_raw() & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits(),
             vcpu: seated.vcpu,
         };
-        Svm::new(parts, plan.entry_gpa, BOOT_INFO_GPA, PAGE_TABLES_GPA)
+        Svm::new(parts, &plan.guest.entry)
     }
 
     fn controls(&self, profile: Profile) -> Controls {

@@ -5,8 +5,6 @@ use alloc::vec;
 
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::leaves::Answer;
-use tollgate_abi::machine::MODEL;
-use tollgate_abi::machine::{BOOT_INFO_GPA, PAGE_TABLES_GPA};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
@@ -20,7 +18,7 @@ use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::memory::GuestMemory;
-use vmm_core::nested::Table;
+use vmm_core::nested::{Table, most_tables};
 use vmm_core::vmx::capability::{Capabilities, FeatureControl, Refusal, feature_control, miscounts};
 use vmm_core::vmx::ept::Ept;
 use vmm_core::vmx::instructions::{CurrentVmcs, VmFail, VmxOperation};
@@ -29,7 +27,7 @@ use vmm_core::vmx::{Parts, SharedPages, Vmx};
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 
-use crate::extension::{Extension, NESTED_TABLES, Plan};
+use crate::extension::{Extension, Plan};
 use crate::processor::{cpuid, has_xsave, is_in_real_time, page, physical};
 use crate::processors::Seated;
 use crate::scenarios::Stage;
@@ -99,10 +97,10 @@ impl Extension for Vmx {
         let _ = allow_vmx().map_err(|refusal| panic!("the processor of vCPU {vcpu} differs from the first: {refusal}"));
         let vmcs = enter_vmx_operation(&capabilities)
             .unwrap_or_else(|error| panic!("VMX operation failed on the processor of vCPU {vcpu}: {error}"));
-        let tables = vec![Table::EMPTY; NESTED_TABLES].leak();
+        let tables = vec![Table::EMPTY; most_tables(plan.guest.model, capabilities.maps_large_pages())].leak();
         let base_hpa = tables.as_ptr() as u64;
         let mut ept = Ept::new(tables, base_hpa);
-        ept.map_memory(MODEL, plan.memory.host_base(), capabilities.maps_large_pages())
+        ept.map_memory(plan.guest.model, plan.guest.memory.host_base(), capabilities.maps_large_pages())
             .expect("the arena holds the guest's memory");
         let msr_bitmaps = page();
         let pages = SharedPages {
@@ -115,7 +113,7 @@ impl Extension for Vmx {
             vmcs,
             capabilities,
             ept,
-            memory_hpa: plan.memory.host_base(),
+            memory_hpa: plan.guest.memory.host_base(),
             msr_bitmaps,
             watchdog_ticks: plan.options.watchdog_ticks,
             limited: plan.limit_ticks > 0,
@@ -124,7 +122,7 @@ impl Extension for Vmx {
             local_apic: seated.local_apic,
             vcpu,
         };
-        Vmx::new(parts, pages, &seated.host, plan.entry_gpa, BOOT_INFO_GPA, PAGE_TABLES_GPA)
+        Vmx::new(parts, pages, &seated.host, &plan.guest.entry)
     }
 
     fn controls(&self, profile: Profile) -> Controls {

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use monitor_run::Refused;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::guest_image::{DIRECTORY_BYTES, Directory, LoadError};
-use tollgate_abi::machine::MODEL;
+use tollgate_abi::machine::UNIKERNEL;
 use tollgate_abi::stick::{GUEST, OPTIONS, options_line};
 use vmm_core::recording::Slot;
 
@@ -34,7 +34,7 @@ pub(crate) struct Found {
     pub(crate) remarks: Vec<String>,
     /// The sentence about the stick that the verdict says besides its own.
     pub(crate) trouble: Option<String>,
-    guest_pages: Option<*mut u8>,
+    guest_pages: Option<(*mut u8, usize)>,
     /// Room for a trace, if one is asked for: address and bytes.
     spare: Option<(*mut u8, usize)>,
 }
@@ -55,17 +55,6 @@ pub(crate) fn keep(found: Found) {
 impl Found {
     /// Looks at the machine and at the stick.
     pub(crate) fn look(stick: &mut Result<Stick, Trouble>) -> Self {
-        let (memory_bytes, largest) = machine::memory();
-        let bytes = MODEL.memory_bytes() as usize + GUEST_ALIGNMENT;
-        let guest_pages = machine::pages(bytes);
-        let guest_memory = guest_pages.map(|pages| (pages as u64).next_multiple_of(GUEST_ALIGNMENT as u64));
-        let guest_memory = guest_memory.ok_or_else(|| {
-            let (needs, has) = (bytes >> 20, largest >> 20);
-            let detail = format_args!(
-                "the firmware has no {needs} MiB of contiguous memory for the guest; its largest free piece has {has} MiB"
-            );
-            Refused::new(detail, "start from the stick right after power-on, or give the machine more memory")
-        });
         let image = stick
             .as_mut()
             .map_err(|trouble| format!("{trouble}"))
@@ -75,6 +64,18 @@ impl Found {
             Ok(image) => directory(image, options),
             Err(trouble) => Err(refused(format_args!("the guest can't be read from {GUEST}: {trouble}"))),
         };
+        let (memory_bytes, largest) = machine::memory();
+        let placing = directory.as_ref().ok().map(|directory| directory.placing);
+        let bytes = placing.map_or(UNIKERNEL.memory_bytes(), |placing| placing.memory_bytes) as usize + GUEST_ALIGNMENT;
+        let guest_pages = machine::pages(bytes).map(|pages| (pages, bytes));
+        let guest_memory = guest_pages.map(|(pages, _)| (pages as u64).next_multiple_of(GUEST_ALIGNMENT as u64));
+        let guest_memory = guest_memory.ok_or_else(|| {
+            let (needs, has) = (bytes >> 20, largest >> 20);
+            let detail = format_args!(
+                "the firmware has no {needs} MiB of contiguous memory for the guest; its largest free piece has {has} MiB"
+            );
+            Refused::new(detail, "start from the stick right after power-on, or give the machine more memory")
+        });
         let spare = directory.as_ref().ok().and_then(|directory| room_for_trace(directory.options));
         Self {
             memory_bytes,
@@ -107,8 +108,7 @@ impl Found {
     /// # Safety
     /// The guest is over, and the trace written.
     pub(crate) unsafe fn free_guest_memory(&self) {
-        let guest = self.guest_pages.map(|pages| (pages, MODEL.memory_bytes() as usize + GUEST_ALIGNMENT));
-        for (pages, bytes) in guest.into_iter().chain(self.spare) {
+        for (pages, bytes) in self.guest_pages.into_iter().chain(self.spare) {
             // SAFETY: the caller's contract.
             unsafe { machine::free(pages, bytes) };
         }
@@ -157,7 +157,7 @@ const OPTIONS_REMEDY: &str = "correct it, or delete it to run with the options t
 mod tests {
     use super::*;
     use std::vec;
-    use tollgate_abi::guest_image::{Segment, write_directory};
+    use tollgate_abi::guest_image::{Placing, Segment, write_directory};
     use tollgate_abi::monitor_image::PackedMonitor;
 
     fn image(options: &str) -> &'static [u8] {
@@ -166,7 +166,7 @@ mod tests {
             Segment { gpa: 0x10_0000, memory_bytes: bytes, image_offset: at, file_bytes: bytes, packed_bytes: bytes };
         let monitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
         let mut page = [0; DIRECTORY_BYTES];
-        write_directory(&mut page, monitor, segment.gpa, &[segment], options).unwrap();
+        write_directory(&mut page, monitor, &Placing::unikernel(segment.gpa), &[segment], options).unwrap();
         [&page[..], &[0xf4]].concat().leak()
     }
 

@@ -7,6 +7,7 @@
 
 use core::arch::global_asm;
 
+use tollgate_abi::guest_image::{PLACED_BYTES_AT, PLACED_HPA};
 use tollgate_abi::machine::MOST_VCPUS;
 
 use monitor_run::firmware::Firmware;
@@ -33,6 +34,9 @@ static ROM: Firmware = rom::firmware(|local_apic| local_apic.start_others(SIPI_V
 extern "C" fn rust_main() -> ! {
     rom::run(&ROM)
 }
+
+/// Bytes of the smallest block in which Bochs gives memory, or less.
+const LEAST_BLOCK_BYTES: u32 = 32 << 10;
 
 /// PML4, PDPT and four page directories below 640 KiB, where every machine has RAM.
 const PML4: u32 = 0x1000;
@@ -80,7 +84,16 @@ start32:
     test eax, 0x100
     jz paging32
 
-    mov esp, {pml4}                 # a stack for that, in the page below the tables
+    mov edi, {placed}               # a guest that Bochs has placed: 2.7 gives its blocks of memory, which the bytes lie in
+    mov edx, [{placed_bytes}]       # one behind the other, to addresses in the order in which these are touched first
+    add edx, edi
+4:  cmp edi, edx
+    jae 5f
+    or byte ptr [edi], 0
+    add edi, {block}
+    jmp 4b
+
+5:  mov esp, {pml4}                 # a stack for that, in the page below the tables
     call unpack32                   # the image goes to where it was linked
     mov edi, offset __bss_start
     mov ecx, offset __bss_end
@@ -165,6 +178,9 @@ gdt_pointer:
     .long gdt
     .text
 "#,
+    placed = const PLACED_HPA,
+    placed_bytes = const PLACED_BYTES_AT,
+    block = const LEAST_BLOCK_BYTES,
     pml4 = const PML4,
     pdpt = const PDPT,
     directories = const DIRECTORIES,

@@ -1,6 +1,7 @@
 //! The answers of CPUID: a table, built once from the processor's own answers and the features that the monitor can offer.
 
 use tollgate_abi::leaves::{Answer, HYPERVISOR, SIGNATURE};
+use tollgate_abi::machine::ParavirtualLeaf;
 use tollgate_abi::x86::control::{XCR0_AVX, XCR0_HI16_ZMM, XCR0_OPMASK, XCR0_SSE, XCR0_X87, XCR0_ZMM_HI256};
 use tollgate_abi::x86::cpuid::{eax_6, eax_d_1, ebx_7, ecx_1, ecx_7, ecx_8000_0001, edx_1, edx_7, edx_8000_0001};
 
@@ -120,6 +121,7 @@ pub struct CpuidTable {
     max_extended: u32,
     apic_id: u32,
     vcpus: u32,
+    paravirtual: Option<ParavirtualLeaf>,
 }
 
 impl CpuidTable {
@@ -137,6 +139,7 @@ impl CpuidTable {
             max_extended,
             apic_id,
             vcpus,
+            paravirtual: None,
         };
         for leaf in (0..=max_basic).filter(|leaf| EMPTY >> leaf & 1 == 0) {
             table.basic[leaf as usize] = native(leaf, 0);
@@ -162,6 +165,11 @@ impl CpuidTable {
         let overlong = table.basic[max_basic as usize];
         table.basic[max_basic as usize + 1..].fill(overlong);
         table
+    }
+
+    /// The same table with an interface that kernels know, of the machine's row.
+    pub fn with_paravirtual(self, paravirtual: Option<ParavirtualLeaf>) -> Self {
+        Self { paravirtual, ..self }
     }
 
     fn restrict(&mut self, allows_rdtscp: bool) {
@@ -290,19 +298,24 @@ impl CpuidTable {
                 }
                 answer
             }
-            HYPERVISOR => {
-                let word = |at: usize| {
-                    u32::from_le_bytes([SIGNATURE[at], SIGNATURE[at + 1], SIGNATURE[at + 2], SIGNATURE[at + 3]])
-                };
-                Answer { eax: HYPERVISOR, ebx: word(0), ecx: word(4), edx: word(8) }
-            }
-            0x4000_0001..=0x4fff_ffff => Answer::ZERO,
+            HYPERVISOR => signed(HYPERVISOR, SIGNATURE),
+            0x4000_0001..=0x4fff_ffff => match self.paravirtual {
+                // The next leaf, of features, is empty.
+                Some(paravirtual) if paravirtual.leaf == leaf => signed(leaf + 1, &paravirtual.signature),
+                _ => Answer::ZERO,
+            },
             0x8000_0000.. if leaf <= self.max_extended => self.extended[(leaf & 0xff) as usize],
             // AMD's processors answer with zeros beyond the highest extended leaf.
             0x8000_0000.. if &self.vendor() == b"AuthenticAMD" => Answer::ZERO,
             _ => self.basic[(leaf as usize).min(BASIC - 1)],
         }
     }
+}
+
+/// The first leaf of a hypervisor's: the highest one, and the signature.
+fn signed(highest: u32, signature: &[u8; 12]) -> Answer {
+    let word = |at: usize| u32::from_le_bytes([signature[at], signature[at + 1], signature[at + 2], signature[at + 3]]);
+    Answer { eax: highest, ebx: word(0), ecx: word(4), edx: word(8) }
 }
 
 /// Leaf 15H: the frequency of the time-stamp counter, by way of a crystal's. The guest's APIC timer counts the TSC's ticks, and
@@ -319,6 +332,7 @@ fn clocks(native: Answer) -> Answer {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use tollgate_abi::machine::KVM_LEAF;
 
     /// A processor with every feature: all feature bits set, AVX behind the legacy area.
     pub(crate) fn everything(leaf: u32, sub_leaf: u32) -> Answer {
@@ -393,6 +407,11 @@ pub(crate) mod tests {
         assert_eq!(table.answer(0x4000_0001, 0, 0), Answer::ZERO);
         let signature = table.answer(HYPERVISOR, 0, 0);
         assert_eq!(signature.ebx.to_le_bytes(), *b"Toll");
+        assert_eq!(table.answer(KVM_LEAF.leaf, 0, 0), Answer::ZERO, "of another machine");
+        let table = table.with_paravirtual(Some(KVM_LEAF));
+        let kvm = table.answer(KVM_LEAF.leaf, 0, 0);
+        assert_eq!((kvm.eax, kvm.ebx.to_le_bytes(), kvm.edx), (KVM_LEAF.leaf + 1, *b"KVMK", 0x4d));
+        assert_eq!(table.answer(KVM_LEAF.leaf + 1, 0, 0), Answer::ZERO, "no features");
         assert_eq!(table.vendor(), *b"GenuineIntel");
     }
 

@@ -4,8 +4,24 @@
 //! decode an exit and ask the device. The quick forms read at most one field of a device.
 
 pub mod byte;
+pub mod clock;
 pub mod constant_msrs;
 pub mod cpuid_table;
 pub mod guest_apic;
 pub mod loopback;
 pub mod ports;
+pub mod power;
+pub mod serial;
+
+/// The effect of a write to a device, besides its new state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing else.
+    None,
+    /// The serial port has a line for the log.
+    Print,
+    /// The machine is switched off.
+    PowerOff,
+    /// The machine starts again.
+    Reset,
+}

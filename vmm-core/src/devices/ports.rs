@@ -4,7 +4,10 @@
 use tollgate_abi::machine::{Behind, Model};
 
 use super::byte::Byte;
+use super::clock::Clock;
 use super::loopback::Loopback;
+use super::serial::Serial;
+use super::{Effect, power};
 
 /// The devices behind ports.
 #[derive(Clone, Debug)]
@@ -17,20 +20,24 @@ pub struct Ports {
     /// device.
     asks_device: u64,
     loopback: Loopback,
+    /// The serial port.
+    pub serial: Serial,
+    clock: Clock,
 }
 
-/// The device that an access reaches; `None` for a port without a device.
-pub type Reached = Option<Behind>;
+/// The device that an access reaches, and the port's place among the device's; `None` for a port without a device.
+pub type Reached = Option<(Behind, u16)>;
 
 impl Ports {
     /// The devices of a machine, as they are after reset.
     pub fn new(model: &'static Model) -> Self {
         let (byte, loopback) = (Byte::default(), Loopback::default());
-        let mut ports = Self { model, byte_port: 0, byte, asks_device: 0, loopback };
+        let (serial, clock) = (Serial::default(), Clock::default());
+        let mut ports = Self { model, byte_port: 0, byte, asks_device: 0, loopback, serial, clock };
         for device in model.devices {
             match device.behind {
                 Behind::Byte => ports.byte_port = device.first_port,
-                Behind::Loopback => {
+                Behind::Loopback | Behind::Serial | Behind::Clock | Behind::Power | Behind::Zero => {
                     (0..device.ports).for_each(|at| ports.asks_device |= 1 << (device.first_port.wrapping_add(at) & 63))
                 }
             }
@@ -71,27 +78,37 @@ impl Ports {
 
     /// IN of `bytes` bytes from a device.
     pub fn read(&mut self, reached: Reached, bytes: u8) -> u32 {
+        // Behind an eight-bit device's register nobody answers.
+        let register = |byte: u8| !0xff | u32::from(byte);
         match reached {
-            Some(Behind::Byte) => self.byte.read(),
-            Some(Behind::Loopback) => self.loopback.read(bytes),
+            Some((Behind::Byte, _)) => self.byte.read(),
+            Some((Behind::Loopback, _)) => self.loopback.read(bytes),
+            Some((Behind::Serial, at)) => register(self.serial.read(at)),
+            Some((Behind::Clock, at)) => register(self.clock.read(at)),
+            Some((Behind::Power | Behind::Zero, _)) => register(0),
             None => !0,
         }
     }
 
     /// OUT of the low `bytes` bytes of `value` to a device.
-    pub fn write(&mut self, reached: Reached, bytes: u8, value: u32) {
+    pub fn write(&mut self, reached: Reached, bytes: u8, value: u32) -> Effect {
+        let register = value as u8;
         match reached {
-            Some(Behind::Byte) => self.byte.write(value),
-            Some(Behind::Loopback) => self.loopback.write(bytes, value),
-            None => {}
+            Some((Behind::Byte, _)) => self.byte.write(value),
+            Some((Behind::Loopback, _)) => self.loopback.write(bytes, value),
+            Some((Behind::Serial, at)) => return self.serial.write(at, register),
+            Some((Behind::Clock, at)) => self.clock.write(at, register),
+            Some((Behind::Power, at)) => return power::write(at, register),
+            Some((Behind::Zero, _)) | None => {}
         }
+        Effect::None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_abi::machine::{Device, LOOPBACK_PORT, POST_PORT, UNIKERNEL};
+    use tollgate_abi::machine::{Device, LOOPBACK_PORT, PC, POST_PORT, UNIKERNEL};
 
     fn ports() -> Ports {
         Ports::new(&UNIKERNEL)
@@ -126,13 +143,14 @@ mod tests {
             ],
             ..UNIKERNEL
         };
-        for model in [&MODEL, &UNIKERNEL] {
+        for model in [&MODEL, &UNIKERNEL, &PC] {
             let mut ports = Ports::new(model);
             for port in 0..=u16::MAX {
                 let (reached, plain) = (ports.reach(port), ports.read_plain(port));
                 assert_eq!(plain.is_some(), ports.write_plain(port, 0xff), "{port:#x}");
-                assert!(reached != Some(Behind::Byte) || plain.is_some(), "{port:#x}");
-                assert!(reached != Some(Behind::Loopback) || plain.is_none(), "{port:#x}");
+                let behind = reached.map(|(behind, _)| behind);
+                assert!(behind != Some(Behind::Byte) || plain.is_some(), "{port:#x}");
+                assert!(matches!(behind, None | Some(Behind::Byte)) || plain.is_none(), "{port:#x}");
                 assert!(plain.is_none_or(|plain| plain == !0), "{port:#x}");
             }
         }

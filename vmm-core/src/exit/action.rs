@@ -56,6 +56,8 @@ pub enum Pause {
         /** Their number. */
         bytes: usize,
     },
+    /// Take the serial port's text for the log.
+    Print,
     /// Say that this vCPU halts, which it does at the next entry.
     Halted,
     /// Enter through the stub of another mode of the processor.

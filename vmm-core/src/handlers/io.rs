@@ -1,9 +1,11 @@
 //! I/O instructions, single and string: they move bytes between registers or memory and the devices behind ports.
 
+use crate::devices::Effect;
 use crate::devices::ports::Reached;
-use crate::exit::{Action, Backend, GuestRegisters, IoAccess, State};
+use crate::exit::{Action, Backend, GuestRegisters, IoAccess, Pause, State};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
+use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{RFLAGS_DF, RIGHTS_LONG};
 
 /// The most bytes that one exit moves; a longer REP goes on at the same instruction.
@@ -47,10 +49,23 @@ pub fn handle<B: Backend>(
     let reached = machine.devices.ports.reach(access.port);
     if access.is_in {
         registers.rax = merge(registers.rax, machine.devices.ports.read(reached, access.bytes), access.bytes);
-    } else {
-        machine.devices.ports.write(reached, access.bytes, registers.rax as u32);
+        return Action::Advance;
     }
-    Action::Advance
+    match machine.devices.ports.write(reached, access.bytes, registers.rax as u32) {
+        Effect::None => Action::Advance,
+        effect => of_effect(effect),
+    }
+}
+
+/// The action for the effect of an OUT that is done.
+#[cold]
+fn of_effect(effect: Effect) -> Action {
+    match effect {
+        Effect::None => Action::Advance,
+        Effect::Print => Action::AdvanceAndPause(Pause::Print),
+        Effect::PowerOff => Action::Stop(Outcome::PoweredOff),
+        Effect::Reset => Action::Stop(Outcome::Reset),
+    }
 }
 
 /// RAX after IN: a 32-bit result clears the upper half, smaller ones keep the bits above them.
@@ -90,14 +105,17 @@ fn string<B: Backend>(
     let reached = machine.devices.ports.reach(access.port);
     let mut left = wanted.min(STRING_BYTES / u64::from(access.bytes));
     let stops_early = left < wanted;
+    let mut effect = Effect::None;
     while left > 0 {
         let pointer = if access.is_in { &mut registers.rdi } else { &mut registers.rsi };
         let offset = *pointer & address_mask;
         let linear = segment_base.wrapping_add(offset) & linear_mask;
         let elements = if backwards { 1 } else { left.min(elements_ahead(linear, offset, address_mask, access.bytes)) };
         let bytes = elements * u64::from(access.bytes);
-        if let Err(fault) = piece(access, reached, linear, bytes as usize, backend, machine) {
-            return fault.into();
+        match piece(access, reached, linear, bytes as usize, backend, machine) {
+            Ok(Effect::None) => {}
+            Ok(last) => effect = last,
+            Err(fault) => return fault.into(),
         }
         let next = if backwards { pointer.wrapping_sub(bytes) } else { pointer.wrapping_add(bytes) };
         step(pointer, address_bytes, next);
@@ -107,7 +125,7 @@ fn string<B: Backend>(
         }
         left -= elements;
     }
-    if stops_early { Action::Resume } else { Action::Advance }
+    if stops_early { Action::Resume } else { of_effect(effect) }
 }
 
 /// The number of whole elements before the end of the page and the wrap of the address; 1 if the first crosses either.
@@ -126,7 +144,7 @@ fn piece<B: Backend>(
     bytes: usize,
     backend: &mut B,
     machine: &mut Machine,
-) -> Result<(), Fault> {
+) -> Result<Effect, Fault> {
     let mut buffer = [0; STRING_BYTES as usize];
     let buffer = &mut buffer[..bytes];
     let size = usize::from(access.bytes);
@@ -135,15 +153,19 @@ fn piece<B: Backend>(
         for element in buffer.chunks_exact_mut(size) {
             element.copy_from_slice(&machine.devices.ports.read(reached, access.bytes).to_le_bytes()[..size]);
         }
-        return paging::write(backend, machine, linear, buffer);
+        return paging::write(backend, machine, linear, buffer).map(|()| Effect::None);
     }
     paging::read(backend, machine, linear, buffer)?;
+    let mut effect = Effect::None;
     for element in buffer.chunks_exact(size) {
         let mut value = [0; 4];
         value[..size].copy_from_slice(element);
-        machine.devices.ports.write(reached, access.bytes, u32::from_le_bytes(value));
+        match machine.devices.ports.write(reached, access.bytes, u32::from_le_bytes(value)) {
+            Effect::None => {}
+            last => effect = last,
+        }
     }
-    Ok(())
+    Ok(effect)
 }
 
 #[cfg(test)]

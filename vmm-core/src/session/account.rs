@@ -12,7 +12,7 @@ use tollgate_abi::key::Key;
 use tollgate_abi::record::records;
 use tollgate_abi::workload::Outcome;
 
-use super::{Books, Session, any, counts, keeps, looks, read_book};
+use super::{Books, Session, any, counts, keeps, looks, print, read_book};
 use crate::ended::{Ended, GuestExit};
 use crate::figures::KeyRow;
 use crate::ledger::{Book, Imbalance, Ledger};
@@ -29,8 +29,9 @@ impl<W: Write> Session<W> {
     /// Writes the account and the verdict, once every vCPU has ended. `keep_end` tells this to the keeper of the log, and returns
     /// the number of bytes that it has lost.
     #[inline(never)]
-    pub fn finish(&mut self, machine: &Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
+    pub fn finish(&mut self, machine: &mut Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
         let board = machine.shared.board;
+        print(machine);
         self.print_console(board);
         let fault = board.fault();
         let culprit = fault.vcpu().or(board.culprit()).unwrap_or(0);
@@ -173,11 +174,15 @@ impl<W: Write> Session<W> {
                 format_args!("the ledger of vCPU {vcpu} does not add up: {imbalance}"),
             ));
         }
-        // The end of a guest by others is its own affair; that it could not be run is the monitor's.
+        // The end of a random guest is its own affair; that it could not be run is the monitor's. A kernel ends when it means to.
         if !self.guest_keeps_book && !matches!(ended.outcome, Outcome::EntryFailed | Outcome::UnhandledExit) {
             let (exits, outcome, rip) = (counts.iter().sum::<u64>(), ended.outcome.name(), ended.rip);
             let detail = format_args!("{exits} exits; the guest keeps no book, and ended as {outcome} at {rip:#x}");
-            return self.verdict(&Verdict { ending: Ending::Pass, result: Judgement::Balanced, detail });
+            return if self.any_end_will_do || ended.outcome.is_intended() {
+                self.verdict(&Verdict { ending: Ending::Pass, result: Judgement::Balanced, detail })
+            } else {
+                self.verdict(&fail(Judgement::Stopped, detail))
+            };
         }
         let Some(book) = book.filter(|_| ended.outcome == Outcome::Exited) else {
             let (outcome, rip) = (ended.outcome.name(), ended.rip);

@@ -13,7 +13,7 @@ use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::workload::{KeyPrediction, Outcome, Workload};
 
-use super::{Books, Session, any, counts, keeps, looks, pause_anywhere, read_book};
+use super::{Books, Session, any, counts, keeps, looks, pause_anywhere, print, read_book};
 use crate::bench::{self, Handed};
 use crate::exit::{Backend, Pause};
 use crate::machine::Machine;
@@ -45,6 +45,10 @@ impl<W: Write> Session<W> {
             }
             Pause::End { book_gpa, samples_gpa, tsc, call_cycles } => {
                 self.end(vcpu, books, book_gpa, Handed { samples_gpa, call_cycles }, tsc);
+            }
+            Pause::Print => {
+                print(&mut vcpu.machine);
+                self.print_console(vcpu.machine.shared.board);
             }
             elsewhere => return pause_anywhere(vcpu, elsewhere),
         }

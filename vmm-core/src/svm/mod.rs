@@ -33,6 +33,7 @@ pub mod vmcb;
 use core::cell::Cell;
 
 use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::guest_image::Entry;
 use tollgate_abi::profile::Profile;
 
 use self::capability::Capabilities;
@@ -137,7 +138,7 @@ pub struct Parts {
 
 impl Svm {
     /// Fills the VMCB: controls, and the guest's state at its entry point.
-    pub fn new(parts: Parts, entry_rip: u64, boot_info_gpa: u64, page_tables_gpa: u64) -> (Self, GuestRegisters) {
+    pub fn new(parts: Parts, entry: &Entry) -> (Self, GuestRegisters) {
         let Parts { vmcb, operation, capabilities, npt, memory, msrpm, iopm, physical_bits, .. } = parts;
         let Parts { watchdog_ticks, local_apic, vcpu, machine_check, .. } = parts;
         let physical = |page: &Table| core::ptr::from_ref(page) as u64;
@@ -152,7 +153,8 @@ impl Svm {
         if capabilities.pause_threshold {
             vmcb.set_part(vmcb::PAUSE_FILTER_THRESHOLD, PAUSE_THRESHOLD);
         }
-        guest_state::write(vmcb, entry_rip, page_tables_gpa);
+        guest_state::write(vmcb, entry.rip, entry.cr3);
+        vmcb.set(vmcb::RSP, entry.rsp);
         vmcb.set(vmcb::CR4, vmcb.get(vmcb::CR4) | machine_check);
         let mut svm = Self {
             vmcb,
@@ -182,7 +184,7 @@ impl Svm {
         };
         svm.operation.load(vmcb);
         let _ = svm.set_profile(Profile::Minimal);
-        (svm, GuestRegisters { rdi: boot_info_gpa, ..GuestRegisters::default() })
+        (svm, GuestRegisters { rdi: entry.rdi, rsi: entry.rsi, ..GuestRegisters::default() })
     }
 
     /// The intercepts of a profile on this processor.

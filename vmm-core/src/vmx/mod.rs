@@ -27,6 +27,7 @@ pub mod wanted;
 mod watch;
 
 use tollgate_abi::exit_reason::Controls;
+use tollgate_abi::guest_image::Entry;
 use tollgate_abi::profile::{Profile, TPR_SHADOW};
 use tollgate_abi::x86::control::{CR0_PE, CR0_PG};
 use x86_64::registers::control::Cr4;
@@ -119,9 +120,7 @@ impl Vmx {
         parts: Parts,
         pages: SharedPages,
         host: &host_state::HostState,
-        entry_rip: u64,
-        boot_info_gpa: u64,
-        page_tables_gpa: u64,
+        entry: &Entry,
     ) -> (Self, GuestRegisters) {
         let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, limited, has_xsave, .. } = parts;
         let Parts { physical_bits, local_apic, vcpu, .. } = parts;
@@ -179,11 +178,12 @@ impl Vmx {
         vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, 0);
         vmcs.write(f::TSC_OFFSET, 0);
         host.write(vmcs);
-        guest_state::write(vmcs, entry_rip, page_tables_gpa);
+        guest_state::write(vmcs, entry.rip, entry.cr3);
+        vmcs.write(f::GUEST_RSP, entry.rsp);
         vmx.set(State::Cr0, guest_state::CR0);
         vmx.set(State::Cr4, guest_state::CR4);
         let _ = vmx.set_profile(Profile::Minimal);
-        (vmx, GuestRegisters { rdi: boot_info_gpa, ..GuestRegisters::default() })
+        (vmx, GuestRegisters { rdi: entry.rdi, rsi: entry.rsi, ..GuestRegisters::default() })
     }
 
     /// The control fields of a profile on this processor.

@@ -5,12 +5,41 @@
 //! the same in every machine. Guest-physical addresses start at 0 and have nothing to do with the place where the monitor put the
 //! memory.
 
+pub mod pc;
 mod unikernel;
 
-pub use unikernel::{LOOPBACK_PORT, POST_PORT, UNIKERNEL};
+pub use pc::PC;
+pub use unikernel::{LOOPBACK_PORT, UNIKERNEL};
 
-/// The machine that the monitor gives its guest. An image does not choose among machines.
-pub const MODEL: &Model = &UNIKERNEL;
+/// The machines that an image chooses among, by their numbers in its directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// [`UNIKERNEL`], for guests that are built for Tollgate.
+    #[default]
+    Unikernel,
+    /// [`PC`], for kernels that others built.
+    Pc,
+}
+
+impl Kind {
+    /// The machine with this number.
+    pub const fn of_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Unikernel),
+            1 => Some(Self::Pc),
+            _ => None,
+        }
+    }
+
+    /// The machine's row.
+    pub const fn row(self) -> &'static Model {
+        match self {
+            Self::Unikernel => &UNIKERNEL,
+            Self::Pc => &PC,
+        }
+    }
+}
 
 /// A machine.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +51,21 @@ pub struct Model {
     pub devices: &'static [Device],
     /// The MSRs that always read the same value. Any other MSR that is not the processor's own raises #GP(0).
     pub msrs: &'static [ConstantMsr],
+    /// The CPUID leaf at which a kernel finds an interface that it knows and trusts, if there is one: without features.
+    pub paravirtual_leaf: Option<ParavirtualLeaf>,
 }
+
+/// A hypervisor's signature at a leaf of CPUID further up than our own, as more than one may be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParavirtualLeaf {
+    /// The leaf; the next one has the features.
+    pub leaf: u32,
+    /// The signature in EBX, ECX, EDX.
+    pub signature: [u8; 12],
+}
+
+/// KVM's signature, at the next place where Linux looks. Linux keeps x2APIC mode only under a hypervisor that it knows.
+pub const KVM_LEAF: ParavirtualLeaf = ParavirtualLeaf { leaf: 0x4000_0100, signature: *b"KVMKVMKVM\0\0\0" };
 
 /// A range of guest-physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +105,14 @@ pub enum Behind {
     Byte,
     /// A queue of [`LOOPBACK_BYTES`], which gives back what was written to it.
     Loopback,
+    /// A 16550A serial port without an interrupt line, whose text is the guest's console.
+    Serial,
+    /// A clock of day that stands still.
+    Clock,
+    /// Sleep control, sleep status, and reset.
+    Power,
+    /// A port that reads 0.
+    Zero,
 }
 
 /// An MSR that always reads the same value.
@@ -76,9 +127,9 @@ pub struct ConstantMsr {
 }
 
 impl Model {
-    /// Bytes of the first region, from address 0 on: the part of memory that a guest is loaded into.
+    /// Bytes of the first region, from address 0 on: the part of memory that a guest is loaded into. 0 if an image chooses.
     pub const fn ram_bytes(&self) -> u64 {
-        self.memory[0].bytes
+        if self.memory.is_empty() { 0 } else { self.memory[0].bytes }
     }
 
     /// The region that is mapped on first touch; an empty one at the end of memory if there is none.
@@ -95,16 +146,25 @@ impl Model {
 
     /// The end of the guest's memory.
     pub const fn memory_bytes(&self) -> u64 {
-        let last = self.memory[self.memory.len() - 1];
-        last.gpa + last.bytes
+        match self.memory.last() {
+            Some(last) => last.gpa + last.bytes,
+            None => 0,
+        }
     }
 
-    /// The kind of device behind a port, if there is one.
-    pub fn behind(&self, port: u16) -> Option<Behind> {
-        let is_there = |device: &&Device| port.wrapping_sub(device.first_port) < device.ports;
-        self.devices.iter().find(is_there).map(|device| device.behind)
+    /// The kind of device behind a port, if there is one, and the port's place among the device's.
+    pub fn behind(&self, port: u16) -> Option<(Behind, u16)> {
+        let place = |device: &Device| {
+            let at = port.wrapping_sub(device.first_port);
+            (at < device.ports).then_some((device.behind, at))
+        };
+        self.devices.iter().find_map(place)
     }
 }
+
+/// A port whose last written byte is read back: POST codes. Each vCPU has its own, as it has a loopback port, so that no two share
+/// memory on the way out of the guest and back.
+pub const POST_PORT: u16 = 0x80;
 
 /// The most vCPUs that a guest can have.
 pub const MOST_VCPUS: usize = 16;
@@ -168,11 +228,23 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    const MODELS: [Model; 1] = [UNIKERNEL];
+    /// The machines, one that leaves its memory to the image with as much as it may have.
+    fn models() -> [Model; 2] {
+        let all = Region { gpa: 0, bytes: pc::MOST_MEMORY_MIB << 20, mapping: Mapping::Always };
+        [UNIKERNEL, Model { memory: std::vec![all].leak(), ..PC }]
+    }
+
+    #[test]
+    fn a_machine_is_its_number() {
+        for kind in [Kind::Unikernel, Kind::Pc] {
+            assert_eq!(Kind::of_number(kind as u32), Some(kind));
+        }
+        assert_eq!((Kind::of_number(2), Kind::default().row().memory), (None, UNIKERNEL.memory));
+    }
 
     #[test]
     fn no_two_of_a_model_claim_the_same() {
-        for model in MODELS {
+        for model in models() {
             let mut end = 0;
             for region in model.memory {
                 assert!(region.gpa >= end && region.bytes > 0, "{region:x?}");
@@ -220,7 +292,8 @@ mod tests {
     #[test]
     fn a_port_is_its_devices_or_nobodys() {
         let port = |port| UNIKERNEL.behind(port);
-        assert_eq!((port(POST_PORT), port(LOOPBACK_PORT)), (Some(Behind::Byte), Some(Behind::Loopback)));
+        assert_eq!((port(POST_PORT), port(LOOPBACK_PORT)), (Some((Behind::Byte, 0)), Some((Behind::Loopback, 0))));
+        assert_eq!(PC.behind(pc::SERIAL_PORT + 5), Some((Behind::Serial, 5)));
         assert_eq!([POST_PORT - 1, POST_PORT + 1, LOOPBACK_PORT + 1, 0, u16::MAX].map(port), [None; 5]);
     }
 }
