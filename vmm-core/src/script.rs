@@ -10,7 +10,7 @@ use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::UNIKERNEL;
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::virtualization::Facts;
-use tollgate_abi::x86::control::RFLAGS_IF;
+use tollgate_abi::x86::control::{EFER_LMA, RFLAGS_IF, RFLAGS_TF};
 
 use crate::board::{Board, Condition};
 use crate::devices::cpuid_table::{CpuidTable, tests::everything};
@@ -205,7 +205,7 @@ impl GuestState for Script {
         self.advances += 1;
     }
     fn ends_plainly(&self) -> bool {
-        self.get(State::Rflags) & 1 << 8 == 0
+        self.get(State::Rflags) & RFLAGS_TF == 0
     }
     fn advance(&mut self) {
         self.advances += 1;
@@ -225,10 +225,10 @@ impl GuestState for Script {
         self.state = HashMap::from([(State::Cr0, REAL_MODE_CR0), (State::Xcr0, self.get(State::Xcr0))]);
     }
     fn is_in_long_mode(&self) -> bool {
-        self.get(State::Efer) & 1 << 10 != 0
+        self.get(State::Efer) & EFER_LMA != 0
     }
     fn enter_long_mode(&mut self) {
-        self.set(State::Efer, self.get(State::Efer) | 1 << 10);
+        self.set(State::Efer, self.get(State::Efer) | EFER_LMA);
     }
     fn set_profile(&mut self, profile: Profile) -> Controls {
         self.profile = profile;
@@ -241,7 +241,7 @@ impl Interrupts for Script {
         self.injected.push(event);
     }
     fn takes_interrupts(&self, ends: bool) -> bool {
-        self.get(State::Rflags) & 1 << 9 != 0 && (!ends || self.ends_plainly())
+        self.get(State::Rflags) & RFLAGS_IF != 0 && (!ends || self.ends_plainly())
     }
     fn takes_nmis(&self, ends: bool) -> bool {
         !self.blocks_nmis && (!ends || self.ends_plainly())

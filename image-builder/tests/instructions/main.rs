@@ -236,7 +236,8 @@ fn arm(image: &Image, stub: &Stretch, reason: ExitReason) -> Option<Lengths> {
     // Under SVM the guest exits behind VMRUN, in the midst of the stub.
     let exit = decoded(stub).find(|instruction| instruction.mnemonic() == Mnemonic::Vmrun);
     let Some(exit) = exit else { return lengths(image, stub.address, Exit::Reason(reason.0.into())) };
-    let codes = (0..0xa7).chain([svm_exit::code::NPF]).filter(|&code| svm_exit::reason(code, 0) == reason);
+    let codes =
+        (0..svm_exit::INTERCEPTS_END).chain([svm_exit::code::NPF]).filter(|&code| svm_exit::reason(code, 0) == reason);
     let exits = codes.map(|code| Exit::Code(code.into(), (code == svm_exit::code::MSR).then_some(0)));
     let found = exits.filter_map(|way| lengths(image, exit.next_ip(), way));
     found.reduce(|a, b| Lengths { shortest: a.shortest.min(b.shortest), longest: a.longest.max(b.longest) })

@@ -12,6 +12,7 @@ use core::mem::offset_of;
 use tollgate_abi::apic::EOI;
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::hypercall::Hypercall;
+use tollgate_abi::x86::exception;
 use x86_64::VirtAddr;
 use x86_64::registers::control::{Cr0Flags, Cr2, Cr4Flags};
 use x86_64::registers::rflags::RFlags;
@@ -28,9 +29,16 @@ use crate::ops::descriptor_tables::lidt;
 const VECTORS: usize = 64;
 /// Vectors from here on are interrupts.
 const FIRST_INTERRUPT: u8 = 32;
-/// Vectors whose delivery pushes an error code: #DF, #TS, #NP, #SS, #GP, #PF, #AC, #CP, #VC, #SX.
-const WITH_ERROR_CODE: u64 = 0x6022_7d00;
-const DOUBLE_FAULT: usize = 8;
+/// Vectors whose delivery pushes an error code.
+const WITH_ERROR_CODE: u64 = {
+    let (mut word, mut vector) = (0, 0);
+    while vector < FIRST_INTERRUPT {
+        word |= (exception::has_error_code(vector) as u64) << vector;
+        vector += 1;
+    }
+    word
+};
+const DOUBLE_FAULT: usize = exception::DF as usize;
 
 /// Exit status of a guest that an unexpected exception ended.
 pub(crate) const UNEXPECTED_STATUS: i32 = 102;

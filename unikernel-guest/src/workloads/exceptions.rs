@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "raises exceptions")]
 
 use tollgate_abi::exit_reason::ExitReason;
+use tollgate_abi::x86::control::{FCW_AT_RESET, FCW_ZM, MXCSR_AT_RESET, MXCSR_ZM};
 use x86_64::registers::control::Cr0Flags;
 
 use super::expect::{ensure, exception, fault, vector};
@@ -102,9 +103,9 @@ fn stack_fault() -> Outcome {
 
 /// The operands of FLDCW and LDMXCSR. The x87 control word and one MXCSR mask all exceptions but the division by zero; the other
 /// MXCSR is as at reset.
-pub(super) static X87_DIVISIONS: u16 = 0x037f & !(1 << 2);
-pub(super) static SIMD_DIVISIONS: u32 = 0x1f80 & !(1 << 9);
-pub(super) static SIMD_DEFAULT: u32 = 0x1f80;
+pub(super) static X87_DIVISIONS: u16 = FCW_AT_RESET & !FCW_ZM;
+pub(super) static SIMD_DIVISIONS: u32 = MXCSR_AT_RESET & !MXCSR_ZM;
+pub(super) static SIMD_DEFAULT: u32 = MXCSR_AT_RESET;
 
 fn x87_error() -> Outcome {
     book_exception(vector::MF);

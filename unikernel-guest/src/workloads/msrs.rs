@@ -10,7 +10,9 @@ use crate::books::interrupts::{TIMER_VECTOR, interrupts_of};
 use crate::ops::msr::{SYSENTER_ESP, adjust_tsc, rdmsr_times, set_tsc, try_rdmsr, try_wrmsr, wrmsr_sysenter_esp_times};
 use crate::ops::time_stamp::rdtsc;
 use crate::ops::{apic, idle};
-use tollgate_abi::x86::msr::IA32_TSC_ADJUST;
+use tollgate_abi::x86::msr::{
+    IA32_BIOS_UPDT_TRIG, IA32_PERFEVTSEL0, IA32_SMBASE, IA32_TSC_ADJUST, IA32_VMX_BASIC, IA32_VMX_EPT_VPID_CAP,
+};
 
 pub(super) fn rdmsr(run: &Run) -> Outcome {
     let (high, low) = rdmsr_times(IA32_APIC_BASE, run.iterations);
@@ -63,7 +65,16 @@ pub(super) fn tsc_adjust(run: &Run) -> Outcome {
 
 /// The microcode trigger, the SMM base, a performance counter's selector, two VMX capabilities, and three numbers of no MSR: in a
 /// hypervisor's range, past the bitmaps' high range, and the last of all.
-const DENIED: [u32; 8] = [0x79, 0x9e, 0x186, 0x480, 0x48c, 0x4000_0000, 0xc000_2fff, 0xffff_ffff];
+const DENIED: [u32; 8] = [
+    IA32_BIOS_UPDT_TRIG,
+    IA32_SMBASE,
+    IA32_PERFEVTSEL0,
+    IA32_VMX_BASIC,
+    IA32_VMX_EPT_VPID_CAP,
+    0x4000_0000,
+    0xc000_2fff,
+    0xffff_ffff,
+];
 
 pub(super) fn wild_msrs(run: &Run) -> Outcome {
     for _ in 0..run.iterations {

@@ -10,6 +10,7 @@ use tollgate_abi::apic::IA32_APIC_BASE;
 use tollgate_abi::exit_reason::ExitReason as R;
 use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA, UNIKERNEL};
 use tollgate_abi::workload::{STEPS, STEPS_OF_CPUID};
+use tollgate_abi::x86::control::{CR0_MP, RFLAGS_FIXED};
 use tollgate_abi::x86::msr::{IA32_LSTAR, IA32_STAR};
 use x86_64::PrivilegeLevel;
 use x86_64::registers::rflags::RFlags;
@@ -51,7 +52,7 @@ const fn with_rax(rax: fn() -> u64, row: Row) -> Row {
 
 /// CR0 with MP toggled, which matters only to WAIT while TS is set: two of these leave it as it was.
 fn other_cr0() -> u64 {
-    read_cr0() ^ 2
+    read_cr0() ^ CR0_MP
 }
 
 const TABLE: &[Row] = &[
@@ -144,7 +145,7 @@ fn step(row: &Row, ring: PrivilegeLevel) -> Outcome {
         rip: code.as_ptr(),
         cs: cs.0.into(),
         // I/O is allowed in any ring.
-        rflags: (RFlags::TRAP_FLAG | RFlags::IOPL_HIGH | RFlags::IOPL_LOW).bits() | 2,
+        rflags: (RFlags::TRAP_FLAG | RFlags::IOPL_HIGH | RFlags::IOPL_LOW).bits() | RFLAGS_FIXED,
         ss: ss.0.into(),
         rax: (row.rax)(),
         rcx: row.rcx.into(),

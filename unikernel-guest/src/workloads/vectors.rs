@@ -10,6 +10,7 @@ use core::arch::{asm, naked_asm};
 use tollgate_abi::apic::IA32_APIC_BASE;
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::{PAGE_BYTES, POST_PORT};
+use tollgate_abi::x86::control::{FCW_AT_RESET, MXCSR_AT_RESET};
 use tollgate_abi::x86::controls::proc;
 
 use super::expect::ensure;
@@ -31,9 +32,6 @@ const LEGACY_BYTES: usize = 512;
 const XSTATE_BV: usize = LEGACY_BYTES;
 const YMM_HIGH: usize = 576;
 const IMAGE_BYTES: usize = 832;
-
-/// MXCSR at reset: exceptions masked, round to nearest.
-const MXCSR_DEFAULT: u32 = 0x1f80;
 
 #[repr(C, align(64))]
 struct Image([u8; IMAGE_BYTES]);
@@ -135,7 +133,7 @@ unsafe fn across(before: &Image, after: &mut Image, provoke: Provoke, page: u64)
                 "call r14",
                 "mov eax, r15d", "xor edx, edx", $store,
                 $clean, "fninit", "push {mxcsr}", "ldmxcsr [rsp]", "pop rax",
-                mxcsr = const MXCSR_DEFAULT,
+                mxcsr = const MXCSR_AT_RESET,
                 in("r12") before, in("r13") after, in("r14") provoke, in("r15") processor::xcr0(), in("rdi") page,
                 clobber_abi("C"),
             )
@@ -165,9 +163,9 @@ impl Image {
         }
         // All exceptions masked, all eight registers valid; the rounding modes vary, and with MXCSR its sticky flags.
         let variant = (seed % 4) as u8;
-        image.put(FCW, &(0x037f | u16::from(variant) << 10).to_le_bytes());
+        image.put(FCW, &(FCW_AT_RESET | u16::from(variant) << 10).to_le_bytes());
         image.put(FTW, &[0xff]);
-        image.put(MXCSR, &(MXCSR_DEFAULT | u32::from(variant) << 13 | seed as u32 & 0x3f).to_le_bytes());
+        image.put(MXCSR, &(MXCSR_AT_RESET | u32::from(variant) << 13 | seed as u32 & 0x3f).to_le_bytes());
         image.put(XSTATE_BV, &processor::xcr0().to_le_bytes());
         image
     }

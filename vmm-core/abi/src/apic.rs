@@ -1,12 +1,11 @@
 //! The guest's local APIC: an x2APIC (SDM 3A 12.12), enabled by software from the start on vCPU 0. Each register is an MSR.
 
-pub use crate::x86::msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE};
+use crate::x86::msr::{APIC_AT_RESET, APIC_BASE_ENABLED, APIC_BASE_X2APIC};
+pub use crate::x86::msr::{APIC_BASE_BSP as BOOT_PROCESSOR, IA32_APIC_BASE, IA32_TSC_DEADLINE};
 
 /// The value that the guest reads from IA32_APIC_BASE: at its usual address, enabled, in x2APIC mode. The boot processor has
 /// [`BOOT_PROCESSOR`], too. The mode can't be changed.
-pub const APIC_BASE: u64 = 0xfee0_0c00;
-/// IA32_APIC_BASE.BSP.
-pub const BOOT_PROCESSOR: u64 = 1 << 8;
+pub const APIC_BASE: u64 = APIC_AT_RESET | APIC_BASE_ENABLED | APIC_BASE_X2APIC;
 
 /// The MSR of the register at offset 0 of a memory-mapped APIC; a register at offset `n` has [`MSR_BASE`]` + n / 16`.
 pub const MSR_BASE: u32 = 0x800;

@@ -10,7 +10,7 @@ use tollgate_abi::record::records;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::x86::control::EFER_SVME;
-use tollgate_abi::x86::msr::{VM_CR, VM_HSAVE_PA};
+use tollgate_abi::x86::msr::{IA32_MTRR_DEF_TYPE, MTRR_ENABLED, VM_CR, VM_HSAVE_PA, WRITE_BACK};
 use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::Page;
@@ -44,18 +44,13 @@ pub(crate) fn capabilities() -> Result<Capabilities, Refusal> {
     Ok(capabilities)
 }
 
-/// IA32_MTRR_DEF_TYPE: enabled, write-back.
-const MTRR_DEF_TYPE: u32 = 0x2ff;
-const MTRRS_ENABLED: u64 = 1 << 11;
-const WRITE_BACK: u64 = 6;
-
 /// Makes memory cacheable where no firmware has set memory types, whose default is uncacheable: nested paging has no memory
 /// types of its own, and MONITOR makes no exit for memory that is not write-back.
 fn set_memory_type() {
-    if traps::try_read_msr(MTRR_DEF_TYPE).is_some_and(|mtrrs| mtrrs & MTRRS_ENABLED == 0) {
+    if traps::try_read_msr(IA32_MTRR_DEF_TYPE).is_some_and(|mtrrs| mtrrs & MTRR_ENABLED == 0) {
         // SAFETY: the MSR exists, as it could be read. That device memory is write-back, too, matters to no emulator, and a
         // real machine has firmware.
-        unsafe { Msr::new(MTRR_DEF_TYPE).write(MTRRS_ENABLED | WRITE_BACK) };
+        unsafe { Msr::new(IA32_MTRR_DEF_TYPE).write(MTRR_ENABLED | WRITE_BACK) };
     }
 }
 

@@ -167,6 +167,7 @@ mod tests {
     use crate::script::{Script, machine};
     use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, INITIAL_COUNT, LVT_TIMER, LVT_TSC_DEADLINE};
     use tollgate_abi::leaves::Answer;
+    use tollgate_abi::x86::msr::APIC_BASE_X2APIC;
 
     const APIC_BASE_READ: u64 = APIC_BASE | BOOT_PROCESSOR;
 
@@ -254,7 +255,7 @@ mod tests {
     fn values_that_the_processor_refuses_are_refused() {
         let mut backend = Script::default();
         assert!(wrmsr(&mut backend, IA32_APIC_BASE, APIC_BASE_READ), "the value that it has");
-        assert!(!wrmsr(&mut backend, IA32_APIC_BASE, APIC_BASE_READ & !(1 << 10)), "out of x2APIC mode");
+        assert!(!wrmsr(&mut backend, IA32_APIC_BASE, APIC_BASE_READ & !APIC_BASE_X2APIC), "out of x2APIC mode");
         assert!(!wrmsr(&mut backend, 0x80b, 1) && !wrmsr(&mut backend, 0x802, 0));
         assert!(!wrmsr(&mut backend, IA32_SYSENTER_ESP, 1 << 63));
         assert!(!wrmsr(&mut backend, IA32_SYSENTER_CS, 1 << 32));

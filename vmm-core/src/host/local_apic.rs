@@ -7,10 +7,11 @@
 
 use tollgate_abi::apic::{
     CURRENT_COUNT, DELIVERY_INIT, DELIVERY_NMI, DELIVERY_START_UP, DIVIDE, EOI, IA32_APIC_BASE, IA32_TSC_DEADLINE, ICR,
-    ID, INITIAL_COUNT, LVT_MASKED, LVT_TIMER, LVT_TSC_DEADLINE, MSR_BASE, SVR, TO_OTHERS, command,
+    ID, INITIAL_COUNT, LVT_MASKED, LVT_TIMER, LVT_TSC_DEADLINE, MSR_BASE, SVR, SVR_ENABLED, TO_OTHERS, command,
 };
 use tollgate_abi::x86::control::ADDRESS;
 use tollgate_abi::x86::cpuid::ecx_1;
+use tollgate_abi::x86::msr::{APIC_AT_RESET, APIC_BASE_ENABLED, APIC_BASE_X2APIC};
 use x86_64::registers::model_specific::Msr;
 
 use crate::host::registers::{NEVER, tsc, wait};
@@ -20,14 +21,10 @@ mod settings;
 
 pub use settings::Settings;
 
-/// The address of its registers after reset (SDM 3A 12.4.1); the boot block maps the first 4 GiB to themselves.
-const MAPPED_AT: u64 = 0xfee0_0000;
-/// IA32_APIC_BASE: x2APIC mode.
-const X2APIC_MODE: u64 = 1 << 10;
-/// IA32_APIC_BASE: globally enabled.
-const APIC_ENABLED: u64 = 1 << 11;
+/// The address of its registers; the boot block maps the first 4 GiB to themselves.
+const MAPPED_AT: u64 = APIC_AT_RESET;
 /// SVR: enabled by software.
-const ENABLED: u32 = 1 << 8 | SPURIOUS_VECTOR as u32;
+const ENABLED: u32 = SVR_ENABLED | SPURIOUS_VECTOR as u32;
 /// Divide configuration: by 1.
 const BY_ONE: u32 = 0b1011;
 /// Counts that are added to the measured ones: a timer that fires early fires twice.
@@ -89,10 +86,10 @@ impl LocalApic {
     pub fn find() -> Result<Self, u64> {
         // SAFETY: every processor with 64-bit mode, in which this runs, has the MSR.
         let base = unsafe { Msr::new(IA32_APIC_BASE).read() };
-        if base & APIC_ENABLED == 0 || base & ADDRESS != MAPPED_AT {
+        if base & APIC_BASE_ENABLED == 0 || base & ADDRESS != MAPPED_AT {
             return Err(base);
         }
-        Ok(Self { by_msr: base & X2APIC_MODE != 0, timer: Timer::TscDeadline })
+        Ok(Self { by_msr: base & APIC_BASE_X2APIC != 0, timer: Timer::TscDeadline })
     }
 
     /// An APIC that no test reaches.

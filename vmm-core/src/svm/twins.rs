@@ -7,7 +7,7 @@ use core::cell::Cell;
 use tollgate_abi::ExitReason;
 use tollgate_abi::apic::{EOI, TPR};
 use tollgate_abi::svm_exit::{self, code, exception};
-use tollgate_abi::x86::control::EFER_SVME;
+use tollgate_abi::x86::control::{EFER_SVME, RFLAGS_IF, RIGHTS_LONG};
 
 use super::capability::Capabilities;
 use super::capability::tests::{qemu, zambezi};
@@ -81,7 +81,7 @@ fn script(reason: ExitReason) -> Script {
     let mut script = Script { reason: reason.0.into(), ..Script::default() };
     script.set(State::Cr0, crate::vmx::guest_state::CR0);
     script.set(State::Cr4, crate::vmx::guest_state::CR4);
-    script.set(State::CsRights, 1 << 13);
+    script.set(State::CsRights, RIGHTS_LONG);
     script
 }
 
@@ -501,7 +501,7 @@ fn a_single_step_is_not_swallowed_by_an_interrupt_that_comes_with_its_instructio
 #[test]
 fn who_halts_right_behind_sti_is_woken_by_an_interrupt_that_comes_before_hlt_is_executed_again() {
     let mut svm = svm(true, code::HLT, 0, 0, &[0xf4]);
-    svm.vmcb.set(f::RFLAGS, 1 << 9);
+    svm.vmcb.set(f::RFLAGS, RFLAGS_IF);
     svm.vmcb.set_part(f::INTERRUPT_SHADOW, 1);
     assert!(!svm.takes_interrupts(false), "right behind STI");
     svm.halt();

@@ -4,6 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tollgate_abi::exit_reason::ExitReason as R;
+use tollgate_abi::x86::control::{CR0_MP, CR0_TS, CR0_WP, CR4_DE, CR4_PGE, DR7_FIXED};
 
 use super::timed::timed;
 use crate::books::book::{book, book_times};
@@ -32,7 +33,7 @@ pub(super) fn mov_to_cr8() -> u32 {
 // DR7 enables no breakpoint, as before.
 pub(super) fn mov_to_dr() -> u32 {
     book_if_enabled(R::MOV_DR, 1);
-    timed!("mov dr7, {quiet}", quiet = in(reg) 0x400u64)
+    timed!("mov dr7, {quiet}", quiet = in(reg) DR7_FIXED)
 }
 
 pub(super) fn mov_from_dr() -> u32 {
@@ -44,26 +45,26 @@ pub(super) fn mov_from_dr() -> u32 {
 pub(super) fn toggle_cr0_wp() -> u32 {
     let cr0 = read_cr0();
     book_times(R::CR_ACCESS, 2);
-    timed!("mov cr0, {other}\n mov cr0, {cr0}", other = in(reg) cr0 ^ 1 << 16, cr0 = in(reg) cr0)
+    timed!("mov cr0, {other}\n mov cr0, {cr0}", other = in(reg) cr0 ^ CR0_WP, cr0 = in(reg) cr0)
 }
 
 // Global pages are not used.
 pub(super) fn toggle_cr4_pge() -> u32 {
     let cr4 = read_cr4();
     book_times(R::CR_ACCESS, 2);
-    timed!("mov cr4, {other}\n mov cr4, {cr4}", other = in(reg) cr4 ^ 1 << 7, cr4 = in(reg) cr4)
+    timed!("mov cr4, {other}\n mov cr4, {cr4}", other = in(reg) cr4 ^ CR4_PGE, cr4 = in(reg) cr4)
 }
 
 // MP matters only to WAIT while TS is set.
 pub(super) fn mov_to_cr0() -> u32 {
     book(R::CR_ACCESS);
-    timed!("mov cr0, {other}", other = in(reg) read_cr0() ^ 2)
+    timed!("mov cr0, {other}", other = in(reg) read_cr0() ^ CR0_MP)
 }
 
 // DE matters only to MOVs of DR4 and DR5, of which there are none.
 pub(super) fn mov_to_cr4() -> u32 {
     book(R::CR_ACCESS);
-    timed!("mov cr4, {other}", other = in(reg) read_cr4() ^ 8)
+    timed!("mov cr4, {other}", other = in(reg) read_cr4() ^ CR4_DE)
 }
 
 pub(super) fn mov_from_cr3() -> u32 {
@@ -80,5 +81,5 @@ pub(super) fn mov_to_cr3() -> u32 {
 // TS is clear again before anything could need SSE.
 pub(super) fn lmsw_clts() -> u32 {
     book_times(R::CR_ACCESS, 2);
-    timed!("lmsw {ts:x}\n clts", ts = in(reg) read_cr0() | 8)
+    timed!("lmsw {ts:x}\n clts", ts = in(reg) read_cr0() | CR0_TS)
 }

@@ -133,6 +133,15 @@ bits! { u64:
     XCR0_HI16_ZMM  7 "AVX-512: ZMM16 to ZMM31.";
 }
 
+/// The x87 control word after FNINIT: all exceptions masked, and results of 64 bits (SDM 1 8.1.5).
+pub const FCW_AT_RESET: u16 = 0x037f;
+/// The x87 control word: a division by zero is masked.
+pub const FCW_ZM: u16 = 1 << 2;
+/// MXCSR after reset: all exceptions masked (SDM 1 10.2.3).
+pub const MXCSR_AT_RESET: u32 = 0x1f80;
+/// MXCSR: a division by zero is masked.
+pub const MXCSR_ZM: u32 = 1 << 9;
+
 /// The address in an entry of a page table, and in IA32_APIC_BASE: bits 51 to 12 (SDM 3A 4.5, 12.4.4).
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 

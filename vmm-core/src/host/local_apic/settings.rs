@@ -7,7 +7,7 @@ use tollgate_abi::apic::{
     LVT_PERFORMANCE, LVT_PERIODIC, LVT_THERMAL, LVT_TIMER, LVT_TSC_DEADLINE, SVR, VERSION,
 };
 use tollgate_abi::x86::cpuid::edx_1;
-use tollgate_abi::x86::msr::IA32_MCG_CAP;
+use tollgate_abi::x86::msr::{IA32_MCG_CAP, MCG_CMCI_P};
 use x86_64::registers::model_specific::Msr;
 
 use super::LocalApic;
@@ -19,8 +19,6 @@ const REQUEST_REGISTERS: u32 = 8;
 /// processors that have it (SDM 3A 12.4.8): the first processors had no more than the first three.
 const ENTRIES: [(u32, u32); 6] =
     [(LVT_ERROR, 3), (LVT_LINT0, 3), (LVT_LINT1, 3), (LVT_PERFORMANCE, 4), (LVT_THERMAL, 5), (LVT_CMCI, 6)];
-/// IA32_MCG_CAP: corrected machine checks interrupt (SDM 3B 16.3.1.1). Without this bit, the seventh entry is none of Intel's.
-const MCG_CMCI_P: u64 = 1 << 10;
 
 /// The values of [`ENTRIES`], as far as the processor has them.
 #[derive(Clone, Copy, Debug)]
