@@ -87,6 +87,16 @@ fn the_zero_page_tells_of_everything() {
 }
 
 #[test]
+fn a_setup_header_ends_with_its_room() {
+    let mut image = lz4_bzimage();
+    put(&mut image, 0x201, &[0xff]);
+    put(&mut image, 0x26c, &[0x5a; 0x64]);
+    let lowered = lower(&request(&image)).unwrap();
+    let page = &segment(&lowered, "boot_params").bytes;
+    assert_eq!(page[0x28e..0x292], [0x5a, 0x5a, 0, 0]);
+}
+
+#[test]
 fn the_page_tables_map_four_gib_to_themselves() {
     let lowered = lower(&request(&elf())).unwrap();
     let tables = segment(&lowered, "page tables");
@@ -326,6 +336,8 @@ fn an_initrd_is_read_before_it_is_taken() {
         assert!(lowered(&[&archive[..], packed].concat()).is_ok(), "archives one after another");
         let error = lowered(&packed[..packed.len() / 2]).unwrap_err();
         assert!(matches!(error, Error::DamagedInitrd { at: 0, packing: Some(_), .. }), "{error}");
+        let error = lowered(&[&archive[..], &packed[..packed.len() / 2]].concat()).unwrap_err();
+        assert!(matches!(error, Error::DamagedInitrd { at, packing: Some(_), .. } if at == archive.len()), "{error}");
     }
     assert!(lowered(b"BZh9 is read by Linux alone").is_ok());
     assert!(lowered(&[&archive[..], b"a configuration"].concat()).is_ok());
