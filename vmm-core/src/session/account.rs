@@ -18,6 +18,23 @@ use crate::figures::KeyRow;
 use crate::ledger::{Book, Imbalance, Ledger};
 use crate::machine::Machine;
 
+/// The facts that a run's verdict depends on, besides the session's findings.
+struct Case<'a> {
+    /// The counts of all vCPUs' ledgers, summed.
+    counts: &'a [u64; ROWS],
+    /// The first vCPU whose ledger does not add up.
+    imbalance: Option<(usize, Imbalance)>,
+    /// Whether ledgers are kept.
+    keeps: bool,
+    /// The vCPU that ended the guest.
+    culprit: usize,
+    /// The number of vCPUs.
+    vcpus: usize,
+    ended: &'a Ended,
+    /// The book that the guest handed over.
+    book: Option<&'a GuestBook>,
+}
+
 /// The last record.
 struct Verdict<'a> {
     ending: Ending,
@@ -83,7 +100,15 @@ impl<W: Write> Session<W> {
             .iter()
             .enumerate()
             .find_map(|(number, account)| account.ledger().check().err().map(|imbalance| (number, imbalance)));
-        self.judge(&counts(books), imbalance, keeps(books), culprit, &ended, book.as_ref(), books.len())
+        self.judge(&Case {
+            counts: &counts(books),
+            imbalance,
+            keeps: keeps(books),
+            culprit,
+            vcpus: books.len(),
+            ended: &ended,
+            book: book.as_ref(),
+        })
     }
 
     #[inline(never)]
@@ -153,17 +178,8 @@ impl<W: Write> Session<W> {
     }
 
     #[inline(never)]
-    #[expect(clippy::too_many_arguments, reason = "all that a verdict depends on")]
-    fn judge(
-        &mut self,
-        counts: &[u64; ROWS],
-        imbalance: Option<(usize, Imbalance)>,
-        keeps: bool,
-        culprit: usize,
-        ended: &Ended,
-        book: Option<&GuestBook>,
-        vcpus: usize,
-    ) -> Ending {
+    fn judge(&mut self, case: &Case<'_>) -> Ending {
+        let &Case { counts, imbalance, keeps, culprit, vcpus, ended, book } = case;
         let unbooked = self.unbooked;
         let booked = |book: &GuestBook, row: usize| book.tally[row] + unbooked[row];
         let unequal = |book: &GuestBook| (0..ROWS).find(|&row| keeps && booked(book, row) != counts[row]);

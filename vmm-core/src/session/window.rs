@@ -35,6 +35,21 @@ pub(super) struct Window {
     start_tsc: u64,
 }
 
+/// A window that has closed: the counts within it, by every book.
+struct Closed {
+    /// The ledgers' exits, all vCPUs'.
+    observed: [u64; ROWS],
+    /// The exits among these that were the monitor's own looks, by their place in [`LOOKS`].
+    looks: [u64; LOOKS.len()],
+    keys: Vec<KeyBooks>,
+    /// The book that the guest handed over.
+    book: Option<GuestBook>,
+    /// The TSC at its end.
+    tsc: u64,
+    /// Whether ledgers are kept.
+    keeps: bool,
+}
+
 impl<W: Write> Session<W> {
     /// Performs the guest's request between two stretches of vCPU 0's execution; `Some` if the guest is over then.
     pub fn pause<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, pause: Pause) -> Option<Outcome> {
@@ -90,29 +105,25 @@ impl<W: Write> Session<W> {
         *ending_call = ending_call.saturating_sub(1);
         self.print_console(vcpu.machine.shared.board);
         self.empty_rings(books);
-        let book = read_book(&vcpu.machine, book_gpa);
-        let keys = compare_keys(&window, books, vcpu.machine.config.facts);
         let mut looks = looks(books);
         looks.iter_mut().zip(window.looks_before).for_each(|(after, before)| *after -= before);
-        self.compare(&window, &observed, looks, &keys, book, tsc, &vcpu.machine, keeps(books));
+        let closed = Closed {
+            observed,
+            looks,
+            keys: compare_keys(&window, books, vcpu.machine.config.facts),
+            book: read_book(&vcpu.machine, book_gpa),
+            tsc,
+            keeps: keeps(books),
+        };
+        self.compare(&window, &closed, &vcpu.machine);
         let cycles = [core::mem::take(&mut window.cycles_before), bench::cycles(window.workload, books)];
-        bench::write(self, window.workload, &observed, cycles, &vcpu.machine.memory, handed);
+        bench::write(self, window.workload, &closed.observed, cycles, &vcpu.machine.memory, handed);
         vcpu.set_profile(Profile::Minimal);
     }
 
     #[inline(never)]
-    #[expect(clippy::too_many_arguments, reason = "all that a workload's verdict depends on")]
-    fn compare(
-        &mut self,
-        window: &Window,
-        observed: &[u64; ROWS],
-        looks: [u64; LOOKS.len()],
-        keys: &[KeyBooks],
-        book: Option<GuestBook>,
-        tsc: u64,
-        machine: &Machine,
-        keeps: bool,
-    ) {
+    fn compare(&mut self, window: &Window, closed: &Closed, machine: &Machine) {
+        let &Closed { ref observed, looks, ref keys, ref book, tsc, keeps } = closed;
         let Window { workload, iterations, start_tsc, smis, .. } = *window;
         let (vcpus, controls) = (machine.shared.ledgers.len() as u64, &machine.config.controls);
         let predicted = |row: usize| {
@@ -120,10 +131,10 @@ impl<W: Write> Session<W> {
                 controls.enable(reason)
             })
         };
-        let guest = |row: usize| book.map_or(0, |book| book.tally[row]);
+        let guest = |row: usize| book.as_ref().map_or(0, |book| book.tally[row]);
         let looks = |row: usize| ExitReason(row as u16).look().map_or(0, |at| looks[at]);
         let agrees = |row: usize| [predicted(row), guest(row)] == [observed[row].wrapping_sub(looks(row)); 2];
-        let (verdict, message) = match &book {
+        let (verdict, message) = match book {
             None => (Judgement::Failed, "the guest handed over no book"),
             Some(book) if book.passed == 0 => (Judgement::Failed, book.message()),
             Some(_) if !keeps => (Judgement::Unaccounted, ""),
