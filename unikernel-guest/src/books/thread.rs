@@ -5,7 +5,8 @@
 //! idle ─ claimed ─► being made ─ given ─► ready ─ run ─► done ─ joined, or taken back ─► idle
 //! ```
 //!
-//! Whoever claims an idle vCPU alone gives it work; the vCPU alone ends that; of several that join, one succeeds.
+//! Whoever claims an idle vCPU alone gives it work; the vCPU alone ends that; of several that join, one succeeds. A state counts
+//! the threads before, so that whoever is late to wait for one thread's end does not sleep until the next thread's.
 
 use core::ptr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
@@ -14,15 +15,18 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicUsize
 use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::profile::Profile;
 
-/// States of a thread: none, being made, to be run, finished.
+/// Phases of a thread, the low bits of its state: none, being made, to be run, finished.
 const IDLE: u32 = 0;
 const CLAIMED: u32 = 1;
 const READY: u32 = 2;
 const DONE: u32 = 3;
+const PHASE: u32 = 0b11;
+/// One thread more, in the bits above the phase. It begins when its vCPU is claimed.
+const GENERATION: u32 = PHASE + 1;
 
 /// The work of one vCPU.
 pub(crate) struct Thread {
-    /// Its state, a word that others wait on.
+    /// Its phase and its generation, a word that others wait on.
     state: AtomicU32,
     entry: AtomicPtr<()>,
     argument: AtomicUsize,
@@ -79,8 +83,19 @@ impl Thread {
         self.claim_from(IDLE) || self.claim_from(DONE)
     }
 
-    fn claim_from(&self, state: u32) -> bool {
-        self.state.compare_exchange(state, CLAIMED, AcqRel, Relaxed).is_ok()
+    fn claim_from(&self, phase: u32) -> bool {
+        let state = self.state.load(Relaxed);
+        let claimed = with_phase(state.wrapping_add(GENERATION), CLAIMED);
+        state & PHASE == phase && self.state.compare_exchange(state, claimed, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Goes on to this phase. One alone may end each phase, so that nobody else changes the state meanwhile.
+    fn go_on_to(&self, phase: u32) {
+        self.state.store(with_phase(self.state.load(Relaxed), phase), Release);
+    }
+
+    fn is_in(&self, phase: u32) -> bool {
+        self.state.load(Acquire) & PHASE == phase
     }
 
     /// Gives the vCPU, which was claimed, its work. The caller announces it.
@@ -89,12 +104,12 @@ impl Thread {
         self.argument.store(work.argument, Relaxed);
         self.profile.store(work.profile as u8, Relaxed);
         self.is_blocked.store(0, Relaxed);
-        self.state.store(READY, Release);
+        self.go_on_to(READY);
     }
 
     /// The work that this vCPU is to do now.
     pub(crate) fn work(&self) -> Option<Work> {
-        (self.state.load(Acquire) == READY).then(|| Work {
+        self.is_in(READY).then(|| Work {
             entry: self.entry.load(Relaxed),
             argument: self.argument.load(Relaxed),
             profile: Profile::from_number(self.profile.load(Relaxed).into()).unwrap_or_default(),
@@ -103,17 +118,17 @@ impl Thread {
 
     /// This vCPU has done its work. The caller wakes those who wait on the state.
     pub(crate) fn finish(&self) {
-        self.state.store(DONE, Release);
+        self.go_on_to(DONE);
     }
 
     /// Whether the work is done.
     pub(crate) fn is_done(&self) -> bool {
-        self.state.load(Acquire) == DONE
+        self.is_in(DONE)
     }
 
     /// Takes back a vCPU whose work is done and was given without a number.
     pub(crate) fn take_back(&self) {
-        self.state.store(IDLE, Release);
+        self.go_on_to(IDLE);
     }
 
     /// Joins the thread with this number, if it has finished.
@@ -123,13 +138,13 @@ impl Thread {
         if self.id.load(Acquire) != id {
             return Join::Gone;
         }
-        if state != DONE {
+        if state & PHASE != DONE {
             return Join::Wait(state);
         }
         if self.id.compare_exchange(id, 0, AcqRel, Relaxed).is_err() {
             return Join::Gone;
         }
-        self.state.store(IDLE, Release);
+        self.go_on_to(IDLE);
         Join::Joined
     }
 
@@ -169,6 +184,10 @@ impl Thread {
     }
 }
 
+const fn with_phase(state: u32, phase: u32) -> u32 {
+    state & !PHASE | phase
+}
+
 /// The number of a thread on a vCPU, after so many others: never 0, nor the main thread's, nor a refusal's, nor that of a thread
 /// that has not been joined, for almost the first 2^28 threads.
 pub(crate) fn number(spawned: u32, vcpu: usize) -> u32 {
@@ -192,11 +211,11 @@ mod tests {
         assert!(thread.claim() && !thread.claim() && !thread.claim_for_good());
         assert_eq!(thread.work(), None, "it is not complete yet");
         thread.set_id(0x13);
-        assert_eq!(thread.join(0x13), Join::Wait(CLAIMED));
+        assert_eq!(thread.join(0x13), Join::Wait(GENERATION | CLAIMED));
         thread.set_blocked(true);
         thread.give(WORK);
         assert_eq!((thread.work(), thread.blocked().load(SeqCst)), (Some(WORK), 0), "a thread begins unblocked");
-        assert_eq!((thread.join(0x13), thread.join(0x23)), (Join::Wait(READY), Join::Gone));
+        assert_eq!((thread.join(0x13), thread.join(0x23)), (Join::Wait(GENERATION | READY), Join::Gone));
         assert!(!thread.claim() && !thread.claim_for_good());
         thread.set_left_changed(true);
         thread.finish();
@@ -258,6 +277,8 @@ mod tests {
         Ends,
         /// Joins the thread with this number.
         Joins(u32),
+        /// Waits for the end of the thread with this number, while the state is this.
+        Waits(u32, u32),
         /// Is done, with this result.
         Has(Join),
         Spawned(u32),
@@ -306,16 +327,19 @@ mod tests {
                 *step = Looks;
             }
             Joins(id) => match thread.join(id) {
-                Join::Wait(_) => return None,
+                Join::Wait(state) => *step = Waits(id, state),
                 result => *step = Has(result),
             },
+            Waits(_, state) if thread.state.load(SeqCst) == state => return None,
+            Waits(id, _) => *step = Joins(id),
             Has(_) | Spawned(_) => return None,
         }
         (next.state, next.id) = (thread.state.load(SeqCst), thread.id.load(SeqCst));
         Some(next)
     }
 
-    /// Two spawn a thread each on the same vCPU; of either thread two others want the end. In every order of their steps.
+    /// Two spawn a thread each on the same vCPU; of either thread two others want the end. In every order of their steps. Nobody
+    /// sleeps for one thread's end while the other runs.
     #[test]
     fn in_every_order_each_thread_runs_once_and_is_joined_by_one() {
         let (first, second) = (number(0, 3), number(1, 3));
@@ -324,6 +348,9 @@ mod tests {
         let start = Moment { state: IDLE, id: 0, spawned: 0, runs: 0, actors };
         let (mut seen, mut open, mut ends) = (BTreeSet::from([start.clone()]), VecDeque::from([start]), 0);
         while let Some(moment) = open.pop_front() {
+            for actor in &moment.actors {
+                assert!(!matches!(*actor, Waits(id, state) if state == moment.state && id != moment.id), "{moment:?}");
+            }
             let may = |actor: &usize| match moment.actors[*actor] {
                 Joins(id) => moment.actors.contains(&Spawned(id)),
                 _ => true,
@@ -334,7 +361,7 @@ mod tests {
                 let joined = |actors: &[Step]| actors.iter().filter(|&&actor| actor == Has(Join::Joined)).count();
                 let gone = moment.actors.iter().filter(|&&actor| actor == Has(Join::Gone)).count();
                 assert_eq!((joined(&moment.actors[3..5]), joined(&moment.actors[5..7]), gone), (1, 1, 2), "{moment:?}");
-                assert_eq!((moment.runs, moment.state, moment.id), (2, IDLE, 0), "{moment:?}");
+                assert_eq!((moment.runs, moment.state & PHASE, moment.id), (2, IDLE, 0), "{moment:?}");
             }
             open.extend(next.into_iter().filter(|next| seen.insert(next.clone())));
         }
