@@ -1,5 +1,5 @@
 //! The ACPI tables (ACPI 6.5): a hardware-reduced machine with local APICs and one UART without an interrupt, a register to sleep
-//! and one to reset. A system that reads this looks for no PIC, PIT, RTC, PM timer or VGA.
+//! and one to reset. A system that reads this looks for no PIC, PIT, PM timer or VGA, and drives no RTC.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device, EISAName, IO, Name, Package, ResourceTemplate, ZERO};
@@ -9,15 +9,12 @@ use acpi_tables::madt::{EnabledStatus, LocalInterruptController, MADT, Processor
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-
-use crate::ports;
+use tollgate_abi::machine::pc;
+use tollgate_abi::x86::msr::APIC_AT_RESET;
 
 const OEM: [u8; 6] = *b"TOLLGT";
 const OEM_TABLE: [u8; 8] = *b"TOLLGATE";
 const OEM_REVISION: u32 = 1;
-
-/// The page of each local APIC.
-const LOCAL_APIC_GPA: u32 = 0xfee0_0000;
 
 /// Bits of the FADT's IAPC_BOOT_ARCH: no VGA, no ASPM for PCI Express, no RTC in CMOS. Clear: no legacy devices, no 8042.
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 4 | 1 << 5;
@@ -57,9 +54,9 @@ pub(crate) fn tables(gpa: u64, vcpus: u32) -> Vec<u8> {
 
 /// Power-off, and the UART. Without an interrupt, a driver polls it.
 fn dsdt() -> Sdt {
-    let off = &ports::SLEEP_TYPE_OFF;
+    let off = &pc::SLEEP_TYPE_OFF;
     let power_off = Name::new("\\_S5_".into(), &Package::new(vec![off, off, &ZERO, &ZERO]));
-    let ports = IO::new(ports::UART, ports::UART, 1, 8);
+    let ports = IO::new(pc::SERIAL_PORT, pc::SERIAL_PORT, 1, pc::SERIAL_PORTS as u8);
     let id = Name::new("_HID".into(), &EISAName::new("PNP0501"));
     let number = Name::new("_UID".into(), &1u8);
     let resources = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports]));
@@ -77,15 +74,15 @@ fn fadt(dsdt_gpa: u64) -> impl Aml {
         .flag(Flags::HwReducedAcpi)
         .flag(Flags::ResetRegSup);
     table.iapc_boot_arch = BOOT_ARCHITECTURE.into();
-    table.reset_reg = byte(ports::RESET);
-    table.reset_value = ports::RESET_VALUE;
-    table.sleep_control_reg = byte(ports::SLEEP_CONTROL);
-    table.sleep_status_reg = byte(ports::SLEEP_STATUS);
+    table.reset_reg = byte(pc::RESET_PORT);
+    table.reset_value = pc::RESET_VALUE;
+    table.sleep_control_reg = byte(pc::SLEEP_CONTROL_PORT);
+    table.sleep_status_reg = byte(pc::SLEEP_CONTROL_PORT + 1);
     table.finalize()
 }
 
 fn madt(vcpus: u32) -> MADT {
-    let mut table = MADT::new(OEM, OEM_TABLE, OEM_REVISION, LocalInterruptController::Address(LOCAL_APIC_GPA));
+    let mut table = MADT::new(OEM, OEM_TABLE, OEM_REVISION, LocalInterruptController::Address(APIC_AT_RESET as u32));
     for id in (0..vcpus).map(|id| id as u8) {
         table.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }

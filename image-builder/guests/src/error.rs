@@ -1,5 +1,8 @@
 //! The reasons that a kernel is not lowered: a sentence each, and a remedy.
 
+use tollgate_abi::machine::MOST_VCPUS;
+use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
+
 use crate::packing::Packing;
 
 /// The reason that a kernel can't be lowered.
@@ -67,12 +70,12 @@ pub enum Error {
     #[error("the initrd is no archive of cpio, packed or not")]
     NoInitrd,
     /// The initrd ends early, or has something else than files in it.
-    #[error("the initrd is damaged: the archive at byte {at} {}{cause}", if let Some(packing) = packing { format!("can't be read from {packing}: ") } else { "can't be read: ".to_owned() })]
+    #[error("the initrd is damaged: the archive at byte {at} can't be read as {form}: {cause}")]
     DamagedInitrd {
         /// Offset of the archive; there may be several in a file.
         at: usize,
-        /// The way in which it is packed.
-        packing: Option<Packing>,
+        /// Its form: cpio, or the packing of it.
+        form: String,
         /// The reader's own words.
         cause: String,
     },
@@ -109,11 +112,11 @@ pub enum Error {
         /// There is an initrd.
         with_initrd: bool,
     },
-    /// Memory up to the addresses of devices.
-    #[error("a machine of {0} MiB of memory would reach into the addresses of devices, which begin at 3072 MiB")]
+    /// More memory than the machine can have.
+    #[error("a machine of {0} MiB of memory is too large; {MOST_MEMORY_MIB} MiB is the most")]
     TooMuchMemory(u64),
-    /// A number of vCPUs that a local APIC's ID can't count.
-    #[error("a machine of {0} vCPUs can't be described; 1 to 255 can")]
+    /// A number of vCPUs that the machine can't have.
+    #[error("a machine of {0} vCPUs can't be made; 1 to {MOST_VCPUS} can")]
     Vcpus(u32),
 }
 
@@ -146,7 +149,7 @@ impl Error {
             Error::TooLittleMemory { .. } => {
                 "give the machine more memory; Linux wants some for itself beside what is loaded, and for the initrd's files"
             }
-            Error::TooMuchMemory(_) => "give the machine at most 3072 MiB",
+            Error::TooMuchMemory(_) => "give the machine less memory",
             Error::Vcpus(_) => "choose another number of vCPUs",
         }
     }

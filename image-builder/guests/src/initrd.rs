@@ -21,12 +21,14 @@ pub(crate) fn check(initrd: &[u8]) -> Result<(), Error> {
         // Zeros pad an archive.
         rest = &rest[rest.iter().take_while(|&&byte| byte == 0).count()..];
         let at = initrd.len() - rest.len();
-        let damaged = |packing| move |error: io::Error| Error::DamagedInitrd { at, packing, cause: error.to_string() };
-        match (rest.starts_with(CPIO), Packing::of(rest)) {
-            (true, _) => rest = to_trailer(rest).map_err(damaged(None))?,
+        let (is_cpio, packing) = (rest.starts_with(CPIO), Packing::of(rest));
+        let form = packing.filter(|_| !is_cpio).map_or_else(|| "cpio".to_owned(), |packing| packing.to_string());
+        let damaged = |error: io::Error| Error::DamagedInitrd { at, form, cause: error.to_string() };
+        match (is_cpio, packing) {
+            (true, _) => rest = to_trailer(rest).map_err(damaged)?,
             (false, Some(packing)) => {
-                let reader = unpack::reader(packing, rest).map_err(damaged(Some(packing)))?;
-                return reader.map_or(Ok(()), |reader| to_trailer(reader).map(drop).map_err(damaged(Some(packing))));
+                let end = unpack::reader(packing, rest).and_then(|reader| reader.map(to_trailer).transpose());
+                return end.map(drop).map_err(damaged);
             }
             // Linux also stops here; it has the files of the archives in front.
             (false, None) if at > 0 && initrd.starts_with(CPIO) => return Ok(()),

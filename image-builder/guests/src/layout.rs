@@ -1,9 +1,12 @@
 //! The places of everything in guest memory. Below 1 MiB lies the boot information, from there on the kernel, at the top the
 //! initrd.
 //!
-//! The first 64 KiB stay free: a monitor may want them for itself.
+//! The monitor's own boot area, below all of it, stays free.
 
 use std::ops::Range;
+
+use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
+use tollgate_abi::machine::{BOOT_AREA_BYTES, MOST_VCPUS, PAGE_BYTES};
 
 use crate::error::Error;
 use crate::lowered::Segment;
@@ -24,15 +27,12 @@ pub const ACPI_GPA: u64 = 0x9_e000;
 pub const LOW_END_GPA: u64 = 0xa_0000;
 /// The first address of memory above the old devices; a kernel lies higher.
 pub const KERNEL_FLOOR_GPA: u64 = 0x10_0000;
-/// The first address that devices may have: memory ends before it.
-pub const DEVICES_GPA: u64 = 0xc000_0000;
 
 /// The most bytes of a command line that have room at [`COMMAND_LINE_GPA`].
 const COMMAND_LINE_ROOM_BYTES: u32 = 0xffff;
-/// The most vCPUs whose local APICs have an ID of their own; 255 means all.
-const MOST_VCPUS: u32 = 255;
-const PAGE_BYTES: u64 = 4096;
 const MIB: u64 = 1 << 20;
+
+const _: () = assert!(BOOT_AREA_BYTES <= STACK_TOP_GPA - PAGE_BYTES);
 
 /// The setup header that goes into `boot_params`, and the kernel's limits.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) struct Setup {
 }
 
 pub(crate) fn check_vcpus(vcpus: u32) -> Result<(), Error> {
-    if (1..=MOST_VCPUS).contains(&vcpus) { Ok(()) } else { Err(Error::Vcpus(vcpus)) }
+    if (1..=MOST_VCPUS as u32).contains(&vcpus) { Ok(()) } else { Err(Error::Vcpus(vcpus)) }
 }
 
 pub(crate) fn check_command_line(line: &str, most: u32) -> Result<(), Error> {
@@ -69,7 +69,7 @@ pub(crate) fn place_initrd(
     initrd: Option<&[u8]>,
     memory_bytes: u64,
 ) -> Result<Option<Segment>, Error> {
-    if memory_bytes > DEVICES_GPA {
+    if memory_bytes > MOST_MEMORY_MIB * MIB {
         return Err(Error::TooMuchMemory(memory_bytes / MIB));
     }
     let kernel_end = kernel.end.max(kernel.start.saturating_add(setup.init_bytes));

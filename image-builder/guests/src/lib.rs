@@ -23,7 +23,6 @@ pub mod layout;
 mod lowered;
 mod packing;
 mod page_tables;
-pub mod ports;
 mod unpack;
 
 pub use error::Error;

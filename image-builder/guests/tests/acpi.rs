@@ -6,7 +6,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use tollgate_guests::{Request, layout, lower, ports};
+use tollgate_abi::machine::{MOST_VCPUS, pc};
+use tollgate_guests::{Request, layout, lower};
 
 fn tables(vcpus: u32) -> Vec<u8> {
     let lowered = lower(&Request { vcpus, ..kernel::request(&kernel::elf()) }).unwrap();
@@ -34,7 +35,7 @@ fn table<'a>(all: &'a [u8], gpa: u64, signature: &[u8]) -> &'a [u8] {
 
 #[test]
 fn all_tables_are_found_from_the_first() {
-    for vcpus in [1, 2, 255] {
+    for vcpus in [1, 2, MOST_VCPUS as u32] {
         let all = tables(vcpus);
         assert_eq!((&all[..8], all[15]), (&b"RSD PTR "[..], 2));
         check_sum(&all[..20]);
@@ -48,8 +49,8 @@ fn all_tables_are_found_from_the_first() {
         let register = |offset| (number(fadt, offset, 4), number(fadt, offset + 4, 8));
         // In I/O space, eight bits, by bytes.
         let at = |port: u16| (0x0100_0801, u64::from(port));
-        assert_eq!((register(116), fadt[128]), (at(ports::RESET), ports::RESET_VALUE));
-        assert_eq!([register(244), register(256)], [at(ports::SLEEP_CONTROL), at(ports::SLEEP_STATUS)]);
+        assert_eq!((register(116), fadt[128]), (at(pc::RESET_PORT), pc::RESET_VALUE));
+        assert_eq!([register(244), register(256)], [at(pc::SLEEP_CONTROL_PORT), at(pc::SLEEP_CONTROL_PORT + 1)]);
         let apics: Vec<_> = madt[44..].chunks(8).map(|apic| (apic[0], apic[1], apic[2], apic[3], apic[4])).collect();
         let expected: Vec<_> = (0..vcpus as u8).map(|id| (0, 8, id, id, 1)).collect();
         assert_eq!(apics, expected);
