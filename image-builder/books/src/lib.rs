@@ -16,6 +16,7 @@ pub mod exits;
 pub mod failure;
 pub mod lines;
 pub mod log;
+pub mod needs;
 pub mod output_file;
 pub mod report;
 pub mod terminal;

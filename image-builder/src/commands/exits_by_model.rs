@@ -11,7 +11,9 @@ use tollgate_abi::exit_reason::{Feature, Need, TABLE};
 use tollgate_abi::key::VARIANTS;
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::account::Account;
+use tollgate_books::account::atlas::{about, denied, lacking};
 use tollgate_books::failure::{Failure, Status};
+use tollgate_books::needs::{enabled_by, need_names};
 use tollgate_books::output_file;
 use tollgate_books::report::Sheet;
 use tollgate_books::terminal::Terminal;
@@ -19,7 +21,6 @@ use tollgate_books::terminal::Terminal;
 use super::atlas::{self, Part};
 use super::boot::Booting;
 use super::place;
-use super::tables::{enabled_by, need_names};
 use crate::emulator::models::{MODELS, Model, Offers};
 use crate::emulator::{Boot, Engine, Limits, Machine, Target, release};
 use crate::images;
@@ -60,8 +61,8 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
             let whole = models.iter().zip(&runs).filter(|(_, accounts)| worst(accounts) == Status::Balanced);
             for (model, accounts) in whole.filter(|(_, accounts)| !produced(number, variant, accounts)) {
                 let lacking = match variant {
-                    None => atlas::lacking(number, accounts.iter()),
-                    Some(_) => atlas::denied(number, variant, accounts.iter()),
+                    None => lacking(number, accounts.iter()),
+                    Some(_) => denied(number, variant, accounts.iter()),
                 };
                 if lacking.is_none() {
                     let model = model.name;
@@ -75,12 +76,12 @@ pub(super) fn sheet() -> Result<Sheet, Failure> {
             Ok(())
         };
         exit(number.to_string(), reason.name, None, enabled_by(reason.enabled_by))?;
-        let is_vtx = |name: &&str| atlas::about(reason.reason, name).is_none_or(|row| row.is_under(Extension::VtX));
+        let is_vtx = |name: &&str| about(reason.reason, name).is_none_or(|row| row.is_under(Extension::VtX));
         let names = VARIANTS.iter().filter(|(of, _)| *of == reason.reason).map(|(_, name)| *name);
         for name in names.filter(is_vtx) {
             // Needs under SVM are another matter.
             let under_vtx = |need: &&Need| **need != Need::Has(Feature::WholeSvm);
-            let needs = atlas::about(reason.reason, name).map_or(&[][..], |scenario| scenario.needs);
+            let needs = about(reason.reason, name).map_or(&[][..], |scenario| scenario.needs);
             let needs: Vec<Need> = needs.iter().filter(under_vtx).copied().collect();
             exit(String::new(), &format!("{}: {name}", reason.name), Some(name), need_names(&needs))?;
         }

@@ -1,11 +1,11 @@
 //! `tollgate reasons` and `tollgate workloads`: the tables that the monitor itself is built from.
 
 use tollgate_abi::ExitReason;
-use tollgate_abi::exit_reason::{EnabledBy, Need, OWN_OF_SVM, Row, SDM_EDITION, TABLE as REASONS};
+use tollgate_abi::exit_reason::{OWN_OF_SVM, Row, SDM_EDITION, TABLE as REASONS};
 use tollgate_abi::scenario::{RUNS, TABLE as SCENARIOS};
 use tollgate_abi::svm_exit::{self, APM_EDITION, INVALID, Own};
 use tollgate_abi::workload::{Ends, On, Provokes, Workload, every};
-use tollgate_abi::x86::controls::Word;
+use tollgate_books::needs::enabled_by;
 use tollgate_books::report::{Sheet, SheetFormat};
 use tollgate_books::terminal::Terminal;
 
@@ -85,37 +85,6 @@ fn svm_codes(reason: ExitReason) -> String {
         (first, last) => format!("{first:X}-{last:X}h"),
     };
     svm_exit::codes(reason).map(range).collect::<Vec<_>>().join(", ")
-}
-
-/// The controls that make a reason possible, for people.
-pub(super) fn enabled_by(by: EnabledBy) -> String {
-    match by {
-        EnabledBy::Always => "always".to_owned(),
-        EnabledBy::AnyOf(ways) => ways.iter().map(|needs| need_names(needs)).collect::<Vec<_>>().join(" or "),
-    }
-}
-
-/// Needs that have to be met together.
-pub(super) fn need_names(needs: &[Need]) -> String {
-    needs.iter().map(|&need| need_name(need)).collect::<Vec<_>>().join(" and ")
-}
-
-fn control_name(word: Word, bit: u8) -> String {
-    word.name(bit).unwrap_or("a control without a name").to_owned()
-}
-
-fn need_name(need: Need) -> String {
-    match need {
-        Need::Pin(bit) => control_name(Word::Pin, bit),
-        Need::Proc(bit) => control_name(Word::Proc, bit),
-        Need::Proc2(bit) => control_name(Word::Proc2, bit),
-        Need::Proc3(bit) => control_name(Word::Proc3, bit),
-        Need::ExceptionBitmap => "exception bitmap".to_owned(),
-        Need::CrMasks => "CR0 or CR4 mask".to_owned(),
-        Need::IoBitmaps => "I/O bitmaps".to_owned(),
-        Need::MsrReads | Need::MsrWrites => "MSR bitmaps".to_owned(),
-        Need::Has(feature) => format!("processor: {}", feature.name()),
-    }
 }
 
 /// The table of workloads, of microbenchmarks, and of scenarios, which are all asked for in the same way.
