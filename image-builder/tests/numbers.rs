@@ -8,15 +8,18 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The sources of the bare-metal programs, without tests at a file's end, by their names.
+/// The sources of the bare-metal programs, and of the test that decodes them, without tests at a file's end, by their names.
 fn sources() -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = [
         "vmm-core/src",
         "vmm-core/abi/src",
+        "vmm-core/bare-rt/src",
+        "vmm-core/monitor/src",
         "vmm-core/monitor-run/src",
         "vmm-core/monitor-uefi/src",
         "unikernel-guest/src",
+        "image-builder/tests/instructions",
     ]
     .map(|folder| root().join(folder))
     .into();
@@ -67,6 +70,191 @@ fn declares(line: &str, prefixes: &[&str]) -> bool {
     let Some((name, rest)) = declaration.split_once(':') else { return false };
     let value = rest.split_once('=').map_or("", |(_, value)| value.trim_start());
     prefixes.iter().any(|prefix| name.starts_with(prefix)) && value.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// The words, numbers and operators of a line, without its comment; a string is one token, a quotation mark.
+fn tokens(line: &str) -> Vec<&str> {
+    const PAIRS: [&str; 14] = ["::", "<<", ">>", "&&", "||", "==", "!=", "=>", "->", "..", "&=", "|=", "^=", "//"];
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let (mut found, mut rest) = (Vec::new(), line.trim_start());
+    while let Some(first) = rest.chars().next() {
+        let end = if is_word(first) {
+            rest.find(|c| !is_word(c)).unwrap_or(rest.len())
+        } else if PAIRS.iter().any(|pair| rest.starts_with(pair)) {
+            2
+        } else {
+            first.len_utf8()
+        };
+        let (token, behind) = rest.split_at(end);
+        match token {
+            "//" => break,
+            "\"" => rest = behind.split_once('"').map_or("", |(_, behind)| behind),
+            _ => rest = behind,
+        }
+        rest = rest.trim_start();
+        found.push(token);
+    }
+    found
+}
+
+fn is_number(token: Option<&&str>) -> bool {
+    token.is_some_and(|token| token.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// Whether a register's bit or field is taken, set or compared by its number. The halves of a register and its lowest bytes are
+/// no bits of the manual's, and of what CPUID answers, only single bits have names.
+fn has_a_bit_by_number(line: &str) -> bool {
+    const REGISTERS: [&str; 22] = [
+        "cr0",
+        "cr4",
+        "efer",
+        "rflags",
+        "dr6",
+        "dr7",
+        "xcr0",
+        "mxcsr",
+        "rights",
+        "controls",
+        "interruptibility",
+        "activity",
+        "eventinj",
+        "exitintinfo",
+        "ept_vpid",
+        "vm_cr",
+        "cs",
+        "ss",
+        "tr",
+        "ldtr",
+        "selector",
+        "pending_debug",
+    ];
+    const ANSWERS: [&str; 4] = ["eax", "ebx", "ecx", "edx"];
+    const WIDTHS: [&str; 3] = ["0xff", "0xffff", "0xffff_ffff"];
+    let tokens = tokens(line);
+    tokens.iter().enumerate().any(|(at, token)| {
+        let name = token.to_lowercase();
+        // `cr0`, `GUEST_CR0`, `State::CsRights`.
+        let is_register = REGISTERS.iter().any(|register| {
+            name.strip_suffix(register).is_some_and(|before| before.is_empty() || before.ends_with('_'))
+        }) || ["CsRights", "SsRights", "TrRights", "LdtrRights"].contains(token);
+        let is_answer = ANSWERS.contains(token) || ANSWERS.iter().any(|answer| name.starts_with(&format!("{answer}_")));
+        if !is_register && !is_answer {
+            return false;
+        }
+        let mut behind = tokens[at + 1..].iter().skip_while(|token| ["(", ")"].contains(*token)).peekable();
+        let operator = behind.next().copied().unwrap_or_default();
+        let mut behind = behind.skip_while(|token| ["(", "!"].contains(*token)).peekable();
+        if !is_number(behind.peek().copied()) {
+            return false;
+        }
+        let number = behind.next().copied().unwrap_or_default();
+        let next = [behind.next().copied().unwrap_or_default(), behind.next().copied().unwrap_or_default()];
+        // A shift by a name is the name's.
+        let shifts_by_number = next[0] == "<<" && is_number(Some(&next[1]));
+        match operator {
+            ">>" if next == ["&", "1"] => true,
+            ">>" => is_register && number != "32",
+            "&" | "|" | "^" | "&=" | "|=" | "^=" if next[0] == "<<" => shifts_by_number,
+            "&" | "|" | "^" | "&=" | "|=" | "^=" => is_register && !WIDTHS.contains(&number),
+            "," => is_register && shifts_by_number,
+            _ => false,
+        }
+    })
+}
+
+/// Whether an MSR is read or written by its number.
+fn reaches_an_msr_by_number(line: &str) -> bool {
+    const CALLS: [&str; 14] = [
+        "rdmsr",
+        "wrmsr",
+        "rdmsr_times",
+        "wrmsr_times",
+        "try_rdmsr",
+        "try_wrmsr",
+        "read_msr",
+        "write_msr",
+        "try_read_msr",
+        "try_write_msr",
+        "msr",
+        "msr_exits",
+        "Msr::new",
+        "Msr",
+    ];
+    let tokens = tokens(line);
+    tokens.iter().enumerate().any(|(at, token)| {
+        let is_new = *token == "new" && at > 1 && tokens[at - 2] == "Msr";
+        // The MSR is the first argument that is none of the parts of a machine.
+        let mut arguments = tokens[at + 1..].iter();
+        (is_new || CALLS.contains(token))
+            && arguments.next() == Some(&"(")
+            && is_number(arguments.find(|token| !["&", "mut", "backend", "machine", "here", ","].contains(*token)))
+            // In assembly RDMSR and WRMSR have it in ECX, where a count is decimal.
+            || tokens[at..].starts_with(&["mov", "ecx", ","]) && tokens.get(at + 3).is_some_and(|to| to.starts_with("0x"))
+    })
+}
+
+/// Whether an exit of SVM's is told, asked or compared by its code.
+fn has_an_exit_code_by_number(line: &str) -> bool {
+    const CALLS: [&str; 7] = ["reason", "intercept", "of_code", "bit_0", "bit_1", "bit_2", "Code"];
+    const CODES: [&str; 4] = ["code", "exit_code", "exitcode", "EXITCODE"];
+    let tokens = tokens(line);
+    let speaks_of_codes = tokens.windows(2).any(|pair| pair == ["svm_exit", "::"]);
+    tokens.iter().enumerate().any(|(at, token)| {
+        let next = tokens.get(at + 1).copied().unwrap_or_default();
+        let behind = is_number(tokens.get(at + 2));
+        CALLS.contains(token) && next == "(" && behind
+            || *token == "EXITCODE" && next == "," && behind
+            || CODES.contains(token) && ["==", "!="].contains(&next) && behind
+            || speaks_of_codes && token.starts_with("0x")
+    })
+}
+
+/// The lines of an enumeration that is named after numbers of the architecture, and gives them by itself.
+fn enumerated_by_number(text: &str) -> Vec<&str> {
+    const NAMES: [&str; 9] = ["Control", "Bit", "Flag", "Feature", "Exception", "Vector", "Msr", "Reason", "ExitCode"];
+    let mut found = Vec::new();
+    let mut is_inside = false;
+    for line in text.lines() {
+        let tokens = tokens(line);
+        if let Some(at) = tokens.iter().position(|token| *token == "enum") {
+            is_inside = tokens.get(at + 1).is_some_and(|name| NAMES.iter().any(|part| name.contains(part)));
+        } else if line.starts_with('}') {
+            is_inside = false;
+        } else if is_inside && tokens.get(1) == Some(&"=") && is_number(tokens.get(2)) {
+            found.push(line);
+        }
+    }
+    found
+}
+
+#[test]
+fn bits_of_registers_have_names() {
+    // Bits that are reserved have no name: the guest tries to set them, and a test sees that CPUID shows none.
+    const RESERVED: [&str; 3] = ["cr0 | 1 << 32", "cr4 | 1 << 63", "features.edx & (1 << 10 | 1 << 30)"];
+    let is_reserved = |line: &str| RESERVED.iter().any(|bit| line.contains(bit));
+    let found = offenders(&["vmm-core/abi/src/x86/"], |line| has_a_bit_by_number(line) && !is_reserved(line));
+    none("bits by number", &found);
+}
+
+#[test]
+fn msrs_that_are_reached_have_names() {
+    none("MSRs by number", &offenders(&[], reaches_an_msr_by_number));
+}
+
+#[test]
+fn exits_of_svm_have_names() {
+    none("exit codes by number", &offenders(&["vmm-core/abi/src/svm_exit.rs"], has_an_exit_code_by_number));
+}
+
+#[test]
+fn no_enumeration_numbers_what_has_a_name() {
+    let found: Vec<String> = sources()
+        .iter()
+        .flat_map(|(name, text)| {
+            enumerated_by_number(text).into_iter().map(move |line| format!("{name}: {}", line.trim()))
+        })
+        .collect();
+    none("enumerations with numbers", &found);
 }
 
 #[test]
@@ -147,5 +335,80 @@ fn the_rules_see_what_they_look_for() {
     assert!(!is_of_a_number("Proc(RDTSC_EXITING)", &["Proc"]));
     assert!(
         declares("pub const CR0_PE: u64 = 1 << 0;", &["CR0_"]) && !declares("const CR0_X: u64 = CR0_PE;", &["CR0_"])
+    );
+    assert_eq!(
+        tokens("a.b(x, \"c d\") >>= 0x1_f; // e"),
+        ["a", ".", "b", "(", "x", ",", "\"", ")", ">>", "=", "0x1_f", ";"]
+    );
+    assert_eq!(
+        enumerated_by_number("enum VectorOf {\n    Debug = 1,\n    Other,\n}\nenum Turn {\n    First = 1,\n}"),
+        ["    Debug = 1,"]
+    );
+    let check = |rule: fn(&str) -> bool, flagged: &[&str], passed: &[&str]| {
+        flagged.iter().for_each(|line| assert!(rule(line), "not seen: {line}"));
+        passed.iter().for_each(|line| assert!(!rule(line), "wrongly seen: {line}"));
+    };
+    check(
+        has_a_bit_by_number,
+        &[
+            "let pages = cr0 >> 31 & 1 == 1;",
+            "(efer & !0xd01 == 0, \"a reserved bit\"),",
+            "self.get(GUEST_RFLAGS) >> 9 & 1 == 1",
+            "self.get(State::Rflags) & 1 << 8 == 0",
+            "backend.set(State::Cr0, 1 << 31 | 1);",
+            "vmcb.get(EVENTINJ) >> 8 & 7",
+            "dr7 |= 0x400;",
+            "write_dr6(read_dr6() & !(1 << 14))",
+            "timed!(\"mov cr0, {x}\", x = in(reg) read_cr0() ^ 2)",
+            "rdtscp: extended.edx >> 27 & 1 != 0,",
+            "assert_ne!(answer.ecx & 1 << 27, 0);",
+            "matches!(cs & 15, 3 | 9)",
+            "self.get(GUEST_TR_SELECTOR) >> 2 & 1 == 0",
+        ],
+        &[
+            "(cr0 >> 32 == 0, \"bits above 31\"),",
+            "cr0 & CR0_PG != 0 && 1 < 2",
+            "self.get(ENTRY_CONTROLS) & 1 << IA_32E_MODE_GUEST != 0",
+            "features.ebx >> 16 & 0xff",
+            "answer.ecx & ecx_1::AVX != 0",
+            "rflags & 0xffff_ffff",
+            "/// cr0 >> 31 & 1",
+            "print(\"cr0 & 1 << 3\");",
+            "across & 1 << 3",
+        ],
+    );
+    check(
+        reaches_an_msr_by_number,
+        &[
+            "Msr::new(0x2ff).write(6)",
+            "let value = rdmsr(27);",
+            "wrmsr(&mut backend, 0x80b, 1)",
+            "traps::try_read_msr(0xc001_0114)",
+            "    mov ecx, 0x1B  # IA32_APIC_BASE",
+        ],
+        &[
+            "wrmsr(&mut backend, EOI, 0)",
+            "try_wrmsr(msr, 0xdead)",
+            "frame.user_msr(0)",
+            "mov ecx, 1024",
+            "rdmsr_times(ICR, 1)",
+        ],
+    );
+    check(
+        has_an_exit_code_by_number,
+        &[
+            "svm_exit::reason(code, 0) == svm_exit::reason(0x72, 0)",
+            "let codes = (0..0xa7).filter(|&code| svm_exit::reason(code, 0) == reason);",
+            "if code == 0x7c {",
+            "vmcb.set(f::EXITCODE, 0x72);",
+            "Exit::Code(0x81, None)",
+        ],
+        &[
+            "svm_exit::reason(code, 0)",
+            "each(reason, 0)",
+            "opcode == 0x0f20",
+            "reason(code::MSR, 1)",
+            "error_code == 0",
+        ],
     );
 }

@@ -8,6 +8,7 @@ use tollgate_abi::apic::{DELIVERY_INIT, DELIVERY_START_UP};
 use tollgate_abi::exit_reason::ExitReason;
 use tollgate_abi::machine::START_UP_GPA;
 use tollgate_abi::x86::control::{CR0_CD, CR0_ET, CR0_NW, DR6_AT_RESET, DR7_FIXED};
+use tollgate_abi::x86::msr::IA32_EFER;
 use x86_64::registers::control::{Cr0Flags, Cr2, Cr3, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
 
@@ -47,7 +48,7 @@ tollgate_start_up:
     mov bx, offset tollgate_at_cr3
     mov eax, [bx]
     mov cr3, eax
-    mov ecx, 0xC0000080             # EFER
+    mov ecx, {efer_msr}
     rdmsr
     or eax, {efer}
     wrmsr
@@ -90,6 +91,7 @@ tollgate_start_up_end:
     page = const START_UP_GPA,
     cr4 = const (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits() | Cr4Flags::OSFXSR.bits() | Cr4Flags::OSXMMEXCPT_ENABLE.bits()
         | Cr4Flags::DEBUGGING_EXTENSIONS.bits()) as u32,
+    efer_msr = const IA32_EFER,
     efer = const (EferFlags::SYSTEM_CALL_EXTENSIONS.bits() | EferFlags::LONG_MODE_ENABLE.bits()
         | EferFlags::NO_EXECUTE_ENABLE.bits()) as u32,
     cr0 = const (Cr0Flags::PROTECTED_MODE_ENABLE.bits() | Cr0Flags::MONITOR_COPROCESSOR.bits()

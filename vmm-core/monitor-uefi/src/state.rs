@@ -10,6 +10,7 @@ use core::arch::asm;
 
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::x86::cpuid::ecx_1;
+use tollgate_abi::x86::segment::SELECTOR_OFFSET;
 use vmm_core::kept_msrs::KEPT;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::{lgdt, lidt, load_tss, sgdt, sidt};
@@ -131,7 +132,7 @@ impl State {
         /// Bit 1 of a TSS descriptor's type: LTR demands that it be clear, and sets it.
         const BUSY: u64 = 1 << 41;
         if self.tr != 0 {
-            let descriptor = (self.gdt.base + u64::from(self.tr & !7)).as_mut_ptr::<u64>();
+            let descriptor = (self.gdt.base + u64::from(self.tr & SELECTOR_OFFSET)).as_mut_ptr::<u64>();
             // SAFETY: the selector was in the register, hence is that of a TSS in the table.
             unsafe {
                 descriptor.write_volatile(descriptor.read_volatile() & !BUSY);

@@ -9,6 +9,8 @@ use core::arch::global_asm;
 
 use tollgate_abi::guest_image::{PLACED_BYTES_AT, PLACED_HPA};
 use tollgate_abi::machine::MOST_VCPUS;
+use tollgate_abi::x86::control::{CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR0_WP, CR4_PAE, EFER_LME};
+use tollgate_abi::x86::msr::{APIC_BASE_BSP, IA32_APIC_BASE, IA32_EFER};
 
 use monitor_run::firmware::Firmware;
 use monitor_run::processors::{ARRIVALS, STACKS, other_main};
@@ -65,8 +67,8 @@ start16:
     sub ebx, 0xFFFF0000
     lgdtd cs:[bx]
     mov eax, cr0
-    or eax, 1                       # PE
-    and eax, 0x9FFFFFFF             # caches on: clear CD, NW
+    or eax, {pe}
+    and eax, {caches_on}
     mov cr0, eax
     .byte 0x66, 0xEA                # ljmpl $0x08, $start32
     .long start32
@@ -79,9 +81,9 @@ start32:
     mov es, ax
     mov ss, ax
 
-    mov ecx, 0x1B                   # IA32_APIC_BASE: what the boot processor has done, the others find done
+    mov ecx, {apic_base}            # IA32_APIC_BASE: what the boot processor has done, the others find done
     rdmsr
-    test eax, 0x100
+    test eax, {boot_processor}
     jz paging32
 
     mov edi, {placed}               # a guest that Bochs has placed: 2.7 gives its blocks of memory, which the bytes lie in
@@ -120,16 +122,16 @@ start32:
     jnz 2b
 
 paging32:
-    mov eax, 0x20                   # PAE
+    mov eax, {pae}
     mov cr4, eax
     mov eax, {pml4}
     mov cr3, eax
-    mov ecx, 0xC0000080             # EFER.LME
+    mov ecx, {efer}
     rdmsr
-    or eax, 0x100
+    or eax, {lme}
     wrmsr
     mov eax, cr0
-    or eax, 0x80010000              # PG, WP
+    or eax, {pages}
     mov cr0, eax
     .byte 0xEA                      # ljmp $0x18, $start64
     .long start64
@@ -143,9 +145,9 @@ start64:
     mov ss, ax
     mov fs, ax
     mov gs, ax
-    mov ecx, 0x1B
+    mov ecx, {apic_base}
     rdmsr
-    test eax, 0x100
+    test eax, {boot_processor}
     jz other64
     mov rsp, offset {stack} + {stack_bytes}
     mov rax, offset {rust_main}
@@ -178,6 +180,14 @@ gdt_pointer:
     .long gdt
     .text
 "#,
+    pe = const CR0_PE,
+    caches_on = const !(CR0_CD | CR0_NW) as u32,
+    apic_base = const IA32_APIC_BASE,
+    boot_processor = const APIC_BASE_BSP,
+    pae = const CR4_PAE,
+    efer = const IA32_EFER,
+    lme = const EFER_LME,
+    pages = const CR0_PG | CR0_WP,
     placed = const PLACED_HPA,
     placed_bytes = const PLACED_BYTES_AT,
     block = const LEAST_BLOCK_BYTES,

@@ -4,6 +4,7 @@ use crate::exit::{Action, Backend, Event, GuestRegisters, Operand, State, TableI
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
 use tollgate_abi::x86::control::{CR0_PE, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG, RIGHTS_UNUSABLE};
+use tollgate_abi::x86::segment::{SELECTOR_OFFSET, SELECTOR_RPL, SELECTOR_TI};
 
 /// The bits of a base that LGDT and LIDT load with an operand of 16 bits (SDM 2A, LGDT/LIDT).
 const BASE_24_BITS: u64 = 0x00ff_ffff;
@@ -217,9 +218,9 @@ impl Descriptor {
         machine: &mut Machine,
     ) -> Result<Self, Fault> {
         let form = const { if IS_LONG { 16 } else { 8 } };
-        let (offset, error_code) = (u64::from(selector & !7), u32::from(selector & !3));
+        let (offset, error_code) = (u64::from(selector & SELECTOR_OFFSET), u32::from(selector & !SELECTOR_RPL));
         let refused = Fault::Raise(Event::fault(vector::GP, error_code));
-        if selector & 4 != 0 || offset + (form as u64 - 1) > backend.get(State::GdtrLimit) {
+        if selector & SELECTOR_TI != 0 || offset + (form as u64 - 1) > backend.get(State::GdtrLimit) {
             return Err(refused);
         }
         let linear = backend.get(State::GdtrBase).wrapping_add(offset);
@@ -259,14 +260,14 @@ fn load_ldt<B: Backend, const IS_LONG: bool>(
     backend: &mut B,
     machine: &mut Machine,
 ) -> Result<(), Fault> {
-    if selector & !3 == 0 {
+    if selector & !SELECTOR_RPL == 0 {
         backend.set(State::LdtrSelector, u64::from(selector));
         backend.set(State::LdtrRights, RIGHTS_UNUSABLE);
         return Ok(());
     }
     let descriptor = Descriptor::load::<B, IS_LONG>(selector, TYPE_LDT, backend, machine)?;
     if !paging::is_canonical(descriptor.base()) {
-        return Err(Event::fault(vector::GP, u32::from(selector & !3)).into());
+        return Err(Event::fault(vector::GP, u32::from(selector & !SELECTOR_RPL)).into());
     }
     backend.set(State::LdtrSelector, u64::from(selector));
     backend.set(State::LdtrBase, descriptor.base());
@@ -280,12 +281,12 @@ fn load_task_register<B: Backend, const IS_LONG: bool>(
     backend: &mut B,
     machine: &mut Machine,
 ) -> Result<(), Fault> {
-    if selector & !3 == 0 {
+    if selector & !SELECTOR_RPL == 0 {
         return Err(Event::GENERAL_PROTECTION.into());
     }
     let descriptor = Descriptor::load::<B, IS_LONG>(selector, TYPE_AVAILABLE_TSS, backend, machine)?;
     if !paging::is_canonical(descriptor.base()) {
-        return Err(Event::fault(vector::GP, u32::from(selector & !3)).into());
+        return Err(Event::fault(vector::GP, u32::from(selector & !SELECTOR_RPL)).into());
     }
     paging::write(backend, machine, descriptor.linear + 5, &[(descriptor.low >> 40) as u8 | BUSY as u8])?;
     backend.set(State::TrSelector, u64::from(selector));

@@ -11,6 +11,7 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::svm_exit::{self, Intercept, code, intercept};
 use tollgate_abi::x86::control::{CR0_AM, EFER_SVME, RFLAGS_AC, RFLAGS_FIXED, RFLAGS_NT, RFLAGS_OF};
+use tollgate_abi::x86::segment::SELECTOR_RPL;
 
 use super::controls::Intercepts;
 use super::nmi::Nmis;
@@ -261,7 +262,7 @@ impl Frame<'_> {
         let vmcb = self.svm.vmcb;
         vmcb.set(CR0, vmcb.get(CR0) | CR0_AM);
         for (segment, attributes) in [(CS, USER_CODE_64), (SS, USER_STACK)] {
-            vmcb.set_part(segment.selector(), vmcb.part(segment.selector()) | 3);
+            vmcb.set_part(segment.selector(), vmcb.part(segment.selector()) | u64::from(SELECTOR_RPL));
             vmcb.set_part(segment.attributes(), attributes);
         }
         vmcb.set_part(CPL, 3);

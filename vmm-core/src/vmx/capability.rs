@@ -7,10 +7,11 @@ use core::fmt;
 use super::wanted::*;
 use tollgate_abi::x86::controls::{Word, bits};
 use tollgate_abi::x86::msr::{
-    IA32_ARCH_CAPABILITIES, IA32_VMX_BASIC, IA32_VMX_CR0_FIXED0, IA32_VMX_CR0_FIXED1, IA32_VMX_CR4_FIXED0,
-    IA32_VMX_CR4_FIXED1, IA32_VMX_ENTRY_CTLS, IA32_VMX_EPT_VPID_CAP, IA32_VMX_EXIT_CTLS, IA32_VMX_MISC,
-    IA32_VMX_PINBASED_CTLS, IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2, IA32_VMX_PROCBASED_CTLS3,
+    EPT_PAGE_2_MIB, IA32_ARCH_CAPABILITIES, IA32_VMX_BASIC, IA32_VMX_CR0_FIXED0, IA32_VMX_CR0_FIXED1,
+    IA32_VMX_CR4_FIXED0, IA32_VMX_CR4_FIXED1, IA32_VMX_ENTRY_CTLS, IA32_VMX_EPT_VPID_CAP, IA32_VMX_EXIT_CTLS,
+    IA32_VMX_MISC, IA32_VMX_PINBASED_CTLS, IA32_VMX_PROCBASED_CTLS, IA32_VMX_PROCBASED_CTLS2, IA32_VMX_PROCBASED_CTLS3,
     IA32_VMX_TRUE_ENTRY_CTLS, IA32_VMX_TRUE_EXIT_CTLS, IA32_VMX_TRUE_PINBASED_CTLS, IA32_VMX_TRUE_PROCBASED_CTLS,
+    INVVPID, INVVPID_ADDRESS, INVVPID_CONTEXT,
 };
 
 const LOCKED: u64 = 1;
@@ -266,12 +267,13 @@ impl Capabilities {
     /// fault: a guest that changes the size of a page in its own tables without invalidating it can bring about a machine check
     /// in instruction fetches, which stops the whole machine (CVE-2018-12207). Processors without that fault say so.
     pub const fn maps_large_pages(&self) -> bool {
-        self.ept_vpid >> 16 & 1 != 0 && self.arch_capabilities & IF_PSCHANGE_MC_NO != 0
+        self.ept_vpid & EPT_PAGE_2_MIB != 0 && self.arch_capabilities & IF_PSCHANGE_MC_NO != 0
     }
 
     /// VPIDs, with the INVVPID types that the monitor uses: individual-address and single-context.
     pub const fn has_vpid(&self) -> bool {
-        self.proc2.may & VPID != 0 && self.ept_vpid >> 32 & 1 != 0 && self.ept_vpid >> 40 & 0b11 == 0b11
+        const ALL: u64 = INVVPID | INVVPID_ADDRESS | INVVPID_CONTEXT;
+        self.proc2.may & VPID != 0 && self.ept_vpid & ALL == ALL
     }
 
     /// A VMX-preemption timer that keeps time and can count across exits.

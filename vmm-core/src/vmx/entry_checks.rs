@@ -12,6 +12,8 @@ use super::field::*;
 
 /// The part of a system segment's access rights that tells its kind: type, the system's own, and present.
 const SYSTEM_KIND: u64 = RIGHTS_TYPE | RIGHTS_CODE_OR_DATA | RIGHTS_PRESENT;
+/// A selector's table indicator.
+const TI: u64 = SELECTOR_TI as u64;
 /// The two kinds of blocking that end behind an instruction.
 const BLOCKING_OF_ONE_INSTRUCTION: u64 = BLOCKING_BY_STI | BLOCKING_BY_MOV_SS;
 
@@ -78,8 +80,8 @@ impl<R: Fn(u32) -> u64> GuestArea<R> {
         // A guest that may be without paging may have a CS of data that expands upwards.
         let is_flat_data = |rights: u64| rights & RIGHTS_TYPE == RIGHTS_WRITABLE | RIGHTS_ACCESSED;
         first(&[
-            (self.get(GUEST_TR_SELECTOR) & SELECTOR_TI == 0, "TR's selector refers to the LDT"),
-            (!usable(ldtr) || self.get(GUEST_LDTR_SELECTOR) & SELECTOR_TI == 0, "LDTR's selector refers to the LDT"),
+            (self.get(GUEST_TR_SELECTOR) & TI == 0, "TR's selector refers to the LDT"),
+            (!usable(ldtr) || self.get(GUEST_LDTR_SELECTOR) & TI == 0, "LDTR's selector refers to the LDT"),
             (is_canonical(self.get(GUEST_TR_BASE)), "TR's base is not canonical"),
             (is_canonical(self.get(GUEST_FS_BASE)), "FS's base is not canonical"),
             (is_canonical(self.get(GUEST_GS_BASE)), "GS's base is not canonical"),

@@ -3,6 +3,7 @@
 use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA};
 use tollgate_abi::profile::Profile;
 use tollgate_abi::x86::control::{CR0_AM, CR4_OSXSAVE, RFLAGS_AC};
+use tollgate_abi::x86::segment::SELECTOR_RPL;
 
 use super::Vmx;
 use super::field::{self as f, *};
@@ -236,7 +237,7 @@ impl Frame<'_> {
         for (selector, rights, value) in
             [(GUEST_CS_SELECTOR, GUEST_CS_RIGHTS, USER_CODE_64), (GUEST_SS_SELECTOR, GUEST_SS_RIGHTS, USER_STACK)]
         {
-            vmcs.write(selector, vmcs.read(selector) | 3);
+            vmcs.write(selector, vmcs.read(selector) | SELECTOR_RPL);
             vmcs.write(rights, value);
         }
         let rflags = vmcs.read(GUEST_RFLAGS);

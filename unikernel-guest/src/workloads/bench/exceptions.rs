@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "executes what it times")]
 
 use tollgate_abi::exit_reason::ExitReason as R;
+use tollgate_abi::x86::control::CR0_TS;
 
 use super::super::exceptions::{SIMD_DEFAULT, SIMD_DIVISIONS, X87_DIVISIONS};
 use super::super::expect::vector;
@@ -37,7 +38,7 @@ pub(super) fn invalid_opcode() -> u32 {
 pub(super) fn device_not_available() -> u32 {
     book_times(R::CR_ACCESS, 2);
     book_exception(vector::NM);
-    timed_fault_between!("", "lmsw {ts:x}\n fnop", "clts", "", ts = in(reg) read_cr0() | 8)
+    timed_fault_between!("", "lmsw {ts:x}\n fnop", "clts", "", ts = in(reg) read_cr0() | CR0_TS)
 }
 
 pub(super) fn segment_not_present() -> u32 {

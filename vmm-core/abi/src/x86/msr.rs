@@ -80,6 +80,14 @@ pub const WRITE_BACK: u64 = 6;
 /// IA32_MCG_CAP.MCG_CMCI_P: corrected machine checks interrupt (SDM 3B 16.3.1.1).
 pub const MCG_CMCI_P: u64 = 1 << 10;
 
+// IA32_VMX_EPT_VPID_CAP (SDM 3D A.10).
+bits! { u64:
+    EPT_PAGE_2_MIB     16 "EPT: pages of 2 MiB.";
+    INVVPID            32 "INVVPID.";
+    INVVPID_ADDRESS    40 "INVVPID of one address.";
+    INVVPID_CONTEXT    41 "INVVPID of one VPID.";
+}
+
 /// VM_CR.SVMDIS: SVM is switched off (APM 2 15.30.1).
 pub const VM_CR_SVMDIS: u64 = 1 << 4;
 

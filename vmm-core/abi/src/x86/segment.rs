@@ -25,7 +25,11 @@ segments! {
 }
 
 /// A selector's table indicator: it selects from the LDT (SDM 3A 3.4.2).
-pub const SELECTOR_TI: u64 = 1 << 2;
+pub const SELECTOR_TI: u16 = 1 << 2;
+/// A selector's requested privilege level.
+pub const SELECTOR_RPL: u16 = 0b11;
+/// The bits of a selector that are its descriptor's offset in the table: all but the table indicator and the RPL.
+pub const SELECTOR_OFFSET: u16 = !0b111;
 
 /// Access rights from a VMCB's packed attributes (APM 2 15.5.1), where a segment that is not present is unusable.
 pub const fn rights(attributes: u64) -> u64 {
