@@ -32,6 +32,7 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --workload random:7 --audit       a guest of random instructions, which can't harm the monitor
   tollgate run --on qemu-tcg --audit             SVM on QEMU's own emulation
   tollgate run --guest own --no-book --audit     a guest of your own, held against the emulator's log
+  tollgate run --guest vmlinuz --initrd FILE --console   a Linux that others built, until it powers off
 
 Environment:
   TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH
@@ -231,9 +232,16 @@ pub struct ImageOptions {
     /// emulator does in most of --timeout; in an image, ten minutes; for a random guest 20000000]
     #[arg(long, value_name = "TICKS")]
     pub limit: Option<u64>,
-    /// An ELF file to run instead of the built-in guest
-    #[arg(long, value_name = "ELF")]
+    /// A guest instead of the built-in one: an ELF file that is made for Tollgate, or a Linux kernel (bzImage), which ends when it
+    /// powers off
+    #[arg(long, value_name = "FILE")]
     pub guest: Option<PathBuf>,
+    /// The kernel's initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "guest")]
+    pub initrd: Option<PathBuf>,
+    /// More words for the kernel's command line
+    #[arg(long, value_name = "TEXT", requires = "guest", allow_hyphen_values = true)]
+    pub append: Option<String>,
     /// Take it that the guest of --guest keeps no book: compare the ledger with the emulator's log alone, however the guest ends
     #[arg(long, requires = "guest")]
     pub no_book: bool,
@@ -260,6 +268,9 @@ pub struct RunArguments {
     /// Write one JSON document to standard output, and nothing else there
     #[arg(long)]
     pub json: bool,
+    /// Show the guest's console on standard error while it runs
+    #[arg(long)]
+    pub console: bool,
     /// Write the account as a page to this file, too
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -269,7 +280,7 @@ pub struct RunArguments {
     /// The processor model of Bochs; `tollgate platforms` lists them
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
-    /// Memory of the emulated machine in MiB [default: 32, with --uefi 256]
+    /// Memory of the emulated machine in MiB [default: 32, with --uefi 256]; with a kernel that of its own machine [default: 256]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(4..=2048))]
     pub memory: Option<u16>,
     /// Processors of the emulated machine, 1 to 16 [default: as many as the run needs]

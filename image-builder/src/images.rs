@@ -6,7 +6,7 @@ use tollgate_abi::command_line::Options;
 use tollgate_books::failure::Failure;
 
 use crate::image::{
-    APPLICATION_ELF, GUEST_ELF, Guest, MONITOR_ELF, Rom, RomError, Stick, StickError, guest_file, with_mark,
+    APPLICATION_ELF, GUEST_ELF, Guest, MONITOR_ELF, Placed, Rom, RomError, Stick, StickError, guest_file, with_mark,
 };
 use crate::random::RandomGuest;
 
@@ -22,6 +22,14 @@ pub fn build(guest: Option<&Path>, options: &str) -> Result<Rom, Failure> {
             RomError::TooLarge { .. } | RomError::Load(_) => refuse((error.to_string(), error.remedy())),
         })
     })
+}
+
+/// Builds the ROM for a guest that is placed in memory.
+///
+/// # Errors
+/// The guest's machine can't be as it is to be, or the monitor does not fit.
+pub fn build_around(placed: &Placed, options: &str) -> Result<Rom, Failure> {
+    Rom::build(MONITOR_ELF, &placed.guest(), options).map_err(|error| Failure::usage(&error).remedy(error.remedy()))
 }
 
 /// Builds the stick, of the same parts.

@@ -15,6 +15,7 @@ pub mod emulator;
 pub mod image;
 pub mod images;
 pub mod interrupt;
+pub mod kernel;
 pub mod progress;
 pub mod random;
 pub mod selection;

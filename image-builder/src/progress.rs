@@ -15,13 +15,14 @@ use tollgate_books::terminal::Terminal;
 pub struct Progress {
     bar: Option<ProgressBar>,
     terminal: Terminal,
+    console: bool,
 }
 
 const REDRAWS_EACH_SECOND: u8 = 15;
 
 impl Progress {
-    /// Progress through `workloads` workloads.
-    pub fn new(workloads: u64) -> Self {
+    /// Progress through `workloads` workloads; with `console` each line of the guest's text, too.
+    pub fn new(workloads: u64, console: bool) -> Self {
         let terminal = Terminal::of_stderr();
         // A line that moves takes escape sequences.
         let bar = (std::io::stderr().is_terminal() && terminal.colors).then(|| {
@@ -33,7 +34,7 @@ impl Progress {
         if let Some(bar) = &bar {
             bar.enable_steady_tick(Duration::from_millis(100));
         }
-        Self { bar, terminal }
+        Self { bar, terminal, console }
     }
 
     /// Shows the beginning of a phase, or a line of its own.
@@ -46,6 +47,10 @@ impl Progress {
 
     /// Counts a record that has come.
     pub fn record(&self, record: &Record<'_>) {
+        if self.console && record.kind == Kind::Console {
+            let text = read::Console::of(record).map(|line| printable(&line.text));
+            text.into_iter().for_each(|text| self.phase(&text));
+        }
         let Some(bar) = &self.bar else { return };
         match record.kind {
             Kind::Begin => {

@@ -63,7 +63,7 @@ fn each_defect_is_named() {
         bytes
     };
     check(b"", "empty");
-    check(b"#!/bin/sh\n", "not an ELF file");
+    check(b"#!/bin/sh\n", "neither an ELF file nor a Linux kernel");
     check(&changed(4, 1), "32-bit");
     check(&changed(4, 9), "class is malformed");
     check(&changed(5, 2), "another machine");

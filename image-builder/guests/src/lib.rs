@@ -49,6 +49,11 @@ pub struct Request<'a> {
     pub vcpus: u32,
 }
 
+/// Whether a file that begins with these bytes is a bzImage, or is meant to be one.
+pub fn is_bzimage(head: &[u8]) -> bool {
+    matches!(format::recognise(head), Ok(Format::BzImage))
+}
+
 /// Lowers a kernel to segments, which do not overlap and lie in the machine's memory, and an entry state.
 ///
 /// # Errors

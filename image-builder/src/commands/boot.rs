@@ -39,10 +39,11 @@ pub(super) struct Booted {
 }
 
 impl Booting<'_> {
-    /// Boots in a directory, and shows the progress on standard error: `steps` of them make the whole.
-    pub(super) fn shown(&self, directory: &Path, steps: u64, what: &str) -> Result<Booted, Failure> {
+    /// Boots in a directory, and shows the progress on standard error: `steps` of them make the whole. With `console` the guest's
+    /// text is shown as well.
+    pub(super) fn shown(&self, directory: &Path, steps: u64, what: &str, console: bool) -> Result<Booted, Failure> {
         let launch = self.machine.prepare(directory, self.boot, self.audit)?;
-        let progress = Progress::new(steps);
+        let progress = Progress::new(steps, console);
         launch.notes.iter().for_each(|note| progress.phase(note));
         progress.phase(&format!("{}: {what}", launch.name));
         let session = Session::run(&launch, self.limits, |record| progress.record(record));

@@ -6,12 +6,16 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
 use tollgate_books::terminal::Terminal;
 
+use super::one_image::no_kernel_on_a_stick;
 use crate::cli::ImageArguments;
 use crate::images;
 
 pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     let options = arguments.image.selection()?.options()?;
     let guest = arguments.image.guest.as_deref();
+    if arguments.image.kernel(None)?.is_some() {
+        return Err(no_kernel_on_a_stick());
+    }
     if let Some(path) = &arguments.rom {
         let rom = images::build(guest, &options)?;
         write(path, &rom.bytes, rom.monitor_bytes, rom.guest_bytes, Some(rom.free_bytes))?;

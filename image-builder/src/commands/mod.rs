@@ -27,6 +27,7 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::SheetFormat;
 
 use crate::cli::{Command, ImageOptions, MissingCpus};
+use crate::kernel::Kernel;
 use crate::selection::{
     ATLAS, DEFAULT_WATCHDOG_TICKS, GuestKind, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest,
     random_seed,
@@ -86,6 +87,16 @@ impl ImageOptions {
         self.workloads.iter().flat_map(|list| list.split(',')).any(|item| random_seed(item.trim()).is_some())
     }
 
+    /// The kernel that is to be the guest, if it is one.
+    fn kernel(&self, memory_mib: Option<u16>) -> Result<Option<Kernel>, Failure> {
+        let Some(file) = &self.guest else { return Ok(None) };
+        if self.initrd.is_none() && self.append.is_none() && !Kernel::is_one(file)? {
+            return Ok(None);
+        }
+        let (initrd, append) = (self.initrd.clone(), self.append.clone().unwrap_or_default());
+        Ok(Some(Kernel { file: file.clone(), initrd, append, memory_mib }))
+    }
+
     fn selection(&self) -> Result<Selection, Failure> {
         let names = || LeafMap::ALL.iter().map(|map| map.name());
         let leaf_map = LeafMap::parse(&self.leaf_map).ok_or_else(|| {
@@ -95,7 +106,11 @@ impl ImageOptions {
             };
             Failure::usage(format_args!("there is no term `{}`", self.leaf_map)).remedy(remedy)
         })?;
-        let random = self.wants_random();
+        let (random, kernel) = (self.wants_random(), self.kernel(None)?.is_some());
+        if kernel && !self.workloads.is_empty() {
+            let sentence = "a kernel runs no workloads, and --workload names some";
+            return Err(Failure::usage(sentence).remedy("leave --workload out"));
+        }
         if self.guest.is_some() && random {
             let sentence = "a random guest takes the guest's place, and --guest names another";
             return Err(Failure::usage(sentence).remedy("leave one of the two out"));
@@ -118,7 +133,7 @@ impl ImageOptions {
                 without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
                 ..Options::default()
             },
-            guest: match (&self.guest, self.no_book) {
+            guest: match (&self.guest, self.no_book || kernel) {
                 (None, _) => GuestKind::BuiltIn,
                 (Some(_), false) => GuestKind::Other,
                 (Some(_), true) => GuestKind::WithoutBook,

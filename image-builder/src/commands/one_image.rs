@@ -14,6 +14,12 @@ use crate::cli::RunArguments;
 use crate::emulator::{Boot, Limits, Machine, Target};
 use crate::images;
 
+/// The failure of a kernel that is to go into an image: that has no room for it.
+pub(super) fn no_kernel_on_a_stick() -> Failure {
+    Failure::usage("a kernel goes into no image yet: an emulator places it in memory")
+        .remedy("use `tollgate run --guest` without --uefi")
+}
+
 /// Boots an image with these options, in a directory, and returns its account.
 pub(super) fn run_image(
     arguments: &RunArguments,
@@ -22,10 +28,20 @@ pub(super) fn run_image(
     directory: &Path,
 ) -> Result<(String, Account), Failure> {
     let guest = arguments.image.guest.as_deref();
-    let image =
-        if arguments.uefi { images::build_stick(guest, options)?.bytes } else { images::build(guest, options)?.bytes };
-    let boot = if arguments.uefi { Boot::Stick(&image) } else { Boot::Rom(&image) };
     let parsed = Options::parse(options).unwrap_or_default();
+    let kernel = arguments.image.kernel(arguments.memory)?;
+    let placed = kernel.as_ref().map(|kernel| kernel.place(parsed.cpus)).transpose()?;
+    let image = match &placed {
+        Some(_) if arguments.uefi => return Err(no_kernel_on_a_stick()),
+        Some(placed) => images::build_around(placed, options)?.bytes,
+        None if arguments.uefi => images::build_stick(guest, options)?.bytes,
+        None => images::build(guest, options)?.bytes,
+    };
+    let boot = match &placed {
+        Some(placed) => Boot::RomAndGuest(&image, placed),
+        None if arguments.uefi => Boot::Stick(&image),
+        None => Boot::Rom(&image),
+    };
     let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
@@ -34,13 +50,17 @@ pub(super) fn run_image(
         boot,
         machine: Machine {
             target,
-            memory_mib: arguments.memory.unwrap_or(boot.memory_mib()),
+            memory_mib: arguments.memory.filter(|_| placed.is_none()).unwrap_or(boot.memory_mib()),
             cpus: arguments.machine_cpus.unwrap_or(parsed.processors()),
         },
         audit: arguments.audit,
         limits: if arguments.uefi { Limits { grace: stick::GRACE, ..within } } else { within },
     };
-    let booted = booting.shown(directory, workloads, &format!("{}{and_scenarios}", counted(workloads, "workload")))?;
+    let what = match &kernel {
+        Some(kernel) => kernel.file.display().to_string(),
+        None => format!("{}{and_scenarios}", counted(workloads, "workload")),
+    };
+    let booted = booting.shown(directory, workloads, &what, arguments.console)?;
     let (title, serial) = (booted.launch.name.clone(), booted.launch.serial.clone());
     let account = booted.account()?;
     if arguments.uefi {

@@ -39,7 +39,7 @@ pub enum GuestError {
     #[error("the file is empty")]
     Empty,
     /// It is no ELF file.
-    #[error("it is not an ELF file")]
+    #[error("it is neither an ELF file nor a Linux kernel (bzImage)")]
     NotElf,
     /// The file ends before a part that its headers promise.
     #[error("it is truncated: {part} reaches to byte {end}, and the file has {bytes}")]

@@ -97,7 +97,7 @@ fn boot_rows(
     let boot = Boot::Rom(&rom.bytes);
     let machine = Machine { cpus, ..Machine::new(target, boot) };
     let booting = Booting { boot, machine, audit, limits: Limits::within(limit) };
-    let booted = booting.shown(directory.path(), steps, &format!("microbenchmarks, run {number}"))?;
+    let booted = booting.shown(directory.path(), steps, &format!("microbenchmarks, run {number}"), false)?;
     let (log, emulator) = (booted.session.log.as_ref().ok().cloned(), booted.launch.emulator.title.clone());
     let account = booted.account()?;
     let (Status::Balanced, Some(log)) = (account.status, log) else {

@@ -155,7 +155,7 @@ fn measure(model: &'static Model, rows: &[&Row], books: Books, cpus: u32, limit:
     let boot = Boot::Rom(&rom.bytes);
     let machine = Machine { cpus, ..Machine::new(Target::bochs(model), boot) };
     let booting = Booting { boot, machine, audit: false, limits: Limits::within(limit) };
-    let account = booting.shown(directory.path(), 2 * rows.len() as u64, what)?.account()?;
+    let account = booting.shown(directory.path(), 2 * rows.len() as u64, what, false)?.account()?;
     ticks(&account, accounting)
 }
 

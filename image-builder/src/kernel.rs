@@ -1,0 +1,82 @@
+//! A kernel that others built, as the command line names it: recognized, lowered, and ready to be placed in its machine.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use tollgate_abi::guest_image::Entry;
+use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
+use tollgate_books::failure::Failure;
+use tollgate_guests::{Request, is_bzimage, lower};
+
+use crate::image::{Placed, guest_file};
+
+/// The memory of a kernel's machine, in MiB, unless asked otherwise.
+const USUAL_MEMORY_MIB: u16 = 256;
+/// Bytes of a file that tell whether it is a bzImage.
+const HEAD_BYTES: u64 = 4096;
+
+/// The words of every kernel's command line: the serial port is the console, a panic ends the machine, and the kernel does not
+/// test its own algorithms, which takes longer than the rest of its start. A tick of the time-stamp counter counts as a
+/// nanosecond: the emulators' counters have no frequency of their own, and not every model tells one.
+const COMMAND_LINE: &str = "console=ttyS0,115200 panic=-1 cryptomgr.notests tsc_early_khz=1000000";
+
+/// A kernel and its machine.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The kernel's file.
+    pub file: PathBuf,
+    /// The initial RAM disk's.
+    pub initrd: Option<PathBuf>,
+    /// Words behind [`COMMAND_LINE`].
+    pub append: String,
+    /// The machine's memory in MiB.
+    pub memory_mib: Option<u16>,
+}
+
+impl Kernel {
+    /// Whether a file is a kernel, and no guest that is made for Tollgate.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn is_one(path: &Path) -> Result<bool, Failure> {
+        let mut head = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
+        read.map_err(|error| {
+            Failure::usage(format_args!("{} can't be read: {error}", path.display())).remedy("name another file")
+        })?;
+        Ok(is_bzimage(&head))
+    }
+
+    /// Lowers it, for a machine with as many vCPUs.
+    ///
+    /// # Errors
+    /// A file can't be read, or the kernel can't be the guest.
+    pub fn place(&self, vcpus: u32) -> Result<Placed, Failure> {
+        let memory_mib = u64::from(self.memory_mib.unwrap_or(USUAL_MEMORY_MIB));
+        if memory_mib > MOST_MEMORY_MIB || !memory_mib.is_multiple_of(2) {
+            let sentence = format!("a kernel's machine can't have {memory_mib} MiB of memory");
+            return Err(Failure::usage(sentence).remedy(format_args!("choose an even number up to {MOST_MEMORY_MIB}")));
+        }
+        if vcpus > 1 {
+            let sentence = format!("a kernel's machine has one vCPU, and {vcpus} are asked for");
+            return Err(Failure::usage(sentence).remedy("leave --cpus out"));
+        }
+        let kernel = guest_file(&self.file)?;
+        let initrd = self.initrd.as_deref().map(guest_file).transpose()?;
+        let command_line = format!("{COMMAND_LINE} {}", self.append);
+        let request = Request {
+            kernel: &kernel,
+            initrd: initrd.as_deref(),
+            command_line: command_line.trim_end(),
+            memory_bytes: memory_mib << 20,
+            vcpus,
+        };
+        let lowered = lower(&request).map_err(|error| {
+            Failure::usage(format_args!("{} can't be the guest: {error}", self.file.display())).remedy(error.remedy())
+        })?;
+        let tollgate_guests::Entry { rip, rsp, rsi, cr3, .. } = lowered.entry;
+        let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
+        Ok(Placed::new(pieces, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_mib << 20))
+    }
+}
