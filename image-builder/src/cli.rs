@@ -286,7 +286,7 @@ pub struct RunArguments {
     /// Processors of the emulated machine, 1 to 16 [default: as many as the run needs]
     #[arg(long, value_name = "M", value_parser = cpus())]
     pub machine_cpus: Option<u32>,
-    /// Wall time in seconds until the run is given up [default: 60, with --audit or --uefi 180]
+    /// Wall time in seconds until the run is given up [default: 60, with --audit or --uefi 180, with a kernel 300]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 }

@@ -7,12 +7,15 @@ use tollgate_books::failure::Failure;
 use tollgate_books::terminal::Terminal;
 
 use super::outcome;
+use crate::cli::RunArguments;
 use crate::emulator::models::{self, MODELS, Model};
 use crate::emulator::{Boot, Choice, Launch, Limits, Machine, PLATFORMS, Platform, Session, Target, installed};
 use crate::progress::Progress;
 use crate::selection::nearest;
 
 const DEFAULT_SECONDS: u64 = 60;
+/// The default time of a kernel's boot.
+const DEFAULT_KERNEL_SECONDS: u64 = 300;
 /// The default time of an audited run, for which the emulator writes some hundred bytes for each exit.
 const DEFAULT_AUDITED_SECONDS: u64 = 180;
 
@@ -69,6 +72,25 @@ impl Booted {
 /// Seconds after which a run is given up: more if the emulator keeps a log or firmware comes first.
 pub(super) fn seconds(asked: Option<u64>, slow: bool) -> u64 {
     asked.unwrap_or(if slow { DEFAULT_AUDITED_SECONDS } else { DEFAULT_SECONDS })
+}
+
+impl RunArguments {
+    /// Seconds after which the run is given up.
+    pub(super) fn seconds(&self) -> Result<u64, Failure> {
+        Ok(seconds(self.asked_seconds()?, self.audit || self.uefi))
+    }
+
+    fn asked_seconds(&self) -> Result<Option<u64>, Failure> {
+        let is_kernel = self.image.kernel(None)?.is_some();
+        Ok(self.timeout.or(is_kernel.then_some(DEFAULT_KERNEL_SECONDS)))
+    }
+
+    /// TSC ticks of the run, in most of that time. A kernel executes by far more instructions for each exit that is logged than the
+    /// built-in guest does.
+    pub(super) fn limit_ticks(&self, target: Target) -> Result<u64, Failure> {
+        let is_kernel = self.image.kernel(None)?.is_some();
+        Ok(target.limit_ticks(seconds(self.asked_seconds()?, self.audit), self.audit && !is_kernel))
+    }
 }
 
 /// The processor model of this name, or the usual one.

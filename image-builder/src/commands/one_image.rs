@@ -8,7 +8,7 @@ use tollgate_books::account::Account;
 use tollgate_books::failure::Failure;
 use tollgate_books::report::counted;
 
-use super::boot::{Booting, seconds};
+use super::boot::Booting;
 use super::stick;
 use crate::cli::RunArguments;
 use crate::emulator::{Boot, Limits, Machine, Target};
@@ -45,7 +45,7 @@ pub(super) fn run_image(
     let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
-    let within = Limits::within(Duration::from_secs(seconds(arguments.timeout, arguments.audit || arguments.uefi)));
+    let within = Limits::within(Duration::from_secs(arguments.seconds()?));
     let booting = Booting {
         boot,
         machine: Machine {

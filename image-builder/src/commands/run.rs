@@ -6,7 +6,7 @@ use tollgate_books::report::{Format, Titled, render, render_on};
 use tollgate_books::terminal::Terminal;
 use tollgate_books::trace::Form;
 
-use super::boot::{choose, seconds};
+use super::boot::choose;
 use super::one_image::run_image;
 use super::place::Place;
 use super::{atlas, print, trace};
@@ -23,11 +23,10 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
         selection.run.trace_exits = arguments.image.trace_exits.unwrap_or(DEFAULT_TRACE_EXITS);
     }
     let target = target(arguments)?;
-    let seconds = seconds(arguments.timeout, arguments.audit);
     if selection.run.watchdog_ticks == DEFAULT_WATCHDOG_TICKS {
         selection.run.watchdog_ticks = target.platform.watchdog_ticks;
     }
-    selection.run.limit_ticks = selection.run.limit_ticks.or(Some(target.limit_ticks(seconds, arguments.audit)));
+    selection.run.limit_ticks = selection.run.limit_ticks.or(Some(arguments.limit_ticks(target)?));
     let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;
     // Checked now, and not only when the run is over.

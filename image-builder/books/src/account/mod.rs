@@ -25,7 +25,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{Status as ExitStatus, UNKNOWN_ROW};
-use tollgate_abi::workload::Outcome;
 
 use crate::exits::Exits;
 use crate::failure::Status;
@@ -113,7 +112,7 @@ impl Account {
 
     /// The guest's end, unless it ended by its own wish and with its book.
     pub fn early_stop(&self) -> Option<&Stop> {
-        self.stop.as_ref().filter(|stop| !stop.outcome.is(Outcome::Exited))
+        self.stop.as_ref().filter(|stop| !matches!(stop.outcome, Named::Known(outcome) if outcome.is_intended()))
     }
 }
 
