@@ -50,6 +50,7 @@ pub(crate) mod script;
 pub mod session;
 pub mod silicon;
 pub mod stack;
+pub mod staging;
 pub mod svm;
 pub mod vcpu;
 pub mod vmx;

@@ -2,7 +2,8 @@
 //! guest. Each scenario is a few instructions in a state of their own; the monitor runs them once the unikernel is done.
 //!
 //! Like a workload, a scenario predicts the exits that it provokes: one of its reason each time it runs. Code and state of each
-//! are in `vmm-core/src/vmx/scenario.rs` and `vmm-core/src/svm/scenario.rs`, by its name.
+//! are in `vmm-core/src/staging.rs` if both extensions have it, else in `vmm-core/src/vmx/scenario.rs` or
+//! `vmm-core/src/svm/scenario.rs`, by its name.
 
 use crate::exit_reason::{Controls, ExitReason, Feature, Need};
 use crate::virtualization::Extension;

@@ -8,18 +8,20 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
+use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
 use vmm_core::nested::Table;
+use vmm_core::stack::Enter;
+use vmm_core::staging::Staging;
 use vmm_core::svm::permission_maps::IOPM_PAGES;
 
 use crate::guest::Guest;
 use crate::processors::Seated;
-use crate::scenarios::Stage;
 
 /// An extension, as the monitor sets it up.
-pub(crate) trait Extension: Stage + 'static
+pub(crate) trait Extension: Staging + Enter
 where
     Self::Failure: fmt::Display,
 {
@@ -39,6 +41,8 @@ where
     fn describe(&self, profile: Profile) -> records::Controls<'static>;
     /// The pages for scenarios.
     fn pages() -> Self::Pages;
+    /// The controls that the processor allows, as far as scenarios need to know.
+    fn allowed(&self, board: &Board) -> Controls;
 }
 
 /// The parts that every vCPU is made from.

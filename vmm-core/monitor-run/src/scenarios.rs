@@ -4,43 +4,20 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::scenario::Scenario;
-use vmm_core::board::Board;
-use vmm_core::exit::GuestRegisters;
 use vmm_core::host::registers::NEVER;
 use vmm_core::ledger::Book;
-use vmm_core::memory::GuestMemory;
 use vmm_core::session::{Session, TimedScenario};
-use vmm_core::stack::{AnyOwner, Enter};
+use vmm_core::stack::AnyOwner;
+use vmm_core::staging;
 use vmm_core::vcpu::Vcpu;
 
+use crate::extension::Extension;
 use crate::processors;
 use crate::serial::Serial;
 
-/// An extension that stages scenarios.
-pub(crate) trait Stage: Enter {
-    /// Pages of the monitor for the processor to read.
-    type Pages;
-    /// The controls that the processor allows, as far as scenarios need to know.
-    fn allowed(&self, board: &Board) -> Controls;
-    /// The exits that the controls in force can produce.
-    fn controls_now(&self) -> Controls;
-    /// Stages a scenario: afterwards it only remains to enter the guest with these registers.
-    fn stage(
-        &mut self,
-        scenario: &Scenario,
-        memory: &mut GuestMemory,
-        pages: &mut Self::Pages,
-        board: &Board,
-    ) -> GuestRegisters;
-    /// Undoes those changes that the next scenario would not overwrite.
-    fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Self::Pages, board: &Board);
-}
-
 /// Runs each scenario as often as the options say, and compares its exits with its prediction. Records its samples, if scenarios
 /// are to be timed.
-pub(crate) fn run<B: Stage>(
+pub(crate) fn run<B: Extension>(
     vcpu: &mut Vcpu<B>,
     owner: &mut dyn AnyOwner<B>,
     books: &[&'static dyn Book],
@@ -74,11 +51,17 @@ pub(crate) fn run<B: Stage>(
         let (exits_before, cycles_before) = of_reason();
         let (mut failure, mut ticks) = (None, Vec::new());
         for _ in 0..runs {
-            owner.set_registers(vcpu.backend.stage(scenario, &mut vcpu.machine.memory, &mut pages, board));
+            owner.set_registers(staging::stage(
+                scenario,
+                &mut vcpu.backend,
+                &mut vcpu.machine.memory,
+                &mut pages,
+                board,
+            ));
             let end = vcpu.run_scenario(book, scenario, |vcpu| owner.run(vcpu));
             let controls = vcpu.backend.controls_now().union(scenario.features());
             vcpu.machine.config.enabled_in_any_profile = vcpu.machine.config.enabled_in_any_profile.union(controls);
-            vcpu.backend.strike(scenario, &mut vcpu.machine.memory, &mut pages, board);
+            staging::strike(scenario, &mut vcpu.backend, &mut vcpu.machine.memory, &mut pages, board);
             if options.scenario_samples > 0 {
                 ticks.push(u32::try_from(end.elapsed_tsc).unwrap_or(u32::MAX));
             }

@@ -7,7 +7,6 @@ use alloc::vec;
 use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::records;
-use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::x86::control::EFER_SVME;
 use tollgate_abi::x86::msr::{IA32_MTRR_DEF_TYPE, MTRR_ENABLED, VM_CR, VM_HSAVE_PA, WRITE_BACK};
@@ -15,7 +14,6 @@ use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
-use vmm_core::memory::GuestMemory;
 use vmm_core::nested::{Table, most_tables};
 use vmm_core::svm::capability::{Capabilities, Refusal};
 use vmm_core::svm::instructions::SvmOperation;
@@ -30,7 +28,6 @@ use crate::extension::{Extension, Plan};
 use crate::firmware::firmware;
 use crate::processor::{cpuid, has_xsave, page, physical};
 use crate::processors::Seated;
-use crate::scenarios::Stage;
 use crate::traps;
 
 /// The features of a processor with SVM.
@@ -132,10 +129,6 @@ impl Extension for Svm {
     }
 
     fn pages() {}
-}
-
-impl Stage for Svm {
-    type Pages = ();
 
     fn allowed(&self, board: &Board) -> Controls {
         Svm::allowed(self, |feature| match feature {
@@ -144,17 +137,5 @@ impl Stage for Svm {
             Feature::InitRedirection => traps::try_read_msr(VM_CR).is_some(),
             _ => false,
         })
-    }
-
-    fn controls_now(&self) -> Controls {
-        Svm::controls_now(self)
-    }
-
-    fn stage(&mut self, scenario: &Scenario, memory: &mut GuestMemory, (): &mut (), board: &Board) -> GuestRegisters {
-        Svm::stage(self, scenario, memory, board)
-    }
-
-    fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, (): &mut (), board: &Board) {
-        Svm::strike(self, scenario, memory, board);
     }
 }

@@ -7,7 +7,6 @@ use tollgate_abi::exit_reason::{Controls, Feature};
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::profile::{CR4_OFFERED, Profile};
 use tollgate_abi::record::records;
-use tollgate_abi::scenario::Scenario;
 use tollgate_abi::virtualization::Facts;
 use tollgate_abi::x86::control::CR4_CET;
 use tollgate_abi::x86::controls::proc2;
@@ -17,7 +16,6 @@ use vmm_core::board::Board;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::Page;
 use vmm_core::exit::GuestRegisters;
-use vmm_core::memory::GuestMemory;
 use vmm_core::nested::{Table, most_tables};
 use vmm_core::vmx::capability::{Capabilities, FeatureControl, Refusal, feature_control, miscounts};
 use vmm_core::vmx::ept::Ept;
@@ -30,7 +28,6 @@ use x86_64::registers::model_specific::{Efer, EferFlags, Msr};
 use crate::extension::{Extension, Plan};
 use crate::processor::{cpuid, has_xsave, is_in_real_time, page, physical};
 use crate::processors::Seated;
-use crate::scenarios::Stage;
 use crate::{ports, traps};
 
 /// The features of a processor with VT-x.
@@ -154,6 +151,21 @@ impl Extension for Vmx {
             kept_msr: 0,
         }
     }
+
+    fn allowed(&self, board: &Board) -> Controls {
+        Vmx::allowed(self, |feature| match feature {
+            // Bochs 3.0 has SMX if CR4 says so, and no longer shows it in CPUID.
+            Feature::Smx => true,
+            // If firmware used CET itself, the monitor's own branches would be tracked.
+            Feature::Cet => cpuid(7, 0).edx & edx_7::CET_IBT != 0 && Cr4::read_raw() & CR4_CET == 0,
+            Feature::Wrmsrns => extended_features().eax & eax_7_1::WRMSRNS != 0,
+            Feature::MsrImmediate => extended_features().ecx & ecx_7_1::MSR_IMM != 0,
+            Feature::UserMsr => extended_features().edx & edx_7_1::USER_MSR != 0,
+            Feature::OtherCpu => board.is_served(),
+            Feature::SupervisorState => xss_component().is_some(),
+            _ => false,
+        })
+    }
 }
 
 /// CPUID.7.1, if there is such a leaf.
@@ -174,41 +186,4 @@ fn xss_component() -> Option<u64> {
     };
     let offered = if cpuid(0, 0).eax < XSAVE_LEAF { 0 } else { cpuid(XSAVE_LEAF, XSAVES_SUB_LEAF).ecx };
     supervisor_component(offered, takes)
-}
-
-impl Stage for Vmx {
-    type Pages = Pages;
-
-    fn allowed(&self, board: &Board) -> Controls {
-        Vmx::allowed(self, |feature| match feature {
-            // Bochs 3.0 has SMX if CR4 says so, and no longer shows it in CPUID.
-            Feature::Smx => true,
-            // If firmware used CET itself, the monitor's own branches would be tracked.
-            Feature::Cet => cpuid(7, 0).edx & edx_7::CET_IBT != 0 && Cr4::read_raw() & CR4_CET == 0,
-            Feature::Wrmsrns => extended_features().eax & eax_7_1::WRMSRNS != 0,
-            Feature::MsrImmediate => extended_features().ecx & ecx_7_1::MSR_IMM != 0,
-            Feature::UserMsr => extended_features().edx & edx_7_1::USER_MSR != 0,
-            Feature::OtherCpu => board.is_served(),
-            Feature::SupervisorState => xss_component().is_some(),
-            _ => false,
-        })
-    }
-
-    fn controls_now(&self) -> Controls {
-        Vmx::controls_now(self)
-    }
-
-    fn stage(
-        &mut self,
-        scenario: &Scenario,
-        memory: &mut GuestMemory,
-        pages: &mut Pages,
-        board: &Board,
-    ) -> GuestRegisters {
-        Vmx::stage(self, scenario, memory, pages, board)
-    }
-
-    fn strike(&mut self, scenario: &Scenario, memory: &mut GuestMemory, pages: &mut Pages, board: &Board) {
-        Vmx::strike(self, scenario, memory, pages, board);
-    }
 }
