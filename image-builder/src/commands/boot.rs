@@ -76,20 +76,19 @@ pub(super) fn seconds(asked: Option<u64>, slow: bool) -> u64 {
 
 impl RunArguments {
     /// Seconds after which the run is given up.
-    pub(super) fn seconds(&self) -> Result<u64, Failure> {
-        Ok(seconds(self.asked_seconds()?, self.audit || self.uefi))
+    pub(super) fn seconds(&self) -> u64 {
+        seconds(self.asked_seconds(), self.audit || self.uefi)
     }
 
-    fn asked_seconds(&self) -> Result<Option<u64>, Failure> {
-        let is_kernel = self.image.kernel(None)?.is_some();
-        Ok(self.timeout.or(is_kernel.then_some(DEFAULT_KERNEL_SECONDS)))
+    fn asked_seconds(&self) -> Option<u64> {
+        self.timeout.or(self.image.kernel(None).map(|_| DEFAULT_KERNEL_SECONDS))
     }
 
     /// TSC ticks of the run, in most of that time. A kernel executes by far more instructions for each exit that is logged than the
     /// built-in guest does.
-    pub(super) fn limit_ticks(&self, target: Target) -> Result<u64, Failure> {
-        let is_kernel = self.image.kernel(None)?.is_some();
-        Ok(target.limit_ticks(seconds(self.asked_seconds()?, self.audit), self.audit && !is_kernel))
+    pub(super) fn limit_ticks(&self, target: Target) -> u64 {
+        let is_kernel = self.image.kernel(None).is_some();
+        target.limit_ticks(seconds(self.asked_seconds(), self.audit), self.audit && !is_kernel)
     }
 }
 

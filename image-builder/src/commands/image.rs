@@ -13,7 +13,7 @@ use crate::images;
 pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     let options = arguments.image.selection()?.options()?;
     let guest = arguments.image.guest.as_deref();
-    if arguments.image.kernel(None)?.is_some() {
+    if arguments.image.kernel(None).is_some() {
         return Err(no_kernel_on_a_stick());
     }
     if let Some(path) = &arguments.rom {

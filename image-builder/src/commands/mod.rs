@@ -88,13 +88,13 @@ impl ImageOptions {
     }
 
     /// The kernel that is to be the guest, if it is one.
-    fn kernel(&self, memory_mib: Option<u16>) -> Result<Option<Kernel>, Failure> {
-        let Some(file) = &self.guest else { return Ok(None) };
-        if self.initrd.is_none() && self.append.is_none() && !Kernel::is_one(file)? {
-            return Ok(None);
+    fn kernel(&self, memory_mib: Option<u16>) -> Option<Kernel> {
+        let file = self.guest.as_ref()?;
+        if self.initrd.is_none() && self.append.is_none() && !Kernel::is_one(file) {
+            return None;
         }
         let (initrd, append) = (self.initrd.clone(), self.append.clone().unwrap_or_default());
-        Ok(Some(Kernel { file: file.clone(), initrd, append, memory_mib }))
+        Some(Kernel { file: file.clone(), initrd, append, memory_mib })
     }
 
     fn selection(&self) -> Result<Selection, Failure> {
@@ -106,7 +106,7 @@ impl ImageOptions {
             };
             Failure::usage(format_args!("there is no term `{}`", self.leaf_map)).remedy(remedy)
         })?;
-        let (random, kernel) = (self.wants_random(), self.kernel(None)?.is_some());
+        let (random, kernel) = (self.wants_random(), self.kernel(None).is_some());
         if kernel && !self.workloads.is_empty() {
             let sentence = "a kernel runs no workloads, and --workload names some";
             return Err(Failure::usage(sentence).remedy("leave --workload out"));

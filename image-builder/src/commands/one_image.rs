@@ -29,7 +29,7 @@ pub(super) fn run_image(
 ) -> Result<(String, Account), Failure> {
     let guest = arguments.image.guest.as_deref();
     let parsed = Options::parse(options).unwrap_or_default();
-    let kernel = arguments.image.kernel(arguments.memory)?;
+    let kernel = arguments.image.kernel(arguments.memory);
     let placed = kernel.as_ref().map(|kernel| kernel.place(parsed.cpus)).transpose()?;
     let image = match &placed {
         Some(_) if arguments.uefi => return Err(no_kernel_on_a_stick()),
@@ -45,7 +45,7 @@ pub(super) fn run_image(
     let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
-    let within = Limits::within(Duration::from_secs(arguments.seconds()?));
+    let within = Limits::within(Duration::from_secs(arguments.seconds()));
     let booting = Booting {
         boot,
         machine: Machine {

@@ -26,7 +26,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     if selection.run.watchdog_ticks == DEFAULT_WATCHDOG_TICKS {
         selection.run.watchdog_ticks = target.platform.watchdog_ticks;
     }
-    selection.run.limit_ticks = selection.run.limit_ticks.or(Some(arguments.limit_ticks(target)?));
+    selection.run.limit_ticks = selection.run.limit_ticks.or(Some(arguments.limit_ticks(target)));
     let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;
     // Checked now, and not only when the run is over.
