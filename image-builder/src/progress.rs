@@ -48,7 +48,7 @@ impl Progress {
     /// Counts a record that has come.
     pub fn record(&self, record: &Record<'_>) {
         if self.console && record.kind == Kind::Console {
-            let text = read::Console::of(record).map(|line| printable(&line.text));
+            let text = read::Console::of(record).map(|line| printable(line.text));
             text.into_iter().for_each(|text| self.phase(&text));
         }
         let Some(bar) = &self.bar else { return };
