@@ -22,6 +22,7 @@ mod state;
 mod stick;
 
 use alloc::format;
+use alloc::string::String;
 
 use bare_rt as _;
 use monitor_run::firmware::{self, Firmware};
@@ -130,30 +131,8 @@ fn run(stack: *mut u8) {
     });
     found::keep(found);
     let others = wanted.filter(|options| options.processors() > 1).and_then(|_| Others::ask());
-    match ends_within {
-        Some(seconds) => {
-            let (minutes, seconds) = (seconds / 60, seconds % 60);
-            say(format_args!(
-                "It runs, for {minutes} min {seconds} s at the most. The screen stands still until the account is there."
-            ));
-        }
-        None => say(format_args!(
-            "It runs, for as long as the guest takes. The screen stands still until the account is there."
-        )),
-    }
-
-    if keyboard::exists() {
-        say(format_args!("Esc ends it earlier, on a keyboard that is not on USB, and not while the guest sleeps."));
-    }
-
-    let timer = StoppedTimer::stop();
-    let masks = ports::interrupt_masks();
-    // SAFETY: this is the processor that firmware started the application on; the stack is for this.
-    let result = unsafe { loan::lend(stack as u64 + STACK_BYTES as u64, first, 0) };
-    ports::set_interrupt_masks(masks);
-    if let Some(timer) = timer {
-        timer.go_on();
-    }
+    announce(ends_within);
+    let result = lend_to_monitor(stack);
     let all_back = others.is_none_or(Others::wait);
     if all_back {
         // SAFETY: no processor has a guest any more: firmware has them all.
@@ -166,13 +145,7 @@ fn run(stack: *mut u8) {
         .map_err(|trouble| trouble.clone())
         .and_then(|file| file.write(contents).map(|()| file.name.clone()).map_err(|trouble| format!("{trouble}")));
     screen::show(contents);
-    match saved {
-        Ok(name) => say(format_args!(" The log is on the stick: {name}")),
-        Err(trouble) => say(format_args!(" The log could not be saved: {trouble}.")),
-    }
-    if lost > 0 {
-        say(format_args!(" {lost} bytes of the log did not fit the memory for it, and are not in it."));
-    }
+    tell_log(saved.as_deref(), lost);
     if let Some((buffer, bytes)) = traced {
         // SAFETY: the log has been written and shown.
         unsafe { machine::free(buffer, bytes) };
@@ -186,6 +159,49 @@ fn run(stack: *mut u8) {
         ports::tell_emulator(ending(result));
     }
     screen::wait_for_key();
+}
+
+/// Lends the monitor this processor, with firmware's timer and interrupts off; the result is [`first`]'s. `stack` has
+/// [`STACK_BYTES`].
+fn lend_to_monitor(stack: *mut u8) -> u64 {
+    let timer = StoppedTimer::stop();
+    let masks = ports::interrupt_masks();
+    // SAFETY: this is the processor that firmware started the application on; the stack is for this.
+    let result = unsafe { loan::lend(stack as u64 + STACK_BYTES as u64, first, 0) };
+    ports::set_interrupt_masks(masks);
+    if let Some(timer) = timer {
+        timer.go_on();
+    }
+    result
+}
+
+/// Says that the run begins, and how it ends.
+fn announce(ends_within: Option<u64>) {
+    match ends_within {
+        Some(seconds) => {
+            let (minutes, seconds) = (seconds / 60, seconds % 60);
+            say(format_args!(
+                "It runs, for {minutes} min {seconds} s at the most. The screen stands still until the account is there."
+            ));
+        }
+        None => say(format_args!(
+            "It runs, for as long as the guest takes. The screen stands still until the account is there."
+        )),
+    }
+    if keyboard::exists() {
+        say(format_args!("Esc ends it earlier, on a keyboard that is not on USB, and not while the guest sleeps."));
+    }
+}
+
+/// Says under which name the log was saved, or why it was not, and the bytes that it lost.
+fn tell_log(saved: Result<&str, &String>, lost: usize) {
+    match saved {
+        Ok(name) => say(format_args!(" The log is on the stick: {name}")),
+        Err(trouble) => say(format_args!(" The log could not be saved: {trouble}.")),
+    }
+    if lost > 0 {
+        say(format_args!(" {lost} bytes of the log did not fit the memory for it, and are not in it."));
+    }
 }
 
 /// Seconds that a run lasts at the most; `None` if it has no such limit.

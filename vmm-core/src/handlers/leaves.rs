@@ -55,9 +55,7 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
         }
         Leaf::SvmStatus => {
             let query = RowQuery::decode(ecx);
-            match of_code(query.reason.into())
-                .filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
-            {
+            match row_of_svm(query, machine, ledgers) {
                 None => Answer::ZERO,
                 Some(reason) => {
                     let count = sum(ledgers, query.vcpu, reason.0, Ledger::count);
@@ -68,9 +66,7 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
         }
         Leaf::SvmCycles => {
             let query = RowQuery::decode(ecx);
-            match of_code(query.reason.into())
-                .filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
-            {
+            match row_of_svm(query, machine, ledgers) {
                 None => Answer::ZERO,
                 Some(reason) => Answer::cycles(sum(ledgers, query.vcpu, reason.0, Ledger::cycles_of)),
             }
@@ -90,6 +86,12 @@ fn account(leaf: Leaf, ecx: u32, machine: &Machine, ledgers: &[&Ledger]) -> Answ
         }
         Leaf::Contract => Answer { eax: CONTRACT_VERSION, ebx: machine.shared.ledgers.len() as u32, ..Answer::ZERO },
     }
+}
+
+/// The reason that an SVM exit code stands for; `None` under VT-x, and where there is no such code or vCPU.
+#[inline(always)]
+fn row_of_svm(query: RowQuery, machine: &Machine, ledgers: &[&Ledger]) -> Option<ExitReason> {
+    of_code(query.reason.into()).filter(|_| machine.config.controls.svm.is_some() && exists(query.vcpu, ledgers))
 }
 
 fn by_status(status: Status, enabled: impl FnOnce() -> Answer) -> Answer {

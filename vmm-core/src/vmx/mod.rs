@@ -151,32 +151,10 @@ impl Vmx {
             virtualized_apic: VirtualizedApic::default(),
             own_apic: OwnApic::new(local_apic, KICK_VECTOR + vcpu as u8),
         };
+        vmx.write_pages(pages);
+        vmx.write_translation();
         let vmcs = &mut vmx.vmcs;
-        vmcs.write(f::IO_BITMAP_A, pages.io_bitmap_a);
-        vmcs.write(f::IO_BITMAP_B, pages.io_bitmap_b);
-        vmcs.write(f::MSR_BITMAPS, pages.msr_bitmaps);
-        if capabilities.proc.may & TPR_SHADOW != 0 {
-            vmcs.write(f::VIRTUAL_APIC_ADDRESS, pages.virtual_apic);
-            vmcs.write(f::TPR_THRESHOLD, 0);
-        }
-        vmcs.write(f::EPT_POINTER, vmx.ept.pointer());
-        if vpid != 0 {
-            vmcs.write(f::VPID, vpid);
-            vmcs.invalidate_vpid(vpid);
-        }
-        vmcs.invalidate_ept(vmx.ept.pointer());
-        for counter in [
-            f::CR3_TARGET_COUNT,
-            f::EXIT_MSR_STORE_COUNT,
-            f::EXIT_MSR_LOAD_COUNT,
-            f::ENTRY_MSR_LOAD_COUNT,
-            f::PAGE_FAULT_ERROR_CODE_MASK,
-            f::PAGE_FAULT_ERROR_CODE_MATCH,
-        ] {
-            vmcs.write(counter, 0);
-        }
-        vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, 0);
-        vmcs.write(f::TSC_OFFSET, 0);
+        write_unused(vmcs);
         host.write(vmcs);
         guest_state::write(vmcs, entry.rip, entry.cr3);
         vmcs.write(f::GUEST_RSP, entry.rsp);
@@ -184,6 +162,28 @@ impl Vmx {
         vmx.set(State::Cr4, guest_state::CR4);
         let _ = vmx.set_profile(Profile::Minimal);
         (vmx, GuestRegisters { rdi: entry.rdi, rsi: entry.rsi, ..GuestRegisters::default() })
+    }
+
+    /// The addresses of the bitmaps, and of the virtual-APIC page where the processor has a TPR shadow.
+    fn write_pages(&mut self, pages: SharedPages) {
+        let vmcs = &mut self.vmcs;
+        vmcs.write(f::IO_BITMAP_A, pages.io_bitmap_a);
+        vmcs.write(f::IO_BITMAP_B, pages.io_bitmap_b);
+        vmcs.write(f::MSR_BITMAPS, pages.msr_bitmaps);
+        if self.capabilities.proc.may & TPR_SHADOW != 0 {
+            vmcs.write(f::VIRTUAL_APIC_ADDRESS, pages.virtual_apic);
+            vmcs.write(f::TPR_THRESHOLD, 0);
+        }
+    }
+
+    /// The guest's page tables and its VPID, of which the processor forgets earlier translations.
+    fn write_translation(&mut self) {
+        self.vmcs.write(f::EPT_POINTER, self.ept.pointer());
+        if self.vpid != 0 {
+            self.vmcs.write(f::VPID, self.vpid);
+            self.vmcs.invalidate_vpid(self.vpid);
+        }
+        self.vmcs.invalidate_ept(self.ept.pointer());
     }
 
     /// The control fields of a profile on this processor.
@@ -195,4 +195,20 @@ impl Vmx {
     pub fn controls(&self, profile: Profile) -> Controls {
         self.control_fields(profile).in_force(&self.capabilities, self.has_xsave)
     }
+}
+
+/// Zeroes the controls that are not in use when a guest begins: a new VMCS may hold anything.
+fn write_unused(vmcs: &mut CurrentVmcs) {
+    for unused in [
+        f::CR3_TARGET_COUNT,
+        f::EXIT_MSR_STORE_COUNT,
+        f::EXIT_MSR_LOAD_COUNT,
+        f::ENTRY_MSR_LOAD_COUNT,
+        f::PAGE_FAULT_ERROR_CODE_MASK,
+        f::PAGE_FAULT_ERROR_CODE_MATCH,
+    ] {
+        vmcs.write(unused, 0);
+    }
+    vmcs.write(f::ENTRY_INTERRUPTION_INFORMATION, 0);
+    vmcs.write(f::TSC_OFFSET, 0);
 }
