@@ -6,7 +6,7 @@ use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{ADDRESS, CR0_PG, CR0_WP, EFER_NXE};
 use x86_64::structures::paging::PageTableFlags as Flags;
 
-use crate::exit::{Action, Backend, Event, State, vector};
+use crate::exit::{Action, Event, GuestState, State, vector};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
 
@@ -65,7 +65,7 @@ struct Mode {
 }
 
 impl Mode {
-    fn of<B: Backend>(backend: &B, physical_bits: u32) -> Self {
+    fn of<B: GuestState>(backend: &B, physical_bits: u32) -> Self {
         let cr0 = backend.get(State::Cr0);
         Self {
             cr3: backend.get(State::Cr3),
@@ -195,7 +195,7 @@ impl Way<'_> {
 }
 
 /// The guest-physical address of the first bytes of a linear range, and the number of these bytes before the page ends.
-fn piece<B: Backend>(
+fn piece<B: GuestState>(
     backend: &mut B,
     machine: &mut Machine,
     linear: u64,
@@ -222,7 +222,7 @@ fn piece<B: Backend>(
 ///
 /// # Errors
 /// The access raises an exception, or the guest does not have that memory.
-pub fn read<B: Backend>(
+pub fn read<B: GuestState>(
     backend: &mut B,
     machine: &mut Machine,
     mut linear: u64,
@@ -239,7 +239,7 @@ pub fn read<B: Backend>(
 
 /// Reads as much of guest-virtual memory as there is, with paging or without, for a look at an instruction that has been fetched
 /// already. Returns the number of bytes. Raises nothing.
-pub fn fetch<B: Backend>(
+pub fn fetch<B: GuestState>(
     backend: &B,
     memory: &mut GuestMemory,
     physical_bits: u32,
@@ -262,7 +262,7 @@ pub fn fetch<B: Backend>(
 
 /// The guest-physical address of code that has been fetched, with paging on, and the addresses of the entries on the walk. If a
 /// large page ends the walk, its entry stands for those of the levels below, too.
-pub fn path_to<B: Backend>(
+pub fn path_to<B: GuestState>(
     backend: &B,
     memory: &mut GuestMemory,
     physical_bits: u32,
@@ -281,7 +281,7 @@ pub fn path_to<B: Backend>(
 ///
 /// # Errors
 /// As [`write`].
-pub fn probe_write<B: Backend>(
+pub fn probe_write<B: GuestState>(
     backend: &mut B,
     machine: &mut Machine,
     mut linear: u64,
@@ -298,7 +298,7 @@ pub fn probe_write<B: Backend>(
 ///
 /// # Errors
 /// As [`read`].
-pub fn write<B: Backend>(
+pub fn write<B: GuestState>(
     backend: &mut B,
     machine: &mut Machine,
     mut linear: u64,
@@ -320,7 +320,6 @@ pub fn write<B: Backend>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::GuestState;
     use crate::memory::tests::memory;
     use crate::script::{Script, machine};
 

@@ -93,6 +93,14 @@ pub trait GuestState {
     fn enter_long_mode(&mut self);
     /// Puts another profile's controls in force, and returns them.
     fn set_profile(&mut self, profile: Profile) -> Controls;
+    /// The current privilege level. Real mode has 0, whatever is left in SS (SDM 3A 21.1).
+    #[inline(always)]
+    fn privilege_level(&self) -> u8 {
+        use tollgate_abi::x86::control::{CR0_PE, RIGHTS_DPL, RIGHTS_DPL_SHIFT};
+        // SDM 3C 25.4.1: the DPL in the access rights of SS.
+        let level = ((self.get(State::SsRights) & RIGHTS_DPL) >> RIGHTS_DPL_SHIFT) as u8;
+        if level != 0 && self.get(State::Cr0) & CR0_PE == 0 { 0 } else { level }
+    }
 }
 
 /// Events that are delivered to the guest, and events that arrive for it or for the monitor.
@@ -175,14 +183,6 @@ pub trait Backend: ExitFacts + GuestState + Interrupts + Timers + Processor {
     /// The guest's TSC.
     fn guest_tsc(&self) -> u64 {
         self.tsc().wrapping_add(self.get(State::TscOffset))
-    }
-    /// The current privilege level. Real mode has 0, whatever is left in SS (SDM 3A 21.1).
-    #[inline(always)]
-    fn privilege_level(&self) -> u8 {
-        use tollgate_abi::x86::control::{CR0_PE, RIGHTS_DPL, RIGHTS_DPL_SHIFT};
-        // SDM 3C 25.4.1: the DPL in the access rights of SS.
-        let level = ((self.get(State::SsRights) & RIGHTS_DPL) >> RIGHTS_DPL_SHIFT) as u8;
-        if level != 0 && self.get(State::Cr0) & CR0_PE == 0 { 0 } else { level }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! DR0 to DR3 and DR6 are the guest's own: the monitor uses no breakpoints, and VM exits leave DR7 disabled for it.
 
-use crate::exit::{Action, Backend, DrAccess, Event, GuestRegisters, State, vector};
+use crate::exit::{Action, DrAccess, Event, GuestRegisters, GuestState, State, vector};
 use tollgate_abi::x86::control::*;
 
 /// The bits of DR6 that can be set. Bus lock and RTM always read 1, since CPUID does not show them.
@@ -14,7 +14,7 @@ static STATES: [State; 8] =
 
 /// Performs the access.
 #[inline(never)]
-pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, backend: &mut B) -> Action {
+pub fn handle<B: GuestState>(access: DrAccess, registers: &mut GuestRegisters, backend: &mut B) -> Action {
     // VT-x on Bochs exits before it looks at the privilege level.
     if backend.privilege_level() != 0 {
         return Action::Inject(Event::GENERAL_PROTECTION);
@@ -64,7 +64,6 @@ pub fn handle<B: Backend>(access: DrAccess, registers: &mut GuestRegisters, back
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::GuestState;
     use crate::script::Script;
 
     fn access(backend: &mut Script, dr: u8, is_read: bool, rax: u64) -> (Action, u64) {

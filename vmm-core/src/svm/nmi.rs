@@ -5,7 +5,7 @@ use super::Svm;
 use super::controls::{ALL_EXCEPTIONS, IRET};
 use super::exit_information as information;
 use super::vmcb as f;
-use crate::exit::{Backend, ExitFacts};
+use crate::exit::{ExitFacts, GuestState};
 use tollgate_abi::svm_exit::code;
 use tollgate_abi::x86::control::{DR6_BREAKPOINTS, DR6_BS, RFLAGS_IF, RFLAGS_IOPL_SHIFT, RFLAGS_TF};
 
