@@ -53,10 +53,6 @@ impl Kernel {
             let sentence = format!("a kernel's machine can't have {memory_mib} MiB of memory");
             return Err(Failure::usage(sentence).remedy(format_args!("choose an even number up to {MOST_MEMORY_MIB}")));
         }
-        if vcpus > 1 {
-            let sentence = format!("a kernel's machine has one vCPU, and {vcpus} are asked for");
-            return Err(Failure::usage(sentence).remedy("leave --cpus out"));
-        }
         let kernel = guest_file(&self.file)?;
         let initrd = self.initrd.as_deref().map(guest_file).transpose()?;
         let command_line = format!("{COMMAND_LINE} {}", self.append);

@@ -1,7 +1,7 @@
 //! The text that the guest writes, kept until no exit is open.
 
 /// The most bytes that [`Console`] keeps.
-const CONSOLE_BYTES: usize = 16 * 1024;
+const CONSOLE_BYTES: usize = 48 * 1024;
 
 /// A buffer for the text that the guest writes, printed when no exit is open.
 #[derive(Clone, Debug)]

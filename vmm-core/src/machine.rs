@@ -8,6 +8,7 @@ use tollgate_abi::machine::Model;
 use tollgate_abi::virtualization::Facts;
 
 use crate::board::Board;
+use crate::devices::SharedDevices;
 use crate::devices::constant_msrs::ConstantMsrs;
 use crate::devices::cpuid_table::CpuidTable;
 use crate::devices::guest_apic::GuestApic;
@@ -98,6 +99,8 @@ pub struct Shared {
     pub board: &'static Board,
     /// The account of every vCPU, for the leaves.
     pub ledgers: &'static [&'static Ledger],
+    /// The devices that all vCPUs share.
+    pub devices: &'static SharedDevices,
 }
 
 /// The stage of a run.
@@ -130,7 +133,12 @@ impl Machine {
         let apic_base = APIC_BASE | if vcpu == 0 { BOOT_PROCESSOR } else { 0 };
         Self {
             vcpu,
-            devices: Devices { cpuid, ports: Ports::new(model), msrs: ConstantMsrs::new(model, apic_base), apic },
+            devices: Devices {
+                cpuid,
+                ports: Ports::new(model, shared.devices),
+                msrs: ConstantMsrs::new(model, apic_base),
+                apic,
+            },
             memory,
             config,
             activity: Activity::default(),

@@ -121,7 +121,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
             enabled_in_any_profile: Controls::default(),
             cr4_allowed: CR4_OFFERED,
         },
-        shared: Shared { board, ledgers: &[] },
+        shared: Shared { board, ledgers: &[], devices: Box::leak(Box::default()) },
     };
     Machine::new(&UNIKERNEL, parts)
 }

@@ -100,9 +100,10 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
 }
 
 /// Takes the text of the machine's serial port for the log.
-fn print(machine: &mut Machine) {
-    let (text, lost) = machine.devices.ports.serial.take();
-    machine.shared.board.console.lock().append(text, lost);
+fn print(machine: &Machine) {
+    let mut console = machine.shared.board.console.lock();
+    let lost = machine.shared.devices.serial.take(|byte| console.append(&[byte], 0));
+    console.append(&[], lost);
 }
 
 fn read_book(machine: &Machine, gpa: u64) -> Option<GuestBook> {
@@ -266,7 +267,7 @@ mod tests {
         ledger.no_entry_followed();
         let exit = Some(GuestExit { status: 0, book_gpa: BOOK_GPA });
         vcpu.machine.shared.board.end(0, Ended { exit, ..Ended::of(Outcome::Exited) });
-        let ending = session.finish(&mut vcpu.machine, &books, || 0);
+        let ending = session.finish(&vcpu.machine, &books, || 0);
         (text, ending)
     }
 
@@ -323,7 +324,7 @@ mod tests {
         session.leave_out_guest_book(is_to_end_itself);
         let ledger: &'static Ledger = Box::leak(Box::new(Ledger::new()));
         let books: [&'static dyn Book; 1] = [ledger];
-        let mut machine = machine_with(Box::leak(Box::new([ledger])));
+        let machine = machine_with(Box::leak(Box::new([ledger])));
         ledger.first_entry();
         let opened = ledger.open(ExitReason::CPUID);
         if has_cycles {
@@ -331,7 +332,7 @@ mod tests {
         }
         ledger.no_entry_followed();
         machine.shared.board.end(0, Ended::of(outcome));
-        let ending = session.finish(&mut machine, &books, || 0);
+        let ending = session.finish(&machine, &books, || 0);
         (verdict(&text), ending)
     }
 
@@ -369,14 +370,14 @@ mod tests {
         let mut session = Session::new(&mut text);
         let ledgers: [&'static Ledger; 2] = [(); 2].map(|()| &*Box::leak(Box::new(Ledger::new())));
         let books = ledgers.map(|ledger| ledger as &'static dyn Book);
-        let [mut first, _] = machines();
+        let [first, _] = machines();
         ledgers.iter().for_each(|ledger| ledger.first_entry());
         let opened = ledgers[0].open(ExitReason::CPUID);
         ledgers[0].close(opened, 0, || 50);
         let _in_its_handler = ledgers[1].open(ExitReason::WBINVD);
         first.shared.board.end(0, Ended::of(Outcome::Exited));
         assert!(first.shared.board.fail(1, format_args!("the monitor took exception 6")));
-        let ending = session.finish(&mut first, &books, || 0);
+        let ending = session.finish(&first, &books, || 0);
         let expected = "fault: the monitor took exception 6, on the processor of vCPU 1";
         assert_eq!((verdict(&text).as_str(), ending), (expected, Ending::Fail));
         let records: Vec<_> = text.lines().map(|line| parse(line.as_bytes()).unwrap()).collect();

@@ -12,6 +12,7 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Outcome;
 use vmm_core::board::Condition;
 use vmm_core::calibration::Calibration;
+use vmm_core::devices::SharedDevices;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::{GuestApic, Page};
 use vmm_core::ended::Ended;
@@ -78,6 +79,9 @@ fn shared<T: Sync>(value: &'static T) -> &'static T {
     value
 }
 
+/// The devices that all vCPUs share.
+static DEVICES: SharedDevices = SharedDevices::new();
+
 /// The function of the other processors, for [`Run::other`].
 static OTHERS_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -120,7 +124,7 @@ impl<B: Extension> Run<B> {
         if end.outcome == Outcome::Exited && BOARD.culprit() == Some(0) && BOARD.fault().vcpu().is_none() {
             scenarios::run(&mut vcpu, &mut *owner, &self.books, session, &self.plan.options, B::pages());
         }
-        session.finish(&mut vcpu.machine, &self.books, firmware().keep_end)
+        session.finish(&vcpu.machine, &self.books, firmware().keep_end)
     }
 
     /// Another processor's part: its vCPU, each time that it is started, until it is over.
@@ -175,7 +179,7 @@ fn lay_out<B: Extension>(
             enabled_in_any_profile: any_profile.into_iter().fold(Controls::default(), Controls::union),
             cr4_allowed: B::cr4_allowed(&capabilities),
         },
-        shared: Shared { board: &BOARD, ledgers },
+        shared: Shared { board: &BOARD, ledgers, devices: &DEVICES },
     };
     let mut vcpu = Vcpu::new(backend, Machine::new(plan.guest.model, parts));
     vcpu.power_up();

@@ -1,6 +1,9 @@
 //! A clock of day as the MC146818 shows it, in BCD with 24 hours. It stands still, so that runs repeat: kernels read it once and
 //! count on by themselves.
 
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::Ordering::Relaxed;
+
 /// The offsets of the two ports.
 const INDEX: u16 = 0;
 const DATA: u16 = 1;
@@ -23,26 +26,33 @@ const DATE: [(u8, u8); 10] = [
 const STATUS_D: (u8, u8) = (0x0d, 0x80);
 
 /// The clock.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Clock {
-    index: u8,
+    index: AtomicU8,
 }
 
 impl Clock {
+    /// The clock after reset.
+    pub const fn new() -> Self {
+        Self { index: AtomicU8::new(0) }
+    }
+
     /// A byte from the port at this offset.
     pub fn read(&self, at: u16) -> u8 {
         let registers = DATE.iter().chain(&[STATUS_D]);
         match at {
-            DATA => registers.copied().find(|&(number, _)| number == self.index).map_or(0, |(_, value)| value),
+            DATA => {
+                registers.copied().find(|&(number, _)| number == self.index.load(Relaxed)).map_or(0, |(_, value)| value)
+            }
             _ => u8::MAX,
         }
     }
 
     /// A byte to the port at this offset. The date can't be set.
-    pub fn write(&mut self, at: u16, value: u8) {
+    pub fn write(&self, at: u16, value: u8) {
         if at == INDEX {
             // The highest bit holds back NMIs, of which the machine has none.
-            self.index = value & 0x7f;
+            self.index.store(value & 0x7f, Relaxed);
         }
     }
 }
@@ -53,13 +63,13 @@ mod tests {
 
     #[test]
     fn the_date_is_the_same_whenever_it_is_read() {
-        let mut clock = Clock::default();
-        let mut read = |index: u8| {
+        let clock = Clock::default();
+        let read = |index: u8| {
             clock.write(INDEX, index);
             clock.write(DATA, 0xff);
             clock.read(DATA)
         };
-        assert_eq!([0x32, 9, 8, 7, 4, 2, 0].map(&mut read), [0x20, 0x26, 1, 1, 0, 0, 0]);
+        assert_eq!([0x32, 9, 8, 7, 4, 2, 0].map(read), [0x20, 0x26, 1, 1, 0, 0, 0]);
         assert_eq!((read(0x0a) >> 7, read(0x8b), read(0x0d), read(0x7e)), (0, 2, 0x80, 0), "bit 7 is no part of it");
         assert_eq!(clock.read(INDEX), 0xff);
     }

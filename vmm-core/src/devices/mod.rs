@@ -13,6 +13,22 @@ pub mod ports;
 pub mod power;
 pub mod serial;
 
+/// The devices that all vCPUs share.
+#[derive(Debug, Default)]
+pub struct SharedDevices {
+    /// The serial port.
+    pub serial: serial::Serial,
+    /// The clock of day.
+    pub clock: clock::Clock,
+}
+
+impl SharedDevices {
+    /// The devices after reset.
+    pub const fn new() -> Self {
+        Self { serial: serial::Serial::new(), clock: clock::Clock::new() }
+    }
+}
+
 /// The effect of a write to a device, besides its new state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {

@@ -4,12 +4,10 @@
 use tollgate_abi::machine::{Behind, Model};
 
 use super::byte::Byte;
-use super::clock::Clock;
 use super::loopback::Loopback;
-use super::serial::Serial;
-use super::{Effect, power};
+use super::{Effect, SharedDevices, power};
 
-/// The devices behind ports.
+/// The devices behind ports: a vCPU's own, and those that all share.
 #[derive(Clone, Debug)]
 pub struct Ports {
     model: &'static Model,
@@ -20,9 +18,7 @@ pub struct Ports {
     /// device.
     asks_device: u64,
     loopback: Loopback,
-    /// The serial port.
-    pub serial: Serial,
-    clock: Clock,
+    shared: &'static SharedDevices,
 }
 
 /// The device that an access reaches, and the port's place among the device's; `None` for a port without a device.
@@ -30,10 +26,9 @@ pub type Reached = Option<(Behind, u16)>;
 
 impl Ports {
     /// The devices of a machine, as they are after reset.
-    pub fn new(model: &'static Model) -> Self {
+    pub fn new(model: &'static Model, shared: &'static SharedDevices) -> Self {
         let (byte, loopback) = (Byte::default(), Loopback::default());
-        let (serial, clock) = (Serial::default(), Clock::default());
-        let mut ports = Self { model, byte_port: 0, byte, asks_device: 0, loopback, serial, clock };
+        let mut ports = Self { model, byte_port: 0, byte, asks_device: 0, loopback, shared };
         for device in model.devices {
             match device.behind {
                 Behind::Byte => ports.byte_port = device.first_port,
@@ -83,8 +78,8 @@ impl Ports {
         match reached {
             Some((Behind::Byte, _)) => self.byte.read(),
             Some((Behind::Loopback, _)) => self.loopback.read(bytes),
-            Some((Behind::Serial, at)) => register(self.serial.read(at)),
-            Some((Behind::Clock, at)) => register(self.clock.read(at)),
+            Some((Behind::Serial, at)) => register(self.shared.serial.read(at)),
+            Some((Behind::Clock, at)) => register(self.shared.clock.read(at)),
             Some((Behind::Power | Behind::Zero, _)) => register(0),
             None => !0,
         }
@@ -96,8 +91,8 @@ impl Ports {
         match reached {
             Some((Behind::Byte, _)) => self.byte.write(value),
             Some((Behind::Loopback, _)) => self.loopback.write(bytes, value),
-            Some((Behind::Serial, at)) => return self.serial.write(at, register),
-            Some((Behind::Clock, at)) => self.clock.write(at, register),
+            Some((Behind::Serial, at)) => return self.shared.serial.write(at, register),
+            Some((Behind::Clock, at)) => self.shared.clock.write(at, register),
             Some((Behind::Power, at)) => return power::write(at, register),
             Some((Behind::Zero, _)) | None => {}
         }
@@ -110,8 +105,12 @@ mod tests {
     use super::*;
     use tollgate_abi::machine::{Device, LOOPBACK_PORT, PC, POST_PORT, UNIKERNEL};
 
+    fn new(model: &'static Model) -> Ports {
+        Ports::new(model, std::boxed::Box::leak(std::boxed::Box::default()))
+    }
+
     fn ports() -> Ports {
-        Ports::new(&UNIKERNEL)
+        new(&UNIKERNEL)
     }
 
     #[test]
@@ -144,7 +143,7 @@ mod tests {
             ..UNIKERNEL
         };
         for model in [&MODEL, &UNIKERNEL, &PC] {
-            let mut ports = Ports::new(model);
+            let mut ports = new(model);
             for port in 0..=u16::MAX {
                 let (reached, plain) = (ports.reach(port), ports.read_plain(port));
                 assert_eq!(plain.is_some(), ports.write_plain(port, 0xff), "{port:#x}");
@@ -154,6 +153,6 @@ mod tests {
                 assert!(plain.is_none_or(|plain| plain == !0), "{port:#x}");
             }
         }
-        assert_eq!(Ports::new(&UNIKERNEL).read_plain(LOOPBACK_PORT), None);
+        assert_eq!(ports().read_plain(LOOPBACK_PORT), None);
     }
 }

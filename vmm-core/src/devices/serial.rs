@@ -1,6 +1,9 @@
 //! A 16550A serial port (National Semiconductor PC16550D) without an interrupt line: software polls it. Its transmitter is always
 //! ready, and nothing is ever received. What is sent is the guest's console.
 
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
+
 use super::Effect;
 
 /// The registers, by their offset from the first port.
@@ -41,106 +44,122 @@ const EMPTY: u8 = 0x60;
 /// The modem status: carrier, data set ready, clear to send.
 const CONNECTED: u8 = 0xb0;
 
-/// The most bytes of a line that are kept until they go to the log.
-const TEXT_BYTES: usize = 240;
+/// Bytes of a line from which on it goes to the log in pieces.
+const LINE_BYTES: usize = 240;
+/// The most bytes that wait for the log: more than one OUTS sends.
+const TEXT_BYTES: usize = 4096 + LINE_BYTES;
 
-/// The port's state, and what was sent and is not in the log yet.
-#[derive(Clone, Debug)]
+/// The port's state, and what was sent and is not in the log yet. All vCPUs share it; a guest's driver has a lock for it. Where a
+/// guest has none, its bytes may come out of order or be lost.
+#[derive(Debug)]
 pub struct Serial {
-    interrupts: u8,
-    line: u8,
-    modem: u8,
-    scratch: u8,
-    divisor: [u8; 2],
-    has_fifos: bool,
-    sent_waits: bool,
-    text: [u8; TEXT_BYTES],
-    used: usize,
-    dropped: u64,
+    interrupts: AtomicU8,
+    line: AtomicU8,
+    modem: AtomicU8,
+    scratch: AtomicU8,
+    divisor: [AtomicU8; 2],
+    has_fifos: AtomicBool,
+    sent_waits: AtomicBool,
+    text: [AtomicU8; TEXT_BYTES],
+    used: AtomicUsize,
 }
 
 impl Default for Serial {
     fn default() -> Self {
-        Self {
-            interrupts: 0,
-            line: 0,
-            modem: 0,
-            scratch: 0,
-            divisor: [0; 2],
-            has_fifos: false,
-            sent_waits: false,
-            text: [0; TEXT_BYTES],
-            used: 0,
-            dropped: 0,
-        }
+        Self::new()
     }
 }
 
 impl Serial {
+    /// The port after reset.
+    pub const fn new() -> Self {
+        const ZERO: AtomicU8 = AtomicU8::new(0);
+        Self {
+            interrupts: ZERO,
+            line: ZERO,
+            modem: ZERO,
+            scratch: ZERO,
+            divisor: [ZERO; 2],
+            has_fifos: AtomicBool::new(false),
+            sent_waits: AtomicBool::new(false),
+            text: [ZERO; TEXT_BYTES],
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    fn divisor_is_shown(&self) -> bool {
+        self.line.load(Relaxed) & DIVISOR != 0
+    }
+
     /// A byte from the register at this offset.
-    pub fn read(&mut self, at: u16) -> u8 {
+    pub fn read(&self, at: u16) -> u8 {
         match at {
-            register::DATA | register::INTERRUPT_ENABLE if self.line & DIVISOR != 0 => self.divisor[usize::from(at)],
+            register::DATA | register::INTERRUPT_ENABLE if self.divisor_is_shown() => {
+                self.divisor[usize::from(at)].load(Relaxed)
+            }
             register::DATA => 0,
-            register::INTERRUPT_ENABLE => self.interrupts,
+            register::INTERRUPT_ENABLE => self.interrupts.load(Relaxed),
             register::INTERRUPT_OR_FIFO => {
-                let waits = core::mem::take(&mut self.sent_waits) && self.interrupts & SENT != 0;
-                (if waits { SENT_WAITS } else { NOTHING_WAITS }) | if self.has_fifos { FIFOS } else { 0 }
+                let waits = self.sent_waits.swap(false, Relaxed) && self.interrupts.load(Relaxed) & SENT != 0;
+                let fifos = if self.has_fifos.load(Relaxed) { FIFOS } else { 0 };
+                fifos | if waits { SENT_WAITS } else { NOTHING_WAITS }
             }
-            register::LINE_CONTROL => self.line,
-            register::MODEM_CONTROL => self.modem,
+            register::LINE_CONTROL => self.line.load(Relaxed),
+            register::MODEM_CONTROL => self.modem.load(Relaxed),
             register::LINE_STATUS => EMPTY,
-            register::MODEM_STATUS if self.modem & LOOPBACK != 0 => {
-                // DTR and RTS come back as DSR and CTS, the two outputs as RI and DCD.
-                let bit = |from: u32, to: u32| (self.modem >> from & 1) << to;
-                bit(0, 5) | bit(1, 4) | bit(2, 6) | bit(3, 7)
-            }
-            register::MODEM_STATUS => CONNECTED,
-            register::SCRATCH => self.scratch,
+            register::MODEM_STATUS => match self.modem.load(Relaxed) {
+                modem if modem & LOOPBACK != 0 => {
+                    // DTR and RTS come back as DSR and CTS, the two outputs as RI and DCD.
+                    let bit = |from: u32, to: u32| (modem >> from & 1) << to;
+                    bit(0, 5) | bit(1, 4) | bit(2, 6) | bit(3, 7)
+                }
+                _ => CONNECTED,
+            },
+            register::SCRATCH => self.scratch.load(Relaxed),
             _ => u8::MAX,
         }
     }
 
     /// A byte to the register at this offset.
-    pub fn write(&mut self, at: u16, value: u8) -> Effect {
+    pub fn write(&self, at: u16, value: u8) -> Effect {
         match at {
-            register::DATA | register::INTERRUPT_ENABLE if self.line & DIVISOR != 0 => {
-                self.divisor[usize::from(at)] = value;
+            register::DATA | register::INTERRUPT_ENABLE if self.divisor_is_shown() => {
+                self.divisor[usize::from(at)].store(value, Relaxed);
             }
             register::DATA => {
-                self.sent_waits = true;
-                if self.modem & LOOPBACK == 0 {
+                self.sent_waits.store(true, Relaxed);
+                if self.modem.load(Relaxed) & LOOPBACK == 0 {
                     return self.send(value);
                 }
             }
             register::INTERRUPT_ENABLE => {
-                self.sent_waits |= value & !self.interrupts & SENT != 0;
-                self.interrupts = value & 0xf;
+                let was = self.interrupts.swap(value & 0xf, Relaxed);
+                if value & !was & SENT != 0 {
+                    self.sent_waits.store(true, Relaxed);
+                }
             }
-            register::INTERRUPT_OR_FIFO => self.has_fifos = value & FIFO_ENABLE != 0,
-            register::LINE_CONTROL => self.line = value,
-            register::MODEM_CONTROL => self.modem = value & 0x1f,
-            register::SCRATCH => self.scratch = value,
+            register::INTERRUPT_OR_FIFO => self.has_fifos.store(value & FIFO_ENABLE != 0, Relaxed),
+            register::LINE_CONTROL => self.line.store(value, Relaxed),
+            register::MODEM_CONTROL => self.modem.store(value & 0x1f, Relaxed),
+            register::SCRATCH => self.scratch.store(value, Relaxed),
             _ => {}
         }
         Effect::None
     }
 
-    fn send(&mut self, byte: u8) -> Effect {
-        match self.text.get_mut(self.used) {
-            Some(place) => {
-                *place = byte;
-                self.used += 1;
-            }
-            // Only an OUTS sends more before all is taken.
-            None => self.dropped += 1,
+    fn send(&self, byte: u8) -> Effect {
+        let at = self.used.fetch_add(1, AcqRel);
+        if let Some(place) = self.text.get(at) {
+            place.store(byte, Release);
         }
-        if byte == b'\n' || self.used == TEXT_BYTES { Effect::Print } else { Effect::None }
+        if byte == b'\n' || at + 1 >= LINE_BYTES { Effect::Print } else { Effect::None }
     }
 
-    /// Takes the text that is not in the log yet, and the number of bytes that found no room in it.
-    pub fn take(&mut self) -> (&[u8], u64) {
-        (&self.text[..core::mem::take(&mut self.used)], core::mem::take(&mut self.dropped))
+    /// Takes the text that is not in the log yet, byte by byte, and returns the number of bytes that found no room in it.
+    pub fn take(&self, mut each: impl FnMut(u8)) -> u64 {
+        let sent = self.used.swap(0, AcqRel);
+        self.text.iter().take(sent).for_each(|byte| each(byte.load(Acquire)));
+        sent.saturating_sub(TEXT_BYTES) as u64
     }
 }
 
@@ -148,33 +167,66 @@ impl Serial {
 mod tests {
     use super::*;
     use register::*;
+    use std::vec::Vec;
+
+    /// The text that waits, and the number of bytes that were lost.
+    fn taken(serial: &Serial) -> (Vec<u8>, u64) {
+        let mut text = Vec::new();
+        let lost = serial.take(|byte| text.push(byte));
+        (text, lost)
+    }
 
     #[test]
     fn a_line_is_printed_when_it_ends_or_is_long() {
-        let mut serial = Serial::default();
+        let serial = Serial::default();
         for byte in *b"booting\r" {
             assert_eq!(serial.write(DATA, byte), Effect::None);
         }
         assert_eq!(serial.write(DATA, b'\n'), Effect::Print);
-        assert_eq!(serial.take(), (&b"booting\r\n"[..], 0));
-        assert_eq!(serial.take(), (&b""[..], 0));
-        let effects: std::vec::Vec<_> = (0..TEXT_BYTES).map(|_| serial.write(DATA, b'x')).collect();
-        assert_eq!(effects.iter().position(|effect| *effect == Effect::Print), Some(TEXT_BYTES - 1));
-        serial.write(DATA, b'y');
-        assert_eq!((serial.take().1, serial.take()), (1, (&b""[..], 0)));
+        assert_eq!(taken(&serial), (b"booting\r\n".to_vec(), 0));
+        assert_eq!(taken(&serial), (Vec::new(), 0));
+        let effects: Vec<_> = (0..LINE_BYTES).map(|_| serial.write(DATA, b'x')).collect();
+        assert_eq!(effects.iter().position(|effect| *effect == Effect::Print), Some(LINE_BYTES - 1));
+        assert_eq!(taken(&serial).0.len(), LINE_BYTES);
+        let last = (0..TEXT_BYTES + 3).map(|_| serial.write(DATA, b'y')).last();
+        assert_eq!(last, Some(Effect::Print));
+        assert_eq!(taken(&serial), (std::vec![b'y'; TEXT_BYTES], 3));
+    }
+
+    #[test]
+    fn vcpus_that_send_under_a_lock_lose_nothing() {
+        let (serial, lock) = (Serial::default(), std::sync::Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for number in b'0'..b'4' {
+                let (serial, lock) = (&serial, &lock);
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        let mut log = lock.lock().unwrap();
+                        for byte in [number, number, b'\n'] {
+                            if serial.write(DATA, byte) == Effect::Print {
+                                assert_eq!(serial.take(|byte| log.push(byte)), 0);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let log = lock.into_inner().unwrap();
+        assert_eq!(log.len(), 4 * 500 * 3);
+        assert!(log.chunks(3).all(|line| line[0] == line[1] && line[2] == b'\n'));
     }
 
     /// The accesses by which Linux tells a 16550A from its relatives (`drivers/tty/serial/8250/8250_port.c`, autoconfig).
     #[test]
     fn software_that_probes_it_finds_a_16550a() {
-        let mut serial = Serial::default();
+        let serial = Serial::default();
         for (value, found) in [(0, 0), (0x0f, 0x0f)] {
             serial.write(INTERRUPT_ENABLE, value);
             assert_eq!(serial.read(INTERRUPT_ENABLE), found);
         }
         serial.write(MODEM_CONTROL, LOOPBACK | 0x0a);
         assert_eq!(serial.read(MODEM_STATUS) & 0xf0, 0x90, "RTS as CTS, OUT2 as DCD");
-        assert_eq!((serial.write(DATA, b'\n'), serial.take().0.len()), (Effect::None, 0), "nothing is sent");
+        assert_eq!((serial.write(DATA, b'\n'), taken(&serial).0.len()), (Effect::None, 0), "nothing is sent");
         serial.write(MODEM_CONTROL, 0xff);
         assert_eq!((serial.read(MODEM_CONTROL), serial.read(MODEM_STATUS)), (0x1f, 0xf0));
         serial.write(MODEM_CONTROL, 0);
@@ -189,18 +241,18 @@ mod tests {
 
     #[test]
     fn the_divisor_lies_behind_the_first_two_registers() {
-        let mut serial = Serial::default();
+        let serial = Serial::default();
         serial.write(LINE_CONTROL, DIVISOR | 3);
         serial.write(DATA, 1);
         serial.write(INTERRUPT_ENABLE, 2);
         assert_eq!((serial.read(DATA), serial.read(INTERRUPT_ENABLE), serial.read(LINE_CONTROL)), (1, 2, DIVISOR | 3));
         serial.write(LINE_CONTROL, 3);
-        assert_eq!((serial.read(DATA), serial.read(INTERRUPT_ENABLE), serial.take().0.len()), (0, 0, 0));
+        assert_eq!((serial.read(DATA), serial.read(INTERRUPT_ENABLE), taken(&serial).0.len()), (0, 0, 0));
     }
 
     #[test]
     fn who_polls_learns_once_that_the_transmitter_is_empty() {
-        let mut serial = Serial::default();
+        let serial = Serial::default();
         serial.write(DATA, b'a');
         assert_eq!(serial.read(INTERRUPT_OR_FIFO), NOTHING_WAITS, "not enabled");
         serial.write(INTERRUPT_ENABLE, SENT);

@@ -46,7 +46,7 @@ impl<W: Write> Session<W> {
     /// Writes the account and the verdict, once every vCPU has ended. `keep_end` tells this to the keeper of the log, and returns
     /// the number of bytes that it has lost.
     #[inline(never)]
-    pub fn finish(&mut self, machine: &mut Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
+    pub fn finish(&mut self, machine: &Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
         let board = machine.shared.board;
         print(machine);
         self.print_console(board);

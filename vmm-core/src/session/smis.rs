@@ -64,7 +64,7 @@ mod tests {
                 come(3);
             }
             vcpu.machine.shared.board.end(0, Ended::of(Outcome::HaltedForEver));
-            session.finish(&mut vcpu.machine, &books, || 0);
+            session.finish(&vcpu.machine, &books, || 0);
             let records: Vec<_> = text.lines().map(|line| parse(line.as_bytes()).unwrap()).collect();
             let of = |kind: Kind| records.iter().filter(move |record| record.kind == kind);
             let smis: Vec<_> = of(Kind::Result).chain(of(Kind::Total)).map(|record| record.number("smis")).collect();

@@ -62,7 +62,7 @@ impl<W: Write> Session<W> {
                 self.end(vcpu, books, book_gpa, Handed { samples_gpa, call_cycles }, tsc);
             }
             Pause::Print => {
-                print(&mut vcpu.machine);
+                print(&vcpu.machine);
                 self.print_console(vcpu.machine.shared.board);
             }
             elsewhere => return pause_anywhere(vcpu, elsewhere),
