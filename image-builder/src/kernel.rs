@@ -18,8 +18,9 @@ const HEAD_BYTES: u64 = 4096;
 
 /// The words of every kernel's command line: the serial port is the console, a panic ends the machine, and the kernel does not
 /// test its own algorithms, which takes longer than the rest of its start. A tick of the time-stamp counter counts as a
-/// nanosecond: the emulators' counters have no frequency of their own, and not every model tells one.
-const COMMAND_LINE: &str = "console=ttyS0,115200 panic=-1 cryptomgr.notests tsc_early_khz=1000000";
+/// nanosecond: the emulators' counters have no frequency of their own, and not every model tells one. The vCPUs' counters agree,
+/// which Linux believes of AMD's processors only if it is told.
+const COMMAND_LINE: &str = "console=ttyS0,115200 panic=-1 cryptomgr.notests tsc_early_khz=1000000 tsc=reliable";
 
 /// A kernel and its machine.
 #[derive(Clone, Debug)]

@@ -49,8 +49,8 @@ const LINE_BYTES: usize = 240;
 /// The most bytes that wait for the log: more than one OUTS sends.
 const TEXT_BYTES: usize = 4096 + LINE_BYTES;
 
-/// The port's state, and what was sent and is not in the log yet. All vCPUs share it; a guest's driver has a lock for it. Where a
-/// guest has none, its bytes may come out of order or be lost.
+/// The port's state, and what was sent and is not in the log yet. All vCPUs share it. A guest's driver has a lock for it, so that
+/// no instruction here has to be a locked one; the bytes of a guest without a lock may be lost or come twice.
 #[derive(Debug)]
 pub struct Serial {
     interrupts: AtomicU8,
@@ -100,7 +100,8 @@ impl Serial {
             register::DATA => 0,
             register::INTERRUPT_ENABLE => self.interrupts.load(Relaxed),
             register::INTERRUPT_OR_FIFO => {
-                let waits = self.sent_waits.swap(false, Relaxed) && self.interrupts.load(Relaxed) & SENT != 0;
+                let waits = self.sent_waits.load(Relaxed) && self.interrupts.load(Relaxed) & SENT != 0;
+                self.sent_waits.store(false, Relaxed);
                 let fifos = if self.has_fifos.load(Relaxed) { FIFOS } else { 0 };
                 fifos | if waits { SENT_WAITS } else { NOTHING_WAITS }
             }
@@ -133,7 +134,8 @@ impl Serial {
                 }
             }
             register::INTERRUPT_ENABLE => {
-                let was = self.interrupts.swap(value & 0xf, Relaxed);
+                let was = self.interrupts.load(Relaxed);
+                self.interrupts.store(value & 0xf, Relaxed);
                 if value & !was & SENT != 0 {
                     self.sent_waits.store(true, Relaxed);
                 }
@@ -148,17 +150,18 @@ impl Serial {
     }
 
     fn send(&self, byte: u8) -> Effect {
-        let at = self.used.fetch_add(1, AcqRel);
+        let at = self.used.load(Acquire);
         if let Some(place) = self.text.get(at) {
-            place.store(byte, Release);
+            place.store(byte, Relaxed);
         }
+        self.used.store(at + 1, Release);
         if byte == b'\n' || at + 1 >= LINE_BYTES { Effect::Print } else { Effect::None }
     }
 
     /// Takes the text that is not in the log yet, byte by byte, and returns the number of bytes that found no room in it.
     pub fn take(&self, mut each: impl FnMut(u8)) -> u64 {
         let sent = self.used.swap(0, AcqRel);
-        self.text.iter().take(sent).for_each(|byte| each(byte.load(Acquire)));
+        self.text.iter().take(sent).for_each(|byte| each(byte.load(Relaxed)));
         sent.saturating_sub(TEXT_BYTES) as u64
     }
 }

@@ -3,7 +3,8 @@
 //! that one's, no PCI.
 
 use super::unikernel::CONSTANT_MSRS;
-use super::{Behind, Device, Model, POST_PORT};
+use super::{Behind, ConstantMsr, Device, Model, POST_PORT};
+use crate::x86::msr::INTERRUPT_PENDING_MESSAGE;
 
 /// The port of the serial port's first register, as a PC has it.
 pub const SERIAL_PORT: u16 = 0x3f8;
@@ -27,6 +28,14 @@ pub const SLEEP_TYPE_OFF: u8 = 5;
 /// The most memory that the machine can have, in MiB: what lies below 4 GiB in the monitor's address space, with room to spare.
 pub const MOST_MEMORY_MIB: u64 = 2048 - 64;
 
+/// The MSRs that always read the same value. Linux reads the second on processors of AMD's, to see whether firmware lets the
+/// APIC's timer stop, and would report its absence.
+const MSRS: &[ConstantMsr] = &[
+    CONSTANT_MSRS[0],
+    CONSTANT_MSRS[1],
+    ConstantMsr { msr: INTERRUPT_PENDING_MESSAGE, value: 0, ignores_writes: false },
+];
+
 /// The PC, but for its memory, which an image chooses.
 pub const PC: Model = Model {
     memory: &[],
@@ -39,6 +48,6 @@ pub const PC: Model = Model {
         Device { behind: Behind::Zero, first_port: COUNTER_PORT, ports: 1 },
         Device { behind: Behind::Power, first_port: SLEEP_CONTROL_PORT, ports: 3 },
     ],
-    msrs: CONSTANT_MSRS,
+    msrs: MSRS,
     paravirtual_leaf: Some(super::KVM_LEAF),
 };
