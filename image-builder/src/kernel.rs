@@ -16,11 +16,12 @@ const USUAL_MEMORY_MIB: u16 = 256;
 /// Bytes of a file that tell whether it is a bzImage.
 const HEAD_BYTES: u64 = 4096;
 
-/// The words of every kernel's command line: the serial port is the console, a panic ends the machine, and the kernel does not
-/// test its own algorithms, which takes longer than the rest of its start. A tick of the time-stamp counter counts as a
+/// The words of every kernel's command line: the serial port is the console, a panic ends the machine, by the register
+/// of ACPI, since Linux would ask EFI where hardware is reduced, and the kernel does not test its own algorithms, which takes longer than the rest of its start. A tick of the time-stamp counter counts as a
 /// nanosecond: the emulators' counters have no frequency of their own, and not every model tells one. The vCPUs' counters agree,
 /// which Linux believes of AMD's processors only if it is told.
-const COMMAND_LINE: &str = "console=ttyS0,115200 panic=-1 cryptomgr.notests tsc_early_khz=1000000 tsc=reliable";
+const COMMAND_LINE: &str =
+    "console=ttyS0,115200 panic=-1 reboot=acpi cryptomgr.notests tsc_early_khz=1000000 tsc=reliable";
 
 /// A kernel and its machine.
 #[derive(Clone, Debug)]

@@ -821,6 +821,35 @@ fn verdicts_have_their_statuses() {
 }
 
 #[test]
+fn a_kernel_that_gives_up_has_failed_however_it_ends() {
+    let account = |options: &str, result: &str, lines: &[&str]| {
+        let mut log = LogText::default();
+        log.header(options);
+        for line in lines {
+            log.record(Kind::Console).text("text", line).finish().unwrap();
+        }
+        log.record(Kind::Console).word("by", "monitor").text("text", "Kernel panic - not syncing").finish().unwrap();
+        log.exit(&CPUID);
+        log.total(5, 5, 350);
+        log.stop("reset");
+        log.verdict(result, "5 exits");
+        account_of(&log)
+    };
+    let panic = "[    0.3] Kernel panic - not syncing: No working init found.";
+    let none = "workloads=none book=none";
+    let gave_up = account(none, "balanced", &["Linux version", panic, "---[ end", ""]);
+    assert_eq!(
+        (gave_up.verdict.to_string(), gave_up.status),
+        (format!("failed: the guest said: {panic}"), Status::Differs)
+    );
+    assert_eq!(account(none, "balanced", &["Linux version"]).status, Status::Balanced);
+    let hangs = account(none, "stopped", &["Linux version", "waiting", " "]);
+    assert_eq!(hangs.verdict.to_string(), "stopped: 5 exits; its last line: waiting");
+    let keeps_a_book = account("workloads=none", "stopped", &[panic]);
+    assert_eq!(keeps_a_book.verdict.to_string(), "stopped: 5 exits", "its text is a workload's");
+}
+
+#[test]
 fn records_behind_the_verdict_are_found() {
     let mut log = balanced();
     log.tally(11, 1);

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+use tollgate_abi::command_line::Options;
 use tollgate_abi::judgement::Judgement;
 
 use crate::failure::{Failure, Status};
@@ -31,6 +32,14 @@ impl Verdict {
     /// The verdict of a run whose host-side findings are `findings`.
     pub(super) fn of(log: &Log, findings: &[String], accounted: bool) -> Self {
         let Some(verdict) = &log.verdict else { return Verdict::Unfinished };
+        // A guest that keeps no book is judged by its own words, too.
+        let is_bookless = Options::parse(&log.header.options).is_ok_and(|options| !options.guest_keeps_book);
+        let says = |line: &Option<String>| line.clone().filter(|_| is_bookless);
+        if let (Judged::Known(Judgement::Balanced), None, Some(panic)) =
+            (&verdict.result, findings.first(), says(&log.console.panic))
+        {
+            return Verdict::Reported(Judged::Known(Judgement::Failed), format!("the guest said: {panic}"));
+        }
         match (&verdict.result, findings.first()) {
             (Judged::Known(Judgement::Balanced), None) if accounted => Verdict::Balanced,
             (Judged::Known(Judgement::Balanced), None) => Verdict::Unaccounted,
@@ -40,6 +49,9 @@ impl Verdict {
             }
             (Judged::Known(Judgement::Differs), Some(finding)) => Verdict::Differs(finding.clone()),
             (Judged::Known(Judgement::Differs), None) => Verdict::Differs("the monitor did not say where".to_owned()),
+            (judged @ Judged::Known(Judgement::Stopped), _) if let Some(last) = says(&log.console.last) => {
+                Verdict::Reported(judged.clone(), format!("{}; its last line: {last}", verdict.detail))
+            }
             (judged, _) => Verdict::Reported(judged.clone(), verdict.detail.clone()),
         }
     }

@@ -64,8 +64,33 @@ pub struct Log {
     pub stop: Option<Stop>,
     /// The last record; `None` in the log of an unfinished run.
     pub verdict: Option<Verdict>,
+    /// The lines of the guest that tell of its end.
+    pub console: Console,
     /// The log's quality.
     pub quality: Quality,
+}
+
+/// The lines of the guest that tell of its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Console {
+    /// The line with which a Linux kernel gives up, if it did.
+    pub panic: Option<String>,
+    /// The last line that is not empty.
+    pub last: Option<String>,
+}
+
+/// The words with which Linux gives up.
+const PANIC: &str = "Kernel panic - not syncing";
+
+impl Console {
+    fn line(&mut self, line: String) {
+        if line.contains(PANIC) {
+            self.panic.get_or_insert_with(|| line.clone());
+        }
+        if !line.trim().is_empty() {
+            self.last = Some(line);
+        }
+    }
 }
 
 /// The header: the build, the machine and the options of a run.

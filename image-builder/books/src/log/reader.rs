@@ -210,7 +210,14 @@ impl State {
                 *self.log.probes.entry(fields.of(read::Probe::of)?.reason).or_default() += 1;
                 Ok(())
             }
-            Kind::Tollgate | Kind::Memory | Kind::Console => Ok(()),
+            Kind::Console => {
+                let read::Console { by, text } = fields.of(read::Console::of)?;
+                if by.is_none() {
+                    self.log.console.line(printable(text));
+                }
+                Ok(())
+            }
+            Kind::Tollgate | Kind::Memory => Ok(()),
         }
     }
 
