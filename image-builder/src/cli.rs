@@ -32,6 +32,8 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --workload random:7 --audit       a guest of random instructions, which can't harm the monitor
   tollgate run --on qemu-tcg --audit             SVM on QEMU's own emulation
   tollgate run --guest own --no-book --audit     a guest of your own, held against the emulator's log
+  tollgate run --guest debian --audit            Debian's Linux, which reads its own account with cpuid
+  tollgate run --guest debian --exec nproc --console    commands of your own in it
   tollgate run --guest vmlinuz --initrd FILE --console   a Linux that others built, until it powers off
 
 Environment:
@@ -233,7 +235,7 @@ pub struct ImageOptions {
     #[arg(long, value_name = "TICKS")]
     pub limit: Option<u64>,
     /// A guest instead of the built-in one: an ELF file that is made for Tollgate, or a Linux kernel (bzImage), which ends when it
-    /// powers off
+    /// powers off; `debian` for Debian's kernel, out of the packages of this system's release
     #[arg(long, value_name = "FILE")]
     pub guest: Option<PathBuf>,
     /// The kernel's initial RAM disk
@@ -242,6 +244,10 @@ pub struct ImageOptions {
     /// More words for the kernel's command line
     #[arg(long, value_name = "TEXT", requires = "guest", allow_hyphen_values = true)]
     pub append: Option<String>,
+    /// Commands for a shell in a user space of Debian's busybox and cpuid, behind which the kernel powers off [default with
+    /// --guest debian: read the account by every leaf]
+    #[arg(long, value_name = "COMMANDS", requires = "guest", conflicts_with = "initrd")]
+    pub exec: Option<String>,
     /// Take it that the guest of --guest keeps no book: compare the ledger with the emulator's log alone, however the guest ends
     #[arg(long, requires = "guest")]
     pub no_book: bool,

@@ -9,6 +9,7 @@ use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
 use tollgate_books::failure::Failure;
 use tollgate_guests::{Request, is_bzimage, lower};
 
+use crate::debian::debian;
 use crate::image::{Placed, guest_file};
 
 /// The memory of a kernel's machine, in MiB, unless asked otherwise.
@@ -26,17 +27,32 @@ const COMMAND_LINE: &str =
 /// A kernel and its machine.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// The kernel's file.
-    pub file: PathBuf,
+    /// The kernel's file; none for Debian's.
+    pub file: Option<PathBuf>,
     /// The initial RAM disk's.
     pub initrd: Option<PathBuf>,
+    /// The commands for the user space that is made of Debian's packages, where there is to be one.
+    pub commands: Option<String>,
     /// Words behind [`COMMAND_LINE`].
     pub append: String,
     /// The machine's memory in MiB.
     pub memory_mib: Option<u16>,
 }
 
+/// The guest of `--guest` that is no file: Debian's kernel.
+const DEBIAN: &str = "debian";
+
 impl Kernel {
+    /// Whether `--guest` asks for Debian's kernel.
+    pub fn is_debian(guest: &Path) -> bool {
+        guest.as_os_str() == DEBIAN
+    }
+
+    /// Its name for people.
+    pub fn name(&self) -> String {
+        self.file.as_ref().map_or_else(|| "Debian's kernel".to_owned(), |file| file.display().to_string())
+    }
+
     /// Whether a file is a kernel, and no guest that is made for Tollgate. Whoever reads all of it says why it can't be read.
     pub fn is_one(path: &Path) -> bool {
         let mut head = Vec::new();
@@ -55,18 +71,28 @@ impl Kernel {
             let sentence = format!("a kernel's machine can't have {memory_mib} MiB of memory");
             return Err(Failure::usage(sentence).remedy(format_args!("choose an even number up to {MOST_MEMORY_MIB}")));
         }
-        let kernel = guest_file(&self.file)?;
-        let initrd = self.initrd.as_deref().map(guest_file).transpose()?;
+        let own = self.file.as_deref().map(guest_file).transpose()?;
+        let is_from_debian = self.file.is_none() || self.commands.is_some();
+        let debian = is_from_debian.then(debian).transpose()?;
+        let kernel = own.as_deref().or(debian.as_ref().map(|debian| &debian.kernel[..])).unwrap_or_default();
+        let initrd = match (&self.initrd, &debian, &self.commands) {
+            (Some(file), _, _) => Some(guest_file(file)?),
+            (None, Some(debian), Some(commands)) => {
+                let made = debian.user_space.initramfs(commands);
+                Some(made.map_err(|error| Failure::usage(format_args!("no initramfs can be made: {error}")))?)
+            }
+            _ => None,
+        };
         let command_line = format!("{COMMAND_LINE} {}", self.append);
         let request = Request {
-            kernel: &kernel,
+            kernel,
             initrd: initrd.as_deref(),
             command_line: command_line.trim_end(),
             memory_bytes: memory_mib << 20,
             vcpus,
         };
         let lowered = lower(&request).map_err(|error| {
-            Failure::usage(format_args!("{} can't be the guest: {error}", self.file.display())).remedy(error.remedy())
+            Failure::usage(format_args!("{} can't be the guest: {error}", self.name())).remedy(error.remedy())
         })?;
         let tollgate_guests::Entry { rip, rsp, rsi, cr3, .. } = lowered.entry;
         let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();

@@ -11,6 +11,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod debian;
 pub mod emulator;
 pub mod image;
 pub mod images;
@@ -19,6 +20,7 @@ pub mod kernel;
 pub mod progress;
 pub mod random;
 pub mod selection;
+pub mod user_space;
 
 #[cfg(test)]
 #[path = "../tests/common/golden.rs"]

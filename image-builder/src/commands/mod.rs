@@ -32,6 +32,7 @@ use crate::selection::{
     ATLAS, DEFAULT_WATCHDOG_TICKS, GuestKind, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest,
     random_seed,
 };
+use crate::user_space::usual_commands;
 
 /// Performs a command.
 ///
@@ -90,11 +91,15 @@ impl ImageOptions {
     /// The kernel that is to be the guest, if it is one.
     fn kernel(&self, memory_mib: Option<u16>) -> Option<Kernel> {
         let file = self.guest.as_ref()?;
-        if self.initrd.is_none() && self.append.is_none() && !Kernel::is_one(file) {
+        let is_debian = Kernel::is_debian(file);
+        let has_words = self.initrd.is_some() || self.append.is_some() || self.exec.is_some();
+        if !is_debian && !has_words && !Kernel::is_one(file) {
             return None;
         }
+        let usual = || usual_commands(LeafMap::parse(&self.leaf_map).unwrap_or_default());
+        let commands = self.exec.clone().or_else(|| (is_debian && self.initrd.is_none()).then(usual));
         let (initrd, append) = (self.initrd.clone(), self.append.clone().unwrap_or_default());
-        Some(Kernel { file: file.clone(), initrd, append, memory_mib })
+        Some(Kernel { file: Some(file.clone()).filter(|_| !is_debian), initrd, commands, append, memory_mib })
     }
 
     fn selection(&self) -> Result<Selection, Failure> {

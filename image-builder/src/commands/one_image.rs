@@ -57,7 +57,7 @@ pub(super) fn run_image(
         limits: if arguments.uefi { Limits { grace: stick::GRACE, ..within } } else { within },
     };
     let what = match &kernel {
-        Some(kernel) => kernel.file.display().to_string(),
+        Some(kernel) => kernel.name(),
         None => format!("{}{and_scenarios}", counted(workloads, "workload")),
     };
     let booted = booting.shown(directory, workloads, &what, arguments.console)?;

@@ -43,7 +43,8 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     let kept = place.keep(None, &titled[0].account);
     let paged =
         arguments.html.iter().try_for_each(|path| output_file::write(path, render(&titled, Format::Html).as_bytes()));
-    let guest = arguments.image.guest.as_deref();
+    // A kernel's functions are not known.
+    let guest = arguments.image.guest.as_deref().filter(|_| arguments.image.kernel(None).is_none());
     let log = place.path().join(SERIAL);
     let traced = arguments.trace.iter().try_for_each(|path| trace::write(&log, guest, path).map(drop));
     let status = titled[0].account.status;
