@@ -14,14 +14,17 @@ pub enum Book {
     Ledger,
     /// The emulator's log of VM exits.
     Emulator,
+    /// The leaves as Debian's `cpuid` read them in the guest.
+    Cpuid,
 }
 
 impl Book {
     /// The books of a run that keeps a ledger.
-    pub(super) fn of_run(guest_keeps_book: bool, audited: bool) -> Vec<Self> {
+    pub(super) fn of_run(guest_keeps_book: bool, audited: bool, has_cpuid: bool) -> Vec<Self> {
         let own: &[Book] = if guest_keeps_book { &[Book::Prediction, Book::Guest] } else { &[] };
         let emulator: &[Book] = if audited { &[Book::Emulator] } else { &[] };
-        [own, &[Book::Ledger], emulator].concat()
+        let cpuid: &[Book] = if has_cpuid { &[Book::Cpuid] } else { &[] };
+        [own, &[Book::Ledger], emulator, cpuid].concat()
     }
 
     /// The book's name for people.
@@ -31,6 +34,7 @@ impl Book {
             Book::Guest => "guest",
             Book::Ledger => "ledger",
             Book::Emulator => "emulator's log",
+            Book::Cpuid => "cpuid in the guest",
         }
     }
 }

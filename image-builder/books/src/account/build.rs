@@ -6,7 +6,7 @@ use tollgate_abi::command_line::Options;
 use tollgate_abi::judgement::Judgement;
 
 use super::{
-    Account, Book, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, Totals, Verdict, WorkloadAccount, parts,
+    Account, Book, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, Totals, Verdict, WorkloadAccount, cpuid, parts,
     recorded, row_name, vcpus, verify,
 };
 use crate::audit::Audit;
@@ -23,8 +23,12 @@ impl Account {
         let audit = audit.as_ref().map(|(audit, _)| audit);
         let guest_keeps_book = options.as_ref().map_or(true, |options| options.guest_keeps_book);
         let has_ledger = accounted && !refused;
-        let books = if has_ledger { Book::of_run(guest_keeps_book, audit.is_some()) } else { Vec::new() };
         let reasons = reasons(log, audit);
+        // A profile of the built-in guest's may enable a reason for a while; a log without an end has no ledger yet.
+        let has_cpuid = has_ledger && !guest_keeps_book && log.verdict.is_some();
+        let (cpuid, wrong) = if has_cpuid { cpuid::of(log, &reasons) } else { (Vec::new(), Vec::new()) };
+        let has_cpuid = !cpuid.is_empty() || !wrong.is_empty();
+        let books = if has_ledger { Book::of_run(guest_keeps_book, audit.is_some(), has_cpuid) } else { Vec::new() };
         let totals = totals(log, audit);
         let per_vcpu = vcpus::of(log, audit);
         let mut findings =
@@ -32,6 +36,7 @@ impl Account {
         let sentence =
             |&row: &u16| format!("reason {row}: the emulator logged fewer exits than the monitor's probes made");
         findings.extend(too_few.iter().map(sentence));
+        findings.extend(wrong);
         let verdict = Verdict::of(log, &findings, accounted);
         let header = &log.header;
         Self {
@@ -58,6 +63,8 @@ impl Account {
             workloads: log.workloads.iter().map(|run| workload(run, log.stop.is_some())).collect(),
             scenarios: log.scenarios.clone(),
             atlas: Vec::new(),
+            cpuid_lines_beyond: if has_cpuid { log.cpuid.beyond } else { 0 },
+            cpuid,
             stop: log.stop.clone(),
             build: header.build.clone(),
             options: header.options.clone(),

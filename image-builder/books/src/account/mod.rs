@@ -6,6 +6,7 @@
 pub mod atlas;
 mod books;
 mod build;
+mod cpuid;
 mod merge;
 mod parts;
 mod predictions;
@@ -15,6 +16,7 @@ mod verdict;
 mod verify;
 
 pub use books::Book;
+pub use cpuid::{CpuidValue, Unit};
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
@@ -83,6 +85,12 @@ pub struct Account {
     /// The exits of several runs together, where an atlas was asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub atlas: Vec<AtlasRow>,
+    /// The values that `cpuid` read in the guest, in the order in which it printed them, where they are compared.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cpuid: Vec<CpuidValue>,
+    /// Lines of `cpuid` behind those that are kept: they are not compared.
+    #[serde(skip_serializing_if = "is_none")]
+    pub cpuid_lines_beyond: u64,
     /// The guest's end, if the monitor said.
     pub stop: Option<Stop>,
     /// The monitor's build.

@@ -2,6 +2,7 @@
 //!
 //! Reading is streaming and bounded, whatever the log holds. Nothing is judged here; that is [`crate::account`]'s.
 
+mod cpuid;
 mod error;
 mod fields;
 mod files;
@@ -10,6 +11,7 @@ mod named;
 mod reader;
 mod recorded;
 
+pub use cpuid::{CpuidLine, CpuidLines};
 pub use error::LogError;
 pub use files::{Found, find};
 pub use judged::Judged;
@@ -60,6 +62,8 @@ pub struct Log {
     pub tally: Option<BTreeMap<u16, u64>>,
     /// Sums by vCPU.
     pub totals: BTreeMap<u64, Total>,
+    /// The answers of the account's leaves that the guest printed, as Debian's `cpuid` prints them.
+    pub cpuid: CpuidLines,
     /// The guest's end.
     pub stop: Option<Stop>,
     /// The last record; `None` in the log of an unfinished run.

@@ -213,7 +213,9 @@ impl State {
             Kind::Console => {
                 let read::Console { by, text } = fields.of(read::Console::of)?;
                 if by.is_none() {
-                    self.log.console.line(printable(text));
+                    let line = printable(text);
+                    self.log.cpuid.take(&line);
+                    self.log.console.line(line);
                 }
                 Ok(())
             }

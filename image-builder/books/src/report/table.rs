@@ -333,14 +333,18 @@ fn without_guest(account: &Account) -> String {
     if account.books.is_empty() || account.books.contains(&Book::Guest) || account.status != Status::Balanced {
         return String::new();
     }
-    match account.books[..] {
-        [one] => {
-            format!(": the {} adds up; the guest keeps no book, and nothing was compared without --audit", one.name())
+    let names: Vec<_> = account.books.iter().filter(|&&book| book != Book::Cpuid).map(|book| book.name()).collect();
+    let read = match (account.cpuid.len(), account.cpuid_lines_beyond) {
+        (0, 0) => String::new(),
+        (values, 0) => format!(", and allows all {values} values that cpuid read in the guest"),
+        (values, more) => format!(", and allows the {values} values that cpuid read first, of {more} more lines"),
+    };
+    match (&names[..], read.as_str()) {
+        ([one], "") => {
+            format!(": the {one} adds up; the guest keeps no book, and nothing was compared without --audit")
         }
-        _ => {
-            let names: Vec<_> = account.books.iter().map(|book| book.name()).collect();
-            format!(": {}; the guest keeps no book", names.join(" = "))
-        }
+        ([one], _) => format!(": the {one} adds up{read}; the guest keeps no book"),
+        _ => format!(": {}{read}; the guest keeps no book", names.join(" = ")),
     }
 }
 

@@ -1,0 +1,120 @@
+//! The values that `cpuid` prints in a guest, right and wrong ones, held against a ledger.
+
+mod common;
+
+use common::{LogText, Row};
+use tollgate_abi::record::Kind;
+use tollgate_books::account::{Account, Book};
+use tollgate_books::failure::Status;
+use tollgate_books::log::LogReader;
+use tollgate_books::report::{Format, Titled, render};
+
+/// The ledger at the end: 120 exits of 7,400 cycles.
+const LEDGER: [Row; 2] = [
+    Row { reason: 10, name: "CPUID", count: 20, each: 70 },
+    Row { reason: 30, name: "I/O instruction", count: 100, each: 60 },
+];
+
+/// Leaf, subleaf and registers of what a good guest prints.
+const GOOD: [(u32, u32, [u32; 4]); 9] = [
+    (0x4fff_ffff, 0, [30, 0, 0, 0]),
+    (0x4fff_fffd, 10, [7, 0, 0, 0]),
+    (0x4fff_fffc, 10, [0, 0, 8 * 70, 0]),
+    (0x4fff_fffd, 30, [40, 0, 0, 0]),
+    (0x4fff_fffd, 35, [0, 0, 0, u32::MAX]),
+    (0x4fff_fffc, 12, [0, 0, 0, 0]),
+    (0x4fff_fffd, 30, [41, 0, 0, 0]),
+    (0x4fff_ffff, 0, [60, 0, 0, 0]),
+    (0x4fff_fffe, 0, [0, 0, 3600, 0]),
+];
+
+fn account(options: &str, lines: &[(u32, u32, [u32; 4])]) -> Account {
+    let mut log = LogText::default();
+    log.header(options);
+    let mut say = |text: &str| log.record(Kind::Console).text("text", text).finish().unwrap();
+    say("init: Linux is up");
+    for (leaf, subleaf, [eax, ebx, ecx, edx]) in lines {
+        say("CPU:");
+        say(&format!(
+            "   {leaf:#010x} {subleaf:#04x}: eax={eax:#010x} ebx={ebx:#010x} ecx={ecx:#010x} edx={edx:#010x}"
+        ));
+    }
+    log.ledger(0, &LEDGER);
+    log.stop("powered-off");
+    log.verdict("balanced", "");
+    Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), None, None)
+}
+
+const KERNEL: &str = "workloads=none book=none";
+
+#[test]
+fn values_that_the_ledger_allows_are_a_book() {
+    let account = account(KERNEL, &GOOD);
+    assert_eq!((account.status, &account.findings), (Status::Balanced, &Vec::new()));
+    assert_eq!(account.books, [Book::Ledger, Book::Cpuid]);
+    let bounds: Vec<_> = account.cpuid.iter().map(|value| (value.least, value.value, value.most)).collect();
+    // The first total: one question, and at least as many left to come as there are questions behind it; 41 of the I/O
+    // instructions and 6 of the CPUIDs were there at most.
+    let expected = [
+        (1, 30, 46),
+        (2, 7, 13),
+        (490, 560, 910),
+        (0, 40, 41),
+        (0, 0, 0),
+        (40, 41, 100),
+        (54, 60, 119),
+        (3370, 3600, 7330),
+    ];
+    assert_eq!(bounds, expected);
+    let titled = [Titled { title: String::new(), account }];
+    let table = render(&titled, Format::Table);
+    let verdict = "verdict: balanced: the ledger adds up, and allows all 8 values that cpuid read in the guest";
+    assert!(table.replace('\n', " ").contains(verdict), "{table}");
+    let json = render(&titled, Format::Json);
+    assert!(json.contains("\"leaf\": \"0x4ffffffd\"") && json.contains("\"most\": 7330"), "{json}");
+}
+
+#[test]
+fn a_value_that_the_ledger_does_not_allow_is_a_difference() {
+    let check = |at: usize, registers: [u32; 4], finding: &str| {
+        let mut lines = GOOD;
+        lines[at].2 = registers;
+        let account = account(KERNEL, &lines);
+        assert_eq!(account.status, Status::Differs, "{finding}");
+        assert!(account.findings.iter().any(|found| found == finding), "{finding}\n{:#?}", account.findings);
+    };
+    let io = "reason 30 I/O instruction, leaf 0x4ffffffd in the guest: cpuid read";
+    check(6, [101, 0, 0, 0], &format!("{io} 101 exits, and the ledger allows 40 to 100"));
+    check(6, [39, 0, 0, 0], &format!("{io} 39 exits, and the ledger allows 40 to 100"));
+    let cpuid = "reason 10 CPUID, leaf 0x4ffffffd in the guest: cpuid read";
+    check(1, [1, 0, 0, 0], &format!("{cpuid} 1 exits, and the ledger allows 2 to 13"));
+    check(1, [14, 0, 0, 0], &format!("{cpuid} 14 exits, and the ledger allows 2 to 13"));
+    let all = "all reasons, leaf 0x4fffffff in the guest: cpuid read";
+    check(7, [53, 0, 0, 0], &format!("{all} 53 exits, and the ledger allows 54 to 119"));
+    check(0, [47, 0, 0, 0], &format!("{all} 47 exits, and the ledger allows 1 to 46"));
+    let cycles = "reason 10 CPUID, leaf 0x4ffffffc in the guest: cpuid read";
+    check(2, [0, 0, 489, 0], &format!("{cycles} 489 cycles, and the ledger allows 490 to 910"));
+    check(2, [0, 0, 911, 0], &format!("{cycles} 911 cycles, and the ledger allows 490 to 910"));
+    let never = "and the leaf never gives that";
+    check(
+        5,
+        [0, 0, 1, 0],
+        "reason 12 HLT, leaf 0x4ffffffc in the guest: cpuid read 1 cycles, and the ledger allows 0 to 0",
+    );
+    check(
+        4,
+        [0; 4],
+        &format!(
+            "undefined reason 35, leaf 0x4ffffffd in the guest: cpuid read eax=0x0 ebx=0x0 ecx=0x0 edx=0x0, {never}"
+        ),
+    );
+    check(3, [40, 0, 0, 1], &format!("{io} eax=0x28 ebx=0x0 ecx=0x0 edx=0x1, {never}"));
+}
+
+#[test]
+fn the_guest_of_the_workloads_has_its_own_book() {
+    let mut wrong = GOOD;
+    wrong[0].2 = [1000, 0, 0, 0];
+    let account = account("workloads=none", &wrong);
+    assert!(account.cpuid.is_empty() && !account.books.contains(&Book::Cpuid));
+}
