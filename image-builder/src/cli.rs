@@ -491,7 +491,12 @@ mod tests {
             let line = line.trim_start();
             let rest = begins.iter().find_map(|begin| line.strip_prefix(begin))?;
             let end = ["  ", " |", " >", " #"].iter().filter_map(|end| rest.find(end)).min().unwrap_or(rest.len());
-            Some(rest[..end].split_whitespace().map(str::to_owned).collect())
+            // A blank between quotes separates no words.
+            let parts = rest[..end].split('\'').enumerate();
+            let joined =
+                parts.map(|(at, part)| if at % 2 == 1 { part.replace(' ', "\u{a0}") } else { part.to_owned() });
+            let words = joined.collect::<String>();
+            Some(words.split(' ').filter(|word| !word.is_empty()).map(|word| word.replace('\u{a0}', " ")).collect())
         };
         let tables = text.lines().filter(|line| line.starts_with('|'));
         let cells = tables.flat_map(|line| line.split('`').skip(1).step_by(2));
