@@ -62,7 +62,7 @@ pub(crate) fn check_command_line(line: &str, most: u32) -> Result<(), Error> {
     }
 }
 
-/// Places the initrd as high as it may lie, and checks that all fits.
+/// Places the initrd as high as it may lie, and checks that all fits. Behind it a page stays free, for a mark.
 pub(crate) fn place_initrd(
     kernel: &Range<u64>,
     setup: &Setup,
@@ -74,14 +74,16 @@ pub(crate) fn place_initrd(
     }
     let kernel_end = kernel.end.max(kernel.start.saturating_add(setup.init_bytes));
     let initrd_bytes = initrd.map_or(0, |initrd| initrd.len() as u64);
+    let free_bytes = if initrd.is_some() { PAGE_BYTES } else { 0 };
+    let placed_end = memory_bytes.saturating_sub(free_bytes);
     let needed = kernel_end.checked_next_multiple_of(PAGE_BYTES).and_then(|end| end.checked_add(initrd_bytes));
     let needed = needed.unwrap_or(u64::MAX);
-    if needed > memory_bytes {
-        let (needed_mib, has_mib) = (needed.div_ceil(MIB), memory_bytes / MIB);
+    if needed > placed_end {
+        let (needed_mib, has_mib) = (needed.saturating_add(free_bytes).div_ceil(MIB), memory_bytes / MIB);
         return Err(Error::TooLittleMemory { needed_mib, has_mib, with_initrd: initrd.is_some() });
     }
     let Some(initrd) = initrd else { return Ok(None) };
-    let end = setup.initrd_end.min(memory_bytes);
+    let end = setup.initrd_end.min(placed_end);
     let gpa = end.checked_sub(initrd_bytes).map(|at| at / PAGE_BYTES * PAGE_BYTES).filter(|&at| at >= kernel_end);
     let gpa = gpa.ok_or(Error::InitrdTooLarge { bytes: initrd_bytes, end, kernel_end })?;
     Ok(Some(Segment { gpa, bytes: initrd.to_vec(), memory_bytes: initrd_bytes, what: "initrd" }))
