@@ -16,15 +16,15 @@ use crate::user_space::UserSpace;
 
 /// The package that depends on the newest kernel for virtual machines.
 const NEWEST_KERNEL: &str = "linux-image-cloud-amd64";
-/// The beginning of a kernel's package, in front of its version.
-const KERNEL: &str = "linux-image-";
+/// The beginnings of a kernel's package, in front of its version. In newer releases the first is all that the second depends on.
+const KERNELS: [&str; 2] = ["linux-binary-", "linux-image-"];
 /// The packages of the user space.
 const USER_SPACE: [&str; 3] = ["busybox-static", "cpuid", "libc6"];
 const ARCHITECTURE: &str = "amd64";
 
-/// The files of the cache, each with its places in the packages of one release or another. The kernel's has its version behind it.
+/// The files of the cache, each with its places in the packages of one release or another, with [`VERSION`] for the kernel's.
 const FILES: [(&str, [&str; 2]); 5] = [
-    ("vmlinuz", ["boot/vmlinuz-", ""]),
+    ("vmlinuz", ["boot/vmlinuz-VERSION", "usr/lib/modules/VERSION/vmlinuz"]),
     ("busybox", ["bin/busybox", "usr/bin/busybox"]),
     ("cpuid", ["usr/bin/cpuid", "bin/cpuid"]),
     (
@@ -33,6 +33,8 @@ const FILES: [(&str, [&str; 2]); 5] = [
     ),
     ("libc.so.6", ["lib/x86_64-linux-gnu/libc.so.6", "usr/lib/x86_64-linux-gnu/libc.so.6"]),
 ];
+
+const VERSION: &str = "VERSION";
 
 const OWN_KERNEL: &str = "--guest FILE takes a kernel of one's own";
 
@@ -133,12 +135,14 @@ impl Store<'_> {
                 .remedy(format_args!("run `apt-get update` as root on a Debian system; or {OWN_KERNEL}"))
         };
         let of_architecture = |package: &str| format!("{package}:{ARCHITECTURE}");
-        let depends = self
-            .call("apt-cache", &["depends", "--no-recommends", &of_architecture(NEWEST_KERNEL)], None)
-            .map_err(unknown)?;
-        let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        let kernel = names.map(str::trim).find(|name| name.starts_with(KERNEL));
-        let kernel = kernel.ok_or_else(|| unknown(format!("{NEWEST_KERNEL} depends on no kernel")))?.to_owned();
+        let depends = |package: &str, prefix: &str| {
+            let text = self.call("apt-cache", &["depends", "--no-recommends", &of_architecture(package)], None)?;
+            let mut names = text.lines().filter_map(|line| Some(line.trim().strip_prefix("Depends: ")?.trim()));
+            Ok(names.find(|name| name.starts_with(prefix)).map(str::to_owned))
+        };
+        let image = depends(NEWEST_KERNEL, KERNELS[1]).map_err(unknown)?;
+        let image = image.ok_or_else(|| unknown(format!("{NEWEST_KERNEL} depends on no kernel")))?;
+        let kernel = depends(&image, KERNELS[0]).map_err(unknown)?.unwrap_or(image);
         let wanted: Vec<String> =
             [&kernel].into_iter().map(String::as_str).chain(USER_SPACE).map(of_architecture).collect();
         let arguments: Vec<&str> =
@@ -148,7 +152,7 @@ impl Store<'_> {
         let file =
             |line: &str| line.strip_prefix('\'')?.split_whitespace().nth(1)?.strip_suffix(".deb").map(str::to_owned);
         let mut files: Vec<String> = uris.lines().filter_map(file).filter(|name| !name.contains('/')).collect();
-        files.sort_by_key(|name| !name.starts_with(KERNEL));
+        files.sort_by_key(|name| version(name).is_none());
         match files.len() == wanted.len() {
             true => Ok(Packages { kernel, files }),
             false => Err(unknown(format!("it names {} files for {} packages", files.len(), wanted.len()))),
@@ -182,9 +186,8 @@ impl Store<'_> {
             self.call("dpkg-deb", &["--extract", &package, &root], Some(place.path())).map_err(damaged)?;
         }
         for (name, places) in FILES {
-            let is_kernel = name == FILES[0].0;
-            let version = packages.kernel.strip_prefix(KERNEL).filter(|_| is_kernel).unwrap_or_default();
-            let mut found = places.iter().map(|path| root.join(format!("{path}{version}")));
+            let version = version(&packages.kernel).unwrap_or_default();
+            let mut found = places.iter().map(|path| root.join(path.replace(VERSION, version)));
             let found = found.find(|path| path.is_file()).ok_or_else(|| damaged(format!("none has {}", places[0])))?;
             fs::rename(found, kept.join(name)).map_err(unwritable)?;
         }
@@ -228,6 +231,11 @@ impl Store<'_> {
     }
 }
 
+/// The version behind the beginning of a kernel's package.
+fn version(package: &str) -> Option<&str> {
+    KERNELS.iter().find_map(|prefix| package.strip_prefix(prefix))
+}
+
 /// Whether a folder has every file.
 fn is_whole(folder: &Path) -> bool {
     FILES.iter().all(|(name, _)| fs::metadata(folder.join(name)).is_ok_and(|file| file.is_file() && file.len() > 0))
@@ -254,7 +262,14 @@ mod tests {
             fs::write(&path, format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{text}\n")).unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         };
-        script("apt-cache", &format!("printf '%s\\n  Depends: {KERNEL}{release}\\n' \"$3\""));
+        let image = format!("linux-image-{release}");
+        // From the second release on the kernel is in a package of its own.
+        let of_image = if release.starts_with('1') { "linux-base" } else { KERNELS[0] };
+        let binary = format!("{of_image}{release}");
+        script(
+            "apt-cache",
+            &format!("case $3 in *cloud*) echo '  Depends: {image}';; *) echo '  Depends: {binary}';; esac"),
+        );
         script(
             "apt-get",
             &format!(
@@ -266,7 +281,8 @@ mod tests {
         script(
             "dpkg-deb",
             "mkdir -p $3/boot $3/bin $3/usr/bin $3/usr/lib/x86_64-linux-gnu; case $2 in \
-             linux*) f=${2#linux-image-}; cp $2 $3/boot/vmlinuz-${f%%_*};; busybox*) cp $2 $3/bin/busybox;; \
+             linux-image*) f=${2#linux-image-}; cp $2 $3/boot/vmlinuz-${f%%_*};; \
+             linux-binary*) f=${2#linux-binary-}; mkdir -p $3/usr/lib/modules/${f%%_*}; cp $2 $3/usr/lib/modules/${f%%_*}/vmlinuz;; busybox*) cp $2 $3/bin/busybox;; \
              cpuid*) cp $2 $3/usr/bin/cpuid;; libc6*) cd $3/usr/lib/x86_64-linux-gnu && echo l > libc.so.6 && echo l > ld-linux-x86-64.so.2;; esac",
         );
         place
@@ -300,7 +316,10 @@ mod tests {
         let (got, _) = on(&system("1.0", BROKEN), &cache);
         assert!(got.unwrap().1.contains(": out of the cache, "));
         let (got, names) = on(&system("2.0", &whole("2.0")), &cache);
-        assert!(got.unwrap().1.contains("linux-image-2.0_2.0_amd64: fetched, "));
+        assert!(
+            got.unwrap().1.contains("linux-binary-2.0_2.0_amd64: fetched, "),
+            "a newer release has another package"
+        );
         assert_eq!(names.len(), 2);
     }
 
