@@ -73,16 +73,15 @@ impl Default for Serial {
 impl Serial {
     /// The port after reset.
     pub const fn new() -> Self {
-        const ZERO: AtomicU8 = AtomicU8::new(0);
         Self {
-            interrupts: ZERO,
-            line: ZERO,
-            modem: ZERO,
-            scratch: ZERO,
-            divisor: [ZERO; 2],
+            interrupts: AtomicU8::new(0),
+            line: AtomicU8::new(0),
+            modem: AtomicU8::new(0),
+            scratch: AtomicU8::new(0),
+            divisor: [const { AtomicU8::new(0) }; _],
             has_fifos: AtomicBool::new(false),
             sent_waits: AtomicBool::new(false),
-            text: [ZERO; TEXT_BYTES],
+            text: [const { AtomicU8::new(0) }; _],
             used: AtomicUsize::new(0),
         }
     }
