@@ -282,8 +282,10 @@ mod tests {
             "dpkg-deb",
             "mkdir -p $3/boot $3/bin $3/usr/bin $3/usr/lib/x86_64-linux-gnu; case $2 in \
              linux-image*) f=${2#linux-image-}; cp $2 $3/boot/vmlinuz-${f%%_*};; \
-             linux-binary*) f=${2#linux-binary-}; mkdir -p $3/usr/lib/modules/${f%%_*}; cp $2 $3/usr/lib/modules/${f%%_*}/vmlinuz;; busybox*) cp $2 $3/bin/busybox;; \
-             cpuid*) cp $2 $3/usr/bin/cpuid;; libc6*) cd $3/usr/lib/x86_64-linux-gnu && echo l > libc.so.6 && echo l > ld-linux-x86-64.so.2;; esac",
+             linux-binary*) f=${2#linux-binary-}; mkdir -p $3/usr/lib/modules/${f%%_*}; \
+             cp $2 $3/usr/lib/modules/${f%%_*}/vmlinuz;; \
+             busybox*) cp $2 $3/bin/busybox;; cpuid*) cp $2 $3/usr/bin/cpuid;; \
+             libc6*) cd $3/usr/lib/x86_64-linux-gnu && echo l > libc.so.6 && echo l > ld-linux-x86-64.so.2;; esac",
         );
         place
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tollgate_abi::guest_image::Entry;
 use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
 use tollgate_books::failure::Failure;
-use tollgate_guests::{Request, is_bzimage, lower};
+use tollgate_guests::{Request, Segment, is_bzimage, lower};
 
 use crate::debian::debian;
 use crate::image::{Placed, guest_file};
@@ -17,10 +17,10 @@ const USUAL_MEMORY_MIB: u16 = 256;
 /// Bytes of a file that tell whether it is a bzImage.
 const HEAD_BYTES: u64 = 4096;
 
-/// The words of every kernel's command line: the serial port is the console, a panic ends the machine, by the register
-/// of ACPI, since Linux would ask EFI where hardware is reduced, and the kernel does not test its own algorithms, which takes longer than the rest of its start. A tick of the time-stamp counter counts as a
-/// nanosecond: the emulators' counters have no frequency of their own, and not every model tells one. The vCPUs' counters agree,
-/// which Linux believes of AMD's processors only if it is told.
+/// The words of every kernel's command line. The serial port is the console. A panic ends the machine, by the register of ACPI:
+/// where hardware is reduced, Linux would ask EFI. The kernel does not test its own algorithms, which takes longer than the rest
+/// of its start. A tick of the time-stamp counter counts as a nanosecond: the emulators' counters have no frequency of their own,
+/// and not every model tells one. The vCPUs' counters agree, which Linux believes of AMD's processors only if it is told.
 const COMMAND_LINE: &str =
     "console=ttyS0,115200 panic=-1 reboot=acpi cryptomgr.notests tsc_early_khz=1000000 tsc=reliable";
 
@@ -94,8 +94,9 @@ impl Kernel {
         let lowered = lower(&request).map_err(|error| {
             Failure::usage(format_args!("{} can't be the guest: {error}", self.name())).remedy(error.remedy())
         })?;
-        let tollgate_guests::Entry { rip, rsp, rsi, cr3, .. } = lowered.entry;
+        let tollgate_guests::Entry { rip, rsp, rsi, cr3 } = lowered.entry;
+        let end = lowered.segments.iter().map(Segment::end).max().unwrap_or(0);
         let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
-        Ok(Placed::new(pieces, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_mib << 20))
+        Ok(Placed::new(pieces, end, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_mib << 20))
     }
 }

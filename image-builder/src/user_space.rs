@@ -19,9 +19,9 @@ pub struct UserSpace {
     pub libc: Vec<u8>,
 }
 
-/// The first process. The shell finds its commands in itself once /proc is there. The commands that are asked for are a script of their own, so that their end, whatever it is, is not that of this one. A change of
-/// the terminal's settings waits until all is sent, which takes a port without interrupts a while: 16 characters in each tick of the
-/// kernel's clock.
+/// The first process. The shell finds its commands in itself once /proc is there. The commands that are asked for are a script of
+/// their own, so that their end, whatever it is, is not that of this one. A change of the terminal's settings waits until all is
+/// sent, which takes a port without interrupts a while: 16 characters in each tick of the kernel's clock.
 const INIT: &str = r#"#!/bin/sh
 /bin/busybox mount -t proc proc /proc
 mount -t sysfs sysfs /sys

@@ -53,6 +53,30 @@ fn wrong_usage_is_named_with_a_remedy() {
 }
 
 #[test]
+fn a_kernel_is_known_by_its_content_and_goes_where_it_can() {
+    let place = tempfile::tempdir().unwrap();
+    // The boot header's magic, and nothing else of a kernel.
+    let (kernel, elf) = (place.path().join("kernel"), place.path().join("elf"));
+    let mut bytes = vec![0; 0x300];
+    bytes[0x202..0x206].copy_from_slice(b"HdrS");
+    fs::write(&kernel, bytes).unwrap();
+    fs::write(&elf, b"#!/bin/sh\n").unwrap();
+    let (kernel, elf) = (kernel.to_str().unwrap(), elf.to_str().unwrap());
+    let run =
+        |more: &[&str], part: &str| check(&[&["run", "--on", "bochs", "--guest", kernel], more].concat(), 2, part);
+    run(&[], "kernel can't be the guest: the kernel speaks boot protocol 0.00");
+    run(&["--workload", "cpuid"], "a kernel runs no workloads");
+    run(&["--uefi"], "a kernel goes into no image yet");
+    run(&["--memory", "2047"], "a kernel's machine can't have 2047 MiB of memory");
+    run(&["--initrd", "/no/such/file"], "/no/such/file can't be read");
+    run(&["--initrd", elf, "--exec", "true"], "cannot be used with");
+    check(&["image", "--rom", "absent/rom", "--guest", kernel], 2, "a kernel goes into no image yet");
+    check(&["run", "--on", "bochs", "--guest", elf], 2, "neither an ELF file nor a Linux kernel");
+    check(&["run", "--on", "bochs", "--guest", elf, "--append", "quiet"], 2, "the kernel's file is a script");
+    check(&["run", "--append", "quiet"], 2, "--guest <FILE>");
+}
+
+#[test]
 fn tables_come_in_every_form() {
     check(&["reasons"], 0, "edition 2025-06");
     check(&["reasons"], 0, "edition 2024-03");

@@ -324,6 +324,22 @@ fn one_that_stays_after_its_verdict_is_ended() {
 }
 
 #[test]
+fn the_guests_console_is_shown_while_it_runs_if_it_is_asked_for() {
+    let mut log = LogText::default();
+    log.header("workloads=none book=none");
+    log.record(Kind::Console).text("text", "Linux version 6.1").finish().unwrap();
+    log.record(Kind::Console).word("by", "monitor").text("text", "a remark").finish().unwrap();
+    log.verdict("balanced", "no exits");
+    let fake = Fake::new("cat $LOG > serial.log").with_log(&log);
+    for (arguments, is_shown) in [(&[][..], false), (&["--console"], true)] {
+        let output = fake.run(arguments);
+        let (said, printed) = (text(&output.stderr), text(&output.stdout));
+        assert_eq!(said.lines().any(|line| line == "Linux version 6.1"), is_shown, "{arguments:?}: {said}");
+        assert!(!said.contains("a remark") && !printed.contains("Linux version"), "{arguments:?}: {said}{printed}");
+    }
+}
+
+#[test]
 fn one_that_dies_half_way_leaves_an_unfinished_account() {
     let fake = Fake::new("head -n 3 $LOG > serial.log; exit 1").with_log(&balanced());
     let output = check(&fake, &["--json"], 4, "before a verdict");

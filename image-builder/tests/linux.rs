@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 
 use common::{text, tollgate_in};
 use serde_json::Value;
@@ -21,7 +22,8 @@ fn run(on: &str, audit: bool) -> Option<(Value, String)> {
     let said = text(&output.stderr);
     let lacking = ["needs a Debian system", "apt does not know Debian's packages", "packages can't be fetched"];
     if output.status.code() == Some(Status::Platform as i32) && lacking.iter().any(|words| said.contains(words)) {
-        println!("skipped: {said}");
+        // Past the test runner, which shows no output of a test that passes.
+        let _ = writeln!(std::io::stderr(), "skipped, Debian's kernel on {on}: {said}");
         return None;
     }
     let account = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{on}: {said}"));

@@ -11,6 +11,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::guest_image::Entry;
 use tollgate_abi::machine::KVM_LEAF;
 use tollgate_abi::machine::pc::{CLOCK_PORT, RESET_PORT, RESET_VALUE, SERIAL_PORT, SLEEP_CONTROL_PORT, SLEEP_TYPE_OFF};
+use tollgate_abi::x86::msr::INTERRUPT_PENDING_MESSAGE;
 use tollgate_books::account::Account;
 use tollgate_books::failure::Status;
 
@@ -18,6 +19,8 @@ use tollgate_books::failure::Status;
 const CODE: u64 = 0x10_0000;
 const TABLES: u64 = 0x1000;
 const MEMORY_BYTES: u64 = 64 << 20;
+/// The port of an 8254's counter 2.
+const COUNTER_PORT: u32 = 0x42;
 /// A place far behind the code: more than one block of the emulator's memory away.
 const FAR: u64 = 40 << 20;
 const FAR_TEXT: &[u8] = b"far\n";
@@ -35,7 +38,12 @@ fn guest(write: impl FnOnce(&mut CodeAssembler)) -> Placed {
         (CODE, code.assemble(CODE).unwrap()),
         (FAR, FAR_TEXT.to_vec()),
     ];
-    Placed::new(pieces, Entry { rip: CODE, rsp: CODE, rsi: FAR, rdi: 7, cr3: TABLES }, MEMORY_BYTES)
+    Placed::new(
+        pieces,
+        FAR + FAR_TEXT.len() as u64,
+        Entry { rip: CODE, rsp: CODE, rsi: FAR, rdi: 7, cr3: TABLES },
+        MEMORY_BYTES,
+    )
 }
 
 /// Sends AL.
@@ -100,15 +108,24 @@ fn a_guest_that_is_placed_finds_its_bytes_and_the_devices_and_switches_off() {
         code.cpuid().unwrap();
         code.mov(eax, ebx).unwrap();
         send(code);
+        // The counter of an interval timer and an MSR of AMD's, which read 0.
+        code.mov(edx, COUNTER_PORT).unwrap();
+        code.in_(al, dx).unwrap();
+        code.add(al, i32::from(b'0')).unwrap();
+        send(code);
+        code.mov(ecx, INTERRUPT_PENDING_MESSAGE).unwrap();
+        code.rdmsr().unwrap();
+        code.add(eax, i32::from(b'0')).unwrap();
+        send(code);
         power_off(code);
     });
     for (name, account, text, outcome) in run(&guest) {
-        assert_eq!(text, "far\n72K", "{name}");
+        assert_eq!(text, "far\n72K00", "{name}");
         assert_eq!(account.status, Status::Balanced, "{name}: {}", account.verdict);
         assert_eq!(outcome, "powered-off", "{name}");
         let count =
             |reason: ExitReason| account.reasons.iter().find(|row| row.number == reason.0).unwrap().exits.figures.count;
-        assert_eq!((count(ExitReason::CPUID), count(ExitReason::IO_INSTRUCTION)), (1, 10), "{name}");
+        assert_eq!((count(ExitReason::CPUID), count(ExitReason::IO_INSTRUCTION)), (1, 13), "{name}");
     }
 }
 

@@ -6,7 +6,7 @@
 use core::marker::PhantomData;
 use core::ops::Range;
 
-use tollgate_abi::machine::{Mapping, Model};
+use tollgate_abi::machine::{LARGE_PAGE_BYTES, Mapping, Model};
 use tollgate_abi::x86::control::ADDRESS;
 
 /// Entries of a table.
@@ -35,9 +35,6 @@ pub trait Format {
 }
 
 const LARGE: u64 = 1 << 7;
-
-/// Bytes of a 2 MiB page.
-pub const LARGE_BYTES: u64 = 2 << 20;
 
 /// The most tables that a machine's memory takes: those that would be needed without holes, and for memory that is mapped on
 /// first touch, or without large pages, those of the last level.
@@ -88,8 +85,8 @@ impl<F: Format> NestedTables<F> {
     pub fn map(&mut self, mut gpa: u64, mut hpa: u64, bytes: u64, large_pages: bool) -> Result<(), ArenaFull> {
         let end = gpa + bytes;
         while gpa < end {
-            let large = large_pages && (gpa | hpa).is_multiple_of(LARGE_BYTES) && end - gpa >= LARGE_BYTES;
-            let (size, level, flags) = if large { (LARGE_BYTES, 2, LARGE) } else { (4096, 1, 0) };
+            let large = large_pages && (gpa | hpa).is_multiple_of(LARGE_PAGE_BYTES) && end - gpa >= LARGE_PAGE_BYTES;
+            let (size, level, flags) = if large { (LARGE_PAGE_BYTES, 2, LARGE) } else { (4096, 1, 0) };
             *self.leaf(gpa, level)? = hpa | flags | F::PAGE | F::PRESENT;
             (gpa, hpa) = (gpa + size, hpa + size);
         }
@@ -140,8 +137,8 @@ impl<F: Format> NestedTables<F> {
     /// # Errors
     /// There is no room for a table.
     pub fn prepare(&mut self, gpa: u64, bytes: u64) -> Result<(), ArenaFull> {
-        debug_assert!((gpa | bytes).is_multiple_of(LARGE_BYTES));
-        let large_pages = || (gpa..gpa + bytes).step_by(LARGE_BYTES as usize);
+        debug_assert!((gpa | bytes).is_multiple_of(LARGE_PAGE_BYTES));
+        let large_pages = || (gpa..gpa + bytes).step_by(LARGE_PAGE_BYTES as usize);
         large_pages().try_for_each(|gpa| self.leaf(gpa, 2).map(drop))?;
         let first = self.used;
         large_pages().try_for_each(|gpa| self.leaf(gpa, 1).map(drop))?;
@@ -155,7 +152,7 @@ impl<F: Format> NestedTables<F> {
         if !self.fresh.contains(&gpa) {
             return false;
         }
-        let table = self.fresh_tables + ((gpa - self.fresh.start) / LARGE_BYTES) as usize;
+        let table = self.fresh_tables + ((gpa - self.fresh.start) / LARGE_PAGE_BYTES) as usize;
         let Some(table) = self.tables.get_mut(table) else { return false };
         table.0[index(gpa, 1)] = hpa & ADDRESS | F::PAGE | F::PRESENT;
         true
@@ -269,7 +266,7 @@ mod tests {
     #[test]
     fn a_full_arena_is_an_error() {
         assert_eq!(tables::<EptFormat>(3).map(0, 0, 4096, true), Err(ArenaFull));
-        assert_eq!(tables::<EptFormat>(3).prepare(0, LARGE_BYTES), Err(ArenaFull));
+        assert_eq!(tables::<EptFormat>(3).prepare(0, LARGE_PAGE_BYTES), Err(ArenaFull));
     }
 
     proptest! {

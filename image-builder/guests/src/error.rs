@@ -103,7 +103,10 @@ pub enum Error {
     #[error("the command line has a control character at byte {0}")]
     CommandLineControl(usize),
     /// The parts don't fit.
-    #[error("the kernel{} at least {needed_mib} MiB of memory, and the machine has {has_mib}", if *.with_initrd { " and its initrd need" } else { " needs" })]
+    #[error(
+        "the kernel{} at least {needed_mib} MiB of memory, and the machine has {has_mib}",
+        if *.with_initrd { " and its initrd need" } else { " needs" }
+    )]
     TooLittleMemory {
         /// MiB up to the end of the last part.
         needed_mib: u64,

@@ -15,8 +15,6 @@ use crate::lowered::Segment;
 pub const STACK_TOP_GPA: u64 = 0x1_1000;
 /// The page of `boot_params`.
 pub const BOOT_PARAMS_GPA: u64 = 0x1_1000;
-/// The descriptor table.
-pub const GDT_GPA: u64 = 0x1_2000;
 /// The page tables, six pages.
 pub const PAGE_TABLES_GPA: u64 = 0x1_3000;
 /// The command line, with a NUL behind it.

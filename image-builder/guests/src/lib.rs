@@ -1,9 +1,10 @@
-//! The host lowers a kernel that others built: a file of their format becomes segments and an entry state, which the monitor
-//! loads as it loads its own guest. The monitor learns no file format.
+//! The host lowers a kernel that others built: a file of their format becomes segments and an entry state, which are put into the
+//! guest's memory as they are. The monitor learns no file format.
 //!
 //! ```text
 //! bzImage ─ header, packed ELF ─┐
-//! ELF (vmlinux) ────────────────┴► kernel, boot_params, command line, ACPI tables, page tables, initrd ─► [`Lowered`]
+//! ELF (vmlinux) ────────────────┴► kernel, boot_params, command line,
+//!                                  ACPI tables, page tables, initrd   ─► [`Lowered`]
 //! ```
 //!
 //! A bzImage's kernel is unpacked here and entered directly: its own unpacking would be the longest part of a boot.
@@ -16,7 +17,6 @@ mod bzimage;
 mod elf;
 mod error;
 mod format;
-mod gdt;
 mod initramfs;
 mod initrd;
 pub mod layout;
@@ -77,7 +77,6 @@ pub fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
     let mut segments = vec![
         low(layout::BOOT_PARAMS_GPA, boot_params.page(), "boot_params"),
         low(layout::PAGE_TABLES_GPA, page_tables::identity(layout::PAGE_TABLES_GPA), "page tables"),
-        low(layout::GDT_GPA, gdt::bytes(), "descriptor table"),
         low(layout::COMMAND_LINE_GPA, command_line, "command line"),
         low(layout::ACPI_GPA, acpi::tables(layout::ACPI_GPA, request.vcpus), "ACPI tables"),
     ];
@@ -88,8 +87,6 @@ pub fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
         rsp: layout::STACK_TOP_GPA,
         rsi: layout::BOOT_PARAMS_GPA,
         cr3: layout::PAGE_TABLES_GPA,
-        gdt_gpa: layout::GDT_GPA,
-        gdt_limit: gdt::LIMIT,
     };
     Ok(Lowered { segments, entry, about })
 }

@@ -41,8 +41,8 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// The state at the kernel's first instruction: 64-bit mode at CPL 0, interrupts off, flat segments of the descriptor table, all
-/// general-purpose registers zero but these.
+/// The state at the kernel's first instruction: 64-bit mode at CPL 0, interrupts off, flat segments, all general-purpose registers
+/// zero but these. There is no descriptor table: Linux loads its own before it loads a selector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The entry point, a guest-physical address that is mapped to itself.
@@ -53,10 +53,6 @@ pub struct Entry {
     pub rsi: u64,
     /// The address of the PML4, which maps the first 4 GiB to themselves.
     pub cr3: u64,
-    /// The address of the descriptor table: code at selector 10h, data at 18h, as Linux wants them.
-    pub gdt_gpa: u64,
-    /// The limit of the descriptor table.
-    pub gdt_limit: u16,
 }
 
 /// A format that is lowered.

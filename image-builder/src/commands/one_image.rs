@@ -32,7 +32,6 @@ pub(super) fn run_image(
     let kernel = arguments.image.kernel(arguments.memory);
     let placed = kernel.as_ref().map(|kernel| kernel.place(parsed.cpus)).transpose()?;
     let image = match &placed {
-        Some(_) if arguments.uefi => return Err(no_kernel_on_a_stick()),
         Some(placed) => images::build_around(placed, options)?.bytes,
         None if arguments.uefi => images::build_stick(guest, options)?.bytes,
         None => images::build(guest, options)?.bytes,

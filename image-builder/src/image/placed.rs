@@ -18,9 +18,10 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// The pieces of a guest, with a mark before and behind them: the beginning of the first page is nobody's.
-    pub fn new(mut pieces: Vec<(u64, Vec<u8>)>, entry: Entry, memory_bytes: u64) -> Self {
-        let end = pieces.iter().map(|(gpa, bytes)| gpa + bytes.len() as u64).max().unwrap_or(0).next_multiple_of(8);
+    /// The pieces of a guest that reaches to `end`, with a mark before and behind it: the beginning of the first page is nobody's.
+    /// All between the pieces is zero.
+    pub fn new(mut pieces: Vec<(u64, Vec<u8>)>, end: u64, entry: Entry, memory_bytes: u64) -> Self {
+        let end = end.next_multiple_of(8);
         pieces.extend([0, end].map(|gpa| (gpa, PLACED_MARK.to_vec())));
         let placed_bytes = end + PLACED_MARK.len() as u64;
         Self { placing: Placing { machine: Kind::Pc, memory_bytes, placed_bytes, entry }, pieces }
@@ -50,15 +51,16 @@ impl Placed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     #[test]
     fn the_bytes_lie_at_their_addresses_between_two_marks() {
         let entry = Entry { rip: 0x3000, ..Entry::default() };
-        let placed = Placed::new(vec![(0x3000, b"code".to_vec()), (0x2000, b"data".to_vec())], entry, 4 << 20);
-        assert_eq!((placed.guest().placing.placed_bytes, placed.memory_mib()), (0x3010, 4));
+        let placed = Placed::new(vec![(0x3000, b"code".to_vec()), (0x2000, b"data".to_vec())], 0x3fff, entry, 4 << 20);
+        assert_eq!((placed.guest().placing.placed_bytes, placed.memory_mib()), (0x4008, 4));
         let directory = tempfile::tempdir().unwrap();
         placed.write(&directory.path().join("guest")).unwrap();
         let bytes = std::fs::read(directory.path().join("guest")).unwrap();
-        assert_eq!((bytes.len(), &bytes[..8], &bytes[0x3008..]), (0x3010, &PLACED_MARK[..], &PLACED_MARK[..]));
+        assert_eq!((bytes.len(), &bytes[..8], &bytes[0x4000..]), (0x4008, &PLACED_MARK[..], &PLACED_MARK[..]));
         assert_eq!((&bytes[0x2000..0x2005], &bytes[0x3000..0x3005]), (&b"data\0"[..], &b"code\0"[..]));
     }
 }

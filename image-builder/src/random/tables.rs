@@ -1,7 +1,7 @@
 //! The tables of a random guest: descriptors, gates, task-state segment and page tables. The entries that the frame needs are
 //! valid, except seldom; the rest are random.
 
-use tollgate_abi::machine::{PAGE_BYTES, UNIKERNEL};
+use tollgate_abi::machine::{LARGE_PAGE_BYTES, PAGE_BYTES, UNIKERNEL};
 
 use super::dice::Dice;
 use super::layout::{Block, NEXT, OUTSIDE, OUTSIDE_GPA, USER_ALIAS, WINDOW};
@@ -168,7 +168,6 @@ const PRESENT: u64 = 1;
 const WRITABLE: u64 = 2;
 const USER: u64 = 4;
 const LARGE: u64 = 1 << 7;
-const LARGE_BYTES: u64 = 2 << 20;
 
 fn paging(block: &Block, dice: &mut Dice, put: &mut Put<'_>) {
     let table = |number: u64| block.page_tables() + number * PAGE_BYTES;
@@ -179,12 +178,12 @@ fn paging(block: &Block, dice: &mut Dice, put: &mut Put<'_>) {
     for (at, directory) in [kernel, user, window].into_iter().enumerate() {
         put_word(put, pdpt + at as u64 * 8, directory | all);
     }
-    for large in 0..2 * UNIKERNEL.ram_bytes() / LARGE_BYTES {
-        let gpa = large * LARGE_BYTES;
+    for large in 0..2 * UNIKERNEL.ram_bytes() / LARGE_PAGE_BYTES {
+        let gpa = large * LARGE_PAGE_BYTES;
         put_word(put, kernel + large * 8, gpa | LARGE | PRESENT | WRITABLE);
         put_word(put, user + large * 8, gpa | LARGE | all);
     }
-    put_word(put, kernel + OUTSIDE / LARGE_BYTES * 8, OUTSIDE_GPA | LARGE | PRESENT | WRITABLE);
+    put_word(put, kernel + OUTSIDE / LARGE_PAGE_BYTES * 8, OUTSIDE_GPA | LARGE | PRESENT | WRITABLE);
     put_word(put, window, entries | all);
     const { assert!(USER_ALIAS == 1 << 30 && WINDOW == 2 << 30) };
     for at in 0..32 {

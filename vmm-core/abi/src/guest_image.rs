@@ -13,7 +13,9 @@
 
 use core::fmt;
 
-use crate::machine::{BOOT_AREA_BYTES, BOOT_INFO_GPA, Kind, OPTIONS_BYTES, PAGE_TABLES_GPA, pc::MOST_MEMORY_MIB};
+use crate::machine::{
+    BOOT_AREA_BYTES, BOOT_INFO_GPA, Kind, LARGE_PAGE_BYTES, OPTIONS_BYTES, PAGE_TABLES_GPA, pc::MOST_MEMORY_MIB,
+};
 pub use crate::rom::{BOOT_BLOCK_BYTES, DIRECTORY_BYTES, DIRECTORY_OFFSET, ROM_BASE, ROM_BYTES};
 
 use crate::monitor_image::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonitor};
@@ -37,9 +39,6 @@ pub const PLACED_BYTES_AT: u32 = ROM_BASE + (DIRECTORY_OFFSET + GUEST_IN_DIRECTO
 /// The bytes with which a placed guest begins and ends, so that the monitor sees whether the emulator placed all of it.
 pub const PLACED_MARK: [u8; 8] = *b"TollGues";
 const SEGMENT_BYTES: usize = 40;
-
-/// Bytes of a page by which nested paging maps the memory of a machine that chooses how much.
-const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
 const _: () = assert!(PLACE_IN_DIRECTORY + PACKED_MONITOR_BYTES <= GUEST_IN_DIRECTORY);
 const _: () = assert!(GUEST_IN_DIRECTORY + size_of::<[u64; 7]>() == HEADER_BYTES);

@@ -34,7 +34,7 @@ pub(crate) fn model(placing: &Placing) -> &'static Model {
 /// Takes the guest's memory. A guest that was placed there is checked; any other is loaded.
 ///
 /// # Safety
-/// As for [`unpack`].
+/// `guest_hpa` is the address that the firmware gave for `model`'s memory, and this is called once.
 pub(crate) unsafe fn load(
     directory: &Directory<'_>,
     model: &'static Model,
@@ -45,7 +45,8 @@ pub(crate) unsafe fn load(
 ) -> Result<Guest, Refused> {
     let placing = directory.placing;
     let memory = if placing.placed_bytes > 0 {
-        // SAFETY: the caller's contract.
+        // SAFETY: the firmware gave the memory from there on, as much as the model has, mapped to itself, for this one call: by the
+        // caller's contract.
         let memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, model.memory_bytes()) };
         if !is_placed(&memory, placing.placed_bytes) {
             return Err(Refused::new(
@@ -55,7 +56,7 @@ pub(crate) unsafe fn load(
         }
         memory
     } else {
-        // SAFETY: the caller's contract.
+        // SAFETY: the same contract, which the caller keeps.
         unsafe { unpack(directory, model, image, guest_hpa, vcpus, facts) }
             .expect("the directory was checked against the guest's memory")
     };
@@ -76,7 +77,7 @@ fn is_placed(memory: &GuestMemory, bytes: u64) -> bool {
 /// The directory's offsets count in `image`; its length was checked when the directory was read.
 ///
 /// # Safety
-/// `guest_hpa` is the address that the firmware gave as the guest's memory, and this is called once.
+/// As for [`load`].
 unsafe fn unpack(
     directory: &Directory<'_>,
     model: &Model,

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use monitor_run::Refused;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::guest_image::{DIRECTORY_BYTES, Directory, LoadError};
-use tollgate_abi::machine::UNIKERNEL;
+use tollgate_abi::machine::{LARGE_PAGE_BYTES, UNIKERNEL};
 use tollgate_abi::stick::{GUEST, OPTIONS, options_line};
 use vmm_core::recording::Slot;
 
@@ -18,7 +18,7 @@ use crate::machine;
 use crate::stick::{Stick, Trouble};
 
 /// The alignment of the guest's memory, for large pages.
-const GUEST_ALIGNMENT: usize = 2 << 20;
+const GUEST_ALIGNMENT: usize = LARGE_PAGE_BYTES as usize;
 
 /// The most memory that is asked of firmware for a trace.
 const MOST_TRACE_BYTES: usize = 1 << 30;

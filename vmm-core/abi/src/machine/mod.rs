@@ -171,6 +171,8 @@ pub const MOST_VCPUS: usize = 16;
 
 /// Bytes of a page.
 pub const PAGE_BYTES: u64 = 4096;
+/// Bytes of a large page.
+pub const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// The end of the area that the monitor writes for the guest: [`BootInfo`] and page tables. No segment may be loaded there.
 pub const BOOT_AREA_BYTES: u64 = 0x1_0000;
