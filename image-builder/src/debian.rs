@@ -354,9 +354,12 @@ mod tests {
     fn a_folder_that_lacks_a_file_is_made_again() {
         let cache = tempfile::tempdir().unwrap();
         let (folder, _) = on(&system("1.0", &whole("1.0")), &cache).0.unwrap();
-        fs::remove_file(folder.join("cpuid")).unwrap();
-        assert!(on(&system("1.0", &whole("1.0")), &cache).0.unwrap().1.contains(": fetched, "));
-        assert!(is_whole(&folder));
+        let removals: [fn(&Path); 2] = [|file| fs::remove_file(file).unwrap(), |file| fs::write(file, b"").unwrap()];
+        for remove in removals {
+            remove(&folder.join("cpuid"));
+            assert!(on(&system("1.0", &whole("1.0")), &cache).0.unwrap().1.contains(": fetched, "));
+            assert!(is_whole(&folder));
+        }
     }
 
     #[test]

@@ -111,6 +111,43 @@ fn a_value_that_the_ledger_does_not_allow_is_a_difference() {
     check(3, [40, 0, 0, 1], &format!("{io} eax=0x28 ebx=0x0 ecx=0x0 edx=0x1, {never}"));
 }
 
+/// The findings about two lines, where the ledger's 20 exits of CPUID took 10 to 60 ticks, and 1,000 in all.
+fn unequal(lines: [(u32, u32, [u32; 4]); 2]) -> Vec<String> {
+    let mut log = LogText::default();
+    log.header(KERNEL);
+    for (leaf, subleaf, [eax, ebx, ecx, edx]) in lines {
+        let line =
+            format!("   {leaf:#010x} {subleaf:#04x}: eax={eax:#010x} ebx={ebx:#010x} ecx={ecx:#010x} edx={edx:#010x}");
+        log.record(Kind::Console).text("text", line).finish().unwrap();
+    }
+    let row = log.record(Kind::Exit).number("vcpu", 0).number("reason", 10).text("name", "CPUID");
+    let row = row.word("status", "enabled").number("count", 20).number("cycles", 1000).number("min", 10);
+    row.number("max", 60).histogram("histogram", &[0, 0, 0, 4, 0, 16]).finish().unwrap();
+    log.total(20, 20, 1000);
+    log.stop("powered-off");
+    log.verdict("balanced", "");
+    Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), None, None).findings
+}
+
+#[test]
+fn an_exit_takes_as_long_as_the_ledgers_extremes_say() {
+    let (count, cycles) = ((0x4fff_fffd, 10), (0x4fff_fffc, 10));
+    let sentence = |read: u32, bounds: &str| {
+        format!(
+            "reason 10 CPUID, leaf 0x4ffffffc in the guest: cpuid read {read} cycles, and the ledger allows {bounds}"
+        )
+    };
+    // Of the 7 exits up to the second question, five were over at the first: at most 60 ticks each.
+    let early = |read: u32| unequal([(cycles.0, cycles.1, [0, 0, read, 0]), (count.0, count.1, [7, 0, 0, 0])]);
+    assert_eq!(early(300), Vec::<String>::new());
+    assert_eq!(early(301), [sentence(301, "0 to 300")]);
+    // Of 20 exits 18 were over at the second question: two were to come, 60 ticks each, or one of 10.
+    let late = |read: u32| unequal([(count.0, count.1, [18, 0, 0, 0]), (cycles.0, cycles.1, [0, 0, read, 0])]);
+    assert_eq!([880, 990].map(late), [Vec::<String>::new(), Vec::new()]);
+    assert_eq!(late(879), [sentence(879, "880 to 990")]);
+    assert_eq!(late(991), [sentence(991, "880 to 990")]);
+}
+
 #[test]
 fn the_guest_of_the_workloads_has_its_own_book() {
     let mut wrong = GOOD;
