@@ -47,9 +47,11 @@ impl Progress {
 
     /// Counts a record that has come.
     pub fn record(&self, record: &Record<'_>) {
-        if self.console && record.kind == Kind::Console {
-            let text = read::Console::of(record).map(|line| printable(line.text));
-            text.into_iter().for_each(|text| self.phase(&text));
+        if self.console
+            && record.kind == Kind::Console
+            && let Ok(read::Console { by: None, text }) = read::Console::of(record)
+        {
+            self.phase(&printable(text));
         }
         let Some(bar) = &self.bar else { return };
         match record.kind {
