@@ -251,16 +251,14 @@ fn kernel_of(folder: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use crate::script::write_script;
     use tollgate_books::failure::Status;
 
     /// A package manager of shell scripts. `release` is the kernel's version, and `network` the script's line that downloads.
     fn system(release: &str, network: &str) -> TempDir {
         let place = tempfile::tempdir().unwrap();
         let script = |name: &str, text: &str| {
-            let path = place.path().join(name);
-            fs::write(&path, format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{text}\n")).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+            write_script(&place.path().join(name), &format!("#!/bin/sh\nPATH=/usr/bin:/bin\n{text}\n"));
         };
         let image = format!("linux-image-{release}");
         // From the second release on the kernel is in a package of its own.
@@ -368,7 +366,7 @@ mod tests {
         let text = on(&nothing, &cache).0.unwrap_err().to_string();
         assert!(text.contains("needs a Debian system") && text.contains("--guest FILE takes a kernel"), "{text}");
         let ubuntu = system("1.0", &whole("1.0"));
-        fs::write(ubuntu.path().join("apt-cache"), "#!/bin/sh\necho 'E: No packages found' >&2; exit 100\n").unwrap();
+        write_script(&ubuntu.path().join("apt-cache"), "#!/bin/sh\necho 'E: No packages found' >&2; exit 100\n");
         let text = on(&ubuntu, &cache).0.unwrap_err().to_string();
         assert!(text.contains("apt-cache says `E: No packages found`") && text.contains("apt-get update"), "{text}");
     }

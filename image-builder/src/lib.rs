@@ -25,3 +25,6 @@ pub mod user_space;
 #[cfg(test)]
 #[path = "../tests/common/golden.rs"]
 mod golden;
+#[cfg(test)]
+#[path = "../tests/common/script.rs"]
+mod script;

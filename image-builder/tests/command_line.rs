@@ -4,11 +4,10 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use common::{LogText, balanced, text, tollgate, tollgate_in};
+use common::{LogText, balanced, text, tollgate, tollgate_in, write_script};
 
 fn check(arguments: &[&str], status: i32, part: &str) {
     let output = tollgate(arguments);
@@ -168,8 +167,7 @@ fn shells_and_man_are_told_of_every_command() {
 fn bochs(version: &str) -> tempfile::TempDir {
     let place = tempfile::tempdir().unwrap();
     let program = place.path().join("bochs");
-    fs::write(&program, format!("#!/bin/sh\necho 'Bochs x86 Emulator {version}'\n")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&program, &format!("#!/bin/sh\necho 'Bochs x86 Emulator {version}'\n"));
     place
 }
 

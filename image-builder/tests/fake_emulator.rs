@@ -4,12 +4,11 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{LogText, Row, TWO_VCPUS_AUDIT, balanced, text, two_vcpus};
+use common::{LogText, Row, TWO_VCPUS_AUDIT, balanced, text, two_vcpus, write_script};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tollgate_abi::record::Kind;
@@ -32,8 +31,7 @@ impl Fake {
         let program = directory.path().join("emulator");
         fs::write(directory.path().join("about"), about).unwrap();
         let answer = "case $1 in --help|--version) cat \"${0%/*}/about\"; exit;; esac";
-        fs::write(&program, format!("#!/bin/bash\n{answer}\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&program, &format!("#!/bin/bash\n{answer}\n{script}\n"));
         fs::create_dir(directory.path().join("temporary")).unwrap();
         Self { directory }
     }

@@ -3,11 +3,13 @@
 
 #[path = "../../books/tests/common/mod.rs"]
 mod logs;
+mod script;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 pub use logs::*;
+pub use script::write_script;
 
 /// Runs the tool.
 pub fn tollgate(arguments: &[&str]) -> Output {
