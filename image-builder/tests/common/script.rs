@@ -1,4 +1,5 @@
 //! A script that a test runs as a program.
+#![allow(unreachable_pub, reason = "the library's own tests have this file, too")]
 
 use std::io::Write;
 use std::path::Path;
