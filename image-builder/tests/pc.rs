@@ -1,11 +1,13 @@
 //! The machine `pc` with guests of a few instructions, which the emulators place in memory: its devices as a kernel meets them, and
 //! the verdicts on its ends.
 
+use std::io::Write;
 use std::time::Duration;
 
 use iced_x86::code_asm::*;
 use tollgate::emulator::models::Model;
-use tollgate::emulator::{Boot, Limits, Machine, PLATFORMS, Session, Target};
+use tollgate::emulator::versions::Behaviour;
+use tollgate::emulator::{Boot, Engine, Limits, Machine, PLATFORMS, Session, Target, installed};
 use tollgate::image::{MONITOR_ELF, Placed, Rom};
 use tollgate_abi::ExitReason;
 use tollgate_abi::guest_image::Entry;
@@ -62,7 +64,13 @@ fn power_off(code: &mut CodeAssembler) {
     out(code, SLEEP_CONTROL_PORT, 1 << 5 | SLEEP_TYPE_OFF << 2);
 }
 
-/// Runs a guest on Bochs, with VT-x and with SVM, and on QEMU, audited; returns each account, the guest's text, and the word for its end.
+/// Whether the Bochs that is here can't place a guest.
+fn bochs_refuses() -> bool {
+    installed(Engine::Bochs).is_ok_and(|bochs| bochs.has(Behaviour::RamImagesAtZero))
+}
+
+/// Runs a guest on Bochs, with VT-x and with SVM, and on QEMU, audited; returns each account, the guest's text, and the word for its
+/// end. A Bochs that can't place a guest has to refuse, and is left out.
 fn run(placed: &Placed) -> Vec<(String, Account, String, String)> {
     let rom = Rom::build(MONITOR_ELF, &placed.guest(), "workloads=none book=none limit=50000000").unwrap();
     let bochs = ["tigerlake", "zambezi"].map(|model| Target::bochs(Model::by_name(model).unwrap()));
@@ -70,8 +78,16 @@ fn run(placed: &Placed) -> Vec<(String, Account, String, String)> {
     let boot = Boot::RomAndGuest(&rom.bytes, placed);
     let one = |target: Target| {
         let place = tempfile::tempdir().unwrap();
-        let launch =
-            Machine::new(target, boot).prepare(place.path(), boot, true).unwrap_or_else(|missing| panic!("{missing}"));
+        let launch = match Machine::new(target, boot).prepare(place.path(), boot, true) {
+            Ok(launch) => launch,
+            Err(refused) if target.engine() == Engine::Bochs && bochs_refuses() => {
+                assert!(refused.sentence().contains("can't place a guest in memory"), "{refused}");
+                // Past the test runner, which shows no output of a test that passes.
+                let _ = writeln!(std::io::stderr(), "left out, {}: {refused}", target.name());
+                return None;
+            }
+            Err(missing) => panic!("{missing}"),
+        };
         let session = Session::run(&launch, Limits::within(Duration::from_secs(120)), |_| {}).unwrap();
         let log = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
         let account = Account::new(&log, session.audit.as_ref(), Some(launch.platform.name));
@@ -80,9 +96,9 @@ fn run(placed: &Placed) -> Vec<(String, Account, String, String)> {
         let text = text.map(|(text, _)| text).collect::<Vec<_>>().join("\n");
         let outcome =
             serial.split(" outcome=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
-        (target.name().to_owned(), account, text, outcome.to_owned())
+        Some((target.name().to_owned(), account, text, outcome.to_owned()))
     };
-    bochs.into_iter().chain([Target::of(tcg)]).map(one).collect()
+    bochs.into_iter().chain([Target::of(tcg)]).filter_map(one).collect()
 }
 
 #[test]
