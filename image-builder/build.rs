@@ -90,13 +90,27 @@ fn build(program: &Program, root: &Path, target: &Path) -> PathBuf {
             cargo.env_remove(&name);
         }
     }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", program.flags.join("\x1f"));
+    let places = without_places(root);
+    let flags: Vec<&str> = program.flags.iter().copied().chain(places.iter().map(String::as_str)).collect();
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     let output = cargo.output().unwrap_or_else(|error| panic!("starting cargo for `{}`: {error}", program.package));
     if !output.status.success() {
         // Shown on failure only: rustc warns about `-sse2` at every crate, and the image needs that flag.
         panic!("building `{}` failed:\n{}", program.package, String::from_utf8_lossy(&output.stderr));
     }
     target.join(TARGET).join(PROFILE).join(program.package)
+}
+
+/// The flags that keep the places of the sources out of an image, where panics name them: the same sources then make the same
+/// image in any folder, on any machine, from any registry.
+fn without_places(root: &Path) -> Vec<String> {
+    let home = env::home_dir().unwrap_or_default();
+    let cargo_home = env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
+    // A folder for each registry. There is one by now: this program depends on a crate from there.
+    let registries = fs::read_dir(cargo_home.join("registry/src")).into_iter().flatten().flatten();
+    let crates = registries.map(|registry| (registry.path(), "crates"));
+    let remapped = |(from, to): (PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
+    crates.chain([(root.to_path_buf(), "tollgate")]).map(remapped).collect()
 }
 
 /// Settings of the outer build that must not reach the inner one.
