@@ -14,6 +14,9 @@ fn no_image_names_the_folders_of_its_sources() {
         for place in [workspace, "registry/src/"] {
             assert!(!names(image, place), "the {program} names {place}: see `without_places` in build.rs");
         }
-        assert!(names(image, "/library/core/src/"), "the {program} has no place of a panic: this test looks for nothing");
+        assert!(
+            names(image, "/library/core/src/"),
+            "the {program} has no place of a panic: this test looks for nothing"
+        );
     }
 }
