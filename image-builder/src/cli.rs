@@ -53,7 +53,7 @@ const REPORT_EXAMPLES: &str = "Examples:
   tollgate report --format html monday.log tuesday.log > compared.html
   tollgate report --format csv monday.log tuesday.log > exits.csv
   tollgate report --format json results | jq '.[] | {source, verdict}'
-  tollgate report --format openmetrics --out tollgate.prom results/serial.log
+  tollgate report --format prometheus --out tollgate.prom results/serial.log
   tollgate report --merge fleet                  thousands of logs, by platform, build and options
   ssh bench cat /dev/ttyS0 | tollgate report -
 
@@ -68,7 +68,8 @@ CSV has a line for each reason of each log: over all vCPUs (`all` in the column 
 each. An empty cell is a book that the log does not have. Verdict, keys, variants, workloads and scenarios are in the table, \
 in the page and in JSON. JSON of several logs, or of a directory, is an array whose elements tell their source.
 
-OpenMetrics counts in ticks of the time-stamp counter. Each series has the labels log, platform and virtualization, and where \
+Metrics count in ticks of the time-stamp counter: `prometheus` for the node exporter's text files, Telegraf and promtool, `openmetrics` \
+for scrapers. Each series has the labels log, platform and virtualization, and where \
 they apply vcpu, number and reason; only the guest's book has no vCPU. At most 1000 logs, or any number merged.";
 
 const BENCH_EXAMPLES: &str = "Examples:

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use common::golden::golden;
 use common::{LogText, Row, balanced, text, two_vcpus};
 use openmetrics_parser::openmetrics::parse_openmetrics;
-use openmetrics_parser::{MetricNumber, OpenMetricsValue};
+use openmetrics_parser::prometheus::parse_prometheus;
+use openmetrics_parser::{HistogramValue, MetricNumber, OpenMetricsValue, PrometheusValue};
 use proptest::prelude::*;
 use tollgate_books::account::{Account, Merge};
 use tollgate_books::log::LogReader;
@@ -29,23 +30,50 @@ fn integer(number: &MetricNumber) -> u64 {
     }
 }
 
-/// Sums of a document's counters, and of its histograms as count, ticks and the last of the buckets.
-fn sums(exposition: &str) -> BTreeMap<String, [u64; 3]> {
+/// Sums of a document's counters, and of its histograms as count, ticks and the last of the buckets, by their names in OpenMetrics.
+type Sums = BTreeMap<String, [u64; 3]>;
+
+fn add_histogram(sum: &mut [u64; 3], histogram: &HistogramValue) {
+    sum[0] += histogram.count.unwrap();
+    sum[1] += integer(histogram.sum.as_ref().unwrap());
+    sum[2] += integer(&histogram.buckets.last().unwrap().count);
+    assert!(histogram.buckets.windows(2).all(|two| two[0].upper_bound < two[1].upper_bound));
+    assert!(histogram.buckets.windows(2).all(|two| integer(&two[0].count) <= integer(&two[1].count)));
+}
+
+fn sums(exposition: &str) -> Sums {
     let parsed = parse_openmetrics(exposition).unwrap_or_else(|error| panic!("{error}"));
-    let mut sums: BTreeMap<String, [u64; 3]> = BTreeMap::new();
+    let mut sums = Sums::new();
     for (name, family) in &parsed.families {
         let sum = sums.entry(name.clone()).or_default();
         for sample in family.iter_samples() {
             match &sample.value {
                 OpenMetricsValue::Counter(counter) => sum[0] += integer(&counter.value),
-                OpenMetricsValue::Histogram(histogram) => {
-                    sum[0] += histogram.count.unwrap();
-                    sum[1] += integer(histogram.sum.as_ref().unwrap());
-                    sum[2] += integer(&histogram.buckets.last().unwrap().count);
-                    assert!(histogram.buckets.windows(2).all(|two| two[0].upper_bound < two[1].upper_bound));
-                    assert!(histogram.buckets.windows(2).all(|two| integer(&two[0].count) <= integer(&two[1].count)));
-                }
+                OpenMetricsValue::Histogram(histogram) => add_histogram(sum, histogram),
                 _ => {}
+            }
+        }
+    }
+    sums
+}
+
+fn classic_sums(exposition: &str) -> Sums {
+    let parsed = parse_prometheus(exposition).unwrap_or_else(|error| panic!("{error}"));
+    let mut sums = Sums::new();
+    for (name, family) in &parsed.families {
+        for sample in family.iter_samples() {
+            match &sample.value {
+                PrometheusValue::Counter(counter) => {
+                    let name = name.strip_suffix("_total").expect("a counter's name ends so");
+                    sums.entry(name.to_owned()).or_default()[0] += integer(&counter.value);
+                }
+                PrometheusValue::Histogram(histogram) => {
+                    add_histogram(sums.entry(name.clone()).or_default(), histogram);
+                }
+                PrometheusValue::Gauge(_) => {
+                    sums.entry(name.strip_suffix("_info").unwrap_or(name).to_owned()).or_default();
+                }
+                other => panic!("{name}: {other:?}"),
             }
         }
     }
@@ -78,6 +106,22 @@ fn the_exposition_is_valid_and_ends() {
     assert_eq!((sums["tollgate_guest_exits"][0], sums["tollgate_entries"][0]), (17 + 8, 17 + 8));
     let line = "tollgate_exits_total{log=\"b.log\",platform=\"bochs\",virtualization=\"vt-x\",vcpu=\"0\",number=\"10\",reason=\"CPUID\"} 5\n";
     assert!(exposition.contains(line), "{exposition}");
+}
+
+#[test]
+fn both_text_formats_say_the_same() {
+    let both = [titled("a \"log\"\\\n.log", &two_vcpus()), titled("b.log", &balanced())];
+    let classic = render(&both, Format::Prometheus);
+    assert_eq!(classic_sums(&classic), sums(&render(&both, Format::Openmetrics)), "{classic}");
+    let mut merge = Merge::default();
+    assert!(both.iter().all(|titled| merge.add(&titled.account)));
+    let merged = merge.finish(1);
+    let written = |format| {
+        let mut out = Vec::new();
+        render_merged(&merged, format, Look::default(), &mut out).unwrap();
+        text(&out)
+    };
+    assert_eq!(classic_sums(&written(Format::Prometheus)), sums(&written(Format::Openmetrics)));
 }
 
 /// A log of any rows on some vCPUs.
@@ -123,6 +167,7 @@ proptest! {
         prop_assert_eq!(exposition["tollgate_exit_ticks"][2], exits);
         // In OpenMetrics, sums of ticks are floating-point numbers.
         prop_assert!(exposition["tollgate_exit_ticks"][1].abs_diff(cycles) <= cycles >> 40);
+        prop_assert_eq!(classic_sums(&render(one, Format::Prometheus)), exposition);
 
         let page = render(one, Format::Html);
         prop_assert_eq!(attributes(&page, "data-total=\"exits\" data-v=\""), [exits]);
@@ -184,6 +229,7 @@ fn forms_are_as_agreed() {
     let two = [titled("two.log", &two_vcpus())];
     golden("two_vcpus.html", &render(&two, Format::Html));
     golden("two_vcpus.openmetrics", &render(&two, Format::Openmetrics));
+    golden("two_vcpus.prom", &render(&two, Format::Prometheus));
     let narrow = Terminal { columns: 40, wraps: true, colors: true, blocks: true };
     golden(
         "narrow.txt",

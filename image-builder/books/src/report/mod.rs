@@ -7,7 +7,7 @@ mod figures;
 mod html;
 mod json;
 mod merged;
-mod openmetrics;
+mod metrics;
 mod order;
 mod sheet;
 mod silicon;
@@ -40,8 +40,10 @@ pub enum Format {
     Csv,
     /// One page with tables and charts, which needs no network.
     Html,
-    /// Counters and histograms for monitoring systems.
+    /// Counters and histograms as OpenMetrics text, for scrapers.
     Openmetrics,
+    /// The same as Prometheus' text format, for collectors of text files.
+    Prometheus,
 }
 
 impl Format {
@@ -52,7 +54,8 @@ impl Format {
             Format::Json => Box::new(json::Documents::new(several)),
             Format::Csv => Box::new(csv::Lines::default()),
             Format::Html => Box::new(html::Page::new(look)),
-            Format::Openmetrics => Box::new(openmetrics::Families::default()),
+            Format::Openmetrics => Box::new(metrics::Families::openmetrics()),
+            Format::Prometheus => Box::new(metrics::Families::classic()),
         }
     }
 

@@ -1,15 +1,11 @@
-//! Accounts for monitoring systems, as OpenMetrics text: counters and histograms of each reason on each vCPU, in ticks of
-//! the time-stamp counter, with the log, the platform and the virtualization extension as labels.
+//! Accounts for monitoring systems: counters and histograms of each reason on each vCPU, in ticks of the time-stamp counter,
+//! with the log, the platform and the virtualization extension as labels. The same series in either text format.
 
-use std::fmt::{self, Debug};
+mod classic;
+mod openmetrics;
+
+use std::fmt::Debug;
 use std::io::{self, Write};
-
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::{Registry, Unit};
 
 use super::figures::bounds;
 use super::{Form, Titled};
@@ -24,10 +20,23 @@ const LAST_BUCKET: u8 = 31;
 /// The most runs whose series a monitoring system takes at a time.
 const MOST_EXPOSED: u64 = 1000;
 
-/// OpenMetrics: families of series.
-#[derive(Debug, Default)]
+/// Families of series.
+#[derive(Debug)]
 pub(super) struct Families {
     kept: Vec<Titled>,
+    encode: fn(Vec<Metric>) -> String,
+}
+
+impl Families {
+    /// OpenMetrics text 1.0, which scrapers ask for.
+    pub(super) fn openmetrics() -> Self {
+        Self { kept: Vec::new(), encode: openmetrics::encode }
+    }
+
+    /// Prometheus' text format 0.0.4, which collectors of text files read.
+    pub(super) fn classic() -> Self {
+        Self { kept: Vec::new(), encode: classic::encode }
+    }
 }
 
 impl Form for Families {
@@ -41,39 +50,54 @@ impl Form for Families {
     }
 
     fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(render(&self.kept).as_bytes())
+        out.write_all((self.encode)(of_accounts(&self.kept)).as_bytes())
     }
 
     fn merged(&self, merged: &Merged) -> String {
-        render_merged(merged)
+        (self.encode)(of_merged(merged))
     }
 }
+
+/// The unit of times.
+const TICKS: &str = "ticks";
 
 type Labels = Vec<(&'static str, String)>;
 
 /// The figure of a metric for one reason.
+#[derive(Debug)]
 enum Figure {
     Counter(u64),
     Gauge(f64),
     Histogram(Exits),
 }
 
-/// One metric: its name without the suffix that its type adds, its description, and its series.
+/// The type of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    /// A gauge of 1 whose labels are facts.
+    Facts,
+}
+
+/// One metric: its name without the suffixes that its unit and its type add, its description, and its series.
+#[derive(Debug)]
 struct Metric {
     name: &'static str,
     help: &'static str,
-    unit: Option<Unit>,
-    kind: MetricType,
+    unit: Option<&'static str>,
+    kind: Kind,
     series: Vec<(Labels, Figure)>,
 }
 
 impl Metric {
-    fn new(name: &'static str, help: &'static str, kind: MetricType) -> Self {
+    fn new(name: &'static str, help: &'static str, kind: Kind) -> Self {
         Self { name, help, unit: None, kind, series: Vec::new() }
     }
 
     fn ticks(mut self) -> Self {
-        self.unit = Some(Unit::Other("ticks".to_owned()));
+        self.unit = Some(TICKS);
         self
     }
 
@@ -82,26 +106,24 @@ impl Metric {
     }
 }
 
-/// Writes accounts as one exposition, which ends with `# EOF`.
-fn render(accounts: &[Titled]) -> String {
-    let mut runs = Metric::new("tollgate_run", "A run that a log is of", MetricType::Info);
-    let mut balanced =
-        Metric::new("tollgate_balanced", "1 if every book of the run agrees, 0 if not", MetricType::Gauge);
-    let mut exits = Metric::new("tollgate_exits", "VM exits in the monitor's ledger", MetricType::Counter);
+/// The metrics of accounts.
+fn of_accounts(accounts: &[Titled]) -> Vec<Metric> {
+    let mut runs = Metric::new("tollgate_run", "A run that a log is of", Kind::Facts);
+    let mut balanced = Metric::new("tollgate_balanced", "1 if every book of the run agrees, 0 if not", Kind::Gauge);
+    let mut exits = Metric::new("tollgate_exits", "VM exits in the monitor's ledger", Kind::Counter);
     let mut times = Metric::new(
         "tollgate_exit_ticks",
         "How long VM exits took, in ticks of the time-stamp counter",
-        MetricType::Histogram,
+        Kind::Histogram,
     );
-    let mut shortest = Metric::new("tollgate_exit_min", "The shortest exit", MetricType::Gauge);
-    let mut longest = Metric::new("tollgate_exit_max", "The longest exit", MetricType::Gauge);
-    let mut entries = Metric::new("tollgate_entries", "VM entries", MetricType::Counter);
-    let mut elapsed = Metric::new("tollgate_elapsed", "From the first entry to the last exit", MetricType::Gauge);
-    let mut guest =
-        Metric::new("tollgate_guest_exits", "Exits in the guest's own book, all vCPUs", MetricType::Counter);
+    let mut shortest = Metric::new("tollgate_exit_min", "The shortest exit", Kind::Gauge);
+    let mut longest = Metric::new("tollgate_exit_max", "The longest exit", Kind::Gauge);
+    let mut entries = Metric::new("tollgate_entries", "VM entries", Kind::Counter);
+    let mut elapsed = Metric::new("tollgate_elapsed", "From the first entry to the last exit", Kind::Gauge);
+    let mut guest = Metric::new("tollgate_guest_exits", "Exits in the guest's own book, all vCPUs", Kind::Counter);
     // A histogram has its unit in its name alone: readers do not agree on whether one may be declared.
     for metric in [&mut shortest, &mut longest, &mut elapsed] {
-        metric.unit = Some(Unit::Other("ticks".to_owned()));
+        metric.unit = Some(TICKS);
     }
     for Titled { title, account } in accounts {
         let whole = labels_of(title, account);
@@ -131,22 +153,21 @@ fn render(accounts: &[Titled]) -> String {
             guest.add(&labels, Figure::Counter(row.guest_count.unwrap_or(0)));
         }
     }
-    encode(vec![runs, balanced, exits, times, shortest, longest, entries, elapsed, guest])
+    vec![runs, balanced, exits, times, shortest, longest, entries, elapsed, guest]
 }
 
-/// Writes merged runs: their sums as counters, their spread as gauges.
-fn render_merged(merged: &Merged) -> String {
-    let mut runs = Metric::new("tollgate_runs", "Runs that are merged, by verdict", MetricType::Counter);
-    let mut unusable = Metric::new("tollgate_unusable_logs", "Logs that could not be used", MetricType::Counter);
-    let mut exits = Metric::new("tollgate_merged_exits", "VM exits of all runs", MetricType::Counter);
+/// The metrics of merged runs: their sums as counters, their spread as gauges.
+fn of_merged(merged: &Merged) -> Vec<Metric> {
+    let mut runs = Metric::new("tollgate_runs", "Runs that are merged, by verdict", Kind::Counter);
+    let mut unusable = Metric::new("tollgate_unusable_logs", "Logs that could not be used", Kind::Counter);
+    let mut exits = Metric::new("tollgate_merged_exits", "VM exits of all runs", Kind::Counter);
     let mut times =
-        Metric::new("tollgate_merged_exit_ticks", "How long the VM exits of all runs took", MetricType::Histogram);
-    let mut counts =
-        Metric::new("tollgate_exits_of_a_run", "VM exits of one run: least, median, most", MetricType::Gauge);
+        Metric::new("tollgate_merged_exit_ticks", "How long the VM exits of all runs took", Kind::Histogram);
+    let mut counts = Metric::new("tollgate_exits_of_a_run", "VM exits of one run: least, median, most", Kind::Gauge);
     let mut averages = Metric::new(
         "tollgate_exit_average",
         "Ticks of an exit on average in one run: least, median, most",
-        MetricType::Gauge,
+        Kind::Gauge,
     )
     .ticks();
     unusable.add(&Vec::new(), Figure::Counter(merged.unusable));
@@ -177,7 +198,7 @@ fn render_merged(merged: &Merged) -> String {
             }
         }
     }
-    encode(vec![runs, unusable, exits, times, counts, averages])
+    vec![runs, unusable, exits, times, counts, averages]
 }
 
 fn labels_of(title: &str, account: &Account) -> Labels {
@@ -192,51 +213,11 @@ fn with<const N: usize>(labels: &Labels, more: [(&'static str, String); N]) -> L
     labels.iter().cloned().chain(more).collect()
 }
 
-fn encode(metrics: Vec<Metric>) -> String {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Exposition(metrics)));
-    let mut text = String::new();
-    // Writing to memory can't fail.
-    let _ = text::encode(&mut text, &registry);
-    text
-}
-
-struct Exposition(Vec<Metric>);
-
-impl Debug for Exposition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} metrics", self.0.len())
-    }
-}
-
-impl Collector for Exposition {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for metric in self.0.iter().filter(|metric| !metric.series.is_empty()) {
-            let mut family = encoder.encode_descriptor(metric.name, metric.help, metric.unit.as_ref(), metric.kind)?;
-            for (labels, figure) in &metric.series {
-                if metric.kind == MetricType::Info {
-                    family.encode_info(labels)?;
-                } else {
-                    figure.encode(family.encode_family(labels)?)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Figure {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        match self {
-            Figure::Counter(count) => ConstCounter::new(*count).encode(encoder),
-            Figure::Gauge(value) => ConstGauge::new(*value).encode(encoder),
-            Figure::Histogram(Exits { figures, histogram }) => {
-                let mut buckets: Vec<(f64, u64)> =
-                    (0..=LAST_BUCKET).map(|bucket| (bounds(bucket).1 as f64, histogram.of(bucket))).collect();
-                let within = buckets.iter().fold(0_u64, |sum, bucket| sum.saturating_add(bucket.1));
-                buckets.push((f64::INFINITY, figures.count.saturating_sub(within)));
-                encoder.encode_histogram::<NoLabelSet>(figures.cycles as f64, figures.count, &buckets, None)
-            }
-        }
-    }
+/// The buckets of a histogram, each by itself: the most ticks that it holds, and its exits. The last has no bound.
+fn buckets(Exits { figures, histogram }: &Exits) -> Vec<(f64, u64)> {
+    let mut buckets: Vec<(f64, u64)> =
+        (0..=LAST_BUCKET).map(|bucket| (bounds(bucket).1 as f64, histogram.of(bucket))).collect();
+    let within = buckets.iter().fold(0_u64, |sum, bucket| sum.saturating_add(bucket.1));
+    buckets.push((f64::INFINITY, figures.count.saturating_sub(within)));
+    buckets
 }
