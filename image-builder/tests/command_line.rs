@@ -47,6 +47,14 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["report", "--sort", "max", "--format", "csv", "-"], 2, "--sort is for the table and the page");
     check(&["report", "--histogram", "--format", "json", "-"], 2, "--histogram is for the table");
     check(&["report", "--out", "src", "-"], 2, "is a directory; name a file");
+    for arguments in [
+        &["report", "--out", "absent/file", "-"][..],
+        &["run", "--on", "bochs", "--trace", "absent/file.csv"],
+        &["run", "--on", "bochs", "--html", "absent/file.html"],
+        &["image", "--rom", "absent/file"],
+    ] {
+        check(arguments, 2, "can't be written: there is no directory absent");
+    }
     check(&["reprot"], 2, "report");
     check(&["run", "--on", "vax"], 2, "possible values");
 }

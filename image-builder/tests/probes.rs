@@ -24,11 +24,9 @@ const QEMU: Place = ("qemu-tcg", "");
 
 const EVERYWHERE: &[Place] = &[TIGERLAKE, HASWELL, ZAMBEZI, QEMU];
 
-/// Assembles a probe with symbols, `NAME=NUMBER`, and runs it on so many vCPUs: the account, and the guest's words.
-fn run(probe: &str, cpus: u32, (on, cpu): Place, symbols: &[&str]) -> (Value, String) {
-    let place = tempfile::tempdir().unwrap();
+/// Assembles a probe with symbols, `NAME=NUMBER`, to `probe.elf` in a directory.
+fn assemble(probe: &str, place: &Path, symbols: &[&str]) {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probes");
-    let guest = place.path().join("probe.elf");
     let mut compiler = Command::new("cc");
     compiler.args(["-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000,-z,max-page-size=4096,--build-id=none"]);
     compiler
@@ -37,10 +35,16 @@ fn run(probe: &str, cpus: u32, (on, cpu): Place, symbols: &[&str]) -> (Value, St
         .arg("-Wa,--noexecstack")
         .args(symbols.iter().map(|symbol| format!("-Wa,--defsym,{symbol}")))
         .arg("-o")
-        .arg(&guest)
+        .arg(place.join("probe.elf"))
         .arg(sources.join(probe).with_extension("s"));
     let assembled = compiler.output().expect("Rust links with a C compiler, `cc`");
     assert!(assembled.status.success(), "{probe}: {}", text(&assembled.stderr));
+}
+
+/// Runs a probe with symbols on so many vCPUs: the account, and the guest's words.
+fn run(probe: &str, cpus: u32, (on, cpu): Place, symbols: &[&str]) -> (Value, String) {
+    let place = tempfile::tempdir().unwrap();
+    assemble(probe, place.path(), symbols);
     let cpus = cpus.to_string();
     let mut arguments =
         vec!["run", "--on", on, "--cpus", &cpus, "--guest", "probe.elf", "--audit", "--json", "--out", "."];
@@ -102,4 +106,27 @@ fn addresses_wrap_outside_of_64_bit_mode() {
 #[test]
 fn cr3_takes_no_address_beyond_the_processors() {
     check("wide_cr3", 1, EVERYWHERE, ENDED, "each is refused");
+}
+
+/// Bochs 2.7 ends itself at a triple fault under SVM.
+#[test]
+fn a_guest_that_dies_at_its_first_exit_is_not_accused_of_more() {
+    check("dies_at_once", 1, &[TIGERLAKE, HASWELL, QEMU], "triple-fault", "");
+}
+
+#[test]
+fn workloads_that_a_guest_does_not_read_are_told() {
+    let place = tempfile::tempdir().unwrap();
+    assemble("dies_at_once", place.path(), &[]);
+    let said = |more: &[&str]| {
+        let output =
+            tollgate_in(place.path(), &[&["run", "--on", "bochs", "--guest", "probe.elf"], more].concat(), &[]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+        text(&output.stderr)
+    };
+    let unread = said(&["--workload", "cpuid"]);
+    assert!(unread.contains("(tigerlake): probe.elf, asked for 1 workload\n"), "{unread}");
+    assert!(unread.contains("--workload names workloads, and the guest of --guest began none"), "{unread}");
+    let plain = said(&[]);
+    assert!(plain.contains("(tigerlake): probe.elf\n") && !plain.contains("workload"), "{plain}");
 }

@@ -45,7 +45,13 @@ impl Pending {
             Ok(_) => path.canonicalize().map_err(|error| cannot_write(path, &error))?,
             Err(_) => path.to_owned(),
         };
-        let file = beside(&path).map_err(|error| cannot_write(&path, &error))?;
+        let directory = directory_of(&path);
+        if !directory.is_dir() {
+            let sentence =
+                format_args!("{} can't be written: there is no directory {}", path.display(), directory.display());
+            return Err(Failure::usage(sentence).remedy("make the directory, or name another"));
+        }
+        let file = beside(directory).map_err(|error| cannot_write(&path, &error))?;
         Ok(Self { path, file })
     }
 
@@ -94,11 +100,11 @@ pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
         .remedy("choose a place where you may write and where there is room")
 }
 
-fn beside(path: &Path) -> io::Result<NamedTempFile> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn beside(directory: &Path) -> io::Result<NamedTempFile> {
     tempfile::Builder::new().prefix(".tollgate-").permissions(permissions()).tempfile_in(directory)
 }
 
@@ -127,7 +133,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let absent = directory.path().join("no/such/rom.bin");
         let failure = write(&absent, b"bytes").unwrap_err();
-        assert!(failure.to_string().contains("no/such/rom.bin can't be written"), "{failure}");
+        assert!(failure.to_string().contains("no/such/rom.bin can't be written: there is no directory"), "{failure}");
+        assert!(failure.to_string().contains(&format!("{}/no/such\n", directory.path().display())), "{failure}");
         assert!(write(directory.path(), b"bytes").unwrap_err().to_string().contains("is a directory"));
     }
 

@@ -7,6 +7,7 @@ use tollgate_abi::command_line::Options;
 use tollgate_books::account::Account;
 use tollgate_books::failure::Failure;
 use tollgate_books::report::counted;
+use tollgate_books::terminal::Terminal;
 
 use super::boot::Booting;
 use super::stick;
@@ -19,6 +20,10 @@ pub(super) fn no_kernel_on_a_stick() -> Failure {
     Failure::usage("a kernel goes into no image yet: an emulator places it in memory")
         .remedy("use `tollgate run --guest` without --uefi")
 }
+
+/// Said of a guest that ran none of the workloads that were named.
+const UNREAD: &str = "tollgate: --workload names workloads, and the guest of --guest began none: such a guest has to read the options \
+                      itself, as the built-in one does; leave --workload out";
 
 /// Boots an image with these options, in a directory, and returns its account.
 pub(super) fn run_image(
@@ -55,13 +60,20 @@ pub(super) fn run_image(
         audit: arguments.audit,
         limits: if arguments.uefi { Limits { grace: stick::GRACE, ..within } } else { within },
     };
-    let what = match &kernel {
-        Some(kernel) => kernel.name(),
-        None => format!("{}{and_scenarios}", counted(workloads, "workload")),
+    let asked = format!("{}{and_scenarios}", counted(workloads, "workload"));
+    let what = match (&kernel, guest) {
+        (Some(kernel), _) => kernel.name(),
+        // It runs the workloads that it is asked for, if it knows any.
+        (None, Some(guest)) if workloads + scenarios > 0 => format!("{}, asked for {asked}", guest.display()),
+        (None, Some(guest)) => guest.display().to_string(),
+        (None, None) => asked,
     };
     let booted = booting.shown(directory, workloads, &what, arguments.console)?;
     let (title, serial) = (booted.launch.name.clone(), booted.launch.serial.clone());
     let account = booted.account()?;
+    if guest.is_some() && workloads > 0 && account.workloads.is_empty() {
+        Terminal::of_stderr().tell(UNREAD);
+    }
     if arguments.uefi {
         stick::compare(directory, &serial)?;
     }

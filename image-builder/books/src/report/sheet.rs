@@ -1,6 +1,6 @@
 //! Any table: a heading and rows of text, written as columns, JSON, CSV or Markdown.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use crate::terminal::{FIXED_COLUMNS, Terminal, lines_of};
 
@@ -27,8 +27,10 @@ pub struct Sheet {
     rows: Vec<Vec<String>>,
 }
 
-/// The least columns that a text gets.
+/// The least columns that a text gets, if it has as many.
 const TEXT_COLUMNS: usize = 12;
+/// Blanks beside a column.
+const PADDING: usize = 2;
 
 impl Sheet {
     /// A sheet with these columns; those whose name ends in `#` hold numbers and are set flush right.
@@ -83,15 +85,21 @@ impl Sheet {
         }
     }
 
-    /// Columns that a table needs in order to be read: numbers whole, texts in some words a line.
+    /// Columns that a table needs in order to be read: numbers and words whole, texts in some words a line.
     fn least_columns(&self) -> usize {
-        let widest = |at: usize| self.rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        self.least().sum()
+    }
+
+    /// The columns that each column needs in order to be read.
+    fn least(&self) -> impl Iterator<Item = usize> {
         let longest_word = |name: &str| name.split(' ').map(|word| word.chars().count()).max().unwrap_or(0);
-        let of_column = |(at, (name, numeric)): (usize, (&str, bool))| {
-            let cells = if numeric { widest(at) } else { widest(at).min(TEXT_COLUMNS) };
-            cells.max(longest_word(name)) + 2
-        };
-        self.columns().enumerate().map(of_column).sum()
+        let of_cells =
+            move |at: usize, of: &dyn Fn(&str) -> usize| self.rows.iter().map(|row| of(&row[at])).max().unwrap_or(0);
+        self.columns().enumerate().map(move |(at, (name, numeric))| {
+            let widest = of_cells(at, &|cell| cell.chars().count());
+            let cells = if numeric { widest } else { widest.min(TEXT_COLUMNS).max(of_cells(at, &longest_word)) };
+            cells.max(longest_word(name)) + PADDING
+        })
     }
 
     /// Rows as blocks, for terminals on which columns would be torn: the row's first text, and below it the names of the columns
@@ -133,6 +141,12 @@ impl Sheet {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
+        // The table would tear words to make columns equally wide.
+        for (column, least) in table.column_iter_mut().zip(self.least()) {
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(
+                u16::try_from(least).unwrap_or(u16::MAX),
+            )));
+        }
         table.trim_fmt() + "\n"
     }
 
@@ -163,6 +177,22 @@ impl Sheet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_word_is_torn() {
+        let mut sheet = Sheet::new(&["platform", "processor", "remarks", "count#"]);
+        let name = "corei7_sandy_bridge_2600k";
+        let remarks = "has everything that a run needs, ".repeat(9);
+        sheet.row([name, "a", &remarks, "18446744073709551615"].map(str::to_owned).to_vec());
+        sheet.row([name, "of a Control-register access", &remarks, "1"].map(str::to_owned).to_vec());
+        for columns in [40, 72, 80, 120] {
+            let table = sheet.within(SheetFormat::Table, columns);
+            for word in [name, "Control-register", "everything", "18446744073709551615"] {
+                assert!(table.contains(word), "{word}\n{table}");
+            }
+            assert!(table.lines().all(|line| line.chars().count() <= columns.into()), "{columns}\n{table}");
+        }
+    }
 
     #[test]
     fn one_sheet_in_every_form() {

@@ -212,7 +212,8 @@ mod tests {
         let [_, track, first, second] = document["traceEvents"].as_array().unwrap().as_slice() else {
             panic!("{document:#}")
         };
-        assert_eq!((&track["tid"], &track["args"]["name"]), (&1.into(), &"vCPU 1".into()));
+        assert_eq!((&track["pid"], &track["tid"], &track["args"]["name"]), (&1.into(), &2.into(), &"vCPU 1".into()));
+        assert_eq!((&first["pid"], &first["tid"]), (&1.into(), &2.into()));
         assert_eq!((&first["name"], &first["ts"], &first["dur"]), (&"CPUID".into(), &1000.into(), &61.into()));
         assert_eq!(second["args"]["qualification"], "0x3f80000");
     }
