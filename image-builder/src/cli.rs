@@ -52,6 +52,7 @@ const REPORT_EXAMPLES: &str = "Examples:
   tollgate report --format html --out exits.html results/serial.log
   tollgate report --format html monday.log tuesday.log > compared.html
   tollgate report --format csv monday.log tuesday.log > exits.csv
+  tollgate report --format csv --decimal-comma results > exits.csv     for a spreadsheet in German or French
   tollgate report --format json results | jq '.[] | {source, verdict}'
   tollgate report --format prometheus --out tollgate.prom results/serial.log
   tollgate report --merge fleet                  thousands of logs, by platform, build and options
@@ -352,6 +353,28 @@ pub struct TraceArguments {
     pub guest: Option<PathBuf>,
 }
 
+/// The sign between the cells of CSV.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Delimiter {
+    /// `,`
+    Comma,
+    /// `;`
+    Semicolon,
+    /// A tabulator
+    Tab,
+}
+
+impl Delimiter {
+    /// Its character.
+    pub fn sign(self) -> u8 {
+        match self {
+            Delimiter::Comma => b',',
+            Delimiter::Semicolon => b';',
+            Delimiter::Tab => b'\t',
+        }
+    }
+}
+
 /// `report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArguments {
@@ -367,6 +390,12 @@ pub struct ReportArguments {
     /// Show below a table how long the exits of each reason took
     #[arg(long)]
     pub histogram: bool,
+    /// The sign between the cells of CSV, for spreadsheets of other locales [default: comma; semicolon with --decimal-comma]
+    #[arg(long, value_name = "SIGN", value_enum)]
+    pub csv_delimiter: Option<Delimiter>,
+    /// Write the decimals of CSV behind a comma
+    #[arg(long)]
+    pub decimal_comma: bool,
     /// Merge runs of the same platform, build and options, with how far they lie apart
     #[arg(long)]
     pub merge: bool,

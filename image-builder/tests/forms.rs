@@ -319,6 +319,28 @@ fn a_terminal_has_colors_unless_they_are_not_wanted() {
 }
 
 #[test]
+fn csv_has_the_signs_of_a_locale() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("one.log"), two_vcpus().0).unwrap();
+    let cpuid = |signs: &[&str], merge: &[&str]| {
+        let output =
+            tollgate_in(directory.path(), &[&["report", "--format", "csv", "one.log"], signs, merge].concat(), &[]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout).lines().find(|line| line.contains("CPUID")).unwrap().to_owned()
+    };
+    assert_eq!(cpuid(&[], &[]), "one.log,all,10,CPUID,enabled,10,725,70,75,72.50,10,");
+    assert_eq!(cpuid(&["--decimal-comma"], &[]), "one.log;all;10;CPUID;enabled;10;725;70;75;72,50;10;");
+    assert_eq!(
+        cpuid(&["--csv-delimiter", "tab"], &[]),
+        "one.log\tall\t10\tCPUID\tenabled\t10\t725\t70\t75\t72.50\t10\t"
+    );
+    let quoted = cpuid(&["--decimal-comma", "--csv-delimiter", "comma"], &[]);
+    assert_eq!(quoted, "one.log,all,10,CPUID,enabled,10,725,70,75,\"72,50\",10,");
+    let merged = cpuid(&["--decimal-comma"], &["--merge"]);
+    assert!(merged.ends_with(";10;CPUID;1;10;725;70;75;72,50;10;10;10;72,50;72,50;72,50"), "{merged}");
+}
+
+#[test]
 fn order_is_as_asked() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("two.log"), two_vcpus().0).unwrap();

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use tollgate_books::account::{MOST_KINDS, Merge};
 use tollgate_books::failure::{Failure, Status};
-use tollgate_books::report::{Look, Order, Report, Titled, render_merged};
+use tollgate_books::report::{CsvSigns, Format, Look, Order, Report, Titled, render_merged};
 use tollgate_books::terminal::Terminal;
 
 use super::destination::Destination;
 use super::reading::Reading;
-use crate::cli::ReportArguments;
+use crate::cli::{Delimiter, ReportArguments};
 
 /// Reports all logs that can be used, each as it is read; the status is the worst of them.
 pub(super) fn run(arguments: &ReportArguments) -> Result<Status, Failure> {
@@ -28,8 +28,15 @@ fn look(arguments: &ReportArguments) -> Result<Look, Failure> {
         let what = "--histogram is for the table; the other forms have the histograms in them, all but CSV";
         return Err(Failure::usage(what).remedy("leave it out"));
     }
+    let asks_for_signs = arguments.decimal_comma || arguments.csv_delimiter.is_some();
+    if asks_for_signs && arguments.format != Format::Csv {
+        return Err(Failure::usage("--csv-delimiter and --decimal-comma are for CSV").remedy("add --format csv"));
+    }
+    let usual = if arguments.decimal_comma { Delimiter::Semicolon } else { Delimiter::Comma };
+    let delimiter = arguments.csv_delimiter.unwrap_or(usual).sign();
+    let csv = CsvSigns { delimiter, decimal_comma: arguments.decimal_comma };
     let terminal = if arguments.out.is_some() { Terminal::default() } else { Terminal::of_stdout() };
-    Ok(Look { order: arguments.order, histogram: arguments.histogram, terminal })
+    Ok(Look { order: arguments.order, histogram: arguments.histogram, terminal, csv })
 }
 
 fn each(arguments: &ReportArguments, paths: &[PathBuf], look: Look, out: Destination) -> Result<Status, Failure> {

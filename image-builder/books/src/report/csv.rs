@@ -3,28 +3,35 @@
 
 use std::io::{self, Write};
 
-use super::{Form, Sheet, SheetFormat, Titled, merged};
+use super::{CsvSigns, Form, Sheet, Titled, merged};
 use crate::account::{Account, Merged, Reason, VcpuReason};
 
 /// CSV: a line for each reason of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lines {
     has_heading: bool,
+    signs: CsvSigns,
+}
+
+impl Lines {
+    pub(super) fn new(signs: CsvSigns) -> Self {
+        Self { has_heading: false, signs }
+    }
 }
 
 impl Form for Lines {
     fn add(&mut self, titled: Titled, out: &mut dyn Write) -> io::Result<()> {
         let headed = !self.has_heading;
         self.has_heading = true;
-        out.write_all(render(&titled, headed).as_bytes())
+        out.write_all(render(&titled, headed, self.signs).as_bytes())
     }
 
     fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        if self.has_heading { Ok(()) } else { out.write_all(heading().as_bytes()) }
+        if self.has_heading { Ok(()) } else { out.write_all(heading(self.signs).as_bytes()) }
     }
 
     fn merged(&self, merged: &Merged) -> String {
-        merged::csv(merged)
+        merged::csv(merged, self.signs)
     }
 }
 
@@ -47,12 +54,12 @@ const HEADING: [&str; 12] = [
 const ALL: &str = "all";
 
 /// The names of the columns.
-fn heading() -> String {
-    Sheet::new(&HEADING).render(SheetFormat::Csv)
+fn heading(signs: CsvSigns) -> String {
+    Sheet::new(&HEADING).csv(signs)
 }
 
 /// Every reason of an account, below the columns' names if they are asked for; a book that is unknown is an empty cell.
-fn render(Titled { title, account }: &Titled, headed: bool) -> String {
+fn render(Titled { title, account }: &Titled, headed: bool, signs: CsvSigns) -> String {
     let mut sheet = Sheet::new(&HEADING);
     for reason in &account.reasons {
         sheet.row(cells(title, ALL, reason.status.word(), &over_all(reason), reason.guest_count));
@@ -63,8 +70,8 @@ fn render(Titled { title, account }: &Titled, headed: bool) -> String {
             sheet.row(cells(title, &vcpu.vcpu.to_string(), status, reason, None));
         }
     }
-    let text = sheet.render(SheetFormat::Csv);
-    if headed { text } else { text[heading().len()..].to_owned() }
+    let text = sheet.csv(signs);
+    if headed { text } else { text[heading(signs).len()..].to_owned() }
 }
 
 fn over_all(reason: &Reason) -> VcpuReason {

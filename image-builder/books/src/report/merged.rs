@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use super::figures::{average, counted, percent};
-use super::{Format, Look, Sheet, SheetFormat, bars};
+use super::{CsvSigns, Format, Look, Sheet, SheetFormat, bars};
 use crate::account::{Group, Merged, MergedReason, Reason};
 
 /// Writes merged runs in one form.
@@ -115,28 +115,28 @@ pub(super) fn table(merged: &Merged, look: Look) -> String {
     text + &terminal.wrap(&format!("{runs} of {kinds}{logs}")) + "\n"
 }
 
-pub(super) fn csv(merged: &Merged) -> String {
+pub(super) fn csv(merged: &Merged, signs: CsvSigns) -> String {
     let mut sheet = Sheet::new(&[
         "virtualization",
         "platform",
         "cpu",
         "build",
         "options",
-        "runs",
-        "number",
+        "runs#",
+        "number#",
         "name",
-        "runs_with_any",
-        "count",
-        "cycles",
-        "min",
-        "max",
-        "average",
-        "count_least",
-        "count_median",
-        "count_most",
-        "average_least",
-        "average_median",
-        "average_most",
+        "runs_with_any#",
+        "count#",
+        "cycles#",
+        "min#",
+        "max#",
+        "average#",
+        "count_least#",
+        "count_median#",
+        "count_most#",
+        "average_least#",
+        "average_median#",
+        "average_most#",
     ]);
     for group in &merged.groups {
         let platform = &group.platform;
@@ -160,5 +160,5 @@ pub(super) fn csv(merged: &Merged) -> String {
             sheet.row(cells);
         }
     }
-    sheet.render(SheetFormat::Csv)
+    sheet.csv(signs)
 }

@@ -18,7 +18,7 @@ mod vcpus;
 pub use figures::counted;
 pub use merged::render_merged;
 pub use order::Order;
-pub use sheet::{Sheet, SheetFormat};
+pub use sheet::{CsvSigns, Sheet, SheetFormat};
 pub use stream::Report;
 
 use std::fmt::Debug;
@@ -52,7 +52,7 @@ impl Format {
         match self {
             Format::Table => Box::new(table::Tables::new(several, look)),
             Format::Json => Box::new(json::Documents::new(several)),
-            Format::Csv => Box::new(csv::Lines::default()),
+            Format::Csv => Box::new(csv::Lines::new(look.csv)),
             Format::Html => Box::new(html::Page::new(look)),
             Format::Openmetrics => Box::new(metrics::Families::openmetrics()),
             Format::Prometheus => Box::new(metrics::Families::classic()),
@@ -121,6 +121,8 @@ pub struct Look {
     pub histogram: bool,
     /// The terminal for tables.
     pub terminal: Terminal,
+    /// The signs of CSV.
+    pub csv: CsvSigns,
 }
 
 /// Writes accounts in one form, for a file or a pipe.

@@ -19,6 +19,22 @@ pub enum SheetFormat {
     Markdown,
 }
 
+/// The signs of a CSV file, which spreadsheets expect by their locale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CsvSigns {
+    /// The sign between cells.
+    pub delimiter: u8,
+    /// Whether decimals stand behind a comma.
+    pub decimal_comma: bool,
+}
+
+/// Those of RFC 4180, and a point.
+impl Default for CsvSigns {
+    fn default() -> Self {
+        Self { delimiter: b',', decimal_comma: false }
+    }
+}
+
 /// A table of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sheet {
@@ -80,7 +96,7 @@ impl Sheet {
             SheetFormat::Table if self.least_columns() > usize::from(columns) => self.stacked(columns.into()),
             SheetFormat::Table => self.aligned(presets::NOTHING, ContentArrangement::Dynamic, columns),
             SheetFormat::Markdown => self.aligned(presets::ASCII_MARKDOWN, ContentArrangement::Disabled, columns),
-            SheetFormat::Csv => self.csv(),
+            SheetFormat::Csv => self.csv(CsvSigns::default()),
             SheetFormat::Json => self.json(),
         }
     }
@@ -150,12 +166,16 @@ impl Sheet {
         table.trim_fmt() + "\n"
     }
 
-    fn csv(&self) -> String {
-        let mut writer = csv::Writer::from_writer(Vec::new());
+    /// Writes the sheet as CSV with these signs.
+    pub fn csv(&self, signs: CsvSigns) -> String {
+        let mut writer = csv::WriterBuilder::new().delimiter(signs.delimiter).from_writer(Vec::new());
         // Writing to memory can't fail, and every row has the heading's length.
         let _ = writer.write_record(&self.heading);
+        let sign = if signs.decimal_comma { "," } else { "." };
         for row in &self.rows {
-            let _ = writer.write_record(row);
+            let cells = row.iter().zip(&self.numeric);
+            let cells = cells.map(|(cell, &numeric)| if numeric { cell.replace('.', sign) } else { cell.clone() });
+            let _ = writer.write_record(cells.collect::<Vec<_>>());
         }
         writer.into_inner().map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -199,6 +219,10 @@ mod tests {
         let mut sheet = Sheet::new(&["no#", "full name"]);
         sheet.row(vec!["10".into(), "CPUID, \"quoted\"".into()]);
         assert_eq!(sheet.render(SheetFormat::Csv), "no,full name\n10,\"CPUID, \"\"quoted\"\"\"\n");
+        let german = CsvSigns { delimiter: b';', decimal_comma: true };
+        sheet.row(vec!["9.10".into(), "CR8.".into()]);
+        assert_eq!(sheet.csv(german), "no;full name\n10;\"CPUID, \"\"quoted\"\"\"\n9,10;CR8.\n");
+        sheet.rows.pop();
         assert!(sheet.render(SheetFormat::Json).contains("\"full_name\": \"CPUID, \\\"quoted\\\"\""));
         assert!(sheet.render(SheetFormat::Json).contains("\"no\": 10"));
         assert!(sheet.render(SheetFormat::Markdown).starts_with("| no | full name"));
