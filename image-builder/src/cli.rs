@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tollgate_abi::emulated::Release;
 use tollgate_abi::machine::MOST_VCPUS;
@@ -55,6 +55,7 @@ const REPORT_EXAMPLES: &str = "Examples:
   tollgate report --format csv --decimal-comma results > exits.csv     for a spreadsheet in German or French
   tollgate report --format json results | jq '.[] | {source, verdict}'
   tollgate report --format prometheus --out tollgate.prom results/serial.log
+  tollgate report --format parquet --out runs fleet    a data set, for DuckDB, Polars or Spark
   tollgate report --merge fleet                  thousands of logs, by platform, build and options
   ssh bench cat /dev/ttyS0 | tollgate report -
 
@@ -375,6 +376,45 @@ impl Delimiter {
     }
 }
 
+/// The form of a report: that of a file, or a directory of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportFormat {
+    /// One file.
+    File(Format),
+    /// A data set of Parquet files.
+    Parquet,
+}
+
+impl Default for ReportFormat {
+    fn default() -> Self {
+        ReportFormat::File(Format::default())
+    }
+}
+
+impl ValueEnum for ReportFormat {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [ReportFormat; 7] = [
+            ReportFormat::File(Format::Table),
+            ReportFormat::File(Format::Json),
+            ReportFormat::File(Format::Csv),
+            ReportFormat::File(Format::Html),
+            ReportFormat::File(Format::Openmetrics),
+            ReportFormat::File(Format::Prometheus),
+            ReportFormat::Parquet,
+        ];
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        match self {
+            ReportFormat::File(format) => format.to_possible_value(),
+            ReportFormat::Parquet => {
+                Some(PossibleValue::new("parquet").help("A directory of columns, for DuckDB, Polars or Spark"))
+            }
+        }
+    }
+}
+
 /// `report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArguments {
@@ -383,7 +423,7 @@ pub struct ReportArguments {
     pub logs: Vec<PathBuf>,
     /// The form of the report
     #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
+    pub format: ReportFormat,
     /// The column by which the reasons of a table or page are sorted
     #[arg(long = "sort", value_name = "COLUMN", value_enum, default_value_t)]
     pub order: Order,
@@ -399,7 +439,7 @@ pub struct ReportArguments {
     /// Merge runs of the same platform, build and options, with how far they lie apart
     #[arg(long)]
     pub merge: bool,
-    /// Write to this file instead of standard output; it is there whole or not at all
+    /// Write to this file instead of standard output, or, with --format parquet, to this directory; it is there whole or not at all
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }

@@ -46,6 +46,10 @@ fn wrong_usage_is_named_with_a_remedy() {
     check(&["report", "src/emulator"], 2, "nothing to report: 0 logs can't be used, and 0 files named .log");
     check(&["report", "--sort", "max", "--format", "csv", "-"], 2, "--sort is for the table and the page");
     check(&["report", "--histogram", "--format", "json", "-"], 2, "--histogram is for the table");
+    check(&["report", "--format", "parquet", "-"], 2, "name one that is not there yet: --out DIR");
+    check(&["report", "--format", "parquet", "--merge", "-"], 2, "a data set has every run by itself");
+    check(&["report", "--format", "parquet", "--out", "src", "-"], 2, "src is there already, and no empty directory");
+    check(&["report", "--format", "parquet", "--out", "absent/fleet", "-"], 2, "there is no directory absent");
     check(&["report", "--decimal-comma", "-"], 2, "--csv-delimiter and --decimal-comma are for CSV");
     check(&["report", "--out", "src", "-"], 2, "is a directory; name a file");
     for arguments in [

@@ -16,6 +16,7 @@ use tollgate_abi::key::VARIANTS;
 use tollgate_abi::scenario;
 use tollgate_abi::virtualization::Extension;
 use tollgate_books::failure::Status;
+use tollgate_books::report::{ACCOUNTS, Column, RUNS};
 
 /// Documents for people, written by people.
 const WRITTEN: [&str; 5] =
@@ -327,4 +328,16 @@ fn the_changelog_has_this_version_and_the_licences_are_there() {
     assert!(
         read("LICENSE-APACHE").contains("Version 2.0, January 2004") && read("LICENSE-APACHE").contains("END OF TERMS")
     );
+}
+
+#[test]
+fn the_manual_has_the_columns_of_the_data_set() {
+    fn table<R>(name: &str, columns: &[Column<R>]) -> String {
+        let row = |column: &Column<R>| format!("| `{}` | {} | {} |\n", column.name, column.type_name(), column.about);
+        format!("| `{name}` | type | is |\n|---|---|---|\n{}", columns.iter().map(row).collect::<String>())
+    }
+    let manual = read("image-builder/MANUAL.md");
+    for table in [table("runs", RUNS), table("accounts", ACCOUNTS)] {
+        assert!(manual.contains(&format!("\n{table}\n")), "the manual lacks this table:\n{table}");
+    }
 }

@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use common::golden::golden;
 use common::{LogText, Row, balanced, text, tollgate_in, two_vcpus};
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::RowAccessor;
 use tollgate_abi::record::Kind;
 use tollgate_abi::trace::{Batch, Event};
 
@@ -316,6 +317,22 @@ fn a_terminal_has_colors_unless_they_are_not_wanted() {
     assert!(plain.lines().all(|line| line.trim_end().chars().count() <= 40), "{plain}");
     assert!(!terminal("TERM=dumb").contains('\u{1b}'));
     assert!(!terminal("LC_ALL=C").contains('\u{2588}'));
+}
+
+#[test]
+fn a_data_set_has_the_good_logs_of_a_fleet_and_the_bad_ones_are_named() {
+    let directory = fleet();
+    let output = tollgate_in(directory.path(), &["report", "--format", "parquet", "--out", "set", "."], &[]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("other/serial.log: "), "{}", text(&output.stderr));
+    let file = directory.path().join("set/runs/virtualization=vt-x/platform=bochs/part-0.parquet");
+    let file = SerializedFileReader::new(fs::File::open(file).unwrap()).unwrap();
+    let mut verdicts: Vec<String> =
+        file.get_row_iter(None).unwrap().map(|row| row.unwrap().get_string(7).unwrap().clone()).collect();
+    verdicts.sort();
+    assert_eq!(verdicts, ["balanced", "balanced", "unfinished"]);
+    let again = tollgate_in(directory.path(), &["report", "--format", "parquet", "--out", "set", "."], &[]);
+    assert_eq!(again.status.code(), Some(2));
 }
 
 #[test]

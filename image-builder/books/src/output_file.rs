@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::failure::Failure;
 
@@ -45,13 +45,9 @@ impl Pending {
             Ok(_) => path.canonicalize().map_err(|error| cannot_write(path, &error))?,
             Err(_) => path.to_owned(),
         };
-        let directory = directory_of(&path);
-        if !directory.is_dir() {
-            let sentence =
-                format_args!("{} can't be written: there is no directory {}", path.display(), directory.display());
-            return Err(Failure::usage(sentence).remedy("make the directory, or name another"));
-        }
-        let file = beside(directory).map_err(|error| cannot_write(&path, &error))?;
+        let directory = existing_directory_of(&path)?;
+        let file = tempfile::Builder::new().prefix(PREFIX).permissions(permissions(0o666)).tempfile_in(directory);
+        let file = file.map_err(|error| cannot_write(&path, &error))?;
         Ok(Self { path, file })
     }
 
@@ -63,6 +59,51 @@ impl Pending {
         let whole = written.and_then(|()| self.file.write_all(rest)).and_then(|()| self.file.as_file().sync_all());
         let placed = whole.and_then(|()| self.file.persist(&self.path).map(drop).map_err(io::Error::from));
         placed.map_err(|error| cannot_write(&self.path, &error))
+    }
+}
+
+/// A directory in the making, beside its place. Dropped, it leaves nothing.
+#[derive(Debug)]
+pub struct PendingDirectory {
+    path: PathBuf,
+    directory: TempDir,
+}
+
+impl PendingDirectory {
+    /// Begins a directory that is to be `path`.
+    ///
+    /// # Errors
+    /// Something is there already, but for an empty directory; or nothing can be made there.
+    pub fn create(path: &Path) -> Result<Self, Failure> {
+        let is_free = match fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if !is_free {
+            let sentence = format_args!("{} is there already, and no empty directory", path.display());
+            return Err(Failure::usage(sentence).remedy("name a directory that is not there yet"));
+        }
+        let above = existing_directory_of(path)?;
+        let directory = tempfile::Builder::new().prefix(PREFIX).permissions(permissions(0o777)).tempdir_in(above);
+        let directory = directory.map_err(|error| cannot_write(path, &error))?;
+        Ok(Self { path: path.to_owned(), directory })
+    }
+
+    /// The directory as long as it is in the making.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Puts it in its place.
+    ///
+    /// # Errors
+    /// It can't be put there.
+    pub fn finish(self) -> Result<(), Failure> {
+        // An empty directory gives way to another.
+        fs::rename(self.directory.path(), &self.path).map_err(|error| cannot_write(&self.path, &error))?;
+        // It is no longer where it would be removed.
+        let _ = self.directory.keep();
+        Ok(())
     }
 }
 
@@ -100,18 +141,23 @@ pub(crate) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
         .remedy("choose a place where you may write and where there is room")
 }
 
-fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+/// The directory in which `path` is to be.
+fn existing_directory_of(path: &Path) -> Result<&Path, Failure> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if directory.is_dir() {
+        return Ok(directory);
+    }
+    let sentence = format_args!("{} can't be written: there is no directory {}", path.display(), directory.display());
+    Err(Failure::usage(sentence).remedy("make the directory, or name another"))
 }
 
-fn beside(directory: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(".tollgate-").permissions(permissions()).tempfile_in(directory)
-}
+/// The beginning of the name of a file or directory in the making.
+const PREFIX: &str = ".tollgate-";
 
-/// The permissions that a plain `open` would ask for; the user's mask applies.
-fn permissions() -> fs::Permissions {
+/// The permissions that a plain `open` or `mkdir` would ask for; the user's mask applies.
+fn permissions(mode: u32) -> fs::Permissions {
     use std::os::unix::fs::PermissionsExt;
-    fs::Permissions::from_mode(0o666)
+    fs::Permissions::from_mode(mode)
 }
 
 #[cfg(test)]
@@ -136,6 +182,27 @@ mod tests {
         assert!(failure.to_string().contains("no/such/rom.bin can't be written: there is no directory"), "{failure}");
         assert!(failure.to_string().contains(&format!("{}/no/such\n", directory.path().display())), "{failure}");
         assert!(write(directory.path(), b"bytes").unwrap_err().to_string().contains("is a directory"));
+    }
+
+    #[test]
+    fn a_directory_is_there_whole_or_not_at_all() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("fleet");
+        let begin = || {
+            let pending = PendingDirectory::create(&path).unwrap();
+            fs::write(pending.path().join("file"), "bytes").unwrap();
+            pending
+        };
+        drop(begin());
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "the temporary directory stayed");
+        fs::create_dir(&path).unwrap();
+        begin().finish().unwrap();
+        assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "bytes");
+        let failure = PendingDirectory::create(&path).unwrap_err().to_string();
+        assert!(failure.contains("fleet is there already, and no empty directory"), "{failure}");
+        assert!(PendingDirectory::create(&path.join("file")).is_err());
+        let failure = PendingDirectory::create(&place.path().join("a/b")).unwrap_err().to_string();
+        assert!(failure.contains("there is no directory"), "{failure}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod atlas;
 mod bench;
 mod boot;
+mod data_set;
 mod destination;
 mod exits_by_model;
 mod fuzz;

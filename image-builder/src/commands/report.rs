@@ -7,41 +7,56 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::{CsvSigns, Format, Look, Order, Report, Titled, render_merged};
 use tollgate_books::terminal::Terminal;
 
+use super::data_set;
 use super::destination::Destination;
 use super::reading::Reading;
-use crate::cli::{Delimiter, ReportArguments};
+use crate::cli::{Delimiter, ReportArguments, ReportFormat};
 
 /// Reports all logs that can be used, each as it is read; the status is the worst of them.
 pub(super) fn run(arguments: &ReportArguments) -> Result<Status, Failure> {
     let standard_input = [PathBuf::from("-")];
     let paths = if arguments.logs.is_empty() { &standard_input[..] } else { &arguments.logs };
-    let look = look(arguments)?;
+    check(arguments)?;
+    let ReportFormat::File(format) = arguments.format else {
+        return data_set::write(paths, arguments.out.as_deref());
+    };
+    let look = look(arguments);
     let destination = Destination::open(arguments.out.as_deref())?;
-    if arguments.merge { merge(arguments, paths, look, destination) } else { each(arguments, paths, look, destination) }
+    if arguments.merge { merge(format, paths, look, destination) } else { each(format, paths, look, destination) }
 }
 
-fn look(arguments: &ReportArguments) -> Result<Look, Failure> {
-    if arguments.order != Order::default() && !arguments.format.has_order() {
+/// Refuses options that the form does not have.
+fn check(arguments: &ReportArguments) -> Result<(), Failure> {
+    let format = if let ReportFormat::File(format) = arguments.format { Some(format) } else { None };
+    if arguments.order != Order::default() && !format.is_some_and(Format::has_order) {
         return Err(Failure::usage("--sort is for the table and the page").remedy("leave it out, or sort the output"));
     }
-    if arguments.histogram && !arguments.format.has_histogram() {
+    if arguments.histogram && !format.is_some_and(Format::has_histogram) {
         let what = "--histogram is for the table; the other forms have the histograms in them, all but CSV";
         return Err(Failure::usage(what).remedy("leave it out"));
     }
     let asks_for_signs = arguments.decimal_comma || arguments.csv_delimiter.is_some();
-    if asks_for_signs && arguments.format != Format::Csv {
+    if asks_for_signs && format != Some(Format::Csv) {
         return Err(Failure::usage("--csv-delimiter and --decimal-comma are for CSV").remedy("add --format csv"));
     }
+    if arguments.merge && format.is_none() {
+        let what = "a data set has every run by itself";
+        return Err(Failure::usage(what).remedy("leave --merge out; the engines that read it add up"));
+    }
+    Ok(())
+}
+
+fn look(arguments: &ReportArguments) -> Look {
     let usual = if arguments.decimal_comma { Delimiter::Semicolon } else { Delimiter::Comma };
     let delimiter = arguments.csv_delimiter.unwrap_or(usual).sign();
     let csv = CsvSigns { delimiter, decimal_comma: arguments.decimal_comma };
     let terminal = if arguments.out.is_some() { Terminal::default() } else { Terminal::of_stdout() };
-    Ok(Look { order: arguments.order, histogram: arguments.histogram, terminal, csv })
+    Look { order: arguments.order, histogram: arguments.histogram, terminal, csv }
 }
 
-fn each(arguments: &ReportArguments, paths: &[PathBuf], look: Look, out: Destination) -> Result<Status, Failure> {
+fn each(format: Format, paths: &[PathBuf], look: Look, out: Destination) -> Result<Status, Failure> {
     let several = paths.len() > 1 || paths.iter().any(|path| path.is_dir());
-    let mut report = Report::new(out, arguments.format, several, look);
+    let mut report = Report::new(out, format, several, look);
     let mut reading = Reading::new(paths);
     let mut wrong = None;
     while let Some((path, _, account)) = reading.next()? {
@@ -64,7 +79,7 @@ fn each(arguments: &ReportArguments, paths: &[PathBuf], look: Look, out: Destina
     Ok(status)
 }
 
-fn merge(arguments: &ReportArguments, paths: &[PathBuf], look: Look, mut out: Destination) -> Result<Status, Failure> {
+fn merge(format: Format, paths: &[PathBuf], look: Look, mut out: Destination) -> Result<Status, Failure> {
     let mut merge = Merge::default();
     let mut reading = Reading::new(paths);
     while let Some((path, _, account)) = reading.next()? {
@@ -75,7 +90,7 @@ fn merge(arguments: &ReportArguments, paths: &[PathBuf], look: Look, mut out: De
     }
     let unusable = reading.unusable;
     let status = reading.finish()?;
-    let result = render_merged(&merge.finish(unusable), arguments.format, look, &mut out);
+    let result = render_merged(&merge.finish(unusable), format, look, &mut out);
     out.close(result)?;
     Ok(status)
 }

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::{Account, PlatformFacts, Reason};
 use crate::exits::Exits;
-use crate::failure::Status;
 
 /// The merged document's format. Fields may be added under this name, not renamed.
 pub const MERGED_SCHEMA: &str = "tollgate.merged/1";
@@ -146,9 +145,7 @@ impl Collected {
         let word = account.verdict.word();
         let told_apart = self.verdicts.len() < MOST_VERDICTS || self.verdicts.contains_key(word);
         *self.verdicts.entry(if told_apart { word } else { "other" }.to_owned()).or_default() += 1;
-        // A run that ended before its ledger was written, or kept none, does not tell the number of its exits.
-        let has_ledger = matches!(account.status, Status::Balanced | Status::Differs) && account.totals.exits > 0;
-        if !has_ledger {
+        if !account.has_whole_ledger() {
             return;
         }
         self.accounted += 1;

@@ -118,6 +118,11 @@ impl Account {
         self.findings.iter().filter(move |finding| !verdict.contains(finding.as_str()))
     }
 
+    /// Whether it tells the number of its exits: a run that ended before its ledger was written, or kept none, does not.
+    pub fn has_whole_ledger(&self) -> bool {
+        matches!(self.status, Status::Balanced | Status::Differs) && self.totals.exits > 0
+    }
+
     /// The guest's end, unless it ended by its own wish and with its book.
     pub fn early_stop(&self) -> Option<&Stop> {
         self.stop.as_ref().filter(|stop| !matches!(stop.outcome, Named::Known(outcome) if outcome.is_intended()))

@@ -3,6 +3,7 @@
 mod atlas;
 mod bars;
 mod csv;
+mod data_set;
 mod figures;
 mod html;
 mod json;
@@ -15,6 +16,7 @@ mod stream;
 mod table;
 mod vcpus;
 
+pub use data_set::{ACCOUNTS, Column, DataSet, RUNS};
 pub use figures::counted;
 pub use merged::render_merged;
 pub use order::Order;
