@@ -199,6 +199,15 @@ pub enum MissingCpus {
     GoOn,
 }
 
+/// The passing of time in which no vCPU has anything to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Idle {
+    /// It passes as it is
+    Real,
+    /// The guest's clock is moved on to the next timer, and the account has the ticks that were skipped
+    Skipped,
+}
+
 /// The numbers of processors that may be asked for.
 fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=MOST_VCPUS as i64)
@@ -251,6 +260,10 @@ pub struct ImageOptions {
     /// --guest debian: read the account by every leaf]
     #[arg(long, value_name = "COMMANDS", requires = "guest", conflicts_with = "initrd")]
     pub exec: Option<String>,
+    /// The time in which no vCPU of the guest has anything to do [default: real; skipped with a kernel on an emulator that repeats
+    /// to the byte]
+    #[arg(long, value_enum, requires = "guest")]
+    pub idle: Option<Idle>,
     /// Take it that the guest of --guest keeps no book: compare the ledger with the emulator's log alone, however the guest ends
     #[arg(long, requires = "guest")]
     pub no_book: bool,

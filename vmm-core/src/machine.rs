@@ -38,6 +38,9 @@ pub struct Machine {
     pub shared: Shared,
     /// The stage that the run has reached.
     pub stage: Stage,
+    /// The part of the skipped idle time that this vCPU's clock has been moved on by: a part of the guest's TSC offset that
+    /// IA32_TSC_ADJUST does not show.
+    pub skipped_ticks: u64,
 }
 
 /// The devices of one vCPU.
@@ -84,12 +87,30 @@ pub struct Activity {
 /// The bounds of a vCPU's execution.
 #[derive(Debug)]
 pub struct Bounds {
-    /// The TSC from which on any exit ends the guest: that of the run's limit, [`NEVER`], or 0 in a scenario.
+    /// The TSC from which on any exit ends the guest: that of the run's limit, [`NEVER`], or 0 in a scenario. 0, too, while the
+    /// vCPU halts in idle time that may be skipped, so that its next exit comes to the same place.
     pub limit_tsc: u64,
+    /// The limit behind such idle time.
+    awake_limit_tsc: Option<u64>,
     /// Exits that the guest caused before the watchdog was started last, where that is an interrupt.
     own_exits: u64,
     /// Exits of all other vCPUs before the watchdog was started last.
     others_exits: u64,
+}
+
+impl Bounds {
+    /// Has the next exit, of any reason, end idle time.
+    pub fn fall_idle(&mut self) {
+        let limit_tsc = core::mem::take(&mut self.limit_tsc);
+        self.awake_limit_tsc.get_or_insert(limit_tsc);
+    }
+
+    /// Whether idle time ends by this exit; the limit is the run's from then on.
+    pub fn wakes_from_idle(&mut self) -> bool {
+        let limit_tsc = self.awake_limit_tsc.take();
+        self.limit_tsc = limit_tsc.unwrap_or(self.limit_tsc);
+        limit_tsc.is_some()
+    }
 }
 
 /// The state that the vCPUs share.
@@ -142,9 +163,10 @@ impl Machine {
             memory,
             config,
             activity: Activity::default(),
-            bounds: Bounds { limit_tsc: NEVER, own_exits: 0, others_exits: 0 },
+            bounds: Bounds { limit_tsc: NEVER, awake_limit_tsc: None, own_exits: 0, others_exits: 0 },
             shared,
             stage: Stage::default(),
+            skipped_ticks: 0,
         }
     }
 

@@ -20,6 +20,7 @@ use crate::ledger::{Account, Book};
 use crate::machine::Machine;
 use crate::recording::Witness;
 
+mod idle;
 mod scenario;
 mod start_up;
 
@@ -225,17 +226,21 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Whether no entry follows an exit of any reason: in a scenario, or past the run's limit.
+    /// Whether no entry follows an exit of any reason, in a scenario or past the run's limit, or the vCPU idles.
     #[inline(always)]
     fn is_last_exit<A: Account>(&self, exit_tsc: u64) -> bool {
         // A stub for no account takes no time stamp.
         self.machine.is_past_limit(if A::KEEPS { exit_tsc } else { self.backend.tsc() })
     }
 
-    /// Step 4 of an exit that no entry follows.
+    /// Step 4 of an exit that no entry follows, or that ends the idle time of a vCPU.
     #[cold]
     #[inline(never)]
     fn last_exit<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, Opened(raw): Opened) {
+        // The limit is now the run's again.
+        if self.machine.bounds.wakes_from_idle() && !self.is_last_exit::<E::Account>(exit_tsc) {
+            return self.exit_from_idle(exit_tsc, exit, Opened(raw));
+        }
         let (backend, machine) = (&mut self.backend, &mut self.machine);
         let outcome = if machine.stage.in_scenario { Outcome::Exited } else { limit::reached(raw, backend, machine) };
         self.last_exit_tsc = exit_tsc;

@@ -162,7 +162,7 @@ fn the_monitors_looks_are_told_where_there_are_any() {
         [Format::Table, Format::Json].map(|format| render(&titled, format))
     };
     let [table, json] = told(17);
-    let sentence = "\n17 of the external interrupts are the monitor's own looks at a guest that ran long (watchdog, limit)\nverdict: ";
+    let sentence = "\n17 of the external interrupts are the monitor's own looks at a guest that ran long (watchdog, limit) or idled\nverdict: ";
     assert!(table.contains(sentence), "{table}");
     assert_eq!(json.matches("\"looks\": 17").count(), 2, "over all vCPUs and on the one: {json}");
     let [table, _] = told(1);

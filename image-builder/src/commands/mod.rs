@@ -27,7 +27,7 @@ use tollgate_abi::leaves::LeafMap;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::SheetFormat;
 
-use crate::cli::{Command, ImageOptions, MissingCpus};
+use crate::cli::{Command, Idle, ImageOptions, MissingCpus};
 use crate::kernel::Kernel;
 use crate::selection::{
     ATLAS, DEFAULT_WATCHDOG_TICKS, GuestKind, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest,
@@ -136,6 +136,7 @@ impl ImageOptions {
                 trace_exits: self.trace_exits.unwrap_or(0),
                 rate_step_ticks: self.rate_step,
                 cpus: self.cpus,
+                skips_idle_time: self.idle == Some(Idle::Skipped),
                 without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
                 ..Options::default()
             },

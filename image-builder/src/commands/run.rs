@@ -27,6 +27,9 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
         selection.run.watchdog_ticks = target.platform.watchdog_ticks;
     }
     selection.run.limit_ticks = selection.run.limit_ticks.or(Some(arguments.limit_ticks(target)));
+    // A kernel's sleep would cost a person's time, which an emulator passes more slowly than it is.
+    selection.run.skips_idle_time |=
+        arguments.image.idle.is_none() && target.platform.is_exact && arguments.image.kernel(None).is_some();
     let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;
     // Checked now, and not only when the run is over.

@@ -97,6 +97,8 @@ options! {
     cpus: u32 = 1, "cpus", Vcpus, Else;
     /// `go-on`: run on fewer vCPUs where some processors don't come up; `stop` refuses.
     without_missing_cpus: bool = false, "missing-cpus", Words("go-on", "stop"), Else;
+    /// `skipped`: where no vCPU has anything to do before a timer fires, the guest's clock is moved on to that time; `real` waits.
+    skips_idle_time: bool = false, "idle", Words("skipped", "real"), Else;
     /// Keep the keys by which the exits of a reason differ.
     keys: bool = false, "keys", Words("on", "off"), Else;
     /// Exits of each vCPU that are held until they can be written; 0 for no trace.
@@ -404,6 +406,7 @@ mod tests {
                 scenario_samples: 5,
                 cpus: 6,
                 without_missing_cpus: true,
+                skips_idle_time: true,
                 keys: true,
                 trace_exits: 7,
                 rate_step_ticks: 8,
@@ -411,9 +414,9 @@ mod tests {
                 guest: Some(9),
             },
             "leaf-map=autumn2022 watchdog=1 limit=2 workloads=cpuid:3 book=none scenarios=all random=4 scenario-samples=5 cpus=6 \
-             missing-cpus=go-on keys=on trace=7 rate-step=8 accounting=off guest=0x9",
+             missing-cpus=go-on idle=skipped keys=on trace=7 rate-step=8 accounting=off guest=0x9",
         );
-        assert_eq!(KEYS.len(), 15);
+        assert_eq!(KEYS.len(), 16);
     }
 
     #[test]

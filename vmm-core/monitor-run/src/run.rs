@@ -15,8 +15,8 @@ use vmm_core::calibration::Calibration;
 use vmm_core::devices::SharedDevices;
 use vmm_core::devices::cpuid_table::CpuidTable;
 use vmm_core::devices::guest_apic::{GuestApic, Page};
-use vmm_core::ended::Ended;
-use vmm_core::exit::GuestRegisters;
+use vmm_core::ended::{End, Ended};
+use vmm_core::exit::{GuestRegisters, Pause};
 use vmm_core::host::registers::{NEVER, tsc};
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
@@ -25,7 +25,7 @@ use vmm_core::nested::Table;
 use vmm_core::recorder::Recorded;
 use vmm_core::recording::{Recording, Slot};
 use vmm_core::session::{Session, pause_anywhere};
-use vmm_core::stack::{AnyStack, ExitPath, Stack};
+use vmm_core::stack::{AnyOwner, AnyStack, ExitPath, Stack};
 use vmm_core::svm::permission_maps::IOPM_PAGES;
 use vmm_core::vcpu::Vcpu;
 
@@ -114,8 +114,12 @@ impl<B: Extension> Run<B> {
         BOARD.set_limit(if self.plan.limit_ticks > 0 { tsc().saturating_add(self.plan.limit_ticks) } else { NEVER });
         vcpu.set_limit(BOARD.limit_tsc(), self.plan.limit_ticks);
         processors::give(Self::other);
-        let end =
-            vcpu.run(self.books[0], |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause));
+        let end = if self.plan.options.skips_idle_time {
+            let mut perform = |vcpu: &mut Vcpu<B>, pause| session.pause(vcpu, &self.books, pause);
+            run_and_skip(&mut vcpu, self.books[0], &mut *owner, &mut perform)
+        } else {
+            vcpu.run(self.books[0], |vcpu| owner.run(vcpu), |vcpu, pause| session.pause(vcpu, &self.books, pause))
+        };
         BOARD.add_elapsed(0, end.whole_tsc);
         BOARD.end(0, Ended::new(&end, vcpu.machine.stage.exit, &vcpu.backend));
         if let Some(running) = stop_others(&BOARD, &ByApic::new(&seated.local_apic)) {
@@ -139,7 +143,12 @@ impl<B: Extension> Run<B> {
         let Some(mut owner) = run.stacks[at].take() else { return };
         while let Some(vector) = start_up_vector(at, &seated.local_apic) {
             owner.set_registers(vcpu.start_up(vector));
-            let end = vcpu.run(run.books[at], |vcpu| owner.run(vcpu), pause_anywhere);
+            let end = if run.plan.options.skips_idle_time {
+                vcpu.catch_up();
+                run_and_skip(&mut vcpu, run.books[at], &mut *owner, &mut pause_anywhere)
+            } else {
+                vcpu.run(run.books[at], |vcpu| owner.run(vcpu), pause_anywhere)
+            };
             BOARD.add_elapsed(at, end.whole_tsc);
             if end.outcome == Outcome::Init {
                 rest(at, &seated.local_apic, Condition::Waiting);
@@ -151,6 +160,18 @@ impl<B: Extension> Run<B> {
             return;
         }
     }
+}
+
+/// Runs a vCPU where idle time is skipped: a loop of its own, so that others ask nothing.
+#[cold]
+#[inline(never)]
+fn run_and_skip<B: Extension>(
+    vcpu: &mut Vcpu<B>,
+    book: &dyn Book,
+    owner: &mut dyn AnyOwner<B>,
+    perform: &mut dyn FnMut(&mut Vcpu<B>, Pause) -> Option<Outcome>,
+) -> End<B::Failure> {
+    vcpu.run(book, |vcpu| owner.run(vcpu), |vcpu, pause| vcpu.pause_and_skip(pause, &mut *perform))
 }
 
 /// Lays out a vCPU on this processor: one function for all kinds of account.

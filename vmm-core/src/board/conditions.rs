@@ -68,19 +68,24 @@ impl Board {
     /// The first other vCPU that may still exit: it runs, or a message or its timer will make it run. The caller sends no
     /// message.
     pub fn first_busy(&self, but: usize) -> Option<usize> {
-        self.first_restless(Some(but))
+        self.first_restless::<true>(Some(but))
+    }
+
+    /// Whether nothing happens before a timer fires: every vCPU waits, has halted or is over, and no message is under way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.first_restless::<false>(None).is_none()
     }
 
     /// Whether nothing can ever happen again: every vCPU waits, has halted or is over, no message is under way, and no timer
     /// will fire.
     pub(super) fn is_dead(&self) -> bool {
-        self.first_restless(None).is_none()
+        self.first_restless::<true>(None).is_none()
     }
 
     /// The first vCPU that may still exit, but for `but`. A vCPU reads its messages, sends and arms its timer only while its
     /// condition is running. So messages and timers stood still during the look if each vCPU was at rest before and after it, and
-    /// did not run in between.
-    fn first_restless(&self, but: Option<usize>) -> Option<usize> {
+    /// did not run in between. Without `TIMERS` those don't count.
+    fn first_restless<const TIMERS: bool>(&self, but: Option<usize>) -> Option<usize> {
         // This vCPU's condition is stored before the others' are read: of two that halt at once, one sees the other.
         fence(Ordering::SeqCst);
         let seats = || (0..self.vcpus()).filter(|&at| Some(at) != but);
@@ -92,7 +97,7 @@ impl Board {
             // Such a vCPU gets no more messages, and its timer does not matter.
             Condition::Over | Condition::Absent => false,
             Condition::Waiting | Condition::Halted => {
-                self.is_under_way(*at) || self.seats[*at].timer.load(Ordering::Acquire) != 0
+                self.is_under_way(*at) || TIMERS && self.seats[*at].timer.load(Ordering::Acquire) != 0
             }
         };
         seats().find(is_restless).or_else(|| seats().find(|&at| word(at) != before[at]))

@@ -5,11 +5,12 @@
 //! interprocessor interrupts and for starting and stopping: no other exit touches the board.
 //!
 //! A file for each nature: `lanes`, `conditions`, `stop` (requests to leave the guest), `signals` (those that scenarios ask for),
-//! `bounds` (of the run), `ends`.
+//! `bounds` (of the run), `idle` (time that is skipped), `ends`.
 
 mod bounds;
 mod conditions;
 mod ends;
+mod idle;
 mod lanes;
 mod signals;
 mod stop;
@@ -40,6 +41,10 @@ struct Seat {
     elapsed_tsc: AtomicU64,
     /// 1 while an interrupt of its own timer is to come.
     timer: AtomicU32,
+    /// The time at which its timer fires, from its halt on; [`u64::MAX`] for never.
+    deadline: AtomicU64,
+    /// TSC ticks that were skipped while it had halted.
+    skipped_ticks: AtomicU64,
     /// Boxed, so that an empty board is all zero and takes no room in an image.
     ended: Spinlock<Option<Box<Ended>>>,
     stop: Line,
@@ -64,6 +69,8 @@ pub struct Board {
     servants: AtomicU32,
     /// The TSC at which the run ends at the latest.
     limit_tsc: AtomicU64,
+    /// TSC ticks by which the guest's clock has been moved on.
+    skipped_ticks: AtomicU64,
     /// TSC ticks that a processor may be away without being missed.
     patience_ticks: AtomicU64,
     /// A person may end the guest by a key.
@@ -84,6 +91,8 @@ impl Board {
                     apic_id: AtomicU32::new(0),
                     elapsed_tsc: AtomicU64::new(0),
                     timer: AtomicU32::new(0),
+                    deadline: AtomicU64::new(0),
+                    skipped_ticks: AtomicU64::new(0),
                     ended: Spinlock::new(None),
                     stop: Line(AtomicU32::new(0)),
                     inbox: [const { Lane::empty() }; MOST_VCPUS],
@@ -94,6 +103,7 @@ impl Board {
             asked: AtomicU32::new(0),
             servants: AtomicU32::new(0),
             limit_tsc: AtomicU64::new(0),
+            skipped_ticks: AtomicU64::new(0),
             patience_ticks: AtomicU64::new(0),
             listens: AtomicBool::new(false),
             fault: Spinlock::new(Fault::none()),

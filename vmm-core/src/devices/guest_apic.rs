@@ -176,6 +176,12 @@ impl GuestApic {
         }
     }
 
+    /// Moves the guest's TSC, and the count of the timer, on by `ticks`, in which nothing happened.
+    pub fn skip(&mut self, ticks: u64) {
+        self.tsc_offset = self.tsc_offset.wrapping_add(ticks);
+        self.deadline_tsc = self.deadline_tsc.map(|deadline| deadline.saturating_sub(ticks));
+    }
+
     fn set_tsc_deadline(&mut self, deadline: u64, now_tsc: u64) {
         let left = deadline.saturating_sub(now_tsc.wrapping_add(self.tsc_offset));
         self.written_deadline = deadline;

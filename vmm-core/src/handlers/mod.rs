@@ -15,6 +15,7 @@ pub mod descriptor_tables;
 pub mod event;
 pub mod guest_apic;
 pub mod hypercall;
+pub mod idle;
 pub mod interrupt;
 pub mod io;
 pub mod ipi;

@@ -87,7 +87,8 @@ pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &M
         Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state)) => backend.get(state),
         Some(Kind::TimeStamp) => backend.guest_tsc(),
         // This is the whole lead of the guest's TSC, whichever of the two MSRs was written (SDM 3B 18.17.3).
-        Some(Kind::TscAdjust) => backend.get(State::TscOffset),
+        // Idle time that was skipped is time that passed.
+        Some(Kind::TscAdjust) => backend.get(State::TscOffset).wrapping_sub(machine.skipped_ticks),
         Some(Kind::Efer) => backend.get(State::Efer),
         Some(Kind::GuestApic) => return guest_apic::read(registers, backend, machine),
         None => return read_constant(registers, machine),
@@ -128,7 +129,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::Own(state)) => backend.set(state, value),
         Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
         Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
-        Some(Kind::TscAdjust) => set_tsc_offset(value, backend, machine),
+        Some(Kind::TscAdjust) => set_tsc_offset(value.wrapping_add(machine.skipped_ticks), backend, machine),
         Some(Kind::TimeStamp) => set_tsc_offset(value.wrapping_sub(backend.tsc()), backend, machine),
         Some(Kind::Efer) => return write_efer(value, backend, machine),
         Some(Kind::GuestApic) => return guest_apic::write(registers, backend, machine),

@@ -35,6 +35,14 @@ struct Case<'a> {
     book: Option<&'a GuestBook>,
 }
 
+/// The time of a vCPU's guest, in TSC ticks.
+struct Elapsed {
+    /// The ticks of the processor.
+    tsc: u64,
+    /// Those of the guest's clock that were skipped.
+    skipped: u64,
+}
+
 /// The last record.
 struct Verdict<'a> {
     ending: Ending,
@@ -68,7 +76,8 @@ impl<W: Write> Session<W> {
         }
         if keeps(books) {
             for (number, &account) in books.iter().enumerate() {
-                self.ledger(number, account, &machine.config.enabled_in_any_profile, board.elapsed_tsc(number));
+                let elapsed = Elapsed { tsc: board.elapsed_tsc(number), skipped: board.skipped_on(number) };
+                self.ledger(number, account, &machine.config.enabled_in_any_profile, elapsed);
             }
             let tally = book.iter().flat_map(|book| book.tally.iter().enumerate());
             for (number, &count) in tally.filter(|&(_, &count)| count > 0) {
@@ -112,7 +121,7 @@ impl<W: Write> Session<W> {
     }
 
     #[inline(never)]
-    fn ledger(&mut self, vcpu: usize, account: &dyn Book, enabled: &Controls, elapsed_tsc: u64) {
+    fn ledger(&mut self, vcpu: usize, account: &dyn Book, enabled: &Controls, elapsed: Elapsed) {
         let ledger = account.ledger();
         for number in 0..ROWS {
             let reason = ExitReason(number as u16);
@@ -135,7 +144,8 @@ impl<W: Write> Session<W> {
             exits: ledger.exits(),
             entries: ledger.entries(),
             cycles: ledger.cycles(),
-            elapsed: elapsed_tsc,
+            elapsed: elapsed.tsc,
+            skipped: any(elapsed.skipped),
             smis: self.smis_in_run().filter(|_| vcpu == 0),
         };
         let _ = record.write(&mut self.out);

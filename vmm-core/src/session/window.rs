@@ -52,6 +52,8 @@ struct Closed {
 
 impl<W: Write> Session<W> {
     /// Performs the guest's request between two stretches of vCPU 0's execution; `Some` if the guest is over then.
+    // The way back to the guest is in a workload's time, and takes the same steps in each loop that this is part of.
+    #[inline(always)]
     pub fn pause<B: Backend>(&mut self, vcpu: &mut Vcpu<B>, books: &Books, pause: Pause) -> Option<Outcome> {
         match pause {
             Pause::Begin { number, iterations } => {

@@ -123,6 +123,7 @@ fn totals(log: &Log, audit: Option<&Audit>) -> Totals {
         entries: sum(&mut log.totals.values().map(|total| total.entries)),
         cycles: sum(&mut log.totals.values().map(|total| total.cycles)),
         elapsed: log.totals.values().map(|total| total.elapsed).max().unwrap_or(0),
+        skipped: log.totals.values().map(|total| total.skipped).max().unwrap_or(0),
         guest_count: log.tally.as_ref().map(|tally| sum(&mut tally.values().copied())),
         audit_count: audit.map(Audit::total),
     }

@@ -154,6 +154,9 @@ pub struct Totals {
     pub cycles: u64,
     /// TSC ticks from the first entry until the last exit was dealt with.
     pub elapsed: u64,
+    /// TSC ticks of idle time that were skipped: they passed on the guest's clock alone. Left out where there are none.
+    #[serde(skip_serializing_if = "is_none")]
+    pub skipped: u64,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
     /// Exits in the emulator's log, without those of the monitor's own probes (`probe` records); `null` without an audit.

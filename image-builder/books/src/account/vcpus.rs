@@ -23,6 +23,9 @@ pub struct VcpuAccount {
     pub cycles: u64,
     /// TSC ticks from the first entry until the last exit was dealt with.
     pub elapsed: u64,
+    /// TSC ticks of idle time that were skipped: they passed on the guest's clock alone. Left out where there are none.
+    #[serde(skip_serializing_if = "is_none")]
+    pub skipped: u64,
     /// Exits in the emulator's log of its processor; `null` without an audit, or where that log does not name processors.
     pub audit_count: Option<u64>,
     /// The reasons that the ledger or the emulator has on it, in ascending order.
@@ -61,6 +64,7 @@ pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
             entries: total.entries,
             cycles: total.cycles,
             elapsed: total.elapsed,
+            skipped: total.skipped,
             audit_count: audit.and_then(|audit| audit.total_on(vcpu)),
             reasons: numbers.into_iter().map(|number| reason(log, audit, vcpu, number)).collect(),
         }

@@ -298,6 +298,8 @@ pub struct Total {
     pub cycles: u64,
     /// TSC ticks from the first entry until the last exit was dealt with.
     pub elapsed: u64,
+    /// TSC ticks of idle time that were skipped: they passed on the guest's clock alone.
+    pub skipped: u64,
 }
 
 /// Properties of vCPU 0's processor that decide what exits cost, besides its model, as an account shows them, too. A property that

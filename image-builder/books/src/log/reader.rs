@@ -412,11 +412,11 @@ impl State {
     }
 
     fn total(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let read::Total { vcpu, exits, entries, cycles, elapsed, smis } = fields.of(read::Total::of)?;
+        let read::Total { vcpu, exits, entries, cycles, elapsed, skipped, smis } = fields.of(read::Total::of)?;
         if let (Some(silicon), Some(_)) = (&mut self.log.silicon, smis) {
             silicon.smis = smis;
         }
-        match self.log.totals.insert(vcpu, Total { exits, entries, cycles, elapsed }) {
+        match self.log.totals.insert(vcpu, Total { exits, entries, cycles, elapsed, skipped: skipped.unwrap_or(0) }) {
             Some(_) => Err(fields.problem(format!("repeats vCPU {vcpu}"))),
             None => self.bounded("vCPUs", self.log.totals.len(), MOST_ROWS),
         }

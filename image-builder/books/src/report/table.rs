@@ -9,7 +9,7 @@ use tollgate_abi::workload::TABLE as WORKLOADS;
 
 use super::figures::{average, book, percent, seen};
 use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, silicon, vcpus};
-use crate::account::{Account, Book, Merged, Reason};
+use crate::account::{Account, Book, Merged, Reason, VcpuAccount};
 use crate::failure::Status;
 use crate::log::Judged;
 use crate::log::Stop;
@@ -75,6 +75,7 @@ fn render(account: &Account, look: Look) -> String {
     }
     text += "\n";
     text += &lines(&looks(account), terminal);
+    text += &lines(&idle(account), terminal);
     let verdict = verdict(account);
     let (first, more) = verdict.split_once('\n').unwrap_or((&verdict, ""));
     let color = if account.status == Status::Balanced { AnsiColor::Green } else { AnsiColor::Red };
@@ -291,9 +292,21 @@ pub(super) fn looks(account: &Account) -> String {
             _ => "ends of the preemption timer",
         };
         let are = if reason.looks == 1 { "is the monitor's own look" } else { "are the monitor's own looks" };
-        format!("{} of the {of} {are} at a guest that ran long (watchdog, limit)\n", reason.looks)
+        format!("{} of the {of} {are} at a guest that ran long (watchdog, limit) or idled\n", reason.looks)
     };
     looked.map(sentence).collect()
+}
+
+/// The parts of the guest's time where idle time was skipped, as a sentence.
+pub(super) fn idle(account: &Account) -> String {
+    let sum = |ticks: fn(&VcpuAccount) -> u64| account.per_vcpu.iter().map(ticks).fold(0, u64::saturating_add);
+    let (elapsed, cycles, skipped) = (sum(|vcpu| vcpu.elapsed), sum(|vcpu| vcpu.cycles), sum(|vcpu| vcpu.skipped));
+    if skipped == 0 {
+        return String::new();
+    }
+    let (guest, all) = (elapsed.saturating_sub(cycles), elapsed.saturating_add(skipped));
+    let on = if account.per_vcpu.len() == 1 { "the guest's clock" } else { "the vCPUs' clocks" };
+    format!("{all} ticks on {on}: {guest} in the guest, {cycles} in exits, {skipped} of idle time that was skipped\n")
 }
 
 fn scenarios(account: &Account) -> Sheet {

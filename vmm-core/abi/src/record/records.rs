@@ -467,6 +467,8 @@ records! {
         cycles: Number,
         /// TSC ticks from the first entry to the last exit.
         elapsed: Number,
+        /// TSC ticks of idle time that were skipped: they passed on the guest's clock alone, and are not among those of `elapsed`.
+        skipped: Number optional,
         /// System-management interrupts in the run, on vCPU 0's processor, where that counts them.
         smis: Number optional,
     }

@@ -8,7 +8,7 @@ use super::{grouped, timeline};
 use crate::account::{Account, Reason, VcpuAccount};
 use crate::failure::Status;
 use crate::report::figures::{average, book, bounds, percent, percentile, seen};
-use crate::report::table::{last_exit, looks, parts, with_scenarios};
+use crate::report::table::{idle, last_exit, looks, parts, with_scenarios};
 use crate::report::{Look, Order, Titled, silicon};
 
 /// The most vCPUs that are drawn; all of them are in the table.
@@ -54,7 +54,7 @@ pub(super) fn verdict(account: &Account) -> Markup {
 }
 
 fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
-    let looks = looks(account);
+    let (looks, idle) = (looks(account), idle(account));
     html! {
         header {
             @match letter {
@@ -72,6 +72,7 @@ fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
             @if let Some(limit) = account.audit_limit { p.note { (limit) } }
             @for line in silicon::disturbed(account) { p.note { (line) } }
             @if !looks.is_empty() { p.note { (looks) } }
+            @if !idle.is_empty() { p.note { (idle) } }
             @if account.log.damaged > 0 {
                 p.note { (account.log.damaged) " damaged records and " (account.log.noise) " lines of noise were skipped." }
             }
