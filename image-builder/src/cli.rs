@@ -1,6 +1,7 @@
 //! The command line: every command, option and example.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -55,6 +56,7 @@ const REPORT_EXAMPLES: &str = "Examples:
   tollgate report --format csv --decimal-comma results > exits.csv     for a spreadsheet in German or French
   tollgate report --format json results | jq '.[] | {source, verdict}'
   tollgate report --format prometheus --out tollgate.prom results/serial.log
+  tollgate report --format leaves results/serial.log | grep '0x4ffffffd 0x0a'    as `cpuid -1 -l 0x4ffffffd -s 10` prints it
   tollgate report --format parquet --out runs fleet    a data set, for DuckDB, Polars or Spark
   tollgate report --merge fleet                  thousands of logs, by platform, build and options
   ssh bench cat /dev/ttyS0 | tollgate report -
@@ -406,15 +408,10 @@ impl Default for ReportFormat {
 
 impl ValueEnum for ReportFormat {
     fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [ReportFormat; 7] = [
-            ReportFormat::File(Format::Table),
-            ReportFormat::File(Format::Json),
-            ReportFormat::File(Format::Csv),
-            ReportFormat::File(Format::Html),
-            ReportFormat::File(Format::Openmetrics),
-            ReportFormat::File(Format::Prometheus),
-            ReportFormat::Parquet,
-        ];
+        static ALL: LazyLock<Vec<ReportFormat>> = LazyLock::new(|| {
+            let files = Format::value_variants().iter().map(|&format| ReportFormat::File(format));
+            files.chain([ReportFormat::Parquet]).collect()
+        });
         &ALL
     }
 

@@ -144,7 +144,7 @@ fn microbenchmarks_of_a_real_machine_are_read_from_its_logs() {
     }
 }
 
-const FORMS: [&str; 6] = ["table", "json", "csv", "html", "openmetrics", "prometheus"];
+const FORMS: [&str; 7] = ["table", "json", "csv", "html", "openmetrics", "prometheus", "leaves"];
 
 /// Good and bad logs in a directory, and beside them other files.
 fn fleet() -> tempfile::TempDir {

@@ -8,6 +8,7 @@ use std::io::Write;
 use common::{text, tollgate_in};
 use serde_json::Value;
 use tollgate_books::failure::Status;
+use tollgate_books::log::CpuidLine;
 
 /// The commands: a total, a reason that is frequent, one that is undefined, and the total again.
 const COMMANDS: &str = "cpuid -1 -l 0x4fffffff; cpuid -1 -l 0x4ffffffd -s 30; cpuid -1 -l 0x4ffffffc -s 30; \
@@ -48,6 +49,10 @@ fn check(on: &str) {
     assert_eq!(account["books"], serde_json::json!(["ledger", "emulator", "cpuid"]), "{on}");
     let console = |line: &str| log.contains(&format!("text=\"{line}"));
     assert!(console("init: Linux ") && console("init: the commands ended with status 0"), "{log}");
+    // What the real program printed is printed again, byte for byte.
+    let printed = log.lines().filter_map(|line| line.split_once("text=\"")?.1.split('"').next());
+    let lines: Vec<(&str, CpuidLine)> = printed.filter_map(|text| Some((text, CpuidLine::parse(text)?))).collect();
+    assert!(lines.len() >= 3 && lines.iter().all(|(text, line)| line.to_string() == *text), "{on}: {lines:?}");
     let read = account["cpuid"].as_array().unwrap();
     // The kernel may write into one of the lines.
     assert!(read.len() >= 3, "{on}: {read:?}");

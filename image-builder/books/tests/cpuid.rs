@@ -3,10 +3,12 @@
 mod common;
 
 use common::{LogText, Row};
+use tollgate_abi::ExitReason;
+use tollgate_abi::leaves::Answer;
 use tollgate_abi::record::Kind;
 use tollgate_books::account::{Account, Book};
 use tollgate_books::failure::Status;
-use tollgate_books::log::LogReader;
+use tollgate_books::log::{CpuidLine, LogReader};
 use tollgate_books::report::{Format, Titled, render};
 
 /// The ledger at the end: 120 exits of 7,400 cycles.
@@ -109,6 +111,75 @@ fn a_value_that_the_ledger_does_not_allow_is_a_difference() {
         ),
     );
     check(3, [40, 0, 0, 1], &format!("{io} eax=0x28 ebx=0x0 ecx=0x0 edx=0x1, {never}"));
+}
+
+#[test]
+fn the_answers_at_the_end_are_printed_as_cpuid_prints_them() {
+    let answers = |map: &str| {
+        let mut log = LogText::default();
+        log.record(Kind::Tollgate).number("protocol", 1).word("leaf_map", map).number("vcpus", 1).finish().unwrap();
+        log.ledger(0, &LEDGER);
+        log.verdict("balanced", "");
+        let account = Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), None, None);
+        assert_eq!((account.totals.exits, account.totals.cycles), (120, 7400));
+        render(&[Titled { title: String::new(), account }], Format::Leaves)
+    };
+    // Leaf, subleaf, EAX and EBX:ECX, as the tables of each term say.
+    for (map, expected, lines) in [
+        (
+            "autumn2021",
+            [
+                (0x4fff_ffff, 0, 120, 0),
+                (0x4fff_fffe, 0, 0, 7400),
+                (0x4fff_fffd, 30, 100, 0),
+                (0x4fff_fffc, 30, 0, 6000),
+            ],
+            2 + 2 * 86,
+        ),
+        (
+            "autumn2022",
+            [
+                (0x4fff_fffc, 0, 120, 0),
+                (0x4fff_fffd, 0, 0, 7400),
+                (0x4fff_fffe, 30, 100, 0),
+                (0x4fff_ffff, 30, 0, 6000),
+            ],
+            2 + 2 * 86,
+        ),
+        (
+            "spring2021",
+            [(0x4fff_ffff, 0, 120, 7400), (0x4fff_fffe, 10, 20, 0), (0x4fff_fffe, 30, 100, 0), (0x4fff_fffe, 0, 0, 0)],
+            1 + 86,
+        ),
+    ] {
+        let text = answers(map);
+        let printed: Vec<&str> = text.lines().collect();
+        assert_eq!(printed.len(), 2 * lines, "{map}");
+        let mut seen = Vec::new();
+        for two in printed.chunks(2) {
+            assert_eq!(two[0], "CPU:");
+            let line = CpuidLine::parse(two[1]).expect("it is a line of cpuid");
+            assert_eq!(line.to_string(), two[1]);
+            let undefined = line.answer == Answer::UNDEFINED;
+            assert_eq!(undefined, !ExitReason(line.subleaf as u16).is_defined(), "{}", two[1]);
+            seen.push((line.leaf, line.subleaf, line.answer.eax, line.answer.ebx_ecx()));
+        }
+        assert!(expected.iter().all(|line| seen.contains(line)), "{map}: {seen:x?}");
+    }
+    let reason = "CPU:\n   0x4ffffffd 0x1e: eax=0x00000064 ebx=0x00000000 ecx=0x00000000 edx=0x00000000\n";
+    let undefined = "CPU:\n   0x4ffffffc 0x23: eax=0x00000000 ebx=0x00000000 ecx=0x00000000 edx=0xffffffff\n";
+    let text = answers("autumn2021");
+    assert!(text.contains(reason) && text.contains(undefined), "{text}");
+}
+
+#[test]
+fn a_log_without_a_whole_ledger_has_no_answers() {
+    let mut log = LogText::default();
+    log.header(KERNEL);
+    log.exit(&LEDGER[0]);
+    let account = Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), None, None);
+    let text = render(&[Titled { title: "torn.log".to_owned(), account }], Format::Leaves);
+    assert_eq!(text, "==> torn.log: no answers without a whole ledger: unfinished <==\n");
 }
 
 /// The findings about two lines, where the ledger's 20 exits of CPUID took 10 to 60 ticks, and 1,000 in all.

@@ -1,5 +1,7 @@
 //! The lines that Debian's `cpuid` prints in a guest about the account's leaves: a book that no one here wrote.
 
+use std::fmt;
+
 use tollgate_abi::leaves::{Answer, CONTRACT};
 
 /// The most lines that are kept; those behind them are counted.
@@ -40,9 +42,9 @@ impl CpuidLines {
 }
 
 impl CpuidLine {
-    /// The line as `cpuid` prints it, whole: `   0x4ffffffd 0x1e: eax=0x00000000 ebx=... ecx=... edx=...`. The kernel may write
+    /// Reads the line as `cpuid` prints it, whole: `   0x4ffffffd 0x1e: eax=0x00000000 ebx=... ecx=... edx=...`. The kernel may write
     /// between its characters; such a line is none.
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let (leaf, rest) = text.strip_prefix("   ")?.split_once(' ')?;
         let (subleaf, rest) = rest.split_once(": ")?;
         let mut registers = rest.split(' ');
@@ -53,6 +55,14 @@ impl CpuidLine {
         let digits = subleaf.strip_prefix("0x").filter(|digits| (2..=8).contains(&digits.len()))?;
         let subleaf = hexadecimal(digits)?;
         registers.next().is_none().then_some(Self { leaf, subleaf, answer })
+    }
+}
+
+/// As `cpuid` prints it.
+impl fmt::Display for CpuidLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { leaf, subleaf, answer: Answer { eax, ebx, ecx, edx } } = self;
+        write!(f, "   {leaf:#010x} {subleaf:#04x}: eax={eax:#010x} ebx={ebx:#010x} ecx={ecx:#010x} edx={edx:#010x}")
     }
 }
 
@@ -73,7 +83,8 @@ mod tests {
     fn only_whole_lines_of_the_accounts_leaves_are_taken() {
         let line = "   0x4ffffffd 0x1e: eax=0x000086c1 ebx=0x00000000 ecx=0x0000000a edx=0xffffffff";
         let answer = Answer { eax: 0x86c1, ebx: 0, ecx: 10, edx: u32::MAX };
-        assert_eq!(CpuidLine::parse(line), Some(CpuidLine { leaf: 0x4fff_fffd, subleaf: 0x1e, answer }));
+        let parsed = CpuidLine { leaf: 0x4fff_fffd, subleaf: 0x1e, answer };
+        assert_eq!((CpuidLine::parse(line), parsed.to_string().as_str()), (Some(parsed), line));
         for broken in [
             "CPU:",
             &line[1..],

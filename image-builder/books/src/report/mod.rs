@@ -7,6 +7,7 @@ mod data_set;
 mod figures;
 mod html;
 mod json;
+mod leaves;
 mod merged;
 mod metrics;
 mod order;
@@ -46,6 +47,8 @@ pub enum Format {
     Openmetrics,
     /// The same as Prometheus' text format, for collectors of text files.
     Prometheus,
+    /// The course's leaves at the end of the run, as `cpuid -1` prints them.
+    Leaves,
 }
 
 impl Format {
@@ -58,6 +61,7 @@ impl Format {
             Format::Html => Box::new(html::Page::new(look)),
             Format::Openmetrics => Box::new(metrics::Families::openmetrics()),
             Format::Prometheus => Box::new(metrics::Families::classic()),
+            Format::Leaves => Box::new(leaves::Leaves::new(several)),
         }
     }
 
