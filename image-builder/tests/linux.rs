@@ -49,7 +49,7 @@ fn check(on: &str) {
     assert_eq!(account["books"], serde_json::json!(["ledger", "emulator", "cpuid"]), "{on}");
     let console = |line: &str| log.contains(&format!("text=\"{line}"));
     assert!(console("init: Linux ") && console("init: the commands ended with status 0"), "{log}");
-    // What the real program printed is printed again, byte for byte.
+    // The lines of the real program are printed again, byte for byte.
     let printed = log.lines().filter_map(|line| line.split_once("text=\"")?.1.split('"').next());
     let lines: Vec<(&str, CpuidLine)> = printed.filter_map(|text| Some((text, CpuidLine::parse(text)?))).collect();
     assert!(lines.len() >= 3 && lines.iter().all(|(text, line)| line.to_string() == *text), "{on}: {lines:?}");

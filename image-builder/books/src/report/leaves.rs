@@ -11,7 +11,7 @@ use super::{Form, Titled};
 use crate::account::{Account, Group, Merged};
 use crate::log::CpuidLine;
 
-/// What `cpuid -1` prints before each answer.
+/// The line that `cpuid -1` prints before each answer.
 const HEADING: &str = "CPU:";
 
 /// The answers of each run.
