@@ -44,6 +44,8 @@ Environment:
 
 const IMAGE_EXAMPLES: &str = "Examples:
   tollgate image --uefi tollgate.img             then copy it to a whole USB stick: dd if=tollgate.img of=/dev/sdX
+  tollgate image --uefi linux.img --guest debian --exec nproc    a stick with Debian's Linux under the monitor
+  tollgate image --uefi linux.img --guest vmlinuz --initrd FILE --append quiet --memory 512
   tollgate image --rom tollgate.rom
   qemu-system-x86_64 -bios tollgate.rom -serial stdio -display none -no-reboot";
 
@@ -350,6 +352,9 @@ pub struct ImageArguments {
     /// The file for the disk image for a machine with UEFI
     #[arg(long, value_name = "FILE")]
     pub uefi: Option<PathBuf>,
+    /// Memory in MiB of the machine of a kernel [default: 256]
+    #[arg(long, value_name = "MIB", requires = "guest", value_parser = clap::value_parser!(u16).range(4..=2048))]
+    pub memory: Option<u16>,
     /// The contents of the image.
     #[command(flatten)]
     pub image: ImageOptions,

@@ -40,9 +40,18 @@ pub fn build_stick(guest: Option<&Path>, options: &str) -> Result<Stick, Failure
     with_guest(guest, options, |guest, elf, refuse| {
         Stick::build(APPLICATION_ELF, guest, &with_mark(options, elf)).map_err(|error| match error {
             StickError::Application(_) | StickError::Disk(_) => Failure::usage(&error).remedy(error.remedy()),
-            StickError::TooLarge(_) | StickError::Load(_) => refuse((error.to_string(), error.remedy())),
+            StickError::Load(_) => refuse((error.to_string(), error.remedy())),
         })
     })
+}
+
+/// Builds the stick for a guest that is too large for a ROM.
+///
+/// # Errors
+/// The guest's machine can't be as it is to be.
+pub fn build_stick_around(placed: &Placed, options: &str) -> Result<Stick, Failure> {
+    let stick = Stick::build(APPLICATION_ELF, &placed.loaded(), options);
+    stick.map_err(|error| Failure::usage(&error).remedy(error.remedy()))
 }
 
 /// Makes of a sentence and a remedy the failure that says that a file can't be the guest.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tollgate_abi::guest_image::Entry;
 use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
 use tollgate_books::failure::Failure;
+use tollgate_guests::layout::COMMAND_LINE_GPA;
 use tollgate_guests::{Request, Segment, is_bzimage, lower};
 
 use crate::debian::debian;
@@ -23,6 +24,8 @@ const HEAD_BYTES: u64 = 4096;
 /// and not every model tells one. The vCPUs' counters agree, which Linux believes of AMD's processors only if it is told.
 const COMMAND_LINE: &str =
     "console=ttyS0,115200 panic=-1 reboot=acpi cryptomgr.notests tsc_early_khz=1000000 tsc=reliable";
+/// The word in front of the TSC's rate, which the monitor corrects on silicon.
+const RATE: &str = "tsc_early_khz=";
 
 /// A kernel and its machine.
 #[derive(Clone, Debug)]
@@ -97,6 +100,21 @@ impl Kernel {
         let tollgate_guests::Entry { rip, rsp, rsi, cr3 } = lowered.entry;
         let end = lowered.segments.iter().map(Segment::end).max().unwrap_or(0);
         let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
-        Ok(Placed::new(pieces, end, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_mib << 20))
+        let placed = Placed::new(pieces, end, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_mib << 20);
+        let rate_at = COMMAND_LINE.find(RATE).map_or(0, |at| COMMAND_LINE_GPA + (at + RATE.len()) as u64);
+        Ok(placed.told_tsc_khz_at(rate_at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tollgate_abi::guest_image::TSC_KHZ_DIGITS;
+
+    #[test]
+    fn the_rate_that_the_monitor_corrects_has_as_many_digits_as_that_writes() {
+        let at = COMMAND_LINE.find(RATE).unwrap() + RATE.len();
+        let (rate, rest) = COMMAND_LINE[at..].split_at(TSC_KHZ_DIGITS);
+        assert!(rate.bytes().all(|byte| byte.is_ascii_digit()) && rest.starts_with(' '), "{COMMAND_LINE}");
     }
 }

@@ -16,7 +16,9 @@ pub const RANDOM_WATCHDOG_TICKS: u64 = 2_000_000;
 /// Ticks after which a random guest is stopped, unless asked otherwise: by then it has come to its end, or never will.
 pub const RANDOM_LIMIT_TICKS: u64 = 20_000_000;
 /// The watchdog's ticks under KVM, which may leave a processor for a while to do something else: about a second.
-pub const KVM_WATCHDOG_TICKS: u64 = 3_000_000_000;
+pub const KVM_WATCHDOG_TICKS: u64 = SILICON_WATCHDOG_TICKS;
+/// The watchdog's ticks for a kernel on silicon: about a second.
+pub const SILICON_WATCHDOG_TICKS: u64 = 3_000_000_000;
 /// The most ticks of the watchdog: the preemption timer, by which the monitor keeps it, has 32 bits.
 const MOST_WATCHDOG_TICKS: u64 = u32::MAX as u64;
 

@@ -78,11 +78,16 @@ fn a_kernel_is_known_by_its_content_and_goes_where_it_can() {
         |more: &[&str], part: &str| check(&[&["run", "--on", "bochs", "--guest", kernel], more].concat(), 2, part);
     run(&[], "kernel can't be the guest: the kernel speaks boot protocol 0.00");
     run(&["--workload", "cpuid"], "a kernel runs no workloads");
-    run(&["--uefi"], "a kernel goes into no image yet");
+    run(&["--uefi"], "kernel can't be the guest: the kernel speaks boot protocol 0.00");
     run(&["--memory", "2047"], "a kernel's machine can't have 2047 MiB of memory");
     run(&["--initrd", "/no/such/file"], "/no/such/file can't be read");
     run(&["--initrd", elf, "--exec", "true"], "cannot be used with");
-    check(&["image", "--rom", "absent/rom", "--guest", kernel], 2, "a kernel goes into no image yet");
+    check(&["image", "--rom", "absent/rom", "--guest", kernel], 2, "a kernel is too large for a ROM");
+    let stick = |more: &[&str], part: &str| check(&[&["image", "--uefi", "absent/stick"], more].concat(), 2, part);
+    stick(&["--guest", kernel], "kernel can't be the guest: the kernel speaks boot protocol 0.00");
+    stick(&["--guest", kernel, "--memory", "2047"], "a kernel's machine can't have 2047 MiB of memory");
+    stick(&["--guest", elf, "--memory", "64"], "--memory is of a kernel's machine, and the guest is no kernel");
+    stick(&["--memory", "64"], "--guest <FILE>");
     check(&["run", "--on", "bochs", "--guest", elf], 2, "neither an ELF file nor a Linux kernel");
     check(&["run", "--on", "bochs", "--guest", elf, "--append", "quiet"], 2, "the kernel's file is a script");
     check(&["run", "--append", "quiet"], 2, "--guest <FILE>");

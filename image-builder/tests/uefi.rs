@@ -8,18 +8,16 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use common::sticks::{Booted, FIRST_LOG, in_qemu, replace};
 use common::{text, tollgate_in};
 use serde_json::Value;
 use tempfile::TempDir;
-use tollgate::emulator::{Boot, Engine, Launch, Limits, Machine, PLATFORMS, STICK, Session, Target, bochs, ovmf};
+use tollgate::emulator::{Launch, Limits, STICK, Session, bochs, ovmf};
 use tollgate::image::disk;
 use tollgate::images;
 use tollgate_abi::ExitReason;
-use tollgate_abi::record::{Kind, Record};
+use tollgate_abi::record::Kind;
 use tollgate_abi::stick::{APPLICATION, GUEST, OPTIONS};
-use tollgate_books::log::{Log, LogReader};
-
-const FIRST_LOG: &str = "TG000001.LOG";
 
 /// A run of the tool with a stick in Bochs, audited.
 fn balanced_in_bochs(arguments: &[&str]) -> (Value, TempDir) {
@@ -93,65 +91,12 @@ fn firmwares_other_processors_run_vcpus_and_go_back() {
     assert!(!serial.contains("did not come back") && serial.contains(FIRST_LOG), "{serial}");
 }
 
-/// A launch of QEMU's own emulation with a stick. It does not count instructions: that takes five times as long, and is for runs
-/// that are to repeat.
-fn in_qemu(directory: &Path, stick: &[u8]) -> Launch {
-    let platform = PLATFORMS.iter().find(|row| row.engine == Engine::Tcg).unwrap();
-    let boot = Boot::Stick(stick);
-    let mut launch = Machine::new(Target::of(platform), boot)
-        .prepare(directory, boot, false)
-        .unwrap_or_else(|missing| panic!("this test needs QEMU. {missing}"));
-    let arguments = &mut launch.invocation.arguments;
-    let counting = arguments.iter().position(|word| word == "-icount").unwrap();
-    arguments.drain(counting..counting + 2);
-    launch
-}
-
-/// A stick in QEMU's own emulation, for tests that change the emulated machine.
-struct Booted {
-    serial: Log,
-    stick: Vec<u8>,
-    said: String,
-    _place: TempDir,
-}
-
-impl Booted {
-    fn new(stick: &[u8], change: impl FnOnce(&mut Launch)) -> Self {
-        Self::watched(stick, change, |_, _| {})
-    }
-
-    /// The same, with each record shown as it comes, and the emulator's folder.
-    fn watched(stick: &[u8], change: impl FnOnce(&mut Launch), mut observe: impl FnMut(&Record<'_>, &Path)) -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let mut launch = in_qemu(place.path(), stick);
-        change(&mut launch);
-        let limits = Limits { grace: Duration::from_secs(60), ..Limits::within(Duration::from_secs(180)) };
-        let session = Session::run(&launch, limits, |record| observe(record, place.path())).unwrap();
-        let serial = session.log.unwrap_or_else(|error| panic!("{error}\n{}", session.said));
-        let said = text(&fs::read(&launch.serial).unwrap());
-        let stick = fs::read(place.path().join(STICK)).unwrap();
-        Self { serial, stick, said, _place: place }
-    }
-
-    fn verdict(&self) -> String {
-        let verdict = self.serial.verdict.as_ref().expect("a verdict is the last record");
-        format!("{}: {}", verdict.result, verdict.detail)
-    }
-
-    fn log(&mut self, name: &str) -> Option<Log> {
-        disk::read(&mut self.stick, name).ok().map(|bytes| LogReader::read(&*bytes).unwrap())
-    }
-}
-
-/// Replaces an argument of an emulator.
-fn replace(launch: &mut Launch, old: &str, new: &str) {
-    let argument = launch.invocation.arguments.iter_mut().find(|argument| *argument == old);
-    *argument.unwrap_or_else(|| panic!("there is no argument {old}")) = new.into();
-}
-
 fn stick() -> Vec<u8> {
     images::build_stick(None, "workloads=cpuid").unwrap().bytes
 }
+
+/// MiB of a partition for small files.
+const PARTITION_MIB: usize = 40;
 
 /// The same stick with some files changed; those that are `None` are left out.
 fn with_files(changed: &[(&str, Option<&[u8]>)]) -> std::io::Result<Vec<u8>> {
@@ -163,7 +108,7 @@ fn with_files(changed: &[(&str, Option<&[u8]>)]) -> std::io::Result<Vec<u8>> {
         }
     }
     files.extend(changed.iter().filter_map(|&(name, bytes)| Some((name, bytes?.to_vec()))));
-    disk::build(&files.iter().map(|(name, bytes)| (*name, &**bytes)).collect::<Vec<_>>())
+    disk::build_of(PARTITION_MIB, &files.iter().map(|(name, bytes)| (*name, &**bytes)).collect::<Vec<_>>())
 }
 
 #[test]

@@ -6,25 +6,48 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::output_file;
 use tollgate_books::terminal::Terminal;
 
-use super::one_image::no_kernel_on_a_stick;
 use crate::cli::ImageArguments;
+use crate::image::{Rom, Stick};
 use crate::images;
+use crate::selection::SILICON_WATCHDOG_TICKS;
 
 pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
-    let options = arguments.image.selection()?.options()?;
+    let mut selection = arguments.image.selection()?;
     let guest = arguments.image.guest.as_deref();
-    if arguments.image.kernel(None).is_some() {
-        return Err(no_kernel_on_a_stick());
+    let kernel = arguments.image.kernel(arguments.memory);
+    check(arguments, kernel.is_some())?;
+    // A kernel computes for longer without an exit than the built-in guest, and silicon executes more ticks in that time.
+    if kernel.is_some() && arguments.image.watchdog.is_none() {
+        selection.run.watchdog_ticks = SILICON_WATCHDOG_TICKS;
     }
+    let options = selection.options()?;
     if let Some(path) = &arguments.rom {
-        let rom = images::build(guest, &options)?;
-        write(path, &rom.bytes, rom.monitor_bytes, rom.guest_bytes, Some(rom.free_bytes))?;
+        let Rom { bytes, monitor_bytes, guest_bytes, free_bytes } = images::build(guest, &options)?;
+        write(path, &bytes, monitor_bytes, guest_bytes, Some(free_bytes))?;
     }
     if let Some(path) = &arguments.uefi {
-        let stick = images::build_stick(guest, &options)?;
-        write(path, &stick.bytes, stick.monitor_bytes, stick.guest_bytes, None)?;
+        let Stick { bytes, monitor_bytes, guest_bytes } = match kernel {
+            Some(kernel) => images::build_stick_around(&kernel.place(selection.run.cpus)?, &options)?,
+            None => images::build_stick(guest, &options)?,
+        };
+        write(path, &bytes, monitor_bytes, guest_bytes, None)?;
     }
     Ok(Status::Balanced)
+}
+
+/// Refuses a kernel in a ROM, and memory for a guest whose machine has its own.
+fn check(arguments: &ImageArguments, is_kernel: bool) -> Result<(), Failure> {
+    if is_kernel && arguments.rom.is_some() {
+        let sentence = "a kernel is too large for a ROM";
+        return Err(
+            Failure::usage(sentence).remedy("use --uefi FILE, or boot it in an emulator by `tollgate run --guest`")
+        );
+    }
+    if !is_kernel && arguments.memory.is_some() {
+        let sentence = "--memory is of a kernel's machine, and the guest is no kernel";
+        return Err(Failure::usage(sentence).remedy("leave --memory out, or name a kernel with --guest"));
+    }
+    Ok(())
 }
 
 /// Writes an image and says what its parts take. In a ROM both parts are packed.

@@ -13,13 +13,8 @@ use super::boot::Booting;
 use super::stick;
 use crate::cli::RunArguments;
 use crate::emulator::{Boot, Limits, Machine, Target};
+use crate::image::Placed;
 use crate::images;
-
-/// The failure of a kernel that is to go into an image: that has no room for it.
-pub(super) fn no_kernel_on_a_stick() -> Failure {
-    Failure::usage("a kernel goes into no image yet: an emulator places it in memory")
-        .remedy("use `tollgate run --guest` without --uefi")
-}
 
 /// Said of a guest that ran none of the workloads that were named.
 const UNREAD: &str = "tollgate: --workload names workloads, and the guest of --guest began none: such a guest has to read the options \
@@ -37,15 +32,18 @@ pub(super) fn run_image(
     let kernel = arguments.image.kernel(arguments.memory);
     let placed = kernel.as_ref().map(|kernel| kernel.place(parsed.cpus)).transpose()?;
     let image = match &placed {
+        Some(placed) if arguments.uefi => images::build_stick_around(placed, options)?.bytes,
         Some(placed) => images::build_around(placed, options)?.bytes,
         None if arguments.uefi => images::build_stick(guest, options)?.bytes,
         None => images::build(guest, options)?.bytes,
     };
     let boot = match &placed {
+        _ if arguments.uefi => Boot::Stick(&image),
         Some(placed) => Boot::RomAndGuest(&image, placed),
-        None if arguments.uefi => Boot::Stick(&image),
         None => Boot::Rom(&image),
     };
+    // Firmware's memory has to hold a kernel's file and its machine.
+    let of_kernel = placed.as_ref().filter(|_| arguments.uefi).map_or(0, Placed::memory_mib);
     let workloads = parsed.selected(parsed.cpus.into()).count() as u64;
     let scenarios = parsed.scenarios().count() as u64;
     let and_scenarios = if scenarios > 0 { format!(", {}", counted(scenarios, "scenario")) } else { String::new() };
@@ -54,7 +52,7 @@ pub(super) fn run_image(
         boot,
         machine: Machine {
             target,
-            memory_mib: arguments.memory.filter(|_| placed.is_none()).unwrap_or(boot.memory_mib()),
+            memory_mib: arguments.memory.filter(|_| placed.is_none()).unwrap_or(boot.memory_mib() + of_kernel),
             cpus: arguments.machine_cpus.unwrap_or(parsed.processors()),
         },
         audit: arguments.audit,

@@ -7,7 +7,7 @@ use tollgate_books::terminal::Terminal;
 use tollgate_books::trace::Form;
 
 use super::boot::choose;
-use super::one_image::{no_kernel_on_a_stick, run_image};
+use super::one_image::run_image;
 use super::place::Place;
 use super::{atlas, print, trace};
 use crate::cli::RunArguments;
@@ -65,9 +65,6 @@ fn target(arguments: &RunArguments) -> Result<Target, Failure> {
     let is_atlas = arguments.image.wants_atlas();
     if arguments.uefi && is_atlas {
         return Err(Failure::usage("the atlas takes several runs, and is run from the ROM").remedy("leave --uefi out"));
-    }
-    if arguments.uefi && arguments.image.kernel(None).is_some() {
-        return Err(no_kernel_on_a_stick());
     }
     // An atlas is always audited.
     choose(arguments.on, arguments.cpu.as_deref(), arguments.audit || is_atlas)

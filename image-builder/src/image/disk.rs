@@ -14,10 +14,13 @@ use gpt::{GptConfig, partition_types};
 const SECTOR_BYTES: usize = 512;
 /// The first sector of the partition: 1 MiB, a multiple of every block that a medium may have.
 const FIRST_SECTOR: usize = 2048;
-/// Sectors of the partition. FAT32 has at least 65525 clusters (Microsoft's specification), of a sector each: 32 MiB.
-const PARTITION_SECTORS: usize = 40 << 11;
-/// Sectors of the disk: as many behind the partition as before it, for the second table.
-const DISK_SECTORS: usize = PARTITION_SECTORS + 2 * FIRST_SECTOR;
+/// The least size of the partition. FAT32 has at least 65525 clusters (Microsoft's specification), of a sector each: 32 MiB.
+const LEAST_MIB: usize = 40;
+/// Room beside the files, for logs and the tables of the file system.
+const FREE_MIB: usize = 36;
+const SECTORS_OF_A_MIB: usize = (1 << 20) / SECTOR_BYTES;
+/// The most bytes of files on an image: it is made in memory.
+const MOST_BYTES: usize = 3 << 30;
 
 const DISK_GUID: u128 = 0x546f_6c6c_6761_7465_8000_0000_0000_0001;
 const PARTITION_GUID: u128 = 0x546f_6c6c_6761_7465_8000_0000_0000_0002;
@@ -25,21 +28,36 @@ const VOLUME_ID: u32 = 0x546f_6c6c;
 const VOLUME_LABEL: [u8; 11] = *b"TOLLGATE   ";
 
 /// The most bytes of a file that are read back.
-const MOST_FILE_BYTES: u64 = 64 << 20;
+const MOST_FILE_BYTES: u64 = MOST_BYTES as u64;
 
 /// A file on the partition: its path, with backslashes as UEFI has them, and its bytes.
 pub type Entry<'a> = (&'a str, &'a [u8]);
 
-/// Makes a disk image that holds these files.
+/// Makes a disk image that holds these files, with room for logs.
 ///
 /// # Errors
-/// They do not fit.
+/// They are too large.
 pub fn build(files: &[Entry<'_>]) -> io::Result<Vec<u8>> {
-    let mut disk = vec![0; DISK_SECTORS * SECTOR_BYTES];
+    let bytes: usize = files.iter().map(|(_, bytes)| bytes.len().next_multiple_of(SECTOR_BYTES)).sum();
+    if bytes > MOST_BYTES {
+        return Err(io::Error::other(format!("the files have {bytes} bytes, and it takes {MOST_BYTES} at most")));
+    }
+    // The tables have four bytes for each cluster, twice.
+    let mib = (bytes + bytes / (SECTOR_BYTES / 8)).div_ceil(1 << 20) + FREE_MIB;
+    build_of(mib.max(LEAST_MIB), files)
+}
+
+/// Makes a disk image whose partition has so many MiB.
+///
+/// # Errors
+/// The files do not fit.
+pub fn build_of(partition_mib: usize, files: &[Entry<'_>]) -> io::Result<Vec<u8>> {
+    let sectors = partition_mib * SECTORS_OF_A_MIB;
+    // As many behind the partition as before it, for the second table.
+    let mut disk = vec![0; (sectors + 2 * FIRST_SECTOR) * SECTOR_BYTES];
     let start = FIRST_SECTOR * SECTOR_BYTES;
-    let volume = &mut disk[start..start + PARTITION_SECTORS * SECTOR_BYTES];
-    format(volume, files)?;
-    partition(Cursor::new(&mut disk[..]))?;
+    format(&mut disk[start..start + sectors * SECTOR_BYTES], files)?;
+    partition(Cursor::new(&mut disk[..]), sectors)?;
     Ok(disk)
 }
 
@@ -64,9 +82,9 @@ fn format(volume: &mut [u8], files: &[Entry<'_>]) -> io::Result<()> {
     system.unmount()
 }
 
-fn partition(mut disk: Cursor<&mut [u8]>) -> io::Result<()> {
+fn partition(mut disk: Cursor<&mut [u8]>, sectors: usize) -> io::Result<()> {
     let fail = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
-    let protective = ProtectiveMBR::with_lb_size(DISK_SECTORS as u32 - 1);
+    let protective = ProtectiveMBR::with_lb_size((sectors + 2 * FIRST_SECTOR) as u32 - 1);
     protective.overwrite_lba0(&mut disk).map_err(|error| fail(&error))?;
     let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
     let mut table =
@@ -75,7 +93,7 @@ fn partition(mut disk: Cursor<&mut [u8]>) -> io::Result<()> {
         part_type_guid: partition_types::EFI,
         part_guid: uuid::Uuid::from_u128(PARTITION_GUID),
         first_lba: FIRST_SECTOR as u64,
-        last_lba: (FIRST_SECTOR + PARTITION_SECTORS) as u64 - 1,
+        last_lba: (FIRST_SECTOR + sectors) as u64 - 1,
         flags: 0,
         name: "Tollgate".to_owned(),
     };
@@ -135,7 +153,18 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_an_error() {
-        assert!(build(&[("LARGE", &vec![1; 41 << 20])]).is_err());
+        assert!(build_of(LEAST_MIB, &[("LARGE", &vec![1; 41 << 20])]).is_err());
+    }
+
+    #[test]
+    fn the_partition_grows_with_its_files_and_logs_have_room() {
+        let large: Vec<u8> = (0..20u32 << 20).map(|at| (at >> 9) as u8).collect();
+        let mut disk = build(&[("LARGE", &large)]).unwrap();
+        assert_eq!(disk.len(), (LEAST_MIB + 17 + 2) << 20);
+        assert!(read(&mut disk, "LARGE").unwrap() == large);
+        let system = FileSystem::new(Cursor::new(volume(&mut disk).unwrap()), FsOptions::new()).unwrap();
+        assert!(system.stats().unwrap().free_clusters() as usize * SECTOR_BYTES > 32 << 20);
+        assert_eq!(build(&[("SMALL", b"s")]).unwrap().len(), (LEAST_MIB + 2) << 20);
     }
 
     #[test]

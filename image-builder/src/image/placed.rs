@@ -1,4 +1,5 @@
-//! A guest that is too large for a ROM: its bytes, which the emulator puts into the machine's memory before it starts.
+//! A guest that is too large for a ROM: its bytes, which the emulator puts into the machine's memory before it starts, or which a
+//! stick has.
 
 use std::fs::File;
 use std::io;
@@ -8,9 +9,9 @@ use std::path::Path;
 use tollgate_abi::guest_image::{Entry, PLACED_MARK, Placing};
 use tollgate_abi::machine::Kind;
 
-use super::Guest;
+use super::{Guest, Piece};
 
-/// A guest's bytes by guest-physical address.
+/// A guest's bytes by guest-physical address. All between them is zero.
 #[derive(Clone, Debug)]
 pub struct Placed {
     placing: Placing,
@@ -18,18 +19,29 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// The pieces of a guest that reaches to `end`, with a mark before and behind it: the beginning of the first page is nobody's.
-    /// All between the pieces is zero.
-    pub fn new(mut pieces: Vec<(u64, Vec<u8>)>, end: u64, entry: Entry, memory_bytes: u64) -> Self {
-        let end = end.next_multiple_of(8);
-        pieces.extend([0, end].map(|gpa| (gpa, PLACED_MARK.to_vec())));
-        let placed_bytes = end + PLACED_MARK.len() as u64;
-        Self { placing: Placing { machine: Kind::Pc, memory_bytes, placed_bytes, entry }, pieces }
+    /// The pieces of a guest that reaches to `end`.
+    pub fn new(pieces: Vec<(u64, Vec<u8>)>, end: u64, entry: Entry, memory_bytes: u64) -> Self {
+        let placed_bytes = end.next_multiple_of(8) + PLACED_MARK.len() as u64;
+        let placing = Placing { machine: Kind::Pc, memory_bytes, placed_bytes, entry, tsc_khz_gpa: 0 };
+        Self { placing, pieces }
     }
 
-    /// The guest as an image has it: without its bytes.
+    /// The guest with the TSC's rate in its text at this address, which a monitor that knows it corrects.
+    pub fn told_tsc_khz_at(mut self, gpa: u64) -> Self {
+        self.placing.tsc_khz_gpa = gpa;
+        self
+    }
+
+    /// The guest as an image has it that others place: without its bytes.
     pub fn guest(&self) -> Guest<'static> {
         Guest { placing: self.placing, pieces: Vec::new() }
+    }
+
+    /// The guest as an image has it that the monitor loads: with its bytes.
+    pub fn loaded(&self) -> Guest<'_> {
+        let pieces = self.pieces.iter().filter(|(_, bytes)| !bytes.is_empty());
+        let pieces = pieces.map(|(gpa, bytes)| Piece { gpa: *gpa, memory_bytes: bytes.len() as u64, bytes }).collect();
+        Guest { placing: Placing { placed_bytes: 0, ..self.placing }, pieces }
     }
 
     /// MiB of the guest's memory.
@@ -37,14 +49,17 @@ impl Placed {
         (self.placing.memory_bytes >> 20) as u16
     }
 
-    /// Writes the bytes to a file, in which the gaps take no room.
+    /// Writes the bytes to a file, in which the gaps take no room, with a mark before and behind them: the beginning of the first
+    /// page is nobody's.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let file = File::create(path)?;
         file.set_len(self.placing.placed_bytes)?;
-        self.pieces.iter().try_for_each(|(gpa, bytes)| file.write_all_at(bytes, *gpa))
+        self.pieces.iter().try_for_each(|(gpa, bytes)| file.write_all_at(bytes, *gpa))?;
+        let marks = [0, self.placing.placed_bytes - PLACED_MARK.len() as u64];
+        marks.into_iter().try_for_each(|gpa| file.write_all_at(&PLACED_MARK, gpa))
     }
 }
 

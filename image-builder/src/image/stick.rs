@@ -4,7 +4,8 @@ use std::io;
 
 use tollgate_abi::guest_image::{self, DIRECTORY_BYTES, LoadError};
 use tollgate_abi::monitor_image::PackedMonitor;
-use tollgate_abi::stick::{APPLICATION, GUEST, MOST_GUEST_BYTES, OPTIONS};
+use tollgate_abi::stick::{APPLICATION, GUEST, GUEST_CHECKSUM_BYTES, OPTIONS};
+use twox_hash::XxHash64;
 
 use super::{Guest, disk, pe};
 
@@ -25,9 +26,6 @@ pub enum StickError {
     /// The monitor is not as its link script makes it.
     #[error("{0}")]
     Application(#[from] pe::PeError),
-    /// The guest is larger than the monitor reads.
-    #[error("it takes {0} bytes, and the monitor reads {MOST_GUEST_BYTES} at most")]
-    TooLarge(usize),
     /// The directory refuses the guest.
     #[error("{0}")]
     Load(LoadError),
@@ -47,7 +45,6 @@ impl StickError {
     pub fn remedy(&self) -> &'static str {
         match self {
             StickError::Application(_) | StickError::Disk(_) => "build tollgate again",
-            StickError::TooLarge(_) => "strip it, optimize it for size, or move zeroes to .bss",
             StickError::Load(_) => "shorten the options, or change the guest's link script",
         }
     }
@@ -63,14 +60,18 @@ impl Stick {
         let file = guest_file(guest, options)?;
         let text = options_text(options);
         let bytes = disk::build(&[(APPLICATION, &application), (GUEST, &file), (OPTIONS, text.as_bytes())])?;
-        Ok(Self { bytes, monitor_bytes: application.len(), guest_bytes: file.len() - DIRECTORY_BYTES })
+        Ok(Self {
+            bytes,
+            monitor_bytes: application.len(),
+            guest_bytes: file.len() - DIRECTORY_BYTES - GUEST_CHECKSUM_BYTES,
+        })
     }
 }
 
 /// The monitor is a file of its own.
 const APART: PackedMonitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
 
-/// The directory page, and the segments behind it.
+/// The directory page, the segments behind it, and the checksum of all.
 fn guest_file(guest: &Guest<'_>, options: &str) -> Result<Vec<u8>, StickError> {
     let segments = guest.segments(DIRECTORY_BYTES as u64);
     let mut file = vec![0; DIRECTORY_BYTES];
@@ -78,13 +79,11 @@ fn guest_file(guest: &Guest<'_>, options: &str) -> Result<Vec<u8>, StickError> {
         file.resize(segment.image_offset as usize, 0);
         file.extend_from_slice(packed);
     }
-    if file.len() > MOST_GUEST_BYTES {
-        return Err(StickError::TooLarge(file.len()));
-    }
     let segments: Vec<_> = segments.into_iter().map(|(segment, _)| segment).collect();
     let mut page = [0; DIRECTORY_BYTES];
     guest_image::write_directory(&mut page, APART, &guest.placing, &segments, options)?;
     file[..DIRECTORY_BYTES].copy_from_slice(&page);
+    file.extend(XxHash64::oneshot(0, &file).to_le_bytes());
     Ok(file)
 }
 
@@ -105,8 +104,8 @@ fn options_text(options: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{APPLICATION_ELF, GUEST_ELF};
-    use tollgate_abi::guest_image::Directory;
+    use crate::image::{APPLICATION_ELF, GUEST_ELF, Placed};
+    use tollgate_abi::guest_image::{Directory, Entry};
     use tollgate_abi::stick::options_line;
 
     #[test]
@@ -129,11 +128,22 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_is_too_large_is_refused() {
-        let mut guest = Guest::parse(GUEST_ELF).unwrap();
-        let bytes: Vec<u8> =
-            (0..MOST_GUEST_BYTES as u64).map(|n| (n.wrapping_mul(0x5851_f42d_4c95_7f2d) >> 56) as u8).collect();
-        guest.pieces[0].bytes = &bytes;
-        assert!(matches!(Stick::build(APPLICATION_ELF, &guest, ""), Err(StickError::TooLarge(_))));
+    fn a_kernel_on_a_stick_is_its_pieces_and_a_checksum() {
+        let entry = Entry { rip: 0x20_0000, ..Entry::default() };
+        let code: Vec<u8> = (0..3u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let placed = Placed::new(vec![(0x1000, vec![7; 5000]), (0x20_0000, code.clone())], 5 << 20, entry, 64 << 20);
+        let mut stick = Stick::build(APPLICATION_ELF, &placed.loaded(), "book=none").unwrap();
+        let file = disk::read(&mut stick.bytes, GUEST).unwrap();
+        let (bytes, checksum) = file.split_last_chunk().unwrap();
+        assert_eq!(XxHash64::oneshot(0, bytes), u64::from_le_bytes(*checksum));
+        assert_eq!(stick.guest_bytes + DIRECTORY_BYTES + GUEST_CHECKSUM_BYTES, file.len());
+        let directory = Directory::read(file.first_chunk().unwrap(), file.len() as u64).unwrap();
+        assert_eq!((directory.placing.placed_bytes, directory.placing.entry), (0, entry));
+        let segments: Vec<_> = directory.segments().collect();
+        assert_eq!(segments.iter().map(|segment| segment.gpa).collect::<Vec<_>>(), [0x1000, 0x20_0000], "no marks");
+        assert!(segments[0].is_packed() && file[segments[1].image_offset as usize..][..code.len()] == code);
+        let outside = Placed::new(vec![(0x1000, vec![7; 5000])], 5 << 20, entry, 64 << 20);
+        let error = Stick::build(APPLICATION_ELF, &outside.loaded(), "").unwrap_err();
+        assert!(error.to_string().contains("entry point 0x200000") && !error.remedy().is_empty(), "{error}");
     }
 }

@@ -4,6 +4,7 @@
 #[path = "../../books/tests/common/mod.rs"]
 mod logs;
 mod script;
+pub mod sticks;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -50,6 +50,11 @@ pub(crate) fn guest(write: impl FnOnce(&mut CodeAssembler)) -> Placed {
     of_pieces(vec![assemble(CODE, write)])
 }
 
+/// The same with another text, whose address is RSI at its first instruction, and another memory.
+pub(crate) fn guest_with(gpa: u64, text: &[u8], memory_bytes: u64, write: impl FnOnce(&mut CodeAssembler)) -> Placed {
+    with_text(vec![assemble(CODE, write)], gpa, text, memory_bytes)
+}
+
 /// A guest of this code that has interrupts of one vector handled by other code, with the tables that this takes.
 pub(crate) fn interruptible(
     write: impl FnOnce(&mut CodeAssembler),
@@ -81,16 +86,20 @@ pub(crate) fn interruptible(
     ])
 }
 
-fn of_pieces(mut pieces: Vec<(u64, Vec<u8>)>) -> Placed {
+fn of_pieces(pieces: Vec<(u64, Vec<u8>)>) -> Placed {
+    with_text(pieces, FAR, FAR_TEXT, MEMORY_BYTES)
+}
+
+fn with_text(mut pieces: Vec<(u64, Vec<u8>)>, gpa: u64, text: &[u8], memory_bytes: u64) -> Placed {
     let directory: Vec<u64> = (0..512).map(|page| page << 21 | 0x83).collect();
     pieces.extend([
         (TABLES, words(&[TABLES + 0x1003])),
         (TABLES + 0x1000, words(&[TABLES + 0x2003])),
         (TABLES + 0x2000, words(&directory)),
-        (FAR, FAR_TEXT.to_vec()),
+        (gpa, text.to_vec()),
     ]);
-    let entry = Entry { rip: CODE, rsp: CODE, rsi: FAR, rdi: 7, cr3: TABLES };
-    Placed::new(pieces, FAR + FAR_TEXT.len() as u64, entry, MEMORY_BYTES)
+    let entry = Entry { rip: CODE, rsp: CODE, rsi: gpa, rdi: 7, cr3: TABLES };
+    Placed::new(pieces, gpa + text.len() as u64, entry, memory_bytes)
 }
 
 /// Sends AL.

@@ -1,8 +1,11 @@
 //! The machine `pc` with guests of a few instructions, which the emulators place in memory: its devices as a kernel meets them, and
-//! the verdicts on its ends.
+//! the verdicts on its ends. The same from a stick.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod guest;
 mod idle;
+mod stick;
 
 use iced_x86::code_asm::*;
 use tollgate_abi::ExitReason;

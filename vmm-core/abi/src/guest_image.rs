@@ -9,7 +9,8 @@
 //! ([`crate::monitor_image`]). Numbers are little-endian.
 //!
 //! A guest that is too large for a ROM is *placed*: the emulator puts its bytes where guest-physical 0 is before the machine
-//! starts ([`PLACED_HPA`]). Such a guest has no segments, and the monitor writes nothing for it.
+//! starts ([`PLACED_HPA`]). Such a guest has no segments, and the monitor writes nothing for it. On a stick, where there is room,
+//! the same guest has segments.
 
 use core::fmt;
 
@@ -23,11 +24,11 @@ use crate::monitor_image::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonit
 /// Marks a directory page.
 pub const MAGIC: [u8; 8] = *b"TollGate";
 /// Version of this format.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// The most segments that a guest may have.
 pub const MAX_SEGMENTS: usize = 16;
 
-const HEADER_BYTES: usize = 104;
+const HEADER_BYTES: usize = 112;
 /// Offset of the machine's number and the words behind it.
 const GUEST_IN_DIRECTORY: usize = 48;
 
@@ -38,10 +39,13 @@ pub const PLACED_HPA: u64 = 8 << 20;
 pub const PLACED_BYTES_AT: u32 = ROM_BASE + (DIRECTORY_OFFSET + GUEST_IN_DIRECTORY + 16) as u32;
 /// The bytes with which a placed guest begins and ends, so that the monitor sees whether the emulator placed all of it.
 pub const PLACED_MARK: [u8; 8] = *b"TollGues";
+
+/// Digits of the TSC's rate in kHz, as the guest has it in its own text ([`Placing::tsc_khz_gpa`]).
+pub const TSC_KHZ_DIGITS: usize = 7;
 const SEGMENT_BYTES: usize = 40;
 
 const _: () = assert!(PLACE_IN_DIRECTORY + PACKED_MONITOR_BYTES <= GUEST_IN_DIRECTORY);
-const _: () = assert!(GUEST_IN_DIRECTORY + size_of::<[u64; 7]>() == HEADER_BYTES);
+const _: () = assert!(GUEST_IN_DIRECTORY + size_of::<[u64; 8]>() == HEADER_BYTES);
 
 /// A piece of guest memory to be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,13 +95,17 @@ pub struct Placing {
     pub placed_bytes: u64,
     /// The guest's beginning.
     pub entry: Entry,
+    /// The address at which the guest is told the TSC's rate in kHz, by [`TSC_KHZ_DIGITS`] decimal digits; 0 if it is not. A monitor
+    /// that knows the rate writes it there. Otherwise the rate of emulators stays, whose ticks have no rate of their own.
+    pub tsc_khz_gpa: u64,
 }
 
 impl Placing {
     /// A guest of the unikernel's machine, with this entry point, which the monitor loads.
     pub const fn unikernel(entry_gpa: u64) -> Self {
         let entry = Entry { rip: entry_gpa, rsp: 0, rdi: BOOT_INFO_GPA, rsi: 0, cr3: PAGE_TABLES_GPA };
-        Self { machine: Kind::Unikernel, memory_bytes: Kind::Unikernel.row().memory_bytes(), placed_bytes: 0, entry }
+        let memory_bytes = Kind::Unikernel.row().memory_bytes();
+        Self { machine: Kind::Unikernel, memory_bytes, placed_bytes: 0, entry, tsc_khz_gpa: 0 }
     }
 
     /// Bytes of memory that segments may lie in.
@@ -108,10 +116,10 @@ impl Placing {
         }
     }
 
-    const fn words(&self) -> [u64; 7] {
+    const fn words(&self) -> [u64; 8] {
         // RIP has its place further up.
         let Entry { rsp, rdi, rsi, cr3, .. } = self.entry;
-        [self.machine as u64, self.memory_bytes, self.placed_bytes, rsp, rdi, rsi, cr3]
+        [self.machine as u64, self.memory_bytes, self.placed_bytes, rsp, rdi, rsi, cr3, self.tsc_khz_gpa]
     }
 }
 
@@ -156,6 +164,8 @@ pub enum LoadError {
     Machine(u64),
     /// The machine can't have as much memory, in bytes, or a guest as long in it.
     Memory(Placing),
+    /// The place for the TSC's rate is not in the guest's memory.
+    TscRate(u64),
 }
 
 impl fmt::Display for LoadError {
@@ -211,6 +221,9 @@ impl fmt::Display for LoadError {
                      it: it has 2 to {MOST_MEMORY_MIB} MiB, a multiple of 2 MiB"
                 )
             }
+            LoadError::TscRate(gpa) => {
+                write!(f, "the guest is told the TSC's rate at {gpa:#x}, which is not in its memory")
+            }
         }
     }
 }
@@ -218,17 +231,13 @@ impl fmt::Display for LoadError {
 /// Checks that segments can be loaded side by side and that the entry point is in one of them.
 ///
 /// # Errors
-/// The first rule that a segment breaks.
+/// The first rule that the machine or a segment breaks.
 pub fn check(placing: &Placing, segments: impl Iterator<Item = Segment> + Clone) -> Result<(), LoadError> {
-    let (entry_gpa, ram_bytes) = (placing.entry.rip, placing.ram_bytes());
-    let count = segments.clone().count();
+    let (entry_gpa, count) = (placing.entry.rip, segments.clone().count());
     if placing.machine == Kind::Pc {
-        let fits = (LARGE_PAGE_BYTES..=MOST_MEMORY_MIB << 20).contains(&placing.memory_bytes)
-            && placing.memory_bytes.is_multiple_of(LARGE_PAGE_BYTES)
-            && placing.placed_bytes <= placing.memory_bytes;
-        if !fits {
-            return Err(LoadError::Memory(*placing));
-        }
+        check_pc(placing)?;
+    }
+    if placing.machine == Kind::Pc && placing.placed_bytes > 0 {
         if entry_gpa >= placing.placed_bytes {
             return Err(LoadError::EntryOutside(entry_gpa));
         }
@@ -241,24 +250,43 @@ pub fn check(placing: &Placing, segments: impl Iterator<Item = Segment> + Clone)
     if count > MAX_SEGMENTS {
         return Err(LoadError::TooManySegments(count));
     }
+    check_segments(placing, segments.clone())?;
+    let holds_entry =
+        |segment: &Segment| entry_gpa.checked_sub(segment.gpa).is_some_and(|offset| offset < segment.memory_bytes);
+    if segments.clone().any(|segment| holds_entry(&segment)) { Ok(()) } else { Err(LoadError::EntryOutside(entry_gpa)) }
+}
+
+/// Checks the memory of a PC, which an image chooses.
+fn check_pc(placing: &Placing) -> Result<(), LoadError> {
+    let fits = (LARGE_PAGE_BYTES..=MOST_MEMORY_MIB << 20).contains(&placing.memory_bytes)
+        && placing.memory_bytes.is_multiple_of(LARGE_PAGE_BYTES)
+        && placing.placed_bytes <= placing.memory_bytes;
+    if !fits {
+        return Err(LoadError::Memory(*placing));
+    }
+    let end = placing.tsc_khz_gpa.checked_add(TSC_KHZ_DIGITS as u64);
+    if end.is_none_or(|end| end > placing.memory_bytes) {
+        return Err(LoadError::TscRate(placing.tsc_khz_gpa));
+    }
+    Ok(())
+}
+
+/// Checks that segments lie in memory, beside each other, and not in the area that the monitor writes for its own guests.
+fn check_segments(placing: &Placing, segments: impl Iterator<Item = Segment> + Clone) -> Result<(), LoadError> {
+    let ram_bytes = placing.ram_bytes();
     for (i, segment) in segments.clone().enumerate() {
         if segment.file_bytes > segment.memory_bytes {
             return Err(LoadError::FileLongerThanMemory(segment));
         }
         let end = segment.gpa.checked_add(segment.memory_bytes).filter(|&end| end <= ram_bytes);
         let end = end.ok_or(LoadError::OutsideMemory(segment, ram_bytes))?;
-        if segment.gpa < BOOT_AREA_BYTES {
+        if placing.machine == Kind::Unikernel && segment.gpa < BOOT_AREA_BYTES {
             return Err(LoadError::OverlapsBootArea(segment));
         }
         let shares = |other: &Segment| segment.gpa < other.gpa.saturating_add(other.memory_bytes) && other.gpa < end;
         if let Some(other) = segments.clone().skip(i + 1).find(shares) {
             return Err(LoadError::Overlap(segment, other));
         }
-    }
-    let holds_entry =
-        |segment: &Segment| entry_gpa.checked_sub(segment.gpa).is_some_and(|offset| offset < segment.memory_bytes);
-    if !segments.clone().any(|segment| holds_entry(&segment)) {
-        return Err(LoadError::EntryOutside(entry_gpa));
     }
     Ok(())
 }
@@ -332,11 +360,11 @@ impl<'a> Directory<'a> {
         let options_bytes = usize::try_from(word(&page[24..32])).map_err(|_| LoadError::Malformed)?;
         let options = rest.get(..options_bytes).filter(|bytes| options_fit(bytes)).ok_or(LoadError::Options)?;
         let options = core::str::from_utf8(options).map_err(|_| LoadError::Options)?;
-        let guest: [u64; 7] = core::array::from_fn(|at| word(&page[GUEST_IN_DIRECTORY + 8 * at..]));
-        let [machine, memory_bytes, placed_bytes, rsp, rdi, rsi, cr3] = guest;
+        let guest: [u64; 8] = core::array::from_fn(|at| word(&page[GUEST_IN_DIRECTORY + 8 * at..]));
+        let [machine, memory_bytes, placed_bytes, rsp, rdi, rsi, cr3, tsc_khz_gpa] = guest;
         let kind = u32::try_from(machine).ok().and_then(Kind::of_number).ok_or(LoadError::Machine(machine))?;
         let entry = Entry { rip: word(&page[16..24]), rsp, rdi, rsi, cr3 };
-        let placing = Placing { machine: kind, memory_bytes, placed_bytes, entry };
+        let placing = Placing { machine: kind, memory_bytes, placed_bytes, entry, tsc_khz_gpa };
         let directory = Self { placing, options, segments };
         check(&directory.placing, directory.segments())?;
         let in_image = |segment: &Segment| {
@@ -415,14 +443,16 @@ mod tests {
         memory_bytes: 64 << 20,
         placed_bytes: 32 << 20,
         entry: Entry { rip: 0x100_0000, rsp: 1, rdi: 2, rsi: 3, cr3: 4 },
+        tsc_khz_gpa: 0x2_0000,
     };
+
+    fn written(placing: &Placing, segments: &[Segment]) -> Result<[u8; DIRECTORY_BYTES], LoadError> {
+        let mut page = [0; DIRECTORY_BYTES];
+        write_directory(&mut page, MONITOR, placing, segments, "cpus=2").map(|()| page)
+    }
 
     #[test]
     fn a_placed_guest_has_no_segments_and_lies_in_memory_that_the_machine_can_have() {
-        let written = |placing: &Placing, segments: &[Segment]| {
-            let mut page = [0; DIRECTORY_BYTES];
-            write_directory(&mut page, MONITOR, placing, segments, "cpus=2").map(|()| page)
-        };
         let mut page = written(&KERNEL, &[]).unwrap();
         let directory = Directory::read(&page, 0x4_0000).unwrap();
         assert_eq!((directory.placing, directory.segments().count()), (KERNEL, 0));
@@ -437,8 +467,27 @@ mod tests {
             let placing = Placing { memory_bytes, placed_bytes, ..KERNEL };
             assert_eq!(written(&placing, &[]), Err(LoadError::Memory(placing)));
         }
+        for tsc_khz_gpa in [KERNEL.memory_bytes - TSC_KHZ_DIGITS as u64 + 1, u64::MAX] {
+            let placing = Placing { tsc_khz_gpa, ..KERNEL };
+            assert_eq!(written(&placing, &[]), Err(LoadError::TscRate(tsc_khz_gpa)));
+        }
         page[GUEST_IN_DIRECTORY] = 7;
         assert_eq!(Directory::read(&page, 0x4_0000).unwrap_err(), LoadError::Machine(7));
+    }
+
+    #[test]
+    fn a_pc_that_is_loaded_has_segments_anywhere_in_its_memory() {
+        let loaded = Placing { placed_bytes: 0, ..KERNEL };
+        let low = Segment { gpa: 0x1000, ..DATA };
+        let code = Segment { gpa: KERNEL.entry.rip, ..CODE };
+        let page = written(&loaded, &[low, code]).unwrap();
+        let directory = Directory::read(&page, 0x4_0000).unwrap();
+        assert_eq!((directory.placing, directory.segments().collect::<Vec<_>>()), (loaded, [low, code].into()));
+        assert_eq!(written(&loaded, &[]), Err(LoadError::Empty));
+        assert_eq!(written(&loaded, &[low]), Err(LoadError::EntryOutside(KERNEL.entry.rip)));
+        let high = Segment { gpa: KERNEL.memory_bytes - 0xfff, ..DATA };
+        assert_eq!(written(&loaded, &[code, high]), Err(LoadError::OutsideMemory(high, KERNEL.memory_bytes)));
+        assert_eq!(written(&loaded, &[code, code]), Err(LoadError::Overlap(code, code)));
     }
 
     proptest! {

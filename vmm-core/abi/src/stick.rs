@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! EFI\BOOT\BOOTX64.EFI     the monitor
-//! TOLLGATE\GUEST.BIN       a directory page (see guest_image), then the guest's segments; offsets count from its start
+//! TOLLGATE\GUEST.BIN       a directory page (see guest_image), the guest's segments, a checksum; offsets count from its start
 //! TOLLGATE\OPTIONS.TXT     the run's options, for a person to edit; without it those of the directory count
 //! TG000001.LOG ...         the log of each run, under the first number that is free
 //! ```
 
 use core::fmt::{self, Write};
 
+use crate::guest_image::DIRECTORY_BYTES;
 use crate::machine::OPTIONS_BYTES;
+use crate::machine::pc::MOST_MEMORY_MIB;
 
 /// The path at which firmware looks for the application on a removable medium.
 pub const APPLICATION: &str = "EFI\\BOOT\\BOOTX64.EFI";
@@ -18,8 +20,11 @@ pub const GUEST: &str = "TOLLGATE\\GUEST.BIN";
 /// The run's options as text.
 pub const OPTIONS: &str = "TOLLGATE\\OPTIONS.TXT";
 
-/// The most bytes of [`GUEST`] that are read.
-pub const MOST_GUEST_BYTES: usize = 4 << 20;
+/// Bytes at the end of [`GUEST`]: XXH64 of all before them, with seed 0, little-endian.
+pub const GUEST_CHECKSUM_BYTES: usize = size_of::<u64>();
+/// The most bytes of [`GUEST`] that are read: segments that don't overlap take no more than the largest machine has memory, but for
+/// the bytes between two, of which there are 15 at most.
+pub const MOST_GUEST_BYTES: usize = ((MOST_MEMORY_MIB as usize) << 20) + 2 * DIRECTORY_BYTES;
 /// The most bytes of [`OPTIONS`] that are read, comments included.
 pub const MOST_OPTIONS_BYTES: usize = 16 << 10;
 /// The most logs on one stick.

@@ -33,6 +33,8 @@ pub struct Firmware {
     pub guest_memory: fn(bytes: u64) -> Result<u64, Refused>,
     /// Memory for a trace, used by nothing else and mapped to itself, besides that of the guest. Asked for once.
     pub spare_memory: fn(guest_bytes: u64) -> &'static [Slot],
+    /// The rate of the TSC in kHz, for a guest that can't find it out; `None` on an emulator whose ticks have no rate of their own.
+    pub tsc_khz: fn() -> Option<u64>,
     /// Starts the other processors, each of which comes to [`crate::processors::other_main`] with a number of its own.
     pub start_others: fn(&LocalApic),
     /// Whether processors go back to the firmware. Then a vCPU is stopped by NMI: an INIT in VMX root operation stays pending

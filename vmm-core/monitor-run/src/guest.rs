@@ -4,7 +4,7 @@
 use alloc::boxed::Box;
 use alloc::vec;
 
-use tollgate_abi::guest_image::{Directory, Entry, PLACED_MARK, Placing};
+use tollgate_abi::guest_image::{Directory, Entry, PLACED_MARK, Placing, TSC_KHZ_DIGITS};
 use tollgate_abi::machine::*;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::memory::{BadAddress, GuestMemory};
@@ -19,6 +19,20 @@ pub(crate) struct Guest {
     pub(crate) memory: GuestMemory,
     /// The guest's beginning.
     pub(crate) entry: Entry,
+    /// The address at which the guest is told the TSC's rate, or 0.
+    tsc_khz_gpa: u64,
+}
+
+impl Guest {
+    /// Tells the guest the TSC's rate in kHz, if it has a place for that: by as many digits as there are, and blanks. A rate that
+    /// does not fit is not told.
+    pub(crate) fn tell_tsc_khz(&mut self, khz: u64) {
+        let text = alloc::format!("{khz:<TSC_KHZ_DIGITS$}");
+        if self.tsc_khz_gpa > 0 && text.len() == TSC_KHZ_DIGITS {
+            let told = self.memory.write(self.tsc_khz_gpa, text.as_bytes());
+            told.expect("the directory was checked against the guest's memory");
+        }
+    }
 }
 
 /// The machine that an image asks for.
@@ -60,7 +74,7 @@ pub(crate) unsafe fn load(
         unsafe { unpack(directory, model, image, guest_hpa, vcpus, facts) }
             .expect("the directory was checked against the guest's memory")
     };
-    Ok(Guest { model, memory, entry: placing.entry })
+    Ok(Guest { model, memory, entry: placing.entry, tsc_khz_gpa: placing.tsc_khz_gpa })
 }
 
 /// Whether a placed guest begins and ends with the marks that the host tool wrote.
@@ -72,7 +86,8 @@ fn is_placed(memory: &GuestMemory, bytes: u64) -> bool {
     has_mark(0) && has_mark(bytes.wrapping_sub(PLACED_MARK.len() as u64))
 }
 
-/// Takes the guest's memory, zeroed, and loads the guest: segments, page tables, boot information.
+/// Takes the guest's memory, zeroed, and loads the guest: its segments, and for a guest that is built for Tollgate page tables and
+/// boot information, which others bring along.
 ///
 /// The directory's offsets count in `image`; its length was checked when the directory was read.
 ///
@@ -98,8 +113,10 @@ unsafe fn unpack(
             memory.write(segment.gpa, stored)?;
         }
     }
-    page_tables(&mut memory)?;
-    boot_info(&mut memory, model, directory.options, vcpus, facts)?;
+    if directory.placing.machine == Kind::Unikernel {
+        page_tables(&mut memory)?;
+        boot_info(&mut memory, model, directory.options, vcpus, facts)?;
+    }
     Ok(memory)
 }
 
@@ -140,6 +157,14 @@ mod tests {
     const MODEL: &Model = &UNIKERNEL;
     const CODE_GPA: u64 = 0x10_0000;
     const DATA_GPA: u64 = CODE_GPA + 0x3000;
+
+    const PC_OF_4_MIB: Placing = Placing {
+        machine: Kind::Pc,
+        memory_bytes: 4 << 20,
+        placed_bytes: 0,
+        entry: Entry { rip: CODE_GPA, rsp: 0, rdi: 0, rsi: 0, cr3: 0 },
+        tsc_khz_gpa: CODE_GPA + 4,
+    };
 
     /// A segment of one byte, which is not worth packing.
     const ONE_BYTE: [u8; 1] = [7];
@@ -191,10 +216,40 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_of_others_is_its_segments_alone_and_is_told_the_rate_of_the_tsc() {
+        let code = b"khz=1000000 x";
+        let (at, bytes) = (DIRECTORY_BYTES as u64, code.len() as u64);
+        let segment =
+            Segment { gpa: CODE_GPA, memory_bytes: bytes, image_offset: at, file_bytes: bytes, packed_bytes: bytes };
+        let mut page = [0; DIRECTORY_BYTES];
+        let monitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
+        write_directory(&mut page, monitor, &PC_OF_4_MIB, &[segment], "").unwrap();
+        let image = [&page[..], code].concat();
+        let directory = Directory::read(&page, image.len() as u64).unwrap();
+        let model = model(&directory.placing);
+        let mut region = vec![0xa5; model.memory_bytes() as usize];
+        let hpa = region.as_mut_ptr() as u64;
+        // SAFETY: the vector is this memory alone's, and lives as long.
+        let mut guest = unsafe { load(&directory, model, &image, hpa, 1, Facts::default()) }.unwrap();
+        let text = |guest: &Guest| {
+            let mut found = [0; 13];
+            guest.memory.read(CODE_GPA, &mut found).unwrap();
+            std::string::String::from_utf8_lossy(&found).into_owned()
+        };
+        assert_eq!(text(&guest), "khz=1000000 x", "unless it is told another");
+        for (khz, expected) in [(3_609_600, "khz=3609600 x"), (900_000, "khz=900000  x"), (10_000_000, "khz=900000  x")]
+        {
+            guest.tell_tsc_khz(khz);
+            assert_eq!(text(&guest), expected);
+        }
+        let rest = (0..model.memory_bytes()).step_by(8).filter(|&gpa| guest.memory.read_u64(gpa) != Ok(0)).count();
+        assert_eq!(rest, 2, "no boot information, no page tables");
+    }
+
+    #[test]
     fn a_placed_guest_has_its_mark_at_either_end() {
         const BYTES: u64 = 0x5000;
-        let placing =
-            Placing { machine: Kind::Pc, memory_bytes: 4 << 20, placed_bytes: BYTES, entry: Entry::default() };
+        let placing = Placing { placed_bytes: BYTES, ..PC_OF_4_MIB };
         let model = model(&placing);
         assert_eq!((model.memory_bytes(), model.devices), (4 << 20, PC.devices));
         let mut region = vec![0; 4 << 20];

@@ -137,7 +137,10 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     all_there(session, &options, vcpus, &found)?;
     BOARD.settle(vcpus);
     // SAFETY: the firmware's word for it; this is the one call.
-    let guest = unsafe { guest::load(&directory, model, (firmware.image)(), guest_hpa, vcpus, facts) }?;
+    let mut guest = unsafe { guest::load(&directory, model, (firmware.image)(), guest_hpa, vcpus, facts) }?;
+    if let Some(khz) = (firmware.tsc_khz)() {
+        guest.tell_tsc_khz(khz);
+    }
     let local_apic = local_apic.expect("an extension was found");
     let seated = Seated { vcpu: 0, host, local_apic };
     Ok(match found {

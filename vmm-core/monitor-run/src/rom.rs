@@ -30,6 +30,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
         image,
         guest_memory,
         spare_memory,
+        tsc_khz: || None,
         start_others,
         takes_back: false,
         keep: |_| (),

@@ -3,14 +3,20 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::time::Duration;
 
+use monitor_run::ports;
+use tollgate_abi::leaves::Answer;
+use tollgate_abi::virtualization::TCG;
 use tollgate_abi::x86::cpuid::ecx_1;
 use uefi::boot::{self, AllocateType, MemoryType, OpenProtocolAttributes, OpenProtocolParams, ScopedProtocol};
 use uefi::mem::memory_map::MemoryMap;
 use uefi::proto::unsafe_protocol;
 use uefi::runtime::{self, VariableVendor};
 use uefi::{Status, cstr16};
+use vmm_core::host::registers::tsc;
+use vmm_core::rate;
 
 const PAGE_BYTES: usize = 4096;
 
@@ -20,7 +26,13 @@ pub(crate) fn pages(bytes: usize) -> Option<*mut u8> {
     boot::allocate_pages(AllocateType::AnyPages, MemoryType::LOADER_DATA, pages).ok().map(|memory| memory.as_ptr())
 }
 
-/// Gives back what [`pages`] gave.
+/// The same memory as room to read into.
+pub(crate) fn room(bytes: usize) -> Option<&'static mut [u8]> {
+    // SAFETY: memory that firmware gave for this alone; any bytes are as good as others.
+    pages(bytes).map(|memory| unsafe { core::slice::from_raw_parts_mut(memory, bytes) })
+}
+
+/// Gives back what [`pages`] or [`room`] gave.
 ///
 /// # Safety
 /// Nobody uses it any more.
@@ -75,6 +87,37 @@ pub(crate) fn nested() -> Option<String> {
     })
 }
 
+/// Time over which the TSC is measured, and the number of measurements.
+const MEASURED: Duration = Duration::from_millis(20);
+const MEASUREMENTS: u32 = 4;
+
+/// The rate of the TSC in kHz, and a note on its source for people. `None` on an emulator whose ticks are instructions.
+pub(crate) fn tsc_khz() -> Option<(u64, String)> {
+    if ports::has_debug_port() || hypervisor().is_some_and(|name| name == TCG) {
+        return None;
+    }
+    let cpuid = |leaf, sub_leaf| {
+        let answer = __cpuid_count(leaf, sub_leaf);
+        Answer { eax: answer.eax, ebx: answer.ebx, ecx: answer.ecx, edx: answer.edx }
+    };
+    let (hz, source) = match rate::by_crystal(cpuid) {
+        Some(hz) => (hz, "the processor"),
+        None => (measured_hz(tsc, || boot::stall(MEASURED)), "the firmware's clock"),
+    };
+    let khz = (hz + 500) / 1000;
+    Some((khz, format!("the TSC counts {khz} kHz, by {source}, and the guest is told so")))
+}
+
+/// Ticks in a second by a wait of [`MEASURED`]: the least of some, since a wait takes longer if something comes between.
+fn measured_hz(now: impl Fn() -> u64, wait: impl Fn()) -> u64 {
+    let ticks = (0..MEASUREMENTS).map(|_| {
+        let start = now();
+        wait();
+        now() - start
+    });
+    ticks.min().unwrap_or(0) * 1000 / MEASURED.as_millis() as u64
+}
+
 /// The timer architectural protocol (UEFI PI 1.8, volume 2, 12.4), which makes firmware's ticks.
 #[repr(C)]
 #[unsafe_protocol("26baccb3-6f42-11d4-bce7-0080c73c8881")]
@@ -117,7 +160,8 @@ impl StoppedTimer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_abi::virtualization::{KVM, TCG};
+    use core::cell::Cell;
+    use tollgate_abi::virtualization::KVM;
 
     #[test]
     fn memory_is_what_is_no_device_and_the_largest_piece_is_one_that_is_free() {
@@ -136,6 +180,17 @@ mod tests {
         let found = total_and_largest(map.into_iter().map(|(kind, mib)| (kind, mib * PAGES_OF_A_MIB)));
         assert_eq!(found, (603 << 20, 100 << 20));
         assert_eq!(total_and_largest([].into_iter()), (0, 0));
+    }
+
+    #[test]
+    fn the_shortest_wait_tells_the_rate() {
+        let (time, waits) = (Cell::new(7), Cell::new(0));
+        let wait = || {
+            waits.set(waits.get() + 1);
+            time.set(time.get() + if waits.get() == 3 { 42_000_000 } else { 50_000_000 + waits.get() });
+        };
+        assert_eq!(measured_hz(|| time.get(), wait), 2_100_000_000);
+        assert_eq!(waits.get(), u64::from(MEASUREMENTS));
     }
 
     #[test]

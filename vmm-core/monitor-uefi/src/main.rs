@@ -49,6 +49,7 @@ static UEFI: Firmware = Firmware {
     image: || found().image,
     guest_memory: |_| found().guest_memory.clone(),
     spare_memory: |_| found().spare_memory(),
+    tsc_khz: || found().tsc_khz,
     start_others: |_| others::come(),
     takes_back: true,
     keep: log::keep,

@@ -47,8 +47,8 @@ impl Stick {
     }
 
     /// The guest with its directory page.
-    pub(crate) fn guest(&mut self) -> Result<Vec<u8>, Trouble> {
-        self.read(GUEST, MOST_GUEST_BYTES)
+    pub(crate) fn guest(&mut self) -> Result<Contents, Trouble> {
+        self.contents(GUEST, MOST_GUEST_BYTES)
     }
 
     /// The text with a person's options; `None` if there is none.
@@ -60,14 +60,18 @@ impl Stick {
     }
 
     fn read(&mut self, path: &str, most: usize) -> Result<Vec<u8>, Trouble> {
+        let contents = self.contents(path, most)?;
+        let mut bytes = alloc::vec![0; contents.bytes];
+        let read = contents.read(&mut bytes)?.len();
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    fn contents(&mut self, path: &str, most: usize) -> Result<Contents, Trouble> {
         let mut file = self.file(path, FileMode::Read)?;
         let bytes = file.get_boxed_info::<FileInfo>()?.file_size();
-        let bytes =
-            usize::try_from(bytes).ok().filter(|&bytes| bytes <= most).ok_or(Trouble(Status::BAD_BUFFER_SIZE))?;
-        let mut contents = alloc::vec![0; bytes];
-        let read = file.read(&mut contents)?;
-        contents.truncate(read);
-        Ok(contents)
+        let bytes = usize::try_from(bytes).ok().filter(|&bytes| bytes <= most);
+        Ok(Contents { file, bytes: bytes.ok_or(Trouble(Status::BAD_BUFFER_SIZE))? })
     }
 
     fn file(&mut self, path: &str, mode: FileMode) -> Result<RegularFile, Trouble> {
@@ -87,6 +91,21 @@ impl Stick {
             return Err(trouble);
         }
         Ok(log)
+    }
+}
+
+/// A file that is about to be read.
+pub(crate) struct Contents {
+    file: RegularFile,
+    /// The file's length.
+    pub(crate) bytes: usize,
+}
+
+impl Contents {
+    /// Reads as much as there is room for, and returns what was read.
+    pub(crate) fn read(mut self, room: &mut [u8]) -> Result<&[u8], Trouble> {
+        let read = self.file.read(room)?;
+        Ok(&room[..read])
     }
 }
 
