@@ -82,16 +82,12 @@ impl Selection {
             self.has_cpus_for(&parse_selected(item).map_err(refuse)?)?;
         }
         let atlas = scenarios.contains(&ATLAS);
-        let Options { watchdog_ticks, keys, trace_exits, rate_step_ticks, .. } = self.run;
+        let watchdog_ticks = self.run.watchdog_ticks;
         if watchdog_ticks > MOST_WATCHDOG_TICKS {
             let sentence = format!("a watchdog of {watchdog_ticks} ticks is too long");
             return Err(
                 Failure::usage(sentence).remedy(format_args!("choose at most {MOST_WATCHDOG_TICKS}, or 0 for none"))
             );
-        }
-        if keys && trace_exits + rate_step_ticks > 0 {
-            let sentence = "keys are kept by another kind of account than a trace or rates";
-            return Err(Failure::usage(sentence).remedy("run twice: the two logs have the same exits"));
         }
         let scenarios_alone = !scenarios.is_empty() && !atlas;
         let is_without = random.is_some() || scenarios_alone || self.guest != GuestKind::BuiltIn;

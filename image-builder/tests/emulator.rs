@@ -556,6 +556,34 @@ fn a_trace_has_every_exit_and_repeats_and_a_full_ring_is_told() {
     assert!(chrome["traceEvents"].as_array().is_some_and(|events| events.len() > 20));
 }
 
+#[test]
+fn keys_a_trace_and_rates_come_in_one_run() {
+    for cpu in [models::DEFAULT, WITH_SVM] {
+        let workloads = "cpuid:50,memory:20,port-in:20,port-string:9,rdmsr:20,cr0:20,exceptions";
+        let asked =
+            ["--cpu", cpu, "--audit", "--workload", workloads, "--keys", "--rate-step", "20000", "--trace", "t.csv"];
+        let run = Run::new(&asked);
+        run.check_balanced();
+        let exits = run.account["totals"]["exits"].as_u64().unwrap();
+        assert_eq!(run.account["traces"][0]["exits"], exits);
+        let trace = text(&fs::read(run.place.path().join("t.csv")).unwrap());
+        let of = |reason: &Value, what: &str| -> Vec<u64> {
+            reason[what].as_array().into_iter().flatten().map(|row| row["count"].as_u64().unwrap()).collect()
+        };
+        let mut keyed = 0;
+        for reason in run.account["reasons"].as_array().unwrap().iter().filter(|reason| reason["keys"].is_array()) {
+            assert_eq!(of(reason, "keys").iter().sum::<u64>(), reason["count"].as_u64().unwrap(), "{reason}");
+            let column = format!(",{},\"", reason["number"]);
+            let traced = trace.lines().skip(1).filter(|line| line.contains(&column)).count() as u64;
+            assert_eq!(Some(traced), reason["count"].as_u64(), "{reason}");
+            keyed += 1;
+        }
+        let sampled = run.account["rates"].as_array().unwrap().iter();
+        let sampled = sampled.flat_map(|rate| rate["counts"].as_array().unwrap()).map(|count| count.as_u64().unwrap());
+        assert_eq!((keyed > 4, sampled.sum::<u64>()), (true, exits), "{cpu}");
+    }
+}
+
 /// Runs some microbenchmarks with further arguments: the exit status, and the output.
 fn bench(rows: &str, more: &[&str]) -> (Option<i32>, String) {
     if let Err(missing) = bochs::find() {

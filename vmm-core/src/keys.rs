@@ -156,13 +156,18 @@ impl Account for Keyed {
     }
 
     #[inline(always)]
+    fn excluded_tsc(&self) -> u64 {
+        self.excluded_tsc.load(Relaxed)
+    }
+
+    #[inline(always)]
     fn open(&self, reason: ExitReason) -> Open {
         self.ledger.open(reason)
     }
 
     fn close(&self, open: Open, since_tsc: u64, now: impl FnOnce() -> u64) {
         let now_tsc = now();
-        let since_tsc = since_tsc.wrapping_add(self.excluded_tsc.load(Relaxed));
+        let since_tsc = since_tsc.wrapping_add(self.excluded_tsc());
         let cycles = now_tsc.wrapping_sub(since_tsc);
         if let Some(table) = self.tables.get(self.table.load(Relaxed)) {
             table.slots.get(self.slot.load(Relaxed)).map_or(&table.others, |slot| &slot.figures).close(cycles);

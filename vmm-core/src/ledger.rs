@@ -142,6 +142,22 @@ pub trait Account: Book + Default + 'static {
     fn expect(&self, reason: ExitReason, key: impl FnOnce() -> Option<u64>, now: impl Fn() -> u64) {
         let _ = (reason, key, now);
     }
+    /// Whether the next exit may be decided by a quick form. One that keeps keys only now and then has none found there, so that
+    /// the others need no room for it.
+    #[inline(always)]
+    fn takes_quick_forms(&self) -> bool {
+        true
+    }
+    /// [`Account::expect`] in front of a quick form.
+    #[inline(always)]
+    fn expect_quick(&self, reason: ExitReason, key: impl FnOnce() -> Option<u64>, now: impl Fn() -> u64) {
+        self.expect(reason, key, now);
+    }
+    /// The part of the open exit's time that the account took for itself, and leaves out of the exit's.
+    #[inline(always)]
+    fn excluded_tsc(&self) -> u64 {
+        0
+    }
     /// Counts an exit.
     fn open(&self, reason: ExitReason) -> Open;
     /// An exit that has been counted already.

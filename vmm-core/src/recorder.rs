@@ -1,5 +1,6 @@
-//! A ledger that also records: every exit in a ring (`run --trace`), and the number of exits in equal steps of time (`run
-//! --rate-step`). It is a type of its own, so that the plain ledger pays nothing for it.
+//! An account that also records: every exit in a ring (`run --trace`), and the number of exits in equal steps of time (`run
+//! --rate-step`). It is a type of its own around the account with keys, so that the others pay nothing for it; keys are kept if they
+//! are asked for, too.
 //!
 //! The time of recording lies between two exits' cycles, but for the few ticks around the time stamps that leave it out.
 //! Meanwhile nothing is written to the log: [`crate::session`] empties the rings while every vCPU is quiet.
@@ -8,13 +9,17 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tollgate_abi::ExitReason;
 
+use crate::figures::{KeyRow, VariantRow};
+use crate::keys::Keyed;
 use crate::ledger::{Account, Book, Ledger, Open};
 use crate::recording::{Rates, Recording, Ring, Witness};
 
-/// A ledger with a ring and samples.
+/// An account with a ring and samples.
 #[derive(Debug)]
 pub struct Recorded {
-    ledger: Ledger,
+    account: Keyed,
+    /// Whether the account gets to know keys.
+    keys: bool,
     ring: Ring,
     rates: Rates,
     /// RIP at the open exit.
@@ -35,7 +40,8 @@ impl Account for Recorded {
 
     fn new(recording: &Recording) -> Self {
         Self {
-            ledger: Ledger::new(),
+            account: Keyed::default(),
+            keys: recording.keys,
             ring: Ring::new(recording.ring),
             rates: Rates::new(recording.rate_step_ticks, recording.start_tsc),
             rip: AtomicU64::new(0),
@@ -54,19 +60,42 @@ impl Account for Recorded {
     }
 
     #[inline(always)]
+    fn takes_quick_forms(&self) -> bool {
+        !self.keys
+    }
+
+    #[inline(always)]
+    fn expect(&self, reason: ExitReason, key: impl FnOnce() -> Option<u64>, now: impl Fn() -> u64) {
+        if self.keys {
+            self.account.expect(reason, key, now);
+        }
+    }
+
+    /// Keys are found on the thorough way alone, which an exit takes where they are kept.
+    #[inline(always)]
+    fn expect_quick(&self, _: ExitReason, _: impl FnOnce() -> Option<u64>, _: impl Fn() -> u64) {}
+
+    #[inline(always)]
+    fn excluded_tsc(&self) -> u64 {
+        self.excluded_tsc.load(Relaxed).wrapping_add(self.account.excluded_tsc())
+    }
+
+    #[inline(always)]
     fn open(&self, reason: ExitReason) -> Open {
-        self.ledger.open(reason)
+        self.account.open(reason)
     }
 
     #[inline(never)]
     fn close(&self, open: Open, since_tsc: u64, now: impl FnOnce() -> u64) {
         let now_tsc = now();
-        let from_tsc = since_tsc.wrapping_add(self.excluded_tsc.load(Relaxed));
+        let cycles = now_tsc.wrapping_sub(since_tsc).wrapping_sub(self.excluded_tsc());
         let row = open.row();
         let witness = Witness { rip: self.rip.load(Relaxed), qualification: self.qualification.load(Relaxed) };
-        self.ring.push(row, since_tsc, now_tsc.wrapping_sub(from_tsc), witness);
+        self.ring.push(row, since_tsc, cycles, witness);
         self.rates.count(row, since_tsc);
-        self.ledger.close(open, from_tsc, || now_tsc);
+        // The other account leaves out its own part by itself.
+        let from_tsc = since_tsc.wrapping_add(self.excluded_tsc.load(Relaxed));
+        self.account.close(open, from_tsc, || now_tsc);
     }
 }
 
@@ -76,7 +105,20 @@ impl Book for Recorded {
     }
 
     fn ledger(&self) -> &Ledger {
-        &self.ledger
+        self.account.ledger()
+    }
+
+    fn keeps_keys(&self) -> bool {
+        self.keys
+    }
+
+    fn keys(&self, each: &mut dyn FnMut(ExitReason, &KeyRow)) {
+        // None was counted where none is kept.
+        self.account.keys(each);
+    }
+
+    fn variants(&self, each: &mut dyn FnMut(&VariantRow)) {
+        self.account.variants(each);
     }
 
     fn ring(&self) -> Option<&Ring> {
@@ -102,10 +144,10 @@ mod tests {
     }
 
     fn recorded(ring: usize, rate_step_ticks: u64) -> Recorded {
-        Recorded::new(&Recording { ring: slots(ring), rate_step_ticks, start_tsc: 1000 })
+        Recorded::new(&Recording { ring: slots(ring), rate_step_ticks, start_tsc: 1000, keys: false })
     }
 
-    fn exit(recorded: &Recorded, reason: u16, tsc: u64, cycles: u64) {
+    fn exit(recorded: &impl Account, reason: u16, tsc: u64, cycles: u64) {
         recorded.witness(|| Witness { rip: tsc ^ 1, qualification: cycles + 7 }, || 3);
         let open = recorded.open(ExitReason(reason));
         recorded.close(open, tsc, || tsc.wrapping_add(cycles));
@@ -148,14 +190,39 @@ mod tests {
         recorded.witness(look, || clock.get());
         recorded.close(recorded.open(ExitReason::CPUID), 990, || clock.get() + 20);
         let event = drained(&recorded)[0];
-        assert_eq!((event.tsc, event.cycles, recorded.ledger.cycles()), (990, 30, 30));
+        assert_eq!((event.tsc, event.cycles, recorded.ledger().cycles()), (990, 30, 30));
+    }
+
+    #[test]
+    fn a_trace_and_keys_agree_and_what_either_takes_is_in_no_figure() {
+        let ring = slots(9);
+        let recorded = Recorded::new(&Recording { ring, rate_step_ticks: 100, start_tsc: 1000, keys: true });
+        for at in 0..4 {
+            let clock = core::cell::Cell::new(2000 + 100 * at);
+            let now = || clock.replace(clock.get() + 10);
+            recorded.witness(|| Witness { rip: at, qualification: 0 }, now);
+            recorded.expect(ExitReason::CPUID, || Some(at % 2), now);
+            // Between two time stamps each time lie 10 ticks, which are left out.
+            recorded.close(recorded.open(ExitReason::CPUID), 1990 + 100 * at, || 2080 + 100 * at);
+        }
+        assert_eq!(drained(&recorded).iter().map(|event| event.cycles).collect::<Vec<_>>(), [70; 4]);
+        let mut keys = Vec::new();
+        recorded.keys(&mut |_, row| keys.push((row.key.unwrap().1, row.figures.count, row.figures.cycles)));
+        assert_eq!(keys, [(0, 2, 140), (1, 2, 140)]);
+        assert_eq!((recorded.ledger().cycles(), recorded.rates.of(ExitReason::CPUID).sum::<u32>()), (280, 4));
+        assert!(recorded.keeps_keys() && recorded.ring().is_some() && recorded.rates().is_some());
+        let mut variants = 0;
+        recorded.variants(&mut |_| variants += 1);
+        assert_eq!(variants, 0, "CPUID has none");
     }
 
     #[test]
     fn what_is_not_asked_for_is_not_there() {
         let recorded = Recorded::default();
+        recorded.expect(ExitReason(10), || panic!("no key is found"), || panic!("no time is taken"));
         exit(&recorded, 10, 5000, 1);
-        assert!(recorded.ring().is_none() && recorded.rates().is_none());
+        assert!(recorded.ring().is_none() && recorded.rates().is_none() && !recorded.keeps_keys());
+        recorded.keys(&mut |reason, row| panic!("{reason:?} {row:?}"));
         assert_eq!(recorded.ring.dropped(ExitReason(10)), (0, 0));
         assert_eq!(recorded.rates.of(ExitReason(10)).count(), 0);
     }
@@ -185,7 +252,7 @@ mod tests {
             }
             let events = drained(&recorded);
             for row in (0..ROWS as u16).map(ExitReason).filter(|row| row.ledger_row() == usize::from(row.0)) {
-                let figures = recorded.ledger.figures(row);
+                let figures = recorded.ledger().figures(row);
                 let of_row = |event: &&Event| event.reason == row.0;
                 let (dropped, cycles) = recorded.ring.dropped(row);
                 if ring > 0 {

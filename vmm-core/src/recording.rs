@@ -33,6 +33,8 @@ pub struct Recording {
     pub rate_step_ticks: u64,
     /// The TSC at which the first step begins.
     pub start_tsc: u64,
+    /// Whether keys are kept, too.
+    pub keys: bool,
 }
 
 /// Room for one exit: TSC, RIP, qualification, cycles and reason.

@@ -127,6 +127,9 @@ impl<B: Backend> Vcpu<B> {
             }};
         }
         self.witness(account);
+        if !account.takes_quick_forms() {
+            return Err(Left::Unopened(self.backend.frequent_reason()));
+        }
         tollgate_abi::quick_exits!(decide_quickly)
     }
 
@@ -141,7 +144,7 @@ impl<B: Backend> Vcpu<B> {
         quick: impl FnOnce(&mut Self, &mut GuestRegisters) -> bool,
     ) -> Result<(), Left> {
         let (reason, backend) = (ExitReason(REASON as u16), &self.backend);
-        account.expect(reason, || key_of(reason, registers, backend), || backend.tsc());
+        account.expect_quick(reason, || key_of(reason, registers, backend), || backend.tsc());
         let _counted = account.open(reason);
         if !quick(self, registers) {
             return Err(Left::Opened(Opened(RawReason(REASON as u32))));

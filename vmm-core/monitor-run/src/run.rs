@@ -59,8 +59,8 @@ where
     let plan = Plan::<B> { capabilities, guest, options, limit_ticks, all_ports: all_ports() };
     let stack: fn(Recording) -> &'static dyn AnyStack<B> = match options {
         Options { accounting: false, .. } => stack::<Unaccounted, B>,
-        Options { keys: true, .. } => stack::<Keyed, B>,
         _ if options.records() => stack::<Recorded, B>,
+        Options { keys: true, .. } => stack::<Keyed, B>,
         _ => stack::<Ledger, B>,
     };
     Run::prepare(plan, stack).first(session, seated)
@@ -91,7 +91,9 @@ impl<B: Extension> Run<B> {
         let (rate_step_ticks, start_tsc) = (plan.options.rate_step_ticks, tsc());
         let (vcpus, exits) = (BOARD.vcpus(), plan.options.trace_exits);
         let room = if exits > 0 { (firmware().spare_memory)(plan.guest.memory.bytes()) } else { &[] };
-        let stacks = rings(room, vcpus, exits).map(|ring| stack(Recording { ring, rate_step_ticks, start_tsc }));
+        let keys = plan.options.keys;
+        let recording = |ring| Recording { ring, rate_step_ticks, start_tsc, keys };
+        let stacks = rings(room, vcpus, exits).map(|ring| stack(recording(ring)));
         let stacks: Vec<_> = stacks.take(vcpus).collect();
         let books: Vec<_> = stacks.iter().map(|stack| stack.book()).collect();
         let ledgers = books.iter().map(|book| book.ledger()).collect::<Vec<_>>().leak();
