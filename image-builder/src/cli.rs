@@ -355,6 +355,9 @@ pub struct ImageArguments {
     /// Memory in MiB of the machine of a kernel [default: 256]
     #[arg(long, value_name = "MIB", requires = "guest", value_parser = clap::value_parser!(u16).range(4..=2048))]
     pub memory: Option<u16>,
+    /// Show the last lines of the guest's console on the screen, above the account; the log has all of them
+    #[arg(long, requires = "uefi")]
+    pub console: bool,
     /// The contents of the image.
     #[command(flatten)]
     pub image: ImageOptions,

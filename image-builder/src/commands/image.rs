@@ -20,6 +20,7 @@ pub(super) fn run(arguments: &ImageArguments) -> Result<Status, Failure> {
     if kernel.is_some() && arguments.image.watchdog.is_none() {
         selection.run.watchdog_ticks = SILICON_WATCHDOG_TICKS;
     }
+    selection.run.shows_console = arguments.console;
     let options = selection.options()?;
     if let Some(path) = &arguments.rom {
         let Rom { bytes, monitor_bytes, guest_bytes, free_bytes } = images::build(guest, &options)?;

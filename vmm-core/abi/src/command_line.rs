@@ -99,6 +99,9 @@ options! {
     without_missing_cpus: bool = false, "missing-cpus", Words("go-on", "stop"), Else;
     /// `skipped`: where no vCPU has anything to do before a timer fires, the guest's clock is moved on to that time; `real` waits.
     skips_idle_time: bool = false, "idle", Words("skipped", "real"), Else;
+    /// `screen`: the last lines of the guest's console are shown on the screen, with the account, where firmware has one; `log`: they
+    /// are in the log alone.
+    shows_console: bool = false, "console", Words("screen", "log"), Else;
     /// Keep the keys by which the exits of a reason differ.
     keys: bool = false, "keys", Words("on", "off"), Else;
     /// Exits of each vCPU that are held until they can be written; 0 for no trace.
@@ -407,6 +410,7 @@ mod tests {
                 cpus: 6,
                 without_missing_cpus: true,
                 skips_idle_time: true,
+                shows_console: true,
                 keys: true,
                 trace_exits: 7,
                 rate_step_ticks: 8,
@@ -414,9 +418,9 @@ mod tests {
                 guest: Some(9),
             },
             "leaf-map=autumn2022 watchdog=1 limit=2 workloads=cpuid:3 book=none scenarios=all random=4 scenario-samples=5 cpus=6 \
-             missing-cpus=go-on idle=skipped keys=on trace=7 rate-step=8 accounting=off guest=0x9",
+             missing-cpus=go-on idle=skipped console=screen keys=on trace=7 rate-step=8 accounting=off guest=0x9",
         );
-        assert_eq!(KEYS.len(), 16);
+        assert_eq!(KEYS.len(), 17);
     }
 
     #[test]

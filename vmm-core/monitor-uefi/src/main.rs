@@ -145,7 +145,8 @@ fn run(stack: *mut u8) {
         .as_mut()
         .map_err(|trouble| trouble.clone())
         .and_then(|file| file.write(contents).map(|()| file.name.clone()).map_err(|trouble| format!("{trouble}")));
-    screen::show(contents);
+    let shows_console = wanted.is_some_and(|options| options.shows_console);
+    screen::show(contents, if shows_console { screen::CONSOLE_LINES } else { 0 });
     tell_log(saved.as_deref(), lost);
     if let Some((buffer, bytes)) = traced {
         // SAFETY: the log has been written and shown.

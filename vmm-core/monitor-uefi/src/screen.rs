@@ -17,14 +17,27 @@ pub(crate) fn say(text: fmt::Arguments<'_>) {
     });
 }
 
-/// Shows the account that a log holds: the header, every reason with exits, remarks, the verdict.
-pub(crate) fn show(log: &[u8]) {
-    for_each_line(log, &mut say);
+/// The lines of the guest's console that are shown, where some are: most of a screen.
+pub(crate) const CONSOLE_LINES: usize = 20;
+
+/// Shows the account that a log holds: the header, every reason with exits, remarks, the verdict. And so many of the last lines of the
+/// guest's console.
+pub(crate) fn show(log: &[u8], console_lines: usize) {
+    for_each_line(log, console_lines, &mut say);
+}
+
+/// The text of a line of the guest's console, and not the monitor's own.
+fn of_guest<'a>(record: &Record<'a>) -> Option<Text<'a>> {
+    let console = Some(record).filter(|record| record.kind == Kind::Console).map(read::Console::of);
+    let read::Console { by, text } = console?.ok()?;
+    (by.as_ref().and_then(Text::as_plain) != Some(MONITOR)).then_some(text)
 }
 
 /// The lines that show a log's account.
-fn for_each_line(log: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) {
+fn for_each_line(log: &[u8], console_lines: usize, say: &mut dyn FnMut(fmt::Arguments<'_>)) {
     let records = || log.split(|&byte| byte == b'\n').filter_map(|line| parse(line).ok());
+    let of_console = if console_lines > 0 { records().filter_map(|record| of_guest(&record)).count() } else { 0 };
+    let mut too_many = of_console.saturating_sub(console_lines);
     let mut in_table = false;
     for record in records() {
         if record.kind == Kind::Exit && !core::mem::replace(&mut in_table, true) {
@@ -41,13 +54,15 @@ fn for_each_line(log: &[u8], say: &mut dyn FnMut(fmt::Arguments<'_>)) {
                 let (microcode, threads) = (microcode.unwrap_or(0), threads.unwrap_or(1));
                 say(format_args!(" Microcode {microcode:#x}, threads on a core: {threads}"));
             }
-            Kind::Console => {
-                let Ok(read::Console { by, text }) = read::Console::of(&record) else { continue };
-                // The monitor's own lines, not the guest's.
-                if by.as_ref().and_then(Text::as_plain) == Some(MONITOR) {
+            Kind::Console => match of_guest(&record) {
+                Some(_) if too_many > 0 => too_many -= 1,
+                Some(text) if console_lines > 0 => say(format_args!(" {}", shown(Some(text)))),
+                Some(_) => {}
+                None => {
+                    let Ok(read::Console { text, .. }) = read::Console::of(&record) else { continue };
                     say(format_args!(" {}", shown(Some(text))));
                 }
-            }
+            },
             Kind::Exit => show_row(&record, say),
             Kind::Verdict => {
                 let Ok(read::Verdict { result, detail, remedy }) = read::Verdict::of(&record) else { continue };
@@ -99,11 +114,13 @@ mod tests {
     use std::vec::Vec;
     use tollgate_abi::record::{PROTOCOL, records};
 
-    fn lines(write: impl Fn(&mut String)) -> Vec<String> {
+    fn lines(console_lines: usize, write: impl Fn(&mut String)) -> Vec<String> {
         let mut log = String::from("firmware's own words\n");
         write(&mut log);
         let mut lines = Vec::new();
-        for_each_line(log.as_bytes(), &mut |line| lines.extend(line.to_string().split('\n').map(str::to_owned)));
+        for_each_line(log.as_bytes(), console_lines, &mut |line| {
+            lines.extend(line.to_string().split('\n').map(str::to_owned))
+        });
         lines
     }
 
@@ -118,7 +135,7 @@ mod tests {
     #[test]
     fn the_account_fits_the_screen_and_has_the_reasons_that_had_exits() {
         let name = "x".repeat(34);
-        let lines = lines(|log| {
+        let lines = lines(0, |log| {
             let record = records::Tollgate {
                 protocol: PROTOCOL,
                 build: None,
@@ -153,5 +170,19 @@ mod tests {
         assert_eq!(lines[7..], ["", " Verdict: refused: why", " Remedy: how"]);
         assert!(lines.iter().all(|line| line.len() <= 80), "{lines:#?}");
         assert!(lines.iter().all(|line| line.is_empty() || line.starts_with(' ')), "none begins as a record does");
+    }
+
+    #[test]
+    fn the_last_lines_of_the_guests_console_are_shown_if_they_are_asked_for() {
+        let write = |log: &mut String| {
+            for line in ["first", "second"] {
+                records::Console { by: None, text: &line }.write(log).unwrap();
+            }
+            records::Console { by: Some(MONITOR), text: &"(monitor) a remark" }.write(log).unwrap();
+            records::Console { by: None, text: &"exit is the last" }.write(log).unwrap();
+        };
+        assert_eq!(lines(0, write), [" (monitor) a remark"]);
+        assert_eq!(lines(2, write), [" second", " (monitor) a remark", " exit is the last"]);
+        assert_eq!(lines(CONSOLE_LINES, write)[0], " first");
     }
 }
