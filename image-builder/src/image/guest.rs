@@ -131,13 +131,9 @@ impl<'data> Guest<'data> {
     }
 }
 
-/// The most bytes that the monitor unpacks at once.
-const MOST_PACKED_BYTES: usize = 1 << 20;
-
 /// The bytes as an LZ4 block, or as they are if that is no longer.
 fn pack(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let packed = if bytes.len() <= MOST_PACKED_BYTES { lz4_block(bytes) } else { None };
-    packed.filter(|packed| packed.len() < bytes.len()).map_or(Cow::Borrowed(bytes), Cow::Owned)
+    lz4_block(bytes).filter(|packed| packed.len() < bytes.len()).map_or(Cow::Borrowed(bytes), Cow::Owned)
 }
 
 fn truncated(part: &'static str, end: u64, data: &[u8]) -> GuestError {

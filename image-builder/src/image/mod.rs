@@ -32,13 +32,17 @@ pub const GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unikernel
 /// The longest guest file that is read, debug information included. Only its loaded part must fit the ROM.
 const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
 
-/// Bytes as one LZ4 block, as short as possible: it is packed once, and unpacking costs the same in any case. `None` if there are
-/// no bytes, or too many for the format.
+/// The most bytes that are packed with all effort, since a ROM has to hold them. The time for more would be a person's.
+const MOST_WITH_EFFORT: usize = 1 << 20;
+
+/// Bytes as one LZ4 block: short ones as short as possible, as they are packed once, and unpacking costs the same in any case. `None` if
+/// there are no bytes, or too many for the format.
 fn lz4_block(bytes: &[u8]) -> Option<Vec<u8>> {
     const MOST_EFFORT: CompressionMode = CompressionMode::HIGHCOMPRESSION(12);
     // The library would read a pointer of no bytes, too.
     let some = Some(bytes).filter(|bytes| !bytes.is_empty())?;
-    lz4::block::compress(some, Some(MOST_EFFORT), false).ok()
+    let mode = if some.len() <= MOST_WITH_EFFORT { MOST_EFFORT } else { CompressionMode::DEFAULT };
+    lz4::block::compress(some, Some(mode), false).ok()
 }
 
 /// A checksum of bytes: FNV-1a.

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn a_kernel_on_a_stick_is_its_pieces_and_a_checksum() {
         let entry = Entry { rip: 0x20_0000, ..Entry::default() };
-        let code: Vec<u8> = (0..3u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let code: Vec<u8> = (0..3u32 << 20).map(|at| (at >> 7) as u8 ^ at as u8 & 3).collect();
         let placed = Placed::new(vec![(0x1000, vec![7; 5000]), (0x20_0000, code.clone())], 5 << 20, entry, 64 << 20);
         let mut stick = Stick::build(APPLICATION_ELF, &placed.loaded(), "book=none").unwrap();
         let file = disk::read(&mut stick.bytes, GUEST).unwrap();
@@ -141,7 +141,11 @@ mod tests {
         assert_eq!((directory.placing.placed_bytes, directory.placing.entry), (0, entry));
         let segments: Vec<_> = directory.segments().collect();
         assert_eq!(segments.iter().map(|segment| segment.gpa).collect::<Vec<_>>(), [0x1000, 0x20_0000], "no marks");
-        assert!(segments[0].is_packed() && file[segments[1].image_offset as usize..][..code.len()] == code);
+        for (segment, bytes) in segments.iter().zip([&vec![7; 5000], &code]) {
+            let packed = &file[segment.image_offset as usize..][..segment.packed_bytes as usize];
+            assert!(segment.is_packed(), "{segment:x?}");
+            assert!(lz4_flex::block::decompress(packed, bytes.len()).unwrap() == *bytes, "{segment:x?}");
+        }
         let outside = Placed::new(vec![(0x1000, vec![7; 5000])], 5 << 20, entry, 64 << 20);
         let error = Stick::build(APPLICATION_ELF, &outside.loaded(), "").unwrap_err();
         assert!(error.to_string().contains("entry point 0x200000") && !error.remedy().is_empty(), "{error}");

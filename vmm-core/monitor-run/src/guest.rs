@@ -101,18 +101,25 @@ unsafe fn unpack(
     vcpus: usize,
     facts: Facts,
 ) -> Result<GuestMemory, BadAddress> {
-    // SAFETY: the caller's contract: the bytes of the machine's memory from there are memory, mapped to itself, and nobody else's.
-    let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, model.memory_bytes()) };
-    memory.zero(0, model.memory_bytes())?;
+    let bytes = model.memory_bytes();
+    // SAFETY: the caller's contract: the bytes of the machine's memory from there are memory, mapped to itself, and nobody else's. This
+    // is the only reference to it, and gone before the guest's memory is made of it.
+    let region = unsafe { core::slice::from_raw_parts_mut(guest_hpa as *mut u8, bytes as usize) };
+    region.fill(0);
     for segment in directory.segments() {
         let stored = &image[segment.image_offset as usize..][..segment.packed_bytes as usize];
+        let at = segment.gpa as usize;
+        let place = region.get_mut(at..).and_then(|rest| rest.get_mut(..segment.file_bytes as usize));
+        let place = place.ok_or(BadAddress(segment.gpa))?;
         if segment.is_packed() {
-            let unpacked = lz4_flex::block::decompress(stored, segment.file_bytes as usize);
-            memory.write(segment.gpa, &unpacked.map_err(|_| BadAddress(segment.gpa))?)?;
+            let unpacked = lz4_flex::block::decompress_into(stored, place);
+            unpacked.map_err(|_| BadAddress(segment.gpa))?;
         } else {
-            memory.write(segment.gpa, stored)?;
+            place.copy_from_slice(stored);
         }
     }
+    // SAFETY: the caller's contract, as above.
+    let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, bytes) };
     if directory.placing.machine == Kind::Unikernel {
         page_tables(&mut memory)?;
         boot_info(&mut memory, model, directory.options, vcpus, facts)?;
