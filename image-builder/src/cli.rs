@@ -17,7 +17,7 @@ const STATUSES: &str = "Exit statuses:
   1  the books differ, or the guest failed or had to be stopped
   2  wrong usage, or a file that can't be used
   3  the platform can't run it (the reason and the remedy are printed)
-  4  no verdict in time";
+  4  no verdict in time, or none that the log allows: it is unfinished, or records are damaged or missing";
 
 const RUN_EXAMPLES: &str = "Examples:
   tollgate run                                   every workload, on the best platform that is here
@@ -62,9 +62,11 @@ const REPORT_EXAMPLES: &str = "Examples:
   tollgate report --format parquet --out runs fleet    a data set, for DuckDB, Polars or Spark
   tollgate report --merge fleet                  thousands of logs, by platform, build and options
   ssh bench cat /dev/ttyS0 | tollgate report -
+  tollgate report minicom.cap console.log.gz     captures as other tools keep them
 
-Of a directory, and those in it, every *.log that begins like a log of Tollgate is reported. A log that can't be used is \
-named on standard error, and the exit status is 2 or above; the others are reported all the same.
+A record is found behind the stamps of any tool and in front of any line end. Logs may be in UTF-16, and packed by gzip, xz, zstd or \
+zip. A file may hold several runs: the second is FILE#2. Of a directory, and those in it, every file is reported that is named like a \
+capture. A log that can't be used is named on standard error, and the exit status is 2 or above; the others are reported all the same.
 
 A table is as wide as its terminal, with colours unless NO_COLOR is set; in a pipe it has 120 columns and none.
 
@@ -366,7 +368,7 @@ pub struct ImageArguments {
 /// `trace`.
 #[derive(Clone, Debug, Args)]
 pub struct TraceArguments {
-    /// The serial log of a run with a trace
+    /// The serial log of a run with a trace, or one run of several (FILE#2); `-` for standard input
     #[arg(value_name = "LOG")]
     pub log: PathBuf,
     /// The file to write: FILE.json for ui.perfetto.dev, FILE.csv or FILE.parquet
@@ -436,7 +438,7 @@ impl ValueEnum for ReportFormat {
 /// `report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArguments {
-    /// Serial logs, and directories to look for `*.log` in; `-` or none for standard input
+    /// Serial logs, a run of one (FILE#2), and directories to look for logs in; `-` or none for standard input
     #[arg(value_name = "LOG")]
     pub logs: Vec<PathBuf>,
     /// The form of the report

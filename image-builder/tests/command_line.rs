@@ -218,7 +218,7 @@ fn messages_fit_the_terminal() {
     fs::write(place.path().join("whole.log"), balanced().0).unwrap();
     for (arguments, part) in [
         ("report empty.log whole.log", "can't be used"),
-        ("trace whole.log --out trace.csv", "--guest tells which"),
+        ("trace whole.log --out trace.csv", "the run kept no"),
         ("image --rom tollgate.rom", "of which the"),
         ("bench --log whole.log", "microbenchmark in it"),
     ] {
@@ -264,7 +264,12 @@ fn a_log_from_standard_input_is_reported_with_its_status() {
     refused.verdict("refused", "no VT-x");
     assert_eq!(report(refused.0.as_bytes(), &[]).status.code(), Some(3));
 
-    for bytes in [&b""[..], b"hello\n", &[0xff; 5000], whole.repeat(2).as_bytes()] {
+    let output = report(whole.repeat(2).as_bytes(), &[]);
+    let shown = text(&output.stdout);
+    assert_eq!((output.status.code(), shown.matches("verdict: balanced").count()), (Some(0), 2));
+    assert!(shown.starts_with("-\n") && shown.contains("\n-#2\n"), "{shown}");
+
+    for bytes in [&b""[..], b"hello\n", &[0xff; 5000]] {
         let output = report(bytes, &[]);
         assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
         assert!(output.stdout.is_empty());
@@ -281,6 +286,69 @@ fn the_worst_of_several_logs_is_the_status_and_the_readable_ones_are_shown() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stdout).contains("verdict: balanced"));
     assert!(text(&output.stderr).contains("bad.log: this is not a log of Tollgate"));
+}
+
+/// The inputs of captures, of which `books/tests` has the whole truth.
+fn captures() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("books/tests/captures")
+}
+
+#[test]
+fn the_exit_status_tells_a_damaged_log_from_one_that_cannot_be_read_and_from_books_that_differ() {
+    let place = tempfile::tempdir().unwrap();
+    let packed = place.path().join("a.log.bz2");
+    fs::write(&packed, b"BZh91AY&SY").unwrap();
+    let of = |name: &str| captures().join(name).to_str().unwrap().to_owned();
+    check(&["report", &of("ts.log")], 0, "verdict: balanced");
+    check(&["report", &of("one-byte-damaged.log")], 4, "verdict: can't be judged: 1 record is damaged (line 6, exit)");
+    check(&["report", &of("first-record-damaged.log")], 4, "can't be judged: 1 record is damaged (line 1, tollgate)");
+    check(&["report", &of("reset-then-run.log")], 4, "reset-then-run.log#2\n");
+    check(&["report", &of("reset-then-run.log#2")], 0, "verdict: balanced");
+    check(&["report", packed.to_str().unwrap()], 2, "it is packed as bzip2, or more than once: unpack it first");
+    check(&["report", place.path().to_str().unwrap(), &of("plain.log")], 2, "1 of 2 logs can't be used");
+    let table = text(&tollgate(&["report", &of("one-byte-damaged.log")]).stdout);
+    let row = table.lines().find(|line| line.contains("VMCALL")).unwrap();
+    let cells: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(cells, ["18", "VMCALL", "-", "-", "-", "-", "-", "-", "6", "-"], "{table}");
+    let csv = text(&tollgate(&["report", "--format", "csv", &of("one-byte-damaged.log")]).stdout);
+    assert!(csv.contains(",all,18,VMCALL,,,,,,,6,\n"), "{csv}");
+    for form in ["openmetrics", "prometheus"] {
+        let metrics = text(&tollgate(&["report", "--format", form, &of("one-byte-damaged.log")]).stdout);
+        let about = |name: &str| metrics.lines().any(|line| line.starts_with(name) && line.contains("VMCALL"));
+        assert!(about("tollgate_guest_exits") && !about("tollgate_exits"), "{metrics}");
+        assert!(!metrics.lines().any(|line| line.starts_with("tollgate_balanced{")), "{metrics}");
+    }
+}
+
+#[test]
+fn logs_and_traces_come_through_pipes() {
+    let place = tempfile::tempdir().unwrap();
+    let traced = fs::read_to_string(captures().join("traced.log")).unwrap();
+    fs::write(place.path().join("traced.log"), &traced).unwrap();
+    let tool = env!("CARGO_BIN_EXE_tollgate");
+    let run = |script: &str| {
+        let output = Command::new("bash").args(["-c", script]).current_dir(place.path()).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    for source in ["report <(gzip -c traced.log)", "report - < traced.log", "report /dev/stdin < traced.log"] {
+        let (status, said) = run(&format!("{tool} {source}"));
+        assert!(status == Some(0) && said.contains("verdict: balanced"), "{source}: {said}");
+    }
+    let (status, said) = run(&format!("{tool} trace traced.log --out whole.csv"));
+    assert_eq!(status, Some(0), "{said}");
+    let whole = fs::read_to_string(place.path().join("whole.csv")).unwrap();
+    assert!(whole.lines().count() > 20, "{whole}");
+    for source in ["<(cat traced.log)", "<(gzip -c traced.log)", "- < traced.log", "/dev/stdin < traced.log"] {
+        let (status, said) = run(&format!("{tool} trace --out piped.csv {source}"));
+        assert_eq!(status, Some(0), "{source}: {said}");
+        assert_eq!(fs::read_to_string(place.path().join("piped.csv")).unwrap(), whole, "{source}");
+    }
+    let (status, said) = run(&format!("cat traced.log traced.log | {tool} trace --out piped.csv -"));
+    assert!(status == Some(2) && said.contains("-: it has several runs: name one of them"), "{said}");
+    let (status, _) = run(&format!("cat traced.log traced.log > two.log; {tool} trace --out piped.csv two.log#2"));
+    assert_eq!(status, Some(0));
+    let (status, said) = run(&format!("{tool} trace --out other.csv {}", captures().join("plain.log").display()));
+    assert!(status == Some(2) && said.contains("the run kept no trace") && !said.contains("another guest"), "{said}");
 }
 
 #[test]

@@ -179,10 +179,9 @@ fn bad_logs_of_a_fleet_are_named_and_the_others_reported_in_every_form() {
             assert_eq!(output.status.code(), Some(4), "{form}: {said}");
             for sentence in [
                 "./silent/serial.log: the log is empty",
-                "./twice/serial.log: line 12 starts another run",
                 "./other/serial.log: the log is of protocol version 2",
-                "3 of 6 logs can't be used",
-                "1 file named .log passed over",
+                "2 of 7 logs can't be used",
+                "1 file named .log passed over, no record of a run: ./b/bochs.log",
             ] {
                 assert!(said.contains(sentence), "{form}: {sentence}: {said}");
             }
@@ -192,7 +191,10 @@ fn bad_logs_of_a_fleet_are_named_and_the_others_reported_in_every_form() {
     let output = tollgate_in(directory.path(), &["report", "--format", "json", "."], &[]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let sources: Vec<&str> = json.as_array().unwrap().iter().map(|run| run["source"].as_str().unwrap()).collect();
-    assert_eq!(sources, ["./a/serial.log", "./b/TG000001.LOG", "./torn/serial.log"]);
+    assert_eq!(
+        sources,
+        ["./a/serial.log", "./b/TG000001.LOG", "./torn/serial.log", "./twice/serial.log", "./twice/serial.log#2"]
+    );
     let output = tollgate_in(directory.path(), &["report", "--merge", "--format", "json", "a", "b", "silent"], &[]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&json["runs"], &json["unusable"]), (&2.into(), &1.into()));
@@ -206,7 +208,7 @@ fn where_nothing_can_be_used_nothing_is_written() {
     fs::write(directory.path().join("kept"), "as it was").unwrap();
     for form in FORMS {
         let output =
-            tollgate_in(directory.path(), &["report", "--format", form, "--out", "kept", "silent", "twice"], &[]);
+            tollgate_in(directory.path(), &["report", "--format", form, "--out", "kept", "silent", "other"], &[]);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
         assert!(text(&output.stderr).contains("nothing to report: 2 logs can't be used"), "{}", text(&output.stderr));
         assert_eq!(fs::read_to_string(directory.path().join("kept")).unwrap(), "as it was");
@@ -264,6 +266,8 @@ fn a_log_longer_than_memory_is_read_as_it_comes() {
     let whole = balanced().0;
     let (header, rest) = whole.split_at(whole.find('\n').unwrap() + 1);
     let mut command = Command::new("bash");
+    // An allocator's arena for a thread of its own takes no memory, but more addresses than these.
+    command.env("MALLOC_ARENA_MAX", "1");
     command.args(["-c", "ulimit -v 32768; exec \"$1\" report -", "bash", env!("CARGO_BIN_EXE_tollgate")]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut tool = command.spawn().unwrap();
@@ -330,7 +334,7 @@ fn a_data_set_has_the_good_logs_of_a_fleet_and_the_bad_ones_are_named() {
     let mut verdicts: Vec<String> =
         file.get_row_iter(None).unwrap().map(|row| row.unwrap().get_string(7).unwrap().clone()).collect();
     verdicts.sort();
-    assert_eq!(verdicts, ["balanced", "balanced", "unfinished"]);
+    assert_eq!(verdicts, ["balanced", "balanced", "balanced", "balanced", "unfinished"]);
     let again = tollgate_in(directory.path(), &["report", "--format", "parquet", "--out", "set", "."], &[]);
     assert_eq!(again.status.code(), Some(2));
 }

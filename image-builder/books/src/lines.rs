@@ -1,11 +1,16 @@
 //! Splits a stream of bytes into lines in bounded memory, however long a line gets.
 
-/// Collects bytes until a line is complete. Of a line that is too long the rest is dropped, and its taker is told.
+use memchr::{memchr, memchr2, memrchr};
+
+/// Collects bytes until a line is complete. A line that lies within the bytes that come is handed out without a copy. Of a line that
+/// is too long the rest is dropped, and its taker is told.
 #[derive(Debug)]
 pub struct Lines {
     partial: Vec<u8>,
     most_bytes: usize,
     overlong: bool,
+    /// Whether a line that is too long is cut at a carriage return.
+    cuts: bool,
 }
 
 /// One line without its line feed.
@@ -20,7 +25,13 @@ pub enum Line<'a> {
 impl Lines {
     /// Lines of at most `most_bytes`.
     pub fn new(most_bytes: usize) -> Self {
-        Self { partial: Vec::new(), most_bytes, overlong: false }
+        Self { partial: Vec::new(), most_bytes, overlong: false, cuts: false }
+    }
+
+    /// Lines of at most `most_bytes`. A line that is longer and has carriage returns in it ends at the last of these that fits: some
+    /// captures end their lines with nothing else.
+    pub fn cut_at_returns(most_bytes: usize) -> Self {
+        Self { cuts: true, ..Self::new(most_bytes) }
     }
 
     /// Takes the next bytes of the stream and hands out every line that they complete.
@@ -29,13 +40,17 @@ impl Lines {
     /// The first one of `sink`.
     pub fn feed<E>(&mut self, bytes: &[u8], mut sink: impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
         let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-            self.keep(&rest[..end]);
+        while let Some(end) = memchr(b'\n', rest) {
+            let line = &rest[..end];
             rest = &rest[end + 1..];
-            self.hand_out(&mut sink)?;
+            if self.partial.is_empty() && !self.overlong && line.len() <= self.most_bytes {
+                sink(Line::Whole(line))?;
+            } else {
+                self.keep(line, &mut sink)?;
+                self.hand_out(&mut sink)?;
+            }
         }
-        self.keep(rest);
-        Ok(())
+        self.keep(rest, &mut sink)
     }
 
     /// Hands out the stream's last line, if that ended without a line feed.
@@ -43,13 +58,40 @@ impl Lines {
     /// # Errors
     /// That of `sink`.
     pub fn finish<E>(&mut self, mut sink: impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
-        if self.partial.is_empty() { Ok(()) } else { self.hand_out(&mut sink) }
+        if self.partial.is_empty() && !self.overlong { Ok(()) } else { self.hand_out(&mut sink) }
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
-        let room = self.most_bytes - self.partial.len();
-        self.overlong |= bytes.len() > room;
-        self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    fn keep<E>(&mut self, bytes: &[u8], sink: &mut impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.overlong && self.cuts {
+                let Some(end) = memchr2(b'\r', b'\n', rest) else { return Ok(()) };
+                rest = &rest[end + 1..];
+                self.hand_out(sink)?;
+                continue;
+            }
+            let room = self.most_bytes - self.partial.len();
+            let (kept, more) = rest.split_at(rest.len().min(room));
+            self.partial.extend_from_slice(kept);
+            rest = more;
+            if rest.is_empty() {
+                break;
+            }
+            match memrchr(b'\r', &self.partial).filter(|_| self.cuts) {
+                Some(end) => {
+                    let result = sink(Line::Whole(&self.partial[..end]));
+                    self.partial.drain(..=end);
+                    result?;
+                }
+                None => {
+                    self.overlong = true;
+                    if !self.cuts {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     fn hand_out<E>(&mut self, sink: &mut impl FnMut(Line<'_>) -> Result<(), E>) -> Result<(), E> {
@@ -67,8 +109,7 @@ mod tests {
     use proptest::prelude::*;
     use std::convert::Infallible;
 
-    fn split(pieces: &[&[u8]], most: usize) -> Vec<(Vec<u8>, bool)> {
-        let mut lines = Lines::new(most);
+    fn split_by(mut lines: Lines, pieces: &[&[u8]]) -> Vec<(Vec<u8>, bool)> {
         let mut seen = Vec::new();
         let mut sink = |line: Line<'_>| {
             seen.push(match line {
@@ -82,6 +123,10 @@ mod tests {
         }
         let Ok(()) = lines.finish(&mut sink);
         seen
+    }
+
+    fn split(pieces: &[&[u8]], most: usize) -> Vec<(Vec<u8>, bool)> {
+        split_by(Lines::new(most), pieces)
     }
 
     #[test]
@@ -104,14 +149,26 @@ mod tests {
         assert!(lines.partial.capacity() <= 64, "an endless line is not kept");
     }
 
+    #[test]
+    fn a_line_that_is_too_long_ends_at_a_carriage_return() {
+        let cut = |bytes: &[u8]| split_by(Lines::cut_at_returns(8), &[bytes]);
+        let whole = |parts: &[&[u8]]| parts.iter().map(|part| (part.to_vec(), false)).collect::<Vec<_>>();
+        assert_eq!(cut(b"one\rtwo\rthree\rfour\r"), whole(&[b"one\rtwo", b"three", b"four\r"]));
+        assert_eq!(cut(b"one\rtwo\n"), whole(&[b"one\rtwo"]), "it fits");
+        assert_eq!(cut(b"123456789\rone\n")[1], (b"one".to_vec(), false));
+    }
+
     proptest! {
         #[test]
         fn any_cut_gives_the_same_lines(
-            bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..200),
+            bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..200),
             at in 0usize..200,
+            most in 1usize..30,
         ) {
             let (left, right) = bytes.split_at(at.min(bytes.len()));
-            prop_assert_eq!(split(&[left, right], 20), split(&[&bytes], 20));
+            prop_assert_eq!(split(&[left, right], most), split(&[&bytes], most));
+            let cut = |pieces: &[&[u8]]| split_by(Lines::cut_at_returns(most), pieces);
+            prop_assert_eq!(cut(&[left, right]), cut(&[&bytes]));
         }
     }
 }

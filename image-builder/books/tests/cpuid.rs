@@ -117,7 +117,8 @@ fn a_value_that_the_ledger_does_not_allow_is_a_difference() {
 fn the_answers_at_the_end_are_printed_as_cpuid_prints_them() {
     let answers = |map: &str| {
         let mut log = LogText::default();
-        log.record(Kind::Tollgate).number("protocol", 1).word("leaf_map", map).number("vcpus", 1).finish().unwrap();
+        let header = log.record(Kind::Tollgate).number("protocol", 1).word("leaf_map", map).number("vcpus", 1);
+        header.text("options", KERNEL).finish().unwrap();
         log.ledger(0, &LEDGER);
         log.verdict("balanced", "");
         let account = Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), None, None);

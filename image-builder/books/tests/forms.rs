@@ -127,12 +127,15 @@ fn both_text_formats_say_the_same() {
 /// A log of any rows on some vCPUs.
 fn log_of(vcpus: &[BTreeMap<u64, (u64, u64)>]) -> LogText {
     let mut log = LogText::default();
-    log.header_of(vcpus.len() as u64, "");
+    log.header_of(vcpus.len() as u64, &format!("workloads=none cpus={}", vcpus.len()));
     for (vcpu, rows) in vcpus.iter().enumerate() {
         let rows: Vec<Row> =
             rows.iter().map(|(&reason, &(count, each))| Row { reason, name: "some reason", count, each }).collect();
         log.ledger(vcpu as u64, &rows);
     }
+    let mut book: BTreeMap<u64, u64> = BTreeMap::new();
+    vcpus.iter().flatten().for_each(|(&reason, &(count, _))| *book.entry(reason).or_default() += count);
+    book.iter().for_each(|(&reason, &count)| log.tally(reason, count));
     log.verdict("balanced", "");
     log
 }

@@ -14,8 +14,8 @@ pub(super) fn write(paths: &[PathBuf], place: Option<&Path>) -> Result<Status, F
     };
     let mut data_set = DataSet::create(place)?;
     let mut reading = Reading::new(paths);
-    while let Some((path, _, account)) = reading.next()? {
-        let titled = Titled { title: path.display().to_string(), account };
+    while let Some((title, _, account)) = reading.next()? {
+        let titled = Titled { title, account };
         if !data_set.add(&titled)? {
             let sentence = format!("{}: a data set has no room for logs of so many platforms", titled.title);
             reading.unusable(&Failure::usage(sentence));

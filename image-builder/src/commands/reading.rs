@@ -1,55 +1,65 @@
 //! Logs one after the other, and messages about those that can't be used.
 
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use tollgate_books::account::Account;
+use tollgate_books::account::{Account, Accounted, Many};
 use tollgate_books::failure::{Failure, Status};
-use tollgate_books::log::{Found, Log, LogReader, find};
+use tollgate_books::log::{Log, LogError};
 use tollgate_books::report::counted;
 use tollgate_books::terminal::Terminal;
 
-/// The logs that some paths name.
-pub(super) struct Reading<'a> {
-    found: Box<dyn Iterator<Item = Found> + 'a>,
+/// The runs in the logs that some paths name.
+pub(super) struct Reading {
+    accounts: Many,
     only_one: bool,
     used: u64,
     /// The number of logs that can't be used.
     pub(super) unusable: u64,
     passed_over: u64,
+    first_passed_over: Vec<String>,
     worst: Status,
 }
 
-impl<'a> Reading<'a> {
-    pub(super) fn new(paths: &'a [PathBuf]) -> Self {
-        let only_one = paths.len() == 1 && !paths[0].is_dir();
-        Self { found: Box::new(find(paths)), only_one, used: 0, unusable: 0, passed_over: 0, worst: Status::Balanced }
+/// The most files that are named where they are passed over.
+const MOST_NAMED: usize = 5;
+
+impl Reading {
+    pub(super) fn new(paths: &[PathBuf]) -> Self {
+        Self {
+            accounts: Many::of(paths.to_vec()),
+            only_one: paths.len() == 1 && !paths[0].is_dir(),
+            used: 0,
+            unusable: 0,
+            passed_over: 0,
+            first_passed_over: Vec::new(),
+            worst: Status::Balanced,
+        }
     }
 
-    /// The next log that can be used, with its account. If there is only one log and it can't be used, that is a failure.
-    pub(super) fn next(&mut self) -> Result<Option<(PathBuf, Log, Account)>, Failure> {
-        while let Some(found) = self.found.next() {
-            let failure = match found {
-                Found::PassedOver => {
-                    self.passed_over += 1;
-                    continue;
+    /// The next run of a log that can be used: its name, its records, its account. If there is only one log and nothing in it can be
+    /// used, that is a failure.
+    pub(super) fn next(&mut self) -> Result<Option<(String, Log, Account)>, Failure> {
+        while let Some(next) = self.accounts.next() {
+            match next {
+                Accounted::Run { title, log, account } => {
+                    self.used += 1;
+                    self.worst = self.worst.max(account.status);
+                    return Ok(Some((title, *log, *account)));
                 }
-                Found::Unreadable(path, error) => unusable(&path, &error),
-                Found::Log(path) => match read(&path) {
-                    Ok(log) => {
-                        let account = Account::new(&log, None, None);
-                        self.used += 1;
-                        self.worst = self.worst.max(account.status);
-                        return Ok(Some((path, log, account)));
+                Accounted::PassedOver(title) => {
+                    self.passed_over += 1;
+                    if self.first_passed_over.len() < MOST_NAMED {
+                        self.first_passed_over.push(title);
                     }
-                    Err(failure) => failure,
-                },
-            };
-            if self.only_one {
-                return Err(failure);
+                }
+                Accounted::Unusable(title, error) => {
+                    let failure = unusable(&title, &error);
+                    if self.only_one && self.used == 0 {
+                        return Err(failure);
+                    }
+                    self.unusable(&failure);
+                }
             }
-            self.unusable(&failure);
         }
         Ok(None)
     }
@@ -63,9 +73,9 @@ impl<'a> Reading<'a> {
 
     /// The status of all logs, once there is no more; a failure if there was nothing to report.
     pub(super) fn finish(self) -> Result<Status, Failure> {
-        let passed_over = counted(self.passed_over, "file");
         if self.used == 0 {
             let all = counted(self.unusable, "log");
+            let passed_over = counted(self.passed_over, "file");
             return Err(Failure::usage(format_args!(
                 "nothing to report: {all} can't be used, and {passed_over} named .log hold no record of a run"
             ))
@@ -76,7 +86,11 @@ impl<'a> Reading<'a> {
             tell(&format!("{} of {all} can't be used", self.unusable));
         }
         if self.passed_over > 0 {
-            tell(&format!("{passed_over} named .log passed over: no record of a run"));
+            let more = self.passed_over - self.first_passed_over.len() as u64;
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let named = self.first_passed_over.join(", ");
+            let files = counted(self.passed_over, "file");
+            tell(&format!("{files} named .log passed over, no record of a run: {named}{more}"));
         }
         Ok(self.worst)
     }
@@ -88,15 +102,9 @@ fn tell(text: &str) {
 
 const REMEDY: &str = "name a serial log as `tollgate run --out DIR` keeps it in DIR/serial.log";
 
-fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::usage(format_args!("{}: {error}", path.display())).remedy(REMEDY)
-}
-
-fn read(path: &Path) -> Result<Log, Failure> {
-    let log = if path == Path::new("-") {
-        LogReader::read(io::stdin().lock())
-    } else {
-        LogReader::read(File::open(path).map_err(|error| unusable(path, &error))?)
-    };
-    log.map_err(|error| unusable(path, &error))
+fn unusable(title: &str, error: &LogError) -> Failure {
+    Failure::usage(format_args!("{title}: {error}")).remedy(match error {
+        LogError::Packed(_) => "unpack it, and report the log itself",
+        _ => REMEDY,
+    })
 }

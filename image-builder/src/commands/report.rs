@@ -1,5 +1,6 @@
 //! `tollgate report`: accounts of logs that exist already.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use tollgate_books::account::{MOST_KINDS, Merge};
@@ -55,17 +56,20 @@ fn look(arguments: &ReportArguments) -> Look {
 }
 
 fn each(format: Format, paths: &[PathBuf], look: Look, out: Destination) -> Result<Status, Failure> {
-    let several = paths.len() > 1 || paths.iter().any(|path| path.is_dir());
-    let mut report = Report::new(out, format, several, look);
     let mut reading = Reading::new(paths);
+    // One file may have several runs: the first two tell.
+    let mut first: VecDeque<_> = reading.next()?.into_iter().collect();
+    first.extend(reading.next()?);
+    let several = paths.len() > 1 || paths.iter().any(|path| path.is_dir()) || first.len() > 1;
+    let mut report = Report::new(out, format, several, look);
     let mut wrong = None;
-    while let Some((path, _, account)) = reading.next()? {
+    while let Some((title, _, account)) = first.pop_front().map_or_else(|| reading.next(), |run| Ok(Some(run)))? {
         if report.is_full() {
             let most = report.most();
             return Err(Failure::usage(format_args!("this form has room for {most} runs, and there are more"))
                 .remedy("merge them with --merge, or report fewer"));
         }
-        if let Err(error) = report.add(Titled { title: path.display().to_string(), account }) {
+        if let Err(error) = report.add(Titled { title, account }) {
             wrong = Some(error);
             break;
         }
@@ -82,9 +86,9 @@ fn each(format: Format, paths: &[PathBuf], look: Look, out: Destination) -> Resu
 fn merge(format: Format, paths: &[PathBuf], look: Look, mut out: Destination) -> Result<Status, Failure> {
     let mut merge = Merge::default();
     let mut reading = Reading::new(paths);
-    while let Some((path, _, account)) = reading.next()? {
+    while let Some((title, _, account)) = reading.next()? {
         if !merge.add(&account) {
-            let sentence = format!("{}: more than {MOST_KINDS} kinds of runs are not merged", path.display());
+            let sentence = format!("{title}: more than {MOST_KINDS} kinds of runs are not merged");
             reading.unusable(&Failure::usage(sentence));
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::terminal::Terminal;
-use tollgate_books::trace::{Symbols, export, mark_of};
+use tollgate_books::trace::{Symbols, export};
 
 use crate::image::{GUEST_ELF, guest_file, guest_mark};
 
@@ -13,13 +13,12 @@ use crate::image::{GUEST_ELF, guest_file, guest_mark};
 /// # Errors
 /// The log, the guest or the file can't be used; see [`export`].
 pub(super) fn write(log: &Path, guest: Option<&Path>, out: &Path) -> Result<Status, Failure> {
-    export(log, || symbols(log, guest), out)
+    export(log, |mark| symbols(mark, guest), out)
 }
 
-/// The functions of a log's guest: the one in `guest`, or the built-in one. None, with a message on standard error, if the log is
-/// of another guest.
-fn symbols(log: &Path, guest: Option<&Path>) -> Result<Symbols, Failure> {
-    let mark = mark_of(log);
+/// The functions of the guest with a mark: the one in `guest`, or the built-in one. None, with a message on standard error, if the
+/// mark is another guest's.
+fn symbols(mark: Option<u32>, guest: Option<&Path>) -> Result<Symbols, Failure> {
     let bytes = guest.map(guest_file).transpose()?;
     let elf = bytes.as_deref().unwrap_or(GUEST_ELF);
     match (mark, guest) {
@@ -38,7 +37,6 @@ fn symbols(log: &Path, guest: Option<&Path>) -> Result<Symbols, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_abi::record::{self, Kind};
 
     #[test]
     fn the_built_in_guest_has_functions_and_what_lies_outside_has_none() {
@@ -54,18 +52,14 @@ mod tests {
     #[test]
     fn no_function_of_another_guest_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        let (log, elf) = (directory.path().join("serial.log"), directory.path().join("guest.elf"));
+        let elf = directory.path().join("guest.elf");
         std::fs::write(&elf, GUEST_ELF).unwrap();
-        let names = |options: &str, guest: Option<&Path>| {
-            let mut text = String::from("noise\n");
-            let record = record::Writer::new(&mut text, Kind::Tollgate).number("protocol", record::PROTOCOL);
-            record.text("options", options).finish().unwrap();
-            std::fs::write(&log, text).unwrap();
-            symbols(&log, guest).map(|symbols| symbols.spans().count() > 0).map_err(|failure| failure.to_string())
+        let names = |mark: Option<u32>, guest: Option<&Path>| {
+            symbols(mark, guest).map(|symbols| symbols.spans().count() > 0).map_err(|failure| failure.to_string())
         };
-        let own = format!("trace=9 guest={:#x}", guest_mark(GUEST_ELF));
-        assert_eq!((names(&own, None), names(&own, Some(&elf))), (Ok(true), Ok(true)));
-        assert_eq!((names("trace=9 guest=0x1", None), names("trace=9", None)), (Ok(false), Ok(false)));
-        assert!(names("trace=9 guest=0x1", Some(&elf)).unwrap_err().contains("is not the guest of that run"));
+        let own = Some(guest_mark(GUEST_ELF));
+        assert_eq!((names(own, None), names(own, Some(&elf))), (Ok(true), Ok(true)));
+        assert_eq!((names(Some(1), None), names(None, None)), (Ok(false), Ok(false)));
+        assert!(names(Some(1), Some(&elf)).unwrap_err().contains("is not the guest of that run"));
     }
 }

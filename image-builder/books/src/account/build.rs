@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::judgement::Judgement;
+use tollgate_abi::record::Kind;
 
+use super::findings::Findings;
 use super::{
     Account, Book, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, Totals, Verdict, WorkloadAccount, cpuid, parts,
     recorded, row_name, vcpus, verify,
@@ -23,7 +25,7 @@ impl Account {
         let audit = audit.as_ref().map(|(audit, _)| audit);
         let guest_keeps_book = options.as_ref().map_or(true, |options| options.guest_keeps_book);
         let has_ledger = accounted && !refused;
-        let reasons = reasons(log, audit);
+        let mut reasons = reasons(log, audit);
         // A profile of the built-in guest's may enable a reason for a while; a log without an end has no ledger yet.
         let has_cpuid = has_ledger && !guest_keeps_book && log.verdict.is_some();
         let (cpuid, wrong) = if has_cpuid { cpuid::of(log, &reasons) } else { (Vec::new(), Vec::new()) };
@@ -31,13 +33,17 @@ impl Account {
         let books = if has_ledger { Book::of_run(guest_keeps_book, audit.is_some(), has_cpuid) } else { Vec::new() };
         let totals = totals(log, audit);
         let per_vcpu = vcpus::of(log, audit);
-        let mut findings =
-            if has_ledger { verify::findings(log, &options, &books, &reasons, &per_vcpu, &totals) } else { Vec::new() };
+        let mut found = Findings::of(log);
+        if has_ledger {
+            verify::check(log, &options, &books, &reasons, &per_vcpu, &totals, &mut found);
+        }
         let sentence =
             |&row: &u16| format!("reason {row}: the emulator logged fewer exits than the monitor's probes made");
-        findings.extend(too_few.iter().map(sentence));
-        findings.extend(wrong);
-        let verdict = Verdict::of(log, &findings, accounted);
+        too_few.iter().map(sentence).for_each(|sentence| found.push(sentence));
+        wrong.into_iter().for_each(|sentence| found.between(&[Kind::Exit, Kind::Console], sentence));
+        mark_lost(log, &found, &mut reasons);
+        let (findings, doubt) = found.finish();
+        let verdict = Verdict::of(log, &findings, doubt.as_deref(), accounted);
         let header = &log.header;
         Self {
             schema: SCHEMA,
@@ -51,9 +57,14 @@ impl Account {
             books,
             remedy: log.verdict.as_ref().map(|verdict| verdict.remedy.clone()).filter(|remedy| !remedy.is_empty()),
             findings,
+            doubt,
             vcpus: header.vcpus,
             seed: options.as_ref().ok().and_then(|options| options.random_seed),
-            missing_vcpus: options.map_or(0..0, |options| header.vcpus..options.cpus.into()).collect(),
+            missing_vcpus: options
+                .ok()
+                .filter(|_| !log.lost.heading)
+                .map_or(0..0, |options| header.vcpus..options.cpus.into())
+                .collect(),
             audit_limit: audit.filter(|audit| !audit.tells_cpus()).map(|_| SUMS_ONLY),
             totals,
             reasons,
@@ -106,6 +117,18 @@ fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
     rows.into_values().collect()
 }
 
+/// Marks the reasons of which a vCPU's row may be missing, unless the guest's book tells that none is.
+fn mark_lost(log: &Log, found: &Findings<'_>, reasons: &mut [Reason]) {
+    for reason in reasons {
+        let besides = reason.scenario_count.saturating_add(reason.looks);
+        let known = reason.guest_count.map(|count| count.saturating_add(besides));
+        let is_booked = log.tally.as_ref().is_some_and(|tally| tally.contains_key(&reason.number));
+        let is_whole = is_booked && known == Some(reason.exits.figures.count);
+        let mut vcpus = 0..log.header.vcpus;
+        reason.lost = !is_whole && vcpus.any(|vcpu| found.missing_row(vcpu, reason.number).is_some());
+    }
+}
+
 /// Adds one vCPU's row.
 fn add(reason: &mut Reason, row: &ExitRow) {
     if reason.status == Named::default() {
@@ -125,6 +148,7 @@ fn totals(log: &Log, audit: Option<&Audit>) -> Totals {
         elapsed: log.totals.values().map(|total| total.elapsed).max().unwrap_or(0),
         skipped: log.totals.values().map(|total| total.skipped).max().unwrap_or(0),
         guest_count: log.tally.as_ref().map(|tally| sum(&mut tally.values().copied())),
+        lost: !log.exits.is_empty() && (0..log.header.vcpus).any(|vcpu| !log.totals.contains_key(&vcpu)),
         audit_count: audit.map(Audit::total),
     }
 }

@@ -7,6 +7,9 @@ pub mod atlas;
 mod books;
 mod build;
 mod cpuid;
+mod documents;
+mod findings;
+mod many;
 mod merge;
 mod parts;
 mod predictions;
@@ -17,6 +20,7 @@ mod verify;
 
 pub use books::Book;
 pub use cpuid::{CpuidValue, Unit};
+pub use many::{Accounted, Many};
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
@@ -58,6 +62,10 @@ pub struct Account {
     pub remedy: Option<String>,
     /// Everything that the host found wrong, the first of which may be the verdict.
     pub findings: Vec<String>,
+    /// The records that are damaged or missing, where they may hide differences; left out where none do. The figures of such a run are
+    /// not whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
     /// Number of vCPUs.
     pub vcpus: u64,
     /// vCPUs that were asked for and had no processor, where the run went on without them.
@@ -66,7 +74,8 @@ pub struct Account {
     /// The part that the audit could not compare; `null` where there was no audit, or it compared all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_limit: Option<&'static str>,
-    /// Sums over all reasons and vCPUs.
+    /// Sums over all reasons and vCPUs; `null` where those of a vCPU are missing.
+    #[serde(serialize_with = "documents::totals")]
     pub totals: Totals,
     /// One row for each reason that the log has, in ascending order.
     pub reasons: Vec<Reason>,
@@ -118,9 +127,16 @@ impl Account {
         self.findings.iter().filter(move |finding| !verdict.contains(finding.as_str()))
     }
 
-    /// Whether it tells the number of its exits: a run that ended before its ledger was written, or kept none, does not.
+    /// Whether it tells the number of its exits: a run that ended before its ledger was written, kept none, or has lost records of
+    /// it does not.
     pub fn has_whole_ledger(&self) -> bool {
-        matches!(self.status, Status::Balanced | Status::Differs) && self.totals.exits > 0
+        let is_whole = self.doubt.is_none() && !self.totals.lost;
+        matches!(self.status, Status::Balanced | Status::Differs) && self.totals.exits > 0 && is_whole
+    }
+
+    /// The lost records, unless the verdict tells them already.
+    pub fn other_doubt(&self) -> Option<&String> {
+        self.doubt.as_ref().filter(|_| !matches!(self.verdict, Verdict::Unjudged(_)))
     }
 
     /// The guest's end, unless it ended by its own wish and with its book.
@@ -161,10 +177,13 @@ pub struct Totals {
     pub guest_count: Option<u64>,
     /// Exits in the emulator's log, without those of the monitor's own probes (`probe` records); `null` without an audit.
     pub audit_count: Option<u64>,
+    /// Whether the sums of a vCPU are missing from the log, so that these are of some vCPUs only.
+    #[serde(skip)]
+    pub lost: bool,
 }
 
 /// One reason's row, over all vCPUs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
     /// The basic exit reason; one past the newest collects unknown numbers.
     pub number: u16,
@@ -173,24 +192,23 @@ pub struct Reason {
     /// Whether the controls in force can produce it; empty if the log has no row.
     pub status: Named<ExitStatus>,
     /// The reason's exits.
-    #[serde(flatten)]
     pub exits: Exits,
     /// Exits in the guest's own book; `null` where there is none.
     pub guest_count: Option<u64>,
     /// The keys that tell the exits apart, the most frequent first and the exits that were not kept apart last; empty where keys
     /// were not kept or the reason has none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyRow>,
     /// The kinds of exits that cost differently, whatever their keys; empty where keys were not kept or the reason has none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub variants: Vec<VariantRow>,
     /// Exits that scenarios provoked: they are in the ledger, and not in the guest's book.
     pub scenario_count: u64,
     /// Exits by which the monitor looked at a guest that ran long, for its watchdog. Left out where there are none.
-    #[serde(skip_serializing_if = "is_none")]
     pub looks: u64,
     /// Exits in the emulator's log, without those of the monitor's own probes (`probe` records); `null` without an audit.
     pub audit_count: Option<u64>,
+    /// Whether its row, or that of one of several vCPUs, is missing from the log: its figures are not known, and documents leave them
+    /// out.
+    pub lost: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

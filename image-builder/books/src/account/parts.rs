@@ -5,7 +5,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tollgate_abi::key::{KINDS, VARIANTS};
+use tollgate_abi::record::Kind;
 
+use super::findings::Findings;
 use crate::log::{ExitRow, KeyRow, Log, VariantRow};
 use tollgate_abi::figures::Figures;
 
@@ -49,7 +51,7 @@ pub(super) fn variants(log: &Log) -> BTreeMap<u16, Vec<VariantRow>> {
 }
 
 /// Checks keys, where the run kept them, and variants: the figures that a part and its row both have.
-pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
+pub(super) fn check(log: &Log, keys: bool, found: &mut Findings<'_>) {
     if keys {
         check_keys(log, found);
     }
@@ -60,17 +62,20 @@ pub(super) fn check(log: &Log, keys: bool, found: &mut Vec<String>) {
         let Figures { count, cycles, .. } = Figures::sum(parts.iter().map(|part| part.figures));
         if count > row.exits.figures.count || cycles > row.exits.figures.cycles {
             let (all_exits, all_cycles) = (row.exits.figures.count, row.exits.figures.cycles);
-            found.push(format!(
-                "{place}: its variants have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
-            ));
+            let missing = found.missing_row(vcpu, number);
+            found.unless(missing, &[Kind::Exit], || {
+                format!(
+                    "{place}: its variants have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
+                )
+            });
         }
         let of_parts = parts.iter().filter_map(|part| contradiction(&part.name, part.figures, row));
-        found.extend(of_parts.map(|problem| format!("{place}: {problem}")));
+        of_parts.for_each(|problem| found.push(format!("{place}: {problem}")));
     }
 }
 
 /// Every exit of a reason with keys has one, so that they sum to the row.
-fn check_keys(log: &Log, found: &mut Vec<String>) {
+fn check_keys(log: &Log, found: &mut Findings<'_>) {
     let has_keys = |&&(_, number): &&(u64, u16)| KINDS.iter().any(|(reason, _)| reason.0 == number);
     let places: BTreeSet<&(u64, u16)> = log.exits.keys().filter(has_keys).chain(log.keys.keys()).collect();
     let nothing = ExitRow::default();
@@ -81,14 +86,18 @@ fn check_keys(log: &Log, found: &mut Vec<String>) {
         let Figures { count, cycles, .. } = Figures::sum(parts.iter().map(|part| part.figures));
         if (count, cycles) != (row.exits.figures.count, row.exits.figures.cycles) {
             let (all_exits, all_cycles) = (row.exits.figures.count, row.exits.figures.cycles);
-            found.push(format!(
-                "{place}: its keys have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
-            ));
+            let is_short = count < all_exits && cycles < all_cycles;
+            let missing = found.missing_row(vcpu, number).or_else(|| is_short.then(|| format!("keys of {place}")));
+            found.unless(missing, &[Kind::Exit, Kind::Key], || {
+                format!(
+                    "{place}: its keys have {count} exits and {cycles} cycles, the row {all_exits} and {all_cycles}"
+                )
+            });
         }
         // Logs of earlier monitors do not have a key's shortest and longest exit.
         let told = parts.iter().filter(|part| part.figures.max > 0);
         let of_parts = told.filter_map(|part| contradiction(&part.name, part.figures, row));
-        found.extend(of_parts.map(|problem| format!("{place}: {problem}")));
+        of_parts.for_each(|problem| found.push(format!("{place}: {problem}")));
     }
 }
 

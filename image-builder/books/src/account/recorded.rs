@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use tollgate_abi::command_line::Options;
+use tollgate_abi::record::Kind;
 
+use super::findings::Findings;
 use super::row_name;
 use crate::log::{Log, Part, Traced};
 
@@ -61,10 +63,10 @@ pub(super) fn traces(log: &Log) -> Vec<TraceFacts> {
 }
 
 /// Checks trace and samples against the ledger, and against the options.
-pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
+pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Findings<'_>) {
     for (&vcpu, traced) in &log.traces {
         if traced.missing > 0 {
-            found.push(format!("vCPU {vcpu}: {} records of its trace are missing from the log", traced.missing));
+            found.missing(&[Kind::Trace], format!("{} records of the trace of vCPU {vcpu}", traced.missing));
         } else if traced.end.is_some() {
             against_ledger(log, vcpu, traced, found);
         }
@@ -72,9 +74,9 @@ pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<St
     let Some(options) = options.filter(|_| log.verdict.is_some()) else { return };
     let has_end = |vcpu: &u64| log.traces.get(vcpu).is_some_and(|traced| traced.end.is_some());
     for vcpu in log.totals.keys().filter(|vcpu| options.trace_exits > 0 && !has_end(vcpu)) {
-        found.push(format!(
-            "vCPU {vcpu}: a trace was asked for, and the log has no end of it: lines are missing, or the machine has no memory for one"
-        ));
+        let what =
+            format!("the trace of vCPU {vcpu}, or its end: lines are missing, or the machine has no memory for one");
+        found.missing(&[Kind::Trace, Kind::Traced], what);
     }
     let sampled = log.rates.keys().chain(log.exits.keys().filter(|_| options.rate_step_ticks > 0));
     for &(vcpu, reason) in sampled.collect::<BTreeSet<_>>() {
@@ -82,8 +84,12 @@ pub(super) fn check(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<St
         let (sum, row) =
             (counts.iter().fold(0, |sum: u64, &count| sum.saturating_add(count)), ledger(log, vcpu, reason));
         if sum != row.count {
-            let name = row_name(reason);
-            found.push(format!("reason {reason} {name} on vCPU {vcpu}: ledger {}, over time {sum}", row.count));
+            let place = format!("reason {reason} {} on vCPU {vcpu}", row_name(reason));
+            let over_time = counts.is_empty().then(|| format!("exits over time of {place}"));
+            let missing = found.missing_row(vcpu, reason).or(over_time);
+            found.unless(missing, &[Kind::Exit, Kind::Rate], || {
+                format!("{place}: ledger {}, over time {sum}", row.count)
+            });
         }
     }
 }
@@ -96,26 +102,26 @@ fn ledger(log: &Log, vcpu: u64, reason: u16) -> Part {
 }
 
 /// Checks the trace of one vCPU, drops included, reason by reason.
-fn against_ledger(log: &Log, vcpu: u64, traced: &Traced, found: &mut Vec<String>) {
+fn against_ledger(log: &Log, vcpu: u64, traced: &Traced, found: &mut Findings<'_>) {
     let mut reasons: BTreeSet<u16> =
         log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(&(_, reason), _)| reason).collect();
     reasons.extend(traced.recorded.keys().chain(traced.dropped.keys()));
     for reason in reasons {
         let of = |parts: &BTreeMap<u16, Part>| parts.get(&reason).copied().unwrap_or_default();
-        let (recorded, dropped, row) = (of(&traced.recorded), of(&traced.dropped), ledger(log, vcpu, reason));
+        let (recorded, dropped_part, row) = (of(&traced.recorded), of(&traced.dropped), ledger(log, vcpu, reason));
         let (count, cycles) =
-            (recorded.count.saturating_add(dropped.count), recorded.cycles.saturating_add(dropped.cycles));
+            (recorded.count.saturating_add(dropped_part.count), recorded.cycles.saturating_add(dropped_part.cycles));
         if (count, cycles) != (row.count, row.cycles) {
-            found.push(format!(
-                "reason {reason} {} on vCPU {vcpu}: ledger {} exits of {} cycles, trace {} of {}, dropped {} of {}",
-                row_name(reason),
-                row.count,
-                row.cycles,
-                recorded.count,
-                recorded.cycles,
-                dropped.count,
-                dropped.cycles
-            ));
+            let place = format!("reason {reason} {} on vCPU {vcpu}", row_name(reason));
+            let is_short = !traced.dropped.contains_key(&reason) && count < row.count && cycles < row.cycles;
+            let dropped = is_short.then(|| format!("exits that the trace dropped of {place}"));
+            let missing = found.missing_row(vcpu, reason).or(dropped);
+            found.unless(missing, &[Kind::Exit, Kind::Trace, Kind::Dropped], || {
+                format!(
+                    "{place}: ledger {} exits of {} cycles, trace {} of {}, dropped {} of {}",
+                    row.count, row.cycles, recorded.count, recorded.cycles, dropped_part.count, dropped_part.cycles
+                )
+            });
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::exits::Exits;
 use crate::log::{ExitRow, Log};
 
 /// The account of one vCPU.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VcpuAccount {
     /// The vCPU's number.
     pub vcpu: u64,
@@ -24,12 +24,13 @@ pub struct VcpuAccount {
     /// TSC ticks from the first entry until the last exit was dealt with.
     pub elapsed: u64,
     /// TSC ticks of idle time that were skipped: they passed on the guest's clock alone. Left out where there are none.
-    #[serde(skip_serializing_if = "is_none")]
     pub skipped: u64,
     /// Exits in the emulator's log of its processor; `null` without an audit, or where that log does not name processors.
     pub audit_count: Option<u64>,
     /// The reasons that the ledger or the emulator has on it, in ascending order.
     pub reasons: Vec<VcpuReason>,
+    /// Whether its sums are missing from the log: they are not known, and documents leave them out.
+    pub lost: bool,
 }
 
 /// One reason on one vCPU.
@@ -57,7 +58,8 @@ pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
         places.entry(vcpu).or_default().insert(number);
     }
     let one = |(vcpu, numbers): (u64, BTreeSet<u16>)| {
-        let total = log.totals.get(&vcpu).copied().unwrap_or_default();
+        let known = log.totals.get(&vcpu).copied();
+        let total = known.unwrap_or_default();
         VcpuAccount {
             vcpu,
             exits: total.exits,
@@ -67,6 +69,7 @@ pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
             skipped: total.skipped,
             audit_count: audit.and_then(|audit| audit.total_on(vcpu)),
             reasons: numbers.into_iter().map(|number| reason(log, audit, vcpu, number)).collect(),
+            lost: known.is_none() && vcpu < log.header.vcpus,
         }
     };
     places.into_iter().map(one).collect()

@@ -22,6 +22,8 @@ pub enum Verdict {
     Reported(Judged, String),
     /// The log ends before its verdict.
     Unfinished,
+    /// Records are damaged or missing, so that nobody can tell; a sentence says which.
+    Unjudged(String),
     /// One of several runs gave no account, because of this failure.
     Ended(Failure),
     /// The verdict of one of several runs, and the name of that run.
@@ -29,9 +31,12 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict of a run whose host-side findings are `findings`.
-    pub(super) fn of(log: &Log, findings: &[String], accounted: bool) -> Self {
-        let Some(verdict) = &log.verdict else { return Verdict::Unfinished };
+    /// The verdict of a run whose host-side findings are `findings`, given the reason that there may be others.
+    pub(super) fn of(log: &Log, findings: &[String], doubt: Option<&str>, accounted: bool) -> Self {
+        let Some(verdict) = &log.verdict else {
+            let lost = doubt.filter(|_| log.lost.heading);
+            return lost.map_or(Verdict::Unfinished, |doubt| Verdict::Unjudged(doubt.to_owned()));
+        };
         // A guest that keeps no book is judged by its own words, too.
         let is_bookless = Options::parse(&log.header.options).is_ok_and(|options| !options.guest_keeps_book);
         let says = |line: &Option<String>| line.clone().filter(|_| is_bookless);
@@ -41,6 +46,9 @@ impl Verdict {
             return Verdict::Reported(Judged::Known(Judgement::Failed), format!("the guest said: {panic}"));
         }
         match (&verdict.result, findings.first()) {
+            (Judged::Known(Judgement::Balanced), None) if let Some(doubt) = doubt => {
+                Verdict::Unjudged(doubt.to_owned())
+            }
             (Judged::Known(Judgement::Balanced), None) if accounted => Verdict::Balanced,
             (Judged::Known(Judgement::Balanced), None) => Verdict::Unaccounted,
             (Judged::Known(Judgement::Balanced), Some(finding)) => Verdict::Differs(finding.clone()),
@@ -63,7 +71,7 @@ impl Verdict {
             Verdict::Unaccounted | Verdict::Differs(_) => Status::Differs,
             Verdict::Reported(Judged::Known(Judgement::Refused), _) => Status::Platform,
             Verdict::Reported(..) => Status::Differs,
-            Verdict::Unfinished => Status::NoVerdict,
+            Verdict::Unfinished | Verdict::Unjudged(_) => Status::NoVerdict,
             Verdict::Ended(failure) => failure.status,
             Verdict::Of(verdict, _) => verdict.status(),
         }
@@ -77,6 +85,7 @@ impl Verdict {
             Verdict::Differs(_) => Judgement::Differs.word(),
             Verdict::Reported(reported, _) => reported.word(),
             Verdict::Unfinished => Judged::Unfinished.word(),
+            Verdict::Unjudged(_) => "can't be judged",
             Verdict::Ended(_) => "no verdict",
             Verdict::Of(verdict, _) => verdict.word(),
         }
@@ -90,7 +99,9 @@ impl fmt::Display for Verdict {
             Verdict::Balanced | Verdict::Unfinished => f.write_str(word),
             Verdict::Unaccounted => write!(f, "{word}: the run kept no ledger (accounting=off)"),
             Verdict::Reported(_, detail) if detail.is_empty() => f.write_str(word),
-            Verdict::Differs(detail) | Verdict::Reported(_, detail) => write!(f, "{word}: {detail}"),
+            Verdict::Differs(detail) | Verdict::Reported(_, detail) | Verdict::Unjudged(detail) => {
+                write!(f, "{word}: {detail}")
+            }
             Verdict::Ended(failure) => write!(f, "{failure}"),
             Verdict::Of(verdict, which) => write!(f, "{verdict} ({which})"),
         }

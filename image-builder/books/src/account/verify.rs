@@ -4,59 +4,65 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::{OptionError, Options};
 use tollgate_abi::figures::Figures;
 use tollgate_abi::judgement::Judgement;
+use tollgate_abi::record::Kind;
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
+use super::findings::Findings;
 use super::{Book, Reason, Totals, VcpuAccount, parts, predictions, recorded};
 use crate::exits::Histogram;
 use crate::log::{Count, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
 
-/// Everything that is wrong, as sentences, the books first.
-pub(super) fn findings(
+/// Finds everything that is wrong, the books first.
+pub(super) fn check(
     log: &Log,
     options: &Result<Options<'_>, OptionError<'_>>,
     books: &[Book],
     reasons: &[Reason],
     per_vcpu: &[VcpuAccount],
     totals: &Totals,
-) -> Vec<String> {
-    let mut found = Vec::new();
+    found: &mut Findings<'_>,
+) {
     if let Err(error) = options {
         found.push(format!("the run's options can't be read: {error}"));
     }
-    let options = options.as_ref().ok();
+    let options = options.as_ref().ok().filter(|_| !log.lost.heading);
     let keys = options.is_some_and(|options| options.keys);
-    let keeps_book = books.contains(&Book::Guest);
+    let keeps_book = books.contains(&Book::Guest) && !log.lost.heading;
     let guest_knows = keeps_book && !runs_unknown_code(log);
-    reasons.iter().for_each(|reason| reason_books(reason, guest_knows, &mut found));
-    vcpu_books(per_vcpu, &mut found);
-    log.workloads.iter().for_each(|workload| window_sum(workload, &mut found));
+    reasons.iter().for_each(|reason| reason_books(log, reason, guest_knows, found));
+    vcpu_books(per_vcpu, found);
+    log.workloads.iter().for_each(|workload| window_sum(workload, found));
     if keeps_book {
-        log.workloads.iter().for_each(|workload| workload_books(workload, &mut found));
-        predictions::check(log, keys, &mut found);
+        log.workloads.iter().for_each(|workload| workload_books(workload, found));
+        predictions::check(log, keys, found);
     }
     let scenario_runs = options.map_or(RUNS, Options::scenario_runs);
-    log.scenarios.iter().for_each(|run| scenario_books(run, scenario_runs, &mut found));
+    if !log.lost.heading {
+        log.scenarios.iter().for_each(|run| scenario_books(run, scenario_runs, found));
+    }
     for (&(vcpu, number), row) in &log.exits {
         let place = format!("reason {number} {} on vCPU {vcpu}", row.name);
-        row_invariants(row, &place, &mut found);
-        looks(number, row, &place, &mut found);
+        row_invariants(row, &place, found);
+        looks(number, row, &place, found);
     }
-    parts::check(log, keys, &mut found);
-    recorded::check(log, options, &mut found);
+    parts::check(log, keys, found);
+    recorded::check(log, options, found);
     for (&vcpu, total) in &log.totals {
-        total_invariants(log, vcpu, total, &mut found);
+        total_invariants(log, vcpu, total, found);
     }
     if let Some(audit) = totals.audit_count
         && audit != totals.exits
     {
-        found.push(format!("all reasons: ledger {}, emulator {audit}", totals.exits));
+        let sentence = format!("all reasons: ledger {}, emulator {audit}", totals.exits);
+        found.between(&[Kind::Total], sentence);
     }
-    completeness(log, options, &mut found);
+    if !log.lost.heading {
+        completeness(log, options, found);
+    }
     if keeps_book {
-        workloads_asked(log, options, &mut found);
+        workloads_asked(log, options, found);
     }
-    found
 }
 
 /// Whether the guest ran code whose exits it can't book, as random bytes are.
@@ -66,12 +72,22 @@ fn runs_unknown_code(log: &Log) -> bool {
 }
 
 /// Checks the ledger against the emulator's book, and against the guest's where the guest knows its exits.
-fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
-    let differs = |book: Option<u64>| book.is_some_and(|count| count != reason.exits.figures.count);
+fn reason_books(log: &Log, reason: &Reason, guest_knows: bool, found: &mut Findings<'_>) {
+    let count = reason.exits.figures.count;
+    let differs = |book: Option<u64>| book.is_some_and(|other| other != count);
     let besides = reason.scenario_count.saturating_add(reason.looks);
-    let known = reason.guest_count.map(|count| count.saturating_add(besides));
-    if guest_knows && differs(known) || differs(reason.audit_count) {
-        let mut sentence = format!("reason {} {}: ledger {}", reason.number, reason.name, reason.exits.figures.count);
+    let known = reason.guest_count.map(|count| count.saturating_add(besides)).filter(|_| guest_knows);
+    if !differs(known) && !differs(reason.audit_count) {
+        return;
+    }
+    let mut rows = (0..log.header.vcpus).filter_map(|vcpu| found.missing_row(vcpu, reason.number));
+    let is_booked = log.tally.as_ref().is_none_or(|tally| tally.contains_key(&reason.number));
+    let missing = rows.next().or_else(|| {
+        let of_guest = !is_booked && known < Some(count) && !differs(reason.audit_count);
+        of_guest.then(|| format!("the guest's book of reason {} {}", reason.number, reason.name))
+    });
+    found.unless(missing, &[Kind::Exit, Kind::Tally, Kind::Scenario], || {
+        let mut sentence = format!("reason {} {}: ledger {count}", reason.number, reason.name);
         let some = |count: u64| Some(count).filter(|&count| count > 0);
         let (scenarios, looks) = (some(reason.scenario_count), some(reason.looks));
         let ours = [("guest", reason.guest_count), ("scenarios", scenarios), ("looks", looks)];
@@ -80,25 +96,28 @@ fn reason_books(reason: &Reason, guest_knows: bool, found: &mut Vec<String>) {
                 sentence += &format!(", {book} {count}");
             }
         }
-        found.push(sentence);
-    }
+        sentence
+    });
 }
 
 /// Checks each vCPU's ledger against the emulator's log of its processor: sums may agree where their parts don't. One vCPU alone
 /// is its own sum.
-fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Vec<String>) {
+fn vcpu_books(per_vcpu: &[VcpuAccount], found: &mut Findings<'_>) {
     for account in per_vcpu.iter().filter(|_| per_vcpu.len() > 1) {
         for reason in &account.reasons {
             if let Some(audit) = reason.audit_count.filter(|&count| count != reason.exits.figures.count) {
                 let place = format!("reason {} {} on vCPU {}", reason.number, reason.name, account.vcpu);
-                found.push(format!("{place}: ledger {}, emulator {audit}", reason.exits.figures.count));
+                let missing = found.missing_row(account.vcpu, reason.number);
+                found.unless(missing, &[Kind::Exit], || {
+                    format!("{place}: ledger {}, emulator {audit}", reason.exits.figures.count)
+                });
             }
         }
     }
 }
 
 /// Checks prediction, guest and ledger in one workload.
-fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
+fn workload_books(run: &WorkloadRun, found: &mut Findings<'_>) {
     if run.ended.is_none() {
         return;
     }
@@ -124,16 +143,19 @@ fn workload_books(run: &WorkloadRun, found: &mut Vec<String>) {
 }
 
 /// Checks the ledger's rows in one workload against its sum.
-fn window_sum(run: &WorkloadRun, found: &mut Vec<String>) {
+fn window_sum(run: &WorkloadRun, found: &mut Findings<'_>) {
     let Some(end) = &run.ended else { return };
     let observed = sum(run.counts.values().map(|count| count.observed));
     if observed != end.exits {
-        found.push(format!("workload {}: its reasons have {observed} exits, its window {}", run.name, end.exits));
+        let missing = (observed < end.exits).then(|| format!("counts of workload {}", run.name));
+        found.unless(missing, &[Kind::Count, Kind::Result, Kind::Begin], || {
+            format!("workload {}: its reasons have {observed} exits, its window {}", run.name, end.exits)
+        });
     }
 }
 
 /// Checks a scenario that was to be run `runs` times against its row in the table.
-fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Vec<String>) {
+fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Findings<'_>) {
     let Some(scenario) = Scenario::by_name(&run.name) else {
         return found.push(format!("there is no scenario {}", run.name));
     };
@@ -151,7 +173,7 @@ fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Vec<String>) {
 }
 
 /// Checks the invariants of each ledger row.
-fn row_invariants(row: &ExitRow, place: &str, found: &mut Vec<String>) {
+fn row_invariants(row: &ExitRow, place: &str, found: &mut Findings<'_>) {
     let mut check = |holds: bool, problem: &dyn Fn() -> String| {
         if !holds {
             found.push(format!("{place}: {}", problem()));
@@ -172,7 +194,7 @@ fn row_invariants(row: &ExitRow, place: &str, found: &mut Vec<String>) {
 }
 
 /// Checks that only reasons for which the monitor looks at a guest have such looks.
-fn looks(number: u16, row: &ExitRow, place: &str, found: &mut Vec<String>) {
+fn looks(number: u16, row: &ExitRow, place: &str, found: &mut Findings<'_>) {
     let most = if ExitReason(number).look().is_some() { row.exits.figures.count } else { 0 };
     if row.looks > most {
         found.push(format!("{place}: {} looks of the monitor among {} exits", row.looks, row.exits.figures.count));
@@ -180,31 +202,38 @@ fn looks(number: u16, row: &ExitRow, place: &str, found: &mut Vec<String>) {
 }
 
 /// Checks the invariants between a vCPU's rows and its sums.
-fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Vec<String>) {
+fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Findings<'_>) {
     let rows = || log.exits.range((vcpu, 0)..=(vcpu, u16::MAX)).map(|(_, row)| row);
     let (exits, cycles) =
         (sum(rows().map(|row| row.exits.figures.count)), sum(rows().map(|row| row.exits.figures.cycles)));
-    let mut check = |holds: bool, problem: String| {
-        if !holds {
-            found.push(format!("vCPU {vcpu}: {problem}"));
-        }
-    };
-    check(exits == total.exits, format!("its reasons have {exits} exits, its total {}", total.exits));
-    check(cycles == total.cycles, format!("its reasons have {cycles} cycles, its total {}", total.cycles));
-    check(total.exits == total.entries, format!("{} exits, {} entries", total.exits, total.entries));
-    check(total.cycles <= total.elapsed, format!("{} cycles of exits in {} elapsed", total.cycles, total.elapsed));
+    let missing = found.lacks_rows(vcpu).then(|| format!("rows of the ledger of vCPU {vcpu}"));
+    if exits != total.exits {
+        let sentence = || format!("vCPU {vcpu}: its reasons have {exits} exits, its total {}", total.exits);
+        found.unless(missing.clone(), &[Kind::Exit], sentence);
+    }
+    if cycles != total.cycles {
+        let sentence = || format!("vCPU {vcpu}: its reasons have {cycles} cycles, its total {}", total.cycles);
+        found.unless(missing, &[Kind::Exit], sentence);
+    }
+    if total.exits != total.entries {
+        found.push(format!("vCPU {vcpu}: {} exits, {} entries", total.exits, total.entries));
+    }
+    if total.cycles > total.elapsed {
+        found.push(format!("vCPU {vcpu}: {} cycles of exits in {} elapsed", total.cycles, total.elapsed));
+    }
 }
 
 /// Checks that a finished run has said everything.
-fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
+fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Findings<'_>) {
     if log.verdict.is_none() {
         return;
     }
     let vcpus = log.header.vcpus;
-    if !log.totals.keys().copied().eq(0..vcpus) {
-        let lacking = (0..vcpus).find(|vcpu| !log.totals.contains_key(vcpu));
-        let lacking = lacking.map_or_else(String::new, |vcpu| format!(", but vCPU {vcpu} has none"));
-        found.push(format!("the log has totals of {} vCPUs, and {vcpus} ran{lacking}", log.totals.len()));
+    for vcpu in (0..vcpus).filter(|vcpu| !log.totals.contains_key(vcpu)).take(MOST_TOLD) {
+        found.missing(&[Kind::Total], format!("the sums of vCPU {vcpu}"));
+    }
+    if log.totals.keys().any(|&vcpu| vcpu >= vcpus) {
+        found.push(format!("the log has totals of {} vCPUs, and {vcpus} ran", log.totals.len()));
     }
     if let Some(options) = options {
         let asked = u64::from(options.cpus);
@@ -212,8 +241,9 @@ fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String
             found.push(format!("the options ask for {asked} vCPUs, and {vcpus} ran"));
         }
     }
-    if let Some(&(vcpu, _)) = log.exits.keys().find(|(vcpu, _)| !log.totals.contains_key(vcpu)) {
-        found.push(format!("the log has ledger rows of vCPU {vcpu} and no total"));
+    let is_strange = |vcpu: u64| vcpu >= vcpus && !log.totals.contains_key(&vcpu);
+    if let Some(&(vcpu, _)) = log.exits.keys().find(|(vcpu, _)| is_strange(*vcpu)) {
+        found.push(format!("the log has ledger rows of vCPU {vcpu}, and {vcpus} ran"));
     }
     if log.quality.after_verdict > 0 {
         found.push(format!("{} records follow the verdict", log.quality.after_verdict));
@@ -221,30 +251,58 @@ fn completeness(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String
 }
 
 /// Checks that a run which balances had a guest's book, and ran the workloads and scenarios that were asked for.
-fn workloads_asked(log: &Log, options: Option<&Options<'_>>, found: &mut Vec<String>) {
+fn workloads_asked(log: &Log, options: Option<&Options<'_>>, found: &mut Findings<'_>) {
     if log.verdict.as_ref().is_none_or(|verdict| !verdict.result.is(Judgement::Balanced)) {
         return;
     }
     let vcpus = log.header.vcpus;
     if log.tally.is_none() {
-        found.push("the log has no book of the guest".to_owned());
+        found.missing(&[Kind::Tally], "the guest's book".to_owned());
     }
-    if let Some(run) = log.workloads.iter().find(|run| !run.verdict().is(Judgement::Balanced)) {
-        found.push(format!("workload {}: {}", run.name, run.verdict()));
+    for run in log.workloads.iter().filter(|run| !run.verdict().is(Judgement::Balanced)) {
+        let missing = run.ended.is_none().then(|| format!("the result of workload {}", run.name));
+        found.unless(missing, &[Kind::Result], || format!("workload {}: {}", run.name, run.verdict()));
     }
-    if let Some(options) = options {
-        let ran = log.workloads.iter().map(|run| (run.name.as_str(), run.iterations));
-        let asked = options.selected(vcpus).map(|selected| (selected.workload.name, selected.iterations));
-        if !asked.eq(ran) {
-            found.push("the workloads that ran are not those that the options ask for".to_owned());
-        }
-        let of_extension = |scenario: &&Scenario| scenario.is_under(log.header.facts.extension);
-        let asked = options.scenarios().filter(of_extension).map(|scenario| scenario.name);
-        if !asked.eq(log.scenarios.iter().map(|run| run.name.as_str())) {
-            found.push("the scenarios that ran are not those that the options ask for".to_owned());
-        }
+    let Some(options) = options else { return };
+    let asked = options.selected(vcpus).map(|selected| (selected.workload.name, selected.iterations));
+    // Only its result tells the iterations of a workload whose beginning is missing.
+    let is_it = |(name, iterations): &(&str, u64), run: &WorkloadRun| {
+        run.name == *name && (run.iterations == *iterations || run.iterations == 0 && run.ended.is_none())
+    };
+    let named = |(name, _): &(&str, u64)| format!("workload {name}");
+    let missing = left_out(asked, &log.workloads, is_it, named);
+    let kinds = [Kind::Begin, Kind::Result, Kind::Count, Kind::KeyCount, Kind::Samples, Kind::Cost];
+    compare_asked("workloads", missing, &kinds, found);
+    let of_extension = |scenario: &&Scenario| scenario.is_under(log.header.facts.extension);
+    let asked = options.scenarios().filter(of_extension).map(|scenario| scenario.name);
+    let named = |name: &&str| format!("scenario {name}");
+    let missing = left_out(asked, &log.scenarios, |name, run| run.name == *name, named);
+    compare_asked("scenarios", missing, &[Kind::Scenario], found);
+}
+
+/// Tells that something else ran than was asked for, or that some of it is missing.
+fn compare_asked(what: &str, missing: Option<Vec<String>>, kinds: &[Kind], found: &mut Findings<'_>) {
+    match missing {
+        Some(missing) => missing.into_iter().take(MOST_TOLD).for_each(|name| found.missing(kinds, name)),
+        None => found.between(kinds, format!("the {what} that ran are not those that the options ask for")),
     }
 }
+
+/// The names of those that were asked for and did not run; `None` if others ran.
+pub(super) fn left_out<A, R>(
+    asked: impl Iterator<Item = A>,
+    ran: &[R],
+    is_it: impl Fn(&A, &R) -> bool,
+    named: impl Fn(&A) -> String,
+) -> Option<Vec<String>> {
+    let mut ran = ran.iter().peekable();
+    let missing = asked.filter(|asked| ran.next_if(|run| is_it(asked, run)).is_none());
+    let missing = missing.map(|asked| named(&asked)).collect();
+    ran.next().is_none().then_some(missing)
+}
+
+/// The most missing records of one kind that are told one by one.
+const MOST_TOLD: usize = 20;
 
 fn sum(counts: impl Iterator<Item = u64>) -> u64 {
     counts.fold(0, u64::saturating_add)

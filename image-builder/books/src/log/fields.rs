@@ -17,6 +17,20 @@ impl<'a> Fields<'a> {
         LogError::Record { line: self.line, kind: self.record.kind.word(), problem }
     }
 
+    pub(super) fn contradiction(&self, problem: String) -> LogError {
+        LogError::Contradiction { line: self.line, kind: self.record.kind.word(), problem }
+    }
+
+    /// A record may come twice, where a line is shown again; two that differ contradict each other.
+    pub(super) fn same<T: PartialEq>(
+        &self,
+        known: Option<&T>,
+        found: Option<&T>,
+        problem: impl FnOnce() -> String,
+    ) -> Result<(), LogError> {
+        if known.is_none() || known == found { Ok(()) } else { Err(self.contradiction(problem())) }
+    }
+
     pub(super) fn lacks(&self, key: &str) -> LogError {
         self.problem(format!("has no usable `{key}`"))
     }

@@ -1,39 +1,68 @@
-//! The files that are read as logs: named ones, and those of a directory that look like logs.
+//! The files that are read as logs: named ones, and those of a directory that are named like logs.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::collections::HashSet;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use tollgate_abi::record::{self, MAX_LINE_BYTES, Reject};
 use walkdir::WalkDir;
 
-use crate::lines::{Line, Lines};
-
-/// The most bytes that firmware writes before the first record.
-const SNIFFED_BYTES: u64 = 1 << 20;
+use super::{STANDARD_INPUT, Select};
 
 /// A file to read, or the reason that a name leads to none.
 pub enum Found {
-    /// A log, or a file that was named as one.
-    Log(PathBuf),
-    /// A file of a directory that holds no record: other files of a run, other programs' logs.
-    PassedOver,
+    /// A file that was named as a log, and its runs that are meant.
+    Named(Select),
+    /// A file of a directory that is named like one.
+    Listed(PathBuf),
     /// A file or directory that can't be read, and the error.
     Unreadable(PathBuf, io::Error),
 }
 
-/// The logs that `paths` name, as they are found. A file stands for itself. A directory stands for every `*.log` in it and below
-/// that begins like a log, by name. An empty one counts: its run said nothing.
-pub fn find(paths: &[PathBuf]) -> impl Iterator<Item = Found> + '_ {
-    paths.iter().flat_map(|path| -> Box<dyn Iterator<Item = Found>> {
-        if path.is_dir() { Box::new(below(path)) } else { Box::new(std::iter::once(Found::Log(path.clone()))) }
+/// The extensions of captures.
+const EXTENSIONS: [&str; 4] = ["log", "txt", "cap", "out"];
+/// The names that some tools give a capture.
+const NAMES: [&str; 2] = ["screenlog", "typescript"];
+/// The extensions of packed files, those included that this tool does not unpack: it says so.
+const PACKED: [&str; 8] = ["gz", "xz", "zst", "zip", "bz2", "lz4", "7z", "rar"];
+
+/// The files that `paths` name, as they are found. A file stands for itself. A directory stands for every file in it and below that
+/// is named like a capture, packed or not, by name. A file that is named twice comes once.
+pub fn find(paths: Vec<PathBuf>) -> impl Iterator<Item = Found> + Send {
+    let (mut seen, several) = (Seen::default(), paths.len() > 1);
+    let found = paths.into_iter().flat_map(|path| -> Box<dyn Iterator<Item = Found> + Send> {
+        let is_input = path == Path::new(STANDARD_INPUT);
+        if !is_input && path.is_dir() {
+            Box::new(below(&path))
+        } else {
+            Box::new(std::iter::once(Found::Named(Select::of(&path))))
+        }
+    });
+    found.filter(move |found| match found {
+        Found::Named(select) if several => seen.is_new(&select.path, select.run),
+        Found::Listed(path) if several => seen.is_new(path, None),
+        _ => true,
     })
 }
 
-fn below(directory: &Path) -> impl Iterator<Item = Found> + use<> {
+/// The files that were found, by device and number: a name may lead to another.
+#[derive(Default)]
+struct Seen(HashSet<(u64, u64, Option<u64>)>);
+
+impl Seen {
+    fn is_new(&mut self, path: &Path, run: Option<u64>) -> bool {
+        // A pipe has nothing more to give; the second reading of it says so.
+        let file = path.metadata().ok().filter(std::fs::Metadata::is_file);
+        file.is_none_or(|file| self.0.insert((file.dev(), file.ino(), run)))
+    }
+}
+
+fn below(directory: &Path) -> impl Iterator<Item = Found> + Send + use<> {
     let entries = WalkDir::new(directory).sort_by_file_name().into_iter();
     entries.filter_map(|entry| match entry {
-        Ok(entry) if entry.file_type().is_file() && is_named_log(entry.path()) => Some(sniff(entry.into_path())),
+        Ok(entry) if entry.file_type().is_file() && is_named_like_a_log(entry.path()) => {
+            Some(Found::Listed(entry.into_path()))
+        }
         Ok(_) => None,
         Err(error) => {
             let path = error.path().unwrap_or(Path::new("")).to_owned();
@@ -43,39 +72,56 @@ fn below(directory: &Path) -> impl Iterator<Item = Found> + use<> {
     })
 }
 
-fn is_named_log(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("log"))
-}
-
-fn sniff(path: PathBuf) -> Found {
-    match begins_like_a_log(&path) {
-        Ok(true) => Found::Log(path),
-        Ok(false) => Found::PassedOver,
-        Err(error) => Found::Unreadable(path, error),
+/// Whether a file is named like a capture: by its extension, in front of which that of a packing and a number may stand
+/// (`serial.log.1.gz`), or as some tools name theirs (`screenlog.0`).
+fn is_named_like_a_log(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let mut parts: Vec<&str> = name.split('.').collect();
+    let is_packed = PACKED.contains(parts.last().unwrap_or(&""));
+    if is_packed {
+        parts.pop();
+    }
+    if parts.len() > 1
+        && parts.last().is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+    {
+        parts.pop();
+    }
+    match parts[..] {
+        [only] => NAMES.contains(&only) || is_packed && name.ends_with("zip"),
+        [.., last] => EXTENSIONS.contains(&last) || NAMES.contains(&last) || is_packed && name.ends_with("zip"),
+        [] => false,
     }
 }
 
-/// Whether a file is empty or has something like a record near its beginning.
-fn begins_like_a_log(path: &Path) -> io::Result<bool> {
-    let mut file = File::open(path)?.take(SNIFFED_BYTES);
-    let mut lines = Lines::new(MAX_LINE_BYTES + 2);
-    let (mut any, mut buffer) = (false, vec![0; 16 << 10]);
-    // The first record that is found ends the search, as an error would.
-    let mut look = |line: Line<'_>| match line {
-        Line::Whole(line) if record::parse(line) != Err(Reject::Noise) => Err(()),
-        _ => Ok(()),
-    };
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(!any || lines.finish(&mut look).is_err()),
-            Ok(count) => {
-                any = true;
-                if lines.feed(&buffer[..count], &mut look).is_err() {
-                    return Ok(true);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// Whether a file that is named so is called a log, so that it is worth a word if it is none.
+pub(crate) fn is_called_a_log(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_ascii_lowercase();
+    name.split('.').any(|part| part == EXTENSIONS[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captures_are_known_by_their_names() {
+        for name in [
+            "a.log",
+            "TG000001.LOG",
+            "a.log.gz",
+            "a.log.1",
+            "a.log.12.xz",
+            "minicom.cap",
+            "run.txt",
+            "screenlog.0",
+            "typescript",
+            "logs.zip",
+            "typescript.gz",
+        ] {
+            assert!(is_named_like_a_log(Path::new(name)), "{name}");
+        }
+        for name in ["log", "a.rom", "a.1", "a.gz", "a.log.html", "trace.csv", "", "1", "a.log.tar"] {
+            assert!(!is_named_like_a_log(Path::new(name)), "{name}");
         }
     }
 }

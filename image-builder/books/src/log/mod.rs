@@ -7,17 +7,27 @@ mod error;
 mod fields;
 mod files;
 mod judged;
+mod line;
+mod lost;
 mod named;
+mod packing;
 mod reader;
 mod recorded;
+mod runs;
+mod source;
 
 pub use cpuid::{CpuidLine, CpuidLines};
 pub use error::LogError;
+pub(crate) use files::is_called_a_log;
 pub use files::{Found, find};
 pub use judged::Judged;
+pub use lost::{Lost, LostLine};
 pub use named::{Name, Named};
+pub use packing::Packing;
 pub use reader::LogReader;
 pub use recorded::{Part, Steps, TraceEnd, Traced};
+pub use runs::{Run, Select, read_file};
+pub use source::STANDARD_INPUT;
 
 pub use fields::printable;
 
@@ -72,6 +82,8 @@ pub struct Log {
     pub console: Console,
     /// The log's quality.
     pub quality: Quality,
+    /// The records that did not arrive.
+    pub lost: Lost,
 }
 
 /// The lines of the guest that tell of its end.
@@ -172,7 +184,8 @@ pub struct Samples {
 
 impl Samples {
     fn extend(&mut self, runs: Vec<(u32, u32)>) {
-        self.count += runs.iter().map(|&(_, count)| u64::from(count)).sum::<u64>();
+        let more = runs.iter().map(|&(_, count)| u64::from(count)).sum();
+        self.count = self.count.saturating_add(more);
         self.runs.extend(runs);
     }
 }

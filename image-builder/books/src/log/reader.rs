@@ -1,17 +1,22 @@
 //! Reads a serial log, line by line, into a [`Log`].
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 
 use tollgate_abi::record::records::read;
-use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES, PROTOCOL, Record, Reject, Text};
+use tollgate_abi::record::{Kind, MAX_LINE_BYTES, PROTOCOL, Record, Text};
 use tollgate_abi::virtualization::Facts;
 
 use super::error::LogError;
 use super::fields::{Fields, printable, text};
+use super::line::{self, Piece};
+use super::lost::Lost;
 use super::recorded;
 use super::{
-    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, Named, ScenarioRun, Silicon, Stop, Total,
-    VariantRow, Verdict, WorkloadEnd, WorkloadRun,
+    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, Named, Quality, ScenarioRun, Silicon,
+    Stop, Total, VariantRow, Verdict, WorkloadEnd, WorkloadRun,
 };
 use crate::exits::Exits;
 use crate::lines::{Line, Lines};
@@ -25,15 +30,39 @@ const MOST_ROWS: usize = 100_000;
 /// The most runs of samples in one log.
 const MOST_RUNS_OF_SAMPLES: usize = 4_000_000;
 
-/// Reads a log as it comes.
+/// Bytes that are read at once.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// The longest line, with a record and whatever stands around it.
+const MOST_LINE_BYTES: usize = 4 * MAX_LINE_BYTES;
+
+/// Bytes before the first record after which a file is taken for none of ours.
+const MOST_LEADING_BYTES: u64 = 64 << 20;
+
+/// Reads a log as it comes, run by run.
 #[derive(Debug)]
 pub struct LogReader {
     lines: Lines,
+    /// Room for a line without control characters.
+    room: Vec<u8>,
     state: State,
 }
 
+/// The lines so far, and the runs in them.
 #[derive(Debug, Default)]
 struct State {
+    run: Run,
+    line: u64,
+    bytes: u64,
+    /// Whether a second run is one more, and no error.
+    several: bool,
+    ended: VecDeque<Result<Log, LogError>>,
+    runs: u64,
+}
+
+/// A run in the making.
+#[derive(Debug, Default)]
+struct Run {
     log: Log,
     line: u64,
     began: bool,
@@ -51,12 +80,19 @@ impl Default for LogReader {
 }
 
 impl LogReader {
-    /// A reader at the beginning of a log.
+    /// A reader at the beginning of the log of one run.
     pub fn new() -> Self {
-        Self { lines: Lines::new(MAX_LINE_BYTES + 2), state: State::default() }
+        Self { lines: Lines::cut_at_returns(MOST_LINE_BYTES), room: Vec::new(), state: State::default() }
     }
 
-    /// Reads a log to its end.
+    /// A reader at the beginning of a log of any number of runs.
+    pub fn of_runs() -> Self {
+        let mut reader = Self::new();
+        reader.state.several = true;
+        reader
+    }
+
+    /// Reads the log of one run to its end.
     ///
     /// # Errors
     /// It can't be read, or is not the log of one run.
@@ -64,24 +100,56 @@ impl LogReader {
         Self::read_observed(source, &mut |_| {})
     }
 
-    /// Reads a log, and shows `observe` each record once it is checked.
+    /// Reads the log of one run, and shows `observe` each record once it is checked.
     ///
     /// # Errors
     /// As [`LogReader::read`].
-    pub fn read_observed(mut source: impl Read, observe: &mut impl FnMut(&Record<'_>)) -> Result<Log, LogError> {
-        let mut reader = Self::new();
-        let mut buffer = vec![0; 64 << 10];
+    pub fn read_observed(source: impl Read, observe: &mut impl FnMut(&Record<'_>)) -> Result<Log, LogError> {
+        let mut only = Err(LogError::Empty);
+        Self::new().read_runs(source, &mut |_, record| observe(record), &mut |_, run| {
+            only = run;
+            ControlFlow::Continue(())
+        });
+        only
+    }
+
+    /// Reads a log to its end. `observe` is shown each record and the number of its run, from 1 on; `take` gets each run with its number,
+    /// as it ends, and may break off. A log without a run is an error in place of the first.
+    pub fn read_runs(
+        mut self,
+        mut source: impl Read,
+        observe: &mut impl FnMut(u64, &Record<'_>),
+        take: &mut impl FnMut(u64, Result<Log, LogError>) -> ControlFlow<()>,
+    ) {
+        let mut buffer = vec![0; BUFFER_BYTES];
         loop {
             match source.read(&mut buffer) {
-                Ok(0) => return reader.finish_observed(observe),
-                Ok(count) => reader.feed_observed(&buffer[..count], observe),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+                Ok(0) => break,
+                Ok(count) => self.take_bytes(&buffer[..count], observe),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    self.end(Some(error.into()));
+                    let _ = self.hand_out(take);
+                    return;
+                }
             }
-            if let Some(error) = reader.state.error.take() {
-                return Err(error);
+            if self.hand_out(take).is_break() {
+                return;
+            }
+            if self.state.is_stopped() {
+                break;
             }
         }
+        self.finish_lines(observe);
+        self.end(None);
+        let _ = self.hand_out(take);
+    }
+
+    fn hand_out(&mut self, take: &mut impl FnMut(u64, Result<Log, LogError>) -> ControlFlow<()>) -> ControlFlow<()> {
+        while let Some(run) = self.next_run() {
+            take(self.state.runs, run)?;
+        }
+        ControlFlow::Continue(())
     }
 
     /// Takes the next bytes of the log.
@@ -91,68 +159,167 @@ impl LogReader {
 
     /// Takes the next bytes of the log and shows `observe` each record.
     pub fn feed_observed(&mut self, bytes: &[u8], observe: &mut impl FnMut(&Record<'_>)) {
-        let state = &mut self.state;
-        if state.error.is_none()
-            && let Err(error) = self.lines.feed(bytes, |line| state.line(line, observe))
-        {
-            state.error = Some(error);
-        }
+        self.take_bytes(bytes, &mut |_, record| observe(record));
     }
 
-    /// Whether the verdict has come.
+    fn take_bytes(&mut self, bytes: &[u8], observe: &mut impl FnMut(u64, &Record<'_>)) {
+        let (state, room) = (&mut self.state, &mut self.room);
+        state.bytes += bytes.len() as u64;
+        let Ok(()) = self.lines.feed(bytes, |line| state.line(line, room, observe));
+    }
+
+    fn finish_lines(&mut self, observe: &mut impl FnMut(u64, &Record<'_>)) {
+        let (state, room) = (&mut self.state, &mut self.room);
+        let Ok(()) = self.lines.finish(|line| state.line(line, room, observe));
+    }
+
+    /// Whether the verdict of the run has come.
     pub fn has_verdict(&self) -> bool {
-        self.state.log.verdict.is_some()
+        self.state.run.log.verdict.is_some()
+    }
+
+    /// The run so far.
+    pub fn so_far(&self) -> &Log {
+        &self.state.run.log
+    }
+
+    /// The next run that has ended.
+    pub fn next_run(&mut self) -> Option<Result<Log, LogError>> {
+        let run = self.state.ended.pop_front()?;
+        self.state.runs += 1;
+        Some(run)
+    }
+
+    /// Ends the log: the last run has ended, too.
+    pub fn close(&mut self) {
+        self.finish_lines(&mut |_, _| {});
+        self.end(None);
     }
 
     /// The log, once there is no more of it.
     ///
     /// # Errors
     /// It is not the log of one run.
-    pub fn finish(self) -> Result<Log, LogError> {
-        self.finish_observed(&mut |_| {})
+    pub fn finish(mut self) -> Result<Log, LogError> {
+        self.close();
+        self.next_run().unwrap_or(Err(LogError::Empty))
     }
 
-    fn finish_observed(mut self, observe: &mut impl FnMut(&Record<'_>)) -> Result<Log, LogError> {
+    /// Ends the last run, for this reason if not because the log ends.
+    fn end(&mut self, error: Option<LogError>) {
         let state = &mut self.state;
-        if let Some(error) = state.error.take() {
-            return Err(error);
-        }
-        self.lines.finish(|line| state.line(line, observe))?;
-        match (state.line, state.log.quality.records) {
-            (0, _) => Err(LogError::Empty),
-            (lines, 0) => Err(LogError::NotOurs { lines }),
-            (_, records) if !state.began => Err(LogError::NoBeginning { records }),
-            _ => Ok(self.state.log),
-        }
+        let Quality { records, damaged, .. } = state.run.log.quality;
+        let error = error.or(match (state.line, records, damaged) {
+            _ if state.run.began || state.run.error.is_some() || state.run_number() > 1 => None,
+            (0, ..) => Some(LogError::Empty),
+            (lines, 0, 0) => Some(LogError::NotOurs { lines }),
+            (_, 0, lines) => Some(LogError::Damaged { lines }),
+            _ => None,
+        });
+        state.end_run();
+        state.ended.extend(error.map(Err));
     }
 }
 
 impl State {
-    fn line(&mut self, line: Line<'_>, observe: &mut impl FnMut(&Record<'_>)) -> Result<(), LogError> {
+    fn line(
+        &mut self,
+        line: Line<'_>,
+        room: &mut Vec<u8>,
+        observe: &mut impl FnMut(u64, &Record<'_>),
+    ) -> Result<(), Infallible> {
         self.line += 1;
-        let Line::Whole(line) = line else {
-            self.log.quality.noise += 1;
-            return Ok(());
-        };
-        match record::parse(line) {
-            Ok(record) => {
-                self.log.quality.records += 1;
-                self.record(&record)?;
-                observe(&record);
-            }
-            Err(Reject::Noise) => self.log.quality.noise += 1,
-            Err(Reject::Damaged) => self.log.quality.damaged += 1,
+        self.run.line = self.line;
+        let mut is_noise = true;
+        if let Line::Whole(line) = line {
+            line::pieces::<Infallible>(line, room, |piece| {
+                is_noise = false;
+                self.piece(&piece, observe);
+                Ok(())
+            })?;
         }
+        self.run.log.quality.noise += u64::from(is_noise);
         Ok(())
+    }
+
+    fn piece(&mut self, piece: &Piece<'_>, observe: &mut impl FnMut(u64, &Record<'_>)) {
+        let run = &self.run;
+        let begins = match piece {
+            Piece::Record(record) if record.kind == Kind::Tollgate => run.began || run.log.quality.records > 0,
+            Piece::Damaged(Some(Kind::Tollgate)) => run.log.quality.records > 0,
+            // Nothing but another run, whose beginning is lost, begins behind a verdict.
+            Piece::Record(record) => run.log.verdict.is_some() && comes_early(record.kind),
+            Piece::Damaged(_) => false,
+        };
+        if begins && self.several {
+            self.end_run();
+        } else if begins && matches!(piece, Piece::Record(record) if record.kind == Kind::Tollgate) {
+            self.run.error.get_or_insert(LogError::AnotherRun { line: self.line });
+        }
+        let number = self.run_number();
+        match piece {
+            Piece::Record(record) => {
+                self.run.take(record);
+                if self.run.error.is_none() {
+                    observe(number, record);
+                }
+            }
+            Piece::Damaged(kind) => {
+                self.run.log.quality.damaged += 1;
+                self.run.log.lost.damaged(self.line, *kind);
+            }
+        }
+    }
+
+    /// The number of the run that is read now.
+    fn run_number(&self) -> u64 {
+        self.runs + self.ended.len() as u64 + 1
+    }
+
+    /// Whether there is no use in reading on.
+    fn is_stopped(&self) -> bool {
+        let Quality { records, damaged, .. } = self.run.log.quality;
+        let is_none = self.run_number() == 1 && records == 0 && damaged == 0 && self.bytes > MOST_LEADING_BYTES;
+        is_none || self.run.error.is_some() && !self.several
+    }
+
+    /// Ends the run that is read, if any record of it came.
+    fn end_run(&mut self) {
+        let Run { mut log, began, error, .. } =
+            std::mem::replace(&mut self.run, Run { line: self.line, ..Run::default() });
+        if let Some(error) = error {
+            self.ended.push_back(Err(error));
+        } else if began || log.quality.records > 0 {
+            if !began {
+                log.lost.heading = true;
+                let of_rows = log.exits.keys().map(|&(vcpu, _)| vcpu);
+                let last = of_rows.chain(log.totals.keys().copied()).max().unwrap_or(0);
+                log.header.vcpus = last.saturating_add(1);
+            }
+            self.ended.push_back(Ok(log));
+        }
+    }
+}
+
+/// Whether a record of this kind comes only before the account.
+fn comes_early(kind: Kind) -> bool {
+    matches!(kind, Kind::Memory | Kind::Processor | Kind::Probe | Kind::Controls | Kind::Begin | Kind::Calibration)
+}
+
+impl Run {
+    fn take(&mut self, record: &Record<'_>) {
+        self.log.quality.records += 1;
+        if self.error.is_none()
+            && let Err(error) = self.record(record)
+        {
+            self.error = Some(error);
+        }
     }
 
     fn record(&mut self, record: &Record<'_>) -> Result<(), LogError> {
         let fields = Fields { record, line: self.line };
         if record.kind == Kind::Tollgate {
             return self.begin(&fields);
-        }
-        if !self.began {
-            return Ok(());
         }
         if self.log.verdict.is_some() {
             self.log.quality.after_verdict += 1;
@@ -182,7 +349,11 @@ impl State {
             }
             Kind::Rate => {
                 let record = fields.of(read::Rate::of)?;
-                self.log.rates.entry((record.vcpu, record.reason)).or_default().take(&record, &fields)?;
+                let place = (record.vcpu, record.reason);
+                if !self.log.rates.entry(place).or_default().take(&record, &fields)? {
+                    let (vcpu, reason) = place;
+                    self.log.lost.gap(Kind::Rate, format!("exits over time of reason {reason} on vCPU {vcpu}"));
+                }
                 self.bounded("rates", self.log.rates.len(), MOST_ROWS)
             }
             Kind::Tally => self.tally(&fields),
@@ -224,10 +395,9 @@ impl State {
     }
 
     fn begin(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        if self.began {
-            return Err(LogError::AnotherRun { line: self.line });
-        }
         self.began = true;
+        // A line that was damaged before the first record is not of this run.
+        self.log.lost = Lost::default();
         let record = fields.of(read::Tollgate::of)?;
         if record.protocol != PROTOCOL {
             return Err(LogError::Protocol { found: record.protocol });
@@ -249,10 +419,7 @@ impl State {
     fn processor(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Processor { microcode, threads, spec_ctrl, smis } = fields.of(read::Processor::of)?;
         let silicon = Silicon { microcode, threads_per_core: threads, spec_ctrl, smis_before: smis, smis: None };
-        match self.log.silicon.replace(silicon) {
-            None => Ok(()),
-            Some(_) => Err(fields.problem("comes twice".to_owned())),
-        }
+        fields.same(self.log.silicon.replace(silicon).as_ref(), Some(&silicon), || "comes twice".to_owned())
     }
 
     /// Logs of earlier monitors do not say what a profile enables.
@@ -266,7 +433,7 @@ impl State {
         };
         let (profile, enabled) = (printable(record.profile), u128::from(high) << 64 | u128::from(low));
         if self.log.enabled.insert(profile.clone(), enabled).is_some_and(|known| known != enabled) {
-            return Err(fields.problem(format!("contradicts another of profile {profile}")));
+            return Err(fields.contradiction(format!("contradicts another of profile {profile}")));
         }
         self.bounded("profiles", self.log.enabled.len(), MOST_ROWS)
     }
@@ -307,26 +474,33 @@ impl State {
 
     fn calibration(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Calibration { turns, empty, frame, whole, inside } = fields.of(read::Calibration::of)?;
-        match self.log.calibration.replace(Calibration { turns, empty, frame, whole, inside }) {
-            None => Ok(()),
-            Some(_) => Err(fields.problem("comes twice".to_owned())),
-        }
+        let calibration = Calibration { turns, empty, frame, whole, inside };
+        let known = self.log.calibration.replace(calibration);
+        fields.same(known.as_ref(), Some(&calibration), || "comes twice".to_owned())
     }
 
     fn samples(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Samples { workload, scenario, first, ticks } = fields.of(read::Samples::of)?;
         let runs: Vec<_> = ticks.iter().collect();
+        let of = scenario.or(workload).map(printable).unwrap_or_default();
         let samples = match (scenario, workload) {
-            (Some(scenario), _) => &mut self.timed_scenario(scenario, fields)?.samples,
+            (Some(scenario), _) => match self.timed_scenario(scenario) {
+                Some(run) => &mut run.samples,
+                None => return Ok(()),
+            },
             (None, Some(workload)) => &mut self.workload(workload, |_| true)?.samples,
             (None, None) => return Err(fields.lacks("workload")),
         };
         let known = samples.count;
-        if first != known {
-            return Err(fields.problem(format!("begins with sample {first}, behind {known}")));
+        if first < known {
+            return Err(fields.contradiction(format!("begins with sample {first}, behind {known}")));
         }
         let more = runs.len();
+        samples.count = first;
         samples.extend(runs);
+        if first > known {
+            self.log.lost.gap(Kind::Samples, format!("samples {known} to {} of {of}", first - 1));
+        }
         self.runs += more;
         self.bounded("samples", self.runs, MOST_RUNS_OF_SAMPLES)
     }
@@ -335,7 +509,9 @@ impl State {
         let read::Cost { workload, scenario, reason, exits, cycles } = fields.of(read::Cost::of)?;
         let cost = Cost { exits, cycles };
         if let Some(scenario) = scenario {
-            self.timed_scenario(scenario, fields)?.cost = cost;
+            if let Some(run) = self.timed_scenario(scenario) {
+                run.cost = cost;
+            }
             return Ok(());
         }
         let workload = workload.ok_or_else(|| fields.lacks("workload"))?;
@@ -344,11 +520,14 @@ impl State {
         self.bounded("counts", self.counts, MOST_ROWS)
     }
 
-    /// The scenario that a record belongs to: the last.
-    fn timed_scenario(&mut self, name: Text<'_>, fields: &Fields<'_>) -> Result<&mut ScenarioRun, LogError> {
+    /// The scenario that a record belongs to: the last. `None` if the record of that one is missing.
+    fn timed_scenario(&mut self, name: Text<'_>) -> Option<&mut ScenarioRun> {
         let name = printable(name);
         let last = self.log.scenarios.last_mut().filter(|last| last.name == name);
-        last.ok_or_else(|| fields.problem(format!("is about scenario {name}, which has not run")))
+        if last.is_none() {
+            self.log.lost.gap(Kind::Scenario, format!("the record of scenario {name}"));
+        }
+        last
     }
 
     /// The workload that a record belongs to: the last one, or a new one whose beginning was lost.
@@ -381,10 +560,11 @@ impl State {
         let histogram = histogram.iter().flat_map(|histogram| histogram.iter()).collect();
         let exits = Exits { figures: Figures { count, cycles, min, max }, histogram };
         let row = ExitRow { name, status, exits, looks: looks.unwrap_or(0) };
-        match self.log.exits.insert((vcpu, reason), row) {
-            Some(_) => Err(fields.problem(format!("repeats reason {reason} of vCPU {vcpu}"))),
-            None => self.bounded("ledger rows", self.log.exits.len(), MOST_ROWS),
-        }
+        let known = self.log.exits.insert((vcpu, reason), row);
+        fields.same(known.as_ref(), self.log.exits.get(&(vcpu, reason)), || {
+            format!("repeats reason {reason} of vCPU {vcpu}")
+        })?;
+        self.bounded("ledger rows", self.log.exits.len(), MOST_ROWS)
     }
 
     fn key(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
@@ -405,10 +585,8 @@ impl State {
 
     fn tally(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Tally { reason, guest } = fields.of(read::Tally::of)?;
-        match self.log.tally.get_or_insert_default().insert(reason, guest) {
-            Some(_) => Err(fields.problem(format!("repeats reason {reason}"))),
-            None => Ok(()),
-        }
+        let known = self.log.tally.get_or_insert_default().insert(reason, guest);
+        fields.same(known.as_ref(), Some(&guest), || format!("repeats reason {reason}"))
     }
 
     fn total(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
@@ -416,10 +594,9 @@ impl State {
         if let (Some(silicon), Some(_)) = (&mut self.log.silicon, smis) {
             silicon.smis = smis;
         }
-        match self.log.totals.insert(vcpu, Total { exits, entries, cycles, elapsed, skipped: skipped.unwrap_or(0) }) {
-            Some(_) => Err(fields.problem(format!("repeats vCPU {vcpu}"))),
-            None => self.bounded("vCPUs", self.log.totals.len(), MOST_ROWS),
-        }
+        let total = Total { exits, entries, cycles, elapsed, skipped: skipped.unwrap_or(0) };
+        fields.same(self.log.totals.insert(vcpu, total).as_ref(), Some(&total), || format!("repeats vCPU {vcpu}"))?;
+        self.bounded("vCPUs", self.log.totals.len(), MOST_ROWS)
     }
 
     fn bounded(&self, what: &'static str, count: usize, most: usize) -> Result<(), LogError> {

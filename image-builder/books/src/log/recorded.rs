@@ -62,10 +62,10 @@ impl Traced {
     pub(super) fn trace(&mut self, record: &read::Trace<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
         let &read::Trace { seq: number, exits, tsc, data, .. } = record;
         if number < self.next {
-            return Err(fields.problem(format!("has the number {number} where {} was to come", self.next)));
+            return Err(fields.contradiction(format!("has the number {number} where {} was to come", self.next)));
         }
-        self.missing += number - self.next;
-        self.next = number + 1;
+        self.missing = self.missing.saturating_add(number - self.next);
+        self.next = number.saturating_add(1);
         self.records += 1;
         let mut found = 0;
         for event in Events::new(tsc, data) {
@@ -82,21 +82,15 @@ impl Traced {
     /// Takes a `dropped` record.
     pub(super) fn dropped(&mut self, record: &read::Dropped<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
         let part = Part { count: record.count, cycles: record.cycles };
-        match self.dropped.insert(record.reason, part) {
-            Some(_) => Err(fields.problem("repeats a reason".to_owned())),
-            None => Ok(()),
-        }
+        fields.same(self.dropped.insert(record.reason, part).as_ref(), Some(&part), || "repeats a reason".to_owned())
     }
 
     /// Takes the `traced` record.
     pub(super) fn end(&mut self, record: &read::Traced<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
         let end = TraceEnd { records: record.seq, exits: record.exits, ring: record.ring };
-        self.missing += end.records.saturating_sub(self.next);
+        self.missing = self.missing.saturating_add(end.records.saturating_sub(self.next));
         self.next = self.next.max(end.records);
-        match self.end.replace(end) {
-            Some(_) => Err(fields.problem("repeats a vCPU".to_owned())),
-            None => Ok(()),
-        }
+        fields.same(self.end.replace(end).as_ref(), Some(&end), || "repeats a vCPU".to_owned())
     }
 }
 
@@ -124,19 +118,22 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Takes a `rate` record.
-    pub(super) fn take(&mut self, record: &read::Rate<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
+    /// Takes a `rate` record; `false` if one before it is missing, so that it has no place.
+    pub(super) fn take(&mut self, record: &read::Rate<'_>, fields: &Fields<'_>) -> Result<bool, LogError> {
         let &read::Rate { start, step, from, counts, .. } = record;
         if self.counts.is_empty() {
             (self.start, self.step) = (start, step);
         }
+        if from > self.counts.len() as u64 {
+            return Ok(false);
+        }
         if step == 0 || (self.start, self.step, self.counts.len() as u64) != (start, step, from) {
-            return Err(fields.problem("does not go on where the one before it ends".to_owned()));
+            return Err(fields.contradiction("does not go on where the one before it ends".to_owned()));
         }
         self.counts.extend(counts.iter());
         if self.counts.len() > MOST_STEPS {
             return Err(LogError::TooMany { line: fields.line, what: "steps of time", most: MOST_STEPS });
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -50,6 +50,9 @@ const HEADING: [&str; 12] = [
     "audit_count#",
 ];
 
+/// The columns of the ledger's figures, which are empty where they are lost.
+const FIGURES: std::ops::Range<usize> = 5..10;
+
 /// The mark of sums in the column `vcpu`.
 const ALL: &str = "all";
 
@@ -62,7 +65,11 @@ fn heading(signs: CsvSigns) -> String {
 fn render(Titled { title, account }: &Titled, headed: bool, signs: CsvSigns) -> String {
     let mut sheet = Sheet::new(&HEADING);
     for reason in &account.reasons {
-        sheet.row(cells(title, ALL, reason.status.word(), &over_all(reason), reason.guest_count));
+        let mut row = cells(title, ALL, reason.status.word(), &over_all(reason), reason.guest_count);
+        if reason.lost {
+            row[FIGURES].fill(String::new());
+        }
+        sheet.row(row);
     }
     for vcpu in account.per_vcpu.iter().filter(|_| account.per_vcpu.len() > 1) {
         for reason in &vcpu.reasons {

@@ -13,6 +13,11 @@ pub(super) fn book(count: Option<u64>) -> String {
     count.map_or_else(|| "-".to_owned(), |count| count.to_string())
 }
 
+/// A figure, or `-` where it is lost.
+pub(super) fn unless_lost(lost: bool, figure: String) -> String {
+    if lost { "-".to_owned() } else { figure }
+}
+
 /// TSC ticks of one of `count` exits.
 pub(super) fn average(cycles: u64, count: u64) -> String {
     format!("{:.1}", cycles as f64 / count.max(1) as f64)

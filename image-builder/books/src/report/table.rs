@@ -7,7 +7,7 @@ use tollgate_abi::ExitReason;
 use tollgate_abi::judgement::Judgement;
 use tollgate_abi::workload::TABLE as WORKLOADS;
 
-use super::figures::{average, book, percent, seen};
+use super::figures::{average, book, percent, seen, unless_lost};
 use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, silicon, vcpus};
 use crate::account::{Account, Book, Merged, Reason, VcpuAccount};
 use crate::failure::Status;
@@ -149,24 +149,28 @@ fn reasons(account: &Account, order: Order) -> Sheet {
     order.sort(&mut rows);
     let totals = &account.totals;
     for reason in rows {
+        let figures = reason.exits.figures;
+        let known = |figure: String| unless_lost(reason.lost, figure);
+        let share = |part: u64, whole: u64| unless_lost(reason.lost || totals.lost, percent(part, whole));
         sheet.row(vec![
             reason.number.to_string(),
             reason.name.clone(),
-            reason.exits.figures.count.to_string(),
-            percent(reason.exits.figures.count, totals.exits),
-            percent(reason.exits.figures.cycles, totals.cycles),
-            reason.exits.figures.min.to_string(),
-            reason.exits.figures.max.to_string(),
-            average(reason.exits.figures.cycles, reason.exits.figures.count),
+            known(figures.count.to_string()),
+            share(figures.count, totals.exits),
+            share(figures.cycles, totals.cycles),
+            known(figures.min.to_string()),
+            known(figures.max.to_string()),
+            known(average(figures.cycles, figures.count)),
             with_scenarios(reason),
             book(reason.audit_count),
         ]);
     }
     if !sheet.is_empty() {
-        let mut all = vec![String::new(), "all".to_owned(), totals.exits.to_string()];
-        all.extend([percent(totals.exits, totals.exits), percent(totals.cycles, totals.cycles)]);
+        let known = |figure: String| unless_lost(totals.lost, figure);
+        let mut all = vec![String::new(), "all".to_owned(), known(totals.exits.to_string())];
+        all.extend([percent(totals.exits, totals.exits), percent(totals.cycles, totals.cycles)].map(known));
         all.extend([String::new(), String::new()]);
-        let average = average(totals.cycles, totals.exits);
+        let average = known(average(totals.cycles, totals.exits));
         all.extend([average, book(totals.guest_count), book(totals.audit_count)]);
         sheet.row(all);
     }
@@ -326,13 +330,16 @@ fn verdict(account: &Account) -> String {
     for finding in account.other_findings() {
         text += &format!("  also: {finding}\n");
     }
+    if let Some(doubt) = account.other_doubt() {
+        text += &format!("  also: {doubt}\n");
+    }
     if let Some(stop) = account.early_stop() {
         text += &last_exit(stop);
     }
     if let Some(remedy) = &account.remedy {
         text += &format!("  remedy: {remedy}\n");
     }
-    if account.log.damaged > 0 {
+    if account.log.damaged > 0 && account.doubt.is_none() {
         text += &format!(
             "  {} damaged records and {} lines of noise were skipped\n",
             account.log.damaged, account.log.noise

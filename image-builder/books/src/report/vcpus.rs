@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Sheet;
-use super::figures::{book, percent};
+use super::figures::{book, percent, unless_lost};
 use crate::account::{Account, VcpuAccount};
 
 /// The most vCPUs that a matrix has columns for; the next ones have a matrix of their own.
@@ -24,12 +24,13 @@ pub(super) fn sheets(account: &Account) -> Vec<(&'static str, Sheet)> {
 fn sums(account: &Account) -> Sheet {
     let mut sheet = Sheet::new(&["vCPU#", "exits#", "samples%#", "cycles#", "entries#", "audit#"]);
     for vcpu in &account.per_vcpu {
+        let known = |figure: String| unless_lost(vcpu.lost, figure);
         sheet.row(vec![
             vcpu.vcpu.to_string(),
-            vcpu.exits.to_string(),
-            percent(vcpu.exits, account.totals.exits),
-            vcpu.cycles.to_string(),
-            vcpu.entries.to_string(),
+            known(vcpu.exits.to_string()),
+            unless_lost(account.totals.lost, percent(vcpu.exits, account.totals.exits)),
+            known(vcpu.cycles.to_string()),
+            known(vcpu.entries.to_string()),
             book(vcpu.audit_count),
         ]);
     }
@@ -47,8 +48,11 @@ fn matrix(account: &Account, block: &[VcpuAccount], is_last: bool) -> Sheet {
     let columns: Vec<BTreeMap<u16, u64>> = block.iter().map(counts).collect();
     for reason in account.reasons.iter().filter(|reason| reason.exits.figures.count > 0) {
         let mut cells = vec![reason.number.to_string(), reason.name.clone()];
-        cells.extend(columns.iter().map(|counts| counts.get(&reason.number).copied().unwrap_or(0).to_string()));
-        cells.extend(is_last.then(|| reason.exits.figures.count.to_string()));
+        // Of a reason that is lost nobody knows on which vCPU.
+        let none = unless_lost(reason.lost, "0".to_owned());
+        let of = |counts: &BTreeMap<u16, u64>| counts.get(&reason.number).map_or(none.clone(), u64::to_string);
+        cells.extend(columns.iter().map(of));
+        cells.extend(is_last.then(|| unless_lost(reason.lost, reason.exits.figures.count.to_string())));
         sheet.row(cells);
     }
     sheet

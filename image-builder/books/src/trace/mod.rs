@@ -7,14 +7,15 @@ mod parquet;
 mod symbols;
 mod text;
 
-pub use symbols::{Symbols, mark_of};
+pub use symbols::Symbols;
+use symbols::mark_of;
 
-use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use tollgate_abi::record::Kind;
 use tollgate_abi::record::records::read;
+use tollgate_abi::record::{Kind, Record};
 use tollgate_abi::trace::{Event, Events};
 
 use self::chrome::Chrome;
@@ -22,7 +23,7 @@ use self::csv::Csv;
 use self::parquet::Parquet;
 use crate::account::{Account, row_name};
 use crate::failure::{Failure, Status};
-use crate::log::{Log, LogError, LogReader, Steps};
+use crate::log::{Log, LogError, LogReader, Run, Select, Steps, read_file};
 use crate::output_file;
 use crate::terminal::Terminal;
 
@@ -53,23 +54,27 @@ impl Form {
     }
 }
 
-/// Writes the trace of a log into a file, with the functions of its guest by name. Says on standard error what the trace has and
-/// what is wrong with the log, and returns the status of the run.
+/// Writes the trace of a log into a file, with the functions of its guest by name: `symbols` gets the mark of the guest that the log
+/// has, once there are exits to name. Says on standard error what the trace has and what is wrong with the log, and returns the status
+/// of the run. The log is opened once, so that a pipe will do; `FILE#2` is the second run of a file.
 ///
 /// # Errors
-/// The log can't be read, or has no trace; or the file can't be written. The file then has its previous contents.
-pub fn export(log: &Path, symbols: impl FnOnce() -> Result<Symbols, Failure>, out: &Path) -> Result<Status, Failure> {
+/// The log can't be read, has no trace, or has several runs; or the file can't be written. The file then has its previous contents.
+pub fn export(
+    log: &Path,
+    symbols: impl FnOnce(Option<u32>) -> Result<Symbols, Failure>,
+    out: &Path,
+) -> Result<Status, Failure> {
     let form = Form::of(out)?;
     let unreadable = |error: &dyn std::fmt::Display| {
         Failure::usage(format_args!("{}: {error}", log.display()))
             .remedy("name a serial log as `tollgate run --trace FILE --out DIR` keeps it in DIR/serial.log")
     };
-    let source = File::open(log).map_err(|error| unreadable(&error))?;
-    let symbols = symbols()?;
     let account = output_file::fill(out, |file| {
-        let read = convert(source, form, &symbols, file).map_err(|problem| match problem {
+        let read = convert_file(&Select::of(log), form, symbols, file).map_err(|problem| match problem {
             Problem::Log(error) => unreadable(&error),
             Problem::Output(error) => output_file::cannot_write(out, &error),
+            Problem::Symbols(failure) => failure,
         })?;
         let account = Account::new(&read, None, None);
         if account.traces.is_empty() {
@@ -97,43 +102,103 @@ pub enum Problem {
     Log(LogError),
     /// The output can't be written.
     Output(io::Error),
+    /// The guest can't be used.
+    Symbols(Failure),
 }
 
 /// Writes the trace of a log as it is read, with the symbols of the guest if they are known.
 ///
 /// # Errors
 /// The first error of either side.
-pub fn convert(log: impl Read, form: Form, symbols: &Symbols, out: impl Write + Send) -> Result<Log, Problem> {
-    let mut sink: Box<dyn Sink + '_> = match form {
-        Form::Json => Box::new(Chrome::new(out)),
-        Form::Csv => Box::new(Csv::new(out)),
-        Form::Parquet => Box::new(Parquet::new(out).map_err(Problem::Output)?),
+pub fn convert(log: impl Read, form: Form, symbols: Symbols, out: impl Write + Send) -> Result<Log, Problem> {
+    let mut conversion = Conversion::new(form, |_| Ok(symbols), out).map_err(Problem::Output)?;
+    let read = LogReader::read_observed(log, &mut |record| conversion.take(record));
+    conversion.finish(read)
+}
+
+/// Writes the trace of one run of a file, the only one if none is named.
+fn convert_file(
+    select: &Select,
+    form: Form,
+    symbols: impl FnOnce(Option<u32>) -> Result<Symbols, Failure>,
+    out: impl Write + Send,
+) -> Result<Log, Problem> {
+    let mut conversion = Conversion::new(form, symbols, out).map_err(Problem::Output)?;
+    let wanted = select.run.unwrap_or(1);
+    let mut runs = Vec::new();
+    let observe = &mut |number, record: &Record<'_>| {
+        if number == wanted {
+            conversion.take(record);
+        }
     };
-    let mut result = Ok(());
-    let read = LogReader::read_observed(log, &mut |record| {
-        if record.kind != Kind::Trace || result.is_err() {
-            return;
-        }
-        // The reader has checked the record, and that it can be unpacked.
-        if let Ok(read::Trace { vcpu, tsc, data, .. }) = read::Trace::of(record) {
-            let mut events = Events::new(tsc, data).flatten();
-            result = events.try_for_each(|event| {
-                sink.exit(&Exit { vcpu, event, name: row_name(event.reason), symbol: symbols.find(event.rip) })
-            });
-        }
+    read_file(select, observe, &mut |run| {
+        runs.push(run);
+        // The second is told, and no more.
+        if runs.len() > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
-    let read = read.map_err(Problem::Log)?;
-    let mut rates = read.rates.iter();
-    result
-        .and_then(|()| {
-            rates.try_for_each(|(&(vcpu, reason), samples)| {
-                let Steps { start, step, counts } = samples;
-                sink.rate(&Rate { vcpu, name: row_name(reason), start: *start, step: *step, counts })
-            })
-        })
-        .and_then(|()| sink.end())
-        .map(|()| read)
-        .map_err(Problem::Output)
+    let read = match (runs.pop(), runs.pop()) {
+        (Some(run), None) => run.log,
+        (Some(Run { log: Err(error), .. }), _) => Err(error),
+        _ => Err(LogError::SeveralRuns),
+    };
+    conversion.finish(read)
+}
+
+/// A trace on its way from the records of a run to a file.
+struct Conversion<'a, F> {
+    sink: Box<dyn Sink + 'a>,
+    /// The functions of the guest, once there are exits to name; until then the way to find them.
+    symbols: Result<Symbols, Option<F>>,
+    mark: Option<u32>,
+    result: Result<(), Problem>,
+}
+
+impl<'a, F: FnOnce(Option<u32>) -> Result<Symbols, Failure>> Conversion<'a, F> {
+    fn new(form: Form, symbols: F, out: impl Write + Send + 'a) -> io::Result<Self> {
+        let sink: Box<dyn Sink + 'a> = match form {
+            Form::Json => Box::new(Chrome::new(out)),
+            Form::Csv => Box::new(Csv::new(out)),
+            Form::Parquet => Box::new(Parquet::new(out)?),
+        };
+        Ok(Self { sink, symbols: Err(Some(symbols)), mark: None, result: Ok(()) })
+    }
+
+    /// Takes a record that the reader has checked.
+    fn take(&mut self, record: &Record<'_>) {
+        match record.kind {
+            Kind::Tollgate => self.mark = mark_of(record),
+            Kind::Trace if self.result.is_ok() => self.result = self.exits(record),
+            _ => {}
+        }
+    }
+
+    fn exits(&mut self, record: &Record<'_>) -> Result<(), Problem> {
+        if let Err(find) = &mut self.symbols {
+            let found = find.take().map_or_else(|| Ok(Symbols::default()), |find| find(self.mark));
+            self.symbols = Ok(found.map_err(Problem::Symbols)?);
+        }
+        let (Ok(symbols), Ok(read::Trace { vcpu, tsc, data, .. })) = (&self.symbols, read::Trace::of(record)) else {
+            return Ok(());
+        };
+        let sink = &mut self.sink;
+        let mut events = Events::new(tsc, data).flatten();
+        let written = events.try_for_each(|event| {
+            sink.exit(&Exit { vcpu, event, name: row_name(event.reason), symbol: symbols.find(event.rip) })
+        });
+        written.map_err(Problem::Output)
+    }
+
+    /// Writes the end, given the run that was read.
+    fn finish(mut self, read: Result<Log, LogError>) -> Result<Log, Problem> {
+        self.result?;
+        let read = read.map_err(Problem::Log)?;
+        let mut rates = read.rates.iter();
+        let written = rates.try_for_each(|(&(vcpu, reason), samples)| {
+            let Steps { start, step, counts } = samples;
+            self.sink.rate(&Rate { vcpu, name: row_name(reason), start: *start, step: *step, counts })
+        });
+        written.and_then(|()| self.sink.end()).map(|()| read).map_err(Problem::Output)
+    }
 }
 
 /// One exit, as it is written.
@@ -194,7 +259,7 @@ mod tests {
 
     fn converted(form: Form) -> String {
         let mut out = Vec::new();
-        convert(log(&[0]).as_bytes(), form, &Symbols::default(), &mut out).unwrap();
+        convert(log(&[0]).as_bytes(), form, Symbols::default(), &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -223,7 +288,7 @@ mod tests {
         use ::parquet::file::reader::{FileReader, SerializedFileReader};
 
         let mut out = Vec::new();
-        convert(log(&[0, 1]).as_bytes(), Form::Parquet, &Symbols::default(), &mut out).unwrap();
+        convert(log(&[0, 1]).as_bytes(), Form::Parquet, Symbols::default(), &mut out).unwrap();
         let reader = SerializedFileReader::new(bytes::Bytes::from(out)).unwrap();
         let rows: Vec<String> = reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
         let second = "{vcpu: 1, tsc: 1087, reason: 30, name: \"I/O instruction\", qualification: 66584576, rip: 1048576, \
@@ -234,7 +299,7 @@ mod tests {
     #[test]
     fn a_missing_line_is_noticed() {
         let missing = |numbers: &[u64]| {
-            let read = convert(log(numbers).as_bytes(), Form::Csv, &Symbols::default(), io::sink()).unwrap();
+            let read = convert(log(numbers).as_bytes(), Form::Csv, Symbols::default(), io::sink()).unwrap();
             Account::new(&read, None, None).traces[0].missing_records
         };
         assert_eq!((missing(&[0, 1, 2]), missing(&[0, 2])), (0, 1));
@@ -246,8 +311,8 @@ mod tests {
         let (bad, out) = (directory.path().join("bad.log"), directory.path().join("trace.csv"));
         std::fs::write(&bad, log(&[0]).repeat(2)).unwrap();
         std::fs::write(&out, "before").unwrap();
-        let failure = export(&bad, || Ok(Symbols::default()), &out).unwrap_err().to_string();
-        assert!(failure.contains("starts another run"), "{failure}");
+        let failure = export(&bad, |_| Ok(Symbols::default()), &out).unwrap_err().to_string();
+        assert!(failure.contains("has several runs"), "{failure}");
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "before");
     }
 }

@@ -2,14 +2,11 @@
 //! that no function of another guest is named.
 
 use std::cell::Cell;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 
 use object::{Object, ObjectSymbol, SymbolKind};
 use tollgate_abi::command_line::Options;
+use tollgate_abi::record::Record;
 use tollgate_abi::record::records::read;
-use tollgate_abi::record::{self, Kind, MAX_LINE_BYTES};
 
 /// Functions in ascending order.
 #[derive(Debug, Default)]
@@ -25,9 +22,6 @@ struct Function {
     end: u64,
     name: String,
 }
-
-/// Lines of a log in which its first record has to come.
-const LINES_TO_HEADER: usize = 10_000;
 
 impl Symbols {
     /// The functions of an ELF file; none if it names none.
@@ -62,23 +56,10 @@ impl Symbols {
     }
 }
 
-/// The mark of a log's guest, if the log has one: a checksum of the guest's file.
-pub fn mark_of(log: &Path) -> Option<u32> {
-    let mut lines = BufReader::new(File::open(log).ok()?);
-    for _ in 0..LINES_TO_HEADER {
-        let mut line = Vec::new();
-        (&mut lines).take(MAX_LINE_BYTES as u64 + 2).read_until(b'\n', &mut line).ok()?;
-        if line.is_empty() {
-            return None;
-        }
-        if let Ok(record) = record::parse(&line)
-            && record.kind == Kind::Tollgate
-        {
-            let options = read::Tollgate::of(&record).ok()?.options?.to_string();
-            return Options::parse(&options).ok()?.guest;
-        }
-    }
-    None
+/// The mark of the guest in the first record of a run, if it has one: a checksum of the guest's file.
+pub(super) fn mark_of(record: &Record<'_>) -> Option<u32> {
+    let options = read::Tollgate::of(record).ok()?.options?.to_string();
+    Options::parse(&options).ok()?.guest
 }
 
 #[cfg(test)]

@@ -21,10 +21,9 @@ pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
     let mut measured = Measured::default();
     let mut platform: Option<Identity> = None;
     let mut runs = 0;
-    while let Some((path, log, account)) = reading.next()? {
-        let refuse = |status: Status, what: &dyn std::fmt::Display| {
-            Failure::new(status, format_args!("{}: {what}", path.display()))
-        };
+    while let Some((title, log, account)) = reading.next()? {
+        let refuse =
+            |status: Status, what: &dyn std::fmt::Display| Failure::new(status, format_args!("{title}: {what}"));
         if account.status != Status::Balanced {
             let what = format!("nothing was measured: {}", account.verdict);
             return Err(refuse(account.status.max(Status::Differs), &what));

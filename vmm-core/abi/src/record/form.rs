@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use super::{Record, Text, Writer};
+use super::{Index, Text, Writer};
 
 /// A form of a field.
 pub trait Form {
@@ -19,7 +19,7 @@ pub trait Form {
     fn write<'w, W: Write + ?Sized>(writer: Writer<'w, W>, key: &str, value: &Self::Written<'_>) -> Writer<'w, W>;
 
     /// Reads the field; `None` if it is absent or malformed.
-    fn read<'a>(record: &Record<'a>, key: &str) -> Option<Self::Read<'a>>;
+    fn read<'a>(record: &Index<'a>, key: &str) -> Option<Self::Read<'a>>;
 }
 
 macro_rules! forms {
@@ -39,7 +39,7 @@ macro_rules! forms {
                     $write
                 }
 
-                fn read<'a>($record: &Record<'a>, $key: &str) -> Option<Self::Read<'a>> {
+                fn read<'a>($record: &Index<'a>, $key: &str) -> Option<Self::Read<'a>> {
                     $get
                 }
             }
@@ -97,7 +97,7 @@ impl<F: Form> Form for Optional<F> {
         }
     }
 
-    fn read<'a>(record: &Record<'a>, key: &str) -> Option<Self::Read<'a>> {
+    fn read<'a>(record: &Index<'a>, key: &str) -> Option<Self::Read<'a>> {
         match record.raw(key) {
             None => Some(None),
             Some(_) => F::read(record, key).map(Some),

@@ -17,6 +17,7 @@ pub mod records;
 
 pub use records::Kind;
 
+use core::cell::Cell;
 use core::fmt::{self, Write};
 
 /// Version of the protocol, in the first record of every log.
@@ -231,13 +232,8 @@ pub fn parse(line: &[u8]) -> Result<Record<'_>, Reject> {
     if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) || u16::from_str_radix(digits, 16) != Ok(crc.0) {
         return Err(Reject::Damaged);
     }
-    let fields = core::str::from_utf8(&body[word.len()..]).map_err(|_| Reject::Damaged)?.trim_start_matches(' ');
-    let record = Record { kind, fields };
-    let mut rest = fields;
-    while !rest.is_empty() {
-        rest = split_field(rest).ok_or(Reject::Damaged)?.2;
-    }
-    Ok(record)
+    let fields = core::str::from_utf8(&body[word.len()..]).map_err(|_| Reject::Damaged)?;
+    Record::of(kind, fields).ok_or(Reject::Damaged)
 }
 
 /// Splits `key=value` off the front: key, raw value, rest without the separating space.
@@ -245,7 +241,13 @@ fn split_field(fields: &str) -> Option<(&str, &str, &str)> {
     let is_of_key = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
     let key_end = fields.bytes().position(|byte| !is_of_key(&byte))?;
     let (key, rest) = (&fields[..key_end], fields[key_end..].strip_prefix('=')?);
-    let value_end = if rest.starts_with('"') {
+    let value_end = if let Some(text) = rest.strip_prefix('"')
+        && let Some(end) = text.bytes().position(|byte| matches!(byte, b'"' | b'\\'))
+        && text.as_bytes()[end] == b'"'
+    {
+        // Nothing is escaped in it.
+        end + 2
+    } else if rest.starts_with('"') {
         let mut bytes = rest.bytes().enumerate().skip(1);
         loop {
             match bytes.next()? {
@@ -263,6 +265,17 @@ fn split_field(fields: &str) -> Option<(&str, &str, &str)> {
 }
 
 impl<'a> Record<'a> {
+    /// The record of these fields, with or without blanks before them; `None` if they are malformed. Nothing tells that their
+    /// checksum is right: the caller has compared it.
+    pub fn of(kind: Kind, fields: &'a str) -> Option<Self> {
+        let fields = fields.trim_start_matches(' ');
+        let mut rest = fields;
+        while !rest.is_empty() {
+            rest = split_field(rest)?.2;
+        }
+        Some(Self { kind, fields })
+    }
+
     /// Keys and raw values, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let mut rest = self.fields;
@@ -280,16 +293,66 @@ impl<'a> Record<'a> {
 
     /// A number, decimal or hexadecimal. `None` if absent, malformed, or beyond 64 bits.
     pub fn number(&self, key: &str) -> Option<u64> {
-        let raw = self.raw(key)?;
-        let (digits, radix) = raw.strip_prefix("0x").map_or((raw, 10), |hex| (hex, 16));
-        // `from_str_radix` would take a sign, and no writer writes one.
-        if digits.starts_with('+') { None } else { u64::from_str_radix(digits, radix).ok() }
+        number(self.raw(key)?)
     }
 
     /// A word or quoted text. Displays without quotes and escapes.
     pub fn text(&self, key: &str) -> Option<Text<'a>> {
-        let raw = self.raw(key)?;
-        Some(Text(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw)))
+        self.raw(key).map(Text::of)
+    }
+}
+
+fn number(raw: &str) -> Option<u64> {
+    let (digits, radix) = raw.strip_prefix("0x").map_or((raw, 10), |hex| (hex, 16));
+    // `from_str_radix` would take a sign, and no writer writes one.
+    if digits.starts_with('+') { None } else { u64::from_str_radix(digits, radix).ok() }
+}
+
+/// The fields of a record found once, for a reader that wants several of them: in most records they come in the order in which they
+/// are asked for.
+#[derive(Debug)]
+pub struct Index<'a> {
+    record: Record<'a>,
+    fields: [(&'a str, &'a str); MOST_INDEXED],
+    count: usize,
+    /// The place of the field that was found last.
+    last: Cell<usize>,
+}
+
+/// The most fields in an index; those behind them are searched for in the line. No kind of record has as many.
+const MOST_INDEXED: usize = 20;
+
+impl<'a> Index<'a> {
+    /// The fields of a record.
+    pub fn of(record: &Record<'a>) -> Self {
+        let (mut fields, mut count) = ([("", ""); MOST_INDEXED], 0);
+        for (place, field) in fields.iter_mut().zip(record.fields()) {
+            *place = field;
+            count += 1;
+        }
+        Self { record: *record, fields, count, last: Cell::new(0) }
+    }
+
+    /// The raw value of the field `key`; no writer writes a key twice.
+    pub fn raw(&self, key: &str) -> Option<&'a str> {
+        let last = self.last.get();
+        let is_it = |&at: &usize| self.fields.get(at).is_some_and(|&(name, _)| name == key);
+        let place = [last, last + 1].into_iter().find(is_it).filter(|_| self.count < MOST_INDEXED);
+        let Some(at) = place.or_else(|| (0..self.count).find(is_it)) else {
+            return if self.count < MOST_INDEXED { None } else { self.record.raw(key) };
+        };
+        self.last.set(at);
+        Some(self.fields[at].1)
+    }
+
+    /// A number, decimal or hexadecimal. `None` if absent, malformed, or beyond 64 bits.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        number(self.raw(key)?)
+    }
+
+    /// A word or quoted text. Displays without quotes and escapes.
+    pub fn text(&self, key: &str) -> Option<Text<'a>> {
+        self.raw(key).map(Text::of)
     }
 }
 
@@ -297,7 +360,11 @@ impl<'a> Record<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<'a>(&'a str);
 
-impl Text<'_> {
+impl<'a> Text<'a> {
+    fn of(raw: &'a str) -> Self {
+        Text(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw))
+    }
+
     /// The text as one string slice, if nothing in it was escaped.
     pub fn as_plain(&self) -> Option<&str> {
         (!self.0.contains('\\')).then_some(self.0)
@@ -362,7 +429,7 @@ mod tests {
         assert_eq!(record.text("name").unwrap().to_string(), "CP\"U\\ID\u{1b}");
         assert_eq!(record.text("status").unwrap().as_plain(), Some("enabled"));
         assert_eq!(record.number("rip"), Some(0xffff_0000));
-        let buckets = <form::Histogram as form::Form>::read(&record, "histogram").unwrap();
+        let buckets = <form::Histogram as form::Form>::read(&Index::of(&record), "histogram").unwrap();
         assert_eq!(buckets.iter().collect::<Vec<_>>(), [(1, 3), (3, 7)]);
         assert_eq!(record.raw("absent"), None);
         assert_eq!(record.number("status"), None);
@@ -461,7 +528,7 @@ mod tests {
             let line = std::format!("{body} ~{:04x}", crc.0);
             if let Ok(record) = parse(line.as_bytes()) {
                 for (key, _) in record.fields() {
-                    let _ = (record.number(key), record.text(key).map(|t| t.to_string()), <form::Histogram as form::Form>::read(&record, key).map(|buckets| buckets.iter().count()));
+                    let _ = (record.number(key), record.text(key).map(|t| t.to_string()), <form::Histogram as form::Form>::read(&Index::of(&record), key).map(|buckets| buckets.iter().count()));
                 }
             }
         }

@@ -43,6 +43,14 @@ macro_rules! records {
                 match self { $(Kind::$kind => $word),* }
             }
 
+            /// The kind whose records start with this word.
+            pub fn of_word(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Kind::$kind),)*
+                    _ => None,
+                }
+            }
+
             /// The kind's meaning, for the document.
             pub const fn about(self) -> &'static str {
                 match self { $(Kind::$kind => concat!($($about),+)),* }
@@ -84,7 +92,10 @@ macro_rules! records {
 
         /// The records as they are read.
         pub mod read {
-            use super::{Form, Hex, Histogram, Number, Numbers, Optional, Packed, Quoted, Reason, Record, Runs, Word};
+            use super::super::Index;
+            use super::{
+                Form, Hex, Histogram, Number, Numbers, Optional, Packed, Quoted, Reason, Record, Runs, Word,
+            };
 
             $(
                 $(#[doc = $about])+
@@ -99,8 +110,9 @@ macro_rules! records {
                     /// # Errors
                     /// The key of the first field that is absent though it must be there, or malformed.
                     pub fn of(record: &Record<'a>) -> core::result::Result<Self, &'static str> {
+                        let record = Index::of(record);
                         Ok(Self {
-                            $($field: <form!($form $($optional)?) as Form>::read(record, stringify!($field))
+                            $($field: <form!($form $($optional)?) as Form>::read(&record, stringify!($field))
                                 .ok_or(stringify!($field))?,)*
                         })
                     }

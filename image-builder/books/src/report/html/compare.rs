@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::charts;
 use super::run::{platform, verdict};
 use super::tables::{Cell, Column, Table};
-use crate::account::{Account, Reason};
+use crate::account::{Account, Reason, Totals};
 use crate::report::figures::{average, seen};
 use crate::report::{Look, Titled};
 
@@ -35,8 +35,8 @@ fn overview(accounts: &[Titled]) -> Markup {
             Cell::text(&letter),
             Cell::of(verdict(account), None),
             Cell::text(platform(account)),
-            Cell::count(account.totals.exits),
-            Cell::count(account.totals.cycles),
+            total(account).map_or_else(none, |all| Cell::count(all.count)),
+            total(account).map_or_else(none, |all| Cell::count(all.cycles)),
         ]
     };
     let table = Table {
@@ -62,6 +62,16 @@ impl Figures {
     }
 }
 
+/// The sums of a run, if they are known.
+fn total(account: &Account) -> Option<Figures> {
+    let Totals { exits, cycles, lost, .. } = account.totals;
+    (!lost).then_some(Figures { count: exits, cycles })
+}
+
+fn none() -> Cell {
+    Cell::text("-")
+}
+
 /// The reasons that any run has, in the order of the first run and then by number.
 fn reasons(accounts: &[Titled], look: Look) -> Markup {
     let mut names: BTreeMap<u16, &str> = BTreeMap::new();
@@ -78,12 +88,10 @@ fn reasons(accounts: &[Titled], look: Look) -> Markup {
     let runs: Vec<BTreeMap<u16, &Reason>> =
         accounts.iter().map(|titled| titled.account.reasons.iter().map(|row| (row.number, row)).collect()).collect();
     let of = |run: usize, number: u16| {
-        runs[run].get(&number).map_or(Figures { count: 0, cycles: 0 }, |row| Figures {
-            count: row.exits.figures.count,
-            cycles: row.exits.figures.cycles,
-        })
+        let known = |row: &&Reason| Figures { count: row.exits.figures.count, cycles: row.exits.figures.cycles };
+        let row = runs[run].get(&number);
+        (!row.is_some_and(|row| row.lost)).then(|| row.map_or(Figures { count: 0, cycles: 0 }, known))
     };
-    let total = |account: &Account| Figures { count: account.totals.exits, cycles: account.totals.cycles };
     let mut groups = vec![(String::new(), 2)];
     let mut columns = vec![Column::new("exit reason", false), Column::new("no", true)];
     for at in 0..accounts.len() {
@@ -116,25 +124,30 @@ fn reasons(accounts: &[Titled], look: Look) -> Markup {
     html! { h2 { "Reasons compared" } (table) }
 }
 
-/// A run's figures, each followed by its difference from that of the first.
-fn cells_of(figures: Figures, first: Option<Figures>) -> Vec<Cell> {
-    let mut cells = vec![Cell::count(figures.count)];
-    if let Some(first) = first {
-        let more = i128::from(figures.count) - i128::from(first.count);
-        let text = if more == 0 { "=".to_owned() } else { format!("{more:+}") };
-        cells.push(Cell::of(html! { (text) }, Some(more as f64)));
-    }
-    let shown = figures.average().map_or_else(|| "-".to_owned(), |_| average(figures.cycles, figures.count));
-    cells.push(Cell::text(shown));
-    if let Some(first) = first {
-        cells.push(match (figures.average(), first.average()) {
-            (Some(own), Some(others)) if others > 0.0 => {
-                let ratio = own / others - 1.0;
-                let text = if own == others { "=".to_owned() } else { format!("{:+.1}%", ratio * 100.0) };
-                Cell::of(html! { (text) @if own != others { (charts::change(ratio)) } }, Some(ratio))
-            }
-            _ => Cell::text("-"),
-        });
-    }
+/// A run's figures, each followed by its difference from that of the first, which is given for all other runs.
+fn cells_of(figures: Option<Figures>, first: Option<Option<Figures>>) -> Vec<Cell> {
+    let mut cells = vec![figures.map_or_else(none, |figures| Cell::count(figures.count))];
+    let both = |first: Option<Figures>| figures.zip(first);
+    cells.extend(first.map(|first| both(first).map_or_else(none, |(own, first)| more(own, first))));
+    let shown = figures.filter(|figures| figures.count > 0);
+    cells.push(shown.map_or_else(none, |figures| Cell::text(average(figures.cycles, figures.count))));
+    cells.extend(first.map(|first| both(first).map_or_else(none, |(own, first)| longer(own, first))));
     cells
+}
+
+fn more(own: Figures, first: Figures) -> Cell {
+    let more = i128::from(own.count) - i128::from(first.count);
+    let text = if more == 0 { "=".to_owned() } else { format!("{more:+}") };
+    Cell::of(html! { (text) }, Some(more as f64))
+}
+
+fn longer(own: Figures, first: Figures) -> Cell {
+    match (own.average(), first.average()) {
+        (Some(own), Some(others)) if others > 0.0 => {
+            let ratio = own / others - 1.0;
+            let text = if own == others { "=".to_owned() } else { format!("{:+.1}%", ratio * 100.0) };
+            Cell::of(html! { (text) @if own != others { (charts::change(ratio)) } }, Some(ratio))
+        }
+        _ => none(),
+    }
 }

@@ -63,8 +63,11 @@ fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
             }
             p.outcome { (verdict(account)) }
             @if letter.is_some() { p { (platform(account)) } }
-            @if account.other_findings().next().is_some() {
-                ul.findings { @for finding in account.other_findings() { li { (finding) } } }
+            @if account.other_findings().next().is_some() || account.other_doubt().is_some() {
+                ul.findings {
+                    @for finding in account.other_findings() { li { (finding) } }
+                    @if let Some(doubt) = account.other_doubt() { li { (doubt) } }
+                }
             }
             @if let Some(stop) = account.early_stop() { p { (last_exit(stop)) } }
             @if let Some(remedy) = &account.remedy { p { "Remedy: " (remedy) } }
@@ -73,7 +76,7 @@ fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
             @for line in silicon::disturbed(account) { p.note { (line) } }
             @if !looks.is_empty() { p.note { (looks) } }
             @if !idle.is_empty() { p.note { (idle) } }
-            @if account.log.damaged > 0 {
+            @if account.log.damaged > 0 && account.doubt.is_none() {
                 p.note { (account.log.damaged) " damaged records and " (account.log.noise) " lines of noise were skipped." }
             }
         }
@@ -88,10 +91,12 @@ fn tiles(account: &Account) -> Markup {
     };
     html! {
         dl.tiles {
-            (tile("exits", &grouped(totals.exits), "exits", totals.exits))
-            (tile("ticks in exits", &grouped(totals.cycles), "cycles", totals.cycles))
-            (tile("of the run's time", &percent(totals.cycles, guest_time), "elapsed", totals.elapsed))
-            (tile("ticks an exit, on average", &average(totals.cycles, totals.exits), "entries", totals.entries))
+            @if !totals.lost {
+                (tile("exits", &grouped(totals.exits), "exits", totals.exits))
+                (tile("ticks in exits", &grouped(totals.cycles), "cycles", totals.cycles))
+                (tile("of the run's time", &percent(totals.cycles, guest_time), "elapsed", totals.elapsed))
+                (tile("ticks an exit, on average", &average(totals.cycles, totals.exits), "entries", totals.entries))
+            }
             (tile(if account.vcpus == 1 { "vCPU" } else { "vCPUs" }, &account.vcpus.to_string(), "vcpus", account.vcpus))
         }
     }
@@ -142,6 +147,9 @@ fn reasons(account: &Account, order: Order) -> Markup {
     last.extend([Cell::text(percent(totals.exits, totals.exits)), Cell::text(percent(totals.cycles, totals.cycles))]);
     last.extend(std::iter::repeat_with(|| Cell::text("")).take(PERCENTILES.len() + 2));
     last.push(Cell::text(average(totals.cycles, totals.exits)));
+    if totals.lost {
+        last[2..].fill_with(|| Cell::text("-"));
+    }
     last.extend([totals.guest_count, totals.audit_count].map(|count| Cell::text(book(count))));
     let table = Table {
         caption: html! { "Exit reasons" },
@@ -177,13 +185,19 @@ fn row(account: &Account, reason: &Reason) -> Vec<Cell> {
         ticks(Some(reason.exits.figures.max)),
         Cell::text(average(reason.exits.figures.cycles, reason.exits.figures.count)),
     ]);
+    if reason.lost {
+        cells[2..].fill_with(|| Cell::text("-"));
+    } else if totals.lost {
+        cells[3..5].fill_with(|| Cell::text("-"));
+    }
     let own =
         reason.exits.figures.count.checked_sub(reason.looks).and_then(|rest| rest.checked_sub(reason.scenario_count));
     let differs = |differs: bool, text: String| {
         if differs { Cell::text(format!("\u{2260}{text}")).marked("differs") } else { Cell::text(text) }
     };
-    cells.push(differs(reason.guest_count.is_some() && reason.guest_count != own, with_scenarios(reason)));
-    cells.push(differs(
+    let differs_from = |differs_from: bool, text: String| differs(differs_from && !reason.lost, text);
+    cells.push(differs_from(reason.guest_count.is_some() && reason.guest_count != own, with_scenarios(reason)));
+    cells.push(differs_from(
         reason.audit_count.is_some_and(|count| count != reason.exits.figures.count),
         book(reason.audit_count),
     ));
@@ -239,7 +253,7 @@ fn vcpus(account: &Account) -> Markup {
     Order::Time.sort(&mut rows);
     let known: Vec<(usize, u16, &str)> =
         rows.iter().take(COLORS - 1).enumerate().map(|(color, row)| (color, row.number, row.name.as_str())).collect();
-    let drawn = &account.per_vcpu[..account.per_vcpu.len().min(MOST_VCPUS)];
+    let drawn: Vec<&VcpuAccount> = account.per_vcpu.iter().filter(|vcpu| !vcpu.lost).take(MOST_VCPUS).collect();
     let longest = drawn.iter().map(|vcpu| vcpu.cycles).max().unwrap_or(0);
     let rest = (COLORS - 1, "others");
     let legend = known.iter().map(|&(color, _, name)| (color, name)).chain((rows.len() > known.len()).then_some(rest));
@@ -248,7 +262,7 @@ fn vcpus(account: &Account) -> Markup {
         figure.wide {
             figcaption { "Ticks in exits of each vCPU, by reason" }
             div.lanes {
-                @for vcpu in drawn {
+                @for vcpu in &drawn {
                     span { "vCPU " (vcpu.vcpu) }
                     (charts::stack(&format!("vCPU {}: {} ticks in {} exits", vcpu.vcpu, vcpu.cycles, vcpu.exits), &stack(vcpu, &known), longest))
                     span.n { (grouped(vcpu.cycles)) }

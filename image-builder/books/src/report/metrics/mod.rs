@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use super::figures::bounds;
 use super::{Form, Titled};
-use crate::account::{Account, Merged, MergedReason};
+use crate::account::{Account, Merged, MergedReason, Verdict};
 use crate::exits::Exits;
 use crate::failure::Status;
 
@@ -135,11 +135,16 @@ fn of_accounts(accounts: &[Titled]) -> Vec<Metric> {
             ("verdict", account.verdict.to_string()),
         ]);
         runs.add(&facts, Figure::Gauge(1.0));
-        balanced.add(&whole, Figure::Gauge(f64::from(u8::from(account.status == Status::Balanced))));
+        // A run that can't be judged is neither.
+        if !matches!(account.verdict, Verdict::Unjudged(_)) {
+            balanced.add(&whole, Figure::Gauge(f64::from(u8::from(account.status == Status::Balanced))));
+        }
         for vcpu in &account.per_vcpu {
             let on_vcpu = with(&whole, [("vcpu", vcpu.vcpu.to_string())]);
-            entries.add(&on_vcpu, Figure::Counter(vcpu.entries));
-            elapsed.add(&on_vcpu, Figure::Gauge(vcpu.elapsed as f64));
+            if !vcpu.lost {
+                entries.add(&on_vcpu, Figure::Counter(vcpu.entries));
+                elapsed.add(&on_vcpu, Figure::Gauge(vcpu.elapsed as f64));
+            }
             for row in vcpu.reasons.iter().filter(|row| row.exits.figures.count > 0) {
                 let labels = with(&on_vcpu, [("number", row.number.to_string()), ("reason", row.name.clone())]);
                 exits.add(&labels, Figure::Counter(row.exits.figures.count));
