@@ -16,10 +16,10 @@ const COMMANDS: &str = "cpuid -1 -l 0x4fffffff; cpuid -1 -l 0x4ffffffd -s 30; cp
 
 /// A run's account and serial log, or `None` with the reason on standard error where Debian's packages can't be had, or this version
 /// of Bochs can't place a guest.
-fn run(on: &str, audit: bool) -> Option<(Value, String)> {
+fn run(on: &str, audit: bool, more: &[&str]) -> Option<(Value, String)> {
     let place = tempfile::tempdir().unwrap();
     let mut arguments = vec!["run", "--on", on, "--guest", "debian", "--exec", COMMANDS, "--json", "--out", "."];
-    arguments.extend(audit.then_some("--audit"));
+    arguments.extend(audit.then_some("--audit").iter().chain(more));
     let output = tollgate_in(place.path(), &arguments, &[]);
     let said = text(&output.stderr);
     let lacking = [
@@ -39,7 +39,7 @@ fn run(on: &str, audit: bool) -> Option<(Value, String)> {
 
 /// Boots twice, with audit and without, which the log does not show.
 fn check(on: &str) {
-    let Some((account, log)) = run(on, true) else { return };
+    let Some((account, log)) = run(on, true, &[]) else { return };
     let findings = &account["findings"];
     assert_eq!(
         (&account["verdict"], account["stop"]["outcome"].as_str()),
@@ -58,7 +58,7 @@ fn check(on: &str) {
     assert!(read.len() >= 3, "{on}: {read:?}");
     let frequent = read.iter().filter(|value| value["reason"] == 30 && value["unit"] == "exits");
     assert!(frequent.into_iter().all(|value| value["value"].as_u64() > Some(30_000)), "{on}: {read:?}");
-    assert!(run(on, false).unwrap().1 == log, "{on}: a second boot has another log");
+    assert!(run(on, false, &[]).unwrap().1 == log, "{on}: a second boot has another log");
 }
 
 #[test]
@@ -69,4 +69,15 @@ fn debian_boots_on_bochs_and_reads_its_account() {
 #[test]
 fn debian_boots_on_qemu_and_reads_its_account() {
     check("qemu-tcg");
+}
+
+#[test]
+fn debian_boots_with_its_apic_in_memory() {
+    let more = ["--cpus", "2", "--append", "nox2apic quiet", "--keys"];
+    let Some((account, _)) = run("bochs", true, &more) else { return };
+    assert_eq!(account["verdict"], "balanced", "{}", account["findings"]);
+    let reasons = account["reasons"].as_array().unwrap();
+    let keys = reasons.iter().filter(|row| row["number"] == 48).flat_map(|row| row["keys"].as_array().unwrap());
+    let pages: Vec<_> = keys.map(|key| key["name"].as_str().unwrap()).collect();
+    assert!(!pages.is_empty() && pages.iter().all(|page| page.starts_with("page 0xfee00000 ")), "{pages:?}");
 }

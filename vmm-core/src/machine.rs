@@ -12,6 +12,7 @@ use crate::devices::SharedDevices;
 use crate::devices::constant_msrs::ConstantMsrs;
 use crate::devices::cpuid_table::CpuidTable;
 use crate::devices::guest_apic::GuestApic;
+use crate::devices::pages::Pages;
 use crate::devices::ports::Ports;
 use crate::ended::GuestExit;
 use crate::host::registers::NEVER;
@@ -50,6 +51,8 @@ pub struct Devices {
     pub cpuid: CpuidTable,
     /// The devices behind ports.
     pub ports: Ports,
+    /// The devices behind pages.
+    pub pages: Pages,
     /// The MSRs that read the same value always.
     pub msrs: ConstantMsrs,
     /// The guest's local APIC.
@@ -157,6 +160,7 @@ impl Machine {
             devices: Devices {
                 cpuid,
                 ports: Ports::new(model, shared.devices),
+                pages: Pages::new(model),
                 msrs: ConstantMsrs::new(model, apic_base),
                 apic,
             },

@@ -210,6 +210,9 @@ impl GuestState for Script {
     fn advance(&mut self) {
         self.advances += 1;
     }
+    fn advance_by(&mut self, bytes: u8) {
+        self.set(State::Rip, self.get(State::Rip) + u64::from(bytes));
+    }
     fn keep_single_step(&mut self) {}
     fn after_failed_entry(&mut self, _: &mut GuestRegisters) -> Option<Action> {
         None

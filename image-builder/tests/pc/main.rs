@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod apic;
 mod guest;
 mod idle;
 mod stick;
@@ -66,8 +67,14 @@ fn a_guest_that_is_placed_finds_its_bytes_and_the_devices_and_switches_off() {
 #[test]
 fn the_ends_of_a_kernel_are_told_apart() {
     type Code = fn(&mut CodeAssembler);
-    let ends: [(&str, Status, Code); 3] = [
+    let ends: [(&str, Status, Code); 4] = [
         ("reset", Status::Balanced, |code| out(code, RESET_PORT, RESET_VALUE)),
+        ("limit-reached", Status::Differs, |code| {
+            let mut forever = code.create_label();
+            code.sti().unwrap();
+            code.set_label(&mut forever).unwrap();
+            code.jmp(forever).unwrap();
+        }),
         ("halted-for-ever", Status::Differs, |code| {
             code.cli().unwrap();
             code.hlt().unwrap();

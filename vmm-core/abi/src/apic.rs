@@ -4,7 +4,7 @@ use crate::x86::msr::{APIC_AT_RESET, APIC_BASE_ENABLED, APIC_BASE_X2APIC};
 pub use crate::x86::msr::{APIC_BASE_BSP as BOOT_PROCESSOR, IA32_APIC_BASE, IA32_TSC_DEADLINE};
 
 /// The value that the guest reads from IA32_APIC_BASE: at its usual address, enabled, in x2APIC mode. The boot processor has
-/// [`BOOT_PROCESSOR`], too. The mode can't be changed.
+/// [`BOOT_PROCESSOR`], too. The mode can be changed only where the machine's row has the registers in memory, too.
 pub const APIC_BASE: u64 = APIC_AT_RESET | APIC_BASE_ENABLED | APIC_BASE_X2APIC;
 
 /// The MSR of the register at offset 0 of a memory-mapped APIC; a register at offset `n` has [`MSR_BASE`]` + n / 16`.
@@ -25,6 +25,7 @@ registers! {
     PPR             0x80a "Processor priority. Read-only.";
     EOI             0x80b "End of interrupt: write 0.";
     LDR             0x80d "Logical destination: derived from the ID. Read-only.";
+    FORMAT          0x80e "Destination format, in xAPIC mode alone.";
     SVR             0x80f "Spurious-interrupt vector; [`SVR_ENABLED`].";
     ISR             0x810 "In service, 256 bits in eight registers. Read-only.";
     TMR             0x818 "Trigger mode, 256 bits in eight registers. Read-only: all edge-triggered.";
@@ -32,6 +33,7 @@ registers! {
     ESR             0x828 "Error status: a read gives the errors before the last write, which has to be of 0.";
     LVT_CMCI        0x82f "Local vector table: corrected machine checks.";
     ICR             0x830 "Interrupt command; a write sends an interrupt.";
+    ICR_HIGH        0x831 "Interrupt command, its upper half: in xAPIC mode alone.";
     LVT_TIMER       0x832 "Local vector table: timer.";
     LVT_THERMAL     0x833 "Local vector table: thermal sensor.";
     LVT_PERFORMANCE 0x834 "Local vector table: performance counters.";

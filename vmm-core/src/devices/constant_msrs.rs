@@ -36,6 +36,16 @@ impl ConstantMsrs {
         Self { apic_base, short, row: model.msrs }
     }
 
+    /// The value of IA32_APIC_BASE.
+    pub fn apic_base(&self) -> u64 {
+        self.apic_base
+    }
+
+    /// Changes the value of IA32_APIC_BASE.
+    pub fn set_apic_base(&mut self, value: u64) {
+        self.apic_base = value;
+    }
+
     /// The value of an MSR of the quick form.
     #[inline(always)]
     pub fn quick(&self, msr: u32) -> Option<u64> {
@@ -53,7 +63,7 @@ impl ConstantMsrs {
 
     fn find(&self, msr: u32) -> Option<ConstantMsr> {
         if msr == IA32_APIC_BASE {
-            // A write can't change the APIC's mode.
+            // A write that changes the APIC's mode does not come here.
             return Some(ConstantMsr { msr, value: self.apic_base, ignores_writes: false });
         }
         self.row.iter().find(|constant| constant.msr == msr).copied()

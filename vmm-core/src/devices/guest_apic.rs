@@ -3,12 +3,18 @@
 //! The page is the one place of the registers, whether exits emulate the APIC or the processor virtualizes it. This file has the
 //! state and its rules; [`crate::handlers::guest_apic`] connects it with exits.
 //!
+//! Its registers are in memory as well where the machine's row gives it a page ([`mapped`]).
+//!
 //! Left out: the LVT entries of pins that are not connected (they read back); lowest-priority delivery, which delivers like
 //! fixed; and, where the processor virtualizes delivery, that an APIC which is disabled by software accepts no self-IPI.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tollgate_abi::apic::*;
+
+use self::mapped::Mapped;
+
+pub mod mapped;
 
 /// Doublewords of the page.
 const DOUBLEWORDS: usize = 1024;
@@ -62,6 +68,8 @@ pub struct GuestApic {
     errors: u32,
     /// The first of these errors has raised the error interrupt, or would have if that were not masked.
     error_is_raised: bool,
+    /// The registers that only xAPIC mode has.
+    mapped: Mapped,
 }
 
 /// An access that raises #GP(0).
@@ -97,6 +105,8 @@ const LVT_WRITABLE: u32 = 0x1_a7ff;
 /// could not execute an instruction between two exits.
 const LEAST_PERIOD_TICKS: u64 = 1 << 18;
 const TIMER_MODE: u32 = LVT_PERIODIC | LVT_TSC_DEADLINE;
+/// Divide configuration, bits that can be written.
+const TIMER_DIVIDES: u32 = 0b1011;
 /// ESR: a vector below 16 was sent, or came by a message, a self-IPI or the LVT (SDM 3A 12.5.3).
 const SENT_ILLEGAL_VECTOR: u32 = 1 << 5;
 const RECEIVED_ILLEGAL_VECTOR: u32 = 1 << 6;
@@ -115,6 +125,7 @@ impl GuestApic {
             lowest_accepted: NONE_ACCEPTED,
             errors: 0,
             error_is_raised: false,
+            mapped: Mapped::RESET,
         };
         apic.reset();
         if id == 0 {
@@ -135,6 +146,7 @@ impl GuestApic {
         self.deadline_tsc = None;
         self.lowest_accepted = NONE_ACCEPTED;
         (self.errors, self.error_is_raised) = (0, false);
+        self.mapped = Mapped::RESET;
     }
 
     /// Whether software has enabled it. If not, it accepts no interrupt and all LVT entries stay masked. Interrupts that it
@@ -297,7 +309,7 @@ impl GuestApic {
             }
             DIVIDE => {
                 let left = self.current_count(now_tsc);
-                store(0b1011)?;
+                store(TIMER_DIVIDES)?;
                 // The rest of the count is counted at the new rate.
                 if left > 0 {
                     self.deadline_tsc = self.after_count(left, now_tsc);

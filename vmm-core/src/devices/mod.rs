@@ -9,9 +9,12 @@ pub mod constant_msrs;
 pub mod cpuid_table;
 pub mod guest_apic;
 pub mod loopback;
+pub mod pages;
 pub mod ports;
 pub mod power;
 pub mod serial;
+
+use tollgate_abi::machine::MOST_VCPUS;
 
 /// The devices that all vCPUs share.
 #[derive(Debug, Default)]
@@ -20,12 +23,18 @@ pub struct SharedDevices {
     pub serial: serial::Serial,
     /// The clock of day.
     pub clock: clock::Clock,
+    /// The logical IDs of the vCPUs' APICs in xAPIC mode.
+    pub logical_ids: [guest_apic::mapped::LogicalId; MOST_VCPUS],
 }
 
 impl SharedDevices {
     /// The devices after reset.
     pub const fn new() -> Self {
-        Self { serial: serial::Serial::new(), clock: clock::Clock::new() }
+        Self {
+            serial: serial::Serial::new(),
+            clock: clock::Clock::new(),
+            logical_ids: [const { guest_apic::mapped::LogicalId::new() }; _],
+        }
     }
 }
 

@@ -72,6 +72,8 @@ pub trait GuestState {
     /// Ends the instruction that exited as the processor would: RIP behind it, no more blocking by STI and MOV SS, the
     /// single-step #DB pending if RFLAGS.TF is set.
     fn advance(&mut self);
+    /// [`GuestState::advance`] behind an instruction of so many bytes, whose length the exit does not tell.
+    fn advance_by(&mut self, bytes: u8);
     /// Prepares to hand #DB back: sees to it that the next entry passes its checks where a single step meets blocking by STI or
     /// MOV SS.
     fn keep_single_step(&mut self);

@@ -7,7 +7,7 @@ use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{DR6_BD, DR6_BREAKPOINTS, DR6_BS, DR6_BUS_LOCK, DR6_RTM, DR7_GD};
 
 use crate::exit::{Action, Backend, Event, EventKind, GuestRegisters, State, vector};
-use crate::handlers::delivery;
+use crate::handlers::{delivery, mapped};
 use crate::machine::Machine;
 
 /// The bits of DR6 that the exit qualification of #DB carries (SDM 3C table 28-1). The qualification has bus lock and RTM as
@@ -89,14 +89,17 @@ pub fn quick<B: Backend>(_: &mut GuestRegisters, backend: &mut B, _: &mut Machin
     !backend.was_delivering() && backend.map_fresh_page(fault.gpa)
 }
 
-/// An EPT violation: the first touch of a fresh page, or an access outside the guest's memory.
+/// An EPT violation: the first touch of a fresh page, or an access outside the guest's memory, to a device or to none.
 #[inline(never)]
-pub fn physical_fault<B: Backend>(backend: &mut B) -> Action {
+pub fn physical_fault<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
     let fault = backend.physical_fault();
-    if !backend.map_fresh_page(fault.gpa) {
-        return Action::Stop(Outcome::OutsideMemory);
+    if backend.map_fresh_page(fault.gpa) {
+        return resume_delivery(backend);
     }
-    resume_delivery(backend)
+    match machine.devices.pages.reach(fault.gpa) {
+        Some(reached) => mapped::access(fault, reached, registers, backend, machine),
+        None => Action::Stop(Outcome::OutsideMemory),
+    }
 }
 
 /// Goes on where the guest was, and delivers the event again whose delivery the exit interrupted: its own stack or tables raised
@@ -171,10 +174,16 @@ mod tests {
         let fault = |gpa| PhysicalFault { gpa, read: false, write: true, fetch: false };
         let mut backend =
             Script { physical_fault: Some(fault(0x80_0000)), fresh: 0x80_0000..0x100_0000, ..Script::default() };
-        assert_eq!(physical_fault(&mut backend), Action::Resume);
+        assert_eq!(physical_fault(&mut GuestRegisters::default(), &mut backend, &mut machine()), Action::Resume);
         backend.vectoring_event = Some(Event::interrupt(32));
-        assert_eq!(physical_fault(&mut backend), Action::Inject(Event::interrupt(32)));
+        assert_eq!(
+            physical_fault(&mut GuestRegisters::default(), &mut backend, &mut machine()),
+            Action::Inject(Event::interrupt(32))
+        );
         backend.physical_fault = Some(fault(0x4000_0000));
-        assert_eq!(physical_fault(&mut backend), Action::Stop(Outcome::OutsideMemory));
+        assert_eq!(
+            physical_fault(&mut GuestRegisters::default(), &mut backend, &mut machine()),
+            Action::Stop(Outcome::OutsideMemory)
+        );
     }
 }

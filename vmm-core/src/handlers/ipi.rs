@@ -4,7 +4,7 @@ use tollgate_abi::apic::*;
 use tollgate_abi::workload::Outcome;
 
 use crate::board::{Condition, Message};
-use crate::devices::guest_apic::addresses;
+use crate::devices::guest_apic::{addresses, mapped};
 use crate::exit::{Action, Backend};
 use crate::handlers::delivery::arm;
 use crate::machine::Machine;
@@ -14,6 +14,28 @@ const DELIVERY_TICKS: u64 = 1 << 26;
 
 /// Sends an interprocessor interrupt to each vCPU that it addresses.
 pub(super) fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
+    let this = machine.vcpu as u32;
+    send_to(command, backend, machine, |_, to| addresses(command, this, to as u32));
+}
+
+/// [`send`] of a command in xAPIC's form.
+#[cold]
+#[inline(never)]
+pub(super) fn send_mapped<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
+    let this = machine.vcpu as u32;
+    let is_meant = |machine: &Machine, to: usize| {
+        mapped::addresses(command, this, to as u32, &machine.shared.devices.logical_ids[to])
+    };
+    send_to(command, backend, machine, is_meant);
+}
+
+#[inline(always)]
+fn send_to<B: Backend>(
+    command: u64,
+    backend: &mut B,
+    machine: &mut Machine,
+    is_meant: impl Fn(&Machine, usize) -> bool,
+) {
     let vector = command as u8;
     let message = match command & DELIVERY_MASK {
         // Lowest priority delivers to all that are addressed.
@@ -27,7 +49,10 @@ pub(super) fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Mach
         _ => return,
     };
     let this = machine.vcpu;
-    for to in (0..machine.shared.board.vcpus()).filter(|&to| addresses(command, this as u32, to as u32)) {
+    for to in 0..machine.shared.board.vcpus() {
+        if !is_meant(machine, to) {
+            continue;
+        }
         if to == this {
             match message {
                 // A processor can't send itself INIT or a start-up IPI (SDM 3A 12.6.1).

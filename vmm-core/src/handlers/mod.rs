@@ -22,6 +22,7 @@ pub mod ipi;
 pub mod leaves;
 pub mod limit;
 pub mod look;
+pub mod mapped;
 pub mod msr;
 pub mod power;
 
@@ -52,7 +53,7 @@ pub fn dispatch<B: Backend>(
             let access = backend.cr_access(registers);
             control_regs::handle(access, registers, backend, machine)
         }
-        ExitReason::EPT_VIOLATION => event::physical_fault(backend),
+        ExitReason::EPT_VIOLATION => event::physical_fault(registers, backend, machine),
         ExitReason::MOV_DR => debug_regs::handle(backend.dr_access(), registers, backend),
         ExitReason::GDTR_IDTR_ACCESS | ExitReason::LDTR_TR_ACCESS => {
             descriptor_tables::handle(registers, backend, machine)

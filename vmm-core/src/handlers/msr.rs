@@ -6,7 +6,7 @@ use tollgate_abi::x86::control::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE}
 use tollgate_abi::x86::msr::*;
 
 use crate::exit::{Action, Backend, Event, GuestRegisters, State};
-use crate::handlers::{delivery, guest_apic};
+use crate::handlers::{delivery, guest_apic, mapped};
 use crate::machine::Machine;
 use crate::paging::is_canonical;
 
@@ -109,7 +109,10 @@ fn read_constant(registers: &mut GuestRegisters, machine: &Machine) -> Action {
 /// WRMSR of an MSR that the processor's table does not have.
 #[cold]
 #[inline(never)]
-fn write_constant(msr: u32, value: u64, machine: &Machine) -> Action {
+fn write_constant<B: Backend>(msr: u32, value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    if msr == IA32_APIC_BASE && machine.devices.pages.have_local_apic() {
+        return mapped::set_apic_base(value, backend, machine);
+    }
     match machine.devices.msrs.write(msr, value) {
         Some(Ok(())) => Action::Advance,
         Some(Err(_)) | None => REFUSED,
@@ -133,7 +136,7 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
         Some(Kind::TimeStamp) => set_tsc_offset(value.wrapping_sub(backend.tsc()), backend, machine),
         Some(Kind::Efer) => return write_efer(value, backend, machine),
         Some(Kind::GuestApic) => return guest_apic::write(registers, backend, machine),
-        None => return write_constant(msr, value, machine),
+        None => return write_constant(msr, value, backend, machine),
         _ => return REFUSED,
     }
     Action::Advance

@@ -25,6 +25,17 @@ impl Svm {
         self.vmcb.get(f::RFLAGS) & RFLAGS_TF != 0
     }
 
+    /// The effects of an instruction's end besides RIP.
+    #[inline(always)]
+    fn end_instruction(&mut self) {
+        self.vmcb.set_part(f::INTERRUPT_SHADOW, 0);
+        if self.steps() {
+            // SVM has no pending debug exceptions that could be left to the processor.
+            self.vmcb.set(f::DR6, self.vmcb.get(f::DR6) | DR6_BS);
+            self.inject(Event::exception(vector::DB));
+        }
+    }
+
     pub(super) fn set_intercept_0(&mut self, bit: u32, on: bool) {
         self.vmcb.put(f::INTERCEPTS, u64::from(bit) << 32, on);
     }
@@ -153,12 +164,13 @@ impl GuestState for Svm {
             return;
         }
         self.step_over();
-        self.vmcb.set_part(f::INTERRUPT_SHADOW, 0);
-        if self.steps() {
-            // SVM has no pending debug exceptions that could be left to the processor.
-            self.vmcb.set(f::DR6, self.vmcb.get(f::DR6) | DR6_BS);
-            self.inject(Event::exception(vector::DB));
-        }
+        self.end_instruction();
+    }
+
+    #[cold]
+    fn advance_by(&mut self, bytes: u8) {
+        self.vmcb.set(f::RIP, self.vmcb.get(f::RIP).wrapping_add(bytes.into()));
+        self.end_instruction();
     }
 
     fn keep_single_step(&mut self) {}

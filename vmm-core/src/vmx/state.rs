@@ -28,6 +28,17 @@ impl Vmx {
         self.vmcs.write(f::GUEST_INTERRUPTIBILITY, interruptibility & !SHADOW);
     }
 
+    /// The effects of an instruction's end besides RIP.
+    #[inline(always)]
+    fn end_instruction(&mut self) {
+        if self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW != 0 {
+            self.clear_interrupt_shadow();
+        }
+        if self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF != 0 {
+            self.raise_single_step();
+        }
+    }
+
     /// Makes the single-step trap pending (SDM 3C table 25-4).
     #[cold]
     #[inline(never)]
@@ -149,12 +160,13 @@ impl GuestState for Vmx {
 
     fn advance(&mut self) {
         self.step_over();
-        if self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW != 0 {
-            self.clear_interrupt_shadow();
-        }
-        if self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF != 0 {
-            self.raise_single_step();
-        }
+        self.end_instruction();
+    }
+
+    #[cold]
+    fn advance_by(&mut self, bytes: u8) {
+        self.vmcs.add(f::GUEST_RIP, bytes.into());
+        self.end_instruction();
     }
 
     fn keep_single_step(&mut self) {

@@ -49,6 +49,8 @@ pub struct Model {
     pub memory: &'static [Region],
     /// The devices behind ports. A port that none of them has reads all ones and ignores writes.
     pub devices: &'static [Device],
+    /// The devices whose registers are in memory.
+    pub pages: &'static [DevicePage],
     /// The MSRs that always read the same value. Any other MSR that is not the processor's own raises #GP(0).
     pub msrs: &'static [ConstantMsr],
     /// The CPUID leaf at which a kernel finds an interface that it knows and trusts, if there is one: without features.
@@ -115,6 +117,22 @@ pub enum Behind {
     Zero,
 }
 
+/// A device whose registers are a page of guest-physical addresses, where no memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DevicePage {
+    /// The kind.
+    pub behind: BehindPage,
+    /// The first address.
+    pub gpa: u64,
+}
+
+/// The kinds of device that a page can have behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BehindPage {
+    /// The local APIC of the vCPU that accesses it.
+    LocalApic,
+}
+
 /// An MSR that always reads the same value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConstantMsr {
@@ -150,6 +168,12 @@ impl Model {
             Some(last) => last.gpa + last.bytes,
             None => 0,
         }
+    }
+
+    /// The kind of device behind a guest-physical address, if there is one, and the address' place in its page.
+    pub fn behind_page(&self, gpa: u64) -> Option<(BehindPage, u32)> {
+        let page = self.pages.iter().find(|page| gpa & !(PAGE_BYTES - 1) == page.gpa)?;
+        Some((page.behind, (gpa - page.gpa) as u32))
     }
 
     /// The kind of device behind a port, if there is one, and the port's place among the device's.
@@ -228,6 +252,7 @@ const _: () = assert!(PAGE_TABLES_GPA + 6 * PAGE_BYTES <= START_UP_GPA && START_
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::x86::msr::APIC_AT_RESET;
     use std::vec::Vec;
 
     /// The machines, one that leaves its memory to the image with as much as it may have.
@@ -261,6 +286,8 @@ mod tests {
             assert!(model.ram_bytes() >= BOOT_AREA_BYTES, "the monitor writes there for the guest");
             let on_touch = model.memory.iter().filter(|region| region.mapping == Mapping::OnFirstTouch);
             assert!(on_touch.count() <= 1 && end == model.memory_bytes());
+            let is_apart = |page: &DevicePage| page.gpa.is_multiple_of(PAGE_BYTES) && page.gpa >= end;
+            assert!(model.pages.iter().all(is_apart), "{:x?}", model.pages);
             let bytes = model.devices.iter().filter(|device| device.behind == Behind::Byte);
             assert_eq!(bytes.map(|device| device.ports).collect::<Vec<_>>(), [1]);
             let mut ports: Vec<u32> = model
@@ -296,6 +323,8 @@ mod tests {
         let port = |port| UNIKERNEL.behind(port);
         assert_eq!((port(POST_PORT), port(LOOPBACK_PORT)), (Some((Behind::Byte, 0)), Some((Behind::Loopback, 0))));
         assert_eq!(PC.behind(pc::SERIAL_PORT + 5), Some((Behind::Serial, 5)));
+        assert_eq!(PC.behind_page(APIC_AT_RESET + 0xb0), Some((BehindPage::LocalApic, 0xb0)));
+        assert_eq!((PC.behind_page(APIC_AT_RESET - 1), UNIKERNEL.behind_page(APIC_AT_RESET)), (None, None));
         assert_eq!([POST_PORT - 1, POST_PORT + 1, LOOPBACK_PORT + 1, 0, u16::MAX].map(port), [None; 5]);
     }
 }

@@ -3,8 +3,8 @@
 //! that one's, no PCI.
 
 use super::unikernel::CONSTANT_MSRS;
-use super::{Behind, ConstantMsr, Device, Model, POST_PORT};
-use crate::x86::msr::INTERRUPT_PENDING_MESSAGE;
+use super::{Behind, BehindPage, ConstantMsr, Device, DevicePage, Model, POST_PORT};
+use crate::x86::msr::{APIC_AT_RESET, INTERRUPT_PENDING_MESSAGE};
 
 /// The port of the serial port's first register, as a PC has it.
 pub const SERIAL_PORT: u16 = 0x3f8;
@@ -48,6 +48,7 @@ pub const PC: Model = Model {
         Device { behind: Behind::Zero, first_port: COUNTER_PORT, ports: 1 },
         Device { behind: Behind::Power, first_port: SLEEP_CONTROL_PORT, ports: 3 },
     ],
+    pages: &[DevicePage { behind: BehindPage::LocalApic, gpa: APIC_AT_RESET }],
     msrs: MSRS,
     paravirtual_leaf: Some(super::KVM_LEAF),
 };

@@ -32,6 +32,7 @@ pub const UNIKERNEL: Model = Model {
         Device { behind: Behind::Byte, first_port: POST_PORT, ports: 1 },
         Device { behind: Behind::Loopback, first_port: LOOPBACK_PORT, ports: 1 },
     ],
+    pages: &[],
     msrs: CONSTANT_MSRS,
     paravirtual_leaf: None,
 };
