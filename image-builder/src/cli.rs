@@ -214,6 +214,16 @@ pub enum Idle {
     Skipped,
 }
 
+/// The way in which a kernel gets its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pages {
+    /// All of it before it starts, by large pages
+    Large,
+    /// Page by page of 4 KiB, each on its first touch, which is an exit
+    #[value(name = "4k")]
+    FourKib,
+}
+
 /// The numbers of processors that may be asked for.
 fn cpus() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=MOST_VCPUS as i64)
@@ -270,6 +280,9 @@ pub struct ImageOptions {
     /// to the byte]
     #[arg(long, value_enum, requires = "guest")]
     pub idle: Option<Idle>,
+    /// A kernel's memory: mapped before it starts, or by pages on their first touch, to count these [default: large]
+    #[arg(long, value_enum, requires = "guest")]
+    pub pages: Option<Pages>,
     /// Take it that the guest of --guest keeps no book: compare the ledger with the emulator's log alone, however the guest ends
     #[arg(long, requires = "guest")]
     pub no_book: bool,

@@ -51,6 +51,11 @@ impl Kernel {
         guest.as_os_str() == DEBIAN
     }
 
+    /// The memory of its machine, in MiB.
+    pub fn memory_mib(&self) -> u64 {
+        self.memory_mib.unwrap_or(USUAL_MEMORY_MIB).into()
+    }
+
     /// Its name for people.
     pub fn name(&self) -> String {
         self.file.as_ref().map_or_else(|| "Debian's kernel".to_owned(), |file| file.display().to_string())
@@ -69,7 +74,7 @@ impl Kernel {
     /// # Errors
     /// A file can't be read, or the kernel can't be the guest.
     pub fn place(&self, vcpus: u32) -> Result<Placed, Failure> {
-        let memory_mib = u64::from(self.memory_mib.unwrap_or(USUAL_MEMORY_MIB));
+        let memory_mib = self.memory_mib();
         if memory_mib > MOST_MEMORY_MIB || !memory_mib.is_multiple_of(2) {
             let sentence = format!("a kernel's machine can't have {memory_mib} MiB of memory");
             return Err(Failure::usage(sentence).remedy(format_args!("choose an even number up to {MOST_MEMORY_MIB}")));

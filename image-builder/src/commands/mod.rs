@@ -27,7 +27,7 @@ use tollgate_abi::leaves::LeafMap;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::SheetFormat;
 
-use crate::cli::{Command, Idle, ImageOptions, MissingCpus};
+use crate::cli::{Command, Idle, ImageOptions, MissingCpus, Pages};
 use crate::kernel::Kernel;
 use crate::selection::{
     ATLAS, DEFAULT_WATCHDOG_TICKS, GuestKind, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest,
@@ -117,6 +117,11 @@ impl ImageOptions {
             let sentence = "a kernel runs no workloads, and --workload names some";
             return Err(Failure::usage(sentence).remedy("leave --workload out"));
         }
+        if self.pages.is_some() && !kernel {
+            let sentence =
+                "--pages is about a kernel's memory, and the guest of --guest is made for a machine of its own";
+            return Err(Failure::usage(sentence).remedy("leave --pages out"));
+        }
         if self.guest.is_some() && random {
             let sentence = "a random guest takes the guest's place, and --guest names another";
             return Err(Failure::usage(sentence).remedy("leave one of the two out"));
@@ -136,6 +141,7 @@ impl ImageOptions {
                 trace_exits: self.trace_exits.unwrap_or(0),
                 rate_step_ticks: self.rate_step,
                 cpus: self.cpus,
+                counts_touches: self.pages == Some(Pages::FourKib),
                 skips_idle_time: self.idle == Some(Idle::Skipped),
                 without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
                 ..Options::default()

@@ -15,10 +15,24 @@ use crate::cli::RunArguments;
 use crate::emulator::{Boot, Limits, Machine, Target};
 use crate::image::Placed;
 use crate::images;
+use crate::kernel::Kernel;
 
 /// Said of a guest that ran none of the workloads that were named.
 const UNREAD: &str = "tollgate: --workload names workloads, and the guest of --guest began none: such a guest has to read the options \
                       itself, as the built-in one does; leave --workload out";
+
+/// Refuses more memory by pages than the monitor has room for: each vCPU has tables of its own, of 8 bytes for each page.
+fn has_room_for_tables(kernel: Option<&Kernel>, cpus: u32) -> Result<(), Failure> {
+    const MOST_MIB: u64 = 4096;
+    let mib = kernel.map_or(0, Kernel::memory_mib);
+    if mib * u64::from(cpus) <= MOST_MIB {
+        return Ok(());
+    }
+    let sentence =
+        format!("the monitor has no room for the tables of {mib} MiB by pages of 4 KiB, once for each of {cpus} vCPUs");
+    Err(Failure::usage(sentence)
+        .remedy(format_args!("ask for at most {} MiB, or for --pages large", MOST_MIB / u64::from(cpus))))
+}
 
 /// Boots an image with these options, in a directory, and returns its account.
 pub(super) fn run_image(
@@ -30,6 +44,9 @@ pub(super) fn run_image(
     let guest = arguments.image.guest.as_deref();
     let parsed = Options::parse(options).unwrap_or_default();
     let kernel = arguments.image.kernel(arguments.memory);
+    if parsed.counts_touches {
+        has_room_for_tables(kernel.as_ref(), parsed.cpus)?;
+    }
     let placed = kernel.as_ref().map(|kernel| kernel.place(parsed.cpus)).transpose()?;
     let image = match &placed {
         Some(placed) if arguments.uefi => images::build_stick_around(placed, options)?.bytes,

@@ -1,11 +1,12 @@
 //! The machine `pc` with guests of a few instructions, which the emulators place in memory: its devices as a kernel meets them, and
 //! the verdicts on its ends. The same from a stick.
 
+mod apic;
 #[path = "../common/mod.rs"]
 mod common;
-mod apic;
 mod guest;
 mod idle;
+mod pages;
 mod stick;
 
 use iced_x86::code_asm::*;

@@ -102,6 +102,9 @@ options! {
     /// `screen`: the last lines of the guest's console are shown on the screen, with the account, where firmware has one; `log`: they
     /// are in the log alone.
     shows_console: bool = false, "console", Words("screen", "log"), Else;
+    /// `4k`: the guest gets the memory of its machine by pages of 4 KiB, each on its first touch, which is an exit; `large` maps all of
+    /// it before. The unikernel's machine is as its row says.
+    counts_touches: bool = false, "pages", Words("4k", "large"), Else;
     /// Keep the keys by which the exits of a reason differ.
     keys: bool = false, "keys", Words("on", "off"), Else;
     /// Exits of each vCPU that are held until they can be written; 0 for no trace.
@@ -411,6 +414,7 @@ mod tests {
                 without_missing_cpus: true,
                 skips_idle_time: true,
                 shows_console: true,
+                counts_touches: true,
                 keys: true,
                 trace_exits: 7,
                 rate_step_ticks: 8,
@@ -418,9 +422,9 @@ mod tests {
                 guest: Some(9),
             },
             "leaf-map=autumn2022 watchdog=1 limit=2 workloads=cpuid:3 book=none scenarios=all random=4 scenario-samples=5 cpus=6 \
-             missing-cpus=go-on idle=skipped console=screen keys=on trace=7 rate-step=8 accounting=off guest=0x9",
+             missing-cpus=go-on idle=skipped console=screen pages=4k keys=on trace=7 rate-step=8 accounting=off guest=0x9",
         );
-        assert_eq!(KEYS.len(), 17);
+        assert_eq!(KEYS.len(), 18);
     }
 
     #[test]

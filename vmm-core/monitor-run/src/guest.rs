@@ -35,13 +35,13 @@ impl Guest {
     }
 }
 
-/// The machine that an image asks for.
-pub(crate) fn model(placing: &Placing) -> &'static Model {
+/// The machine that an image asks for. Memory that the image chooses is mapped as `mapping` says.
+pub(crate) fn model(placing: &Placing, mapping: Mapping) -> &'static Model {
     let row = placing.machine.row();
     if !row.memory.is_empty() {
         return row;
     }
-    let memory = vec![Region { gpa: 0, bytes: placing.memory_bytes, mapping: Mapping::Always }].leak();
+    let memory = vec![Region { gpa: 0, bytes: placing.memory_bytes, mapping }].leak();
     Box::leak(Box::new(Model { memory, ..*row }))
 }
 
@@ -233,7 +233,7 @@ mod tests {
         write_directory(&mut page, monitor, &PC_OF_4_MIB, &[segment], "").unwrap();
         let image = [&page[..], code].concat();
         let directory = Directory::read(&page, image.len() as u64).unwrap();
-        let model = model(&directory.placing);
+        let model = model(&directory.placing, Mapping::Always);
         let mut region = vec![0xa5; model.memory_bytes() as usize];
         let hpa = region.as_mut_ptr() as u64;
         // SAFETY: the vector is this memory alone's, and lives as long.
@@ -257,8 +257,10 @@ mod tests {
     fn a_placed_guest_has_its_mark_at_either_end() {
         const BYTES: u64 = 0x5000;
         let placing = Placing { placed_bytes: BYTES, ..PC_OF_4_MIB };
-        let model = model(&placing);
+        let touched = model(&placing, Mapping::OnFirstTouch);
+        let model = model(&placing, Mapping::Always);
         assert_eq!((model.memory_bytes(), model.devices), (4 << 20, PC.devices));
+        assert_eq!((model.fresh().bytes, touched.fresh().bytes, touched.memory_bytes()), (0, 4 << 20, 4 << 20));
         let mut region = vec![0; 4 << 20];
         // SAFETY: the vector is this memory alone's.
         let mut memory = unsafe { GuestMemory::new(region.as_mut_ptr(), 4 << 20) };

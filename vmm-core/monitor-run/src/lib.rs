@@ -37,7 +37,7 @@ use linked_list_allocator::LockedHeap;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::ending::Ending;
 use tollgate_abi::judgement::Judgement;
-use tollgate_abi::machine::Kind;
+use tollgate_abi::machine::{Kind, Mapping};
 use tollgate_abi::record::records;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::host::keyboard;
@@ -123,7 +123,8 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     }
     let facts = found.as_ref().map_or(Facts::default(), Found::facts);
     introduce(session, directory.options, &options, facts, vcpus);
-    let model = guest::model(&directory.placing);
+    let mapping = if options.counts_touches { Mapping::OnFirstTouch } else { Mapping::Always };
+    let model = guest::model(&directory.placing, mapping);
     let (guest, fresh) = (model.ram_bytes(), model.fresh().bytes);
     let record = records::Memory { total: (firmware.memory_bytes)(), guest, fresh };
     let _ = record.write(session.sink());
