@@ -14,11 +14,16 @@ const USUAL_HZ: u64 = 3_000_000_000;
 /// long.
 const BELIEVED_HZ: core::ops::RangeInclusive<u64> = 100_000_000..=20_000_000_000;
 
-/// TSC ticks in a second.
+/// TSC ticks in a second; a usual rate if the processor does not tell.
 pub fn tsc_hz(cpuid: impl Fn(u32, u32) -> Answer) -> u64 {
+    told_hz(cpuid).unwrap_or(USUAL_HZ)
+}
+
+/// TSC ticks in a second, if the processor tells.
+pub fn told_hz(cpuid: impl Fn(u32, u32) -> Answer) -> Option<u64> {
     // If the crystal's rate is not told, the TSC counts at the base frequency.
     let by_base = u64::from(leaf(&cpuid, FREQUENCY).eax & 0xffff) * 1_000_000;
-    by_crystal(&cpuid).or(Some(by_base)).filter(|hz| BELIEVED_HZ.contains(hz)).unwrap_or(USUAL_HZ)
+    by_crystal(&cpuid).or(Some(by_base)).filter(|hz| BELIEVED_HZ.contains(hz))
 }
 
 /// TSC ticks in a second to the tick, if the processor tells the rate of its crystal.

@@ -8,6 +8,8 @@ use tollgate_abi::record::records;
 use tollgate_abi::x86::cpuid::{ebx_8000_0008, ecx_8000_0001, edx_1, edx_7};
 use tollgate_abi::x86::msr::{IA32_BIOS_SIGN_ID, IA32_SPEC_CTRL, MSR_SMI_COUNT};
 
+use crate::rate::told_hz;
+
 /// Leaf BH, sub-leaf 0: EBX is the number of threads of a core, if ECX says that this is what the sub-leaf is about (SDM 2A CPUID).
 const TOPOLOGY: u32 = 0xb;
 const OF_THREADS: u32 = 1;
@@ -33,12 +35,15 @@ pub struct Silicon {
     pub spec_ctrl: Option<u64>,
     /// System-management interrupts since the processor started.
     pub smis: Option<u64>,
+    /// Ticks of the time-stamp counter in a second, where they are time.
+    pub tsc_hz: Option<u64>,
 }
 
 impl Silicon {
     /// Reads them. `msr` is `None` where the processor has no such MSR, as an emulator may. On Intel's processors IA32_BIOS_SIGN_ID has
     /// been made to tell, by a write of 0 and CPUID leaf 1 (SDM 3A 10.11.7).
-    pub fn read(cpuid: impl Fn(u32, u32) -> Answer, msr: impl Fn(u32) -> Option<u64>) -> Self {
+    /// `is_time` says that the time-stamp counter counts time, and not the instructions of an emulator.
+    pub fn read(cpuid: impl Fn(u32, u32) -> Answer, msr: impl Fn(u32) -> Option<u64>, is_time: bool) -> Self {
         let leaf = |number: u32, sub_leaf: u32| {
             let highest = cpuid(number & 0x8000_0000, 0).eax;
             if number <= highest { cpuid(number, sub_leaf) } else { Answer::ZERO }
@@ -62,13 +67,14 @@ impl Silicon {
             spec_ctrl: if has_spec_ctrl { msr(IA32_SPEC_CTRL) } else { None },
             // Those with EPT have it, from Nehalem on (SDM 4 table 2-15).
             smis: if maker == Maker::Intel { msr(MSR_SMI_COUNT) } else { None },
+            tsc_hz: if is_time { told_hz(&cpuid) } else { None },
         }
     }
 
     /// As a record.
     pub fn record(&self) -> records::Processor<'static> {
-        let Self { microcode, threads, spec_ctrl, smis } = *self;
-        records::Processor { microcode, threads, spec_ctrl, smis }
+        let Self { microcode, threads, spec_ctrl, smis, tsc_hz } = *self;
+        records::Processor { microcode, threads, spec_ctrl, smis, tsc_hz }
     }
 }
 
@@ -109,16 +115,24 @@ mod tests {
             }
         };
         let msr = |msr: u32| msrs.iter().find(|(number, _)| *number == msr).unwrap_or_else(|| panic!("MSR {msr:#x}")).1;
-        Silicon::read(cpuid, msr)
+        assert_eq!(Silicon::read(cpuid, msr, false).tsc_hz, None);
+        Silicon::read(cpuid, msr, true)
     }
 
     #[test]
     fn intels_tell_microcode_in_the_upper_half_and_smis() {
-        let leaves = [(7, [0, 0, 0, edx_7::IBRS | edx_7::SSBD]), (0xb, [1, 2, 1 << 8, 0])];
+        let rate = (0x15, [2, 188, 38_400_000, 0]);
+        let leaves = [(7, [0, 0, 0, edx_7::IBRS | edx_7::SSBD]), (0xb, [1, 2, 1 << 8, 0]), rate];
         let msrs = [(0x8b, Some(0x0b00_0040_0000_0000)), (0x48, Some(1)), (0x34, Some(17))];
-        let expected = Silicon { microcode: Some(0x0b00_0040), threads: Some(2), spec_ctrl: Some(1), smis: Some(17) };
+        let expected = Silicon {
+            microcode: Some(0x0b00_0040),
+            threads: Some(2),
+            spec_ctrl: Some(1),
+            smis: Some(17),
+            tsc_hz: Some(3_609_600_000),
+        };
         assert_eq!(read(INTEL, [0x16, 0x8000_0008], &leaves, &msrs), expected);
-        let without_threads = [(7, [0; 4]), (0xb, [0, 1, 1 << 8, 0])];
+        let without_threads = [(7, [0; 4]), (0xb, [0, 1, 1 << 8, 0]), rate];
         let expected = Silicon { threads: Some(1), spec_ctrl: None, ..expected };
         assert_eq!(read(INTEL, [0x16, 0x8000_0008], &without_threads, &msrs), expected);
     }
@@ -131,7 +145,8 @@ mod tests {
             (0x8000_001e, [0, 1 << 8, 0, 0]),
         ];
         let msrs = [(0x8b, Some(0x0830_107c)), (0x48, Some(4))];
-        let expected = Silicon { microcode: Some(0x0830_107c), threads: Some(2), spec_ctrl: Some(4), smis: None };
+        let expected =
+            Silicon { microcode: Some(0x0830_107c), threads: Some(2), spec_ctrl: Some(4), ..Silicon::default() };
         assert_eq!(read(AMD, [0x10, 0x8000_001e], &leaves, &msrs), expected);
         let expected = Silicon { threads: Some(1), spec_ctrl: None, ..expected };
         assert_eq!(read(AMD, [5, 0x8000_0007], &[(1, [0, 0, 0, edx_1::HTT])], &msrs), expected);

@@ -247,3 +247,27 @@ fn several_logs_are_one_array() {
     let json: serde_json::Value = serde_json::from_str(&render(&both, Format::Json)).unwrap();
     assert_eq!(json.as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn microseconds_stand_beside_ticks_that_are_time() {
+    let report = |tsc_hz: Option<u64>, format: Format| {
+        let mut log = LogText::default();
+        log.header_with(["uefi", "vt-x", "Test CPU"], 1, "");
+        log.processor_at(Some(7), None, tsc_hz);
+        log.ledger(0, &[CPUID, Row { each: 3000, ..VMCALL }]);
+        log.verdict("balanced", "");
+        render(&[titled("", &log, false)], format)
+    };
+    let table = report(Some(2_000_000_000), Format::Table);
+    let row = |name: &str| {
+        let line = table.lines().find(|line| line.contains(name)).unwrap_or_default();
+        line.split_whitespace().rev().take(4).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(row("CPUID"), ["-", "-", "0.035", "70.0"], "{table}");
+    assert_eq!(row("VMCALL"), ["-", "-", "1.500", "3000.0"], "{table}");
+    assert_eq!(row(" all "), ["-", "-", "0.584", "1168.8"], "{table}");
+    assert!(table.contains("avg  avg us") && table.contains("TSC 2.000 GHz"), "{table}");
+    assert!(report(Some(2_000_000_000), Format::Json).contains("\"tsc_hz\": 2000000000"));
+    let without = report(None, Format::Table);
+    assert!(!without.contains("us") && !without.contains("GHz"), "{without}");
+}

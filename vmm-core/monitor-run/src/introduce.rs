@@ -59,7 +59,7 @@ pub(crate) fn silicon(session: &mut Session<Serial>) {
         traps::clear_microcode_revision();
         processor::cpuid(1, 0);
     }
-    let silicon = Silicon::read(processor::cpuid, traps::try_read_msr);
+    let silicon = Silicon::read(processor::cpuid, traps::try_read_msr, processor::is_in_real_time());
     let _ = silicon.record().write(session.sink());
     if silicon.smis.is_some() {
         session.count_smis(|| traps::try_read_msr(MSR_SMI_COUNT).unwrap_or(0));

@@ -334,6 +334,9 @@ pub struct Silicon {
     /// System-management interrupts in the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub smis: Option<u64>,
+    /// Ticks of the time-stamp counter in a second; absent where it does not count time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tsc_hz: Option<u64>,
 }
 
 /// The guest's end, as an account shows it, too.

@@ -417,8 +417,9 @@ impl Run {
     }
 
     fn processor(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let read::Processor { microcode, threads, spec_ctrl, smis } = fields.of(read::Processor::of)?;
-        let silicon = Silicon { microcode, threads_per_core: threads, spec_ctrl, smis_before: smis, smis: None };
+        let read::Processor { microcode, threads, spec_ctrl, smis, tsc_hz } = fields.of(read::Processor::of)?;
+        let silicon =
+            Silicon { microcode, threads_per_core: threads, spec_ctrl, smis_before: smis, smis: None, tsc_hz };
         fields.same(self.log.silicon.replace(silicon).as_ref(), Some(&silicon), || "comes twice".to_owned())
     }
 

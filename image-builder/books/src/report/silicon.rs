@@ -20,8 +20,15 @@ pub(super) fn properties(account: &Account) -> String {
         MITIGATIONS.iter().enumerate().map(move |(bit, name)| format!("{name} {}", is_on(value, bit)))
     });
     parts.extend(mitigations);
+    parts.extend(silicon.tsc_hz.map(|hz| format!("TSC {:.3} GHz", hz as f64 / 1e9)));
     parts.extend(silicon.smis.map(|smis| counted(smis, "SMI") + " in the run"));
     parts.join(", ")
+}
+
+/// Microseconds of one of `count` exits that took so many ticks together; `None` where ticks are no time.
+pub(super) fn microseconds(account: &Account, cycles: u64, count: u64) -> Option<String> {
+    let hz = account.silicon?.tsc_hz.filter(|&hz| hz > 0)?;
+    Some(format!("{:.3}", cycles as f64 / count.max(1) as f64 * 1e6 / hz as f64))
 }
 
 /// The workloads whose cycles have SMIs in them, a line for each.

@@ -133,18 +133,12 @@ fn heading(account: &Account) -> String {
 
 /// The reasons that any book has, as `perf kvm stat` has them.
 fn reasons(account: &Account, order: Order) -> Sheet {
-    let mut sheet = Sheet::new(&[
-        "no#",
-        "exit reason",
-        "samples#",
-        "samples%#",
-        "time%#",
-        "min#",
-        "max#",
-        "avg#",
-        "guest#",
-        "audit#",
-    ]);
+    let mut heading = vec!["no#", "exit reason", "samples#", "samples%#", "time%#", "min#", "max#", "avg#"];
+    // Microseconds, where ticks are time.
+    let microseconds = |cycles, count| silicon::microseconds(account, cycles, count);
+    heading.extend(microseconds(0, 0).map(|_| "avg us#"));
+    heading.extend(["guest#", "audit#"]);
+    let mut sheet = Sheet::new(&heading);
     let mut rows = seen(account);
     order.sort(&mut rows);
     let totals = &account.totals;
@@ -152,7 +146,7 @@ fn reasons(account: &Account, order: Order) -> Sheet {
         let figures = reason.exits.figures;
         let known = |figure: String| unless_lost(reason.lost, figure);
         let share = |part: u64, whole: u64| unless_lost(reason.lost || totals.lost, percent(part, whole));
-        sheet.row(vec![
+        let mut cells = vec![
             reason.number.to_string(),
             reason.name.clone(),
             known(figures.count.to_string()),
@@ -161,17 +155,19 @@ fn reasons(account: &Account, order: Order) -> Sheet {
             known(figures.min.to_string()),
             known(figures.max.to_string()),
             known(average(figures.cycles, figures.count)),
-            with_scenarios(reason),
-            book(reason.audit_count),
-        ]);
+        ];
+        cells.extend(microseconds(figures.cycles, figures.count).map(known));
+        cells.extend([with_scenarios(reason), book(reason.audit_count)]);
+        sheet.row(cells);
     }
     if !sheet.is_empty() {
         let known = |figure: String| unless_lost(totals.lost, figure);
         let mut all = vec![String::new(), "all".to_owned(), known(totals.exits.to_string())];
         all.extend([percent(totals.exits, totals.exits), percent(totals.cycles, totals.cycles)].map(known));
         all.extend([String::new(), String::new()]);
-        let average = known(average(totals.cycles, totals.exits));
-        all.extend([average, book(totals.guest_count), book(totals.audit_count)]);
+        all.push(known(average(totals.cycles, totals.exits)));
+        all.extend(microseconds(totals.cycles, totals.exits).map(known));
+        all.extend([book(totals.guest_count), book(totals.audit_count)]);
         sheet.row(all);
     }
     sheet

@@ -74,10 +74,16 @@ impl LogText {
 
     /// The processor, with two threads on a core, IBRS and SSBD.
     pub fn processor(&mut self, microcode: Option<u64>, smis: Option<u64>) {
+        self.processor_at(microcode, smis, None);
+    }
+
+    /// The same, with a time-stamp counter that counts time.
+    pub fn processor_at(&mut self, microcode: Option<u64>, smis: Option<u64>, tsc_hz: Option<u64>) {
         let record = self.record(Kind::Processor);
         let record = if let Some(microcode) = microcode { record.hex("microcode", microcode) } else { record };
         let record = record.number("threads", 2).hex("spec_ctrl", 5);
         let record = if let Some(smis) = smis { record.number("smis", smis) } else { record };
+        let record = if let Some(hz) = tsc_hz { record.number("tsc_hz", hz) } else { record };
         record.finish().unwrap();
     }
 

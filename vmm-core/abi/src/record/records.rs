@@ -192,6 +192,8 @@ records! {
         spec_ctrl: Hex optional,
         /// System-management interrupts that it had taken before the run.
         smis: Number optional,
+        /// Ticks of the time-stamp counter in a second, by CPUID. Absent on an emulator, whose ticks are no time.
+        tsc_hz: Number optional,
     }
     /// A probe before the guest ran: an instruction of the monitor's own was run like a guest on vCPU 0's processor, to find out
     /// whether it makes its exit. None of these exits is in a ledger.
