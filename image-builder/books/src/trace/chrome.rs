@@ -2,11 +2,11 @@
 //! log has samples over time, there is a counter track for each vCPU and reason. The format counts in microseconds; one TSC tick
 //! is shown as one. Processes and threads count from 1: importers give 0 a meaning of its own.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use super::text::Text;
-use super::{Exit, Rate, Sink};
+use super::block::Block;
+use super::text::{BLOCK_EXITS, Phrases, Text, Texts};
+use super::{Rate, Sink, row_name};
 
 /// The process whose threads are the vCPUs. Those of counters have the numbers behind it.
 const EXITS: u64 = 1;
@@ -17,46 +17,57 @@ fn thread(vcpu: u64) -> u64 {
 }
 
 pub(super) struct Chrome<W> {
-    text: Text<W>,
-    /// vCPUs that have a track.
-    vcpus: BTreeSet<u64>,
-    last: Option<u64>,
+    texts: Texts<W>,
+    /// The end of the file, which has the counters.
+    rest: Text,
     /// Lengths of steps that have a process of counters.
     steps: Vec<u64>,
 }
 
-impl<W: Write> Chrome<W> {
-    pub(super) fn new(out: W) -> Self {
-        let mut text = Text::new(out);
-        text.text("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n");
-        text.text("{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",");
-        text.text("\"args\":{\"name\":\"VM exits, a TSC tick as 1 us\"}}");
-        Self { text, vcpus: BTreeSet::new(), last: None, steps: Vec::new() }
-    }
+const BEGINNING: &str = "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n\
+                         {\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"VM exits, a TSC tick as 1 us\"}}";
 
-    fn track(&mut self, vcpu: u64) {
-        if self.vcpus.insert(vcpu) {
-            self.text.text(",\n{\"ph\":\"M\",\"pid\":1,\"tid\":").number(thread(vcpu));
-            self.text.text(",\"name\":\"thread_name\",\"args\":{\"name\":\"vCPU ").number(vcpu).text("\"}}");
-        }
-        self.last = Some(vcpu);
+impl<W: Write> Chrome<W> {
+    pub(super) fn new(out: W) -> io::Result<Self> {
+        Ok(Self { texts: Texts::new(out, BEGINNING, encode)?, rest: Text::default(), steps: Vec::new() })
     }
 }
 
+fn encode(block: &Block, text: &mut Text) {
+    let (mut reasons, mut places) = (Phrases::new(), Phrases::new());
+    block.unpack(|exits| {
+        let (vcpu, mut event_of) = (exits.vcpu, Text::default());
+        if exits.is_first {
+            text.text(",\n{\"ph\":\"M\",\"pid\":1,\"tid\":").number(thread(vcpu));
+            text.text(",\"name\":\"thread_name\",\"args\":{\"name\":\"vCPU ").number(vcpu).text("\"}}");
+        }
+        event_of.text(",\n{\"ph\":\"X\",\"pid\":1,\"tid\":").number(thread(vcpu)).text(",\"ts\":");
+        for event in exits {
+            let reason = reasons.of(event.reason.into(), |text| {
+                text.text(",\"name\":").quoted(row_name(event.reason), escape).text(",\"args\":{\"reason\":");
+                text.number(event.reason.into()).text(",\"qualification\":\"");
+            });
+            let place = places.of(event.rip, |text| {
+                let symbol = block.symbols.find(event.rip);
+                text.text("\",\"rip\":\"").hex(event.rip).text("\"");
+                if !symbol.is_empty() {
+                    text.text(",\"symbol\":").quoted(symbol, escape);
+                }
+                text.text("}}");
+            });
+            text.append(&event_of).number(event.tsc).text(",\"dur\":").number(event.cycles);
+            text.bytes(reason).hex(event.qualification).bytes(place);
+        }
+    });
+}
+
 impl<W: Write> Sink for Chrome<W> {
-    fn exit(&mut self, Exit { vcpu, event, name, symbol }: &Exit<'_>) -> io::Result<()> {
-        if self.last != Some(*vcpu) {
-            self.track(*vcpu);
-        }
-        let text = &mut self.text;
-        text.text(",\n{\"ph\":\"X\",\"pid\":1,\"tid\":").number(thread(*vcpu)).text(",\"ts\":").number(event.tsc);
-        text.text(",\"dur\":").number(event.cycles).text(",\"name\":").quoted(name, escape);
-        text.text(",\"args\":{\"reason\":").number(event.reason.into()).text(",\"qualification\":\"");
-        text.hex(event.qualification).text("\",\"rip\":\"").hex(event.rip).text("\"");
-        if !symbol.is_empty() {
-            text.text(",\"symbol\":").quoted(symbol, escape);
-        }
-        text.text("}}").settle()
+    fn block_exits(&self) -> usize {
+        BLOCK_EXITS
+    }
+
+    fn push(&mut self, block: Block) -> io::Result<()> {
+        self.texts.push(block)
     }
 
     fn rate(&mut self, Rate { vcpu, name, start, step, counts }: &Rate<'_>) -> io::Result<()> {
@@ -65,8 +76,8 @@ impl<W: Write> Sink for Chrome<W> {
         let process = EXITS + 1 + known.unwrap_or(self.steps.len()) as u64;
         if known.is_none() {
             self.steps.push(*step);
-            self.text.text(",\n{\"ph\":\"M\",\"pid\":").number(process);
-            self.text
+            self.rest.text(",\n{\"ph\":\"M\",\"pid\":").number(process);
+            self.rest
                 .text(",\"name\":\"process_name\",\"args\":{\"name\":\"Exits in ")
                 .number(*step)
                 .text(" ticks\"}}");
@@ -78,7 +89,7 @@ impl<W: Write> Sink for Chrome<W> {
                 continue;
             }
             let from_tsc = start.saturating_add(step.saturating_mul(at as u64));
-            let text = &mut self.text;
+            let text = &mut self.rest;
             text.text(",\n{\"ph\":\"C\",\"pid\":")
                 .number(process)
                 .text(",\"ts\":")
@@ -86,13 +97,14 @@ impl<W: Write> Sink for Chrome<W> {
                 .text(",\"name\":\"vCPU ")
                 .number(*vcpu);
             text.text(":\",\"args\":{").quoted(name, escape);
-            text.text(":").number(count).text("}}").settle()?;
+            text.text(":").number(count).text("}}");
         }
         Ok(())
     }
 
     fn end(mut self: Box<Self>) -> io::Result<()> {
-        self.text.text("\n]}\n").flush()
+        self.rest.text("\n]}\n");
+        self.texts.write_behind(&self.rest)
     }
 }
 

@@ -1,23 +1,27 @@
 //! A log's exits one by one, as files for other programs: a trace for Perfetto, CSV, Parquet. Read and written as they come, in
 //! memory that does not grow with the log.
 
+mod block;
 mod chrome;
 mod csv;
 mod parquet;
+mod pipeline;
 mod symbols;
 mod text;
 
 pub use symbols::Symbols;
 use symbols::mark_of;
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use tollgate_abi::record::records::read;
 use tollgate_abi::record::{Kind, Record};
-use tollgate_abi::trace::{Event, Events};
 
+use self::block::Block;
 use self::chrome::Chrome;
 use self::csv::Csv;
 use self::parquet::Parquet;
@@ -148,7 +152,11 @@ fn convert_file(
 struct Conversion<'a, F> {
     sink: Box<dyn Sink + 'a>,
     /// The functions of the guest, once there are exits to name; until then the way to find them.
-    symbols: Result<Symbols, Option<F>>,
+    symbols: Result<Arc<Symbols>, Option<F>>,
+    /// The exits that wait to be encoded.
+    block: Block,
+    /// vCPUs that have exits.
+    vcpus: BTreeSet<u64>,
     mark: Option<u32>,
     result: Result<(), Problem>,
 }
@@ -156,14 +164,15 @@ struct Conversion<'a, F> {
 impl<'a, F: FnOnce(Option<u32>) -> Result<Symbols, Failure>> Conversion<'a, F> {
     fn new(form: Form, symbols: F, out: impl Write + Send + 'a) -> io::Result<Self> {
         let sink: Box<dyn Sink + 'a> = match form {
-            Form::Json => Box::new(Chrome::new(out)),
-            Form::Csv => Box::new(Csv::new(out)),
+            Form::Json => Box::new(Chrome::new(out)?),
+            Form::Csv => Box::new(Csv::new(out)?),
             Form::Parquet => Box::new(Parquet::new(out)?),
         };
-        Ok(Self { sink, symbols: Err(Some(symbols)), mark: None, result: Ok(()) })
+        let (block, vcpus) = (Block::default(), BTreeSet::new());
+        Ok(Self { sink, symbols: Err(Some(symbols)), block, vcpus, mark: None, result: Ok(()) })
     }
 
-    /// Takes a record that the reader has checked.
+    /// Takes a record that the reader has checked, and that can be unpacked if it is of a trace.
     fn take(&mut self, record: &Record<'_>) {
         match record.kind {
             Kind::Tollgate => self.mark = mark_of(record),
@@ -175,58 +184,56 @@ impl<'a, F: FnOnce(Option<u32>) -> Result<Symbols, Failure>> Conversion<'a, F> {
     fn exits(&mut self, record: &Record<'_>) -> Result<(), Problem> {
         if let Err(find) = &mut self.symbols {
             let found = find.take().map_or_else(|| Ok(Symbols::default()), |find| find(self.mark));
-            self.symbols = Ok(found.map_err(Problem::Symbols)?);
+            self.symbols = Ok(Arc::new(found.map_err(Problem::Symbols)?));
         }
-        let (Ok(symbols), Ok(read::Trace { vcpu, tsc, data, .. })) = (&self.symbols, read::Trace::of(record)) else {
-            return Ok(());
-        };
-        let sink = &mut self.sink;
-        let mut events = Events::new(tsc, data).flatten();
-        let written = events.try_for_each(|event| {
-            sink.exit(&Exit { vcpu, event, name: row_name(event.reason), symbol: symbols.find(event.rip) })
-        });
-        written.map_err(Problem::Output)
+        let Ok(read::Trace { vcpu, tsc, exits, data, .. }) = read::Trace::of(record) else { return Ok(()) };
+        self.block.add(vcpu, self.vcpus.insert(vcpu), tsc, exits, data);
+        if self.block.exits < self.sink.block_exits() { Ok(()) } else { self.push().map_err(Problem::Output) }
+    }
+
+    fn push(&mut self) -> io::Result<()> {
+        let mut block = std::mem::take(&mut self.block);
+        if let Ok(symbols) = &self.symbols {
+            block.symbols = Arc::clone(symbols);
+        }
+        self.sink.push(block)
     }
 
     /// Writes the end, given the run that was read.
     fn finish(mut self, read: Result<Log, LogError>) -> Result<Log, Problem> {
-        self.result?;
+        std::mem::replace(&mut self.result, Ok(()))?;
         let read = read.map_err(Problem::Log)?;
+        let last = if self.block.exits > 0 { self.push() } else { Ok(()) };
         let mut rates = read.rates.iter();
-        let written = rates.try_for_each(|(&(vcpu, reason), samples)| {
-            let Steps { start, step, counts } = samples;
-            self.sink.rate(&Rate { vcpu, name: row_name(reason), start: *start, step: *step, counts })
+        let rates = last.and_then(|()| {
+            rates.try_for_each(|(&(vcpu, reason), samples)| {
+                let Steps { start, step, counts } = samples;
+                self.sink.rate(&Rate { vcpu, name: row_name(reason), start: *start, step: *step, counts })
+            })
         });
-        written.and_then(|()| self.sink.end()).map(|()| read).map_err(Problem::Output)
+        rates.and_then(|()| self.sink.end()).map(|()| read).map_err(Problem::Output)
     }
 }
 
-/// One exit, as it is written.
-pub(crate) struct Exit<'a> {
-    pub(crate) vcpu: u64,
-    pub(crate) event: Event,
-    /// The reason's name.
-    pub(crate) name: &'static str,
-    /// The guest's function; empty if it is not known.
-    pub(crate) symbol: &'a str,
-}
-
 /// Exits for one reason in equal steps of time, where the log has them.
-pub(crate) struct Rate<'a> {
-    pub(crate) vcpu: u64,
+struct Rate<'a> {
+    vcpu: u64,
     /// The reason's name.
-    pub(crate) name: &'static str,
+    name: &'static str,
     /// The TSC at which the first step begins.
-    pub(crate) start: u64,
+    start: u64,
     /// TSC ticks of a step.
-    pub(crate) step: u64,
+    step: u64,
     /// Exits in each step.
-    pub(crate) counts: &'a [u64],
+    counts: &'a [u64],
 }
 
-/// A taker of exits, one by one.
-pub(crate) trait Sink {
-    fn exit(&mut self, exit: &Exit<'_>) -> io::Result<()>;
+/// A taker of exits, a block at a time.
+trait Sink {
+    /// The exits of a block, or a few more; the last has fewer.
+    fn block_exits(&self) -> usize;
+    /// Takes a block.
+    fn push(&mut self, block: Block) -> io::Result<()>;
     /// Takes samples over time, behind all exits. Forms that are a table of exits leave them out.
     fn rate(&mut self, _: &Rate<'_>) -> io::Result<()> {
         Ok(())
@@ -239,7 +246,7 @@ pub(crate) trait Sink {
 mod tests {
     use super::*;
     use tollgate_abi::record::{PROTOCOL, Writer};
-    use tollgate_abi::trace::Batch;
+    use tollgate_abi::trace::{Batch, Event};
 
     /// A log whose `trace` records have these numbers.
     fn log(numbers: &[u64]) -> String {

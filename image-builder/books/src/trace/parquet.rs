@@ -3,14 +3,19 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use parquet::basic::Compression;
+use bytes::Bytes;
+use parquet::basic::{Compression, Encoding};
+use parquet::column::writer::{ColumnCloseResult, get_column_writer, get_typed_column_writer};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
-use parquet::file::properties::WriterProperties;
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::parser::parse_message_type;
-use parquet::schema::types::ColumnPath;
+use parquet::schema::types::{ColumnPath, SchemaDescPtr, SchemaDescriptor};
 
-use super::{Exit, Sink};
+use super::block::Block;
+use super::pipeline::Pipeline;
+use super::{Sink, row_name};
 
 const SCHEMA: &str = "message exits {
     required int32 vcpu (integer(32, false));
@@ -23,11 +28,79 @@ const SCHEMA: &str = "message exits {
     required int64 cycles (integer(64, false));
 }";
 
-/// The most rows of a group.
+/// Rows of a group, or a few more.
 const GROUP_ROWS: usize = 1 << 17;
 
+pub(super) struct Parquet<W: Write + Send> {
+    writer: SerializedFileWriter<W>,
+    pipeline: Pipeline<Vec<Column>>,
+}
+
+/// A column of a group, encoded by itself.
+type Column = (Bytes, ColumnCloseResult);
+
+fn failed(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(error) => io::Error::other(error),
+        error => io::Error::other(error),
+    }
+}
+
+impl<W: Write + Send> Parquet<W> {
+    pub(super) fn new(out: W) -> io::Result<Self> {
+        let schema = Arc::new(parse_message_type(SCHEMA).map_err(failed)?);
+        let tsc = ColumnPath::from("tsc");
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::SNAPPY)
+            // No two time stamps are alike, and each is a little above the one before.
+            .set_column_dictionary_enabled(tsc.clone(), false)
+            .set_column_encoding(tsc, Encoding::DELTA_BINARY_PACKED)
+            .set_created_by(concat!("tollgate ", env!("CARGO_PKG_VERSION")).to_owned());
+        let properties = Arc::new(properties.build());
+        let columns = Arc::new(SchemaDescriptor::new(Arc::clone(&schema)));
+        let writer = SerializedFileWriter::new(out, schema, Arc::clone(&properties)).map_err(failed)?;
+        let encode = Encoder { columns, properties };
+        let pipeline = Pipeline::new(move |block, _| encode.group(block).map_err(failed));
+        Ok(Self { writer, pipeline })
+    }
+
+    fn write(&mut self, columns: Vec<Column>) -> io::Result<()> {
+        let mut group = self.writer.next_row_group().map_err(failed)?;
+        for (bytes, column) in columns {
+            group.append_column(&bytes, column).map_err(failed)?;
+        }
+        group.close().map(drop).map_err(failed)
+    }
+}
+
+impl<W: Write + Send> Sink for Parquet<W> {
+    fn block_exits(&self) -> usize {
+        GROUP_ROWS
+    }
+
+    fn push(&mut self, block: Block) -> io::Result<()> {
+        match self.pipeline.push(block, Vec::new())? {
+            Some(columns) => self.write(columns),
+            None => Ok(()),
+        }
+    }
+
+    fn end(mut self: Box<Self>) -> io::Result<()> {
+        while let Some(columns) = self.pipeline.next()? {
+            self.write(columns)?;
+        }
+        self.writer.close().map(drop).map_err(failed)
+    }
+}
+
+/// Encodes groups of rows.
+struct Encoder {
+    columns: SchemaDescPtr,
+    properties: WriterPropertiesPtr,
+}
+
 #[derive(Default)]
-struct Columns {
+struct Rows {
     vcpu: Vec<i32>,
     tsc: Vec<i64>,
     reason: Vec<i32>,
@@ -38,61 +111,44 @@ struct Columns {
     cycles: Vec<i64>,
 }
 
-pub(super) struct Parquet<W: Write + Send> {
-    writer: SerializedFileWriter<W>,
-    columns: Columns,
-    /// The last name and symbol, which the next row often has, too.
-    last: (ByteArray, ByteArray),
-}
-
-fn failed(error: parquet::errors::ParquetError) -> io::Error {
-    match error {
-        parquet::errors::ParquetError::External(error) => io::Error::other(error),
-        error => io::Error::other(error),
+impl Encoder {
+    fn group(&self, block: &Block) -> Result<Vec<Column>, ParquetError> {
+        let mut rows = Rows::default();
+        let (mut name, mut symbol) = (ByteArray::from(""), ByteArray::from(""));
+        block.unpack(|exits| {
+            let vcpu = exits.vcpu as i32;
+            for event in exits {
+                rows.vcpu.push(vcpu);
+                rows.tsc.push(event.tsc as i64);
+                rows.reason.push(event.reason.into());
+                rows.name.push(again(&mut name, row_name(event.reason)));
+                rows.qualification.push(event.qualification as i64);
+                rows.rip.push(event.rip as i64);
+                rows.symbol.push(again(&mut symbol, block.symbols.find(event.rip)));
+                rows.cycles.push(event.cycles as i64);
+            }
+        });
+        Ok(vec![
+            self.column::<Int32Type>(0, &rows.vcpu)?,
+            self.column::<Int64Type>(1, &rows.tsc)?,
+            self.column::<Int32Type>(2, &rows.reason)?,
+            self.column::<ByteArrayType>(3, &rows.name)?,
+            self.column::<Int64Type>(4, &rows.qualification)?,
+            self.column::<Int64Type>(5, &rows.rip)?,
+            self.column::<ByteArrayType>(6, &rows.symbol)?,
+            self.column::<Int64Type>(7, &rows.cycles)?,
+        ])
     }
-}
 
-impl<W: Write + Send> Parquet<W> {
-    pub(super) fn new(out: W) -> io::Result<Self> {
-        let schema = Arc::new(parse_message_type(SCHEMA).map_err(failed)?);
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::SNAPPY)
-            // No two time stamps are alike.
-            .set_column_dictionary_enabled(ColumnPath::from("tsc"), false)
-            .set_created_by(concat!("tollgate ", env!("CARGO_PKG_VERSION")).to_owned());
-        let writer = SerializedFileWriter::new(out, schema, Arc::new(properties.build())).map_err(failed)?;
-        Ok(Self { writer, columns: Columns::default(), last: (ByteArray::from(""), ByteArray::from("")) })
+    fn column<T: DataType>(&self, at: usize, values: &[T::T]) -> Result<Column, ParquetError> {
+        let mut encoded = TrackedWrite::new(Vec::new());
+        let pages = Box::new(SerializedPageWriter::new(&mut encoded));
+        let writer = get_column_writer(self.columns.column(at), Arc::clone(&self.properties), pages);
+        let mut writer = get_typed_column_writer::<T>(writer);
+        writer.write_batch(values, None, None)?;
+        let column = writer.close()?;
+        Ok((Bytes::from(encoded.into_inner()?), column))
     }
-
-    fn write_group(&mut self) -> io::Result<()> {
-        let Columns { vcpu, tsc, reason, name, qualification, rip, symbol, cycles } = &mut self.columns;
-        if vcpu.is_empty() {
-            return Ok(());
-        }
-        let mut group = self.writer.next_row_group().map_err(failed)?;
-        column::<Int32Type, W>(&mut group, vcpu)?;
-        column::<Int64Type, W>(&mut group, tsc)?;
-        column::<Int32Type, W>(&mut group, reason)?;
-        column::<ByteArrayType, W>(&mut group, name)?;
-        column::<Int64Type, W>(&mut group, qualification)?;
-        column::<Int64Type, W>(&mut group, rip)?;
-        column::<ByteArrayType, W>(&mut group, symbol)?;
-        column::<Int64Type, W>(&mut group, cycles)?;
-        group.close().map(drop).map_err(failed)
-    }
-}
-
-/// Writes the next column of a group, and empties it.
-fn column<T: DataType, W: Write + Send>(
-    group: &mut SerializedRowGroupWriter<'_, W>,
-    values: &mut Vec<T::T>,
-) -> io::Result<()> {
-    if let Some(mut column) = group.next_column().map_err(failed)? {
-        column.typed::<T>().write_batch(values, None, None).map_err(failed)?;
-        column.close().map_err(failed)?;
-    }
-    values.clear();
-    Ok(())
 }
 
 /// The same text again, without a copy of it.
@@ -101,24 +157,4 @@ fn again(last: &mut ByteArray, text: &str) -> ByteArray {
         *last = ByteArray::from(text);
     }
     last.clone()
-}
-
-impl<W: Write + Send> Sink for Parquet<W> {
-    fn exit(&mut self, Exit { vcpu, event, name, symbol }: &Exit<'_>) -> io::Result<()> {
-        let columns = &mut self.columns;
-        columns.vcpu.push(*vcpu as i32);
-        columns.tsc.push(event.tsc as i64);
-        columns.reason.push(event.reason.into());
-        columns.name.push(again(&mut self.last.0, name));
-        columns.qualification.push(event.qualification as i64);
-        columns.rip.push(event.rip as i64);
-        columns.symbol.push(again(&mut self.last.1, symbol));
-        columns.cycles.push(event.cycles as i64);
-        if columns.vcpu.len() < GROUP_ROWS { Ok(()) } else { self.write_group() }
-    }
-
-    fn end(mut self: Box<Self>) -> io::Result<()> {
-        self.write_group()?;
-        self.writer.close().map(drop).map_err(failed)
-    }
 }

@@ -1,8 +1,6 @@
 //! The functions of a guest, by the addresses of their code. A log says which guest it is of (`guest=` among its options), so
 //! that no function of another guest is named.
 
-use std::cell::Cell;
-
 use object::{Object, ObjectSymbol, SymbolKind};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::record::Record;
@@ -12,8 +10,6 @@ use tollgate_abi::record::records::read;
 #[derive(Debug, Default)]
 pub struct Symbols {
     functions: Vec<Function>,
-    /// The position of the function that was found last.
-    last: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -35,7 +31,7 @@ impl Symbols {
             })
             .collect();
         functions.sort_by(|a, b| (a.start, a.end, &a.name).cmp(&(b.start, b.end, &b.name)));
-        Self { functions, last: Cell::new(0) }
+        Self { functions }
     }
 
     /// First and end address of each function.
@@ -45,14 +41,9 @@ impl Symbols {
 
     /// The function at an address; empty if none is known.
     pub fn find(&self, rip: u64) -> &str {
-        let at =
-            |index: usize| self.functions.get(index).filter(|function| (function.start..function.end).contains(&rip));
-        let index = match at(self.last.get()) {
-            Some(_) => self.last.get(),
-            None => self.functions.partition_point(|function| function.start <= rip).wrapping_sub(1),
-        };
-        self.last.set(index);
-        at(index).map_or("", |function| &function.name)
+        let before = self.functions.partition_point(|function| function.start <= rip).wrapping_sub(1);
+        let function = self.functions.get(before).filter(|function| rip < function.end);
+        function.map_or("", |function| &function.name)
     }
 }
 

@@ -1,0 +1,126 @@
+//! Traced exits on their way into a file: blocks of records, which any thread can unpack, each by itself.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use tollgate_abi::trace::Event;
+
+use super::symbols::Symbols;
+
+/// Some records of a log, in their order.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    records: Vec<Packed>,
+    /// The text of all records' exits, one behind the other.
+    data: Vec<u8>,
+    /// Exits in all records.
+    pub(super) exits: usize,
+    pub(super) symbols: Arc<Symbols>,
+}
+
+/// A record whose exits are packed.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    vcpu: u64,
+    is_first: bool,
+    tsc: u64,
+    end: usize,
+}
+
+/// The exits of one record.
+#[derive(Debug)]
+pub(super) struct Exits<'a> {
+    pub(super) vcpu: u64,
+    /// Whether the vCPU has none in front of these.
+    pub(super) is_first: bool,
+    /// The time stamp of the exit in front of the next.
+    last: Event,
+    bytes: &'a [u8],
+}
+
+impl Block {
+    /// Takes a record with so many exits; `data` is checked.
+    pub(super) fn add(&mut self, vcpu: u64, is_first: bool, tsc: u64, exits: u64, data: &str) {
+        self.data.extend_from_slice(data.as_bytes());
+        self.records.push(Packed { vcpu, is_first, tsc, end: self.data.len() });
+        self.exits = self.exits.saturating_add(usize::try_from(exits).unwrap_or(usize::MAX));
+    }
+
+    /// Unpacks the records one by one.
+    pub(super) fn unpack(&self, mut each: impl FnMut(Exits<'_>)) {
+        let (mut bytes, mut start) = (Vec::new(), 0);
+        for &Packed { vcpu, is_first, tsc, end } in &self.records {
+            bytes.clear();
+            // The reader has unpacked the record already: it is well-formed.
+            if STANDARD_NO_PAD.decode_vec(&self.data[start..end], &mut bytes).is_ok() {
+                each(Exits { vcpu, is_first, last: Event { tsc, ..Event::default() }, bytes: &bytes });
+            }
+            start = end;
+        }
+    }
+}
+
+impl Exits<'_> {
+    #[inline]
+    fn number(&mut self) -> Option<u64> {
+        let (&first, rest) = self.bytes.split_first()?;
+        self.bytes = rest;
+        let (mut number, mut shift, mut byte) = (u64::from(first & 0x7f), 7, first);
+        while byte & 0x80 != 0 {
+            let (&next, rest) = self.bytes.split_first()?;
+            (self.bytes, byte) = (rest, next);
+            number |= u64::from(next & 0x7f).checked_shl(shift)?;
+            shift += 7;
+        }
+        Some(number)
+    }
+}
+
+/// As [`tollgate_abi::trace::Events`], of bytes that are checked.
+impl Iterator for Exits<'_> {
+    type Item = Event;
+
+    #[inline]
+    fn next(&mut self) -> Option<Event> {
+        let tsc = self.last.tsc.wrapping_add(self.number()?);
+        let reason = self.number()? as u16;
+        let cycles = self.number()?;
+        let zigzag = self.number()?;
+        let rip = self.last.rip.wrapping_add(zigzag >> 1 ^ (zigzag & 1).wrapping_neg());
+        self.last = Event { tsc, reason, cycles, rip, qualification: self.number()? };
+        Some(self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tollgate_abi::trace::{Batch, Events};
+
+    proptest! {
+        #[test]
+        fn exits_are_those_that_the_reader_finds(
+            events in proptest::collection::vec((any::<u64>(), any::<u16>(), any::<u64>(), any::<u64>(), any::<u64>()), 0..90),
+        ) {
+            let (mut block, mut batch, mut expected) = (Block::default(), Batch::new(), Vec::new());
+            let mut write = |batch: &mut Batch| {
+                let data = batch.to_string();
+                expected.extend(Events::new(batch.tsc, &data).map(Result::unwrap));
+                block.add(7, true, batch.tsc, batch.exits, &data);
+                batch.clear();
+            };
+            for (tsc, reason, cycles, rip, qualification) in events {
+                if batch.is_full() {
+                    write(&mut batch);
+                }
+                batch.push(Event { tsc, reason, cycles, rip, qualification });
+            }
+            write(&mut batch);
+            let mut found = Vec::new();
+            block.unpack(|exits| found.extend(exits));
+            prop_assert_eq!((block.exits, found), (expected.len(), expected));
+        }
+    }
+}
