@@ -62,6 +62,7 @@ const REPORT_EXAMPLES: &str = "Examples:
   tollgate report --format parquet --out runs fleet    a data set, for DuckDB, Polars or Spark
   tollgate report --merge fleet                  thousands of logs, by platform, build and options
   ssh bench cat /dev/ttyS0 | tollgate report -
+  ipmitool sol activate | tollgate report --follow   progress while a machine runs, and the account at the end
   tollgate report minicom.cap console.log.gz     captures as other tools keep them
 
 A record is found behind the stamps of any tool and in front of any line end. Logs may be in UTF-16, and packed by gzip, xz, zstd or \
@@ -472,6 +473,9 @@ pub struct ReportArguments {
     /// Merge runs of the same platform, build and options, with how far they lie apart
     #[arg(long)]
     pub merge: bool,
+    /// Follow one log while it is written, a file or a pipe: show its progress, and report it once its verdict has come
+    #[arg(long, conflicts_with = "merge")]
+    pub follow: bool,
     /// Write to this file instead of standard output, or, with --format parquet, to this directory; it is there whole or not at all
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -349,6 +349,41 @@ fn logs_and_traces_come_through_pipes() {
     assert_eq!(status, Some(0));
     let (status, said) = run(&format!("{tool} trace --out other.csv {}", captures().join("plain.log").display()));
     assert!(status == Some(2) && said.contains("the run kept no trace") && !said.contains("another guest"), "{said}");
+}
+
+#[test]
+fn a_log_is_followed_to_its_verdict_in_a_pipe_in_a_file_and_on_a_terminal() {
+    let whole = balanced().0;
+    let middle = whole.find("exit ").unwrap();
+    let progress = "1 workloads done, 5 exits, 10204.1 in a million ticks: CPUID 5";
+
+    let output = report(whole.as_bytes(), &["--follow"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).ends_with("verdict: balanced\n"), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).lines().count() == 1, "{}", text(&output.stderr));
+    let torn = report(&whole.as_bytes()[..middle], &["--follow", "-"]);
+    assert_eq!((torn.status.code(), text(&torn.stderr)), (Some(4), format!("{progress}\n")));
+
+    let place = tempfile::tempdir().unwrap();
+    let log = place.path().join("serial.log");
+    fs::write(&log, &whole[..middle]).unwrap();
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    tool.arg("report").arg("--follow").arg(&log).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut tool = tool.spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(tool.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, format!("{progress}\n"));
+    assert!(tool.try_wait().unwrap().is_none(), "it waits for more");
+    fs::OpenOptions::new().append(true).open(&log).unwrap().write_all(&whole.as_bytes()[middle..]).unwrap();
+    let output = tool.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).ends_with("verdict: balanced\n"), "{}", text(&output.stdout));
+
+    let shown = on_a_terminal(place.path(), "report --follow serial.log");
+    assert!(shown.contains("verdict: balanced"), "{shown}");
+    check(&["report", "--follow", "a.log", "b.log"], 2, "one log can be followed at a time");
+    check(&["report", "--follow", "/no/such/file"], 2, "/no/such/file: ");
+    check(&["report", "--follow", "--merge", "a.log"], 2, "cannot be used with");
 }
 
 #[test]

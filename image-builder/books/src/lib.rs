@@ -15,6 +15,7 @@ pub mod bench;
 pub mod exits;
 pub mod failure;
 pub mod lines;
+pub mod live;
 pub mod log;
 pub mod needs;
 pub mod output_file;

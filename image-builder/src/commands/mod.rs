@@ -6,6 +6,7 @@ mod boot;
 mod data_set;
 mod destination;
 mod exits_by_model;
+mod follow;
 mod fuzz;
 mod image;
 mod manual;

@@ -10,6 +10,7 @@ use tollgate_books::terminal::Terminal;
 
 use super::data_set;
 use super::destination::Destination;
+use super::follow;
 use super::reading::Reading;
 use crate::cli::{Delimiter, ReportArguments, ReportFormat};
 
@@ -23,6 +24,14 @@ pub(super) fn run(arguments: &ReportArguments) -> Result<Status, Failure> {
     };
     let look = look(arguments);
     let destination = Destination::open(arguments.out.as_deref())?;
+    if arguments.follow {
+        let [path] = paths else {
+            return Err(
+                Failure::usage("one log can be followed at a time").remedy("name one, or none for standard input")
+            );
+        };
+        return follow::run(path, format, look, destination);
+    }
     if arguments.merge { merge(format, paths, look, destination) } else { each(format, paths, look, destination) }
 }
 
@@ -39,6 +48,10 @@ fn check(arguments: &ReportArguments) -> Result<(), Failure> {
     let asks_for_signs = arguments.decimal_comma || arguments.csv_delimiter.is_some();
     if asks_for_signs && format != Some(Format::Csv) {
         return Err(Failure::usage("--csv-delimiter and --decimal-comma are for CSV").remedy("add --format csv"));
+    }
+    if arguments.follow && format.is_none() {
+        let what = "a log that is followed goes into no data set";
+        return Err(Failure::usage(what).remedy("name another format, and report the log again when it is whole"));
     }
     if arguments.merge && format.is_none() {
         let what = "a data set has every run by itself";

@@ -5,6 +5,7 @@ use std::fmt;
 use tollgate_abi::record::{Record, Text};
 
 use super::error::LogError;
+use super::{Name, Named};
 
 /// A record's fields, with errors that name the place.
 pub(super) struct Fields<'a> {
@@ -48,6 +49,17 @@ pub(super) fn text(text: Option<Text<'_>>) -> String {
 
 /// Text that may be shown on a terminal, whatever a log holds: control characters as Rust writes them.
 pub fn printable(text: impl fmt::Display) -> String {
+    let text = text.to_string();
+    // Most text is this already.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text;
+    }
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.to_string().chars().map(shown).collect()
+    text.chars().map(shown).collect()
+}
+
+/// The value of a word.
+pub(super) fn named<T: Name>(word: Text<'_>) -> Named<T> {
+    let known = word.as_plain().and_then(T::parse);
+    known.map_or_else(|| Named::of(&printable(word)), Named::Known)
 }

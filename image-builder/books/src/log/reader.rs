@@ -10,13 +10,13 @@ use tollgate_abi::record::{Kind, MAX_LINE_BYTES, PROTOCOL, Record, Text};
 use tollgate_abi::virtualization::Facts;
 
 use super::error::LogError;
-use super::fields::{Fields, printable, text};
+use super::fields::{Fields, named, printable, text};
 use super::line::{self, Piece};
 use super::lost::Lost;
 use super::recorded;
 use super::{
-    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, Named, Quality, ScenarioRun, Silicon,
-    Stop, Total, VariantRow, Verdict, WorkloadEnd, WorkloadRun,
+    Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, Quality, ScenarioRun, Silicon, Stop,
+    Total, VariantRow, Verdict, WorkloadEnd, WorkloadRun,
 };
 use crate::exits::Exits;
 use crate::lines::{Line, Lines};
@@ -176,6 +176,11 @@ impl LogReader {
     /// Whether the verdict of the run has come.
     pub fn has_verdict(&self) -> bool {
         self.state.run.log.verdict.is_some()
+    }
+
+    /// Whether a run is whole: its verdict has come, or another run begins.
+    pub fn has_run(&self) -> bool {
+        self.has_verdict() || !self.state.ended.is_empty()
     }
 
     /// The run so far.
@@ -360,7 +365,7 @@ impl Run {
             Kind::Total => self.total(&fields),
             Kind::Stop => {
                 let read::Stop { vcpu, outcome, rip, reason, qualification, detail } = fields.of(read::Stop::of)?;
-                let (outcome, detail) = (Named::of(&printable(outcome)), text(detail));
+                let (outcome, detail) = (named(outcome), text(detail));
                 self.log.stop = Some(Stop { vcpu, outcome, rip, reason, qualification, detail });
                 Ok(())
             }
@@ -557,7 +562,7 @@ impl Run {
     fn exit(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
         let read::Exit { vcpu, reason, name, status, count, cycles, min, max, histogram, looks } =
             fields.of(read::Exit::of)?;
-        let (name, status) = (printable(name), Named::of(&printable(status)));
+        let (name, status) = (printable(name), named(status));
         let histogram = histogram.iter().flat_map(|histogram| histogram.iter()).collect();
         let exits = Exits { figures: Figures { count, cycles, min, max }, histogram };
         let row = ExitRow { name, status, exits, looks: looks.unwrap_or(0) };
