@@ -20,7 +20,7 @@ struct Program {
     flags: &'static [&'static str],
 }
 
-const PROGRAMS: [Program; 3] = [
+const BARE_PROGRAMS: [Program; 3] = [
     Program {
         package: "monitor",
         flags: &[
@@ -47,7 +47,10 @@ const PROGRAMS: [Program; 3] = [
     },
 ];
 
-const SOURCES: [&str; 4] = ["vmm-core", "unikernel-guest", "Cargo.toml", "Cargo.lock"];
+/// The client of /dev/kvm, which runs in a user space without a C library.
+const PEER: Program = Program { package: "tollgate-peer", flags: &["-Ctarget-feature=+crt-static", "-Cstrip=symbols"] };
+
+const SOURCES: [&str; 5] = ["vmm-core", "unikernel-guest", "image-builder/peer", "Cargo.toml", "Cargo.lock"];
 
 fn main() {
     let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
@@ -58,10 +61,20 @@ fn main() {
         println!("cargo:rerun-if-changed={}", root.join(source).display());
     }
     copy(&ovmf_prebuilt::ovmf_pure_efi(), &out.join("OVMF.fd"));
-    for program in &PROGRAMS {
-        let elf = build(program, &root, &target_directory(&out, program));
-        let copied = out.join(program.package).with_extension("elf");
-        copy(&elf, &copied);
+    let elf = |program: &Program| out.join(program.package).with_extension("elf");
+    for program in &BARE_PROGRAMS {
+        match build(program, &root, &target_directory(&out, program)) {
+            Ok(built) => copy(&built, &elf(program)),
+            Err(cause) => panic!("{cause}"),
+        }
+    }
+    // A system may lack the C library's static form. The tool says so where it needs the client.
+    match build(&PEER, &root, &target_directory(&out, &PEER)) {
+        Ok(built) => copy(&built, &elf(&PEER)),
+        Err(cause) => {
+            println!("cargo:warning=the client of KVM is left out: {}", cause.lines().last().unwrap_or_default());
+            fs::write(elf(&PEER), []).expect("cargo's directory can be written");
+        }
     }
 }
 
@@ -81,7 +94,8 @@ fn target_directory(out: &Path, program: &Program) -> PathBuf {
     outer.join(PROFILE).join(program.package)
 }
 
-fn build(program: &Program, root: &Path, target: &Path) -> PathBuf {
+/// Builds a program, and returns its file, or the compiler's words.
+fn build(program: &Program, root: &Path, target: &Path) -> Result<PathBuf, String> {
     let mut cargo = Command::new(variable("CARGO"));
     cargo.current_dir(root).args(["build", "--profile", PROFILE, "--target", TARGET, "--package", program.package]);
     cargo.arg("--target-dir").arg(target);
@@ -96,9 +110,9 @@ fn build(program: &Program, root: &Path, target: &Path) -> PathBuf {
     let output = cargo.output().unwrap_or_else(|error| panic!("starting cargo for `{}`: {error}", program.package));
     if !output.status.success() {
         // Shown on failure only: rustc warns about `-sse2` at every crate, and the image needs that flag.
-        panic!("building `{}` failed:\n{}", program.package, String::from_utf8_lossy(&output.stderr));
+        return Err(format!("building `{}` failed:\n{}", program.package, String::from_utf8_lossy(&output.stderr)));
     }
-    target.join(TARGET).join(PROFILE).join(program.package)
+    Ok(target.join(TARGET).join(PROFILE).join(program.package))
 }
 
 /// The flags that keep the places of the sources out of an image, where panics name them: the same sources then make the same

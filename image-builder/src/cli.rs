@@ -95,6 +95,17 @@ An operation over its budget is marked in the table, and the exit status is 1. I
 and where figures differ from the baseline: by a tick on an emulator; elsewhere, if medians are more than 5% apart and their 95% \
 intervals have nothing in common. A baseline of another platform or version is refused with status 2.";
 
+const PEER_EXAMPLES: &str = "Examples:
+  tollgate peer                                  the document on standard output; takes some ten minutes
+  tollgate peer --out LINUX.md
+  tollgate peer --runs 1                         wall times of one boot each
+  tollgate peer --save figures.json              the figures, too, and
+  tollgate peer --figures figures.json           the document of them, without a boot
+
+The same kernel and initramfs boot in the same Bochs: under Tollgate, under the KVM of Debian's kernel with a small client in \
+user space, and without a hypervisor. Bochs' own log tells every exit and the ticks up to the entry behind it. Exit status 1 if a \
+difference in a count has no explanation.";
+
 const TRACE_EXAMPLES: &str = "Examples:
   tollgate trace results/serial.log --out trace.json       for ui.perfetto.dev, a track for each vCPU
   tollgate trace results/serial.log --out trace.parquet    for data frames and databases
@@ -162,6 +173,9 @@ pub enum Command {
     /// Measure the cost of each kind of exit, and the ledger's part of it
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArguments),
+    /// Boot Debian's kernel under Tollgate and under Linux' KVM, and set their exits side by side
+    #[command(after_help = PEER_EXAMPLES)]
+    Peer(PeerArguments),
     /// Run random guests, one seed after the other on all processors, each audited
     #[command(after_help = FUZZ_EXAMPLES)]
     Fuzz(FuzzArguments),
@@ -519,6 +533,29 @@ pub struct BenchArguments {
     /// Wall time in seconds until a run is given up [default: 60, with --audit 180]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+}
+
+/// `peer`.
+#[derive(Clone, Debug, Args)]
+pub struct PeerArguments {
+    /// The processor model of Bochs; `tollgate platforms` lists them
+    #[arg(long, value_name = "MODEL", default_value = "corei7_skylake_x")]
+    pub cpu: String,
+    /// Boots whose wall time is taken, of each kind; the shortest counts
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// Write the document to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write the figures to this file, too
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Measure nothing, but make the document of the figures in this file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cpu", "runs", "timeout", "save"])]
+    pub figures: Option<PathBuf>,
+    /// Wall time in seconds until a boot is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    pub timeout: u64,
 }
 
 /// `completions`.

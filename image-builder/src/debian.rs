@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+use tollgate_abi::virtualization::Extension;
 use tollgate_books::failure::Failure;
 use tollgate_books::terminal::Terminal;
 
@@ -19,11 +20,21 @@ const NEWEST_KERNEL: &str = "linux-image-cloud-amd64";
 /// The beginnings of a kernel's package, in front of its version. In newer releases the first is all that the second depends on.
 const KERNELS: [&str; 2] = ["linux-binary-", "linux-image-"];
 /// The packages of the user space.
-const USER_SPACE: [&str; 3] = ["busybox-static", "cpuid", "libc6"];
+const USER_SPACE: &[&str] = &["busybox-static", "cpuid", "libc6"];
 const ARCHITECTURE: &str = "amd64";
 
-/// The files of the cache, each with its places in the packages of one release or another, with [`VERSION`] for the kernel's.
-const FILES: [(&str, [&str; 2]); 5] = [
+/// The places of a module.
+macro_rules! module {
+    ($path:literal) => {
+        [concat!("lib/modules/VERSION/kernel/", $path), concat!("usr/lib/modules/VERSION/kernel/", $path)]
+    };
+}
+
+/// A file's name in the cache, and its places in the packages of one release or another, with [`VERSION`] for the kernel's.
+type Kept = (&'static str, [&'static str; 2]);
+
+/// The files of a guest.
+const FILES: [Kept; 5] = [
     ("vmlinuz", ["boot/vmlinuz-VERSION", "usr/lib/modules/VERSION/vmlinuz"]),
     ("busybox", ["bin/busybox", "usr/bin/busybox"]),
     ("cpuid", ["usr/bin/cpuid", "bin/cpuid"]),
@@ -33,6 +44,26 @@ const FILES: [(&str, [&str; 2]); 5] = [
     ),
     ("libc.so.6", ["lib/x86_64-linux-gnu/libc.so.6", "usr/lib/x86_64-linux-gnu/libc.so.6"]),
 ];
+
+/// The modules of KVM, in the order in which they are loaded; of the last two a processor takes one.
+const MODULES: [Kept; 4] = [
+    ("irqbypass.ko", module!("virt/lib/irqbypass.ko")),
+    ("kvm.ko", module!("arch/x86/kvm/kvm.ko")),
+    ("kvm-intel.ko", module!("arch/x86/kvm/kvm-intel.ko")),
+    ("kvm-amd.ko", module!("arch/x86/kvm/kvm-amd.ko")),
+];
+
+/// A part of Debian that has a folder of its own in the cache: the kernel's package and others, and the files that are kept of them.
+#[derive(Debug)]
+struct Part {
+    folder: &'static str,
+    packages: &'static [&'static str],
+    files: &'static [Kept],
+    megabytes: u32,
+}
+
+const GUEST: Part = Part { folder: "debian", packages: USER_SPACE, files: &FILES, megabytes: 30 };
+const KVM: Part = Part { folder: "debian-kvm", packages: &[], files: &MODULES, megabytes: 25 };
 
 const VERSION: &str = "VERSION";
 
@@ -45,13 +76,34 @@ pub struct Debian {
     pub kernel: Vec<u8>,
     /// The programs.
     pub user_space: UserSpace,
+    /// The kernel's package and its version.
+    pub version: String,
 }
 
-/// The files, from the cache or the network. Their version is told on standard error.
+/// The guest's files, from the cache or the network. Their version is told on standard error.
 ///
 /// # Errors
 /// This is no Debian, or the packages can't be had: the failure says which, and the remedy.
 pub fn debian() -> Result<Debian, Failure> {
+    let (version, [kernel, busybox, cpuid, loader, libc]) = read(&GUEST, FILES)?;
+    Ok(Debian { kernel, user_space: UserSpace { busybox, cpuid, loader, libc }, version })
+}
+
+/// The modules by which the same kernel is a hypervisor on such a processor, in the order in which they are loaded.
+///
+/// # Errors
+/// As for [`debian`].
+pub fn kvm(extension: Extension) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+    let other = match extension {
+        Extension::VtX => "kvm-amd.ko",
+        Extension::Svm => "kvm-intel.ko",
+    };
+    let modules = MODULES.map(|(name, _)| name).into_iter().zip(read(&KVM, MODULES)?.1);
+    Ok(modules.filter(|(name, _)| *name != other).collect())
+}
+
+/// The kernel's package, and files of a part, each whole.
+fn read<const N: usize>(part: &'static Part, files: [Kept; N]) -> Result<(String, [Vec<u8>; N]), Failure> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
     let cache = cache.ok_or_else(|| {
@@ -59,25 +111,27 @@ pub fn debian() -> Result<Debian, Failure> {
             .remedy("set XDG_CACHE_HOME to a folder")
     })?;
     let search = std::env::var_os("PATH").unwrap_or_default();
-    let store = Store { folder: cache.join("tollgate").join("debian"), search: &search };
+    let store = Store { folder: cache.join("tollgate").join(part.folder), search: &search, part };
     let (folder, said) = store.files()?;
     Terminal::of_stderr().tell(&said);
-    let read = |name: &str| {
+    let mut failure = None;
+    let read = files.map(|(name, _)| {
         let path = folder.join(name);
-        fs::read(&path).map_err(|error| {
-            Failure::platform(format_args!("{} can't be read: {error}", path.display()))
-                .remedy(format_args!("remove {}; it is then made again", folder.display()))
+        fs::read(&path).unwrap_or_else(|error| {
+            let unreadable = Failure::platform(format_args!("{} can't be read: {error}", path.display()))
+                .remedy(format_args!("remove {}; it is then made again", folder.display()));
+            failure.get_or_insert(unreadable);
+            Vec::new()
         })
-    };
-    let [vmlinuz, busybox, cpuid, loader, libc] = FILES.map(|(name, _)| read(name));
-    let user_space = UserSpace { busybox: busybox?, cpuid: cpuid?, loader: loader?, libc: libc? };
-    Ok(Debian { kernel: vmlinuz?, user_space })
+    });
+    failure.map_or(Ok((kernel_of(&folder), read)), Err)
 }
 
 /// The cache, and the folders in which the package manager's programs are looked for.
 struct Store<'a> {
     folder: PathBuf,
     search: &'a OsStr,
+    part: &'static Part,
 }
 
 /// The packages of a release: the kernel's name, and the names of all files, by which their versions are told.
@@ -102,10 +156,11 @@ impl Store<'_> {
         }
         let got = self.packages().and_then(|packages| {
             let folder = self.folder.join(packages.folder());
-            if is_whole(&folder) {
+            if self.is_whole(&folder) {
                 return Ok((folder, "out of the cache"));
             }
-            let tell = format!("fetching Debian's {} (about 30 MB)", packages.files.join(", "));
+            let (files, megabytes) = (packages.files.join(", "), self.part.megabytes);
+            let tell = format!("fetching Debian's {files} (about {megabytes} MB)");
             Terminal::of_stderr().tell(&tell);
             self.fetch(&packages, &folder)?;
             Ok((folder, "fetched"))
@@ -144,7 +199,7 @@ impl Store<'_> {
         let image = image.ok_or_else(|| unknown(format!("{NEWEST_KERNEL} depends on no kernel")))?;
         let kernel = depends(&image, KERNELS[0]).map_err(unknown)?.unwrap_or(image);
         let wanted: Vec<String> =
-            [&kernel].into_iter().map(String::as_str).chain(USER_SPACE).map(of_architecture).collect();
+            [kernel.as_str()].iter().chain(self.part.packages).map(|&package| of_architecture(package)).collect();
         let arguments: Vec<&str> =
             ["download", "--print-uris"].into_iter().chain(wanted.iter().map(String::as_str)).collect();
         let uris = self.call("apt-get", &arguments, None).map_err(unknown)?;
@@ -167,7 +222,8 @@ impl Store<'_> {
         };
         fs::create_dir_all(&self.folder).map_err(unwritable)?;
         let place: TempDir = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.folder).map_err(unwritable)?;
-        let wanted = [packages.kernel.as_str()].into_iter().chain(USER_SPACE);
+        let wanted = [packages.kernel.as_str()];
+        let wanted = wanted.iter().chain(self.part.packages);
         let wanted: Vec<String> = wanted.map(|package| format!("{package}:{ARCHITECTURE}")).collect();
         let arguments: Vec<&str> =
             ["download", "--quiet"].into_iter().chain(wanted.iter().map(String::as_str)).collect();
@@ -185,19 +241,19 @@ impl Store<'_> {
             let (package, root) = (format!("{file}.deb"), root.display().to_string());
             self.call("dpkg-deb", &["--extract", &package, &root], Some(place.path())).map_err(damaged)?;
         }
-        for (name, places) in FILES {
+        for (name, places) in self.part.files {
             let version = version(&packages.kernel).unwrap_or_default();
             let mut found = places.iter().map(|path| root.join(path.replace(VERSION, version)));
             let found = found.find(|path| path.is_file()).ok_or_else(|| damaged(format!("none has {}", places[0])))?;
             fs::rename(found, kept.join(name)).map_err(unwritable)?;
         }
         // One that lacks files was not made here, or was damaged since.
-        if folder.exists() && !is_whole(folder) {
+        if folder.exists() && !self.is_whole(folder) {
             fs::remove_dir_all(folder).map_err(unwritable)?;
         }
         match fs::rename(&kept, folder) {
             // Another run was faster.
-            Err(_) if is_whole(folder) => Ok(()),
+            Err(_) if self.is_whole(folder) => Ok(()),
             made => made.map_err(unwritable),
         }
     }
@@ -205,8 +261,15 @@ impl Store<'_> {
     /// The folder that was made last.
     fn newest(&self) -> Option<PathBuf> {
         let entries = fs::read_dir(&self.folder).ok()?.filter_map(Result::ok);
-        let whole = entries.map(|entry| entry.path()).filter(|path| is_whole(path));
+        let whole = entries.map(|entry| entry.path()).filter(|path| self.is_whole(path));
         whole.max_by_key(|path| (fs::metadata(path).and_then(|about| about.modified()).ok(), path.clone()))
+    }
+
+    /// Whether a folder has every file.
+    fn is_whole(&self, folder: &Path) -> bool {
+        let is_there = |name: &str| fs::metadata(folder.join(name)).is_ok_and(|file| file.is_file() && file.len() > 0);
+        self.part.files.iter().all(|(name, _)| is_there(name))
+            && folder.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'))
     }
 
     /// Runs a program of the package manager, and returns its output, or its own words for the failure.
@@ -234,12 +297,6 @@ impl Store<'_> {
 /// The version behind the beginning of a kernel's package.
 fn version(package: &str) -> Option<&str> {
     KERNELS.iter().find_map(|prefix| package.strip_prefix(prefix))
-}
-
-/// Whether a folder has every file.
-fn is_whole(folder: &Path) -> bool {
-    FILES.iter().all(|(name, _)| fs::metadata(folder.join(name)).is_ok_and(|file| file.is_file() && file.len() > 0))
-        && folder.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'))
 }
 
 /// The kernel's package in a folder's name.
@@ -294,7 +351,8 @@ mod tests {
 
     /// The result on such a system, and the names in the cache afterwards.
     fn on(system: &TempDir, cache: &TempDir) -> (Result<(PathBuf, String), Failure>, Vec<String>) {
-        let store = Store { folder: cache.path().join("debian"), search: system.path().as_os_str() };
+        let folder = cache.path().join(GUEST.folder);
+        let store = Store { folder, search: system.path().as_os_str(), part: &GUEST };
         let got = store.files();
         let entries = fs::read_dir(&store.folder).into_iter().flatten();
         let mut names: Vec<String> =
@@ -356,7 +414,7 @@ mod tests {
         for remove in removals {
             remove(&folder.join("cpuid"));
             assert!(on(&system("1.0", &whole("1.0")), &cache).0.unwrap().1.contains(": fetched, "));
-            assert!(is_whole(&folder));
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), FILES.len());
         }
     }
 

@@ -8,7 +8,7 @@ use tollgate_abi::guest_image::Entry;
 use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
 use tollgate_books::failure::Failure;
 use tollgate_guests::layout::COMMAND_LINE_GPA;
-use tollgate_guests::{Request, Segment, is_bzimage, lower};
+use tollgate_guests::{Lowered, Request, Segment, is_bzimage, lower};
 
 use crate::debian::debian;
 use crate::image::{Placed, guest_file};
@@ -36,6 +36,8 @@ pub struct Kernel {
     pub initrd: Option<PathBuf>,
     /// The commands for the user space that is made of Debian's packages, where there is to be one.
     pub commands: Option<String>,
+    /// Whether that user space leaves a mark in the emulator's log where it begins.
+    pub is_marked: bool,
     /// Words behind [`COMMAND_LINE`].
     pub append: String,
     /// The machine's memory in MiB.
@@ -86,7 +88,7 @@ impl Kernel {
         let initrd = match (&self.initrd, &debian, &self.commands) {
             (Some(file), _, _) => Some(guest_file(file)?),
             (None, Some(debian), Some(commands)) => {
-                let made = debian.user_space.initramfs(commands);
+                let made = debian.user_space.initramfs(commands, self.is_marked);
                 Some(made.map_err(|error| Failure::usage(format_args!("no initramfs can be made: {error}")))?)
             }
             _ => None,
@@ -102,13 +104,18 @@ impl Kernel {
         let lowered = lower(&request).map_err(|error| {
             Failure::usage(format_args!("{} can't be the guest: {error}", self.name())).remedy(error.remedy())
         })?;
-        let tollgate_guests::Entry { rip, rsp, rsi, cr3 } = lowered.entry;
-        let end = lowered.segments.iter().map(Segment::end).max().unwrap_or(0);
-        let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
-        let placed = Placed::new(pieces, end, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_mib << 20);
+        let placed = placed(lowered, memory_mib << 20);
         let rate_at = COMMAND_LINE.find(RATE).map_or(0, |at| COMMAND_LINE_GPA + (at + RATE.len()) as u64);
         Ok(placed.told_tsc_khz_at(rate_at))
     }
+}
+
+/// A lowered kernel as it is placed in a machine with so much memory.
+pub fn placed(lowered: Lowered, memory_bytes: u64) -> Placed {
+    let tollgate_guests::Entry { rip, rsp, rsi, cr3 } = lowered.entry;
+    let end = lowered.segments.iter().map(Segment::end).max().unwrap_or(0);
+    let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
+    Placed::new(pieces, end, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_bytes)
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub mod image;
 pub mod images;
 pub mod interrupt;
 pub mod kernel;
+pub mod mark;
+pub mod peer;
 pub mod progress;
 pub mod random;
 pub mod selection;

@@ -6,6 +6,8 @@ use tollgate_abi::exit_reason::UNKNOWN_ROW;
 use tollgate_abi::leaves::{Leaf, LeafMap};
 use tollgate_guests::{File, initramfs};
 
+use crate::mark::{MARKED_INIT, mark};
+
 /// The programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserSpace {
@@ -36,15 +38,22 @@ poweroff -f
 "#;
 
 impl UserSpace {
-    /// The initramfs that runs these commands, and then switches the machine off. The same files make the same bytes.
+    /// The initramfs that runs these commands, and then switches the machine off; a program that leaves a mark in the emulator's
+    /// log comes first if it `is_marked`. The same files make the same bytes.
     ///
     /// # Errors
     /// A file is too large.
-    pub fn initramfs(&self, commands: &str) -> io::Result<Vec<u8>> {
+    pub fn initramfs(&self, commands: &str, is_marked: bool) -> io::Result<Vec<u8>> {
+        let mark = mark();
+        let init: &[(&str, &[u8])] = if is_marked {
+            &[("init", &mark), (MARKED_INIT.trim_start_matches('/'), INIT.as_bytes())]
+        } else {
+            &[("init", INIT.as_bytes())]
+        };
         let directory = |path| File::Directory { path };
         let program = |path, bytes| File::Regular { path, permissions: 0o755, bytes };
         let commands = format!("{commands}\n");
-        initramfs(&[
+        let mut files = vec![
             directory("bin"),
             directory("dev"),
             directory("proc"),
@@ -59,9 +68,10 @@ impl UserSpace {
             program("bin/cpuid", &self.cpuid),
             program("lib64/ld-linux-x86-64.so.2", &self.loader),
             program("lib/x86_64-linux-gnu/libc.so.6", &self.libc),
-            program("init", INIT.as_bytes()),
-            program("commands", commands.as_bytes()),
-        ])
+        ];
+        files.extend(init.iter().map(|(path, bytes)| program(path, bytes)));
+        files.push(program("commands", commands.as_bytes()));
+        initramfs(&files)
     }
 }
 
@@ -97,9 +107,16 @@ mod tests {
         let part = |text: &str| text.as_bytes().to_vec();
         let user_space =
             UserSpace { busybox: part("box"), cpuid: part("asks"), loader: part("loads"), libc: part("library") };
-        let archive = user_space.initramfs("echo it works").unwrap();
-        assert_eq!(archive, user_space.initramfs("echo it works").unwrap());
-        let has = |text: &str| archive.windows(text.len()).any(|part| part == text.as_bytes());
-        assert!(has("echo it works\n") && has(INIT) && has("library"));
+        let [archive, marked] =
+            [false, true].map(|is_marked| user_space.initramfs("echo it works", is_marked).unwrap());
+        assert_eq!(archive, user_space.initramfs("echo it works", false).unwrap());
+        for archive in [&archive, &marked] {
+            let has = |text: &str| archive.windows(text.len()).any(|part| part == text.as_bytes());
+            assert!(has("echo it works\n") && has(INIT) && has("library"));
+        }
+        let mark = mark();
+        let [is_in, is_not_in] =
+            [&marked, &archive].map(|archive| archive.windows(mark.len()).any(|part| part == mark));
+        assert!(is_in && !is_not_in);
     }
 }

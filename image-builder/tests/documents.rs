@@ -10,20 +10,27 @@ use common::{text, tollgate_in};
 use serde_json::Value;
 use tollgate::emulator::Family;
 use tollgate::emulator::{Engine, bochs, release};
+use tollgate_abi::ExitReason;
 use tollgate_abi::emulated::Release;
 use tollgate_abi::exit_reason::TABLE;
 use tollgate_abi::key::VARIANTS;
 use tollgate_abi::scenario;
 use tollgate_abi::virtualization::Extension;
+use tollgate_books::beside::{Comparison, document};
 use tollgate_books::failure::Status;
 use tollgate_books::report::{ACCOUNTS, Column, RUNS};
 
 /// Documents for people, written by people.
 const WRITTEN: [&str; 5] =
     ["README.md", "image-builder/MANUAL.md", "ARCHITECTURE.md", "findings/README.md", "CHANGELOG.md"];
-/// Documents that tests write.
-const GENERATED: [&str; 4] =
-    ["vmm-core/abi/LEAVES.md", "vmm-core/abi/RECORDS.md", "image-builder/BENCH.md", "image-builder/EXITS.md"];
+/// Documents that tests or commands write.
+const GENERATED: [&str; 5] = [
+    "vmm-core/abi/LEAVES.md",
+    "vmm-core/abi/RECORDS.md",
+    "image-builder/BENCH.md",
+    "image-builder/EXITS.md",
+    "image-builder/LINUX.md",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -339,5 +346,28 @@ fn the_manual_has_the_columns_of_the_data_set() {
     let manual = read("image-builder/MANUAL.md");
     for table in [table("runs", RUNS), table("accounts", ACCOUNTS)] {
         assert!(manual.contains(&format!("\n{table}\n")), "the manual lacks this table:\n{table}");
+    }
+}
+
+/// A run takes too long for a test. So the page is held against the figures of one, and against the tool's form.
+#[test]
+fn the_comparison_with_kvm_is_that_of_its_figures_and_every_difference_is_explained() {
+    let comparison = Comparison::load(&root().join("image-builder/linux.json")).unwrap();
+    let (text, unexplained) = document(&comparison);
+    if std::env::var_os("TOLLGATE_BLESS").is_some() {
+        fs::write(root().join("image-builder/LINUX.md"), &text).unwrap();
+    }
+    assert!(
+        read("image-builder/LINUX.md") == text,
+        "LINUX.md is not what its figures say; TOLLGATE_BLESS=1 writes it anew"
+    );
+    assert_eq!(unexplained, Vec::<String>::new());
+    assert!(comparison.tollgate.is_marked && comparison.kvm.is_marked);
+    for boot in [&comparison.tollgate, &comparison.kvm] {
+        let rows = boot.until_init.reasons.iter().chain(&boot.from_init.reasons);
+        for (&row, cost) in rows {
+            let (last, is_timed) = (cost.exits - cost.returned, (cost.returned == 0) == (cost.ticks == 0));
+            assert!(ExitReason(row).is_named() && last <= 1 && is_timed, "{row} {cost:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The crates, by their folders.
-const CRATES: [&str; 8] = [
+const CRATES: [&str; 9] = [
     "vmm-core/src",
     "vmm-core/abi/src",
     "vmm-core/monitor-run/src",
@@ -16,6 +16,7 @@ const CRATES: [&str; 8] = [
     "image-builder/src",
     "image-builder/books/src",
     "image-builder/guests/src",
+    "image-builder/peer/src",
     "unikernel-guest/src",
 ];
 

@@ -3,6 +3,7 @@
 //! ```text
 //! log ─────────────────┐
 //! audit (exit log) ────┴► account (verify) ► report, trace, bench
+//! exit logs of two hypervisors ► beside
 //! ```
 //!
 //! Nothing here starts an emulator or knows an image: a program that reads the logs of a fleet needs this crate alone. Input may
@@ -12,6 +13,7 @@
 pub mod account;
 pub mod audit;
 pub mod bench;
+pub mod beside;
 pub mod exits;
 pub mod failure;
 pub mod lines;

@@ -12,6 +12,7 @@ mod image;
 mod manual;
 mod one_image;
 mod outcome;
+mod peer;
 mod place;
 mod platforms;
 mod reading;
@@ -47,6 +48,7 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Report(arguments) => report::run(&arguments),
         Command::Trace(arguments) => trace::write(&arguments.log, arguments.guest.as_deref(), &arguments.out),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Peer(arguments) => peer::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Completions(arguments) => manual::completions(arguments.shell),
         Command::Man(arguments) => manual::man(&arguments),
@@ -101,7 +103,8 @@ impl ImageOptions {
         let usual = || usual_commands(LeafMap::parse(&self.leaf_map).unwrap_or_default());
         let commands = self.exec.clone().or_else(|| (is_debian && self.initrd.is_none()).then(usual));
         let (initrd, append) = (self.initrd.clone(), self.append.clone().unwrap_or_default());
-        Some(Kernel { file: Some(file.clone()).filter(|_| !is_debian), initrd, commands, append, memory_mib })
+        let file = Some(file.clone()).filter(|_| !is_debian);
+        Some(Kernel { file, initrd, commands, is_marked: false, append, memory_mib })
     }
 
     fn selection(&self) -> Result<Selection, Failure> {

@@ -72,24 +72,35 @@ pub fn prepare(directory: &Path, boot: Boot<'_>, machine: Machine, audit: bool) 
     }
     let features = if without_cet { ", exclude_features=cet" } else { "" };
     let configuration = configuration(placed.file, &chipset, model, machine, features, audit);
-    output_file::write(&directory.join(CONFIGURATION), configuration.as_bytes())?;
-    output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
-    // Bochs 3 runs without its debugger unless it is asked for it. The image then can't end it, and a tick is no instruction.
-    let debugger = emulator.help_lists(DEBUGGER).then_some(DEBUGGER);
-    let arguments =
-        ["-q", "-f", CONFIGURATION, SCRIPT_OPTION, SCRIPT].into_iter().chain(debugger).map(Into::into).collect();
+    let invocation = invocation(directory, program, &emulator, &configuration)?;
     Ok(Launch {
         name: format!("Bochs{} ({}{})", boot.with_firmware(), model.name, and_cpus(machine.cpus)),
         platform: machine.target.platform,
         emulator,
         notes: placed.notes,
         by_firmware: boot.by_firmware(),
-        // Its debugger takes the interrupt for a break, says the tick and each processor's place, and goes on to the script's end.
-        invocation: Invocation { program, arguments, directory: directory.to_owned(), tells_when_interrupted: true },
+        invocation,
         serial: directory.join(SERIAL),
         exit_log: audit.then(|| in_directory(directory, LOG, ExitLogFormat::Bochs, machine.cpus)),
         explain,
     })
+}
+
+/// Writes a configuration and the debugger's script into a directory, and returns the way to start Bochs there.
+pub(super) fn invocation(
+    directory: &Path,
+    program: PathBuf,
+    emulator: &Installed,
+    configuration: &str,
+) -> Result<Invocation, Failure> {
+    output_file::write(&directory.join(CONFIGURATION), configuration.as_bytes())?;
+    output_file::write(&directory.join(SCRIPT), SCRIPT_TEXT.as_bytes())?;
+    // Bochs 3 runs without its debugger unless it is asked for it. The image then can't end it, and a tick is no instruction.
+    let debugger = emulator.help_lists(DEBUGGER).then_some(DEBUGGER);
+    let arguments =
+        ["-q", "-f", CONFIGURATION, SCRIPT_OPTION, SCRIPT].into_iter().chain(debugger).map(Into::into).collect();
+    // Its debugger takes the interrupt for a break, says the tick and each processor's place, and goes on to the script's end.
+    Ok(Invocation { program, arguments, directory: directory.to_owned(), tells_when_interrupted: true })
 }
 
 /// The line that places a guest in memory.
@@ -101,13 +112,17 @@ fn placed(boot: Boot<'_>) -> String {
 }
 
 /// The devices around the processors.
-struct Chipset {
-    without: &'static str,
+pub(super) struct Chipset {
+    /// The plugins that are left out.
+    pub(super) without: &'static str,
     /// Threads of each core.
-    threads: u32,
-    ips: u32,
-    ignore_bad_msrs: u32,
-    devices: String,
+    pub(super) threads: u32,
+    /// Instructions in a second of its clocks.
+    pub(super) ips: u32,
+    /// Whether an MSR that Bochs has not reads 0, and raises no #GP.
+    pub(super) ignore_bad_msrs: u32,
+    /// Lines of the configuration.
+    pub(super) devices: String,
 }
 
 impl Chipset {
@@ -142,7 +157,7 @@ port_e9_hack: enabled=1"
 }
 
 /// Refuses a Bochs that lacks the debugger or the processor model.
-fn check_parts(emulator: &Installed, model: &Model) -> Result<(), Failure> {
+pub(super) fn check_parts(emulator: &Installed, model: &Model) -> Result<(), Failure> {
     if emulator.has_help() && !emulator.help_lists(SCRIPT_OPTION) {
         let sentence = format_args!("{} was built without its debugger, by which the image ends it", emulator.title);
         return Err(Failure::platform(sentence).remedy(REMEDY));
@@ -154,7 +169,8 @@ fn check_parts(emulator: &Installed, model: &Model) -> Result<(), Failure> {
     Ok(())
 }
 
-fn configuration(
+/// The configuration of a machine. `features` are further words about its processors; with `audit` each of them logs.
+pub(super) fn configuration(
     image: &str,
     chipset: &Chipset,
     model: &Model,

@@ -1,5 +1,6 @@
 //! Emulators: found, started without window or socket, bounded in time, and never left running.
 
+pub mod bare;
 pub mod bochs;
 mod choice;
 pub mod family;
@@ -7,6 +8,7 @@ pub mod installed;
 pub mod kvm;
 pub mod models;
 pub mod ovmf;
+pub mod pipe;
 pub mod platforms;
 pub mod process;
 pub mod qemu;
@@ -15,6 +17,7 @@ mod tail;
 pub mod target;
 pub mod versions;
 mod vga_rom;
+pub mod watch;
 
 pub use choice::Choice;
 pub use family::{Family, Version};

@@ -60,6 +60,17 @@ impl Group {
         !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None))
     }
 
+    /// The processor's time that the leader has taken so far (proc_pid_stat(5): `utime`, `stime`).
+    pub fn processor_time(&self) -> Option<Duration> {
+        const FIELDS_BEHIND_THE_NAME: usize = 11;
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid.as_raw_pid())).ok()?;
+        let (_, rest) = text.rsplit_once(") ")?;
+        let mut fields = rest.split(' ').skip(FIELDS_BEHIND_THE_NAME);
+        let mut ticks = || fields.next()?.parse::<u64>().ok();
+        let ticks = ticks()? + ticks()?;
+        Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
     /// Interrupts the group, and gives it a moment to say where it was and to end.
     pub fn interrupt(&self) {
         // An error means that no process of the group is left.

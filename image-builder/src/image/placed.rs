@@ -44,6 +44,16 @@ impl Placed {
         Guest { placing: Placing { placed_bytes: 0, ..self.placing }, pieces }
     }
 
+    /// The guest's bytes by guest-physical address, the two marks among them.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pieces.iter().map(|(gpa, bytes)| (*gpa, &bytes[..]))
+    }
+
+    /// The state at the guest's first instruction.
+    pub fn entry(&self) -> Entry {
+        self.placing.entry
+    }
+
     /// MiB of the guest's memory.
     pub fn memory_mib(&self) -> u16 {
         (self.placing.memory_bytes >> 20) as u16

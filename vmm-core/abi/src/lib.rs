@@ -23,6 +23,7 @@ pub mod key;
 pub mod leaves;
 pub mod machine;
 pub mod monitor_image;
+pub mod peer;
 pub mod profile;
 pub mod quick;
 pub mod record;
