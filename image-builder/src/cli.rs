@@ -298,6 +298,13 @@ pub struct ImageOptions {
     /// A kernel's memory: mapped before it starts, or by pages on their first touch, to count these [default: large]
     #[arg(long, value_enum, requires = "guest")]
     pub pages: Option<Pages>,
+    /// Cut the account where the guest's console shows TEXT for the first time, and call that NAME; several by repeating it. A
+    /// kernel has marks of its own, of which one of the same name is replaced
+    #[arg(long = "mark", value_name = "NAME=TEXT")]
+    pub marks: Vec<String>,
+    /// End the run once the console of a guest without a book shows TEXT, with a full account; without it the run has failed
+    #[arg(long, value_name = "TEXT", requires = "guest", allow_hyphen_values = true)]
+    pub until: Option<String>,
     /// Take it that the guest of --guest keeps no book: compare the ledger with the emulator's log alone, however the guest ends
     #[arg(long, requires = "guest")]
     pub no_book: bool,
@@ -333,6 +340,9 @@ pub struct RunArguments {
     /// Keep every file of the run in this directory
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// The kernel's System.map: the function in which it ended is named, and with --trace each function
+    #[arg(long, value_name = "FILE", requires = "guest")]
+    pub system_map: Option<PathBuf>,
     /// The processor model of Bochs; `tollgate platforms` lists them
     #[arg(long, value_name = "MODEL")]
     pub cpu: Option<String>,
@@ -405,6 +415,9 @@ pub struct TraceArguments {
     /// The ELF file that the run had as its guest, if not the built-in one: its functions are named
     #[arg(long, value_name = "ELF")]
     pub guest: Option<PathBuf>,
+    /// The System.map of the kernel that the run had as its guest: its functions are named
+    #[arg(long, value_name = "FILE", conflicts_with = "guest")]
+    pub system_map: Option<PathBuf>,
 }
 
 /// The sign between the cells of CSV.
@@ -493,6 +506,9 @@ pub struct ReportArguments {
     /// Write to this file instead of standard output, or, with --format parquet, to this directory; it is there whole or not at all
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// The System.map of the kernel that the logs are of: the function in which it ended is named
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["merge", "follow"])]
+    pub system_map: Option<PathBuf>,
 }
 
 /// `bench`.

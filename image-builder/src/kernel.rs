@@ -12,6 +12,7 @@ use tollgate_guests::{Lowered, Request, Segment, is_bzimage, lower};
 
 use crate::debian::debian;
 use crate::image::{Placed, guest_file};
+use crate::user_space::BEFORE_COMMANDS;
 
 /// The memory of a kernel's machine, in MiB, unless asked otherwise.
 const USUAL_MEMORY_MIB: u16 = 256;
@@ -44,6 +45,15 @@ pub struct Kernel {
     pub memory_mib: Option<u16>,
 }
 
+/// The marks of every kernel's console, by name and text: its first line, its memory, and its last line. Linux writes the first lines
+/// when it has found its console.
+const MARKS: [(&str, &str); 4] = [
+    ("kernel", "Linux version "),
+    ("memory", "Memory: "),
+    ("init", "as init process"),
+    ("power-off", "reboot: Power down"),
+];
+
 /// The guest of `--guest` that is no file: Debian's kernel.
 const DEBIAN: &str = "debian";
 
@@ -56,6 +66,13 @@ impl Kernel {
     /// The memory of its machine, in MiB.
     pub fn memory_mib(&self) -> u64 {
         self.memory_mib.unwrap_or(USUAL_MEMORY_MIB).into()
+    }
+
+    /// The marks of its console, in the order in which a boot reaches them.
+    pub fn marks(&self) -> Vec<(&'static str, &'static str)> {
+        let (before, behind) = MARKS.split_at(MARKS.len() - 1);
+        let commands = self.commands.as_ref().map(|_| ("commands", BEFORE_COMMANDS));
+        before.iter().copied().chain(commands).chain(behind.iter().copied()).collect()
     }
 
     /// Its name for people.

@@ -3,6 +3,7 @@
 use tollgate_abi::bench;
 use tollgate_abi::command_line::{ALL, NONE, OptionError, Options, Selected, parse_selected};
 use tollgate_abi::machine::OPTIONS_BYTES;
+use tollgate_abi::marks::{Escaped, Text};
 use tollgate_abi::scenario::{self, Scenario};
 use tollgate_abi::workload::{TABLE, Workload};
 use tollgate_books::failure::Failure;
@@ -34,6 +35,10 @@ pub struct Selection {
     pub atlas: Option<Vec<&'static str>>,
     /// Everything else, as it is written; workloads, scenarios, book and seed are left out.
     pub run: Options<'static>,
+    /// Marks in the guest's console, by name and text.
+    pub marks: Vec<(String, String)>,
+    /// The text that ends the run.
+    pub until: Option<String>,
     /// The guest in the image.
     pub guest: GuestKind,
 }
@@ -57,7 +62,8 @@ pub fn usual_options() -> Options<'static> {
 
 impl Default for Selection {
     fn default() -> Self {
-        Self { workloads: Vec::new(), atlas: None, run: usual_options(), guest: GuestKind::BuiltIn }
+        let (marks, until) = (Vec::new(), None);
+        Self { workloads: Vec::new(), atlas: None, run: usual_options(), marks, until, guest: GuestKind::BuiltIn }
     }
 }
 
@@ -93,7 +99,11 @@ impl Selection {
         let is_without = random.is_some() || scenarios_alone || self.guest != GuestKind::BuiltIn;
         let workloads = if items.is_empty() && is_without { NONE.to_owned() } else { items.join(",") };
         let atlas = if atlas { Some(self.atlas.clone().unwrap_or_else(|| vec![ALL])) } else { None };
+        let marks: Vec<_> = self.marks.iter().map(|(name, text)| format!("{name}={}", Escaped(text))).collect();
+        let until = self.until.as_deref().map(|text| Escaped(text).to_string());
         let line = Options {
+            marks: &marks.join(","),
+            until: until.as_deref().and_then(Text::parse),
             workloads: &workloads,
             scenarios: &atlas.unwrap_or(scenarios).join(","),
             guest_keeps_book: random.is_none() && self.guest != GuestKind::WithoutBook,
@@ -102,7 +112,7 @@ impl Selection {
         }
         .to_string();
         if line.len() > OPTIONS_BYTES {
-            let sentence = format!("the list of workloads is too long: the options have {} bytes", line.len());
+            let sentence = format!("the list of workloads or marks is too long: the options have {} bytes", line.len());
             return Err(
                 Failure::usage(sentence).remedy(format_args!("name fewer; the image holds {OPTIONS_BYTES} bytes"))
             );
@@ -149,7 +159,9 @@ fn refuse(error: OptionError<'_>) -> Failure {
             let most = Workload::by_name(name).map_or(1, |workload| workload.most);
             format!("`{name}` takes 1 to {most} iterations")
         }
-        OptionError::Unknown(_) | OptionError::Value(_) => "`tollgate run --help` lists them".to_owned(),
+        OptionError::Unknown(_) | OptionError::Value(_) | OptionError::Mark(_) => {
+            "`tollgate run --help` lists them".to_owned()
+        }
     };
     Failure::usage(error).remedy(remedy)
 }
@@ -226,6 +238,19 @@ mod tests {
         let run = Options { limit_ticks: Some(5), ..usual_options() };
         let limited = Selection { run, ..Selection::default() };
         assert_eq!(limited.options().unwrap(), "leaf-map=autumn2021 watchdog=200000000 limit=5");
+    }
+
+    #[test]
+    fn marks_and_the_last_text_are_escaped() {
+        let marks = vec![("kernel".to_owned(), "Linux version ".to_owned()), ("up".to_owned(), "a,b=c".to_owned())];
+        let (until, guest) = (Some("login: ".to_owned()), GuestKind::WithoutBook);
+        let marked = Selection { marks, until, guest, ..Selection::default() }.options().unwrap();
+        assert!(marked.ends_with(" marks=kernel=Linux%20version%20,up=a%2Cb%3Dc until=login:%20"), "{marked}");
+        let texts: Vec<_> = Options::parse(&marked).unwrap().marks().map(|mark| mark.text.to_string()).collect();
+        assert_eq!(texts, ["Linux version ", "a,b=c"]);
+        let marks = (0..16).map(|at| (format!("mark-{at}"), ",".repeat(64))).collect();
+        let failure = Selection { marks, ..Selection::default() }.options().unwrap_err().to_string();
+        assert!(failure.contains("workloads or marks is too long"), "{failure}");
     }
 
     #[test]

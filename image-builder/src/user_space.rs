@@ -37,6 +37,9 @@ sleep 0.3
 poweroff -f
 "#;
 
+/// The text that the first process writes before it runs the commands. The kernel writes `init:` into other lines.
+pub const BEFORE_COMMANDS: &str = "init: Linux ";
+
 impl UserSpace {
     /// The initramfs that runs these commands, and then switches the machine off; a program that leaves a mark in the emulator's
     /// log comes first if it `is_marked`. The same files make the same bytes.
@@ -118,5 +121,6 @@ mod tests {
         let [is_in, is_not_in] =
             [&marked, &archive].map(|archive| archive.windows(mark.len()).any(|part| part == mark));
         assert!(is_in && !is_not_in);
+        assert!(INIT.split("\nsh /commands\n").next().unwrap().contains(BEFORE_COMMANDS));
     }
 }

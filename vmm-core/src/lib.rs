@@ -39,6 +39,7 @@ pub mod keys;
 pub mod ledger;
 pub mod log_room;
 pub mod machine;
+pub mod marks;
 pub mod memory;
 pub mod nested;
 pub mod paging;

@@ -95,6 +95,8 @@ pub struct Bounds {
     pub limit_tsc: u64,
     /// The limit behind such idle time.
     awake_limit_tsc: Option<u64>,
+    /// The TSC at which the last pause began.
+    pub pause_tsc: u64,
     /// Exits that the guest caused before the watchdog was started last, where that is an interrupt.
     own_exits: u64,
     /// Exits of all other vCPUs before the watchdog was started last.
@@ -167,7 +169,7 @@ impl Machine {
             memory,
             config,
             activity: Activity::default(),
-            bounds: Bounds { limit_tsc: NEVER, awake_limit_tsc: None, own_exits: 0, others_exits: 0 },
+            bounds: Bounds { limit_tsc: NEVER, awake_limit_tsc: None, pause_tsc: 0, own_exits: 0, others_exits: 0 },
             shared,
             stage: Stage::default(),
             skipped_ticks: 0,

@@ -3,6 +3,7 @@
 //! Everything here happens while no exit is open, so that it costs the account nothing.
 
 mod account;
+mod marks;
 mod recorded;
 mod scenario;
 mod smis;
@@ -24,6 +25,7 @@ use tollgate_abi::workload::{Outcome, Workload};
 use self::recorded::Traced;
 use self::smis::Smis;
 use crate::board::Board;
+use crate::console::Console;
 use crate::exit::{Backend, Pause};
 use crate::handlers::ipi;
 use crate::ledger::Book;
@@ -86,10 +88,13 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
         Pause::Profile(profile) => vcpu.set_profile(profile),
         Pause::Console { gpa, bytes } => {
             let mut console = machine.shared.board.console.lock();
-            // The range was checked at the request.
-            let _ = machine.memory.read(gpa, console.reserve(bytes));
+            console.reserve(bytes, |room| {
+                // The range was checked at the request.
+                let _ = machine.memory.read(gpa, room);
+            });
+            return shown(&mut console, machine);
         }
-        Pause::Print => print(machine),
+        Pause::Print | Pause::Look => return print(machine),
         Pause::Halted => {
             return ipi::rest(&mut vcpu.backend, machine).then_some(Outcome::HaltedForEver);
         }
@@ -99,11 +104,17 @@ pub fn pause_anywhere<B: Backend>(vcpu: &mut Vcpu<B>, pause: Pause) -> Option<Ou
     None
 }
 
-/// Takes the text of the machine's serial port for the log.
-fn print(machine: &Machine) {
+/// Takes the text of the machine's serial port for the log; `Some` if that ends the guest.
+fn print(machine: &Machine) -> Option<Outcome> {
     let mut console = machine.shared.board.console.lock();
     let lost = machine.shared.devices.serial.take(|byte| console.append(&[byte], 0));
     console.append(&[], lost);
+    shown(&mut console, machine)
+}
+
+/// Keeps the account for marks that the console shows now; `Some` if it shows the text that ends the guest.
+fn shown(console: &mut Console, machine: &Machine) -> Option<Outcome> {
+    console.marks.as_mut()?.keep(machine).then_some(Outcome::TextShown)
 }
 
 fn read_book(machine: &Machine, gpa: u64) -> Option<GuestBook> {
@@ -177,6 +188,9 @@ impl<W: Write> Session<W> {
             self.remark(format_args!("({dropped} bytes did not fit the console's buffer)"));
         }
         console.clear();
+        if let Some(marks) = &mut console.marks {
+            marks.take_reached(|mark, reached| self.mark(mark, reached));
+        }
     }
 
     /// Notes a vCPU that had not been taken off line when the guest ended.

@@ -351,6 +351,10 @@ impl<B: Backend> Vcpu<B> {
         mut pause: impl FnMut(&mut Self, Pause) -> Option<Outcome>,
     ) -> End<F> {
         let first_entry_tsc = self.backend.tsc();
+        let (board, at) = (self.machine.shared.board, self.machine.vcpu);
+        if at == 0 {
+            board.begin(first_entry_tsc);
+        }
         let ledger = book.ledger();
         ledger.first_entry();
         let (outcome, failure) = loop {
@@ -359,7 +363,10 @@ impl<B: Backend> Vcpu<B> {
             }
             match enter(self).map(|()| self.leave) {
                 Ok(Leave::Pause(what)) => {
-                    if let Some(outcome) = pause(self, what) {
+                    self.machine.bounds.pause_tsc = self.backend.tsc();
+                    let over = pause(self, what);
+                    board.add_paused(at, self.backend.tsc().wrapping_sub(self.machine.bounds.pause_tsc));
+                    if let Some(outcome) = over {
                         self.last_exit_tsc = self.backend.tsc();
                         break (outcome, None);
                     }

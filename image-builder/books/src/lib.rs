@@ -22,5 +22,6 @@ pub mod log;
 pub mod needs;
 pub mod output_file;
 pub mod report;
+pub mod symbols;
 pub mod terminal;
 pub mod trace;

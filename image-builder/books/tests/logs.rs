@@ -3,8 +3,8 @@
 mod common;
 
 use common::{
-    CPUID, ENABLED, HLT, LogText, Row, SECOND, TWO_VCPUS_AUDIT, VMCALL, WRMSR, audit_of, balanced, books, two_vcpus,
-    two_vcpus_begin, two_vcpus_end,
+    CPUID, ENABLED, HLT, LogText, Row, SECOND, TWO_VCPUS_AUDIT, VMCALL, WRMSR, audit_of, balanced, books, mark,
+    two_vcpus, two_vcpus_begin, two_vcpus_end, unreached,
 };
 use proptest::prelude::*;
 use tollgate_abi::bench::WARM_UP;
@@ -52,6 +52,47 @@ fn files_that_are_no_log_are_named() {
     assert!(matches!(LogReader::read(&[0u8; 100_000][..]), Err(LogError::NotOurs { lines: 1 })));
     let damaged = balanced().0.replace("=", "==");
     assert!(matches!(LogReader::read(damaged.as_bytes()), Err(LogError::Damaged { lines: 11 })));
+}
+
+#[test]
+fn a_mark_that_is_half_there_or_twice_is_refused() {
+    let problem = |write: fn(&mut LogText)| {
+        let mut log = LogText::default();
+        log.header("");
+        mark(&mut log, "up", "login:", [10, 0], &[CPUID]);
+        write(&mut log);
+        error_of(log.0.as_bytes())
+    };
+    let at_mark = |log: &mut LogText, name: &str, reason| {
+        let record = log.record(Kind::AtMark).word("name", name).number("reason", reason);
+        record.number("count", 1).number("cycles", 1).finish().unwrap();
+    };
+    let check = |error: String, what: &str| assert!(error.contains(what), "{error}");
+    check(problem(|log| unreached(log, "up", "x")), "repeats the mark up");
+    let mut headless = LogText::default();
+    headless.header("");
+    at_mark(&mut headless, "up", 10);
+    let lost = LogReader::read(headless.0.as_bytes()).unwrap().lost;
+    assert_eq!(lost.gaps, ["the record of the mark up"]);
+    check(
+        problem(|log| log.record(Kind::Mark).word("name", "half").text("text", "x").number("at", 1).finish().unwrap()),
+        "not all",
+    );
+    check(problem(|log| log.record(Kind::Mark).word("name", "bare").finish().unwrap()), "has no usable `text`");
+    let stray = |name, reason| {
+        let mut log = LogText::default();
+        log.header("");
+        mark(&mut log, "up", "login:", [10, 0], &[CPUID]);
+        unreached(&mut log, "off", "x");
+        at_mark(&mut log, name, reason);
+        error_of(log.0.as_bytes())
+    };
+    check(stray("off", 10), "is about the mark off, which was not reached");
+    let mut log = LogText::default();
+    log.header("");
+    mark(&mut log, "up", "login:", [10, 0], &[CPUID]);
+    at_mark(&mut log, "up", 10);
+    check(error_of(log.0.as_bytes()), "repeats reason 10 of the mark up");
 }
 
 #[test]

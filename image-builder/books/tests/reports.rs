@@ -4,8 +4,8 @@ mod common;
 
 use common::golden::golden;
 use common::{
-    CPUID, HLT, INTERRUPT, LogText, Row, SECOND, TWO_VCPUS_AUDIT, VMCALL, WRMSR, audit_of, balanced, books, two_vcpus,
-    two_vcpus_end,
+    CPUID, HLT, INTERRUPT, LogText, Row, SECOND, TWO_VCPUS_AUDIT, VMCALL, WRMSR, audit_of, balanced, books, boot, mark,
+    paused_total, two_vcpus, two_vcpus_end,
 };
 use tollgate_abi::ExitReason;
 use tollgate_abi::figures::Figures;
@@ -208,6 +208,35 @@ fn what_decides_the_cost_of_exits_on_silicon_is_told_where_the_processor_tells_i
 fn what_a_reason_divides_into_is_shown() {
     let divided = [audited_by("divided.log", &divided(), None)];
     golden("divided.txt", &render(&divided, Format::Table));
+}
+
+#[test]
+fn a_boot_is_shown_in_phases() {
+    let boot = [audited_by("boot.log", &boot("powered-off"), None)];
+    golden("boot.txt", &render(&boot, Format::Table));
+    golden("boot.json", &render(&boot, Format::Json));
+    golden("boot.html", &render(&boot, Format::Html));
+}
+
+#[test]
+fn a_boot_is_steady_where_no_phase_has_twice_the_rate_of_another() {
+    let answer = |exits: u64| {
+        let mut log = LogText::default();
+        log.header("workloads=none book=none");
+        let rows = |count| [Row { count, ..CPUID }];
+        mark(&mut log, "first", "x", [10_000_000, 0], &rows(1000));
+        mark(&mut log, "second", "y", [10_000_001, 0], &rows(1001));
+        paused_total(&mut log, &rows(1001 + exits), [20_000_000, 0]);
+        log.stop("reset");
+        log.verdict("balanced", "");
+        let table = render(&[titled("", &log, false)], Format::Table);
+        let answer = table.lines().find(|line| line.contains("exits in a million ticks")).unwrap();
+        answer.split(':').next().unwrap().to_owned()
+    };
+    assert_eq!(
+        [answer(1900), answer(2100), answer(600), answer(400)],
+        ["Steadily", "In bursts", "Steadily", "In bursts"]
+    );
 }
 
 #[test]

@@ -2,13 +2,15 @@
 
 mod common;
 
-use common::{CPUID, LogText, balanced};
+use common::{CPUID, LogText, balanced, boot};
 use tollgate_abi::exit_reason::Status as ExitStatus;
 use tollgate_abi::record::Kind;
 use tollgate_abi::workload::Outcome;
 use tollgate_books::account::Account;
 use tollgate_books::failure::Status;
 use tollgate_books::log::{LogReader, Named};
+use tollgate_books::report::{Format, Titled, render};
+use tollgate_books::symbols::Symbols;
 
 fn account_of(log: &LogText) -> Account {
     Account::new(&LogReader::read(log.0.as_bytes()).unwrap(), None, None)
@@ -98,6 +100,32 @@ fn a_kernel_that_gives_up_has_failed_however_it_ends() {
     assert_eq!(hangs.verdict.to_string(), "stopped: 5 exits; its last line: waiting");
     let keeps_a_book = account("workloads=none", "stopped", &[panic]);
     assert_eq!(keeps_a_book.verdict.to_string(), "stopped: 5 exits", "its text is a workload's");
+}
+
+#[test]
+fn a_kernel_that_stops_between_two_marks_is_told_where() {
+    let hangs = account_of(&boot("limit-reached"));
+    let expected = "stopped: 35697 exits; the guest keeps no book, and ended; its last line: [    0.400000] Run /init as init \
+                    process; it reached the mark init, and not up (`login:`)";
+    assert_eq!((hangs.verdict.to_string().as_str(), hangs.status), (expected, Status::Differs));
+    assert_eq!(account_of(&boot("powered-off")).status, Status::Balanced, "a mark is no goal");
+}
+
+#[test]
+fn the_place_of_an_end_is_named_where_symbols_are_known() {
+    let mut log = LogText::default();
+    log.header("workloads=none book=none");
+    log.exit(&CPUID);
+    log.total(5, 5, 350);
+    log.stop("halted-for-ever");
+    log.verdict("stopped", "5 exits; the guest keeps no book, and ended as halted-for-ever at 0x100000");
+    let mut account = account_of(&log);
+    account.name_end(&Symbols::of_map(b"fffff T before\n").unwrap());
+    assert_eq!(account.stop.as_ref().unwrap().symbol, None);
+    account.name_end(&Symbols::of_map(b"fff00 T default_idle\n100100 T behind\n").unwrap());
+    assert!(account.verdict.to_string().ends_with("at 0x100000 (default_idle+0x100/0x200)"), "{}", account.verdict);
+    let table = render(&[Titled { title: String::new(), account }], Format::Table);
+    assert!(table.contains("last exit: halted-for-ever, RIP 0x100000 (default_idle+0x100/0x200)"), "{table}");
 }
 
 #[test]

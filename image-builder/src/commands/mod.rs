@@ -10,6 +10,7 @@ mod follow;
 mod fuzz;
 mod image;
 mod manual;
+mod marks;
 mod one_image;
 mod outcome;
 mod peer;
@@ -19,6 +20,7 @@ mod reading;
 mod report;
 mod run;
 mod stick;
+mod system_map;
 mod tables;
 mod trace;
 
@@ -46,7 +48,10 @@ pub fn run(command: Command) -> Result<Status, Failure> {
         Command::Run(arguments) => run::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
-        Command::Trace(arguments) => trace::write(&arguments.log, arguments.guest.as_deref(), &arguments.out),
+        Command::Trace(arguments) => {
+            let map = arguments.system_map.as_deref().map(system_map::read).transpose()?;
+            trace::write(&arguments.log, map, arguments.guest.as_deref(), &arguments.out)
+        }
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Peer(arguments) => peer::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
@@ -116,7 +121,8 @@ impl ImageOptions {
             };
             Failure::usage(format_args!("there is no term `{}`", self.leaf_map)).remedy(remedy)
         })?;
-        let (random, kernel) = (self.wants_random(), self.kernel(None).is_some());
+        let as_kernel = self.kernel(None);
+        let (random, kernel) = (self.wants_random(), as_kernel.is_some());
         if kernel && !self.workloads.is_empty() {
             let sentence = "a kernel runs no workloads, and --workload names some";
             return Err(Failure::usage(sentence).remedy("leave --workload out"));
@@ -130,6 +136,11 @@ impl ImageOptions {
             let sentence = "a random guest takes the guest's place, and --guest names another";
             return Err(Failure::usage(sentence).remedy("leave one of the two out"));
         }
+        let guest = match (&self.guest, self.no_book || kernel) {
+            (None, _) => GuestKind::BuiltIn,
+            (Some(_), false) => GuestKind::Other,
+            (Some(_), true) => GuestKind::WithoutBook,
+        };
         Ok(Selection {
             workloads: self.workloads.clone(),
             atlas: None,
@@ -150,11 +161,9 @@ impl ImageOptions {
                 without_missing_cpus: self.missing_cpus == MissingCpus::GoOn,
                 ..Options::default()
             },
-            guest: match (&self.guest, self.no_book || kernel) {
-                (None, _) => GuestKind::BuiltIn,
-                (Some(_), false) => GuestKind::Other,
-                (Some(_), true) => GuestKind::WithoutBook,
-            },
+            marks: marks::of(&as_kernel.map_or_else(Vec::new, |kernel| kernel.marks()), &self.marks)?,
+            until: self.until.as_deref().map(|text| marks::until(text, guest)).transpose()?,
+            guest,
         })
     }
 }

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use tollgate_books::account::{MOST_KINDS, Merge};
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::{CsvSigns, Format, Look, Order, Report, Titled, render_merged};
+use tollgate_books::symbols::Symbols;
 use tollgate_books::terminal::Terminal;
 
 use super::data_set;
 use super::destination::Destination;
 use super::follow;
 use super::reading::Reading;
+use super::system_map;
 use crate::cli::{Delimiter, ReportArguments, ReportFormat};
 
 /// Reports all logs that can be used, each as it is read; the status is the worst of them.
@@ -23,6 +25,7 @@ pub(super) fn run(arguments: &ReportArguments) -> Result<Status, Failure> {
         return data_set::write(paths, arguments.out.as_deref());
     };
     let look = look(arguments);
+    let map = arguments.system_map.as_deref().map(system_map::read).transpose()?;
     let destination = Destination::open(arguments.out.as_deref())?;
     if arguments.follow {
         let [path] = paths else {
@@ -32,7 +35,11 @@ pub(super) fn run(arguments: &ReportArguments) -> Result<Status, Failure> {
         };
         return follow::run(path, format, look, destination);
     }
-    if arguments.merge { merge(format, paths, look, destination) } else { each(format, paths, look, destination) }
+    if arguments.merge {
+        merge(format, paths, look, destination)
+    } else {
+        each(format, paths, map.as_ref(), look, destination)
+    }
 }
 
 /// Refuses options that the form does not have.
@@ -53,6 +60,10 @@ fn check(arguments: &ReportArguments) -> Result<(), Failure> {
         let what = "a log that is followed goes into no data set";
         return Err(Failure::usage(what).remedy("name another format, and report the log again when it is whole"));
     }
+    if arguments.system_map.is_some() && format.is_none() {
+        let what = "--system-map names the functions in which kernels ended, and a data set has none";
+        return Err(Failure::usage(what).remedy("leave it out"));
+    }
     if arguments.merge && format.is_none() {
         let what = "a data set has every run by itself";
         return Err(Failure::usage(what).remedy("leave --merge out; the engines that read it add up"));
@@ -68,7 +79,13 @@ fn look(arguments: &ReportArguments) -> Look {
     Look { order: arguments.order, histogram: arguments.histogram, terminal, csv }
 }
 
-fn each(format: Format, paths: &[PathBuf], look: Look, out: Destination) -> Result<Status, Failure> {
+fn each(
+    format: Format,
+    paths: &[PathBuf],
+    map: Option<&Symbols>,
+    look: Look,
+    out: Destination,
+) -> Result<Status, Failure> {
     let mut reading = Reading::new(paths);
     // One file may have several runs: the first two tell.
     let mut first: VecDeque<_> = reading.next()?.into_iter().collect();
@@ -76,7 +93,10 @@ fn each(format: Format, paths: &[PathBuf], look: Look, out: Destination) -> Resu
     let several = paths.len() > 1 || paths.iter().any(|path| path.is_dir()) || first.len() > 1;
     let mut report = Report::new(out, format, several, look);
     let mut wrong = None;
-    while let Some((title, _, account)) = first.pop_front().map_or_else(|| reading.next(), |run| Ok(Some(run)))? {
+    while let Some((title, _, mut account)) = first.pop_front().map_or_else(|| reading.next(), |run| Ok(Some(run)))? {
+        if let Some(map) = map {
+            account.name_end(map);
+        }
         if report.is_full() {
             let most = report.most();
             return Err(Failure::usage(format_args!("this form has room for {most} runs, and there are more"))

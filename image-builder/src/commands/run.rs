@@ -9,7 +9,7 @@ use tollgate_books::trace::Form;
 use super::boot::choose;
 use super::one_image::run_image;
 use super::place::Place;
-use super::{atlas, print, trace};
+use super::{atlas, print, system_map, trace};
 use crate::cli::RunArguments;
 use crate::emulator::{SERIAL, Target};
 use crate::selection::DEFAULT_WATCHDOG_TICKS;
@@ -33,12 +33,16 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;
     // Checked now, and not only when the run is over.
+    let map = arguments.system_map.as_deref().map(system_map::read).transpose()?;
     arguments.html.iter().chain(&arguments.trace).try_for_each(|path| output_file::can_be_written(path))?;
-    let (title, account) = if arguments.image.wants_atlas() {
+    let (title, mut account) = if arguments.image.wants_atlas() {
         atlas::run(arguments, &selection, target, &place)?
     } else {
         run_image(arguments, &options, target, place.path())?
     };
+    if let Some(map) = &map {
+        account.name_end(map);
+    }
     let titled = [Titled { title, account }];
     let printed =
         print(&if arguments.json { render(&titled, Format::Json) } else { render_on(&titled, Terminal::of_stdout()) });
@@ -49,7 +53,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     // A kernel's functions are not known.
     let guest = arguments.image.guest.as_deref().filter(|_| arguments.image.kernel(None).is_none());
     let log = place.path().join(SERIAL);
-    let traced = arguments.trace.iter().try_for_each(|path| trace::write(&log, guest, path).map(drop));
+    let traced = arguments.trace.as_ref().map_or(Ok(()), |path| trace::write(&log, map, guest, path).map(drop));
     let status = titled[0].account.status;
     match printed.and(kept).and(paged).and(traced) {
         Err(failure) if status > failure.status => {

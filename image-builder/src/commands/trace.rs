@@ -8,12 +8,12 @@ use tollgate_books::trace::{Symbols, export};
 
 use crate::image::{GUEST_ELF, guest_file, guest_mark};
 
-/// Writes the trace of a log into a file.
+/// Writes the trace of a log into a file, with the functions of `map`, or else with those of its guest's file.
 ///
 /// # Errors
 /// The log, the guest or the file can't be used; see [`export`].
-pub(super) fn write(log: &Path, guest: Option<&Path>, out: &Path) -> Result<Status, Failure> {
-    export(log, |mark| symbols(mark, guest), out)
+pub(super) fn write(log: &Path, map: Option<Symbols>, guest: Option<&Path>, out: &Path) -> Result<Status, Failure> {
+    export(log, |mark| map.map_or_else(|| symbols(mark, guest), Ok), out)
 }
 
 /// The functions of the guest with a mark: the one in `guest`, or the built-in one. None, with a message on standard error, if the

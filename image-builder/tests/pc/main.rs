@@ -6,6 +6,7 @@ mod apic;
 mod common;
 mod guest;
 mod idle;
+mod marks;
 mod pages;
 mod stick;
 

@@ -11,6 +11,7 @@ use core::fmt;
 use crate::bench::{self, Bench, EVERY};
 use crate::leaves::LeafMap;
 use crate::machine::MOST_VCPUS;
+use crate::marks::{self, MOST_MARKS, Text};
 use crate::scenario::{self, Scenario};
 use crate::workload::{TABLE, Workload};
 
@@ -116,6 +117,10 @@ options! {
     accounting: bool = true, "accounting", Words("on", "off"), Else;
     /// A mark of the guest's file, in hexadecimal. A log that has a trace has it, so that addresses are named by the right file.
     guest: Option<u32> = None, "guest", Maybe(Mark), Else;
+    /// Marks in the guest's console, as [`marks`] writes them; empty for none.
+    marks: &'a str = "", "marks", Marks, Else;
+    /// The text that ends the run once the console shows it. A guest without it has not done what it was to do.
+    until: Option<Text<'a>> = None, "until", Maybe(Shown), Else;
 }
 
 /// A form of values. Another value is refused, by an error that says more than [`OptionError::Value`] where there is one.
@@ -257,6 +262,43 @@ impl<'a> Form<'a> for Scenarios {
     }
 }
 
+/// Marks in the console, each of another name.
+struct Marks;
+
+impl<'a> Form<'a> for Marks {
+    type Value = &'a str;
+
+    fn read(&self, text: &'a str) -> Result<&'a str, Option<OptionError<'a>>> {
+        let is_new = |name: &str, at: usize| marks::items(text).take(at).flatten().all(|before| before.name != name);
+        for (at, mark) in marks::items(text).enumerate() {
+            let mark = mark.map_err(|item| Some(OptionError::Mark(item)))?;
+            if at == MOST_MARKS || !is_new(mark.name, at) {
+                return Err(Some(OptionError::Mark(mark.name)));
+            }
+        }
+        Ok(text)
+    }
+
+    fn write(&self, value: &'a str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value)
+    }
+}
+
+/// A text of the console.
+struct Shown;
+
+impl<'a> Form<'a> for Shown {
+    type Value = Text<'a>;
+
+    fn read(&self, text: &'a str) -> Result<Text<'a>, Option<OptionError<'a>>> {
+        Text::parse(text).ok_or(None)
+    }
+
+    fn write(&self, value: Text<'a>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value.escaped())
+    }
+}
+
 /// All scenarios.
 pub const ALL: &str = "all";
 /// No workload.
@@ -275,6 +317,8 @@ pub enum OptionError<'a> {
     Scenario(&'a str),
     /// A number of iterations that the workload does not take.
     Iterations(&'a str),
+    /// A mark that is none, that repeats another's name, or that is one too many.
+    Mark(&'a str),
 }
 
 impl fmt::Display for OptionError<'_> {
@@ -290,6 +334,9 @@ impl fmt::Display for OptionError<'_> {
             OptionError::Value(word) => write!(f, "option `{word}` has a value that it does not take"),
             OptionError::Workload(name) => write!(f, "there is no workload `{name}`"),
             OptionError::Scenario(name) => write!(f, "there is no scenario `{name}`"),
+            OptionError::Mark(item) => {
+                write!(f, "`{item}` is no mark: there are at most {MOST_MARKS}, each a name of its own with a text")
+            }
             OptionError::Iterations(item) => {
                 write!(f, "`{item}` asks for a number of iterations that the workload does not take")
             }
@@ -347,6 +394,11 @@ impl<'a> Options<'a> {
         let named = self.scenarios;
         let wanted = move |scenario: &&Scenario| named == ALL || named.split(',').any(|name| name == scenario.name);
         scenario::TABLE.iter().filter(wanted)
+    }
+
+    /// The marks in the guest's console.
+    pub fn marks(&self) -> impl Iterator<Item = marks::Mark<'a>> + use<'a> {
+        marks::items(self.marks).flatten()
     }
 
     /// The runs of each scenario; if it is timed, the first ones give no sample.
@@ -420,11 +472,14 @@ mod tests {
                 rate_step_ticks: 8,
                 accounting: false,
                 guest: Some(9),
+                marks: "one=a%20b,two=c",
+                until: Text::parse("%20d"),
             },
             "leaf-map=autumn2022 watchdog=1 limit=2 workloads=cpuid:3 book=none scenarios=all random=4 scenario-samples=5 cpus=6 \
-             missing-cpus=go-on idle=skipped console=screen pages=4k keys=on trace=7 rate-step=8 accounting=off guest=0x9",
+             missing-cpus=go-on idle=skipped console=screen pages=4k keys=on trace=7 rate-step=8 accounting=off guest=0x9 \
+             marks=one=a%20b,two=c until=%20d",
         );
-        assert_eq!(KEYS.len(), 18);
+        assert_eq!(KEYS.len(), 20);
     }
 
     #[test]
@@ -466,6 +521,12 @@ mod tests {
         check("book=red", OptionError::Value("book=red"));
         check("random=", OptionError::Value("random="));
         check("random=18446744073709551616", OptionError::Value("random=18446744073709551616"));
+        check("marks=a=b,a=c", OptionError::Mark("a"));
+        check("marks=a=b,c", OptionError::Mark("c"));
+        let many = (0..=MOST_MARKS).map(|at| std::format!("m{at}=x")).collect::<Vec<_>>().join(",");
+        assert_eq!(Options::parse(&std::format!("marks={many}")), Err(OptionError::Mark("m16")));
+        check("until=", OptionError::Value("until="));
+        check("until=%0A", OptionError::Value("until=%0A"));
         check("workloads=cpuid:0", OptionError::Iterations("cpuid:0"));
         check("workloads=memory:99999", OptionError::Iterations("memory:99999"));
     }

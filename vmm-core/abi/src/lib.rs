@@ -22,6 +22,7 @@ pub mod judgement;
 pub mod key;
 pub mod leaves;
 pub mod machine;
+pub mod marks;
 pub mod monitor_image;
 pub mod peer;
 pub mod profile;

@@ -126,6 +126,8 @@ pub enum Outcome {
     PoweredOff,
     /// The guest had the machine start again.
     Reset,
+    /// The console showed the text that was to end the run.
+    TextShown,
     /// A triple fault.
     TripleFault,
     /// An access outside the guest's memory.
@@ -156,11 +158,12 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 17] = [
+    pub const ALL: [Outcome; 18] = [
         Outcome::Exited,
         Outcome::ExitedWithoutBook,
         Outcome::PoweredOff,
         Outcome::Reset,
+        Outcome::TextShown,
         Outcome::TripleFault,
         Outcome::OutsideMemory,
         Outcome::NoExits,
@@ -183,6 +186,7 @@ impl Outcome {
             Outcome::ExitedWithoutBook => "exited-without-book",
             Outcome::PoweredOff => "powered-off",
             Outcome::Reset => "reset",
+            Outcome::TextShown => "text-shown",
             Outcome::TripleFault => "triple-fault",
             Outcome::OutsideMemory => "outside-memory",
             Outcome::NoExits => "no-exits",
@@ -199,9 +203,9 @@ impl Outcome {
         }
     }
 
-    /// Whether the guest ended because it meant to.
+    /// Whether the guest ended because it meant to, or as it was asked for.
     pub const fn is_intended(self) -> bool {
-        matches!(self, Outcome::Exited | Outcome::PoweredOff | Outcome::Reset)
+        matches!(self, Outcome::Exited | Outcome::PoweredOff | Outcome::Reset | Outcome::TextShown)
     }
 
     /// The inverse of [`Outcome::name`].

@@ -21,6 +21,7 @@ use vmm_core::host::registers::{NEVER, tsc};
 use vmm_core::keys::Keyed;
 use vmm_core::ledger::{Book, Ledger, Unaccounted};
 use vmm_core::machine::{Configuration, Machine, Parts, Shared};
+use vmm_core::marks::Marks;
 use vmm_core::nested::Table;
 use vmm_core::recorder::Recorded;
 use vmm_core::recording::{Recording, Slot};
@@ -55,6 +56,10 @@ where
     Keyed: ExitPath<B>,
     Recorded: ExitPath<B>,
 {
+    if let Some(marks) = Marks::of(&options) {
+        marks.texts().for_each(|text| DEVICES.serial.wait_for(text.bytes()));
+        BOARD.console.lock().marks = Some(Box::new(marks));
+    }
     let limit_ticks = options.limit_ticks.unwrap_or_else(|| LIMIT_SECONDS * processor::tsc_hz());
     let plan = Plan::<B> { capabilities, guest, options, limit_ticks, all_ports: all_ports() };
     let stack: fn(Recording) -> &'static dyn AnyStack<B> = match options {

@@ -1,4 +1,4 @@
-//! The ends of vCPUs, of the guest and of the monitor, and the time that the guests ran.
+//! The ends of vCPUs, of the guest and of the monitor, and the time that the guests ran or stood still.
 
 use core::sync::atomic::Ordering;
 
@@ -18,6 +18,26 @@ impl Board {
     /// TSC ticks that a vCPU's guest has run.
     pub fn elapsed_tsc(&self, at: usize) -> u64 {
         self.seats[at].elapsed_tsc.load(Ordering::Relaxed)
+    }
+
+    /// Adds to the time of a vCPU's pauses, in which the monitor works and no exit is open.
+    pub fn add_paused(&self, at: usize, ticks: u64) {
+        self.seats[at].paused_tsc.fetch_add(ticks, Ordering::Relaxed);
+    }
+
+    /// TSC ticks of a vCPU's pauses.
+    pub fn paused_tsc(&self, at: usize) -> u64 {
+        self.seats[at].paused_tsc.load(Ordering::Relaxed)
+    }
+
+    /// Says at which TSC vCPU 0 is entered first.
+    pub fn begin(&self, tsc: u64) {
+        self.first_entry_tsc.store(tsc, Ordering::Relaxed);
+    }
+
+    /// The TSC at which vCPU 0 was entered first.
+    pub fn first_entry_tsc(&self) -> u64 {
+        self.first_entry_tsc.load(Ordering::Relaxed)
     }
 
     /// Notes the end of a vCPU. True if that ends the guest and no other vCPU has ended it before.

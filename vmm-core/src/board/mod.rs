@@ -39,6 +39,8 @@ struct Seat {
     apic_id: AtomicU32,
     /// TSC ticks that the vCPU's guest has run, over all its runs.
     elapsed_tsc: AtomicU64,
+    /// TSC ticks of its pauses among these.
+    paused_tsc: AtomicU64,
     /// 1 while an interrupt of its own timer is to come.
     timer: AtomicU32,
     /// The time at which its timer fires, from its halt on; [`u64::MAX`] for never.
@@ -67,6 +69,8 @@ pub struct Board {
     asked: AtomicU32,
     /// Processors that have no guest to run and send signals.
     servants: AtomicU32,
+    /// The TSC at which vCPU 0 was entered first.
+    first_entry_tsc: AtomicU64,
     /// The TSC at which the run ends at the latest.
     limit_tsc: AtomicU64,
     /// TSC ticks by which the guest's clock has been moved on.
@@ -90,6 +94,7 @@ impl Board {
                     condition: AtomicU32::new(Condition::Absent as u32),
                     apic_id: AtomicU32::new(0),
                     elapsed_tsc: AtomicU64::new(0),
+                    paused_tsc: AtomicU64::new(0),
                     timer: AtomicU32::new(0),
                     deadline: AtomicU64::new(0),
                     skipped_ticks: AtomicU64::new(0),
@@ -102,6 +107,7 @@ impl Board {
             culprit: AtomicU32::new(0),
             asked: AtomicU32::new(0),
             servants: AtomicU32::new(0),
+            first_entry_tsc: AtomicU64::new(0),
             limit_tsc: AtomicU64::new(0),
             skipped_ticks: AtomicU64::new(0),
             patience_ticks: AtomicU64::new(0),

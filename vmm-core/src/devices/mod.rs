@@ -13,6 +13,7 @@ pub mod pages;
 pub mod ports;
 pub mod power;
 pub mod serial;
+mod tails;
 
 use tollgate_abi::machine::MOST_VCPUS;
 
@@ -45,6 +46,8 @@ pub enum Effect {
     None,
     /// The serial port has a line for the log.
     Print,
+    /// The serial port has text that may be waited for.
+    Look,
     /// The machine is switched off.
     PowerOff,
     /// The machine starts again.

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
 
 use super::Effect;
+use super::tails::Tails;
 
 /// The registers, by their offset from the first port.
 mod register {
@@ -62,6 +63,7 @@ pub struct Serial {
     sent_waits: AtomicBool,
     text: [AtomicU8; TEXT_BYTES],
     used: AtomicUsize,
+    tails: Tails,
 }
 
 impl Default for Serial {
@@ -83,7 +85,13 @@ impl Serial {
             sent_waits: AtomicBool::new(false),
             text: [const { AtomicU8::new(0) }; _],
             used: AtomicUsize::new(0),
+            tails: Tails::new(),
         }
+    }
+
+    /// Has the effect of a byte tell whether it may be the last of this text. Before the guest runs.
+    pub fn wait_for(&self, text: impl Iterator<Item = u8>) {
+        self.tails.wait_for(text);
     }
 
     fn divisor_is_shown(&self) -> bool {
@@ -154,7 +162,14 @@ impl Serial {
             place.store(byte, Relaxed);
         }
         self.used.store(at + 1, Release);
-        if byte == b'\n' || at + 1 >= LINE_BYTES { Effect::Print } else { Effect::None }
+        let may_be_waited_for = self.tails.take(byte);
+        if byte == b'\n' || at + 1 >= LINE_BYTES {
+            Effect::Print
+        } else if may_be_waited_for {
+            Effect::Look
+        } else {
+            Effect::None
+        }
     }
 
     /// Takes the text that is not in the log yet, byte by byte, and returns the number of bytes that found no room in it.
@@ -193,6 +208,15 @@ mod tests {
         let last = (0..TEXT_BYTES + 3).map(|_| serial.write(DATA, b'y')).last();
         assert_eq!(last, Some(Effect::Print));
         assert_eq!(taken(&serial), (std::vec![b'y'; TEXT_BYTES], 3));
+    }
+
+    #[test]
+    fn a_text_that_is_waited_for_need_not_be_a_line() {
+        let serial = Serial::default();
+        serial.wait_for(b"login: ".iter().copied());
+        let effects: Vec<_> = b"a login: \n".iter().map(|&byte| serial.write(DATA, byte)).collect();
+        assert!(effects[..8].iter().all(|effect| *effect == Effect::None));
+        assert_eq!(effects[8..], [Effect::Look, Effect::Print]);
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum Pause {
     },
     /// Take the serial port's text for the log.
     Print,
+    /// Look for marks in the serial port's text, which goes to the log with the rest of its line.
+    Look,
     /// Say that this vCPU halts, which it does at the next entry.
     Halted,
     /// Enter through the stub of another mode of the processor.

@@ -63,6 +63,7 @@ fn of_effect(effect: Effect) -> Action {
     match effect {
         Effect::None => Action::Advance,
         Effect::Print => Action::AdvanceAndPause(Pause::Print),
+        Effect::Look => Action::AdvanceAndPause(Pause::Look),
         Effect::PowerOff => Action::Stop(Outcome::PoweredOff),
         Effect::Reset => Action::Stop(Outcome::Reset),
     }
@@ -114,7 +115,7 @@ fn string<B: Backend>(
         let bytes = elements * u64::from(access.bytes);
         match piece(access, reached, linear, bytes as usize, backend, machine) {
             Ok(Effect::None) => {}
-            Ok(last) => effect = last,
+            Ok(more) => effect = both(effect, more),
             Err(fault) => return fault.into(),
         }
         let next = if backwards { pointer.wrapping_sub(bytes) } else { pointer.wrapping_add(bytes) };
@@ -162,10 +163,20 @@ fn piece<B: Backend>(
         value[..size].copy_from_slice(element);
         match machine.devices.ports.write(reached, access.bytes, u32::from_le_bytes(value)) {
             Effect::None => {}
-            last => effect = last,
+            more => effect = both(effect, more),
         }
     }
     Ok(effect)
+}
+
+/// The effect of two writes in a row: the second's, unless the first's comprises it.
+#[cold]
+#[inline(never)]
+fn both(first: Effect, second: Effect) -> Effect {
+    match (first, second) {
+        (Effect::Print, Effect::Look) => first,
+        _ => second,
+    }
 }
 
 #[cfg(test)]

@@ -9,10 +9,12 @@ use tollgate_abi::figures::Figures;
 use tollgate_abi::hypercall::Book as GuestBook;
 use tollgate_abi::judgement::Judgement;
 use tollgate_abi::key::Key;
+use tollgate_abi::marks::Text;
 use tollgate_abi::record::records;
 use tollgate_abi::workload::Outcome;
 
 use super::{Books, Session, any, counts, keeps, looks, print, read_book};
+use crate::board::Board;
 use crate::ended::{Ended, GuestExit};
 use crate::figures::KeyRow;
 use crate::ledger::{Book, Imbalance, Ledger};
@@ -31,16 +33,10 @@ struct Case<'a> {
     /// The number of vCPUs.
     vcpus: usize,
     ended: &'a Ended,
+    /// The text that was to end the run.
+    until: Option<Text<'a>>,
     /// The book that the guest handed over.
     book: Option<&'a GuestBook>,
-}
-
-/// The time of a vCPU's guest, in TSC ticks.
-struct Elapsed {
-    /// The ticks of the processor.
-    tsc: u64,
-    /// Those of the guest's clock that were skipped.
-    skipped: u64,
 }
 
 /// The last record.
@@ -56,8 +52,9 @@ impl<W: Write> Session<W> {
     #[inline(never)]
     pub fn finish(&mut self, machine: &Machine, books: &Books, keep_end: fn() -> usize) -> Ending {
         let board = machine.shared.board;
-        print(machine);
+        let _ = print(machine);
         self.print_console(board);
+        self.marks_not_reached(board);
         let fault = board.fault();
         let culprit = fault.vcpu().or(board.culprit()).unwrap_or(0);
         let mut ended = match fault.vcpu() {
@@ -76,8 +73,7 @@ impl<W: Write> Session<W> {
         }
         if keeps(books) {
             for (number, &account) in books.iter().enumerate() {
-                let elapsed = Elapsed { tsc: board.elapsed_tsc(number), skipped: board.skipped_on(number) };
-                self.ledger(number, account, &machine.config.enabled_in_any_profile, elapsed);
+                self.ledger(number, account, &machine.config.enabled_in_any_profile, board);
             }
             let tally = book.iter().flat_map(|book| book.tally.iter().enumerate());
             for (number, &count) in tally.filter(|&(_, &count)| count > 0) {
@@ -109,6 +105,7 @@ impl<W: Write> Session<W> {
             .iter()
             .enumerate()
             .find_map(|(number, account)| account.ledger().check().err().map(|imbalance| (number, imbalance)));
+        let until = board.console.lock().marks.as_ref().and_then(|marks| marks.until());
         self.judge(&Case {
             counts: &counts(books),
             imbalance,
@@ -116,12 +113,13 @@ impl<W: Write> Session<W> {
             culprit,
             vcpus: books.len(),
             ended: &ended,
+            until,
             book: book.as_ref(),
         })
     }
 
     #[inline(never)]
-    fn ledger(&mut self, vcpu: usize, account: &dyn Book, enabled: &Controls, elapsed: Elapsed) {
+    fn ledger(&mut self, vcpu: usize, account: &dyn Book, enabled: &Controls, board: &Board) {
         let ledger = account.ledger();
         for number in 0..ROWS {
             let reason = ExitReason(number as u16);
@@ -144,9 +142,10 @@ impl<W: Write> Session<W> {
             exits: ledger.exits(),
             entries: ledger.entries(),
             cycles: ledger.cycles(),
-            elapsed: elapsed.tsc,
-            skipped: any(elapsed.skipped),
+            elapsed: board.elapsed_tsc(vcpu),
+            skipped: any(board.skipped_on(vcpu)),
             smis: self.smis_in_run().filter(|_| vcpu == 0),
+            paused: any(board.paused_tsc(vcpu)),
         };
         let _ = record.write(&mut self.out);
     }
@@ -189,7 +188,7 @@ impl<W: Write> Session<W> {
 
     #[inline(never)]
     fn judge(&mut self, case: &Case<'_>) -> Ending {
-        let &Case { counts, imbalance, keeps, culprit, vcpus, ended, book } = case;
+        let &Case { counts, imbalance, keeps, culprit, vcpus, ended, until, book } = case;
         let unbooked = self.unbooked;
         let booked = |book: &GuestBook, row: usize| book.tally[row] + unbooked[row];
         let unequal = |book: &GuestBook| (0..ROWS).find(|&row| keeps && booked(book, row) != counts[row]);
@@ -204,6 +203,10 @@ impl<W: Write> Session<W> {
         if !self.guest_keeps_book && !matches!(ended.outcome, Outcome::EntryFailed | Outcome::UnhandledExit) {
             let (exits, outcome, rip) = (counts.iter().sum::<u64>(), ended.outcome.name(), ended.rip);
             let detail = format_args!("{exits} exits; the guest keeps no book, and ended as {outcome} at {rip:#x}");
+            if let Some(text) = until.filter(|_| ended.outcome != Outcome::TextShown) {
+                return self
+                    .verdict(&fail(Judgement::Stopped, format_args!("{detail}, before its console showed `{text}`")));
+            }
             return if self.any_end_will_do || ended.outcome.is_intended() {
                 self.verdict(&Verdict { ending: Ending::Pass, result: Judgement::Balanced, detail })
             } else {

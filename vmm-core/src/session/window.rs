@@ -64,8 +64,11 @@ impl<W: Write> Session<W> {
                 self.end(vcpu, books, book_gpa, Handed { samples_gpa, call_cycles }, tsc);
             }
             Pause::Print => {
-                print(&vcpu.machine);
+                let over = print(&vcpu.machine);
                 self.print_console(vcpu.machine.shared.board);
+                if over.is_some() {
+                    return over;
+                }
             }
             elsewhere => return pause_anywhere(vcpu, elsewhere),
         }

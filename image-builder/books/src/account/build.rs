@@ -9,7 +9,7 @@ use tollgate_abi::record::Kind;
 use super::findings::Findings;
 use super::{
     Account, Book, LogFacts, PlatformFacts, Reason, SCHEMA, SUMS_ONLY, Totals, Verdict, WorkloadAccount, cpuid, parts,
-    recorded, row_name, vcpus, verify,
+    phases, recorded, row_name, vcpus, verify,
 };
 use crate::audit::Audit;
 use crate::log::{ExitRow, Judged, Log, Named, WorkloadRun};
@@ -66,6 +66,8 @@ impl Account {
                 .map_or(0..0, |options| header.vcpus..options.cpus.into())
                 .collect(),
             audit_limit: audit.filter(|audit| !audit.tells_cpus()).map(|_| SUMS_ONLY),
+            phases: if has_ledger { phases::phases(log, &reasons, &totals) } else { Vec::new() },
+            marks: phases::marks(log),
             totals,
             reasons,
             per_vcpu,

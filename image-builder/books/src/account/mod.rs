@@ -12,6 +12,7 @@ mod findings;
 mod many;
 mod merge;
 mod parts;
+pub mod phases;
 mod predictions;
 mod recorded;
 mod vcpus;
@@ -22,6 +23,7 @@ pub use books::Book;
 pub use cpuid::{CpuidValue, Unit};
 pub use many::{Accounted, Many};
 pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
+pub use phases::{Mark, Phase, PhaseReason};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
 pub use verdict::Verdict;
@@ -35,6 +37,7 @@ use tollgate_abi::exit_reason::{Status as ExitStatus, UNKNOWN_ROW};
 use crate::exits::Exits;
 use crate::failure::Status;
 use crate::log::{Judged, KeyCount, KeyRow, Named, ScenarioRun, Silicon, Stop, VariantRow};
+use crate::symbols::Symbols;
 use tollgate_abi::figures::Figures;
 
 /// The document's format. Fields may be added under this name, not renamed.
@@ -81,6 +84,12 @@ pub struct Account {
     pub reasons: Vec<Reason>,
     /// The totals and reasons of each vCPU.
     pub per_vcpu: Vec<VcpuAccount>,
+    /// The marks in the guest's console, those that were reached in their order, then the others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<Mark>,
+    /// The run as these marks cut it, from its beginning to its end; empty where none was reached.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub phases: Vec<Phase>,
     /// Exits over time, where they were sampled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<Rate>,
@@ -137,6 +146,14 @@ impl Account {
     /// The lost records, unless the verdict tells them already.
     pub fn other_doubt(&self) -> Option<&String> {
         self.doubt.as_ref().filter(|_| !matches!(self.verdict, Verdict::Unjudged(_)))
+    }
+
+    /// Names the place where the guest ended, in its end and in the verdict.
+    pub fn name_end(&mut self, symbols: &Symbols) {
+        let Some(stop) = &mut self.stop else { return };
+        let Some((rip, symbol)) = stop.rip.and_then(|rip| Some((rip, symbols.place(rip)?))) else { return };
+        self.verdict.name_place(rip, &symbol);
+        stop.symbol = Some(symbol);
     }
 
     /// The guest's end, unless it ended by its own wish and with its book.

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use tollgate_abi::command_line::Options;
 use tollgate_abi::judgement::Judgement;
 
+use super::phases;
 use crate::failure::{Failure, Status};
 use crate::log::{Judged, Log};
 
@@ -57,10 +58,21 @@ impl Verdict {
             }
             (Judged::Known(Judgement::Differs), Some(finding)) => Verdict::Differs(finding.clone()),
             (Judged::Known(Judgement::Differs), None) => Verdict::Differs("the monitor did not say where".to_owned()),
-            (judged @ Judged::Known(Judgement::Stopped), _) if let Some(last) = says(&log.console.last) => {
-                Verdict::Reported(judged.clone(), format!("{}; its last line: {last}", verdict.detail))
+            (judged @ Judged::Known(Judgement::Stopped), _) if is_bookless => {
+                let line = log.console.last.as_ref().map(|last| format!("; its last line: {last}"));
+                let mark = phases::progress(log).map(|mark| format!("; {mark}"));
+                let words = [line, mark].map(Option::unwrap_or_default).concat();
+                Verdict::Reported(judged.clone(), format!("{}{words}", verdict.detail))
             }
             (judged, _) => Verdict::Reported(judged.clone(), verdict.detail.clone()),
+        }
+    }
+
+    /// Puts the name of an address behind it.
+    pub(super) fn name_place(&mut self, address: u64, name: &str) {
+        if let Verdict::Reported(_, detail) = self {
+            let at = format!(" at {address:#x}");
+            *detail = detail.replacen(&at, &format!("{at} ({name})"), 1);
         }
     }
 

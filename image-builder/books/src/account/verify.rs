@@ -9,7 +9,7 @@ use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
 use super::findings::Findings;
-use super::{Book, Reason, Totals, VcpuAccount, parts, predictions, recorded};
+use super::{Book, Reason, Totals, VcpuAccount, parts, phases, predictions, recorded};
 use crate::exits::Histogram;
 use crate::log::{Count, ExitRow, KeyCount, Log, ScenarioRun, Total, WorkloadRun};
 
@@ -48,6 +48,7 @@ pub(super) fn check(
     }
     parts::check(log, keys, found);
     recorded::check(log, options, found);
+    phases::check(log, reasons, totals, found);
     for (&vcpu, total) in &log.totals {
         total_invariants(log, vcpu, total, found);
     }
@@ -218,8 +219,9 @@ fn total_invariants(log: &Log, vcpu: u64, total: &Total, found: &mut Findings<'_
     if total.exits != total.entries {
         found.push(format!("vCPU {vcpu}: {} exits, {} entries", total.exits, total.entries));
     }
-    if total.cycles > total.elapsed {
-        found.push(format!("vCPU {vcpu}: {} cycles of exits in {} elapsed", total.cycles, total.elapsed));
+    let outside = total.cycles.saturating_add(total.paused);
+    if outside > total.elapsed {
+        found.push(format!("vCPU {vcpu}: {outside} cycles of exits and pauses in {} elapsed", total.elapsed));
     }
 }
 

@@ -9,6 +9,7 @@ mod files;
 mod judged;
 mod line;
 mod lost;
+mod marked;
 mod named;
 mod packing;
 mod reader;
@@ -22,6 +23,7 @@ pub(crate) use files::is_called_a_log;
 pub use files::{Found, find};
 pub use judged::Judged;
 pub use lost::{Lost, LostLine};
+pub use marked::{Marked, Reached};
 pub use named::{Name, Named};
 pub use packing::Packing;
 pub use reader::LogReader;
@@ -54,6 +56,8 @@ pub struct Log {
     pub calibration: Option<Calibration>,
     /// Exits for each reason that the monitor's own probes made before the guest ran: they are in the emulator's log alone.
     pub probes: BTreeMap<u16, u64>,
+    /// The marks in the guest's console, in the order of their records.
+    pub marks: Vec<Marked>,
     /// The workloads, in the order in which they ran.
     pub workloads: Vec<WorkloadRun>,
     /// The scenarios, in the order in which they ran.
@@ -313,6 +317,8 @@ pub struct Total {
     pub elapsed: u64,
     /// TSC ticks of idle time that were skipped: they passed on the guest's clock alone.
     pub skipped: u64,
+    /// The ticks among these in which the monitor worked for the guest outside of exits; 0 in logs that do not tell.
+    pub paused: u64,
 }
 
 /// Properties of vCPU 0's processor that decide what exits cost, besides its model, as an account shows them, too. A property that
@@ -352,6 +358,9 @@ pub struct Stop {
     pub reason: Option<u64>,
     /// The exit qualification of its last exit.
     pub qualification: Option<u64>,
+    /// The guest's function at RIP, where its symbols are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub symbol: Option<String>,
     /// More detail for a person.
     pub detail: String,
 }

@@ -13,11 +13,11 @@ use super::error::LogError;
 use super::fields::{Fields, named, printable, text};
 use super::line::{self, Piece};
 use super::lost::Lost;
-use super::recorded;
 use super::{
     Calibration, Cost, Count, ExitRow, Header, Judged, KeyCount, KeyRow, Log, Quality, ScenarioRun, Silicon, Stop,
     Total, VariantRow, Verdict, WorkloadEnd, WorkloadRun,
 };
+use super::{marked, recorded};
 use crate::exits::Exits;
 use crate::lines::{Line, Lines};
 use tollgate_abi::figures::Figures;
@@ -333,6 +333,8 @@ impl Run {
         match record.kind {
             Kind::Processor => self.processor(&fields),
             Kind::Controls => self.controls(&fields),
+            Kind::Mark => marked::mark(&mut self.log.marks, &fields),
+            Kind::AtMark => marked::at_mark(&mut self.log.marks, &mut self.log.lost, &fields),
             Kind::Begin => self.workload_begins(&fields),
             Kind::Result => self.workload_ends(&fields),
             Kind::Count => self.count(&fields),
@@ -366,7 +368,7 @@ impl Run {
             Kind::Stop => {
                 let read::Stop { vcpu, outcome, rip, reason, qualification, detail } = fields.of(read::Stop::of)?;
                 let (outcome, detail) = (named(outcome), text(detail));
-                self.log.stop = Some(Stop { vcpu, outcome, rip, reason, qualification, detail });
+                self.log.stop = Some(Stop { vcpu, outcome, rip, reason, qualification, symbol: None, detail });
                 Ok(())
             }
             Kind::Verdict => {
@@ -596,11 +598,13 @@ impl Run {
     }
 
     fn total(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let read::Total { vcpu, exits, entries, cycles, elapsed, skipped, smis } = fields.of(read::Total::of)?;
+        let read::Total { vcpu, exits, entries, cycles, elapsed, skipped, smis, paused } =
+            fields.of(read::Total::of)?;
         if let (Some(silicon), Some(_)) = (&mut self.log.silicon, smis) {
             silicon.smis = smis;
         }
-        let total = Total { exits, entries, cycles, elapsed, skipped: skipped.unwrap_or(0) };
+        let (skipped, paused) = (skipped.unwrap_or(0), paused.unwrap_or(0));
+        let total = Total { exits, entries, cycles, elapsed, skipped, paused };
         fields.same(self.log.totals.insert(vcpu, total).as_ref(), Some(&total), || format!("repeats vCPU {vcpu}"))?;
         self.bounded("vCPUs", self.log.totals.len(), MOST_ROWS)
     }

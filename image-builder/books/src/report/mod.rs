@@ -11,6 +11,7 @@ mod leaves;
 mod merged;
 mod metrics;
 mod order;
+mod phases;
 mod sheet;
 mod silicon;
 mod stream;

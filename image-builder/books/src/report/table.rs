@@ -8,7 +8,7 @@ use tollgate_abi::judgement::Judgement;
 use tollgate_abi::workload::TABLE as WORKLOADS;
 
 use super::figures::{average, book, percent, seen, unless_lost};
-use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, silicon, vcpus};
+use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, phases, silicon, vcpus};
 use crate::account::{Account, Book, Merged, Reason, VcpuAccount};
 use crate::failure::Status;
 use crate::log::Judged;
@@ -76,6 +76,7 @@ fn render(account: &Account, look: Look) -> String {
     text += "\n";
     text += &lines(&looks(account), terminal);
     text += &lines(&idle(account), terminal);
+    text += &lines(&phases::answers(account).join("\n"), terminal);
     let verdict = verdict(account);
     let (first, more) = verdict.split_once('\n').unwrap_or((&verdict, ""));
     let color = if account.status == Status::Balanced { AnsiColor::Green } else { AnsiColor::Red };
@@ -90,7 +91,8 @@ fn lines(text: &str, terminal: &Terminal) -> String {
 
 /// The sheets besides that of the reasons, each with its caption.
 pub(super) fn parts(account: &Account) -> Vec<(&'static str, Sheet)> {
-    let mut parts = vcpus::sheets(account);
+    let mut parts = vec![("Phases", phases::sheet(account))];
+    parts.extend(vcpus::sheets(account));
     parts.extend([
         ("Keys within reasons", keys(account)),
         ("Variants of reasons", variants(account)),
@@ -374,7 +376,8 @@ pub(super) fn last_exit(stop: &Stop) -> String {
         parts.push(format!("reason {} {}", reason.0, reason.name()));
     }
     parts.extend(stop.qualification.map(|qualification| format!("qualification {qualification:#x}")));
-    parts.extend(stop.rip.map(|rip| format!("RIP {rip:#x}")));
+    let symbol = stop.symbol.as_ref().map_or_else(String::new, |symbol| format!(" ({symbol})"));
+    parts.extend(stop.rip.map(|rip| format!("RIP {rip:#x}{symbol}")));
     parts.extend(Some(stop.detail.clone()).filter(|detail| !detail.is_empty()));
     format!("  last exit: {}\n", parts.join(", "))
 }

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use tollgate_abi::trace::Event;
 
-use super::symbols::Symbols;
+use crate::symbols::Symbols;
 
 /// Some records of a log, in their order.
 #[derive(Debug, Default)]

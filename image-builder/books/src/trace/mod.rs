@@ -6,11 +6,10 @@ mod chrome;
 mod csv;
 mod parquet;
 mod pipeline;
-mod symbols;
 mod text;
 
-pub use symbols::Symbols;
-use symbols::mark_of;
+pub use crate::symbols::Symbols;
+use crate::symbols::mark_of;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};

@@ -264,3 +264,52 @@ pub const TWO_VCPUS_AUDIT: [(u64, u64, usize); 7] =
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+/// A mark with the account until then: its place in time, pauses, and the exits of reasons with the ticks of each.
+pub fn mark(log: &mut LogText, name: &str, text: &str, [at, paused]: [u64; 2], rows: &[Row]) {
+    let exits = rows.iter().map(|row| row.count).sum();
+    let cycles = rows.iter().map(|row| row.count * row.each).sum();
+    let record = log.record(Kind::Mark).word("name", name).text("text", text).number("vcpu", 0).number("at", at);
+    record.number("exits", exits).number("cycles", cycles).number("paused", paused).finish().unwrap();
+    for row in rows {
+        let record = log.record(Kind::AtMark).word("name", name).number("reason", row.reason);
+        record.number("count", row.count).number("cycles", row.count * row.each).finish().unwrap();
+    }
+}
+
+/// A mark that was never reached.
+pub fn unreached(log: &mut LogText, name: &str, text: &str) {
+    log.record(Kind::Mark).word("name", name).text("text", text).finish().unwrap();
+}
+
+/// The sums of vCPU 0 in a run of so many ticks, with pauses.
+pub fn paused_total(log: &mut LogText, rows: &[Row], [elapsed, paused]: [u64; 2]) {
+    rows.iter().for_each(|row| log.exit(row));
+    let exits = rows.iter().map(|row| row.count).sum();
+    let record = log.record(Kind::Total).number("vcpu", 0).number("exits", exits).number("entries", exits);
+    let record = record.number("cycles", rows.iter().map(|row| row.count * row.each).sum());
+    record.number("elapsed", elapsed).number("paused", paused).finish().unwrap();
+}
+
+/// The boot of a kernel, cut by marks, of which it did not reach the last.
+pub fn boot(outcome: &str) -> LogText {
+    const IO: Row = Row { reason: 30, name: "I/O instruction", count: 0, each: 250 };
+    let rows = |[cpuid, io, wrmsr]: [u64; 3]| {
+        [Row { count: cpuid, ..CPUID }, Row { count: io, ..IO }, Row { count: wrmsr, ..WRMSR }]
+    };
+    let mut log = LogText::default();
+    log.header(
+        "leaf-map=autumn2021 workloads=none book=none marks=kernel=Linux%20version,init=as%20init%20process,up=login:",
+    );
+    let line = |log: &mut LogText, text: &str| log.record(Kind::Console).text("text", text).finish().unwrap();
+    line(&mut log, "[    0.000000] Linux version 6.1.0 <test>");
+    mark(&mut log, "kernel", "Linux version", [93_000_000, 0], &rows([343, 157, 8])[..]);
+    line(&mut log, "[    0.400000] Run /init as init process");
+    mark(&mut log, "init", "as init process", [478_000_000, 18_000_000], &rows([446, 34_210, 190])[..]);
+    unreached(&mut log, "up", "login:");
+    paused_total(&mut log, &rows([838, 34_495, 364]), [832_000_000, 18_400_000]);
+    log.stop(outcome);
+    let result = if outcome == "powered-off" { "balanced" } else { "stopped" };
+    log.verdict(result, "35697 exits; the guest keeps no book, and ended");
+    log
+}

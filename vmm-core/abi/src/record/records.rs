@@ -250,6 +250,38 @@ records! {
         /// The line.
         text: Quoted,
     }
+    /// A mark in the guest's console, behind the line that has its text; or, among the last records, one that was never reached.
+    /// The figures are those behind the exit that sent the text's last character. An exit that is open on another vCPU then
+    /// is counted, and its ticks are not in yet.
+    Mark "mark" {
+        /// The mark's name.
+        name: Word,
+        /// The mark's text.
+        text: Quoted,
+        /// The vCPU that sent it; absent, as all figures are, if the mark was never reached.
+        vcpu: Number optional,
+        /// TSC ticks from vCPU 0's first entry on.
+        at: Number optional,
+        /// Exits so far, of all vCPUs.
+        exits: Number optional,
+        /// TSC ticks of all of them.
+        cycles: Number optional,
+        /// TSC ticks that the monitor has worked for the guest outside of exits so far, on all vCPUs.
+        paused: Number optional,
+        /// TSC ticks of idle time that were skipped so far, if any were: the guest's clock shows `at` and these.
+        skipped: Number optional,
+    }
+    /// One reason that has exits at a mark.
+    AtMark "atmark" {
+        /// The mark's name.
+        name: Word,
+        /// The reason.
+        reason: Reason,
+        /// Exits so far, of all vCPUs.
+        count: Number,
+        /// TSC ticks of all of them.
+        cycles: Number,
+    }
     /// A workload ended.
     Result "result" {
         /// Its name.
@@ -485,6 +517,8 @@ records! {
         skipped: Number optional,
         /// System-management interrupts in the run, on vCPU 0's processor, where that counts them.
         smis: Number optional,
+        /// TSC ticks that the monitor worked for the guest outside of exits, above all to write the log; if any.
+        paused: Number optional,
     }
     /// The guest's end.
     Stop "stop" {
