@@ -102,7 +102,8 @@ impl Machine {
                     Effect::PowerOff => return Ok(Ended::PoweredOff),
                     Effect::Reset => return Ok(Ended::Reset),
                     Effect::Print => drop(self.shared.serial.take(|byte| self.console.push(byte))),
-                    Effect::None => {}
+                    // Nobody waits for a text here.
+                    Effect::Look | Effect::None => {}
                 },
                 Ok(VcpuExit::IoIn(port, data)) => read(&mut self.ports, port, data),
                 Ok(VcpuExit::MmioRead(_, data)) => data.fill(!0),
