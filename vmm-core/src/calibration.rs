@@ -6,9 +6,10 @@ use core::arch::naked_asm;
 
 use tollgate_abi::ExitReason;
 
+use crate::exit::GuestRegisters;
 use crate::host::registers::tsc;
 use crate::ledger::{Account, Ledger};
-use crate::stack::{REGISTERS_END, restore_but_rax, save_and_handle};
+use crate::stack::{REGISTERS, restore_volatile, save_and_handle};
 
 /// TSC ticks of [`TURNS`] turns of each loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,27 +52,36 @@ impl Calibration {
 /// None needed: it only counts to 0.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn empty_turns(turns: u64, scratch: &Ledger) {
-    naked_asm!("sub rsp, 8", "push rsi", "2:", "dec rdi", "jnz 2b", "add rsp, 16", "ret")
+    naked_asm!("2:", "dec rdi", "jnz 2b", "ret")
 }
 
-/// The work of an exit stub on each turn. RSI, the ledger, is saved where a stub finds the vCPU, and the stack is aligned as in a
-/// stub.
+/// The distance of the ledger's address from the place that stands for a frame.
+const LEDGER: usize = REGISTERS + size_of::<GuestRegisters>();
+
+/// Bytes from there to the return address, so that the stack is aligned as in a stub.
+const TAKEN: usize = LEDGER + 8;
+const _: () = assert!(TAKEN % 16 == 8);
+
+/// The work of an exit stub on each turn. The ledger's address is where a stub has the vCPU's.
 macro_rules! turns {
     ($keeps:expr, $on_exit:path) => {
         naked_asm!(
-            "sub rsp, 8",
-            "push rsi",
+            "sub rsp, {taken}",
+            "mov [rsp + {vcpu}], rsi",
             "2:",
-            "push rax",
+            "mov [rsp + {registers}], rax",
             save_and_handle!(),
-            restore_but_rax!(),
-            "pop rax",
+            restore_volatile!(),
+            "mov rax, [rsp + {registers}]",
             "dec rdi",
             "jnz 2b",
-            "add rsp, 16",
+            "add rsp, {taken}",
             "ret",
+            taken = const TAKEN,
             keeps = const $keeps,
-            registers_end = const REGISTERS_END,
+            registers = const REGISTERS,
+            vcpu = const LEDGER,
+            account = const 0,
             on_exit = sym $on_exit,
         )
     };
@@ -93,12 +103,12 @@ unsafe extern "sysv64" fn whole_turns(turns: u64, scratch: &Ledger) {
 
 /// Handles nothing.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn nothing() {
+unsafe extern "win64" fn nothing() {
     naked_asm!("ret")
 }
 
 /// Accounts for an exit.
-extern "sysv64" fn account(scratch: &Ledger, exit_tsc: u64) {
+extern "win64" fn account(_: u64, scratch: &Ledger, exit_tsc: u64) {
     const CPUID: usize = ExitReason::CPUID.0 as usize;
     let _counted = scratch.open(ExitReason::CPUID);
     scratch.close_row::<CPUID>(exit_tsc, tsc);

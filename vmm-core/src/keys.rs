@@ -92,20 +92,21 @@ impl Default for Keyed {
     }
 }
 
-/// The key of an exit that has not been handled yet, if its reason has keys.
+/// The key of an exit that has not been handled yet, if its reason has keys. `rax` and `rcx` are the guest's registers.
 #[inline(never)]
-pub fn key_of<B: Backend>(reason: ExitReason, registers: &GuestRegisters, backend: &B) -> Option<u64> {
+pub fn key_of<B: Backend>(reason: ExitReason, rax: u64, rcx: u64, backend: &B) -> Option<u64> {
     let (_, kind) = KINDS.iter().find(|(keyed, _)| *keyed == reason)?;
     Some(match kind {
-        KeyKind::Leaf => registers.rax & 0xffff_ffff,
-        KeyKind::Call => registers.rax,
-        KeyKind::Msr => registers.rcx & 0xffff_ffff,
+        KeyKind::Leaf => rax & 0xffff_ffff,
+        KeyKind::Call => rax,
+        KeyKind::Msr => rcx & 0xffff_ffff,
         KeyKind::Port => {
             let access = backend.io_access();
             let (is_in, is_string) = (u64::from(access.is_in) * PORT_IN, u64::from(access.is_string) * PORT_STRING);
             u64::from(access.port) | is_in | is_string
         }
-        KeyKind::ControlRegister => match backend.cr_access(&mut registers.clone()) {
+        KeyKind::ControlRegister => match backend.cr_access(&mut GuestRegisters::default()) {
+            // The source operand of LMSW may need other registers; it is no part of the key.
             CrAccess::Write { cr, .. } => u64::from(cr),
             CrAccess::Read { cr, .. } => u64::from(cr) | CR_READ,
             CrAccess::Clts => CR_CLTS,

@@ -13,13 +13,16 @@ pub struct GuestMemory {
     bytes: u64,
 }
 
-/// Quadwords of the guest's memory, and their values when they were looked at.
+/// A page of the guest's memory, and quadwords elsewhere in it with the values that they had when they were looked at. It shares
+/// the memory that it is from.
 #[derive(Clone, Copy, Debug)]
-pub struct Watched {
-    words: [(u64, u64); 4],
-    /// The lowest end below which all of them lie.
-    end: u64,
+pub struct WatchedPage {
+    page: *const u8,
+    words: [(*const u64, u64); 4],
 }
+
+/// Bytes of a page.
+pub const PAGE_BYTES: u64 = 4096;
 
 /// A guest-physical range that the guest does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,35 +113,21 @@ impl GuestMemory {
     }
 
     /// Reads a little-endian doubleword; `None` if the guest does not have all of it.
-    #[inline(always)]
     pub fn read_u32(&self, gpa: u64) -> Option<u32> {
-        let from = self.at(gpa, size_of::<u32>()).ok()?.cast::<u32>();
-        // SAFETY: as in `read`; the doubleword may lie anywhere.
-        Some(unsafe { ptr::read_unaligned(from) })
+        let mut bytes = [0; 4];
+        self.read(gpa, &mut bytes).ok()?;
+        Some(u32::from_le_bytes(bytes))
     }
 
-    /// Looks at quadwords, so that [`GuestMemory::is_as_watched`] can compare them later; `None` if the guest does not have all
-    /// of them.
-    pub fn watch(&self, gpas: [u64; 4]) -> Option<Watched> {
-        let mut watched = Watched { words: [(0, 0); 4], end: 0 };
-        for (word, gpa) in watched.words.iter_mut().zip(gpas) {
-            *word = (gpa, self.read_u64(gpa).ok()?);
-            watched.end = watched.end.max(gpa + size_of::<u64>() as u64);
+    /// Looks at the quadwords at `gpas`, so that [`WatchedPage::read_u32`] can compare them later; `None` if the guest does not
+    /// have all of them or the page at `page_gpa`.
+    pub fn watch_page(&self, page_gpa: u64, gpas: [u64; 4]) -> Option<WatchedPage> {
+        let page = self.at(page_gpa, PAGE_BYTES as usize).ok()?.cast_const();
+        let mut words = [(ptr::null(), 0); 4];
+        for (word, gpa) in words.iter_mut().zip(gpas) {
+            *word = (self.at(gpa, size_of::<u64>()).ok()?.cast::<u64>().cast_const(), self.read_u64(gpa).ok()?);
         }
-        Some(watched)
-    }
-
-    /// Whether the quadwords all have the same values as then.
-    #[inline(always)]
-    pub fn is_as_watched(&self, watched: &Watched) -> bool {
-        let is_same = |(gpa, held): (u64, u64)| {
-            let from = self.base.wrapping_add(gpa as usize).cast::<u64>();
-            // SAFETY: as in `read`: the quadword ends at `end` or below, by `watch`, and hence lies in the region.
-            held == unsafe { ptr::read_unaligned(from) }
-        };
-        // There is no loop here, for the sake of the exit path.
-        let [first, second, third, fourth] = watched.words;
-        watched.end <= self.bytes && is_same(first) && is_same(second) && is_same(third) && is_same(fourth)
+        Some(WatchedPage { page, words })
     }
 
     /// Writes a little-endian quadword.
@@ -149,6 +138,28 @@ impl GuestMemory {
         self.write(gpa, &value.to_le_bytes())
     }
 }
+
+impl WatchedPage {
+    /// Reads the little-endian doubleword at `offset`; `None` if it does not end in the page, or if one of the quadwords has
+    /// changed.
+    #[inline(always)]
+    pub fn read_u32(&self, offset: u64) -> Option<u32> {
+        // SAFETY: as in `GuestMemory::read`: `watch_page` checked that the quadword lies in the region.
+        let is_same = |(at, held): (*const u64, u64)| unsafe { ptr::read_unaligned(at) } == held;
+        // There is no loop here, for the sake of the exit path.
+        let [first, second, third, fourth] = self.words;
+        if offset > PAGE_BYTES - size_of::<u32>() as u64
+            || !(is_same(first) && is_same(second) && is_same(third) && is_same(fourth))
+        {
+            return None;
+        }
+        // SAFETY: as above: the doubleword lies in the page.
+        Some(unsafe { ptr::read_unaligned(self.page.wrapping_add(offset as usize).cast()) })
+    }
+}
+
+// SAFETY: as for `GuestMemory`.
+unsafe impl Send for WatchedPage {}
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -175,16 +186,18 @@ pub(crate) mod tests {
 
     #[test]
     fn a_change_of_any_watched_quadword_is_seen() {
-        let mut memory = memory(4096);
-        let gpas = [0, 0x123, 0x800, 4088];
-        let watched = memory.watch(gpas).unwrap();
-        assert!(memory.is_as_watched(&watched));
+        let mut memory = memory(0x3000);
+        memory.write(0x1ffc, &[1, 0, 0, 0, 2]).unwrap();
+        let gpas = [0, 0x123, 0x2800, 0x2ff8];
+        let watched = memory.watch_page(0x1000, gpas).unwrap();
+        assert_eq!((watched.read_u32(0xffc), watched.read_u32(0xffd)), (Some(1), None), "the last, and beyond");
         for gpa in gpas {
             memory.write_u64(gpa, 1 << 63).unwrap();
-            assert!(!memory.is_as_watched(&watched), "{gpa:#x}");
+            assert_eq!(watched.read_u32(0xffc), None, "{gpa:#x}");
             memory.write_u64(gpa, 0).unwrap();
         }
-        assert!(memory.watch([0, 0, 0, 4089]).is_none());
-        assert!(!super::tests::memory(4095).is_as_watched(&watched), "a smaller one's");
+        assert_eq!(watched.read_u32(0xffc), Some(1), "as it was");
+        assert!(memory.watch_page(0x1000, [0, 0, 0, 0x2ff9]).is_none(), "a quadword that ends outside");
+        assert!(memory.watch_page(0x2001, gpas).is_none(), "a page that ends outside");
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! EPT and nested paging have the same four levels and differ in the bits of an entry ([`Format`]). Tables live in one arena
 //! and refer to each other by position in it, so that building and walking them is safe code.
+#![expect(unsafe_code, reason = "looks at several tables as one")]
 
 use core::marker::PhantomData;
 use core::ops::Range;
 
 use tollgate_abi::machine::{LARGE_PAGE_BYTES, Mapping, Model};
 use tollgate_abi::x86::control::ADDRESS;
+
+use crate::memory::PAGE_BYTES;
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
@@ -22,6 +25,12 @@ const _: () = assert!(size_of::<Table>() == 4096);
 impl Table {
     /// A table without a present entry.
     pub const EMPTY: Self = Self([0; ENTRIES]);
+
+    /// The entries of tables that follow each other.
+    fn entries(tables: &mut [Self]) -> &mut [u64] {
+        // SAFETY: a table is its entries and nothing else, by its size; the borrow is that of the tables.
+        unsafe { core::slice::from_raw_parts_mut(tables.as_mut_ptr().cast(), tables.len() * ENTRIES) }
+    }
 }
 
 /// The bits of an entry, besides its address and [`LARGE`].
@@ -57,8 +66,10 @@ pub struct NestedTables<F> {
     base_hpa: u64,
     /// Guest-physical addresses that are mapped later, page by page.
     fresh: Range<u64>,
-    /// Position of the first of their last-level tables, which follow each other.
-    fresh_tables: usize,
+    /// The entries of these pages: their last-level tables, which follow each other.
+    fresh_entries: &'static mut [u64],
+    /// The difference between the address of such a page and its entry.
+    fresh_offset: u64,
     format: PhantomData<F>,
 }
 
@@ -70,7 +81,7 @@ impl<F: Format> NestedTables<F> {
     /// An empty hierarchy in `tables`, whose first element lies at host-physical `base_hpa`.
     pub fn new(tables: &'static mut [Table], base_hpa: u64) -> Self {
         tables.fill(Table::EMPTY);
-        Self { tables, used: 1, base_hpa, fresh: 0..0, fresh_tables: 0, format: PhantomData }
+        Self { tables, used: 1, base_hpa, fresh: 0..0, fresh_entries: &mut [], fresh_offset: 0, format: PhantomData }
     }
 
     /// The pointer to the hierarchy, as the processor wants it.
@@ -101,7 +112,7 @@ impl<F: Format> NestedTables<F> {
     pub fn map_memory(&mut self, model: &Model, base_hpa: u64, large_pages: bool) -> Result<(), ArenaFull> {
         model.memory.iter().try_for_each(|region| match region.mapping {
             Mapping::Always => self.map(region.gpa, base_hpa + region.gpa, region.bytes, large_pages),
-            Mapping::OnFirstTouch => self.prepare(region.gpa, region.bytes),
+            Mapping::OnFirstTouch => self.prepare(region.gpa, base_hpa + region.gpa, region.bytes),
         })
     }
 
@@ -131,30 +142,36 @@ impl<F: Format> NestedTables<F> {
         Ok(table)
     }
 
-    /// Makes the tables for the one range that [`NestedTables::map_fresh`] will map: multiples of 2 MiB, with nothing mapped in
-    /// it yet.
+    /// Makes the tables for the one range that [`NestedTables::map_fresh`] will map to the memory at `hpa`: multiples of 2 MiB, with
+    /// nothing mapped in it yet. Its last-level tables are taken from the end of the arena.
     ///
     /// # Errors
     /// There is no room for a table.
-    pub fn prepare(&mut self, gpa: u64, bytes: u64) -> Result<(), ArenaFull> {
-        debug_assert!((gpa | bytes).is_multiple_of(LARGE_PAGE_BYTES));
-        let large_pages = || (gpa..gpa + bytes).step_by(LARGE_PAGE_BYTES as usize);
-        large_pages().try_for_each(|gpa| self.leaf(gpa, 2).map(drop))?;
-        let first = self.used;
-        large_pages().try_for_each(|gpa| self.leaf(gpa, 1).map(drop))?;
-        (self.fresh, self.fresh_tables) = (gpa..gpa + bytes, first);
+    pub fn prepare(&mut self, gpa: u64, hpa: u64, bytes: u64) -> Result<(), ArenaFull> {
+        debug_assert!((gpa | bytes).is_multiple_of(LARGE_PAGE_BYTES) && hpa.is_multiple_of(4096));
+        let count = (bytes / LARGE_PAGE_BYTES) as usize;
+        let Some(first) = self.tables.len().checked_sub(count).filter(|&first| first >= self.used) else {
+            return Err(ArenaFull);
+        };
+        let (rest, fresh) = core::mem::take(&mut self.tables).split_at_mut(first);
+        self.tables = rest;
+        for at in 0..count {
+            let table_hpa = self.base_hpa + ((first + at) * size_of::<Table>()) as u64;
+            *self.leaf(gpa + at as u64 * LARGE_PAGE_BYTES, 2)? = table_hpa | F::PRESENT;
+        }
+        self.fresh = gpa..gpa + bytes;
+        self.fresh_entries = Table::entries(fresh);
+        self.fresh_offset = hpa.wrapping_sub(gpa) + F::PAGE + F::PRESENT;
         Ok(())
     }
 
-    /// Maps the 4 KiB page of `gpa` to the one of `hpa`; false if it is not in the prepared range.
+    /// Maps the 4 KiB page of `gpa`; false if it is not in the prepared range.
     #[inline(always)]
-    pub fn map_fresh(&mut self, gpa: u64, hpa: u64) -> bool {
-        if !self.fresh.contains(&gpa) {
-            return false;
-        }
-        let table = self.fresh_tables + ((gpa - self.fresh.start) / LARGE_PAGE_BYTES) as usize;
-        let Some(table) = self.tables.get_mut(table) else { return false };
-        table.0[index(gpa, 1)] = hpa & ADDRESS | F::PAGE | F::PRESENT;
+    pub fn map_fresh(&mut self, gpa: u64) -> bool {
+        let page = gpa.wrapping_sub(self.fresh.start) / PAGE_BYTES;
+        let Some(entry) = self.fresh_entries.get_mut(page as usize) else { return false };
+        // An address of the prepared range has no bits beyond those of an entry's.
+        *entry = (gpa & !(PAGE_BYTES - 1)).wrapping_add(self.fresh_offset);
         true
     }
 
@@ -165,9 +182,9 @@ impl<F: Format> NestedTables<F> {
 
     /// Writes the entry of a page in the prepared range as it is: for scenarios about odd entries. The caller invalidates.
     pub fn set_fresh_entry(&mut self, gpa: u64, entry: u64) {
-        let _ = self.map_fresh(gpa, 0);
-        if let Ok(leaf) = self.leaf(gpa, 1) {
-            *leaf = entry;
+        let page = gpa.wrapping_sub(self.fresh.start) / PAGE_BYTES;
+        if let Some(fresh) = self.fresh_entries.get_mut(page as usize) {
+            *fresh = entry;
         }
     }
 }
@@ -189,11 +206,19 @@ mod tests {
         NestedTables::new(Box::leak(vec![Table::EMPTY; tables].into_boxed_slice()), 0x10_0000)
     }
 
+    /// An entry of the arena, wherever it is kept.
+    fn entry<F: Format>(ept: &NestedTables<F>, table: usize, index: usize) -> u64 {
+        match table.checked_sub(ept.tables.len()) {
+            None => ept.tables[table].0[index],
+            Some(fresh) => ept.fresh_entries[fresh * ENTRIES + index],
+        }
+    }
+
     /// Walks as the processor does.
     fn translate<F: Format>(ept: &NestedTables<F>, gpa: u64) -> Option<u64> {
         let mut table = 0;
         for level in (1..=4).rev() {
-            let entry = ept.tables[table].0[index(gpa, level)];
+            let entry = entry(ept, table, index(gpa, level));
             if entry & F::PRESENT == 0 {
                 return None;
             }
@@ -222,7 +247,8 @@ mod tests {
         assert_eq!(tables.fresh_gpa(), ram_bytes);
         assert_eq!(translate(&tables, ram_bytes - 1), Some(0x4000_0000 + ram_bytes - 1));
         assert_eq!((translate(&tables, ram_bytes), translate(&tables, memory_bytes)), (None, None));
-        assert!(tables.map_fresh(ram_bytes, 0x4080_0000) && !tables.map_fresh(memory_bytes, 0));
+        assert!(tables.map_fresh(ram_bytes) && !tables.map_fresh(memory_bytes));
+        assert_eq!(translate(&tables, ram_bytes), Some(0x4000_0000 + ram_bytes));
     }
 
     #[test]
@@ -252,13 +278,16 @@ mod tests {
     #[test]
     fn fresh_pages_come_one_by_one() {
         let mut ept = tables::<NptFormat>(8);
-        ept.prepare(8 << 20, 4 << 20).unwrap();
+        ept.prepare(8 << 20, 0x1000_0000, 4 << 20).unwrap();
         assert_eq!(translate(&ept, 8 << 20), None);
-        assert!(ept.map_fresh((8 << 20) + 0x1234, 0x1000_1234));
-        assert!(ept.map_fresh((12 << 20) - 1, 0x2000_0000));
-        assert!(!ept.map_fresh(12 << 20, 0) && !ept.map_fresh((8 << 20) - 1, 0));
-        assert_eq!(translate(&ept, (12 << 20) - 1), Some(0x2000_0fff));
+        assert!(ept.map_fresh((8 << 20) + 0x1234));
+        assert!(ept.map_fresh((12 << 20) - 1));
+        for outside in [12 << 20, (8 << 20) - 1, 0, u64::MAX, 1 << 63 | 8 << 20] {
+            assert!(!ept.map_fresh(outside), "{outside:#x}");
+        }
+        assert_eq!(translate(&ept, (12 << 20) - 1), Some(0x103f_ffff));
         assert_eq!(translate(&ept, (8 << 20) + 0x1fff), Some(0x1000_1fff));
+        ept.set_fresh_entry(8 << 20, 0);
         assert_eq!(translate(&ept, (8 << 20) + 0x2000), None);
         assert_eq!(translate(&ept, 8 << 20), None);
     }
@@ -266,7 +295,7 @@ mod tests {
     #[test]
     fn a_full_arena_is_an_error() {
         assert_eq!(tables::<EptFormat>(3).map(0, 0, 4096, true), Err(ArenaFull));
-        assert_eq!(tables::<EptFormat>(3).prepare(0, LARGE_PAGE_BYTES), Err(ArenaFull));
+        assert_eq!(tables::<EptFormat>(3).prepare(0, 0, LARGE_PAGE_BYTES), Err(ArenaFull));
     }
 
     proptest! {

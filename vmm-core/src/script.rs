@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use tollgate_abi::ExitReason;
 use tollgate_abi::apic::{SVR, SVR_ENABLED};
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
@@ -16,8 +17,9 @@ use crate::board::{Board, Condition};
 use crate::devices::cpuid_table::{CpuidTable, tests::everything};
 use crate::devices::guest_apic::{GuestApic, Page};
 use crate::exit::{
-    Action, CrAccess, DrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, IoAccess, Operand,
-    PhysicalFault, Processor, RawReason, State, TableInstruction, Timers, UNRESOLVED, VirtualizedApic,
+    Action, CrAccess, DrAccess, Event, ExitFacts, ExitNumber, FIRST_NUMBERS, GuestRegisters, GuestState, Interrupts,
+    IoAccess, Numbers, Operand, PhysicalFault, Processor, RawReason, State, TableInstruction, Timers, VirtualizedApic,
+    VolatileRegisters,
 };
 use crate::handlers::guest_apic;
 use crate::ledger::Ledger;
@@ -127,12 +129,22 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
 }
 
 impl ExitFacts for Script {
-    const MAY_NEED_CODE: bool = false;
-    fn frequent_reason(&self) -> RawReason {
-        if self.reason >= 1 << 16 { UNRESOLVED } else { RawReason(self.reason) }
+    const NUMBERS: Numbers = {
+        let (mut first, mut number) = ([ExitReason(0); FIRST_NUMBERS], 0);
+        while number < first.len() {
+            first[number] = ExitReason(number as u16);
+            number += 1;
+        }
+        Numbers { first, far: None }
+    };
+    fn number(&self) -> ExitNumber {
+        ExitNumber(self.reason.into())
     }
-    fn whole_reason(&self, _: RawReason) -> RawReason {
-        RawReason(self.reason)
+    fn confirms(&self, _: ExitReason) -> bool {
+        true
+    }
+    fn reason_of(&self, number: ExitNumber) -> RawReason {
+        RawReason(number.0 as u32)
     }
     fn qualification(&self) -> u64 {
         self.qualification
@@ -146,14 +158,11 @@ impl ExitFacts for Script {
     fn string_io_address_bytes(&self) -> u8 {
         self.string_io.1
     }
-    fn cr0_write(&self) -> Option<u8> {
+    fn cr0_write(&mut self) -> Option<u8> {
         match self.cr {
             Some(CrAccess::Write { cr: 0, register }) => Some(register),
             _ => None,
         }
-    }
-    fn cr0_write_by_code(&mut self) -> Option<u8> {
-        None
     }
     fn cr_access(&self, _: &mut GuestRegisters) -> CrAccess {
         self.cr.unwrap_or(CrAccess::Clts)
@@ -163,6 +172,9 @@ impl ExitFacts for Script {
     }
     fn table_access(&self, _: &mut GuestRegisters) -> (TableInstruction, Operand) {
         self.table.unwrap_or((TableInstruction::Sldt, Operand::Register(0)))
+    }
+    fn fault_gpa(&self) -> u64 {
+        self.physical_fault().gpa
     }
     fn physical_fault(&self) -> PhysicalFault {
         self.physical_fault.unwrap_or(PhysicalFault { gpa: 0, read: true, write: false, fetch: false })
@@ -188,13 +200,22 @@ impl ExitFacts for Script {
 }
 
 impl GuestState for Script {
+    fn rax(&self, registers: &VolatileRegisters) -> u64 {
+        registers.saved_rax()
+    }
+    fn set_rax(&mut self, registers: &mut VolatileRegisters, value: u64) {
+        registers.save_rax(value);
+    }
+    fn volatile(&self, registers: &VolatileRegisters, number: u8) -> u64 {
+        registers.by_number(number)
+    }
     fn get(&self, state: State) -> u64 {
         self.state.get(&state).copied().unwrap_or_default()
     }
     fn set(&mut self, state: State, value: u64) {
         self.state.insert(state, value);
     }
-    fn steps_quickly(&self) -> bool {
+    fn uses_quick_forms(&self) -> bool {
         !self.is_slow
     }
     fn quick_step_over(&mut self) {

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 use core::cell::Cell;
+use core::marker::PhantomData;
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::profile::Profile;
@@ -13,7 +14,9 @@ use tollgate_abi::quick::Condition;
 use tollgate_abi::workload::Outcome;
 
 use crate::ended::End;
-use crate::exit::{Action, Backend, GuestRegisters, Pause, RawReason, State};
+use crate::exit::{
+    Action, Backend, ExitNumber, FIRST_NUMBERS, GuestRegisters, Pause, Quickly, RawReason, State, VolatileRegisters,
+};
 use crate::handlers::{control_regs, cpuid, delivery, dispatch, event, hypercall, io, limit, msr};
 use crate::keys::key_of;
 use crate::ledger::{Account, Book};
@@ -46,12 +49,21 @@ pub enum Leave {
     Stop(Outcome),
 }
 
-/// An exit as its stub hands it over: the account that it goes to, the guest's registers, and the way out.
-pub(crate) trait Exit {
+/// An exit as its stub hands it over: the account that it goes to, the guest's registers, and the ways on.
+pub(crate) trait Exit<B>: Sized {
     /// The kind of account.
     type Account: Account;
-    /// The account and the guest's registers.
+    /// The account, and the guest's registers as far as every stub saves them.
+    fn quick_parts(&mut self) -> (&Self::Account, &mut VolatileRegisters);
+    /// The account and the guest's registers, in [`Vcpu::exit_in_full`].
     fn parts(&mut self) -> (&Self::Account, &mut GuestRegisters);
+    /// Resumes the guest, with another value in RBX.
+    fn resume_with_rbx(self, rbx: u64);
+    /// Saves the registers that the stub has left in the processor, and calls [`Vcpu::exit_in_full`] for an exit that is not
+    /// counted.
+    fn go_on(self, vcpu: &mut Vcpu<B>, exit_tsc: u64, number: ExitNumber);
+    /// [`Exit::go_on`] for an exit that is counted for `REASON`.
+    fn go_on_opened<const REASON: u32>(self, vcpu: &mut Vcpu<B>, exit_tsc: u64);
     /// Leaves the guest, instead of going back to the stub, which would resume it.
     fn leave(self);
 }
@@ -61,137 +73,213 @@ pub(crate) trait Exit {
 #[repr(transparent)]
 pub(crate) struct Opened(RawReason);
 
-/// The part of an exit that [`Vcpu::exit_quickly`] leaves.
-#[derive(Debug)]
-pub(crate) enum Left {
-    /// The exit is counted; all other steps remain.
-    Opened(Opened),
-    /// All steps remain, since the reason is rare. This is the answer of
-    /// [`ExitFacts::frequent_reason`](crate::exit::ExitFacts::frequent_reason).
-    Unopened(RawReason),
+/// The part of an exit that the quick forms leave, as one register holds it: bits 31:0 are the reason, or the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Left(u64);
+
+impl Left {
+    /// The exit is counted for the reason; all other steps remain. Otherwise all steps remain.
+    pub(crate) const OPENED: u64 = 1 << 32;
+
+    /// All steps remain.
+    #[inline(always)]
+    pub(crate) fn unopened(number: ExitNumber) -> Self {
+        Self(number.0 as u32 as u64)
+    }
+
+    #[inline(always)]
+    fn low(self) -> u32 {
+        self.0 as u32
+    }
 }
+
+/// The course of step 1 for one exit number. It has the convention of the stub's call, to be jumped to.
+type Arm<E, B> = extern "win64" fn(E, &mut Vcpu<B>, u64, ExitNumber);
+
+/// A quick form, to be compiled into its arm.
+trait Form<B> {
+    /// The condition under which it may decide an exit.
+    const CONDITION: Condition;
+    /// Decides it, or leaves it as it is.
+    fn decide(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly;
+}
+
+/// The arms of the spine.
+struct Arms<E, B>(PhantomData<(E, B)>);
+
+macro_rules! arms {
+    ($($reason:ident $ticks:literal $condition:ident $form:ident;)*) => {
+        impl<E: Exit<B>, B: Backend> Arms<E, B> {
+            /// The arm of each of the first numbers.
+            const FIRST: [Arm<E, B>; FIRST_NUMBERS] = {
+                let (mut arms, mut number) = ([Self::of(ExitReason(0)); FIRST_NUMBERS], 0);
+                while number < FIRST_NUMBERS {
+                    arms[number] = Self::of(B::NUMBERS.first[number]);
+                    number += 1;
+                }
+                arms
+            };
+
+            /// The arm of a reason: one for each row of the table of quick exits, and one for all others.
+            const fn of(reason: ExitReason) -> Arm<E, B> {
+                match reason {
+                    $(ExitReason::$reason => {
+                        extern "win64" fn arm<E: Exit<B>, B: Backend>(
+                            exit: E,
+                            vcpu: &mut Vcpu<B>,
+                            exit_tsc: u64,
+                            number: ExitNumber,
+                        ) {
+                            const REASON: u32 = ExitReason::$reason.0 as u32;
+                            struct This;
+                            impl<B: Backend> Form<B> for This {
+                                const CONDITION: Condition = Condition::$condition;
+
+                                #[inline(always)]
+                                fn decide(
+                                    registers: &mut VolatileRegisters,
+                                    backend: &mut B,
+                                    machine: &mut Machine,
+                                ) -> Quickly {
+                                    $form::quick(registers, backend, machine)
+                                }
+                            }
+                            vcpu.decide::<E, This, REASON, { REASON as usize }>(exit_tsc, exit, number);
+                        }
+                        arm::<E, B>
+                    })*
+                    _ => {
+                        extern "win64" fn arm<E: Exit<B>, B: Backend>(
+                            exit: E,
+                            vcpu: &mut Vcpu<B>,
+                            exit_tsc: u64,
+                            number: ExitNumber,
+                        ) {
+                            exit.go_on(vcpu, exit_tsc, number);
+                        }
+                        arm::<E, B>
+                    }
+                }
+            }
+        }
+    };
+}
+tollgate_abi::quick_exits!(arms);
 
 impl<B: Backend> Vcpu<B> {
     /// One exit, from the time stamp `exit_tsc` that the stub took to the return to it, and so to the next entry; or out of
     /// the guest, by [`Exit::leave`].
-    #[inline(always)]
-    pub(crate) fn exit<E: Exit>(&mut self, exit_tsc: u64, mut exit: E) {
-        let (account, registers) = exit.parts();
-        match self.exit_quickly(account, registers, exit_tsc) {
-            Ok(()) => {}
-            Err(Left::Opened(opened)) if opened.wants_code::<B>() => self.exit_by_code(exit_tsc, exit, opened),
-            Err(Left::Opened(opened)) => self.exit_thoroughly(exit_tsc, exit, opened),
-            Err(Left::Unopened(frequent)) => self.exit_for_rare_reason(exit_tsc, exit, frequent),
-        }
-    }
-
-    /// [`Vcpu::exit`] while the guest is not in IA-32e mode, which the quick forms take for granted.
-    #[inline(always)]
-    pub(crate) fn exit_of_other_mode<E: Exit>(&mut self, exit_tsc: u64, mut exit: E) {
-        self.witness(exit.parts().0);
-        let frequent = self.backend.frequent_reason();
-        self.exit_for_rare_reason(exit_tsc, exit, frequent);
-    }
-
-    /// Step 1, the frequent reasons: counts the exit, and decides and closes it if it is an ordinary one. It needs no stack
-    /// frame, and finds its ledger row without computing it.
     ///
-    /// # Errors
-    /// The part of the exit that remains.
+    /// Step 1, the frequent reasons: counts the exit, and decides and closes it if it is an ordinary one. That needs no stack
+    /// frame, and finds the ledger row without computing it.
     #[inline(always)]
-    pub(crate) fn exit_quickly<A: Account>(
-        &mut self,
-        account: &A,
-        registers: &mut GuestRegisters,
-        exit_tsc: u64,
-    ) -> Result<(), Left> {
-        /// An arm for each row of the table.
-        macro_rules! decide_quickly {
-            ($($reason:ident $ticks:literal $condition:ident $form:ident;)*) => {{
-                $(const $reason: u32 = ExitReason::$reason.0 as u32;)*
-                let raw = self.backend.frequent_reason();
-                // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
-                match raw.0 {
-                    $($reason => self.decide::<A, { $reason as usize }>(account, registers, exit_tsc, |vcpu, registers| {
-                        let (backend, machine) = (&mut vcpu.backend, &mut vcpu.machine);
-                        let done = $form::quick(registers, backend, machine, |backend| {
-                            is_met(Condition::$condition, backend)
-                        });
-                        if done && Condition::$condition.ends_instruction() {
-                            vcpu.backend.quick_step_over();
-                        }
-                        done
-                    }),)*
-                    _ => Err(Left::Unopened(raw)),
-                }
-            }};
-        }
+    pub(crate) fn exit<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E) {
+        let account = exit.quick_parts().0;
         self.witness(account);
-        if !account.takes_quick_forms() {
-            return Err(Left::Unopened(self.backend.frequent_reason()));
+        let takes_quick_forms = account.takes_quick_forms();
+        // The whole field, so that an entry failure, with its bit 31, is not taken for the reason in the low bits.
+        let number = self.backend.number();
+        if !takes_quick_forms {
+            return exit.go_on(self, exit_tsc, number);
         }
-        tollgate_abi::quick_exits!(decide_quickly)
+        match (Arms::<E, B>::FIRST.get(number.0 as usize), B::NUMBERS.far) {
+            (Some(arm), _) => arm(exit, self, exit_tsc, number),
+            (None, Some((far, reason))) if number.0 == far => Arms::<E, B>::of(reason)(exit, self, exit_tsc, number),
+            _ => exit.go_on(self, exit_tsc, number),
+        }
     }
 
-    /// Opens an exit for `REASON`, and closes it if `quick` could deal with all of it. The reason is a constant, so that its
-    /// ledger row is one, too.
+    /// [`Vcpu::exit`] while the quick forms can't be used: they take IA-32e mode for granted, and that the processor tells the
+    /// next RIP.
     #[inline(always)]
-    fn decide<A: Account, const REASON: usize>(
+    pub(crate) fn exit_without_quick_forms<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E) {
+        self.witness(exit.quick_parts().0);
+        let number = self.backend.number();
+        exit.go_on(self, exit_tsc, number);
+    }
+
+    /// Opens an exit for `REASON`, and closes it if the form can deal with all of it. The reason is a constant, so that its
+    /// ledger row, `ROW`, is one, too.
+    #[inline(always)]
+    fn decide<E: Exit<B>, F: Form<B>, const REASON: u32, const ROW: usize>(
+        &mut self,
+        exit_tsc: u64,
+        mut exit: E,
+        number: ExitNumber,
+    ) {
+        let (reason, backend) = (ExitReason(REASON as u16), &self.backend);
+        if !backend.confirms(reason) {
+            return exit.go_on(self, exit_tsc, number);
+        }
+        let (account, registers) = exit.quick_parts();
+        let key = || key_of(reason, backend.rax(registers), registers.rcx, backend);
+        account.expect_quick(reason, key, || backend.tsc());
+        let _counted = account.open(reason);
+        match self.close_quickly::<E::Account, F, ROW>(account, registers, exit_tsc) {
+            Quickly::NotDecided => exit.go_on_opened::<REASON>(self, exit_tsc),
+            Quickly::Decided => {}
+            Quickly::DecidedWithRbx(rbx) => exit.resume_with_rbx(rbx),
+        }
+    }
+
+    /// Closes an exit that is open if the form can deal with all of it.
+    #[inline(always)]
+    fn close_quickly<A: Account, F: Form<B>, const ROW: usize>(
         &mut self,
         account: &A,
-        registers: &mut GuestRegisters,
+        registers: &mut VolatileRegisters,
         exit_tsc: u64,
-        quick: impl FnOnce(&mut Self, &mut GuestRegisters) -> bool,
-    ) -> Result<(), Left> {
-        let (reason, backend) = (ExitReason(REASON as u16), &self.backend);
-        account.expect_quick(reason, || key_of(reason, registers, backend), || backend.tsc());
-        let _counted = account.open(reason);
-        if !quick(self, registers) {
-            return Err(Left::Opened(Opened(RawReason(REASON as u32))));
+    ) -> Quickly {
+        if F::CONDITION == Condition::EndsPlainly && !self.backend.ends_plainly() {
+            return Quickly::NotDecided;
+        }
+        let decided = F::decide(registers, &mut self.backend, &mut self.machine);
+        if decided == Quickly::NotDecided {
+            return decided;
+        }
+        if F::CONDITION.ends_instruction() {
+            self.backend.quick_step_over();
         }
         let backend = &self.backend;
-        account.close_row::<REASON>(exit_tsc, || backend.tsc());
-        Ok(())
+        account.close_row::<ROW>(exit_tsc, || backend.tsc());
+        decided
     }
 
-    /// Step 2, of an exit that is counted, and that lacked a fact for a quick decision which the guest's code may tell.
-    #[inline(never)]
-    fn exit_by_code<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
-        let (account, registers) = exit.parts();
-        if let Err(opened) = self.decide_by_code(account, registers, exit_tsc, opened) {
+    /// The exit from where the quick forms have left it, with all registers saved.
+    #[inline(always)]
+    pub(crate) fn exit_in_full<E: Exit<B>>(&mut self, exit_tsc: u64, exit: E, left: Left) {
+        let Some(opened) = Opened::of(left) else {
+            return self.exit_for_rare_reason(exit_tsc, exit, ExitNumber(left.low().into()));
+        };
+        if opened.wants_registers() {
+            self.exit_with_registers(exit_tsc, exit, opened);
+        } else {
             self.exit_thoroughly(exit_tsc, exit, opened);
         }
     }
 
-    /// Closes the exit if the code is found quickly and tells all.
-    ///
-    /// # Errors
-    /// The exit, if it does not.
-    #[inline(always)]
-    pub(crate) fn decide_by_code<A: Account>(
-        &mut self,
-        account: &A,
-        registers: &mut GuestRegisters,
-        exit_tsc: u64,
-        opened: Opened,
-    ) -> Result<(), Opened> {
+    /// Step 2, of an exit that is counted, and that may have lacked no more than one of the guest's registers.
+    #[inline(never)]
+    fn exit_with_registers<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
         const CR_ACCESS: usize = ExitReason::CR_ACCESS.0 as usize;
-        let backend = &mut self.backend;
-        let may_end = |backend: &B| is_met(Condition::EndsPlainly, backend);
-        if !control_regs::quick_by_code(registers, backend, may_end) {
-            return Err(opened);
+        let (account, registers) = exit.parts();
+        let decided = self.backend.ends_plainly() && {
+            control_regs::quick_of_any(registers, &mut self.backend) == Quickly::Decided
+        };
+        if !decided {
+            return self.exit_thoroughly(exit_tsc, exit, opened);
         }
-        backend.quick_step_over();
+        self.backend.quick_step_over();
         let backend = &self.backend;
         account.close_row::<CR_ACCESS>(exit_tsc, || backend.tsc());
-        Ok(())
     }
 
     /// Step 3, of an exit for a rare reason: counts it.
     #[inline(never)]
-    fn exit_for_rare_reason<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, frequent: RawReason) {
+    fn exit_for_rare_reason<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, number: ExitNumber) {
         let (account, registers) = exit.parts();
-        let opened = self.open(account, registers, frequent);
+        let opened = self.open(account, registers, number);
         self.exit_thoroughly(exit_tsc, exit, opened);
     }
 
@@ -204,10 +292,10 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Opens an exit for any reason.
-    fn open(&self, account: &impl Account, registers: &GuestRegisters, frequent: RawReason) -> Opened {
+    fn open(&self, account: &impl Account, registers: &GuestRegisters, number: ExitNumber) -> Opened {
         let backend = &self.backend;
-        let raw = backend.whole_reason(frequent);
-        account.expect(raw.basic(), || key_of(raw.basic(), registers, backend), || backend.tsc());
+        let raw = backend.reason_of(number);
+        account.expect(raw.basic(), || key_of(raw.basic(), registers.rax, registers.rcx, backend), || backend.tsc());
         let _counted = account.open(raw.basic());
         Opened(raw)
     }
@@ -215,7 +303,7 @@ impl<B: Backend> Vcpu<B> {
     /// Step 4, of any exit that is counted: decides it, applies the decision, closes it. For an exit that a quick form could have
     /// decided, the decision is the same.
     #[inline(never)]
-    fn exit_thoroughly<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
+    fn exit_thoroughly<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
         if self.is_last_exit::<E::Account>(exit_tsc) {
             return self.last_exit(exit_tsc, exit, opened);
         }
@@ -239,7 +327,7 @@ impl<B: Backend> Vcpu<B> {
     /// Step 4 of an exit that no entry follows, or that ends the idle time of a vCPU.
     #[cold]
     #[inline(never)]
-    fn last_exit<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, Opened(raw): Opened) {
+    fn last_exit<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, Opened(raw): Opened) {
         // The limit is now the run's again.
         if self.machine.bounds.wakes_from_idle() && !self.is_last_exit::<E::Account>(exit_tsc) {
             return self.exit_from_idle(exit_tsc, exit, Opened(raw));
@@ -286,10 +374,16 @@ impl<B: Backend> Vcpu<B> {
 }
 
 impl Opened {
-    /// Whether [`Vcpu::exit_by_code`] may deal with this exit.
+    /// The ticket of an exit that the quick forms have counted.
     #[inline(always)]
-    fn wants_code<B: Backend>(&self) -> bool {
-        B::MAY_NEED_CODE && self.0.0 == u32::from(ExitReason::CR_ACCESS.0)
+    pub(crate) fn of(left: Left) -> Option<Self> {
+        (left.0 & Left::OPENED != 0).then(|| Self(RawReason(left.low())))
+    }
+
+    /// Whether [`Vcpu::exit_with_registers`] may deal with this exit.
+    #[inline(always)]
+    fn wants_registers(&self) -> bool {
+        self.0.0 == u32::from(ExitReason::CR_ACCESS.0)
     }
 }
 
@@ -301,16 +395,6 @@ pub(crate) enum Flow {
     Resume = 0,
     /// The guest does not go on; [`Leave`] says why.
     Leave = 1,
-}
-
-/// Whether an exit meets the condition of its row.
-#[inline(always)]
-fn is_met<B: Backend>(condition: Condition, backend: &B) -> bool {
-    match condition {
-        Condition::Steps => backend.steps_quickly(),
-        Condition::EndsPlainly => backend.steps_quickly() && backend.ends_plainly(),
-        Condition::Repeats => true,
-    }
 }
 
 impl<B: Backend> Vcpu<B> {
@@ -396,34 +480,111 @@ impl<B: Backend> Vcpu<B> {
 struct Driven<'a, A> {
     account: &'a A,
     registers: &'a mut GuestRegisters,
-    flow: &'a Cell<Flow>,
+    course: &'a Course,
+}
+
+/// The course that a driven exit has taken.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Course {
+    leaves: Cell<bool>,
+    /// The part of the exit that the quick forms have left.
+    pub(crate) left: Cell<Option<Left>>,
+    /// It ends where the quick forms do.
+    only_quick: bool,
 }
 
 #[cfg(test)]
-impl<A: Account> Exit for Driven<'_, A> {
+impl<A: Account, B: Backend> Exit<B> for Driven<'_, A> {
     type Account = A;
+
+    fn quick_parts(&mut self) -> (&A, &mut VolatileRegisters) {
+        (self.account, self.registers.volatile())
+    }
+
     fn parts(&mut self) -> (&A, &mut GuestRegisters) {
         (self.account, self.registers)
     }
+
+    fn resume_with_rbx(self, rbx: u64) {
+        self.registers.rbx = rbx;
+    }
+
+    fn go_on(self, vcpu: &mut Vcpu<B>, exit_tsc: u64, number: ExitNumber) {
+        vcpu.drive_on(self, exit_tsc, Left::unopened(number));
+    }
+
+    fn go_on_opened<const REASON: u32>(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
+        vcpu.drive_on(self, exit_tsc, Left(u64::from(REASON) | Left::OPENED));
+    }
+
     fn leave(self) {
-        self.flow.set(Flow::Leave);
+        self.course.leaves.set(true);
     }
 }
 
 #[cfg(test)]
 impl<B: Backend> Vcpu<B> {
-    /// [`Vcpu::exit`] as a test calls it.
+    /// One exit as a test calls it, by the way that the stub would take.
     pub(crate) fn drive(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
-        let flow = Cell::new(Flow::Resume);
-        self.exit(exit_tsc, Driven { account, registers, flow: &flow });
-        flow.get()
+        let course = Course::default();
+        self.driven(account, registers, &course, |vcpu, exit| {
+            if vcpu.backend.uses_quick_forms() {
+                vcpu.exit(exit_tsc, exit);
+            } else {
+                vcpu.exit_without_quick_forms(exit_tsc, exit);
+            }
+        })
     }
 
-    /// [`Vcpu::exit_of_other_mode`] as a test calls it.
-    fn drive_in_other_mode(&mut self, account: &impl Account, registers: &mut GuestRegisters) -> Flow {
-        let flow = Cell::new(Flow::Resume);
-        self.exit_of_other_mode(0, Driven { account, registers, flow: &flow });
-        flow.get()
+    /// [`Vcpu::exit_without_quick_forms`] as a test calls it.
+    fn drive_without_quick_forms(&mut self, account: &impl Account, registers: &mut GuestRegisters) -> Flow {
+        let course = Course::default();
+        self.driven(account, registers, &course, |vcpu, exit| vcpu.exit_without_quick_forms(0, exit))
+    }
+
+    /// The quick forms alone. The result is the part of the exit that they leave.
+    pub(crate) fn drive_quickly(&mut self, account: &impl Account, registers: &mut GuestRegisters) -> Option<Left> {
+        let course = Course { only_quick: true, ..Course::default() };
+        self.driven(account, registers, &course, |vcpu, exit| vcpu.exit(0, exit));
+        course.left.get()
+    }
+
+    /// The exit from where the quick forms leave it.
+    fn drive_left(&mut self, account: &impl Account, registers: &mut GuestRegisters, left: Left) -> Flow {
+        let course = Course::default();
+        self.driven(account, registers, &course, |vcpu, exit| vcpu.drive_on(exit, 0, left))
+    }
+
+    fn driven<'a, A: Account>(
+        &mut self,
+        account: &'a A,
+        registers: &'a mut GuestRegisters,
+        course: &'a Course,
+        by: impl FnOnce(&mut Self, Driven<'_, A>),
+    ) -> Flow {
+        self.give_rax(registers);
+        by(self, Driven { account, registers, course });
+        registers.rax = self.backend.rax(registers.volatile());
+        if course.leaves.get() { Flow::Leave } else { Flow::Resume }
+    }
+
+    fn drive_on<A: Account>(&mut self, exit: Driven<'_, A>, exit_tsc: u64, left: Left) {
+        let Driven { account, registers, course } = exit;
+        course.left.set(Some(left));
+        if !course.only_quick {
+            registers.rax = self.backend.rax(registers.volatile());
+            self.exit_in_full(exit_tsc, Driven { account, registers, course }, left);
+            self.give_rax(registers);
+        }
+    }
+
+    /// Puts RAX where the backend has it while the guest runs.
+    fn give_rax(&mut self, registers: &mut GuestRegisters) {
+        let rax = registers.rax;
+        if self.backend.rax(registers.volatile()) != rax {
+            self.backend.set_rax(registers.volatile(), rax);
+        }
     }
 }
 
@@ -529,18 +690,18 @@ mod tests {
     #[test]
     fn what_the_first_half_decides_the_second_would_decide_alike() {
         let io = |port, is_in| IoAccess { port, bytes: 1, is_in, is_string: false, is_repeated: false };
-        let cr0 = |rbx| (ExitReason::CR_ACCESS, Some(CrAccess::Write { cr: 0, register: 3 }), io(0, false), 0, 0, rbx);
+        let cr0 = |rcx| (ExitReason::CR_ACCESS, Some(CrAccess::Write { cr: 0, register: 1 }), io(0, false), 0, rcx);
         let mut quick = 0;
-        for (reason, cr, io, rax, rcx, rbx) in [
-            (ExitReason::CPUID, None, io(0, false), 1, 0, 0),
-            (ExitReason::CPUID, None, io(0, false), 0x4fff_ffff, 0, 0),
-            (ExitReason::VMCALL, None, io(0, false), 0, 0, 0),
-            (ExitReason::VMCALL, None, io(0, false), 99, 0, 0),
-            (ExitReason::RDMSR, None, io(0, false), !0, 0x1b, 0),
-            (ExitReason::RDMSR, None, io(0, false), !0, 0x3a, 0),
-            (ExitReason::IO_INSTRUCTION, None, io(0x80, true), !0, 0, 0),
-            (ExitReason::IO_INSTRUCTION, None, io(0x80, false), 7, 0, 0),
-            (ExitReason::IO_INSTRUCTION, None, io(0x5f0, true), 7, 0, 0),
+        for (reason, cr, io, rax, rcx) in [
+            (ExitReason::CPUID, None, io(0, false), 1, 0),
+            (ExitReason::CPUID, None, io(0, false), 0x4fff_ffff, 0),
+            (ExitReason::VMCALL, None, io(0, false), 0, 0),
+            (ExitReason::VMCALL, None, io(0, false), 99, 0),
+            (ExitReason::RDMSR, None, io(0, false), !0, 0x1b),
+            (ExitReason::RDMSR, None, io(0, false), !0, 0x3a),
+            (ExitReason::IO_INSTRUCTION, None, io(0x80, true), !0, 0),
+            (ExitReason::IO_INSTRUCTION, None, io(0x80, false), 7, 0),
+            (ExitReason::IO_INSTRUCTION, None, io(0x5f0, true), 7, 0),
             cr0(0x8000_0031),
             cr0(0x8001_0437),
             cr0(0xe000_0031),
@@ -550,23 +711,39 @@ mod tests {
                 let mut backend = Script { reason: u32::from(reason.0), cr, io: Some(io), ..Script::default() };
                 backend.set(State::CsRights, 1 << 13);
                 backend.set(State::Cr0, 0x8000_0031);
-                let registers = GuestRegisters { rax, rcx, rbx, ..Default::default() };
+                let registers = GuestRegisters { rax, rcx, ..Default::default() };
                 (Vcpu::new(backend, machine()), registers)
             };
             let ((mut first, mut registers), (mut second, mut expected)) = (vcpu(), vcpu());
             let account = Ledger::new();
-            let decided = first.exit_quickly(&account, &mut registers, 0).is_ok();
+            let decided = first.drive_quickly(&account, &mut registers).is_none();
             quick += usize::from(decided);
-            let opened = second.open(&account, &expected, RawReason(u32::from(reason.0)));
-            let flow = Cell::new(Flow::Resume);
-            second.exit_thoroughly(0, Driven { account: &account, registers: &mut expected, flow: &flow }, opened);
+            let opened = second.open(&account, &expected, ExitNumber(reason.0.into()));
+            let left = Left(u64::from(opened.0.0) | Left::OPENED);
+            let flow = second.drive_left(&account, &mut expected, left);
             if decided {
-                assert_eq!((registers, flow.get()), (expected, Flow::Resume), "{reason:?}");
+                assert_eq!((registers, flow), (expected, Flow::Resume), "{reason:?}");
                 assert_eq!(first.backend.get(State::Cr0), second.backend.get(State::Cr0));
                 assert_eq!((first.backend.advances, second.backend.advances), (1, 1), "{reason:?}");
             }
         }
         assert_eq!(quick, 7);
+    }
+
+    #[test]
+    fn a_mov_to_cr0_from_a_register_that_stays_in_the_processor_takes_one_step_more() {
+        let mut vcpu = Vcpu::new(Script { reason: 28, ..Script::default() }, machine());
+        vcpu.backend.cr = Some(CrAccess::Write { cr: 0, register: 3 });
+        let (account, mut registers) = (Ledger::new(), GuestRegisters { rbx: 0x8000_0031, ..Default::default() });
+        let left = vcpu.drive_quickly(&account, &mut registers).expect("RBX is not at hand");
+        assert_eq!((vcpu.backend.quick_steps, account.count(ExitReason::CR_ACCESS)), (0, 1));
+        assert_eq!(vcpu.drive_left(&account, &mut registers, left), Flow::Resume);
+        assert_eq!((vcpu.backend.quick_steps, vcpu.backend.get(State::Cr0), account.check()), (1, 0x8000_0031, Ok(())));
+        for wrong in [0x31, 0xe000_0031] {
+            let mut registers = GuestRegisters { rbx: wrong, ..Default::default() };
+            vcpu.drive(&account, &mut registers, 0);
+            assert_eq!(vcpu.backend.quick_steps, 1, "{wrong:#x} is no value that only needs to be stored");
+        }
     }
 
     #[test]
@@ -581,7 +758,7 @@ mod tests {
                 (vcpu.backend.quick_steps, registers)
             };
             let usual = drive(&|vcpu, account, registers| vcpu.drive(account, registers, 0));
-            let other = drive(&|vcpu, account, registers| vcpu.drive_in_other_mode(account, registers));
+            let other = drive(&|vcpu, account, registers| vcpu.drive_without_quick_forms(account, registers));
             assert_eq!((usual.0, other.0), (quick, 0), "{reason:?}");
             assert_eq!(usual.1, other.1, "{reason:?}");
         }
@@ -591,7 +768,7 @@ mod tests {
     fn a_single_step_is_left_to_the_second_half() {
         let mut vcpu = Vcpu::new(Script { reason: 18, ..Script::default() }, machine());
         vcpu.backend.set(State::Rflags, 1 << 8);
-        assert!(vcpu.exit_quickly(&Ledger::new(), &mut GuestRegisters::default(), 0).is_err());
+        assert!(vcpu.drive_quickly(&Ledger::new(), &mut GuestRegisters::default()).is_some());
     }
 
     proptest! {

@@ -189,10 +189,7 @@ fn set_registers(vcpu: &VcpuFd, entry: &Entry) -> Result<(), kvm_ioctls::Error> 
 
 /// IN: the register that a port leads to, in as many bytes.
 fn read(ports: &mut Ports, port: u16, data: &mut [u8]) {
-    let value = match ports.read_plain(port) {
-        Some(value) => value,
-        None => ports.read(ports.reach(port), data.len() as u8),
-    };
+    let value = ports.read(ports.reach(port), data.len() as u8);
     data.iter_mut().zip(value.to_le_bytes()).for_each(|(into, byte)| *into = byte);
 }
 
@@ -201,9 +198,6 @@ fn write(ports: &mut Ports, port: u16, data: &[u8]) -> Effect {
     let mut bytes = [0; 4];
     bytes.iter_mut().zip(data).for_each(|(into, byte)| *into = *byte);
     let value = u32::from_le_bytes(bytes);
-    if ports.write_plain(port, value) {
-        return Effect::None;
-    }
     ports.write(ports.reach(port), data.len() as u8, value)
 }
 

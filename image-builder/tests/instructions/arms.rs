@@ -1,9 +1,9 @@
 //! The instructions that an exit takes, counted in the image by walking from the stub to the next entry.
 //!
 //! The walk knows constants, and the reason field or the exit code of the exit. At a branch that these decide, it goes one way;
-//! at any other it goes both. A way that leaves the function which the stub calls ends there: the exit is not quick.
+//! at any other it goes both. A way that leaves the arm which the exit's number leads to ends there: the exit is not quick.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use iced_x86::{
     ConditionCode, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
@@ -26,6 +26,8 @@ pub(crate) struct Image<'a> {
     pub(crate) data: Vec<(u64, &'a [u8])>,
     /// The addresses of functions, in order.
     pub(crate) starts: Vec<u64>,
+    /// Those of the functions that a quick exit goes through besides the one that the stub calls.
+    pub(crate) quick: BTreeSet<u64>,
 }
 
 impl Image<'_> {
@@ -176,11 +178,10 @@ pub(crate) fn lengths(image: &Image<'_>, start: u64, exit: Exit) -> Option<Lengt
     found
 }
 
-/// The target of a jump; `None` if it leads out of the function that the stub called, or out of the stub.
+/// The target of a jump; `None` if it leads to a function that no quick exit goes through, or out of the stub.
 fn stays(image: &Image<'_>, way: &Way, to: u64) -> Option<u64> {
-    let here = image.function(way.ip);
-    let there = image.function(to);
-    (here == there || way.returns.is_empty()).then_some(to)
+    let is_quick = image.function(way.ip) == image.function(to) || image.quick.contains(&to);
+    (is_quick || way.returns.is_empty()).then_some(to)
 }
 
 /// Whether a conditional jump is taken; `None` if that is not known.

@@ -85,11 +85,11 @@ pub(crate) fn toggle_mp_times(times: u64) {
     unsafe {
         asm!(
             "2:",
-            "xor {cr0}, {mp}",
-            "mov cr0, {cr0}",
+            "xor rax, {mp}",
+            "mov cr0, rax",
             "dec {times}",
             "jnz 2b",
-            cr0 = inout(reg) cr0 => _,
+            inout("rax") cr0 => _,
             times = inout(reg) times => _,
             mp = const MP,
             options(nomem, nostack),

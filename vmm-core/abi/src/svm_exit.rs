@@ -190,13 +190,30 @@ const NPF_RESERVED: u64 = 1 << 3;
 /// EXITINFO1 of an MSR access, bit 0: it is a write.
 const MSR_WRITE: u64 = 1;
 
-/// The reason that an exit code stands for, if it is a frequent one; `None` leaves it to [`reason`]. Calls nothing.
+/// The reason of a code in the dense part of the table that may have a quick form. That of the MSR code is RDMSR if EXITINFO1
+/// confirms it; other codes without a reason of their own have a number that is nobody's.
+pub const fn dense_reason(code: u32) -> ExitReason {
+    match BY_CODE[code as usize] {
+        BY_INFORMATION => ExitReason::RDMSR,
+        reason => ExitReason(reason as u16),
+    }
+}
+
+/// Whether EXITINFO1 confirms the reason of an MSR access, as [`dense_reason`] has it, or of a nested page fault.
 #[inline(always)]
-pub fn frequent_reason(code: u32, exitinfo1: impl Fn() -> u64) -> Option<ExitReason> {
+pub fn confirms(reason: ExitReason, exitinfo1: impl Fn() -> u64) -> bool {
+    match reason {
+        ExitReason::RDMSR => exitinfo1() & MSR_WRITE == 0,
+        ExitReason::EPT_VIOLATION => exitinfo1() & NPF_RESERVED == 0,
+        _ => true,
+    }
+}
+
+fn common_reason(code: u32, exitinfo1: u64) -> Option<ExitReason> {
     match BY_CODE.get(code as usize) {
         Some(&reason) if reason < BY_INFORMATION => Some(ExitReason(reason.into())),
-        Some(&BY_INFORMATION) => Some(ExitReason(ExitReason::RDMSR.0 + (exitinfo1() & MSR_WRITE) as u16)),
-        None if code == code::NPF && exitinfo1() & NPF_RESERVED == 0 => Some(ExitReason::EPT_VIOLATION),
+        Some(&BY_INFORMATION) => Some(ExitReason(ExitReason::RDMSR.0 + (exitinfo1 & MSR_WRITE) as u16)),
+        None if code == code::NPF && exitinfo1 & NPF_RESERVED == 0 => Some(ExitReason::EPT_VIOLATION),
         _ => None,
     }
 }
@@ -204,7 +221,7 @@ const _: () = assert!(ExitReason::WRMSR.0 == ExitReason::RDMSR.0 + MSR_WRITE as 
 
 /// The reason that an exit code stands for; an unknown number if the APM defines no such code.
 pub fn reason(code: u32, exitinfo1: u64) -> ExitReason {
-    frequent_reason(code, || exitinfo1).unwrap_or_else(|| beyond(code))
+    common_reason(code, exitinfo1).unwrap_or_else(|| beyond(code))
 }
 
 fn beyond(code: u32) -> ExitReason {
@@ -310,6 +327,18 @@ mod tests {
     use crate::exit_reason::{Controls, ROWS, Rows, Status, UNKNOWN_ROW};
     use std::vec;
     use std::vec::Vec;
+
+    #[test]
+    fn a_reason_that_is_confirmed_is_the_tables() {
+        for code in 0..DENSE as u32 {
+            let dense = dense_reason(code);
+            for information in [0, MSR_WRITE] {
+                let confirmed = confirms(dense, || information);
+                assert_eq!(confirmed, reason(code, information) == dense || dense.0 == u16::from(NOBODYS), "{code:#x}");
+            }
+        }
+        assert!(!confirms(ExitReason::RDMSR, || MSR_WRITE) && !confirms(ExitReason::EPT_VIOLATION, || NPF_RESERVED));
+    }
 
     #[test]
     fn codes_stand_for_what_the_manuals_say() {

@@ -272,9 +272,9 @@ impl CpuidTable {
 
     /// A basic leaf that has one answer, whatever ECX and the guest's state are.
     #[inline(always)]
-    pub fn plain(&self, leaf: u32) -> Option<Answer> {
+    pub fn plain(&self, leaf: u32) -> Option<&Answer> {
         match (self.basic.get(leaf as usize), self.plain.get(leaf as usize)) {
-            (Some(&answer), Some(true)) => Some(answer),
+            (Some(answer), Some(true)) => Some(answer),
             _ => None,
         }
     }

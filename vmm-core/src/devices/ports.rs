@@ -46,24 +46,15 @@ impl Ports {
         self.asks_device >> (port & 63) & 1 == 0
     }
 
-    /// IN from the byte's port or one that surely has no device, by one field and one bit.
+    /// The byte, if the port is its; `Some(None)` for a port that surely has no device, by one field and one bit; `None` for any
+    /// other.
     #[inline(always)]
-    pub fn read_plain(&self, port: u16) -> Option<u32> {
+    pub fn plain(&mut self, port: u16) -> Option<Option<&mut Byte>> {
         if port == self.byte_port {
-            return Some(self.byte.read());
+            return Some(Some(&mut self.byte));
         }
         core::hint::cold_path();
-        self.is_nobodys(port).then_some(!0)
-    }
-
-    /// OUT to such a port; false for any other port.
-    #[inline(always)]
-    pub fn write_plain(&mut self, port: u16, value: u32) -> bool {
-        if port == self.byte_port {
-            self.byte.write(value);
-            return true;
-        }
-        self.is_nobodys(port)
+        self.is_nobodys(port).then_some(None)
     }
 
     /// The device behind a port.
@@ -118,18 +109,20 @@ mod tests {
         let mut ports = ports();
         let nobodys = ports.reach(0x1234);
         ports.write(nobodys, 4, 0);
-        assert_eq!((ports.read(nobodys, 4), ports.read_plain(0x1234)), (!0, Some(!0)));
+        assert_eq!(ports.read(nobodys, 4), !0);
+        assert!(matches!(ports.plain(0x1234), Some(None)));
     }
 
     #[test]
     fn the_byte_is_the_same_by_either_way() {
         let mut ports = ports();
-        assert_eq!(ports.read_plain(POST_PORT), Some(!0), "after reset");
-        assert!(ports.write_plain(POST_PORT, 0x1142));
+        let byte = |ports: &mut Ports| *ports.plain(POST_PORT).unwrap().unwrap();
+        assert_eq!(byte(&mut ports).read(), !0, "after reset");
+        ports.plain(POST_PORT).unwrap().unwrap().write(0x1142);
         let post = ports.reach(POST_PORT);
         assert_eq!(ports.read(post, 1) & 0xff, 0x42);
         ports.write(post, 1, 0x17);
-        assert_eq!(ports.read_plain(POST_PORT), Some(0xffff_ff17));
+        assert_eq!(byte(&mut ports).read(), 0xffff_ff17);
     }
 
     #[test]
@@ -145,14 +138,14 @@ mod tests {
         for model in [&MODEL, &UNIKERNEL, &PC] {
             let mut ports = new(model);
             for port in 0..=u16::MAX {
-                let (reached, plain) = (ports.reach(port), ports.read_plain(port));
-                assert_eq!(plain.is_some(), ports.write_plain(port, 0xff), "{port:#x}");
-                let behind = reached.map(|(behind, _)| behind);
-                assert!(behind != Some(Behind::Byte) || plain.is_some(), "{port:#x}");
-                assert!(matches!(behind, None | Some(Behind::Byte)) || plain.is_none(), "{port:#x}");
-                assert!(plain.is_none_or(|plain| plain == !0), "{port:#x}");
+                let behind = ports.reach(port).map(|(behind, _)| behind);
+                match ports.plain(port) {
+                    Some(Some(_)) => assert_eq!(behind, Some(Behind::Byte), "{port:#x}"),
+                    Some(None) => assert_eq!(behind, None, "{port:#x}"),
+                    None => assert_ne!(behind, Some(Behind::Byte), "{port:#x}"),
+                }
             }
         }
-        assert_eq!(ports().read_plain(LOOPBACK_PORT), None);
+        assert!(ports().plain(LOOPBACK_PORT).is_none());
     }
 }

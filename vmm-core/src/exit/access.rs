@@ -1,4 +1,4 @@
-//! The decoded exit: its reason, and the access that it is about.
+//! The decoded exit: its number and its reason, and the access that it is about.
 
 use tollgate_abi::ExitReason;
 
@@ -6,6 +6,23 @@ use tollgate_abi::ExitReason;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct RawReason(pub u32);
+
+/// The number that an extension gives an exit: under VT-x the exit-reason field, under SVM the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct ExitNumber(pub u64);
+
+/// The reasons of an extension's exit numbers, as far as the quick forms need them.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    /// The reasons of the first numbers; where the number alone does not decide, the one that may have a quick form.
+    pub first: [ExitReason; FIRST_NUMBERS],
+    /// A number beyond these, and its reason.
+    pub far: Option<(u64, ExitReason)>,
+}
+
+/// The numbers below this have a place in a table of [`Numbers`].
+pub const FIRST_NUMBERS: usize = 0x82;
 
 impl RawReason {
     /// The basic exit reason, bits 15:0.
@@ -20,9 +37,6 @@ impl RawReason {
         self.0 >> 31 != 0
     }
 }
-
-/// The answer of [`ExitFacts::frequent_reason`](super::ExitFacts::frequent_reason) to a rare exit.
-pub const UNRESOLVED: RawReason = RawReason(u32::MAX);
 
 /// A port access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

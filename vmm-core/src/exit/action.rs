@@ -1,4 +1,4 @@
-//! The decision of a handler.
+//! The decision of a handler, and of a quick form.
 
 use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::Outcome;
@@ -24,6 +24,25 @@ pub enum Action {
     AdvanceAndPause(Pause),
     /// The guest is over.
     Stop(Outcome),
+}
+
+/// The decision of a quick form, which has already left its results where the guest finds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Quickly {
+    /// The exit is left to the next steps. Nothing has been changed.
+    NotDecided,
+    /// The exit is decided.
+    Decided,
+    /// The exit is decided, and the guest's RBX, which a stub does not save, becomes this.
+    DecidedWithRbx(u64),
+}
+
+impl From<bool> for Quickly {
+    #[inline(always)]
+    fn from(decided: bool) -> Self {
+        if decided { Self::Decided } else { Self::NotDecided }
+    }
 }
 
 /// The work between two stretches of guest execution, at the guest's request, when no exit is open.

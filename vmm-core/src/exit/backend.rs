@@ -2,22 +2,25 @@
 //! interrupts, and timers, each a trait. VT-x implements them in [`crate::vmx`], SVM in [`crate::svm`], in files of the same
 //! names; tests script them. [`Backend`] has everything that follows from them in the same way under both; nobody implements it.
 
+use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::profile::Profile;
 
 use super::{
-    Action, CrAccess, DrAccess, Event, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason, State,
-    TableInstruction, VirtualizedApic,
+    Action, CrAccess, DrAccess, Event, ExitNumber, GuestRegisters, IoAccess, Numbers, Operand, PhysicalFault,
+    RawReason, State, TableInstruction, VirtualizedApic, VolatileRegisters,
 };
 
 /// Facts about the last exit, found out when they are asked for.
 pub trait ExitFacts {
-    /// Whether [`ExitFacts::cr0_write_by_code`] may tell a register that [`ExitFacts::cr0_write`] does not.
-    const MAY_NEED_CODE: bool;
-    /// The exit reason, if it is a frequent one; [`UNRESOLVED`](super::UNRESOLVED) if it is rare and takes a call to find out.
-    fn frequent_reason(&self) -> RawReason;
-    /// The exit reason; `frequent` is the answer of [`ExitFacts::frequent_reason`].
-    fn whole_reason(&self, frequent: RawReason) -> RawReason;
+    /// The reasons of exit numbers.
+    const NUMBERS: Numbers;
+    /// The exit's number.
+    fn number(&self) -> ExitNumber;
+    /// Whether the exit is for this reason, which its number has in [`ExitFacts::NUMBERS`].
+    fn confirms(&self, reason: ExitReason) -> bool;
+    /// The exit's reason; `number` is its number.
+    fn reason_of(&self, number: ExitNumber) -> RawReason;
     /// The exit qualification as it is, for reports.
     fn qualification(&self) -> u64;
     /// The port access of an I/O exit.
@@ -27,17 +30,17 @@ pub trait ExitFacts {
     fn string_io_segment_base(&self, offset: u64) -> u64;
     /// Width in bytes of the addresses that a string I/O instruction steps: 2, 4 or 8.
     fn string_io_address_bytes(&self) -> u8;
-    /// The number of the register that a MOV to CR0 reads; `None` for any other control-register access, and where the processor
-    /// does not tell.
-    fn cr0_write(&self) -> Option<u8>;
-    /// The number of the register that a MOV to CR0 reads, by the guest's code; `None` if that can't be found quickly.
-    fn cr0_write_by_code(&mut self) -> Option<u8>;
+    /// The number of the register that a MOV to CR0 reads; `None` for any other control-register access, and where that can't be
+    /// found quickly.
+    fn cr0_write(&mut self) -> Option<u8>;
     /// The access of a control-register exit.
     fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess;
     /// The access of a debug-register exit.
     fn dr_access(&self) -> DrAccess;
     /// The instruction and operand of an exit for a descriptor table.
     fn table_access(&self, registers: &mut GuestRegisters) -> (TableInstruction, Operand);
+    /// The guest-physical address of the access that nested paging refused.
+    fn fault_gpa(&self) -> u64;
     /// The access of an EPT violation.
     fn physical_fault(&self) -> PhysicalFault;
     /// Whether an exit for RDTSC is in truth one for RDTSCP.
@@ -56,13 +59,19 @@ pub trait ExitFacts {
 
 /// The guest's state, and the controls under which it runs.
 pub trait GuestState {
+    /// RAX, before an exit's registers are all saved.
+    fn rax(&self, registers: &VolatileRegisters) -> u64;
+    /// Writes RAX, before an exit's registers are all saved.
+    fn set_rax(&mut self, registers: &mut VolatileRegisters, value: u64);
+    /// The volatile register with this number in an instruction's encoding; 0 for another.
+    fn volatile(&self, registers: &VolatileRegisters, number: u8) -> u64;
     /// Reads guest state.
     fn get(&self, state: State) -> u64;
     /// Writes guest state. The caller has checked the value as the instruction demands.
     fn set(&mut self, state: State, value: u64);
-    /// Whether the quick forms can be used: moving RIP behind the instruction takes no call.
-    fn steps_quickly(&self) -> bool;
-    /// [`GuestState::step_over`] if [`GuestState::steps_quickly`].
+    /// Whether the quick forms can be used: the guest is in IA-32e mode, and moving RIP behind the instruction takes no call.
+    fn uses_quick_forms(&self) -> bool;
+    /// [`GuestState::step_over`] if [`GuestState::uses_quick_forms`].
     fn quick_step_over(&mut self);
     /// Moves RIP behind the instruction that exited, and nothing else.
     fn step_over(&mut self);
@@ -180,7 +189,7 @@ pub trait Backend: ExitFacts + GuestState + Interrupts + Timers + Processor {
     /// The exit reason.
     #[inline(always)]
     fn exit_reason(&self) -> RawReason {
-        self.whole_reason(self.frequent_reason())
+        self.reason_of(self.number())
     }
     /// The guest's TSC.
     fn guest_tsc(&self) -> u64 {

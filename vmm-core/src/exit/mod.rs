@@ -8,9 +8,12 @@ mod event;
 mod registers;
 mod state;
 
-pub use access::{CrAccess, DrAccess, IoAccess, Operand, PhysicalFault, RawReason, TableInstruction, UNRESOLVED};
-pub use action::{Action, Pause};
+pub use access::{
+    CrAccess, DrAccess, ExitNumber, FIRST_NUMBERS, IoAccess, Numbers, Operand, PhysicalFault, RawReason,
+    TableInstruction,
+};
+pub use action::{Action, Pause, Quickly};
 pub use backend::{Backend, ExitFacts, GuestState, Interrupts, Processor, Timers};
 pub use event::{Event, EventKind, vector};
-pub use registers::GuestRegisters;
+pub use registers::{GuestRegisters, VolatileRegisters};
 pub use state::{State, VirtualizedApic};

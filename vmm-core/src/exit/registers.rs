@@ -1,40 +1,93 @@
 //! The guest's general-purpose registers, as the entry stubs leave them.
-#![expect(unsafe_code, reason = "looks at the registers as an array")]
+#![expect(unsafe_code, reason = "looks at the registers as an array, and at some of them alone")]
 
-/// The guest's general-purpose registers, in the order in which the entry stub pushes them downwards.
+use core::mem::offset_of;
+
+/// The guest's general-purpose registers. The volatile ones come first: a stub saves these at every exit.
 ///
 /// RSP, RIP and RFLAGS are the backend's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 #[expect(missing_docs, reason = "the registers' own names")]
 pub struct GuestRegisters {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rdi: u64,
-    pub rbp: u64,
-    pub rbx: u64,
-    pub rcx: u64,
-    pub rsi: u64,
-    pub rdx: u64,
     pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub r8: u64,
+    pub r9: u64,
+    pub r10: u64,
+    pub r11: u64,
+    pub nothing: Nothing,
+    pub rbx: u64,
+    pub rbp: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+}
+
+/// A quadword that is always 0: the quick forms read it in place of a register that they don't have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Nothing(u64);
+
+/// The registers that a function of the Windows x64 calling convention may change. The quick forms see these alone: the guest's
+/// other registers stay in the processor while they run.
+///
+/// RAX is not among them: where it is, is the backend's affair ([`GuestState::rax`](super::GuestState::rax)).
+#[derive(Debug)]
+#[repr(C)]
+#[expect(missing_docs, reason = "the registers' own names")]
+pub struct VolatileRegisters {
+    rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    r8: u64,
+    r9: u64,
+    r10: u64,
+    r11: u64,
+    nothing: Nothing,
 }
 
 const _: () = assert!(size_of::<GuestRegisters>() == WORDS * 8);
+const _: () = {
+    assert!(size_of::<VolatileRegisters>() == VOLATILE * 8);
+    assert!(offset_of!(VolatileRegisters, rcx) == offset_of!(GuestRegisters, rcx));
+    assert!(offset_of!(VolatileRegisters, nothing) == offset_of!(GuestRegisters, nothing));
+};
+
+/// The positions of the registers, by their number in instructions: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
+static POSITIONS: [u8; 16] = [0, 1, 2, 8, NONE, 9, 10, 11, 3, 4, 5, 6, 12, 13, 14, 15];
+
+/// No register's position.
+const NONE: u8 = WORDS as u8;
+
+/// The positions of the volatile ones, and that of nothing for the others.
+static VOLATILE_POSITIONS: [u8; 16] = {
+    let (mut positions, mut number) = (POSITIONS, 0);
+    while number < positions.len() {
+        if positions[number] as usize >= VOLATILE {
+            positions[number] = VOLATILE as u8 - 1;
+        }
+        number += 1;
+    }
+    positions
+};
 
 impl GuestRegisters {
     /// The register with this number in an instruction's encoding; `None` for 4, which is RSP.
     #[inline(always)]
     pub fn by_number(&mut self, number: u8) -> Option<&mut u64> {
-        const NONE: u8 = WORDS as u8;
-        /// Positions by number: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
-        static POSITIONS: [u8; 16] = [14, 11, 13, 10, NONE, 9, 12, 8, 7, 6, 5, 4, 3, 2, 1, 0];
         self.words().get_mut(usize::from(POSITIONS[usize::from(number & 15)]))
+    }
+
+    /// The volatile ones.
+    #[inline(always)]
+    pub fn volatile(&mut self) -> &mut VolatileRegisters {
+        // SAFETY: the struct begins with these fields, in C's layout, as the assertions above check; the borrow is the whole's.
+        unsafe { &mut *core::ptr::from_mut(self).cast() }
     }
 
     /// All registers, in the order of the fields.
@@ -45,8 +98,35 @@ impl GuestRegisters {
     }
 }
 
-/// General-purpose registers without RSP.
-const WORDS: usize = 15;
+impl VolatileRegisters {
+    /// RAX, where a stub saves it here.
+    #[inline(always)]
+    pub(crate) fn saved_rax(&self) -> u64 {
+        self.rax
+    }
+
+    /// Has a stub restore RAX from here.
+    #[inline(always)]
+    pub(crate) fn save_rax(&mut self, value: u64) {
+        self.rax = value;
+    }
+
+    /// The register with this number in an instruction's encoding, RAX as a stub saves it; 0 for those that are not volatile.
+    #[inline(always)]
+    pub fn by_number(&self, number: u8) -> u64 {
+        let words: &[u64; VOLATILE] =
+            // SAFETY: the struct is that many quadwords, in C's layout.
+            unsafe { &*core::ptr::from_ref(self).cast() };
+        let position = usize::from(VOLATILE_POSITIONS[usize::from(number & 15)]);
+        // The remainder is the position, and spares a comparison.
+        words[position % VOLATILE]
+    }
+}
+
+/// General-purpose registers without RSP, and nothing.
+const WORDS: usize = 16;
+/// The volatile ones, and nothing.
+const VOLATILE: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -66,6 +146,7 @@ mod tests {
             r9: 9,
             r10: 10,
             r11: 11,
+            nothing: Nothing::default(),
             r12: 12,
             r13: 13,
             r14: 14,
@@ -74,6 +155,9 @@ mod tests {
         for number in 0..32 {
             let expected = Some(u64::from(number & 15)).filter(|&number| number != 4);
             assert_eq!(registers.by_number(number).copied(), expected);
+            let volatile = expected.filter(|number| [0, 1, 2, 8, 9, 10, 11].contains(number));
+            assert_eq!(registers.volatile().by_number(number), volatile.unwrap_or(0));
         }
+        assert_eq!((registers.volatile().rcx, registers.volatile().rdx), (1, 2));
     }
 }

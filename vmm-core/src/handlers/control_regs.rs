@@ -7,7 +7,7 @@
 use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::*;
 
-use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, Pause, State};
+use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, Pause, Quickly, State, VolatileRegisters};
 use crate::handlers::delivery;
 use crate::machine::Machine;
 
@@ -21,35 +21,26 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
 /// MOV to CR0 of a value that only needs to be stored: caches on, still in IA-32e mode.
 #[inline(always)]
-pub fn quick<B: Backend>(
-    registers: &mut GuestRegisters,
-    backend: &mut B,
-    _: &mut Machine,
-    may_end: impl FnOnce(&B) -> bool,
-) -> bool {
-    backend.cr0_write().is_some_and(|register| may_end(backend) && store_cr0(register, registers, backend))
+pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Quickly {
+    backend.cr0_write().is_some_and(|register| store_cr0(backend.volatile(registers, register), backend)).into()
 }
 
-/// [`quick`] if the register is known only from the guest's code, not from the processor.
+/// [`quick`] with all of the guest's registers at hand.
 #[inline(always)]
-pub fn quick_by_code<B: Backend>(
-    registers: &mut GuestRegisters,
-    backend: &mut B,
-    may_end: impl FnOnce(&B) -> bool,
-) -> bool {
-    may_end(backend) && backend.cr0_write_by_code().is_some_and(|register| store_cr0(register, registers, backend))
+pub fn quick_of_any<B: Backend>(registers: &mut GuestRegisters, backend: &mut B) -> Quickly {
+    let register = backend.cr0_write().and_then(|register| registers.by_number(register).copied());
+    register.is_some_and(|value| store_cr0(value, backend)).into()
 }
 
+/// 0, for a register that is not at hand, does not pass.
 #[inline(always)]
-fn store_cr0<B: Backend>(register: u8, registers: &mut GuestRegisters, backend: &mut B) -> bool {
+fn store_cr0<B: Backend>(value: u64, backend: &mut B) -> bool {
     const LOOKED_AT: u64 = !0 << 32 | CR0_PG | CR0_CD | CR0_NW | CR0_PE;
-    match registers.by_number(register) {
-        Some(&mut value) if value & LOOKED_AT == CR0_PG | CR0_PE => {
-            backend.set(State::Cr0, cr0_stored(value));
-            true
-        }
-        _ => false,
+    let stays = value & LOOKED_AT == CR0_PG | CR0_PE;
+    if stays {
+        backend.set(State::Cr0, cr0_stored(value));
     }
+    stays
 }
 
 /// Whether CR0 can hold the value in IA-32e mode.

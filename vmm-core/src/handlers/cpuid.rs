@@ -4,25 +4,17 @@
 
 use tollgate_abi::leaves::Answer;
 
-use crate::exit::{Backend, GuestRegisters};
+use crate::exit::{Backend, GuestRegisters, Quickly, VolatileRegisters};
 use crate::machine::Machine;
 
-/// Answers a leaf that has one answer; false for other leaves, the account's among them.
+/// Answers a leaf that has one answer; other leaves, the account's among them, are left.
 #[inline(always)]
-pub fn quick<B: Backend>(
-    registers: &mut GuestRegisters,
-    backend: &mut B,
-    machine: &mut Machine,
-    may_end: impl FnOnce(&B) -> bool,
-) -> bool {
-    if !may_end(backend) {
-        return false;
-    }
-    let answer = machine.devices.cpuid.plain(registers.rax as u32);
-    if let Some(answer) = answer {
-        put(registers, answer);
-    }
-    answer.is_some()
+pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
+    let Some(answer) = machine.devices.cpuid.plain(backend.rax(registers) as u32) else { return Quickly::NotDecided };
+    registers.rcx = answer.ecx.into();
+    registers.rdx = answer.edx.into();
+    backend.set_rax(registers, answer.eax.into());
+    Quickly::DecidedWithRbx(answer.ebx.into())
 }
 
 /// Writes all 64 bits of RAX, RBX, RCX, RDX.
@@ -44,13 +36,13 @@ mod tests {
         let (mut backend, mut machine) = (Script::default(), machine());
         let poisoned = GuestRegisters { rax: 0xdead_beef_0000_0000, rbx: !0, rcx: !0, rdx: !0, ..Default::default() };
         let mut registers = poisoned;
-        assert!(!quick(&mut registers, &mut backend, &mut machine, |_| false));
-        assert_eq!(registers, poisoned, "where it may not end, nothing is changed");
-        assert!(quick(&mut registers, &mut backend, &mut machine, |_| true));
-        assert_eq!((registers.rax, registers.rbx), (0x16, 0x756e_6547));
+        let decided = quick(registers.volatile(), &mut backend, &mut machine);
+        assert_eq!((decided, registers.rax), (Quickly::DecidedWithRbx(0x756e_6547), 0x16));
         for leaf in [4, 7, 0xb, 0xd, 32, 0x4fff_ffff, 0x8000_0000] {
             let mut registers = GuestRegisters { rax: leaf, ..poisoned };
-            assert!(!quick(&mut registers, &mut backend, &mut machine, |_| true));
+            let left = registers;
+            assert_eq!(quick(registers.volatile(), &mut backend, &mut machine), Quickly::NotDecided);
+            assert_eq!(registers, left, "what is left is not changed");
         }
     }
 }

@@ -6,7 +6,7 @@
 use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{DR6_BD, DR6_BREAKPOINTS, DR6_BS, DR6_BUS_LOCK, DR6_RTM, DR7_GD};
 
-use crate::exit::{Action, Backend, Event, EventKind, GuestRegisters, State, vector};
+use crate::exit::{Action, Backend, Event, EventKind, GuestRegisters, Quickly, State, VolatileRegisters, vector};
 use crate::handlers::{delivery, mapped};
 use crate::machine::Machine;
 
@@ -84,9 +84,9 @@ fn combine(first: Option<Event>, second: Event) -> Combined {
 
 /// The first touch of a fresh page, while no event was being delivered.
 #[inline(always)]
-pub fn quick<B: Backend>(_: &mut GuestRegisters, backend: &mut B, _: &mut Machine, _: impl FnOnce(&B) -> bool) -> bool {
-    let fault = backend.physical_fault();
-    !backend.was_delivering() && backend.map_fresh_page(fault.gpa)
+pub fn quick<B: Backend>(_: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Quickly {
+    let gpa = backend.fault_gpa();
+    (!backend.was_delivering() && backend.map_fresh_page(gpa)).into()
 }
 
 /// An EPT violation: the first touch of a fresh page, or an access outside the guest's memory, to a device or to none.

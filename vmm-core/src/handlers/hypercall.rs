@@ -8,19 +8,14 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::{Outcome, Workload};
 
 use crate::ended::GuestExit;
-use crate::exit::{Action, Backend, Event, GuestRegisters, Pause};
+use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, Quickly, VolatileRegisters};
 use crate::machine::{Machine, Wake};
 
 /// [`Hypercall::Nothing`]: its result is its number, which RAX has already.
 #[inline(always)]
-pub fn quick<B: Backend>(
-    registers: &mut GuestRegisters,
-    backend: &mut B,
-    _: &mut Machine,
-    may_end: impl FnOnce(&B) -> bool,
-) -> bool {
+pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Quickly {
     const { assert!(Hypercall::Nothing as u64 == 0) };
-    may_end(backend) && registers.rax == Hypercall::Nothing as u64
+    (backend.rax(registers) == Hypercall::Nothing as u64).into()
 }
 
 /// Performs the call.

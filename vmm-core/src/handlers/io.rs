@@ -2,7 +2,7 @@
 
 use crate::devices::Effect;
 use crate::devices::ports::Reached;
-use crate::exit::{Action, Backend, GuestRegisters, IoAccess, Pause, State};
+use crate::exit::{Action, Backend, GuestRegisters, IoAccess, Pause, Quickly, State, VolatileRegisters};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
 use tollgate_abi::workload::Outcome;
@@ -13,26 +13,19 @@ const STRING_BYTES: u64 = 4096;
 
 /// IN and OUT on ports that ask no device.
 #[inline(always)]
-pub fn quick<B: Backend>(
-    registers: &mut GuestRegisters,
-    backend: &mut B,
-    machine: &mut Machine,
-    may_end: impl FnOnce(&B) -> bool,
-) -> bool {
-    if !may_end(backend) {
-        return false;
-    }
+pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
     let access = backend.io_access();
     if access.is_string {
-        return false;
+        return Quickly::NotDecided;
     }
+    let Some(plain) = machine.devices.ports.plain(access.port) else { return Quickly::NotDecided };
     if access.is_in {
-        let Some(value) = machine.devices.ports.read_plain(access.port) else { return false };
-        registers.rax = merge(registers.rax, value, access.bytes);
-        true
-    } else {
-        machine.devices.ports.write_plain(access.port, registers.rax as u32)
+        let (rax, value) = (backend.rax(registers), plain.map_or(!0, |byte| byte.read()));
+        backend.set_rax(registers, merge(rax, value, access.bytes));
+    } else if let Some(byte) = plain {
+        byte.write(backend.rax(registers) as u32);
     }
+    Quickly::Decided
 }
 
 /// Performs the access.
@@ -69,14 +62,12 @@ fn of_effect(effect: Effect) -> Action {
     }
 }
 
-/// RAX after IN: a 32-bit result clears the upper half, smaller ones keep the bits above them.
+/// RAX after an IN of `bytes` bytes (SDM 1 3.4.1.1: a doubleword clears the upper half).
 #[inline(always)]
 fn merge(rax: u64, value: u32, bytes: u8) -> u64 {
-    match bytes {
-        1 => rax & !0xff | u64::from(value & 0xff),
-        2 => rax & !0xffff | u64::from(value & 0xffff),
-        _ => u64::from(value),
-    }
+    /// The bits that change, by the number of bytes.
+    static CHANGED: [u64; 9] = [0, 0xff, 0xffff, 0, !0, 0, 0, 0, 0];
+    rax ^ (rax ^ u64::from(value)) & CHANGED[usize::from(bytes)]
 }
 
 /// Replaces the low `bytes` bytes of a register as an instruction of that address size does.

@@ -5,7 +5,7 @@ use tollgate_abi::apic::{MSR_BASE, MSR_LAST};
 use tollgate_abi::x86::control::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
 use tollgate_abi::x86::msr::*;
 
-use crate::exit::{Action, Backend, Event, GuestRegisters, State};
+use crate::exit::{Action, Backend, Event, GuestRegisters, Quickly, State, VolatileRegisters};
 use crate::handlers::{delivery, guest_apic, mapped};
 use crate::machine::Machine;
 use crate::paging::is_canonical;
@@ -59,18 +59,11 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
 /// RDMSR of a constant.
 #[inline(always)]
-pub fn quick<B: Backend>(
-    registers: &mut GuestRegisters,
-    backend: &mut B,
-    machine: &mut Machine,
-    may_end: impl FnOnce(&B) -> bool,
-) -> bool {
-    if !may_end(backend) {
-        return false;
-    }
-    let Some(value) = machine.devices.msrs.quick(registers.rcx as u32) else { return false };
-    put(registers, value);
-    true
+pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
+    let Some(value) = machine.devices.msrs.quick(registers.rcx as u32) else { return Quickly::NotDecided };
+    backend.set_rax(registers, value & 0xffff_ffff);
+    registers.rdx = value >> 32;
+    Quickly::Decided
 }
 
 #[inline(always)]

@@ -10,17 +10,18 @@ use core::convert::Infallible;
 
 use super::Svm;
 use super::vmcb::{ALL_CLEAN, CLEAN_OFFSET, RAX_OFFSET, TLB_CONTROL_OFFSET};
-use crate::exit::GuestRegisters;
+use crate::exit::GuestState;
 use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
 use crate::recorder::Recorded;
 use crate::stack::{
-    CALLER_RSP, ENTRY_ARGUMENT, Enter, Frame, REGISTERS_END, exit_paths, on_exit, on_exit_of_other_mode,
-    restore_but_rax, restore_caller, save_and_handle, save_caller,
+    CALLER_RSP, ENTRY_ARGUMENT, Enter, ExitFrame, Frame, REGISTERS, Rest, RestOf, Stack, VCPU, call_rest, exit_paths,
+    on_exit, on_exit_without_quick_forms, on_rest, rest_of, restore_caller, restore_others, restore_volatile,
+    save_and_handle, save_caller, save_others,
 };
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Left, Vcpu};
 
-exit_paths!(Svm, [run, run_other_mode, run_clean, run_clean_other_mode]: Ledger, Keyed, Recorded, Unaccounted);
+exit_paths!(Svm, [run, run_without_quick_forms, run_clean, run_clean_without_quick_forms]: Ledger, Keyed, Recorded, Unaccounted);
 
 /// Number of the first stub for processors with clean bits.
 const CLEAN_STUBS: usize = 2;
@@ -34,7 +35,7 @@ impl Enter for Svm {
     }
 
     fn stub(&self) -> usize {
-        usize::from(!self.long_mode) + if self.capabilities.clean_bits { CLEAN_STUBS } else { 0 }
+        usize::from(!self.uses_quick_forms()) + if self.capabilities.clean_bits { CLEAN_STUBS } else { 0 }
     }
 
     unsafe fn enter(vcpu: *mut Vcpu<Self>, frame: *mut Frame, path: u64) -> Result<(), Infallible> {
@@ -51,16 +52,26 @@ impl Enter for Svm {
         Ok(())
     }
 
-    unsafe fn leave(frame: *mut GuestRegisters) -> ! {
+    unsafe fn leave(frame: *mut Frame) -> ! {
         // SAFETY: the caller's contract.
         unsafe { leave(frame) }
+    }
+
+    #[inline(always)]
+    fn rest<A: Account>() -> Rest<A, Self> {
+        rest::<A>
+    }
+
+    #[inline(always)]
+    fn rest_of<A: Account, const REASON: u32>() -> RestOf<A, Self> {
+        rest_of::<A, REASON>
     }
 }
 
 /// Enters the guest whose registers are in the frame, by the stub at `path`. Returns when an exit leaves the guest.
 ///
 /// # Safety
-/// SVM is on; `path` is [`run`] or [`run_other_mode`], and `frame` lies at the top of a stack and has the address of a complete
+/// SVM is on; `path` is [`run`] or [`run_without_quick_forms`], and `frame` lies at the top of a stack and has the address of a complete
 /// VMCB.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn enter(frame: *mut Frame, path: u64) -> u64 {
@@ -69,8 +80,16 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, path: u64) -> u64 {
         "clgi",
         "sti",
         "mov rsp, rdi",
-        "jmp rsi",
-        registers_end = const REGISTERS_END,
+        "mov rcx, rsi",
+        // The guest's registers come out of the frame as if an exit had just been handled: RAX into the block.
+        "mov rax, [rsp + {registers}]",
+        "mov rdx, [rsp + {entry_argument}]",
+        "mov [rdx + {guest_rax}], rax",
+        restore_others!("rsp"),
+        "jmp rcx",
+        registers = const REGISTERS,
+        entry_argument = const ENTRY_ARGUMENT,
+        guest_rax = const RAX_OFFSET,
         caller_rsp = const CALLER_RSP,
     )
 }
@@ -93,37 +112,36 @@ macro_rules! run {
     };
     (@ $on_exit:path, $($behind:literal),* $(; $($name:ident = const $value:expr),*)?) => {
         naked_asm!(
-            // The guest's registers come off the frame, RAX into the block, whose address VMRUN wants in RAX.
+            // The guest's RAX is in the block, whose address VMRUN wants in RAX.
             "2:",
-            restore_but_rax!(),
-            "mov rax, [rsp + 8 + {entry_argument}]",
-            "pop qword ptr [rax + {guest_rax}]",
+            restore_volatile!(),
+            "mov rax, [rsp + {entry_argument}]",
             "vmrun rax",
             // RAX and RSP have their values from before VMRUN.
             $($behind,)*
-            "push qword ptr [rax + {guest_rax}]",
             save_and_handle!(),
             "jmp 2b",
             entry_argument = const ENTRY_ARGUMENT,
-            guest_rax = const RAX_OFFSET,
             keeps = const A::KEEPS as u64,
-            registers_end = const REGISTERS_END,
+            registers = const REGISTERS,
+            vcpu = const VCPU,
+            account = const Stack::<A>::ACCOUNT,
             on_exit = sym $on_exit,
             $($($name = const $value,)*)?
         )
     };
 }
 
-/// Runs the guest, with RSP at its registers. Jumped to, never called.
+/// Runs the guest, with RSP at the frame, and the registers that an exit leaves in the processor there. Jumped to, never called.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn run<A: Account>() {
     run!(on_exit::<A, Svm>)
 }
 
-/// [`run`] while the guest is not in IA-32e mode, which the quick forms take for granted.
+/// [`run`] where the quick forms can't be used.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn run_other_mode<A: Account>() {
-    run!(on_exit_of_other_mode::<A, Svm>)
+unsafe extern "sysv64" fn run_without_quick_forms<A: Account>() {
+    run!(on_exit_without_quick_forms::<A, Svm>)
 }
 
 /// [`run`] on a processor with clean bits. After an entry the processor knows the contents of the block, and has flushed as it
@@ -133,10 +151,10 @@ unsafe extern "sysv64" fn run_clean<A: Account>() {
     run!(on_exit::<A, Svm>, clean)
 }
 
-/// [`run_clean`] while the guest is not in IA-32e mode.
+/// [`run_clean`] where the quick forms can't be used.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn run_clean_other_mode<A: Account>() {
-    run!(on_exit_of_other_mode::<A, Svm>, clean)
+unsafe extern "sysv64" fn run_clean_without_quick_forms<A: Account>() {
+    run!(on_exit_without_quick_forms::<A, Svm>, clean)
 }
 
 /// Abandons the stack of exits and returns from [`enter`], with RFLAGS.IF clear as the monitor has it outside.
@@ -144,13 +162,51 @@ unsafe extern "sysv64" fn run_clean_other_mode<A: Account>() {
 /// # Safety
 /// `enter` was called with `frame`, and no function between there and here has anything to drop.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn leave(frame: *mut GuestRegisters) -> ! {
+unsafe extern "sysv64" fn leave(frame: *mut Frame) -> ! {
     naked_asm!(
-        "mov rsp, [rdi + {registers_end} + {caller_rsp}]",
+        "mov rsp, [rdi + {caller_rsp}]",
         "cli",
         "xor eax, eax",
         restore_caller!(),
-        registers_end = const REGISTERS_END,
         caller_rsp = const CALLER_RSP,
     )
+}
+
+/// The way on for an exit that is not handled quickly, with all registers in the frame: RAX, too, which is in the block.
+///
+/// # Safety
+/// As for [`on_rest`], but for the frame: the registers that are not in it are in the processor or in the block.
+#[unsafe(naked)]
+unsafe extern "win64" fn rest<A: Account>(exit: ExitFrame<A, Svm>, vcpu: &mut Vcpu<Svm>, exit_tsc: u64, left: Left) {
+    naked_asm!(
+        "sub rcx, {account}",
+        save_others!(),
+        "mov rax, [rcx + {entry_argument}]",
+        "mov rax, [rax + {guest_rax}]",
+        "mov [rcx + {registers}], rax",
+        call_rest!(),
+        "mov rax, [rcx + {registers}]",
+        "mov rdx, [rcx + {entry_argument}]",
+        "mov [rdx + {guest_rax}], rax",
+        restore_others!("rcx"),
+        "ret",
+        registers = const REGISTERS,
+        entry_argument = const ENTRY_ARGUMENT,
+        guest_rax = const RAX_OFFSET,
+        account = const Stack::<A>::ACCOUNT,
+        on_rest = sym on_rest::<A, Svm>,
+    )
+}
+
+/// [`rest`] of an exit that is counted for `REASON`.
+///
+/// # Safety
+/// As for [`rest`].
+#[unsafe(naked)]
+unsafe extern "win64" fn rest_of<A: Account, const REASON: u32>(
+    exit: ExitFrame<A, Svm>,
+    vcpu: &mut Vcpu<Svm>,
+    exit_tsc: u64,
+) {
+    rest_of!(REASON, rest::<A>)
 }

@@ -18,8 +18,8 @@ pub const fn io_access(exitinfo1: u64) -> IoAccess {
         // Bits 6:4: one bit each for 32, 16 and 8 bits.
         bytes: (exitinfo1 >> 4 & 7) as u8,
         is_in: exitinfo1 & 1 != 0,
-        is_string: exitinfo1 >> 2 & 1 != 0,
-        is_repeated: exitinfo1 >> 3 & 1 != 0,
+        is_string: exitinfo1 & 1 << 2 != 0,
+        is_repeated: exitinfo1 & 1 << 3 != 0,
     }
 }
 

@@ -9,8 +9,8 @@ use super::exit_information as information;
 use super::vmcb::{self as f, Segment};
 use super::{Svm, entry_checks};
 use crate::exit::{
-    Backend, CrAccess, DrAccess, Event, EventKind, ExitFacts, GuestRegisters, GuestState, IoAccess, Operand,
-    PhysicalFault, RawReason, State, TableInstruction, UNRESOLVED,
+    Backend, CrAccess, DrAccess, Event, EventKind, ExitFacts, ExitNumber, FIRST_NUMBERS, GuestRegisters, GuestState,
+    IoAccess, Numbers, Operand, PhysicalFault, RawReason, State, TableInstruction,
 };
 use crate::instruction::decode::{Instruction, MAX_BYTES, decode};
 use crate::instruction::prefixes::CodeMode;
@@ -43,8 +43,7 @@ impl Svm {
 
     #[cold]
     #[inline(never)]
-    fn rare_reason(&self) -> RawReason {
-        let code = self.code();
+    fn reason_of_code(&self, code: u32) -> RawReason {
         let reason = svm_exit::reason(code, self.vmcb.get(f::EXITINFO1));
         let failed = if code == svm_exit::INVALID { 1 << 31 } else { 0 };
         RawReason(failed | u32::from(reason.0))
@@ -103,6 +102,17 @@ impl Svm {
         }
     }
 
+    /// The register of a MOV to CR0 that 64-bit code begins with, if the place of the code is known.
+    #[inline(always)]
+    pub(super) fn cr0_write_by_code(&mut self) -> Option<u8> {
+        let vmcb = self.vmcb;
+        if vmcb.part(f::CS.attributes()) & f::ATTRIBUTE_LONG == 0 {
+            return None;
+        }
+        let page = self.code_page.get_mut().as_ref()?;
+        mov_to_cr0(page.peek(vmcb.get(f::RIP), vmcb.get(f::CR3))?)
+    }
+
     pub(super) fn named_failure(&self) -> Option<&'static str> {
         entry_checks::first_failure(self.vmcb, self.physical_bits)
     }
@@ -140,17 +150,28 @@ impl Svm {
 }
 
 impl ExitFacts for Svm {
-    const MAY_NEED_CODE: bool = true;
+    const NUMBERS: Numbers = {
+        let (mut first, mut code) = ([ExitReason(0); FIRST_NUMBERS], 0);
+        while code < first.len() {
+            first[code] = svm_exit::dense_reason(code as u32);
+            code += 1;
+        }
+        Numbers { first, far: Some((code::NPF as u64, ExitReason::EPT_VIOLATION)) }
+    };
 
     #[inline(always)]
-    fn frequent_reason(&self) -> RawReason {
-        let reason = svm_exit::frequent_reason(self.code(), || self.vmcb.get(f::EXITINFO1));
-        reason.map_or(UNRESOLVED, |reason| RawReason(reason.0.into()))
+    fn number(&self) -> ExitNumber {
+        ExitNumber(self.vmcb.get(f::EXITCODE))
     }
 
     #[inline(always)]
-    fn whole_reason(&self, frequent: RawReason) -> RawReason {
-        if frequent == UNRESOLVED { self.rare_reason() } else { frequent }
+    fn confirms(&self, reason: ExitReason) -> bool {
+        svm_exit::confirms(reason, || self.vmcb.get(f::EXITINFO1))
+    }
+
+    #[inline(always)]
+    fn reason_of(&self, number: ExitNumber) -> RawReason {
+        self.reason_of_code(number.0 as u32)
     }
 
     fn qualification(&self) -> u64 {
@@ -181,23 +202,16 @@ impl ExitFacts for Svm {
     }
 
     #[inline(always)]
-    fn cr0_write(&self) -> Option<u8> {
-        let information = self.vmcb.get(f::EXITINFO1);
-        // Without decode assists, bit 63 is reserved.
-        let is_mov = self.code() == code::CR0_WRITE && self.capabilities.decode_assists && information & IS_MOV != 0;
-        is_mov.then_some(information as u8 & 15)
-    }
-
-    #[inline(always)]
-    fn cr0_write_by_code(&mut self) -> Option<u8> {
-        let vmcb = self.vmcb;
-        let is_64_bit = vmcb.part(f::CS.attributes()) & f::ATTRIBUTE_LONG != 0;
-        if self.code() != code::CR0_WRITE || self.capabilities.decode_assists || !is_64_bit {
+    fn cr0_write(&mut self) -> Option<u8> {
+        if self.code() != code::CR0_WRITE {
             return None;
         }
-        let rip = vmcb.get(f::RIP);
-        let page = self.code_page.get_mut().as_ref()?;
-        mov_to_cr0(page.peek(rip, vmcb.get(f::CR3), &self.memory)?)
+        // Without decode assists, bit 63 is reserved.
+        if !self.capabilities.decode_assists {
+            return self.cr0_write_by_code();
+        }
+        let information = self.vmcb.get(f::EXITINFO1);
+        (information & IS_MOV != 0).then_some(information as u8 & 15)
     }
 
     fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess {
@@ -223,6 +237,11 @@ impl ExitFacts for Svm {
             instruction.table_instruction(registers, rsp, self.next_rip(), |segment| self.segment_base(segment))
         });
         access.unwrap_or((TableInstruction::Sgdt, Operand::Register(0)))
+    }
+
+    #[inline(always)]
+    fn fault_gpa(&self) -> u64 {
+        self.vmcb.get(f::EXITINFO2)
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use super::controls::{HLT, IRET, VINTR};
 use super::nmi::Nmis;
 use super::vmcb::{self as f, Field};
 use super::{Svm, guest_state, permission_maps};
-use crate::exit::{Action, CrAccess, Event, GuestRegisters, GuestState, Interrupts, State, vector};
+use crate::exit::{Action, CrAccess, Event, GuestRegisters, GuestState, Interrupts, State, VolatileRegisters, vector};
 use crate::host::registers;
 
 impl Svm {
@@ -59,6 +59,21 @@ impl Svm {
 }
 
 impl GuestState for Svm {
+    #[inline(always)]
+    fn rax(&self, _: &VolatileRegisters) -> u64 {
+        self.vmcb.get(f::RAX)
+    }
+
+    #[inline(always)]
+    fn set_rax(&mut self, _: &mut VolatileRegisters, value: u64) {
+        self.vmcb.set(f::RAX, value);
+    }
+
+    #[inline(always)]
+    fn volatile(&self, registers: &VolatileRegisters, number: u8) -> u64 {
+        if number & 15 == 0 { self.vmcb.get(f::RAX) } else { registers.by_number(number) }
+    }
+
     #[inline(always)]
     fn get(&self, state: State) -> u64 {
         let vmcb = self.vmcb;
@@ -137,8 +152,8 @@ impl GuestState for Svm {
     }
 
     #[inline(always)]
-    fn steps_quickly(&self) -> bool {
-        self.capabilities.next_rip
+    fn uses_quick_forms(&self) -> bool {
+        self.long_mode && self.capabilities.next_rip
     }
 
     #[inline(always)]
@@ -200,8 +215,7 @@ impl GuestState for Svm {
 
     #[inline(always)]
     fn map_fresh_page(&mut self, gpa: u64) -> bool {
-        let hpa = self.memory.host_base() + gpa;
-        self.npt.map_fresh(gpa, hpa)
+        self.npt.map_fresh(gpa)
     }
 
     fn start_up(&mut self, vector: u8) {

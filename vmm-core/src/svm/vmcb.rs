@@ -1,15 +1,15 @@
 //! The virtual machine control block: fields with their place and width (APM 2 appendix B).
 //!
-//! The processor reads and writes the block at VMRUN and #VMEXIT only, at which no reference to a value in it is alive. Its
-//! quadwords are atomics that are loaded and stored, relaxed: on x86 that is one plain instruction, and it lets the monitor share
-//! the page with the processor in safe code.
+//! The processor reads and writes the block at VMRUN and #VMEXIT only, at which no reference to a value in it is alive: these are
+//! instructions of functions that the compiler does not see into. So the monitor shares the page with the processor in safe code,
+//! by cells.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::cell::Cell;
 
 /// One block: a page.
 #[derive(Debug)]
 #[repr(C, align(4096))]
-pub struct Vmcb([AtomicU64; 512]);
+pub struct Vmcb([Cell<u64>; 512]);
 
 const _: () = assert!(size_of::<Vmcb>() == 4096);
 
@@ -131,20 +131,20 @@ impl Segment {
 impl Vmcb {
     /// A block of zeros.
     pub const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; 512])
+        Self([const { Cell::new(0) }; 512])
     }
 
     /// Reads a field.
     #[inline(always)]
     pub fn get(&self, field: Field) -> u64 {
-        self.0[field.0 as usize / 8].load(Relaxed)
+        self.0[field.0 as usize / 8].get()
     }
 
     /// Writes a field, and marks its group as changed.
     #[inline(always)]
     pub fn set(&self, field: Field, value: u64) {
         let at = field.0 as usize / 8;
-        self.0[at].store(value, Relaxed);
+        self.0[at].set(value);
         // If the field is a constant and of no group, only the store is left.
         if KEPT[at] != ALL_CLEAN as u16 {
             self.keep(KEPT[at]);
@@ -164,7 +164,7 @@ impl Vmcb {
     #[inline(always)]
     pub fn set_any(&self, field: Field, value: u64) {
         let at = field.0 as usize / 8;
-        self.0[at].store(value, Relaxed);
+        self.0[at].set(value);
         self.keep(KEPT[at]);
         #[cfg(test)]
         tests::WRITTEN.with_borrow_mut(|written| written.push(field));
@@ -178,7 +178,7 @@ impl Vmcb {
     #[inline(always)]
     fn keep(&self, kept: u16) {
         let clean = &self.0[CLEAN.0 as usize / 8];
-        clean.store(clean.load(Relaxed) & u64::from(kept), Relaxed);
+        clean.set(clean.get() & u64::from(kept));
     }
 
     /// Reads a part of a quadword.
@@ -348,6 +348,7 @@ pub(super) mod tests {
                 0x568 => "DR6",
                 0x578 => "RIP",
                 0x5d8 => "RSP",
+                0x5f8 => "RAX",
                 0x640 => "CR2",
                 _ => "another",
             }
@@ -357,14 +358,14 @@ pub(super) mod tests {
     impl Vmcb {
         /// The stub's work behind an entry.
         pub(in crate::svm) fn entered(&self) {
-            self.0[CLEAN_OFFSET / 8].store(ALL_CLEAN.into(), Relaxed);
+            self.0[CLEAN_OFFSET / 8].set(ALL_CLEAN.into());
             let quadword = &self.0[TLB_CONTROL_OFFSET / 8];
-            quadword.store(quadword.load(Relaxed) & !TLB_CONTROL.mask(), Relaxed);
+            quadword.set(quadword.get() & !TLB_CONTROL.mask());
         }
 
         /// Every quadword of the block.
         pub(in crate::svm) fn snapshot(&self) -> Vec<u64> {
-            self.0.iter().map(|quadword| quadword.load(Relaxed)).collect()
+            self.0.iter().map(|quadword| quadword.get()).collect()
         }
 
         /// The first quadword that a processor would keep although it has changed since `entered`, the block as an entry found it
@@ -429,7 +430,7 @@ pub(super) mod tests {
         assert_eq!(vmcb.get(CLEAN) as u32, ALL_CLEAN & !2);
         vmcb.entered();
         let entered = vmcb.snapshot();
-        vmcb.0[CR0.0 as usize / 8].store(8, Relaxed);
+        vmcb.0[CR0.0 as usize / 8].set(8);
         assert_eq!(vmcb.wrongly_clean(&entered), Some(CR0), "behind the back of `set`");
     }
 

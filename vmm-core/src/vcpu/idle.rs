@@ -35,7 +35,7 @@ impl<B: Backend> Vcpu<B> {
     /// An exit that is counted, of a vCPU that had halted in idle time. If it halts on, it leaves for another look at that.
     #[cold]
     #[inline(never)]
-    pub(super) fn exit_from_idle<E: Exit>(&mut self, exit_tsc: u64, mut exit: E, Opened(raw): Opened) {
+    pub(super) fn exit_from_idle<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, Opened(raw): Opened) {
         self.machine.shared.board.set_condition(self.machine.vcpu, Condition::Running);
         let is_anothers_skip = idle::wake_up(&mut self.backend, &mut self.machine);
         let (account, registers) = exit.parts();

@@ -1,6 +1,6 @@
 //! The entry stub: the way into the guest and out of it (SDM 3C chapters 27, 28), on the stack that [`crate::stack`] lays out.
 //!
-//! HOST_RSP points behind the frame, at the vCPU's pointer.
+//! HOST_RSP points at the frame.
 #![expect(unsafe_code, reason = "enters the guest")]
 
 use core::arch::naked_asm;
@@ -8,17 +8,18 @@ use core::arch::naked_asm;
 use super::Vmx;
 use super::field::{HOST_RIP, HOST_RSP, VM_INSTRUCTION_ERROR};
 use super::instructions::VmFail;
-use crate::exit::GuestRegisters;
+use crate::exit::GuestState;
 use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
 use crate::recorder::Recorded;
 use crate::stack::{
-    CALLER_RSP, Enter, Frame, LEFT, REGISTERS_END, exit_paths, leave, on_exit, on_exit_of_other_mode, restore_but_rax,
-    restore_caller, save_and_handle, save_caller,
+    CALLER_RSP, Enter, ExitFrame, Frame, LEFT, REGISTERS, Rest, RestOf, Stack, VCPU, call_rest, exit_paths, leave,
+    on_exit, on_exit_without_quick_forms, on_rest, rest_of, restore_caller, restore_others, restore_volatile,
+    save_and_handle, save_caller, save_others,
 };
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Left, Vcpu};
 
-exit_paths!(Vmx, [exit_stub, exit_stub_of_other_mode]: Ledger, Keyed, Recorded, Unaccounted);
+exit_paths!(Vmx, [exit_stub, exit_stub_without_quick_forms]: Ledger, Keyed, Recorded, Unaccounted);
 
 /// RFLAGS.CF after VMfailInvalid.
 const CARRY: u64 = 1;
@@ -31,14 +32,14 @@ impl Enter for Vmx {
     }
 
     fn stub(&self) -> usize {
-        usize::from(!(self.long_mode))
+        usize::from(!self.uses_quick_forms())
     }
 
     unsafe fn enter(vcpu: *mut Vcpu<Self>, frame: *mut Frame, path: u64) -> Result<(), VmFail> {
         // SAFETY: nobody else uses the vCPU, by the caller's contract.
         let vmx = unsafe { &mut (*vcpu).backend };
         let first = !vmx.launched;
-        vmx.vmcs.write(HOST_RSP, frame as u64 + REGISTERS_END as u64);
+        vmx.vmcs.write(HOST_RSP, frame as u64);
         vmx.vmcs.write(HOST_RIP, path);
         vmx.launched = true;
         // SAFETY: the VMCS is current, by `vmcs`, and complete, by `Vmx::new`; the rest is the caller's contract.
@@ -52,49 +53,50 @@ impl Enter for Vmx {
         }
     }
 
-    unsafe fn leave(frame: *mut GuestRegisters) -> ! {
+    unsafe fn leave(frame: *mut Frame) -> ! {
         // SAFETY: the caller's contract.
         unsafe { leave(frame) }
+    }
+
+    #[inline(always)]
+    fn rest<A: Account>() -> Rest<A, Self> {
+        rest::<A>
+    }
+
+    #[inline(always)]
+    fn rest_of<A: Account, const REASON: u32>() -> RestOf<A, Self> {
+        rest_of::<A, REASON>
     }
 }
 
 /// Enters the guest whose registers are in the frame. Returns [`LEFT`], or RFLAGS after the entry instruction that failed.
 ///
 /// # Safety
-/// A complete VMCS is current, its HOST_RSP points at `frame.vcpu`, its HOST_RIP at [`exit_stub`] or [`exit_stub_of_other_mode`],
-/// and `frame` lies at the top of a stack.
+/// A complete VMCS is current, its HOST_RSP points at `frame`, its HOST_RIP at [`exit_stub`] or [`exit_stub_without_quick_forms`], and
+/// `frame` lies at the top of a stack.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn enter(frame: *mut Frame, first: bool) -> u64 {
     naked_asm!(
         save_caller!(),
-        // The guest's registers come off the frame as if an exit had just been handled.
+        // The guest's registers come out of the frame as if an exit had just been handled.
         "mov rsp, rdi",
         "test sil, sil",
-        "jz {resume}",
-        restore_but_rax!(),
-        "pop rax",
+        restore_others!("rsp"),
+        restore_volatile!(),
+        "mov rax, [rsp + {registers}]",
+        "jz 2f",
         "vmlaunch",
         "jmp {failed}",
-        registers_end = const REGISTERS_END,
-        caller_rsp = const CALLER_RSP,
-        resume = sym resume,
-        failed = sym entry_failed,
-    )
-}
-
-/// Resumes the guest whose registers RSP points at. Jumped to, never called.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn resume() {
-    naked_asm!(
-        restore_but_rax!(),
-        "pop rax",
+        "2:",
         "vmresume",
         "jmp {failed}",
+        registers = const REGISTERS,
+        caller_rsp = const CALLER_RSP,
         failed = sym entry_failed,
     )
 }
 
-/// The target if VMLAUNCH or VMRESUME fell through: RSP points at `frame.vcpu`, and the flags tell the reason. Jumped to, never
+/// The target if VMLAUNCH or VMRESUME fell through: RSP points at the frame, and the flags tell the reason. Jumped to, never
 /// called.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn entry_failed() {
@@ -112,28 +114,61 @@ unsafe extern "sysv64" fn entry_failed() {
 macro_rules! exit_stub {
     ($on_exit:path) => {
         naked_asm!(
-            "push rax",
+            "mov [rsp + {registers}], rax",
             save_and_handle!(),
-            restore_but_rax!(),
-            "pop rax",
+            restore_volatile!(),
+            "mov rax, [rsp + {registers}]",
             "vmresume",
             "jmp {failed}",
             keeps = const A::KEEPS as u64,
-            registers_end = const REGISTERS_END,
+            registers = const REGISTERS,
+            vcpu = const VCPU,
+            account = const Stack::<A>::ACCOUNT,
             on_exit = sym $on_exit,
             failed = sym entry_failed,
         )
     };
 }
 
-/// The target of HOST_RIP, at which every VM exit arrives, with the guest's registers and RSP behind the frame.
+/// The target of HOST_RIP, at which every VM exit arrives, with the guest's registers, and RSP at the frame.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn exit_stub<A: Account>() {
     exit_stub!(on_exit::<A, Vmx>)
 }
 
-/// The target of HOST_RIP while the guest is not in IA-32e mode, which the quick forms take for granted.
+/// The target of HOST_RIP where the quick forms can't be used.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn exit_stub_of_other_mode<A: Account>() {
-    exit_stub!(on_exit_of_other_mode::<A, Vmx>)
+unsafe extern "sysv64" fn exit_stub_without_quick_forms<A: Account>() {
+    exit_stub!(on_exit_without_quick_forms::<A, Vmx>)
+}
+
+/// The way on for an exit that is not handled quickly, with all registers in the frame.
+///
+/// # Safety
+/// As for [`on_rest`], but for the frame: the registers that are not in it are in the processor.
+#[unsafe(naked)]
+unsafe extern "win64" fn rest<A: Account>(exit: ExitFrame<A, Vmx>, vcpu: &mut Vcpu<Vmx>, exit_tsc: u64, left: Left) {
+    naked_asm!(
+        "sub rcx, {account}",
+        save_others!(),
+        call_rest!(),
+        restore_others!("rcx"),
+        "ret",
+        registers = const REGISTERS,
+        account = const Stack::<A>::ACCOUNT,
+        on_rest = sym on_rest::<A, Vmx>,
+    )
+}
+
+/// [`rest`] of an exit that is counted for `REASON`.
+///
+/// # Safety
+/// As for [`rest`].
+#[unsafe(naked)]
+unsafe extern "win64" fn rest_of<A: Account, const REASON: u32>(
+    exit: ExitFrame<A, Vmx>,
+    vcpu: &mut Vcpu<Vmx>,
+    exit_tsc: u64,
+) {
+    rest_of!(REASON, rest::<A>)
 }

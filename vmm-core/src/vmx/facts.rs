@@ -7,24 +7,36 @@ use super::capability::Capabilities;
 use super::field as f;
 use super::{Vmx, entry_checks, qualification};
 use crate::exit::{
-    Backend, CrAccess, DrAccess, Event, ExitFacts, GuestRegisters, IoAccess, Operand, PhysicalFault, RawReason,
-    TableInstruction,
+    Backend, CrAccess, DrAccess, Event, ExitFacts, ExitNumber, FIRST_NUMBERS, GuestRegisters, IoAccess, Numbers,
+    Operand, PhysicalFault, RawReason, TableInstruction,
 };
 
 /// CS access rights: L, 64-bit code.
 const CODE_64: u32 = RIGHTS_LONG as u32;
 
 impl ExitFacts for Vmx {
-    const MAY_NEED_CODE: bool = false;
+    const NUMBERS: Numbers = {
+        let (mut first, mut number) = ([ExitReason(0); FIRST_NUMBERS], 0);
+        while number < first.len() {
+            first[number] = ExitReason(number as u16);
+            number += 1;
+        }
+        Numbers { first, far: None }
+    };
 
     #[inline(always)]
-    fn frequent_reason(&self) -> RawReason {
-        RawReason(self.vmcs.read(f::EXIT_REASON))
+    fn number(&self) -> ExitNumber {
+        ExitNumber(self.vmcs.read_extended(f::EXIT_REASON))
     }
 
     #[inline(always)]
-    fn whole_reason(&self, frequent: RawReason) -> RawReason {
-        frequent
+    fn confirms(&self, _: ExitReason) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn reason_of(&self, number: ExitNumber) -> RawReason {
+        RawReason(number.0 as u32)
     }
 
     #[inline(always)]
@@ -46,12 +58,8 @@ impl ExitFacts for Vmx {
     }
 
     #[inline(always)]
-    fn cr0_write(&self) -> Option<u8> {
+    fn cr0_write(&mut self) -> Option<u8> {
         qualification::cr0_write(self.qualification())
-    }
-
-    fn cr0_write_by_code(&mut self) -> Option<u8> {
-        None
     }
 
     fn cr_access(&self, _: &mut GuestRegisters) -> CrAccess {
@@ -86,6 +94,11 @@ impl ExitFacts for Vmx {
             self.vmcs.read(f::GUEST_RSP),
             segment_base,
         )
+    }
+
+    #[inline(always)]
+    fn fault_gpa(&self) -> u64 {
+        self.vmcs.read(f::GUEST_PHYSICAL_ADDRESS)
     }
 
     #[inline(always)]

@@ -24,6 +24,26 @@ impl<T, A> Field<T, A> {
     }
 }
 
+/// Whether every processor with VMX and EPT has the field (SDM 3D appendix B names the control that each of the others needs).
+/// Behind an exit a VMCS is current, so that an access to such a field does not fail.
+#[inline(always)]
+pub const fn is_everywhere(encoding: u32) -> bool {
+    const WIDTH: u32 = 0b11 << 13;
+    const QUADWORD: u32 = 0b01 << 13;
+    const GUEST_PHYSICAL_ADDRESS: u32 = 0x2400;
+    match encoding {
+        // Of the 64-bit fields most depend on a control.
+        _ if encoding & WIDTH == QUADWORD => encoding == GUEST_PHYSICAL_ADDRESS,
+        // VPID to HLAT prefix size; guest interrupt status, PML index, UINV.
+        0x0000..0x0800 | 0x0810..0x0c00 => false,
+        // TPR threshold to instruction-timeout control; VMX-preemption timer.
+        0x401c..0x4400 | 0x482e => false,
+        // CR3-target values; S_CET, SSP, interrupt SSP table.
+        0x6008..0x6400 | 0x6828..0x6c00 | 0x6c18.. => false,
+        _ => true,
+    }
+}
+
 impl<A> Field<u32, A> {
     /// The same field, read as 64 bits.
     pub(super) const fn extended(self) -> Field<u64, A> {
@@ -234,5 +254,37 @@ fields! {
         HOST_IA32_SYSENTER_EIP          0x6c12 u64;
         HOST_RSP                        0x6c14 u64;
         HOST_RIP                        0x6c16 u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_depend_on_a_control_are_told_apart() {
+        let everywhere = [
+            EXIT_REASON.encoding(),
+            EXIT_QUALIFICATION.encoding(),
+            GUEST_PHYSICAL_ADDRESS.encoding(),
+            GUEST_INTERRUPTIBILITY.encoding(),
+            GUEST_RIP.encoding(),
+            CR0_READ_SHADOW.encoding(),
+            HOST_RIP.encoding(),
+            ENTRY_INSTRUCTION_LENGTH.encoding(),
+            GUEST_TR_SELECTOR.encoding(),
+        ];
+        let somewhere = [
+            VPID.encoding(),
+            GUEST_INTERRUPT_STATUS.encoding(),
+            TPR_THRESHOLD.encoding(),
+            PROC2_CONTROLS.encoding(),
+            PREEMPTION_TIMER.encoding(),
+            EPT_POINTER.encoding(),
+            GUEST_IA32_EFER.encoding(),
+            TSC_OFFSET.encoding(),
+        ];
+        assert!(everywhere.into_iter().all(is_everywhere));
+        assert!(!somewhere.into_iter().any(is_everywhere));
     }
 }

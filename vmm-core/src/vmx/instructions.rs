@@ -10,7 +10,7 @@ use core::marker::PhantomData;
 
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
-use super::field::{Field, ReadWrite, Value};
+use super::field::{Field, ReadWrite, Value, is_everywhere};
 
 /// VMfail: the reason that a VMX instruction did not succeed (SDM 3C 31.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,38 +148,51 @@ pub struct CurrentVmcs {
 }
 
 impl CurrentVmcs {
-    /// VMREAD. A failure is a defect of the monitor (the field exists by the capabilities that chose it) and panics.
+    /// VMREAD. A failure is a defect of the monitor (the field exists by the capabilities that chose it) and panics. It is not
+    /// looked for where every processor has the field.
     #[inline(always)]
     pub fn read<T: Value, A>(&self, field: Field<T, A>) -> T {
+        let number = field.encoding();
+        let encoding = u64::from(number);
         let value: u64;
         // SAFETY: a VMCS is current by `self`; VMREAD of an ordinary field has no side effect. On VMfail the block
         // diverges into a function that never returns.
         unsafe {
-            asm!("vmread {value}, {field}", "jbe {failed}", value = out(reg) value, field = in(reg) u64::from(field.encoding()),
-                failed = sym vmread_failed, options(nomem, nostack));
+            if is_everywhere(number) {
+                asm!("vmread {value}, {field}", value = out(reg) value, field = in(reg) encoding, options(nomem, nostack));
+            } else {
+                asm!("vmread {value}, {field}", "jbe {failed}", value = out(reg) value, field = in(reg) encoding,
+                    failed = sym vmread_failed, options(nomem, nostack));
+            }
         }
         T::from_u64(value)
     }
 
-    /// VMWRITE. A failure is a defect of the monitor and panics.
+    /// VMWRITE. A failure is a defect of the monitor and panics. It is not looked for where every processor has the field.
     #[inline(always)]
     pub fn write<T: Value>(&mut self, field: Field<T, ReadWrite>, value: T) {
+        let (value, encoding) = (value.to_u64(), u64::from(field.encoding()));
         // SAFETY: a VMCS is current by `self`; VM entry checks the effect of the value on the guest. On VMfail the block diverges
         // into a function that never returns.
         unsafe {
-            asm!("vmwrite {field}, {value}", "jbe {failed}", value = in(reg) value.to_u64(), field = in(reg) u64::from(field.encoding()),
-                failed = sym vmwrite_failed, options(nomem, nostack));
+            if is_everywhere(field.encoding()) {
+                asm!("vmwrite {field}, {value}", value = in(reg) value, field = in(reg) encoding, options(nomem, nostack));
+            } else {
+                asm!("vmwrite {field}, {value}", "jbe {failed}", value = in(reg) value, field = in(reg) encoding,
+                    failed = sym vmwrite_failed, options(nomem, nostack));
+            }
         }
     }
 
-    /// Adds to a natural-width field.
+    /// Adds to a natural-width field that every processor has.
     #[inline(always)]
     pub fn add(&mut self, field: Field<u64, ReadWrite>, amount: u64) {
+        debug_assert!(is_everywhere(field.encoding()));
         // SAFETY: as for `read` and `write`.
         unsafe {
-            asm!("vmread {value}, {field}", "jbe {read_failed}", "add {value}, {amount}", "vmwrite {field}, {value}", "jbe {write_failed}",
+            asm!("vmread {value}, {field}", "add {value}, {amount}", "vmwrite {field}, {value}",
                 value = out(reg) _, field = in(reg) u64::from(field.encoding()), amount = in(reg) amount,
-                read_failed = sym vmread_failed, write_failed = sym vmwrite_failed, options(nomem, nostack));
+                options(nomem, nostack));
         }
     }
 

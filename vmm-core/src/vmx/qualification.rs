@@ -7,7 +7,7 @@ use crate::exit::{
 };
 
 const fn bit(word: u64, position: u32) -> bool {
-    word >> position & 1 != 0
+    word & 1 << position != 0
 }
 
 /// I/O instructions (table 28-5).

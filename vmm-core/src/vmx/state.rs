@@ -8,7 +8,7 @@ use tollgate_abi::x86::controls::{entry, proc2};
 use super::field as f;
 use super::wanted::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::{Vmx, bitmaps, guest_state};
-use crate::exit::{Action, GuestRegisters, GuestState, State};
+use crate::exit::{Action, GuestRegisters, GuestState, State, VolatileRegisters};
 use crate::host::registers;
 
 /// Interruptibility state: blocking by STI, by MOV SS (SDM 3C table 25-3).
@@ -56,6 +56,21 @@ impl Vmx {
 }
 
 impl GuestState for Vmx {
+    #[inline(always)]
+    fn rax(&self, registers: &VolatileRegisters) -> u64 {
+        registers.saved_rax()
+    }
+
+    #[inline(always)]
+    fn set_rax(&mut self, registers: &mut VolatileRegisters, value: u64) {
+        registers.save_rax(value);
+    }
+
+    #[inline(always)]
+    fn volatile(&self, registers: &VolatileRegisters, number: u8) -> u64 {
+        registers.by_number(number)
+    }
+
     #[inline(always)]
     fn get(&self, state: State) -> u64 {
         let vmcs = &self.vmcs;
@@ -138,8 +153,8 @@ impl GuestState for Vmx {
     }
 
     #[inline(always)]
-    fn steps_quickly(&self) -> bool {
-        true
+    fn uses_quick_forms(&self) -> bool {
+        self.long_mode
     }
 
     #[inline(always)]
@@ -155,7 +170,8 @@ impl GuestState for Vmx {
 
     #[inline(always)]
     fn ends_plainly(&self) -> bool {
-        self.vmcs.read(f::GUEST_INTERRUPTIBILITY) & SHADOW == 0 && self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF == 0
+        // Blocking by NMI does not end with the instruction. It is counted in, since one test is less than two.
+        self.vmcs.read_extended(f::GUEST_INTERRUPTIBILITY) | self.vmcs.read(f::GUEST_RFLAGS) & RFLAGS_TF == 0
     }
 
     fn advance(&mut self) {
@@ -198,7 +214,7 @@ impl GuestState for Vmx {
 
     #[inline(always)]
     fn map_fresh_page(&mut self, gpa: u64) -> bool {
-        self.ept.map_fresh(gpa, self.memory_hpa + gpa)
+        self.ept.map_fresh(gpa)
     }
 
     fn start_up(&mut self, vector: u8) {

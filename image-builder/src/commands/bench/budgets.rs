@@ -264,14 +264,14 @@ mod tests {
     #[test]
     fn what_is_over_its_budget_is_marked() {
         for model in [models::DEFAULT, "zambezi"] {
-            let (_, over) = on(model, [98.0, 80.0, 98.0]);
+            let (_, over) = on(model, [66.0, 49.0, 66.0]);
             assert!(!over);
-            let (sheet, over) = on(model, [98.1, 90.0, 98.1]);
+            let (sheet, over) = on(model, [66.1, 60.0, 66.1]);
             assert!(over);
             assert_eq!(sheet.matches("over its budget").count(), 2);
-            let (sheet, over) = on(model, [90.0, 69.0, 90.0]);
+            let (sheet, over) = on(model, [60.0, 42.0, 60.0]);
             assert!(over && sheet.contains("the ledger is over its budget"));
-            let (sheet, over) = on(model, [90.0, 80.0, 96.0]);
+            let (sheet, over) = on(model, [60.0, 50.0, 66.0]);
             assert!(over && sheet.contains("it grows with the number of vCPUs"));
         }
     }
@@ -287,12 +287,12 @@ mod tests {
     #[test]
     fn kvm_stands_beside_the_models_on_which_it_was_measured() {
         for (model, row) in [
-            (models::DEFAULT, "VMCALL,80.0,98,984,8.1%,"),
-            ("zambezi", "VMMCALL,80.0,98,1115,7.2%,"),
-            ("corei7_haswell_4770", "VMCALL,80.0,98,-,-,"),
-            ("ryzen", "VMMCALL,80.0,98,-,-,"),
+            (models::DEFAULT, "VMCALL,60.0,66,984,6.1%,"),
+            ("zambezi", "VMMCALL,60.0,66,1115,5.4%,"),
+            ("corei7_haswell_4770", "VMCALL,60.0,66,-,-,"),
+            ("ryzen", "VMMCALL,60.0,66,-,-,"),
         ] {
-            let (sheet, _) = on(model, [80.0, 70.0, 80.0]);
+            let (sheet, _) = on(model, [60.0, 50.0, 60.0]);
             assert!(sheet.contains(&format!("\n{row}")), "{model}: {sheet}");
             let legend = legend(Model::by_name(model).unwrap(), extension(Model::by_name(model).unwrap()).unwrap());
             assert_eq!(legend.concat().contains("unmeasured"), row.contains('-'), "{legend:?}");

@@ -45,7 +45,7 @@ pub(super) fn mov_from_dr() -> u32 {
 pub(super) fn toggle_cr0_wp() -> u32 {
     let cr0 = read_cr0();
     book_times(R::CR_ACCESS, 2);
-    timed!("mov cr0, {other}\n mov cr0, {cr0}", other = in(reg) cr0 ^ CR0_WP, cr0 = in(reg) cr0)
+    timed!("mov cr0, r9\n mov cr0, r10", in("r9") cr0 ^ CR0_WP, in("r10") cr0)
 }
 
 // Global pages are not used.
@@ -58,7 +58,7 @@ pub(super) fn toggle_cr4_pge() -> u32 {
 // MP matters only to WAIT while TS is set.
 pub(super) fn mov_to_cr0() -> u32 {
     book(R::CR_ACCESS);
-    timed!("mov cr0, {other}", other = in(reg) read_cr0() ^ CR0_MP)
+    timed!("mov cr0, r9", in("r9") read_cr0() ^ CR0_MP)
 }
 
 // DE matters only to MOVs of DR4 and DR5, of which there are none.
