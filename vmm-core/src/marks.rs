@@ -8,10 +8,7 @@ use alloc::vec::Vec;
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::Options;
-use tollgate_abi::exit_reason::ROWS;
 use tollgate_abi::marks::{MOST_TEXT_BYTES, Mark, Text};
-
-use crate::machine::Machine;
 
 /// The marks of a run, and the last bytes of the console.
 #[derive(Debug)]
@@ -41,7 +38,7 @@ enum State {
 }
 
 /// The account of all vCPUs at a mark.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     /// The vCPU that sent the text.
     pub vcpu: usize,
@@ -109,10 +106,11 @@ impl Marks {
         self.is_shown |= self.until.is_some_and(|text| recent.ends_with(text));
     }
 
-    /// Keeps the account for the marks whose texts have come, in a pause of this vCPU. True if the text has come that ends the run.
-    pub(crate) fn keep(&mut self, machine: &Machine) -> bool {
+    /// Keeps the account of this moment, which `now` finds out, for the marks whose texts have come. True if the text has come that
+    /// ends the run.
+    pub(crate) fn keep(&mut self, now: impl Fn() -> Reached) -> bool {
         for waited in self.marks.iter_mut().filter(|waited| waited.state == State::Comes) {
-            waited.state = State::Reached(Reached::of(machine));
+            waited.state = State::Reached(now());
         }
         self.is_shown
     }
@@ -133,29 +131,9 @@ impl Marks {
     }
 }
 
-impl Reached {
-    fn of(machine: &Machine) -> Self {
-        let (board, ledgers) = (machine.shared.board, machine.shared.ledgers);
-        let row = |number: usize| {
-            let reason = ExitReason(number as u16);
-            let sums = ledgers.iter().map(|ledger| (ledger.count(reason), ledger.cycles_of(reason)));
-            let (count, cycles) = sums.fold((0, 0), |(count, cycles), row| (count + row.0, cycles + row.1));
-            (count > 0).then_some((reason, count, cycles))
-        };
-        Self {
-            vcpu: machine.vcpu,
-            at_tsc: machine.bounds.pause_tsc.saturating_sub(board.first_entry_tsc()),
-            paused_tsc: (0..ledgers.len()).map(|vcpu| board.paused_tsc(vcpu)).sum(),
-            skipped_ticks: board.skipped_ticks(),
-            rows: (0..ROWS).filter_map(row).collect(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::machine;
     use std::string::ToString;
     use std::vec;
 
@@ -165,7 +143,7 @@ mod tests {
 
     fn reached(marks: &mut Marks, text: &[u8]) -> Vec<&'static str> {
         text.iter().for_each(|&byte| marks.see(byte));
-        marks.keep(&machine());
+        marks.keep(Reached::default);
         let mut names = vec![];
         marks.take_reached(|mark, _| names.push(mark.name));
         names
@@ -188,7 +166,7 @@ mod tests {
         assert_eq!(marks.texts().count(), 1);
         let mut shown = |byte| {
             marks.see(byte);
-            marks.keep(&machine())
+            marks.keep(Reached::default)
         };
         assert!(!(0..MOST_TEXT_BYTES - 1).any(|_| shown(b'y')));
         assert!(!shown(b'n') && !(0..MOST_TEXT_BYTES - 1).any(|_| shown(b'y')));

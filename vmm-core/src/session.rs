@@ -114,7 +114,7 @@ fn print(machine: &Machine) -> Option<Outcome> {
 
 /// Keeps the account for marks that the console shows now; `Some` if it shows the text that ends the guest.
 fn shown(console: &mut Console, machine: &Machine) -> Option<Outcome> {
-    console.marks.as_mut()?.keep(machine).then_some(Outcome::TextShown)
+    console.marks.as_mut()?.keep(|| marks::now(machine)).then_some(Outcome::TextShown)
 }
 
 fn read_book(machine: &Machine, gpa: u64) -> Option<GuestBook> {

@@ -3,12 +3,32 @@
 use core::fmt::Write;
 
 use tollgate_abi::ExitReason;
+use tollgate_abi::exit_reason::ROWS;
 use tollgate_abi::marks::Mark;
 use tollgate_abi::record::records;
 
 use super::{Session, any};
 use crate::board::Board;
+use crate::machine::Machine;
 use crate::marks::Reached;
+
+/// The account of all vCPUs at this moment, in a pause of one.
+pub(super) fn now(machine: &Machine) -> Reached {
+    let (board, ledgers) = (machine.shared.board, machine.shared.ledgers);
+    let row = |number: usize| {
+        let reason = ExitReason(number as u16);
+        let sums = ledgers.iter().map(|ledger| (ledger.count(reason), ledger.cycles_of(reason)));
+        let (count, cycles) = sums.fold((0, 0), |(count, cycles), row| (count + row.0, cycles + row.1));
+        (count > 0).then_some((reason, count, cycles))
+    };
+    Reached {
+        vcpu: machine.vcpu,
+        at_tsc: machine.bounds.pause_tsc.saturating_sub(board.first_entry_tsc()),
+        paused_tsc: (0..ledgers.len()).map(|vcpu| board.paused_tsc(vcpu)).sum(),
+        skipped_ticks: board.skipped_ticks(),
+        rows: (0..ROWS).filter_map(row).collect(),
+    }
+}
 
 impl<W: Write> Session<W> {
     /// Writes a mark with the account of that moment.
