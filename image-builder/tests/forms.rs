@@ -268,12 +268,12 @@ fn a_log_longer_than_memory_is_read_as_it_comes() {
     let mut command = Command::new("bash");
     // An allocator's arena for a thread of its own takes no memory, but more addresses than these.
     command.env("MALLOC_ARENA_MAX", "1");
-    command.args(["-c", "ulimit -v 32768; exec \"$1\" report -", "bash", env!("CARGO_BIN_EXE_tollgate")]);
+    command.args(["-c", "ulimit -v 49152; exec \"$1\" report -", "bash", env!("CARGO_BIN_EXE_tollgate")]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut tool = command.spawn().unwrap();
     let mut log = tool.stdin.take().unwrap();
     let mut written = log.write_all(header.as_bytes());
-    for _ in 0..32 {
+    for _ in 0..64 {
         written = written.and_then(|()| log.write_all(more.0.as_bytes()));
     }
     written = written.and_then(|()| log.write_all(rest.as_bytes()));
@@ -282,7 +282,7 @@ fn a_log_longer_than_memory_is_read_as_it_comes() {
     assert_eq!(
         output.status.code(),
         Some(0),
-        "32 MiB of log in 32 MiB of memory: {written:?}, {}",
+        "64 MiB of log in 48 MiB of memory: {written:?}, {}",
         text(&output.stderr)
     );
     assert!(text(&output.stdout).ends_with("verdict: balanced\n"), "{}", text(&output.stdout));

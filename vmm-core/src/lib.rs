@@ -16,7 +16,7 @@
 //! The rest is safe code that runs on the host, where a scripted backend drives the same spine.
 //!
 //! Unsafe: `calibration`, `exit::registers`, `host::keyboard`, `host::local_apic`, `host::local_apic::settings`,
-//! `host::registers`, `ledger`, `memory`, `stack`, `svm::entry`, `svm::gates`, `svm::instructions`, `svm::probe`,
+//! `host::registers`, `ledger`, `memory`, `nested`, `stack`, `svm::entry`, `svm::gates`, `svm::instructions`, `svm::probe`,
 //! `svm::scenario_hardware`, `vmx::entry`, `vmx::instructions`, `vmx::scenario_hardware`; and of tests `svm::twins`.
 #![cfg_attr(not(test), no_std)]
 

@@ -130,7 +130,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
 
 impl ExitFacts for Script {
     const NUMBERS: Numbers = {
-        let (mut first, mut number) = ([ExitReason(0); FIRST_NUMBERS], 0);
+        let (mut first, mut number) = ([ExitReason::EXCEPTION_OR_NMI; FIRST_NUMBERS], 0);
         while number < first.len() {
             first[number] = ExitReason(number as u16);
             number += 1;

@@ -113,7 +113,7 @@ macro_rules! arms {
         impl<E: Exit<B>, B: Backend> Arms<E, B> {
             /// The arm of each of the first numbers.
             const FIRST: [Arm<E, B>; FIRST_NUMBERS] = {
-                let (mut arms, mut number) = ([Self::of(ExitReason(0)); FIRST_NUMBERS], 0);
+                let (mut arms, mut number) = ([Self::of(B::NUMBERS.first[0]); FIRST_NUMBERS], 0);
                 while number < FIRST_NUMBERS {
                     arms[number] = Self::of(B::NUMBERS.first[number]);
                     number += 1;

@@ -151,7 +151,7 @@ impl Svm {
 
 impl ExitFacts for Svm {
     const NUMBERS: Numbers = {
-        let (mut first, mut code) = ([ExitReason(0); FIRST_NUMBERS], 0);
+        let (mut first, mut code) = ([ExitReason::EXCEPTION_OR_NMI; FIRST_NUMBERS], 0);
         while code < first.len() {
             first[code] = svm_exit::dense_reason(code as u32);
             code += 1;

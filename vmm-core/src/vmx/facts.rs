@@ -16,7 +16,7 @@ const CODE_64: u32 = RIGHTS_LONG as u32;
 
 impl ExitFacts for Vmx {
     const NUMBERS: Numbers = {
-        let (mut first, mut number) = ([ExitReason(0); FIRST_NUMBERS], 0);
+        let (mut first, mut number) = ([ExitReason::EXCEPTION_OR_NMI; FIRST_NUMBERS], 0);
         while number < first.len() {
             first[number] = ExitReason(number as u16);
             number += 1;

@@ -3,6 +3,7 @@
 //! It is computed here from the records alone and checked again on the host (see [`verify`]), so that a verdict of the
 //! monitor that its own numbers contradict does not pass.
 
+mod asked;
 pub mod atlas;
 mod books;
 mod build;

@@ -5,8 +5,8 @@ use tollgate_abi::exit_reason::{EnabledBy, ROWS};
 use tollgate_abi::record::Kind;
 use tollgate_abi::workload::{Ends, Workload};
 
+use super::asked::left_out;
 use super::findings::Findings;
-use super::verify::left_out;
 use crate::log::{KeyCount, Log, WorkloadRun};
 
 /// Finds every prediction of the monitor that the table does not make, and every one of the table that the monitor did not make.

@@ -8,6 +8,7 @@ use tollgate_abi::record::Kind;
 use tollgate_abi::scenario::{RUNS, Scenario};
 use tollgate_abi::workload::{Ends, Workload};
 
+use super::asked::left_out;
 use super::findings::Findings;
 use super::{Book, Reason, Totals, VcpuAccount, parts, phases, predictions, recorded};
 use crate::exits::Histogram;
@@ -288,19 +289,6 @@ fn compare_asked(what: &str, missing: Option<Vec<String>>, kinds: &[Kind], found
         Some(missing) => missing.into_iter().take(MOST_TOLD).for_each(|name| found.missing(kinds, name)),
         None => found.between(kinds, format!("the {what} that ran are not those that the options ask for")),
     }
-}
-
-/// The names of those that were asked for and did not run; `None` if others ran.
-pub(super) fn left_out<A, R>(
-    asked: impl Iterator<Item = A>,
-    ran: &[R],
-    is_it: impl Fn(&A, &R) -> bool,
-    named: impl Fn(&A) -> String,
-) -> Option<Vec<String>> {
-    let mut ran = ran.iter().peekable();
-    let missing = asked.filter(|asked| ran.next_if(|run| is_it(asked, run)).is_none());
-    let missing = missing.map(|asked| named(&asked)).collect();
-    ran.next().is_none().then_some(missing)
 }
 
 /// The most missing records of one kind that are told one by one.
