@@ -7,7 +7,10 @@
 use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::*;
 
-use crate::exit::{Action, Backend, CrAccess, Event, GuestRegisters, Pause, Quickly, State, VolatileRegisters};
+use crate::exit::{
+    Action, CrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, Pause, Quickly, State,
+    VolatileRegisters,
+};
 use crate::handlers::delivery;
 use crate::machine::Machine;
 
@@ -21,20 +24,24 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
 /// MOV to CR0 of a value that only needs to be stored: caches on, still in IA-32e mode.
 #[inline(always)]
-pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Quickly {
+pub fn quick<B: ExitFacts + GuestState>(
+    registers: &mut VolatileRegisters,
+    backend: &mut B,
+    _: &mut Machine,
+) -> Quickly {
     backend.cr0_write().is_some_and(|register| store_cr0(backend.volatile(registers, register), backend)).into()
 }
 
 /// [`quick`] with all of the guest's registers at hand.
 #[inline(always)]
-pub fn quick_of_any<B: Backend>(registers: &mut GuestRegisters, backend: &mut B) -> Quickly {
+pub fn quick_of_any<B: ExitFacts + GuestState>(registers: &mut GuestRegisters, backend: &mut B) -> Quickly {
     let register = backend.cr0_write().and_then(|register| registers.by_number(register).copied());
     register.is_some_and(|value| store_cr0(value, backend)).into()
 }
 
 /// 0, for a register that is not at hand, does not pass.
 #[inline(always)]
-fn store_cr0<B: Backend>(value: u64, backend: &mut B) -> bool {
+fn store_cr0<B: GuestState>(value: u64, backend: &mut B) -> bool {
     const LOOKED_AT: u64 = !0 << 32 | CR0_PG | CR0_CD | CR0_NW | CR0_PE;
     let stays = value & LOOKED_AT == CR0_PG | CR0_PE;
     if stays {
@@ -55,7 +62,7 @@ const fn cr0_stored(value: u64) -> u64 {
 
 /// Performs the access.
 #[inline(never)]
-pub fn handle<B: Backend>(
+pub fn handle<B: GuestState + Interrupts>(
     access: CrAccess,
     registers: &mut GuestRegisters,
     backend: &mut B,
@@ -93,11 +100,11 @@ pub fn handle<B: Backend>(
 
 /// The value of a register operand. Outside of 64-bit mode the operand has 32 bits, and those above are undefined (SDM 1
 /// 3.4.1.1). Only needed where the whole value would be refused.
-fn low_half<B: Backend>(value: u64, backend: &B) -> u64 {
+fn low_half<B: GuestState>(value: u64, backend: &B) -> u64 {
     if backend.get(State::CsRights) & RIGHTS_LONG != 0 { value } else { value & u64::from(u32::MAX) }
 }
 
-fn write_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
+fn write_cr0<B: GuestState>(value: u64, backend: &mut B) -> Action {
     if backend.get(State::Cr0) & CR0_PG == 0 {
         return write_cr0_without_paging(value, backend);
     }
@@ -110,7 +117,7 @@ fn write_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
 
 /// MOV to CR0 in real mode, or in protected mode without paging.
 #[inline(never)]
-fn write_cr0_without_paging<B: Backend>(value: u64, backend: &mut B) -> Action {
+fn write_cr0_without_paging<B: GuestState>(value: u64, backend: &mut B) -> Action {
     let value = value & u64::from(u32::MAX);
     if value & (CR0_NW | CR0_CD) == CR0_NW || value & (CR0_PG | CR0_PE) == CR0_PG {
         return REFUSED;
@@ -133,7 +140,7 @@ fn write_cr0_without_paging<B: Backend>(value: u64, backend: &mut B) -> Action {
 
 #[cold]
 #[inline(never)]
-fn refuse_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
+fn refuse_cr0<B: GuestState>(value: u64, backend: &mut B) -> Action {
     let value = low_half(value, backend);
     if cr0_stays(value) {
         backend.set(State::Cr0, cr0_stored(value));
@@ -146,7 +153,7 @@ fn refuse_cr0<B: Backend>(value: u64, backend: &mut B) -> Action {
 }
 
 #[inline(never)]
-fn write_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
+fn write_cr3<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     if value >> 32 != 0 {
         return write_wide_cr3(value, backend, machine);
     }
@@ -157,7 +164,7 @@ fn write_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Acti
 
 #[cold]
 #[inline(never)]
-fn write_wide_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
+fn write_wide_cr3<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let value = low_half(value, backend);
     if value >> machine.devices.cpuid.physical_address_bits() != 0 {
         return REFUSED;
@@ -168,18 +175,18 @@ fn write_wide_cr3<B: Backend>(value: u64, backend: &mut B, machine: &Machine) ->
 }
 
 #[inline(never)]
-fn write_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+fn write_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     try_cr4(value, backend, machine).unwrap_or_else(|| refuse_cr4(value, backend, machine))
 }
 
 #[cold]
 #[inline(never)]
-fn refuse_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+fn refuse_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     try_cr4(low_half(value, backend), backend, machine).unwrap_or(REFUSED)
 }
 
 #[inline(always)]
-fn try_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Option<Action> {
+fn try_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Option<Action> {
     let paging = backend.get(State::Cr0) & CR0_PG != 0;
     if value & !machine.config.cr4_allowed != 0 || paging && value & CR4_PAE == 0 {
         return None;
@@ -195,7 +202,7 @@ fn try_cr4<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Op
     Some(Action::Advance)
 }
 
-fn write_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+fn write_cr8<B: GuestState + Interrupts>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     if value > 15 {
         return write_wide_cr8(value, backend, machine);
     }
@@ -206,7 +213,7 @@ fn write_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> 
 
 #[cold]
 #[inline(never)]
-fn write_wide_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+fn write_wide_cr8<B: GuestState + Interrupts>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     let value = low_half(value, backend);
     if value > 15 {
         return REFUSED;

@@ -4,12 +4,12 @@
 
 use tollgate_abi::leaves::Answer;
 
-use crate::exit::{Backend, GuestRegisters, Quickly, VolatileRegisters};
+use crate::exit::{GuestRegisters, GuestState, Quickly, VolatileRegisters};
 use crate::machine::Machine;
 
 /// Answers a leaf that has one answer; other leaves, the account's among them, are left.
 #[inline(always)]
-pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
+pub fn quick<B: GuestState>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
     let Some(answer) = machine.devices.cpuid.plain(backend.rax(registers) as u32) else { return Quickly::NotDecided };
     registers.rcx = answer.ecx.into();
     registers.rdx = answer.edx.into();

@@ -4,19 +4,19 @@
 //! the processor virtualizes delivery, it delivers self-IPIs, and interrupts that an EOI uncovers, by itself. Interrupts that
 //! arrive while the monitor runs are injected here all the same, with the guest interrupt status kept up to date (SDM 3C 30.2).
 
-use crate::exit::{Action, Backend, Event};
+use crate::exit::{Action, Event, ExitFacts, Interrupts, Timers};
 use crate::machine::Machine;
 
 /// Ends the instruction that exited, and delivers an interrupt or NMI that can be delivered behind it.
 #[inline(never)]
-pub fn advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn advance<B: Interrupts>(backend: &mut B, machine: &mut Machine) -> Action {
     settle(backend, machine, true).map_or(Action::Advance, Action::AdvanceAndInject)
 }
 
 /// Goes on at the same instruction, with an event that can be delivered. An event whose delivery the exit interrupted comes
 /// first.
 #[inline(never)]
-pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn resume<B: ExitFacts + Interrupts>(backend: &mut B, machine: &mut Machine) -> Action {
     if let Some(event) = backend.vectoring_event() {
         refresh(backend, machine);
         backend.ask_for_nmi_window(machine.activity.nmi_pending);
@@ -30,13 +30,13 @@ pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 
 /// The event that is to be injected now. For one that can't be injected yet, an exit is asked for.
 #[inline(never)]
-pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+pub fn settle<B: Interrupts>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     settle_now(backend, machine, ends)
 }
 
 /// [`settle`] inlined, for callers where an event is likely.
 #[inline(always)]
-fn settle_now<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+fn settle_now<B: Interrupts>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     let mut event = None;
     // NMIs come first.
     if machine.activity.nmi_pending {
@@ -59,7 +59,7 @@ fn settle_now<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) ->
 /// Takes the pending NMI, if it can be delivered.
 #[cold]
 #[inline(never)]
-fn next_nmi<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+fn next_nmi<B: Interrupts>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     let takes = backend.takes_nmis(ends);
     machine.activity.nmi_pending = !takes;
     backend.ask_for_nmi_window(!takes);
@@ -69,13 +69,13 @@ fn next_nmi<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> O
 /// Tells the processor about pending interrupts. It delivers them by itself, or exits by an interrupt window or a priority
 /// threshold once one can be delivered.
 #[inline(always)]
-pub fn refresh<B: Backend>(backend: &mut B, machine: &Machine) {
+pub fn refresh<B: Interrupts>(backend: &mut B, machine: &Machine) {
     refresh_for(machine.devices.apic.deliverable(), backend, machine);
 }
 
 /// [`refresh`] with the deliverable vector known.
 #[inline(never)]
-fn refresh_for<B: Backend>(deliverable: Option<u8>, backend: &mut B, machine: &Machine) {
+fn refresh_for<B: Interrupts>(deliverable: Option<u8>, backend: &mut B, machine: &Machine) {
     let apic = &machine.devices.apic;
     let virtualized = backend.virtualized_apic();
     if virtualized.delivery {
@@ -88,7 +88,7 @@ fn refresh_for<B: Backend>(deliverable: Option<u8>, backend: &mut B, machine: &M
 }
 
 /// Makes a halted vCPU active again.
-pub fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
+pub fn wake<B: Interrupts>(backend: &mut B, machine: &mut Machine) {
     if machine.activity.halted {
         machine.activity.halted = false;
         backend.wake();
@@ -97,7 +97,7 @@ pub fn wake<B: Backend>(backend: &mut B, machine: &mut Machine) {
 
 /// Has the processor's own timer fire when the guest's has to.
 #[inline(never)]
-pub fn arm<B: Backend>(backend: &mut B, machine: &Machine) {
+pub fn arm<B: Timers>(backend: &mut B, machine: &Machine) {
     let deadline = machine.devices.apic.deadline_tsc();
     machine.shared.board.set_timer(machine.vcpu, deadline.is_some());
     backend.arm_timer(deadline);

@@ -1,6 +1,6 @@
 //! SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR (SDM 2A, 2B; descriptors in SDM 3A 3.5, 7.2).
 
-use crate::exit::{Action, Backend, Event, GuestRegisters, Operand, State, TableInstruction, vector};
+use crate::exit::{Action, Event, ExitFacts, GuestRegisters, GuestState, Operand, State, TableInstruction, vector};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
 use tollgate_abi::x86::control::{CR0_PE, RFLAGS_VM, RIGHTS_DEFAULT_BIG, RIGHTS_LONG, RIGHTS_UNUSABLE};
@@ -18,7 +18,11 @@ const PLAIN_BYTES: usize = 3;
 
 /// Performs the instruction.
 #[inline(never)]
-pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
+pub fn handle<B: ExitFacts + GuestState>(
+    registers: &mut GuestRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Action {
     let (instruction, operand) = backend.table_access(registers);
     match perform(instruction, operand, registers, backend, machine) {
         Ok(()) => Action::Advance,
@@ -26,7 +30,7 @@ pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machi
     }
 }
 
-fn perform<B: Backend>(
+fn perform<B: GuestState>(
     instruction: TableInstruction,
     operand: Operand,
     registers: &mut GuestRegisters,
@@ -48,7 +52,7 @@ fn perform<B: Backend>(
 
 /// SLDT, STR, LLDT and LTR, with the descriptors of IA-32e mode or those of the other modes.
 #[inline(always)]
-fn perform_on_selector<B: Backend, const LONG: bool>(
+fn perform_on_selector<B: GuestState, const LONG: bool>(
     instruction: TableInstruction,
     operand: Operand,
     registers: &mut GuestRegisters,
@@ -67,7 +71,7 @@ fn perform_on_selector<B: Backend, const LONG: bool>(
 /// SLDT, STR, LLDT and LTR outside of IA-32e mode, where only protected mode has them.
 #[cold]
 #[inline(never)]
-fn outside_of_long_mode<B: Backend>(
+fn outside_of_long_mode<B: GuestState>(
     instruction: TableInstruction,
     operand: Operand,
     registers: &mut GuestRegisters,
@@ -82,7 +86,7 @@ fn outside_of_long_mode<B: Backend>(
 
 /// Whether there are local descriptor tables and tasks: in protected mode, but for virtual-8086 mode (SDM 2A, 2B: LLDT, LTR, SLDT,
 /// STR).
-fn has_tasks<B: Backend>(backend: &B) -> bool {
+fn has_tasks<B: GuestState>(backend: &B) -> bool {
     backend.get(State::Cr0) & CR0_PE != 0 && backend.get(State::Rflags) & RFLAGS_VM == 0
 }
 
@@ -94,11 +98,11 @@ fn address(operand: Operand) -> Result<u64, Fault> {
 }
 
 /// The bytes that limit and base take: 10 in 64-bit mode, 6 in compatibility mode.
-fn table_bytes<B: Backend>(backend: &B) -> usize {
+fn table_bytes<B: GuestState>(backend: &B) -> usize {
     if backend.get(State::CsRights) & RIGHTS_LONG != 0 { 10 } else { 6 }
 }
 
-fn store_table<B: Backend>(
+fn store_table<B: GuestState>(
     operand: Operand,
     limit: State,
     base: State,
@@ -112,7 +116,7 @@ fn store_table<B: Backend>(
     paging::write(backend, machine, address(operand)?, &bytes[..form])
 }
 
-fn load_table<B: Backend>(
+fn load_table<B: GuestState>(
     operand: Operand,
     limit: State,
     base: State,
@@ -136,7 +140,7 @@ fn load_table<B: Backend>(
 }
 
 /// A 16-bit register operand keeps its upper bits; wider ones are zero-extended.
-fn store_selector<B: Backend>(
+fn store_selector<B: GuestState>(
     operand: Operand,
     selector: u64,
     registers: &mut GuestRegisters,
@@ -160,7 +164,7 @@ fn store_selector<B: Backend>(
 /// Whether the operand has 16 bits: the one fact about SLDT and STR that the instruction information leaves out. It has 16 if 66H
 /// comes before the opcode, unless a REX prefix with W, which comes last, makes it 64. In a 16-bit code segment it has 16 if 66H
 /// does not come.
-fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Result<bool, Fault> {
+fn is_16_bit_operand<B: GuestState>(backend: &mut B, machine: &mut Machine) -> Result<bool, Fault> {
     let mut instruction = [0; 15];
     let bytes = (backend.get(State::InstructionBytes) as usize).min(instruction.len());
     let rights = backend.get(State::CsRights);
@@ -184,7 +188,7 @@ fn is_16_bit_operand<B: Backend>(backend: &mut B, machine: &mut Machine) -> Resu
 }
 
 #[inline(always)]
-fn load_selector<B: Backend>(
+fn load_selector<B: GuestState>(
     operand: Operand,
     registers: &mut GuestRegisters,
     backend: &mut B,
@@ -211,7 +215,7 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    fn load<B: Backend, const IS_LONG: bool>(
+    fn load<B: GuestState, const IS_LONG: bool>(
         selector: u16,
         wanted_type: u64,
         backend: &mut B,
@@ -255,7 +259,7 @@ impl Descriptor {
     }
 }
 
-fn load_ldt<B: Backend, const IS_LONG: bool>(
+fn load_ldt<B: GuestState, const IS_LONG: bool>(
     selector: u16,
     backend: &mut B,
     machine: &mut Machine,
@@ -276,7 +280,7 @@ fn load_ldt<B: Backend, const IS_LONG: bool>(
     Ok(())
 }
 
-fn load_task_register<B: Backend, const IS_LONG: bool>(
+fn load_task_register<B: GuestState, const IS_LONG: bool>(
     selector: u16,
     backend: &mut B,
     machine: &mut Machine,

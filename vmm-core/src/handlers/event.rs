@@ -6,7 +6,10 @@
 use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{DR6_BD, DR6_BREAKPOINTS, DR6_BS, DR6_BUS_LOCK, DR6_RTM, DR7_GD};
 
-use crate::exit::{Action, Backend, Event, EventKind, GuestRegisters, Quickly, State, VolatileRegisters, vector};
+use crate::exit::{
+    Action, Backend, Event, EventKind, ExitFacts, GuestRegisters, GuestState, Interrupts, Quickly, State,
+    VolatileRegisters, vector,
+};
 use crate::handlers::{delivery, mapped};
 use crate::machine::Machine;
 
@@ -16,7 +19,7 @@ const DR6_CAUSES: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS;
 
 /// An exception or NMI.
 #[inline(never)]
-pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn exception<B: ExitFacts + GuestState + Interrupts>(backend: &mut B, machine: &mut Machine) -> Action {
     if backend.takes_own_step() {
         return delivery::resume(backend, machine);
     }
@@ -43,7 +46,7 @@ pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 }
 
 /// Hands an exception over, with the state that the processor would have set for it.
-fn deliver<B: Backend>(event: Event, backend: &mut B, machine: &mut Machine) -> Action {
+fn deliver<B: ExitFacts + GuestState + Interrupts>(event: Event, backend: &mut B, machine: &mut Machine) -> Action {
     delivery::wake(backend, machine);
     match event.vector {
         vector::PF => backend.set(State::Cr2, backend.qualification()),
@@ -84,7 +87,7 @@ fn combine(first: Option<Event>, second: Event) -> Combined {
 
 /// The first touch of a fresh page, while no event was being delivered.
 #[inline(always)]
-pub fn quick<B: Backend>(_: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Quickly {
+pub fn quick<B: ExitFacts + GuestState>(_: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Quickly {
     let gpa = backend.fault_gpa();
     (!backend.was_delivering() && backend.map_fresh_page(gpa)).into()
 }
@@ -105,7 +108,7 @@ pub fn physical_fault<B: Backend>(registers: &mut GuestRegisters, backend: &mut 
 /// Goes on where the guest was, and delivers the event again whose delivery the exit interrupted: its own stack or tables raised
 /// the fault, or something from outside came in between.
 #[inline(always)]
-pub fn resume_delivery<B: Backend>(backend: &B) -> Action {
+pub fn resume_delivery<B: ExitFacts>(backend: &B) -> Action {
     backend.vectoring_event().map_or(Action::Resume, Action::Inject)
 }
 

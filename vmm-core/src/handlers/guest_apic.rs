@@ -4,7 +4,7 @@
 use tollgate_abi::apic::*;
 
 use crate::devices::guest_apic::Effect;
-use crate::exit::{Action, Backend, Event, GuestRegisters};
+use crate::exit::{Action, Backend, Event, ExitFacts, GuestRegisters, Interrupts, Processor};
 use crate::handlers::delivery::{advance, arm, resume};
 use crate::handlers::ipi::{initialized, send};
 use crate::machine::Machine;
@@ -13,7 +13,7 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
 /// RDMSR of one of the APIC's registers.
 #[inline(never)]
-pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
+pub fn read<B: Processor>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
     match machine.devices.apic.read(registers.rcx as u32, backend.tsc()) {
         Ok(value) => {
             registers.rax = value & 0xffff_ffff;
@@ -56,7 +56,7 @@ fn send_and_advance<B: Backend>(command: u64, backend: &mut B, machine: &mut Mac
 /// A write to a register of the virtual-APIC page that the processor leaves to the APIC. Of the registers that it takes, this is
 /// a self-IPI with a vector below 16 alone (SDM 3C 30.4.3.3).
 #[inline(never)]
-pub fn written<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn written<B: ExitFacts + Interrupts>(backend: &mut B, machine: &mut Machine) -> Action {
     const SELF_IPI_OFFSET: u64 = (SELF_IPI - MSR_BASE) as u64 * 16;
     if backend.qualification() == SELF_IPI_OFFSET {
         machine.devices.apic.self_ipi_is_illegal();

@@ -8,19 +8,19 @@ use tollgate_abi::profile::Profile;
 use tollgate_abi::workload::{Outcome, Workload};
 
 use crate::ended::GuestExit;
-use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, Quickly, VolatileRegisters};
+use crate::exit::{Action, Event, GuestRegisters, GuestState, Pause, Processor, Quickly, VolatileRegisters};
 use crate::machine::{Machine, Wake};
 
 /// [`Hypercall::Nothing`]: its result is its number, which RAX has already.
 #[inline(always)]
-pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Quickly {
+pub fn quick<B: GuestState>(registers: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Quickly {
     const { assert!(Hypercall::Nothing as u64 == 0) };
     (backend.rax(registers) == Hypercall::Nothing as u64).into()
 }
 
 /// Performs the call.
 #[inline(never)]
-pub fn handle<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &mut Machine) -> Action {
+pub fn handle<B: GuestState + Processor>(registers: &mut GuestRegisters, backend: &B, machine: &mut Machine) -> Action {
     if backend.privilege_level() != 0 {
         return Action::Inject(Event::UNDEFINED_OPCODE);
     }

@@ -1,7 +1,7 @@
 //! The clock and the timer of a vCPU whose idle time may be skipped
 //! ([`Board::skip_idle_time`](crate::board::Board::skip_idle_time)).
 
-use crate::exit::{Backend, State};
+use crate::exit::{GuestState, Processor, State, Timers};
 use crate::handlers::delivery;
 use crate::machine::Machine;
 
@@ -14,7 +14,7 @@ pub fn fall_asleep(machine: &mut Machine) {
 /// Moves the clock on to the first timer, if this is the last vCPU that came to rest. The vCPU whose timer comes first has it fire
 /// by the processor's, as it would have later. The others with a timer are interrupted, since their processors' timers are set for
 /// the time before the skip.
-pub fn skip<B: Backend>(backend: &mut B, machine: &mut Machine) {
+pub fn skip<B: GuestState + Timers + Processor>(backend: &mut B, machine: &mut Machine) {
     let (vcpu, board) = (machine.vcpu, machine.shared.board);
     if !board.skip_idle_time(backend.tsc()) {
         return;
@@ -27,7 +27,7 @@ pub fn skip<B: Backend>(backend: &mut B, machine: &mut Machine) {
 }
 
 /// Moves this vCPU's clock on by what was skipped since it was looked at last, and returns these ticks.
-pub fn catch_up<B: Backend>(backend: &mut B, machine: &mut Machine) -> u64 {
+pub fn catch_up<B: GuestState>(backend: &mut B, machine: &mut Machine) -> u64 {
     let skipped = machine.shared.board.skipped_ticks();
     let ticks = skipped.wrapping_sub(core::mem::replace(&mut machine.skipped_ticks, skipped));
     if ticks > 0 {
@@ -39,7 +39,7 @@ pub fn catch_up<B: Backend>(backend: &mut B, machine: &mut Machine) -> u64 {
 
 /// [`catch_up`] at an exit of a vCPU that had halted. Its timer fires if it is due behind a skip, and is set anew otherwise. True
 /// if the exit came for a skip that is none of this vCPU's business.
-pub fn wake_up<B: Backend>(backend: &mut B, machine: &mut Machine) -> bool {
+pub fn wake_up<B: GuestState + Timers + Processor>(backend: &mut B, machine: &mut Machine) -> bool {
     let moved = catch_up(backend, machine);
     machine.shared.board.add_skipped(machine.vcpu, moved);
     if moved == 0 {

@@ -6,7 +6,7 @@ use tollgate_abi::apic::LOWEST_VECTOR;
 use tollgate_abi::workload::Outcome;
 
 use crate::board::Condition;
-use crate::exit::{Action, Backend};
+use crate::exit::{Action, Backend, Processor};
 use crate::handlers::delivery::{arm, resume};
 use crate::handlers::ipi::{initialized, rest, take};
 use crate::handlers::look::look;
@@ -55,7 +55,7 @@ pub fn sender(vector: u8, machine: &Machine) -> Option<usize> {
 }
 
 /// Ends an interrupt that was taken, if one is in service. Vector 0 stands for none.
-pub fn end_of_interrupt<B: Backend>(vector: u8, backend: &mut B) {
+pub fn end_of_interrupt<B: Processor>(vector: u8, backend: &mut B) {
     if vector >= LOWEST_VECTOR && vector != SPURIOUS_VECTOR {
         backend.end_of_interrupt();
     }

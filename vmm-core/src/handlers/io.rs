@@ -2,7 +2,7 @@
 
 use crate::devices::Effect;
 use crate::devices::ports::Reached;
-use crate::exit::{Action, Backend, GuestRegisters, IoAccess, Pause, Quickly, State, VolatileRegisters};
+use crate::exit::{Action, ExitFacts, GuestRegisters, GuestState, IoAccess, Pause, Quickly, State, VolatileRegisters};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
 use tollgate_abi::workload::Outcome;
@@ -13,7 +13,11 @@ const STRING_BYTES: u64 = 4096;
 
 /// IN and OUT on ports that ask no device.
 #[inline(always)]
-pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
+pub fn quick<B: ExitFacts + GuestState>(
+    registers: &mut VolatileRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Quickly {
     let access = backend.io_access();
     if access.is_string {
         return Quickly::NotDecided;
@@ -30,7 +34,7 @@ pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, mac
 
 /// Performs the access.
 #[inline(never)]
-pub fn handle<B: Backend>(
+pub fn handle<B: ExitFacts + GuestState>(
     access: IoAccess,
     registers: &mut GuestRegisters,
     backend: &mut B,
@@ -79,7 +83,7 @@ fn step(register: &mut u64, bytes: u8, value: u64) {
     };
 }
 
-fn string<B: Backend>(
+fn string<B: ExitFacts + GuestState>(
     access: IoAccess,
     registers: &mut GuestRegisters,
     backend: &mut B,
@@ -129,7 +133,7 @@ fn elements_ahead(linear: u64, offset: u64, address_mask: u64, bytes: u8) -> u64
 
 /// Moves several elements that lie in one page, or a single element that crosses the end of a page. Nothing is moved if any of
 /// them faults: guest memory is tried before the port is asked, since bytes from a port can't be given back.
-fn piece<B: Backend>(
+fn piece<B: GuestState>(
     access: IoAccess,
     reached: Reached,
     linear: u64,

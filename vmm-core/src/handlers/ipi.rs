@@ -5,7 +5,7 @@ use tollgate_abi::workload::Outcome;
 
 use crate::board::{Condition, Message};
 use crate::devices::guest_apic::{addresses, mapped};
-use crate::exit::{Action, Backend};
+use crate::exit::{Action, Backend, Processor};
 use crate::handlers::delivery::arm;
 use crate::machine::Machine;
 
@@ -13,7 +13,7 @@ use crate::machine::Machine;
 const DELIVERY_TICKS: u64 = 1 << 26;
 
 /// Sends an interprocessor interrupt to each vCPU that it addresses.
-pub(super) fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
+pub(super) fn send<B: Processor>(command: u64, backend: &mut B, machine: &mut Machine) {
     let this = machine.vcpu as u32;
     send_to(command, backend, machine, |_, to| addresses(command, this, to as u32));
 }
@@ -21,7 +21,7 @@ pub(super) fn send<B: Backend>(command: u64, backend: &mut B, machine: &mut Mach
 /// [`send`] of a command in xAPIC's form.
 #[cold]
 #[inline(never)]
-pub(super) fn send_mapped<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) {
+pub(super) fn send_mapped<B: Processor>(command: u64, backend: &mut B, machine: &mut Machine) {
     let this = machine.vcpu as u32;
     let is_meant = |machine: &Machine, to: usize| {
         mapped::addresses(command, this, to as u32, &machine.shared.devices.logical_ids[to])
@@ -30,7 +30,7 @@ pub(super) fn send_mapped<B: Backend>(command: u64, backend: &mut B, machine: &m
 }
 
 #[inline(always)]
-fn send_to<B: Backend>(
+fn send_to<B: Processor>(
     command: u64,
     backend: &mut B,
     machine: &mut Machine,
@@ -79,7 +79,7 @@ fn send_to<B: Backend>(
 /// can't wait for ever. A vCPU that does nothing but exit quickly, with interrupts off, reads none on a processor that makes no
 /// exit for an interrupt then, as Bochs 2.7 does not. So the wait ends after some time, and the message is lost.
 #[inline(always)]
-fn deliver<B: Backend>(to: usize, message: Message, backend: &B, machine: &mut Machine) {
+fn deliver<B: Processor>(to: usize, message: Message, backend: &B, machine: &mut Machine) {
     if !machine.shared.board.send(machine.vcpu, to, message) {
         deliver_late(to, message, backend, machine);
     }
@@ -87,7 +87,7 @@ fn deliver<B: Backend>(to: usize, message: Message, backend: &B, machine: &mut M
 
 #[cold]
 #[inline(never)]
-fn deliver_late<B: Backend>(to: usize, message: Message, backend: &B, machine: &mut Machine) {
+fn deliver_late<B: Processor>(to: usize, message: Message, backend: &B, machine: &mut Machine) {
     let mut until_tsc = None;
     while !machine.shared.board.send(machine.vcpu, to, message) {
         match machine.shared.board.receive(machine.vcpu) {
@@ -135,7 +135,7 @@ pub fn init_signal(machine: &Machine) -> Action {
 }
 
 /// Says that this vCPU has halted. True if it is to end the guest, because nothing can ever wake any vCPU.
-pub fn rest<B: Backend>(backend: &mut B, machine: &Machine) -> bool {
+pub fn rest<B: Processor>(backend: &mut B, machine: &Machine) -> bool {
     let dead = machine.shared.board.rest(machine.vcpu, Condition::Halted);
     if dead && machine.vcpu != 0 {
         backend.kick(machine.shared.board.apic_id(0));

@@ -8,13 +8,13 @@
 use tollgate_abi::ExitReason;
 use tollgate_abi::workload::Outcome;
 
-use crate::exit::{Backend, RawReason};
+use crate::exit::{Interrupts, Processor, RawReason};
 use crate::handlers::interrupt;
 use crate::host::vectors::TIMER_VECTOR;
 use crate::machine::Machine;
 
 /// The outcome of an exit past the limit.
-pub fn reached<B: Backend>(raw: RawReason, backend: &mut B, machine: &mut Machine) -> Outcome {
+pub fn reached<B: Interrupts + Processor>(raw: RawReason, backend: &mut B, machine: &mut Machine) -> Outcome {
     if raw.is_entry_failure() {
         return Outcome::EntryFailed;
     }

@@ -8,7 +8,7 @@ use tollgate_abi::x86::msr::{APIC_BASE_ENABLED, APIC_BASE_X2APIC};
 
 use crate::devices::guest_apic::Effect;
 use crate::devices::guest_apic::mapped::MappedEffect;
-use crate::exit::{Action, Backend, Event, GuestRegisters, PhysicalFault, State};
+use crate::exit::{Action, Backend, Event, GuestRegisters, GuestState, PhysicalFault, State};
 use crate::handlers::delivery::{arm, settle};
 use crate::handlers::ipi::{initialized, send, send_mapped};
 use crate::instruction::decode::MAX_BYTES;
@@ -72,7 +72,7 @@ fn of_effect<B: Backend>(effect: MappedEffect, backend: &mut B, machine: &mut Ma
 }
 
 /// The move at RIP.
-fn instruction<B: Backend>(backend: &B, machine: &mut Machine) -> Option<Mov> {
+fn instruction<B: GuestState>(backend: &B, machine: &mut Machine) -> Option<Mov> {
     let rights = backend.get(State::CsRights);
     let (mode, base) = match (rights & RIGHTS_LONG != 0 && backend.is_in_long_mode(), rights & RIGHTS_DEFAULT_BIG != 0)
     {
@@ -88,7 +88,7 @@ fn instruction<B: Backend>(backend: &B, machine: &mut Machine) -> Option<Mov> {
 }
 
 /// The value that is moved to memory.
-fn get<B: Backend>(mov: Mov, registers: &mut GuestRegisters, backend: &B) -> u64 {
+fn get<B: GuestState>(mov: Mov, registers: &mut GuestRegisters, backend: &B) -> u64 {
     match mov.other {
         Other::Immediate(value) => value,
         Other::HighByte(number) => registers.by_number(number).map_or(0, |register| *register >> 8 & 0xff),
@@ -99,7 +99,7 @@ fn get<B: Backend>(mov: Mov, registers: &mut GuestRegisters, backend: &B) -> u64
 }
 
 /// Moves a value from memory. A destination of 4 bytes clears the upper half, a smaller one keeps what is above it.
-fn put<B: Backend>(mov: Mov, value: u64, registers: &mut GuestRegisters, backend: &mut B) {
+fn put<B: GuestState>(mov: Mov, value: u64, registers: &mut GuestRegisters, backend: &mut B) {
     let (number, bytes, shift) = match mov.other {
         Other::Immediate(_) => return,
         Other::HighByte(number) => (number, 1, 8),

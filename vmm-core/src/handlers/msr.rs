@@ -5,7 +5,9 @@ use tollgate_abi::apic::{MSR_BASE, MSR_LAST};
 use tollgate_abi::x86::control::{CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
 use tollgate_abi::x86::msr::*;
 
-use crate::exit::{Action, Backend, Event, GuestRegisters, Quickly, State, VolatileRegisters};
+use crate::exit::{
+    Action, Backend, Event, GuestRegisters, GuestState, Processor, Quickly, State, Timers, VolatileRegisters,
+};
 use crate::handlers::{delivery, guest_apic, mapped};
 use crate::machine::Machine;
 use crate::paging::is_canonical;
@@ -59,7 +61,7 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
 /// RDMSR of a constant.
 #[inline(always)]
-pub fn quick<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
+pub fn quick<B: GuestState>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
     let Some(value) = machine.devices.msrs.quick(registers.rcx as u32) else { return Quickly::NotDecided };
     backend.set_rax(registers, value & 0xffff_ffff);
     registers.rdx = value >> 32;
@@ -136,14 +138,14 @@ pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machin
 }
 
 /// Sets the ticks by which the guest's TSC is ahead of the processor's.
-fn set_tsc_offset<B: Backend>(ticks: u64, backend: &mut B, machine: &mut Machine) {
+fn set_tsc_offset<B: GuestState + Timers + Processor>(ticks: u64, backend: &mut B, machine: &mut Machine) {
     backend.set(State::TscOffset, ticks);
     machine.devices.apic.set_tsc_offset(ticks, backend.tsc());
     delivery::arm(backend, machine);
 }
 
 /// Writes EFER. LME can't change while paging is on (SDM 3A 2.2.1), and NXE is reserved if CPUID shows no NX.
-fn write_efer<B: Backend>(value: u64, backend: &mut B, machine: &Machine) -> Action {
+fn write_efer<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let old = backend.get(State::Efer);
     let paging = backend.get(State::Cr0) & CR0_PG != 0;
     let reserved = !(EFER_WRITABLE | EFER_LMA) | if machine.devices.cpuid.has_no_execute() { 0 } else { EFER_NXE };

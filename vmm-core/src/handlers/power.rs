@@ -4,7 +4,7 @@ use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{RFLAGS_IF, RFLAGS_TF};
 
 use crate::devices::cpuid_table::XCR0_OFFERED;
-use crate::exit::{Action, Backend, Event, GuestRegisters, Pause, State};
+use crate::exit::{Action, Backend, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, Pause, Processor, State};
 use crate::handlers::delivery;
 use crate::machine::Machine;
 
@@ -30,7 +30,7 @@ pub fn read_tscp<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Act
 }
 
 /// INVLPG.
-pub fn invalidate_page<B: Backend>(registers: &mut GuestRegisters, backend: &mut B) -> Action {
+pub fn invalidate_page<B: ExitFacts + GuestState>(registers: &mut GuestRegisters, backend: &mut B) -> Action {
     let linear = backend.invalidated_address(registers);
     backend.flush_translations(Some(linear));
     Action::Advance
@@ -39,7 +39,7 @@ pub fn invalidate_page<B: Backend>(registers: &mut GuestRegisters, backend: &mut
 /// XSETBV, with the checks of SDM 3A 2.6 and that of the privilege level: SVM intercepts XSETBV before any check (APM 2 15.9),
 /// and so does VT-x on Bochs.
 #[inline(never)]
-pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
+pub fn set_xcr0<B: GuestState>(registers: &GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
     let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
     let consistent = matches!(value, X87 | SSE | AVX | AVX512) && value & !machine.devices.cpuid.xcr0_allowed() == 0;
     if registers.rcx as u32 != 0 || !consistent || backend.privilege_level() != 0 {
@@ -52,7 +52,7 @@ pub fn set_xcr0<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine
 /// HLT: takes a pending interrupt, or the armed one once it is due; otherwise the vCPU halts until its APIC has one. If nothing
 /// can ever wake it, it is over. With RFLAGS.TF it does not halt: the #DB behind it would wake it at once.
 #[inline(never)]
-pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn halt<B: GuestState + Interrupts + Processor>(backend: &mut B, machine: &mut Machine) -> Action {
     let flags = backend.get(State::Rflags) & (RFLAGS_IF | RFLAGS_TF);
     if flags != RFLAGS_IF {
         let steps = flags & RFLAGS_TF != 0;
