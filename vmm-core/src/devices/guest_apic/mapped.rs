@@ -149,8 +149,8 @@ mod tests {
         GuestApic::new(Box::leak(Box::new(Page::new())), id)
     }
 
-    /// The accesses by which Linux 6.1 sets an APIC up, sends an IPI and ends an interrupt, by its source (`arch/x86/kernel/apic`): writes, and reads with the
-    /// value that they got. (arch/x86/kernel/apic/apic.c, setup_local_APIC.)
+    /// The accesses by which Linux 6.1 sets an APIC up, sends an IPI and ends an interrupt, by its source
+    /// (arch/x86/kernel/apic/apic.c, `setup_local_APIC`): writes, and reads with the value that they get.
     #[test]
     fn linux_sets_it_up_and_sends() {
         enum A {
