@@ -132,6 +132,16 @@ fn two_runs_are_identical_to_the_byte() {
     assert!(logs[0] == logs[1], "two runs differ:\n{}", first_difference(&text(&logs[0]), &text(&logs[1])));
 }
 
+/// A package of Bochs' processors has eight cores at most: these are packages of their own.
+#[test]
+fn more_vcpus_than_a_package_has_cores_balance() {
+    for cpus in ["9", "16"] {
+        let run = Run::new(&["--audit", "--cpus", cpus, "--workload", "cpuid:20,ipi-halted:10"]);
+        run.check_balanced();
+        assert_eq!(run.account["per_vcpu"].as_array().unwrap().len().to_string(), cpus);
+    }
+}
+
 #[test]
 fn two_runs_on_four_vcpus_are_identical_to_the_byte() {
     let logs = [(); 2].map(|()| {

@@ -169,6 +169,9 @@ pub(super) fn check_parts(emulator: &Installed, model: &Model) -> Result<(), Fai
     Ok(())
 }
 
+/// Cores of a package, as Bochs' option `count` takes them.
+const MOST_CORES: u32 = 8;
+
 /// The configuration of a machine. `features` are further words about its processors; with `audit` each of them logs.
 pub(super) fn configuration(
     image: &str,
@@ -183,6 +186,9 @@ pub(super) fn configuration(
     // Each processor logs its own exits for an audit, with its number in hexadecimal.
     let (base, added) = model.parts();
     let added = if added.is_empty() { String::new() } else { format!(", add_features=\"{added}\"") };
+    // A package of Bochs has eight cores at most: more processors are packages of their own.
+    let cores = cpus / threads;
+    let (sockets, cores) = if cores > MOST_CORES { (cores, 1) } else { (1, cores) };
     let reporting = if audit { 0..cpus } else { 0..0 };
     let reports: String = reporting.map(|cpu| format!(", cpu{cpu:x}=report")).collect();
     format!(
@@ -190,7 +196,7 @@ pub(super) fn configuration(
 display_library: term
 romimage: file={image}
 vgaromimage: file={}
-cpu: model={base}{added}{features}, count=1:{}:{threads}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}, cpuid_limit_winnt=0
+cpu: model={base}{added}{features}, count={sockets}:{cores}:{threads}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}, cpuid_limit_winnt=0
 memory: guest={memory_mib}, host={memory_mib}
 clock: sync=none, time0=1000000000
 {devices}
@@ -204,7 +210,6 @@ info: action=ignore
 debug: action=ignore{reports}
 ",
         vga_rom::FILE,
-        cpus / threads,
     )
 }
 
@@ -387,7 +392,7 @@ mod tests {
         assert!(text(1, false).contains("\ndebug: action=ignore\n") && text(1, false).contains(", count=1:1:1,"));
         assert!(text(1, true).contains("\ndebug: action=ignore, cpu0=report\n"));
         let most = text(16, true);
-        assert!(most.contains(", count=1:16:1,") && most.contains(" cpu9=report, cpua=report,"), "{most}");
+        assert!(most.contains(", count=16:1:1,") && most.contains(" cpu9=report, cpua=report,"), "{most}");
         assert!(most.contains(", cpuf=report\n"), "{most}");
     }
 
