@@ -13,6 +13,18 @@ const CHECKSUM: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_IBM_374
 
 /// The columns of a record's first word, with the blank behind it.
 const WORD_BYTES: usize = 10;
+/// The columns of the longest first word, with the blank behind it: a word that is longer than the columns has no padding.
+const LONGEST_WORD_BYTES: usize = {
+    let (mut longest, mut at) = (WORD_BYTES, 0);
+    while at < Kind::ALL.len() {
+        let bytes = Kind::ALL[at].word().len() + 1;
+        if bytes > longest {
+            longest = bytes;
+        }
+        at += 1;
+    }
+    longest
+};
 /// ` ~` and four digits.
 const CHECK_BYTES: usize = 6;
 /// The most beginnings without an end that are tried in one line.
@@ -70,9 +82,15 @@ fn record(kind: Kind, body: &[u8]) -> Option<Record<'_>> {
     Record::of(kind, std::str::from_utf8(&body[kind.word().len()..]).ok()?)
 }
 
-/// The kind of record that bytes begin with: its word, padded.
+/// The kind of record that bytes begin with: its word, padded, and the blank behind it.
 fn begins(bytes: &[u8]) -> Option<Kind> {
-    let word = bytes.get(..WORD_BYTES)?.strip_suffix(b" ")?;
+    let word = match bytes.get(..WORD_BYTES)?.strip_suffix(b" ") {
+        Some(padded) => padded,
+        None => bytes
+            .split(|&byte| byte == b' ')
+            .next()
+            .filter(|word| (WORD_BYTES..LONGEST_WORD_BYTES).contains(&word.len()))?,
+    };
     Kind::of_word(std::str::from_utf8(word).ok()?.trim_end_matches(' '))
 }
 
@@ -126,10 +144,12 @@ fn search<E>(line: &[u8], sink: &mut impl FnMut(Piece<'_>) -> Result<(), E>) -> 
 
 /// The kind of a record that was torn in its first word or right behind it.
 fn torn_at_once(line: &[u8]) -> Option<Kind> {
-    match line.get(WORD_BYTES..) {
-        None => Kind::of_word(std::str::from_utf8(line).ok()?),
-        Some(key) => begins(line).filter(|_| key.iter().all(is_of_key)),
+    if line.len() < WORD_BYTES {
+        return Kind::of_word(std::str::from_utf8(line).ok()?);
     }
+    let kind = begins(line).or_else(|| Kind::of_word(std::str::from_utf8(line).ok()?))?;
+    let key = line.get(WORD_BYTES.max(kind.word().len() + 1)..).unwrap_or_default();
+    key.iter().all(is_of_key).then_some(kind)
 }
 
 /// Whether a byte may be one of a field's key.
@@ -137,12 +157,13 @@ fn is_of_key(byte: &u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_'
 }
 
-/// The places in a line where a record may begin: ten bytes before its first field, or before its checksum.
+/// The places in a line where a record may begin: as many bytes as a first word has before the first field, or before the
+/// checksum.
 fn starts(line: &[u8]) -> impl Iterator<Item = usize> + '_ {
-    memchr2_iter(b'=', b'~', line).filter_map(|at| {
+    memchr2_iter(b'=', b'~', line).flat_map(|at| {
         let key = line[..at].iter().rev().take_while(|byte| is_of_key(byte)).count();
         let first = at - if line[at] == b'=' { key } else { 0 };
-        first.checked_sub(WORD_BYTES)
+        (WORD_BYTES..=LONGEST_WORD_BYTES).rev().filter_map(move |bytes| first.checked_sub(bytes))
     })
 }
 
@@ -223,6 +244,18 @@ mod tests {
             Ok(())
         });
         words.join(" ")
+    }
+
+    /// A record of every kind, with a checksum and without fields.
+    #[test]
+    fn every_kinds_word_is_found() {
+        for kind in Kind::ALL {
+            let body = format!("{:<9} turns=1", kind.word());
+            let line = format!("{body} ~{:04x}", CHECKSUM.checksum(body.as_bytes()));
+            assert_eq!(seen(&line), kind.word());
+            assert_eq!(seen(&format!("12:00 {line} \r")), kind.word(), "behind a stamp");
+            assert_eq!(seen(&format!("12:00 {body} ~0000")), format!("?{}", kind.word()));
+        }
     }
 
     #[test]
