@@ -400,7 +400,7 @@ fn the_machine_has_the_processors_that_are_needed_or_asked_for() {
     configured(&["--cpus", "3"], &[", count=1:3:1,", "debug: action=ignore\n"]);
     configured(&["--cpus", "3", "--machine-cpus", "1"], &[", count=1:1:1,"]);
     configured(&["--workload", "init-signal"], &[", count=1:2:1,"]);
-    configured(&["--cpus", "16", "--workload", "init-signal"], &[", count=1:16:1,"]);
+    configured(&["--cpus", "16", "--workload", "init-signal"], &[", count=16:1:1,"]);
     configured(&["--machine-cpus", "4", "--missing-cpus", "go-on", "--cpus", "5"], &[", count=1:4:1,"]);
 }
 
