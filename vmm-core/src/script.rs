@@ -17,8 +17,8 @@ use crate::board::{Board, Condition};
 use crate::devices::cpuid_table::{CpuidTable, tests::everything};
 use crate::devices::guest_apic::{GuestApic, Page};
 use crate::exit::{
-    Action, CrAccess, DrAccess, Event, ExitFacts, ExitNumber, FIRST_NUMBERS, GuestRegisters, GuestState, Interrupts,
-    IoAccess, Numbers, Operand, PhysicalFault, Processor, RawReason, State, TableInstruction, Timers, VirtualizedApic,
+    Action, CrAccess, DrAccess, Event, ExitFacts, ExitNumber, GuestRegisters, GuestState, Interrupts, IoAccess,
+    Numbers, Operand, PhysicalFault, Processor, RawReason, State, TableInstruction, Timers, VirtualizedApic,
     VolatileRegisters,
 };
 use crate::handlers::guest_apic;
@@ -129,21 +129,17 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
 }
 
 impl ExitFacts for Script {
-    const NUMBERS: Numbers = {
-        let (mut first, mut number) = ([ExitReason::EXCEPTION_OR_NMI; FIRST_NUMBERS], 0);
-        while number < first.len() {
-            first[number] = ExitReason(number as u16);
-            number += 1;
-        }
-        Numbers { first, far: None }
-    };
+    const NUMBERS: Numbers = Numbers::REASONS;
     fn number(&self) -> ExitNumber {
         ExitNumber(self.reason.into())
     }
     fn confirms(&self, _: ExitReason) -> bool {
         true
     }
-    fn reason_of(&self, number: ExitNumber) -> RawReason {
+    fn common_reason(&self, number: ExitNumber) -> Option<RawReason> {
+        Some(RawReason(number.0 as u32))
+    }
+    fn uncommon_reason(&self, number: ExitNumber) -> RawReason {
         RawReason(number.0 as u32)
     }
     fn qualification(&self) -> u64 {

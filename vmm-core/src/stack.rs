@@ -7,8 +7,8 @@
 //! instruction that touches it.
 //!
 //! [`on_exit`] has the Windows x64 calling convention, which keeps eight registers: the guest's RBX, RBP, RSI, RDI and R12 to R15
-//! stay in the processor as long as an exit is handled quickly. An exit that isn't is handed to a [`Rest`], which saves them,
-//! too. For that, `on_exit` may not have them in use for itself: it jumps there. A test that decodes the image checks it.
+//! stay in the processor as long as an exit is handled quickly. An exit that isn't is handed to a rest ([`rests`]), which saves
+//! them, too. For that, `on_exit` may not have them in use for itself: it jumps there. A test that decodes the image checks it.
 //!
 //! The vCPU's account lies right behind its frame. The exit path finds it there at a constant distance, other vCPUs through
 //! [`Stack::account`].
@@ -25,7 +25,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::exit::{Backend, ExitNumber, GuestRegisters, VolatileRegisters};
 use crate::ledger::{Account, Book};
 use crate::recording::Recording;
-use crate::vcpu::{Exit, Left, Vcpu};
+use crate::vcpu::{Exit, Opened, Vcpu};
 
 /// Bytes of the stack on which exits are handled.
 const STACK_BYTES: usize = 32 * 1024;
@@ -130,10 +130,12 @@ pub trait Enter: Backend + Sized + fmt::Debug {
     /// # Safety
     /// The guest was entered with `frame`, and no function between there and here has anything to drop.
     unsafe fn leave(frame: *mut Frame) -> !;
-    /// The way on for an exit that is not handled quickly.
-    fn rest<A: Account>() -> Rest<A, Self>;
-    /// [`Enter::rest`] for an exit that is counted for `REASON`.
-    fn rest_of<A: Account, const REASON: u32>() -> RestOf<A, Self>;
+    /// The rest of an exit that is not counted yet, which takes its number ([`on_rare`]).
+    fn rare<A: Account>() -> RestOf<A, Self>;
+    /// The rest of an exit that is counted for `REASON` ([`on_opened`]).
+    fn opened<A: Account, const REASON: u32>() -> Rest<A, Self>;
+    /// The rest of an exit for which only a register was lacking ([`on_registers`]).
+    fn registers<A: Account>() -> Rest<A, Self>;
 }
 
 /// An account with its own exit path under one extension. The implementations name the path in this crate, so that it is compiled
@@ -252,11 +254,12 @@ pub struct ExitFrame<A, B> {
     of: PhantomData<fn() -> (A, B)>,
 }
 
-/// A function that saves the registers which a stub leaves in the processor, calls [`on_rest`], and restores them.
-pub type Rest<A, B> = unsafe extern "win64" fn(ExitFrame<A, B>, &mut Vcpu<B>, u64, Left);
+/// The rest of an exit: a function that saves the registers which a stub leaves in the processor, calls one of the functions
+/// below, and restores them. It is jumped to, so that the frame lies right above its return address.
+pub type Rest<A, B> = unsafe extern "win64" fn(ExitFrame<A, B>, &mut Vcpu<B>, u64);
 
-/// [`Rest`] for an exit that is counted, of a reason that the function knows.
-pub type RestOf<A, B> = unsafe extern "win64" fn(ExitFrame<A, B>, &mut Vcpu<B>, u64);
+/// [`Rest`] that takes the exit's number.
+pub type RestOf<A, B> = unsafe extern "win64" fn(ExitFrame<A, B>, &mut Vcpu<B>, u64, ExitNumber);
 
 impl<A: Account, B> ExitFrame<A, B> {
     #[inline(always)]
@@ -295,15 +298,21 @@ impl<A: Account, B: Enter> Exit<B> for ExitFrame<A, B> {
 
     #[inline(always)]
     fn go_on(self, vcpu: &mut Vcpu<B>, exit_tsc: u64, number: ExitNumber) {
-        // SAFETY: frame and vCPU are those that the stub handed over; the registers that `on_exit` has to keep are the guest's,
-        // since it has no use for them.
-        unsafe { B::rest::<A>()(self, vcpu, exit_tsc, Left::unopened(number)) }
+        // SAFETY: exit and vCPU are those that the stub handed over; `on_exit` jumps here, and the registers that it has to keep
+        // are the guest's, as the test of the image checks.
+        unsafe { B::rare::<A>()(self, vcpu, exit_tsc, number) }
     }
 
     #[inline(always)]
     fn go_on_opened<const REASON: u32>(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
         // SAFETY: as for `go_on`.
-        unsafe { B::rest_of::<A, REASON>()(self, vcpu, exit_tsc) }
+        unsafe { B::opened::<A, REASON>()(self, vcpu, exit_tsc) }
+    }
+
+    #[inline(always)]
+    fn go_on_with_registers(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
+        // SAFETY: as for `go_on`.
+        unsafe { B::registers::<A>()(self, vcpu, exit_tsc) }
     }
 
     #[inline(always)]
@@ -346,17 +355,53 @@ pub(crate) unsafe extern "win64" fn on_exit_without_quick_forms<A: Account, B: E
     vcpu.exit_without_quick_forms(exit_tsc, exit);
 }
 
-/// The exit from where [`on_exit`] left it. Returns to resume the guest.
+/// A register of arguments that a rest leaves as it is.
+type Unused = MaybeUninit<u64>;
+
+/// An exit that is not counted yet, with all of the guest's registers in the frame. Returns to resume the guest.
+///
+/// The four arguments of [`on_exit`]'s convention stand where this convention has its third to sixth, so that a rest moves none.
 ///
 /// # Safety
-/// As for [`on_exit`]; the frame has all of the guest's registers.
-pub(crate) unsafe extern "win64" fn on_rest<A: Account, B: Enter>(
-    exit: ExitFrame<A, B>,
+/// As for [`on_exit`]; the frame has all of the guest's registers, and `number` is the exit's.
+pub(crate) unsafe extern "sysv64" fn on_rare<A: Account, B: Enter>(
+    _: Unused,
+    _: Unused,
     vcpu: &mut Vcpu<B>,
+    exit: ExitFrame<A, B>,
     exit_tsc: u64,
-    left: Left,
+    number: ExitNumber,
 ) {
-    vcpu.exit_in_full(exit_tsc, exit, left);
+    vcpu.exit_for_rare_reason(exit_tsc, exit, number);
+}
+
+/// [`on_rare`] for an exit that is counted.
+///
+/// # Safety
+/// As for [`on_rare`], but that `opened` is the reason for which the exit is counted.
+pub(crate) unsafe extern "sysv64" fn on_opened<A: Account, B: Enter>(
+    _: Unused,
+    _: Unused,
+    vcpu: &mut Vcpu<B>,
+    exit: ExitFrame<A, B>,
+    exit_tsc: u64,
+    opened: Opened,
+) {
+    vcpu.exit_opened(exit_tsc, exit, opened);
+}
+
+/// [`on_rare`] for a MOV to CR0 that is counted, and for which only a register was lacking.
+///
+/// # Safety
+/// As for [`on_rare`].
+pub(crate) unsafe extern "sysv64" fn on_registers<A: Account, B: Enter>(
+    _: Unused,
+    _: Unused,
+    vcpu: &mut Vcpu<B>,
+    exit: ExitFrame<A, B>,
+    exit_tsc: u64,
+) {
+    vcpu.exit_with_registers(exit_tsc, exit);
 }
 
 /// The result of an extension's entry function when the guest ran and an exit left it; anything else tells of a failure.
@@ -387,50 +432,32 @@ macro_rules! restore_volatile {
 }
 pub(crate) use restore_volatile;
 
-/// Loads the other registers from the frame that the given register points at. Its operand is `registers`.
+/// Loads the other registers from a frame. Its operand `others` is the distance of the frame's registers from RSP.
 macro_rules! restore_others {
-    ($frame:literal) => {
-        concat!(
-            "mov rbx, [",
-            $frame,
-            " + {registers} + 64]\n",
-            "mov rbp, [",
-            $frame,
-            " + {registers} + 72]\n",
-            "mov rsi, [",
-            $frame,
-            " + {registers} + 80]\n",
-            "mov rdi, [",
-            $frame,
-            " + {registers} + 88]\n",
-            "mov r12, [",
-            $frame,
-            " + {registers} + 96]\n",
-            "mov r13, [",
-            $frame,
-            " + {registers} + 104]\n",
-            "mov r14, [",
-            $frame,
-            " + {registers} + 112]\n",
-            "mov r15, [",
-            $frame,
-            " + {registers} + 120]",
-        )
+    () => {
+        "mov rbx, [rsp + {others} + 64]
+        mov rbp, [rsp + {others} + 72]
+        mov rsi, [rsp + {others} + 80]
+        mov rdi, [rsp + {others} + 88]
+        mov r12, [rsp + {others} + 96]
+        mov r13, [rsp + {others} + 104]
+        mov r14, [rsp + {others} + 112]
+        mov r15, [rsp + {others} + 120]"
     };
 }
 pub(crate) use restore_others;
 
-/// Stores the other registers in the frame that RCX points at. Its operand is `registers`.
+/// Stores the other registers in a frame. Its operand `others` is the distance of the frame's registers from RSP.
 macro_rules! save_others {
     () => {
-        "mov [rcx + {registers} + 64], rbx
-        mov [rcx + {registers} + 72], rbp
-        mov [rcx + {registers} + 80], rsi
-        mov [rcx + {registers} + 88], rdi
-        mov [rcx + {registers} + 96], r12
-        mov [rcx + {registers} + 104], r13
-        mov [rcx + {registers} + 112], r14
-        mov [rcx + {registers} + 120], r15"
+        "mov [rsp + {others} + 64], rbx
+        mov [rsp + {others} + 72], rbp
+        mov [rsp + {others} + 80], rsi
+        mov [rsp + {others} + 88], rdi
+        mov [rsp + {others} + 96], r12
+        mov [rsp + {others} + 104], r13
+        mov [rsp + {others} + 112], r14
+        mov [rsp + {others} + 120], r15"
     };
 }
 pub(crate) use save_others;
@@ -466,32 +493,90 @@ macro_rules! save_and_handle {
 }
 pub(crate) use save_and_handle;
 
-/// Calls [`on_rest`] with the arguments that are in registers; RCX is the frame here and behind this code. Its operands are
-/// `account` and `on_rest`.
-macro_rules! call_rest {
-    () => {
-        "push rcx
-        sub rsp, 32
-        add rcx, {account}
-        call {on_rest}
-        add rsp, 32
-        pop rcx"
-    };
-}
-pub(crate) use call_rest;
+/// Bytes of stack that a rest takes, so that RSP is a multiple of 16 at its call.
+pub(crate) const REST_ROOM: usize = 8;
+/// The distance of the frame from RSP in a rest: behind its room and its return address.
+pub(crate) const REST_FRAME: usize = REST_ROOM + 8;
 
-/// The body of a [`RestOf`]: hands the reason to the [`Rest`].
-macro_rules! rest_of {
-    ($reason:ident, $rest:path) => {
-        naked_asm!(
-            "mov r9, {left}",
-            "jmp {rest}",
-            left = const $reason as u64 | Left::OPENED,
-            rest = sym $rest,
-        )
+/// The ways on for exits that are not handled quickly, under one extension: functions named as [`Enter`] has them. `rest!` is the
+/// extension's body of such a function, from the registers that a stub leaves in the processor to the call of the given function
+/// and back.
+macro_rules! rests {
+    ($backend:ty, $rest:ident) => {
+        /// Saves all of the guest's registers, and calls [`on_rare`]($crate::stack::on_rare).
+        ///
+        /// # Safety
+        /// As for `on_rare`, but for the frame: it lacks the registers that a stub leaves in the processor. A function that a stub
+        /// has called jumps here.
+        #[unsafe(naked)]
+        unsafe extern "win64" fn rare<A: Account>(
+            _: ExitFrame<A, $backend>,
+            _: &mut Vcpu<$backend>,
+            _: u64,
+            _: ExitNumber,
+        ) {
+            $rest!($crate::stack::on_rare::<A, $backend>)
+        }
+
+        /// [`rare`] that calls [`on_opened`]($crate::stack::on_opened).
+        ///
+        /// # Safety
+        /// As for [`rare`].
+        #[unsafe(naked)]
+        unsafe extern "win64" fn opened<A: Account>(
+            _: ExitFrame<A, $backend>,
+            _: &mut Vcpu<$backend>,
+            _: u64,
+            _: Opened,
+        ) {
+            $rest!($crate::stack::on_opened::<A, $backend>)
+        }
+
+        /// [`opened`] for a reason that it knows.
+        ///
+        /// # Safety
+        /// As for [`rare`].
+        #[unsafe(naked)]
+        unsafe extern "win64" fn opened_for<A: Account, const REASON: u32>(
+            _: ExitFrame<A, $backend>,
+            _: &mut Vcpu<$backend>,
+            _: u64,
+        ) {
+            naked_asm!("mov r9d, {reason}", "jmp {opened}", reason = const REASON, opened = sym opened::<A>)
+        }
+
+        /// [`rare`] that calls [`on_registers`]($crate::stack::on_registers).
+        ///
+        /// # Safety
+        /// As for [`rare`].
+        #[unsafe(naked)]
+        unsafe extern "win64" fn registers<A: Account>(_: ExitFrame<A, $backend>, _: &mut Vcpu<$backend>, _: u64) {
+            $rest!($crate::stack::on_registers::<A, $backend>)
+        }
     };
 }
-pub(crate) use rest_of;
+pub(crate) use rests;
+
+/// The functions of [`Enter`] that name those of [`rests`].
+macro_rules! name_rests {
+    () => {
+        #[inline(always)]
+        fn rare<A: Account>() -> $crate::stack::RestOf<A, Self> {
+            rare::<A>
+        }
+
+        #[inline(always)]
+        fn opened<A: Account, const REASON: u32>() -> $crate::stack::Rest<A, Self> {
+            opened_for::<A, REASON>
+        }
+
+        #[inline(always)]
+        fn registers<A: Account>() -> $crate::stack::Rest<A, Self> {
+            registers::<A>
+        }
+    };
+}
+pub(crate) use name_rests;
 
 /// Saves the caller's registers on the caller's stack, and that stack's pointer in the frame that RDI points at. Its operand is
 /// `caller_rsp`.

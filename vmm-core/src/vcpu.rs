@@ -55,44 +55,24 @@ pub(crate) trait Exit<B>: Sized {
     type Account: Account;
     /// The account, and the guest's registers as far as every stub saves them.
     fn quick_parts(&mut self) -> (&Self::Account, &mut VolatileRegisters);
-    /// The account and the guest's registers, in [`Vcpu::exit_in_full`].
+    /// The account and all of the guest's registers, once they are saved: in the steps after the first.
     fn parts(&mut self) -> (&Self::Account, &mut GuestRegisters);
     /// Resumes the guest, with another value in RBX.
     fn resume_with_rbx(self, rbx: u64);
-    /// Saves the registers that the stub has left in the processor, and calls [`Vcpu::exit_in_full`] for an exit that is not
-    /// counted.
+    /// Saves the registers that the stub has left in the processor, and calls [`Vcpu::exit_for_rare_reason`].
     fn go_on(self, vcpu: &mut Vcpu<B>, exit_tsc: u64, number: ExitNumber);
-    /// [`Exit::go_on`] for an exit that is counted for `REASON`.
+    /// Saves them, and calls [`Vcpu::exit_opened`] for an exit that is counted for `REASON`.
     fn go_on_opened<const REASON: u32>(self, vcpu: &mut Vcpu<B>, exit_tsc: u64);
+    /// Saves them, and calls [`Vcpu::exit_with_registers`].
+    fn go_on_with_registers(self, vcpu: &mut Vcpu<B>, exit_tsc: u64);
     /// Leaves the guest, instead of going back to the stub, which would resume it.
     fn leave(self);
 }
 
 /// An exit that has been counted and not yet decided: the ticket for deciding it.
-#[derive(Debug)]
-#[repr(transparent)]
-pub(crate) struct Opened(RawReason);
-
-/// The part of an exit that the quick forms leave, as one register holds it: bits 31:0 are the reason, or the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Left(u64);
-
-impl Left {
-    /// The exit is counted for the reason; all other steps remain. Otherwise all steps remain.
-    pub(crate) const OPENED: u64 = 1 << 32;
-
-    /// All steps remain.
-    #[inline(always)]
-    pub(crate) fn unopened(number: ExitNumber) -> Self {
-        Self(number.0 as u32 as u64)
-    }
-
-    #[inline(always)]
-    fn low(self) -> u32 {
-        self.0 as u32
-    }
-}
+pub struct Opened(RawReason);
 
 /// The course of step 1 for one exit number. It has the convention of the stub's call, to be jumped to.
 type Arm<E, B> = extern "win64" fn(E, &mut Vcpu<B>, u64, ExitNumber);
@@ -218,6 +198,7 @@ impl<B: Backend> Vcpu<B> {
         let _counted = account.open(reason);
         match self.close_quickly::<E::Account, F, ROW>(account, registers, exit_tsc) {
             Quickly::NotDecided => exit.go_on_opened::<REASON>(self, exit_tsc),
+            Quickly::LacksRegister => exit.go_on_with_registers(self, exit_tsc),
             Quickly::Decided => {}
             Quickly::DecidedWithRbx(rbx) => exit.resume_with_rbx(rbx),
         }
@@ -235,7 +216,7 @@ impl<B: Backend> Vcpu<B> {
             return Quickly::NotDecided;
         }
         let decided = F::decide(registers, &mut self.backend, &mut self.machine);
-        if decided == Quickly::NotDecided {
+        if matches!(decided, Quickly::NotDecided | Quickly::LacksRegister) {
             return decided;
         }
         if F::CONDITION.ends_instruction() {
@@ -246,41 +227,30 @@ impl<B: Backend> Vcpu<B> {
         decided
     }
 
-    /// The exit from where the quick forms have left it, with all registers saved.
+    /// Step 2, of a MOV to CR0 that is counted, and for which only a register was lacking.
     #[inline(always)]
-    pub(crate) fn exit_in_full<E: Exit<B>>(&mut self, exit_tsc: u64, exit: E, left: Left) {
-        let Some(opened) = Opened::of(left) else {
-            return self.exit_for_rare_reason(exit_tsc, exit, ExitNumber(left.low().into()));
-        };
-        if opened.wants_registers() {
-            self.exit_with_registers(exit_tsc, exit, opened);
-        } else {
-            self.exit_thoroughly(exit_tsc, exit, opened);
-        }
-    }
-
-    /// Step 2, of an exit that is counted, and that may have lacked no more than one of the guest's registers.
-    #[inline(never)]
-    fn exit_with_registers<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
-        const CR_ACCESS: usize = ExitReason::CR_ACCESS.0 as usize;
+    pub(crate) fn exit_with_registers<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E) {
+        const CR_ACCESS: ExitReason = ExitReason::CR_ACCESS;
+        const ROW: usize = CR_ACCESS.0 as usize;
         let (account, registers) = exit.parts();
-        let decided = self.backend.ends_plainly() && {
-            control_regs::quick_of_any(registers, &mut self.backend) == Quickly::Decided
-        };
-        if !decided {
-            return self.exit_thoroughly(exit_tsc, exit, opened);
+        if !control_regs::quick_of_any(registers, &mut self.backend) {
+            return self.exit_opened(exit_tsc, exit, Opened(RawReason(CR_ACCESS.0.into())));
         }
         self.backend.quick_step_over();
         let backend = &self.backend;
-        account.close_row::<CR_ACCESS>(exit_tsc, || backend.tsc());
+        account.close_row::<ROW>(exit_tsc, || backend.tsc());
     }
 
     /// Step 3, of an exit for a rare reason: counts it.
-    #[inline(never)]
-    fn exit_for_rare_reason<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, number: ExitNumber) {
+    #[inline(always)]
+    pub(crate) fn exit_for_rare_reason<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, number: ExitNumber) {
+        let raw = match self.backend.common_reason(number) {
+            Some(raw) => raw,
+            None => self.backend.uncommon_reason(number),
+        };
         let (account, registers) = exit.parts();
-        let opened = self.open(account, registers, number);
-        self.exit_thoroughly(exit_tsc, exit, opened);
+        let opened = self.open(account, registers, raw);
+        self.exit_opened(exit_tsc, exit, opened);
     }
 
     /// Takes note of the exit that is opened next, if exits are recorded.
@@ -292,9 +262,9 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Opens an exit for any reason.
-    fn open(&self, account: &impl Account, registers: &GuestRegisters, number: ExitNumber) -> Opened {
+    #[inline(always)]
+    fn open(&self, account: &impl Account, registers: &GuestRegisters, raw: RawReason) -> Opened {
         let backend = &self.backend;
-        let raw = backend.reason_of(number);
         account.expect(raw.basic(), || key_of(raw.basic(), registers.rax, registers.rcx, backend), || backend.tsc());
         let _counted = account.open(raw.basic());
         Opened(raw)
@@ -303,12 +273,12 @@ impl<B: Backend> Vcpu<B> {
     /// Step 4, of any exit that is counted: decides it, applies the decision, closes it. For an exit that a quick form could have
     /// decided, the decision is the same.
     #[inline(never)]
-    fn exit_thoroughly<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
+    pub(crate) fn exit_opened<E: Exit<B>>(&mut self, exit_tsc: u64, mut exit: E, opened: Opened) {
         if self.is_last_exit::<E::Account>(exit_tsc) {
             return self.last_exit(exit_tsc, exit, opened);
         }
-        let (account, registers) = exit.parts();
         let Opened(raw) = opened;
+        let (account, registers) = exit.parts();
         let action = dispatch(raw, registers, &mut self.backend, &mut self.machine);
         let flow = self.apply(action, exit_tsc);
         self.close(account, exit_tsc, raw);
@@ -370,20 +340,6 @@ impl<B: Backend> Vcpu<B> {
             }
         }
         Flow::Resume
-    }
-}
-
-impl Opened {
-    /// The ticket of an exit that the quick forms have counted.
-    #[inline(always)]
-    pub(crate) fn of(left: Left) -> Option<Self> {
-        (left.0 & Left::OPENED != 0).then(|| Self(RawReason(left.low())))
-    }
-
-    /// Whether [`Vcpu::exit_with_registers`] may deal with this exit.
-    #[inline(always)]
-    fn wants_registers(&self) -> bool {
-        self.0.0 == u32::from(ExitReason::CR_ACCESS.0)
     }
 }
 
@@ -483,6 +439,18 @@ struct Driven<'a, A> {
     course: &'a Course,
 }
 
+/// The part of an exit that the quick forms leave.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// All of it.
+    Rare(ExitNumber),
+    /// It is counted for a reason.
+    Opened(Opened),
+    /// It is counted, and a register was lacking.
+    WithRegisters,
+}
+
 /// The course that a driven exit has taken.
 #[cfg(test)]
 #[derive(Debug, Default)]
@@ -511,11 +479,15 @@ impl<A: Account, B: Backend> Exit<B> for Driven<'_, A> {
     }
 
     fn go_on(self, vcpu: &mut Vcpu<B>, exit_tsc: u64, number: ExitNumber) {
-        vcpu.drive_on(self, exit_tsc, Left::unopened(number));
+        vcpu.drive_on(self, exit_tsc, Left::Rare(number));
     }
 
     fn go_on_opened<const REASON: u32>(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
-        vcpu.drive_on(self, exit_tsc, Left(u64::from(REASON) | Left::OPENED));
+        vcpu.drive_on(self, exit_tsc, Left::Opened(Opened(RawReason(REASON))));
+    }
+
+    fn go_on_with_registers(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
+        vcpu.drive_on(self, exit_tsc, Left::WithRegisters);
     }
 
     fn leave(self) {
@@ -574,7 +546,12 @@ impl<B: Backend> Vcpu<B> {
         course.left.set(Some(left));
         if !course.only_quick {
             registers.rax = self.backend.rax(registers.volatile());
-            self.exit_in_full(exit_tsc, Driven { account, registers, course }, left);
+            let exit = Driven { account, registers: &mut *registers, course };
+            match left {
+                Left::Rare(number) => self.exit_for_rare_reason(exit_tsc, exit, number),
+                Left::Opened(opened) => self.exit_opened(exit_tsc, exit, opened),
+                Left::WithRegisters => self.exit_with_registers(exit_tsc, exit),
+            }
             self.give_rax(registers);
         }
     }
@@ -718,9 +695,8 @@ mod tests {
             let account = Ledger::new();
             let decided = first.drive_quickly(&account, &mut registers).is_none();
             quick += usize::from(decided);
-            let opened = second.open(&account, &expected, ExitNumber(reason.0.into()));
-            let left = Left(u64::from(opened.0.0) | Left::OPENED);
-            let flow = second.drive_left(&account, &mut expected, left);
+            let opened = second.open(&account, &expected, RawReason(reason.0.into()));
+            let flow = second.drive_left(&account, &mut expected, Left::Opened(opened));
             if decided {
                 assert_eq!((registers, flow), (expected, Flow::Resume), "{reason:?}");
                 assert_eq!(first.backend.get(State::Cr0), second.backend.get(State::Cr0));
@@ -736,6 +712,7 @@ mod tests {
         vcpu.backend.cr = Some(CrAccess::Write { cr: 0, register: 3 });
         let (account, mut registers) = (Ledger::new(), GuestRegisters { rbx: 0x8000_0031, ..Default::default() });
         let left = vcpu.drive_quickly(&account, &mut registers).expect("RBX is not at hand");
+        assert_eq!(left, Left::WithRegisters);
         assert_eq!((vcpu.backend.quick_steps, account.count(ExitReason::CR_ACCESS)), (0, 1));
         assert_eq!(vcpu.drive_left(&account, &mut registers, left), Flow::Resume);
         assert_eq!((vcpu.backend.quick_steps, vcpu.backend.get(State::Cr0), account.check()), (1, 0x8000_0031, Ok(())));

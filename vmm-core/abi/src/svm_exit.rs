@@ -209,11 +209,13 @@ pub fn confirms(reason: ExitReason, exitinfo1: impl Fn() -> u64) -> bool {
     }
 }
 
-fn common_reason(code: u32, exitinfo1: u64) -> Option<ExitReason> {
+/// The reason that an exit code stands for, if a table has it.
+#[inline(always)]
+pub fn common_reason(code: u32, exitinfo1: impl Fn() -> u64) -> Option<ExitReason> {
     match BY_CODE.get(code as usize) {
         Some(&reason) if reason < BY_INFORMATION => Some(ExitReason(reason.into())),
-        Some(&BY_INFORMATION) => Some(ExitReason(ExitReason::RDMSR.0 + (exitinfo1 & MSR_WRITE) as u16)),
-        None if code == code::NPF && exitinfo1 & NPF_RESERVED == 0 => Some(ExitReason::EPT_VIOLATION),
+        Some(&BY_INFORMATION) => Some(ExitReason(ExitReason::RDMSR.0 + (exitinfo1() & MSR_WRITE) as u16)),
+        None if code == code::NPF && exitinfo1() & NPF_RESERVED == 0 => Some(ExitReason::EPT_VIOLATION),
         _ => None,
     }
 }
@@ -221,7 +223,7 @@ const _: () = assert!(ExitReason::WRMSR.0 == ExitReason::RDMSR.0 + MSR_WRITE as 
 
 /// The reason that an exit code stands for; an unknown number if the APM defines no such code.
 pub fn reason(code: u32, exitinfo1: u64) -> ExitReason {
-    common_reason(code, exitinfo1).unwrap_or_else(|| beyond(code))
+    common_reason(code, || exitinfo1).unwrap_or_else(|| beyond(code))
 }
 
 fn beyond(code: u32) -> ExitReason {

@@ -1,6 +1,7 @@
 //! The decoded exit: its number and its reason, and the access that it is about.
 
 use tollgate_abi::ExitReason;
+use tollgate_abi::svm_exit::code;
 
 /// The exit-reason field (SDM 3C 25.9.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +22,20 @@ pub struct Numbers {
     pub far: Option<(u64, ExitReason)>,
 }
 
-/// The numbers below this have a place in a table of [`Numbers`].
-pub const FIRST_NUMBERS: usize = 0x82;
+impl Numbers {
+    /// Each number is its reason's, as under VT-x.
+    pub const REASONS: Self = {
+        let (mut first, mut number) = ([ExitReason::EXCEPTION_OR_NMI; FIRST_NUMBERS], 0);
+        while number < first.len() {
+            first[number] = ExitReason(number as u16);
+            number += 1;
+        }
+        Self { first, far: None }
+    };
+}
+
+/// The numbers below this have a place in a table of [`Numbers`]: up to the greatest that may have a quick form.
+pub const FIRST_NUMBERS: usize = code::VMMCALL as usize + 1;
 
 impl RawReason {
     /// The basic exit reason, bits 15:0.

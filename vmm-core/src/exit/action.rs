@@ -32,6 +32,8 @@ pub enum Action {
 pub enum Quickly {
     /// The exit is left to the next steps. Nothing has been changed.
     NotDecided,
+    /// The exit is left to the next step, which has all of the guest's registers. Nothing has been changed.
+    LacksRegister,
     /// The exit is decided.
     Decided,
     /// The exit is decided, and the guest's RBX, which a stub does not save, becomes this.

@@ -19,8 +19,10 @@ pub trait ExitFacts {
     fn number(&self) -> ExitNumber;
     /// Whether the exit is for this reason, which its number has in [`ExitFacts::NUMBERS`].
     fn confirms(&self, reason: ExitReason) -> bool;
-    /// The exit's reason; `number` is its number.
-    fn reason_of(&self, number: ExitNumber) -> RawReason;
+    /// The exit's reason, if a table has it; `number` is its number. Calls no function.
+    fn common_reason(&self, number: ExitNumber) -> Option<RawReason>;
+    /// The exit's reason where [`ExitFacts::common_reason`] has none.
+    fn uncommon_reason(&self, number: ExitNumber) -> RawReason;
     /// The exit qualification as it is, for reports.
     fn qualification(&self) -> u64;
     /// The port access of an I/O exit.
@@ -189,7 +191,8 @@ pub trait Backend: ExitFacts + GuestState + Interrupts + Timers + Processor {
     /// The exit reason.
     #[inline(always)]
     fn exit_reason(&self) -> RawReason {
-        self.reason_of(self.number())
+        let number = self.number();
+        self.common_reason(number).unwrap_or_else(|| self.uncommon_reason(number))
     }
     /// The guest's TSC.
     fn guest_tsc(&self) -> u64 {

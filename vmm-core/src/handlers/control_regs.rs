@@ -29,17 +29,23 @@ pub fn quick<B: ExitFacts + GuestState>(
     backend: &mut B,
     _: &mut Machine,
 ) -> Quickly {
-    backend.cr0_write().is_some_and(|register| store_cr0(backend.volatile(registers, register), backend)).into()
+    let Some(register) = backend.cr0_write() else { return Quickly::NotDecided };
+    match backend.volatile(registers, register) {
+        value if store_cr0(value, backend) => Quickly::Decided,
+        // The value of a register that is not at hand.
+        0 => Quickly::LacksRegister,
+        _ => Quickly::NotDecided,
+    }
 }
 
 /// [`quick`] with all of the guest's registers at hand.
-#[inline(always)]
-pub fn quick_of_any<B: ExitFacts + GuestState>(registers: &mut GuestRegisters, backend: &mut B) -> Quickly {
+#[inline(never)]
+pub fn quick_of_any<B: ExitFacts + GuestState>(registers: &mut GuestRegisters, backend: &mut B) -> bool {
     let register = backend.cr0_write().and_then(|register| registers.by_number(register).copied());
-    register.is_some_and(|value| store_cr0(value, backend)).into()
+    register.is_some_and(|value| store_cr0(value, backend))
 }
 
-/// 0, for a register that is not at hand, does not pass.
+/// Stores a value that only needs to be stored. 0 is none.
 #[inline(always)]
 fn store_cr0<B: GuestState>(value: u64, backend: &mut B) -> bool {
     const LOOKED_AT: u64 = !0 << 32 | CR0_PG | CR0_CD | CR0_NW | CR0_PE;

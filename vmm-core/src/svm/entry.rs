@@ -10,16 +10,16 @@ use core::convert::Infallible;
 
 use super::Svm;
 use super::vmcb::{ALL_CLEAN, CLEAN_OFFSET, RAX_OFFSET, TLB_CONTROL_OFFSET};
-use crate::exit::GuestState;
+use crate::exit::{ExitNumber, GuestState};
 use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
 use crate::recorder::Recorded;
 use crate::stack::{
-    CALLER_RSP, ENTRY_ARGUMENT, Enter, ExitFrame, Frame, REGISTERS, Rest, RestOf, Stack, VCPU, call_rest, exit_paths,
-    on_exit, on_exit_without_quick_forms, on_rest, rest_of, restore_caller, restore_others, restore_volatile,
+    CALLER_RSP, ENTRY_ARGUMENT, Enter, ExitFrame, Frame, REGISTERS, REST_FRAME, REST_ROOM, Stack, VCPU, exit_paths,
+    name_rests, on_exit, on_exit_without_quick_forms, restore_caller, restore_others, restore_volatile, rests,
     save_and_handle, save_caller, save_others,
 };
-use crate::vcpu::{Left, Vcpu};
+use crate::vcpu::{Opened, Vcpu};
 
 exit_paths!(Svm, [run, run_without_quick_forms, run_clean, run_clean_without_quick_forms]: Ledger, Keyed, Recorded, Unaccounted);
 
@@ -57,15 +57,7 @@ impl Enter for Svm {
         unsafe { leave(frame) }
     }
 
-    #[inline(always)]
-    fn rest<A: Account>() -> Rest<A, Self> {
-        rest::<A>
-    }
-
-    #[inline(always)]
-    fn rest_of<A: Account, const REASON: u32>() -> RestOf<A, Self> {
-        rest_of::<A, REASON>
-    }
+    name_rests!();
 }
 
 /// Enters the guest whose registers are in the frame, by the stub at `path`. Returns when an exit leaves the guest.
@@ -85,9 +77,10 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, path: u64) -> u64 {
         "mov rax, [rsp + {registers}]",
         "mov rdx, [rsp + {entry_argument}]",
         "mov [rdx + {guest_rax}], rax",
-        restore_others!("rsp"),
+        restore_others!(),
         "jmp rcx",
         registers = const REGISTERS,
+        others = const REGISTERS,
         entry_argument = const ENTRY_ARGUMENT,
         guest_rax = const RAX_OFFSET,
         caller_rsp = const CALLER_RSP,
@@ -172,41 +165,28 @@ unsafe extern "sysv64" fn leave(frame: *mut Frame) -> ! {
     )
 }
 
-/// The way on for an exit that is not handled quickly, with all registers in the frame: RAX, too, which is in the block.
-///
-/// # Safety
-/// As for [`on_rest`], but for the frame: the registers that are not in it are in the processor or in the block.
-#[unsafe(naked)]
-unsafe extern "win64" fn rest<A: Account>(exit: ExitFrame<A, Svm>, vcpu: &mut Vcpu<Svm>, exit_tsc: u64, left: Left) {
-    naked_asm!(
-        "sub rcx, {account}",
-        save_others!(),
-        "mov rax, [rcx + {entry_argument}]",
-        "mov rax, [rax + {guest_rax}]",
-        "mov [rcx + {registers}], rax",
-        call_rest!(),
-        "mov rax, [rcx + {registers}]",
-        "mov rdx, [rcx + {entry_argument}]",
-        "mov [rdx + {guest_rax}], rax",
-        restore_others!("rcx"),
-        "ret",
-        registers = const REGISTERS,
-        entry_argument = const ENTRY_ARGUMENT,
-        guest_rax = const RAX_OFFSET,
-        account = const Stack::<A>::ACCOUNT,
-        on_rest = sym on_rest::<A, Svm>,
-    )
+/// The body of a rest. RAX is in the block.
+macro_rules! rest {
+    ($handler:path) => {
+        naked_asm!(
+            "sub rsp, {room}",
+            save_others!(),
+            "mov rax, [rsp + {entry_argument}]",
+            "mov rax, [rax + {guest_rax}]",
+            "mov [rsp + {others}], rax",
+            "call {handler}",
+            "mov rax, [rsp + {others}]",
+            "mov rdx, [rsp + {entry_argument}]",
+            "mov [rdx + {guest_rax}], rax",
+            restore_others!(),
+            "add rsp, {room}",
+            "ret",
+            room = const REST_ROOM,
+            others = const REST_FRAME + REGISTERS,
+            entry_argument = const REST_FRAME + ENTRY_ARGUMENT,
+            guest_rax = const RAX_OFFSET,
+            handler = sym $handler,
+        )
+    };
 }
-
-/// [`rest`] of an exit that is counted for `REASON`.
-///
-/// # Safety
-/// As for [`rest`].
-#[unsafe(naked)]
-unsafe extern "win64" fn rest_of<A: Account, const REASON: u32>(
-    exit: ExitFrame<A, Svm>,
-    vcpu: &mut Vcpu<Svm>,
-    exit_tsc: u64,
-) {
-    rest_of!(REASON, rest::<A>)
-}
+rests!(Svm, rest);

@@ -41,14 +41,6 @@ impl Svm {
         self.vmcb.get(f::EXITCODE) as u32
     }
 
-    #[cold]
-    #[inline(never)]
-    fn reason_of_code(&self, code: u32) -> RawReason {
-        let reason = svm_exit::reason(code, self.vmcb.get(f::EXITINFO1));
-        let failed = if code == svm_exit::INVALID { 1 << 31 } else { 0 };
-        RawReason(failed | u32::from(reason.0))
-    }
-
     /// The instruction at RIP.
     #[cold]
     #[inline(never)]
@@ -170,8 +162,17 @@ impl ExitFacts for Svm {
     }
 
     #[inline(always)]
-    fn reason_of(&self, number: ExitNumber) -> RawReason {
-        self.reason_of_code(number.0 as u32)
+    fn common_reason(&self, number: ExitNumber) -> Option<RawReason> {
+        let reason = svm_exit::common_reason(number.0 as u32, || self.vmcb.get(f::EXITINFO1));
+        reason.map(|reason| RawReason(reason.0.into()))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn uncommon_reason(&self, number: ExitNumber) -> RawReason {
+        let code = number.0 as u32;
+        let failed = if code == svm_exit::INVALID { 1 << 31 } else { 0 };
+        RawReason(failed | u32::from(svm_exit::reason(code, self.vmcb.get(f::EXITINFO1)).0))
     }
 
     fn qualification(&self) -> u64 {

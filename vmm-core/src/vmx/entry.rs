@@ -8,16 +8,16 @@ use core::arch::naked_asm;
 use super::Vmx;
 use super::field::{HOST_RIP, HOST_RSP, VM_INSTRUCTION_ERROR};
 use super::instructions::VmFail;
-use crate::exit::GuestState;
+use crate::exit::{ExitNumber, GuestState};
 use crate::keys::Keyed;
 use crate::ledger::{Account, Ledger, Unaccounted};
 use crate::recorder::Recorded;
 use crate::stack::{
-    CALLER_RSP, Enter, ExitFrame, Frame, LEFT, REGISTERS, Rest, RestOf, Stack, VCPU, call_rest, exit_paths, leave,
-    on_exit, on_exit_without_quick_forms, on_rest, rest_of, restore_caller, restore_others, restore_volatile,
+    CALLER_RSP, Enter, ExitFrame, Frame, LEFT, REGISTERS, REST_FRAME, REST_ROOM, Stack, VCPU, exit_paths, leave,
+    name_rests, on_exit, on_exit_without_quick_forms, restore_caller, restore_others, restore_volatile, rests,
     save_and_handle, save_caller, save_others,
 };
-use crate::vcpu::{Left, Vcpu};
+use crate::vcpu::{Opened, Vcpu};
 
 exit_paths!(Vmx, [exit_stub, exit_stub_without_quick_forms]: Ledger, Keyed, Recorded, Unaccounted);
 
@@ -58,15 +58,7 @@ impl Enter for Vmx {
         unsafe { leave(frame) }
     }
 
-    #[inline(always)]
-    fn rest<A: Account>() -> Rest<A, Self> {
-        rest::<A>
-    }
-
-    #[inline(always)]
-    fn rest_of<A: Account, const REASON: u32>() -> RestOf<A, Self> {
-        rest_of::<A, REASON>
-    }
+    name_rests!();
 }
 
 /// Enters the guest whose registers are in the frame. Returns [`LEFT`], or RFLAGS after the entry instruction that failed.
@@ -81,7 +73,7 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, first: bool) -> u64 {
         // The guest's registers come out of the frame as if an exit had just been handled.
         "mov rsp, rdi",
         "test sil, sil",
-        restore_others!("rsp"),
+        restore_others!(),
         restore_volatile!(),
         "mov rax, [rsp + {registers}]",
         "jz 2f",
@@ -91,6 +83,7 @@ unsafe extern "sysv64" fn enter(frame: *mut Frame, first: bool) -> u64 {
         "vmresume",
         "jmp {failed}",
         registers = const REGISTERS,
+        others = const REGISTERS,
         caller_rsp = const CALLER_RSP,
         failed = sym entry_failed,
     )
@@ -142,33 +135,20 @@ unsafe extern "sysv64" fn exit_stub_without_quick_forms<A: Account>() {
     exit_stub!(on_exit_without_quick_forms::<A, Vmx>)
 }
 
-/// The way on for an exit that is not handled quickly, with all registers in the frame.
-///
-/// # Safety
-/// As for [`on_rest`], but for the frame: the registers that are not in it are in the processor.
-#[unsafe(naked)]
-unsafe extern "win64" fn rest<A: Account>(exit: ExitFrame<A, Vmx>, vcpu: &mut Vcpu<Vmx>, exit_tsc: u64, left: Left) {
-    naked_asm!(
-        "sub rcx, {account}",
-        save_others!(),
-        call_rest!(),
-        restore_others!("rcx"),
-        "ret",
-        registers = const REGISTERS,
-        account = const Stack::<A>::ACCOUNT,
-        on_rest = sym on_rest::<A, Vmx>,
-    )
+/// The body of a rest. RAX is in the frame already.
+macro_rules! rest {
+    ($handler:path) => {
+        naked_asm!(
+            "sub rsp, {room}",
+            save_others!(),
+            "call {handler}",
+            restore_others!(),
+            "add rsp, {room}",
+            "ret",
+            room = const REST_ROOM,
+            others = const REST_FRAME + REGISTERS,
+            handler = sym $handler,
+        )
+    };
 }
-
-/// [`rest`] of an exit that is counted for `REASON`.
-///
-/// # Safety
-/// As for [`rest`].
-#[unsafe(naked)]
-unsafe extern "win64" fn rest_of<A: Account, const REASON: u32>(
-    exit: ExitFrame<A, Vmx>,
-    vcpu: &mut Vcpu<Vmx>,
-    exit_tsc: u64,
-) {
-    rest_of!(REASON, rest::<A>)
-}
+rests!(Vmx, rest);

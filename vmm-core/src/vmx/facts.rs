@@ -7,22 +7,15 @@ use super::capability::Capabilities;
 use super::field as f;
 use super::{Vmx, entry_checks, qualification};
 use crate::exit::{
-    Backend, CrAccess, DrAccess, Event, ExitFacts, ExitNumber, FIRST_NUMBERS, GuestRegisters, IoAccess, Numbers,
-    Operand, PhysicalFault, RawReason, TableInstruction,
+    Backend, CrAccess, DrAccess, Event, ExitFacts, ExitNumber, GuestRegisters, IoAccess, Numbers, Operand,
+    PhysicalFault, RawReason, TableInstruction,
 };
 
 /// CS access rights: L, 64-bit code.
 const CODE_64: u32 = RIGHTS_LONG as u32;
 
 impl ExitFacts for Vmx {
-    const NUMBERS: Numbers = {
-        let (mut first, mut number) = ([ExitReason::EXCEPTION_OR_NMI; FIRST_NUMBERS], 0);
-        while number < first.len() {
-            first[number] = ExitReason(number as u16);
-            number += 1;
-        }
-        Numbers { first, far: None }
-    };
+    const NUMBERS: Numbers = Numbers::REASONS;
 
     #[inline(always)]
     fn number(&self) -> ExitNumber {
@@ -35,7 +28,12 @@ impl ExitFacts for Vmx {
     }
 
     #[inline(always)]
-    fn reason_of(&self, number: ExitNumber) -> RawReason {
+    fn common_reason(&self, number: ExitNumber) -> Option<RawReason> {
+        Some(RawReason(number.0 as u32))
+    }
+
+    #[inline(always)]
+    fn uncommon_reason(&self, number: ExitNumber) -> RawReason {
         RawReason(number.0 as u32)
     }
 
