@@ -93,9 +93,12 @@ fn a_kernel_that_gives_up_has_failed_however_it_ends() {
     let gave_up = account(none, "balanced", &["Linux version", panic, "---[ end", ""]);
     assert_eq!(
         (gave_up.verdict.to_string(), gave_up.status),
-        (format!("failed: the guest said: {panic}"), Status::Differs)
+        (format!("failed: the guest said: {panic}; it ended as reset at 0x100000"), Status::Differs)
     );
-    assert_eq!(account(none, "balanced", &["Linux version"]).status, Status::Balanced);
+    let resets = account(none, "balanced", &["Linux version", "machine restart"]);
+    assert_eq!(resets.status, Status::Balanced);
+    let table = render(&[Titled { title: String::new(), account: resets }], Format::Table);
+    assert!(table.contains("; it ended as reset at 0x100000; its last line: machine restart\n"), "{table}");
     let hangs = account(none, "stopped", &["Linux version", "waiting", " "]);
     assert_eq!(hangs.verdict.to_string(), "stopped: 5 exits; its last line: waiting");
     let keeps_a_book = account("workloads=none", "stopped", &[panic]);

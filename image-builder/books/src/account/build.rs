@@ -79,6 +79,7 @@ impl Account {
             cpuid_lines_beyond: if has_cpuid { log.cpuid.beyond } else { 0 },
             cpuid,
             stop: log.stop.clone(),
+            last_line: log.console.last.clone().filter(|_| !guest_keeps_book),
             build: header.build.clone(),
             options: header.options.clone(),
             leaf_map: header.leaf_map.clone(),

@@ -112,6 +112,9 @@ pub struct Account {
     pub cpuid_lines_beyond: u64,
     /// The guest's end, if the monitor said.
     pub stop: Option<Stop>,
+    /// The last line of the guest's console that is not empty; left out where the guest keeps a book or wrote none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_line: Option<String>,
     /// The monitor's build.
     pub build: String,
     /// The run's options.

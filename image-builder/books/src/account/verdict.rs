@@ -8,7 +8,7 @@ use tollgate_abi::judgement::Judgement;
 
 use super::phases;
 use crate::failure::{Failure, Status};
-use crate::log::{Judged, Log};
+use crate::log::{Judged, Log, Stop};
 
 /// The verdict of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +44,8 @@ impl Verdict {
         if let (Judged::Known(Judgement::Balanced), None, Some(panic)) =
             (&verdict.result, findings.first(), says(&log.console.panic))
         {
-            return Verdict::Reported(Judged::Known(Judgement::Failed), format!("the guest said: {panic}"));
+            let words = [ended(log), mark(log)].concat();
+            return Verdict::Reported(Judged::Known(Judgement::Failed), format!("the guest said: {panic}{words}"));
         }
         match (&verdict.result, findings.first()) {
             (Judged::Known(Judgement::Balanced), None) if let Some(doubt) = doubt => {
@@ -60,8 +61,7 @@ impl Verdict {
             (Judged::Known(Judgement::Differs), None) => Verdict::Differs("the monitor did not say where".to_owned()),
             (judged @ Judged::Known(Judgement::Stopped), _) if is_bookless => {
                 let line = log.console.last.as_ref().map(|last| format!("; its last line: {last}"));
-                let mark = phases::progress(log).map(|mark| format!("; {mark}"));
-                let words = [line, mark].map(Option::unwrap_or_default).concat();
+                let words = [line.unwrap_or_default(), mark(log)].concat();
                 Verdict::Reported(judged.clone(), format!("{}{words}", verdict.detail))
             }
             (judged, _) => Verdict::Reported(judged.clone(), verdict.detail.clone()),
@@ -102,6 +102,17 @@ impl Verdict {
             Verdict::Of(verdict, _) => verdict.word(),
         }
     }
+}
+
+/// The way in which the guest ended, and its place, as the end of a sentence.
+fn ended(log: &Log) -> String {
+    let rip = |stop: &Stop| stop.rip.map_or_else(String::new, |rip| format!(" at {rip:#x}"));
+    log.stop.as_ref().map_or_else(String::new, |stop| format!("; it ended as {}{}", stop.outcome, rip(stop)))
+}
+
+/// The marks between which the guest ended, as the end of a sentence.
+fn mark(log: &Log) -> String {
+    phases::progress(log).map_or_else(String::new, |mark| format!("; {mark}"))
 }
 
 impl fmt::Display for Verdict {

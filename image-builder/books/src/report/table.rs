@@ -5,14 +5,13 @@ use std::io::{self, Write};
 use anstyle::AnsiColor;
 use tollgate_abi::ExitReason;
 use tollgate_abi::judgement::Judgement;
-use tollgate_abi::workload::TABLE as WORKLOADS;
+use tollgate_abi::workload::{Outcome, TABLE as WORKLOADS};
 
 use super::figures::{average, book, percent, seen, unless_lost};
 use super::{Form, Look, Order, Sheet, SheetFormat, Titled, atlas, bars, merged, phases, silicon, vcpus};
 use crate::account::{Account, Book, Merged, Reason, VcpuAccount};
 use crate::failure::Status;
-use crate::log::Judged;
-use crate::log::Stop;
+use crate::log::{Judged, Named, Stop};
 use crate::terminal::Terminal;
 
 /// The form.
@@ -357,13 +356,30 @@ fn without_guest(account: &Account) -> String {
         (values, 0) => format!(", and allows all {values} values that cpuid read in the guest"),
         (values, more) => format!(", and allows the {values} values that cpuid read first, of {more} more lines"),
     };
-    match (&names[..], read.as_str()) {
+    let compared = match (&names[..], read.as_str()) {
         ([one], "") => {
             format!(": the {one} adds up; the guest keeps no book, and nothing was compared without --audit")
         }
         ([one], _) => format!(": the {one} adds up{read}; the guest keeps no book"),
         _ => format!(": {}{read}; the guest keeps no book", names.join(" = ")),
-    }
+    };
+    compared + &reset(account)
+}
+
+/// The end of a guest that reset its machine: it may have meant to, or start again and again where it is not stopped.
+fn reset(account: &Account) -> String {
+    let Some(stop) = account.stop.as_ref().filter(|stop| stop.outcome == Named::Known(Outcome::Reset)) else {
+        return String::new();
+    };
+    let line = account.last_line.as_ref().map_or_else(String::new, |line| format!("; its last line: {line}"));
+    let at = stop.rip.map_or_else(String::new, |rip| format!(" at {}", place(stop, rip)));
+    format!("; it ended as {}{at}{line}", stop.outcome)
+}
+
+/// The guest's RIP at its end, and the function there where its symbols are known.
+fn place(stop: &Stop, rip: u64) -> String {
+    let symbol = stop.symbol.as_ref().map_or_else(String::new, |symbol| format!(" ({symbol})"));
+    format!("{rip:#x}{symbol}")
 }
 
 /// The exit after which the guest did not run again.
@@ -376,8 +392,7 @@ pub(super) fn last_exit(stop: &Stop) -> String {
         parts.push(format!("reason {} {}", reason.0, reason.name()));
     }
     parts.extend(stop.qualification.map(|qualification| format!("qualification {qualification:#x}")));
-    let symbol = stop.symbol.as_ref().map_or_else(String::new, |symbol| format!(" ({symbol})"));
-    parts.extend(stop.rip.map(|rip| format!("RIP {rip:#x}{symbol}")));
+    parts.extend(stop.rip.map(|rip| format!("RIP {}", place(stop, rip))));
     parts.extend(Some(stop.detail.clone()).filter(|detail| !detail.is_empty()));
     format!("  last exit: {}\n", parts.join(", "))
 }
