@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{LogText, balanced, books, text, tollgate_in, two_vcpus};
+use common::{LogText, Row, balanced, books, text, tollgate_in, two_vcpus};
 use serde_json::Value;
 use tollgate_abi::record::Kind;
 
@@ -15,7 +15,7 @@ use tollgate_abi::record::Kind;
 const PROBE: &str = include_str!("pages/probe.js");
 
 /// The screen that a page is shown on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Screen {
     width: u32,
     dark: bool,
@@ -23,6 +23,7 @@ struct Screen {
 
 const DESK: Screen = Screen { width: 1280, dark: false };
 const PHONE: Screen = Screen { width: 375, dark: true };
+const NARROW: Screen = Screen { width: 320, dark: false };
 
 /// Shows a page in Chromium and returns the probe's findings.
 fn shown(directory: &Path, page: &str, screen: Screen) -> Value {
@@ -205,6 +206,107 @@ fn exits_over_time_are_drawn_where_they_were_sampled() {
     let found = shown(directory.path(), &page(directory.path(), &[], &[("good.log", &balanced())]), DESK);
     assert_eq!(found["lanes"], serde_json::json!({}));
     assert!(found["text"].as_str().unwrap().contains("no samples of exits over time"));
+}
+
+/// A run that was sampled, and whose console showed two marks, one right behind the other, and a third at its end. Behind the second
+/// as much time was skipped as the run took.
+fn sampled_boot() -> LogText {
+    const SKIPPED: u64 = 1_000_000;
+    let rows = |[cpuid, io]: [u64; 2]| {
+        [Row { count: cpuid, ..common::CPUID }, Row { reason: 30, name: "I/O instruction", count: io, each: 100 }]
+    };
+    let sums = |rows: &[Row]| {
+        let count = rows.iter().map(|row| row.count).sum::<u64>();
+        (count, rows.iter().map(|row| row.count * row.each).sum::<u64>())
+    };
+    let mut log = LogText::default();
+    log.header(
+        "leaf-map=autumn2021 workloads=none book=none rate-step=100000 marks=kernel=up,memory=set,power-off=down",
+    );
+    let mark = |log: &mut LogText, name: &str, text: &str, [at, skipped]: [u64; 2], rows: &[Row]| {
+        let (exits, cycles) = sums(rows);
+        let record = log.record(Kind::Mark).word("name", name).text("text", text).number("vcpu", 0).number("at", at);
+        let record = record.number("exits", exits).number("cycles", cycles).number("paused", 0);
+        record.number("skipped", skipped).finish().unwrap();
+        for row in rows.iter().filter(|row| row.count > 0) {
+            let record = log.record(Kind::AtMark).word("name", name).number("reason", row.reason);
+            record.number("count", row.count).number("cycles", row.count * row.each).finish().unwrap();
+        }
+    };
+    mark(&mut log, "kernel", "up", [200_000, 0], &rows([2, 0]));
+    mark(&mut log, "memory", "set", [210_000, 0], &rows([2, 100]));
+    mark(&mut log, "power-off", "down", [990_000, SKIPPED], &rows([10, 104]));
+    let end = rows([10, 105]);
+    end.iter().for_each(|row| log.exit(row));
+    let (exits, cycles) = sums(&end);
+    let record = log.record(Kind::Total).number("vcpu", 0).number("exits", exits).number("entries", exits);
+    let record = record.number("cycles", cycles).number("elapsed", 1_000_000).number("paused", 0);
+    record.number("skipped", SKIPPED).finish().unwrap();
+    log.rate(0, 10, (5, 100_000), &[1, 1, 0, 8]);
+    log.rate(0, 30, (5, 100_000), &[0, 0, 100, 0, 0, 0, 0, 0, 0, 5]);
+    log.stop("powered-off");
+    log.verdict("balanced", "115 exits");
+    log
+}
+
+#[test]
+fn the_rates_of_phases_and_the_marks_are_drawn_over_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = page(directory.path(), &[], &[("boot.log", &sampled_boot())]);
+    for screen in [DESK, PHONE, NARROW] {
+        let found = shown(directory.path(), &page, screen);
+        check_manners(&found);
+        // On the guest's clock, two million ticks; the scale is from 1 to 10000 exits in a million of them.
+        let rates = &found["rates"];
+        assert_eq!(rates["scale"], serde_json::json!(["10\u{202f}000", "1\u{202f}000", "100", "10", "1"]));
+        assert_eq!(rates["legend"], serde_json::json!(["I/O instruction", "CPUID"]));
+        assert_eq!(
+            rates["areas"],
+            serde_json::json!([
+                ["start to kernel, all: 2 exits, 10.0 in a million ticks", 0, 100, 75],
+                ["kernel to memory, all: 100 exits, 10000.0 in a million ticks", 100, 105, 0],
+                ["memory to power-off, all: 12 exits, 6.7 in a million ticks", 105, 995, 79.281],
+                ["power-off to end, all: 1 exit, 100.0 in a million ticks", 995, 1000, 50],
+            ])
+        );
+        assert_eq!(
+            rates["lines"],
+            serde_json::json!([
+                ["kernel to memory, I/O instruction: 100 exits, 10000.0 in a million ticks", 100, 105, 0],
+                ["memory to power-off, I/O instruction: 4 exits, 2.2 in a million ticks", 105, 995, 91.209],
+                ["power-off to end, I/O instruction: 1 exit, 100.0 in a million ticks", 995, 1000, 50],
+                ["start to kernel, CPUID: 2 exits, 10.0 in a million ticks", 0, 100, 75],
+                ["memory to power-off, CPUID: 8 exits, 4.5 in a million ticks", 105, 995, 83.683],
+            ])
+        );
+        // The lanes are on the processor's clock, on which nothing is skipped.
+        let lanes = serde_json::json!({
+            "I/O instruction": [[200_000, 100], [900_000, 5]], "CPUID": [[0, 1], [100_000, 1], [300_000, 8]]
+        });
+        assert_eq!(found["lanes"], lanes);
+        let lane = serde_json::json!([
+            ["kernel at tick 200000: `up`", 200],
+            ["memory at tick 210000: `set`", 210],
+            ["power-off at tick 990000: `down`", 990]
+        ]);
+        let levels = serde_json::json!([
+            ["kernel at tick 200000: `up`", 100],
+            ["memory at tick 210000: `set`", 105],
+            ["power-off at tick 1990000: `down`", 995]
+        ]);
+        assert_eq!(found["flags"], serde_json::json!([levels, lane, lane]));
+        let names = ["kernel", "memory", "power-off", "kernel", "memory", "power-off"].map(|name| (name, 0));
+        assert_eq!(found["names"], serde_json::json!({"lines": names, "overlapping": [], "outside": 0}), "{screen:?}");
+        assert_eq!(
+            found["tables"]["Exits in each phase"],
+            serde_json::json!([["I/O instruction", "0", "100", "4", "1"], ["CPUID", "2", "0", "8", "0"]])
+        );
+        assert_eq!(
+            found["tables"]["Exits in steps of 100\u{202f}000 ticks"][2],
+            serde_json::json!(["200000", "100", "0"])
+        );
+    }
+    assert!(page.contains("In bursts: 10000.0 exits in a million ticks from kernel to memory"), "the answers are told");
 }
 
 #[test]

@@ -87,6 +87,49 @@ function lanes() {
   );
 }
 
+// The rates over time: what each area and each line says it stands for, and its beginning, end and top in thousandths of the chart's
+// width and hundredths of its height.
+function rates() {
+  const chart = document.querySelector("svg.levels");
+  const number = (shape, name) => Number(shape.getAttribute(name));
+  return chart && {
+    areas: [...chart.querySelectorAll("rect")].map((rect) => [
+      rect.textContent, number(rect, "x"), number(rect, "x") + number(rect, "width"), number(rect, "y"),
+    ]),
+    lines: [...chart.querySelectorAll("line.level")].map((line) => [
+      line.textContent, number(line, "x1"), number(line, "x2"), number(line, "y1"),
+    ]),
+    scale: [...document.querySelectorAll(".scale span")].map((label) => label.textContent),
+    legend: [...chart.closest("figure").querySelectorAll(".legend li")].map((item) => item.textContent),
+  };
+}
+
+// The lines of marks in each chart, by their titles, at their places in thousandths.
+function flags() {
+  const place = (line) => [line.textContent, Number(line.getAttribute("x1"))];
+  const charts = [...document.querySelectorAll("svg.levels, svg.lane")].map((chart) => [...chart.querySelectorAll("line.flag")].map(place));
+  return charts;
+}
+
+// The names of marks: each with the distance of its nearer edge from its line, in pixels; and the pairs of names that overlap.
+function names() {
+  const found = { lines: [], overlapping: [], outside: 0 };
+  for (const group of document.querySelectorAll(".flags")) {
+    const frame = group.getBoundingClientRect();
+    const boxes = [...group.querySelectorAll("span")].map((span) => [span.textContent, span.getBoundingClientRect()]);
+    const lines = [...group.querySelectorAll("line")].map((line) => frame.left + (Number(line.getAttribute("x1")) / 1000) * frame.width);
+    boxes.forEach(([name, box], at) => {
+      found.lines.push([name, Math.round(Math.min(Math.abs(box.left - lines[at]), Math.abs(box.right - lines[at])))]);
+      found.outside += box.left < frame.left - 1 || box.right > frame.right + 1;
+      for (const [other, next] of boxes.slice(at + 1)) {
+        const apart = box.right <= next.left || next.right <= box.left || box.bottom <= next.top || next.bottom <= box.top;
+        if (!apart) found.overlapping.push(`${name} and ${other}`);
+      }
+    });
+  }
+  return found;
+}
+
 const isBad = (table) =>
   !table.caption || !table.tHead || [...table.tBodies[0].rows].some((row) => row.cells[0].tagName !== "TH" || row.cells[0].scope !== "row");
 
@@ -115,6 +158,9 @@ addEventListener("load", () => {
         totals,
         drawn: drawn(),
         lanes: lanes(),
+        rates: rates(),
+        flags: flags(),
+        names: names(),
         figures: document.getElementById("figures").textContent,
         text: document.querySelector("main").textContent,
         resources: performance.getEntriesByType("resource").length,

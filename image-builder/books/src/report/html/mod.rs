@@ -3,6 +3,7 @@
 
 mod charts;
 mod compare;
+mod flags;
 mod merged;
 mod run;
 mod tables;
