@@ -1,6 +1,7 @@
 //! Exits of one kind: their figures and their histogram, and the one place where two of them are added.
 
 use serde::Serialize;
+use smallvec::SmallVec;
 use tollgate_abi::figures::Figures;
 
 /// Exits of one kind, as a ledger's row has them.
@@ -24,7 +25,7 @@ impl Exits {
 /// Exits by power of two of their ticks. It has the buckets that are not empty, in ascending order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Histogram(Vec<Bucket>);
+pub struct Histogram(SmallVec<[Bucket; 3]>);
 
 /// Exits that took from `1 << bucket` ticks to less than twice that; bucket 0 has 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -25,3 +25,4 @@ pub mod report;
 pub mod symbols;
 pub mod terminal;
 pub mod trace;
+mod unpacked;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::{LogText, balanced};
 use proptest::prelude::*;
 use tollgate_abi::record::Kind;
-use tollgate_books::account::{Account, Accounted, Many, Verdict};
+use tollgate_books::account::{Account, Accounted, Many, Merge, Share, Verdict};
 use tollgate_books::failure::Status;
 use tollgate_books::log::{LogError, LogReader};
 
@@ -23,11 +23,11 @@ fn capture(name: &str) -> PathBuf {
 fn read(paths: &[PathBuf]) -> Vec<(String, String)> {
     let short = |title: String| title.rsplit('/').next().unwrap_or_default().to_owned();
     let one = |accounted| match accounted {
-        Accounted::Run { title, account, .. } => (short(title), account.verdict.to_string()),
+        Accounted::Run { title, run, .. } => (short(title), run),
         Accounted::PassedOver(title) => (short(title), "passed over".to_owned()),
         Accounted::Unusable(title, error) => (short(title), error.to_string()),
     };
-    Many::of(paths.to_vec()).map(one).collect()
+    Many::of(paths.to_vec(), |_, account: Account| account.verdict.to_string()).map(one).collect()
 }
 
 fn of_bytes(bytes: &[u8]) -> Account {
@@ -342,9 +342,9 @@ fn a_difference_between_whole_records_stays_one() {
 
 #[test]
 fn merged_figures_are_of_whole_runs() {
-    let mut merge = tollgate_books::account::Merge::default();
+    let mut merge = Merge::default();
     for log in ["plain.log", "one-byte-damaged.log"] {
-        assert!(merge.add(&of_bytes(&fs::read(capture(log)).unwrap())));
+        assert!(merge.add(Share::of(of_bytes(&fs::read(capture(log)).unwrap()))));
     }
     let merged = merge.finish(0);
     let group = &merged.groups[0];

@@ -9,7 +9,7 @@ use common::{LogText, Row, balanced, two_vcpus};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::RowAccessor;
 use proptest::prelude::*;
-use tollgate_books::account::{Account, Merge};
+use tollgate_books::account::{Account, Merge, Share};
 use tollgate_books::log::LogReader;
 use tollgate_books::report::{ACCOUNTS, DataSet, RUNS, Titled};
 
@@ -157,7 +157,7 @@ proptest! {
             log.ledger(0, &rows);
             log.verdict("balanced", "");
             let titled = titled(&format!("{at}.log"), &log);
-            prop_assert!(merge.add(&titled.account));
+            prop_assert!(merge.add(Share::of(titled.account.clone())));
             all.push(titled);
         }
         let (_kept, place) = data_set(&all);

@@ -10,7 +10,7 @@ use openmetrics_parser::openmetrics::parse_openmetrics;
 use openmetrics_parser::prometheus::parse_prometheus;
 use openmetrics_parser::{HistogramValue, MetricNumber, OpenMetricsValue, PrometheusValue};
 use proptest::prelude::*;
-use tollgate_books::account::{Account, Merge};
+use tollgate_books::account::{Account, Merge, Share};
 use tollgate_books::log::LogReader;
 use tollgate_books::report::{Format, Look, Titled, render, render_as, render_merged};
 use tollgate_books::terminal::Terminal;
@@ -114,7 +114,7 @@ fn both_text_formats_say_the_same() {
     let classic = render(&both, Format::Prometheus);
     assert_eq!(classic_sums(&classic), sums(&render(&both, Format::Openmetrics)), "{classic}");
     let mut merge = Merge::default();
-    assert!(both.iter().all(|titled| merge.add(&titled.account)));
+    assert!(both.iter().all(|titled| merge.add(Share::of(titled.account.clone()))));
     let merged = merge.finish(1);
     let written = |format| {
         let mut out = Vec::new();
@@ -193,7 +193,7 @@ proptest! {
     ) {
         let mut merge = Merge::default();
         for rows in &runs {
-            prop_assert!(merge.add(&account_of(&log_of(std::slice::from_ref(rows)))));
+            prop_assert!(merge.add(Share::of(account_of(&log_of(std::slice::from_ref(rows))))));
         }
         let merged = merge.finish(0);
         let exits: u64 = runs.iter().flat_map(|rows| rows.values()).map(|row| row.0).sum();
@@ -241,7 +241,7 @@ fn forms_are_as_agreed() {
     golden("histogram.txt", &render_as(&two, Format::Table, Look { histogram: true, ..Look::default() }));
     let mut merge = Merge::default();
     for log in [balanced(), two_vcpus(), balanced()] {
-        assert!(merge.add(&account_of(&log)));
+        assert!(merge.add(Share::of(account_of(&log))));
     }
     let merged = merge.finish(1);
     for (name, format) in [("merged.txt", Format::Table), ("merged.json", Format::Json), ("merged.csv", Format::Csv)] {

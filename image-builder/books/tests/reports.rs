@@ -245,7 +245,7 @@ fn an_atlas_has_a_row_for_each_variant() {
     let variant = |name: &str, count| {
         let figures = Figures { count, cycles: 70 * count, min: 60, max: 80 };
         let figures = if count == 0 { Figures::default() } else { figures };
-        let row = VariantRow { name: name.to_owned(), figures };
+        let row = VariantRow { name: name.into(), figures };
         let (how, platform) = match name {
             "CR3 read" => ("not produced", ""),
             "LMSW" => ("how a scenario does it", "tigerlake, 2 CPUs"),

@@ -13,8 +13,8 @@ pub(super) fn write(paths: &[PathBuf], place: Option<&Path>) -> Result<Status, F
         return Err(Failure::usage("a data set is a directory").remedy("name one that is not there yet: --out DIR"));
     };
     let mut data_set = DataSet::create(place)?;
-    let mut reading = Reading::new(paths);
-    while let Some((title, _, account)) = reading.next()? {
+    let mut reading = Reading::new(paths, |_, account| account);
+    while let Some((title, account)) = reading.next()? {
         let titled = Titled { title, account };
         if !data_set.add(&titled)? {
             let sentence = format!("{}: a data set has no room for logs of so many platforms", titled.title);

@@ -206,7 +206,7 @@ impl Sums {
         }
         let is_svm = job.target.extension() == Extension::Svm;
         for reason in account.reasons.iter().filter(|reason| reason.exits.figures.count > 0) {
-            let row = self.reasons.entry((is_svm, reason.number, reason.name.clone())).or_default();
+            let row = self.reasons.entry((is_svm, reason.number, reason.name.to_string())).or_default();
             row.0 += 1;
             row.1 += reason.exits.figures.count;
         }

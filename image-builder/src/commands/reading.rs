@@ -9,8 +9,8 @@ use tollgate_books::report::counted;
 use tollgate_books::terminal::Terminal;
 
 /// The runs in the logs that some paths name.
-pub(super) struct Reading {
-    accounts: Many,
+pub(super) struct Reading<T> {
+    accounts: Many<T>,
     only_one: bool,
     used: u64,
     /// The number of logs that can't be used.
@@ -23,10 +23,11 @@ pub(super) struct Reading {
 /// The most files that are named where they are passed over.
 const MOST_NAMED: usize = 5;
 
-impl Reading {
-    pub(super) fn new(paths: &[PathBuf]) -> Self {
+impl<T: Send + 'static> Reading<T> {
+    /// Begins to read. `digest` makes of a run the part that is wanted.
+    pub(super) fn new(paths: &[PathBuf], digest: fn(Log, Account) -> T) -> Self {
         Self {
-            accounts: Many::of(paths.to_vec()),
+            accounts: Many::of(paths.to_vec(), digest),
             only_one: paths.len() == 1 && !paths[0].is_dir(),
             used: 0,
             unusable: 0,
@@ -36,15 +37,15 @@ impl Reading {
         }
     }
 
-    /// The next run of a log that can be used: its name, its records, its account. If there is only one log and nothing in it can be
+    /// The next run of a log that can be used: its name and its digest. If there is only one log and nothing in it can be
     /// used, that is a failure.
-    pub(super) fn next(&mut self) -> Result<Option<(String, Log, Account)>, Failure> {
+    pub(super) fn next(&mut self) -> Result<Option<(String, T)>, Failure> {
         while let Some(next) = self.accounts.next() {
             match next {
-                Accounted::Run { title, log, account } => {
+                Accounted::Run { title, status, run } => {
                     self.used += 1;
-                    self.worst = self.worst.max(account.status);
-                    return Ok(Some((title, *log, *account)));
+                    self.worst = self.worst.max(status);
+                    return Ok(Some((title, run)));
                 }
                 Accounted::PassedOver(title) => {
                     self.passed_over += 1;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use tollgate_books::account::{MOST_KINDS, Merge};
+use tollgate_books::account::{MOST_KINDS, Merge, Share};
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::{CsvSigns, Format, Look, Order, Report, Titled, render_merged};
 use tollgate_books::symbols::Symbols;
@@ -86,14 +86,14 @@ fn each(
     look: Look,
     out: Destination,
 ) -> Result<Status, Failure> {
-    let mut reading = Reading::new(paths);
+    let mut reading = Reading::new(paths, |_, account| account);
     // One file may have several runs: the first two tell.
     let mut first: VecDeque<_> = reading.next()?.into_iter().collect();
     first.extend(reading.next()?);
     let several = paths.len() > 1 || paths.iter().any(|path| path.is_dir()) || first.len() > 1;
     let mut report = Report::new(out, format, several, look);
     let mut wrong = None;
-    while let Some((title, _, mut account)) = first.pop_front().map_or_else(|| reading.next(), |run| Ok(Some(run)))? {
+    while let Some((title, mut account)) = first.pop_front().map_or_else(|| reading.next(), |run| Ok(Some(run)))? {
         if let Some(map) = map {
             account.name_end(map);
         }
@@ -118,9 +118,9 @@ fn each(
 
 fn merge(format: Format, paths: &[PathBuf], look: Look, mut out: Destination) -> Result<Status, Failure> {
     let mut merge = Merge::default();
-    let mut reading = Reading::new(paths);
-    while let Some((title, _, account)) = reading.next()? {
-        if !merge.add(&account) {
+    let mut reading = Reading::new(paths, |_, account| Share::of(account));
+    while let Some((title, share)) = reading.next()? {
+        if !merge.add(share) {
             let sentence = format!("{title}: more than {MOST_KINDS} kinds of runs are not merged");
             reading.unusable(&Failure::usage(sentence));
         }

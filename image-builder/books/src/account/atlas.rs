@@ -263,7 +263,7 @@ fn atlas_variant(reason: ExitReason, name: &str, runs: &[Run]) -> AtlasVariant {
         return AtlasVariant { row: variant.clone(), how: how.to_owned(), platform: place.clone(), possible: true };
     }
     let lacking = lacking_variant(reason, name, runs);
-    let row = VariantRow { name: name.to_owned(), ..VariantRow::default() };
+    let row = VariantRow { name: name.into(), ..VariantRow::default() };
     let possible = is_variant_possible(reason, name, runs);
     AtlasVariant { row, how: not_produced(lacking), platform: String::new(), possible }
 }

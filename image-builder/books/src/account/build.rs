@@ -1,6 +1,6 @@
 //! Builds an account from a log and an audit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tollgate_abi::command_line::Options;
 use tollgate_abi::judgement::Judgement;
@@ -93,35 +93,40 @@ impl Account {
 
 /// One row for each reason that any book mentions.
 fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
-    let mut numbers: BTreeSet<u16> = log.exits.keys().map(|&(_, number)| number).collect();
+    let mut numbers: Vec<u16> = log.exits.keys().map(|&(_, number)| number).collect();
     numbers.extend(log.tally.iter().flatten().map(|(&number, _)| number));
     numbers.extend(audit.iter().flat_map(|audit| audit.rows()));
-    let mut rows: BTreeMap<u16, Reason> = numbers
-        .into_iter()
-        .map(|number| {
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut rows: Vec<Reason> = numbers
+        .iter()
+        .map(|&number| {
             let guest_count = log.tally.as_ref().map(|tally| tally.get(&number).copied().unwrap_or(0));
             let audit_count = audit.map(|audit| audit.count(number));
-            let name = row_name(number).to_owned();
+            let name = row_name(number).into();
             let of_reason = log.scenarios.iter().filter(|run| run.reason == number);
             let scenario_count = of_reason.map(|run| run.observed).fold(0, u64::saturating_add);
-            (number, Reason { number, name, guest_count, scenario_count, audit_count, ..Reason::default() })
+            Reason { number, name, guest_count, scenario_count, audit_count, ..Reason::default() }
         })
         .collect();
     for (&(_, number), row) in &log.exits {
-        if let Some(reason) = rows.get_mut(&number) {
-            add(reason, row);
+        if let Ok(at) = numbers.binary_search(&number) {
+            add(&mut rows[at], row);
         }
     }
     let (mut keys, mut variants) = (parts::keys(log), parts::variants(log));
-    for reason in rows.values_mut() {
+    for reason in &mut rows {
         reason.keys = keys.remove(&reason.number).unwrap_or_default();
         reason.variants = variants.remove(&reason.number).unwrap_or_default();
     }
-    rows.into_values().collect()
+    rows
 }
 
 /// Marks the reasons of which a vCPU's row may be missing, unless the guest's book tells that none is.
 fn mark_lost(log: &Log, found: &Findings<'_>, reasons: &mut [Reason]) {
+    if (0..log.header.vcpus).all(|vcpu| !found.lacks_rows(vcpu)) {
+        return;
+    }
     for reason in reasons {
         let besides = reason.scenario_count.saturating_add(reason.looks);
         let known = reason.guest_count.map(|count| count.saturating_add(besides));

@@ -66,7 +66,7 @@ impl<'a> Findings<'a> {
 
     /// The row of a reason, if it may be missing: it is not there, and the vCPU's rows have fewer exits and cycles than its sums.
     pub(super) fn missing_row(&self, vcpu: u64, reason: u16) -> Option<String> {
-        let is_missing = !self.log.exits.contains_key(&(vcpu, reason)) && self.lacks_rows(vcpu);
+        let is_missing = self.lacks_rows(vcpu) && !self.log.exits.contains_key(&(vcpu, reason));
         is_missing.then(|| row(vcpu, reason))
     }
 

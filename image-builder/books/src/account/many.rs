@@ -1,4 +1,4 @@
-//! The accounts of many logs, in the order in which the logs are named: read by as many threads as there are processors, in memory
+//! The accounts of many logs, or the wanted part of each, in the order in which the logs are named: read by as many threads as there are processors, in memory
 //! that does not grow with the number of logs.
 
 use std::collections::VecDeque;
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::Account;
+use crate::failure::Status;
 use crate::log::{Found, Log, LogError, Run, Select, find, is_called_a_log, read_file};
 
 /// The most threads: more logs than these are not in memory at once.
@@ -18,17 +19,17 @@ const MOST_THREADS: usize = 8;
 /// Runs of one file that wait for their taker.
 const MOST_WAITING: usize = 2;
 
-/// The account of a run, or the reason that a file has none.
+/// The digest of a run, or the reason that a file has none.
 #[derive(Debug)]
-pub enum Accounted {
+pub enum Accounted<T> {
     /// A run.
     Run {
         /// The file's name, and the run's number in it from the second on.
         title: String,
-        /// Its records.
-        log: Box<Log>,
-        /// Its account.
-        account: Box<Account>,
+        /// The status of its account.
+        status: Status,
+        /// The digest of its records and its account.
+        run: T,
     },
     /// A file of a directory that is called a log and holds no record.
     PassedOver(String),
@@ -36,23 +37,24 @@ pub enum Accounted {
     Unusable(String, LogError),
 }
 
-/// Accounts as they come.
-pub struct Many {
-    files: Receiver<Receiver<Accounted>>,
-    waiting: VecDeque<Receiver<Accounted>>,
+/// Digests of runs as they come.
+pub struct Many<T> {
+    files: Receiver<Receiver<Accounted<T>>>,
+    waiting: VecDeque<Receiver<Accounted<T>>>,
     /// The reason that nothing can be read: there is not even one thread.
     error: Option<io::Error>,
 }
 
-impl fmt::Debug for Many {
+impl<T> fmt::Debug for Many<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Many").finish_non_exhaustive()
     }
 }
 
-impl Many {
-    /// Begins to read the files that `paths` name.
-    pub fn of(paths: Vec<PathBuf>) -> Self {
+impl<T: Send + 'static> Many<T> {
+    /// Begins to read the files that `paths` name. The thread that has read a run makes of it, by `digest`, the part that is wanted, so
+    /// that the others need not be handed on.
+    pub fn of(paths: Vec<PathBuf>, digest: fn(Log, Account) -> T) -> Self {
         let is_one = paths.len() == 1 && !paths[0].is_dir();
         let processors = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let threads = if is_one { 1 } else { processors };
@@ -64,7 +66,7 @@ impl Many {
             let jobs = Arc::clone(&jobs);
             let work = move || {
                 while let Some((found, taker)) = next_job(&jobs) {
-                    read(found, &taker);
+                    read(found, digest, &taker);
                 }
             };
             match thread::Builder::new().spawn(work) {
@@ -78,9 +80,9 @@ impl Many {
 }
 
 /// The next file, and the channel for its runs, which takes its place in the queue before another thread can look for a file.
-fn next_job(
-    jobs: &Mutex<(impl Iterator<Item = Found>, SyncSender<Receiver<Accounted>>)>,
-) -> Option<(Found, SyncSender<Accounted>)> {
+fn next_job<T>(
+    jobs: &Mutex<(impl Iterator<Item = Found>, SyncSender<Receiver<Accounted<T>>>)>,
+) -> Option<(Found, SyncSender<Accounted<T>>)> {
     let mut jobs = jobs.lock().ok()?;
     let found = jobs.0.next()?;
     let (taker, runs) = sync_channel(MOST_WAITING);
@@ -88,10 +90,10 @@ fn next_job(
     Some((found, taker))
 }
 
-impl Iterator for Many {
-    type Item = Accounted;
+impl<T> Iterator for Many<T> {
+    type Item = Accounted<T>;
 
-    fn next(&mut self) -> Option<Accounted> {
+    fn next(&mut self) -> Option<Accounted<T>> {
         if let Some(error) = self.error.take() {
             return Some(Accounted::Unusable("a thread to read".to_owned(), LogError::Open(error)));
         }
@@ -106,7 +108,7 @@ impl Iterator for Many {
 }
 
 /// Reads one file. The taker may have gone.
-fn read(found: Found, taker: &SyncSender<Accounted>) {
+fn read<T>(found: Found, digest: fn(Log, Account) -> T, taker: &SyncSender<Accounted<T>>) {
     let (select, listed) = match found {
         Found::Named(select) => (select, false),
         Found::Listed(path) => (Select { path, run: None }, true),
@@ -119,8 +121,8 @@ fn read(found: Found, taker: &SyncSender<Accounted>) {
         let Run { title, in_archive, log } = run;
         let accounted = match log {
             Ok(log) => {
-                let account = Box::new(Account::new(&log, None, None));
-                Accounted::Run { title, log: Box::new(log), account }
+                let account = Account::new(&log, None, None);
+                Accounted::Run { title, status: account.status, run: digest(log, account) }
             }
             Err(LogError::NotOurs { .. }) if listed || in_archive => {
                 if !is_called_a_log(title.as_ref()) {

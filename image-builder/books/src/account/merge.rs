@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use compact_str::CompactString;
 use serde::Serialize;
 
 use super::{Account, PlatformFacts, Reason};
@@ -75,7 +76,7 @@ pub struct MergedRow {
     /// The basic exit reason.
     pub number: u16,
     /// The SDM's name.
-    pub name: String,
+    pub name: CompactString,
     /// The reason's exits.
     #[serde(flatten)]
     pub exits: Exits,
@@ -90,6 +91,28 @@ pub struct Spread<T> {
     pub median: T,
     /// The greatest figure.
     pub max: T,
+}
+
+/// The part of a run's account that is merged.
+#[derive(Debug)]
+pub struct Share {
+    kind: [String; 5],
+    verdict: String,
+    /// The reasons with exits; `None` if the run's figures are not whole.
+    reasons: Option<Vec<MergedRow>>,
+}
+
+impl Share {
+    /// The share of a run.
+    pub fn of(account: Account) -> Self {
+        let verdict = account.verdict.word().to_owned();
+        let has_ledger = account.has_whole_ledger();
+        let reasons = account.reasons.into_iter().filter(|reason| reason.exits.figures.count > 0);
+        let row = |Reason { number, name, exits, .. }| MergedRow { number, name, exits };
+        let reasons = has_ledger.then(|| reasons.map(row).collect());
+        let PlatformFacts { virtualization, kind, cpu, .. } = account.platform;
+        Self { kind: [virtualization, kind, cpu, account.build, account.options], verdict, reasons }
+    }
 }
 
 /// Collects runs.
@@ -120,15 +143,12 @@ const HUNDREDTHS: u64 = 100;
 
 impl Merge {
     /// Takes the next run; `false` if there are too many kinds for it to be told apart, so that it is left out.
-    pub fn add(&mut self, account: &Account) -> bool {
-        let platform = &account.platform;
-        let key = [&platform.virtualization, &platform.kind, &platform.cpu, &account.build, &account.options]
-            .map(String::clone);
-        if self.groups.len() >= MOST_KINDS && !self.groups.contains_key(&key) {
+    pub fn add(&mut self, Share { kind, verdict, reasons }: Share) -> bool {
+        if self.groups.len() >= MOST_KINDS && !self.groups.contains_key(&kind) {
             return false;
         }
         self.runs += 1;
-        self.groups.entry(key).or_default().add(account);
+        self.groups.entry(kind).or_default().add(verdict, reasons);
         true
     }
 
@@ -140,16 +160,13 @@ impl Merge {
 }
 
 impl Collected {
-    fn add(&mut self, account: &Account) {
+    fn add(&mut self, verdict: String, reasons: Option<Vec<MergedRow>>) {
         self.runs += 1;
-        let word = account.verdict.word();
-        let told_apart = self.verdicts.len() < MOST_VERDICTS || self.verdicts.contains_key(word);
-        *self.verdicts.entry(if told_apart { word } else { "other" }.to_owned()).or_default() += 1;
-        if !account.has_whole_ledger() {
-            return;
-        }
+        let told_apart = self.verdicts.len() < MOST_VERDICTS || self.verdicts.contains_key(&verdict);
+        *self.verdicts.entry(if told_apart { verdict } else { "other".to_owned() }).or_default() += 1;
+        let Some(reasons) = reasons else { return };
         self.accounted += 1;
-        for reason in account.reasons.iter().filter(|reason| reason.exits.figures.count > 0) {
+        for reason in &reasons {
             self.reasons.entry(reason.number).or_default().add(reason);
         }
     }
@@ -175,7 +192,7 @@ impl Collected {
 }
 
 impl CollectedReason {
-    fn add(&mut self, more: &Reason) {
+    fn add(&mut self, more: &MergedRow) {
         let row = &mut self.row;
         if self.runs == 0 {
             row.number = more.number;

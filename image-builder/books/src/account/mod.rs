@@ -23,7 +23,7 @@ mod verify;
 pub use books::Book;
 pub use cpuid::{CpuidValue, Unit};
 pub use many::{Accounted, Many};
-pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Spread};
+pub use merge::{Group, MERGED_SCHEMA, MOST_KINDS, Merge, Merged, MergedReason, MergedRow, Share, Spread};
 pub use phases::{Mark, Phase, PhaseReason};
 pub use recorded::{Rate, TraceFacts};
 pub use vcpus::{VcpuAccount, VcpuReason};
@@ -31,6 +31,7 @@ pub use verdict::Verdict;
 
 use std::collections::BTreeMap;
 
+use compact_str::CompactString;
 use serde::Serialize;
 use tollgate_abi::ExitReason;
 use tollgate_abi::exit_reason::{Status as ExitStatus, UNKNOWN_ROW};
@@ -209,7 +210,7 @@ pub struct Reason {
     /// The basic exit reason; one past the newest collects unknown numbers.
     pub number: u16,
     /// The SDM's name.
-    pub name: String,
+    pub name: CompactString,
     /// Whether the controls in force can produce it; empty if the log has no row.
     pub status: Named<ExitStatus>,
     /// The reason's exits.

@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use tollgate_abi::key::{KINDS, VARIANTS};
 use tollgate_abi::record::Kind;
@@ -101,8 +102,8 @@ fn check_keys(log: &Log, found: &mut Findings<'_>) {
     }
 }
 
-fn place(number: u16, vcpu: u64) -> String {
-    format!("reason {number} {} on vCPU {vcpu}", super::row_name(number))
+fn place(number: u16, vcpu: u64) -> impl fmt::Display {
+    fmt::from_fn(move |f| write!(f, "reason {number} {} on vCPU {vcpu}", super::row_name(number)))
 }
 
 /// The contradiction in a part's figures, given its row.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use compact_str::CompactString;
 use serde::Serialize;
 
 use super::is_none;
@@ -39,7 +40,7 @@ pub struct VcpuReason {
     /// The basic exit reason; one past the newest collects unknown numbers.
     pub number: u16,
     /// The SDM's name.
-    pub name: String,
+    pub name: CompactString,
     /// The reason's exits.
     #[serde(flatten)]
     pub exits: Exits,
@@ -76,8 +77,9 @@ pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
 }
 
 fn reason(log: &Log, audit: Option<&Audit>, vcpu: u64, number: u16) -> VcpuReason {
-    let nothing = ExitRow { name: row_name(number).to_owned(), ..ExitRow::default() };
-    let row = log.exits.get(&(vcpu, number)).unwrap_or(&nothing);
+    let row = log.exits.get(&(vcpu, number)).cloned();
+    let ExitRow { name, exits, looks, .. } =
+        row.unwrap_or_else(|| ExitRow { name: row_name(number).into(), ..ExitRow::default() });
     let audit_count = audit.and_then(|audit| audit.count_on(vcpu, number));
-    VcpuReason { number, name: row.name.clone(), exits: row.exits.clone(), looks: row.looks, audit_count }
+    VcpuReason { number, name, exits, looks, audit_count }
 }

@@ -1,5 +1,7 @@
 //! The host's own check of the books, which trusts no sum that it can compute and no verdict at all.
 
+use std::fmt;
+
 use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::{OptionError, Options};
 use tollgate_abi::figures::Figures;
@@ -43,9 +45,9 @@ pub(super) fn check(
         log.scenarios.iter().for_each(|run| scenario_books(run, scenario_runs, found));
     }
     for (&(vcpu, number), row) in &log.exits {
-        let place = format!("reason {number} {} on vCPU {vcpu}", row.name);
-        row_invariants(row, &place, found);
-        looks(number, row, &place, found);
+        let place = format_args!("reason {number} {} on vCPU {vcpu}", row.name);
+        row_invariants(row, place, found);
+        looks(number, row, place, found);
     }
     parts::check(log, keys, found);
     recorded::check(log, options, found);
@@ -175,7 +177,7 @@ fn scenario_books(run: &ScenarioRun, runs: u64, found: &mut Findings<'_>) {
 }
 
 /// Checks the invariants of each ledger row.
-fn row_invariants(row: &ExitRow, place: &str, found: &mut Findings<'_>) {
+fn row_invariants(row: &ExitRow, place: fmt::Arguments<'_>, found: &mut Findings<'_>) {
     let mut check = |holds: bool, problem: &dyn Fn() -> String| {
         if !holds {
             found.push(format!("{place}: {}", problem()));
@@ -196,7 +198,7 @@ fn row_invariants(row: &ExitRow, place: &str, found: &mut Findings<'_>) {
 }
 
 /// Checks that only reasons for which the monitor looks at a guest have such looks.
-fn looks(number: u16, row: &ExitRow, place: &str, found: &mut Findings<'_>) {
+fn looks(number: u16, row: &ExitRow, place: fmt::Arguments<'_>, found: &mut Findings<'_>) {
     let most = if ExitReason(number).look().is_some() { row.exits.figures.count } else { 0 };
     if row.looks > most {
         found.push(format!("{place}: {} looks of the monitor among {} exits", row.looks, row.exits.figures.count));

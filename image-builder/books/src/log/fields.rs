@@ -2,18 +2,19 @@
 
 use std::fmt;
 
+use compact_str::CompactString;
 use tollgate_abi::record::{Record, Text};
 
 use super::error::LogError;
 use super::{Name, Named};
 
 /// A record's fields, with errors that name the place.
-pub(super) struct Fields<'a> {
-    pub(super) record: &'a Record<'a>,
+pub(super) struct Fields<'r, 'a> {
+    pub(super) record: &'r Record<'a>,
     pub(super) line: u64,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> Fields<'_, 'a> {
     pub(super) fn problem(&self, problem: String) -> LogError {
         LogError::Record { line: self.line, kind: self.record.kind.word(), problem }
     }
@@ -47,15 +48,24 @@ pub(super) fn text(text: Option<Text<'_>>) -> String {
     text.map(printable).unwrap_or_default()
 }
 
+/// A short text as people may see it, such as a name.
+pub(super) fn short(text: Text<'_>) -> CompactString {
+    text.as_plain().filter(|plain| is_printable(plain)).map_or_else(|| printable(text).into(), CompactString::from)
+}
+
 /// Text that may be shown on a terminal, whatever a log holds: control characters as Rust writes them.
 pub fn printable(text: impl fmt::Display) -> String {
     let text = text.to_string();
     // Most text is this already.
-    if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+    if is_printable(&text) {
         return text;
     }
     let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
+}
+
+fn is_printable(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// The value of a word.

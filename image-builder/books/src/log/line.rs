@@ -4,12 +4,12 @@
 //! The leftmost beginning decides. Text that looks like a record is none within a record's own quotes, or where a checksum
 //! follows that belongs to no record: such a line is damaged, and nothing in it is believed.
 
-use crc::{CRC_16_IBM_3740, Crc, Table};
+use crc_fast::{CrcAlgorithm, Digest};
 use memchr::{memchr_iter, memchr2_iter, memrchr};
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, Record};
 
-/// CRC-16/CCITT-FALSE, of 16 bytes at a time.
-const CHECKSUM: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_IBM_3740);
+/// CRC-16/CCITT-FALSE.
+const CHECKSUM: CrcAlgorithm = CrcAlgorithm::Crc16Ibm3740;
 
 /// The columns of a record's first word, with the blank behind it.
 const WORD_BYTES: usize = 10;
@@ -71,35 +71,40 @@ fn whole(line: &[u8]) -> Option<Record<'_>> {
     let kind = begins(line)?;
     let body = line.len().checked_sub(CHECK_BYTES)?;
     let found = checksum(line, body + 1)?;
-    (line.len() <= MAX_LINE_BYTES && CHECKSUM.checksum(&line[..body]) == found).then(|| record(kind, &line[..body]))?
+    (line.len() <= MAX_LINE_BYTES && crc_fast::checksum(CHECKSUM, &line[..body]) == u64::from(found))
+        .then(|| record(kind, &line[..body]))?
 }
 
 /// The record of a kind whose checksum is right.
 fn record(kind: Kind, body: &[u8]) -> Option<Record<'_>> {
-    if !body.is_ascii() {
+    let fields = std::str::from_utf8(body.get(kind.word().len()..)?).ok()?;
+    // The word is ASCII.
+    if !fields.is_ascii() {
         return None;
     }
-    Record::of(kind, std::str::from_utf8(&body[kind.word().len()..]).ok()?)
+    Record::of(kind, fields)
 }
 
 /// The kind of record that bytes begin with: its word, padded, and the blank behind it.
 fn begins(bytes: &[u8]) -> Option<Kind> {
-    let word = match bytes.get(..WORD_BYTES)?.strip_suffix(b" ") {
-        Some(padded) => padded,
+    let columns = bytes.first_chunk::<WORD_BYTES>()?;
+    let word = match columns.iter().position(|&byte| byte == b' ') {
+        Some(end) if columns[end..].iter().all(|&byte| byte == b' ') => &columns[..end],
+        Some(_) => return None,
         None => bytes
             .split(|&byte| byte == b' ')
             .next()
             .filter(|word| (WORD_BYTES..LONGEST_WORD_BYTES).contains(&word.len()))?,
     };
-    Kind::of_word(std::str::from_utf8(word).ok()?.trim_end_matches(' '))
+    Kind::of_word(word)
 }
 
 /// The value of the checksum whose `~` is here.
 fn checksum(line: &[u8], tilde: usize) -> Option<u16> {
-    let digits = line.get(tilde.checked_sub(1)?..tilde + 5)?.strip_prefix(b" ~")?;
-    let digits =
-        std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
-    u16::from_str_radix(digits, 16).ok()
+    let [b' ', b'~', digits @ ..] = line.get(tilde.checked_sub(1)?..)?.first_chunk::<CHECK_BYTES>()? else {
+        return None;
+    };
+    digits.iter().try_fold(0, |value, &digit| Some(value << 4 | char::from(digit).to_digit(16)? as u16))
 }
 
 /// Searches a line without control characters.
@@ -145,9 +150,9 @@ fn search<E>(line: &[u8], sink: &mut impl FnMut(Piece<'_>) -> Result<(), E>) -> 
 /// The kind of a record that was torn in its first word or right behind it.
 fn torn_at_once(line: &[u8]) -> Option<Kind> {
     if line.len() < WORD_BYTES {
-        return Kind::of_word(std::str::from_utf8(line).ok()?);
+        return Kind::of_word(line);
     }
-    let kind = begins(line).or_else(|| Kind::of_word(std::str::from_utf8(line).ok()?))?;
+    let kind = begins(line).or_else(|| Kind::of_word(line))?;
     let key = line.get(WORD_BYTES.max(kind.word().len() + 1)..).unwrap_or_default();
     key.iter().all(is_of_key).then_some(kind)
 }
@@ -170,12 +175,12 @@ fn starts(line: &[u8]) -> impl Iterator<Item = usize> + '_ {
 /// The length of the record at the beginning of some bytes, with its checksum, if one of the checksums in them is its.
 fn length(bytes: &[u8]) -> Option<usize> {
     let bytes = &bytes[..bytes.len().min(MAX_LINE_BYTES)];
-    let (mut digest, mut done) = (CHECKSUM.digest(), 0);
+    let (mut digest, mut done) = (Digest::new(CHECKSUM), 0);
     for tilde in memchr_iter(b'~', bytes) {
         let Some(expected) = checksum(bytes, tilde) else { continue };
         digest.update(&bytes[done..tilde - 1]);
         done = tilde - 1;
-        if digest.clone().finalize() == expected {
+        if digest.finalize() == u64::from(expected) {
             return Some(tilde - 1 + CHECK_BYTES);
         }
     }
@@ -251,7 +256,7 @@ mod tests {
     fn every_kinds_word_is_found() {
         for kind in Kind::ALL {
             let body = format!("{:<9} turns=1", kind.word());
-            let line = format!("{body} ~{:04x}", CHECKSUM.checksum(body.as_bytes()));
+            let line = format!("{body} ~{:04x}", crc_fast::checksum(CHECKSUM, body.as_bytes()));
             assert_eq!(seen(&line), kind.word());
             assert_eq!(seen(&format!("12:00 {line} \r")), kind.word(), "behind a stamp");
             assert_eq!(seen(&format!("12:00 {body} ~0000")), format!("?{}", kind.word()));

@@ -46,7 +46,7 @@ pub struct Reached {
 }
 
 /// Takes a `mark` record.
-pub(super) fn mark(marks: &mut Vec<Marked>, fields: &Fields<'_>) -> Result<(), LogError> {
+pub(super) fn mark(marks: &mut Vec<Marked>, fields: &Fields<'_, '_>) -> Result<(), LogError> {
     let read::Mark { name, text, vcpu, at, exits, cycles, paused, skipped } = fields.of(read::Mark::of)?;
     let (name, text) = (printable(name), printable(text));
     if marks.len() == MOST_MARKS {
@@ -75,7 +75,7 @@ pub(super) fn mark(marks: &mut Vec<Marked>, fields: &Fields<'_>) -> Result<(), L
 }
 
 /// Takes an `atmark` record.
-pub(super) fn at_mark(marks: &mut [Marked], lost: &mut Lost, fields: &Fields<'_>) -> Result<(), LogError> {
+pub(super) fn at_mark(marks: &mut [Marked], lost: &mut Lost, fields: &Fields<'_, '_>) -> Result<(), LogError> {
     let read::AtMark { name, reason, count, cycles } = fields.of(read::AtMark::of)?;
     let name = printable(name);
     let Some(mark) = marks.iter_mut().find(|mark| mark.name == name) else {

@@ -35,6 +35,7 @@ pub use fields::printable;
 
 use std::collections::BTreeMap;
 
+use compact_str::CompactString;
 use serde::Serialize;
 use tollgate_abi::exit_reason::Status;
 use tollgate_abi::figures::Figures;
@@ -211,7 +212,7 @@ pub struct KeyCount {
     /// The key.
     pub key: u64,
     /// The key as people write it.
-    pub name: String,
+    pub name: CompactString,
     /// Exits that the workload's row in the table predicts.
     pub predicted: u64,
     /// Exits that the ledger has of it in the workload's window.
@@ -273,7 +274,7 @@ pub struct Count {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExitRow {
     /// The reason's name.
-    pub name: String,
+    pub name: CompactString,
     /// Whether the controls in force can produce it.
     pub status: Named<Status>,
     /// Its exits.
@@ -288,7 +289,7 @@ pub struct KeyRow {
     /// The key; `null` for the exits that were not kept apart.
     pub key: Option<u64>,
     /// The key as people write it, or `others`.
-    pub name: String,
+    pub name: CompactString,
     /// Its exits and their ticks.
     #[serde(flatten)]
     pub figures: Figures,
@@ -298,7 +299,7 @@ pub struct KeyRow {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VariantRow {
     /// The variant's name in `abi::key::VARIANTS`.
-    pub name: String,
+    pub name: CompactString,
     /// Its exits and their ticks.
     #[serde(flatten)]
     pub figures: Figures,

@@ -1,6 +1,7 @@
 //! Reads a serial log, line by line, into a [`Log`].
 
 use std::collections::VecDeque;
+use std::collections::btree_map::Entry;
 use std::convert::Infallible;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
@@ -10,7 +11,7 @@ use tollgate_abi::record::{Kind, MAX_LINE_BYTES, PROTOCOL, Record, Text};
 use tollgate_abi::virtualization::Facts;
 
 use super::error::LogError;
-use super::fields::{Fields, named, printable, text};
+use super::fields::{Fields, named, printable, short, text};
 use super::line::{self, Piece};
 use super::lost::Lost;
 use super::{
@@ -20,6 +21,7 @@ use super::{
 use super::{marked, recorded};
 use crate::exits::Exits;
 use crate::lines::{Line, Lines};
+use crate::unpacked::Unpacker;
 use tollgate_abi::figures::Figures;
 
 /// The most workloads in one log.
@@ -70,6 +72,7 @@ struct Run {
     runs: usize,
     keys: usize,
     variants: usize,
+    unpacker: Unpacker,
     error: Option<LogError>,
 }
 
@@ -344,7 +347,8 @@ impl Run {
             Kind::Variant => self.variant(&fields),
             Kind::Trace => {
                 let record = fields.of(read::Trace::of)?;
-                recorded::of(&mut self.log.traces, record.vcpu, &fields)?.trace(&record, &fields)
+                let traced = recorded::of(&mut self.log.traces, record.vcpu, &fields)?;
+                traced.trace(&record, &mut self.unpacker, &fields)
             }
             Kind::Dropped => {
                 let record = fields.of(read::Dropped::of)?;
@@ -401,7 +405,7 @@ impl Run {
         }
     }
 
-    fn begin(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn begin(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         self.began = true;
         // A line that was damaged before the first record is not of this run.
         self.log.lost = Lost::default();
@@ -423,7 +427,7 @@ impl Run {
         Ok(())
     }
 
-    fn processor(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn processor(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Processor { microcode, threads, spec_ctrl, smis, tsc_hz } = fields.of(read::Processor::of)?;
         let silicon =
             Silicon { microcode, threads_per_core: threads, spec_ctrl, smis_before: smis, smis: None, tsc_hz };
@@ -431,7 +435,7 @@ impl Run {
     }
 
     /// Logs of earlier monitors do not say what a profile enables.
-    fn controls(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn controls(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let record = fields.of(read::Controls::of)?;
         let (low, high) = match (record.enabled, record.enabled_high) {
             (None, None) => return Ok(()),
@@ -446,14 +450,14 @@ impl Run {
         self.bounded("profiles", self.log.enabled.len(), MOST_ROWS)
     }
 
-    fn workload_begins(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn workload_begins(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let record = fields.of(read::Begin::of)?;
         let (name, iterations) = (printable(record.workload), record.iterations);
         self.log.workloads.push(WorkloadRun { name, iterations, ..WorkloadRun::default() });
         self.bounded("workloads", self.log.workloads.len(), MOST_WORKLOADS)
     }
 
-    fn workload_ends(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn workload_ends(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Result { workload, iterations, verdict, exits, cycles, smis, message } =
             fields.of(read::Result::of)?;
         let end = WorkloadEnd { verdict: Judged::of(&printable(verdict)), exits, cycles, smis, message: text(message) };
@@ -463,7 +467,7 @@ impl Run {
         Ok(())
     }
 
-    fn count(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn count(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Count { workload, reason, predicted, guest, observed, looks } = fields.of(read::Count::of)?;
         let count = Count { predicted, guest, observed, looks: looks.unwrap_or(0) };
         self.workload(workload, |workload| !workload.counts.contains_key(&reason))?.counts.insert(reason, count);
@@ -471,23 +475,23 @@ impl Run {
         self.bounded("counts", self.counts, MOST_ROWS)
     }
 
-    fn key_count(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn key_count(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::KeyCount { workload, reason, key, name, predicted, observed } = fields.of(read::KeyCount::of)?;
-        let count = KeyCount { reason, key, name: printable(name), predicted, observed };
+        let count = KeyCount { reason, key, name: short(name), predicted, observed };
         let is_same = |known: &KeyCount| (known.reason, known.key) == (count.reason, count.key);
         self.workload(workload, |workload| !workload.keys.iter().any(is_same))?.keys.push(count);
         self.counts += 1;
         self.bounded("counts", self.counts, MOST_ROWS)
     }
 
-    fn calibration(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn calibration(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Calibration { turns, empty, frame, whole, inside } = fields.of(read::Calibration::of)?;
         let calibration = Calibration { turns, empty, frame, whole, inside };
         let known = self.log.calibration.replace(calibration);
         fields.same(known.as_ref(), Some(&calibration), || "comes twice".to_owned())
     }
 
-    fn samples(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn samples(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Samples { workload, scenario, first, ticks } = fields.of(read::Samples::of)?;
         let runs: Vec<_> = ticks.iter().collect();
         let of = scenario.or(workload).map(printable).unwrap_or_default();
@@ -513,7 +517,7 @@ impl Run {
         self.bounded("samples", self.runs, MOST_RUNS_OF_SAMPLES)
     }
 
-    fn cost(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn cost(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Cost { workload, scenario, reason, exits, cycles } = fields.of(read::Cost::of)?;
         let cost = Cost { exits, cycles };
         if let Some(scenario) = scenario {
@@ -552,7 +556,7 @@ impl Run {
         Ok(&mut workloads[last])
     }
 
-    fn scenario(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn scenario(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Scenario { scenario, reason, verdict, predicted, observed, detail } =
             fields.of(read::Scenario::of)?;
         let (name, verdict, detail) = (printable(scenario), Judged::of(&printable(verdict)), text(detail));
@@ -561,43 +565,45 @@ impl Run {
         self.bounded("scenarios", self.log.scenarios.len(), MOST_WORKLOADS)
     }
 
-    fn exit(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn exit(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Exit { vcpu, reason, name, status, count, cycles, min, max, histogram, looks } =
-            fields.of(read::Exit::of)?;
-        let (name, status) = (printable(name), named(status));
+            fields.of(Record::exit)?;
+        let (name, status) = (short(name), named(status));
         let histogram = histogram.iter().flat_map(|histogram| histogram.iter()).collect();
         let exits = Exits { figures: Figures { count, cycles, min, max }, histogram };
         let row = ExitRow { name, status, exits, looks: looks.unwrap_or(0) };
-        let known = self.log.exits.insert((vcpu, reason), row);
-        fields.same(known.as_ref(), self.log.exits.get(&(vcpu, reason)), || {
-            format!("repeats reason {reason} of vCPU {vcpu}")
-        })?;
+        match self.log.exits.entry((vcpu, reason)) {
+            Entry::Vacant(place) => drop(place.insert(row)),
+            Entry::Occupied(known) => {
+                fields.same(Some(known.get()), Some(&row), || format!("repeats reason {reason} of vCPU {vcpu}"))?;
+            }
+        }
         self.bounded("ledger rows", self.log.exits.len(), MOST_ROWS)
     }
 
-    fn key(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
-        let read::Key { vcpu, reason, key, name, count, cycles, min, max } = fields.of(read::Key::of)?;
+    fn key(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
+        let read::Key { vcpu, reason, key, name, count, cycles, min, max } = fields.of(Record::key)?;
         let figures = Figures { count, cycles, min: min.unwrap_or(0), max: max.unwrap_or(0) };
-        self.log.keys.entry((vcpu, reason)).or_default().push(KeyRow { key, name: printable(name), figures });
+        self.log.keys.entry((vcpu, reason)).or_default().push(KeyRow { key, name: short(name), figures });
         self.keys += 1;
         self.bounded("keys", self.keys, MOST_ROWS)
     }
 
-    fn variant(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn variant(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Variant { vcpu, reason, name, count, cycles, min, max } = fields.of(read::Variant::of)?;
-        let row = VariantRow { name: printable(name), figures: Figures { count, cycles, min, max } };
+        let row = VariantRow { name: short(name), figures: Figures { count, cycles, min, max } };
         self.log.variants.entry((vcpu, reason)).or_default().push(row);
         self.variants += 1;
         self.bounded("variants", self.variants, MOST_ROWS)
     }
 
-    fn tally(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn tally(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Tally { reason, guest } = fields.of(read::Tally::of)?;
         let known = self.log.tally.get_or_insert_default().insert(reason, guest);
         fields.same(known.as_ref(), Some(&guest), || format!("repeats reason {reason}"))
     }
 
-    fn total(&mut self, fields: &Fields<'_>) -> Result<(), LogError> {
+    fn total(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Total { vcpu, exits, entries, cycles, elapsed, skipped, smis, paused } =
             fields.of(read::Total::of)?;
         if let (Some(silicon), Some(_)) = (&mut self.log.silicon, smis) {

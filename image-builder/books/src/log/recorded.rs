@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use tollgate_abi::exit_reason::ROWS;
 use tollgate_abi::record::records::read;
-use tollgate_abi::trace::Events;
 
 use super::error::LogError;
 use super::fields::Fields;
+use crate::unpacked::Unpacker;
 
 /// The most vCPUs that a log's trace may name.
 const MOST_VCPUS: usize = 1024;
@@ -60,7 +60,12 @@ pub struct TraceEnd {
 
 impl Traced {
     /// Takes a `trace` record.
-    pub(super) fn trace(&mut self, record: &read::Trace<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
+    pub(super) fn trace(
+        &mut self,
+        record: &read::Trace<'_>,
+        unpacker: &mut Unpacker,
+        fields: &Fields<'_, '_>,
+    ) -> Result<(), LogError> {
         let &read::Trace { seq: number, exits, tsc, data, .. } = record;
         if number < self.next {
             return Err(fields.contradiction(format!("has the number {number} where {} was to come", self.next)));
@@ -71,8 +76,9 @@ impl Traced {
         let mut found = 0;
         // The reasons of the table have a place each, which is found at once; the sums are added when the record is done.
         let mut sums = [Part::default(); ROWS];
-        for event in Events::new(tsc, data) {
-            let event = event.map_err(|_| fields.problem("has exits that can't be unpacked".to_owned()))?;
+        let malformed = |_| fields.problem("has exits that can't be unpacked".to_owned());
+        for event in unpacker.unpack(tsc, data.as_bytes()).map_err(malformed)? {
+            let event = event.map_err(malformed)?;
             match sums.get_mut(usize::from(event.reason)) {
                 Some(sum) => sum.add(1, event.cycles),
                 None => self.recorded.entry(event.reason).or_default().add(1, event.cycles),
@@ -89,13 +95,13 @@ impl Traced {
     }
 
     /// Takes a `dropped` record.
-    pub(super) fn dropped(&mut self, record: &read::Dropped<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
+    pub(super) fn dropped(&mut self, record: &read::Dropped<'_>, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let part = Part { count: record.count, cycles: record.cycles };
         fields.same(self.dropped.insert(record.reason, part).as_ref(), Some(&part), || "repeats a reason".to_owned())
     }
 
     /// Takes the `traced` record.
-    pub(super) fn end(&mut self, record: &read::Traced<'_>, fields: &Fields<'_>) -> Result<(), LogError> {
+    pub(super) fn end(&mut self, record: &read::Traced<'_>, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let end = TraceEnd { records: record.seq, exits: record.exits, ring: record.ring };
         self.missing = self.missing.saturating_add(end.records.saturating_sub(self.next));
         self.next = self.next.max(end.records);
@@ -107,7 +113,7 @@ impl Traced {
 pub(super) fn of<'a>(
     traces: &'a mut BTreeMap<u64, Traced>,
     vcpu: u64,
-    fields: &Fields<'_>,
+    fields: &Fields<'_, '_>,
 ) -> Result<&'a mut Traced, LogError> {
     if traces.len() >= MOST_VCPUS && !traces.contains_key(&vcpu) {
         return Err(LogError::TooMany { line: fields.line, what: "vCPUs", most: MOST_VCPUS });
@@ -128,7 +134,7 @@ pub struct Steps {
 
 impl Steps {
     /// Takes a `rate` record; `false` if one before it is missing, so that it has no place.
-    pub(super) fn take(&mut self, record: &read::Rate<'_>, fields: &Fields<'_>) -> Result<bool, LogError> {
+    pub(super) fn take(&mut self, record: &read::Rate<'_>, fields: &Fields<'_, '_>) -> Result<bool, LogError> {
         let &read::Rate { start, step, from, counts, .. } = record;
         if self.counts.is_empty() {
             (self.start, self.step) = (start, step);

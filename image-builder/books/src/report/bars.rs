@@ -93,7 +93,7 @@ mod tests {
     fn forty_columns_hold_a_histogram() {
         let histogram = [(5, 1), (6, 4065), (10, 801)].into_iter().collect();
         let exits = Exits { figures: Figures { count: 4867, ..Figures::default() }, histogram };
-        let reason = Reason { number: 10, name: "CPUID".to_owned(), exits, ..Reason::default() };
+        let reason = Reason { number: 10, name: "CPUID".into(), exits, ..Reason::default() };
         let text = block(&reason, &Terminal { columns: 40, wraps: true, ..Terminal::default() });
         assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
         assert_eq!(text.lines().count(), 4);

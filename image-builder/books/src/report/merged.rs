@@ -74,7 +74,7 @@ pub(super) fn sheet(group: &Group, look: Look) -> Sheet {
     for (reason, MergedReason { runs, count, average: averages, .. }) in sorted(group, look) {
         let mut cells = vec![
             reason.number.to_string(),
-            reason.name.clone(),
+            reason.name.to_string(),
             runs.to_string(),
             reason.exits.figures.count.to_string(),
         ];
@@ -144,7 +144,12 @@ pub(super) fn csv(merged: &Merged, signs: CsvSigns) -> String {
             let mut cells = [&platform.virtualization, &platform.kind, &platform.cpu, &group.build, &group.options]
                 .map(String::clone)
                 .to_vec();
-            cells.extend([group.runs.to_string(), reason.number.to_string(), reason.name.clone(), runs.to_string()]);
+            cells.extend([
+                group.runs.to_string(),
+                reason.number.to_string(),
+                reason.name.to_string(),
+                runs.to_string(),
+            ]);
             cells.extend(
                 [
                     reason.exits.figures.count,

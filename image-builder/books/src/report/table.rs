@@ -149,7 +149,7 @@ fn reasons(account: &Account, order: Order) -> Sheet {
         let share = |part: u64, whole: u64| unless_lost(reason.lost || totals.lost, percent(part, whole));
         let mut cells = vec![
             reason.number.to_string(),
-            reason.name.clone(),
+            reason.name.to_string(),
             known(figures.count.to_string()),
             share(figures.count, totals.exits),
             share(figures.cycles, totals.cycles),
@@ -183,8 +183,8 @@ fn keys(account: &Account) -> Sheet {
             let extreme = |cycles: u64| if key.figures.max > 0 { cycles.to_string() } else { "-".to_owned() };
             sheet.row(vec![
                 reason.number.to_string(),
-                reason.name.clone(),
-                key.name.clone(),
+                reason.name.to_string(),
+                key.name.to_string(),
                 key.figures.count.to_string(),
                 percent(key.figures.count, reason.exits.figures.count),
                 extreme(key.figures.min),
@@ -203,8 +203,8 @@ fn variants(account: &Account) -> Sheet {
         for variant in &reason.variants {
             sheet.row(vec![
                 reason.number.to_string(),
-                reason.name.clone(),
-                variant.name.clone(),
+                reason.name.to_string(),
+                variant.name.to_string(),
                 variant.figures.count.to_string(),
                 percent(variant.figures.count, reason.exits.figures.count),
                 variant.figures.min.to_string(),
@@ -267,7 +267,7 @@ fn workload_keys(account: &Account) -> Sheet {
             sheet.row(vec![
                 workload.name.clone(),
                 key.reason.to_string(),
-                key.name.clone(),
+                key.name.to_string(),
                 key.predicted.to_string(),
                 key.observed.to_string(),
             ]);

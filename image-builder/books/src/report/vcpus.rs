@@ -47,7 +47,7 @@ fn matrix(account: &Account, block: &[VcpuAccount], is_last: bool) -> Sheet {
         |vcpu: &VcpuAccount| vcpu.reasons.iter().map(|reason| (reason.number, reason.exits.figures.count)).collect();
     let columns: Vec<BTreeMap<u16, u64>> = block.iter().map(counts).collect();
     for reason in account.reasons.iter().filter(|reason| reason.exits.figures.count > 0) {
-        let mut cells = vec![reason.number.to_string(), reason.name.clone()];
+        let mut cells = vec![reason.number.to_string(), reason.name.to_string()];
         // Of a reason that is lost nobody knows on which vCPU.
         let none = unless_lost(reason.lost, "0".to_owned());
         let of = |counts: &BTreeMap<u16, u64>| counts.get(&reason.number).map_or(none.clone(), u64::to_string);

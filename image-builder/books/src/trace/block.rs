@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
 use tollgate_abi::trace::Event;
 
 use crate::symbols::Symbols;
+use crate::unpacked::{Unpacked, Unpacker};
 
 /// Some records of a log, in their order.
 #[derive(Debug, Default)]
@@ -34,9 +33,7 @@ pub(super) struct Exits<'a> {
     pub(super) vcpu: u64,
     /// Whether the vCPU has none in front of these.
     pub(super) is_first: bool,
-    /// The time stamp of the exit in front of the next.
-    last: Event,
-    bytes: &'a [u8],
+    events: Unpacked<'a>,
 }
 
 impl Block {
@@ -49,47 +46,23 @@ impl Block {
 
     /// Unpacks the records one by one.
     pub(super) fn unpack(&self, mut each: impl FnMut(Exits<'_>)) {
-        let (mut bytes, mut start) = (Vec::new(), 0);
+        let (mut unpacker, mut start) = (Unpacker::default(), 0);
         for &Packed { vcpu, is_first, tsc, end } in &self.records {
-            bytes.clear();
             // The reader has unpacked the record already: it is well-formed.
-            if STANDARD_NO_PAD.decode_vec(&self.data[start..end], &mut bytes).is_ok() {
-                each(Exits { vcpu, is_first, last: Event { tsc, ..Event::default() }, bytes: &bytes });
+            if let Ok(events) = unpacker.unpack(tsc, &self.data[start..end]) {
+                each(Exits { vcpu, is_first, events });
             }
             start = end;
         }
     }
 }
 
-impl Exits<'_> {
-    #[inline]
-    fn number(&mut self) -> Option<u64> {
-        let (&first, rest) = self.bytes.split_first()?;
-        self.bytes = rest;
-        let (mut number, mut shift, mut byte) = (u64::from(first & 0x7f), 7, first);
-        while byte & 0x80 != 0 {
-            let (&next, rest) = self.bytes.split_first()?;
-            (self.bytes, byte) = (rest, next);
-            number |= u64::from(next & 0x7f).checked_shl(shift)?;
-            shift += 7;
-        }
-        Some(number)
-    }
-}
-
-/// As [`tollgate_abi::trace::Events`], of bytes that are checked.
 impl Iterator for Exits<'_> {
     type Item = Event;
 
     #[inline]
     fn next(&mut self) -> Option<Event> {
-        let tsc = self.last.tsc.wrapping_add(self.number()?);
-        let reason = self.number()? as u16;
-        let cycles = self.number()?;
-        let zigzag = self.number()?;
-        let rip = self.last.rip.wrapping_add(zigzag >> 1 ^ (zigzag & 1).wrapping_neg());
-        self.last = Event { tsc, reason, cycles, rip, qualification: self.number()? };
-        Some(self.last)
+        self.events.next()?.ok()
     }
 }
 

@@ -17,11 +17,11 @@ const ASK: &str = "let it measure something: `tollgate image --uefi FILE --workl
 /// # Errors
 /// One of them can't be used: it is no log, its run did not balance, has measured nothing, or was on another machine.
 pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
-    let mut reading = Reading::new(paths);
+    let mut reading = Reading::new(paths, |log, account| (log, account));
     let mut measured = Measured::default();
     let mut platform: Option<Identity> = None;
     let mut runs = 0;
-    while let Some((title, log, account)) = reading.next()? {
+    while let Some((title, (log, account))) = reading.next()? {
         let refuse =
             |status: Status, what: &dyn std::fmt::Display| Failure::new(status, format_args!("{title}: {what}"));
         if account.status != Status::Balanced {

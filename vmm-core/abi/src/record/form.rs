@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use super::{Index, Text, Writer};
+use super::{Index, Text, Writer, Written};
 
 /// A form of a field.
 pub trait Form {
@@ -19,12 +19,15 @@ pub trait Form {
     fn write<'w, W: Write + ?Sized>(writer: Writer<'w, W>, key: &str, value: &Self::Written<'_>) -> Writer<'w, W>;
 
     /// Reads the field; `None` if it is absent or malformed.
-    fn read<'a>(record: &Index<'a>, key: &str) -> Option<Self::Read<'a>>;
+    fn read<'a>(record: &Index<'_, 'a>, key: &str) -> Option<Self::Read<'a>>;
+
+    /// Reads the field where it comes next, in the form in which a writer writes it; `None` if anything differs.
+    fn next<'a>(fields: &mut Written<'a>, key: &str) -> Option<Self::Read<'a>>;
 }
 
 macro_rules! forms {
     ($($(#[doc = $about:literal])+ $form:ident $words:literal
-        $written:ty => $read:ty { |$writer:ident, $key:ident, $value:ident| $write:expr; |$record:ident| $get:expr })*) => {
+        $written:ty => $read:ty { |$writer:ident, $key:ident, $value:ident| $write:expr; |$record:ident| $get:expr; |$fields:ident| $next:expr })*) => {
         $(
             $(#[doc = $about])+
             #[derive(Clone, Copy, Debug)]
@@ -39,8 +42,14 @@ macro_rules! forms {
                     $write
                 }
 
-                fn read<'a>($record: &Index<'a>, $key: &str) -> Option<Self::Read<'a>> {
+                #[inline(always)]
+                fn read<'a>($record: &Index<'_, 'a>, $key: &str) -> Option<Self::Read<'a>> {
                     $get
+                }
+
+                #[inline(always)]
+                fn next<'a>($fields: &mut Written<'a>, key: &str) -> Option<Self::Read<'a>> {
+                    if $fields.key(key) { $next } else { None }
                 }
             }
         )*
@@ -49,35 +58,39 @@ macro_rules! forms {
 
 forms! {
     /// A number, decimal.
-    Number "number" u64 => u64 { |writer, key, value| writer.number(key, *value); |record| record.number(key) }
+    Number "number" u64 => u64 { |writer, key, value| writer.number(key, *value); |record| record.number(key); |fields| fields.number() }
     /// A number, hexadecimal.
-    Hex "number in hexadecimal" u64 => u64 { |writer, key, value| writer.hex(key, *value); |record| record.number(key) }
+    Hex "number in hexadecimal" u64 => u64 { |writer, key, value| writer.hex(key, *value); |record| record.number(key); |fields| fields.hex() }
     /// The number of an exit reason's row.
     Reason "number of a reason" u16 => u16 {
         |writer, key, value| writer.number(key, u64::from(*value));
-        |record| record.number(key).and_then(|number| number.try_into().ok())
+        |record| record.number(key).and_then(|number| number.try_into().ok());
+        |fields| fields.number().and_then(|number| number.try_into().ok())
     }
     /// A bare word out of a table.
-    Word "word" &'a str => Text<'a> { |writer, key, value| writer.word(key, value); |record| record.text(key) }
+    Word "word" &'a str => Text<'a> { |writer, key, value| writer.word(key, value); |record| record.text(key); |fields| fields.bare().map(Text::of) }
     /// Any text, quoted.
-    Quoted "text" &'a dyn fmt::Display => Text<'a> { |writer, key, value| writer.text(key, value); |record| record.text(key) }
+    Quoted "text" &'a dyn fmt::Display => Text<'a> { |writer, key, value| writer.text(key, value); |record| record.text(key); |fields| fields.quoted() }
     /// Exits by power of two of their ticks.
     Histogram "`bucket:count,…`" &'a [u64] => Buckets<'a> {
         |writer, key, value| writer.histogram(key, value);
-        |record| Buckets::of(record.raw(key)?)
+        |record| Buckets::of(record.raw(key)?);
+        |fields| Buckets::of(fields.bare()?)
     }
     /// Runs of equal samples.
     Runs "`ticks:count,…`" &'a [(u32, u32)] => EqualRuns<'a> {
         |writer, key, value| writer.runs(key, value);
-        |record| EqualRuns::of(record.raw(key)?)
+        |record| EqualRuns::of(record.raw(key)?);
+        |fields| EqualRuns::of(fields.bare()?)
     }
     /// Numbers with commas between them.
     Numbers "numbers, comma-separated" &'a [u32] => Listed<'a> {
         |writer, key, value| writer.numbers(key, value.iter().map(|&number| number.into()));
-        |record| Listed::of(record.raw(key)?)
+        |record| Listed::of(record.raw(key)?);
+        |fields| Listed::of(fields.bare()?)
     }
     /// A value that displays without spaces and quotes.
-    Packed "packed" &'a dyn fmt::Display => &'a str { |writer, key, value| writer.packed(key, value); |record| record.raw(key) }
+    Packed "packed" &'a dyn fmt::Display => &'a str { |writer, key, value| writer.packed(key, value); |record| record.raw(key); |fields| fields.bare() }
 }
 
 /// A field that a record may lack.
@@ -97,11 +110,17 @@ impl<F: Form> Form for Optional<F> {
         }
     }
 
-    fn read<'a>(record: &Index<'a>, key: &str) -> Option<Self::Read<'a>> {
+    #[inline(always)]
+    fn read<'a>(record: &Index<'_, 'a>, key: &str) -> Option<Self::Read<'a>> {
         match record.raw(key) {
             None => Some(None),
             Some(_) => F::read(record, key).map(Some),
         }
+    }
+
+    #[inline(always)]
+    fn next<'a>(fields: &mut Written<'a>, key: &str) -> Option<Self::Read<'a>> {
+        if fields.comes(key) { F::next(fields, key).map(Some) } else { Some(None) }
     }
 }
 

@@ -14,8 +14,11 @@
 
 pub mod form;
 pub mod records;
+mod written;
 
 pub use records::Kind;
+use records::read;
+pub use written::Written;
 
 use core::cell::Cell;
 use core::fmt::{self, Write};
@@ -205,12 +208,48 @@ pub enum Reject {
 }
 
 /// A parsed record: a view of its line, whose syntax and checksum have been verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// The kind of the record.
     pub kind: Kind,
     fields: &'a str,
+    found: Found<'a>,
 }
+
+/// Two records are the same if their lines are.
+impl PartialEq for Record<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind, self.fields) == (other.kind, other.fields)
+    }
+}
+
+impl Eq for Record<'_> {}
+
+/// The fields, as the syntax was verified by them: the kinds of which a log has most are read meanwhile.
+#[derive(Clone, Copy, Debug)]
+enum Found<'a> {
+    Exit(read::Exit<'a>),
+    Key(read::Key<'a>),
+    Places(Places),
+}
+
+/// The places of the first fields.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    places: [Place; MOST_PLACES],
+    /// The number of fields that have a place.
+    placed: usize,
+}
+
+/// The place of a field in the text of all. It begins behind the blank that ends the one before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    equals: u16,
+    end: u16,
+}
+
+/// The most fields that have a place; those behind them are searched for in the line. The kinds that come often have fewer.
+const MOST_PLACES: usize = 12;
 
 /// Parses one line, with or without its line ending.
 ///
@@ -236,62 +275,135 @@ pub fn parse(line: &[u8]) -> Result<Record<'_>, Reject> {
     Record::of(kind, fields).ok_or(Reject::Damaged)
 }
 
-/// The end of a value without quotes. Most are short; the data of a trace is searched in blocks, which a compiler compares at once.
-fn bare_end(rest: &[u8]) -> usize {
-    const BLOCK: usize = 32;
-    let ends = |byte: &u8| matches!(byte, b' ' | b'"');
-    let holds_end = |block: &&[u8; BLOCK]| block.iter().fold(false, |any, byte| any | ends(byte));
-    let skipped = rest.as_chunks::<BLOCK>().0.iter().take_while(|block| !holds_end(block)).count() * BLOCK;
-    rest[skipped..].iter().position(ends).map_or(rest.len(), |end| skipped + end)
+/// Bytes of a field's key.
+const OF_KEY: u8 = 1;
+/// Bytes that end a value without quotes.
+const ENDS: u8 = 2;
+/// Bytes that end a stretch of a quoted value.
+const ENDS_QUOTED: u8 = 4;
+
+/// The meaning of each byte in fields.
+const MEANING: [u8; 256] = {
+    let mut meaning = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        meaning[byte] = match byte as u8 {
+            b'a'..=b'z' | b'0'..=b'9' | b'_' => OF_KEY,
+            b' ' => ENDS,
+            b'"' => ENDS | ENDS_QUOTED,
+            b'\\' => ENDS_QUOTED,
+            _ => 0,
+        };
+        byte += 1;
+    }
+    meaning
+};
+
+#[inline(always)]
+fn means(byte: u8, what: u8) -> bool {
+    MEANING[usize::from(byte)] & what != 0
 }
 
-/// Splits `key=value` off the front: key, raw value, rest without the separating space.
-fn split_field(fields: &str) -> Option<(&str, &str, &str)> {
-    let is_of_key = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
-    let key_end = fields.bytes().position(|byte| !is_of_key(&byte))?;
-    let (key, rest) = (&fields[..key_end], fields[key_end..].strip_prefix('=')?);
-    let value_end = if let Some(text) = rest.strip_prefix('"')
-        && let Some(end) = text.bytes().position(|byte| matches!(byte, b'"' | b'\\'))
-        && text.as_bytes()[end] == b'"'
-    {
-        // Nothing is escaped in it.
-        end + 2
-    } else if rest.starts_with('"') {
-        let mut bytes = rest.bytes().enumerate().skip(1);
-        loop {
-            match bytes.next()? {
-                (_, b'\\') => drop(bytes.next()?),
-                (end, b'"') => break end + 1,
-                _ => {}
-            }
+/// The end of a value without quotes that begins here. Most are short; the data of a trace is searched in blocks, which a compiler
+/// compares at once.
+#[inline]
+fn bare_end(bytes: &[u8], start: usize) -> usize {
+    const SHORT: usize = 20;
+    const BLOCK: usize = 32;
+    let rest = bytes.get(start..).unwrap_or_default();
+    let (short, long) = rest.split_at(rest.len().min(SHORT));
+    if let Some(end) = short.iter().position(|&byte| means(byte, ENDS)) {
+        return start + end;
+    }
+    let holds_end = |block: &&[u8; BLOCK]| block.iter().fold(false, |any, byte| any | matches!(byte, b' ' | b'"'));
+    let skipped = long.as_chunks::<BLOCK>().0.iter().take_while(|block| !holds_end(block)).count() * BLOCK;
+    let end = long[skipped..].iter().position(|&byte| means(byte, ENDS)).map_or(long.len(), |end| skipped + end);
+    start + short.len() + end
+}
+
+/// The end of a quoted value whose first quote is here, behind the last one.
+#[inline]
+fn quoted_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start + 1;
+    loop {
+        at += bytes.get(at..)?.iter().position(|&byte| means(byte, ENDS_QUOTED))?;
+        if bytes[at] == b'"' {
+            return Some(at + 1);
         }
-    } else {
-        bare_end(rest.as_bytes())
-    };
-    let (value, rest) = rest.split_at(value_end);
-    let rest = if rest.is_empty() { rest } else { rest.strip_prefix(' ')? };
-    (!key.is_empty()).then_some((key, value, rest))
+        at += 2;
+    }
+}
+
+/// The place of the field that begins here: a key, `=` and a value, at whose end the text ends or a blank follows.
+#[inline]
+fn field_at(bytes: &[u8], start: usize) -> Option<Place> {
+    let equals = start + bytes.get(start..)?.iter().position(|&byte| !means(byte, OF_KEY))?;
+    if equals == start || bytes[equals] != b'=' {
+        return None;
+    }
+    let value = equals + 1;
+    let end = if bytes.get(value) == Some(&b'"') { quoted_end(bytes, value)? } else { bare_end(bytes, value) };
+    if bytes.get(end).is_some_and(|&byte| byte != b' ') {
+        return None;
+    }
+    Some(Place { equals: equals.try_into().ok()?, end: end.try_into().ok()? })
+}
+
+impl Places {
+    /// The places of fields whose syntax is right.
+    fn of(fields: &str) -> Option<Self> {
+        let (mut places, mut placed, mut start) = ([Place::default(); MOST_PLACES], 0, 0);
+        while start < fields.len() {
+            let place = field_at(fields.as_bytes(), start)?;
+            if let Some(free) = places.get_mut(placed) {
+                *free = place;
+                placed += 1;
+            }
+            start = usize::from(place.end) + 1;
+        }
+        Some(Self { places, placed })
+    }
 }
 
 impl<'a> Record<'a> {
-    /// The record of these fields, with or without blanks before them; `None` if they are malformed. Nothing tells that their
-    /// checksum is right: the caller has compared it.
+    /// The record of these fields, with or without blanks before them; `None` if they are malformed, or longer than a line. Nothing
+    /// tells that their checksum is right: the caller has compared it.
     pub fn of(kind: Kind, fields: &'a str) -> Option<Self> {
         let fields = fields.trim_start_matches(' ');
-        let mut rest = fields;
-        while !rest.is_empty() {
-            rest = split_field(rest)?.2;
-        }
-        Some(Self { kind, fields })
+        let at_once = match kind {
+            Kind::Exit => read::Exit::written(fields).map(Found::Exit),
+            Kind::Key => read::Key::written(fields).map(Found::Key),
+            _ => None,
+        };
+        let found = at_once.or_else(|| Places::of(fields).map(Found::Places))?;
+        Some(Self { kind, fields, found })
+    }
+
+    /// The fields of a record that is a ledger's row.
+    ///
+    /// # Errors
+    /// As [`read::Exit::of`].
+    pub fn exit(&self) -> Result<read::Exit<'a>, &'static str> {
+        if let Found::Exit(exit) = self.found { Ok(exit) } else { read::Exit::of(self) }
+    }
+
+    /// The fields of a record that is one key of such a row.
+    ///
+    /// # Errors
+    /// As [`read::Key::of`].
+    pub fn key(&self) -> Result<read::Key<'a>, &'static str> {
+        if let Found::Key(key) = self.found { Ok(key) } else { read::Key::of(self) }
     }
 
     /// Keys and raw values, in order.
     pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let mut rest = self.fields;
+        let (fields, mut start) = (self.fields, 0);
         core::iter::from_fn(move || {
-            let (key, value, after) = split_field(rest)?;
-            rest = after;
-            Some((key, value))
+            let place = field_at(fields.as_bytes(), start)?;
+            let (equals, end) = (usize::from(place.equals), usize::from(place.end));
+            let field = (fields.get(start..equals)?, fields.get(equals + 1..end)?);
+            start = end + 1;
+            Some(field)
         })
     }
 
@@ -311,55 +423,113 @@ impl<'a> Record<'a> {
     }
 }
 
+/// A number, decimal or hexadecimal. The standard library's readers would take a sign, which no writer writes.
+#[inline]
 fn number(raw: &str) -> Option<u64> {
-    let (digits, radix) = raw.strip_prefix("0x").map_or((raw, 10), |hex| (hex, 16));
-    // `from_str_radix` would take a sign, and no writer writes one.
-    if digits.starts_with('+') { None } else { u64::from_str_radix(digits, radix).ok() }
+    match raw.as_bytes() {
+        [b'0', b'x', digits @ ..] => hexadecimal(digits),
+        digits => decimal(digits),
+    }
 }
 
-/// The fields of a record found once, for a reader that wants several of them: in most records they come in the order in which they
-/// are asked for.
+#[inline]
+fn decimal(digits: &[u8]) -> Option<u64> {
+    /// Digits that can't be beyond 64 bits.
+    const SAFE: usize = 19;
+    let (safe, rest) = digits.split_at(digits.len().min(SAFE));
+    let mut number = 0;
+    for &digit in safe {
+        number = 10 * number + u64::from(digit.is_ascii_digit().then(|| digit - b'0')?);
+    }
+    for &digit in rest {
+        let value = digit.is_ascii_digit().then(|| digit - b'0')?;
+        number = number.checked_mul(10)?.checked_add(value.into())?;
+    }
+    (!digits.is_empty()).then_some(number)
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    let mut number: u64 = 0;
+    for &digit in digits {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            b'A'..=b'F' => digit - b'A' + 10,
+            _ => return None,
+        };
+        if number >> 60 != 0 {
+            return None;
+        }
+        number = number << 4 | u64::from(value);
+    }
+    (!digits.is_empty()).then_some(number)
+}
+
+/// A reader of several fields of one record: in most records they come in the order in which they are asked for.
 #[derive(Debug)]
-pub struct Index<'a> {
-    record: Record<'a>,
-    fields: [(&'a str, &'a str); MOST_INDEXED],
-    count: usize,
-    /// The place of the field that was found last.
+pub struct Index<'r, 'a> {
+    record: &'r Record<'a>,
+    places: &'r [Place],
+    /// The number of the field that was found last.
     last: Cell<usize>,
 }
 
-/// The most fields in an index; those behind them are searched for in the line. No kind of record has as many.
-const MOST_INDEXED: usize = 20;
-
-impl<'a> Index<'a> {
+impl<'r, 'a> Index<'r, 'a> {
     /// The fields of a record.
-    pub fn of(record: &Record<'a>) -> Self {
-        let (mut fields, mut count) = ([("", ""); MOST_INDEXED], 0);
-        for (place, field) in fields.iter_mut().zip(record.fields()) {
-            *place = field;
-            count += 1;
-        }
-        Self { record: *record, fields, count, last: Cell::new(0) }
+    #[inline]
+    pub fn of(record: &'r Record<'a>) -> Self {
+        let places =
+            if let Found::Places(Places { places, placed }) = &record.found { &places[..*placed] } else { &[] };
+        Self { record, places, last: Cell::new(0) }
     }
 
-    /// The raw value of the field `key`; no writer writes a key twice.
+    /// The raw value of the first field `key`; no writer writes a key twice. The key is known where this is inlined, which makes it
+    /// quick.
+    #[inline(always)]
     pub fn raw(&self, key: &str) -> Option<&'a str> {
         let last = self.last.get();
-        let is_it = |&at: &usize| self.fields.get(at).is_some_and(|&(name, _)| name == key);
-        let place = [last, last + 1].into_iter().find(is_it).filter(|_| self.count < MOST_INDEXED);
-        let Some(at) = place.or_else(|| (0..self.count).find(is_it)) else {
-            return if self.count < MOST_INDEXED { None } else { self.record.raw(key) };
-        };
+        if self.has(last, key) {
+            return self.value(last);
+        }
+        if self.has(last + 1, key) {
+            return self.value(last + 1);
+        }
+        self.search(key)
+    }
+
+    /// Whether the field with this number has this key.
+    #[inline(always)]
+    fn has(&self, at: usize, key: &str) -> bool {
+        let Some(equals) = self.places.get(at).map(|place| usize::from(place.equals)) else { return false };
+        let start = if at == 0 { 0 } else { usize::from(self.places[at - 1].end) + 1 };
+        let fields = self.record.fields.as_bytes();
+        equals - start == key.len() && fields.get(start..start + key.len()) == Some(key.as_bytes())
+    }
+
+    #[inline(always)]
+    fn value(&self, at: usize) -> Option<&'a str> {
         self.last.set(at);
-        Some(self.fields[at].1)
+        let place = self.places.get(at)?;
+        self.record.fields.get(usize::from(place.equals) + 1..usize::from(place.end))
+    }
+
+    #[inline(never)]
+    fn search(&self, key: &str) -> Option<&'a str> {
+        match (0..self.places.len()).find(|&at| self.has(at, key)) {
+            Some(at) => self.value(at),
+            None if (1..MOST_PLACES).contains(&self.places.len()) => None,
+            None => self.record.raw(key),
+        }
     }
 
     /// A number, decimal or hexadecimal. `None` if absent, malformed, or beyond 64 bits.
+    #[inline(always)]
     pub fn number(&self, key: &str) -> Option<u64> {
         number(self.raw(key)?)
     }
 
     /// A word or quoted text. Displays without quotes and escapes.
+    #[inline(always)]
     pub fn text(&self, key: &str) -> Option<Text<'a>> {
         self.raw(key).map(Text::of)
     }
@@ -370,13 +540,15 @@ impl<'a> Index<'a> {
 pub struct Text<'a>(&'a str);
 
 impl<'a> Text<'a> {
+    #[inline]
     fn of(raw: &'a str) -> Self {
         Text(raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(raw))
     }
 
     /// The text as one string slice, if nothing in it was escaped.
-    pub fn as_plain(&self) -> Option<&str> {
-        (!self.0.contains('\\')).then_some(self.0)
+    #[inline]
+    pub fn as_plain(&self) -> Option<&'a str> {
+        (!self.0.bytes().any(|byte| byte == b'\\')).then_some(self.0)
     }
 }
 
@@ -447,6 +619,62 @@ mod tests {
     #[test]
     fn every_kind_reads_as_it_was_written() {
         records::round_trip::every_kind();
+    }
+
+    /// Fields of a ledger's row, in the order of the table or nearly so, in forms that a writer uses and others.
+    fn fields() -> impl Strategy<Value = String> {
+        let numbers = ["0", "7", "007", "0x1f", "+5", "18446744073709551615", "18446744073709551616", "1 ", "", "x"];
+        let number = || proptest::sample::select(numbers.to_vec());
+        let texts = ["\"CPUID\"", "\"a \\\" b\"", "\"\"", "bare", "\"torn"];
+        let words = ["enabled", "\"quoted\"", "", "two words"];
+        let lists = ["", "6:1,7:2", "64:1", "6"];
+        let (text, word) = (proptest::sample::select(texts.to_vec()), proptest::sample::select(words.to_vec()));
+        let list = proptest::option::of(proptest::sample::select(lists.to_vec()));
+        let all = (proptest::collection::vec(number(), 6), text, word, list, proptest::option::of(number()));
+        (all, 0usize..30, 0usize..30).prop_map(|((numbers, text, word, list, looks), left, right)| {
+            let mut fields = std::vec![
+                std::format!("vcpu={}", numbers[0]),
+                std::format!("reason={}", numbers[1]),
+                std::format!("name={text}"),
+                std::format!("status={word}"),
+            ];
+            let more = ["count", "cycles", "min", "max"];
+            fields.extend(more.iter().zip(&numbers[2..]).map(|(key, number)| std::format!("{key}={number}")));
+            fields.extend(list.map(|list| std::format!("histogram={list}")));
+            fields.extend(looks.map(|looks| std::format!("looks={looks}")));
+            if left < fields.len() && right < fields.len() {
+                fields.swap(left, right);
+            }
+            fields.join(" ")
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn fields_that_are_read_at_once_are_those_that_are_read_with_care(fields in fields()) {
+            let places = Places::of(&fields);
+            let careful = places.map(|places| Record { kind: Kind::Exit, fields: &fields, found: Found::Places(places) });
+            let careful = careful.map(|record| read::Exit::of(&record).map(|read| std::format!("{read:?}")));
+            let record = Record::of(Kind::Exit, &fields);
+            let either = record.map(|record| record.exit().map(|read| std::format!("{read:?}")));
+            prop_assert_eq!(either, careful);
+        }
+    }
+
+    #[test]
+    fn fields_as_they_are_written_are_read_at_once() {
+        let row = "vcpu=0 reason=10 name=\"CPUID\" status=enabled count=4096 cycles=331776 min=81 max=81";
+        for (more, is_written) in [("", true), (" histogram=6:4096", true), (" looks=1 histogram=6:1", false)] {
+            let record = Record::of(Kind::Exit, &[row, more].concat()).is_some();
+            assert_eq!((read::Exit::written(&[row, more].concat()).is_some(), record), (is_written, true), "{more}");
+        }
+        let key = "vcpu=0 reason=10 key=0x0 name=\"leaf 0x0\" count=5 cycles=350";
+        assert!(read::Key::written(key).is_some());
+        assert!(read::Key::written(&key.replace("0x0 ", "0 ")).is_none());
+        let record = Record::of(Kind::Key, "vcpu=0 reason=10 key=0 name=\"leaf\" count=5 cycles=350").unwrap();
+        assert_eq!(record.key().unwrap().key, Some(0));
+        assert_eq!(record.raw("cycles"), Some("350"));
     }
 
     #[test]

@@ -44,11 +44,13 @@ macro_rules! records {
             }
 
             /// The kind whose records start with this word.
-            pub fn of_word(word: &str) -> Option<Self> {
-                match word {
-                    $($word => Some(Kind::$kind),)*
-                    _ => None,
-                }
+            pub fn of_word(word: &[u8]) -> Option<Self> {
+                $(
+                    if word == $word.as_bytes() {
+                        return Some(Kind::$kind);
+                    }
+                )*
+                None
             }
 
             /// The kind's meaning, for the document.
@@ -92,7 +94,7 @@ macro_rules! records {
 
         /// The records as they are read.
         pub mod read {
-            use super::super::Index;
+            use super::super::{Index, Written};
             use super::{
                 Form, Hex, Histogram, Number, Numbers, Optional, Packed, Quoted, Reason, Record, Runs, Word,
             };
@@ -105,6 +107,14 @@ macro_rules! records {
                 }
 
                 impl<'a> $kind<'a> {
+                    /// Reads fields as a writer writes them; `None` if anything differs, and [`Self::of`] may read the record.
+                    #[inline]
+                    pub fn written(fields: &'a str) -> Option<Self> {
+                        let mut fields = Written::of(fields);
+                        $(let $field = <form!($form $($optional)?) as Form>::next(&mut fields, stringify!($field))?;)*
+                        fields.is_done().then_some(Self { $($field),* })
+                    }
+
                     /// Reads the fields of a record of this kind.
                     ///
                     /// # Errors
@@ -137,11 +147,14 @@ macro_rules! records {
                     assert_eq!(parsed.kind, Kind::$kind);
                     let keys: std::vec::Vec<_> = parsed.fields().map(|(key, _)| key).collect();
                     assert_eq!(keys, [$(stringify!($field)),*]);
-                    let read = read::$kind::of(&parsed).unwrap();
-                    $(assert!(
-                        <form!($form $($optional)?) as Sample>::is_read_as_written(&read.$field),
-                        "{}: {line}", stringify!($field)
-                    );)*
+                    let fields = line.split_once(' ').unwrap().1.rsplit_once(" ~").unwrap().0;
+                    let at_once = read::$kind::written(fields).unwrap();
+                    for read in [read::$kind::of(&parsed).unwrap(), at_once] {
+                        $(assert!(
+                            <form!($form $($optional)?) as Sample>::is_read_as_written(&read.$field),
+                            "{}: {line}", stringify!($field)
+                        );)*
+                    }
                 })*
             }
         }

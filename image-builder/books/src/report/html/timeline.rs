@@ -128,7 +128,7 @@ fn lanes(account: &Account, step: u64) -> Markup {
     sums.sort_by_key(|(number, counts)| (Reverse(total(counts)), *number));
     let name = |number: u16| {
         let row = account.reasons.iter().find(|row| row.number == number);
-        row.map_or_else(|| format!("reason {number}"), |row| row.name.clone())
+        row.map_or_else(|| format!("reason {number}"), |row| row.name.to_string())
     };
     let summed = |(number, counts): (u16, Vec<u64>)| (name(number), counts.chunks(together).map(total).collect());
     let rows: Vec<(String, Vec<u64>)> = sums.into_iter().map(summed).collect();

@@ -146,7 +146,7 @@ fn of_accounts(accounts: &[Titled]) -> Vec<Metric> {
                 elapsed.add(&on_vcpu, Figure::Gauge(vcpu.elapsed as f64));
             }
             for row in vcpu.reasons.iter().filter(|row| row.exits.figures.count > 0) {
-                let labels = with(&on_vcpu, [("number", row.number.to_string()), ("reason", row.name.clone())]);
+                let labels = with(&on_vcpu, [("number", row.number.to_string()), ("reason", row.name.to_string())]);
                 exits.add(&labels, Figure::Counter(row.exits.figures.count));
                 shortest.add(&labels, Figure::Gauge(row.exits.figures.min as f64));
                 longest.add(&labels, Figure::Gauge(row.exits.figures.max as f64));
@@ -154,7 +154,7 @@ fn of_accounts(accounts: &[Titled]) -> Vec<Metric> {
             }
         }
         for row in account.reasons.iter().filter(|row| row.guest_count > Some(0)) {
-            let labels = with(&whole, [("number", row.number.to_string()), ("reason", row.name.clone())]);
+            let labels = with(&whole, [("number", row.number.to_string()), ("reason", row.name.to_string())]);
             guest.add(&labels, Figure::Counter(row.guest_count.unwrap_or(0)));
         }
     }
@@ -189,7 +189,7 @@ fn of_merged(merged: &Merged) -> Vec<Metric> {
         }
         for row in &group.reasons {
             let MergedReason { reason, count, average, .. } = row;
-            let labels = with(&whole, [("number", reason.number.to_string()), ("reason", reason.name.clone())]);
+            let labels = with(&whole, [("number", reason.number.to_string()), ("reason", reason.name.to_string())]);
             exits.add(&labels, Figure::Counter(reason.exits.figures.count));
             times.add(&labels, Figure::Histogram(reason.exits.clone()));
             for (which, exits, ticks) in [
