@@ -4,6 +4,7 @@
 mod block;
 mod chrome;
 mod csv;
+mod dictionary;
 mod parquet;
 mod pipeline;
 mod text;

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding};
-use parquet::column::writer::{ColumnCloseResult, get_column_writer, get_typed_column_writer};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
+use parquet::column::writer::{get_column_writer, get_typed_column_writer};
+use parquet::data_type::{ByteArray, Int64Type};
 use parquet::errors::ParquetError;
-use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
+use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{ColumnPath, SchemaDescPtr, SchemaDescriptor};
 
 use super::block::Block;
+use super::dictionary::{Column, Dictionary, Numbers};
 use super::pipeline::Pipeline;
 use super::{Sink, row_name};
 
@@ -36,9 +38,6 @@ pub(super) struct Parquet<W: Write + Send> {
     pipeline: Pipeline<Vec<Column>>,
 }
 
-/// A column of a group, encoded by itself.
-type Column = (Bytes, ColumnCloseResult);
-
 fn failed(error: ParquetError) -> io::Error {
     match error {
         ParquetError::External(error) => io::Error::other(error),
@@ -55,6 +54,9 @@ impl<W: Write + Send> Parquet<W> {
             // No two time stamps are alike, and each is a little above the one before.
             .set_column_dictionary_enabled(tsc.clone(), false)
             .set_column_encoding(tsc, Encoding::DELTA_BINARY_PACKED)
+            // The extremes of a group are found at once; those of each page would be compared value by value.
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_offset_index_disabled(true)
             .set_created_by(concat!("tollgate ", env!("CARGO_PKG_VERSION")).to_owned());
         let properties = Arc::new(properties.build());
         let columns = Arc::new(SchemaDescriptor::new(Arc::clone(&schema)));
@@ -99,62 +101,96 @@ struct Encoder {
     properties: WriterPropertiesPtr,
 }
 
-#[derive(Default)]
-struct Rows {
-    vcpu: Vec<i32>,
-    tsc: Vec<i64>,
-    reason: Vec<i32>,
-    name: Vec<ByteArray>,
-    qualification: Vec<i64>,
-    rip: Vec<i64>,
-    symbol: Vec<ByteArray>,
-    cycles: Vec<i64>,
-}
-
 impl Encoder {
     fn group(&self, block: &Block) -> Result<Vec<Column>, ParquetError> {
-        let mut rows = Rows::default();
-        let (mut name, mut symbol) = (ByteArray::from(""), ByteArray::from(""));
+        let rows = block.exits.min(2 * GROUP_ROWS);
+        let column = || Dictionary::with_capacity(rows);
+        let (mut vcpu, mut reason, mut qualification, mut rip, mut cycles) =
+            (column(), column(), column(), column(), column());
+        let mut tsc = Vec::with_capacity(rows);
         block.unpack(|exits| {
-            let vcpu = exits.vcpu as i32;
+            let of = exits.vcpu;
             for event in exits {
-                rows.vcpu.push(vcpu);
-                rows.tsc.push(event.tsc as i64);
-                rows.reason.push(event.reason.into());
-                rows.name.push(again(&mut name, row_name(event.reason)));
-                rows.qualification.push(event.qualification as i64);
-                rows.rip.push(event.rip as i64);
-                rows.symbol.push(again(&mut symbol, block.symbols.find(event.rip)));
-                rows.cycles.push(event.cycles as i64);
+                vcpu.push(of);
+                tsc.push(event.tsc as i64);
+                reason.push(event.reason.into());
+                qualification.push(event.qualification);
+                rip.push(event.rip);
+                cycles.push(event.cycles);
             }
         });
+        let (mut name, mut symbol) = (Vec::new(), Vec::new());
+        let names = reason.texts(|reason| row_name(reason as u16), &mut name);
+        let symbols = rip.texts(|rip| block.symbols.find(rip), &mut symbol);
         Ok(vec![
-            self.column::<Int32Type>(0, &rows.vcpu)?,
-            self.column::<Int64Type>(1, &rows.tsc)?,
-            self.column::<Int32Type>(2, &rows.reason)?,
-            self.column::<ByteArrayType>(3, &rows.name)?,
-            self.column::<Int64Type>(4, &rows.qualification)?,
-            self.column::<Int64Type>(5, &rows.rip)?,
-            self.column::<ByteArrayType>(6, &rows.symbol)?,
-            self.column::<Int64Type>(7, &rows.cycles)?,
+            self.words(0, &vcpu)?,
+            self.time_stamps(1, &tsc)?,
+            self.words(2, &reason)?,
+            self.texts(3, &names, reason.numbers_of(&name))?,
+            self.long_words(4, &qualification)?,
+            self.long_words(5, &rip)?,
+            self.texts(6, &symbols, rip.numbers_of(&symbol))?,
+            self.long_words(7, &cycles)?,
         ])
     }
 
-    fn column<T: DataType>(&self, at: usize, values: &[T::T]) -> Result<Column, ParquetError> {
+    /// A column of 32 bits.
+    fn words(&self, at: usize, rows: &Dictionary) -> Result<Column, ParquetError> {
+        let plain = rows.values().iter().flat_map(|&value| (value as u32).to_le_bytes()).collect();
+        let [min, max] = extremes(rows.values().iter().map(|&value| value as u32)).map(|value| value as i32);
+        rows.numbers().chunk(
+            self.columns.column(at),
+            rows.values().len(),
+            plain,
+            Statistics::int32(Some(min), Some(max), None, Some(0), false),
+        )
+    }
+
+    /// A column of 64 bits.
+    fn long_words(&self, at: usize, rows: &Dictionary) -> Result<Column, ParquetError> {
+        let plain = rows.values().iter().flat_map(|value| value.to_le_bytes()).collect();
+        let [min, max] = extremes(rows.values().iter().copied()).map(|value| value as i64);
+        rows.numbers().chunk(
+            self.columns.column(at),
+            rows.values().len(),
+            plain,
+            Statistics::int64(Some(min), Some(max), None, Some(0), false),
+        )
+    }
+
+    fn texts(&self, at: usize, texts: &[&str], rows: Numbers<'_>) -> Result<Column, ParquetError> {
+        let mut plain = Vec::new();
+        for text in texts {
+            plain.extend_from_slice(&(text.len() as u32).to_le_bytes());
+            plain.extend_from_slice(text.as_bytes());
+        }
+        let [min, max] = extremes(texts.iter().copied()).map(ByteArray::from);
+        rows.chunk(
+            self.columns.column(at),
+            texts.len(),
+            plain,
+            Statistics::byte_array(Some(min), Some(max), None, Some(0), false),
+        )
+    }
+
+    fn time_stamps(&self, at: usize, values: &[i64]) -> Result<Column, ParquetError> {
         let mut encoded = TrackedWrite::new(Vec::new());
         let pages = Box::new(SerializedPageWriter::new(&mut encoded));
         let writer = get_column_writer(self.columns.column(at), Arc::clone(&self.properties), pages);
-        let mut writer = get_typed_column_writer::<T>(writer);
+        let mut writer = get_typed_column_writer::<Int64Type>(writer);
         writer.write_batch(values, None, None)?;
-        let column = writer.close()?;
+        let mut column = writer.close()?;
+        let [min, max] = extremes(values.iter().map(|&value| value as u64)).map(|value| value as i64);
+        column.metadata = column
+            .metadata
+            .into_builder()
+            .set_statistics(Statistics::int64(Some(min), Some(max), None, Some(0), false))
+            .build()?;
         Ok((Bytes::from(encoded.into_inner()?), column))
     }
 }
 
-/// The same text again, without a copy of it.
-fn again(last: &mut ByteArray, text: &str) -> ByteArray {
-    if last.data() != text.as_bytes() {
-        *last = ByteArray::from(text);
-    }
-    last.clone()
+/// The least and the greatest; of none, those of a type that has nothing else to say.
+fn extremes<T: Ord + Copy + Default>(values: impl Iterator<Item = T> + Clone) -> [T; 2] {
+    [values.clone().min(), values.max()].map(Option::unwrap_or_default)
 }
