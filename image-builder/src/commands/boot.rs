@@ -16,7 +16,8 @@ use crate::selection::nearest;
 const DEFAULT_SECONDS: u64 = 60;
 /// The default time of a kernel's boot.
 const DEFAULT_KERNEL_SECONDS: u64 = 300;
-/// A kernel's ticks for each that a usual machine executes: it waits most of the time, for the serial port above all.
+/// The ticks of a kernel whose idle time lasts, for each that an emulator executes on a usual machine: it waits most of the time, for
+/// the serial port above all, and the emulator passes over that.
 const WAITING_OF_A_KERNEL: u64 = 4;
 /// The default time of an audited run, for which the emulator writes some hundred bytes for each exit.
 const DEFAULT_AUDITED_SECONDS: u64 = 180;
@@ -86,12 +87,14 @@ impl RunArguments {
         self.timeout.or(self.image.kernel(None).map(|_| DEFAULT_KERNEL_SECONDS))
     }
 
-    /// TSC ticks of the run, in most of that time. A kernel executes by far more instructions for each exit that is logged than the
-    /// built-in guest does, and the ticks in which it waits pass faster still.
-    pub(super) fn limit_ticks(&self, target: Target) -> u64 {
+    /// TSC ticks of the run, in most of that time, so that a guest that hangs has an account. A kernel executes by far more
+    /// instructions for each exit that is logged than the built-in guest does, and the ticks in which it waits pass faster still on an
+    /// emulator, unless they are skipped.
+    pub(super) fn limit_ticks(&self, target: Target, skips_idle_time: bool) -> u64 {
         let is_kernel = self.image.kernel(None).is_some();
         let ticks = target.limit_ticks(seconds(self.asked_seconds(), self.audit), self.audit && !is_kernel);
-        if is_kernel { ticks.saturating_mul(WAITING_OF_A_KERNEL) } else { ticks }
+        let waits = is_kernel && target.platform.is_exact && !skips_idle_time;
+        if waits { ticks.saturating_mul(WAITING_OF_A_KERNEL) } else { ticks }
     }
 }
 
@@ -122,4 +125,31 @@ pub(super) fn choose(on: Choice, cpu: Option<&str>, audit: bool) -> Result<Targe
         Terminal::of_stderr().tell(&warning);
     }
     Ok(if platform.has_models() { Target::bochs(model) } else { Target::of(platform) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    /// A kernel that executes without end reaches its limit before the run is given up, wherever its clock runs on.
+    #[test]
+    fn the_limit_comes_before_the_time_out() {
+        let ticks = |words: &str, skips_idle_time: bool| {
+            let words = format!("tollgate run {words}");
+            let Command::Run(arguments) = Cli::try_parse_from(words.split(' ')).unwrap().command else {
+                unreachable!()
+            };
+            let target = Target::of(PLATFORMS.iter().find(|row| row.name == "qemu-tcg").unwrap());
+            let plain = target.platform.ticks_a_second.0;
+            (arguments.limit_ticks(target, skips_idle_time), plain * arguments.seconds())
+        };
+        let (limit, executed) = ticks("--guest debian", true);
+        assert_eq!(limit, executed);
+        let (limit, executed) = ticks("--guest debian --timeout 20 --idle real", false);
+        assert_eq!((limit, executed), (WAITING_OF_A_KERNEL * executed, 20 * 30_000_000));
+        let (limit, executed) = ticks("--workload cpuid", false);
+        assert_eq!(limit, executed);
+    }
 }

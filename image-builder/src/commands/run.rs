@@ -26,10 +26,11 @@ pub(super) fn run(arguments: &RunArguments) -> Result<Status, Failure> {
     if selection.run.watchdog_ticks == DEFAULT_WATCHDOG_TICKS {
         selection.run.watchdog_ticks = target.platform.watchdog_ticks;
     }
-    selection.run.limit_ticks = selection.run.limit_ticks.or(Some(arguments.limit_ticks(target)));
     // A kernel's sleep would cost a person's time, which an emulator passes more slowly than it is.
     selection.run.skips_idle_time |=
         arguments.image.idle.is_none() && target.platform.is_exact && arguments.image.kernel(None).is_some();
+    let usual_limit = arguments.limit_ticks(target, selection.run.skips_idle_time);
+    selection.run.limit_ticks = selection.run.limit_ticks.or(Some(usual_limit));
     let options = selection.options()?;
     let place = Place::new(arguments.out.as_deref())?;
     // Checked now, and not only when the run is over.
