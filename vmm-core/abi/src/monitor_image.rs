@@ -1,5 +1,11 @@
 //! The monitor in the ROM: its image as one LZ4 block, which the boot block unpacks.
 //!
+//! A call has the distance to its target as an operand, so that two calls of one function are not alike. Before the image is packed
+//! each such operand becomes the target's place in the image, as in the LZX format of Microsoft's cabinets: behind each byte that is
+//! the opcode [`CALL`], whether it is one or not, there is a doubleword. Its value `d` at the place `p` of an image of `n` bytes
+//! becomes `d + p` from `-p` to `n - p - 1`, and `d - n` from there to `n - 1`; any other stays. The next byte that is looked at
+//! follows the doubleword.
+//!
 //! The host tool writes a [`PackedMonitor`] into the directory page; the boot block reads it there. The text that the boot block
 //! prints where that fails is here, too: it has no code that could write a record.
 
@@ -12,6 +18,9 @@ pub(crate) const PLACE_IN_DIRECTORY: usize = 32;
 
 /// Address of the [`PackedMonitor`] in the memory of a machine that starts from the ROM.
 pub const PACKED_MONITOR_AT: u32 = ROM_BASE + (DIRECTORY_OFFSET + PLACE_IN_DIRECTORY) as u32;
+
+/// The opcode of a near call with a distance of four bytes.
+pub const CALL: u8 = 0xe8;
 
 /// The place of the packed image. Little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,9 @@
 //! the length of both, four bits each; a length of 15 goes on in the bytes that follow. The last sequence ends behind its
 //! literals.
 //!
+//! Before it was packed, the image's calls were translated: see [`tollgate_abi::monitor_image`]. They are translated back behind the
+//! decoder, in place.
+//!
 //! Nothing is written outside of the image's place in the link script. Each sequence takes at least a byte of the block, so that
 //! the decoder ends on a damaged one, too. If a block can't be right, the serial port says so. There is no checksum: damage that
 //! makes another well-formed block of the same length goes unnoticed.
@@ -14,7 +17,7 @@ use core::mem::offset_of;
 
 use tollgate_abi::ending::{BOCHS_PORT, Ending, QEMU_PORT};
 use tollgate_abi::guest_image::ROM_BASE;
-use tollgate_abi::monitor_image::{CANNOT_UNPACK, PACKED_MONITOR_AT, PackedMonitor};
+use tollgate_abi::monitor_image::{CALL, CANNOT_UNPACK, PACKED_MONITOR_AT, PackedMonitor};
 
 /// I/O base of the first serial port.
 const COM1: u16 = 0x3f8;
@@ -92,7 +95,32 @@ sequence32:
 complete32:
     cmp edi, edx
     jne damaged32
-    ret
+
+    mov edi, offset __image_start   # the calls, from the first
+    mov ecx, edx
+    sub ecx, edi
+    mov ebx, ecx                    # the image's bytes
+    mov eax, {call}
+call32:
+    repne scasb
+    jne 3f
+    cmp ecx, 4
+    jb 3f
+    mov esi, [edi]                  # the operand as it was translated
+    lea edx, [edi - 1]
+    sub edx, offset __image_start   # the call's place in the image
+    cmp esi, ebx
+    jae 7f
+    sub esi, edx                    # a target in the image becomes a distance
+    jmp 2f
+7:  add edx, esi
+    jnc 4f                          # no target
+    add esi, ebx                    # a distance that would have been taken for one
+2:  mov [edi], esi
+4:  add edi, 4
+    sub ecx, 4
+    jnz call32
+3:  ret
 
 length32:                           # ECX: a length, whose first four bits it has
     cmp ecx, 15
@@ -160,6 +188,7 @@ damaged32:                          # the port: 115200 baud, 8N1, no interrupts
     packed_bytes = const offset_of!(PackedMonitor, packed_bytes),
     unpacked_bytes = const offset_of!(PackedMonitor, unpacked_bytes),
     rom_base = const ROM_BASE,
+    call = const CALL,
     said = sym SAID,
     said_bytes = const SAYS.len(),
     com1 = const COM1,
