@@ -23,17 +23,18 @@ pub struct UserSpace {
 
 /// The first process. The shell finds its commands in itself once /proc is there. The commands that are asked for are a script of
 /// their own, so that their end, whatever it is, is not that of this one. A change of the terminal's settings waits until all is
-/// sent, which takes a port without interrupts a while: 16 characters in each tick of the kernel's clock.
+/// sent, which takes a port without interrupts a while: 16 characters in each tick of the kernel's clock. The terminal adds no carriage
+/// returns: with these, a kernel writes a line in two pieces, the text and its end, each by an interrupt of its own.
 const INIT: &str = r#"#!/bin/sh
 /bin/busybox mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 exec </dev/console >/dev/console 2>&1
+stty -onlcr
 echo "init: Linux $(uname -r) is up with $(nproc) CPU"
 sh /commands
 echo "init: the commands ended with status $?"
 stty sane
-sleep 0.3
 poweroff -f
 "#;
 

@@ -1,11 +1,11 @@
-//! The ACPI tables (ACPI 6.5): a hardware-reduced machine with local APICs and one UART without an interrupt, a register to sleep
-//! and one to reset. A system that reads this looks for no PIC, PIT, PM timer or VGA, and drives no RTC.
+//! The ACPI tables (ACPI 6.5): a hardware-reduced machine with local APICs, an IOAPIC and one UART at it, a register to sleep and one
+//! to reset. A system that reads this looks for no PIC, PIT, PM timer or VGA, and drives no RTC.
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{Device, EISAName, IO, Name, Package, ResourceTemplate, ZERO};
+use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, ZERO};
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{EnabledStatus, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -18,6 +18,9 @@ const OEM_REVISION: u32 = 1;
 
 /// Bits of the FADT's IAPC_BOOT_ARCH: no VGA, no ASPM for PCI Express, no RTC in CMOS. Clear: no legacy devices, no 8042.
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 4 | 1 << 5;
+
+/// The IOAPIC's ID, as its register has it after reset.
+const IO_APIC_ID: u8 = 0;
 
 /// Tables begin at multiples of this.
 const ALIGNMENT: usize = 64;
@@ -52,14 +55,16 @@ pub(crate) fn tables(gpa: u64, vcpus: u32) -> Vec<u8> {
     bytes
 }
 
-/// Power-off, and the UART. Without an interrupt, a driver polls it.
+/// Power-off, and the UART. Its interrupt is level-triggered: so it comes once for all the text that a driver has, where the line falls
+/// before the driver ends the interrupt; an edge for each sixteen characters would come again behind that end, for nothing.
 fn dsdt() -> Sdt {
     let off = &pc::SLEEP_TYPE_OFF;
     let power_off = Name::new("\\_S5_".into(), &Package::new(vec![off, off, &ZERO, &ZERO]));
     let ports = IO::new(pc::SERIAL_PORT, pc::SERIAL_PORT, 1, pc::SERIAL_PORTS as u8);
+    let interrupt = Interrupt::new(true, false, false, false, pc::SERIAL_INTERRUPT);
     let id = Name::new("_HID".into(), &EISAName::new("PNP0501"));
     let number = Name::new("_UID".into(), &1u8);
-    let resources = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports]));
+    let resources = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports, &interrupt]));
     let uart = Device::new("\\_SB_.COM1".into(), vec![&id, &number, &resources]);
     let mut table = Sdt::new(*b"DSDT", DSDT_HEADER_BYTES, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
     table.append_slice(&aml(&power_off));
@@ -86,5 +91,6 @@ fn madt(vcpus: u32) -> MADT {
     for id in (0..vcpus).map(|id| id as u8) {
         table.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }
+    table.add_structure(IoApic::new(IO_APIC_ID, pc::IO_APIC_GPA as u32, pc::IO_APIC_FIRST_INTERRUPT));
     table
 }

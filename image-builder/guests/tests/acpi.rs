@@ -51,7 +51,13 @@ fn all_tables_are_found_from_the_first() {
         let at = |port: u16| (0x0100_0801, u64::from(port));
         assert_eq!((register(116), fadt[128]), (at(pc::RESET_PORT), pc::RESET_VALUE));
         assert_eq!([register(244), register(256)], [at(pc::SLEEP_CONTROL_PORT), at(pc::SLEEP_CONTROL_PORT + 1)]);
-        let apics: Vec<_> = madt[44..].chunks(8).map(|apic| (apic[0], apic[1], apic[2], apic[3], apic[4])).collect();
+        let (apics, io_apic) = madt[44..].split_at(8 * vcpus as usize);
+        assert_eq!((&io_apic[..4], io_apic.len()), (&[1, 12, 0, 0][..], 12));
+        assert_eq!(
+            (number(io_apic, 4, 4), number(io_apic, 8, 4)),
+            (pc::IO_APIC_GPA, pc::IO_APIC_FIRST_INTERRUPT.into())
+        );
+        let apics: Vec<_> = apics.chunks(8).map(|apic| (apic[0], apic[1], apic[2], apic[3], apic[4])).collect();
         let expected: Vec<_> = (0..vcpus as u8).map(|id| (0, 8, id, id, 1)).collect();
         assert_eq!(apics, expected);
     }

@@ -1,4 +1,6 @@
-//! The virtual machine: memory and one vCPU of KVM's, and around it the ports of Tollgate's machine `pc`.
+//! The virtual machine: memory and one vCPU of KVM's, and around it the ports and the IOAPIC of Tollgate's machine `pc`. An interrupt
+//! of the IOAPIC goes to KVM's local APIC as a message. KVM tells of its EOI if a route of the same message says that it is
+//! level-triggered.
 #![expect(unsafe_code, reason = "gives KVM the guest's memory")]
 
 use std::fmt;
@@ -6,16 +8,20 @@ use std::fs;
 use std::path::Path;
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_enable_cap, kvm_msr_entry, kvm_regs, kvm_segment,
-    kvm_userspace_memory_region,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting, Msrs, kvm_enable_cap,
+    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_msi, kvm_msr_entry, kvm_regs,
+    kvm_segment, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR};
-use tollgate_abi::machine::PC;
+use tollgate_abi::apic::{APIC_BASE, ASSERT, BOOT_PROCESSOR, DELIVERY_MASK, LEVEL, LOGICAL};
+use tollgate_abi::machine::pc::IO_APIC_INPUTS;
+use tollgate_abi::machine::{BehindPage, PC};
 use tollgate_abi::x86::control::{CR0_ET, CR0_NE, CR0_PE, CR0_PG, CR0_WP, CR4_PAE, EFER_INTEL};
+use tollgate_abi::x86::msr::APIC_AT_RESET;
 use tollgate_abi::x86::segment::{CODE_64, CODE_SELECTOR, DATA, DATA_SELECTOR, FLAT_LIMIT};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+use vmm_core::devices::io_apic::IoApic;
 use vmm_core::devices::ports::Ports;
 use vmm_core::devices::{Effect, SharedDevices};
 
@@ -24,10 +30,14 @@ use crate::entry::Entry;
 
 /// Three pages that KVM wants for itself on processors without unrestricted guest, below the local APIC.
 const TSS_GPA: usize = 0xfffb_d000;
-/// Routes of interrupts for the IOAPIC, which this machine has not: KVM wants to know a number.
-const IOAPIC_ROUTES: u64 = 24;
+/// The address and data of a message that is an interrupt (SDM 3A 12.11).
+const MESSAGE_ADDRESS: u32 = APIC_AT_RESET as u32;
+const MESSAGE_DESTINATION_SHIFT: u32 = 12;
+const MESSAGE_LOGICAL: u32 = 1 << 2;
 /// RFLAGS with nothing set but the bit that always is.
 const RFLAGS: u64 = 2;
+/// Linux' number for an error: no memory.
+const ENOMEM: i32 = 12;
 /// Linux' numbers for mappings: readable and writable; shared, anonymous, without a reserve.
 const READ_WRITE: i32 = 1 | 2;
 const SHARED_ANONYMOUS: i32 = 0x01 | 0x20 | 0x4000;
@@ -38,7 +48,9 @@ pub(crate) struct Machine {
     ports: Ports,
     shared: &'static SharedDevices,
     console: Vec<u8>,
-    _vm: VmFd,
+    /// The command of the level-triggered interrupt that KVM has a route for.
+    routed: Option<u64>,
+    vm: VmFd,
     _memory: GuestMemoryMmap,
 }
 
@@ -68,7 +80,7 @@ impl Machine {
         let refused = |what: &'static str| move |error: kvm_ioctls::Error| format!("KVM refuses {what}: {error}");
         vm.set_tss_address(TSS_GPA).map_err(refused("the place of a TSS"))?;
         let local_apic_alone =
-            kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IOAPIC_ROUTES, 0, 0, 0], ..Default::default() };
+            kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [IO_APIC_INPUTS.into(), 0, 0, 0], ..Default::default() };
         vm.enable_cap(&local_apic_alone).map_err(refused("a local APIC without an IOAPIC"))?;
         let memory = memory(entry.memory_mib << 20, folder)?;
         for (slot, region) in memory.iter().enumerate() {
@@ -91,7 +103,15 @@ impl Machine {
         set_msrs(&vcpu)?;
         set_registers(&vcpu, entry).map_err(refused("the entry state"))?;
         let shared: &'static SharedDevices = Box::leak(Box::default());
-        Ok(Self { vcpu, ports: Ports::new(&PC, shared), shared, console: Vec::new(), _vm: vm, _memory: memory })
+        Ok(Self {
+            vcpu,
+            ports: Ports::new(&PC, shared),
+            shared,
+            console: Vec::new(),
+            routed: None,
+            vm,
+            _memory: memory,
+        })
     }
 
     /// Runs the guest to its end.
@@ -102,18 +122,36 @@ impl Machine {
                     Effect::PowerOff => return Ok(Ended::PoweredOff),
                     Effect::Reset => return Ok(Ended::Reset),
                     Effect::Print => drop(self.shared.serial.take(|byte| self.console.push(byte))),
-                    // Nobody waits for a text here.
-                    Effect::Look | Effect::None => {}
+                    // Nobody waits for a text here; lines are looked at below.
+                    Effect::Look | Effect::Rise | Effect::None => {}
                 },
                 Ok(VcpuExit::IoIn(port, data)) => read(&mut self.ports, port, data),
-                Ok(VcpuExit::MmioRead(_, data)) => data.fill(!0),
-                Ok(VcpuExit::MmioWrite(..) | VcpuExit::Intr | VcpuExit::Hlt) => {}
+                Ok(VcpuExit::MmioRead(gpa, data)) => read_page(&self.shared.io_apic, gpa, data),
+                Ok(VcpuExit::MmioWrite(gpa, data)) => write_page(&self.shared.io_apic, gpa, data),
+                Ok(VcpuExit::IoapicEoi(vector)) => self.shared.io_apic.end_of_interrupt(vector),
+                Ok(VcpuExit::Intr | VcpuExit::Hlt) => {}
                 Ok(VcpuExit::Shutdown) => return Ok(Ended::TripleFault),
                 Ok(other) => return Err(format!("KVM left the guest: {other:?}")),
                 Err(error) if is_interruption(error) => {}
                 Err(error) => return Err(format!("KVM can't run the guest: {error}")),
             }
+            while let Some(command) = self.shared.next_interrupt() {
+                self.interrupt(command).map_err(|error| format!("KVM refuses a device's interrupt: {error}"))?;
+            }
         }
+    }
+
+    /// Sends the interrupt of a command of the IOAPIC's.
+    fn interrupt(&mut self, command: u64) -> Result<(), kvm_ioctls::Error> {
+        let (address_lo, data) = message(command);
+        if command & LEVEL != 0 && self.routed.replace(command) != Some(command) {
+            let msi = kvm_irq_routing_msi { address_lo, data, ..Default::default() };
+            let u = kvm_irq_routing_entry__bindgen_ty_1 { msi };
+            let route = kvm_irq_routing_entry { gsi: 0, type_: KVM_IRQ_ROUTING_MSI, u, ..Default::default() };
+            let routes = KvmIrqRouting::from_entries(&[route]).map_err(|_| kvm_ioctls::Error::new(ENOMEM))?;
+            self.vm.set_gsi_routing(&routes)?;
+        }
+        self.vm.signal_msi(kvm_msi { address_lo, data, ..Default::default() }).map(drop)
     }
 
     /// The guest's text.
@@ -187,6 +225,32 @@ fn set_registers(vcpu: &VcpuFd, entry: &Entry) -> Result<(), kvm_ioctls::Error> 
     vcpu.set_regs(&kvm_regs { rip, rsp, rsi, rflags: RFLAGS, ..Default::default() })
 }
 
+/// The address and the data of the message for a command of the IOAPIC's.
+fn message(command: u64) -> (u32, u32) {
+    let destination = (command >> 56) as u32;
+    let logical = if command & LOGICAL != 0 { MESSAGE_LOGICAL } else { 0 };
+    let assert = if command & LEVEL != 0 { ASSERT } else { 0 };
+    let data = command & (0xff | DELIVERY_MASK | LEVEL) | assert;
+    (MESSAGE_ADDRESS | destination << MESSAGE_DESTINATION_SHIFT | logical, data as u32)
+}
+
+/// A read of memory that is none: the IOAPIC's page, or nobody's.
+fn read_page(io_apic: &IoApic, gpa: u64, data: &mut [u8]) {
+    let value = match PC.behind_page(gpa) {
+        Some((BehindPage::IoApic, offset)) => io_apic.read(offset),
+        _ => u32::MAX,
+    };
+    data.fill(!0);
+    data.iter_mut().zip(value.to_le_bytes()).for_each(|(into, byte)| *into = byte);
+}
+
+fn write_page(io_apic: &IoApic, gpa: u64, data: &[u8]) {
+    if let (Some((BehindPage::IoApic, offset)), Ok(value)) = (PC.behind_page(gpa), data.try_into()) {
+        // The lines are looked at whatever has been written.
+        io_apic.write(offset, u32::from_le_bytes(value));
+    }
+}
+
 /// IN: the register that a port leads to, in as many bytes.
 fn read(ports: &mut Ports, port: u16, data: &mut [u8]) {
     let value = ports.read(ports.reach(port), data.len() as u8);
@@ -204,7 +268,7 @@ fn write(ports: &mut Ports, port: u16, data: &[u8]) -> Effect {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_abi::machine::pc::{CLOCK_PORT, SERIAL_PORT, SLEEP_CONTROL_PORT};
+    use tollgate_abi::machine::pc::{CLOCK_PORT, IO_APIC_GPA, SERIAL_INPUT, SERIAL_PORT, SLEEP_CONTROL_PORT};
     use tollgate_abi::peer::MARK_PORT;
 
     #[test]
@@ -225,5 +289,26 @@ mod tests {
         assert_eq!(write(&mut ports, SERIAL_PORT, b"a"), Effect::None);
         assert_eq!(write(&mut ports, SERIAL_PORT, b"\n"), Effect::Print);
         assert_eq!(write(&mut ports, SLEEP_CONTROL_PORT, &[5 << 2 | 1 << 5]), Effect::PowerOff);
+    }
+
+    #[test]
+    fn the_serial_ports_interrupt_is_a_message() {
+        let shared: &'static SharedDevices = Box::leak(Box::default());
+        let mut ports = Ports::new(&PC, shared);
+        let entry = 0x10 + 2 * SERIAL_INPUT as u32;
+        for (register, value) in [(entry, LEVEL as u32 | 0x31), (entry + 1, 2 << 24)] {
+            write_page(&shared.io_apic, IO_APIC_GPA, &register.to_le_bytes());
+            write_page(&shared.io_apic, IO_APIC_GPA + 0x10, &value.to_le_bytes());
+        }
+        let mut data = [0; 8];
+        read_page(&shared.io_apic, IO_APIC_GPA, &mut data);
+        assert_eq!(data, [entry as u8 + 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+        read_page(&shared.io_apic, IO_APIC_GPA + 0x1000, &mut data);
+        assert_eq!((data, shared.next_interrupt()), ([0xff; 8], None));
+        write(&mut ports, SERIAL_PORT + 4, &[8]);
+        assert_eq!(write(&mut ports, SERIAL_PORT + 1, &[2]), Effect::Rise);
+        let command = shared.next_interrupt().expect("the transmitter is empty");
+        assert_eq!((message(command), shared.next_interrupt()), ((0xfee0_2000, 0xc031), None));
+        assert_eq!(message(LOGICAL | 1 << 56 | 0x41), (0xfee0_1004, 0x41));
     }
 }

@@ -28,7 +28,7 @@ registers! {
     FORMAT          0x80e "Destination format, in xAPIC mode alone.";
     SVR             0x80f "Spurious-interrupt vector; [`SVR_ENABLED`].";
     ISR             0x810 "In service, 256 bits in eight registers. Read-only.";
-    TMR             0x818 "Trigger mode, 256 bits in eight registers. Read-only: all edge-triggered.";
+    TMR             0x818 "Trigger mode, 256 bits in eight registers: set if level-triggered. Read-only.";
     IRR             0x820 "Requested, 256 bits in eight registers. Read-only.";
     ESR             0x828 "Error status: a read gives the errors before the last write, which has to be of 0.";
     LVT_CMCI        0x82f "Local vector table: corrected machine checks.";

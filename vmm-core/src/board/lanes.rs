@@ -9,6 +9,8 @@ use super::{Board, Condition};
 pub enum Message {
     /// An interrupt with this vector.
     Interrupt(u8),
+    /// A level-triggered interrupt with this vector, of a device.
+    Level(u8),
     /// An NMI.
     Nmi,
     /// INIT.
@@ -24,6 +26,7 @@ impl Message {
             Message::Nmi => 0x200,
             Message::Init => 0x300,
             Message::StartUp(vector) => 0x400 | vector as u32,
+            Message::Level(vector) => 0x500 | vector as u32,
         }
     }
 
@@ -32,6 +35,7 @@ impl Message {
             1 => Message::Interrupt(word as u8),
             2 => Message::Nmi,
             3 => Message::Init,
+            5 => Message::Level(word as u8),
             _ => Message::StartUp(word as u8),
         }
     }
@@ -120,14 +124,13 @@ mod tests {
     #[test]
     fn messages_arrive_in_their_order_and_a_full_lane_says_so() {
         let board = board(3);
-        for message in [Message::Interrupt(0x30), Message::Nmi, Message::Init, Message::StartUp(8)] {
+        let sent = [Message::Interrupt(0x30), Message::Nmi, Message::Init, Message::StartUp(8), Message::Level(0x31)];
+        for message in sent {
             assert!(board.send(0, 2, message));
         }
         assert!(board.send(1, 2, Message::Interrupt(0xff)));
         let received: Vec<_> = std::iter::from_fn(|| board.receive(2)).collect();
-        let expected =
-            [Message::Interrupt(0x30), Message::Nmi, Message::Init, Message::StartUp(8), Message::Interrupt(0xff)];
-        assert_eq!(received, expected);
+        assert_eq!(received, [&sent[..], &[Message::Interrupt(0xff)]].concat());
         assert!((0..LANE_SLOTS).all(|_| board.send(0, 1, Message::Nmi)));
         assert!(!board.send(0, 1, Message::Nmi));
         assert_eq!(board.receive(1), Some(Message::Nmi));

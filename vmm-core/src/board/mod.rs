@@ -20,7 +20,7 @@ use self::lanes::Lane;
 pub use self::lanes::Message;
 pub use self::signals::{Request, Signal};
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use alloc::boxed::Box;
 use spinning_top::Spinlock;
@@ -136,6 +136,14 @@ impl Board {
     /// The APIC ID of the processor that vCPU `at` runs on.
     pub fn apic_id(&self, at: usize) -> u32 {
         self.seats[at].apic_id.load(Ordering::Relaxed)
+    }
+
+    /// Has what this vCPU has written be seen before what it reads from now on is read: of two vCPUs, each of which writes and then
+    /// reads what the other has written, at least one sees that.
+    #[cold]
+    #[inline(never)]
+    pub fn keep_order(&self) {
+        fence(Ordering::SeqCst);
     }
 
     /// Every vCPU but `but`.

@@ -5,8 +5,9 @@
 //!
 //! Its registers are in memory as well where the machine's row gives it a page ([`mapped`]).
 //!
-//! Left out: the LVT entries of pins that are not connected (they read back); lowest-priority delivery, which delivers like
-//! fixed; and, where the processor virtualizes delivery, that an APIC which is disabled by software accepts no self-IPI.
+//! Left out: the LVT entries of pins that are not connected (they read back); lowest-priority delivery of an IPI, which delivers
+//! like fixed; that a vector's trigger mode reads back behind its EOI; and, where the processor virtualizes delivery, that an APIC
+//! which is disabled by software accepts no self-IPI, and the EOI of a level-triggered interrupt, of which the IOAPIC learns nothing.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -66,6 +67,8 @@ pub struct GuestApic {
     lowest_accepted: u16,
     /// Errors since the last write of ESR. The next write shows them.
     errors: u32,
+    /// A level-triggered interrupt has come.
+    has_levels: bool,
     /// The first of these errors has raised the error interrupt, or would have if that were not masked.
     error_is_raised: bool,
     /// The registers that only xAPIC mode has.
@@ -85,6 +88,8 @@ pub enum Effect {
     Priorities,
     /// The guest's task priority has changed, and with it perhaps the interrupt that is to be delivered next.
     TaskPriority,
+    /// A level-triggered interrupt with this vector has ended, and the one that is to be delivered next may be another one.
+    EndOfLevel(u8),
     /// Send the interrupt of this ICR value.
     Send(u64),
     /// The timer's deadline has changed.
@@ -123,6 +128,7 @@ impl GuestApic {
             written_deadline: 0,
             deadline_tsc: None,
             lowest_accepted: NONE_ACCEPTED,
+            has_levels: false,
             errors: 0,
             error_is_raised: false,
             mapped: Mapped::RESET,
@@ -144,7 +150,7 @@ impl GuestApic {
         self.page.set(SVR, SVR_AT_RESET);
         self.mask_all();
         self.deadline_tsc = None;
-        self.lowest_accepted = NONE_ACCEPTED;
+        (self.lowest_accepted, self.has_levels) = (NONE_ACCEPTED, false);
         (self.errors, self.error_is_raised) = (0, false);
         self.mapped = Mapped::RESET;
     }
@@ -241,10 +247,7 @@ impl GuestApic {
                 self.page.set(TPR, value as u32);
                 Ok(Effect::TaskPriority)
             }
-            EOI if value == 0 => {
-                self.end_of_interrupt();
-                Ok(Effect::Priorities)
-            }
+            EOI if value == 0 => Ok(self.end_of_interrupt()),
             ICR if value & !ICR_WRITABLE == 0 => {
                 self.page.set(ICR, value as u32);
                 self.icr_high().store((value >> 32) as u32, Relaxed);
@@ -347,6 +350,17 @@ impl GuestApic {
         set_bit(self.page, IRR, vector, true);
     }
 
+    /// Requests an interrupt that is level-triggered, so that its EOI ends it at the IOAPIC, too.
+    #[cold]
+    #[inline(never)]
+    pub fn request_level(&mut self, vector: u8) {
+        if self.accepts(vector) {
+            self.has_levels = true;
+            set_bit(self.page, TMR, vector, true);
+        }
+        self.request(vector);
+    }
+
     #[inline(always)]
     fn accepts(&self, vector: u8) -> bool {
         u16::from(vector) >= self.lowest_accepted
@@ -434,11 +448,24 @@ impl GuestApic {
         highest(self.page, IRR)
     }
 
-    fn end_of_interrupt(&self) {
+    fn end_of_interrupt(&self) -> Effect {
         if let Some(vector) = highest(self.page, ISR) {
             set_bit(self.page, ISR, vector, false);
             self.page.set(PPR, self.priority().into());
+            if self.has_levels {
+                return self.end_of_any(vector);
+            }
         }
+        Effect::Priorities
+    }
+
+    /// The effect of the end of an interrupt that may be level-triggered.
+    #[cold]
+    #[inline(never)]
+    fn end_of_any(&self, vector: u8) -> Effect {
+        let is_level = self.page.get(TMR + u32::from(vector) / 32) >> (vector % 32) & 1 != 0;
+        set_bit(self.page, TMR, vector, false);
+        if is_level { Effect::EndOfLevel(vector) } else { Effect::Priorities }
     }
 
     /// The processor's priority: the higher of the task priority and the class in service (SDM 3A 12.8.3.1).
@@ -658,6 +685,26 @@ mod tests {
         assert_eq!((apic.deliverable(), apic.awaited_class(), apic.read(PPR, 0)), (None, 3, Ok(0x30)));
         assert_eq!((apic.write(TPR, 0x2f, 0), apic.cr8()), (Ok(Effect::TaskPriority), 2));
         assert_eq!(apic.deliverable(), Some(0x31));
+    }
+
+    #[test]
+    fn the_end_of_a_level_triggered_interrupt_is_told() {
+        let mut apic = apic(0);
+        let end = |apic: &mut GuestApic, vector| {
+            assert_eq!(apic.deliverable(), Some(vector));
+            apic.accept(vector);
+            apic.write(EOI, 0, 0)
+        };
+        apic.request_level(0x41);
+        apic.request(0x42);
+        assert_eq!((apic.read(TMR + 2, 0), apic.read(TMR + 1, 0)), (Ok(2), Ok(0)));
+        assert_eq!(end(&mut apic, 0x42), Ok(Effect::Priorities));
+        assert_eq!(end(&mut apic, 0x41), Ok(Effect::EndOfLevel(0x41)));
+        apic.request(0x41);
+        assert_eq!((end(&mut apic, 0x41), apic.write(EOI, 0, 0)), (Ok(Effect::Priorities), Ok(Effect::Priorities)));
+        apic.request_level(15);
+        assert_eq!((apic.deliverable(), apic.read(TMR, 0), apic.write(ESR, 0, 0)), (None, Ok(0), Ok(Effect::None)));
+        assert_eq!(apic.read(ESR, 0), Ok(RECEIVED_ILLEGAL_VECTOR.into()));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use tollgate_abi::apic::*;
 use crate::devices::guest_apic::Effect;
 use crate::exit::{Action, Backend, Event, ExitFacts, GuestRegisters, Interrupts, Processor};
 use crate::handlers::delivery::{advance, arm, resume};
-use crate::handlers::ipi::{initialized, send};
+use crate::handlers::ipi::send;
+use crate::handlers::lines::{self, advance_sent};
 use crate::machine::Machine;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
@@ -37,6 +38,7 @@ pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &
             backend.set_task_priority(machine.devices.apic.cr8() as u8);
             advance(backend, machine)
         }
+        Ok(Effect::EndOfLevel(vector)) => end_and_advance(vector, backend, machine),
         Ok(Effect::Send(command)) => send_and_advance(command, backend, machine),
     }
 }
@@ -50,7 +52,14 @@ fn arm_and_advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action
 #[inline(never)]
 fn send_and_advance<B: Backend>(command: u64, backend: &mut B, machine: &mut Machine) -> Action {
     send(command, backend, machine);
-    if machine.activity.init_pending { initialized(backend, machine) } else { advance(backend, machine) }
+    advance_sent(backend, machine)
+}
+
+#[cold]
+#[inline(never)]
+fn end_and_advance<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine) -> Action {
+    lines::end(vector, backend, machine);
+    advance_sent(backend, machine)
 }
 
 /// A write to a register of the virtual-APIC page that the processor leaves to the APIC. Of the registers that it takes, this is

@@ -2,7 +2,10 @@
 
 use crate::devices::Effect;
 use crate::devices::ports::Reached;
-use crate::exit::{Action, ExitFacts, GuestRegisters, GuestState, IoAccess, Pause, Quickly, State, VolatileRegisters};
+use crate::exit::{
+    Action, Backend, ExitFacts, GuestRegisters, GuestState, IoAccess, Pause, Quickly, State, VolatileRegisters,
+};
+use crate::handlers::{delivery, lines};
 use crate::machine::Machine;
 use crate::paging::{self, Fault};
 use tollgate_abi::workload::Outcome;
@@ -34,7 +37,7 @@ pub fn quick<B: ExitFacts + GuestState>(
 
 /// Performs the access.
 #[inline(never)]
-pub fn handle<B: ExitFacts + GuestState>(
+pub fn handle<B: Backend>(
     access: IoAccess,
     registers: &mut GuestRegisters,
     backend: &mut B,
@@ -50,20 +53,27 @@ pub fn handle<B: ExitFacts + GuestState>(
     }
     match machine.devices.ports.write(reached, access.bytes, registers.rax as u32) {
         Effect::None => Action::Advance,
-        effect => of_effect(effect),
+        effect => of_effect(effect, backend, machine),
     }
 }
 
 /// The action for the effect of an OUT that is done.
 #[cold]
-fn of_effect(effect: Effect) -> Action {
-    match effect {
-        Effect::None => Action::Advance,
-        Effect::Print => Action::AdvanceAndPause(Pause::Print),
-        Effect::Look => Action::AdvanceAndPause(Pause::Look),
-        Effect::PowerOff => Action::Stop(Outcome::PoweredOff),
-        Effect::Reset => Action::Stop(Outcome::Reset),
+fn of_effect<B: Backend>(effect: Effect, backend: &mut B, machine: &mut Machine) -> Action {
+    let pause = match effect {
+        Effect::None => return Action::Advance,
+        Effect::Rise if lines::send(backend, machine) => return lines::advance_sent(backend, machine),
+        Effect::Rise => return Action::Advance,
+        Effect::Print => Pause::Print,
+        Effect::Look => Pause::Look,
+        Effect::PowerOff => return Action::Stop(Outcome::PoweredOff),
+        Effect::Reset => return Action::Stop(Outcome::Reset),
+    };
+    if lines::send(backend, machine) {
+        // It comes behind the pause.
+        delivery::refresh(backend, machine);
     }
+    Action::AdvanceAndPause(pause)
 }
 
 /// RAX after an IN of `bytes` bytes (SDM 1 3.4.1.1: a doubleword clears the upper half).
@@ -83,7 +93,10 @@ fn step(register: &mut u64, bytes: u8, value: u64) {
     };
 }
 
-fn string<B: ExitFacts + GuestState>(
+/// Performs the access of a string instruction. Apart, for its buffer: the other instructions need no stack frame.
+#[cold]
+#[inline(never)]
+fn string<B: Backend>(
     access: IoAccess,
     registers: &mut GuestRegisters,
     backend: &mut B,
@@ -111,7 +124,12 @@ fn string<B: ExitFacts + GuestState>(
         match piece(access, reached, linear, bytes as usize, backend, machine) {
             Ok(Effect::None) => {}
             Ok(more) => effect = both(effect, more),
-            Err(fault) => return fault.into(),
+            Err(fault) => {
+                if effect != Effect::None && lines::send(backend, machine) {
+                    delivery::refresh(backend, machine);
+                }
+                return fault.into();
+            }
         }
         let next = if backwards { pointer.wrapping_sub(bytes) } else { pointer.wrapping_add(bytes) };
         step(pointer, address_bytes, next);
@@ -121,7 +139,7 @@ fn string<B: ExitFacts + GuestState>(
         }
         left -= elements;
     }
-    if stops_early { Action::Resume } else { of_effect(effect) }
+    if stops_early { Action::Resume } else { of_effect(effect, backend, machine) }
 }
 
 /// The number of whole elements before the end of the page and the wrap of the address; 1 if the first crosses either.
@@ -164,12 +182,12 @@ fn piece<B: GuestState>(
     Ok(effect)
 }
 
-/// The effect of two writes in a row: the second's, unless the first's comprises it.
+/// The effect of two writes in a row: the second's, unless the first's comprises it. That of a line that rises is in the others.
 #[cold]
 #[inline(never)]
 fn both(first: Effect, second: Effect) -> Effect {
     match (first, second) {
-        (Effect::Print, Effect::Look) => first,
+        (Effect::Print, Effect::Look | Effect::Rise) | (Effect::Look, Effect::Rise) => first,
         _ => second,
     }
 }

@@ -4,7 +4,8 @@ use tollgate_abi::apic::*;
 use tollgate_abi::workload::Outcome;
 
 use crate::board::{Condition, Message};
-use crate::devices::guest_apic::{addresses, mapped};
+use crate::devices::guest_apic::addresses;
+use crate::devices::guest_apic::mapped::{self, FROM_DEVICE};
 use crate::exit::{Action, Backend, Processor};
 use crate::handlers::delivery::arm;
 use crate::machine::Machine;
@@ -15,10 +16,11 @@ const DELIVERY_TICKS: u64 = 1 << 26;
 /// Sends an interprocessor interrupt to each vCPU that it addresses.
 pub(super) fn send<B: Processor>(command: u64, backend: &mut B, machine: &mut Machine) {
     let this = machine.vcpu as u32;
-    send_to(command, backend, machine, |_, to| addresses(command, this, to as u32));
+    let sending = Sending { level: false, to_one: false };
+    send_to(command, sending, backend, machine, |_, to| addresses(command, this, to as u32));
 }
 
-/// [`send`] of a command in xAPIC's form.
+/// [`send`] of a command in xAPIC's form, of the vCPU or of a device.
 #[cold]
 #[inline(never)]
 pub(super) fn send_mapped<B: Processor>(command: u64, backend: &mut B, machine: &mut Machine) {
@@ -26,19 +28,32 @@ pub(super) fn send_mapped<B: Processor>(command: u64, backend: &mut B, machine: 
     let is_meant = |machine: &Machine, to: usize| {
         mapped::addresses(command, this, to as u32, &machine.shared.devices.logical_ids[to])
     };
-    send_to(command, backend, machine, is_meant);
+    let of_device = command & FROM_DEVICE != 0;
+    let level = of_device && command & LEVEL != 0;
+    let to_one = of_device && command & DELIVERY_MASK == DELIVERY_LOWEST_PRIORITY;
+    send_to(command, Sending { level, to_one }, backend, machine, is_meant);
+}
+
+/// The part of a command that is not the same for vCPUs and devices.
+struct Sending {
+    /// The interrupt is level-triggered.
+    level: bool,
+    /// The first vCPU that is addressed and takes interrupts gets it.
+    to_one: bool,
 }
 
 #[inline(always)]
 fn send_to<B: Processor>(
     command: u64,
+    Sending { level, to_one }: Sending,
     backend: &mut B,
     machine: &mut Machine,
     is_meant: impl Fn(&Machine, usize) -> bool,
 ) {
     let vector = command as u8;
     let message = match command & DELIVERY_MASK {
-        // Lowest priority delivers to all that are addressed.
+        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if level && vector >= LOWEST_VECTOR => Message::Level(vector),
+        // A vCPU's lowest priority delivers to all that are addressed.
         DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if vector >= LOWEST_VECTOR => Message::Interrupt(vector),
         // An interrupt with such a vector is not sent.
         DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY => return machine.devices.apic.sent_illegal_vector(),
@@ -59,6 +74,9 @@ fn send_to<B: Processor>(
                 Message::Init | Message::StartUp(_) => {}
                 message => take(message, machine),
             }
+            if to_one {
+                break;
+            }
             continue;
         }
         let runs = matches!(machine.shared.board.condition(to), Condition::Running | Condition::Halted);
@@ -70,6 +88,9 @@ fn send_to<B: Processor>(
             deliver(to, message, backend, machine);
             if runs {
                 backend.kick(machine.shared.board.apic_id(to));
+            }
+            if to_one {
+                break;
             }
         }
     }
@@ -115,6 +136,7 @@ fn deliver_late<B: Processor>(to: usize, message: Message, backend: &B, machine:
 pub(super) fn take(message: Message, machine: &mut Machine) {
     match message {
         Message::Interrupt(vector) => machine.devices.apic.request(vector),
+        Message::Level(vector) => machine.devices.apic.request_level(vector),
         Message::Nmi => machine.activity.nmi_pending = true,
         Message::Init => machine.activity.init_pending = true,
         // Only a vCPU that waits for a start-up IPI is started.

@@ -11,6 +11,7 @@ use crate::devices::guest_apic::mapped::MappedEffect;
 use crate::exit::{Action, Backend, Event, GuestRegisters, GuestState, PhysicalFault, State};
 use crate::handlers::delivery::{arm, settle};
 use crate::handlers::ipi::{initialized, send, send_mapped};
+use crate::handlers::lines;
 use crate::instruction::decode::MAX_BYTES;
 use crate::instruction::mov::{Mov, Other, decode};
 use crate::instruction::prefixes::CodeMode;
@@ -23,7 +24,7 @@ use crate::paging;
 #[inline(never)]
 pub fn access<B: Backend>(
     fault: PhysicalFault,
-    (BehindPage::LocalApic, offset): (BehindPage, u32),
+    (behind, offset): (BehindPage, u32),
     registers: &mut GuestRegisters,
     backend: &mut B,
     machine: &mut Machine,
@@ -35,7 +36,11 @@ pub fn access<B: Backend>(
     let now_tsc = backend.tsc();
     if mov.is_read {
         // A part of a register lies at its place in the doubleword.
-        let value = machine.devices.apic.read_mapped(offset & !3, now_tsc) >> (8 * (offset & 3));
+        let doubleword = match behind {
+            BehindPage::LocalApic => machine.devices.apic.read_mapped(offset & !3, now_tsc),
+            BehindPage::IoApic => machine.shared.devices.io_apic.read(offset & !3),
+        };
+        let value = doubleword >> (8 * (offset & 3));
         put(mov, value.into(), registers, backend);
         backend.advance_by(mov.length);
         return Action::Resume;
@@ -45,8 +50,17 @@ pub fn access<B: Backend>(
     if mov.bytes < 4 || offset & 3 != 0 {
         return Action::Resume;
     }
-    let effect = machine.devices.apic.write_mapped(offset, value as u32, now_tsc);
-    of_effect(effect, backend, machine)
+    match behind {
+        BehindPage::LocalApic => {
+            let effect = machine.devices.apic.write_mapped(offset, value as u32, now_tsc);
+            of_effect(effect, backend, machine)
+        }
+        BehindPage::IoApic if machine.shared.devices.io_apic.write(offset, value as u32) => {
+            lines::send(backend, machine);
+            behind_instruction(backend, machine)
+        }
+        BehindPage::IoApic => Action::Resume,
+    }
 }
 
 fn of_effect<B: Backend>(effect: MappedEffect, backend: &mut B, machine: &mut Machine) -> Action {
@@ -58,6 +72,7 @@ fn of_effect<B: Backend>(effect: MappedEffect, backend: &mut B, machine: &mut Ma
         }
         MappedEffect::Of(Effect::TaskPriority) => backend.set_task_priority(machine.devices.apic.cr8() as u8),
         MappedEffect::Of(Effect::Priorities) => {}
+        MappedEffect::Of(Effect::EndOfLevel(vector)) => lines::end(vector, backend, machine),
         MappedEffect::Of(Effect::Send(command)) => send(command, backend, machine),
         MappedEffect::Send(command) => send_mapped(command, backend, machine),
         MappedEffect::LogicalId => {
@@ -65,6 +80,11 @@ fn of_effect<B: Backend>(effect: MappedEffect, backend: &mut B, machine: &mut Ma
             return Action::Resume;
         }
     }
+    behind_instruction(backend, machine)
+}
+
+/// Delivers the interrupt that can be delivered behind an instruction that is done.
+fn behind_instruction<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if machine.activity.init_pending {
         return initialized(backend, machine);
     }
@@ -153,6 +173,7 @@ mod tests {
 
     use tollgate_abi::apic::{APIC_BASE, BOOT_PROCESSOR, IA32_APIC_BASE, ID, LVT_TIMER};
     use tollgate_abi::machine::PC;
+    use tollgate_abi::machine::pc::{IO_APIC_GPA, SERIAL_INPUT};
     use tollgate_abi::x86::control::{EFER_LMA, RFLAGS_IF, RFLAGS_TF};
     use tollgate_abi::x86::msr::APIC_AT_RESET;
 
@@ -187,7 +208,7 @@ mod tests {
         backend.set(State::CsRights, RIGHTS_LONG);
         backend.set(State::Efer, EFER_LMA);
         let is_read = code.iter().any(|&byte| matches!(byte, 0x8a | 0x8b | 0xb6));
-        let gpa = APIC_AT_RESET + offset;
+        let gpa = APIC_AT_RESET.wrapping_add(offset);
         backend.physical_fault = Some(PhysicalFault { gpa, read: is_read, write: !is_read, fetch: false });
         dispatch(RawReason(ExitReason::EPT_VIOLATION.0.into()), registers, backend, machine)
     }
@@ -267,6 +288,31 @@ mod tests {
         assert_eq!(store(&mut first, 0x320, 0x31), Action::Resume);
         assert_eq!(store(&mut first, 0x380, 100), Action::Resume);
         assert_eq!(first.0.timer, Some(200));
+    }
+
+    /// The IOAPIC's page, as an offset in the local APIC's.
+    const IO_APIC: u64 = IO_APIC_GPA.wrapping_sub(APIC_AT_RESET);
+
+    #[test]
+    fn a_line_that_is_up_interrupts_once_its_input_is_unmasked() {
+        let [mut first] = pcs();
+        let devices = first.1.shared.devices;
+        for (at, value) in [(4, 8), (1, 2)] {
+            devices.serial.write(at, value);
+        }
+        let entry = 0x10 + 2 * SERIAL_INPUT as u64;
+        assert_eq!(store(&mut first, IO_APIC, entry), Action::Resume);
+        assert_eq!(store(&mut first, IO_APIC + 0x10, 0x1_8041), Action::Resume);
+        assert_eq!(store(&mut first, IO_APIC + 0x10, 0x8041), Action::Inject(Event::interrupt(0x41)));
+        assert_eq!(first.0.get(State::Rip), 0x1002, "behind the instruction");
+        assert_eq!(load(&mut first, IO_APIC + 0x10), 0xc041);
+        let mut registers = GuestRegisters { rbx: 0x1234, ..Default::default() };
+        let byte = exit(&mut first, IO_APIC + 0x11, &[0x8a, 0x1f], &mut registers);
+        assert_eq!((byte, registers.rbx), (Action::Resume, 0x12c0), "a byte of a register");
+        assert_eq!(store(&mut first, IO_APIC + 0x40, 0x41), Action::Resume, "in service: no class above it waits");
+        assert_eq!(store(&mut first, 0xb0, 0), Action::Inject(Event::interrupt(0x41)), "sent by the one before");
+        devices.serial.read(2);
+        assert_eq!(store(&mut first, 0xb0, 0), Action::Resume);
     }
 
     #[test]

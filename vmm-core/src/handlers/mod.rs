@@ -21,6 +21,7 @@ pub mod io;
 pub mod ipi;
 pub mod leaves;
 pub mod limit;
+mod lines;
 pub mod look;
 pub mod mapped;
 pub mod msr;

@@ -17,7 +17,13 @@ const CAUSES: &[Cause] = &[
         ExitReason::EPT_VIOLATION,
         More::Kvm,
         "KVM allocates, clears and maps a page of 4 KiB when the guest touches it first; Tollgate has mapped the guest's memory \
-         in pages of 2 MiB before it starts.",
+         in pages of 2 MiB before it starts. Its own are accesses to the IOAPIC.",
+    ),
+    Cause(
+        ExitReason::EPT_MISCONFIGURATION,
+        More::Kvm,
+        "These are accesses to the IOAPIC: KVM maps a device's page so that each access is a misconfiguration, Tollgate does not \
+         map it, so that each is an EPT violation.",
     ),
     Cause(
         ExitReason::IO_INSTRUCTION,
@@ -64,9 +70,9 @@ pub(super) fn why(reason: ExitReason, ours_are_more: bool) -> Option<&'static st
 /// The last section.
 pub(super) const MACHINES: &str = "## The two machines\n\n\
     The guest finds the same under both: memory of 256 MiB, boot_params, ACPI tables and command line, the state at the first\n\
-    instruction with the local APIC in x2APIC mode, the ports, and the CPUID leaves as far as KVM supports them. The client of\n\
-    KVM has the ports and the table of leaves from Tollgate's own code. These differences remain:\n\n\
-    - Under KVM ports are in user space, as in any small client, so that each access goes there and back.\n\
+    instruction with the local APIC in x2APIC mode, the ports, the IOAPIC, and the CPUID leaves as far as KVM supports them. The\n\
+    client of KVM has ports, IOAPIC and the table of leaves from Tollgate's own code. These differences remain:\n\n\
+    - Under KVM ports and IOAPIC are in user space, as in any small client, so that each access goes there and back.\n\
     - KVM's client keeps the console's text in memory. Tollgate writes each line to the emulated serial port before it enters\n\
       the guest again, and the wait for that port is in the ticks of I/O instructions here.\n\
     - Tollgate's own account begins and ends within its exit path, and has fewer ticks for an exit: those that save and restore\n\

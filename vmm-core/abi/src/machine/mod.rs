@@ -107,7 +107,7 @@ pub enum Behind {
     Byte,
     /// A queue of [`LOOPBACK_BYTES`], which gives back what was written to it.
     Loopback,
-    /// A 16550A serial port without an interrupt line, whose text is the guest's console.
+    /// A 16550A serial port, whose text is the guest's console.
     Serial,
     /// A clock of day that stands still.
     Clock,
@@ -131,6 +131,8 @@ pub struct DevicePage {
 pub enum BehindPage {
     /// The local APIC of the vCPU that accesses it.
     LocalApic,
+    /// The IOAPIC.
+    IoApic,
 }
 
 /// An MSR that always reads the same value.

@@ -1,6 +1,6 @@
 //! The machine of guests that others built: memory that the image chooses, a serial port, a clock of day, and the ports by which a
-//! kernel ends it. It has what an unmodified Linux needs and no more: no interrupt controller but the local APIC, no timer but
-//! that one's, no PCI.
+//! kernel ends it. It has what an unmodified Linux needs and no more: an IOAPIC for the serial port's interrupt alone, no timer but
+//! the local APIC's, no PCI.
 
 use super::unikernel::CONSTANT_MSRS;
 use super::{Behind, BehindPage, ConstantMsr, Device, DevicePage, Model, POST_PORT};
@@ -10,6 +10,19 @@ use crate::x86::msr::{APIC_AT_RESET, INTERRUPT_PENDING_MESSAGE};
 pub const SERIAL_PORT: u16 = 0x3f8;
 /// The number of the serial port's ports.
 pub const SERIAL_PORTS: u16 = 8;
+/// The serial port's interrupt, by ACPI's global numbers: as an ISA bus has it.
+pub const SERIAL_INTERRUPT: u32 = 4;
+
+/// The address of the IOAPIC's registers.
+pub const IO_APIC_GPA: u64 = 0xfec0_0000;
+/// The number of the IOAPIC's inputs. Linux reads and masks each of them several times, and each access is an exit.
+pub const IO_APIC_INPUTS: u32 = 1;
+/// The global number of the IOAPIC's first input.
+pub const IO_APIC_FIRST_INTERRUPT: u32 = SERIAL_INTERRUPT;
+/// The input at which the serial port's line is.
+pub const SERIAL_INPUT: usize = (SERIAL_INTERRUPT - IO_APIC_FIRST_INTERRUPT) as usize;
+const _: () = assert!(SERIAL_INPUT < IO_APIC_INPUTS as usize);
+
 /// The index port of the clock of day; its data port follows.
 pub const CLOCK_PORT: u16 = 0x70;
 
@@ -48,7 +61,10 @@ pub const PC: Model = Model {
         Device { behind: Behind::Zero, first_port: COUNTER_PORT, ports: 1 },
         Device { behind: Behind::Power, first_port: SLEEP_CONTROL_PORT, ports: 3 },
     ],
-    pages: &[DevicePage { behind: BehindPage::LocalApic, gpa: APIC_AT_RESET }],
+    pages: &[
+        DevicePage { behind: BehindPage::LocalApic, gpa: APIC_AT_RESET },
+        DevicePage { behind: BehindPage::IoApic, gpa: IO_APIC_GPA },
+    ],
     msrs: MSRS,
     paravirtual_leaf: Some(super::KVM_LEAF),
 };

@@ -8,11 +8,16 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tollgate_abi::apic::*;
 
-use super::{Effect, GuestApic, ICR_WRITABLE, LVT_TIMER_WRITABLE, LVT_WRITABLE, SVR_WRITABLE, TIMER_DIVIDES};
+use super::{
+    Effect, GuestApic, ICR_WRITABLE, LVT_TIMER_WRITABLE, LVT_WRITABLE, SVR_WRITABLE, TIMER_DIVIDES, logical_id,
+};
 
 /// The logical ID of a vCPU's APIC in xAPIC mode, for those that send to it.
 #[derive(Debug)]
 pub struct LogicalId(AtomicU32);
+
+/// In a command in xAPIC's form, between command and destination: it is the IOAPIC's, and not one of a vCPU's.
+pub const FROM_DEVICE: u64 = 1 << 32;
 
 /// In a [`LogicalId`], above the ID's 8 bits: the ID is a cluster and a position in it.
 const CLUSTERED: u32 = 1 << 8;
@@ -37,6 +42,10 @@ impl LogicalId {
         self.0.store(apic.mapped.logical >> ID_SHIFT | clustered, Relaxed);
     }
 
+    fn is_chosen(&self) -> bool {
+        self.0.load(Relaxed) != 0
+    }
+
     /// Whether a message's destination means it (SDM 3A 12.6.2.2).
     fn is_meant(&self, destination: u8) -> bool {
         let word = self.0.load(Relaxed);
@@ -55,13 +64,17 @@ impl Default for LogicalId {
     }
 }
 
-/// Whether a command in xAPIC's form, of vCPU `from`, addresses vCPU `to`, which has this logical ID.
+/// Whether a command in xAPIC's form, of vCPU `from`, addresses vCPU `to`, which has this logical ID. The eight bits of a device's
+/// logical destination are those of x2APIC mode (SDM 3A 12.12.10.2) if it has chosen none.
 pub fn addresses(command: u64, from: u32, to: u32, logical: &LogicalId) -> bool {
     let destination = (command >> 56) as u8;
     match command & SHORTHAND_MASK {
         TO_SELF => to == from,
         TO_ALL => true,
         TO_OTHERS => to != from,
+        _ if command & LOGICAL != 0 && command & FROM_DEVICE != 0 && !logical.is_chosen() => {
+            u32::from(destination) & logical_id(to) != 0
+        }
         _ if command & LOGICAL != 0 => logical.is_meant(destination),
         _ => destination == BROADCAST || u32::from(destination) == to,
     }
@@ -223,5 +236,14 @@ mod tests {
         assert_eq!((to(TO_SELF), to(TO_ALL), to(TO_OTHERS)), (vec![1], vec![0, 1, 2, 3], vec![0, 2, 3]));
         set(true, [0x11, 0x12, 0x21, 0x22]);
         assert_eq!((to(LOGICAL | 0x13 << 56), to(LOGICAL | 0xf2 << 56)), (vec![0, 1], vec![1, 3]));
+        assert_eq!(to(FROM_DEVICE | LOGICAL | 0x13 << 56), [0, 1], "a device means what software chose, too");
+    }
+
+    #[test]
+    fn a_device_means_the_ids_of_x2apic_mode_where_no_others_were_chosen() {
+        let none = LogicalId::new();
+        let to = |command: u64| (0..4).filter(|&to| addresses(command, 0, to, &none)).collect::<std::vec::Vec<_>>();
+        assert_eq!((to(FROM_DEVICE | LOGICAL | 0b1010 << 56), to(LOGICAL | 0b1010 << 56)), (vec![1, 3], vec![]));
+        assert_eq!((to(FROM_DEVICE | 2 << 56), to(FROM_DEVICE | 0xff << 56)), (vec![2], vec![0, 1, 2, 3]));
     }
 }
