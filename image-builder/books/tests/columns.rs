@@ -77,9 +77,17 @@ proptest! {
 
 #[test]
 fn one_value_takes_no_bits_and_each_number_of_values_its_own() {
-    for different in [1, 2, 3, 4, 5, 16, 17, 257, 4097] {
+    const ROWS: u64 = 4100;
+    for (different, bits) in [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (16, 4), (17, 5), (257, 9), (4097, 13)] {
         let event = |at: u64| Event { tsc: 10 * at, cycles: at % different, rip: 7, ..Event::default() };
-        check(&(0..4100).map(event).collect::<Vec<_>>(), 41);
+        let events: Vec<Event> = (0..ROWS).map(event).collect();
+        check(&events, 41);
+        let reader =
+            SerializedFileReader::new(bytes::Bytes::from(converted(&log(&events, 41), Form::Parquet))).unwrap();
+        let bytes = reader.metadata().row_group(0).column(7).uncompressed_size() as u64;
+        // The different values, and the headers of two pages.
+        let (values, headers) = (8 * different, 100);
+        assert!((0..headers).contains(&(bytes - values - ROWS * bits / 8)), "{different} values in {bytes} bytes");
     }
 }
 
