@@ -188,9 +188,10 @@ mod tests {
     #[test]
     fn registers_are_behind_the_window() {
         let io_apic = IoApic::new();
-        assert_eq!((get(&io_apic, 0), get(&io_apic, 1), get(&io_apic, 2)), (0, VERSION_VALUE, 0));
+        let version = 0x20 | (IO_APIC_INPUTS - 1) << 16;
+        assert_eq!((get(&io_apic, 0), get(&io_apic, 1), get(&io_apic, 2)), (0, version, 0));
         assert_eq!((get(&io_apic, LOW), get(&io_apic, HIGH)), (MASKED, 0));
-        for (register, value) in [(0, 0x0f00_0000), (1, VERSION_VALUE), (2, 0), (LOW, 0x1_afff), (HIGH, 0xff00_0000)] {
+        for (register, value) in [(0, 0x0f00_0000), (1, version), (2, 0), (LOW, 0x1_afff), (HIGH, 0xff00_0000)] {
             set(&io_apic, register, u32::MAX);
             assert_eq!(get(&io_apic, register), value, "{register:#x}");
         }

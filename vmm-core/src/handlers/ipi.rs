@@ -16,7 +16,7 @@ const DELIVERY_TICKS: u64 = 1 << 26;
 /// Sends an interprocessor interrupt to each vCPU that it addresses.
 pub(super) fn send<B: Processor>(command: u64, backend: &mut B, machine: &mut Machine) {
     let this = machine.vcpu as u32;
-    let sending = Sending { level: false, to_one: false };
+    let sending = Sending { of_device: false, level: false, to_one: false };
     send_to(command, sending, backend, machine, |_, to| addresses(command, this, to as u32));
 }
 
@@ -31,11 +31,13 @@ pub(super) fn send_mapped<B: Processor>(command: u64, backend: &mut B, machine: 
     let of_device = command & FROM_DEVICE != 0;
     let level = of_device && command & LEVEL != 0;
     let to_one = of_device && command & DELIVERY_MASK == DELIVERY_LOWEST_PRIORITY;
-    send_to(command, Sending { level, to_one }, backend, machine, is_meant);
+    send_to(command, Sending { of_device, level, to_one }, backend, machine, is_meant);
 }
 
 /// The part of a command that is not the same for vCPUs and devices.
 struct Sending {
+    /// It is the IOAPIC's. An illegal vector is an error of those who receive it, and not of the vCPU that caused it.
+    of_device: bool,
     /// The interrupt is level-triggered.
     level: bool,
     /// The first vCPU that is addressed and takes interrupts gets it.
@@ -45,16 +47,16 @@ struct Sending {
 #[inline(always)]
 fn send_to<B: Processor>(
     command: u64,
-    Sending { level, to_one }: Sending,
+    Sending { of_device, level, to_one }: Sending,
     backend: &mut B,
     machine: &mut Machine,
     is_meant: impl Fn(&Machine, usize) -> bool,
 ) {
     let vector = command as u8;
     let message = match command & DELIVERY_MASK {
-        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if level && vector >= LOWEST_VECTOR => Message::Level(vector),
+        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if level => Message::Level(vector),
         // A vCPU's lowest priority delivers to all that are addressed.
-        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if vector >= LOWEST_VECTOR => Message::Interrupt(vector),
+        DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY if of_device || vector >= LOWEST_VECTOR => Message::Interrupt(vector),
         // An interrupt with such a vector is not sent.
         DELIVERY_FIXED | DELIVERY_LOWEST_PRIORITY => return machine.devices.apic.sent_illegal_vector(),
         DELIVERY_NMI => Message::Nmi,

@@ -38,7 +38,7 @@ mod tests {
     use std::boxed::Box;
 
     use tollgate_abi::ExitReason;
-    use tollgate_abi::apic::{DELIVERY_LOWEST_PRIORITY, EOI, LEVEL, LOGICAL};
+    use tollgate_abi::apic::{DELIVERY_LOWEST_PRIORITY, EOI, ESR, LEVEL, LOGICAL};
     use tollgate_abi::machine::PC;
     use tollgate_abi::machine::pc::{SERIAL_INPUT, SERIAL_PORT};
     use tollgate_abi::x86::control::RFLAGS_IF;
@@ -181,9 +181,17 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_below_16_comes_to_nobody() {
-        let [mut first] = pcs(LEVEL | 15);
-        assert_eq!((out(&mut first, 4, 8), out(&mut first, 1, 2)), (Action::Advance, Action::Advance));
-        assert_eq!(first.1.devices.apic.deliverable(), None);
+    fn a_vector_below_16_is_an_error_of_the_vcpu_that_receives_it() {
+        for trigger in [0, LEVEL] {
+            let [mut first, mut second] = pcs(1 << 56 | trigger | 15);
+            assert_eq!((out(&mut first, 4, 8), out(&mut first, 1, 2)), (Action::Advance, Action::Advance));
+            second.0.exit_event = Some(Event::interrupt(KICK_VECTOR));
+            assert_eq!(external_interrupt(&mut second.0, &mut second.1), Action::Resume);
+            let errors = [&mut first, &mut second].map(|(backend, machine)| {
+                assert_eq!(wrmsr(backend, machine, ESR, 0), Action::Advance);
+                machine.devices.apic.read(ESR, 0)
+            });
+            assert_eq!(errors, [Ok(0), Ok(0x40)], "received");
+        }
     }
 }
