@@ -126,6 +126,8 @@ pub trait Book: Sync {
 pub trait Account: Book + Default + 'static {
     /// Whether this keeps an account at all; the entry stub takes its time stamp only then.
     const KEEPS: bool;
+    /// Whether this keeps figures alone: the brief forms can be used.
+    const KEEPS_FIGURES_ALONE: bool = false;
     /// An account in which nothing is booked yet.
     fn new(recording: &Recording) -> Self {
         let _ = recording;
@@ -349,6 +351,7 @@ macro_rules! close_in_assembly {
 
 impl Account for Ledger {
     const KEEPS: bool = true;
+    const KEEPS_FIGURES_ALONE: bool = true;
 
     #[inline(always)]
     fn open(&self, reason: ExitReason) -> Open {

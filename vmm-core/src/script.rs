@@ -81,9 +81,7 @@ pub(crate) fn interruptible() -> Script {
 
 /// WRMSR to a register of the guest's local APIC.
 pub(crate) fn wrmsr(backend: &mut Script, machine: &mut Machine, msr: u32, value: u64) -> Action {
-    let registers =
-        GuestRegisters { rcx: msr.into(), rax: value & 0xffff_ffff, rdx: value >> 32, ..Default::default() };
-    guest_apic::write(&registers, backend, machine)
+    guest_apic::write(msr, value, backend, machine)
 }
 
 /// A machine with 64 KiB of memory and a processor with every feature.
@@ -160,8 +158,14 @@ impl ExitFacts for Script {
             _ => None,
         }
     }
+    fn told_cr_access(&mut self) -> Option<CrAccess> {
+        self.cr
+    }
     fn cr_access(&self, _: &mut GuestRegisters) -> CrAccess {
         self.cr.unwrap_or(CrAccess::Clts)
+    }
+    fn told_dr_access(&mut self) -> Option<DrAccess> {
+        Some(self.dr_access())
     }
     fn dr_access(&self) -> DrAccess {
         DrAccess { dr: 0, register: 0, is_read: true }
@@ -177,6 +181,9 @@ impl ExitFacts for Script {
     }
     fn is_rdtscp(&self) -> bool {
         false
+    }
+    fn told_invalidated_address(&self) -> Option<u64> {
+        Some(self.qualification)
     }
     fn invalidated_address(&self, _: &mut GuestRegisters) -> u64 {
         self.qualification
@@ -204,6 +211,9 @@ impl GuestState for Script {
     }
     fn volatile(&self, registers: &VolatileRegisters, number: u8) -> u64 {
         registers.by_number(number)
+    }
+    fn set_volatile(&mut self, registers: &mut VolatileRegisters, number: u8, value: u64) {
+        registers.set_by_number(number, value);
     }
     fn get(&self, state: State) -> u64 {
         self.state.get(&state).copied().unwrap_or_default()

@@ -136,10 +136,14 @@ pub trait Enter: Backend + Sized + fmt::Debug {
     fn opened<A: Account, const REASON: u32>() -> Rest<A, Self>;
     /// The rest of an exit for which only a register was lacking ([`on_registers`]).
     fn registers<A: Account>() -> Rest<A, Self>;
+    /// The rest of an exit that is counted for `REASON` and decided ([`on_decided`]).
+    fn decided<A: Account, const REASON: u32>() -> Rest<A, Self>;
 }
 
-/// An account with its own exit path under one extension. The implementations name the path in this crate, so that it is compiled
-/// for speed, whatever the image that uses it is compiled for.
+/// An account with its own exit path under one extension.
+///
+/// `path` is so short that the compiler inlines it into the image that uses it, and compiles all that it names there: by that image's
+/// profile, which is for size. Marked `inline(never)` it would be compiled here, for speed, and be too large for the ROM.
 pub trait ExitPath<B>: Account {
     /// The address of a stub, by its number ([`Enter::stub`]).
     fn path(stub: usize) -> u64;
@@ -316,6 +320,12 @@ impl<A: Account, B: Enter> Exit<B> for ExitFrame<A, B> {
     }
 
     #[inline(always)]
+    fn go_on_decided<const REASON: u32>(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
+        // SAFETY: as for `go_on`.
+        unsafe { B::decided::<A, REASON>()(self, vcpu, exit_tsc) }
+    }
+
+    #[inline(always)]
     fn leave(self) {
         // SAFETY: the guest was entered with this frame, by the type; the spine's steps have nothing to drop when they leave.
         unsafe { B::leave(self.frame()) }
@@ -388,6 +398,21 @@ pub(crate) unsafe extern "sysv64" fn on_opened<A: Account, B: Enter>(
     opened: Opened,
 ) {
     vcpu.exit_opened(exit_tsc, exit, opened);
+}
+
+/// [`on_rare`] for an exit that is counted and decided.
+///
+/// # Safety
+/// As for [`on_opened`].
+pub(crate) unsafe extern "sysv64" fn on_decided<A: Account, B: Enter>(
+    _: Unused,
+    _: Unused,
+    vcpu: &mut Vcpu<B>,
+    exit: ExitFrame<A, B>,
+    exit_tsc: u64,
+    opened: Opened,
+) {
+    vcpu.exit_decided(exit_tsc, exit, opened);
 }
 
 /// [`on_rare`] for a MOV to CR0 that is counted, and for which only a register was lacking.
@@ -545,6 +570,33 @@ macro_rules! rests {
             naked_asm!("mov r9d, {reason}", "jmp {opened}", reason = const REASON, opened = sym opened::<A>)
         }
 
+        /// [`rare`] that calls [`on_decided`]($crate::stack::on_decided).
+        ///
+        /// # Safety
+        /// As for [`rare`].
+        #[unsafe(naked)]
+        unsafe extern "win64" fn decided<A: Account>(
+            _: ExitFrame<A, $backend>,
+            _: &mut Vcpu<$backend>,
+            _: u64,
+            _: Opened,
+        ) {
+            $rest!($crate::stack::on_decided::<A, $backend>)
+        }
+
+        /// [`decided`] for a reason that it knows.
+        ///
+        /// # Safety
+        /// As for [`rare`].
+        #[unsafe(naked)]
+        unsafe extern "win64" fn decided_for<A: Account, const REASON: u32>(
+            _: ExitFrame<A, $backend>,
+            _: &mut Vcpu<$backend>,
+            _: u64,
+        ) {
+            naked_asm!("mov r9d, {reason}", "jmp {decided}", reason = const REASON, decided = sym decided::<A>)
+        }
+
         /// [`rare`] that calls [`on_registers`]($crate::stack::on_registers).
         ///
         /// # Safety
@@ -573,6 +625,11 @@ macro_rules! name_rests {
         #[inline(always)]
         fn registers<A: Account>() -> $crate::stack::Rest<A, Self> {
             registers::<A>
+        }
+
+        #[inline(always)]
+        fn decided<A: Account, const REASON: u32>() -> $crate::stack::Rest<A, Self> {
+            decided_for::<A, REASON>
         }
     };
 }

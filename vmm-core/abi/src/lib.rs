@@ -38,3 +38,8 @@ pub mod workload;
 pub mod x86;
 
 pub use exit_reason::ExitReason;
+
+/// A text of a table that is for people alone. In an image, which has no room for it, it is empty.
+pub(crate) const fn for_people(text: &'static str) -> &'static str {
+    if cfg!(bare) { "" } else { text }
+}

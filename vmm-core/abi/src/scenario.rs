@@ -58,7 +58,7 @@ macro_rules! scenarios {
             reason: R::$reason,
             or: scenarios!(@or $($or)?),
             variant: scenarios!(@variant $($variant)?),
-            about: $about,
+            about: crate::for_people($about),
             under: Under::$under,
             needs: &[$($need),*],
         }),*];

@@ -47,8 +47,8 @@ macro_rules! exit_codes {
         pub const OWN: &[Own] = &[$(Own {
             code: code::$own,
             name: stringify!($own),
-            provoked_by: $how,
-            places: at($where, $bochs, $qemu),
+            provoked_by: crate::for_people($how),
+            places: at(crate::for_people($where), $bochs, $qemu),
         }),*];
 
         impl ExitReason {

@@ -20,6 +20,8 @@ pub struct Numbers {
     pub first: [ExitReason; FIRST_NUMBERS],
     /// A number beyond these, and its reason.
     pub far: Option<(u64, ExitReason)>,
+    /// One of these reasons, and the one that the exit has where it is not confirmed.
+    pub otherwise: Option<(ExitReason, ExitReason)>,
 }
 
 impl Numbers {
@@ -30,12 +32,12 @@ impl Numbers {
             first[number] = ExitReason(number as u16);
             number += 1;
         }
-        Self { first, far: None }
+        Self { first, far: None, otherwise: None }
     };
 }
 
-/// The numbers below this have a place in a table of [`Numbers`]: up to the greatest that may have a quick form.
-pub const FIRST_NUMBERS: usize = code::VMMCALL as usize + 1;
+/// The numbers below this have a place in a table of [`Numbers`]: up to the greatest that may have a quick or brief form.
+pub const FIRST_NUMBERS: usize = code::XSETBV as usize + 1;
 
 impl RawReason {
     /// The basic exit reason, bits 15:0.

@@ -35,8 +35,12 @@ pub trait ExitFacts {
     /// The number of the register that a MOV to CR0 reads; `None` for any other control-register access, and where that can't be
     /// found quickly.
     fn cr0_write(&mut self) -> Option<u8>;
+    /// The access of a control-register exit, where the processor or a short look at the code tells it.
+    fn told_cr_access(&mut self) -> Option<CrAccess>;
     /// The access of a control-register exit.
     fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess;
+    /// The access of a debug-register exit, where the processor or a short look at the code tells it.
+    fn told_dr_access(&mut self) -> Option<DrAccess>;
     /// The access of a debug-register exit.
     fn dr_access(&self) -> DrAccess;
     /// The instruction and operand of an exit for a descriptor table.
@@ -47,6 +51,8 @@ pub trait ExitFacts {
     fn physical_fault(&self) -> PhysicalFault;
     /// Whether an exit for RDTSC is in truth one for RDTSCP.
     fn is_rdtscp(&self) -> bool;
+    /// The linear address of INVLPG, where the processor tells it.
+    fn told_invalidated_address(&self) -> Option<u64>;
     /// The linear address of INVLPG.
     fn invalidated_address(&self, registers: &mut GuestRegisters) -> u64;
     /// The exception or NMI that caused the exit.
@@ -67,6 +73,8 @@ pub trait GuestState {
     fn set_rax(&mut self, registers: &mut VolatileRegisters, value: u64);
     /// The volatile register with this number in an instruction's encoding; 0 for another.
     fn volatile(&self, registers: &VolatileRegisters, number: u8) -> u64;
+    /// Writes the volatile register with this number, which is one.
+    fn set_volatile(&mut self, registers: &mut VolatileRegisters, number: u8, value: u64);
     /// Reads guest state.
     fn get(&self, state: State) -> u64;
     /// Writes guest state. The caller has checked the value as the instruction demands.

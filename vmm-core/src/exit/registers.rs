@@ -111,6 +111,24 @@ impl VolatileRegisters {
         self.rax = value;
     }
 
+    /// Whether the register with this number in an instruction's encoding is one of these, or RAX.
+    #[inline(always)]
+    pub fn has(number: u8) -> bool {
+        usize::from(POSITIONS[usize::from(number & 15)]) < VOLATILE
+    }
+
+    /// Writes the register with this number, RAX where a stub restores it. Nothing comes of one that is not volatile.
+    #[inline(always)]
+    pub fn set_by_number(&mut self, number: u8, value: u64) {
+        let position = usize::from(POSITIONS[usize::from(number & 15)]);
+        // SAFETY: the struct is that many quadwords, in C's layout.
+        let words: &mut [u64; VOLATILE] = unsafe { &mut *core::ptr::from_mut(self).cast() };
+        // The last one is always 0.
+        if let Some(register) = words[..VOLATILE - 1].get_mut(position) {
+            *register = value;
+        }
+    }
+
     /// The register with this number in an instruction's encoding, RAX as a stub saves it; 0 for those that are not volatile.
     #[inline(always)]
     pub fn by_number(&self, number: u8) -> u64 {

@@ -66,6 +66,26 @@ const fn cr0_stored(value: u64) -> u64 {
     value & CR0_DEFINED | CR0_ET
 }
 
+/// The access, by the volatile registers, where it is told. One of another register is left.
+pub fn brief<B: ExitFacts + GuestState + Interrupts>(
+    registers: &mut VolatileRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Option<Action> {
+    match backend.told_cr_access()? {
+        CrAccess::Write { cr, register } if VolatileRegisters::has(register) => {
+            Some(write(cr, backend.volatile(registers, register), backend, machine))
+        }
+        CrAccess::Read { cr, register } if VolatileRegisters::has(register) => {
+            backend.set_volatile(registers, register, read(cr, backend, machine));
+            Some(Action::Advance)
+        }
+        CrAccess::Write { .. } | CrAccess::Read { .. } => None,
+        CrAccess::Clts => Some(clear_ts(backend)),
+        CrAccess::Lmsw { source } => Some(load_low(source, backend)),
+    }
+}
+
 /// Performs the access.
 #[inline(never)]
 pub fn handle<B: GuestState + Interrupts>(
@@ -80,27 +100,46 @@ pub fn handle<B: GuestState + Interrupts>(
                 Some(value) => *value,
                 None => backend.get(State::Rsp),
             };
-            match cr {
-                0 => write_cr0(value, backend),
-                3 => write_cr3(value, backend, machine),
-                4 => write_cr4(value, backend, machine),
-                _ => write_cr8(value, backend, machine),
-            }
+            write(cr, value, backend, machine)
         }
         CrAccess::Read { cr, register } => {
-            let value = if cr == 3 { backend.get(State::Cr3) } else { machine.devices.apic.cr8() };
+            let value = read(cr, backend, machine);
             match registers.by_number(register) {
                 Some(into) => *into = value,
                 None => backend.set(State::Rsp, value),
             }
             Action::Advance
         }
-        CrAccess::Clts => write_cr0(backend.get(State::Cr0) & !CR0_TS, backend),
-        CrAccess::Lmsw { source } => {
-            let old = backend.get(State::Cr0);
-            // LMSW sets PE and never clears it.
-            write_cr0(old & (!LMSW_BITS | CR0_PE) | u64::from(source) & LMSW_BITS, backend)
-        }
+        CrAccess::Clts => clear_ts(backend),
+        CrAccess::Lmsw { source } => load_low(source, backend),
+    }
+}
+
+/// CLTS.
+#[inline(never)]
+fn clear_ts<B: GuestState>(backend: &mut B) -> Action {
+    write_cr0(backend.get(State::Cr0) & !CR0_TS, backend)
+}
+
+/// LMSW. It sets PE and never clears it.
+#[inline(never)]
+fn load_low<B: GuestState>(source: u16, backend: &mut B) -> Action {
+    let old = backend.get(State::Cr0);
+    write_cr0(old & (!LMSW_BITS | CR0_PE) | u64::from(source) & LMSW_BITS, backend)
+}
+
+#[inline(always)]
+fn read<B: GuestState>(cr: u8, backend: &B, machine: &Machine) -> u64 {
+    if cr == 3 { backend.get(State::Cr3) } else { machine.devices.apic.cr8() }
+}
+
+#[inline(always)]
+fn write<B: GuestState + Interrupts>(cr: u8, value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    match cr {
+        0 => write_cr0(value, backend),
+        3 => write_cr3(value, backend, machine),
+        4 => write_cr4(value, backend, machine),
+        _ => write_cr8(value, backend, machine),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! DR0 to DR3 and DR6 are the guest's own: the monitor uses no breakpoints, and VM exits leave DR7 disabled for it.
 
-use crate::exit::{Action, DrAccess, Event, GuestRegisters, GuestState, State, vector};
+use crate::exit::{Action, DrAccess, Event, ExitFacts, GuestRegisters, GuestState, State, VolatileRegisters, vector};
+use crate::machine::Machine;
 use tollgate_abi::x86::control::*;
 
 /// The bits of DR6 that can be set. Bus lock and RTM always read 1, since CPUID does not show them.
@@ -12,9 +13,33 @@ const DR6_SETTABLE: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS | DR6_BT;
 static STATES: [State; 8] =
     [State::Dr0, State::Dr1, State::Dr2, State::Dr3, State::Dr0, State::Dr0, State::Dr6, State::Dr7];
 
+/// The access, by the volatile registers, where it is told. One of another register is left.
+pub fn brief<B: ExitFacts + GuestState>(
+    registers: &mut VolatileRegisters,
+    backend: &mut B,
+    _: &mut Machine,
+) -> Option<Action> {
+    let access = backend.told_dr_access().filter(|access| VolatileRegisters::has(access.register))?;
+    let operand = if access.is_read { 0 } else { backend.volatile(registers, access.register) };
+    Some(perform(access, backend, operand, |backend, value| backend.set_volatile(registers, access.register, value)))
+}
+
 /// Performs the access.
 #[inline(never)]
 pub fn handle<B: GuestState>(access: DrAccess, registers: &mut GuestRegisters, backend: &mut B) -> Action {
+    let operand = match registers.by_number(access.register) {
+        Some(value) => *value,
+        None => backend.get(State::Rsp),
+    };
+    perform(access, backend, operand, |backend, value| match registers.by_number(access.register) {
+        Some(into) => *into = value,
+        None => backend.set(State::Rsp, value),
+    })
+}
+
+/// Performs the access of an operand with this value, which `put` replaces.
+#[inline(always)]
+fn perform<B: GuestState>(access: DrAccess, backend: &mut B, operand: u64, put: impl FnOnce(&mut B, u64)) -> Action {
     // VT-x on Bochs exits before it looks at the privilege level.
     if backend.privilege_level() != 0 {
         return Action::Inject(Event::GENERAL_PROTECTION);
@@ -33,22 +58,15 @@ pub fn handle<B: GuestState>(access: DrAccess, registers: &mut GuestRegisters, b
     let state = STATES[usize::from(dr & 7)];
     if access.is_read {
         let value = backend.get(state);
-        match registers.by_number(access.register) {
-            Some(into) => *into = value,
-            None => backend.set(State::Rsp, value),
-        }
+        put(backend, value);
         return Action::Advance;
     }
-    let value = match registers.by_number(access.register) {
-        Some(value) => *value,
-        None => backend.get(State::Rsp),
-    };
-    let value = match value >> 32 {
-        0 => value,
+    let value = match operand >> 32 {
+        0 => operand,
         // Outside of 64-bit mode the operand has 32 bits (SDM 1 3.4.1.1).
-        _ if backend.get(State::CsRights) & RIGHTS_LONG == 0 => value & u64::from(u32::MAX),
+        _ if backend.get(State::CsRights) & RIGHTS_LONG == 0 => operand & u64::from(u32::MAX),
         _ if dr >= 6 => return Action::Inject(Event::GENERAL_PROTECTION),
-        _ => value,
+        _ => operand,
     };
     backend.set(
         state,

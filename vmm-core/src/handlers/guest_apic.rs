@@ -4,7 +4,7 @@
 use tollgate_abi::apic::*;
 
 use crate::devices::guest_apic::Effect;
-use crate::exit::{Action, Backend, Event, ExitFacts, GuestRegisters, Interrupts, Processor};
+use crate::exit::{Action, Backend, Event, ExitFacts, Interrupts, Processor};
 use crate::handlers::delivery::{advance, arm, resume};
 use crate::handlers::ipi::send;
 use crate::handlers::lines::{self, advance_sent};
@@ -12,24 +12,16 @@ use crate::machine::Machine;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
-/// RDMSR of one of the APIC's registers.
+/// The value of one of the APIC's registers; `None` for one that can't be read.
 #[inline(never)]
-pub fn read<B: Processor>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
-    match machine.devices.apic.read(registers.rcx as u32, backend.tsc()) {
-        Ok(value) => {
-            registers.rax = value & 0xffff_ffff;
-            registers.rdx = value >> 32;
-            Action::Advance
-        }
-        Err(_) => REFUSED,
-    }
+pub fn read<B: Processor>(msr: u32, backend: &B, machine: &Machine) -> Option<u64> {
+    machine.devices.apic.read(msr, backend.tsc()).ok()
 }
 
 /// WRMSR to one of the APIC's registers. The effect of the write is called last, so that this needs no stack frame.
 #[inline(never)]
-pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
-    let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
-    match machine.devices.apic.write(registers.rcx as u32, value, backend.tsc()) {
+pub fn write<B: Backend>(msr: u32, value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    match machine.devices.apic.write(msr, value, backend.tsc()) {
         Err(_) => REFUSED,
         Ok(Effect::None) => Action::Advance,
         Ok(Effect::Timer) => arm_and_advance(backend, machine),

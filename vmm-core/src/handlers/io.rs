@@ -13,6 +13,8 @@ use tollgate_abi::x86::control::{RFLAGS_DF, RIGHTS_LONG};
 
 /// The most bytes that one exit moves; a longer REP goes on at the same instruction.
 const STRING_BYTES: u64 = 4096;
+/// Bytes that are few: a buffer for them is cleared in no time.
+const FEW_BYTES: usize = 32;
 
 /// IN and OUT on ports that ask no device.
 #[inline(always)]
@@ -35,6 +37,17 @@ pub fn quick<B: ExitFacts + GuestState>(
     Quickly::Decided
 }
 
+/// IN and OUT on ports that ask a device, by the volatile registers.
+#[inline(always)]
+pub fn brief<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Option<Action> {
+    let access = backend.io_access();
+    if access.is_string {
+        return None;
+    }
+    let rax = backend.rax(registers);
+    Some(single(access, rax, backend, machine, |backend, rax| backend.set_rax(registers, rax)))
+}
+
 /// Performs the access.
 #[inline(never)]
 pub fn handle<B: Backend>(
@@ -46,12 +59,24 @@ pub fn handle<B: Backend>(
     if access.is_string {
         return string(access, registers, backend, machine);
     }
+    single(access, registers.rax, backend, machine, |_, rax| registers.rax = rax)
+}
+
+/// Performs the access of IN or OUT. `put` replaces RAX.
+#[inline(always)]
+fn single<B: Backend>(
+    access: IoAccess,
+    rax: u64,
+    backend: &mut B,
+    machine: &mut Machine,
+    put: impl FnOnce(&mut B, u64),
+) -> Action {
     let reached = machine.devices.ports.reach(access.port);
     if access.is_in {
-        registers.rax = merge(registers.rax, machine.devices.ports.read(reached, access.bytes), access.bytes);
+        put(backend, merge(rax, machine.devices.ports.read(reached, access.bytes), access.bytes));
         return Action::Advance;
     }
-    match machine.devices.ports.write(reached, access.bytes, registers.rax as u32) {
+    match machine.devices.ports.write(reached, access.bytes, rax as u32) {
         Effect::None => Action::Advance,
         effect => of_effect(effect, backend, machine),
     }
@@ -94,7 +119,6 @@ fn step(register: &mut u64, bytes: u8, value: u64) {
 }
 
 /// Performs the access of a string instruction. Apart, for its buffer: the other instructions need no stack frame.
-#[cold]
 #[inline(never)]
 fn string<B: Backend>(
     access: IoAccess,
@@ -121,7 +145,12 @@ fn string<B: Backend>(
         let linear = segment_base.wrapping_add(offset) & linear_mask;
         let elements = if backwards { 1 } else { left.min(elements_ahead(linear, offset, address_mask, access.bytes)) };
         let bytes = elements * u64::from(access.bytes);
-        match piece(access, reached, linear, bytes as usize, backend, machine) {
+        let moved = if bytes > FEW_BYTES as u64 {
+            many(access, reached, linear, bytes as usize, backend, machine)
+        } else {
+            piece(access, reached, linear, &mut [0; FEW_BYTES][..bytes as usize], backend, machine)
+        };
+        match moved {
             Ok(Effect::None) => {}
             Ok(more) => effect = both(effect, more),
             Err(fault) => {
@@ -149,9 +178,9 @@ fn elements_ahead(linear: u64, offset: u64, address_mask: u64, bytes: u8) -> u64
     (in_page.min(before_wrap) / u64::from(bytes)).max(1)
 }
 
-/// Moves several elements that lie in one page, or a single element that crosses the end of a page. Nothing is moved if any of
-/// them faults: guest memory is tried before the port is asked, since bytes from a port can't be given back.
-fn piece<B: GuestState>(
+/// [`piece`] of more than a few bytes.
+#[inline(never)]
+fn many<B: GuestState>(
     access: IoAccess,
     reached: Reached,
     linear: u64,
@@ -159,11 +188,23 @@ fn piece<B: GuestState>(
     backend: &mut B,
     machine: &mut Machine,
 ) -> Result<Effect, Fault> {
-    let mut buffer = [0; STRING_BYTES as usize];
-    let buffer = &mut buffer[..bytes];
+    piece(access, reached, linear, &mut [0; STRING_BYTES as usize][..bytes], backend, machine)
+}
+
+/// Moves several elements that lie in one page, or a single element that crosses the end of a page. Nothing is moved if any of
+/// them faults: guest memory is tried before the port is asked, since bytes from a port can't be given back.
+#[inline(never)]
+fn piece<B: GuestState>(
+    access: IoAccess,
+    reached: Reached,
+    linear: u64,
+    buffer: &mut [u8],
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Result<Effect, Fault> {
     let size = usize::from(access.bytes);
     if access.is_in {
-        paging::probe_write(backend, machine, linear, bytes)?;
+        paging::probe_write(backend, machine, linear, buffer.len())?;
         for element in buffer.chunks_exact_mut(size) {
             element.copy_from_slice(&machine.devices.ports.read(reached, access.bytes).to_le_bytes()[..size]);
         }

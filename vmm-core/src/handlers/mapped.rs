@@ -334,14 +334,14 @@ mod tests {
         let [mut pc] = pcs();
         let base = APIC_BASE | BOOT_PROCESSOR;
         let mut write = |value: u64| {
-            let mut registers = GuestRegisters {
+            let registers = GuestRegisters {
                 rcx: IA32_APIC_BASE.into(),
                 rax: value & 0xffff_ffff,
                 rdx: value >> 32,
                 ..Default::default()
             };
             let (backend, machine) = &mut pc;
-            let action = msr::write(&mut registers, backend, machine);
+            let action = msr::write(&registers, backend, machine);
             (action == Action::Advance, machine.devices.msrs.quick(IA32_APIC_BASE))
         };
         let modes: Vec<_> = [

@@ -5,8 +5,9 @@
 //!
 //! The kinds in [`QUICK`](tollgate_abi::quick::QUICK) also have a `quick` form for the ordinary case: true if it emulated the
 //! instruction. Before it changes anything, it asks `may_end`, the condition in that table. It calls nothing, so that the spine
-//! needs no stack frame for it. Exits that it leaves are decided by [`dispatch`].
+//! needs no stack frame for it. Some handlers have a brief form ([`brief`]). Exits that these leave are decided by [`dispatch`].
 
+pub mod brief;
 pub mod control_regs;
 pub mod cpuid;
 pub mod debug_regs;

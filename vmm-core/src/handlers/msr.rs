@@ -68,36 +68,77 @@ pub fn quick<B: GuestState>(registers: &mut VolatileRegisters, backend: &mut B, 
     Quickly::Decided
 }
 
-#[inline(always)]
-fn put(registers: &mut GuestRegisters, value: u64) {
-    registers.rax = value & 0xffff_ffff;
+/// RDMSR, by the volatile registers.
+pub fn brief_read<B: Backend>(
+    registers: &mut VolatileRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Option<Action> {
+    let Some(value) = value(registers.rcx as u32, backend, machine) else { return Some(REFUSED) };
+    backend.set_rax(registers, value & 0xffff_ffff);
     registers.rdx = value >> 32;
+    Some(Action::Advance)
+}
+
+/// WRMSR, by the volatile registers.
+#[inline(always)]
+pub fn brief_write<B: Backend>(
+    registers: &mut VolatileRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Option<Action> {
+    let value = backend.rax(registers) & 0xffff_ffff | registers.rdx << 32;
+    Some(set(registers.rcx as u32, value, backend, machine))
 }
 
 /// RDMSR.
-#[inline(never)]
 pub fn read<B: Backend>(registers: &mut GuestRegisters, backend: &B, machine: &Machine) -> Action {
-    let value = match kind(registers.rcx as u32) {
-        Some(Kind::Low(State::TscAux)) if !machine.devices.cpuid.has_rdtscp() => return REFUSED,
+    let Some(value) = value(registers.rcx as u32, backend, machine) else { return REFUSED };
+    registers.rax = value & 0xffff_ffff;
+    registers.rdx = value >> 32;
+    Action::Advance
+}
+
+/// WRMSR.
+pub fn write<B: Backend>(registers: &GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
+    set(registers.rcx as u32, registers.rax & 0xffff_ffff | registers.rdx << 32, backend, machine)
+}
+
+/// The value of an MSR; `None` if reading it is refused.
+#[inline(never)]
+fn value<B: Backend>(msr: u32, backend: &B, machine: &Machine) -> Option<u64> {
+    Some(match kind(msr) {
+        Some(Kind::Low(State::TscAux)) if !machine.devices.cpuid.has_rdtscp() => return None,
         Some(Kind::Own(state) | Kind::Low(state) | Kind::Address(state)) => backend.get(state),
         Some(Kind::TimeStamp) => backend.guest_tsc(),
         // This is the whole lead of the guest's TSC, whichever of the two MSRs was written (SDM 3B 18.17.3).
         // Idle time that was skipped is time that passed.
         Some(Kind::TscAdjust) => backend.get(State::TscOffset).wrapping_sub(machine.skipped_ticks),
         Some(Kind::Efer) => backend.get(State::Efer),
-        Some(Kind::GuestApic) => return guest_apic::read(registers, backend, machine),
-        None => return read_constant(registers, machine),
-    };
-    put(registers, value);
-    Action::Advance
+        Some(Kind::GuestApic) => return guest_apic::read(msr, backend, machine),
+        None => return machine.devices.msrs.read(msr),
+    })
 }
 
-/// RDMSR of an MSR that the processor's table does not have.
-#[cold]
+/// Writes an MSR.
 #[inline(never)]
-fn read_constant(registers: &mut GuestRegisters, machine: &Machine) -> Action {
-    let Some(value) = machine.devices.msrs.read(registers.rcx as u32) else { return REFUSED };
-    put(registers, value);
+fn set<B: Backend>(msr: u32, value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    // The registers that are written most come first.
+    if (MSR_BASE..=MSR_LAST).contains(&msr) {
+        return guest_apic::write(msr, value, backend, machine);
+    }
+    match kind(msr) {
+        Some(Kind::Low(State::TscAux)) if !machine.devices.cpuid.has_rdtscp() => return REFUSED,
+        Some(Kind::Own(state)) => backend.set(state, value),
+        Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
+        Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
+        Some(Kind::TscAdjust) => set_tsc_offset(value.wrapping_add(machine.skipped_ticks), backend, machine),
+        Some(Kind::TimeStamp) => set_tsc_offset(value.wrapping_sub(backend.tsc()), backend, machine),
+        Some(Kind::Efer) => return write_efer(value, backend, machine),
+        Some(Kind::GuestApic) => return guest_apic::write(msr, value, backend, machine),
+        None => return write_constant(msr, value, backend, machine),
+        _ => return REFUSED,
+    }
     Action::Advance
 }
 
@@ -112,29 +153,6 @@ fn write_constant<B: Backend>(msr: u32, value: u64, backend: &mut B, machine: &m
         Some(Ok(())) => Action::Advance,
         Some(Err(_)) | None => REFUSED,
     }
-}
-
-/// WRMSR.
-#[inline(never)]
-pub fn write<B: Backend>(registers: &mut GuestRegisters, backend: &mut B, machine: &mut Machine) -> Action {
-    let (msr, value) = (registers.rcx as u32, registers.rax & 0xffff_ffff | registers.rdx << 32);
-    // The registers that are written most come first.
-    if (MSR_BASE..=MSR_LAST).contains(&msr) {
-        return guest_apic::write(registers, backend, machine);
-    }
-    match kind(msr) {
-        Some(Kind::Low(State::TscAux)) if !machine.devices.cpuid.has_rdtscp() => return REFUSED,
-        Some(Kind::Own(state)) => backend.set(state, value),
-        Some(Kind::Low(state)) if value >> 32 == 0 => backend.set(state, value),
-        Some(Kind::Address(state)) if is_canonical(value) => backend.set(state, value),
-        Some(Kind::TscAdjust) => set_tsc_offset(value.wrapping_add(machine.skipped_ticks), backend, machine),
-        Some(Kind::TimeStamp) => set_tsc_offset(value.wrapping_sub(backend.tsc()), backend, machine),
-        Some(Kind::Efer) => return write_efer(value, backend, machine),
-        Some(Kind::GuestApic) => return guest_apic::write(registers, backend, machine),
-        None => return write_constant(msr, value, backend, machine),
-        _ => return REFUSED,
-    }
-    Action::Advance
 }
 
 /// Sets the ticks by which the guest's TSC is ahead of the processor's.
@@ -188,13 +206,13 @@ mod tests {
     }
 
     fn wrmsr(backend: &mut Script, msr: u32, value: u64) -> bool {
-        let mut registers = GuestRegisters {
+        let registers = GuestRegisters {
             rcx: msr.into(),
             rax: value & 0xffff_ffff | 0xdead << 32,
             rdx: value >> 32,
             ..Default::default()
         };
-        write(&mut registers, backend, &mut machine()) == Action::Advance
+        write(&registers, backend, &mut machine()) == Action::Advance
     }
 
     #[test]
@@ -214,8 +232,8 @@ mod tests {
         let (mut backend, mut machine) = (Script { tsc: 1000, ..Script::default() }, machine());
         let mut write = |backend: &mut Script, msr: u32, value: u64| {
             let (rax, rdx) = (value & 0xffff_ffff, value >> 32);
-            let mut registers = GuestRegisters { rcx: msr.into(), rax, rdx, ..Default::default() };
-            assert_eq!(super::write(&mut registers, backend, &mut machine), Action::Advance);
+            let registers = GuestRegisters { rcx: msr.into(), rax, rdx, ..Default::default() };
+            assert_eq!(super::write(&registers, backend, &mut machine), Action::Advance);
         };
         write(&mut backend, IA32_TSC_ADJUST, 500);
         assert_eq!(

@@ -4,7 +4,10 @@ use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{RFLAGS_IF, RFLAGS_TF};
 
 use crate::devices::cpuid_table::XCR0_OFFERED;
-use crate::exit::{Action, Backend, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, Pause, Processor, State};
+use crate::exit::{
+    Action, Backend, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, Pause, Processor, State,
+    VolatileRegisters,
+};
 use crate::handlers::delivery;
 use crate::machine::Machine;
 
@@ -14,6 +17,47 @@ const SSE: u64 = X87 | 1 << 1;
 const AVX: u64 = SSE | 1 << 2;
 const AVX512: u64 = AVX | 0b111 << 5;
 const _: () = assert!(AVX512 == XCR0_OFFERED);
+
+/// RDTSC, by the volatile registers. On a processor that takes RDTSCP for RDTSC, it is left.
+#[inline(always)]
+pub fn brief_tsc<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Option<Action> {
+    if backend.is_rdtscp() {
+        return None;
+    }
+    let tsc = backend.guest_tsc();
+    backend.set_rax(registers, tsc & 0xffff_ffff);
+    registers.rdx = tsc >> 32;
+    Some(Action::Advance)
+}
+
+/// RDTSCP, by the volatile registers.
+#[inline(always)]
+pub fn brief_tscp<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Option<Action> {
+    registers.rcx = backend.get(State::TscAux);
+    let tsc = backend.guest_tsc();
+    backend.set_rax(registers, tsc & 0xffff_ffff);
+    registers.rdx = tsc >> 32;
+    Some(Action::Advance)
+}
+
+/// XSETBV, by the volatile registers.
+#[inline(always)]
+pub fn brief_xcr0<B: Backend>(
+    registers: &mut VolatileRegisters,
+    backend: &mut B,
+    machine: &mut Machine,
+) -> Option<Action> {
+    let rax = backend.rax(registers);
+    Some(set_xcr0_by(rax, registers.rcx, registers.rdx, backend, machine))
+}
+
+/// INVLPG, where the processor tells the address.
+#[inline(always)]
+pub fn brief_invalidation<B: Backend>(_: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Option<Action> {
+    let linear = backend.told_invalidated_address()?;
+    backend.flush_translations(Some(linear));
+    Some(Action::Advance)
+}
 
 /// RDTSC.
 pub fn read_tsc<B: Backend>(registers: &mut GuestRegisters, backend: &B) -> Action {
@@ -40,9 +84,14 @@ pub fn invalidate_page<B: ExitFacts + GuestState>(registers: &mut GuestRegisters
 /// and so does VT-x on Bochs.
 #[inline(never)]
 pub fn set_xcr0<B: GuestState>(registers: &GuestRegisters, backend: &mut B, machine: &Machine) -> Action {
-    let value = registers.rax & 0xffff_ffff | registers.rdx << 32;
+    set_xcr0_by(registers.rax, registers.rcx, registers.rdx, backend, machine)
+}
+
+#[inline(always)]
+fn set_xcr0_by<B: GuestState>(rax: u64, rcx: u64, rdx: u64, backend: &mut B, machine: &Machine) -> Action {
+    let value = rax & 0xffff_ffff | rdx << 32;
     let consistent = matches!(value, X87 | SSE | AVX | AVX512) && value & !machine.devices.cpuid.xcr0_allowed() == 0;
-    if registers.rcx as u32 != 0 || !consistent || backend.privilege_level() != 0 {
+    if rcx as u32 != 0 || !consistent || backend.privilege_level() != 0 {
         return Action::Inject(Event::GENERAL_PROTECTION);
     }
     backend.set(State::Xcr0, value);

@@ -81,7 +81,7 @@ pub fn read(state: State) -> u64 {
             // SAFETY: every 64-bit processor has the MSRs of SYSCALL, SYSENTER and the segment bases; TSC_AUX is read only if
             // CPUID shows RDTSCP.
             Some(msr) => unsafe { msr.read() },
-            None => unreachable!("{state:?} is not in the processor"),
+            None => unreachable!("this state is not in the processor"),
         },
     }
 }
@@ -101,7 +101,7 @@ pub fn write(state: State, value: u64) {
         state => match msr_of(state) {
             // SAFETY: as in `read`; the MSR handler has checked that the value is canonical or has 32 bits.
             Some(mut msr) => unsafe { msr.write(value) },
-            None => unreachable!("{state:?} is not in the processor"),
+            None => unreachable!("this state is not in the processor"),
         },
     }
 }

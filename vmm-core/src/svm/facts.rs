@@ -55,8 +55,8 @@ impl Svm {
         let mut bytes = [0; MAX_BYTES];
         let linear = base.wrapping_add(self.vmcb.get(f::RIP));
         let read = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
-        if mode == CodeMode::Bits64 && self.code() == code::CR0_WRITE && self.capabilities.next_rip {
-            // The place of the code is noted for `cr0_write_by_code`.
+        if mode == CodeMode::Bits64 && self.code() <= code::DR15_WRITE && self.capabilities.next_rip {
+            // The place of the code is noted for `peek`.
             let way = paging::path_to(self, &mut self.memory.share(), self.physical_bits, linear);
             let cr3 = self.vmcb.get(f::CR3);
             self.code_page.set(way.and_then(|(gpa, path)| CodePage::new(linear, cr3, gpa, path, &self.memory)));
@@ -97,12 +97,17 @@ impl Svm {
     /// The register of a MOV to CR0 that 64-bit code begins with, if the place of the code is known.
     #[inline(always)]
     pub(super) fn cr0_write_by_code(&mut self) -> Option<u8> {
+        mov_to_cr0(self.peek()?)
+    }
+
+    /// The first four bytes of the instruction at RIP, if it is 64-bit code whose place is known.
+    #[inline(always)]
+    fn peek(&mut self) -> Option<u32> {
         let vmcb = self.vmcb;
         if vmcb.part(f::CS.attributes()) & f::ATTRIBUTE_LONG == 0 {
             return None;
         }
-        let page = self.code_page.get_mut().as_ref()?;
-        mov_to_cr0(page.peek(vmcb.get(f::RIP), vmcb.get(f::CR3))?)
+        self.code_page.get_mut().as_ref()?.peek(vmcb.get(f::RIP), vmcb.get(f::CR3))
     }
 
     pub(super) fn named_failure(&self) -> Option<&'static str> {
@@ -148,7 +153,11 @@ impl ExitFacts for Svm {
             first[code] = svm_exit::dense_reason(code as u32);
             code += 1;
         }
-        Numbers { first, far: Some((code::NPF as u64, ExitReason::EPT_VIOLATION)) }
+        Numbers {
+            first,
+            far: Some((code::NPF as u64, ExitReason::EPT_VIOLATION)),
+            otherwise: Some((ExitReason::RDMSR, ExitReason::WRMSR)),
+        }
     };
 
     #[inline(always)]
@@ -215,6 +224,16 @@ impl ExitFacts for Svm {
         (information & IS_MOV != 0).then_some(information as u8 & 15)
     }
 
+    fn told_cr_access(&mut self) -> Option<CrAccess> {
+        let (code, moves) = (self.code(), mov_of_special(self.peek()?)?);
+        // The exit code names the register, even if the instruction's bytes have changed meanwhile.
+        if moves.is_debug || u32::from(moves.special) != code & 15 || moves.is_read != (code < code::CR0_WRITE) {
+            return None;
+        }
+        let (cr, register) = (moves.special, moves.general);
+        Some(if moves.is_read { CrAccess::Read { cr, register } } else { CrAccess::Write { cr, register } })
+    }
+
     fn cr_access(&self, registers: &mut GuestRegisters) -> CrAccess {
         let instruction = self.instruction();
         let access =
@@ -223,6 +242,16 @@ impl ExitFacts for Svm {
         access.unwrap_or(match self.code() {
             code @ code::CR0_READ..=code::CR15_READ => CrAccess::Read { cr: code as u8, register: 0 },
             code => CrAccess::Write { cr: code as u8 & 15, register: 0 },
+        })
+    }
+
+    fn told_dr_access(&mut self) -> Option<DrAccess> {
+        let (code, moves) = (self.code(), mov_of_special(self.peek()?)?);
+        let is_it = moves.is_debug && u32::from(moves.special) == code & 15;
+        (is_it && moves.is_read == (code < code::DR0_WRITE)).then_some(DrAccess {
+            dr: moves.special,
+            register: moves.general,
+            is_read: moves.is_read,
         })
     }
 
@@ -255,9 +284,14 @@ impl ExitFacts for Svm {
         self.capabilities.facts.is_qemu && self.instruction().is_some_and(|instruction| instruction.opcode != RDTSC)
     }
 
+    #[inline(always)]
+    fn told_invalidated_address(&self) -> Option<u64> {
+        self.capabilities.decode_assists.then(|| self.vmcb.get(f::EXITINFO1))
+    }
+
     fn invalidated_address(&self, registers: &mut GuestRegisters) -> u64 {
-        if self.capabilities.decode_assists {
-            return self.vmcb.get(f::EXITINFO1);
+        if let Some(told) = self.told_invalidated_address() {
+            return told;
         }
         let rsp = self.vmcb.get(f::RSP);
         let operand = self.instruction().and_then(|instruction| {
@@ -309,6 +343,37 @@ const fn mov_to_cr0(code: u32) -> Option<u8> {
         return Some((code >> 24) as u8 & 7 | ((code & REX_B) << 3) as u8);
     }
     None
+}
+
+/// A MOV between a general-purpose register and a control or debug register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct MovOfSpecial {
+    /// The number of the control or debug register.
+    special: u8,
+    is_debug: bool,
+    /// The number of the general-purpose register.
+    general: u8,
+    /// To the general-purpose register.
+    is_read: bool,
+}
+
+/// The MOV that 64-bit code begins with, if it begins with one and without any prefix but REX (APM 3, MOV CRn, MOV DRn: mod is
+/// ignored).
+#[inline(always)]
+const fn mov_of_special(code: u32) -> Option<MovOfSpecial> {
+    const REX: u32 = 0x40;
+    let (rex, code) = if code & 0xf0 == REX { (code & 0xf, code >> 8) } else { (0, code) };
+    // 0F 20 to 0F 23: bit 8 for debug registers, bit 9 for writes.
+    if code & 0xfcff != 0x200f {
+        return None;
+    }
+    let modrm = code >> 16;
+    Some(MovOfSpecial {
+        special: (modrm >> 3 & 7 | (rex & 4) << 1) as u8,
+        is_debug: code & 1 << 8 != 0,
+        general: (modrm & 7 | (rex & 1) << 3) as u8,
+        is_read: code & 1 << 9 == 0,
+    })
 }
 
 #[cfg(test)]

@@ -75,6 +75,15 @@ impl GuestState for Svm {
     }
 
     #[inline(always)]
+    fn set_volatile(&mut self, registers: &mut VolatileRegisters, number: u8, value: u64) {
+        if number & 15 == 0 {
+            self.vmcb.set(f::RAX, value);
+        } else {
+            registers.set_by_number(number, value);
+        }
+    }
+
+    #[inline(always)]
     fn get(&self, state: State) -> u64 {
         let vmcb = self.vmcb;
         match state {
@@ -142,7 +151,7 @@ impl GuestState for Svm {
             State::TrLimit => self.set_hidden(|| vmcb.set_part(f::TR.limit(), value)),
             State::TrRights => self.set_hidden(|| vmcb.set_part(f::TR.attributes(), segment::attributes(value))),
             State::CsBase | State::CsRights | State::SsRights | State::InstructionBytes => {
-                unreachable!("no instruction that a handler emulates writes {state:?}")
+                unreachable!("no instruction that a handler emulates writes this state")
             }
             state => match saved(state) {
                 Some(field) => vmcb.set_any(field, value),

@@ -335,7 +335,7 @@ fn an_exit_writes_no_more_than_it_needs() {
     check("VMMCALL", (code::VMMCALL, 0, 0, &[0x0f, 0x01, 0xd9]), &["RIP"], 0);
     check("RDMSR", (code::MSR, 0, 0, &[0x0f, 0x32]), &["RAX", "RIP"], 0);
     check("IN", (code::IOIO, 0x80 << 16 | 1 << 4 | 1, RIP + 2, &[0xe4, 0x80]), &["RAX", "RIP"], 0);
-    check("PAUSE", (code::PAUSE, 0, 0, &[0xf3, 0x90]), &["RIP", "interrupt shadow"], 0);
+    check("PAUSE", (code::PAUSE, 0, 0, &[0xf3, 0x90]), &["RIP"], 0);
     check("MOV to CR0", (code::CR0_WRITE, 0, 0, &[0x0f, 0x22, 0xc3]), MOV_TO_CR0, CONTROL_REGISTERS);
     check("a fresh page", (code::NPF, 1 << 32 | 2, 0x80_1000, &[0x89, 0x07]), &[], 0);
     check("#GP handed back", (exception(vector::GP), 0x18, 0, &[0x90]), &["EVENTINJ"], 0);

@@ -109,8 +109,8 @@ mod tests {
     fn alone_it_has_its_timer_fire_at_once_and_its_clock_tells_the_time() {
         let ledger = Ledger::new();
         let mut vcpu = vcpu(machine());
-        let mut adjust = GuestRegisters { rcx: IA32_TSC_ADJUST.into(), rax: 7, ..Default::default() };
-        assert_eq!(msr::write(&mut adjust, &mut vcpu.backend, &mut vcpu.machine), Action::Advance);
+        let adjust = GuestRegisters { rcx: IA32_TSC_ADJUST.into(), rax: 7, ..Default::default() };
+        assert_eq!(msr::write(&adjust, &mut vcpu.backend, &mut vcpu.machine), Action::Advance);
         assert_eq!(halt(&mut vcpu, &ledger, Some(DEADLINE), 1000), None);
         assert_eq!(vcpu.backend.timer, Some(1000), "the processor's timer fires now");
         assert_eq!(vcpu.backend.guest_tsc(), DEADLINE);
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(exit(&mut vcpu, &ledger, ExitReason::EXTERNAL_INTERRUPT, TIMER_VECTOR), Flow::Resume);
         assert_eq!(vcpu.backend.injected, [Event::interrupt(0x31)]);
         assert_eq!((ledger.looks(), vcpu.machine.bounds.limit_tsc), (0, 100_000));
-        assert_eq!(msr::write(&mut adjust, &mut vcpu.backend, &mut vcpu.machine), Action::Advance);
+        assert_eq!(msr::write(&adjust, &mut vcpu.backend, &mut vcpu.machine), Action::Advance);
         assert_eq!(
             (vcpu.backend.guest_tsc(), tsc_adjust(&vcpu)),
             (DEADLINE + 100, 7),

@@ -60,10 +60,21 @@ impl ExitFacts for Vmx {
         qualification::cr0_write(self.qualification())
     }
 
+    #[inline(always)]
+    fn told_cr_access(&mut self) -> Option<CrAccess> {
+        Some(qualification::cr_access(self.qualification()))
+    }
+
     fn cr_access(&self, _: &mut GuestRegisters) -> CrAccess {
         qualification::cr_access(self.qualification())
     }
 
+    #[inline(always)]
+    fn told_dr_access(&mut self) -> Option<DrAccess> {
+        Some(self.dr_access())
+    }
+
+    #[inline(always)]
     fn dr_access(&self) -> DrAccess {
         qualification::dr_access(self.qualification())
     }
@@ -106,6 +117,11 @@ impl ExitFacts for Vmx {
 
     fn is_rdtscp(&self) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn told_invalidated_address(&self) -> Option<u64> {
+        Some(self.qualification())
     }
 
     fn invalidated_address(&self, _: &mut GuestRegisters) -> u64 {

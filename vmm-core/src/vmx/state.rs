@@ -72,6 +72,11 @@ impl GuestState for Vmx {
     }
 
     #[inline(always)]
+    fn set_volatile(&mut self, registers: &mut VolatileRegisters, number: u8, value: u64) {
+        registers.set_by_number(number, value);
+    }
+
+    #[inline(always)]
     fn get(&self, state: State) -> u64 {
         let vmcs = &self.vmcs;
         match state {
@@ -146,7 +151,7 @@ impl GuestState for Vmx {
             State::SysenterEsp => vmcs.write(f::GUEST_IA32_SYSENTER_ESP, value),
             State::SysenterEip => vmcs.write(f::GUEST_IA32_SYSENTER_EIP, value),
             State::CsBase | State::CsRights | State::SsRights | State::InstructionBytes => {
-                unreachable!("no instruction that a handler emulates writes {state:?}")
+                unreachable!("no instruction that a handler emulates writes this state")
             }
             live => registers::write(live, value),
         }
