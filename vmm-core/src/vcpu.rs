@@ -4,10 +4,6 @@
 //! or hands the rest of it to the next. The steps after the first are functions of their own, to be jumped to, so that the
 //! frequent exits need no stack frame.
 
-#[cfg(test)]
-use core::cell::Cell;
-use core::marker::PhantomData;
-
 use tollgate_abi::ExitReason;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::quick::Condition;
@@ -15,21 +11,22 @@ use tollgate_abi::workload::Outcome;
 
 use crate::ended::End;
 use crate::exit::{
-    Action, Backend, Event, ExitNumber, FIRST_NUMBERS, GuestRegisters, Pause, Quickly, RawReason, State,
-    VolatileRegisters,
+    Action, Backend, Event, ExitNumber, GuestRegisters, Pause, Quickly, RawReason, State, VolatileRegisters,
 };
-use crate::handlers::brief::brief_exits;
-use crate::handlers::{
-    brief, control_regs, cpuid, debug_regs, delivery, dispatch, event, hypercall, io, limit, msr, power,
-};
+use crate::handlers::{control_regs, delivery, dispatch, limit};
 use crate::keys::key_of;
 use crate::ledger::{Account, Book};
 use crate::machine::Machine;
 use crate::recording::Witness;
 
+mod arms;
+#[cfg(test)]
+mod driven;
 mod idle;
 mod scenario;
 mod start_up;
+
+use self::arms::{Arms, BriefForm, Form};
 
 /// One virtual processor with its machine. Its account lies elsewhere, since others read it, and comes with each exit.
 #[derive(Debug)]
@@ -81,154 +78,6 @@ pub(crate) trait Exit<B>: Sized {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Opened(RawReason);
-
-/// The course of step 1 for one exit number. It has the convention of the stub's call, to be jumped to.
-type Arm<E, B> = extern "win64" fn(E, &mut Vcpu<B>, u64, ExitNumber);
-
-/// A quick form, to be compiled into its arm.
-trait Form<B> {
-    /// The condition under which it may decide an exit.
-    const CONDITION: Condition;
-    /// Decides it, or leaves it as it is.
-    fn decide(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly;
-}
-
-/// The course of step 2 for a reason. It has the convention of the stub's call, to be jumped to.
-type Step<E, B> = extern "win64" fn(E, &mut Vcpu<B>, u64);
-
-/// A brief form, to be compiled into its step.
-trait BriefForm<B> {
-    /// Decides an exit, or leaves it as it is.
-    fn decide(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Option<Action>;
-}
-
-/// The arms of the spine.
-struct Arms<E, B>(PhantomData<(E, B)>);
-
-macro_rules! arms {
-    ($($reason:ident $ticks:literal $condition:ident $form:ident;)*) => {
-        impl<E: Exit<B>, B: Backend> Arms<E, B> {
-            /// The arm of each of the first numbers.
-            const FIRST: [Arm<E, B>; FIRST_NUMBERS] = {
-                let (mut arms, mut number) = ([Self::of(B::NUMBERS.first[0]); FIRST_NUMBERS], 0);
-                while number < FIRST_NUMBERS {
-                    arms[number] = Self::of(B::NUMBERS.first[number]);
-                    number += 1;
-                }
-                arms
-            };
-
-            /// The arm of a reason: one for each row of the tables of quick and brief exits, and one for all others.
-            const fn of(reason: ExitReason) -> Arm<E, B> {
-                match reason {
-                    $(ExitReason::$reason => {
-                        extern "win64" fn arm<E: Exit<B>, B: Backend>(
-                            exit: E,
-                            vcpu: &mut Vcpu<B>,
-                            exit_tsc: u64,
-                            number: ExitNumber,
-                        ) {
-                            const REASON: u32 = ExitReason::$reason.0 as u32;
-                            struct This;
-                            impl<B: Backend> Form<B> for This {
-                                const CONDITION: Condition = Condition::$condition;
-
-                                #[inline(always)]
-                                fn decide(
-                                    registers: &mut VolatileRegisters,
-                                    backend: &mut B,
-                                    machine: &mut Machine,
-                                ) -> Quickly {
-                                    $form::quick(registers, backend, machine)
-                                }
-                            }
-                            vcpu.decide::<E, This, REASON, { REASON as usize }>(exit_tsc, exit, number);
-                        }
-                        arm::<E, B>
-                    })*
-                    reason => match Self::brief(reason) {
-                        Some((arm, _)) => arm,
-                        None => {
-                            extern "win64" fn arm<E: Exit<B>, B: Backend>(
-                                exit: E,
-                                vcpu: &mut Vcpu<B>,
-                                exit_tsc: u64,
-                                number: ExitNumber,
-                            ) {
-                                exit.go_on(vcpu, exit_tsc, number);
-                            }
-                            arm::<E, B>
-                        }
-                    },
-                }
-            }
-
-            /// The arm of an exit whose number stands for another reason than `reason`.
-            const fn otherwise(reason: ExitReason) -> Option<Arm<E, B>> {
-                match B::NUMBERS.otherwise {
-                    Some((first, second)) if first.0 == reason.0 => Some(Self::of(second)),
-                    _ => None,
-                }
-            }
-
-            /// Step 2 of an exit that is counted for `reason`.
-            const fn step(reason: ExitReason) -> Option<Step<E, B>> {
-                match Self::brief(reason) {
-                    Some((_, step)) => Some(step),
-                    None => None,
-                }
-            }
-        }
-    };
-}
-tollgate_abi::quick_exits!(arms);
-
-macro_rules! brief_arms {
-    ($($reason:ident $form:path;)*) => {
-        impl<E: Exit<B>, B: Backend> Arms<E, B> {
-            /// The brief form of a reason: as an arm, and as the step behind a quick form.
-            const fn brief(reason: ExitReason) -> Option<(Arm<E, B>, Step<E, B>)> {
-                if !E::Account::KEEPS_FIGURES_ALONE {
-                    return None;
-                }
-                match reason {
-                    $(ExitReason::$reason => {
-                        const REASON: u32 = ExitReason::$reason.0 as u32;
-                        const ROW: usize = ExitReason::$reason.ledger_row();
-                        struct This;
-                        impl<B: Backend> BriefForm<B> for This {
-                            #[inline(always)]
-                            fn decide(
-                                registers: &mut VolatileRegisters,
-                                backend: &mut B,
-                                machine: &mut Machine,
-                            ) -> Option<Action> {
-                                $form(registers, backend, machine)
-                            }
-                        }
-                        #[inline(never)]
-                        extern "win64" fn arm<E: Exit<B>, B: Backend>(
-                            mut exit: E,
-                            vcpu: &mut Vcpu<B>,
-                            exit_tsc: u64,
-                            _: ExitNumber,
-                        ) {
-                            let _counted = exit.quick_parts().0.open(ExitReason::$reason);
-                            vcpu.decide_briefly::<E, This, REASON, ROW>(exit_tsc, exit);
-                        }
-                        #[inline(never)]
-                        extern "win64" fn step<E: Exit<B>, B: Backend>(exit: E, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
-                            vcpu.decide_briefly::<E, This, REASON, ROW>(exit_tsc, exit);
-                        }
-                        Some((arm::<E, B>, step::<E, B>))
-                    })*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-brief_exits!(brief_arms);
 
 impl<B: Backend> Vcpu<B> {
     /// One exit, from the time stamp `exit_tsc` that the stub took to the return to it, and so to the next entry; or out of
@@ -566,149 +415,9 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
-/// An exit that a test hands over in the stub's place.
-#[cfg(test)]
-struct Driven<'a, A> {
-    account: &'a A,
-    registers: &'a mut GuestRegisters,
-    course: &'a Course,
-}
-
-/// The part of an exit that the quick forms leave.
-#[cfg(test)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Left {
-    /// All of it.
-    Rare(ExitNumber),
-    /// It is counted for a reason.
-    Opened(Opened),
-    /// It is counted, and a register was lacking.
-    WithRegisters,
-    /// It is counted and decided.
-    Decided(Opened),
-}
-
-/// The course that a driven exit has taken.
-#[cfg(test)]
-#[derive(Debug, Default)]
-pub(crate) struct Course {
-    leaves: Cell<bool>,
-    /// The part of the exit that the quick forms have left.
-    pub(crate) left: Cell<Option<Left>>,
-    /// It ends where the quick forms do.
-    only_quick: bool,
-}
-
-#[cfg(test)]
-impl<A: Account, B: Backend> Exit<B> for Driven<'_, A> {
-    type Account = A;
-
-    fn quick_parts(&mut self) -> (&A, &mut VolatileRegisters) {
-        (self.account, self.registers.volatile())
-    }
-
-    fn parts(&mut self) -> (&A, &mut GuestRegisters) {
-        (self.account, self.registers)
-    }
-
-    fn resume_with_rbx(self, rbx: u64) {
-        self.registers.rbx = rbx;
-    }
-
-    fn go_on(self, vcpu: &mut Vcpu<B>, exit_tsc: u64, number: ExitNumber) {
-        vcpu.drive_on(self, exit_tsc, Left::Rare(number));
-    }
-
-    fn go_on_opened<const REASON: u32>(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
-        vcpu.drive_on(self, exit_tsc, Left::Opened(Opened(RawReason(REASON))));
-    }
-
-    fn go_on_with_registers(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
-        vcpu.drive_on(self, exit_tsc, Left::WithRegisters);
-    }
-
-    fn go_on_decided<const REASON: u32>(self, vcpu: &mut Vcpu<B>, exit_tsc: u64) {
-        vcpu.drive_on(self, exit_tsc, Left::Decided(Opened(RawReason(REASON))));
-    }
-
-    fn leave(self) {
-        self.course.leaves.set(true);
-    }
-}
-
-#[cfg(test)]
-impl<B: Backend> Vcpu<B> {
-    /// One exit as a test calls it, by the way that the stub would take.
-    pub(crate) fn drive(&mut self, account: &impl Account, registers: &mut GuestRegisters, exit_tsc: u64) -> Flow {
-        let course = Course::default();
-        self.driven(account, registers, &course, |vcpu, exit| {
-            if vcpu.backend.uses_quick_forms() {
-                vcpu.exit(exit_tsc, exit);
-            } else {
-                vcpu.exit_without_quick_forms(exit_tsc, exit);
-            }
-        })
-    }
-
-    /// [`Vcpu::exit_without_quick_forms`] as a test calls it.
-    fn drive_without_quick_forms(&mut self, account: &impl Account, registers: &mut GuestRegisters) -> Flow {
-        let course = Course::default();
-        self.driven(account, registers, &course, |vcpu, exit| vcpu.exit_without_quick_forms(0, exit))
-    }
-
-    /// The quick forms alone. The result is the part of the exit that they leave.
-    pub(crate) fn drive_quickly(&mut self, account: &impl Account, registers: &mut GuestRegisters) -> Option<Left> {
-        let course = Course { only_quick: true, ..Course::default() };
-        self.driven(account, registers, &course, |vcpu, exit| vcpu.exit(0, exit));
-        course.left.get()
-    }
-
-    /// The exit from where the quick forms leave it.
-    fn drive_left(&mut self, account: &impl Account, registers: &mut GuestRegisters, left: Left) -> Flow {
-        let course = Course::default();
-        self.driven(account, registers, &course, |vcpu, exit| vcpu.drive_on(exit, 0, left))
-    }
-
-    fn driven<'a, A: Account>(
-        &mut self,
-        account: &'a A,
-        registers: &'a mut GuestRegisters,
-        course: &'a Course,
-        by: impl FnOnce(&mut Self, Driven<'_, A>),
-    ) -> Flow {
-        self.give_rax(registers);
-        by(self, Driven { account, registers, course });
-        registers.rax = self.backend.rax(registers.volatile());
-        if course.leaves.get() { Flow::Leave } else { Flow::Resume }
-    }
-
-    fn drive_on<A: Account>(&mut self, exit: Driven<'_, A>, exit_tsc: u64, left: Left) {
-        let Driven { account, registers, course } = exit;
-        course.left.set(Some(left));
-        if !course.only_quick {
-            registers.rax = self.backend.rax(registers.volatile());
-            let exit = Driven { account, registers: &mut *registers, course };
-            match left {
-                Left::Rare(number) => self.exit_for_rare_reason(exit_tsc, exit, number),
-                Left::Opened(opened) => self.exit_opened(exit_tsc, exit, opened),
-                Left::WithRegisters => self.exit_with_registers(exit_tsc, exit),
-                Left::Decided(opened) => self.exit_decided(exit_tsc, exit, opened),
-            }
-            self.give_rax(registers);
-        }
-    }
-
-    /// Puts RAX where the backend has it while the guest runs.
-    fn give_rax(&mut self, registers: &mut GuestRegisters) {
-        let rax = registers.rax;
-        if self.backend.rax(registers.volatile()) != rax {
-            self.backend.set_rax(registers.volatile(), rax);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::driven::Left;
     use super::*;
     use crate::exit::{CrAccess, GuestState, IoAccess, Processor};
     use crate::ledger::{Ledger, Unaccounted};

@@ -215,10 +215,10 @@ fn the_global_interrupt_flag_is_set_where_a_guest_is_left_but_for_scenarios() {
 }
 
 /// Parts of the names of the functions that a quick exit goes through besides the one that a stub calls.
-const QUICK_PARTS: &[&str] = &["4vcpu17Arms$LT$E$C$B$GT$2of3arm", "5stack10return_rbx"];
+const QUICK_PARTS: &[&str] = &["4arms17Arms$LT$E$C$B$GT$2of3arm", "5stack10return_rbx"];
 
 /// Parts of the names of the functions that a brief form is compiled into.
-const BRIEF_PARTS: &[&str] = &["4vcpu17Arms$LT$E$C$B$GT$5brief"];
+const BRIEF_PARTS: &[&str] = &["4arms17Arms$LT$E$C$B$GT$5brief"];
 
 /// Parts of the names of the functions that stubs call.
 const CALLED_BY_STUBS: &[&str] = &["5stack7on_exit", "5stack27on_exit"];
