@@ -543,59 +543,8 @@ macro_rules! rests {
             $rest!($crate::stack::on_rare::<A, $backend>)
         }
 
-        /// [`rare`] that calls [`on_opened`]($crate::stack::on_opened).
-        ///
-        /// # Safety
-        /// As for [`rare`].
-        #[unsafe(naked)]
-        unsafe extern "win64" fn opened<A: Account>(
-            _: ExitFrame<A, $backend>,
-            _: &mut Vcpu<$backend>,
-            _: u64,
-            _: Opened,
-        ) {
-            $rest!($crate::stack::on_opened::<A, $backend>)
-        }
-
-        /// [`opened`] for a reason that it knows.
-        ///
-        /// # Safety
-        /// As for [`rare`].
-        #[unsafe(naked)]
-        unsafe extern "win64" fn opened_for<A: Account, const REASON: u32>(
-            _: ExitFrame<A, $backend>,
-            _: &mut Vcpu<$backend>,
-            _: u64,
-        ) {
-            naked_asm!("mov r9d, {reason}", "jmp {opened}", reason = const REASON, opened = sym opened::<A>)
-        }
-
-        /// [`rare`] that calls [`on_decided`]($crate::stack::on_decided).
-        ///
-        /// # Safety
-        /// As for [`rare`].
-        #[unsafe(naked)]
-        unsafe extern "win64" fn decided<A: Account>(
-            _: ExitFrame<A, $backend>,
-            _: &mut Vcpu<$backend>,
-            _: u64,
-            _: Opened,
-        ) {
-            $rest!($crate::stack::on_decided::<A, $backend>)
-        }
-
-        /// [`decided`] for a reason that it knows.
-        ///
-        /// # Safety
-        /// As for [`rare`].
-        #[unsafe(naked)]
-        unsafe extern "win64" fn decided_for<A: Account, const REASON: u32>(
-            _: ExitFrame<A, $backend>,
-            _: &mut Vcpu<$backend>,
-            _: u64,
-        ) {
-            naked_asm!("mov r9d, {reason}", "jmp {decided}", reason = const REASON, decided = sym decided::<A>)
-        }
+        $crate::stack::rests!(@counted $backend, $rest, opened opened_for on_opened);
+        $crate::stack::rests!(@counted $backend, $rest, decided decided_for on_decided);
 
         /// [`rare`] that calls [`on_registers`]($crate::stack::on_registers).
         ///
@@ -604,6 +553,34 @@ macro_rules! rests {
         #[unsafe(naked)]
         unsafe extern "win64" fn registers<A: Account>(_: ExitFrame<A, $backend>, _: &mut Vcpu<$backend>, _: u64) {
             $rest!($crate::stack::on_registers::<A, $backend>)
+        }
+    };
+    (@counted $backend:ty, $rest:ident, $rest_of:ident $rest_for:ident $handler:ident) => {
+        #[doc = concat!("[`rare`] that calls [`", stringify!($handler), "`]($crate::stack::", stringify!($handler), ").")]
+        ///
+        /// # Safety
+        /// As for [`rare`].
+        #[unsafe(naked)]
+        unsafe extern "win64" fn $rest_of<A: Account>(
+            _: ExitFrame<A, $backend>,
+            _: &mut Vcpu<$backend>,
+            _: u64,
+            _: Opened,
+        ) {
+            $rest!($crate::stack::$handler::<A, $backend>)
+        }
+
+        #[doc = concat!("[`", stringify!($rest_of), "`] for a reason that it knows.")]
+        ///
+        /// # Safety
+        /// As for [`rare`].
+        #[unsafe(naked)]
+        unsafe extern "win64" fn $rest_for<A: Account, const REASON: u32>(
+            _: ExitFrame<A, $backend>,
+            _: &mut Vcpu<$backend>,
+            _: u64,
+        ) {
+            naked_asm!("mov r9d, {reason}", "jmp {rest}", reason = const REASON, rest = sym $rest_of::<A>)
         }
     };
 }

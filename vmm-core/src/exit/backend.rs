@@ -71,6 +71,12 @@ pub trait GuestState {
     fn rax(&self, registers: &VolatileRegisters) -> u64;
     /// Writes RAX, before an exit's registers are all saved.
     fn set_rax(&mut self, registers: &mut VolatileRegisters, value: u64);
+    /// Writes EDX:EAX as RDMSR and RDTSC do, before an exit's registers are all saved.
+    #[inline(always)]
+    fn set_edx_eax(&mut self, registers: &mut VolatileRegisters, value: u64) {
+        self.set_rax(registers, value & u64::from(u32::MAX));
+        registers.rdx = value >> 32;
+    }
     /// The volatile register with this number in an instruction's encoding; 0 for another.
     fn volatile(&self, registers: &VolatileRegisters, number: u8) -> u64;
     /// Writes the volatile register with this number, which is one.

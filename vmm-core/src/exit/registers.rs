@@ -121,7 +121,7 @@ impl VolatileRegisters {
     #[inline(always)]
     pub fn set_by_number(&mut self, number: u8, value: u64) {
         let position = usize::from(POSITIONS[usize::from(number & 15)]);
-        // SAFETY: the struct is that many quadwords, in C's layout.
+        // SAFETY: the struct is that many quadwords, in C's layout, as the assertions above check; the borrow is the whole's.
         let words: &mut [u64; VOLATILE] = unsafe { &mut *core::ptr::from_mut(self).cast() };
         // The last one is always 0.
         if let Some(register) = words[..VOLATILE - 1].get_mut(position) {

@@ -63,8 +63,7 @@ const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 #[inline(always)]
 pub fn quick<B: GuestState>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Quickly {
     let Some(value) = machine.devices.msrs.quick(registers.rcx as u32) else { return Quickly::NotDecided };
-    backend.set_rax(registers, value & 0xffff_ffff);
-    registers.rdx = value >> 32;
+    backend.set_edx_eax(registers, value);
     Quickly::Decided
 }
 
@@ -75,8 +74,7 @@ pub fn brief_read<B: Backend>(
     machine: &mut Machine,
 ) -> Option<Action> {
     let Some(value) = value(registers.rcx as u32, backend, machine) else { return Some(REFUSED) };
-    backend.set_rax(registers, value & 0xffff_ffff);
-    registers.rdx = value >> 32;
+    backend.set_edx_eax(registers, value);
     Some(Action::Advance)
 }
 

@@ -25,8 +25,7 @@ pub fn brief_tsc<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B,
         return None;
     }
     let tsc = backend.guest_tsc();
-    backend.set_rax(registers, tsc & 0xffff_ffff);
-    registers.rdx = tsc >> 32;
+    backend.set_edx_eax(registers, tsc);
     Some(Action::Advance)
 }
 
@@ -35,8 +34,7 @@ pub fn brief_tsc<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B,
 pub fn brief_tscp<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Option<Action> {
     registers.rcx = backend.get(State::TscAux);
     let tsc = backend.guest_tsc();
-    backend.set_rax(registers, tsc & 0xffff_ffff);
-    registers.rdx = tsc >> 32;
+    backend.set_edx_eax(registers, tsc);
     Some(Action::Advance)
 }
 

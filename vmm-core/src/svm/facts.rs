@@ -379,6 +379,43 @@ const fn mov_of_special(code: u32) -> Option<MovOfSpecial> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn moves_of_special_registers_are_known_by_their_bytes() {
+        let check = |bytes: [u8; 4], expected: Option<(u8, bool, u8, bool)>| {
+            let expected = expected.map(|(special, is_debug, general, is_read)| MovOfSpecial {
+                special,
+                is_debug,
+                general,
+                is_read,
+            });
+            assert_eq!(mov_of_special(u32::from_le_bytes(bytes)), expected, "{bytes:x?}");
+        };
+        check([0x0f, 0x20, 0xd9, 0x90], Some((3, false, 1, true))); // mov rcx, cr3
+        check([0x0f, 0x22, 0xdf, 0x90], Some((3, false, 7, false))); // mov cr3, rdi
+        check([0x44, 0x0f, 0x22, 0xc0], Some((8, false, 0, false))); // mov cr8, rax
+        check([0x45, 0x0f, 0x20, 0xc7], Some((8, false, 15, true))); // mov r15, cr8
+        check([0x0f, 0x21, 0xf8, 0x90], Some((7, true, 0, true))); // mov rax, dr7
+        check([0x41, 0x0f, 0x23, 0xc1], Some((0, true, 9, false))); // mov dr0, r9
+        check([0x0f, 0x24, 0xc0, 0x90], None);
+        check([0x0f, 0xa2, 0xc0, 0x90], None); // cpuid
+        check([0xf0, 0x0f, 0x22, 0xc0], None); // with LOCK it is CR8's on some processors
+        check([0x66, 0x0f, 0x22, 0xc0], None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_mov_to_cr0_is_the_same_by_either_look(rex in prop_oneof![Just(None), (0x40..0x50u8).prop_map(Some)], opcode in 0x1e..0x26u8, modrm in any::<u8>()) {
+            let code = match rex {
+                Some(rex) => [rex, 0x0f, opcode, modrm],
+                None => [0x0f, opcode, modrm, 0x90],
+            };
+            let code = u32::from_le_bytes(code);
+            let is_it = |found: &MovOfSpecial| found.special == 0 && !found.is_debug && !found.is_read;
+            prop_assert_eq!(mov_to_cr0(code), mov_of_special(code).filter(is_it).map(|found| found.general));
+        }
+    }
 
     #[test]
     fn mov_to_cr0_is_known_by_its_bytes() {

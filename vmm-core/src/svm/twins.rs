@@ -16,8 +16,8 @@ use super::nmi::Nmis;
 use super::npt::Npt;
 use super::{Svm, exit_information, guest_state, vmcb as f};
 use crate::exit::{
-    Action, CrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, IoAccess, Operand, PhysicalFault,
-    State, TableInstruction, vector,
+    Action, CrAccess, DrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, IoAccess, Operand,
+    PhysicalFault, State, TableInstruction, vector,
 };
 use crate::host::local_apic::LocalApic;
 use crate::host::own_apic::OwnApic;
@@ -310,6 +310,25 @@ fn code_that_was_mapped_elsewhere_meanwhile_is_not_taken_for_what_was_there() {
     let attributes = f::CS.attributes();
     svm.vmcb.set_part(attributes, svm.vmcb.part(attributes) & !CS_LONG);
     assert_eq!(svm.cr0_write_by_code(), None);
+}
+
+/// The register is told by the code of a page that has been looked at, and by the exit code.
+#[test]
+fn accesses_are_told_by_code_whose_place_is_known() {
+    let mut read = svm(true, code::CR3_READ, 0, 0, &[0x0f, 0x20, 0xd9]);
+    assert_eq!(read.told_cr_access(), None, "no instruction has been looked at yet");
+    let access = CrAccess::Read { cr: 3, register: 1 };
+    assert_eq!((read.cr_access(&mut GuestRegisters::default()), read.told_cr_access()), (access, Some(access)));
+    for other in [code::CR0_READ, code::CR3_WRITE] {
+        read.vmcb.set(f::EXITCODE, other.into());
+        assert_eq!(read.told_cr_access(), None, "exit code {other:#x} is not that of the code");
+    }
+    let mut write = svm(true, code::DR7_WRITE, 0, 0, &[0x41, 0x0f, 0x23, 0xf8]);
+    let access = DrAccess { dr: 7, register: 8, is_read: false };
+    assert_eq!((write.told_dr_access(), write.dr_access(), write.told_dr_access()), (None, access, Some(access)));
+    write.vmcb.set(f::EXITCODE, code::DR7_READ.into());
+    assert_eq!(write.told_dr_access(), None, "the code writes");
+    assert_eq!(write.told_cr_access(), None, "it is no control register");
 }
 
 /// Fields that one exit writes, for the sake of those that the processor has to reload behind it: a clean bit is cleared if a
