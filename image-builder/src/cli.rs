@@ -277,13 +277,16 @@ pub struct ImageOptions {
     /// emulator does in most of --timeout; in an image, ten minutes; for a random guest 20000000]
     #[arg(long, value_name = "TICKS")]
     pub limit: Option<u64>,
-    /// A guest instead of the built-in one: an ELF file that is made for Tollgate, or a Linux kernel (bzImage), which ends when it
-    /// powers off; `debian` for Debian's kernel, out of the packages of this system's release
+    /// A guest instead of the built-in one: an ELF file that is made for Tollgate, or a kernel, which ends when it powers off: of
+    /// Linux (bzImage), multiboot or PVH; `debian` for Debian's kernel, out of the packages of this system's release
     #[arg(long, value_name = "FILE")]
     pub guest: Option<PathBuf>,
-    /// The kernel's initial RAM disk
+    /// The kernel's initial RAM disk; for a kernel of multiboot or PVH it is the first module
     #[arg(long, value_name = "FILE", requires = "guest")]
     pub initrd: Option<PathBuf>,
+    /// A file that a kernel of multiboot or PVH is given as a module, with a text for it, else the file's name; several by repeating it
+    #[arg(long = "module", value_name = "FILE[=TEXT]", requires = "guest")]
+    pub modules: Vec<String>,
     /// More words for the kernel's command line
     #[arg(long, value_name = "TEXT", requires = "guest", allow_hyphen_values = true)]
     pub append: Option<String>,

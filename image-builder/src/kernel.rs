@@ -1,25 +1,27 @@
 //! A kernel that others built, as the command line names it: recognized, lowered, and ready to be placed in its machine.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use tollgate_abi::guest_image::Entry;
 use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
 use tollgate_books::failure::Failure;
 use tollgate_guests::layout::COMMAND_LINE_GPA;
-use tollgate_guests::{Lowered, Request, Segment, is_bzimage, lower};
+use tollgate_guests::{Format, Lowered, Module, Request, Segment, is_unmarked_elf, lower, recognise};
 
 use crate::debian::debian;
-use crate::image::{Placed, guest_file};
+use crate::image::{MOST_GUEST_FILE_BYTES, Placed, guest_file};
 use crate::user_space::BEFORE_COMMANDS;
 
 /// The memory of a kernel's machine, in MiB, unless asked otherwise.
 const USUAL_MEMORY_MIB: u16 = 256;
-/// Bytes of a file that tell whether it is a bzImage.
-const HEAD_BYTES: u64 = 4096;
+/// Bytes of a file that tell its format, unless it is an ELF file: as far as boot headers are looked for.
+const HEAD_BYTES: u64 = 32 << 10;
+/// The beginning of an ELF file.
+const ELF_MARK: &[u8] = b"\x7fELF";
 
-/// The words of every kernel's command line. The serial port is the console. A panic ends the machine, by the register of ACPI:
+/// The words of every Linux' command line. The serial port is the console. A panic ends the machine, by the register of ACPI:
 /// where hardware is reduced, Linux would ask EFI. The kernel does not test its own algorithms, which takes longer than the rest
 /// of its start. A tick of the time-stamp counter counts as a nanosecond: the emulators' counters have no frequency of their own,
 /// and not every model tells one. The vCPUs' counters agree, which Linux believes of AMD's processors only if it is told.
@@ -28,24 +30,39 @@ const COMMAND_LINE: &str =
 /// The word in front of the TSC's rate, which the monitor corrects on silicon.
 const RATE: &str = "tsc_early_khz=";
 
+/// A look at the file of `--guest`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A guest that is made for Tollgate, or nothing that can be looked at: whoever reads all of it says why.
+    Own,
+    /// Linux, by its own boot protocol.
+    Linux,
+    /// Another kernel, or a file that is none, as the one who lowers it says.
+    Other,
+}
+
 /// A kernel and its machine.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// The kernel's file; none for Debian's.
     pub file: Option<PathBuf>,
+    /// Whether it is Linux.
+    pub is_linux: bool,
     /// The initial RAM disk's.
     pub initrd: Option<PathBuf>,
+    /// The files that it is given besides, each with `=` and a text behind it, or not.
+    pub modules: Vec<String>,
     /// The commands for the user space that is made of Debian's packages, where there is to be one.
     pub commands: Option<String>,
     /// Whether that user space leaves a mark in the emulator's log where it begins.
     pub is_marked: bool,
-    /// Words behind [`COMMAND_LINE`].
+    /// Words for its command line, behind [`COMMAND_LINE`] if it is Linux.
     pub append: String,
     /// The machine's memory in MiB.
     pub memory_mib: Option<u16>,
 }
 
-/// The marks of every kernel's console, by name and text: its first line, its memory, and its last line. Linux writes the first lines
+/// The marks of every Linux' console, by name and text: its first line, its memory, and its last line. Linux writes the first lines
 /// when it has found its console.
 const MARKS: [(&str, &str); 4] = [
     ("kernel", "Linux version "),
@@ -68,8 +85,11 @@ impl Kernel {
         self.memory_mib.unwrap_or(USUAL_MEMORY_MIB).into()
     }
 
-    /// The marks of its console, in the order in which a boot reaches them.
+    /// The marks of its console, in the order in which a boot reaches them. Only Linux' are known.
     pub fn marks(&self) -> Vec<(&'static str, &'static str)> {
+        if !self.is_linux {
+            return Vec::new();
+        }
         let (before, behind) = MARKS.split_at(MARKS.len() - 1);
         let commands = self.commands.as_ref().map(|_| ("commands", BEFORE_COMMANDS));
         before.iter().copied().chain(commands).chain(behind.iter().copied()).collect()
@@ -80,12 +100,33 @@ impl Kernel {
         self.file.as_ref().map_or_else(|| "Debian's kernel".to_owned(), |file| file.display().to_string())
     }
 
-    /// Whether a file is a kernel, and no guest that is made for Tollgate. Whoever reads all of it says why it can't be read.
-    pub fn is_one(path: &Path) -> bool {
-        let mut head = Vec::new();
-        path.is_file()
-            && File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head)).is_ok()
-            && is_bzimage(&head)
+    /// Looks at a file. Boot headers are at its beginning; an ELF file may have its notes anywhere.
+    pub fn look(path: &Path) -> Look {
+        let mut bytes = Vec::new();
+        let mut read = || -> io::Result<()> {
+            let mut file = File::open(path)?;
+            file.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes)?;
+            if bytes.starts_with(ELF_MARK) {
+                file.take(MOST_GUEST_FILE_BYTES).read_to_end(&mut bytes)?;
+            }
+            Ok(())
+        };
+        if !path.is_file() || read().is_err() || is_unmarked_elf(&bytes) {
+            return Look::Own;
+        }
+        if recognise(&bytes).is_ok_and(|format| format.is_linux()) { Look::Linux } else { Look::Other }
+    }
+
+    /// The command line. Some kernels find their own name in front.
+    fn command_line(&self, format: Option<Format>) -> String {
+        let first = match (self.is_linux, &self.file) {
+            (true, _) => COMMAND_LINE.into(),
+            (false, Some(file)) if format.is_some_and(Format::has_name_in_command_line) => {
+                file.file_name().unwrap_or_default().to_string_lossy()
+            }
+            (false, _) => "".into(),
+        };
+        format!("{first} {}", self.append).trim().to_owned()
     }
 
     /// Lowers it, for a machine with as many vCPUs.
@@ -97,6 +138,10 @@ impl Kernel {
         if memory_mib > MOST_MEMORY_MIB || !memory_mib.is_multiple_of(2) {
             let sentence = format!("a kernel's machine can't have {memory_mib} MiB of memory");
             return Err(Failure::usage(sentence).remedy(format_args!("choose an even number up to {MOST_MEMORY_MIB}")));
+        }
+        if let (Some(_), false) = (&self.commands, self.is_linux) {
+            let sentence = format!("--exec runs commands under Linux, and {} is something else", self.name());
+            return Err(Failure::usage(sentence).remedy("leave --exec out"));
         }
         let own = self.file.as_deref().map(guest_file).transpose()?;
         let is_from_debian = self.file.is_none() || self.commands.is_some();
@@ -110,11 +155,14 @@ impl Kernel {
             }
             _ => None,
         };
-        let command_line = format!("{COMMAND_LINE} {}", self.append);
+        let files = self.modules.iter().map(|module| named_module(module)).collect::<Result<Vec<_>, _>>()?;
+        let modules: Vec<_> = files.iter().map(|(bytes, text)| Module { bytes, text }).collect();
+        let command_line = self.command_line(recognise(kernel).ok());
         let request = Request {
             kernel,
             initrd: initrd.as_deref(),
-            command_line: command_line.trim_end(),
+            modules: &modules,
+            command_line: &command_line,
             memory_bytes: memory_mib << 20,
             vcpus,
         };
@@ -122,14 +170,23 @@ impl Kernel {
             Failure::usage(format_args!("{} can't be the guest: {error}", self.name())).remedy(error.remedy())
         })?;
         let placed = placed(lowered, memory_mib << 20);
-        let rate_at = COMMAND_LINE.find(RATE).map_or(0, |at| COMMAND_LINE_GPA + (at + RATE.len()) as u64);
+        let rate_at = COMMAND_LINE.find(RATE).filter(|_| self.is_linux);
+        let rate_at = rate_at.map_or(0, |at| COMMAND_LINE_GPA + (at + RATE.len()) as u64);
         Ok(placed.told_tsc_khz_at(rate_at))
     }
 }
 
+/// The contents of a module's file, and its text: the one behind `=`, or the file's name.
+fn named_module(module: &str) -> Result<(Vec<u8>, String), Failure> {
+    let (path, text) = module.split_once('=').map_or((module, None), |(path, text)| (path, Some(text.to_owned())));
+    let path = Path::new(path);
+    let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok((guest_file(path)?, text.unwrap_or_else(name)))
+}
+
 /// A lowered kernel as it is placed in a machine with so much memory.
 pub fn placed(lowered: Lowered, memory_bytes: u64) -> Placed {
-    let tollgate_guests::Entry { rip, rsp, rsi, cr3 } = lowered.entry;
+    let tollgate_guests::Entry { rip, rsp, rsi, cr3, .. } = lowered.entry;
     let end = lowered.segments.iter().map(Segment::end).max().unwrap_or(0);
     let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
     Placed::new(pieces, end, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_bytes)

@@ -45,8 +45,14 @@ pub fn outer(debian: &Debian, modules: &[(&str, Vec<u8>)], guest: &Placed) -> Re
     let unfit = |error: io::Error| Failure::usage(format_args!("no initramfs can be made: {error}"));
     let initrd = user_space(&debian.user_space, modules, guest).map_err(unfit)?;
     let memory_bytes = MEMORY_MIB << 20;
-    let request =
-        Request { kernel: &debian.kernel, initrd: Some(&initrd), command_line: COMMAND_LINE, memory_bytes, vcpus: 1 };
+    let request = Request {
+        kernel: &debian.kernel,
+        initrd: Some(&initrd),
+        modules: &[],
+        command_line: COMMAND_LINE,
+        memory_bytes,
+        vcpus: 1,
+    };
     let lowered = lower(&request).map_err(|error| {
         Failure::usage(format_args!("Debian's kernel can't be the host of KVM: {error}")).remedy(error.remedy())
     })?;

@@ -68,12 +68,15 @@ fn wrong_usage_is_named_with_a_remedy() {
 fn a_kernel_is_known_by_its_content_and_goes_where_it_can() {
     let place = tempfile::tempdir().unwrap();
     // The boot header's magic, and nothing else of a kernel.
-    let (kernel, elf) = (place.path().join("kernel"), place.path().join("elf"));
+    let (kernel, script) = (place.path().join("kernel"), place.path().join("script"));
     let mut bytes = vec![0; 0x300];
     bytes[0x202..0x206].copy_from_slice(b"HdrS");
     fs::write(&kernel, bytes).unwrap();
-    fs::write(&elf, b"#!/bin/sh\n").unwrap();
-    let (kernel, elf) = (kernel.to_str().unwrap(), elf.to_str().unwrap());
+    fs::write(&script, b"#!/bin/sh\n").unwrap();
+    // An ELF file that says no more than that it is one.
+    let own = place.path().join("own");
+    fs::write(&own, b"\x7fELF").unwrap();
+    let (kernel, script, own) = (kernel.to_str().unwrap(), script.to_str().unwrap(), own.to_str().unwrap());
     let run =
         |more: &[&str], part: &str| check(&[&["run", "--on", "bochs", "--guest", kernel], more].concat(), 2, part);
     run(&[], "kernel can't be the guest: the kernel speaks boot protocol 0.00");
@@ -81,15 +84,19 @@ fn a_kernel_is_known_by_its_content_and_goes_where_it_can() {
     run(&["--uefi"], "kernel can't be the guest: the kernel speaks boot protocol 0.00");
     run(&["--memory", "2047"], "a kernel's machine can't have 2047 MiB of memory");
     run(&["--initrd", "/no/such/file"], "/no/such/file can't be read");
-    run(&["--initrd", elf, "--exec", "true"], "cannot be used with");
+    run(&["--initrd", script, "--exec", "true"], "cannot be used with");
     check(&["image", "--rom", "absent/rom", "--guest", kernel], 2, "a kernel is too large for a ROM");
     let stick = |more: &[&str], part: &str| check(&[&["image", "--uefi", "absent/stick"], more].concat(), 2, part);
     stick(&["--guest", kernel], "kernel can't be the guest: the kernel speaks boot protocol 0.00");
     stick(&["--guest", kernel, "--memory", "2047"], "a kernel's machine can't have 2047 MiB of memory");
-    stick(&["--guest", elf, "--memory", "64"], "--memory is of a kernel's machine, and the guest is no kernel");
+    stick(&["--guest", script, "--memory", "64"], "the kernel's file is a script");
+    stick(&["--guest", own, "--memory", "64"], "--memory is of a kernel's machine, and the guest is no kernel");
     stick(&["--memory", "64"], "--guest <FILE>");
-    check(&["run", "--on", "bochs", "--guest", elf], 2, "neither an ELF file nor a Linux kernel");
-    check(&["run", "--on", "bochs", "--guest", elf, "--append", "quiet"], 2, "the kernel's file is a script");
+    check(&["run", "--on", "bochs", "--guest", script], 2, "the kernel's file is a script");
+    check(&["run", "--on", "bochs", "--guest", script, "--append", "quiet"], 2, "the kernel's file is a script");
+    run(&["--module", "/no/such/file"], "/no/such/file can't be read");
+    run(&["--module", &format!("{script}=text")], "the kernel's file is a bzImage, which is given no modules");
+    check(&["run", "--module", script], 2, "--guest <FILE>");
     check(&["run", "--append", "quiet"], 2, "--guest <FILE>");
 }
 

@@ -24,8 +24,13 @@ const IO_APIC_ID: u8 = 0;
 
 /// Tables begin at multiples of this.
 const ALIGNMENT: usize = 64;
-const DSDT_HEADER_BYTES: u32 = 36;
+const HEADER_BYTES: u32 = 36;
 const DSDT_REVISION: u8 = 2;
+const RSDT_REVISION: u8 = 1;
+/// The RSDP's field with the RSDT's address, and its checksums: offset, and the end of the bytes that each is about (ACPI 6.5,
+/// 5.2.5.3).
+const RSDT_ADDRESS: usize = 16;
+const RSDP_CHECKSUMS: [(usize, usize); 2] = [(8, 20), (32, 36)];
 
 fn aml(object: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -35,6 +40,36 @@ fn aml(object: &dyn Aml) -> Vec<u8> {
 
 /// RSDP, XSDT, DSDT, FADT and MADT, if the first lies at `gpa`.
 pub(crate) fn tables(gpa: u64, vcpus: u32) -> Vec<u8> {
+    placed(gpa, vcpus).bytes
+}
+
+/// Another RSDP, if it lies at `gpa`, for systems that look for one: with an RSDT behind it, as those of 32 bits may know no XSDT.
+/// The other tables are those of [`tables`], at `tables_gpa`.
+pub(crate) fn found(gpa: u64, tables_gpa: u64, vcpus: u32) -> Vec<u8> {
+    let Tables { xsdt, named, .. } = placed(tables_gpa, vcpus);
+    let mut bytes = aml(&Rsdp::new(OEM, xsdt));
+    let rsdt_at = bytes.len().next_multiple_of(ALIGNMENT);
+    bytes[RSDT_ADDRESS..][..size_of::<u32>()].copy_from_slice(&((gpa as u32) + rsdt_at as u32).to_le_bytes());
+    for (checksum, end) in RSDP_CHECKSUMS {
+        bytes[checksum] = 0;
+        bytes[checksum] = bytes[..end].iter().fold(0u8, |sum, &byte| sum.wrapping_sub(byte));
+    }
+    bytes.resize(rsdt_at, 0);
+    let mut rsdt = Sdt::new(*b"RSDT", HEADER_BYTES, RSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
+    named.iter().for_each(|&gpa| rsdt.append(gpa as u32));
+    rsdt.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+/// The tables from the RSDP on, and the places of some.
+struct Tables {
+    bytes: Vec<u8>,
+    xsdt: u64,
+    /// The tables that the XSDT names.
+    named: [u64; 2],
+}
+
+fn placed(gpa: u64, vcpus: u32) -> Tables {
     // The RSDP comes first, and names a table that names the others: its bytes are written last.
     let mut bytes = vec![0; Rsdp::len()];
     let mut place = |table: &dyn Aml| {
@@ -44,15 +79,13 @@ pub(crate) fn tables(gpa: u64, vcpus: u32) -> Vec<u8> {
         at
     };
     let dsdt = place(&dsdt());
-    let fadt = place(&fadt(dsdt));
-    let madt = place(&madt(vcpus));
+    let named = [place(&fadt(dsdt)), place(&madt(vcpus))];
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
-    xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
+    named.iter().for_each(|&gpa| xsdt.add_entry(gpa));
     let xsdt = place(&xsdt);
     let rsdp = aml(&Rsdp::new(OEM, xsdt));
     bytes[..rsdp.len()].copy_from_slice(&rsdp);
-    bytes
+    Tables { bytes, xsdt, named }
 }
 
 /// Power-off, and the UART. Its interrupt is level-triggered: so it comes once for all the text that a driver has, where the line falls
@@ -66,7 +99,7 @@ fn dsdt() -> Sdt {
     let number = Name::new("_UID".into(), &1u8);
     let resources = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&ports, &interrupt]));
     let uart = Device::new("\\_SB_.COM1".into(), vec![&id, &number, &resources]);
-    let mut table = Sdt::new(*b"DSDT", DSDT_HEADER_BYTES, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
+    let mut table = Sdt::new(*b"DSDT", HEADER_BYTES, DSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
     table.append_slice(&aml(&power_off));
     table.append_slice(&aml(&uart));
     table

@@ -1,8 +1,9 @@
 //! The zero page, `boot_params`: Linux' Documentation/arch/x86/zero-page.rst, and boot.rst for the setup header in it.
 
 use crate::bzimage::{MAGIC, MAGIC_OFFSET, SETUP_HEADER_OFFSET};
-use crate::layout::{ACPI_GPA, COMMAND_LINE_GPA, KERNEL_FLOOR_GPA, LOW_END_GPA, Setup};
+use crate::layout::{ACPI_GPA, COMMAND_LINE_GPA, Setup};
 use crate::lowered::Segment;
+use crate::memory_map;
 
 const PAGE_BYTES: usize = 4096;
 
@@ -27,10 +28,6 @@ const UNDEFINED_LOADER: u8 = 0xff;
 /// Bit of `loadflags`: the kernel lies above 1 MiB.
 const LOADED_HIGH: u8 = 1;
 const BOOT_FLAG_MARK: u16 = 0xaa55;
-
-// Types of memory (ACPI 6.5, 15).
-const RAM: u32 = 1;
-const ACPI_RECLAIMABLE: u32 = 3;
 
 /// The boot protocol of a kernel without a setup header: 2.15, the newest.
 const PROTOCOL: u16 = 0x020f;
@@ -66,11 +63,10 @@ impl BootParams<'_> {
             put(&mut page, RAMDISK_SIZE, &(initrd.memory_bytes as u32).to_le_bytes());
         }
         put(&mut page, ACPI_RSDP_ADDR, &ACPI_GPA.to_le_bytes());
-        let memory =
-            [(0, ACPI_GPA, RAM), (ACPI_GPA, LOW_END_GPA, ACPI_RECLAIMABLE), (KERNEL_FLOOR_GPA, self.memory_bytes, RAM)];
+        let memory = memory_map::regions(self.memory_bytes);
         page[E820_ENTRIES] = memory.len() as u8;
-        let entries = memory.into_iter().flat_map(|(start, end, kind): (u64, u64, u32)| {
-            [&start.to_le_bytes()[..], &(end - start).to_le_bytes(), &kind.to_le_bytes()].concat()
+        let entries = memory.into_iter().flat_map(|region| {
+            [&region.start.to_le_bytes()[..], &region.bytes().to_le_bytes(), &region.kind.to_le_bytes()].concat()
         });
         put(&mut page, E820_TABLE, &entries.collect::<Vec<u8>>());
         page

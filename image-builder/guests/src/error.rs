@@ -1,15 +1,17 @@
 //! The reasons that a kernel is not lowered: a sentence each, and a remedy.
 
-use tollgate_abi::machine::MOST_VCPUS;
 use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
+use tollgate_abi::machine::{MOST_VCPUS, PAGE_BYTES};
 
+use crate::layout::{ACPI_GPA, KERNEL_FLOOR_GPA};
+use crate::lowered::Format;
 use crate::packing::Packing;
 
 /// The reason that a kernel can't be lowered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The file is something else.
-    #[error("the kernel's file is {0}, not a bzImage or an ELF file of x86-64")]
+    #[error("the kernel's file is {0}; a bzImage, a multiboot kernel or an ELF file of x86 can be booted")]
     NoKernel(String),
     /// The file ends early.
     #[error("the kernel's file is truncated: its {part} reaches to byte {end}, and the file has {bytes}")]
@@ -27,6 +29,11 @@ pub enum Error {
     /// A kernel for 32-bit processors.
     #[error("the kernel is a 32-bit one, and the guest is entered in 64-bit mode")]
     ThirtyTwoBit,
+    /// A 32-bit ELF file that says nothing of how it is to be entered.
+    #[error(
+        "the kernel is a 32-bit ELF file without a multiboot header in its first 8 KiB and without a note about PVH"
+    )]
+    NoHeader,
     /// A bzImage in which no packed kernel is.
     #[error("the bzImage has no packed kernel in it: its header's payload_length is 0")]
     NoPayload,
@@ -102,18 +109,63 @@ pub enum Error {
     /// The command line has a byte that ends it.
     #[error("the command line has a control character at byte {0}")]
     CommandLineControl(usize),
+    /// A kernel's own header of a boot protocol contradicts itself or the file.
+    #[error("the kernel's {header} header, at byte {at:#x} of its file, {cause}")]
+    Header {
+        /// The protocol.
+        header: &'static str,
+        /// The header's offset.
+        at: usize,
+        /// The contradiction, as a verb and the rest of the sentence.
+        cause: String,
+    },
+    /// A kernel's own header demands something that is not there.
+    #[error(
+        "the kernel's {header} header, at byte {at:#x} of its file, demands {demand}, which the machine does not have"
+    )]
+    Demand {
+        /// The protocol.
+        header: &'static str,
+        /// The header's offset.
+        at: usize,
+        /// The thing that is demanded.
+        demand: String,
+    },
+    /// A part of the kernel belongs where something else is.
+    #[error(
+        "the kernel wants memory from {0:#x} to {1:#x}; free are {PAGE_BYTES:#x} to {ACPI_GPA:#x}, and all from \
+         {KERNEL_FLOOR_GPA:#x} on"
+    )]
+    Hole(u64, u64),
+    /// The boot information is too long, or the kernel leaves no room for it.
+    #[error("the boot information has {0:#x} bytes, and the kernel leaves no room for it below {ACPI_GPA:#x}")]
+    NoLowRoom(u64),
+    /// The kernel takes no modules.
+    #[error("the kernel's file is {0}, which is given no modules")]
+    NoModules(Format),
+    /// A module is an empty file; they count from 1.
+    #[error("module {0} is empty")]
+    EmptyModule(usize),
+    /// A module's text has a byte that ends it.
+    #[error("the text of module {number} has a control character at byte {at}")]
+    ModuleText {
+        /// The module's number, from 1 on.
+        number: usize,
+        /// The byte's offset.
+        at: usize,
+    },
     /// The parts don't fit.
     #[error(
         "the kernel{} at least {needed_mib} MiB of memory, and the machine has {has_mib}",
-        if *.with_initrd { " and its initrd need" } else { " needs" }
+        besides.map_or_else(|| " needs".to_owned(), |besides| format!(" and its {besides} need"))
     )]
     TooLittleMemory {
         /// MiB up to the end of the last part.
         needed_mib: u64,
         /// MiB of the machine.
         has_mib: u64,
-        /// There is an initrd.
-        with_initrd: bool,
+        /// The parts besides the kernel, if there are some.
+        besides: Option<&'static str>,
     },
     /// More memory than the machine can have.
     #[error("a machine of {0} MiB of memory is too large; {MOST_MEMORY_MIB} MiB is the most")]
@@ -142,6 +194,17 @@ impl Error {
             Error::Elf(_) | Error::LowMemory(_) | Error::Overlap(..) => {
                 "give a vmlinux of x86-64, or the bzImage of it"
             }
+            Error::NoHeader => "give the kernel one of the two, or build it for x86-64",
+            Error::Header { .. } => "link the kernel again by a link script that agrees with its header",
+            Error::Demand { .. } => {
+                "build the kernel for a machine with a serial console and without firmware's services"
+            }
+            Error::Hole(..) => "link the kernel to other addresses",
+            Error::NoLowRoom(_) => "give fewer modules, or shorter texts with them",
+            Error::NoModules(format) if format.is_linux() => "give Linux an archive of the files by --initrd",
+            Error::NoModules(_) => "leave --module and --initrd out",
+            Error::EmptyModule(_) => "leave it out, or give a file with something in it",
+            Error::ModuleText { .. } => "separate words by spaces",
             Error::EmptyInitrd | Error::NoInitrd => {
                 "give an archive that `cpio -o -H newc` made, packed or not, or none"
             }
@@ -150,7 +213,7 @@ impl Error {
             Error::CommandLineTooLong { .. } => "shorten the command line",
             Error::CommandLineControl(_) => "separate parameters by spaces",
             Error::TooLittleMemory { .. } => {
-                "give the machine more memory; Linux wants some for itself beside what is loaded, and for the initrd's files"
+                "give the machine more memory: --memory; a kernel wants some for itself beside what is loaded, and Linux for its initrd's files"
             }
             Error::TooMuchMemory(_) => "give the machine less memory",
             Error::Vcpus(_) => "choose another number of vCPUs",

@@ -29,6 +29,11 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// A piece whose bytes are all given.
+    pub(crate) fn of(gpa: u64, bytes: Vec<u8>, what: &'static str) -> Self {
+        Self { gpa, memory_bytes: bytes.len() as u64, bytes, what }
+    }
+
     /// The first address behind it.
     pub fn end(&self) -> u64 {
         self.gpa + self.memory_bytes
@@ -41,17 +46,35 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// The state at the kernel's first instruction: 64-bit mode at CPL 0, interrupts off, flat segments, all general-purpose registers
-/// zero but these. There is no descriptor table: Linux loads its own before it loads a selector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The mode of the processor at a kernel's first instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// 64-bit mode, with page tables.
+    #[default]
+    Long,
+    /// 32-bit protected mode, without paging.
+    Protected,
+}
+
+/// The state at the kernel's first instruction: CPL 0, interrupts off, flat segments, all general-purpose registers zero but these.
+/// There is no descriptor table: a kernel loads its own before it loads a selector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
+    /// The processor's mode.
+    pub mode: Mode,
     /// The entry point, a guest-physical address that is mapped to itself.
     pub rip: u64,
-    /// The end of a page that nobody else has. Linux brings a stack of its own.
+    /// The end of a stack that nobody else has: a page, or more where the kernel asks for more.
     pub rsp: u64,
+    /// A boot protocol's mark.
+    pub rax: u64,
+    /// The address of multiboot's or PVH's information.
+    pub rbx: u64,
+    /// The address of Hermit's boot information.
+    pub rdi: u64,
     /// The address of `boot_params`.
     pub rsi: u64,
-    /// The address of the PML4, which maps the first 4 GiB to themselves.
+    /// In 64-bit mode the address of the PML4, which maps the first 4 GiB to themselves.
     pub cr3: u64,
 }
 
@@ -62,6 +85,27 @@ pub enum Format {
     BzImage,
     /// An ELF file, as `vmlinux` is.
     Elf,
+    /// A kernel with multiboot's first header.
+    Multiboot,
+    /// An ELF file with Xen's note about a 32-bit entry.
+    Pvh,
+}
+
+impl Format {
+    /// Whether the kernel is Linux, or is entered as Linux is.
+    pub fn is_linux(self) -> bool {
+        matches!(self, Format::BzImage | Format::Elf)
+    }
+
+    /// Whether the kernel is given files besides itself.
+    pub fn takes_modules(self) -> bool {
+        matches!(self, Format::Multiboot | Format::Pvh)
+    }
+
+    /// Whether the first word of the kernel's command line is its own name, which a loader puts there.
+    pub fn has_name_in_command_line(self) -> bool {
+        self == Format::Multiboot
+    }
 }
 
 impl fmt::Display for Format {
@@ -69,6 +113,26 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Format::BzImage => "a bzImage",
             Format::Elf => "an ELF file",
+            Format::Multiboot => "a multiboot kernel",
+            Format::Pvh => "a PVH kernel",
+        })
+    }
+}
+
+/// The width of an ELF file's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// 32 bits.
+    Bits32,
+    /// 64 bits.
+    Bits64,
+}
+
+impl fmt::Display for Width {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Width::Bits32 => "32",
+            Width::Bits64 => "64",
         })
     }
 }
@@ -80,6 +144,8 @@ pub struct About {
     pub version: Option<String>,
     /// The file's format.
     pub format: Format,
+    /// The width of a kernel that is not Linux, if it is an ELF file.
+    pub width: Option<Width>,
     /// A bzImage's version of the boot protocol, major and minor.
     pub protocol: Option<(u8, u8)>,
     /// The form in which the kernel was packed, and its bytes after unpacking.
@@ -88,11 +154,22 @@ pub struct About {
     pub entry_gpa: u64,
 }
 
+impl About {
+    /// A kernel of which no more is known than its format and its entry point.
+    pub(crate) fn of(format: Format, entry_gpa: u64) -> Self {
+        Self { version: None, format, width: None, protocol: None, unpacked: None, entry_gpa }
+    }
+}
+
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.version {
             Some(version) => write!(f, "Linux {version}: {}", self.format)?,
-            None => write!(f, "a kernel of unknown version: {}", self.format)?,
+            None if self.format.is_linux() => write!(f, "a kernel of unknown version: {}", self.format)?,
+            None => write!(f, "{}", self.format)?,
+        }
+        if let Some(width) = self.width {
+            write!(f, " in an ELF file of {width} bits")?;
         }
         if let Some((major, minor)) = self.protocol {
             write!(f, " of boot protocol {major}.{minor:02}")?;

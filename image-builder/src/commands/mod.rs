@@ -32,7 +32,7 @@ use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::SheetFormat;
 
 use crate::cli::{Command, Idle, ImageOptions, MissingCpus, Pages};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Look};
 use crate::selection::{
     ATLAS, DEFAULT_WATCHDOG_TICKS, GuestKind, RANDOM_LIMIT_TICKS, RANDOM_WATCHDOG_TICKS, Selection, nearest,
     random_seed,
@@ -101,15 +101,18 @@ impl ImageOptions {
     fn kernel(&self, memory_mib: Option<u16>) -> Option<Kernel> {
         let file = self.guest.as_ref()?;
         let is_debian = Kernel::is_debian(file);
-        let has_words = self.initrd.is_some() || self.append.is_some() || self.exec.is_some();
-        if !is_debian && !has_words && !Kernel::is_one(file) {
-            return None;
-        }
+        let has_words =
+            self.initrd.is_some() || self.append.is_some() || self.exec.is_some() || !self.modules.is_empty();
+        // Whoever gives words to an ELF file takes it for a vmlinux.
+        let is_linux = match if is_debian { Look::Linux } else { Kernel::look(file) } {
+            Look::Own if !has_words => return None,
+            look => look != Look::Other,
+        };
         let usual = || usual_commands(LeafMap::parse(&self.leaf_map).unwrap_or_default());
         let commands = self.exec.clone().or_else(|| (is_debian && self.initrd.is_none()).then(usual));
         let (initrd, append) = (self.initrd.clone(), self.append.clone().unwrap_or_default());
-        let file = Some(file.clone()).filter(|_| !is_debian);
-        Some(Kernel { file, initrd, commands, is_marked: false, append, memory_mib })
+        let (file, modules) = (Some(file.clone()).filter(|_| !is_debian), self.modules.clone());
+        Some(Kernel { file, is_linux, initrd, modules, commands, is_marked: false, append, memory_mib })
     }
 
     fn selection(&self) -> Result<Selection, Failure> {

@@ -30,7 +30,7 @@ pub const APPLICATION_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mon
 pub const GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unikernel-guest.elf"));
 
 /// The longest guest file that is read, debug information included. Only its loaded part must fit the ROM.
-const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
+pub(crate) const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
 
 /// The most bytes that are packed with all effort, since a ROM has to hold them. The time for more would be a person's.
 const MOST_WITH_EFFORT: usize = 1 << 20;

@@ -133,7 +133,7 @@ pub(crate) fn lz4_bzimage() -> Vec<u8> {
 
 /// A request that succeeds.
 pub(crate) fn request(kernel: &[u8]) -> Request<'_> {
-    Request { kernel, initrd: None, command_line: "console=ttyS0", memory_bytes: 64 << 20, vcpus: 1 }
+    Request { kernel, initrd: None, modules: &[], command_line: "console=ttyS0", memory_bytes: 64 << 20, vcpus: 1 }
 }
 
 /// A small initramfs.

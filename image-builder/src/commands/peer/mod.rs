@@ -50,7 +50,9 @@ fn measured(arguments: &PeerArguments) -> Result<Comparison, Failure> {
     let emulator = installed(Engine::Bochs)?.title;
     let kernel = Kernel {
         file: None,
+        is_linux: true,
         initrd: None,
+        modules: Vec::new(),
         commands: Some(COMMANDS.to_owned()),
         is_marked: true,
         append: String::new(),
