@@ -12,7 +12,9 @@ use acpi_tables::xsdt::XSDT;
 use tollgate_abi::machine::pc;
 use tollgate_abi::x86::msr::APIC_AT_RESET;
 
-const OEM: [u8; 6] = *b"TOLLGT";
+use crate::layout::{ACPI_GPA, FOUND_RSDP_GPA};
+
+pub(crate) const OEM: [u8; 6] = *b"TOLLGT";
 const OEM_TABLE: [u8; 8] = *b"TOLLGATE";
 const OEM_REVISION: u32 = 1;
 
@@ -22,11 +24,18 @@ const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 4 | 1 << 5;
 /// The IOAPIC's ID, as its register has it after reset.
 const IO_APIC_ID: u8 = 0;
 
+/// The RSDT's place behind the second RSDP.
+const RSDT_OFFSET: usize = 64;
+const _: () = assert!(RSDP_BYTES as usize <= RSDT_OFFSET);
+
 /// Tables begin at multiples of this.
 const ALIGNMENT: usize = 64;
 const HEADER_BYTES: u32 = 36;
 const DSDT_REVISION: u8 = 2;
 const RSDT_REVISION: u8 = 1;
+/// The RSDP's revision and length, with an XSDT.
+pub(crate) const RSDP_REVISION: u8 = 2;
+pub(crate) const RSDP_BYTES: u32 = 36;
 /// The RSDP's field with the RSDT's address, and its checksums: offset, and the end of the bytes that each is about (ACPI 6.5,
 /// 5.2.5.3).
 const RSDT_ADDRESS: usize = 16;
@@ -43,20 +52,24 @@ pub(crate) fn tables(gpa: u64, vcpus: u32) -> Vec<u8> {
     placed(gpa, vcpus).bytes
 }
 
-/// Another RSDP, if it lies at `gpa`, for systems that look for one: with an RSDT behind it, as those of 32 bits may know no XSDT.
-/// The other tables are those of [`tables`], at `tables_gpa`.
-pub(crate) fn found(gpa: u64, tables_gpa: u64, vcpus: u32) -> Vec<u8> {
-    let Tables { xsdt, named, .. } = placed(tables_gpa, vcpus);
+/// The addresses of the RSDT and the XSDT, where the tables lie at [`ACPI_GPA`] and [`FOUND_RSDP_GPA`].
+pub(crate) fn roots(vcpus: u32) -> (u32, u64) {
+    ((FOUND_RSDP_GPA + RSDT_OFFSET as u64) as u32, placed(ACPI_GPA, vcpus).xsdt)
+}
+
+/// Another RSDP for [`FOUND_RSDP_GPA`], for systems that look for one: with an RSDT behind it, as those of 32 bits may know no XSDT.
+/// The other tables are those of [`tables`] at [`ACPI_GPA`].
+pub(crate) fn found(vcpus: u32) -> Vec<u8> {
+    let (rsdt, xsdt) = roots(vcpus);
     let mut bytes = aml(&Rsdp::new(OEM, xsdt));
-    let rsdt_at = bytes.len().next_multiple_of(ALIGNMENT);
-    bytes[RSDT_ADDRESS..][..size_of::<u32>()].copy_from_slice(&((gpa as u32) + rsdt_at as u32).to_le_bytes());
+    bytes[RSDT_ADDRESS..][..size_of::<u32>()].copy_from_slice(&rsdt.to_le_bytes());
     for (checksum, end) in RSDP_CHECKSUMS {
         bytes[checksum] = 0;
         bytes[checksum] = bytes[..end].iter().fold(0u8, |sum, &byte| sum.wrapping_sub(byte));
     }
-    bytes.resize(rsdt_at, 0);
+    bytes.resize(RSDT_OFFSET, 0);
     let mut rsdt = Sdt::new(*b"RSDT", HEADER_BYTES, RSDT_REVISION, OEM, OEM_TABLE, OEM_REVISION);
-    named.iter().for_each(|&gpa| rsdt.append(gpa as u32));
+    placed(ACPI_GPA, vcpus).named.iter().for_each(|&gpa| rsdt.append(gpa as u32));
     rsdt.to_aml_bytes(&mut bytes);
     bytes
 }

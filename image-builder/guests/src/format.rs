@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::lowered::{Format, Width};
 use crate::packing::Packing;
-use crate::{bzimage, elf, multiboot, pvh};
+use crate::{bzimage, elf, multiboot, multiboot2, pvh};
 
 /// Marks of files that people take for a kernel: offset, bytes, and the thing's name.
 const OTHERS: [(usize, &[u8], &str); 10] = [
@@ -34,6 +34,9 @@ pub(crate) fn recognise(file: &[u8]) -> Result<Format, Error> {
     if multiboot::is_one(file) {
         return Ok(Format::Multiboot);
     }
+    if multiboot2::is_one(file) {
+        return Ok(Format::Multiboot2);
+    }
     if file.is_empty() {
         return Err(Error::NoKernel("empty".to_owned()));
     }
@@ -54,6 +57,8 @@ fn of_elf(file: &[u8]) -> Result<Format, Error> {
         Ok(Format::Multiboot)
     } else if pvh::is_one(file) && !(is_wide && is_linux(file)) {
         Ok(Format::Pvh)
+    } else if multiboot2::is_one(file) {
+        Ok(Format::Multiboot2)
     } else if is_wide {
         Ok(Format::Elf)
     } else {

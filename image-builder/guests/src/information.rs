@@ -71,7 +71,7 @@ pub(crate) fn lay(
     let mut segments = vec![
         Segment::of(gpa, block_at(gpa), what),
         Segment::of(ACPI_GPA, acpi::tables(ACPI_GPA, request.vcpus), "ACPI tables"),
-        Segment::of(FOUND_RSDP_GPA, acpi::found(FOUND_RSDP_GPA, ACPI_GPA, request.vcpus), "RSDP"),
+        Segment::of(FOUND_RSDP_GPA, acpi::found(request.vcpus), "RSDP"),
     ];
     segments.extend(kernel);
     segments.extend(placed);

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod acpi;
+mod boot_header;
 mod boot_params;
 mod bzimage;
 mod elf;
@@ -27,6 +28,7 @@ mod linux;
 mod lowered;
 mod memory_map;
 mod multiboot;
+mod multiboot2;
 mod packing;
 mod page_tables;
 mod pvh;
@@ -98,6 +100,7 @@ pub fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
         Format::BzImage => linux::lower_bzimage(request),
         Format::Elf => linux::lower_elf(request),
         Format::Multiboot => multiboot::lower(request),
+        Format::Multiboot2 => multiboot2::lower(request),
         Format::Pvh => pvh::lower(request),
     }
 }

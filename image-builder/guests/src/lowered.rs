@@ -87,6 +87,8 @@ pub enum Format {
     Elf,
     /// A kernel with multiboot's first header.
     Multiboot,
+    /// A kernel with the header of multiboot's second version.
+    Multiboot2,
     /// An ELF file with Xen's note about a 32-bit entry.
     Pvh,
 }
@@ -99,7 +101,7 @@ impl Format {
 
     /// Whether the kernel is given files besides itself.
     pub fn takes_modules(self) -> bool {
-        matches!(self, Format::Multiboot | Format::Pvh)
+        matches!(self, Format::Multiboot | Format::Multiboot2 | Format::Pvh)
     }
 
     /// Whether the first word of the kernel's command line is its own name, which a loader puts there.
@@ -114,6 +116,7 @@ impl fmt::Display for Format {
             Format::BzImage => "a bzImage",
             Format::Elf => "an ELF file",
             Format::Multiboot => "a multiboot kernel",
+            Format::Multiboot2 => "a multiboot2 kernel",
             Format::Pvh => "a PVH kernel",
         })
     }

@@ -5,6 +5,7 @@
 //! video mode.
 
 use crate::Request;
+use crate::boot_header::{Addresses, Header, words};
 use crate::elf::Elf;
 use crate::error::Error;
 use crate::information::{Block, Placed, lay};
@@ -17,6 +18,8 @@ const LOADER_MAGIC: u64 = 0x2bad_b002;
 /// The header lies in so many bytes.
 const SEARCHED_BYTES: usize = 8192;
 const HEADER_WORDS: usize = 3;
+/// The addresses and the entry point behind it, where its flags say so.
+const ADDRESS_WORDS: usize = 5;
 
 // Bits of the header's flags. The lower half has demands.
 const PAGE_ALIGNED_MODULES: u32 = 1 << 0;
@@ -45,27 +48,13 @@ const MAP_ENTRY_BYTES: u32 = 20;
 /// The loader's name.
 pub(crate) const LOADER_NAME: &str = "Tollgate";
 
-/// A header: its offset, and its flags.
-#[derive(Clone, Copy, Debug)]
-struct Header {
-    at: usize,
-    flags: u32,
-}
-
-/// Words of the file from an offset on.
-fn words<const N: usize>(file: &[u8], at: usize) -> Option<[u32; N]> {
-    let bytes = file.get(at..at.checked_add(N * size_of::<u32>())?)?;
-    let mut words =
-        bytes.chunks_exact(size_of::<u32>()).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
-    Some(std::array::from_fn(|_| words.next().unwrap_or(0)))
-}
-
-fn header(file: &[u8]) -> Option<Header> {
+/// The header's place, and its flags.
+fn header(file: &[u8]) -> Option<(Header, u32)> {
     let searched = &file[..file.len().min(SEARCHED_BYTES)];
     (0..searched.len()).step_by(size_of::<u32>()).find_map(|at| {
         let [magic, flags, checksum] = words::<HEADER_WORDS>(searched, at)?;
         let is_one = magic == MAGIC && magic.wrapping_add(flags).wrapping_add(checksum) == 0;
-        is_one.then_some(Header { at, flags })
+        is_one.then_some((Header { name: "multiboot", at }, flags))
     })
 }
 
@@ -77,17 +66,17 @@ pub(crate) fn is_one(file: &[u8]) -> bool {
 /// Lowers a kernel.
 pub(crate) fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
     let file = request.kernel;
-    let header = header(file).ok_or_else(|| Error::NoKernel("without a multiboot header".to_owned()))?;
-    header.check_demands()?;
-    let (kernel, entry_gpa, width) = if header.flags & HAS_ADDRESSES != 0 {
-        let (segment, entry_gpa) = header.by_addresses(file)?;
-        (vec![segment], entry_gpa, None)
+    let (header, flags) = header(file).ok_or_else(|| Error::NoKernel("without a multiboot header".to_owned()))?;
+    check_demands(header, flags)?;
+    let (kernel, entry_gpa, width) = if flags & HAS_ADDRESSES != 0 {
+        let (kernel, entry_gpa) = by_addresses(header, file)?;
+        (kernel, entry_gpa, None)
     } else if file.starts_with(&object::elf::ELFMAG) {
         let elf = Elf::parse(file)?;
         let entry_gpa = elf.entry_gpa_of_any()?;
         (elf.segments, entry_gpa, Some(elf.width))
     } else {
-        return header.refuse("has no addresses, and the file is no ELF file that would have them");
+        return Err(header.lies("has no addresses, and the file is no ELF file that would have them"));
     };
     let write = |block: &mut Block, modules: &[Placed<'_>]| write(block, request, modules);
     let (segments, entry) = lay(request, kernel, "multiboot information", write)?;
@@ -95,59 +84,29 @@ pub(crate) fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
     Ok(Lowered { segments, entry: Entry { rip: entry_gpa, rax: LOADER_MAGIC, ..entry }, about })
 }
 
-impl Header {
-    fn refuse<T>(self, cause: impl Into<String>) -> Result<T, Error> {
-        Err(Error::Header { header: "multiboot", at: self.at, cause: cause.into() })
+fn check_demands(header: Header, flags: u32) -> Result<(), Error> {
+    let unknown = flags & DEMANDS & !(PAGE_ALIGNED_MODULES | WANTS_MEMORY | WANTS_VIDEO);
+    if flags & WANTS_VIDEO != 0 {
+        return Err(header.demands("a video mode (bit 2 of its flags)"));
     }
+    match unknown {
+        0 => Ok(()),
+        _ => Err(header.demands(format!(
+            "what bit {} of its flags stands for, which no specification tells",
+            unknown.trailing_zeros()
+        ))),
+    }
+}
 
-    fn check_demands(self) -> Result<(), Error> {
-        let unknown = self.flags & DEMANDS & !(PAGE_ALIGNED_MODULES | WANTS_MEMORY | WANTS_VIDEO);
-        let demand = if self.flags & WANTS_VIDEO != 0 {
-            "a video mode (bit 2 of its flags)".to_owned()
-        } else if unknown != 0 {
-            format!("what bit {} of its flags stands for, and no specification tells", unknown.trailing_zeros())
-        } else {
-            return Ok(());
-        };
-        Err(Error::Demand { header: "multiboot", at: self.at, demand })
-    }
-
-    /// The kernel as the header's own addresses place it, and its entry point.
-    fn by_addresses(self, file: &[u8]) -> Result<(Segment, u64), Error> {
-        let Some([header, load, load_end, bss_end, entry]) =
-            words::<5>(file, self.at + HEADER_WORDS * size_of::<u32>())
-        else {
-            return Err(Error::truncated("multiboot header", self.at + 8 * size_of::<u32>(), file));
-        };
-        let before = header.checked_sub(load).map(|bytes| bytes as usize).filter(|&bytes| bytes <= self.at);
-        let Some(before) = before else {
-            return self.refuse(format!(
-                "says that it lies at {header:#x} in memory that is loaded from {load:#x} on, for which the file has too few \
-                 bytes in front of it"
-            ));
-        };
-        let from = self.at - before;
-        let loaded = match load_end {
-            0 => &file[from..],
-            _ => {
-                let Some(bytes) = load_end.checked_sub(load) else {
-                    return self.refuse(format!("has load_end_addr {load_end:#x} below load_addr {load:#x}"));
-                };
-                let end = from + bytes as usize;
-                file.get(from..end).ok_or_else(|| Error::truncated("kernel", end, file))?
-            }
-        };
-        let (gpa, loaded_end) = (u64::from(load), u64::from(load) + loaded.len() as u64);
-        let end = if bss_end == 0 { loaded_end } else { bss_end.into() };
-        if end < loaded_end {
-            return self.refuse(format!("has bss_end_addr {end:#x} below the end of what is loaded, {loaded_end:#x}"));
-        }
-        if !(gpa..end).contains(&entry.into()) {
-            return self.refuse(format!("has entry_addr {entry:#x} outside of the kernel, {gpa:#x} to {end:#x}"));
-        }
-        let segment = Segment { gpa, bytes: loaded.to_vec(), memory_bytes: end - gpa, what: "kernel" };
-        Ok((segment, entry.into()))
-    }
+/// The kernel as the header's own addresses place it, and its entry point.
+fn by_addresses(header: Header, file: &[u8]) -> Result<(Vec<Segment>, u64), Error> {
+    let first = header.at + HEADER_WORDS * size_of::<u32>();
+    let fields = words::<ADDRESS_WORDS>(file, first);
+    let [header_addr, load_addr, load_end_addr, bss_end_addr, entry_addr] =
+        fields.ok_or_else(|| Error::truncated("multiboot header", first + ADDRESS_WORDS * size_of::<u32>(), file))?;
+    let kernel = vec![header.load(file, Addresses { header_addr, load_addr, load_end_addr, bss_end_addr })?];
+    let entry_gpa = header.entry_gpa(entry_addr, &kernel)?;
+    Ok((kernel, entry_gpa))
 }
 
 /// Writes the information.

@@ -187,7 +187,7 @@ fn a_header_that_lies_is_told_of() {
         "has bss_end_addr 0x10000f below the end of what is loaded, 0x100010",
     );
     for entry in [load - 1, load + 0x20] {
-        let cause = format!("has entry_addr {entry:#x} outside of the kernel, 0x100000 to 0x100020");
+        let cause = format!("has the entry point {entry:#x}, where nothing of the kernel is loaded");
         lies([load, load, load + 16, load + 32, entry], &cause);
     }
     refused(
@@ -212,7 +212,7 @@ fn what_the_machine_does_not_have_is_refused() {
         refused(&file, &format!("{place} {demand}, which the machine does not have"));
     };
     demands(1 << 2, "a video mode (bit 2 of its flags)");
-    demands(1 << 5 | 3, "what bit 5 of its flags stands for, and no specification tells");
+    demands(1 << 5 | 3, "what bit 5 of its flags stands for, which no specification tells");
     // The upper half is for a loader that knows it.
     let mut file = image(false).bytes();
     file[FIRST_OFFSET + 16..][..12].copy_from_slice(&header(1 << 17 | 3));

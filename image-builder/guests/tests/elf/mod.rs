@@ -42,6 +42,11 @@ impl Image {
         }
     }
 
+    /// Leaves nothing behind the bytes of each segment.
+    pub(crate) fn memory_bytes_as_file(&mut self) {
+        self.loaded.iter_mut().for_each(|loaded| loaded.memory_bytes = loaded.bytes.len() as u64);
+    }
+
     fn put(&self, file: &mut Vec<u8>, word: u64) {
         if self.is_wide {
             file.extend(word.to_le_bytes());
