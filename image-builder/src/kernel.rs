@@ -8,7 +8,7 @@ use tollgate_abi::guest_image::Entry;
 use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
 use tollgate_books::failure::Failure;
 use tollgate_guests::layout::COMMAND_LINE_GPA;
-use tollgate_guests::{Format, Lowered, Module, Request, Segment, is_unmarked_elf, lower, recognise};
+use tollgate_guests::{Format, Lowered, Mode, Module, Request, Segment, is_unmarked_elf, lower, recognise};
 
 use crate::debian::debian;
 use crate::image::{MOST_GUEST_FILE_BYTES, Placed, guest_file};
@@ -169,6 +169,10 @@ impl Kernel {
         let lowered = lower(&request).map_err(|error| {
             Failure::usage(format_args!("{} can't be the guest: {error}", self.name())).remedy(error.remedy())
         })?;
+        if lowered.entry.mode == Mode::Protected {
+            let sentence = format!("{} begins in protected mode, and the monitor enters 64-bit mode only", self.name());
+            return Err(Failure::platform(sentence).remedy("take a kernel with an entry in 64-bit mode"));
+        }
         let placed = placed(lowered, memory_mib << 20);
         let rate_at = COMMAND_LINE.find(RATE).filter(|_| self.is_linux);
         let rate_at = rate_at.map_or(0, |at| COMMAND_LINE_GPA + (at + RATE.len()) as u64);

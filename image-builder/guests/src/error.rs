@@ -1,9 +1,10 @@
 //! The reasons that a kernel is not lowered: a sentence each, and a remedy.
 
-use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
-use tollgate_abi::machine::{MOST_VCPUS, PAGE_BYTES};
+use std::ops::Range;
 
-use crate::layout::{ACPI_GPA, KERNEL_FLOOR_GPA};
+use tollgate_abi::machine::MOST_VCPUS;
+use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
+
 use crate::lowered::Format;
 use crate::packing::Packing;
 
@@ -132,14 +133,24 @@ pub enum Error {
         demand: String,
     },
     /// A part of the kernel belongs where something else is.
-    #[error(
-        "the kernel wants memory from {0:#x} to {1:#x}; free are {PAGE_BYTES:#x} to {ACPI_GPA:#x}, and all from \
-         {KERNEL_FLOOR_GPA:#x} on"
-    )]
-    Hole(u64, u64),
+    #[error("the kernel wants memory from {:#x} to {:#x}; free are {:#x} to {:#x}, and all from {floor:#x} on",
+        wanted.start, wanted.end, low.start, low.end)]
+    Hole {
+        /// The part.
+        wanted: Range<u64>,
+        /// The memory below 1 MiB that a kernel may have.
+        low: Range<u64>,
+        /// The first address of the other memory that it may have.
+        floor: u64,
+    },
     /// The boot information is too long, or the kernel leaves no room for it.
-    #[error("the boot information has {0:#x} bytes, and the kernel leaves no room for it below {ACPI_GPA:#x}")]
-    NoLowRoom(u64),
+    #[error("the boot information has {bytes:#x} bytes, and the kernel leaves no room for it below {end:#x}")]
+    NoLowRoom {
+        /// Its bytes.
+        bytes: u64,
+        /// The end of the memory for it.
+        end: u64,
+    },
     /// The kernel takes no modules.
     #[error("the kernel's file is {0}, which is given no modules")]
     NoModules(Format),
@@ -199,8 +210,8 @@ impl Error {
             Error::Demand { .. } => {
                 "build the kernel for a machine with a serial console and without firmware's services"
             }
-            Error::Hole(..) => "link the kernel to other addresses",
-            Error::NoLowRoom(_) => "give fewer modules, or shorter texts with them",
+            Error::Hole { .. } => "link the kernel to other addresses",
+            Error::NoLowRoom { .. } => "give fewer modules, or shorter texts with them",
             Error::NoModules(format) if format.is_linux() => "give Linux an archive of the files by --initrd",
             Error::NoModules(_) => "leave --module and --initrd out",
             Error::EmptyModule(_) => "leave it out, or give a file with something in it",

@@ -104,7 +104,8 @@ pub(crate) fn check_kernel(kernel: &[Segment], memory_bytes: u64) -> Result<u64,
         (segment.gpa >= PAGE_BYTES && segment.end() <= ACPI_GPA) || segment.gpa >= KERNEL_FLOOR_GPA
     };
     if let Some(segment) = kernel.iter().find(|segment| !is_free(segment)) {
-        return Err(Error::Hole(segment.gpa, segment.end()));
+        let (wanted, low) = (segment.gpa..segment.end(), PAGE_BYTES..ACPI_GPA);
+        return Err(Error::Hole { wanted, low, floor: KERNEL_FLOOR_GPA });
     }
     let end = kernel.iter().map(Segment::end).max().unwrap_or(0).max(KERNEL_FLOOR_GPA);
     if end > memory_bytes { Err(too_little(end, memory_bytes, None)) } else { Ok(end) }
@@ -136,5 +137,5 @@ pub(crate) fn place_low(kernel: &[Segment], bytes: u64) -> Result<u64, Error> {
         end <= ACPI_GPA && kernel.iter().all(|segment| segment.end() <= start || segment.gpa >= end)
     };
     let others = (2 * PAGE_BYTES..ACPI_GPA).step_by(PAGE_BYTES as usize);
-    std::iter::once(STACK_TOP_GPA).chain(others).find(is_free).ok_or(Error::NoLowRoom(bytes))
+    std::iter::once(STACK_TOP_GPA).chain(others).find(is_free).ok_or(Error::NoLowRoom { bytes, end: ACPI_GPA })
 }
