@@ -9,8 +9,10 @@
 
 use std::env;
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::{self, ScopedJoinHandle};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "bare";
@@ -62,20 +64,30 @@ fn main() {
     }
     copy(&ovmf_prebuilt::ovmf_pure_efi(), &out.join("OVMF.fd"));
     let elf = |program: &Program| out.join(program.package).with_extension("elf");
-    for program in &BARE_PROGRAMS {
-        match build(program, &root, &target_directory(&out, program)) {
-            Ok(built) => copy(&built, &elf(program)),
-            Err(cause) => panic!("{cause}"),
+    let build = |program| build(program, &root, &target_directory(&out, program));
+    // All at once: the link-time optimisation of one is on one core, and leaves the others to the rest.
+    thread::scope(|scope| {
+        let start = |program| scope.spawn(move || build(program));
+        let peer = start(&PEER);
+        for (program, built) in BARE_PROGRAMS.each_ref().map(|program| (program, start(program))) {
+            match result(built) {
+                Ok(built) => copy(&built, &elf(program)),
+                Err(cause) => panic!("{cause}"),
+            }
         }
-    }
-    // A system may lack the C library's static form. The tool says so where it needs the client.
-    match build(&PEER, &root, &target_directory(&out, &PEER)) {
-        Ok(built) => copy(&built, &elf(&PEER)),
-        Err(cause) => {
-            println!("cargo:warning=the client of KVM is left out: {}", cause.lines().last().unwrap_or_default());
-            fs::write(elf(&PEER), []).expect("cargo's directory can be written");
+        // A system may lack the C library's static form. The tool says so where it needs the client.
+        match result(peer) {
+            Ok(built) => copy(&built, &elf(&PEER)),
+            Err(cause) => {
+                println!("cargo:warning=the client of KVM is left out: {}", cause.lines().last().unwrap_or_default());
+                fs::write(elf(&PEER), []).expect("cargo's directory can be written");
+            }
         }
-    }
+    });
+}
+
+fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -127,11 +139,11 @@ fn without_places(root: &Path) -> Vec<String> {
     crates.chain([(root.to_path_buf(), "tollgate")]).map(remapped).collect()
 }
 
-/// Settings of the outer build that must not reach the inner one.
+/// Settings of the outer build that must not reach the inner one. `CARGO_MAKEFLAGS` does reach it: by that the builds share out the
+/// cores among them.
 fn is_of_the_outer_build(name: &str) -> bool {
     const PREFIXES: [&str; 6] =
         ["CARGO_FEATURE", "CARGO_CFG", "CARGO_PROFILE", "CARGO_BUILD", "CARGO_TARGET", "CARGO_ENCODED"];
-    const NAMES: [&str; 6] =
-        ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_MAKEFLAGS", "MAKEFLAGS", "CLIPPY_ARGS"];
+    const NAMES: [&str; 5] = ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "MAKEFLAGS", "CLIPPY_ARGS"];
     PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
 }
