@@ -37,7 +37,8 @@ struct Piece<'a> {
     bytes: &'a [u8],
 }
 
-fn refuse<T>(cause: impl Into<String>) -> Result<T, Error> {
+/// The error that a file can't be loaded.
+pub(crate) fn refuse<T>(cause: impl Into<String>) -> Result<T, Error> {
     Err(Error::Elf(cause.into()))
 }
 
@@ -75,39 +76,24 @@ pub(crate) fn linux_version(bytes: &[u8]) -> Option<String> {
 }
 
 impl Elf {
-    /// Reads and checks a file.
+    /// Reads and checks a file whose segments go to their physical addresses.
     pub(crate) fn parse(file: &[u8]) -> Result<Self, Error> {
         match width(file)? {
-            Width::Bits32 => Self::read::<FileHeader32<LE>>(file, Width::Bits32),
-            Width::Bits64 => Self::read::<FileHeader64<LE>>(file, Width::Bits64),
+            Width::Bits32 => Self::read(fixed::<FileHeader32<LE>>(file)?, file, Width::Bits32),
+            Width::Bits64 => Self::read(fixed::<FileHeader64<LE>>(file)?, file, Width::Bits64),
         }
     }
 
-    fn read<H: FileHeader<Endian = LE>>(file: &[u8], width: Width) -> Result<Self, Error> {
-        let header = header::<H>(file)?;
-        let headers = header.program_headers(LE, file);
-        let headers = headers.map_err(|_| Error::Elf("has a program-header table outside of it".to_owned()))?;
-        let is_loaded = |header: &&H::ProgramHeader| header.p_type(LE) == elf::PT_LOAD && header.p_memsz(LE).into() > 0;
+    fn read<H: FileHeader<Endian = LE>>(header: &H, file: &[u8], width: Width) -> Result<Self, Error> {
+        let headers = program_headers(header, file)?;
         let loaded = || headers.iter().filter(is_loaded);
-        let mut pieces = loaded().map(|header| piece::<H>(header, file)).collect::<Result<Vec<_>, _>>()?;
+        let gpa = |header: &H::ProgramHeader| header.p_paddr(LE).into();
+        let segments = segments::<H>(headers, file, gpa)?;
         let virtual_places = loaded().map(|header| {
             let (first, bytes): (u64, u64) = (header.p_vaddr(LE).into(), header.p_memsz(LE).into());
             (first..first.saturating_add(bytes), header.p_paddr(LE).into())
         });
         let virtual_places = virtual_places.collect();
-        pieces.sort_by_key(|piece| piece.gpa);
-        if let Some(pair) = pieces.windows(2).find(|pair| pair[0].gpa + pair[0].memory_bytes > pair[1].gpa) {
-            return Err(Error::Overlap(pair[0].gpa, pair[1].gpa));
-        }
-        if pieces.is_empty() {
-            return refuse("has nothing to load");
-        }
-        // Only now are bytes copied: each has its own place in memory, so there are no more than memory has.
-        let segment = |piece: Piece<'_>| {
-            let Piece { gpa, memory_bytes, bytes } = piece;
-            Segment { gpa, bytes: bytes.to_vec(), memory_bytes, what: "kernel" }
-        };
-        let segments = pieces.into_iter().map(segment).collect();
         Ok(Self { width, entry: header.e_entry(LE).into(), segments, virtual_places })
     }
 
@@ -138,7 +124,8 @@ impl Elf {
     }
 }
 
-fn header<H: FileHeader<Endian = LE>>(file: &[u8]) -> Result<&H, Error> {
+/// The header of a file for x86, if it is not damaged.
+pub(crate) fn header<H: FileHeader<Endian = LE>>(file: &[u8]) -> Result<&H, Error> {
     let end = size_of::<H>();
     if file.len() < end {
         return Err(Error::truncated("ELF header", end, file));
@@ -147,21 +134,70 @@ fn header<H: FileHeader<Endian = LE>>(file: &[u8]) -> Result<&H, Error> {
         return refuse("is for a big-endian machine, not for x86");
     }
     let header = H::parse(file).map_err(|_| Error::Elf("has a malformed header".to_owned()))?;
-    let (machine, kind) = (header.e_machine(LE), header.e_type(LE));
+    let machine = header.e_machine(LE);
     if machine != elf::EM_X86_64 && (machine != elf::EM_386 || header.is_type_64()) {
         return refuse(format!("is for another machine (ELF machine {machine}), not for x86"));
     }
-    match kind {
-        elf::ET_EXEC => Ok(header),
-        elf::ET_DYN => refuse("is position-independent (a library or a PIE), not a kernel"),
+    match header.e_type(LE) {
+        elf::ET_EXEC | elf::ET_DYN => Ok(header),
         elf::ET_REL => refuse("is an object file that is not linked yet"),
         elf::ET_CORE => refuse("is a core dump"),
         other => refuse(format!("has an unknown type ({other})")),
     }
 }
 
-fn piece<'a, H: FileHeader<Endian = LE>>(header: &H::ProgramHeader, file: &'a [u8]) -> Result<Piece<'a>, Error> {
-    let (gpa, memory_bytes): (u64, u64) = (header.p_paddr(LE).into(), header.p_memsz(LE).into());
+/// The header of a file that is linked to fixed addresses.
+fn fixed<H: FileHeader<Endian = LE>>(file: &[u8]) -> Result<&H, Error> {
+    let header = header::<H>(file)?;
+    match header.e_type(LE) {
+        elf::ET_DYN => refuse("is position-independent (a library or a PIE), not a kernel"),
+        _ => Ok(header),
+    }
+}
+
+/// The table of program headers.
+pub(crate) fn program_headers<'a, H: FileHeader<Endian = LE>>(
+    header: &H,
+    file: &'a [u8],
+) -> Result<&'a [H::ProgramHeader], Error> {
+    let headers = header.program_headers(LE, file);
+    headers.map_err(|_| Error::Elf("has a program-header table outside of it".to_owned()))
+}
+
+/// Whether a program header is that of a segment that is loaded.
+pub(crate) fn is_loaded<P: ProgramHeader<Endian = LE>>(header: &&P) -> bool {
+    header.p_type(LE) == elf::PT_LOAD && header.p_memsz(LE).into() > 0
+}
+
+/// The segments that are loaded, each at the address that `gpa` tells, by ascending addresses: at least one, and none overlaps another.
+pub(crate) fn segments<H: FileHeader<Endian = LE>>(
+    headers: &[H::ProgramHeader],
+    file: &[u8],
+    gpa: impl Fn(&H::ProgramHeader) -> u64,
+) -> Result<Vec<Segment>, Error> {
+    let loaded = headers.iter().filter(is_loaded);
+    let mut pieces = loaded.map(|header| piece::<H>(header, file, gpa(header))).collect::<Result<Vec<_>, _>>()?;
+    pieces.sort_by_key(|piece| piece.gpa);
+    if let Some(pair) = pieces.windows(2).find(|pair| pair[0].gpa + pair[0].memory_bytes > pair[1].gpa) {
+        return Err(Error::Overlap(pair[0].gpa, pair[1].gpa));
+    }
+    if pieces.is_empty() {
+        return refuse("has nothing to load");
+    }
+    // Only now are bytes copied: each has its own place in memory, so there are no more than memory has.
+    let segment = |piece: Piece<'_>| {
+        let Piece { gpa, memory_bytes, bytes } = piece;
+        Segment { gpa, bytes: bytes.to_vec(), memory_bytes, what: "kernel" }
+    };
+    Ok(pieces.into_iter().map(segment).collect())
+}
+
+fn piece<'a, H: FileHeader<Endian = LE>>(
+    header: &H::ProgramHeader,
+    file: &'a [u8],
+    gpa: u64,
+) -> Result<Piece<'a>, Error> {
+    let memory_bytes: u64 = header.p_memsz(LE).into();
     let end = header.p_offset(LE).into().saturating_add(header.p_filesz(LE).into());
     let bytes =
         header.data(LE, file).map_err(|()| Error::Truncated { part: "ELF segment", end, bytes: file.len() as u64 })?;

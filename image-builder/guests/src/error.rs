@@ -143,6 +143,9 @@ pub enum Error {
         /// The first address of the other memory that it may have.
         floor: u64,
     },
+    /// A device tree can't be written.
+    #[error("the device tree of the boot information can't be written: {0}")]
+    DeviceTree(String),
     /// The boot information is too long, or the kernel leaves no room for it.
     #[error("the boot information has {bytes:#x} bytes, and the kernel leaves no room for it below {end:#x}")]
     NoLowRoom {
@@ -213,6 +216,8 @@ impl Error {
             Error::Hole { .. } => "link the kernel to other addresses",
             Error::NoLowRoom { .. } => "give fewer modules, or shorter texts with them",
             Error::NoModules(format) if format.is_linux() => "give Linux an archive of the files by --initrd",
+            Error::NoModules(Format::Hermit) => "give Hermit one file by --initrd",
+            Error::DeviceTree(_) => "change the command line",
             Error::NoModules(_) => "leave --module and --initrd out",
             Error::EmptyModule(_) => "leave it out, or give a file with something in it",
             Error::ModuleText { .. } => "separate words by spaces",

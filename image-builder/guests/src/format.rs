@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::lowered::{Format, Width};
 use crate::packing::Packing;
-use crate::{bzimage, elf, multiboot, multiboot2, pvh};
+use crate::{bzimage, elf, hermit, multiboot, multiboot2, pvh};
 
 /// Marks of files that people take for a kernel: offset, bytes, and the thing's name.
 const OTHERS: [(usize, &[u8], &str); 10] = [
@@ -55,6 +55,8 @@ fn of_elf(file: &[u8]) -> Result<Format, Error> {
     let is_wide = elf::width(file)? == Width::Bits64;
     if multiboot::is_one(file) {
         Ok(Format::Multiboot)
+    } else if hermit::is_one(file) {
+        Ok(Format::Hermit)
     } else if pvh::is_one(file) && !(is_wide && is_linux(file)) {
         Ok(Format::Pvh)
     } else if multiboot2::is_one(file) {

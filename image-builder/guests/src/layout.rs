@@ -20,6 +20,14 @@ pub const BOOT_PARAMS_GPA: u64 = 0x1_1000;
 pub const PAGE_TABLES_GPA: u64 = 0x1_3000;
 /// The command line, with a NUL behind it.
 pub const COMMAND_LINE_GPA: u64 = 0x2_0000;
+/// Hermit's boot information, and the device tree behind it.
+pub const HERMIT_INFORMATION_GPA: u64 = 0x3_0000;
+/// Hermit's stack has [`HERMIT_STACK_BYTES`] from here on, as its entry adds its size; there are as many below for one that does not.
+pub const HERMIT_STACK_GPA: u64 = 0x7_0000;
+/// The bytes of Hermit's first stack.
+pub const HERMIT_STACK_BYTES: u64 = 0x8000;
+/// The place of a Hermit image that runs anywhere.
+pub(crate) const HERMIT_GPA: u64 = 0x40_0000;
 /// The RSDP and the tables that it leads to. Linux may use all below it, and starts the other processors there.
 pub const ACPI_GPA: u64 = 0x9_e000;
 /// A second RSDP, and the table that it leads to, where systems look for the mark of one: in the memory of a PC's firmware (ACPI 6.5,
@@ -36,6 +44,10 @@ const MIB: u64 = 1 << 20;
 /// The most memory of a machine.
 pub(crate) const MOST_MEMORY_BYTES: u64 = MOST_MEMORY_MIB * MIB;
 
+// A device tree is not much longer than the command line in it.
+const _: () =
+    assert!(HERMIT_INFORMATION_GPA + 2 * COMMAND_LINE_ROOM_BYTES as u64 <= HERMIT_STACK_GPA - HERMIT_STACK_BYTES);
+const _: () = assert!(HERMIT_STACK_GPA + HERMIT_STACK_BYTES <= ACPI_GPA);
 const _: () = assert!(BOOT_AREA_BYTES <= STACK_TOP_GPA - PAGE_BYTES);
 
 /// The setup header that goes into `boot_params`, and the kernel's limits.

@@ -20,6 +20,7 @@ mod bzimage;
 mod elf;
 mod error;
 mod format;
+mod hermit;
 mod information;
 mod initramfs;
 mod initrd;
@@ -31,6 +32,7 @@ mod multiboot;
 mod multiboot2;
 mod packing;
 mod page_tables;
+mod pie;
 mod pvh;
 mod unpack;
 
@@ -38,6 +40,7 @@ pub use error::Error;
 pub use initramfs::{File, initramfs};
 pub use lowered::{About, Entry, Format, Lowered, Mode, Segment, Width};
 pub use packing::Packing;
+pub use pie::{Program, place_program};
 
 /// A kernel, and the machine that it is to find.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +104,7 @@ pub fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
         Format::Elf => linux::lower_elf(request),
         Format::Multiboot => multiboot::lower(request),
         Format::Multiboot2 => multiboot2::lower(request),
+        Format::Hermit => hermit::lower(request),
         Format::Pvh => pvh::lower(request),
     }
 }

@@ -89,6 +89,8 @@ pub enum Format {
     Multiboot,
     /// A kernel with the header of multiboot's second version.
     Multiboot2,
+    /// A kernel and an application of Hermit's, in one file.
+    Hermit,
     /// An ELF file with Xen's note about a 32-bit entry.
     Pvh,
 }
@@ -97,6 +99,11 @@ impl Format {
     /// Whether the kernel is Linux, or is entered as Linux is.
     pub fn is_linux(self) -> bool {
         matches!(self, Format::BzImage | Format::Elf)
+    }
+
+    /// The system whose version is told.
+    fn system(self) -> &'static str {
+        if self == Format::Hermit { "Hermit" } else { "Linux" }
     }
 
     /// Whether the kernel is given files besides itself.
@@ -117,6 +124,7 @@ impl fmt::Display for Format {
             Format::Elf => "an ELF file",
             Format::Multiboot => "a multiboot kernel",
             Format::Multiboot2 => "a multiboot2 kernel",
+            Format::Hermit => "a Hermit image",
             Format::Pvh => "a PVH kernel",
         })
     }
@@ -167,7 +175,7 @@ impl About {
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.version {
-            Some(version) => write!(f, "Linux {version}: {}", self.format)?,
+            Some(version) => write!(f, "{} {version}: {}", self.format.system(), self.format)?,
             None if self.format.is_linux() => write!(f, "a kernel of unknown version: {}", self.format)?,
             None => write!(f, "{}", self.format)?,
         }

@@ -19,6 +19,8 @@ pub(crate) struct Image {
     pub(crate) machine: u8,
     pub(crate) entry: u64,
     pub(crate) loaded: Vec<Loaded>,
+    /// Program headers about parts of the first segment: type, offset in it, bytes, bytes in memory.
+    pub(crate) parts: Vec<(u8, usize, u64, u64)>,
     /// Notes: name, type, contents.
     pub(crate) notes: Vec<(&'static str, u32, Vec<u8>)>,
 }
@@ -38,6 +40,7 @@ impl Image {
             machine: if is_wide { EM_X86_64 } else { EM_386 },
             entry: gpa,
             loaded: vec![Loaded { virtual_address: gpa, gpa, bytes, memory_bytes }],
+            parts: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -65,7 +68,7 @@ impl Image {
         self.put(&mut file, header_bytes.into());
         self.put(&mut file, 0);
         file.extend([0; 4]);
-        let headers = self.loaded.len() as u8 + u8::from(!self.notes.is_empty());
+        let headers = (self.loaded.len() + self.parts.len()) as u8 + u8::from(!self.notes.is_empty());
         file.extend([header_bytes, 0, if self.is_wide { 56 } else { 32 }, 0, headers, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(file.len(), header_bytes.into());
         let mut offset = FIRST_OFFSET;
@@ -73,11 +76,15 @@ impl Image {
             self.put_header(&mut file, 1, [offset as u64, *virtual_address, *gpa, bytes.len() as u64, *memory_bytes]);
             offset += bytes.len();
         }
+        for &(kind, at, bytes, memory_bytes) in &self.parts {
+            let address = self.loaded[0].virtual_address + at as u64;
+            self.put_header(&mut file, kind, [(FIRST_OFFSET + at) as u64, address, address, bytes, memory_bytes]);
+        }
         let notes = self.notes();
         if !notes.is_empty() {
             self.put_header(&mut file, 4, [offset as u64, 0, 0, notes.len() as u64, notes.len() as u64]);
         }
-        assert!(file.len() <= FIRST_OFFSET);
+        assert!(file.len() <= FIRST_OFFSET, "{} bytes of headers", file.len());
         file.resize(FIRST_OFFSET, 0);
         self.loaded.iter().for_each(|loaded| file.extend(&loaded.bytes));
         file.extend(notes);
