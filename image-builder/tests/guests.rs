@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use tollgate::image::{GUEST_ELF, Guest, GuestError, MONITOR_ELF, ROM_BYTES, Rom};
-use tollgate_abi::machine::{BOOT_AREA_BYTES, UNIKERNEL};
+use tollgate_abi::machine::{BOOT_AREA_BYTES, RELOCATED_GPA, UNIKERNEL};
 
 const TYPE: usize = 16;
 const MACHINE: usize = 18;
@@ -10,6 +10,7 @@ const PROGRAM_HEADER_COUNT: usize = 56;
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
 
 /// One program header: type, address, bytes in the file, bytes in memory.
@@ -54,6 +55,31 @@ fn a_small_guest_is_taken() {
     Rom::build(MONITOR_ELF, &guest, "").unwrap();
 }
 
+/// A guest that runs anywhere, whose dynamic section and one relocation are in its segment, with a word that the latter is about.
+fn static_pie(kind: u8) -> Vec<u8> {
+    const DYNAMIC: usize = 0x800;
+    const TABLE: u64 = 0x900;
+    let mut bytes = elf(0x10, &[(PT_LOAD, 0, 4096, 8192), (PT_DYNAMIC, DYNAMIC as u64, 48, 48)]);
+    bytes[TYPE] = 3;
+    bytes[HEADER_BYTES + PROGRAM_HEADER_BYTES + 8..][..8].copy_from_slice(&(DYNAMIC as u64).to_le_bytes());
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    bytes[DYNAMIC..][..48].copy_from_slice(&words(&[7, TABLE, 8, 24, 0, 0]));
+    bytes[TABLE as usize..][..24].copy_from_slice(&words(&[0xa00, kind.into(), 0x123]));
+    bytes
+}
+
+#[test]
+fn a_guest_that_runs_anywhere_is_relocated() {
+    let bytes = static_pie(8);
+    let guest = Guest::parse(&bytes).unwrap();
+    let piece = &guest.pieces[0];
+    assert_eq!((guest.placing.entry.rip, piece.gpa, piece.memory_bytes), (RELOCATED_GPA + 0x10, RELOCATED_GPA, 8192));
+    assert_eq!(piece.bytes[0xa00..0xa08], (RELOCATED_GPA + 0x123).to_le_bytes());
+    assert_eq!(piece.bytes[..0x900], bytes[..0x900]);
+    Rom::build(MONITOR_ELF, &guest, "").unwrap();
+    check(&static_pie(37), "it has a relocation of type 37, which only a dynamic loader could make");
+}
+
 #[test]
 fn each_defect_is_named() {
     let good = || elf(0x10_0000, &[CODE]);
@@ -69,7 +95,6 @@ fn each_defect_is_named() {
     check(&changed(5, 2), "another machine");
     check(&changed(MACHINE, 183), "another machine (ELF machine 183)");
     check(&changed(TYPE, 1), "not linked yet");
-    check(&changed(TYPE, 3), "position-independent");
     check(&changed(TYPE, 4), "core dump");
     check(&changed(54, 8), "program-header table");
     check(&changed(PROGRAM_HEADER_COUNT + 1, 0xff), "truncated: the program-header table");
@@ -111,7 +136,7 @@ fn the_built_in_guest_is_refused_wherever_it_is_cut() {
     let elf = GUEST_ELF;
     let guest = Guest::parse(elf).unwrap();
     let bytes_end = |bytes: &[u8]| bytes.as_ptr() as usize + bytes.len() - elf.as_ptr() as usize;
-    let needed = guest.pieces.iter().map(|piece| bytes_end(piece.bytes)).max().unwrap();
+    let needed = guest.pieces.iter().map(|piece| bytes_end(&piece.bytes)).max().unwrap();
     let every = (0..needed.min(1024)).chain((1024..needed).step_by(487)).chain([needed - 1]);
     for length in every {
         match Guest::parse(&elf[..length]) {

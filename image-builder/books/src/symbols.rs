@@ -4,8 +4,9 @@
 use std::fmt;
 
 use crate::log::printable;
-use object::{Object, ObjectSymbol, SymbolKind};
+use object::{Object, ObjectKind, ObjectSegment, ObjectSymbol, SymbolKind};
 use tollgate_abi::command_line::Options;
+use tollgate_abi::machine::RELOCATED_GPA;
 use tollgate_abi::record::Record;
 use tollgate_abi::record::records::read;
 
@@ -41,14 +42,18 @@ impl fmt::Display for MapError {
 }
 
 impl Symbols {
-    /// The functions of an ELF file; none if it names none.
+    /// The functions of an ELF file; none if it names none. One that runs anywhere has been relocated.
     pub fn of(elf: &[u8]) -> Self {
         let Ok(file) = object::File::parse(elf) else { return Self::default() };
+        let alignments = file.segments().map(|segment| segment.align()).filter(|align| align.is_power_of_two());
+        let relocated = RELOCATED_GPA.checked_next_multiple_of(alignments.max().unwrap_or(1)).unwrap_or(0);
+        let shift = if file.kind() == ObjectKind::Dynamic { relocated } else { 0 };
         let code = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0);
         let mut functions: Vec<_> = code
             .filter_map(|symbol| {
                 let name = format!("{:#}", rustc_demangle::demangle(symbol.name().ok()?));
-                Some(Function { start: symbol.address(), end: symbol.address().saturating_add(symbol.size()), name })
+                let start = symbol.address().saturating_add(shift);
+                Some(Function { start, end: start.saturating_add(symbol.size()), name })
             })
             .collect();
         functions.sort_by(|a, b| (a.start, a.end, &a.name).cmp(&(b.start, b.end, &b.name)));

@@ -28,7 +28,8 @@ pub struct Program {
     pub(crate) shift: u64,
 }
 
-/// Puts a program to its virtual addresses, or one that runs anywhere to `base`, or as little above that as its alignment demands.
+/// Puts a program to its virtual addresses. To those of one that runs anywhere, `base` is added, or as little above that as its
+/// alignment demands.
 ///
 /// # Errors
 /// The file is no 64-bit program, is damaged, or wants what no host can give it.
@@ -57,13 +58,11 @@ pub fn place_program(file: &[u8], base: u64) -> Result<Program, Error> {
     Ok(program)
 }
 
-/// The distance from a program's first page to a place for it that has its alignment.
+/// The number to add to the addresses of a program that runs anywhere: `base`, or as little above that as its alignment demands.
 fn shift(headers: &[ProgramHeader64<LE>], base: u64) -> u64 {
-    let loaded = || headers.iter().filter(is_loaded);
-    let first = loaded().map(|header| header.p_vaddr(LE)).min().unwrap_or(0);
-    let aligned = |header: &ProgramHeader64<LE>| Some(header.p_align(LE)).filter(|&align| align.is_power_of_two());
-    let alignment = loaded().filter_map(aligned).max().unwrap_or(1).min(MOST_MEMORY_BYTES.next_power_of_two());
-    base.next_multiple_of(alignment).wrapping_sub(first / alignment * alignment)
+    let alignments = headers.iter().filter(is_loaded).map(|header| header.p_align(LE));
+    let alignment = alignments.filter(|align| align.is_power_of_two() && *align <= MOST_MEMORY_BYTES).max();
+    base.next_multiple_of(alignment.unwrap_or(1))
 }
 
 /// The parts of a dynamic section that tell of relocations; addresses are the file's.

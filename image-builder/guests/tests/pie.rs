@@ -52,9 +52,11 @@ fn a_place_has_the_programs_alignment() {
     let program = place_program(&file, BASE).unwrap();
     assert_eq!((program.segments[0].gpa, word(&program, WORDS)), (0x20_0000, 0x20_0123));
     let mut high = image(&[], &[]);
-    (high.loaded[0].virtual_address, high.entry) = (0x7000_0000_1000, 0x7000_0000_1010);
+    (high.loaded[0].virtual_address, high.entry) = (0x3000, 0x3010);
     high.parts.clear();
-    assert_eq!(placed(&high).unwrap().entry_gpa, BASE + ENTRY);
+    assert_eq!(placed(&high).unwrap().entry_gpa, BASE + 0x3010);
+    high.loaded[0].virtual_address = u64::MAX - 0x1000;
+    assert!(placed(&high).unwrap_err().contains("in none of its segments"));
 }
 
 #[test]

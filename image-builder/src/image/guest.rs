@@ -1,7 +1,7 @@
 //! A guest's ELF file: the kinds that the tool takes, and the reasons for which it refuses others.
 //!
 //! It takes a static x86-64 executable whose segments lie in the guest's memory (`abi::machine`). Physical addresses count: the
-//! guest starts with its first 4 GiB mapped to themselves.
+//! guest starts with its first 4 GiB mapped to themselves. One that runs anywhere is relocated here.
 
 use std::borrow::Cow;
 
@@ -9,6 +9,8 @@ use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use tollgate_abi::guest_image::{self, LoadError, MAX_SEGMENTS, Placing, Segment};
+use tollgate_abi::machine::RELOCATED_GPA;
+use tollgate_guests::{Segment as Relocated, place_program};
 
 use super::lz4_block;
 
@@ -28,8 +30,8 @@ pub struct Piece<'data> {
     pub gpa: u64,
     /// The segment's length in memory.
     pub memory_bytes: u64,
-    /// The segment's bytes in the file.
-    pub bytes: &'data [u8],
+    /// The segment's bytes: those in the file, or relocated.
+    pub bytes: Cow<'data, [u8]>,
 }
 
 /// The reason that a file is no guest.
@@ -60,6 +62,9 @@ pub enum GuestError {
     /// It is an object file, a library or a core dump.
     #[error("it is {0}, not a static executable")]
     Kind(&'static str),
+    /// It runs anywhere, and can't be relocated.
+    #[error("it {0}")]
+    Relocation(String),
     /// It needs a dynamic loader.
     #[error("it wants a dynamic loader, and there is none")]
     Dynamic,
@@ -77,6 +82,15 @@ impl From<LoadError> for GuestError {
     }
 }
 
+impl From<tollgate_guests::Error> for GuestError {
+    fn from(error: tollgate_guests::Error) -> Self {
+        GuestError::Relocation(match error {
+            tollgate_guests::Error::Elf(cause) => cause,
+            other => format!("can't be relocated: {other}"),
+        })
+    }
+}
+
 impl GuestError {
     /// The remedy, for a person.
     pub fn remedy(&self) -> &'static str {
@@ -84,8 +98,8 @@ impl GuestError {
             GuestError::Empty | GuestError::NotElf => "name the linked program, not its source or a flat binary",
             GuestError::Truncated { .. } | GuestError::Malformed(_) => "copy or link the file again",
             GuestError::NotSixtyFourBit | GuestError::Machine(_) => "build it for x86_64",
-            GuestError::Kind(_) | GuestError::Dynamic => {
-                "link it with -static -no-pie and without an interpreter, as unikernel-guest/build.rs does"
+            GuestError::Kind(_) | GuestError::Dynamic | GuestError::Relocation(_) => {
+                "link it with -static and without an interpreter, as unikernel-guest/build.rs does, or with -static-pie"
             }
             GuestError::Load(_) => "change its link script; unikernel-guest/link.ld shows where a guest may lie",
         }
@@ -100,7 +114,9 @@ impl<'data> Guest<'data> {
     pub fn parse(data: &'data [u8]) -> Result<Self, GuestError> {
         let header = check_header(data)?;
         let segments = program_headers(header, data)?;
-        if segments.iter().any(|segment| matches!(segment.p_type(LE), elf::PT_INTERP | elf::PT_DYNAMIC)) {
+        let is_relocated = header.e_type(LE) == elf::ET_DYN;
+        let wants_loader = |kind| kind == elf::PT_INTERP || (kind == elf::PT_DYNAMIC && !is_relocated);
+        if segments.iter().any(|segment| wants_loader(segment.p_type(LE))) {
             return Err(GuestError::Dynamic);
         }
         let loaded = |segment: &&ProgramHeader64<LE>| segment.p_type(LE) == elf::PT_LOAD && segment.p_memsz(LE) > 0;
@@ -110,17 +126,24 @@ impl<'data> Guest<'data> {
         }
         let pieces =
             segments.iter().filter(loaded).map(|segment| piece(segment, data)).collect::<Result<Vec<_>, _>>()?;
-        let guest = Self { placing: Placing::unikernel(header.e_entry(LE)), pieces };
+        let guest = if is_relocated {
+            let program = place_program(data, RELOCATED_GPA)?;
+            let piece = |Relocated { gpa, memory_bytes, bytes, .. }| Piece { gpa, memory_bytes, bytes: bytes.into() };
+            let pieces = program.segments.into_iter().map(piece).collect();
+            Self { placing: Placing::unikernel(program.entry_gpa), pieces }
+        } else {
+            Self { placing: Placing::unikernel(header.e_entry(LE)), pieces }
+        };
         let segments: Vec<_> = guest.segments(0).into_iter().map(|(segment, _)| segment).collect();
         guest_image::check(&guest.placing, segments.iter().copied())?;
         Ok(guest)
     }
 
     /// The directory's segments, if the bytes are packed from `image_offset` on.
-    pub(super) fn segments(&self, image_offset: u64) -> Vec<(Segment, Cow<'data, [u8]>)> {
+    pub(super) fn segments<'a>(&'a self, image_offset: u64) -> Vec<(Segment, Cow<'a, [u8]>)> {
         let mut at = image_offset;
-        let mut place = |piece: &Piece<'data>| {
-            let packed = pack(piece.bytes);
+        let mut place = |piece: &'a Piece<'data>| {
+            let packed = pack(&piece.bytes);
             let (file_bytes, packed_bytes) = (piece.bytes.len() as u64, packed.len() as u64);
             let (gpa, memory_bytes) = (piece.gpa, piece.memory_bytes);
             let segment = Segment { gpa, memory_bytes, image_offset: at, file_bytes, packed_bytes };
@@ -167,8 +190,7 @@ fn check_header(data: &[u8]) -> Result<&FileHeader64<LE>, GuestError> {
         return Err(GuestError::Machine(header.e_machine(LE)));
     }
     match header.e_type(LE) {
-        elf::ET_EXEC => Ok(header),
-        elf::ET_DYN => Err(GuestError::Kind("position-independent (a library or a PIE)")),
+        elf::ET_EXEC | elf::ET_DYN => Ok(header),
         elf::ET_REL => Err(GuestError::Kind("an object file that is not linked yet")),
         elf::ET_CORE => Err(GuestError::Kind("a core dump")),
         _ => Err(GuestError::Malformed("type")),
@@ -194,5 +216,5 @@ fn piece<'data>(segment: &ProgramHeader64<LE>, data: &'data [u8]) -> Result<Piec
         return Err(truncated("a segment", end, data));
     }
     let bytes = segment.data(LE, data).map_err(|()| GuestError::Malformed("segment"))?;
-    Ok(Piece { gpa: segment.p_paddr(LE), memory_bytes: segment.p_memsz(LE), bytes })
+    Ok(Piece { gpa: segment.p_paddr(LE), memory_bytes: segment.p_memsz(LE), bytes: bytes.into() })
 }

@@ -40,7 +40,9 @@ impl Placed {
     /// The guest as an image has it that the monitor loads: with its bytes.
     pub fn loaded(&self) -> Guest<'_> {
         let pieces = self.pieces.iter().filter(|(_, bytes)| !bytes.is_empty());
-        let pieces = pieces.map(|(gpa, bytes)| Piece { gpa: *gpa, memory_bytes: bytes.len() as u64, bytes }).collect();
+        let pieces = pieces
+            .map(|(gpa, bytes)| Piece { gpa: *gpa, memory_bytes: bytes.len() as u64, bytes: bytes.into() })
+            .collect();
         Guest { placing: Placing { placed_bytes: 0, ..self.placing }, pieces }
     }
 

@@ -145,7 +145,7 @@ mod tests {
         for (segment, piece) in directory.segments().zip(&guest.pieces) {
             let packed = &rom.bytes[segment.image_offset as usize..][..segment.packed_bytes as usize];
             let unpacked = lz4_flex::block::decompress(packed, segment.file_bytes as usize);
-            assert_eq!(if segment.is_packed() { unpacked.unwrap() } else { packed.to_vec() }, piece.bytes);
+            assert_eq!(if segment.is_packed() { unpacked.unwrap() } else { packed.to_vec() }, *piece.bytes);
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
     fn a_guest_that_is_too_large_is_told_by_how_much() {
         let bytes = incompressible();
         let mut guest = Guest::parse(GUEST_ELF).unwrap();
-        guest.pieces[0].bytes = &bytes;
+        guest.pieces[0].bytes = (&bytes).into();
         let error = Rom::build(MONITOR_ELF, &guest, "").unwrap_err();
         assert!(matches!(error, RomError::TooLarge { excess, .. } if excess >= 8192), "{error}");
         assert!(error.to_string().contains("bytes too large for the ROM"), "{error}");

@@ -119,7 +119,7 @@ mod tests {
         for (segment, piece) in directory.segments().zip(&guest.pieces) {
             let packed = &file[segment.image_offset as usize..][..segment.packed_bytes as usize];
             let unpacked = lz4_flex::block::decompress(packed, segment.file_bytes as usize);
-            assert_eq!(if segment.is_packed() { unpacked.unwrap() } else { packed.to_vec() }, piece.bytes);
+            assert_eq!(if segment.is_packed() { unpacked.unwrap() } else { packed.to_vec() }, *piece.bytes);
         }
         let mut line = String::new();
         options_line(&disk::read(&mut stick.bytes, OPTIONS).unwrap(), &mut line).unwrap();

@@ -59,7 +59,9 @@ impl RandomGuest {
 
     /// The guest as the image takes it.
     pub fn guest(&self) -> Guest<'_> {
-        let piece = |gpa: u64, bytes| Piece { gpa, memory_bytes: <[u8]>::len(bytes) as u64, bytes };
+        fn piece(gpa: u64, bytes: &[u8]) -> Piece<'_> {
+            Piece { gpa, memory_bytes: bytes.len() as u64, bytes: bytes.into() }
+        }
         let mut pieces = vec![piece(self.blocks_gpa, &self.blocks[..])];
         if !self.real_pages.is_empty() {
             pieces.push(piece(REAL_PAGES, &self.real_pages[..]));

@@ -41,6 +41,10 @@ impl Kind {
     }
 }
 
+/// The number that the host adds to the addresses of a guest that is made for Tollgate and runs anywhere, or as little above that as
+/// the guest's alignment demands.
+pub const RELOCATED_GPA: u64 = 0x10_0000;
+
 /// A machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Model {
