@@ -36,6 +36,7 @@ const RUN_EXAMPLES: &str = "Examples:
   tollgate run --guest debian --audit            Debian's Linux, which reads its own account with cpuid
   tollgate run --guest debian --exec nproc --console    commands of your own in it
   tollgate run --guest vmlinuz --initrd FILE --console   a Linux that others built, until it powers off
+  tollgate run --guest kernel.elf --module FILE --append verbose   a kernel of multiboot or PVH, with a module
 
 Environment:
   TOLLGATE_BOCHS    the Bochs to use instead of the one in PATH
@@ -278,10 +279,10 @@ pub struct ImageOptions {
     #[arg(long, value_name = "TICKS")]
     pub limit: Option<u64>,
     /// A guest instead of the built-in one: an ELF file that is made for Tollgate, or a kernel, which ends when it powers off: of
-    /// Linux (bzImage), multiboot or PVH; `debian` for Debian's kernel, out of the packages of this system's release
+    /// Linux (bzImage), multiboot, PVH or Hermit; `debian` for Debian's kernel, out of the packages of this system's release
     #[arg(long, value_name = "FILE")]
     pub guest: Option<PathBuf>,
-    /// The kernel's initial RAM disk; for a kernel of multiboot or PVH it is the first module
+    /// The kernel's initial RAM disk; for a kernel of multiboot, PVH or Hermit it is the first module
     #[arg(long, value_name = "FILE", requires = "guest")]
     pub initrd: Option<PathBuf>,
     /// A file that a kernel of multiboot or PVH is given as a module, with a text for it, else the file's name; several by repeating it

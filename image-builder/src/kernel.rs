@@ -8,7 +8,7 @@ use tollgate_abi::guest_image::Entry;
 use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
 use tollgate_books::failure::Failure;
 use tollgate_guests::layout::COMMAND_LINE_GPA;
-use tollgate_guests::{Format, Lowered, Mode, Module, Request, Segment, is_unmarked_elf, lower, recognise};
+use tollgate_guests::{Format, Lowered, Mode, Module, Packing, Request, Segment, is_unmarked_elf, lower, recognise};
 
 use crate::debian::debian;
 use crate::image::{MOST_GUEST_FILE_BYTES, Placed, guest_file};
@@ -16,7 +16,7 @@ use crate::user_space::BEFORE_COMMANDS;
 
 /// The memory of a kernel's machine, in MiB, unless asked otherwise.
 const USUAL_MEMORY_MIB: u16 = 256;
-/// Bytes of a file that tell its format, unless it is an ELF file: as far as boot headers are looked for.
+/// Bytes of a file that tell its format, unless it is an ELF file or packed: as far as boot headers are looked for.
 const HEAD_BYTES: u64 = 32 << 10;
 /// The beginning of an ELF file.
 const ELF_MARK: &[u8] = b"\x7fELF";
@@ -37,6 +37,8 @@ pub enum Look {
     Own,
     /// Linux, by its own boot protocol.
     Linux,
+    /// Another kernel by the same protocol, which takes such words as Linux.
+    LikeLinux,
     /// Another kernel, or a file that is none, as the one who lowers it says.
     Other,
 }
@@ -46,8 +48,8 @@ pub enum Look {
 pub struct Kernel {
     /// The kernel's file; none for Debian's.
     pub file: Option<PathBuf>,
-    /// Whether it is Linux.
-    pub is_linux: bool,
+    /// The result of a look at it.
+    pub look: Look,
     /// The initial RAM disk's.
     pub initrd: Option<PathBuf>,
     /// The files that it is given besides, each with `=` and a text behind it, or not.
@@ -87,7 +89,7 @@ impl Kernel {
 
     /// The marks of its console, in the order in which a boot reaches them. Only Linux' are known.
     pub fn marks(&self) -> Vec<(&'static str, &'static str)> {
-        if !self.is_linux {
+        if self.look != Look::Linux {
             return Vec::new();
         }
         let (before, behind) = MARKS.split_at(MARKS.len() - 1);
@@ -100,13 +102,13 @@ impl Kernel {
         self.file.as_ref().map_or_else(|| "Debian's kernel".to_owned(), |file| file.display().to_string())
     }
 
-    /// Looks at a file. Boot headers are at its beginning; an ELF file may have its notes anywhere.
+    /// Looks at a file. Boot headers are at its beginning; an ELF file may have its notes anywhere, and one that is packed is unpacked.
     pub fn look(path: &Path) -> Look {
         let mut bytes = Vec::new();
         let mut read = || -> io::Result<()> {
             let mut file = File::open(path)?;
             file.by_ref().take(HEAD_BYTES).read_to_end(&mut bytes)?;
-            if bytes.starts_with(ELF_MARK) {
+            if bytes.starts_with(ELF_MARK) || Packing::of(&bytes).is_some() {
                 file.take(MOST_GUEST_FILE_BYTES).read_to_end(&mut bytes)?;
             }
             Ok(())
@@ -114,12 +116,21 @@ impl Kernel {
         if !path.is_file() || read().is_err() || is_unmarked_elf(&bytes) {
             return Look::Own;
         }
-        if recognise(&bytes).is_ok_and(|format| format.is_linux()) { Look::Linux } else { Look::Other }
+        match recognise(&bytes) {
+            Ok(format) if format.is_linux() => Look::Linux,
+            Ok(format) if format.is_like_linux() => Look::LikeLinux,
+            _ => Look::Other,
+        }
+    }
+
+    /// Whether it is told of its machine by the words of Linux' command line.
+    fn takes_words(&self) -> bool {
+        matches!(self.look, Look::Linux | Look::LikeLinux)
     }
 
     /// The command line. Some kernels find their own name in front.
     fn command_line(&self, format: Option<Format>) -> String {
-        let first = match (self.is_linux, &self.file) {
+        let first = match (self.takes_words(), &self.file) {
             (true, _) => COMMAND_LINE.into(),
             (false, Some(file)) if format.is_some_and(Format::has_name_in_command_line) => {
                 file.file_name().unwrap_or_default().to_string_lossy()
@@ -139,7 +150,7 @@ impl Kernel {
             let sentence = format!("a kernel's machine can't have {memory_mib} MiB of memory");
             return Err(Failure::usage(sentence).remedy(format_args!("choose an even number up to {MOST_MEMORY_MIB}")));
         }
-        if let (Some(_), false) = (&self.commands, self.is_linux) {
+        if let (Some(_), false) = (&self.commands, self.look == Look::Linux) {
             let sentence = format!("--exec runs commands under Linux, and {} is something else", self.name());
             return Err(Failure::usage(sentence).remedy("leave --exec out"));
         }
@@ -174,7 +185,7 @@ impl Kernel {
             return Err(Failure::platform(sentence).remedy("take a kernel with an entry in 64-bit mode"));
         }
         let placed = placed(lowered, memory_mib << 20);
-        let rate_at = COMMAND_LINE.find(RATE).filter(|_| self.is_linux);
+        let rate_at = COMMAND_LINE.find(RATE).filter(|_| self.takes_words());
         let rate_at = rate_at.map_or(0, |at| COMMAND_LINE_GPA + (at + RATE.len()) as u64);
         Ok(placed.told_tsc_khz_at(rate_at))
     }
@@ -206,5 +217,62 @@ mod tests {
         let at = COMMAND_LINE.find(RATE).unwrap() + RATE.len();
         let (rate, rest) = COMMAND_LINE[at..].split_at(TSC_KHZ_DIGITS);
         assert!(rate.bytes().all(|byte| byte.is_ascii_digit()) && rest.starts_with(' '), "{COMMAND_LINE}");
+    }
+
+    #[test]
+    fn a_kernel_is_told_the_words_of_its_kind() {
+        let kernel = |look| Kernel {
+            file: Some("place/kernel.elf".into()),
+            look,
+            initrd: None,
+            modules: Vec::new(),
+            commands: None,
+            is_marked: false,
+            append: "one two".to_owned(),
+            memory_mib: None,
+        };
+        let other = kernel(Look::Other);
+        assert_eq!(other.command_line(Some(Format::Multiboot)), "kernel.elf one two");
+        assert_eq!(other.command_line(Some(Format::Pvh)), "one two");
+        for look in [Look::Linux, Look::LikeLinux] {
+            assert_eq!(kernel(look).command_line(Some(Format::BzImage)), format!("{COMMAND_LINE} one two"));
+        }
+        let marks = [Look::Linux, Look::LikeLinux, Look::Other].map(|look| kernel(look).marks().len());
+        assert_eq!(marks, [MARKS.len(), 0, 0]);
+    }
+
+    #[test]
+    fn a_module_has_the_text_that_it_is_given_or_its_files_name() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        std::fs::write(&path, b"contents").unwrap();
+        let module = |text: &str| named_module(&format!("{}{text}", path.display())).unwrap();
+        assert_eq!(module(""), (b"contents".to_vec(), "file".to_owned()));
+        assert_eq!(module("=a=b c"), (b"contents".to_vec(), "a=b c".to_owned()));
+        assert_eq!(module("="), (b"contents".to_vec(), String::new()));
+    }
+
+    #[test]
+    fn a_file_is_looked_at_as_far_as_its_format_demands() {
+        let place = tempfile::tempdir().unwrap();
+        let look = |bytes: &[u8]| {
+            let path = place.path().join("file");
+            std::fs::write(&path, bytes).unwrap();
+            Kernel::look(&path)
+        };
+        assert_eq!(Kernel::look(&place.path().join("absent")), Look::Own);
+        assert_eq!(Kernel::look(place.path()), Look::Own);
+        assert_eq!((look(b"\x7fELF"), look(b"#!/bin/sh"), look(b"\x1f\x8b")), (Look::Own, Look::Other, Look::Other));
+        let mut image = vec![0; 0x300];
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        assert_eq!(look(&image), Look::LikeLinux);
+        image[0x24c] = 1;
+        assert_eq!(look(&image), Look::Linux);
+        // Linux' banner is far behind the beginning.
+        let mut kernel = vec![0; 1 << 20];
+        kernel[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        assert_eq!(look(&kernel), Look::Own);
+        kernel.extend(b"Linux version 6.1.0 ");
+        assert_eq!(look(&kernel), Look::Linux);
     }
 }

@@ -95,7 +95,10 @@ fn a_kernel_is_known_by_its_content_and_goes_where_it_can() {
     check(&["run", "--on", "bochs", "--guest", script], 2, "the kernel's file is a script");
     check(&["run", "--on", "bochs", "--guest", script, "--append", "quiet"], 2, "the kernel's file is a script");
     run(&["--module", "/no/such/file"], "/no/such/file can't be read");
-    run(&["--module", &format!("{script}=text")], "the kernel's file is a bzImage, which is given no modules");
+    run(
+        &["--module", &format!("{script}=text")],
+        "the kernel's file is a bzImage with nothing packed, which is given no modules",
+    );
     check(&["run", "--module", script], 2, "--guest <FILE>");
     check(&["run", "--append", "quiet"], 2, "--guest <FILE>");
 }

@@ -1,8 +1,12 @@
 //! The bzImage: Linux' setup header, and the packed kernel that it names (Linux' Documentation/arch/x86/boot.rst, "The Real-Mode
 //! Kernel Header").
+//!
+//! A bzImage that names none, as memtest86+, and one of 32 bits, as 32-bit Linux, which unpacks itself, are entered as they are, at the
+//! address that they prefer.
 
 use crate::error::Error;
 use crate::layout::Setup;
+use crate::lowered::Mode;
 
 /// Offset of the header's mark.
 pub(crate) const MAGIC_OFFSET: usize = 0x202;
@@ -13,6 +17,8 @@ pub(crate) const SETUP_HEADER_OFFSET: usize = 0x1f1;
 /// The first offset behind the room that `boot_params` has for the setup header.
 pub(crate) const SETUP_HEADER_ROOM_END: usize = 0x290;
 
+/// Offset of the packed kernel's length.
+const PAYLOAD_LENGTH: usize = 0x24c;
 /// The first version of the protocol with a 64-bit entry.
 const FIRST_PROTOCOL: (u8, u8) = (2, 12);
 /// Sectors of the setup part if the header says 0.
@@ -25,6 +31,9 @@ const MOST_VERSION_BYTES: usize = 256;
 /// Bit of `xloadflags`: the kernel has a 64-bit entry.
 const XLF_KERNEL_64: u16 = 1;
 
+/// The distance of the 64-bit entry from the protected-mode part's beginning, which is the 32-bit entry.
+const LONG_ENTRY_OFFSET: usize = 0x200;
+
 /// A bzImage whose header is checked.
 #[derive(Debug)]
 pub(crate) struct BzImage<'a> {
@@ -32,10 +41,28 @@ pub(crate) struct BzImage<'a> {
     pub(crate) version: Option<String>,
     /// Version of the boot protocol, major and minor.
     pub(crate) protocol: (u8, u8),
-    /// The packed kernel.
-    pub(crate) payload: &'a [u8],
+    /// The part of the file that is in it.
+    pub(crate) code: Code<'a>,
     /// The header, and the limits in it.
     pub(crate) setup: Setup,
+}
+
+/// The code in a bzImage.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Code<'a> {
+    /// A packed kernel with a 64-bit entry.
+    Packed(&'a [u8]),
+    /// A kernel that is entered as it is.
+    Plain {
+        /// Its bytes.
+        bytes: &'a [u8],
+        /// Their place.
+        gpa: u64,
+        /// Its first instruction.
+        entry_gpa: u64,
+        /// The mode of that.
+        mode: Mode,
+    },
 }
 
 /// The bytes of a field of the header, whose name an error tells.
@@ -44,6 +71,11 @@ fn field<const N: usize>(file: &[u8], offset: usize, name: &'static str) -> Resu
         .and_then(|rest| rest.first_chunk())
         .copied()
         .ok_or_else(|| Error::truncated(name, offset + N, file))
+}
+
+/// Whether the header of a file that has its mark names no packed kernel.
+pub(crate) fn names_no_payload(file: &[u8]) -> bool {
+    field(file, PAYLOAD_LENGTH, "payload_length").is_ok_and(|length| u32::from_le_bytes(length) == 0)
 }
 
 impl<'a> BzImage<'a> {
@@ -62,27 +94,32 @@ impl<'a> BzImage<'a> {
         }
         let version_offset = half(0x20e, "kernel_version")?;
         let initrd_most = word(0x22c, "initrd_addr_max")?;
-        if half(0x236, "xloadflags")? & XLF_KERNEL_64 == 0 {
-            return Err(Error::ThirtyTwoBit);
-        }
+        let is_wide = half(0x236, "xloadflags")? & XLF_KERNEL_64 != 0;
         let command_line_bytes = word(0x238, "cmdline_size")?;
         let payload_offset = word(0x248, "payload_offset")?;
-        let payload_length = word(0x24c, "payload_length")?;
+        let payload_length = word(PAYLOAD_LENGTH, "payload_length")?;
+        let gpa = field(file, 0x258, "pref_address").map(u64::from_le_bytes)?;
         let init_bytes = word(0x260, "init_size")?;
         let header = file
             .get(SETUP_HEADER_OFFSET..header_end.min(SETUP_HEADER_ROOM_END))
             .ok_or_else(|| Error::truncated("setup header", header_end, file))?;
-        if payload_length == 0 {
-            return Err(Error::NoPayload);
-        }
         let sectors = if setup_sectors == 0 { DEFAULT_SETUP_SECTORS } else { setup_sectors.into() };
-        let start = (sectors + 1) * SECTOR_BYTES + payload_offset as usize;
-        let end = start + payload_length as usize;
-        let payload = file.get(start..end).ok_or_else(|| Error::truncated("packed kernel", end, file))?;
+        let first = (sectors + 1) * SECTOR_BYTES;
+        let code = if is_wide && payload_length != 0 {
+            let start = first + payload_offset as usize;
+            let end = start + payload_length as usize;
+            Code::Packed(file.get(start..end).ok_or_else(|| Error::truncated("packed kernel", end, file))?)
+        } else {
+            let (mode, offset) = if is_wide { (Mode::Long, LONG_ENTRY_OFFSET) } else { (Mode::Protected, 0) };
+            let least = first + offset + 1;
+            let bytes = file.get(first..).filter(|bytes| bytes.len() > offset);
+            let bytes = bytes.ok_or_else(|| Error::truncated("kernel", least, file))?;
+            Code::Plain { bytes, gpa, entry_gpa: gpa.saturating_add(offset as u64), mode }
+        };
         Ok(Self {
             version: version(file, version_offset),
             protocol,
-            payload,
+            code,
             setup: Setup {
                 header: header.to_vec(),
                 command_line_bytes,

@@ -31,13 +31,11 @@ pub enum Error {
     #[error("the kernel is a 32-bit one, and the guest is entered in 64-bit mode")]
     ThirtyTwoBit,
     /// A 32-bit ELF file that says nothing of how it is to be entered.
-    #[error(
-        "the kernel is a 32-bit ELF file without a multiboot header in its first 8 KiB and without a note about PVH"
-    )]
+    #[error("the kernel is a 32-bit ELF file with neither a header of multiboot nor a note about PVH")]
     NoHeader,
-    /// A bzImage in which no packed kernel is.
-    #[error("the bzImage has no packed kernel in it: its header's payload_length is 0")]
-    NoPayload,
+    /// A bzImage that prefers a place where no memory is.
+    #[error("the bzImage wants to lie at {0:#x} (pref_address), which is beyond the most memory of a machine")]
+    FarBzImage(u64),
     /// The packed kernel begins with no mark that is known.
     #[error("the bzImage's packed kernel begins with the mark of no packing that is known here")]
     UnknownPacking,
@@ -202,12 +200,13 @@ impl Error {
                 "copy or download the kernel again, and compare its checksum"
             }
             Error::OldProtocol(_) | Error::ThirtyTwoBit => "take a kernel for x86-64 (amd64), of Linux 3.8 or newer",
-            Error::NoPayload | Error::UnknownPacking | Error::UnsupportedPacking(_) => {
+            Error::UnknownPacking | Error::UnsupportedPacking(_) => {
                 "give the unpacked ELF file (vmlinux), or build with CONFIG_KERNEL_ZSTD, _LZ4, _XZ, _LZMA or _GZIP"
             }
             Error::Elf(_) | Error::LowMemory(_) | Error::Overlap(..) => {
                 "give a vmlinux of x86-64, or the bzImage of it"
             }
+            Error::FarBzImage(_) => "link the kernel to other addresses",
             Error::NoHeader => "give the kernel one of the two, or build it for x86-64",
             Error::Header { .. } => "link the kernel again by a link script that agrees with its header",
             Error::Demand { .. } => {
@@ -215,7 +214,7 @@ impl Error {
             }
             Error::Hole { .. } => "link the kernel to other addresses",
             Error::NoLowRoom { .. } => "give fewer modules, or shorter texts with them",
-            Error::NoModules(format) if format.is_linux() => "give Linux an archive of the files by --initrd",
+            Error::NoModules(format) if format.is_like_linux() => "give Linux an archive of the files by --initrd",
             Error::NoModules(Format::Hermit) => "give Hermit one file by --initrd",
             Error::DeviceTree(_) => "change the command line",
             Error::NoModules(_) => "leave --module and --initrd out",

@@ -5,8 +5,8 @@
 //! bzImage ─ header, packed ELF ─┐
 //! ELF (vmlinux) ────────────────┴► kernel, boot_params, command line,
 //!                                  ACPI tables, page tables, initrd   ─► [`Lowered`]
-//! multiboot, PVH ────────────────► kernel, information, modules,
-//!                                  ACPI tables
+//! multiboot, PVH, Hermit ────────► kernel, boot information, modules,
+//!                                  ACPI tables                        ─► the same
 //! ```
 //!
 //! A bzImage's kernel is unpacked here and entered directly: its own unpacking would be the longest part of a boot.
@@ -45,7 +45,7 @@ pub use pie::{Program, place_program};
 /// A kernel, and the machine that it is to find.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The kernel's file.
+    /// The kernel's file; it may be packed as a whole.
     pub kernel: &'a [u8],
     /// The initial RAM disk. Linux' is archives of cpio, packed or not; for others it is the first module.
     pub initrd: Option<&'a [u8]>,
@@ -76,12 +76,12 @@ impl<'a> Request<'a> {
     }
 }
 
-/// The format of a kernel's file.
+/// The format of a kernel's file, which may be packed as a whole.
 ///
 /// # Errors
 /// It is no kernel that can be entered; the error names its format, if that is known.
 pub fn recognise(file: &[u8]) -> Result<Format, Error> {
-    format::recognise(file)
+    format::recognise(&format::unpacked(file)?.0)
 }
 
 /// Whether a file is an ELF file without a mark of any kernel: one that is made for Tollgate, or an old vmlinux.
@@ -94,13 +94,20 @@ pub fn is_unmarked_elf(file: &[u8]) -> bool {
 /// # Errors
 /// The file is no kernel that can be entered, is damaged, or does not fit.
 pub fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
+    let (kernel, packing) = format::unpacked(request.kernel)?;
+    let mut lowered = lower_unpacked(&Request { kernel: &kernel, ..*request })?;
+    lowered.about.unpacked = lowered.about.unpacked.or(packing.map(|packing| (packing, kernel.len())));
+    Ok(lowered)
+}
+
+fn lower_unpacked(request: &Request<'_>) -> Result<Lowered, Error> {
     let format = format::recognise(request.kernel)?;
     layout::check_machine(request.memory_bytes, request.vcpus)?;
     if !request.modules.is_empty() && !format.takes_modules() {
         return Err(Error::NoModules(format));
     }
     match format {
-        Format::BzImage => linux::lower_bzimage(request),
+        Format::BzImage | Format::PlainBzImage => linux::lower_bzimage(request, format),
         Format::Elf => linux::lower_elf(request),
         Format::Multiboot => multiboot::lower(request),
         Format::Multiboot2 => multiboot2::lower(request),

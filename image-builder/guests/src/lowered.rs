@@ -83,6 +83,8 @@ pub struct Entry {
 pub enum Format {
     /// Linux' boot image for x86: a setup part with a header, and a packed kernel.
     BzImage,
+    /// A bzImage that names no packed kernel, as memtest86+ is: entered as Linux, and something else.
+    PlainBzImage,
     /// An ELF file, as `vmlinux` is.
     Elf,
     /// A kernel with multiboot's first header.
@@ -96,14 +98,14 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether the kernel is Linux, or is entered as Linux is.
+    /// Whether the kernel is Linux.
     pub fn is_linux(self) -> bool {
         matches!(self, Format::BzImage | Format::Elf)
     }
 
-    /// The system whose version is told.
-    fn system(self) -> &'static str {
-        if self == Format::Hermit { "Hermit" } else { "Linux" }
+    /// Whether the kernel is entered as Linux is, and takes such words as Linux.
+    pub fn is_like_linux(self) -> bool {
+        self.is_linux() || self == Format::PlainBzImage
     }
 
     /// Whether the kernel is given files besides itself.
@@ -121,6 +123,7 @@ impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Format::BzImage => "a bzImage",
+            Format::PlainBzImage => "a bzImage with nothing packed",
             Format::Elf => "an ELF file",
             Format::Multiboot => "a multiboot kernel",
             Format::Multiboot2 => "a multiboot2 kernel",
@@ -175,7 +178,9 @@ impl About {
 impl fmt::Display for About {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.version {
-            Some(version) => write!(f, "{} {version}: {}", self.format.system(), self.format)?,
+            Some(version) if self.format.is_linux() => write!(f, "Linux {version}: {}", self.format)?,
+            Some(version) if self.format == Format::Hermit => write!(f, "Hermit {version}: {}", self.format)?,
+            Some(name) => write!(f, "{name}: {}", self.format)?,
             None if self.format.is_linux() => write!(f, "a kernel of unknown version: {}", self.format)?,
             None => write!(f, "{}", self.format)?,
         }

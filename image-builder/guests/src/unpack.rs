@@ -13,6 +13,8 @@ use crate::packing::Packing::{self, Bzip2, Gzip, Lz4, Lzma, Lzo, Xz, Zstd};
 const SIZE_BYTES: usize = 4;
 /// The largest window of Zstandard that is unpacked: four times that of its highest level.
 const MOST_WINDOW_BYTES: u64 = 512 << 20;
+/// The most bytes that are unpacked from a whole file.
+const MOST_UNPACKED_BYTES: u64 = 256 << 20;
 /// KiB that unpacking LZMA may take.
 const MOST_LZMA_KIB: u32 = 1 << 20;
 
@@ -29,6 +31,17 @@ pub(crate) fn reader(packing: Packing, stream: &[u8]) -> io::Result<Option<Box<d
         Lzma => Box::new(LzmaReader::new_mem_limit(stream, MOST_LZMA_KIB, None)?),
         Bzip2 | Lzo => return Ok(None),
     }))
+}
+
+/// Unpacks a whole file; `None` if there is no crate for its packing.
+pub(crate) fn whole(packing: Packing, file: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let Some(reader) = reader(packing, file)? else { return Ok(None) };
+    let mut unpacked = Vec::new();
+    let bytes = reader.take(MOST_UNPACKED_BYTES + 1).read_to_end(&mut unpacked)? as u64;
+    if bytes > MOST_UNPACKED_BYTES {
+        return Err(io::Error::other(format!("more than {MOST_UNPACKED_BYTES} bytes are in it")));
+    }
+    Ok(Some(unpacked))
 }
 
 /// Unpacks a kernel's payload.

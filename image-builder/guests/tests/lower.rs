@@ -7,7 +7,7 @@ use checks::{check_places, number, segment};
 use kernel::{DATA, DATA_GPA, DATA_MEMORY_BYTES, ENTRY_GPA, TEXT_GPA};
 use kernel::{bzimage, elf, lz4_bzimage, payloads, put, request, text};
 use proptest::prelude::*;
-use tollgate_guests::{Error, Request, layout, lower};
+use tollgate_guests::{Error, Mode, Request, layout, lower};
 
 #[test]
 fn every_packing_unpacks_to_the_same_kernel() {
@@ -101,32 +101,6 @@ fn refused(file: &[u8], sentence: &str) {
 }
 
 #[test]
-fn other_files_are_named() {
-    let mut cd = vec![0; 0x9000];
-    put(&mut cd, 0x8001, b"CD001");
-    let mut arm = vec![0; 0x400];
-    put(&mut arm, 0x38, b"ARM\x64");
-    let mut windows = vec![0; 0x400];
-    put(&mut windows, 0, b"MZ");
-    for (file, is) in [
-        (&b""[..], "empty"),
-        (b"!<arch>\ndebian-binary", "an archive, such as a Debian package"),
-        (b"070701000", "a cpio archive, such as an initramfs"),
-        (b"\x28\xb5\x2f\xfd", "data packed with ZSTD"),
-        (b"#!/bin/sh", "a script"),
-        (&cd, "an image of a CD"),
-        (&arm, "a kernel for 64-bit ARM"),
-        (&windows, "a UEFI program without Linux' boot header"),
-        (&[1; 0x400], "of a format that is not known here"),
-    ] {
-        refused(
-            file,
-            &format!("the kernel's file is {is}; a bzImage, a multiboot kernel or an ELF file of x86 can be booted"),
-        );
-    }
-}
-
-#[test]
 fn a_bzimage_that_is_cut_off_tells_the_field() {
     let image = lz4_bzimage();
     let fields = [
@@ -137,6 +111,7 @@ fn a_bzimage_that_is_cut_off_tells_the_field() {
         (0x23c, "cmdline_size"),
         (0x24c, "payload_offset"),
         (0x250, "payload_length"),
+        (0x260, "pref_address"),
         (0x264, "init_size"),
         (0x26c, "setup header"),
         (image.len(), "packed kernel"),
@@ -167,8 +142,12 @@ fn a_bzimage_that_can_not_be_entered_says_why() {
         &changed(0x206, &[11, 2]),
         "the kernel speaks boot protocol 2.11, and 2.12 (Linux 3.8) is the first with a 64-bit entry",
     );
-    refused(&changed(0x236, &[0x7e]), "the kernel is a 32-bit one, and the guest is entered in 64-bit mode");
-    refused(&changed(0x24c, &[0; 4]), "the bzImage has no packed kernel in it: its header's payload_length is 0");
+    let wide = {
+        let mut elf = elf();
+        put(&mut elf, 4, &[1]);
+        elf
+    };
+    refused(&bzimage(&kernel::gzip(&wide)), "the kernel is a 32-bit one, and the guest is entered in 64-bit mode");
     refused(
         &bzimage(b"nothing that is packed"),
         "the bzImage's packed kernel begins with the mark of no packing that is known here",
@@ -176,6 +155,53 @@ fn a_bzimage_that_can_not_be_entered_says_why() {
     for (mark, name) in [(&b"BZh9........"[..], "bzip2"), (b"\x89LZO\0.......", "LZO")] {
         refused(&bzimage(mark), &format!("the kernel is packed with {name}, which is not unpacked here"));
     }
+}
+
+#[test]
+fn a_bzimage_without_a_packed_kernel_is_entered_as_it_is() {
+    const LOAD_GPA: u64 = 0x10_0000;
+    let code: Vec<u8> = (0..0x300u32).map(|at| at as u8).collect();
+    let image = |flags: u8, length: u32, name: &[u8]| {
+        let mut image = bzimage(&code);
+        put(&mut image, 0x236, &[flags, 0]);
+        put(&mut image, 0x24c, &length.to_le_bytes());
+        put(&mut image, 0x258, &LOAD_GPA.to_le_bytes());
+        put(&mut image, 0x300, name);
+        image
+    };
+    let bytes = |image: &[u8]| image[kernel::SETUP_BYTES..].to_vec();
+    // As memtest86+ is: nothing packed, and an entry of 64 bits.
+    let file = image(9, 0, b"Memtest86+ v6\0");
+    let lowered = lower(&request(&file)).unwrap();
+    check_places(&lowered, 64 << 20);
+    let (entry, kernel) = (lowered.entry, segment(&lowered, "kernel"));
+    assert_eq!((entry.mode, entry.rip, entry.rsi), (Mode::Long, LOAD_GPA + 0x200, layout::BOOT_PARAMS_GPA));
+    assert_eq!((kernel.gpa, &kernel.bytes), (LOAD_GPA, &bytes(&file)));
+    assert_eq!(
+        lowered.about.to_string(),
+        "Memtest86+: a bzImage with nothing packed of boot protocol 2.15, entered at 0x100200"
+    );
+    assert_eq!(segment(&lowered, "RSDP").gpa, layout::FOUND_RSDP_GPA);
+    // As 32-bit Linux is: it unpacks itself.
+    let file = image(0, code.len() as u32, b"6.1.0-686\0");
+    let lowered = lower(&request(&file)).unwrap();
+    check_places(&lowered, 64 << 20);
+    assert_eq!((lowered.entry.mode, lowered.entry.rip), (Mode::Protected, LOAD_GPA));
+    assert_eq!(lowered.entry.rsi, layout::BOOT_PARAMS_GPA);
+    assert_eq!(lowered.about.to_string(), "Linux 6.1.0-686: a bzImage of boot protocol 2.15, entered at 0x100000");
+    // The memory that the header asks for counts.
+    let small = lower(&Request { memory_bytes: 4 << 20, ..request(&file) }).unwrap_err().to_string();
+    assert_eq!(small, "the kernel needs at least 5 MiB of memory, and the machine has 4");
+    let mut far = file;
+    put(&mut far, 0x258, &u64::MAX.to_le_bytes());
+    let place =
+        "the bzImage wants to lie at 0xffffffffffffffff (pref_address), which is beyond the most memory of a machine";
+    refused(&far, place);
+    put(&mut far, 0x258, &0x9_0000u64.to_le_bytes());
+    refused(&far, "the kernel wants memory at 0x90000; all below 0x100000 belongs to the boot information");
+    let file = image(9, 0, b"");
+    let cut = lower(&request(&file[..kernel::SETUP_BYTES + 0x200])).unwrap_err().to_string();
+    assert_eq!(cut, "the kernel's file is truncated: its kernel reaches to byte 2049, and the file has 2048");
 }
 
 #[test]
@@ -212,8 +238,7 @@ fn an_elf_file_that_can_not_be_loaded_says_why() {
         file
     };
     let sentence = |what| format!("the kernel's ELF file {what}");
-    let thirty_two =
-        "the kernel is a 32-bit ELF file without a multiboot header in its first 8 KiB and without a note about PVH";
+    let thirty_two = "the kernel is a 32-bit ELF file with neither a header of multiboot nor a note about PVH";
     refused(&changed(4, &[1]), thirty_two);
     refused(&elf()[..0x30], "the kernel's file is truncated: its ELF header reaches to byte 64, and the file has 48");
     refused(&changed(5, &[2]), &sentence("is for a big-endian machine, not for x86"));

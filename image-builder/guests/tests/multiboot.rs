@@ -138,7 +138,7 @@ fn a_header_is_looked_for_in_the_first_8_kib_at_multiples_of_4() {
     file[FIRST_OFFSET + 16 + 8] ^= 1;
     assert_eq!(
         lower(&request(&file)).unwrap_err().to_string(),
-        "the kernel is a 32-bit ELF file without a multiboot header in its first 8 KiB and without a note about PVH"
+        "the kernel is a 32-bit ELF file with neither a header of multiboot nor a note about PVH"
     );
 }
 

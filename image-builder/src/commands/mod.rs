@@ -103,16 +103,17 @@ impl ImageOptions {
         let is_debian = Kernel::is_debian(file);
         let has_words =
             self.initrd.is_some() || self.append.is_some() || self.exec.is_some() || !self.modules.is_empty();
-        // Whoever gives words to an ELF file takes it for a vmlinux.
-        let is_linux = match if is_debian { Look::Linux } else { Kernel::look(file) } {
+        let look = match if is_debian { Look::Linux } else { Kernel::look(file) } {
             Look::Own if !has_words => return None,
-            look => look != Look::Other,
+            // Whoever gives words to an ELF file takes it for a vmlinux.
+            Look::Own => Look::Linux,
+            look => look,
         };
         let usual = || usual_commands(LeafMap::parse(&self.leaf_map).unwrap_or_default());
         let commands = self.exec.clone().or_else(|| (is_debian && self.initrd.is_none()).then(usual));
         let (initrd, append) = (self.initrd.clone(), self.append.clone().unwrap_or_default());
         let (file, modules) = (Some(file.clone()).filter(|_| !is_debian), self.modules.clone());
-        Some(Kernel { file, is_linux, initrd, modules, commands, is_marked: false, append, memory_mib })
+        Some(Kernel { file, look, initrd, modules, commands, is_marked: false, append, memory_mib })
     }
 
     fn selection(&self) -> Result<Selection, Failure> {

@@ -17,7 +17,7 @@ use crate::cli::PeerArguments;
 use crate::debian;
 use crate::emulator::models::Offers;
 use crate::emulator::{Engine, installed};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Look};
 use crate::peer::{self, BARE_WORDS};
 use boots::Boots;
 
@@ -50,7 +50,7 @@ fn measured(arguments: &PeerArguments) -> Result<Comparison, Failure> {
     let emulator = installed(Engine::Bochs)?.title;
     let kernel = Kernel {
         file: None,
-        is_linux: true,
+        look: Look::Linux,
         initrd: None,
         modules: Vec::new(),
         commands: Some(COMMANDS.to_owned()),
