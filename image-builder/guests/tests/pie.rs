@@ -30,6 +30,7 @@ fn a_program_is_relocated_for_its_place() {
     assert_eq!(word(&program, MEMORY_BYTES as usize - 8), BASE + 0x20);
     let relative = [0x40, 0x48, 0x50, 0x58].map(|at| word(&program, WORDS + at));
     assert_eq!(relative, [BASE + 1, BASE + 2, 3, BASE + 4]);
+    assert_eq!([0x238, 0x240, 0x248].map(|at| word(&program, WORDS + at)), [0, BASE, 0]);
 }
 
 #[test]

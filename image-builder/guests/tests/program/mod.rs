@@ -45,15 +45,15 @@ pub(crate) fn image(entries: &[[u64; 2]], relocations: &[Relocation]) -> Image {
     let mut bytes = vec![0x90; FILE_BYTES];
     bytes[DYNAMIC..].fill(0);
     let usual =
-        [[DT_RELA, RELA as u64], [8, 24 * relocations.len() as u64], [6, SYMBOLS as u64], [36, RELR as u64], [35, 16]];
+        [[DT_RELA, RELA as u64], [8, 24 * relocations.len() as u64], [6, SYMBOLS as u64], [36, RELR as u64], [35, 24]];
     let dynamic = [&usual[..], entries, &[[0, 0]]].concat().concat();
     put(&mut bytes, DYNAMIC, &dynamic);
     for (row, &(place, kind, symbol, addend)) in relocations.iter().enumerate() {
         let info = u64::from(symbol) << 32 | u64::from(kind);
         put(&mut bytes, RELA + 24 * row, &[place, info, addend as u64]);
     }
-    // A word, and the first and the third behind it.
-    put(&mut bytes, RELR, &[WORDS as u64 + 0x40, 0b1011]);
+    // A word, the first and the third behind it, and the first behind the 63 that the mask is about.
+    put(&mut bytes, RELR, &[WORDS as u64 + 0x40, 0b1011, 0b11]);
     put(&mut bytes, WORDS + 0x40, &[1, 2, 3, 4]);
     // Symbols have name, information, section; address; size. The first is none, the second weak and undefined elsewhere.
     put(&mut bytes, SYMBOLS + 24, &[0x0001_0010_0000_0000, 0x50, 8]);
