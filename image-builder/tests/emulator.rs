@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs;
-use std::mem::offset_of;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Mutex;
@@ -13,14 +12,12 @@ use common::{text, tollgate_in};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tollgate::emulator::models::{self, MODELS, Model, Offers};
-use tollgate::emulator::{Boot, Ended, Engine, Launch, Limits, Machine, PLATFORMS, Session, Target, bochs, release};
+use tollgate::emulator::{Boot, Engine, Launch, Limits, Machine, PLATFORMS, Session, Target, bochs, release};
 use tollgate::images;
 use tollgate_abi::bench::{Bench, Parts, TABLE as BENCHES, WARM_UP};
 use tollgate_abi::emulated::Release;
-use tollgate_abi::guest_image::{DIRECTORY_OFFSET, ROM_BASE};
 use tollgate_abi::key::VARIANTS;
 use tollgate_abi::leaves::LeafMap;
-use tollgate_abi::monitor_image::{PACKED_MONITOR_AT, PackedMonitor};
 use tollgate_abi::scenario::{self, RUNS};
 use tollgate_abi::virtualization::Extension;
 use tollgate_abi::workload::{Ends, TABLE, Workload};
@@ -735,39 +732,6 @@ fn an_emulator_without_an_extension_is_refused() {
         account.verdict
     );
     assert!(account.remedy.is_some());
-}
-
-/// Each damage is of another kind: a length that never ends, a match of nothing, an end too early, the lengths of another build.
-#[test]
-fn a_rom_whose_monitor_is_damaged_says_so() {
-    let model = Model::by_name("tigerlake").unwrap();
-    let rom = images::build(None, "").unwrap().bytes;
-    let at = (PACKED_MONITOR_AT - ROM_BASE) as usize;
-    let damages: [fn(&mut [u8], usize); 4] = [
-        |rom, _| rom[..DIRECTORY_OFFSET].fill(0xff),
-        |rom, _| rom[..DIRECTORY_OFFSET].fill(0),
-        |rom, at| rom[at + offset_of!(PackedMonitor, packed_bytes)..][..4].copy_from_slice(&1000u32.to_le_bytes()),
-        |rom, at| rom[at + offset_of!(PackedMonitor, unpacked_bytes)] ^= 1,
-    ];
-    for (i, damage) in damages.iter().enumerate() {
-        let (places, mut rom) = ([(); 2].map(|()| tempfile::tempdir().unwrap()), rom.clone());
-        damage(&mut rom, at);
-        let on_bochs =
-            Machine::new(Target::bochs(model), Boot::Rom(&rom)).prepare(places[0].path(), Boot::Rom(&rom), false);
-        let on_bochs = on_bochs.unwrap_or_else(|missing| panic!("{missing}"));
-        for launch in [on_bochs, on_tcg(places[1].path(), &rom, 1)] {
-            let session = Session::run(&launch, Limits::within(Duration::from_secs(60)), |_| {}).unwrap();
-            let log = session.log.unwrap_or_else(|error| panic!("damage {i}: {error}\n{}", session.said));
-            let account = Account::new(&log, None, Some(launch.platform.name));
-            assert_eq!(account.status, Status::Platform, "damage {i}: {}", account.verdict);
-            assert!(
-                account.verdict.to_string().starts_with("refused: the monitor in the ROM can't be"),
-                "{}",
-                account.verdict
-            );
-            assert!(account.remedy.is_some() && matches!(session.ended, Ended::Exited(_)), "{:?}", session.ended);
-        }
-    }
 }
 
 /// An audited run in QEMU's own emulation.

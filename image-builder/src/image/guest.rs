@@ -12,7 +12,7 @@ use tollgate_abi::guest_image::{self, LoadError, MAX_SEGMENTS, Placing, Segment}
 use tollgate_abi::machine::RELOCATED_GPA;
 use tollgate_guests::{Segment as Relocated, place_program};
 
-use super::lz4_block;
+use super::packing::packed;
 
 /// A guest that can be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,29 +134,37 @@ impl<'data> Guest<'data> {
         } else {
             Self { placing: Placing::unikernel(header.e_entry(LE)), pieces }
         };
-        let segments: Vec<_> = guest.segments(0).into_iter().map(|(segment, _)| segment).collect();
+        let segments: Vec<_> = guest.segments_as_they_are(0).into_iter().map(|(segment, _)| segment).collect();
         guest_image::check(&guest.placing, segments.iter().copied())?;
         Ok(guest)
     }
 
-    /// The directory's segments, if the bytes are packed from `image_offset` on.
-    pub(super) fn segments<'a>(&'a self, image_offset: u64) -> Vec<(Segment, Cow<'a, [u8]>)> {
+    /// The directory's segments for a ROM, if their bytes are packed from `image_offset` on.
+    pub(super) fn packed_segments(&self, image_offset: u64) -> Vec<(Segment, Cow<'_, [u8]>)> {
+        self.segments(image_offset, packed)
+    }
+
+    /// The directory's segments for a stick, if their bytes are from `image_offset` on.
+    pub(super) fn segments_as_they_are(&self, image_offset: u64) -> Vec<(Segment, Cow<'_, [u8]>)> {
+        self.segments(image_offset, Cow::Borrowed)
+    }
+
+    fn segments<'a>(
+        &'a self,
+        image_offset: u64,
+        store: fn(&'a [u8]) -> Cow<'a, [u8]>,
+    ) -> Vec<(Segment, Cow<'a, [u8]>)> {
         let mut at = image_offset;
         let mut place = |piece: &'a Piece<'data>| {
-            let packed = pack(&piece.bytes);
-            let (file_bytes, packed_bytes) = (piece.bytes.len() as u64, packed.len() as u64);
+            let stored = store(&piece.bytes);
+            let (file_bytes, packed_bytes) = (piece.bytes.len() as u64, stored.len() as u64);
             let (gpa, memory_bytes) = (piece.gpa, piece.memory_bytes);
             let segment = Segment { gpa, memory_bytes, image_offset: at, file_bytes, packed_bytes };
             at = (at + packed_bytes).next_multiple_of(16);
-            (segment, packed)
+            (segment, stored)
         };
         self.pieces.iter().map(&mut place).collect()
     }
-}
-
-/// The bytes as an LZ4 block, or as they are if that is no longer.
-fn pack(bytes: &[u8]) -> Cow<'_, [u8]> {
-    lz4_block(bytes).filter(|packed| packed.len() < bytes.len()).map_or(Cow::Borrowed(bytes), Cow::Owned)
 }
 
 fn truncated(part: &'static str, end: u64, data: &[u8]) -> GuestError {

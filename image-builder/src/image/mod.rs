@@ -4,6 +4,7 @@
 pub mod disk;
 mod guest;
 mod monitor;
+mod packing;
 pub mod pe;
 mod placed;
 mod rom;
@@ -18,7 +19,6 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use lz4::block::CompressionMode;
 use tollgate_abi::command_line::Options;
 use tollgate_books::failure::Failure;
 
@@ -31,19 +31,6 @@ pub const GUEST_ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unikernel
 
 /// The longest guest file that is read, debug information included. Only its loaded part must fit the ROM.
 pub(crate) const MOST_GUEST_FILE_BYTES: u64 = 256 << 20;
-
-/// The most bytes that are packed with all effort, since a ROM has to hold them. The time for more would be a person's.
-const MOST_WITH_EFFORT: usize = 1 << 20;
-
-/// Bytes as one LZ4 block: short ones as short as possible, as they are packed once, and unpacking costs the same in any case. `None` if
-/// there are no bytes, or too many for the format.
-fn lz4_block(bytes: &[u8]) -> Option<Vec<u8>> {
-    const MOST_EFFORT: CompressionMode = CompressionMode::HIGHCOMPRESSION(12);
-    // The library would read a pointer of no bytes, too.
-    let some = Some(bytes).filter(|bytes| !bytes.is_empty())?;
-    let mode = if some.len() <= MOST_WITH_EFFORT { MOST_EFFORT } else { CompressionMode::DEFAULT };
-    lz4::block::compress(some, Some(mode), false).ok()
-}
 
 /// A checksum of bytes: FNV-1a.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
@@ -81,24 +68,4 @@ pub fn guest_file(path: &Path) -> Result<Vec<u8>, Failure> {
         return Err(unreadable(&format_args!("it is longer than {MOST_GUEST_FILE_BYTES} bytes")));
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-
-        #[test]
-        fn what_is_packed_unpacks_as_the_monitor_does_it(
-            bytes in proptest::collection::vec(prop_oneof![Just(0u8), 0u8..4, any::<u8>()], 0..2000),
-        ) {
-            match lz4_block(&bytes) {
-                Some(block) => prop_assert_eq!(lz4_flex::block::decompress(&block, bytes.len()).unwrap(), bytes),
-                None => prop_assert!(bytes.is_empty()),
-            }
-        }
-    }
 }

@@ -1,14 +1,14 @@
 //! The ROM: 256 KiB that end at 4 GiB, where every x86 processor starts.
 //!
 //! ```text
-//! 0                the monitor's image, packed: one LZ4 block, which the boot block unpacks
-//! ...              the guest's segments, one after the other
-//! 256 KiB - 8 KiB  the directory page: where the two are, and the run's options
+//! 0                the monitor's image, packed: a stream of DEFLATE, which the boot block unpacks
+//! ...              the guest's segments, packed in the same way, one after the other
+//! 256 KiB - 8 KiB  the directory page: where the two are, the run's options, sums of all bytes up to them
 //! 256 KiB - 4 KiB  the monitor's boot block, with the reset vector in its last 16 bytes
 //! ```
 
 use tollgate_abi::guest_image::{self, DIRECTORY_BYTES, DIRECTORY_OFFSET, LoadError};
-use tollgate_abi::monitor_image::PackedMonitor;
+use tollgate_abi::packed::{PackedMonitor, SUMS_OFFSET, sums};
 
 use super::Guest;
 use super::monitor::Monitor;
@@ -95,7 +95,7 @@ impl Rom {
     pub fn build(monitor_elf: &[u8], guest: &Guest<'_>, options: &str) -> Result<Self, RomError> {
         let mut bytes = vec![ERASED; ROM_BYTES];
         let monitor = Monitor::parse(monitor_elf).ok_or(RomError::Monitor)?;
-        let image = monitor.packed().ok_or(RomError::Monitor)?;
+        let image = monitor.packed();
         let (packed, unpacked) = (image.len(), monitor.image.len());
         if packed > DIRECTORY_OFFSET {
             return Err(RomError::MonitorTooLarge { excess: packed - DIRECTORY_OFFSET, unpacked, packed });
@@ -103,7 +103,7 @@ impl Rom {
         bytes[..packed].copy_from_slice(&image);
         bytes[BOOT_BLOCK_OFFSET..].copy_from_slice(monitor.boot_block);
         let guest_start = packed.next_multiple_of(16) as u64;
-        let segments = guest.segments(guest_start);
+        let segments = guest.packed_segments(guest_start);
         let guest_end = segments.last().map_or(guest_start, |(last, _)| last.image_offset + last.packed_bytes);
         if guest_end > DIRECTORY_OFFSET as u64 {
             let excess = guest_end - DIRECTORY_OFFSET as u64;
@@ -118,6 +118,8 @@ impl Rom {
         let place = PackedMonitor { image_offset: 0, packed_bytes: packed as u32, unpacked_bytes: unpacked as u32 };
         guest_image::write_directory(&mut page, place, &guest.placing, &segments, options)?;
         bytes[DIRECTORY_OFFSET..BOOT_BLOCK_OFFSET].copy_from_slice(&page);
+        let sums = sums(&bytes[..SUMS_OFFSET]).map(u64::to_le_bytes);
+        bytes[SUMS_OFFSET..BOOT_BLOCK_OFFSET].copy_from_slice(sums.as_flattened());
         Ok(Self {
             bytes,
             monitor_bytes: packed + monitor.boot_block.len(),
@@ -130,7 +132,8 @@ impl Rom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::monitor::tests::{BOOT_BLOCK, IMAGE_ADDRESS, elf_of, unpacked};
+    use crate::image::monitor::tests::{BOOT_BLOCK, IMAGE_ADDRESS, elf_of};
+    use crate::image::packing::tests::unpacked;
     use crate::image::{GUEST_ELF, MONITOR_ELF};
     use tollgate_abi::guest_image::Directory;
 
@@ -144,8 +147,7 @@ mod tests {
         assert_eq!((directory.options, directory.placing), ("workloads=cpuid", guest.placing));
         for (segment, piece) in directory.segments().zip(&guest.pieces) {
             let packed = &rom.bytes[segment.image_offset as usize..][..segment.packed_bytes as usize];
-            let unpacked = lz4_flex::block::decompress(packed, segment.file_bytes as usize);
-            assert_eq!(if segment.is_packed() { unpacked.unwrap() } else { packed.to_vec() }, *piece.bytes);
+            assert!(unpacked(packed) == *piece.bytes && segment.file_bytes == piece.bytes.len() as u64, "{segment:x?}");
         }
     }
 
@@ -155,7 +157,8 @@ mod tests {
         let rom = Rom::build(MONITOR_ELF, &guest, "").unwrap();
         let place = PackedMonitor::read(rom.bytes[DIRECTORY_OFFSET..].first_chunk().unwrap());
         let packed = &rom.bytes[place.image_offset as usize..][..place.packed_bytes as usize];
-        assert!(unpacked(packed, place.unpacked_bytes as usize) == monitor.image, "{place:x?}");
+        assert!(unpacked(packed) == monitor.image, "{place:x?}");
+        assert_eq!(place.unpacked_bytes as usize, monitor.image.len());
         assert_eq!(&rom.bytes[BOOT_BLOCK_OFFSET..], monitor.boot_block);
         let padding = packed.len().next_multiple_of(16) - packed.len();
         assert_eq!(rom.monitor_bytes + padding + rom.guest_bytes + rom.free_bytes, ROM_BYTES - DIRECTORY_BYTES);

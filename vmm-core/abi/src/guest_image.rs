@@ -1,12 +1,14 @@
 //! A guest in an image: a directory page that the monitor finds, and the guest's segments.
 //!
 //! ```text
-//! ROM:  packed monitor | guest segments ... | directory page | boot block with the reset vector
+//! ROM:    packed monitor | packed guest segments ... | directory page | boot block with the reset vector
+//! stick:  directory page | guest segments ...
 //! ```
 //!
-//! The host tool reads the guest's ELF file and writes this; the monitor checks it again before it copies a byte. A segment's
-//! bytes are packed as one LZ4 block where that saves room. The page also has the place of the packed monitor
-//! ([`crate::monitor_image`]). Numbers are little-endian.
+//! The host tool reads the guest's ELF file and writes this; the monitor checks it again. In a ROM each segment's bytes are packed
+//! ([`crate::packed`]), and the boot block unpacks them to their place in the guest's memory before the monitor runs. On a stick,
+//! where there is room, they are as they are, and the monitor copies them. The page also has the place of the packed monitor, and
+//! sums of the ROM's bytes. Numbers are little-endian.
 //!
 //! A guest that is too large for a ROM is *placed*: the emulator puts its bytes where guest-physical 0 is before the machine
 //! starts ([`PLACED_HPA`]). Such a guest has no segments, and the monitor writes nothing for it. On a stick, where there is room,
@@ -19,18 +21,23 @@ use crate::machine::{
 };
 pub use crate::rom::{BOOT_BLOCK_BYTES, DIRECTORY_BYTES, DIRECTORY_OFFSET, ROM_BASE, ROM_BYTES};
 
-use crate::monitor_image::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonitor};
+use crate::packed::{PACKED_MONITOR_BYTES, PLACE_IN_DIRECTORY, PackedMonitor, SUMS_OFFSET};
 
 /// Marks a directory page.
 pub const MAGIC: [u8; 8] = *b"TollGate";
 /// Version of this format.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// The most segments that a guest may have.
 pub const MAX_SEGMENTS: usize = 16;
 
-const HEADER_BYTES: usize = 112;
+/// Offset of the number of segments, a doubleword.
+pub const SEGMENT_COUNT_IN_DIRECTORY: usize = 12;
+/// Offset of the first [`Segment`].
+pub const SEGMENTS_IN_DIRECTORY: usize = 112;
 /// Offset of the machine's number and the words behind it.
 const GUEST_IN_DIRECTORY: usize = 48;
+/// Offset of the bytes of memory that the guest's machine has.
+pub const MEMORY_IN_DIRECTORY: usize = GUEST_IN_DIRECTORY + 8;
 
 /// The host-physical address of guest-physical 0 in a machine that starts from the ROM: above the monitor and its heap, and a
 /// multiple of 2 MiB for large pages.
@@ -42,13 +49,17 @@ pub const PLACED_MARK: [u8; 8] = *b"TollGues";
 
 /// Digits of the TSC's rate in kHz, as the guest has it in its own text ([`Placing::tsc_khz_gpa`]).
 pub const TSC_KHZ_DIGITS: usize = 7;
-const SEGMENT_BYTES: usize = 40;
+const SEGMENT_BYTES: usize = size_of::<Segment>();
 
+const _: () = assert!(SEGMENT_BYTES == 40);
 const _: () = assert!(PLACE_IN_DIRECTORY + PACKED_MONITOR_BYTES <= GUEST_IN_DIRECTORY);
-const _: () = assert!(GUEST_IN_DIRECTORY + size_of::<[u64; 8]>() == HEADER_BYTES);
+const _: () = assert!(GUEST_IN_DIRECTORY + size_of::<[u64; 8]>() == SEGMENTS_IN_DIRECTORY);
+const _: () =
+    assert!(SEGMENTS_IN_DIRECTORY + MAX_SEGMENTS * SEGMENT_BYTES + OPTIONS_BYTES <= SUMS_OFFSET - DIRECTORY_OFFSET);
 
-/// A piece of guest memory to be loaded.
+/// A piece of guest memory to be loaded. The directory has it in this form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Segment {
     /// The guest-physical address that it goes to.
     pub gpa: u64,
@@ -58,15 +69,8 @@ pub struct Segment {
     pub image_offset: u64,
     /// The number of its bytes in the guest's file.
     pub file_bytes: u64,
-    /// The bytes that it takes in the image: fewer than in the file if they are packed.
+    /// The bytes that it takes in the image: packed in a ROM, as many as in the file on a stick.
     pub packed_bytes: u64,
-}
-
-impl Segment {
-    /// True if its bytes are an LZ4 block.
-    pub const fn is_packed(&self) -> bool {
-        self.packed_bytes < self.file_bytes
-    }
 }
 
 /// The part of vCPU 0's state at its first instruction in which guests differ.
@@ -352,11 +356,11 @@ impl<'a> Directory<'a> {
         if version != VERSION {
             return Err(LoadError::Version(version));
         }
-        let count = word(&page[12..16]) as usize;
+        let count = word(&page[SEGMENT_COUNT_IN_DIRECTORY..][..4]) as usize;
         if count > MAX_SEGMENTS {
             return Err(LoadError::TooManySegments(count));
         }
-        let (segments, rest) = page[HEADER_BYTES..].split_at(count * SEGMENT_BYTES);
+        let (segments, rest) = page[SEGMENTS_IN_DIRECTORY..].split_at(count * SEGMENT_BYTES);
         let options_bytes = usize::try_from(word(&page[24..32])).map_err(|_| LoadError::Malformed)?;
         let options = rest.get(..options_bytes).filter(|bytes| options_fit(bytes)).ok_or(LoadError::Options)?;
         let options = core::str::from_utf8(options).map_err(|_| LoadError::Options)?;
@@ -368,8 +372,7 @@ impl<'a> Directory<'a> {
         let directory = Self { placing, options, segments };
         check(&directory.placing, directory.segments())?;
         let in_image = |segment: &Segment| {
-            segment.packed_bytes <= segment.file_bytes
-                && segment.image_offset.checked_add(segment.packed_bytes).is_some_and(|end| end <= image_bytes)
+            segment.image_offset.checked_add(segment.packed_bytes).is_some_and(|end| end <= image_bytes)
         };
         match directory.segments().find(|segment| !in_image(segment)) {
             Some(segment) => Err(LoadError::OutsideImage(segment)),

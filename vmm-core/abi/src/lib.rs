@@ -23,7 +23,7 @@ pub mod key;
 pub mod leaves;
 pub mod machine;
 pub mod marks;
-pub mod monitor_image;
+pub mod packed;
 pub mod peer;
 pub mod profile;
 pub mod quick;

@@ -1,4 +1,4 @@
-//! The firmware that started the monitor, and its services: memory, the image, the other processors, the end of the machine.
+//! The firmware that started the monitor, and its services: memory, the guest, the other processors, the end of the machine.
 //!
 //! There are two firmwares. In the ROM ([`crate::rom`]) the monitor is its own firmware and has the machine for itself. Under
 //! UEFI (the crate `monitor-uefi`) it uses boot services, to which it gives every processor back as it was.
@@ -27,8 +27,8 @@ pub struct Firmware {
     pub memory_bytes: fn() -> u64,
     /// The directory of the guest that is to run, with the run's options.
     pub directory: fn() -> Result<Directory<'static>, Refused>,
-    /// The bytes in which the directory's offsets count.
-    pub image: fn() -> &'static [u8],
+    /// The bytes of the guest's segments, in which the directory's offsets count; `None` if the segments are in their places.
+    pub guest_file: fn() -> Option<&'static [u8]>,
     /// Host-physical address of as much memory for the guest: a multiple of 2 MiB, mapped to itself, used by nothing else.
     pub guest_memory: fn(bytes: u64) -> Result<u64, Refused>,
     /// Memory for a trace, used by nothing else and mapped to itself, besides that of the guest. Asked for once.

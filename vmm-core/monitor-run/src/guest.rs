@@ -1,10 +1,11 @@
-//! Lays the guest out in its memory, from the image that holds it, or finds it there.
+//! Lays the guest out in its memory, from a file that holds it, or finds it there.
 #![expect(unsafe_code, reason = "takes the guest's region as memory")]
 
 use alloc::boxed::Box;
 use alloc::vec;
+use core::ops::Range;
 
-use tollgate_abi::guest_image::{Directory, Entry, PLACED_MARK, Placing, TSC_KHZ_DIGITS};
+use tollgate_abi::guest_image::{Directory, Entry, PLACED_MARK, Placing, Segment, TSC_KHZ_DIGITS};
 use tollgate_abi::machine::*;
 use tollgate_abi::virtualization::Facts;
 use vmm_core::memory::{BadAddress, GuestMemory};
@@ -45,14 +46,15 @@ pub(crate) fn model(placing: &Placing, mapping: Mapping) -> &'static Model {
     Box::leak(Box::new(Model { memory, ..*row }))
 }
 
-/// Takes the guest's memory. A guest that was placed there is checked; any other is loaded.
+/// Takes the guest's memory. A guest that was placed there is checked. Any other's segments are copied from `file`, or are in their
+/// places if there is none.
 ///
 /// # Safety
 /// `guest_hpa` is the address that the firmware gave for `model`'s memory, and this is called once.
 pub(crate) unsafe fn load(
     directory: &Directory<'_>,
     model: &'static Model,
-    image: &[u8],
+    file: Option<&[u8]>,
     guest_hpa: u64,
     vcpus: usize,
     facts: Facts,
@@ -71,7 +73,7 @@ pub(crate) unsafe fn load(
         memory
     } else {
         // SAFETY: the same contract, which the caller keeps.
-        unsafe { unpack(directory, model, image, guest_hpa, vcpus, facts) }
+        unsafe { lay_out(directory, model, file, guest_hpa, vcpus, facts) }
             .expect("the directory was checked against the guest's memory")
     };
     Ok(Guest { model, memory, entry: placing.entry, tsc_khz_gpa: placing.tsc_khz_gpa })
@@ -86,17 +88,15 @@ fn is_placed(memory: &GuestMemory, bytes: u64) -> bool {
     has_mark(0) && has_mark(bytes.wrapping_sub(PLACED_MARK.len() as u64))
 }
 
-/// Takes the guest's memory, zeroed, and loads the guest: its segments, and for a guest that is built for Tollgate page tables and
-/// boot information, which others bring along.
-///
-/// The directory's offsets count in `image`; its length was checked when the directory was read.
+/// Takes the guest's memory, with the guest's segments from `file`, in which the directory's offsets count; without one they are there.
+/// Everything else in it is zeroed. A guest that is built for Tollgate gets page tables and boot information, which others bring along.
 ///
 /// # Safety
 /// As for [`load`].
-unsafe fn unpack(
+unsafe fn lay_out(
     directory: &Directory<'_>,
     model: &Model,
-    image: &[u8],
+    file: Option<&[u8]>,
     guest_hpa: u64,
     vcpus: usize,
     facts: Facts,
@@ -105,18 +105,12 @@ unsafe fn unpack(
     // SAFETY: the caller's contract: the bytes of the machine's memory from there are memory, mapped to itself, and nobody else's. This
     // is the only reference to it, and gone before the guest's memory is made of it.
     let region = unsafe { core::slice::from_raw_parts_mut(guest_hpa as *mut u8, bytes as usize) };
-    region.fill(0);
+    zero_between(region, directory.segments())?;
     for segment in directory.segments() {
-        let stored = &image[segment.image_offset as usize..][..segment.packed_bytes as usize];
-        let at = segment.gpa as usize;
-        let place = region.get_mut(at..).and_then(|rest| rest.get_mut(..segment.file_bytes as usize));
-        let place = place.ok_or(BadAddress(segment.gpa))?;
-        if segment.is_packed() {
-            let unpacked = lz4_flex::block::decompress_into(stored, place);
-            unpacked.map_err(|_| BadAddress(segment.gpa))?;
-        } else {
-            place.copy_from_slice(stored);
-        }
+        let Some(file) = file else { break };
+        let stored = part(segment.image_offset, segment.file_bytes).and_then(|range| file.get(range));
+        let place = part(segment.gpa, segment.file_bytes).and_then(|range| region.get_mut(range));
+        place.zip(stored).ok_or(BadAddress(segment.gpa)).map(|(place, stored)| place.copy_from_slice(stored))?;
     }
     // SAFETY: the caller's contract, as above.
     let mut memory = unsafe { GuestMemory::new(guest_hpa as *mut u8, bytes) };
@@ -125,6 +119,24 @@ unsafe fn unpack(
         boot_info(&mut memory, model, directory.options, vcpus, facts)?;
     }
     Ok(memory)
+}
+
+/// Zeroes memory, but for the bytes of these segments, which share none.
+fn zero_between(region: &mut [u8], segments: impl Iterator<Item = Segment> + Clone) -> Result<(), BadAddress> {
+    let mut at = 0;
+    loop {
+        let behind = segments.clone().filter(|segment| segment.gpa >= at && segment.file_bytes > 0);
+        let next = behind.min_by_key(|segment| segment.gpa);
+        let to = next.map_or(region.len() as u64, |segment| segment.gpa);
+        part(at, to - at).and_then(|range| region.get_mut(range)).ok_or(BadAddress(at))?.fill(0);
+        let Some(next) = next else { return Ok(()) };
+        at = to + next.file_bytes;
+    }
+}
+
+/// The part of memory or a file from there on with so many bytes, if there can be one.
+fn part(start: u64, bytes: u64) -> Option<Range<usize>> {
+    Some(start as usize..start.checked_add(bytes)? as usize)
 }
 
 /// Page tables that map 4 GiB to itself by 2 MiB pages.
@@ -158,8 +170,8 @@ fn boot_info(
 mod tests {
     use super::*;
     use std::vec::Vec;
-    use tollgate_abi::guest_image::{DIRECTORY_BYTES, Segment, write_directory};
-    use tollgate_abi::monitor_image::PackedMonitor;
+    use tollgate_abi::guest_image::{DIRECTORY_BYTES, write_directory};
+    use tollgate_abi::packed::PackedMonitor;
 
     const MODEL: &Model = &UNIKERNEL;
     const CODE_GPA: u64 = 0x10_0000;
@@ -173,53 +185,55 @@ mod tests {
         tsc_khz_gpa: CODE_GPA + 4,
     };
 
-    /// A segment of one byte, which is not worth packing.
-    const ONE_BYTE: [u8; 1] = [7];
+    const PLAIN: &[u8] = b"plain bytes";
 
-    /// An image of a directory and two segments, one packed, behind it, loaded into memory that was not zero.
-    fn loaded(packed: &[u8], unpacked_bytes: u64, options: &str) -> Result<(GuestMemory, Vec<u8>), BadAddress> {
-        let plain = b"plain bytes";
-        let place = |gpa, image_offset, file_bytes, packed_bytes| Segment {
+    /// A file of a directory and two segments behind it, the first with `code`, loaded into memory that was not zero; or the same in an
+    /// image that has left them in their places, if it is not a file.
+    fn loaded(code: &[u8], is_file: bool, options: &str) -> Result<(GuestMemory, Vec<u8>), BadAddress> {
+        let place = |gpa, image_offset, bytes: &[u8]| Segment {
             gpa,
             memory_bytes: 0x1000,
             image_offset,
-            file_bytes,
-            packed_bytes,
+            file_bytes: bytes.len() as u64,
+            packed_bytes: bytes.len() as u64,
         };
         let start = DIRECTORY_BYTES as u64;
+        // In the order of the file, which need not be that of memory. The last has nothing in the file.
         let segments = [
-            place(CODE_GPA, start, unpacked_bytes, packed.len() as u64),
-            place(DATA_GPA, start + packed.len() as u64, plain.len() as u64, plain.len() as u64),
+            place(DATA_GPA, start + code.len() as u64, PLAIN),
+            place(CODE_GPA, start, code),
+            place(DATA_GPA + 0x1000, 0, &[]),
         ];
         let mut page = [0; DIRECTORY_BYTES];
         let monitor = PackedMonitor { image_offset: 0, packed_bytes: 0, unpacked_bytes: 0 };
         write_directory(&mut page, monitor, &Placing::unikernel(CODE_GPA), &segments, options).unwrap();
-        let image = [&page[..], packed, plain].concat();
-        let directory = Directory::read(&page, image.len() as u64).unwrap();
+        let file = [&page[..], code, PLAIN].concat();
+        let directory = Directory::read(&page, file.len() as u64).unwrap();
         let mut region = vec![0xa5; MODEL.memory_bytes() as usize];
+        if !is_file {
+            region[CODE_GPA as usize..][..code.len()].copy_from_slice(code);
+            region[DATA_GPA as usize..][..PLAIN.len()].copy_from_slice(PLAIN);
+        }
+        let file = is_file.then_some(&file[..]);
         // SAFETY: the vector is this memory alone's, and the returned pair keeps it as long as the memory.
-        unsafe { unpack(&directory, MODEL, &image, region.as_mut_ptr() as u64, 3, Facts::from_word(5)) }
+        unsafe { lay_out(&directory, MODEL, file, region.as_mut_ptr() as u64, 3, Facts::from_word(5)) }
             .map(|memory| (memory, region))
     }
 
     #[test]
     fn segments_lie_where_the_directory_says_and_the_rest_is_zero() {
-        let code: Vec<u8> = (0..2000_u32).map(|at| (at / 100) as u8).collect();
-        let packed = lz4_flex::block::compress(&code);
-        assert!(packed.len() < code.len());
-        let (memory, _region) = loaded(&packed, code.len() as u64, "").unwrap();
-        let mut found = vec![0; code.len() + 1];
-        memory.read(CODE_GPA, &mut found).unwrap();
-        assert_eq!(found, [&code[..], &[0]].concat());
-        let mut found = [0; 12];
-        memory.read(DATA_GPA, &mut found).unwrap();
-        assert_eq!(&found, b"plain bytes\0");
-        assert_eq!(memory.read_u64(MODEL.memory_bytes() - 8), Ok(0));
-    }
-
-    #[test]
-    fn a_segment_that_does_not_unpack_is_refused() {
-        assert_eq!(loaded(&[0xff; 9], 2000, "").err(), Some(BadAddress(CODE_GPA)));
+        let code: Vec<u8> = (0..2000_u32).map(|at| (at / 100) as u8 | 1).collect();
+        for is_file in [true, false] {
+            let (memory, region) = loaded(&code, is_file, "").unwrap();
+            let mut found = vec![0; code.len()];
+            memory.read(CODE_GPA, &mut found).unwrap();
+            assert_eq!(found, code);
+            let mut found = [0; PLAIN.len()];
+            memory.read(DATA_GPA, &mut found).unwrap();
+            assert_eq!(found, PLAIN);
+            let area = BOOT_AREA_BYTES as usize;
+            assert_eq!(region[area..].iter().filter(|&&byte| byte > 0).count(), code.len() + PLAIN.len());
+        }
     }
 
     #[test]
@@ -237,7 +251,7 @@ mod tests {
         let mut region = vec![0xa5; model.memory_bytes() as usize];
         let hpa = region.as_mut_ptr() as u64;
         // SAFETY: the vector is this memory alone's, and lives as long.
-        let mut guest = unsafe { load(&directory, model, &image, hpa, 1, Facts::default()) }.unwrap();
+        let mut guest = unsafe { load(&directory, model, Some(&image), hpa, 1, Facts::default()) }.unwrap();
         let text = |guest: &Guest| {
             let mut found = [0; 13];
             guest.memory.read(CODE_GPA, &mut found).unwrap();
@@ -275,7 +289,7 @@ mod tests {
     fn the_page_tables_map_four_gib_to_themselves() {
         const PRESENT_AND_WRITABLE: u64 = 0b11;
         const PAGE_SIZE: u64 = 1 << 7;
-        let (memory, _region) = loaded(&ONE_BYTE, 1, "").unwrap();
+        let (memory, _region) = loaded(&[7], true, "").unwrap();
         // As the processor walks (SDM 3A 5.5.4).
         let below = |table: u64, index: u64| memory.read_u64((table & !0xfff) + 8 * index).unwrap();
         for linear in [0, CODE_GPA, 0x1f_ffff, 0x20_0000, 0x4000_0000, 0xfee0_0030, 0xffff_ffff_u64] {
@@ -293,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_guest_reads_the_boot_information_that_was_written() {
-        let (memory, region) = loaded(&ONE_BYTE, 1, "workloads=cpuid:5 cpus=3").unwrap();
+        let (memory, region) = loaded(&[7], false, "workloads=cpuid:5 cpus=3").unwrap();
         // SAFETY: any bytes are a `BootInfo`, and these are as many, aligned, as the structure has.
         let info = unsafe { region[BOOT_INFO_GPA as usize..].as_ptr().cast::<BootInfo>().read_unaligned() };
         assert_eq!((info.magic, info.vcpus, info.facts), (BOOT_INFO_MAGIC, 3, 5));

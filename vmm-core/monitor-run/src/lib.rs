@@ -138,7 +138,7 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     all_there(session, &options, vcpus, &found)?;
     BOARD.settle(vcpus);
     // SAFETY: the firmware's word for it; this is the one call.
-    let mut guest = unsafe { guest::load(&directory, model, (firmware.image)(), guest_hpa, vcpus, facts) }?;
+    let mut guest = unsafe { guest::load(&directory, model, (firmware.guest_file)(), guest_hpa, vcpus, facts) }?;
     if let Some(khz) = (firmware.tsc_khz)() {
         guest.tell_tsc_khz(khz);
     }

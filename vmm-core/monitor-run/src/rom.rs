@@ -1,11 +1,9 @@
-//! The ROM as the monitor's firmware: the machine is bare, the guest lies in the ROM, and the emulator's ports end the run.
+//! The ROM as the monitor's firmware: the machine is bare, the boot block has unpacked the guest, and the emulator's ports end the run.
 #![expect(unsafe_code, reason = "takes the ROM as memory")]
 
 use alloc::vec::Vec;
 
-use tollgate_abi::guest_image::{
-    DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, LoadError, PLACED_HPA, ROM_BASE, ROM_BYTES,
-};
+use tollgate_abi::guest_image::{DIRECTORY_BYTES, DIRECTORY_OFFSET, Directory, PLACED_HPA, ROM_BASE, ROM_BYTES};
 use vmm_core::host::local_apic::LocalApic;
 use vmm_core::recording::Slot;
 
@@ -27,7 +25,7 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
         name: "rom",
         memory_bytes: ports::memory_bytes,
         directory,
-        image,
+        guest_file: || None,
         guest_memory,
         spare_memory,
         tsc_khz: || None,
@@ -50,17 +48,11 @@ pub fn run(rom: &'static Firmware) -> ! {
     ports::end(crate::run())
 }
 
-/// The ROM, which ends at 4 GiB.
-fn image() -> &'static [u8] {
-    // SAFETY: the reset vector was fetched from there; the boot block maps the ROM, which never changes.
-    unsafe { &*(ROM_BASE as usize as *const [u8; ROM_BYTES]) }
-}
-
-/// The directory page of the ROM.
+/// The directory page of the ROM, which ends at 4 GiB.
 fn directory() -> Result<Directory<'static>, Refused> {
-    let page: Option<&[u8; DIRECTORY_BYTES]> = image()[DIRECTORY_OFFSET..].first_chunk();
-    page.ok_or(LoadError::NoDirectory)
-        .and_then(|page| Directory::read(page, ROM_BYTES as u64))
+    // SAFETY: the reset vector was fetched from the ROM; the boot block maps it, and it never changes.
+    let page = unsafe { &*((ROM_BASE as usize + DIRECTORY_OFFSET) as *const [u8; DIRECTORY_BYTES]) };
+    Directory::read(page, ROM_BYTES as u64)
         .map_err(|error| Refused::new(error, "write the image again with `tollgate image`"))
 }
 

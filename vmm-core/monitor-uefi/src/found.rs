@@ -194,7 +194,7 @@ mod tests {
     use super::*;
     use std::{format, vec};
     use tollgate_abi::guest_image::{Segment, write_directory};
-    use tollgate_abi::monitor_image::PackedMonitor;
+    use tollgate_abi::packed::PackedMonitor;
 
     fn image(options: &str) -> &'static [u8] {
         let (at, bytes) = (DIRECTORY_BYTES as u64, 1);

@@ -46,7 +46,7 @@ static UEFI: Firmware = Firmware {
     name: "uefi",
     memory_bytes: || found().memory_bytes,
     directory: || found().directory.clone(),
-    image: || found().image,
+    guest_file: || Some(found().image),
     guest_memory: |_| found().guest_memory.clone(),
     spare_memory: |_| found().spare_memory(),
     tsc_khz: || found().tsc_khz,

@@ -1,8 +1,8 @@
 //! From the reset vector to Rust: real mode, protected mode, long mode (SDM 3A 10.1.4, 10.8.5).
 //!
-//! The boot block is executed in place at the top of the ROM. It unpacks the image ([`crate::unpack`]) to RAM at 1 MiB, clears
-//! `.bss`, maps the first 4 GiB to themselves, and calls [`monitor_run::rom::run`] on a stack in `.bss`. The other processors
-//! come the same way when they are started, and go on in [`monitor_run::processors`].
+//! The boot block is executed in place at the top of the ROM. It maps the first 4 GiB to themselves, unpacks the image to RAM at
+//! 1 MiB and the guest to its memory ([`crate::unpack`]), clears `.bss`, and calls [`monitor_run::rom::run`] on a stack in `.bss`.
+//! The other processors come the same way when they are started, and go on in [`monitor_run::processors`].
 #![expect(unsafe_code, reason = "boots the processor")]
 
 use core::arch::global_asm;
@@ -40,10 +40,15 @@ extern "C" fn rust_main() -> ! {
 /// Bytes of the smallest block in which Bochs gives memory, or less.
 const LEAST_BLOCK_BYTES: u32 = 32 << 10;
 
-/// PML4, PDPT and four page directories below 640 KiB, where every machine has RAM.
+/// The end of the memory below 1 MiB that every machine has.
+pub(crate) const LOW_MEMORY_END: u32 = 640 << 10;
+
+/// PML4, PDPT and four page directories there, above a page for the stack on which the ROM is unpacked.
 const PML4: u32 = 0x1000;
 const PDPT: u32 = PML4 + 0x1000;
 const DIRECTORIES: u32 = PDPT + 0x1000;
+/// The end of these six pages.
+pub(crate) const TABLES_END: u32 = DIRECTORIES + 4 * 0x1000;
 
 global_asm!(
     r#"
@@ -95,16 +100,9 @@ start32:
     add edi, {block}
     jmp 4b
 
-5:  mov esp, {pml4}                 # a stack for that, in the page below the tables
-    call unpack32                   # the image goes to where it was linked
-    mov edi, offset __bss_start
-    mov ecx, offset __bss_end
-    sub ecx, edi
+5:  mov edi, {pml4}                 # six pages of tables
+    mov ecx, ({tables_end} - {pml4}) / 4
     xor eax, eax
-    rep stosb
-
-    mov edi, {pml4}                 # six pages of tables
-    mov ecx, 6 * 1024
     rep stosd
     mov dword ptr [{pml4}], {pdpt} + 3
     mov dword ptr [{pdpt}], {directories} + 3
@@ -149,6 +147,14 @@ start64:
     rdmsr
     test eax, {boot_processor}
     jz other64
+    mov esp, {pml4}
+    call unpack64                   # image and guest go to their places
+    mov edi, offset __bss_start     # whole pages
+    mov ecx, offset __bss_end
+    sub ecx, edi
+    shr ecx, 3
+    xor eax, eax
+    rep stosq
     mov rsp, offset {stack} + {stack_bytes}
     mov rax, offset {rust_main}
     call rax
@@ -194,6 +200,7 @@ gdt_pointer:
     pml4 = const PML4,
     pdpt = const PDPT,
     directories = const DIRECTORIES,
+    tables_end = const TABLES_END,
     stack = sym BOOT_STACK,
     stack_bytes = const STACK_BYTES,
     rust_main = sym rust_main,

@@ -1,23 +1,27 @@
-//! Unpacks the monitor's image from the ROM: a decoder of LZ4 blocks for the boot block, in 32-bit protected mode.
+//! Unpacks the ROM, in 64-bit mode: the monitor's image to where it was linked, each of the guest's segments to its place in the
+//! guest's memory. The decoder is [`crate::inflate`]; the calls of each part are translated back behind it ([`crate::calls`]).
 //!
-//! A block is a row of sequences: a token, literals, then a match, which repeats bytes that were unpacked before. The token has
-//! the length of both, four bits each; a length of 15 goes on in the bytes that follow. The last sequence ends behind its
-//! literals.
-//!
-//! Before it was packed, the image's calls were translated: see [`tollgate_abi::monitor_image`]. They are translated back behind the
-//! decoder, in place.
-//!
-//! Nothing is written outside of the image's place in the link script. Each sequence takes at least a byte of the block, so that
-//! the decoder ends on a damaged one, too. If a block can't be right, the serial port says so. There is no checksum: damage that
-//! makes another well-formed block of the same length goes unnoticed.
+//! Before anything is unpacked the ROM's bytes are held against their sums ([`tollgate_abi::packed::sums`]), all but those of the
+//! boot block. Damage in one or two doublewords is always found, and of more of them unless it cancels out in both sums. Then, nothing
+//! is written outside of the image's place in the link script and of the memory that the directory says the guest has. If the sums or
+//! a part can't be right, the serial port says so.
 #![expect(unsafe_code, reason = "code and data of the boot block")]
 
 use core::arch::global_asm;
 use core::mem::offset_of;
 
 use tollgate_abi::ending::{BOCHS_PORT, Ending, QEMU_PORT};
-use tollgate_abi::guest_image::ROM_BASE;
-use tollgate_abi::monitor_image::{CALL, CANNOT_UNPACK, PACKED_MONITOR_AT, PackedMonitor};
+use tollgate_abi::guest_image::{
+    DIRECTORY_OFFSET, MAX_SEGMENTS, MEMORY_IN_DIRECTORY, PLACED_HPA, ROM_BASE, SEGMENT_COUNT_IN_DIRECTORY,
+    SEGMENTS_IN_DIRECTORY, Segment,
+};
+use tollgate_abi::packed::{CANNOT_UNPACK, PLACE_IN_DIRECTORY, PackedMonitor, SUMS_OFFSET};
+
+use crate::boot::{LOW_MEMORY_END, TABLES_END};
+use crate::inflate::{BEHIND_BYTES, TABLES_BYTES};
+
+const _: () =
+    assert!(TABLES_END + TABLES_BYTES <= LOW_MEMORY_END && BEHIND_BYTES as usize <= SUMS_OFFSET - DIRECTORY_OFFSET);
 
 /// I/O base of the first serial port.
 const COM1: u16 = 0x3f8;
@@ -36,113 +40,82 @@ static SAID: [u8; SAYS.len()] = *SAYS.first_chunk().expect("it is as long as it 
 #[unsafe(link_section = ".boot.rodata")]
 static ENDED: [u8; ENDS.len()] = *ENDS.first_chunk().expect("it is as long as it is");
 
-// `unpack32` wants DF clear, flat segments and a stack; it clobbers every register. In it, ESI and EBP point at the rest of the
-// block and at its end, EDI and EDX at the rest of the image and at its end.
+// `unpack64` wants DF clear and a stack; it clobbers every register but RSP. In it, RBX points at the directory page.
 global_asm!(
     r#"
     .section .boot.unpack, "ax"
-    .code32
-    .globl unpack32
-unpack32:
-    mov ebx, {packed_monitor}
-    mov esi, [ebx + {image_offset}]
-    add esi, {rom_base}
-    mov ebp, [ebx + {packed_bytes}]
-    add ebp, esi
+    .code64
+    .globl unpack64
+unpack64:
+    mov esi, {rom_base}
+    mov ecx, {sums_offset} / 4
+    xor edx, edx
+    xor ebx, ebx
+2:  lodsd
+    add rdx, rax                    # the sum
+    add rbx, rdx                    # and the sum of that
+    loop 2b
+    cmp rdx, [rsi]
+    jne refused64
+    cmp rbx, [rsi + 8]
+    jne refused64
+
+    mov ebx, {rom_base} + {directory_offset}
     mov edi, offset __image_start
     mov edx, offset __image_end
     mov eax, edx
     sub eax, edi
-    cmp eax, [ebx + {unpacked_bytes}]
-    jne damaged32
+    cmp eax, [rbx + {unpacked_bytes}]
+    jne refused64
+    mov esi, [rbx + {image_offset}]
+    mov ecx, [rbx + {packed_bytes}]
+    call part64
 
-sequence32:
-    cmp esi, ebp
-    jae damaged32
-    movzx ebx, byte ptr [esi]       # the token
-    inc esi
-    mov ecx, ebx
-    shr ecx, 4
-    call length32
-    mov eax, ebp
-    sub eax, esi
-    cmp ecx, eax
-    ja damaged32
-    call copy32
-    cmp esi, ebp
-    je complete32
+    mov r13d, [rbx + {segment_count}]
+    cmp r13d, {max_segments}
+    ja refused64
+    lea r12, [rbx + {segments}]
+2:  dec r13d
+    js 4f
+    mov rdi, [r12 + {gpa}]
+    mov rdx, [r12 + {file_bytes}]
+    mov rsi, [r12 + {segment_offset}]
+    mov rcx, [r12 + {segment_bytes}]
+    add r12, {bytes_of_segment}
+    test rdx, rdx
+    jz 2b
+    mov rax, [rbx + {memory}]
+    cmp rdi, rax
+    ja refused64
+    sub rax, rdi
+    cmp rdx, rax
+    ja refused64
+    add rdi, {placed}
+    add rdx, rdi
+    call part64
+    jmp 2b
+4:  ret
 
-    movzx eax, word ptr [esi]       # how far back the match is; it may reach into itself
-    add esi, 2
-    mov ecx, edi
-    sub ecx, eax
-    cmp ecx, offset __image_start
-    jb damaged32
-    cmp ecx, edi
-    jae damaged32
-    push ecx
-    mov ecx, ebx
-    and ecx, 15
-    call length32
-    add ecx, 4
-    pop eax
-    push esi
-    mov esi, eax
-    call copy32
-    pop esi
-    jmp sequence32
+part64:                             # RDI and RDX: the place of a part; RSI and RCX: the offset of its stream in the ROM, and its bytes
+    mov eax, {directory_offset}
+    cmp rcx, rax
+    ja refused64
+    sub rax, rcx
+    cmp rsi, rax
+    ja refused64
+    mov eax, {rom_base}
+    add rsi, rax
+    add rcx, rsi
+    mov r8d, {tables}
+    push rdi
+    push rdx
+    call inflate64
+    pop rdx
+    pop rdi
+    test eax, eax
+    jnz calls64
 
-complete32:
-    cmp edi, edx
-    jne damaged32
-
-    mov edi, offset __image_start   # the calls, from the first
-    mov ecx, edx
-    sub ecx, edi
-    mov ebx, ecx                    # the image's bytes
-    mov eax, {call}
-call32:
-    repne scasb
-    jne 3f
-    cmp ecx, 4
-    jb 3f
-    mov esi, [edi]                  # the operand as it was translated
-    lea edx, [edi - 1]
-    sub edx, offset __image_start   # the call's place in the image
-    cmp esi, ebx
-    jae 7f
-    sub esi, edx                    # a target in the image becomes a distance
-    jmp 2f
-7:  add edx, esi
-    jnc 4f                          # no target
-    add esi, ebx                    # a distance that would have been taken for one
-2:  mov [edi], esi
-4:  add edi, 4
-    sub ecx, 4
-    jnz call32
-3:  ret
-
-length32:                           # ECX: a length, whose first four bits it has
-    cmp ecx, 15
-    jne 3f
-2:  cmp esi, ebp
-    jae damaged32
-    movzx eax, byte ptr [esi]
-    inc esi
-    add ecx, eax
-    cmp eax, 255
-    je 2b
-3:  ret
-
-copy32:                             # ECX bytes, one after the other, so that a match can repeat what it has just written
-    mov eax, edx
-    sub eax, edi
-    cmp ecx, eax
-    ja damaged32
-    rep movsb
-    ret
-
-damaged32:                          # the port: 115200 baud, 8N1, no interrupts
+refused64:                          # the port: 115200 baud, 8N1, no interrupts
     mov esi, offset {said}
     mov edi, {said_bytes}
     mov edx, {com1} + 3
@@ -180,15 +153,25 @@ damaged32:                          # the port: 115200 baud, 8N1, no interrupts
 6:  cli
     hlt
     jmp 6b
-    .code64
     .text
 "#,
-    packed_monitor = const PACKED_MONITOR_AT,
-    image_offset = const offset_of!(PackedMonitor, image_offset),
-    packed_bytes = const offset_of!(PackedMonitor, packed_bytes),
-    unpacked_bytes = const offset_of!(PackedMonitor, unpacked_bytes),
     rom_base = const ROM_BASE,
-    call = const CALL,
+    sums_offset = const SUMS_OFFSET,
+    directory_offset = const DIRECTORY_OFFSET,
+    image_offset = const PLACE_IN_DIRECTORY + offset_of!(PackedMonitor, image_offset),
+    packed_bytes = const PLACE_IN_DIRECTORY + offset_of!(PackedMonitor, packed_bytes),
+    unpacked_bytes = const PLACE_IN_DIRECTORY + offset_of!(PackedMonitor, unpacked_bytes),
+    segment_count = const SEGMENT_COUNT_IN_DIRECTORY,
+    max_segments = const MAX_SEGMENTS,
+    segments = const SEGMENTS_IN_DIRECTORY,
+    gpa = const offset_of!(Segment, gpa),
+    file_bytes = const offset_of!(Segment, file_bytes),
+    segment_offset = const offset_of!(Segment, image_offset),
+    segment_bytes = const offset_of!(Segment, packed_bytes),
+    bytes_of_segment = const size_of::<Segment>(),
+    memory = const MEMORY_IN_DIRECTORY,
+    placed = const PLACED_HPA,
+    tables = const TABLES_END,
     said = sym SAID,
     said_bytes = const SAYS.len(),
     com1 = const COM1,
