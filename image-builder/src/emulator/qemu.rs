@@ -83,7 +83,8 @@ fn arguments(boot: Boot<'_>, image: &str, machine: Machine, audit: bool) -> Vec<
     let drive = match boot {
         Boot::Rom(_) => String::new(),
         Boot::RomAndGuest(..) => format!("-device loader,file={PLACED},addr={PLACED_HPA:#x},force-raw=on"),
-        Boot::Stick(_) => format!("-vga std -drive format=raw,file={STICK}"),
+        // By the PC's own controller firmware would read each word by an access to a port, a MiB a second.
+        Boot::Stick(_) => format!("-vga std -drive if=virtio,format=raw,file={STICK}"),
     };
     let size = format!("-m {} -smp {}", machine.memory_mib, machine.cpus);
     let log = if audit { format!("-d in_asm -dfilter {NO_CODE} -D {EXIT_LOG}") } else { String::new() };

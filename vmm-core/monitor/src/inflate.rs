@@ -16,7 +16,7 @@ mod values;
 
 use core::arch::global_asm;
 
-use self::values::{BITS_SHIFT, DISTANCE_COUNT, DISTANCES, FIRST_LENGTH, LENGTH_COUNT, LENGTHS, ORDER};
+use self::values::{BITS_SHIFT, DISTANCE_COUNT, DISTANCES, FIRST_LENGTH, LENGTHS, ORDER};
 
 /// Bytes behind a stream that are read, and count for nothing.
 pub(crate) const BEHIND_BYTES: u32 = 16;
@@ -251,27 +251,25 @@ next64:
 3:  je ended64
 
     sub eax, {first_length}
-    cmp eax, {length_count}
-    jae damaged64
     lea rcx, [rip + {lengths}]
     call value64
     mov r14d, eax
     symbol {back}, r13d
-    cmp eax, {distance_count}
-    jae damaged64
     lea rcx, [rip + {distances}]
     call value64
     mov rcx, rdi
     sub rcx, r15
+    dec rax                         # a distance that is none wraps here, a length below
     cmp rax, rcx
-    ja damaged64
+    jae damaged64
     mov rcx, rdx
     sub rcx, rdi
-    cmp r14, rcx
-    ja damaged64
+    lea r10, [r14 - 1]
+    cmp r10, rcx
+    jae damaged64
     mov r10, rsi
-    mov rsi, rdi
-    sub rsi, rax
+    not rax
+    lea rsi, [rdi + rax]
     mov ecx, r14d
     rep movsb                       # byte by byte, so that a match can repeat what it has just written
     mov rsi, r10
@@ -399,7 +397,6 @@ table64:                            # RAX: the table; R10: the lengths of codes,
     back = const BACK,
     most_bits = const MOST_BITS,
     first_length = const FIRST_LENGTH,
-    length_count = const LENGTH_COUNT,
     distance_count = const DISTANCE_COUNT,
     lengths = sym LENGTHS,
     distances = sym DISTANCES,

@@ -10,14 +10,14 @@ pub(super) const BITS_SHIFT: u32 = 16;
 
 /// The first of the symbols that stand for lengths, behind the bytes and the end of the block.
 pub(super) const FIRST_LENGTH: u32 = 257;
-pub(super) const LENGTH_COUNT: usize = 29;
-pub(super) const DISTANCE_COUNT: usize = 30;
+const LENGTH_COUNT: usize = 31;
+pub(super) const DISTANCE_COUNT: usize = 32;
 
-/// Lengths from 3 on, four to each number of bits, eight of no bits. The last is 258 alone.
+/// Lengths from 3 on, four to each number of bits, eight of no bits. The last but two is 258 alone; the last two have no meaning.
 const fn lengths() -> [u32; LENGTH_COUNT] {
-    let mut all = [0; LENGTH_COUNT];
+    let mut all = [value(0, 0); LENGTH_COUNT];
     let (mut symbol, mut least) = (0, 3);
-    while symbol < LENGTH_COUNT - 1 {
+    while symbol < LENGTH_COUNT - 3 {
         let bits = if symbol < 8 { 0 } else { symbol as u32 / 4 - 1 };
         all[symbol] = value(least, bits);
         least += 1 << bits;
@@ -27,11 +27,11 @@ const fn lengths() -> [u32; LENGTH_COUNT] {
     all
 }
 
-/// Distances from 1 on, two to each number of bits, four of no bits.
+/// Distances from 1 on, two to each number of bits, four of no bits. The last two have no meaning.
 const fn distances() -> [u32; DISTANCE_COUNT] {
-    let mut all = [0; DISTANCE_COUNT];
+    let mut all = [value(0, 0); DISTANCE_COUNT];
     let (mut symbol, mut least) = (0, 1);
-    while symbol < DISTANCE_COUNT {
+    while symbol < DISTANCE_COUNT - 2 {
         let bits = if symbol < 4 { 0 } else { symbol as u32 / 2 - 1 };
         all[symbol] = value(least, bits);
         least += 1 << bits;
