@@ -204,7 +204,7 @@ pub fn placed(lowered: Lowered, memory_bytes: u64) -> Placed {
     let tollgate_guests::Entry { rip, rsp, rsi, cr3, .. } = lowered.entry;
     let end = lowered.segments.iter().map(Segment::end).max().unwrap_or(0);
     let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
-    Placed::new(pieces, end, Entry { rip, rsp, rdi: 0, rsi, cr3 }, memory_bytes)
+    Placed::new(pieces, end, Entry { rip, rsp, rsi, cr3, ..Entry::default() }, memory_bytes)
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_client_is_told_the_guests_state_and_finds_its_pieces_by_address() {
-        let entry = Entry { rip: 0x100_0000, rsp: 0x1_1000, rdi: 0, rsi: 0x1_1000, cr3: 0x1_3000 };
+        let entry = Entry { rip: 0x100_0000, rsp: 0x1_1000, rsi: 0x1_1000, cr3: 0x1_3000, ..Entry::default() };
         let guest = Placed::new(vec![(0x100_0000, b"the kernel".to_vec())], 0x100_000a, entry, 256 << 20);
         let modules = [("kvm.ko", b"module".to_vec())];
         let part = |text: &str| text.as_bytes().to_vec();

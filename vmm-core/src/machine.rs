@@ -72,6 +72,9 @@ pub struct Configuration {
     pub enabled_in_any_profile: Controls,
     /// CR4 bits that the guest may set.
     pub cr4_allowed: u64,
+    /// The guest may leave IA-32e mode again, and use any paging or none. Otherwise it is stopped, since a processor may not be able
+    /// to follow.
+    pub any_mode: bool,
 }
 
 /// The activity of a vCPU.

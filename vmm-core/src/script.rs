@@ -41,6 +41,7 @@ pub(crate) struct Script {
     pub(crate) fresh: Range<u64>,
     pub(crate) profile: Profile,
     pub(crate) advances: usize,
+    pub(crate) page_directory_pointers: Option<[u64; 4]>,
     pub(crate) flushes: usize,
     pub(crate) injected: Vec<Event>,
     pub(crate) state: HashMap<State, u64>,
@@ -120,6 +121,7 @@ fn machine_at(vcpu: usize, board: &'static Board) -> Machine {
             controls: Controls::default(),
             enabled_in_any_profile: Controls::default(),
             cr4_allowed: CR4_OFFERED,
+            any_mode: false,
         },
         shared: Shared { board, ledgers: &[], devices: Box::leak(Box::default()) },
     };
@@ -259,6 +261,12 @@ impl GuestState for Script {
     }
     fn enter_long_mode(&mut self) {
         self.set(State::Efer, self.get(State::Efer) | EFER_LMA);
+    }
+    fn leave_long_mode(&mut self) {
+        self.set(State::Efer, self.get(State::Efer) & !EFER_LMA);
+    }
+    fn set_page_directory_pointers(&mut self, entries: [u64; 4]) {
+        self.page_directory_pointers = Some(entries);
     }
     fn set_profile(&mut self, profile: Profile) -> Controls {
         self.profile = profile;

@@ -10,6 +10,7 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::machine::{PAGE_BYTES, PAGE_TABLES_GPA};
 use tollgate_abi::scenario::Scenario;
 use tollgate_abi::x86::control::{CR0_AM, RFLAGS_AC, RFLAGS_FIXED, RFLAGS_NT, RFLAGS_OF};
+use tollgate_abi::x86::segment::CODE_32;
 
 use crate::board::{Board, Signal};
 use crate::exit::{GuestRegisters, GuestState, State, vector};
@@ -27,7 +28,6 @@ pub(crate) const EXTRA: u64 = 0xc000;
 const BOUND_TICKS: u64 = 100_000;
 
 /// Access rights (SDM 3C table 25-2) of 32-bit code, and of 64-bit code and a stack of ring 3.
-const CODE_32: u64 = 0xc09b;
 const USER_CODE_64: u64 = 0xa0fb;
 const USER_STACK: u64 = 0xc0f3;
 
@@ -62,7 +62,7 @@ pub trait Staging: GuestState + Sized + 'static {
     /// Goes to ring 3, with these access rights of CS and SS.
     fn enter_ring_3(&mut self, code_rights: u64, stack_rights: u64);
     /// Leaves IA-32e mode and paging for protected mode.
-    fn leave_long_mode(&mut self);
+    fn go_unpaged(&mut self);
     /// Ends whatever is left of a scenario's bound and its signals.
     fn settle(&mut self);
 }
@@ -210,7 +210,7 @@ impl<B: Staging> Frame<'_, B> {
     #[inline(never)]
     fn protected_mode(&mut self) {
         let _ = self.memory.write_u64(DATA + 0x28, 0x0000_8900_0000_0067 | TSS << 16);
-        self.backend.leave_long_mode();
+        self.backend.go_unpaged();
         for (state, value) in [(State::GdtrBase, DATA), (State::GdtrLimit, 0x2f), (State::Cr3, 0), (State::TrBase, TSS)]
         {
             self.backend.set(state, value);
@@ -272,7 +272,7 @@ mod tests {
             self.set(State::CsRights, code_rights);
             self.set(State::SsRights, stack_rights);
         }
-        fn leave_long_mode(&mut self) {
+        fn go_unpaged(&mut self) {
             self.set(State::Cr0, 1);
         }
         fn settle(&mut self) {

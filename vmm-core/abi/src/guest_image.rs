@@ -33,9 +33,11 @@ pub const MAX_SEGMENTS: usize = 16;
 /// Offset of the number of segments, a doubleword.
 pub const SEGMENT_COUNT_IN_DIRECTORY: usize = 12;
 /// Offset of the first [`Segment`].
-pub const SEGMENTS_IN_DIRECTORY: usize = 112;
+pub const SEGMENTS_IN_DIRECTORY: usize = GUEST_IN_DIRECTORY + size_of::<[u64; GUEST_WORDS]>();
 /// Offset of the machine's number and the words behind it.
 const GUEST_IN_DIRECTORY: usize = 48;
+/// The number of these words.
+const GUEST_WORDS: usize = 11;
 /// Offset of the bytes of memory that the guest's machine has.
 pub const MEMORY_IN_DIRECTORY: usize = GUEST_IN_DIRECTORY + 8;
 
@@ -53,7 +55,6 @@ const SEGMENT_BYTES: usize = size_of::<Segment>();
 
 const _: () = assert!(SEGMENT_BYTES == 40);
 const _: () = assert!(PLACE_IN_DIRECTORY + PACKED_MONITOR_BYTES <= GUEST_IN_DIRECTORY);
-const _: () = assert!(GUEST_IN_DIRECTORY + size_of::<[u64; 8]>() == SEGMENTS_IN_DIRECTORY);
 const _: () =
     assert!(SEGMENTS_IN_DIRECTORY + MAX_SEGMENTS * SEGMENT_BYTES + OPTIONS_BYTES <= SUMS_OFFSET - DIRECTORY_OFFSET);
 
@@ -73,18 +74,46 @@ pub struct Segment {
     pub packed_bytes: u64,
 }
 
-/// The part of vCPU 0's state at its first instruction in which guests differ.
+/// The mode of vCPU 0 at its first instruction. Interrupts are off, segments are flat, and CPL is 0 in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// 64-bit mode.
+    #[default]
+    Long = 0,
+    /// Protected mode with 32-bit segments, without paging, as multiboot and PVH begin.
+    Protected = 1,
+}
+
+impl Mode {
+    /// The mode with this number.
+    pub const fn of_number(number: u64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Long),
+            1 => Some(Self::Protected),
+            _ => None,
+        }
+    }
+}
+
+/// The part of vCPU 0's state at its first instruction in which guests differ. What it does not name is 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
+    /// The mode.
+    pub mode: Mode,
     /// RIP, a guest-physical address too: the first tables map it to itself.
     pub rip: u64,
     /// RSP.
     pub rsp: u64,
+    /// RAX.
+    pub rax: u64,
+    /// RBX.
+    pub rbx: u64,
     /// RDI.
     pub rdi: u64,
     /// RSI.
     pub rsi: u64,
-    /// CR3.
+    /// CR3, in 64-bit mode.
     pub cr3: u64,
 }
 
@@ -107,7 +136,9 @@ pub struct Placing {
 impl Placing {
     /// A guest of the unikernel's machine, with this entry point, which the monitor loads.
     pub const fn unikernel(entry_gpa: u64) -> Self {
-        let entry = Entry { rip: entry_gpa, rsp: 0, rdi: BOOT_INFO_GPA, rsi: 0, cr3: PAGE_TABLES_GPA };
+        let mode = Mode::Long;
+        let entry =
+            Entry { mode, rip: entry_gpa, rsp: 0, rax: 0, rbx: 0, rdi: BOOT_INFO_GPA, rsi: 0, cr3: PAGE_TABLES_GPA };
         let memory_bytes = Kind::Unikernel.row().memory_bytes();
         Self { machine: Kind::Unikernel, memory_bytes, placed_bytes: 0, entry, tsc_khz_gpa: 0 }
     }
@@ -120,10 +151,11 @@ impl Placing {
         }
     }
 
-    const fn words(&self) -> [u64; 8] {
+    const fn words(&self) -> [u64; GUEST_WORDS] {
         // RIP has its place further up.
-        let Entry { rsp, rdi, rsi, cr3, .. } = self.entry;
-        [self.machine as u64, self.memory_bytes, self.placed_bytes, rsp, rdi, rsi, cr3, self.tsc_khz_gpa]
+        let Entry { mode, rsp, rax, rbx, rdi, rsi, cr3, .. } = self.entry;
+        let Self { machine, memory_bytes, placed_bytes, tsc_khz_gpa, .. } = *self;
+        [machine as u64, memory_bytes, placed_bytes, rsp, rdi, rsi, cr3, tsc_khz_gpa, mode as u64, rax, rbx]
     }
 }
 
@@ -166,6 +198,10 @@ pub enum LoadError {
     Options,
     /// No machine has this number.
     Machine(u64),
+    /// No mode has this number.
+    Mode(u64),
+    /// The unikernel's machine begins in 64-bit mode alone.
+    ModeOfMachine(Mode),
     /// The machine can't have as much memory, in bytes, or a guest as long in it.
     Memory(Placing),
     /// The place for the TSC's rate is not in the guest's memory.
@@ -217,6 +253,12 @@ impl fmt::Display for LoadError {
             LoadError::Machine(number) => {
                 write!(f, "the image's directory names machine {number}, which does not exist")
             }
+            LoadError::Mode(number) => {
+                write!(f, "the image's directory names mode {number} for the guest's beginning, which does not exist")
+            }
+            LoadError::ModeOfMachine(mode) => {
+                write!(f, "the unikernel's machine begins in 64-bit mode, and the image's directory asks for {mode:?}")
+            }
             LoadError::Memory(placing) => {
                 let Placing { memory_bytes, placed_bytes, .. } = placing;
                 write!(
@@ -238,8 +280,12 @@ impl fmt::Display for LoadError {
 /// The first rule that the machine or a segment breaks.
 pub fn check(placing: &Placing, segments: impl Iterator<Item = Segment> + Clone) -> Result<(), LoadError> {
     let (entry_gpa, count) = (placing.entry.rip, segments.clone().count());
-    if placing.machine == Kind::Pc {
-        check_pc(placing)?;
+    match placing.machine {
+        Kind::Pc => check_pc(placing)?,
+        Kind::Unikernel if placing.entry.mode != Mode::Long => {
+            return Err(LoadError::ModeOfMachine(placing.entry.mode));
+        }
+        Kind::Unikernel => {}
     }
     if placing.machine == Kind::Pc && placing.placed_bytes > 0 {
         if entry_gpa >= placing.placed_bytes {
@@ -364,10 +410,11 @@ impl<'a> Directory<'a> {
         let options_bytes = usize::try_from(word(&page[24..32])).map_err(|_| LoadError::Malformed)?;
         let options = rest.get(..options_bytes).filter(|bytes| options_fit(bytes)).ok_or(LoadError::Options)?;
         let options = core::str::from_utf8(options).map_err(|_| LoadError::Options)?;
-        let guest: [u64; 8] = core::array::from_fn(|at| word(&page[GUEST_IN_DIRECTORY + 8 * at..]));
-        let [machine, memory_bytes, placed_bytes, rsp, rdi, rsi, cr3, tsc_khz_gpa] = guest;
+        let guest: [u64; GUEST_WORDS] = core::array::from_fn(|at| word(&page[GUEST_IN_DIRECTORY + 8 * at..]));
+        let [machine, memory_bytes, placed_bytes, rsp, rdi, rsi, cr3, tsc_khz_gpa, mode, rax, rbx] = guest;
         let kind = u32::try_from(machine).ok().and_then(Kind::of_number).ok_or(LoadError::Machine(machine))?;
-        let entry = Entry { rip: word(&page[16..24]), rsp, rdi, rsi, cr3 };
+        let mode = Mode::of_number(mode).ok_or(LoadError::Mode(mode))?;
+        let entry = Entry { mode, rip: word(&page[16..24]), rsp, rax, rbx, rdi, rsi, cr3 };
         let placing = Placing { machine: kind, memory_bytes, placed_bytes, entry, tsc_khz_gpa };
         let directory = Self { placing, options, segments };
         check(&directory.placing, directory.segments())?;
@@ -445,7 +492,7 @@ mod tests {
         machine: Kind::Pc,
         memory_bytes: 64 << 20,
         placed_bytes: 32 << 20,
-        entry: Entry { rip: 0x100_0000, rsp: 1, rdi: 2, rsi: 3, cr3: 4 },
+        entry: Entry { mode: Mode::Protected, rip: 0x100_0000, rsp: 1, rax: 5, rbx: 6, rdi: 2, rsi: 3, cr3: 4 },
         tsc_khz_gpa: 0x2_0000,
     };
 
@@ -476,6 +523,16 @@ mod tests {
         }
         page[GUEST_IN_DIRECTORY] = 7;
         assert_eq!(Directory::read(&page, 0x4_0000).unwrap_err(), LoadError::Machine(7));
+    }
+
+    #[test]
+    fn a_mode_is_one_that_the_machine_begins_in() {
+        let mut page = written(&KERNEL, &[]).unwrap();
+        page[GUEST_IN_DIRECTORY + 8 * 8] = 2;
+        assert_eq!(Directory::read(&page, 0x4_0000).unwrap_err(), LoadError::Mode(2));
+        let mut own = Placing::unikernel(CODE.gpa);
+        own.entry.mode = Mode::Protected;
+        assert_eq!(written(&own, &[CODE]), Err(LoadError::ModeOfMachine(Mode::Protected)));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Guest {
     pub(crate) memory: GuestMemory,
     /// The guest's beginning.
     pub(crate) entry: Entry,
+    /// It may be in any mode: its machine leaves that open, and so does the processor.
+    pub(crate) any_mode: bool,
     /// The address at which the guest is told the TSC's rate, or 0.
     tsc_khz_gpa: u64,
 }
@@ -76,7 +78,8 @@ pub(crate) unsafe fn load(
         unsafe { lay_out(directory, model, file, guest_hpa, vcpus, facts) }
             .expect("the directory was checked against the guest's memory")
     };
-    Ok(Guest { model, memory, entry: placing.entry, tsc_khz_gpa: placing.tsc_khz_gpa })
+    let any_mode = placing.machine != Kind::Unikernel;
+    Ok(Guest { model, memory, entry: placing.entry, any_mode, tsc_khz_gpa: placing.tsc_khz_gpa })
 }
 
 /// Whether a placed guest begins and ends with the marks that the host tool wrote.
@@ -181,7 +184,7 @@ mod tests {
         machine: Kind::Pc,
         memory_bytes: 4 << 20,
         placed_bytes: 0,
-        entry: Entry { rip: CODE_GPA, rsp: 0, rdi: 0, rsi: 0, cr3: 0 },
+        entry: Placing::unikernel(CODE_GPA).entry,
         tsc_khz_gpa: CODE_GPA + 4,
     };
 

@@ -6,6 +6,7 @@ use core::fmt;
 use tollgate_abi::ExitReason;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::exit_reason::SDM_EDITION;
+use tollgate_abi::guest_image::{Entry, Mode};
 use tollgate_abi::leaves::Answer;
 use tollgate_abi::profile::Profile;
 use tollgate_abi::record::{PROTOCOL, records};
@@ -90,6 +91,15 @@ pub(crate) fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B,
 /// The reasons that are enabled, of the 64 from `first` on, as bits.
 fn enabled_from(first: u16, is_enabled: impl Fn(ExitReason) -> bool) -> u64 {
     (0..64).filter(|&bit| is_enabled(ExitReason(first + bit))).fold(0, |word, bit| word | 1u64 << bit)
+}
+
+/// Refuses to run if this processor has no guest in the mode in which the guest begins.
+pub(crate) fn can_begin(entry: &Entry, found: &Found) -> Result<(), Refused> {
+    if entry.mode == Mode::Long || found.has_real_mode() {
+        return Ok(());
+    }
+    let detail = "the guest begins in protected mode without paging, and this CPU's VT-x has no unrestricted guest";
+    Err(Refused::new(detail, "run it on a CPU from Westmere on (Bochs: model=tigerlake)"))
 }
 
 /// Refuses to run if fewer processors came up than are asked for; or, if the options allow it, says which vCPUs are missing.

@@ -49,7 +49,7 @@ use vmm_core::vmx::host_state::HostState;
 use crate::board::BOARD;
 use crate::firmware::firmware;
 use crate::found::Found;
-use crate::introduce::{all_there, introduce};
+use crate::introduce::{all_there, can_begin, introduce};
 use crate::processors::Seated;
 use crate::run::run_with;
 use crate::serial::Serial;
@@ -135,10 +135,12 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
         let _ = record.write(session.sink());
     }
     let guest_hpa = (firmware.guest_memory)(model.memory_bytes())?;
+    can_begin(&directory.placing.entry, &found)?;
     all_there(session, &options, vcpus, &found)?;
     BOARD.settle(vcpus);
     // SAFETY: the firmware's word for it; this is the one call.
     let mut guest = unsafe { guest::load(&directory, model, (firmware.guest_file)(), guest_hpa, vcpus, facts) }?;
+    guest.any_mode &= found.has_real_mode();
     if let Some(khz) = (firmware.tsc_khz)() {
         guest.tell_tsc_khz(khz);
     }

@@ -206,6 +206,7 @@ fn lay_out<B: Extension>(
             controls: backend.controls(Profile::Minimal),
             enabled_in_any_profile: any_profile.into_iter().fold(Controls::default(), Controls::union),
             cr4_allowed: B::cr4_allowed(&capabilities),
+            any_mode: plan.guest.any_mode,
         },
         shared: Shared { board: &BOARD, ledgers, devices: &DEVICES },
     };

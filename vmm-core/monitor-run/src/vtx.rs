@@ -118,6 +118,7 @@ impl Extension for Vmx {
             physical_bits: cpuid.physical_address_bits(),
             local_apic: seated.local_apic,
             vcpu,
+            unrestricted: vcpu > 0 || plan.guest.any_mode,
         };
         Vmx::new(parts, pages, &seated.host, &plan.guest.entry)
     }

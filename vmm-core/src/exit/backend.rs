@@ -118,6 +118,10 @@ pub trait GuestState {
     fn is_in_long_mode(&self) -> bool;
     /// Enters IA-32e mode: EFER.LMA is set. CR0 has been written.
     fn enter_long_mode(&mut self);
+    /// Leaves IA-32e mode: EFER.LMA is clear. CR0 has been written.
+    fn leave_long_mode(&mut self);
+    /// Loads the four page-directory-pointer entries of PAE paging, where the processor has registers for them (SDM 3A 4.4.1).
+    fn set_page_directory_pointers(&mut self, entries: [u64; 4]);
     /// Puts another profile's controls in force, and returns them.
     fn set_profile(&mut self, profile: Profile) -> Controls;
     /// The current privilege level. Real mode has 0, whatever is left in SS (SDM 3A 21.1).

@@ -3,6 +3,8 @@
 
 use core::mem::offset_of;
 
+use tollgate_abi::guest_image::Entry;
+
 /// The guest's general-purpose registers. The volatile ones come first: a stub saves these at every exit.
 ///
 /// RSP, RIP and RFLAGS are the backend's.
@@ -26,6 +28,14 @@ pub struct GuestRegisters {
     pub r13: u64,
     pub r14: u64,
     pub r15: u64,
+}
+
+impl GuestRegisters {
+    /// The registers of vCPU 0 at its first instruction.
+    pub fn at(entry: &Entry) -> Self {
+        let Entry { rax, rbx, rdi, rsi, .. } = *entry;
+        Self { rax, rbx, rdi, rsi, ..Self::default() }
+    }
 }
 
 /// A quadword that is always 0: the quick forms read it in place of a register that they don't have.

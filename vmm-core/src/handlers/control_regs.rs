@@ -1,8 +1,9 @@
 //! Control-register accesses: MOV to and from CR0, CR3, CR4, CR8, CLTS and LMSW.
 //!
-//! A guest in IA-32e mode stays there. A value that would leave it is refused as the processor refuses it in 64-bit mode, and
-//! stops a guest that tries from compatibility mode. A vCPU that starts in real mode may go to protected mode and to IA-32e mode;
-//! paging without IA-32e mode stops it.
+//! A machine in which a guest may be in any mode ([`Configuration::any_mode`](crate::machine::Configuration::any_mode)) lets it
+//! change between real mode, protected mode without paging, with 32-bit paging, with PAE paging, and IA-32e mode, as a processor
+//! does. In any other a guest in IA-32e mode stays there: a value that would leave it from compatibility mode stops the guest, as
+//! does paging without IA-32e mode. 64-bit mode refuses such values in both.
 
 use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::*;
@@ -13,12 +14,15 @@ use crate::exit::{
 };
 use crate::handlers::delivery;
 use crate::machine::Machine;
+use crate::paging;
 
 /// The bits that LMSW loads.
 const LMSW_BITS: u64 = CR0_PE | CR0_MP | CR0_EM | CR0_TS;
 
-/// The bits of CR4 whose change drops translations.
+/// The bits of CR4 whose change drops translations, and loads the page-directory-pointer entries of PAE paging (SDM 3A 4.4.1).
 const CR4_FLUSHES: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP;
+/// The bits of CR0 whose change loads these entries.
+const CR0_LOADS: u64 = CR0_CD | CR0_NW | CR0_PG;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
 
@@ -81,8 +85,8 @@ pub fn brief<B: ExitFacts + GuestState + Interrupts>(
             Some(Action::Advance)
         }
         CrAccess::Write { .. } | CrAccess::Read { .. } => None,
-        CrAccess::Clts => Some(clear_ts(backend)),
-        CrAccess::Lmsw { source } => Some(load_low(source, backend)),
+        CrAccess::Clts => Some(clear_ts(backend, machine)),
+        CrAccess::Lmsw { source } => Some(load_low(source, backend, machine)),
     }
 }
 
@@ -110,22 +114,22 @@ pub fn handle<B: GuestState + Interrupts>(
             }
             Action::Advance
         }
-        CrAccess::Clts => clear_ts(backend),
-        CrAccess::Lmsw { source } => load_low(source, backend),
+        CrAccess::Clts => clear_ts(backend, machine),
+        CrAccess::Lmsw { source } => load_low(source, backend, machine),
     }
 }
 
 /// CLTS.
 #[inline(never)]
-fn clear_ts<B: GuestState>(backend: &mut B) -> Action {
-    write_cr0(backend.get(State::Cr0) & !CR0_TS, backend)
+fn clear_ts<B: GuestState>(backend: &mut B, machine: &Machine) -> Action {
+    write_cr0(backend.get(State::Cr0) & !CR0_TS, backend, machine)
 }
 
 /// LMSW. It sets PE and never clears it.
 #[inline(never)]
-fn load_low<B: GuestState>(source: u16, backend: &mut B) -> Action {
+fn load_low<B: GuestState>(source: u16, backend: &mut B, machine: &Machine) -> Action {
     let old = backend.get(State::Cr0);
-    write_cr0(old & (!LMSW_BITS | CR0_PE) | u64::from(source) & LMSW_BITS, backend)
+    write_cr0(old & (!LMSW_BITS | CR0_PE) | u64::from(source) & LMSW_BITS, backend, machine)
 }
 
 #[inline(always)]
@@ -136,7 +140,7 @@ fn read<B: GuestState>(cr: u8, backend: &B, machine: &Machine) -> u64 {
 #[inline(always)]
 fn write<B: GuestState + Interrupts>(cr: u8, value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     match cr {
-        0 => write_cr0(value, backend),
+        0 => write_cr0(value, backend, machine),
         3 => write_cr3(value, backend, machine),
         4 => write_cr4(value, backend, machine),
         _ => write_cr8(value, backend, machine),
@@ -149,43 +153,53 @@ fn low_half<B: GuestState>(value: u64, backend: &B) -> u64 {
     if backend.get(State::CsRights) & RIGHTS_LONG != 0 { value } else { value & u64::from(u32::MAX) }
 }
 
-fn write_cr0<B: GuestState>(value: u64, backend: &mut B) -> Action {
-    if backend.get(State::Cr0) & CR0_PG == 0 {
-        return write_cr0_without_paging(value, backend);
+fn write_cr0<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
+    if !backend.is_in_long_mode() {
+        return write_cr0_outside_of_long_mode(value, backend, machine);
     }
     if !cr0_stays(value) {
-        return refuse_cr0(value, backend);
+        return write_other_cr0(value, backend, machine);
     }
     backend.set(State::Cr0, cr0_stored(value));
     Action::Advance
 }
 
-/// MOV to CR0 in real mode, or in protected mode without paging.
+/// MOV to CR0 in real mode, or in protected mode with 32-bit or PAE paging or none.
 #[inline(never)]
-fn write_cr0_without_paging<B: GuestState>(value: u64, backend: &mut B) -> Action {
+fn write_cr0_outside_of_long_mode<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let value = value & u64::from(u32::MAX);
     if value & (CR0_NW | CR0_CD) == CR0_NW || value & (CR0_PG | CR0_PE) == CR0_PG {
         return REFUSED;
     }
-    if value & CR0_PG == 0 {
+    let old = backend.get(State::Cr0);
+    let (paging_begins, cr4) = (value & !old & CR0_PG != 0, backend.get(State::Cr4));
+    if paging_begins && backend.get(State::Efer) & EFER_LME != 0 {
+        // SDM 3A 10.8.5.
+        if cr4 & CR4_PAE == 0 || backend.get(State::CsRights) & RIGHTS_LONG != 0 {
+            return REFUSED;
+        }
         backend.set(State::Cr0, cr0_stored(value));
-        return Action::Advance;
+        backend.enter_long_mode();
+        return Action::AdvanceAndPause(Pause::ModeChanged);
     }
-    if backend.get(State::Efer) & EFER_LME == 0 {
+    if paging_begins && !machine.config.any_mode {
         return Action::Stop(Outcome::LeftLongMode);
     }
-    // SDM 3A 10.8.5.
-    if backend.get(State::Cr4) & CR4_PAE == 0 || backend.get(State::CsRights) & RIGHTS_LONG != 0 {
+    let loads = value & CR0_PG != 0 && cr4 & CR4_PAE != 0 && (value ^ old) & CR0_LOADS != 0;
+    if loads && !load_page_directory_pointers(backend.get(State::Cr3), backend, machine) {
         return REFUSED;
     }
     backend.set(State::Cr0, cr0_stored(value));
-    backend.enter_long_mode();
-    Action::AdvanceAndPause(Pause::ModeChanged)
+    if (value ^ old) & CR0_PG != 0 {
+        backend.flush_translations(None);
+    }
+    Action::Advance
 }
 
+/// MOV to CR0 in IA-32e mode of a value that does not stay there, or that is refused.
 #[cold]
 #[inline(never)]
-fn refuse_cr0<B: GuestState>(value: u64, backend: &mut B) -> Action {
+fn write_other_cr0<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let value = low_half(value, backend);
     if cr0_stays(value) {
         backend.set(State::Cr0, cr0_stored(value));
@@ -194,13 +208,41 @@ fn refuse_cr0<B: GuestState>(value: u64, backend: &mut B) -> Action {
     let refused = value >> 32 != 0 || value & (CR0_NW | CR0_CD) == CR0_NW;
     let paging_without_protection = value & CR0_PG != 0 && value & CR0_PE == 0;
     let in_64_bit_mode = backend.get(State::CsRights) & RIGHTS_LONG != 0;
-    if refused || paging_without_protection || in_64_bit_mode { REFUSED } else { Action::Stop(Outcome::LeftLongMode) }
+    if refused || paging_without_protection || in_64_bit_mode {
+        return REFUSED;
+    }
+    if !machine.config.any_mode {
+        return Action::Stop(Outcome::LeftLongMode);
+    }
+    backend.set(State::Cr0, cr0_stored(value));
+    backend.leave_long_mode();
+    backend.flush_translations(None);
+    Action::AdvanceAndPause(Pause::ModeChanged)
+}
+
+/// Loads the page-directory-pointer entries to which a CR3 leads, if none has a bit set that is reserved.
+#[cold]
+#[inline(never)]
+fn load_page_directory_pointers<B: GuestState>(cr3: u64, backend: &mut B, machine: &Machine) -> bool {
+    let entries = paging::page_directory_pointers(cr3, &machine.memory, machine.devices.cpuid.physical_address_bits());
+    entries.map(|entries| backend.set_page_directory_pointers(entries)).is_some()
+}
+
+/// Whether PAE paging is on, whose entries CR3 loads.
+fn has_page_directory_pointers<B: GuestState>(backend: &B) -> bool {
+    !backend.is_in_long_mode() && backend.get(State::Cr0) & CR0_PG != 0 && backend.get(State::Cr4) & CR4_PAE != 0
 }
 
 #[inline(never)]
 fn write_cr3<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     if value >> 32 != 0 {
         return write_wide_cr3(value, backend, machine);
+    }
+    if !backend.is_in_long_mode()
+        && has_page_directory_pointers(backend)
+        && !load_page_directory_pointers(value, backend, machine)
+    {
+        return REFUSED;
     }
     backend.set(State::Cr3, value);
     backend.flush_translations(None);
@@ -211,6 +253,9 @@ fn write_cr3<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> A
 #[inline(never)]
 fn write_wide_cr3<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
     let value = low_half(value, backend);
+    if value >> 32 == 0 {
+        return write_cr3(value, backend, machine);
+    }
     if value >> machine.devices.cpuid.physical_address_bits() != 0 {
         return REFUSED;
     }
@@ -232,11 +277,13 @@ fn refuse_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine)
 
 #[inline(always)]
 fn try_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Option<Action> {
-    let paging = backend.get(State::Cr0) & CR0_PG != 0;
-    if value & !machine.config.cr4_allowed != 0 || paging && value & CR4_PAE == 0 {
+    if value & !machine.config.cr4_allowed != 0 || backend.is_in_long_mode() && value & CR4_PAE == 0 {
         return None;
     }
     let changed = value ^ backend.get(State::Cr4);
+    if !backend.is_in_long_mode() && !loads_well(value, changed, backend, machine) {
+        return None;
+    }
     backend.set(State::Cr4, value);
     if changed & CR4_OSXSAVE != 0 {
         machine.devices.cpuid.set_osxsave(value & CR4_OSXSAVE != 0);
@@ -245,6 +292,14 @@ fn try_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) ->
         backend.flush_translations(None);
     }
     Some(Action::Advance)
+}
+
+/// Loads the page-directory-pointer entries if this change of CR4 does; false if they have a bit set that is reserved.
+#[cold]
+#[inline(never)]
+fn loads_well<B: GuestState>(value: u64, changed: u64, backend: &mut B, machine: &Machine) -> bool {
+    let loads = backend.get(State::Cr0) & CR0_PG != 0 && value & CR4_PAE != 0 && changed & CR4_FLUSHES != 0;
+    !loads || load_page_directory_pointers(backend.get(State::Cr3), backend, machine)
 }
 
 fn write_cr8<B: GuestState + Interrupts>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
@@ -290,6 +345,7 @@ mod tests {
         backend.set(State::Cr0, CR0);
         backend.set(State::Cr4, CR4_PAE);
         backend.set(State::CsRights, RIGHTS_LONG);
+        backend.set(State::Efer, EFER_LME | EFER_LMA);
         backend
     }
 
@@ -314,6 +370,7 @@ mod tests {
         backend.set(State::CsRights, 0);
         assert_eq!(write(&mut backend, 8, 3 | garbage), Action::Advance);
         backend.set(State::Cr0, 1);
+        backend.set(State::Efer, 0);
         assert_eq!((write(&mut backend, 0, 0x11 | garbage), backend.get(State::Cr0)), (Action::Advance, 0x11));
     }
 
@@ -361,6 +418,67 @@ mod tests {
         assert_eq!(write(&mut backend, 0, on), Action::AdvanceAndPause(Pause::ModeChanged));
         assert_eq!((backend.get(State::Cr0), backend.get(State::Efer)), (on, EFER_LME | 1 << 10));
         assert_eq!(write(&mut backend, 4, 0), REFUSED, "PAE stays while paging");
+    }
+
+    fn any_mode() -> Machine {
+        let mut machine = machine();
+        machine.config.any_mode = true;
+        machine
+    }
+
+    #[track_caller]
+    fn check_write(backend: &mut Script, machine: &mut Machine, cr: u8, value: u64, action: Action) {
+        let mut registers = GuestRegisters { rbx: value, ..Default::default() };
+        assert_eq!(handle(CrAccess::Write { cr, register: 3 }, &mut registers, backend, machine), action);
+    }
+
+    #[test]
+    fn a_guest_of_any_mode_goes_through_all_of_them() {
+        let (mut backend, mut machine) = (Script::default(), any_mode());
+        let on = CR0_PG | CR0_PE | CR0_ET;
+        let mut check = |cr, value, action| check_write(&mut backend, &mut machine, cr, value, action);
+        check(0, CR0_PE | CR0_ET, Action::Advance);
+        check(0, on, Action::Advance);
+        check(4, CR4_PSE, Action::Advance);
+        check(4, CR4_PAE, Action::Advance);
+        check(4, 0, Action::Advance);
+        check(0, on & !CR0_PE, REFUSED);
+        check(0, CR0_ET, Action::Advance);
+        check(4, CR4_PAE, Action::Advance);
+        backend.set(State::Efer, EFER_LME);
+        let mut check = |cr, value, action| check_write(&mut backend, &mut machine, cr, value, action);
+        check(0, on, Action::AdvanceAndPause(Pause::ModeChanged));
+        check(4, 0, REFUSED);
+        check(0, CR0_ET | CR0_PE, Action::AdvanceAndPause(Pause::ModeChanged));
+        assert_eq!((backend.get(State::Efer), backend.get(State::Cr0)), (EFER_LME, CR0_ET | CR0_PE));
+        backend.set(State::Efer, EFER_LME | EFER_LMA);
+        backend.set(State::CsRights, RIGHTS_LONG);
+        check_write(&mut backend, &mut machine, 0, CR0_ET | CR0_PE, REFUSED);
+    }
+
+    #[test]
+    fn pae_paging_loads_its_pointers() {
+        let (mut backend, mut machine) = (Script::default(), any_mode());
+        machine.memory.write_u64(0x1000, 0x2001).unwrap();
+        machine.memory.write_u64(0x2000, 0x2003).unwrap();
+        backend.set(State::Cr0, CR0_PE | CR0_ET);
+        backend.set(State::Cr4, CR4_PAE);
+        backend.set(State::Cr3, 0x2000);
+        let on = CR0_PG | CR0_PE | CR0_ET;
+        check_write(&mut backend, &mut machine, 0, on, REFUSED);
+        check_write(&mut backend, &mut machine, 3, 0x1000, Action::Advance);
+        assert_eq!((backend.page_directory_pointers, backend.get(State::Cr0)), (None, CR0_PE | CR0_ET));
+        for (cr, value) in [(0, on), (3, 0x1000), (4, CR4_PAE | CR4_PGE), (0, on | CR0_CD)] {
+            backend.page_directory_pointers = None;
+            check_write(&mut backend, &mut machine, cr, value, Action::Advance);
+            assert_eq!(backend.page_directory_pointers, Some([0x2001, 0, 0, 0]), "CR{cr}");
+        }
+        backend.page_directory_pointers = None;
+        for (cr, value) in [(0, on | CR0_CD | CR0_TS), (4, CR4_PAE | CR4_PGE | CR4_OSFXSR)] {
+            check_write(&mut backend, &mut machine, cr, value, Action::Advance);
+        }
+        check_write(&mut backend, &mut machine, 3, 0x2000, REFUSED);
+        assert_eq!((backend.page_directory_pointers, backend.get(State::Cr3)), (None, 0x1000));
     }
 
     #[test]

@@ -239,6 +239,7 @@ mod tests {
     use crate::exit::{Event, GuestState, vector};
     use crate::script::{Script, machine};
     use tollgate_abi::machine::{LOOPBACK_PORT, POST_PORT};
+    use tollgate_abi::x86::control::EFER_LMA;
 
     #[test]
     fn in_keeps_what_is_above_a_small_result() {
@@ -258,6 +259,7 @@ mod tests {
         machine.memory.write(0xff0, b"0123456789abcdef").unwrap();
         backend.set(State::Cr3, 0x1000);
         backend.set(State::Cr0, 1 << 31 | 1);
+        backend.set(State::Efer, EFER_LMA);
         backend.io = Some(access);
         (backend, machine)
     }

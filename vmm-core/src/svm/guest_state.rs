@@ -5,7 +5,9 @@ use tollgate_abi::x86::control::{DR6_AT_RESET, DR7_FIXED, EFER_SVME, RFLAGS_FIXE
 use tollgate_abi::x86::segment::*;
 
 use super::vmcb::*;
-use crate::vmx::guest_state::{CR0 as CR0_AT_ENTRY, CR4 as CR4_AT_ENTRY, EFER as EFER_AT_ENTRY, REAL_MODE_CR0};
+use crate::vmx::guest_state::{
+    CR0 as CR0_AT_ENTRY, CR4 as CR4_AT_ENTRY, EFER as EFER_AT_ENTRY, PROTECTED_MODE_CR0, REAL_MODE_CR0,
+};
 
 /// PAT as after reset (APM 2 7.8.1).
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -43,6 +45,15 @@ pub fn write(vmcb: &Vmcb, rip: u64, cr3: u64) {
     set(vmcb, TR, TSS_SELECTOR, BUSY_TSS, TSS_64_LIMIT, 0);
     set(vmcb, GDTR, 0, 0, 0, 0);
     set(vmcb, IDTR, 0, 0, 0, 0);
+}
+
+/// The state in protected mode without paging.
+pub fn write_protected_mode(vmcb: &Vmcb, rip: u64) {
+    write(vmcb, rip, 0);
+    vmcb.set(CR0, PROTECTED_MODE_CR0);
+    vmcb.set(CR4, 0);
+    vmcb.set(EFER, EFER_SVME);
+    set(vmcb, CS, CODE_SELECTOR, CODE_32, FLAT_LIMIT, 0);
 }
 
 /// The state after INIT and a start-up IPI: real mode at the page whose number is `vector` (APM 2 14.1.3, 15.27.8).

@@ -33,7 +33,7 @@ pub mod vmcb;
 use core::cell::Cell;
 
 use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::guest_image::Entry;
+use tollgate_abi::guest_image::{Entry, Mode};
 use tollgate_abi::profile::Profile;
 
 use self::capability::Capabilities;
@@ -132,7 +132,7 @@ pub struct Parts {
     pub local_apic: LocalApic,
     /// CR4.MCE, if the monitor has it set.
     pub machine_check: u64,
-    /// The number of the vCPU. Only the first does not start in real mode.
+    /// The number of the vCPU.
     pub vcpu: usize,
 }
 
@@ -153,7 +153,10 @@ impl Svm {
         if capabilities.pause_threshold {
             vmcb.set_part(vmcb::PAUSE_FILTER_THRESHOLD, PAUSE_THRESHOLD);
         }
-        guest_state::write(vmcb, entry.rip, entry.cr3);
+        match entry.mode {
+            Mode::Long => guest_state::write(vmcb, entry.rip, entry.cr3),
+            Mode::Protected => guest_state::write_protected_mode(vmcb, entry.rip),
+        }
         vmcb.set(vmcb::RSP, entry.rsp);
         vmcb.set(vmcb::CR4, vmcb.get(vmcb::CR4) | machine_check);
         let mut svm = Self {
@@ -168,7 +171,7 @@ impl Svm {
             asid: 1,
             flushes_by_asid: capabilities.clean_bits && capabilities.flush_by_asid,
             flushed: false,
-            long_mode: true,
+            long_mode: entry.mode == Mode::Long,
             held_back_efer: 0,
             window: false,
             nmis: Nmis::default(),
@@ -184,7 +187,7 @@ impl Svm {
         };
         svm.operation.load(vmcb);
         let _ = svm.set_profile(Profile::Minimal);
-        (svm, GuestRegisters { rdi: entry.rdi, rsi: entry.rsi, ..GuestRegisters::default() })
+        (svm, GuestRegisters::at(entry))
     }
 
     /// The intercepts of a profile on this processor.

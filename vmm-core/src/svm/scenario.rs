@@ -144,7 +144,7 @@ impl Staging for Svm {
         vmcb.set_part(CPL, 3);
     }
 
-    fn leave_long_mode(&mut self) {
+    fn go_unpaged(&mut self) {
         self.long_mode = false;
         self.vmcb.set(CR0, CR0_PE | CR0_ET);
         self.vmcb.set(CR4, 0);

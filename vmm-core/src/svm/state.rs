@@ -251,6 +251,17 @@ impl GuestState for Svm {
         self.new_asid();
     }
 
+    fn leave_long_mode(&mut self) {
+        self.long_mode = false;
+        let efer = self.vmcb.get(f::EFER);
+        self.held_back_efer = efer & EFER_LME;
+        self.vmcb.set(f::EFER, efer & !(EFER_LME | EFER_LMA));
+        self.new_asid();
+    }
+
+    /// Under nested paging the processor reads them from memory at each walk (APM 2 15.25.10).
+    fn set_page_directory_pointers(&mut self, _: [u64; 4]) {}
+
     fn set_profile(&mut self, profile: Profile) -> Controls {
         let intercepts = self.intercepts(profile);
         // From now on a software exception may be the guest's own.

@@ -81,6 +81,7 @@ fn script(reason: ExitReason) -> Script {
     let mut script = Script { reason: reason.0.into(), ..Script::default() };
     script.set(State::Cr0, crate::vmx::guest_state::CR0);
     script.set(State::Cr4, crate::vmx::guest_state::CR4);
+    script.set(State::Efer, crate::vmx::guest_state::EFER);
     script.set(State::CsRights, RIGHTS_LONG);
     script
 }

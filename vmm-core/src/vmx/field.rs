@@ -150,6 +150,10 @@ fields! {
         VMCS_LINK_POINTER               0x2800 u64;
         GUEST_IA32_DEBUGCTL             0x2802 u64;
         GUEST_IA32_EFER                 0x2806 u64;
+        GUEST_PDPTE_0                   0x280a u64;
+        GUEST_PDPTE_1                   0x280c u64;
+        GUEST_PDPTE_2                   0x280e u64;
+        GUEST_PDPTE_3                   0x2810 u64;
     }
     "64-bit host-state fields" {
         HOST_IA32_EFER                  0x2c02 u64;

@@ -1,5 +1,5 @@
-//! The guest's state at its entry point (SDM 3C 25.4): 64-bit mode with flat segments, as [`tollgate_abi::machine::BootInfo`]
-//! promises.
+//! The guest's state at its entry point (SDM 3C 25.4): 64-bit mode or protected mode with flat segments, as
+//! [`tollgate_abi::machine::BootInfo`] and [`tollgate_abi::guest_image::Mode`] promise.
 
 use tollgate_abi::x86::control::*;
 use tollgate_abi::x86::segment::*;
@@ -14,6 +14,8 @@ pub const CR4: u64 = CR4_PAE;
 /// EFER at the entry point: IA-32e mode, SYSCALL and execute-disable.
 pub const EFER: u64 = EFER_NXE | EFER_LMA | EFER_LME | EFER_SCE;
 
+/// CR0 at the entry point in protected mode.
+pub const PROTECTED_MODE_CR0: u64 = CR0_ET | CR0_PE;
 /// CR0 in real mode.
 pub const REAL_MODE_CR0: u64 = CR0_CD | CR0_NW | CR0_ET;
 
@@ -36,6 +38,13 @@ pub fn write(vmcs: &mut CurrentVmcs, rip: u64, cr3: u64) {
     }
     vmcs.write(GUEST_IA32_DEBUGCTL, 0);
     vmcs.write(VMCS_LINK_POINTER, u64::MAX);
+}
+
+/// The state in protected mode without paging, but for CR0 and CR4: [`PROTECTED_MODE_CR0`] and 0.
+pub fn write_protected_mode(vmcs: &mut CurrentVmcs, rip: u64) {
+    write(vmcs, rip, 0);
+    vmcs.write(GUEST_IA32_EFER, 0);
+    vmcs.write(GUEST_CS_RIGHTS, CODE_32 as u32);
 }
 
 /// The state after INIT and a start-up IPI: real mode at the page whose number is `vector` (SDM 3A 10.1.1, table 10-1). CR0 and

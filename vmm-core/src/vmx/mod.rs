@@ -27,7 +27,7 @@ pub mod wanted;
 mod watch;
 
 use tollgate_abi::exit_reason::Controls;
-use tollgate_abi::guest_image::Entry;
+use tollgate_abi::guest_image::{Entry, Mode};
 use tollgate_abi::profile::{Profile, TPR_SHADOW};
 use tollgate_abi::x86::control::{CR0_PE, CR0_PG};
 use x86_64::registers::control::Cr4;
@@ -100,8 +100,10 @@ pub struct Parts {
     /// Width of a physical address.
     pub physical_bits: u32,
     pub local_apic: LocalApic,
-    /// The number of the vCPU. Only the first does not start in real mode.
+    /// The number of the vCPU.
     pub vcpu: usize,
+    /// The guest may be in real mode, and in protected mode without paging.
+    pub unrestricted: bool,
 }
 
 /// Pages that the processor reads: host-physical addresses.
@@ -123,8 +125,7 @@ impl Vmx {
         entry: &Entry,
     ) -> (Self, GuestRegisters) {
         let Parts { vmcs, capabilities, ept, memory_hpa, msr_bitmaps, watchdog_ticks, limited, has_xsave, .. } = parts;
-        let Parts { physical_bits, local_apic, vcpu, .. } = parts;
-        let unrestricted = vcpu > 0;
+        let Parts { physical_bits, local_apic, vcpu, unrestricted, .. } = parts;
         let watch = Watch::new(&capabilities, watchdog_ticks, limited);
         let vpid = u16::from(capabilities.has_vpid());
         let mut vmx = Self {
@@ -143,7 +144,7 @@ impl Vmx {
             launched: false,
             cr0_forced: capabilities.cr0_fixed0 & if unrestricted { !CR0_PAGING } else { u64::MAX },
             unrestricted,
-            long_mode: true,
+            long_mode: entry.mode == Mode::Long,
             cr4_forced: controls::cr4_forced(&capabilities, Cr4::read_raw()),
             virtual_nmis: capabilities.has_virtual_nmis(),
             window: false,
@@ -156,12 +157,21 @@ impl Vmx {
         let vmcs = &mut vmx.vmcs;
         write_unused(vmcs);
         host.write(vmcs);
-        guest_state::write(vmcs, entry.rip, entry.cr3);
+        let (cr0, cr4) = match entry.mode {
+            Mode::Long => {
+                guest_state::write(vmcs, entry.rip, entry.cr3);
+                (guest_state::CR0, guest_state::CR4)
+            }
+            Mode::Protected => {
+                guest_state::write_protected_mode(vmcs, entry.rip);
+                (guest_state::PROTECTED_MODE_CR0, 0)
+            }
+        };
         vmcs.write(f::GUEST_RSP, entry.rsp);
-        vmx.set(State::Cr0, guest_state::CR0);
-        vmx.set(State::Cr4, guest_state::CR4);
+        vmx.set(State::Cr0, cr0);
+        vmx.set(State::Cr4, cr4);
         let _ = vmx.set_profile(Profile::Minimal);
-        (vmx, GuestRegisters { rdi: entry.rdi, rsi: entry.rsi, ..GuestRegisters::default() })
+        (vmx, GuestRegisters::at(entry))
     }
 
     /// The addresses of the bitmaps, and of the virtual-APIC page where the processor has a TPR shadow.

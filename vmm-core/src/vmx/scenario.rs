@@ -280,7 +280,7 @@ impl Staging for Vmx {
         }
     }
 
-    fn leave_long_mode(&mut self) {
+    fn go_unpaged(&mut self) {
         let vmcs = &mut self.vmcs;
         vmcs.write(GUEST_CR0, CR0_PE | CR0_NE);
         vmcs.write(GUEST_CR4, self.cr4_forced);

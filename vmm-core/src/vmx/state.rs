@@ -245,6 +245,19 @@ impl GuestState for Vmx {
         self.vmcs.write(f::ENTRY_CONTROLS, controls | IA_32E_MODE_GUEST);
     }
 
+    fn leave_long_mode(&mut self) {
+        self.long_mode = false;
+        let efer = self.vmcs.read(f::GUEST_IA32_EFER);
+        self.vmcs.write(f::GUEST_IA32_EFER, efer & !EFER_LMA);
+        let controls = self.vmcs.read(f::ENTRY_CONTROLS);
+        self.vmcs.write(f::ENTRY_CONTROLS, controls & !IA_32E_MODE_GUEST);
+    }
+
+    fn set_page_directory_pointers(&mut self, entries: [u64; 4]) {
+        let fields = [f::GUEST_PDPTE_0, f::GUEST_PDPTE_1, f::GUEST_PDPTE_2, f::GUEST_PDPTE_3];
+        fields.into_iter().zip(entries).for_each(|(field, entry)| self.vmcs.write(field, entry));
+    }
+
     fn set_profile(&mut self, profile: Profile) -> Controls {
         let mut fields = self.control_fields(profile);
         if !self.long_mode {

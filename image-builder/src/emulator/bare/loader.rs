@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn every_part_is_encoded_and_has_room() {
-        let entry = Entry { rip: 0x100_0000, rsp: 0x1_1000, rdi: 0, rsi: 0x1_1000, cr3: 0x1_3000 };
+        let entry = Entry { rip: 0x100_0000, rsp: 0x1_1000, rsi: 0x1_1000, cr3: 0x1_3000, ..Entry::default() };
         let rooms = [(real_mode(), CODE_32 - CODE_16), (protected_mode(&entry, 1 << 30), CODE_64 - CODE_32)];
         for (code, room) in rooms.into_iter().chain([(long_mode(&entry), GDT - CODE_64)]) {
             let bytes = code.unwrap().len() as u64;

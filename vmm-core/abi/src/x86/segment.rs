@@ -14,6 +14,7 @@ segments! {
     DATA_SELECTOR:   u16 = 0x10,   "Selects the flat data segment.";
     TSS_SELECTOR:    u16 = 0x18,   "Selects the TSS.";
     CODE_64:         u64 = 0xa09b, "Present, execute and read, accessed, L, G.";
+    CODE_32:         u64 = 0xc09b, "Present, execute and read, accessed, D, G.";
     DATA:            u64 = 0xc093, "Present, read and write, accessed, B, G.";
     BUSY_TSS:        u64 = 0x8b,   "Present, busy 64-bit TSS.";
     REAL_MODE_CODE:  u64 = 0x9b,   "Present, execute and read, accessed.";
@@ -48,7 +49,9 @@ mod tests {
 
     #[test]
     fn rights_and_attributes_are_two_forms_of_one() {
-        for (packed, wide) in [(0xa9b, CODE_64), (0xc93, DATA), (0x8b, BUSY_TSS), (0, RIGHTS_UNUSABLE)] {
+        for (packed, wide) in
+            [(0xa9b, CODE_64), (0xc9b, CODE_32), (0xc93, DATA), (0x8b, BUSY_TSS), (0, RIGHTS_UNUSABLE)]
+        {
             assert_eq!((rights(packed), attributes(wide)), (wide, packed));
         }
     }
