@@ -74,8 +74,6 @@ main:
     mov cr0, eax
     jmp 1f
 1:  say "PAE paging", ABOVE
-    # Without the pointer of the last GiB; and CR3 with a pointer that has a reserved bit is refused, without a table of gates a
-    # triple fault: so it is not tried.
     count
     call another
     mov eax, cr0
@@ -128,10 +126,10 @@ from_64:
     rep movsb
     jmp CODE16:LOW
 back:
-    mov eax, DATA32
-    mov ds, eax
-    mov es, eax
-    mov ss, eax
+    mov ecx, DATA32
+    mov ds, ecx
+    mov es, ecx
+    mov ss, ecx
     mov esp, offset stack_end
     call another
     say "back"

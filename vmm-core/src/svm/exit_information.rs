@@ -23,12 +23,13 @@ pub const fn io_access(exitinfo1: u64) -> IoAccess {
     }
 }
 
-/// The address size of string I/O in bytes: bits 9:7 have one bit each for 64, 32 and 16 bits.
-pub const fn string_io_address_bytes(exitinfo1: u64) -> u8 {
+/// The address size of string I/O in bytes: bits 9:7 have one bit each for 64, 32 and 16 bits. QEMU sets none (seen on 7.2).
+pub const fn string_io_address_bytes(exitinfo1: u64) -> Option<u8> {
     match exitinfo1 >> 7 & 7 {
-        1 => 2,
-        2 => 4,
-        _ => 8,
+        0 => None,
+        1 => Some(2),
+        2 => Some(4),
+        _ => Some(8),
     }
 }
 
@@ -129,7 +130,8 @@ mod tests {
         assert_eq!((access.port, access.bytes, access.is_in, access.is_string), (0x3f8, 1, false, false));
         let access = io_access(0x5f0_0000 | 1 << 9 | 1 << 6 | 1 << 3 | 1 << 2 | 1);
         assert_eq!((access.bytes, access.is_in, access.is_string, access.is_repeated), (4, true, true, true));
-        assert_eq!([1u64 << 7, 1 << 8, 1 << 9].map(string_io_address_bytes), [2, 4, 8]);
+        let sizes = [0u64, 1 << 7, 1 << 8, 1 << 9].map(string_io_address_bytes);
+        assert_eq!(sizes, [None, Some(2), Some(4), Some(8)]);
     }
 
     #[test]

@@ -209,6 +209,7 @@ impl ExitFacts for Svm {
 
     fn string_io_address_bytes(&self) -> u8 {
         information::string_io_address_bytes(self.vmcb.get(f::EXITINFO1))
+            .unwrap_or_else(|| self.instruction().map_or(8, |instruction| instruction.address_bytes))
     }
 
     #[inline(always)]
