@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use tollgate_abi::guest_image::Entry;
 use tollgate_abi::machine::pc::MOST_MEMORY_MIB;
 use tollgate_books::failure::Failure;
 use tollgate_guests::layout::COMMAND_LINE_GPA;
-use tollgate_guests::{Format, Lowered, Mode, Module, Packing, Request, Segment, is_unmarked_elf, lower, recognise};
+use tollgate_guests::{Format, Lowered, Module, Packing, Request, Segment, is_unmarked_elf, lower, recognise};
 
 use crate::debian::debian;
 use crate::image::{MOST_GUEST_FILE_BYTES, Placed, guest_file};
@@ -180,10 +179,6 @@ impl Kernel {
         let lowered = lower(&request).map_err(|error| {
             Failure::usage(format_args!("{} can't be the guest: {error}", self.name())).remedy(error.remedy())
         })?;
-        if lowered.entry.mode == Mode::Protected {
-            let sentence = format!("{} begins in protected mode, and the monitor enters 64-bit mode only", self.name());
-            return Err(Failure::platform(sentence).remedy("take a kernel with an entry in 64-bit mode"));
-        }
         let placed = placed(lowered, memory_mib << 20);
         let rate_at = COMMAND_LINE.find(RATE).filter(|_| self.takes_words());
         let rate_at = rate_at.map_or(0, |at| COMMAND_LINE_GPA + (at + RATE.len()) as u64);
@@ -201,10 +196,9 @@ fn named_module(module: &str) -> Result<(Vec<u8>, String), Failure> {
 
 /// A lowered kernel as it is placed in a machine with so much memory.
 pub fn placed(lowered: Lowered, memory_bytes: u64) -> Placed {
-    let tollgate_guests::Entry { rip, rsp, rsi, cr3, .. } = lowered.entry;
     let end = lowered.segments.iter().map(Segment::end).max().unwrap_or(0);
     let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
-    Placed::new(pieces, end, Entry { rip, rsp, rsi, cr3, ..Entry::default() }, memory_bytes)
+    Placed::new(pieces, end, lowered.entry, memory_bytes)
 }
 
 #[cfg(test)]

@@ -185,7 +185,7 @@ fn walk_32_bit(
     access: Access,
 ) -> Result<u64, WalkFault> {
     let entry_of = |memory: &GuestMemory, table: u64, index: u64| {
-        let gpa = table & 0xffff_f000 | 4 * (index & 0x3ff);
+        let gpa = table & 0xffff_f000 | (4 * (index & 0x3ff));
         memory.read_u32(gpa).map(|entry| (gpa, entry)).ok_or(WalkFault::OutsideMemory)
     };
     let (directory_gpa, directory) = entry_of(memory, mode.cr3, linear >> 22)?;

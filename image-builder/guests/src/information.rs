@@ -1,9 +1,11 @@
 //! Boot information in one block: structures, tables and texts that name each other by address. Kernels of multiboot and PVH get
 //! one, with ACPI tables, and modules behind the kernel.
 
+use tollgate_abi::guest_image::{Entry, Mode};
+
 use crate::error::Error;
 use crate::layout::{self, ACPI_GPA, FOUND_RSDP_GPA};
-use crate::lowered::{Entry, Mode, Segment};
+use crate::lowered::Segment;
 use crate::{Request, acpi};
 
 /// Parts of a block begin at multiples of this.

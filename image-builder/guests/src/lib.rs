@@ -38,7 +38,7 @@ mod unpack;
 
 pub use error::Error;
 pub use initramfs::{File, initramfs};
-pub use lowered::{About, Entry, Format, Lowered, Mode, Segment, Width};
+pub use lowered::{About, Format, Lowered, Segment, Width};
 pub use packing::Packing;
 pub use pie::{Program, place_program};
 

@@ -1,11 +1,13 @@
 //! Linux, by its 64-bit boot protocol: from a bzImage, whose kernel is unpacked here, or from the ELF file in one.
 
+use tollgate_abi::guest_image::{Entry, Mode};
+
 use crate::boot_params::{self, BootParams};
 use crate::bzimage::{BzImage, Code};
 use crate::elf::{self, Elf};
 use crate::error::Error;
 use crate::layout::{self, Setup};
-use crate::lowered::{About, Entry, Format, Lowered, Mode, Segment, Width};
+use crate::lowered::{About, Format, Lowered, Segment, Width};
 use crate::packing::Packing;
 use crate::{Request, acpi, initrd, page_tables, unpack};
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tollgate_abi::guest_image::Entry;
+
 use crate::packing::Packing;
 
 /// A kernel that is ready to be placed in the machine.
@@ -44,38 +46,6 @@ impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {:#x}, {:#x} bytes ({:#x} given)", self.what, self.gpa, self.memory_bytes, self.bytes.len())
     }
-}
-
-/// The mode of the processor at a kernel's first instruction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// 64-bit mode, with page tables.
-    #[default]
-    Long,
-    /// 32-bit protected mode, without paging.
-    Protected,
-}
-
-/// The state at the kernel's first instruction: CPL 0, interrupts off, flat segments, all general-purpose registers zero but these.
-/// There is no descriptor table: a kernel loads its own before it loads a selector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    /// The processor's mode.
-    pub mode: Mode,
-    /// The entry point, a guest-physical address that is mapped to itself.
-    pub rip: u64,
-    /// The end of a stack that nobody else has: a page, or more where the kernel asks for more.
-    pub rsp: u64,
-    /// A boot protocol's mark.
-    pub rax: u64,
-    /// The address of multiboot's or PVH's information.
-    pub rbx: u64,
-    /// The address of Hermit's boot information.
-    pub rdi: u64,
-    /// The address of `boot_params`.
-    pub rsi: u64,
-    /// In 64-bit mode the address of the PML4, which maps the first 4 GiB to themselves.
-    pub cr3: u64,
 }
 
 /// A format that is lowered.

@@ -4,12 +4,14 @@
 //! The information has memory, command line, modules, memory map and the loader's name. There is no boot device, no symbol table, no
 //! video mode.
 
+use tollgate_abi::guest_image::Entry;
+
 use crate::Request;
 use crate::boot_header::{Addresses, Header, words};
 use crate::elf::Elf;
 use crate::error::Error;
 use crate::information::{Block, Placed, lay};
-use crate::lowered::{About, Entry, Format, Lowered, Segment};
+use crate::lowered::{About, Format, Lowered, Segment};
 use crate::memory_map;
 
 const MAGIC: u32 = 0x1bad_b002;

@@ -9,12 +9,14 @@ use multiboot2::{
     MemoryAreaType, MemoryMapTag, ModuleTag, RsdpV1Tag, RsdpV2Tag, TagType,
 };
 
+use tollgate_abi::guest_image::Entry;
+
 use crate::boot_header::{Addresses, Header, words};
 use crate::elf::Elf;
 use crate::error::Error;
 use crate::information::{Block, Placed, lay};
 use crate::layout::KERNEL_FLOOR_GPA;
-use crate::lowered::{About, Entry, Format, Lowered, Segment, Width};
+use crate::lowered::{About, Format, Lowered, Segment, Width};
 use crate::multiboot::LOADER_NAME;
 use crate::{Request, acpi, layout, memory_map};
 

@@ -1,12 +1,14 @@
 //! PVH (Xen's docs/misc/pvh.pandoc, and hvm_start_info of its public headers): an ELF file whose note has the address of a 32-bit
 //! entry. The kernel is entered in protected mode without paging.
 
+use tollgate_abi::guest_image::Entry;
+
 use crate::Request;
 use crate::elf::{self, Elf};
 use crate::error::Error;
 use crate::information::{Block, Placed, lay};
 use crate::layout::ACPI_GPA;
-use crate::lowered::{About, Entry, Format, Lowered};
+use crate::lowered::{About, Format, Lowered};
 use crate::memory_map;
 
 /// The name and type of the note, XEN_ELFNOTE_PHYS32_ENTRY.

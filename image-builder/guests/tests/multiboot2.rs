@@ -6,7 +6,8 @@ mod elf;
 use checks::{Memory, check_golden, check_places, check_stack, number, segment, shown};
 use elf::{FIRST_OFFSET, Image};
 use proptest::prelude::*;
-use tollgate_guests::{Error, Format, Lowered, Mode, Module, Request, lower, recognise};
+use tollgate_abi::guest_image::Mode;
+use tollgate_guests::{Error, Format, Lowered, Module, Request, lower, recognise};
 
 const MEMORY_BYTES: u64 = 32 << 20;
 const GPA: u64 = 0x40_0000;

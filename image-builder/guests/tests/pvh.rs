@@ -7,7 +7,8 @@ mod kernel;
 use checks::{Memory, check_golden, check_places, check_stack, shown};
 use elf::Image;
 use proptest::prelude::*;
-use tollgate_guests::{Format, Lowered, Mode, Module, Request, layout, lower, recognise};
+use tollgate_abi::guest_image::Mode;
+use tollgate_guests::{Format, Lowered, Module, Request, layout, lower, recognise};
 
 const MEMORY_BYTES: u64 = 32 << 20;
 const GPA: u64 = 0x10_0000;

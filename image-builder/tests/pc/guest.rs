@@ -98,7 +98,7 @@ fn with_text(mut pieces: Vec<(u64, Vec<u8>)>, gpa: u64, text: &[u8], memory_byte
         (TABLES + 0x2000, words(&directory)),
         (gpa, text.to_vec()),
     ]);
-    let entry = Entry { rip: CODE, rsp: CODE, rsi: gpa, rdi: 7, cr3: TABLES };
+    let entry = Entry { rip: CODE, rsp: CODE, rsi: gpa, rdi: 7, cr3: TABLES, ..Entry::default() };
     Placed::new(pieces, gpa + text.len() as u64, entry, memory_bytes)
 }
 
