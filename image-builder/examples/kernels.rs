@@ -135,7 +135,7 @@ impl Outcome {
         words.join(", ")
     }
 
-    /// What the comparison of two columns goes by.
+    /// The part of it that a reason is asked for.
     fn verdict(&self) -> (&[String], bool) {
         (&self.failed, self.broke_off.is_some())
     }
