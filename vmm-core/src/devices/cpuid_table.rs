@@ -245,6 +245,11 @@ impl CpuidTable {
         self.basic[1].ecx = self.basic[1].ecx & !ecx_1::OSXSAVE | if enabled { ecx_1::OSXSAVE } else { 0 };
     }
 
+    /// Mirrors IA32_APIC_BASE, where the guest can switch its APIC off (SDM 3A 12.4.3).
+    pub fn set_apic(&mut self, enabled: bool) {
+        self.basic[1].edx = self.basic[1].edx & !edx_1::APIC | if enabled { edx_1::APIC } else { 0 };
+    }
+
     /// The vendor and brand strings, for the first record.
     pub fn vendor(&self) -> [u8; 12] {
         let Answer { ebx, ecx, edx, .. } = self.basic[0];

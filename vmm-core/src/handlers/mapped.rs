@@ -18,6 +18,11 @@ use crate::instruction::prefixes::CodeMode;
 use crate::machine::Machine;
 use crate::paging;
 
+/// The mode in IA32_APIC_BASE (SDM 3A 12.12.1). Its registers are in memory in xAPIC mode alone; elsewhere there is no memory.
+const MODE: u64 = APIC_BASE_ENABLED | APIC_BASE_X2APIC;
+const NONE: u64 = 0;
+const XAPIC: u64 = APIC_BASE_ENABLED;
+
 /// Performs the access of an instruction to a device. One that is no plain move ends the guest, as does a device's page that is
 /// code, or the place of a stack or a table while an event is delivered.
 #[cold]
@@ -33,11 +38,12 @@ pub fn access<B: Backend>(
     let Some(mov) = is_instructions.then(|| instruction(backend, machine)).flatten() else {
         return Action::Stop(Outcome::OutsideMemory);
     };
-    let now_tsc = backend.tsc();
+    let (now_tsc, has_local_apic) = (backend.tsc(), machine.devices.msrs.apic_base() & MODE == XAPIC);
     if mov.is_read {
         // A part of a register lies at its place in the doubleword.
         let doubleword = match behind {
-            BehindPage::LocalApic => machine.devices.apic.read_mapped(offset & !3, now_tsc),
+            BehindPage::LocalApic if has_local_apic => machine.devices.apic.read_mapped(offset & !3, now_tsc),
+            BehindPage::LocalApic => !0,
             BehindPage::IoApic => machine.shared.devices.io_apic.read(offset & !3),
         };
         let value = doubleword >> (8 * (offset & 3));
@@ -51,6 +57,7 @@ pub fn access<B: Backend>(
         return Action::Resume;
     }
     match behind {
+        BehindPage::LocalApic if !has_local_apic => Action::Resume,
         BehindPage::LocalApic => {
             let effect = machine.devices.apic.write_mapped(offset, value as u32, now_tsc);
             of_effect(effect, backend, machine)
@@ -144,9 +151,6 @@ fn put<B: GuestState>(mov: Mov, value: u64, registers: &mut GuestRegisters, back
 #[cold]
 #[inline(never)]
 pub fn set_apic_base<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
-    const MODE: u64 = APIC_BASE_ENABLED | APIC_BASE_X2APIC;
-    const NONE: u64 = 0;
-    const XAPIC: u64 = APIC_BASE_ENABLED;
     let before = machine.devices.msrs.apic_base();
     let allowed = match (before & MODE, value & MODE) {
         (from, to) if from == to => true,
@@ -157,6 +161,7 @@ pub fn set_apic_base<B: Backend>(value: u64, backend: &mut B, machine: &mut Mach
         return Action::Inject(Event::GENERAL_PROTECTION);
     }
     machine.devices.msrs.set_apic_base(value);
+    machine.devices.cpuid.set_apic(value & MODE != NONE);
     if value & MODE == NONE && before & MODE != NONE {
         // The set-up is lost.
         machine.devices.apic.reset();
@@ -175,6 +180,7 @@ mod tests {
     use tollgate_abi::machine::PC;
     use tollgate_abi::machine::pc::{IO_APIC_GPA, SERIAL_INPUT};
     use tollgate_abi::x86::control::{EFER_LMA, RFLAGS_IF, RFLAGS_TF};
+    use tollgate_abi::x86::cpuid::edx_1;
     use tollgate_abi::x86::msr::APIC_AT_RESET;
 
     use crate::board::{Condition, Message};
@@ -191,6 +197,8 @@ mod tests {
         machines::<VCPUS>().map(|mut machine| {
             machine.shared.devices = devices;
             machine.devices.pages = Pages::new(&PC);
+            let apic_base = machine.devices.msrs.apic_base();
+            machine.devices.msrs.set_apic_base(apic_base & !APIC_BASE_X2APIC);
             machine.shared.board.set_condition(machine.vcpu, Condition::Running);
             (interruptible(), machine)
         })
@@ -330,9 +338,32 @@ mod tests {
     }
 
     #[test]
+    fn the_registers_are_in_memory_in_xapic_mode_alone() {
+        let [mut pc] = pcs();
+        let base = pc.1.devices.msrs.apic_base();
+        let _ = store(&mut pc, 0x80, 0x20);
+        for (mode, has_apic, task_priority) in [
+            (base | APIC_BASE_X2APIC, true, u64::from(u32::MAX)),
+            (base & !APIC_BASE_ENABLED, false, u32::MAX.into()),
+            (base, true, 0),
+        ] {
+            let registers =
+                GuestRegisters { rcx: IA32_APIC_BASE.into(), rax: mode & 0xffff_ffff, ..Default::default() };
+            assert_eq!(msr::write(&registers, &mut pc.0, &mut pc.1), Action::Advance);
+            assert_eq!(load(&mut pc, 0x80), task_priority, "{mode:#x}");
+            let is_shown = pc.1.devices.cpuid.answer(1, 0, 0).edx & edx_1::APIC != 0;
+            assert_eq!(is_shown, has_apic, "{mode:#x}");
+            if task_priority != 0 {
+                assert_eq!(store(&mut pc, 0x80, 0x50), Action::Resume, "to nowhere");
+            }
+        }
+    }
+
+    #[test]
     fn the_mode_changes_as_the_manual_allows() {
         let [mut pc] = pcs();
         let base = APIC_BASE | BOOT_PROCESSOR;
+        pc.1.devices.msrs.set_apic_base(base);
         let mut write = |value: u64| {
             let registers = GuestRegisters {
                 rcx: IA32_APIC_BASE.into(),
