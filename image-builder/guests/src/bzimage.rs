@@ -4,9 +4,10 @@
 //! A bzImage that names none, as memtest86+, and one of 32 bits, as 32-bit Linux, which unpacks itself, are entered as they are, at the
 //! address that they prefer.
 
+use tollgate_abi::guest_image::Mode;
+
 use crate::error::Error;
 use crate::layout::Setup;
-use crate::lowered::Mode;
 
 /// Offset of the header's mark.
 pub(crate) const MAGIC_OFFSET: usize = 0x202;

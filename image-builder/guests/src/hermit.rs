@@ -7,6 +7,7 @@
 use object::LittleEndian as LE;
 use object::elf::{self as format, FileHeader64};
 use object::read::elf::ProgramHeader;
+use tollgate_abi::guest_image::{Entry, Mode};
 use tollgate_abi::machine::pc::SERIAL_PORT;
 use vm_fdt::{FdtWriter, FdtWriterResult};
 
@@ -14,7 +15,7 @@ use crate::boot_params::{self, BootParams};
 use crate::elf;
 use crate::error::Error;
 use crate::layout::{self, ACPI_GPA, COMMAND_LINE_GPA, FOUND_RSDP_GPA};
-use crate::lowered::{About, Entry, Format, Lowered, Mode, Segment, Width};
+use crate::lowered::{About, Format, Lowered, Segment, Width};
 use crate::pie::{Program, place_program};
 use crate::{Request, acpi, memory_map, page_tables};
 

@@ -9,7 +9,8 @@ use elf::Image;
 use hermit_entry::boot_info::RawBootInfo;
 use program::{ENTRY, MEMORY_BYTES as PROGRAM_BYTES, PT_TLS, RELOCATIONS, WORDS};
 use proptest::prelude::*;
-use tollgate_guests::{Format, Lowered, Mode, Module, Request, layout, lower, recognise};
+use tollgate_abi::guest_image::Mode;
+use tollgate_guests::{Format, Lowered, Module, Request, layout, lower, recognise};
 
 const MEMORY_BYTES: u64 = 32 << 20;
 const BASE: u64 = 0x40_0000;
@@ -42,7 +43,7 @@ fn check_information(lowered: &Lowered, memory_bytes: u64) -> ([u64; 2], [u64; 4
     assert_eq!(number(memory.from(word(104)), 0x1e8, 1), 3);
     // The entry adds the stack's size to RSP.
     check_stack(
-        &Lowered { entry: tollgate_guests::Entry { rsp: entry.rsp + 0x8000, ..entry }, ..lowered.clone() },
+        &Lowered { entry: tollgate_abi::guest_image::Entry { rsp: entry.rsp + 0x8000, ..entry }, ..lowered.clone() },
         0x1_0000,
     );
     assert_eq!(memory.from(word(24))[..4], 0xd00d_feed_u32.to_be_bytes());

@@ -7,7 +7,8 @@ use checks::{check_places, number, segment};
 use kernel::{DATA, DATA_GPA, DATA_MEMORY_BYTES, ENTRY_GPA, TEXT_GPA};
 use kernel::{bzimage, elf, lz4_bzimage, payloads, put, request, text};
 use proptest::prelude::*;
-use tollgate_guests::{Error, Mode, Request, layout, lower};
+use tollgate_abi::guest_image::Mode;
+use tollgate_guests::{Error, Request, layout, lower};
 
 #[test]
 fn every_packing_unpacks_to_the_same_kernel() {
