@@ -125,7 +125,8 @@ fn a_machine_without_vtx_is_told_on_port_screen_and_stick_and_logs_are_numbered(
 #[test]
 fn a_stick_that_takes_no_log_does_not_keep_the_run_from_its_verdict() {
     let read_only = Booted::new(&stick(), |launch| {
-        replace(launch, "if=virtio", "if=none,id=stick,readonly=on");
+        let drive = |interface: &str| format!("{interface},format=raw,file={STICK}");
+        replace(launch, &drive("if=virtio"), &drive("if=none,id=stick,readonly=on"));
         let devices = ["-device", "qemu-xhci", "-device", "usb-storage,drive=stick"];
         launch.invocation.arguments.extend(devices.map(Into::into));
     });
