@@ -104,7 +104,8 @@ struct Outcome {
 
 impl Outcome {
     fn of(text: String) -> Self {
-        let begins = |mark: &str| text.lines().filter_map(|line| line.trim().strip_prefix(mark)).map(str::trim);
+        let begins =
+            |mark: &'static str| text.lines().filter_map(move |line| line.trim().strip_prefix(mark)).map(str::trim);
         let ended =
             text.lines().any(|line| line.contains("SUMMARY:") || line.contains("DONE") || line.contains("ENDED"));
         Self {
