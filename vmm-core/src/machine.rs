@@ -84,10 +84,64 @@ pub struct Activity {
     pub halted: bool,
     /// The interrupt that HLT waits for.
     pub wake: Option<Wake>,
-    /// An NMI that another vCPU sent and that could not be delivered yet.
-    pub nmi_pending: bool,
+    /// The events that wait beside those of the APIC.
+    pub beside_apic: BesideApic,
     /// INIT has come, and the vCPU is about to wait.
     pub init_pending: bool,
+}
+
+/// The events that wait beside those of a vCPU's APIC. They are one byte, so that the delivery of the APIC's asks one question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BesideApic(u8);
+
+impl BesideApic {
+    const NMI: u8 = 1 << 0;
+    const PIC: u8 = 1 << 1;
+    const ISA_BUS: u8 = 1 << 2;
+
+    /// Whether nothing waits.
+    #[inline(always)]
+    pub fn is_nothing(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether an NMI waits that another vCPU sent and that could not be delivered yet.
+    #[inline(always)]
+    pub fn has_nmi(self) -> bool {
+        self.0 & Self::NMI != 0
+    }
+
+    /// Says whether an NMI waits.
+    #[inline(always)]
+    pub fn set_nmi(&mut self, waits: bool) {
+        self.set(Self::NMI, waits);
+    }
+
+    /// Whether the ISA bus' interrupt controllers have an interrupt.
+    pub fn has_pic(self) -> bool {
+        self.0 & Self::PIC != 0
+    }
+
+    /// Says whether the ISA bus' interrupt controllers have an interrupt.
+    pub fn set_pic(&mut self, waits: bool) {
+        self.set(Self::PIC, waits);
+    }
+
+    /// Whether the ISA bus has to be looked at, since another vCPU has changed something there.
+    pub fn has_isa_bus(self) -> bool {
+        self.0 & Self::ISA_BUS != 0
+    }
+
+    /// Says whether the ISA bus has to be looked at.
+    #[inline(always)]
+    pub fn set_isa_bus(&mut self, waits: bool) {
+        self.set(Self::ISA_BUS, waits);
+    }
+
+    #[inline(always)]
+    fn set(&mut self, bit: u8, value: bool) {
+        self.0 = self.0 & !bit | if value { bit } else { 0 };
+    }
 }
 
 /// The bounds of a vCPU's execution.
@@ -204,6 +258,12 @@ impl Machine {
         if let Some(ledger) = self.shared.ledgers.get(self.vcpu) {
             ledger.is_look(reason);
         }
+    }
+
+    /// The machine's time at a TSC of the processor's: with the idle time that was skipped, and whatever the guest has written to its
+    /// TSC.
+    pub fn time(&self, tsc: u64) -> u64 {
+        tsc.wrapping_add(self.skipped_ticks)
     }
 
     /// Whether the run has lasted as long as its options allow, at a TSC.

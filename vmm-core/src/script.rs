@@ -58,6 +58,7 @@ pub(crate) struct Script {
     pub(crate) kicks: Vec<u32>,
     pub(crate) ended_interrupts: usize,
     pub(crate) timer: Option<u64>,
+    pub(crate) bound: Option<u64>,
     pub(crate) halts: usize,
     pub(crate) quick_steps: usize,
     pub(crate) watchdog_starts: usize,
@@ -326,6 +327,9 @@ impl Timers for Script {
     }
     fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
         self.timer = deadline_tsc;
+    }
+    fn set_bound(&mut self, deadline_tsc: Option<u64>) -> bool {
+        core::mem::replace(&mut self.bound, deadline_tsc) != deadline_tsc
     }
     fn restart_watchdog(&mut self) {
         self.watchdog_starts += 1;

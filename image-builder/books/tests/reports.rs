@@ -219,6 +219,27 @@ fn a_boot_is_shown_in_phases() {
 }
 
 #[test]
+fn the_code_that_a_guest_ends_with_is_told_as_qemu_would_tell_it() {
+    let told = |code: u64| {
+        let mut log = LogText::default();
+        log.header("workloads=none book=none");
+        log.ledger(0, &[CPUID]);
+        log.stop_with_code(code);
+        log.verdict("balanced", "");
+        let titled = [titled("", &log, false)];
+        [Format::Table, Format::Html, Format::Json].map(|format| render(&titled, format))
+    };
+    for (code, words) in [(0, "with code 0x0 (QEMU's exit status 1)"), (0x10, "with code 0x10 (QEMU's exit status 33)")]
+    {
+        let [table, page, json] = told(code);
+        let sentence = format!("the guest ended itself by the debug-exit port {words}");
+        assert!(table.contains(&format!("\n  {sentence}\n")) && !table.contains("last exit"), "{table}");
+        assert!(page.replace("&#39;", "'").contains(&sentence), "{page}");
+        assert!(json.contains(&format!("\"code\": {code}")), "{json}");
+    }
+}
+
+#[test]
 fn a_boot_is_steady_where_no_phase_has_twice_the_rate_of_another() {
     let answer = |exits: u64| {
         let mut log = LogText::default();

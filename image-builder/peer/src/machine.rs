@@ -123,7 +123,7 @@ impl Machine {
                     Effect::Reset => return Ok(Ended::Reset),
                     Effect::Print => drop(self.shared.serial.take(|byte| self.console.push(byte))),
                     // Nobody waits for a text here; lines are looked at below.
-                    Effect::Look | Effect::Rise | Effect::None => {}
+                    Effect::Look | Effect::Rise | Effect::DebugExit | Effect::None => {}
                 },
                 Ok(VcpuExit::IoIn(port, data)) => read(&mut self.ports, port, data),
                 Ok(VcpuExit::MmioRead(gpa, data)) => read_page(&self.shared.io_apic, gpa, data),
@@ -251,9 +251,12 @@ fn write_page(io_apic: &IoApic, gpa: u64, data: &[u8]) {
     }
 }
 
+/// The time for devices: none of this machine asks for it.
+const NO_TIME: fn() -> u64 = || 0;
+
 /// IN: the register that a port leads to, in as many bytes.
 fn read(ports: &mut Ports, port: u16, data: &mut [u8]) {
-    let value = ports.read(ports.reach(port), data.len() as u8);
+    let value = ports.read(ports.reach(port), data.len() as u8, NO_TIME);
     data.iter_mut().zip(value.to_le_bytes()).for_each(|(into, byte)| *into = byte);
 }
 
@@ -262,7 +265,7 @@ fn write(ports: &mut Ports, port: u16, data: &[u8]) -> Effect {
     let mut bytes = [0; 4];
     bytes.iter_mut().zip(data).for_each(|(into, byte)| *into = *byte);
     let value = u32::from_le_bytes(bytes);
-    ports.write(ports.reach(port), data.len() as u8, value)
+    ports.write(ports.reach(port), data.len() as u8, value, NO_TIME)
 }
 
 #[cfg(test)]

@@ -26,6 +26,12 @@ impl Placed {
         Self { placing, pieces }
     }
 
+    /// The guest on another machine whose memory an image chooses.
+    pub fn on(mut self, machine: Kind) -> Self {
+        self.placing.machine = machine;
+        self
+    }
+
     /// The guest with the TSC's rate in its text at this address, which a monitor that knows it corrects.
     pub fn told_tsc_khz_at(mut self, gpa: u64) -> Self {
         self.placing.tsc_khz_gpa = gpa;

@@ -55,8 +55,17 @@ pub(crate) fn guest_with(gpa: u64, text: &[u8], memory_bytes: u64, write: impl F
     with_text(vec![assemble(CODE, write)], gpa, text, memory_bytes)
 }
 
-/// A guest of this code that has interrupts of one vector handled by other code, with the tables that this takes.
+/// A guest of this code that has interrupts of [`VECTOR`] handled by other code, with the tables that this takes.
 pub(crate) fn interruptible(
+    write: impl FnOnce(&mut CodeAssembler),
+    handler: impl FnOnce(&mut CodeAssembler),
+) -> Placed {
+    interruptible_by(VECTOR, write, handler)
+}
+
+/// The same with another vector.
+pub(crate) fn interruptible_by(
+    vector: u8,
     write: impl FnOnce(&mut CodeAssembler),
     handler: impl FnOnce(&mut CodeAssembler),
 ) -> Placed {
@@ -78,7 +87,7 @@ pub(crate) fn interruptible(
     };
     of_pieces(vec![
         (GDT, words(&SEGMENTS)),
-        (IDT + 16 * u64::from(VECTOR), words(&gate)),
+        (IDT + 16 * u64::from(vector), words(&gate)),
         (GDTR, operand(GDT, 32)),
         (IDTR, operand(IDT, 4096)),
         assemble(CODE, begin),

@@ -1,4 +1,4 @@
-//! The machine `pc` with guests of a few instructions, which the emulators place in memory: its devices as a kernel meets them, and
+//! The machine `pc`, and that with an ISA bus, with guests of a few instructions, which the emulators place in memory: its devices as a kernel meets them, and
 //! the verdicts on its ends. The same from a stick.
 
 mod apic;
@@ -6,6 +6,7 @@ mod apic;
 mod common;
 mod guest;
 mod idle;
+mod legacy;
 mod marks;
 mod pages;
 mod stick;

@@ -69,6 +69,8 @@ pub const DELIVERY_NMI: u64 = 4 << 8;
 pub const DELIVERY_INIT: u64 = 5 << 8;
 /// ICR, delivery mode: start-up. The vector is the page at which a vCPU that waits for it starts in real mode.
 pub const DELIVERY_START_UP: u64 = 6 << 8;
+/// LVT, delivery mode: an interrupt controller outside has the vector (ExtINT).
+pub const DELIVERY_EXTERNAL: u64 = 7 << 8;
 /// Bits of the delivery mode.
 pub const DELIVERY_MASK: u64 = 7 << 8;
 /// ICR bit 11: the destination is logical.

@@ -147,7 +147,7 @@ impl Placing {
     const fn ram_bytes(&self) -> u64 {
         match self.machine {
             Kind::Unikernel => Kind::Unikernel.row().ram_bytes(),
-            Kind::Pc => self.memory_bytes,
+            Kind::Pc | Kind::LegacyPc => self.memory_bytes,
         }
     }
 
@@ -281,13 +281,13 @@ impl fmt::Display for LoadError {
 pub fn check(placing: &Placing, segments: impl Iterator<Item = Segment> + Clone) -> Result<(), LoadError> {
     let (entry_gpa, count) = (placing.entry.rip, segments.clone().count());
     match placing.machine {
-        Kind::Pc => check_pc(placing)?,
+        Kind::Pc | Kind::LegacyPc => check_pc(placing)?,
         Kind::Unikernel if placing.entry.mode != Mode::Long => {
             return Err(LoadError::ModeOfMachine(placing.entry.mode));
         }
         Kind::Unikernel => {}
     }
-    if placing.machine == Kind::Pc && placing.placed_bytes > 0 {
+    if placing.machine != Kind::Unikernel && placing.placed_bytes > 0 {
         if entry_gpa >= placing.placed_bytes {
             return Err(LoadError::EntryOutside(entry_gpa));
         }
@@ -523,6 +523,18 @@ mod tests {
         }
         page[GUEST_IN_DIRECTORY] = 7;
         assert_eq!(Directory::read(&page, 0x4_0000).unwrap_err(), LoadError::Machine(7));
+    }
+
+    #[test]
+    fn the_pc_with_an_isa_bus_is_checked_as_the_other_is() {
+        let legacy = Placing { machine: Kind::LegacyPc, ..KERNEL };
+        let page = written(&legacy, &[]).unwrap();
+        assert_eq!(Directory::read(&page, 0x4_0000).unwrap().placing, legacy);
+        let placing = Placing { memory_bytes: 3 << 20, ..legacy };
+        assert_eq!(written(&placing, &[]), Err(LoadError::Memory(placing)));
+        assert_eq!(written(&legacy, &[CODE]), Err(LoadError::TooManySegments(1)));
+        let code = Segment { gpa: legacy.entry.rip, ..CODE };
+        assert_eq!(written(&Placing { placed_bytes: 0, ..legacy }, &[code]).map(|_| ()), Ok(()));
     }
 
     #[test]

@@ -126,6 +126,8 @@ pub enum Outcome {
     PoweredOff,
     /// The guest had the machine start again.
     Reset,
+    /// The guest ended itself by a port, with a code.
+    DebugExit,
     /// The console showed the text that was to end the run.
     TextShown,
     /// A triple fault.
@@ -158,11 +160,12 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 18] = [
+    pub const ALL: [Outcome; 19] = [
         Outcome::Exited,
         Outcome::ExitedWithoutBook,
         Outcome::PoweredOff,
         Outcome::Reset,
+        Outcome::DebugExit,
         Outcome::TextShown,
         Outcome::TripleFault,
         Outcome::OutsideMemory,
@@ -186,6 +189,7 @@ impl Outcome {
             Outcome::ExitedWithoutBook => "exited-without-book",
             Outcome::PoweredOff => "powered-off",
             Outcome::Reset => "reset",
+            Outcome::DebugExit => "debug-exit",
             Outcome::TextShown => "text-shown",
             Outcome::TripleFault => "triple-fault",
             Outcome::OutsideMemory => "outside-memory",
@@ -205,7 +209,7 @@ impl Outcome {
 
     /// Whether the guest ended because it meant to, or as it was asked for.
     pub const fn is_intended(self) -> bool {
-        matches!(self, Outcome::Exited | Outcome::PoweredOff | Outcome::Reset | Outcome::TextShown)
+        matches!(self, Outcome::Exited | Outcome::PoweredOff | Outcome::Reset | Outcome::DebugExit | Outcome::TextShown)
     }
 
     /// The inverse of [`Outcome::name`].

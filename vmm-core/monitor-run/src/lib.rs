@@ -119,7 +119,7 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     });
     let vcpus = processors.min(options.cpus as usize);
     if !options.guest_keeps_book {
-        session.leave_out_guest_book(directory.placing.machine == Kind::Pc);
+        session.leave_out_guest_book(directory.placing.machine != Kind::Unikernel);
     }
     let facts = found.as_ref().map_or(Facts::default(), Found::facts);
     introduce(session, directory.options, &options, facts, vcpus);

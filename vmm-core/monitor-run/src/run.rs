@@ -60,6 +60,7 @@ where
         marks.texts().for_each(|text| DEVICES.serial.wait_for(text.bytes()));
         BOARD.console.lock().marks = Some(Box::new(marks));
     }
+    DEVICES.begin(guest.model, (firmware().tsc_khz)().map(|khz| khz * 1000));
     let limit_ticks = options.limit_ticks.unwrap_or_else(|| LIMIT_SECONDS * processor::tsc_hz());
     let plan = Plan::<B> { capabilities, guest, options, limit_ticks, all_ports: all_ports() };
     let stack: fn(Recording) -> &'static dyn AnyStack<B> = match options {
@@ -192,7 +193,10 @@ fn lay_out<B: Extension>(
     let allows_rdtscp = B::allows_rdtscp(&capabilities);
     let cpuid = CpuidTable::new(processor::cpuid, vcpu as u32, BOARD.vcpus() as u32, allows_rdtscp)
         .with_paravirtual(plan.guest.model.paravirtual_leaf);
-    let apic = GuestApic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
+    let mut apic = GuestApic::new(Box::leak(Box::new(Page::new())), vcpu as u32);
+    if vcpu == 0 && plan.guest.model.has_isa_bus {
+        apic.let_external_through();
+    }
     let (backend, registers) = B::new(plan, seated, &cpuid, apic.page());
     let any_profile = Profile::ALL.map(|profile| backend.controls(profile));
     let parts = Parts {

@@ -71,7 +71,8 @@ impl Found {
         let guest_memory = guest_pages.map(|(pages, _)| (pages as u64).next_multiple_of(GUEST_ALIGNMENT as u64));
         let guest_memory = guest_memory.ok_or_else(|| no_memory(bytes, largest, placing));
         let spare = directory.as_ref().ok().and_then(|directory| room_for_trace(directory.options));
-        let rate = placing.filter(|placing| placing.tsc_khz_gpa > 0).and_then(|_| machine::tsc_khz());
+        let asks_rate = |placing: &Placing| placing.tsc_khz_gpa > 0 || placing.machine.row().has_isa_bus;
+        let rate = placing.filter(asks_rate).and_then(|_| machine::tsc_khz());
         let (tsc_khz, remark) = rate.unzip();
         Self {
             memory_bytes,
@@ -149,7 +150,7 @@ fn no_memory(bytes: usize, largest: u64, placing: Option<Placing>) -> Refused {
     let detail = format_args!(
         "the firmware has no {needs} MiB of contiguous memory for the guest; its largest free piece has {has} MiB"
     );
-    let remedy = if placing.is_some_and(|placing| placing.machine == Kind::Pc) {
+    let remedy = if placing.is_some_and(|placing| placing.machine != Kind::Unikernel) {
         "start from the stick right after power-on, or make it again with a smaller --memory"
     } else {
         "start from the stick right after power-on, or give the machine more memory"

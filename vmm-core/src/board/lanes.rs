@@ -17,6 +17,8 @@ pub enum Message {
     Init,
     /// A start-up IPI with this vector.
     StartUp(u8),
+    /// Something has changed at the ISA bus, whose interrupts are vCPU 0's.
+    IsaBus,
 }
 
 impl Message {
@@ -27,6 +29,7 @@ impl Message {
             Message::Init => 0x300,
             Message::StartUp(vector) => 0x400 | vector as u32,
             Message::Level(vector) => 0x500 | vector as u32,
+            Message::IsaBus => 0x600,
         }
     }
 
@@ -36,6 +39,7 @@ impl Message {
             2 => Message::Nmi,
             3 => Message::Init,
             5 => Message::Level(word as u8),
+            6 => Message::IsaBus,
             _ => Message::StartUp(word as u8),
         }
     }

@@ -175,6 +175,16 @@ impl GuestApic {
         (LVT_TIMER..=LVT_ERROR).for_each(|entry| self.page.set(entry, self.page.get(entry) | LVT_MASKED));
     }
 
+    /// Lets interrupts of an ISA bus' controllers through, as firmware leaves it on the first processor.
+    pub fn let_external_through(&mut self) {
+        self.page.set(LVT_LINT0, DELIVERY_EXTERNAL as u32);
+    }
+
+    /// Whether interrupts of an ISA bus' controllers come through: LINT0 is theirs, and not masked.
+    pub fn takes_external(&self) -> bool {
+        self.page.get(LVT_LINT0) & (LVT_MASKED | DELIVERY_MASK as u32) == DELIVERY_EXTERNAL as u32
+    }
+
     /// The page, for the processor.
     pub fn page(&self) -> &'static Page {
         self.page
@@ -290,7 +300,8 @@ impl GuestApic {
             SVR | LVT_THERMAL..=LVT_ERROR => {
                 store(if msr == SVR { SVR_WRITABLE } else { LVT_WRITABLE })?;
                 self.obey_svr();
-                Ok(Effect::None)
+                // Interrupts of an ISA bus' controllers may come through now.
+                Ok(if msr == LVT_LINT0 { Effect::Priorities } else { Effect::None })
             }
             LVT_TIMER => {
                 let before = (self.has_tsc_deadline(), self.counts());

@@ -14,7 +14,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use tollgate_abi::apic::{DELIVERY_MASK, LEVEL, LOGICAL};
-use tollgate_abi::machine::pc::IO_APIC_INPUTS;
+use tollgate_abi::machine::IoApicInputs;
+use tollgate_abi::machine::pc::IO_APIC_FIRST_INTERRUPT;
 
 use super::guest_apic::mapped::FROM_DEVICE;
 
@@ -38,9 +39,11 @@ mod register {
     pub(super) const TABLE: u32 = 0x10;
 }
 
-const INPUTS: usize = IO_APIC_INPUTS as usize;
-/// The first version with an EOI register, and the last input.
-const VERSION_VALUE: u32 = 0x20 | (IO_APIC_INPUTS - 1) << 16;
+/// The most inputs that a machine has.
+const MOST_INPUTS: usize = 24;
+/// The first version with an EOI register; the last input goes above it.
+const VERSION_VALUE: u32 = 0x20;
+const LAST_INPUT_SHIFT: u32 = 16;
 /// Bits of the ID that can be written.
 const ID_MASK: u32 = 0xf << 24;
 
@@ -62,7 +65,11 @@ const DESTINATION: u32 = 0xff << 24;
 pub struct IoApic {
     index: AtomicU32,
     id: AtomicU32,
-    table: [Entry; INPUTS],
+    /// The number of its last input.
+    last_input: AtomicU32,
+    /// The number of inputs in front of [`IO_APIC_FIRST_INTERRUPT`].
+    in_front: AtomicU32,
+    table: [Entry; MOST_INPUTS],
 }
 
 /// The entry of one input.
@@ -93,9 +100,26 @@ impl Entry {
 }
 
 impl IoApic {
-    /// The IOAPIC after reset: all inputs are masked.
+    /// The IOAPIC of [`PC`](tollgate_abi::machine::PC) after reset: its input is masked.
     pub const fn new() -> Self {
-        Self { index: AtomicU32::new(0), id: AtomicU32::new(0), table: [const { Entry::new() }; INPUTS] }
+        Self {
+            index: AtomicU32::new(0),
+            id: AtomicU32::new(0),
+            last_input: AtomicU32::new(0),
+            in_front: AtomicU32::new(0),
+            table: [const { Entry::new() }; MOST_INPUTS],
+        }
+    }
+
+    /// Gives it the inputs of a machine, at most as many as it can have. Before the guest runs.
+    pub fn set_inputs(&self, IoApicInputs { inputs, first_interrupt }: IoApicInputs) {
+        self.last_input.store(inputs.clamp(1, MOST_INPUTS as u32) - 1, Relaxed);
+        self.in_front.store(IO_APIC_FIRST_INTERRUPT.saturating_sub(first_interrupt), Relaxed);
+    }
+
+    /// The input that has this global number.
+    pub fn input(&self, interrupt: u32) -> usize {
+        (interrupt + self.in_front.load(Relaxed)).wrapping_sub(IO_APIC_FIRST_INTERRUPT) as usize
     }
 
     /// A doubleword of the page.
@@ -103,7 +127,7 @@ impl IoApic {
         match (offset, self.index.load(Relaxed)) {
             (place::INDEX, index) => index,
             (place::WINDOW, register::ID) => self.id.load(Relaxed),
-            (place::WINDOW, register::VERSION) => VERSION_VALUE,
+            (place::WINDOW, register::VERSION) => VERSION_VALUE | self.last_input.load(Relaxed) << LAST_INPUT_SHIFT,
             (place::WINDOW, index) => self.entry(index).map_or(0, |(entry, is_high)| {
                 let in_service = if entry.is_in_service.load(Relaxed) { IN_SERVICE } else { 0 };
                 if is_high { entry.high.load(Relaxed) } else { entry.low() | in_service }
@@ -140,7 +164,16 @@ impl IoApic {
     /// The entry that a register of the table is a half of, and whether it is the upper one.
     fn entry(&self, index: u32) -> Option<(&Entry, bool)> {
         let at = index.checked_sub(register::TABLE)?;
-        Some((self.table.get(at as usize / 2)?, at % 2 != 0))
+        Some((self.at(at as usize / 2)?, at % 2 != 0))
+    }
+
+    fn at(&self, input: usize) -> Option<&Entry> {
+        self.table.get(..=self.last_input.load(Relaxed) as usize)?.get(input)
+    }
+
+    /// Whether an input is not masked.
+    pub fn is_open(&self, input: usize) -> bool {
+        self.at(input).is_some_and(|entry| entry.low() & MASKED == 0)
     }
 
     /// Ends the interrupts of a vector. An input whose line is still up interrupts again.
@@ -152,13 +185,13 @@ impl IoApic {
     /// The command for the interrupt of an input whose line has risen, if that is what triggers it. While it is masked, a rise is
     /// lost.
     pub fn rise(&self, input: usize) -> Option<u64> {
-        self.table.get(input)?.command(0)
+        self.at(input)?.command(0)
     }
 
     /// The command for the interrupt of an input whose line is up, if that is what triggers it. It is given once until the interrupt
     /// ends.
     pub fn hold(&self, input: usize) -> Option<u64> {
-        let entry = self.table.get(input)?;
+        let entry = self.at(input)?;
         let command = entry.command(ENTRY_LEVEL).filter(|_| !entry.is_in_service.load(Relaxed))?;
         entry.is_in_service.store(true, Relaxed);
         Some(command)
@@ -188,14 +221,14 @@ mod tests {
     #[test]
     fn registers_are_behind_the_window() {
         let io_apic = IoApic::new();
-        let version = 0x20 | (IO_APIC_INPUTS - 1) << 16;
+        let version = 0x20;
         assert_eq!((get(&io_apic, 0), get(&io_apic, 1), get(&io_apic, 2)), (0, version, 0));
         assert_eq!((get(&io_apic, LOW), get(&io_apic, HIGH)), (MASKED, 0));
         for (register, value) in [(0, 0x0f00_0000), (1, version), (2, 0), (LOW, 0x1_afff), (HIGH, 0xff00_0000)] {
             set(&io_apic, register, u32::MAX);
             assert_eq!(get(&io_apic, register), value, "{register:#x}");
         }
-        let behind = LOW + 2 * IO_APIC_INPUTS;
+        let behind = LOW + 2;
         assert!(!set(&io_apic, behind, u32::MAX));
         assert_eq!((get(&io_apic, behind), get(&io_apic, 3), get(&io_apic, 0xff)), (0, 0, 0));
         for offset in [0x04, 0x14, 0x20, 0xff0] {
@@ -203,6 +236,18 @@ mod tests {
             assert_eq!(io_apic.read(offset), 0, "{offset:#x}");
         }
         assert_eq!(io_apic.read(place::EOI), 0);
+    }
+
+    #[test]
+    fn a_machine_says_how_many_inputs_there_are() {
+        let io_apic = IoApic::new();
+        assert_eq!(io_apic.input(4), 0);
+        io_apic.set_inputs(IoApicInputs { inputs: 24, first_interrupt: 0 });
+        assert_eq!((get(&io_apic, 1), io_apic.input(4), io_apic.input(0)), (0x17_0020, 4, 0));
+        let last = LOW + 2 * 23;
+        assert!(set(&io_apic, last, 0x31) && !set(&io_apic, last + 2, 0x31));
+        assert_eq!((io_apic.is_open(23), io_apic.is_open(22), io_apic.is_open(24)), (true, false, false));
+        assert_eq!((io_apic.rise(23), io_apic.rise(24)), (Some(FROM_DEVICE | 0x31), None));
     }
 
     #[test]
@@ -216,7 +261,7 @@ mod tests {
         assert_eq!((io_apic.hold(0), get(&io_apic, LOW)), (None, 0x31), "its level is nothing");
         set(&io_apic, LOW, MASKED | 0x31);
         assert_eq!(io_apic.rise(0), None);
-        assert_eq!(io_apic.rise(INPUTS), None, "no input");
+        assert_eq!(io_apic.rise(1), None, "no input");
         set(&io_apic, LOW, (DELIVERY_NMI | LOGICAL) as u32);
         assert_eq!(io_apic.rise(0), Some(FROM_DEVICE | 2 << 56 | DELIVERY_NMI | LOGICAL));
         set(&io_apic, LOW, 0x55 | DELIVERY_LOWEST_PRIORITY as u32);

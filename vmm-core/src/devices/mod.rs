@@ -7,17 +7,27 @@ pub mod byte;
 pub mod clock;
 pub mod constant_msrs;
 pub mod cpuid_table;
+pub mod crystal;
+pub mod ending_ports;
 pub mod guest_apic;
+pub mod interval_timer;
 pub mod io_apic;
+pub mod isa_bus;
+pub mod keyboard_controller;
 pub mod loopback;
 pub mod pages;
+pub mod pic;
 pub mod ports;
 pub mod power;
 pub mod serial;
 mod tails;
+pub mod test_device;
 
-use tollgate_abi::machine::MOST_VCPUS;
-use tollgate_abi::machine::pc::SERIAL_INPUT;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tollgate_abi::machine::legacy_pc::{TIMER_INTERRUPT, TIMER_LINE};
+use tollgate_abi::machine::pc::SERIAL_INTERRUPT;
+use tollgate_abi::machine::{MOST_VCPUS, Model};
 
 /// The devices that all vCPUs share.
 #[derive(Debug, Default)]
@@ -28,25 +38,82 @@ pub struct SharedDevices {
     pub clock: clock::Clock,
     /// The IOAPIC.
     pub io_apic: io_apic::IoApic,
+    /// The devices of an ISA bus.
+    pub isa_bus: isa_bus::IsaBus,
+    /// The time at which the interval timer is awaited, or 0.
+    awaited: AtomicU64,
     /// The logical IDs of the vCPUs' APICs in xAPIC mode.
     pub logical_ids: [guest_apic::mapped::LogicalId; MOST_VCPUS],
 }
 
 impl SharedDevices {
-    /// The devices after reset.
+    /// The devices of [`PC`](tollgate_abi::machine::PC) after reset.
     pub const fn new() -> Self {
         Self {
             serial: serial::Serial::new(),
             clock: clock::Clock::new(),
             io_apic: io_apic::IoApic::new(),
+            isa_bus: isa_bus::IsaBus::new(),
+            awaited: AtomicU64::new(0),
             logical_ids: [const { guest_apic::mapped::LogicalId::new() }; _],
+        }
+    }
+
+    /// Makes them those of a machine. The time that they are handed has ticks of `tsc_hz`, where they count time. Before the guest
+    /// runs.
+    pub fn begin(&self, model: &Model, tsc_hz: Option<u64>) {
+        if let Some(inputs) = model.io_apic {
+            self.io_apic.set_inputs(inputs);
+        }
+        if model.has_isa_bus {
+            self.isa_bus.begin(tsc_hz);
         }
     }
 
     /// The command for an interrupt that a device's line asks for, as long as there is one. Each is given once.
     pub fn next_interrupt(&self) -> Option<u64> {
-        let rise = self.serial.takes_rise().then(|| self.io_apic.rise(SERIAL_INPUT)).flatten();
-        rise.or_else(|| self.serial.is_up().then(|| self.io_apic.hold(SERIAL_INPUT)).flatten())
+        let input = self.io_apic.input(SERIAL_INTERRUPT);
+        let rise = self.serial.takes_rise().then(|| {
+            if self.isa_bus.is_there() {
+                self.isa_bus.set_serial_line(false);
+                self.isa_bus.set_serial_line(true);
+            }
+            self.io_apic.rise(input)
+        });
+        rise.flatten()
+            .or_else(|| self.serial.is_up().then(|| self.io_apic.hold(input)).flatten())
+            .or_else(|| self.isa_bus.is_there().then(|| self.next_of_isa_bus()).flatten())
+    }
+
+    /// [`SharedDevices::next_interrupt`] of the ISA bus' devices.
+    fn next_of_isa_bus(&self) -> Option<u64> {
+        self.isa_bus.set_serial_line(self.serial.is_up());
+        let timer = self.isa_bus.takes_timer_rise().then(|| self.io_apic.rise(self.io_apic.input(TIMER_INTERRUPT)));
+        let mut inputs = 0..u32::BITS as usize;
+        let risen =
+            || core::iter::from_fn(|| self.isa_bus.test.takes_rise()).find_map(|input| self.io_apic.rise(input));
+        let up = self.isa_bus.test.up();
+        timer
+            .flatten()
+            .or_else(risen)
+            .or_else(|| inputs.find_map(|input| (up >> input & 1 != 0).then(|| self.io_apic.hold(input)).flatten()))
+    }
+
+    /// Notes for [`SharedDevices::is_armed_for_another_time`] that somebody waits for the interval timer.
+    pub fn note_deadline(&self) {
+        self.awaited.store(self.deadline().unwrap_or(0), Relaxed);
+    }
+
+    /// Whether the interval timer interrupts at another time than was noted last.
+    pub fn is_armed_for_another_time(&self) -> bool {
+        self.awaited.load(Relaxed) != self.deadline().unwrap_or(0)
+    }
+
+    /// The time at which the interval timer interrupts next, if anybody listens.
+    pub fn deadline(&self) -> Option<u64> {
+        let bus = &self.isa_bus;
+        let listens = bus.pics.awaits(TIMER_LINE) || self.io_apic.is_open(self.io_apic.input(TIMER_INTERRUPT));
+        bus.deadline().filter(|_| bus.is_there() && listens)
     }
 }
 
@@ -59,8 +126,10 @@ pub enum Effect {
     Print,
     /// The serial port has text that may be waited for. Its interrupt line may have risen, too.
     Look,
-    /// An interrupt line has risen.
+    /// An interrupt line has risen, or another thing has changed by which an interrupt may come, or come at another time.
     Rise,
+    /// The guest ends with a code, which the device has.
+    DebugExit,
     /// The machine is switched off.
     PowerOff,
     /// The machine starts again.

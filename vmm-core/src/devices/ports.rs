@@ -32,7 +32,7 @@ impl Ports {
         for device in model.devices {
             match device.behind {
                 Behind::Byte => ports.byte_port = device.first_port,
-                Behind::Loopback | Behind::Serial | Behind::Clock | Behind::Power | Behind::Zero => {
+                _ => {
                     (0..device.ports).for_each(|at| ports.asks_device |= 1 << (device.first_port.wrapping_add(at) & 63))
                 }
             }
@@ -62,8 +62,8 @@ impl Ports {
         self.model.behind(port)
     }
 
-    /// IN of `bytes` bytes from a device.
-    pub fn read(&mut self, reached: Reached, bytes: u8) -> u32 {
+    /// IN of `bytes` bytes from a device, which may ask for the time.
+    pub fn read(&mut self, reached: Reached, bytes: u8, now: impl FnOnce() -> u64) -> u32 {
         // Behind an eight-bit device's register nobody answers.
         let register = |byte: u8| !0xff | u32::from(byte);
         match reached {
@@ -72,12 +72,13 @@ impl Ports {
             Some((Behind::Serial, at)) => register(self.shared.serial.read(at)),
             Some((Behind::Clock, at)) => register(self.shared.clock.read(at)),
             Some((Behind::Power | Behind::Zero, _)) => register(0),
+            Some((behind, at)) => self.shared.isa_bus.read(behind, at, now()),
             None => !0,
         }
     }
 
-    /// OUT of the low `bytes` bytes of `value` to a device.
-    pub fn write(&mut self, reached: Reached, bytes: u8, value: u32) -> Effect {
+    /// OUT of the low `bytes` bytes of `value` to a device, which may ask for the time.
+    pub fn write(&mut self, reached: Reached, bytes: u8, value: u32, now: impl FnOnce() -> u64) -> Effect {
         let register = value as u8;
         match reached {
             Some((Behind::Byte, _)) => self.byte.write(value),
@@ -86,6 +87,7 @@ impl Ports {
             Some((Behind::Clock, at)) => self.shared.clock.write(at, register),
             Some((Behind::Power, at)) => return power::write(at, register),
             Some((Behind::Zero, _)) | None => {}
+            Some((behind, at)) => return self.shared.isa_bus.write(behind, at, bytes, value, now()),
         }
         Effect::None
     }
@@ -94,10 +96,15 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tollgate_abi::machine::{Device, LOOPBACK_PORT, PC, POST_PORT, UNIKERNEL};
+    use tollgate_abi::machine::{Device, LEGACY_PC, LOOPBACK_PORT, PC, POST_PORT, UNIKERNEL};
 
     fn new(model: &'static Model) -> Ports {
         Ports::new(model, std::boxed::Box::leak(std::boxed::Box::default()))
+    }
+
+    /// The time for devices that don't ask for it.
+    fn never() -> u64 {
+        unreachable!("a device without a clock asks for the time")
     }
 
     fn ports() -> Ports {
@@ -108,8 +115,8 @@ mod tests {
     fn a_port_without_a_device_reads_all_ones() {
         let mut ports = ports();
         let nobodys = ports.reach(0x1234);
-        ports.write(nobodys, 4, 0);
-        assert_eq!(ports.read(nobodys, 4), !0);
+        ports.write(nobodys, 4, 0, never);
+        assert_eq!(ports.read(nobodys, 4, never), !0);
         assert!(matches!(ports.plain(0x1234), Some(None)));
     }
 
@@ -120,8 +127,8 @@ mod tests {
         assert_eq!(byte(&mut ports).read(), !0, "after reset");
         ports.plain(POST_PORT).unwrap().unwrap().write(0x1142);
         let post = ports.reach(POST_PORT);
-        assert_eq!(ports.read(post, 1) & 0xff, 0x42);
-        ports.write(post, 1, 0x17);
+        assert_eq!(ports.read(post, 1, never) & 0xff, 0x42);
+        ports.write(post, 1, 0x17, never);
         assert_eq!(byte(&mut ports).read(), 0xffff_ff17);
     }
 
@@ -135,7 +142,7 @@ mod tests {
             ],
             ..UNIKERNEL
         };
-        for model in [&MODEL, &UNIKERNEL, &PC] {
+        for model in [&MODEL, &UNIKERNEL, &PC, &LEGACY_PC] {
             let mut ports = new(model);
             for port in 0..=u16::MAX {
                 let behind = ports.reach(port).map(|(behind, _)| behind);

@@ -184,6 +184,9 @@ pub trait Timers {
     fn set_limit(&mut self, limit_tsc: u64, ticks: u64);
     /// Has the processor's own APIC interrupt it at this time, or not at all.
     fn arm_timer(&mut self, deadline_tsc: Option<u64>);
+    /// Has that interrupt come at this time at the latest, from the next [`Timers::arm_timer`] on, or have no such bound any more.
+    /// True if that is a change. Where [`Timers::WATCHDOG_INTERRUPTS`], the watchdog's may come instead.
+    fn set_bound(&mut self, deadline_tsc: Option<u64>) -> bool;
     /// Starts the watchdog anew, if the extension has no timer of its own for that: a time without exits ends by an interrupt
     /// with [`WATCHDOG_VECTOR`](crate::host::vectors::WATCHDOG_VECTOR).
     fn restart_watchdog(&mut self);

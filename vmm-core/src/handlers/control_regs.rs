@@ -9,8 +9,7 @@ use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::*;
 
 use crate::exit::{
-    Action, CrAccess, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, Pause, Quickly, State,
-    VolatileRegisters,
+    Action, Backend, CrAccess, Event, ExitFacts, GuestRegisters, GuestState, Pause, Quickly, State, VolatileRegisters,
 };
 use crate::handlers::delivery;
 use crate::machine::Machine;
@@ -71,11 +70,7 @@ const fn cr0_stored(value: u64) -> u64 {
 }
 
 /// The access, by the volatile registers, where it is told. One of another register is left.
-pub fn brief<B: ExitFacts + GuestState + Interrupts>(
-    registers: &mut VolatileRegisters,
-    backend: &mut B,
-    machine: &mut Machine,
-) -> Option<Action> {
+pub fn brief<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Option<Action> {
     match backend.told_cr_access()? {
         CrAccess::Write { cr, register } if VolatileRegisters::has(register) => {
             Some(write(cr, backend.volatile(registers, register), backend, machine))
@@ -92,7 +87,7 @@ pub fn brief<B: ExitFacts + GuestState + Interrupts>(
 
 /// Performs the access.
 #[inline(never)]
-pub fn handle<B: GuestState + Interrupts>(
+pub fn handle<B: Backend>(
     access: CrAccess,
     registers: &mut GuestRegisters,
     backend: &mut B,
@@ -138,7 +133,7 @@ fn read<B: GuestState>(cr: u8, backend: &B, machine: &Machine) -> u64 {
 }
 
 #[inline(always)]
-fn write<B: GuestState + Interrupts>(cr: u8, value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+fn write<B: Backend>(cr: u8, value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     match cr {
         0 => write_cr0(value, backend, machine),
         3 => write_cr3(value, backend, machine),
@@ -302,7 +297,7 @@ fn loads_well<B: GuestState>(value: u64, changed: u64, backend: &mut B, machine:
     !loads || load_page_directory_pointers(backend.get(State::Cr3), backend, machine)
 }
 
-fn write_cr8<B: GuestState + Interrupts>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+fn write_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     if value > 15 {
         return write_wide_cr8(value, backend, machine);
     }
@@ -313,7 +308,7 @@ fn write_cr8<B: GuestState + Interrupts>(value: u64, backend: &mut B, machine: &
 
 #[cold]
 #[inline(never)]
-fn write_wide_cr8<B: GuestState + Interrupts>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+fn write_wide_cr8<B: Backend>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     let value = low_half(value, backend);
     if value > 15 {
         return REFUSED;

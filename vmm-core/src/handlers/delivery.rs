@@ -4,23 +4,22 @@
 //! the processor virtualizes delivery, it delivers self-IPIs, and interrupts that an EOI uncovers, by itself. Interrupts that
 //! arrive while the monitor runs are injected here all the same, with the guest interrupt status kept up to date (SDM 3C 30.2).
 
-use crate::exit::{Action, Event, ExitFacts, Interrupts, Timers};
+use crate::exit::{Action, Backend, Event, Interrupts};
+use crate::handlers::isa_bus;
 use crate::machine::Machine;
 
 /// Ends the instruction that exited, and delivers an interrupt or NMI that can be delivered behind it.
 #[inline(never)]
-pub fn advance<B: Interrupts>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn advance<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     settle(backend, machine, true).map_or(Action::Advance, Action::AdvanceAndInject)
 }
 
 /// Goes on at the same instruction, with an event that can be delivered. An event whose delivery the exit interrupted comes
 /// first.
 #[inline(never)]
-pub fn resume<B: ExitFacts + Interrupts>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn resume<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if let Some(event) = backend.vectoring_event() {
-        refresh(backend, machine);
-        backend.ask_for_nmi_window(machine.activity.nmi_pending);
-        return Action::Inject(event);
+        return resume_with(event, backend, machine);
     }
     match settle_now(backend, machine, false) {
         Some(event) => Action::Inject(event),
@@ -28,31 +27,72 @@ pub fn resume<B: ExitFacts + Interrupts>(backend: &mut B, machine: &mut Machine)
     }
 }
 
+/// Goes on with an event whose delivery the exit interrupted. The others wait.
+#[inline(never)]
+fn resume_with<B: Backend>(event: Event, backend: &mut B, machine: &mut Machine) -> Action {
+    refresh(backend, machine);
+    backend.ask_for_nmi_window(machine.activity.beside_apic.has_nmi());
+    Action::Inject(event)
+}
+
 /// The event that is to be injected now. For one that can't be injected yet, an exit is asked for.
 #[inline(never)]
-pub fn settle<B: Interrupts>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+pub fn settle<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     settle_now(backend, machine, ends)
 }
 
 /// [`settle`] inlined, for callers where an event is likely.
 #[inline(always)]
-fn settle_now<B: Interrupts>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+fn settle_now<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
+    if !machine.activity.beside_apic.is_nothing() && waits_beside(backend, machine) {
+        return settle_all(backend, machine, ends);
+    }
+    let deliverable = machine.devices.apic.deliverable();
+    let Some(vector) = deliverable.filter(|_| backend.takes_interrupts(ends)) else {
+        refresh_for(deliverable, backend, machine);
+        return None;
+    };
+    machine.devices.apic.accept(vector);
+    let event = Some(Event::interrupt(vector));
+    refresh_for(machine.devices.apic.deliverable(), backend, machine);
+    wake(backend, machine);
+    event
+}
+
+/// Whether an event waits beside the APIC's. Looks at the ISA bus if that has changed.
+#[cold]
+#[inline(never)]
+fn waits_beside<B: Backend>(backend: &mut B, machine: &mut Machine) -> bool {
+    if machine.activity.beside_apic.has_isa_bus() {
+        machine.activity.beside_apic.set_isa_bus(false);
+        isa_bus::look(backend, machine);
+    }
+    !machine.activity.beside_apic.is_nothing()
+}
+
+/// [`settle`] where not only the APIC's interrupts wait. NMIs come first, then interrupts of an ISA bus' controllers, which know no
+/// priority of the processor's.
+#[cold]
+#[inline(never)]
+fn settle_all<B: Backend>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     let mut event = None;
-    // NMIs come first.
-    if machine.activity.nmi_pending {
+    if machine.activity.beside_apic.has_nmi() {
         event = next_nmi(backend, machine, ends);
     }
-    if event.is_none() {
-        let deliverable = machine.devices.apic.deliverable();
-        let Some(vector) = deliverable.filter(|_| backend.takes_interrupts(ends)) else {
-            refresh_for(deliverable, backend, machine);
-            return None;
+    if event.is_none() && backend.takes_interrupts(ends) {
+        event = if isa_bus::interrupts(machine) {
+            isa_bus::acknowledge(backend, machine)
+        } else {
+            machine.devices.apic.deliverable().map(|vector| {
+                machine.devices.apic.accept(vector);
+                Event::interrupt(vector)
+            })
         };
-        machine.devices.apic.accept(vector);
-        event = Some(Event::interrupt(vector));
     }
     refresh(backend, machine);
-    wake(backend, machine);
+    if event.is_some() {
+        wake(backend, machine);
+    }
     event
 }
 
@@ -61,16 +101,18 @@ fn settle_now<B: Interrupts>(backend: &mut B, machine: &mut Machine, ends: bool)
 #[inline(never)]
 fn next_nmi<B: Interrupts>(backend: &mut B, machine: &mut Machine, ends: bool) -> Option<Event> {
     let takes = backend.takes_nmis(ends);
-    machine.activity.nmi_pending = !takes;
+    machine.activity.beside_apic.set_nmi(!takes);
     backend.ask_for_nmi_window(!takes);
     takes.then_some(Event::NMI)
 }
 
 /// Tells the processor about pending interrupts. It delivers them by itself, or exits by an interrupt window or a priority
 /// threshold once one can be delivered.
-#[inline(always)]
 pub fn refresh<B: Interrupts>(backend: &mut B, machine: &Machine) {
-    refresh_for(machine.devices.apic.deliverable(), backend, machine);
+    let deliverable = machine.devices.apic.deliverable();
+    // Whatever its vector is: it waits for nothing but the window.
+    let of_isa_bus = || isa_bus::interrupts(machine).then_some(0);
+    refresh_for(deliverable.or_else(of_isa_bus), backend, machine);
 }
 
 /// [`refresh`] with the deliverable vector known.
@@ -93,14 +135,6 @@ pub fn wake<B: Interrupts>(backend: &mut B, machine: &mut Machine) {
         machine.activity.halted = false;
         backend.wake();
     }
-}
-
-/// Has the processor's own timer fire when the guest's has to.
-#[inline(never)]
-pub fn arm<B: Timers>(backend: &mut B, machine: &Machine) {
-    let deadline = machine.devices.apic.deadline_tsc();
-    machine.shared.board.set_timer(machine.vcpu, deadline.is_some());
-    backend.arm_timer(deadline);
 }
 
 #[cfg(test)]
@@ -138,14 +172,14 @@ mod tests {
         assert_eq!(wrmsr(&mut backend, &mut machine, ICR, SELF_NMI), Action::AdvanceAndInject(Event::NMI));
         backend.blocks_nmis = true;
         assert_eq!(wrmsr(&mut backend, &mut machine, ICR, SELF_NMI), Action::Advance);
-        assert!(machine.activity.nmi_pending && backend.nmi_window);
+        assert!(machine.activity.beside_apic.has_nmi() && backend.nmi_window);
         backend.vectoring_event = Some(Event::UNDEFINED_OPCODE);
         backend.blocks_nmis = false;
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::UNDEFINED_OPCODE));
-        assert!(machine.activity.nmi_pending && backend.nmi_window, "one event at a time");
+        assert!(machine.activity.beside_apic.has_nmi() && backend.nmi_window, "one event at a time");
         backend.vectoring_event = None;
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::NMI));
-        assert!(!machine.activity.nmi_pending && !backend.nmi_window);
+        assert!(!machine.activity.beside_apic.has_nmi() && !backend.nmi_window);
     }
 
     #[test]
@@ -174,7 +208,7 @@ mod tests {
     fn what_comes_with_an_nmi_or_behind_another_event_is_asked_for() {
         let (mut backend, mut machine) = (interruptible(), machine());
         machine.devices.apic.request(0x40);
-        machine.activity.nmi_pending = true;
+        machine.activity.beside_apic.set_nmi(true);
         assert_eq!(resume(&mut backend, &mut machine), Action::Inject(Event::NMI));
         assert!(backend.window, "0x40 comes as soon as it can");
         backend.virtualized = VirtualizedApic { priority: true, ..Default::default() };

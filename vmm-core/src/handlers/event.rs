@@ -19,7 +19,7 @@ const DR6_CAUSES: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS;
 
 /// An exception or NMI.
 #[inline(never)]
-pub fn exception<B: ExitFacts + GuestState + Interrupts>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if backend.takes_own_step() {
         return delivery::resume(backend, machine);
     }

@@ -4,10 +4,11 @@
 use tollgate_abi::apic::*;
 
 use crate::devices::guest_apic::Effect;
-use crate::exit::{Action, Backend, Event, ExitFacts, Interrupts, Processor};
-use crate::handlers::delivery::{advance, arm, resume};
+use crate::exit::{Action, Backend, Event, Processor};
+use crate::handlers::delivery::{advance, resume};
 use crate::handlers::ipi::send;
 use crate::handlers::lines::{self, advance_sent};
+use crate::handlers::timer::arm;
 use crate::machine::Machine;
 
 const REFUSED: Action = Action::Inject(Event::GENERAL_PROTECTION);
@@ -57,7 +58,7 @@ fn end_and_advance<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machin
 /// A write to a register of the virtual-APIC page that the processor leaves to the APIC. Of the registers that it takes, this is
 /// a self-IPI with a vector below 16 alone (SDM 3C 30.4.3.3).
 #[inline(never)]
-pub fn written<B: ExitFacts + Interrupts>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn written<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     const SELF_IPI_OFFSET: u64 = (SELF_IPI - MSR_BASE) as u64 * 16;
     if backend.qualification() == SELF_IPI_OFFSET {
         machine.devices.apic.self_ipi_is_illegal();

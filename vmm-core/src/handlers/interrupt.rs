@@ -7,9 +7,11 @@ use tollgate_abi::workload::Outcome;
 
 use crate::board::Condition;
 use crate::exit::{Action, Backend, Processor};
-use crate::handlers::delivery::{arm, resume};
+use crate::handlers::delivery::resume;
 use crate::handlers::ipi::{initialized, rest, take};
+use crate::handlers::isa_bus;
 use crate::handlers::look::look;
+use crate::handlers::timer::arm;
 use crate::host::vectors::{KICK_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
 use crate::machine::Machine;
 
@@ -31,7 +33,7 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
             take(message, machine);
         }
     } else {
-        if !machine.devices.apic.timer_fired(backend.tsc()) {
+        if !machine.devices.apic.timer_fired(backend.tsc()) && !isa_bus::fired(backend, machine) {
             // The timer counts in coarser steps than its deadline is given in, or can't count that far.
             machine.looks(ExitReason::EXTERNAL_INTERRUPT);
         }
@@ -40,6 +42,12 @@ pub fn external_interrupt<B: Backend>(backend: &mut B, machine: &mut Machine) ->
     if machine.activity.init_pending {
         return initialized(backend, machine);
     }
+    resume_or_rest(backend, machine)
+}
+
+/// Goes on. A vCPU that halts on says so.
+#[inline(always)]
+fn resume_or_rest<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     let action = resume(backend, machine);
     if machine.activity.halted && rest(backend, machine) {
         return Action::Stop(Outcome::HaltedForEver);
@@ -68,6 +76,12 @@ pub fn end_of_interrupt<B: Processor>(vector: u8, backend: &mut B) {
 fn look_or_stray<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine) -> Action {
     end_of_interrupt(vector, backend);
     if vector == WATCHDOG_VECTOR {
+        // It also fires for the ISA bus' timer, where the watchdog is an interrupt.
+        if isa_bus::deadline_tsc(machine).is_some_and(|deadline_tsc| deadline_tsc <= backend.tsc()) {
+            machine.shared.board.set_condition(machine.vcpu, Condition::Running);
+            isa_bus::look(backend, machine);
+            return resume_or_rest(backend, machine);
+        }
         return look(ExitReason::EXTERNAL_INTERRUPT, backend, machine);
     }
     machine.looks(ExitReason::EXTERNAL_INTERRUPT);
@@ -126,7 +140,7 @@ mod tests {
                 assert_eq!((first.activity.halted, backend.halts), (halted, usize::from(halted)), "it wakes nothing");
             }
         }
-        assert!(!first.activity.nmi_pending, "nobody's message is read");
+        assert!(!first.activity.beside_apic.has_nmi(), "nobody's message is read");
         backend.exit_event = Some(Event::interrupt(KICK_VECTOR + 1));
         assert_eq!(external_interrupt(&mut backend, &mut first), Action::Inject(Event::NMI));
         assert_eq!(ledger.looks(), looks);

@@ -2,8 +2,10 @@
 
 use crate::devices::Effect;
 use crate::devices::ports::Reached;
+use crate::ended::GuestExit;
 use crate::exit::{
-    Action, Backend, ExitFacts, GuestRegisters, GuestState, IoAccess, Pause, Quickly, State, VolatileRegisters,
+    Action, Backend, ExitFacts, GuestRegisters, GuestState, IoAccess, Pause, Processor, Quickly, State,
+    VolatileRegisters,
 };
 use crate::handlers::{delivery, lines};
 use crate::machine::Machine;
@@ -72,11 +74,13 @@ fn single<B: Backend>(
     put: impl FnOnce(&mut B, u64),
 ) -> Action {
     let reached = machine.devices.ports.reach(access.port);
+    let now = || machine.skipped_ticks.wrapping_add(backend.tsc());
     if access.is_in {
-        put(backend, merge(rax, machine.devices.ports.read(reached, access.bytes), access.bytes));
+        let value = machine.devices.ports.read(reached, access.bytes, now);
+        put(backend, merge(rax, value, access.bytes));
         return Action::Advance;
     }
-    match machine.devices.ports.write(reached, access.bytes, rax as u32) {
+    match machine.devices.ports.write(reached, access.bytes, rax as u32, now) {
         Effect::None => Action::Advance,
         effect => of_effect(effect, backend, machine),
     }
@@ -93,6 +97,11 @@ fn of_effect<B: Backend>(effect: Effect, backend: &mut B, machine: &mut Machine)
         Effect::Look => Pause::Look,
         Effect::PowerOff => return Action::Stop(Outcome::PoweredOff),
         Effect::Reset => return Action::Stop(Outcome::Reset),
+        Effect::DebugExit => {
+            let status = machine.shared.devices.isa_bus.ending.code().into();
+            machine.stage.exit = Some(GuestExit { status, book_gpa: 0 });
+            return Action::Stop(Outcome::DebugExit);
+        }
     };
     if lines::send(backend, machine) {
         // It comes behind the pause.
@@ -180,7 +189,7 @@ fn elements_ahead(linear: u64, offset: u64, address_mask: u64, bytes: u8) -> u64
 
 /// [`piece`] of more than a few bytes.
 #[inline(never)]
-fn many<B: GuestState>(
+fn many<B: GuestState + Processor>(
     access: IoAccess,
     reached: Reached,
     linear: u64,
@@ -194,7 +203,7 @@ fn many<B: GuestState>(
 /// Moves several elements that lie in one page, or a single element that crosses the end of a page. Nothing is moved if any of
 /// them faults: guest memory is tried before the port is asked, since bytes from a port can't be given back.
 #[inline(never)]
-fn piece<B: GuestState>(
+fn piece<B: GuestState + Processor>(
     access: IoAccess,
     reached: Reached,
     linear: u64,
@@ -206,7 +215,9 @@ fn piece<B: GuestState>(
     if access.is_in {
         paging::probe_write(backend, machine, linear, buffer.len())?;
         for element in buffer.chunks_exact_mut(size) {
-            element.copy_from_slice(&machine.devices.ports.read(reached, access.bytes).to_le_bytes()[..size]);
+            let now = || machine.skipped_ticks.wrapping_add(backend.tsc());
+            let value = machine.devices.ports.read(reached, access.bytes, now);
+            element.copy_from_slice(&value.to_le_bytes()[..size]);
         }
         return paging::write(backend, machine, linear, buffer).map(|()| Effect::None);
     }
@@ -215,7 +226,8 @@ fn piece<B: GuestState>(
     for element in buffer.chunks_exact(size) {
         let mut value = [0; 4];
         value[..size].copy_from_slice(element);
-        match machine.devices.ports.write(reached, access.bytes, u32::from_le_bytes(value)) {
+        let now = || machine.skipped_ticks.wrapping_add(backend.tsc());
+        match machine.devices.ports.write(reached, access.bytes, u32::from_le_bytes(value), now) {
             Effect::None => {}
             more => effect = both(effect, more),
         }

@@ -7,7 +7,7 @@ use crate::board::{Condition, Message};
 use crate::devices::guest_apic::addresses;
 use crate::devices::guest_apic::mapped::{self, FROM_DEVICE};
 use crate::exit::{Action, Backend, Processor};
-use crate::handlers::delivery::arm;
+use crate::handlers::timer::arm;
 use crate::machine::Machine;
 
 /// TSC ticks that a sender waits for room in a lane.
@@ -98,6 +98,16 @@ fn send_to<B: Processor>(
     }
 }
 
+/// Sends a message to another vCPU, if that runs or has halted.
+#[cold]
+#[inline(never)]
+pub(super) fn tell<B: Processor>(to: usize, message: Message, backend: &mut B, machine: &mut Machine) {
+    if matches!(machine.shared.board.condition(to), Condition::Running | Condition::Halted) {
+        deliver(to, message, backend, machine);
+        backend.kick(machine.shared.board.apic_id(to));
+    }
+}
+
 /// Sends a message. If the lane is full, this vCPU reads its own messages while it waits, so that two that send to each other
 /// can't wait for ever. A vCPU that does nothing but exit quickly, with interrupts off, reads none on a processor that makes no
 /// exit for an interrupt then, as Bochs 2.7 does not. So the wait ends after some time, and the message is lost.
@@ -139,8 +149,9 @@ pub(super) fn take(message: Message, machine: &mut Machine) {
     match message {
         Message::Interrupt(vector) => machine.devices.apic.request(vector),
         Message::Level(vector) => machine.devices.apic.request_level(vector),
-        Message::Nmi => machine.activity.nmi_pending = true,
+        Message::Nmi => machine.activity.beside_apic.set_nmi(true),
         Message::Init => machine.activity.init_pending = true,
+        Message::IsaBus => machine.activity.beside_apic.set_isa_bus(true),
         // Only a vCPU that waits for a start-up IPI is started.
         Message::StartUp(_) => {}
     }

@@ -1,27 +1,28 @@
 //! Interrupts of devices: a line that an access or an EOI has left up goes through the IOAPIC to the vCPUs that its table names.
 
-use crate::exit::{Action, Backend, Processor};
+use crate::exit::{Action, Backend};
 use crate::handlers::delivery::advance;
 use crate::handlers::ipi::{initialized, send_mapped};
+use crate::handlers::isa_bus;
 use crate::machine::Machine;
 
 /// Sends the interrupts that devices ask for. True if there was one.
 #[cold]
 #[inline(never)]
-pub(super) fn send<B: Processor>(backend: &mut B, machine: &mut Machine) -> bool {
+pub(super) fn send<B: Backend>(backend: &mut B, machine: &mut Machine) -> bool {
     machine.shared.board.keep_order();
     let mut any = false;
     while let Some(command) = machine.shared.devices.next_interrupt() {
         send_mapped(command, backend, machine);
         any = true;
     }
-    any
+    any | (machine.shared.devices.isa_bus.is_there() && isa_bus::changed(backend, machine))
 }
 
 /// Ends a level-triggered interrupt at the IOAPIC. A line that is still up interrupts again.
 #[cold]
 #[inline(never)]
-pub(super) fn end<B: Processor>(vector: u8, backend: &mut B, machine: &mut Machine) {
+pub(super) fn end<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine) {
     machine.shared.devices.io_apic.end_of_interrupt(vector);
     send(backend, machine);
 }

@@ -9,9 +9,10 @@ use tollgate_abi::x86::msr::{APIC_BASE_ENABLED, APIC_BASE_X2APIC};
 use crate::devices::guest_apic::Effect;
 use crate::devices::guest_apic::mapped::MappedEffect;
 use crate::exit::{Action, Backend, Event, GuestRegisters, GuestState, PhysicalFault, State};
-use crate::handlers::delivery::{arm, settle};
+use crate::handlers::delivery::{advance, settle};
 use crate::handlers::ipi::{initialized, send, send_mapped};
 use crate::handlers::lines;
+use crate::handlers::timer::arm;
 use crate::instruction::decode::MAX_BYTES;
 use crate::instruction::mov::{Mov, Other, decode};
 use crate::instruction::prefixes::CodeMode;
@@ -167,7 +168,8 @@ pub fn set_apic_base<B: Backend>(value: u64, backend: &mut B, machine: &mut Mach
         machine.devices.apic.reset();
         arm(backend, machine);
     }
-    Action::Advance
+    // Without the APIC, interrupts of the ISA bus' controllers come through.
+    advance(backend, machine)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod idle;
 pub mod interrupt;
 pub mod io;
 pub mod ipi;
+mod isa_bus;
 pub mod leaves;
 pub mod limit;
 mod lines;
@@ -27,6 +28,7 @@ pub mod look;
 pub mod mapped;
 pub mod msr;
 pub mod power;
+pub mod timer;
 
 use tollgate_abi::ExitReason;
 use tollgate_abi::workload::Outcome;
@@ -118,7 +120,7 @@ pub fn dispatch<B: Backend>(
         | ExitReason::SVM_RDPRU => Action::Inject(Event::UNDEFINED_OPCODE),
         ExitReason::SVM_IRET => {
             backend.nmi_handler_ends();
-            if machine.activity.nmi_pending { delivery::resume(backend, machine) } else { Action::Resume }
+            if machine.activity.beside_apic.has_nmi() { delivery::resume(backend, machine) } else { Action::Resume }
         }
         ExitReason::PREEMPTION_TIMER => look::look(ExitReason::PREEMPTION_TIMER, backend, machine),
         ExitReason::TRIPLE_FAULT | ExitReason::SVM_SHUTDOWN => Action::Stop(Outcome::TripleFault),

@@ -8,7 +8,7 @@ use tollgate_abi::x86::msr::*;
 use crate::exit::{
     Action, Backend, Event, GuestRegisters, GuestState, Processor, Quickly, State, Timers, VolatileRegisters,
 };
-use crate::handlers::{delivery, guest_apic, mapped};
+use crate::handlers::{guest_apic, mapped, timer};
 use crate::machine::Machine;
 use crate::paging::is_canonical;
 
@@ -157,7 +157,7 @@ fn write_constant<B: Backend>(msr: u32, value: u64, backend: &mut B, machine: &m
 fn set_tsc_offset<B: GuestState + Timers + Processor>(ticks: u64, backend: &mut B, machine: &mut Machine) {
     backend.set(State::TscOffset, ticks);
     machine.devices.apic.set_tsc_offset(ticks, backend.tsc());
-    delivery::arm(backend, machine);
+    timer::arm(backend, machine);
 }
 
 /// Writes EFER. LME can't change while paging is on (SDM 3A 2.2.1), and NXE is reserved if CPUID shows no NX.

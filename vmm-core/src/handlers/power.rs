@@ -4,11 +4,8 @@ use tollgate_abi::workload::Outcome;
 use tollgate_abi::x86::control::{RFLAGS_IF, RFLAGS_TF};
 
 use crate::devices::cpuid_table::XCR0_OFFERED;
-use crate::exit::{
-    Action, Backend, Event, ExitFacts, GuestRegisters, GuestState, Interrupts, Pause, Processor, State,
-    VolatileRegisters,
-};
-use crate::handlers::delivery;
+use crate::exit::{Action, Backend, Event, ExitFacts, GuestRegisters, GuestState, Pause, State, VolatileRegisters};
+use crate::handlers::{delivery, isa_bus};
 use crate::machine::Machine;
 
 /// XCR0's consistent values of the components that are offered: each component needs those before it (SDM 1 13.3).
@@ -99,7 +96,7 @@ fn set_xcr0_by<B: GuestState>(rax: u64, rcx: u64, rdx: u64, backend: &mut B, mac
 /// HLT: takes a pending interrupt, or the armed one once it is due; otherwise the vCPU halts until its APIC has one. If nothing
 /// can ever wake it, it is over. With RFLAGS.TF it does not halt: the #DB behind it would wake it at once.
 #[inline(never)]
-pub fn halt<B: GuestState + Interrupts + Processor>(backend: &mut B, machine: &mut Machine) -> Action {
+pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     let flags = backend.get(State::Rflags) & (RFLAGS_IF | RFLAGS_TF);
     if flags != RFLAGS_IF {
         let steps = flags & RFLAGS_TF != 0;
@@ -125,8 +122,23 @@ pub fn halt<B: GuestState + Interrupts + Processor>(backend: &mut B, machine: &m
         return Action::AdvanceAndInject(event);
     }
     if machine.shared.board.vcpus() < 2 && machine.devices.apic.deadline_tsc().is_none() {
+        return halt_without_timer(backend, machine);
+    }
+    fall_asleep(backend, machine)
+}
+
+/// Halts a vCPU that is alone, and whose APIC's timer is not armed.
+#[cold]
+#[inline(never)]
+fn halt_without_timer<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    if isa_bus::deadline_tsc(machine).is_none() {
         return Action::Stop(Outcome::HaltedForEver);
     }
+    fall_asleep(backend, machine)
+}
+
+#[inline(always)]
+fn fall_asleep<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     machine.activity.halted = true;
     backend.halt();
     Action::AdvanceAndPause(Pause::Halted)

@@ -91,6 +91,7 @@ impl<W: Write> Session<W> {
             rip: last_exit(ended.rip),
             reason: last_exit(ended.reason.into()),
             qualification: last_exit(ended.qualification),
+            code: ended.exit.map(|exit| exit.status).filter(|_| ended.outcome == Outcome::DebugExit),
             detail: if ended.detail.is_empty() { None } else { Some(&ended.detail) },
         };
         let _ = record.write(&mut self.out);

@@ -102,6 +102,8 @@ pub struct Svm {
     watch_tsc: u64,
     /// The TSC at which the run ends at the latest.
     limit_tsc: u64,
+    /// The limit, or an earlier time at which a guest's timer fires.
+    bound_tsc: u64,
     guest_deadline_tsc: u64,
 }
 
@@ -183,6 +185,7 @@ impl Svm {
             watchdog_ticks,
             watch_tsc: NEVER,
             limit_tsc: NEVER,
+            bound_tsc: NEVER,
             guest_deadline_tsc: NEVER,
         };
         svm.operation.load(vmcb);
@@ -226,7 +229,7 @@ impl Svm {
     fn set_watchdog(&mut self, on: bool) {
         if self.watchdog_ticks > 0 {
             let watchdog_tsc = if on { tsc().saturating_add(self.watchdog_ticks) } else { NEVER };
-            self.watch_tsc = watchdog_tsc.min(self.limit_tsc);
+            self.watch_tsc = watchdog_tsc.min(self.bound_tsc);
             self.program_timer();
         }
     }

@@ -17,6 +17,7 @@ impl Timers for Svm {
 
     fn set_limit(&mut self, limit_tsc: u64, _: u64) {
         self.limit_tsc = limit_tsc;
+        self.bound_tsc = limit_tsc;
         self.watch_tsc = limit_tsc;
         self.program_timer();
     }
@@ -24,6 +25,18 @@ impl Timers for Svm {
     fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
         self.guest_deadline_tsc = deadline_tsc.unwrap_or(NEVER);
         self.program_timer();
+    }
+
+    fn set_bound(&mut self, deadline_tsc: Option<u64>) -> bool {
+        let bound_tsc = deadline_tsc.unwrap_or(NEVER).min(self.limit_tsc);
+        let is_change = bound_tsc != self.bound_tsc;
+        if is_change {
+            self.bound_tsc = bound_tsc;
+            self.watch_tsc = bound_tsc;
+            // That is the watchdog's interrupt, which is not missed if it comes later.
+            self.set_watchdog(self.halt.is_none());
+        }
+        is_change
     }
 
     fn restart_watchdog(&mut self) {

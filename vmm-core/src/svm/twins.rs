@@ -72,6 +72,7 @@ fn svm(assisted: bool, code: u32, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) 
         watchdog_ticks: 0,
         watch_tsc: crate::host::registers::NEVER,
         limit_tsc: crate::host::registers::NEVER,
+        bound_tsc: crate::host::registers::NEVER,
         guest_deadline_tsc: crate::host::registers::NEVER,
     }
 }
@@ -439,7 +440,7 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
         vcpu.backend.inject(Event::NMI);
         vcpu.backend.vmcb.set(f::EVENTINJ, 0);
         vcpu.backend.vmcb.set(f::RFLAGS, flags | interrupts);
-        vcpu.machine.activity.nmi_pending = pending;
+        vcpu.machine.activity.beside_apic.set_nmi(pending);
         vcpu.machine.devices.apic.request(0x80);
         assert_eq!(vcpu.drive(&Ledger::new(), &mut GuestRegisters::default(), 0), Flow::Resume);
         vcpu
@@ -466,7 +467,10 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     let dr6_before = dr6(&vcpu);
     vmcb.set(f::DR6, dr6_before | bs);
     assert_eq!(next(&mut vcpu, DB, 0x5000, flags | interrupts), (nmi, flags | interrupts));
-    assert_eq!((dr6(&vcpu), vcpu.machine.activity.nmi_pending, exits(&vcpu)), (dr6_before, false, (1, before)));
+    assert_eq!(
+        (dr6(&vcpu), vcpu.machine.activity.beside_apic.has_nmi(), exits(&vcpu)),
+        (dr6_before, false, (1, before))
+    );
 
     // On Bochs DR6 does not tell the end of the step.
     let mut vcpu = at_iret(true);
@@ -476,13 +480,13 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     let mut vcpu = at_iret(false);
     let vmcb = vcpu.backend.vmcb;
     vmcb.set(f::EVENTINJ, 0);
-    vcpu.machine.activity.nmi_pending = true;
+    vcpu.machine.activity.beside_apic.set_nmi(true);
     assert_eq!(crate::handlers::delivery::resume(&mut vcpu.backend, &mut vcpu.machine), Action::Resume);
     assert_eq!(vmcb.get(f::RFLAGS), flags | tf);
     // The IRET faults: its handler sees no single step, and the NMI comes at the end of that handler at the latest.
     let fault = exit_information::injection(Event::GENERAL_PROTECTION);
     assert_eq!(next(&mut vcpu, GP, RIP, flags | tf), (fault, flags | interrupts));
-    assert_eq!((vcpu.machine.activity.nmi_pending, exits(&vcpu)), (true, (1, before)));
+    assert_eq!((vcpu.machine.activity.beside_apic.has_nmi(), exits(&vcpu)), (true, (1, before)));
     vmcb.set(f::EVENTINJ, 0);
     assert_eq!(next(&mut vcpu, code::IRET, 0x6000, flags), (nmi, flags));
 
@@ -492,7 +496,10 @@ fn an_nmi_waits_until_the_iret_has_been_executed() {
     vmcb.set(f::DR6, dr6_before | bs | 1);
     let debug = exit_information::injection(Event::exception(vector::DB));
     assert_eq!(next(&mut vcpu, DB, 0x5000, flags), (debug, flags));
-    assert_eq!((dr6(&vcpu) & (bs | 0xf), vcpu.machine.activity.nmi_pending, exits(&vcpu)), (1, true, (1, before)));
+    assert_eq!(
+        (dr6(&vcpu) & (bs | 0xf), vcpu.machine.activity.beside_apic.has_nmi(), exits(&vcpu)),
+        (1, true, (1, before))
+    );
 }
 
 #[test]

@@ -90,7 +90,8 @@ mod tests {
         assert_eq!((read(&vcpu, State::Cr0), read(&vcpu, State::Lstar)), (0x6000_0010, 0), "power-up");
         fill(&mut vcpu.backend);
         let activity = &mut vcpu.machine.activity;
-        (activity.halted, activity.nmi_pending, activity.init_pending) = (true, true, true);
+        activity.beside_apic.set_nmi(true);
+        (activity.halted, activity.init_pending) = (true, true);
         vcpu.machine.devices.cpuid.set_osxsave(true);
         let registers = vcpu.start_up(8);
         assert_eq!(registers.rdx, signature);

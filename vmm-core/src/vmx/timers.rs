@@ -4,7 +4,7 @@ use super::Vmx;
 use super::field as f;
 use crate::exit::Timers;
 use crate::host::own_apic::{OnProcessor, OwnApic};
-use crate::host::registers;
+use crate::host::registers::{self, NEVER};
 use crate::host::vectors::TIMER_VECTOR;
 
 impl Vmx {
@@ -51,12 +51,16 @@ impl Timers for Vmx {
     }
 
     fn arm_timer(&mut self, deadline_tsc: Option<u64>) {
-        let at_tsc = deadline_tsc.map_or(self.watch.idle_tsc, |deadline| deadline.min(self.watch.limit_tsc));
+        let at_tsc = deadline_tsc.map_or(self.watch.idle_tsc, |deadline| deadline.min(self.watch.bound_tsc));
         if self.watch.interrupts {
             self.watch.timer_tsc = at_tsc;
             return self.share_timer();
         }
         self.own_apic.local_apic.set_timer(TIMER_VECTOR, at_tsc);
+    }
+
+    fn set_bound(&mut self, deadline_tsc: Option<u64>) -> bool {
+        self.watch.set_bound(deadline_tsc.unwrap_or(NEVER))
     }
 
     fn restart_watchdog(&mut self) {

@@ -26,7 +26,9 @@ pub(super) struct Watch {
     /// The TSC at which the run ends at the latest, and the TSC ticks that it has until then.
     pub(super) limit_tsc: u64,
     limit_ticks: u64,
-    /// The setting of the processor's own APIC timer while the guest's is off: the limit, or 0 for nothing.
+    /// The TSC at which the processor's own APIC timer fires at the latest: the limit's, or an earlier one.
+    pub(super) bound_tsc: u64,
+    /// The setting of that timer while the guest's is off: the bound, or 0 for nothing.
     pub(super) idle_tsc: u64,
     /// An interrupt ends the time without an exit, for lack of the timer.
     pub(super) interrupts: bool,
@@ -48,6 +50,7 @@ impl Watch {
             halted: false,
             limit_tsc: NEVER,
             limit_ticks: 0,
+            bound_tsc: NEVER,
             idle_tsc: 0,
             interrupts: watchdog_ticks > 0 && !capabilities.has_preemption_timer(),
             timer_tsc: 0,
@@ -61,7 +64,17 @@ impl Watch {
     /// Has the run end at a TSC, after `ticks`; [`NEVER`] for no limit.
     pub(super) fn set_limit(&mut self, limit_tsc: u64, ticks: u64) {
         (self.limit_tsc, self.limit_ticks) = (limit_tsc, ticks);
+        self.bound_tsc = limit_tsc;
         self.idle_tsc = if limit_tsc == NEVER { 0 } else { limit_tsc };
+    }
+
+    /// Has the processor's own APIC timer fire at this time at the latest, as well as at the limit. True if that is a change.
+    pub(super) fn set_bound(&mut self, deadline_tsc: u64) -> bool {
+        let bound_tsc = deadline_tsc.max(1).min(self.limit_tsc);
+        let is_change = bound_tsc != self.bound_tsc;
+        self.bound_tsc = bound_tsc;
+        self.idle_tsc = if bound_tsc == NEVER { 0 } else { bound_tsc };
+        is_change
     }
 
     /// Starts the time without an exit.

@@ -359,6 +359,9 @@ pub struct Stop {
     pub reason: Option<u64>,
     /// The exit qualification of its last exit.
     pub qualification: Option<u64>,
+    /// The code that the guest ended itself with, by the debug-exit port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u64>,
     /// The guest's function at RIP, where its symbols are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub symbol: Option<String>,

@@ -370,9 +370,10 @@ impl Run {
             Kind::Tally => self.tally(&fields),
             Kind::Total => self.total(&fields),
             Kind::Stop => {
-                let read::Stop { vcpu, outcome, rip, reason, qualification, detail } = fields.of(read::Stop::of)?;
+                let read::Stop { vcpu, outcome, rip, reason, qualification, code, detail } =
+                    fields.of(read::Stop::of)?;
                 let (outcome, detail) = (named(outcome), text(detail));
-                self.log.stop = Some(Stop { vcpu, outcome, rip, reason, qualification, symbol: None, detail });
+                self.log.stop = Some(Stop { vcpu, outcome, rip, reason, qualification, code, symbol: None, detail });
                 Ok(())
             }
             Kind::Verdict => {

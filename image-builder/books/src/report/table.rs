@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use anstyle::AnsiColor;
 use tollgate_abi::ExitReason;
 use tollgate_abi::judgement::Judgement;
+use tollgate_abi::machine::legacy_pc::qemu_status;
 use tollgate_abi::workload::{Outcome, TABLE as WORKLOADS};
 
 use super::figures::{average, book, percent, seen, unless_lost};
@@ -330,6 +331,9 @@ fn verdict(account: &Account) -> String {
     if let Some(doubt) = account.other_doubt() {
         text += &format!("  also: {doubt}\n");
     }
+    if let Some(ending) = ending_with_code(account) {
+        text += &format!("  {ending}\n");
+    }
     if let Some(stop) = account.early_stop() {
         text += &last_exit(stop);
     }
@@ -374,6 +378,13 @@ fn reset(account: &Account) -> String {
     let line = account.last_line.as_ref().map_or_else(String::new, |line| format!("; its last line: {line}"));
     let at = stop.rip.map_or_else(String::new, |rip| format!(" at {}", place(stop, rip)));
     format!("; it ended as {}{at}{line}", stop.outcome)
+}
+
+/// The end of a guest by the debug-exit port, as a sentence.
+pub(super) fn ending_with_code(account: &Account) -> Option<String> {
+    let code = account.stop.as_ref()?.code?;
+    let status = qemu_status(code);
+    Some(format!("the guest ended itself by the debug-exit port with code {code:#x} (QEMU's exit status {status})"))
 }
 
 /// The guest's RIP at its end, and the function there where its symbols are known.

@@ -186,6 +186,12 @@ impl LogText {
         self.record(Kind::Stop).word("outcome", outcome).hex("rip", 0x10_0000).finish().unwrap();
     }
 
+    /// An end by the debug-exit port.
+    pub fn stop_with_code(&mut self, code: u64) {
+        let record = self.record(Kind::Stop).word("outcome", "debug-exit").hex("rip", 0x10_0000);
+        record.hex("code", code).finish().unwrap();
+    }
+
     pub fn verdict(&mut self, result: &str, detail: &str) {
         self.record(Kind::Verdict).word("result", result).text("detail", detail).finish().unwrap();
     }

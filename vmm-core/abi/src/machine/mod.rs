@@ -5,9 +5,11 @@
 //! the same in every machine. Guest-physical addresses start at 0 and have nothing to do with the place where the monitor put the
 //! memory.
 
+pub mod legacy_pc;
 pub mod pc;
 mod unikernel;
 
+pub use legacy_pc::LEGACY_PC;
 pub use pc::PC;
 pub use unikernel::{LOOPBACK_PORT, UNIKERNEL};
 
@@ -18,8 +20,10 @@ pub enum Kind {
     /// [`UNIKERNEL`], for guests that are built for Tollgate.
     #[default]
     Unikernel,
-    /// [`PC`], for kernels that others built.
+    /// [`PC`], for Linux.
     Pc,
+    /// [`LEGACY_PC`], for other kernels that others built.
+    LegacyPc,
 }
 
 impl Kind {
@@ -28,6 +32,7 @@ impl Kind {
         match number {
             0 => Some(Self::Unikernel),
             1 => Some(Self::Pc),
+            2 => Some(Self::LegacyPc),
             _ => None,
         }
     }
@@ -37,6 +42,7 @@ impl Kind {
         match self {
             Self::Unikernel => &UNIKERNEL,
             Self::Pc => &PC,
+            Self::LegacyPc => &LEGACY_PC,
         }
     }
 }
@@ -55,10 +61,23 @@ pub struct Model {
     pub devices: &'static [Device],
     /// The devices whose registers are in memory.
     pub pages: &'static [DevicePage],
+    /// The inputs of the IOAPIC, if the machine has one.
+    pub io_apic: Option<IoApicInputs>,
+    /// The machine has the interval timer and the interrupt controllers of an ISA bus, whose interrupts go to vCPU 0.
+    pub has_isa_bus: bool,
     /// The MSRs that always read the same value. Any other MSR that is not the processor's own raises #GP(0).
     pub msrs: &'static [ConstantMsr],
     /// The CPUID leaf at which a kernel finds an interface that it knows and trusts, if there is one: without features.
     pub paravirtual_leaf: Option<ParavirtualLeaf>,
+}
+
+/// The inputs of an IOAPIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoApicInputs {
+    /// Their number. Linux reads and masks each of them several times, and each access is an exit.
+    pub inputs: u32,
+    /// The global number of the first.
+    pub first_interrupt: u32,
 }
 
 /// A hypervisor's signature at a leaf of CPUID further up than our own, as more than one may be there.
@@ -119,6 +138,32 @@ pub enum Behind {
     Power,
     /// A port that reads 0.
     Zero,
+    /// An 8254 interval timer: three counters and their control word.
+    Timer,
+    /// The gate and the output of the interval timer's counter 2, and the speaker.
+    Speaker,
+    /// The first of two 8259A interrupt controllers.
+    FirstPic,
+    /// The second one, whose output is an input of the first.
+    SecondPic,
+    /// The inputs of both that are level-triggered.
+    PicLevels,
+    /// The data of an 8042 keyboard controller.
+    Keyboard,
+    /// Its commands and its status.
+    KeyboardCommand,
+    /// The fast gate A20 and the fast reset.
+    FastReset,
+    /// ACPI's timer.
+    PmTimer,
+    /// Ends the guest with a code.
+    DebugExit,
+    /// Switches the machine off by a word.
+    Shutdown,
+    /// The lines of the IOAPIC's inputs.
+    TestLines,
+    /// Bytes that read as they were written, apart or together.
+    TestBytes,
 }
 
 /// A device whose registers are a page of guest-physical addresses, where no memory is.
@@ -262,17 +307,18 @@ mod tests {
     use std::vec::Vec;
 
     /// The machines, one that leaves its memory to the image with as much as it may have.
-    fn models() -> [Model; 2] {
+    fn models() -> [Model; 3] {
         let all = Region { gpa: 0, bytes: pc::MOST_MEMORY_MIB << 20, mapping: Mapping::Always };
-        [UNIKERNEL, Model { memory: std::vec![all].leak(), ..PC }]
+        let memory: &[Region] = std::vec![all].leak();
+        [UNIKERNEL, Model { memory, ..PC }, Model { memory, ..LEGACY_PC }]
     }
 
     #[test]
     fn a_machine_is_its_number() {
-        for kind in [Kind::Unikernel, Kind::Pc] {
+        for kind in [Kind::Unikernel, Kind::Pc, Kind::LegacyPc] {
             assert_eq!(Kind::of_number(kind as u32), Some(kind));
         }
-        assert_eq!((Kind::of_number(2), Kind::default().row().memory), (None, UNIKERNEL.memory));
+        assert_eq!((Kind::of_number(3), Kind::default().row().memory), (None, UNIKERNEL.memory));
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The machine of guests that others built: memory that the image chooses, a serial port, a clock of day, and the ports by which a
+//! The machine of Linux: memory that the image chooses, a serial port, a clock of day, and the ports by which a
 //! kernel ends it. It has what an unmodified Linux needs and no more: an IOAPIC for the serial port's interrupt alone, no timer but
 //! the local APIC's, no PCI.
 
 use super::unikernel::CONSTANT_MSRS;
-use super::{Behind, BehindPage, ConstantMsr, Device, DevicePage, Model, POST_PORT};
+use super::{Behind, BehindPage, ConstantMsr, Device, DevicePage, IoApicInputs, Model, POST_PORT};
 use crate::x86::msr::{APIC_AT_RESET, INTERRUPT_PENDING_MESSAGE};
 
 /// The port of the serial port's first register, as a PC has it.
@@ -15,7 +15,7 @@ pub const SERIAL_INTERRUPT: u32 = 4;
 
 /// The address of the IOAPIC's registers.
 pub const IO_APIC_GPA: u64 = 0xfec0_0000;
-/// The number of the IOAPIC's inputs. Linux reads and masks each of them several times, and each access is an exit.
+/// The number of the IOAPIC's inputs.
 pub const IO_APIC_INPUTS: u32 = 1;
 /// The global number of the IOAPIC's first input.
 pub const IO_APIC_FIRST_INTERRUPT: u32 = SERIAL_INTERRUPT;
@@ -65,6 +65,8 @@ pub const PC: Model = Model {
         DevicePage { behind: BehindPage::LocalApic, gpa: APIC_AT_RESET },
         DevicePage { behind: BehindPage::IoApic, gpa: IO_APIC_GPA },
     ],
+    io_apic: Some(IoApicInputs { inputs: IO_APIC_INPUTS, first_interrupt: IO_APIC_FIRST_INTERRUPT }),
+    has_isa_bus: false,
     msrs: MSRS,
     paravirtual_leaf: Some(super::KVM_LEAF),
 };

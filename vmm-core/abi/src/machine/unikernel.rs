@@ -33,6 +33,8 @@ pub const UNIKERNEL: Model = Model {
         Device { behind: Behind::Loopback, first_port: LOOPBACK_PORT, ports: 1 },
     ],
     pages: &[],
+    io_apic: None,
+    has_isa_bus: false,
     msrs: CONSTANT_MSRS,
     paravirtual_leaf: None,
 };

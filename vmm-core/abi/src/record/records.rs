@@ -545,6 +545,8 @@ records! {
         reason: Hex optional,
         /// The exit qualification of its last exit.
         qualification: Hex optional,
+        /// The code that the guest ended itself with by a port, if it did.
+        code: Hex optional,
         /// More detail for a person.
         detail: Quoted optional,
     }

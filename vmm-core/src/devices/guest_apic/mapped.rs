@@ -184,7 +184,7 @@ mod tests {
             R(0x200, 0),
             W(0xf0, 0x1ff, NOTHING),
             R(0xf0, 0x1ff),
-            W(0x350, 0x1_0700, NOTHING),
+            W(0x350, 0x1_0700, MappedEffect::Of(Effect::Priorities)),
             R(0x350, 0x1_0700),
             W(0x320, 0x4_00ec, MappedEffect::Of(Effect::Timer)),
             R(0x320, 0x4_00ec),

@@ -8,7 +8,7 @@ use super::{grouped, timeline};
 use crate::account::{Account, Reason, VcpuAccount};
 use crate::failure::Status;
 use crate::report::figures::{average, book, bounds, percent, percentile, seen};
-use crate::report::table::{idle, last_exit, looks, parts, with_scenarios};
+use crate::report::table::{ending_with_code, idle, last_exit, looks, parts, with_scenarios};
 use crate::report::{Look, Order, Titled, silicon};
 
 /// The most vCPUs that are drawn; all of them are in the table.
@@ -69,6 +69,7 @@ fn head(Titled { title, account }: &Titled, letter: Option<&str>) -> Markup {
                     @if let Some(doubt) = account.other_doubt() { li { (doubt) } }
                 }
             }
+            @if let Some(ending) = ending_with_code(account) { p { (ending) } }
             @if let Some(stop) = account.early_stop() { p { (last_exit(stop)) } }
             @if let Some(remedy) = &account.remedy { p { "Remedy: " (remedy) } }
             @for vcpu in &account.missing_vcpus { p { "vCPU " (vcpu) " was asked for, and no processor came up for it." } }
