@@ -198,7 +198,7 @@ fn named_module(module: &str) -> Result<(Vec<u8>, String), Failure> {
 pub fn placed(lowered: Lowered, memory_bytes: u64) -> Placed {
     let end = lowered.segments.iter().map(Segment::end).max().unwrap_or(0);
     let pieces = lowered.segments.into_iter().map(|segment| (segment.gpa, segment.bytes)).collect();
-    Placed::new(pieces, end, lowered.entry, memory_bytes)
+    Placed::new(pieces, end, lowered.entry, lowered.about.format.machine(), memory_bytes)
 }
 
 #[cfg(test)]

@@ -101,11 +101,12 @@ fn init<'a>(modules: impl Iterator<Item = &'a str>, guest: &Placed) -> String {
 mod tests {
     use super::*;
     use tollgate_abi::guest_image::Entry;
+    use tollgate_abi::machine::Kind;
 
     #[test]
     fn the_client_is_told_the_guests_state_and_finds_its_pieces_by_address() {
         let entry = Entry { rip: 0x100_0000, rsp: 0x1_1000, rsi: 0x1_1000, cr3: 0x1_3000, ..Entry::default() };
-        let guest = Placed::new(vec![(0x100_0000, b"the kernel".to_vec())], 0x100_000a, entry, 256 << 20);
+        let guest = Placed::new(vec![(0x100_0000, b"the kernel".to_vec())], 0x100_000a, entry, Kind::Pc, 256 << 20);
         let modules = [("kvm.ko", b"module".to_vec())];
         let part = |text: &str| text.as_bytes().to_vec();
         let programs = UserSpace { busybox: part("box"), cpuid: part(""), loader: part(""), libc: part("") };

@@ -6,6 +6,7 @@ use tollgate_abi::exit_reason::Controls;
 use tollgate_abi::leaves::LeafMap;
 use tollgate_abi::machine::Model;
 use tollgate_abi::virtualization::Facts;
+use tollgate_abi::x86::msr::APIC_BASE_X2APIC;
 
 use crate::board::Board;
 use crate::devices::SharedDevices;
@@ -213,7 +214,9 @@ impl Machine {
     /// The machine of one row, as a vCPU finds it before it has run.
     pub fn new(model: &'static Model, parts: Parts) -> Self {
         let Parts { vcpu, cpuid, apic, memory, config, shared } = parts;
-        let apic_base = APIC_BASE | if vcpu == 0 { BOOT_PROCESSOR } else { 0 };
+        // Firmware of a PC with an ISA bus leaves the APIC in the mode in which it starts.
+        let mode = if model.has_isa_bus { APIC_BASE & !APIC_BASE_X2APIC } else { APIC_BASE };
+        let apic_base = mode | if vcpu == 0 { BOOT_PROCESSOR } else { 0 };
         Self {
             vcpu,
             devices: Devices {

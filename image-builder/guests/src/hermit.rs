@@ -79,7 +79,7 @@ pub(crate) fn lower(request: &Request<'_>) -> Result<Lowered, Error> {
         Segment::of(layout::PAGE_TABLES_GPA, page_tables::identity(layout::PAGE_TABLES_GPA), "page tables"),
         Segment::of(COMMAND_LINE_GPA, [request.command_line.as_bytes(), &[0]].concat(), "command line"),
         Segment::of(layout::HERMIT_INFORMATION_GPA, information, "Hermit's boot information"),
-        Segment::of(ACPI_GPA, acpi::tables(ACPI_GPA, request.vcpus), "ACPI tables"),
+        Segment::of(ACPI_GPA, acpi::tables(ACPI_GPA, Format::Hermit.machine(), request.vcpus), "ACPI tables"),
         Segment::of(FOUND_RSDP_GPA, acpi::found(request.vcpus), "RSDP"),
     ];
     segments.extend(program.segments);

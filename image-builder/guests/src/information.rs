@@ -2,6 +2,7 @@
 //! one, with ACPI tables, and modules behind the kernel.
 
 use tollgate_abi::guest_image::{Entry, Mode};
+use tollgate_abi::machine::Kind;
 
 use crate::error::Error;
 use crate::layout::{self, ACPI_GPA, FOUND_RSDP_GPA};
@@ -72,7 +73,7 @@ pub(crate) fn lay(
     let gpa = layout::place_low(&kernel, block_at(0).len() as u64)?;
     let mut segments = vec![
         Segment::of(gpa, block_at(gpa), what),
-        Segment::of(ACPI_GPA, acpi::tables(ACPI_GPA, request.vcpus), "ACPI tables"),
+        Segment::of(ACPI_GPA, acpi::tables(ACPI_GPA, Kind::LegacyPc, request.vcpus), "ACPI tables"),
         Segment::of(FOUND_RSDP_GPA, acpi::found(request.vcpus), "RSDP"),
     ];
     segments.extend(kernel);

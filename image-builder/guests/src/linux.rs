@@ -43,7 +43,11 @@ fn lower(request: &Request<'_>, Kernel { segments: kernel, mode, setup, about }:
         Segment::of(layout::BOOT_PARAMS_GPA, boot_params.page(), "boot_params"),
         Segment::of(layout::PAGE_TABLES_GPA, page_tables::identity(layout::PAGE_TABLES_GPA), "page tables"),
         Segment::of(layout::COMMAND_LINE_GPA, command_line, "command line"),
-        Segment::of(layout::ACPI_GPA, acpi::tables(layout::ACPI_GPA, request.vcpus), "ACPI tables"),
+        Segment::of(
+            layout::ACPI_GPA,
+            acpi::tables(layout::ACPI_GPA, about.format.machine(), request.vcpus),
+            "ACPI tables",
+        ),
     ];
     if !about.format.is_linux() {
         // A kernel of another kind may look for it.

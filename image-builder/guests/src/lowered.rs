@@ -3,6 +3,7 @@
 use std::fmt;
 
 use tollgate_abi::guest_image::Entry;
+use tollgate_abi::machine::Kind;
 
 use crate::packing::Packing;
 
@@ -71,6 +72,11 @@ impl Format {
     /// Whether the kernel is Linux.
     pub fn is_linux(self) -> bool {
         matches!(self, Format::BzImage | Format::Elf)
+    }
+
+    /// The machine that the kernel finds: Linux looks for no devices of an ISA bus.
+    pub fn machine(self) -> Kind {
+        if self.is_linux() { Kind::Pc } else { Kind::LegacyPc }
     }
 
     /// Whether the kernel is entered as Linux is, and takes such words as Linux.

@@ -19,10 +19,10 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// The pieces of a guest that reaches to `end`.
-    pub fn new(pieces: Vec<(u64, Vec<u8>)>, end: u64, entry: Entry, memory_bytes: u64) -> Self {
+    /// The pieces of a guest of this machine that reaches to `end`.
+    pub fn new(pieces: Vec<(u64, Vec<u8>)>, end: u64, entry: Entry, machine: Kind, memory_bytes: u64) -> Self {
         let placed_bytes = end.next_multiple_of(8) + PLACED_MARK.len() as u64;
-        let placing = Placing { machine: Kind::Pc, memory_bytes, placed_bytes, entry, tsc_khz_gpa: 0 };
+        let placing = Placing { machine, memory_bytes, placed_bytes, entry, tsc_khz_gpa: 0 };
         Self { placing, pieces }
     }
 
@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn the_bytes_lie_at_their_addresses_between_two_marks() {
         let entry = Entry { rip: 0x3000, ..Entry::default() };
-        let placed = Placed::new(vec![(0x3000, b"code".to_vec()), (0x2000, b"data".to_vec())], 0x3fff, entry, 4 << 20);
+        let placed =
+            Placed::new(vec![(0x3000, b"code".to_vec()), (0x2000, b"data".to_vec())], 0x3fff, entry, Kind::Pc, 4 << 20);
         assert_eq!((placed.guest().placing.placed_bytes, placed.memory_mib()), (0x4008, 4));
         let directory = tempfile::tempdir().unwrap();
         placed.write(&directory.path().join("guest")).unwrap();

@@ -106,6 +106,7 @@ mod tests {
     use super::*;
     use crate::image::{APPLICATION_ELF, GUEST_ELF, Placed};
     use tollgate_abi::guest_image::{Directory, Entry};
+    use tollgate_abi::machine::Kind;
     use tollgate_abi::stick::options_line;
 
     #[test]
@@ -130,7 +131,8 @@ mod tests {
     fn a_kernel_on_a_stick_is_its_pieces_and_a_checksum() {
         let entry = Entry { rip: 0x20_0000, ..Entry::default() };
         let code: Vec<u8> = (0..3u32 << 20).map(|at| (at >> 7) as u8 ^ at as u8 & 3).collect();
-        let placed = Placed::new(vec![(0x1000, vec![7; 5000]), (0x20_0000, code.clone())], 5 << 20, entry, 64 << 20);
+        let placed =
+            Placed::new(vec![(0x1000, vec![7; 5000]), (0x20_0000, code.clone())], 5 << 20, entry, Kind::Pc, 64 << 20);
         let mut stick = Stick::build(APPLICATION_ELF, &placed.loaded(), "book=none").unwrap();
         let file = disk::read(&mut stick.bytes, GUEST).unwrap();
         let (bytes, checksum) = file.split_last_chunk().unwrap();
@@ -143,7 +145,7 @@ mod tests {
         for (segment, bytes) in segments.iter().zip([&vec![7; 5000], &code]) {
             assert!(file[segment.image_offset as usize..].starts_with(bytes), "{segment:x?}");
         }
-        let outside = Placed::new(vec![(0x1000, vec![7; 5000])], 5 << 20, entry, 64 << 20);
+        let outside = Placed::new(vec![(0x1000, vec![7; 5000])], 5 << 20, entry, Kind::Pc, 64 << 20);
         let error = Stick::build(APPLICATION_ELF, &outside.loaded(), "").unwrap_err();
         assert!(error.to_string().contains("entry point 0x200000") && !error.remedy().is_empty(), "{error}");
     }

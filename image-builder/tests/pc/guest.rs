@@ -9,6 +9,7 @@ use tollgate::emulator::versions::Behaviour;
 use tollgate::emulator::{Boot, Engine, Limits, Machine, PLATFORMS, Session, Target, installed};
 use tollgate::image::{MONITOR_ELF, Placed, Rom};
 use tollgate_abi::guest_image::Entry;
+use tollgate_abi::machine::Kind;
 use tollgate_abi::machine::pc::{SERIAL_PORT, SLEEP_CONTROL_PORT, SLEEP_TYPE_OFF};
 use tollgate_books::account::Account;
 
@@ -108,7 +109,7 @@ fn with_text(mut pieces: Vec<(u64, Vec<u8>)>, gpa: u64, text: &[u8], memory_byte
         (gpa, text.to_vec()),
     ]);
     let entry = Entry { rip: CODE, rsp: CODE, rsi: gpa, rdi: 7, cr3: TABLES, ..Entry::default() };
-    Placed::new(pieces, gpa + text.len() as u64, entry, memory_bytes)
+    Placed::new(pieces, gpa + text.len() as u64, entry, Kind::Pc, memory_bytes)
 }
 
 /// Sends AL.

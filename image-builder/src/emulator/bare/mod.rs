@@ -123,17 +123,19 @@ fn write_image(placed: &Placed, path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use tollgate_abi::guest_image::Entry;
+    use tollgate_abi::machine::Kind;
 
     #[test]
     fn the_image_has_no_bytes_for_the_hole_below_one_mib() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(IMAGE);
         let pieces = vec![(0x1_1000, b"low".to_vec()), (0x10_0000, b"high".to_vec())];
-        write_image(&Placed::new(pieces, 0x10_0004, Entry::default(), 4 << 20), &path).unwrap();
+        write_image(&Placed::new(pieces, 0x10_0004, Entry::default(), Kind::Pc, 4 << 20), &path).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!((&bytes[0x1_1000..0x1_1003], &bytes[0xa_0000..0xa_0004]), (&b"low"[..], &b"high"[..]));
         let across = vec![(0x9_ffff, b"12".to_vec())];
-        let error = write_image(&Placed::new(across, 0xa_0001, Entry::default(), 4 << 20), &path).unwrap_err();
+        let error =
+            write_image(&Placed::new(across, 0xa_0001, Entry::default(), Kind::Pc, 4 << 20), &path).unwrap_err();
         assert!(error.to_string().contains("0x9ffff"), "{error}");
     }
 }

@@ -3,7 +3,9 @@
 //! of ACPI's, the ports by which emulators end, and an IOAPIC with the usual inputs.
 
 use super::pc::{CLOCK_PORT, PC, SERIAL_PORT, SERIAL_PORTS, SLEEP_CONTROL_PORT};
-use super::{Behind, Device, IoApicInputs, Model, POST_PORT};
+use super::unikernel::CONSTANT_MSRS;
+use super::{Behind, ConstantMsr, Device, IoApicInputs, Model, POST_PORT, Writes};
+use crate::x86::msr::PERF_CTL0;
 
 /// The first ports of the two interrupt controllers; the first one's output is the processor's interrupt.
 pub const PIC_PORTS: [u16; 2] = [0x20, 0xa0];
@@ -47,6 +49,26 @@ pub const fn qemu_status(code: u64) -> u8 {
     (code << 1 | 1) as u8
 }
 
+/// The MSRs. Kernels write IA32_MISC_ENABLE and read it back; and, on AMD's processors, clear the counters that each of these has
+/// had, without a question to CPUID (APM 2 13.2.1).
+const MSRS: &[ConstantMsr] = &[
+    CONSTANT_MSRS[1],
+    ConstantMsr { writes: Writes::Kept, ..CONSTANT_MSRS[0] },
+    counter(0),
+    counter(1),
+    counter(2),
+    counter(3),
+    counter(4),
+    counter(5),
+    counter(6),
+    counter(7),
+];
+
+/// One of the four pairs of a control and a counter, which counts nothing.
+const fn counter(number: u32) -> ConstantMsr {
+    ConstantMsr { msr: PERF_CTL0 + number, value: 0, writes: Writes::Ignored }
+}
+
 const fn device(behind: Behind, first_port: u16, ports: u16) -> Device {
     Device { behind, first_port, ports }
 }
@@ -74,6 +96,7 @@ pub const LEGACY_PC: Model = Model {
     ],
     io_apic: Some(IoApicInputs { inputs: 24, first_interrupt: 0 }),
     has_isa_bus: true,
+    msrs: MSRS,
     ..PC
 };
 

@@ -184,15 +184,26 @@ pub enum BehindPage {
     IoApic,
 }
 
-/// An MSR that always reads the same value.
+/// An MSR that reads the same value, unless the guest writes another and the MSR keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConstantMsr {
     /// The MSR's number.
     pub msr: u32,
     /// The MSR's value.
     pub value: u64,
-    /// A write of another value does nothing; otherwise it raises #GP(0).
-    pub ignores_writes: bool,
+    /// The effect of writing another value.
+    pub writes: Writes,
+}
+
+/// The effect of a write to an MSR that a machine's row has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// #GP(0).
+    Refused,
+    /// None.
+    Ignored,
+    /// The MSR reads as it was written; one of a row may.
+    Kept,
 }
 
 impl Model {

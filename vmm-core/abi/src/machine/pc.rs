@@ -3,7 +3,7 @@
 //! the local APIC's, no PCI.
 
 use super::unikernel::CONSTANT_MSRS;
-use super::{Behind, BehindPage, ConstantMsr, Device, DevicePage, IoApicInputs, Model, POST_PORT};
+use super::{Behind, BehindPage, ConstantMsr, Device, DevicePage, IoApicInputs, Model, POST_PORT, Writes};
 use crate::x86::msr::{APIC_AT_RESET, INTERRUPT_PENDING_MESSAGE};
 
 /// The port of the serial port's first register, as a PC has it.
@@ -46,7 +46,7 @@ pub const MOST_MEMORY_MIB: u64 = 2048 - 64;
 const MSRS: &[ConstantMsr] = &[
     CONSTANT_MSRS[0],
     CONSTANT_MSRS[1],
-    ConstantMsr { msr: INTERRUPT_PENDING_MESSAGE, value: 0, ignores_writes: false },
+    ConstantMsr { msr: INTERRUPT_PENDING_MESSAGE, value: 0, writes: Writes::Refused },
 ];
 
 /// The PC, but for its memory, which an image chooses.

@@ -1,6 +1,6 @@
 //! The machine of guests that are built for Tollgate: 16 MiB of memory, half of it mapped on first touch, and two ports.
 
-use super::{Behind, ConstantMsr, Device, Mapping, Model, POST_PORT, Region};
+use super::{Behind, ConstantMsr, Device, Mapping, Model, POST_PORT, Region, Writes};
 use crate::x86::msr::{IA32_BIOS_SIGN_ID, IA32_MISC_ENABLE};
 
 /// Memory that is mapped from the start, in bytes from guest-physical 0.
@@ -17,9 +17,9 @@ const FAST_STRINGS: u64 = 1;
 
 /// The MSRs that always read the same value.
 pub(super) const CONSTANT_MSRS: &[ConstantMsr] = &[
-    ConstantMsr { msr: IA32_MISC_ENABLE, value: FAST_STRINGS, ignores_writes: false },
+    ConstantMsr { msr: IA32_MISC_ENABLE, value: FAST_STRINGS, writes: Writes::Refused },
     // The version of the microcode, of which there is none. Software writes 0 before it asks for the version.
-    ConstantMsr { msr: IA32_BIOS_SIGN_ID, value: 0, ignores_writes: true },
+    ConstantMsr { msr: IA32_BIOS_SIGN_ID, value: 0, writes: Writes::Ignored },
 ];
 
 /// The unikernel's machine.

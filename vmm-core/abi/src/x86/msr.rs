@@ -59,6 +59,7 @@ msrs! {
     IA32_GS_BASE                 0xc000_0101;
     IA32_KERNEL_GS_BASE          0xc000_0102;
     IA32_TSC_AUX                 0xc000_0103;
+    PERF_CTL0                    0xc001_0000;
     INTERRUPT_PENDING_MESSAGE    0xc001_0055;
     VM_CR                        0xc001_0114;
     VM_HSAVE_PA                  0xc001_0117;
