@@ -4,7 +4,7 @@ mod checks;
 mod kernel;
 
 use checks::{check_golden, dump, number};
-use tollgate_abi::machine::{MOST_VCPUS, pc};
+use tollgate_abi::machine::{MOST_VCPUS, legacy_pc, pc};
 use tollgate_guests::{Request, layout, lower};
 
 fn tables(vcpus: u32) -> Vec<u8> {
@@ -55,6 +55,26 @@ fn all_tables_are_found_from_the_first() {
         let expected: Vec<_> = (0..vcpus as u8).map(|id| (0, 8, id, id, 1)).collect();
         assert_eq!(apics, expected);
     }
+}
+
+#[test]
+fn a_kernel_that_is_no_linux_is_told_of_the_devices_of_an_isa_bus() {
+    let lowered = lower(&kernel::request(&multiboot())).unwrap();
+    let all = lowered.segments.into_iter().find(|segment| segment.what == "ACPI tables").unwrap().bytes;
+    let root = table(&all, number(&all, 24, 8), b"XSDT");
+    let (fadt, madt) = (table(&all, number(root, 36, 8), b"FACP"), table(&all, number(root, 44, 8), b"APIC"));
+    assert_eq!((number(fadt, 76, 4), fadt[91]), (u64::from(legacy_pc::PM_TIMER_PORT), 4));
+    assert_eq!((number(fadt, 109, 2), number(madt, 40, 4)), (0b1_0111, 1), "8259A and 8042");
+    // The IOAPIC begins at interrupt 0, and the timer's line is its input 2.
+    let (io_apic, source) = madt[52..].split_at(12);
+    assert_eq!((number(io_apic, 8, 4), source), (0, &[2, 10, 0, 0, 2, 0, 0, 0, 0, 0][..]));
+}
+
+/// A file that is a multiboot kernel by its header.
+fn multiboot() -> Vec<u8> {
+    let words =
+        [0x1bad_b002u32, 1 << 16, 0u32.wrapping_sub(0x1bad_b002 + (1 << 16)), 0x20_0000, 0x20_0000, 0, 0, 0x20_0020];
+    words.iter().flat_map(|word| word.to_le_bytes()).chain([0xf4; 32]).collect()
 }
 
 /// `iasl -d` of the golden file's DSDT shows the meaning.
