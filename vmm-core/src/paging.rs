@@ -68,16 +68,17 @@ enum Paging {
 }
 
 impl Paging {
-    fn of<B: GuestState>(backend: &B, cr0: u64, efer: u64) -> Self {
+    /// The kind outside of IA-32e mode, and bits of an entry that are reserved besides the address': PAE paging ignores none (SDM 3A
+    /// tables 4-9 to 4-11).
+    #[cold]
+    #[inline(never)]
+    fn of<B: GuestState>(backend: &B, cr0: u64) -> (Self, u64) {
         if cr0 & CR0_PG == 0 {
-            return Paging::Off;
-        }
-        if efer & EFER_LMA != 0 {
-            return Paging::FourLevel;
+            return (Paging::Off, 0);
         }
         match backend.get(State::Cr4) {
-            cr4 if cr4 & CR4_PAE != 0 => Paging::Pae,
-            cr4 => Paging::Bits32 { large_pages: cr4 & CR4_PSE != 0 },
+            cr4 if cr4 & CR4_PAE != 0 => (Paging::Pae, !ADDRESS & !0xfff & !Flags::NO_EXECUTE.bits()),
+            cr4 => (Paging::Bits32 { large_pages: cr4 & CR4_PSE != 0 }, 0),
         }
     }
 }
@@ -96,9 +97,8 @@ struct Mode {
 impl Mode {
     fn of<B: GuestState>(backend: &B, physical_bits: u32) -> Self {
         let (cr0, efer) = (backend.get(State::Cr0), backend.get(State::Efer));
-        let paging = Paging::of(backend, cr0, efer);
-        // PAE paging ignores no bit of an entry (SDM 3A table 4-9 to 4-11).
-        let unused = if paging == Paging::Pae { !ADDRESS & !0xfff & !Flags::NO_EXECUTE.bits() } else { 0 };
+        let is_four_level = cr0 & CR0_PG != 0 && efer & EFER_LMA != 0;
+        let (paging, unused) = if is_four_level { (Paging::FourLevel, 0) } else { Paging::of(backend, cr0) };
         Self {
             cr3: backend.get(State::Cr3),
             write_protect: cr0 & CR0_WP != 0,
@@ -131,9 +131,19 @@ enum WalkFault {
 
 /// Translates a linear address, setting accessed and dirty flags as the processor would.
 fn walk(memory: &mut GuestMemory, mode: Mode, linear: u64, access: Access) -> Result<u64, WalkFault> {
+    if mode.paging == Paging::FourLevel {
+        return walk_by(memory, mode, linear, access, |_| ());
+    }
+    walk_otherwise(memory, mode, linear, access)
+}
+
+/// [`walk`] outside of IA-32e mode.
+#[cold]
+#[inline(never)]
+fn walk_otherwise(memory: &mut GuestMemory, mode: Mode, linear: u64, access: Access) -> Result<u64, WalkFault> {
     match mode.paging {
-        Paging::FourLevel => walk_by(memory, mode, linear, access, |_| ()),
-        Paging::Off => Ok(linear),
+        // None: the caller has walked 4-level paging.
+        Paging::Off | Paging::FourLevel => Ok(linear),
         Paging::Pae => walk_pae(memory, mode, linear, access),
         Paging::Bits32 { large_pages } => walk_32_bit(memory, mode, large_pages, linear, access),
     }

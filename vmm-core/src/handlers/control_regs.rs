@@ -225,7 +225,7 @@ fn load_page_directory_pointers<B: GuestState>(cr3: u64, backend: &mut B, machin
 
 /// Whether PAE paging is on, whose entries CR3 loads.
 fn has_page_directory_pointers<B: GuestState>(backend: &B) -> bool {
-    !backend.is_in_long_mode() && backend.get(State::Cr0) & CR0_PG != 0 && backend.get(State::Cr4) & CR4_PAE != 0
+    backend.get(State::Cr0) & CR0_PG != 0 && backend.get(State::Cr4) & CR4_PAE != 0
 }
 
 #[inline(never)]
@@ -233,10 +233,18 @@ fn write_cr3<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> A
     if value >> 32 != 0 {
         return write_wide_cr3(value, backend, machine);
     }
-    if !backend.is_in_long_mode()
-        && has_page_directory_pointers(backend)
-        && !load_page_directory_pointers(value, backend, machine)
-    {
+    if !backend.is_in_long_mode() {
+        return write_cr3_outside_of_long_mode(value, backend, machine);
+    }
+    backend.set(State::Cr3, value);
+    backend.flush_translations(None);
+    Action::Advance
+}
+
+#[cold]
+#[inline(never)]
+fn write_cr3_outside_of_long_mode<B: GuestState>(value: u64, backend: &mut B, machine: &Machine) -> Action {
+    if has_page_directory_pointers(backend) && !load_page_directory_pointers(value, backend, machine) {
         return REFUSED;
     }
     backend.set(State::Cr3, value);
@@ -261,24 +269,28 @@ fn write_wide_cr3<B: GuestState>(value: u64, backend: &mut B, machine: &Machine)
 
 #[inline(never)]
 fn write_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
-    try_cr4(value, backend, machine).unwrap_or_else(|| refuse_cr4(value, backend, machine))
+    if value & !machine.config.cr4_allowed != 0 || value & CR4_PAE == 0 || !backend.is_in_long_mode() {
+        return write_other_cr4(value, backend, machine);
+    }
+    store_cr4(value, backend, machine)
 }
 
+/// MOV to CR4 outside of IA-32e mode, or of a value that is refused in 64-bit mode.
 #[cold]
 #[inline(never)]
-fn refuse_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
-    try_cr4(low_half(value, backend), backend, machine).unwrap_or(REFUSED)
+fn write_other_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
+    let value = low_half(value, backend);
+    let changed = value ^ backend.get(State::Cr4);
+    let keeps_paging = value & CR4_PAE != 0 || !backend.is_in_long_mode();
+    if value & !machine.config.cr4_allowed != 0 || !keeps_paging || !loads_well(value, changed, backend, machine) {
+        return REFUSED;
+    }
+    store_cr4(value, backend, machine)
 }
 
 #[inline(always)]
-fn try_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Option<Action> {
-    if value & !machine.config.cr4_allowed != 0 || backend.is_in_long_mode() && value & CR4_PAE == 0 {
-        return None;
-    }
+fn store_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
     let changed = value ^ backend.get(State::Cr4);
-    if !backend.is_in_long_mode() && !loads_well(value, changed, backend, machine) {
-        return None;
-    }
     backend.set(State::Cr4, value);
     if changed & CR4_OSXSAVE != 0 {
         machine.devices.cpuid.set_osxsave(value & CR4_OSXSAVE != 0);
@@ -286,14 +298,15 @@ fn try_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) ->
     if changed & CR4_FLUSHES != 0 {
         backend.flush_translations(None);
     }
-    Some(Action::Advance)
+    Action::Advance
 }
 
 /// Loads the page-directory-pointer entries if this change of CR4 does; false if they have a bit set that is reserved.
 #[cold]
 #[inline(never)]
 fn loads_well<B: GuestState>(value: u64, changed: u64, backend: &mut B, machine: &Machine) -> bool {
-    let loads = backend.get(State::Cr0) & CR0_PG != 0 && value & CR4_PAE != 0 && changed & CR4_FLUSHES != 0;
+    let is_paging = !backend.is_in_long_mode() && backend.get(State::Cr0) & CR0_PG != 0;
+    let loads = is_paging && value & CR4_PAE != 0 && changed & CR4_FLUSHES != 0;
     !loads || load_page_directory_pointers(backend.get(State::Cr3), backend, machine)
 }
 
