@@ -269,6 +269,14 @@ impl Machine {
         tsc.wrapping_add(self.skipped_ticks)
     }
 
+    /// The TSC at which the ISA bus' timer interrupts this vCPU next, if it does.
+    #[cold]
+    #[inline(never)]
+    pub fn bus_deadline_tsc(&self) -> Option<u64> {
+        let deadline = self.shared.devices.deadline().filter(|_| self.vcpu == 0)?;
+        Some(deadline.saturating_sub(self.skipped_ticks))
+    }
+
     /// Whether the run has lasted as long as its options allow, at a TSC.
     #[inline(always)]
     pub fn is_past_limit(&self, tsc: u64) -> bool {

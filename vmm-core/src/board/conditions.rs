@@ -65,11 +65,6 @@ impl Board {
         self.seats[at].timer.store(armed.into(), Ordering::Release);
     }
 
-    /// Says whether an interrupt of the ISA bus' timer is to come. vCPU 0 alone calls this.
-    pub fn set_bus_timer(&self, armed: bool) {
-        self.bus_timer.store(armed, Ordering::Release);
-    }
-
     /// The first other vCPU that may still exit: it runs, or a message or its timer will make it run. The caller sends no
     /// message.
     pub fn first_busy(&self, but: usize) -> Option<usize> {
@@ -85,7 +80,6 @@ impl Board {
     /// will fire.
     pub(super) fn is_dead(&self) -> bool {
         self.first_restless::<true>(None).is_none()
-            && !(self.bus_timer.load(Ordering::Acquire) && self.condition(0) == Condition::Halted)
     }
 
     /// The first vCPU that may still exit, but for `but`. A vCPU reads its messages, sends and arms its timer only while its

@@ -79,8 +79,6 @@ pub struct Board {
     patience_ticks: AtomicU64,
     /// A person may end the guest by a key.
     listens: AtomicBool,
-    /// The ISA bus' timer will interrupt vCPU 0.
-    bus_timer: AtomicBool,
     /// The reason that the monitor can't go on at one of the processors.
     fault: Spinlock<Fault>,
     /// Text that the guest wrote and that is not printed yet. Its lock is taken outside of exits.
@@ -114,7 +112,6 @@ impl Board {
             skipped_ticks: AtomicU64::new(0),
             patience_ticks: AtomicU64::new(0),
             listens: AtomicBool::new(false),
-            bus_timer: AtomicBool::new(false),
             fault: Spinlock::new(Fault::none()),
             console: Spinlock::new(Console::new()),
         }

@@ -7,7 +7,7 @@ use crate::machine::Machine;
 
 /// Says until when a vCPU that is about to halt sleeps, and has its next exit come by the way of last ones.
 pub fn fall_asleep(machine: &mut Machine) {
-    let deadlines = [machine.devices.apic.deadline_tsc(), isa_bus::deadline_tsc(machine)];
+    let deadlines = [machine.devices.apic.deadline_tsc(), machine.bus_deadline_tsc()];
     machine.shared.board.set_deadline(machine.vcpu, deadlines.into_iter().flatten().min());
     machine.bounds.fall_idle();
 }
@@ -25,7 +25,7 @@ pub fn skip<B: Backend>(backend: &mut B, machine: &mut Machine) {
     }
     board.add_skipped(vcpu, catch_up(backend, machine));
     if machine.shared.devices.isa_bus.is_there() {
-        backend.set_bound(isa_bus::deadline_tsc(machine));
+        backend.set_bound(machine.bus_deadline_tsc());
     }
     backend.arm_timer(machine.devices.apic.deadline_tsc());
 }

@@ -77,7 +77,7 @@ fn look_or_stray<B: Backend>(vector: u8, backend: &mut B, machine: &mut Machine)
     end_of_interrupt(vector, backend);
     if vector == WATCHDOG_VECTOR {
         // It also fires for the ISA bus' timer, where the watchdog is an interrupt.
-        if isa_bus::deadline_tsc(machine).is_some_and(|deadline_tsc| deadline_tsc <= backend.tsc()) {
+        if machine.bus_deadline_tsc().is_some_and(|deadline_tsc| deadline_tsc <= backend.tsc()) {
             machine.shared.board.set_condition(machine.vcpu, Condition::Running);
             isa_bus::look(backend, machine);
             return resume_or_rest(backend, machine);

@@ -175,7 +175,8 @@ pub fn rest<B: Processor>(backend: &mut B, machine: &Machine) -> bool {
     if dead && machine.vcpu != 0 {
         backend.kick(machine.shared.board.apic_id(0));
     }
-    dead && machine.vcpu == 0
+    // Others don't know of the ISA bus' timer, which is this vCPU's.
+    dead && machine.vcpu == 0 && machine.bus_deadline_tsc().is_none()
 }
 
 #[cfg(test)]

@@ -33,9 +33,7 @@ pub(super) fn look<B: Backend>(backend: &mut B, machine: &mut Machine) {
     }
     machine.activity.beside_apic.set_pic(devices.isa_bus.pics.is_up());
     devices.note_deadline();
-    let deadline_tsc = deadline_tsc(machine);
-    machine.shared.board.set_bus_timer(deadline_tsc.is_some());
-    if backend.set_bound(deadline_tsc) {
+    if backend.set_bound(machine.bus_deadline_tsc()) {
         arm(backend, machine);
     }
 }
@@ -44,18 +42,10 @@ pub(super) fn look<B: Backend>(backend: &mut B, machine: &mut Machine) {
 #[cold]
 #[inline(never)]
 pub(super) fn fired<B: Backend>(backend: &mut B, machine: &mut Machine) -> bool {
-    let Some(deadline_tsc) = deadline_tsc(machine) else { return false };
+    let Some(deadline_tsc) = machine.bus_deadline_tsc() else { return false };
     let is_due = deadline_tsc <= backend.tsc();
     look(backend, machine);
     is_due
-}
-
-/// The TSC at which the interval timer interrupts this vCPU next.
-#[cold]
-#[inline(never)]
-pub(super) fn deadline_tsc(machine: &Machine) -> Option<u64> {
-    let deadline = machine.shared.devices.deadline().filter(|_| machine.vcpu == 0)?;
-    Some(deadline.saturating_sub(machine.skipped_ticks))
 }
 
 /// Whether an interrupt of the controllers reaches this vCPU: its APIC lets it through, or is off.
@@ -94,7 +84,7 @@ mod tests {
     use crate::devices::ports::Ports;
     use crate::exit::{Action, GuestRegisters, GuestState, IoAccess, RawReason, State};
     use crate::handlers::interrupt::external_interrupt;
-    use crate::handlers::{dispatch, idle, mapped};
+    use crate::handlers::{dispatch, idle, ipi, mapped};
     use crate::host::vectors::{KICK_VECTOR, TIMER_VECTOR, WATCHDOG_VECTOR};
     use crate::ledger::{Account, Ledger};
     use crate::script::{Script, interruptible, machines, wrmsr};
@@ -276,7 +266,7 @@ mod tests {
         let _ = (set_up(&mut first, 1), start_timer(&mut first));
         assert!(!second.1.shared.board.rest(1, Condition::Halted));
         assert!(matches!(halt(&mut first), Action::AdvanceAndPause(_)));
-        assert!(!first.1.shared.board.rest(0, Condition::Halted), "the timer is to come");
+        assert!(!ipi::rest(&mut first.0, &first.1), "the timer is to come");
         assert_eq!(interrupt(&mut first, TIMER_VECTOR, nth(1)), Action::Inject(TIMER));
         assert!(!first.1.activity.halted);
     }
@@ -301,7 +291,7 @@ mod tests {
         let _ = (set_up(&mut first, 1), start_timer(&mut first));
         let (backend, machine) = (&mut first.0, &mut first.1);
         idle::fall_asleep(machine);
-        assert!(!machine.shared.board.rest(0, Condition::Halted));
+        assert!(!ipi::rest(backend, machine));
         backend.tsc = 1000;
         idle::skip(backend, machine);
         assert_eq!((machine.time(backend.tsc), backend.bound), (nth(1), Some(1000)), "it fires at once");

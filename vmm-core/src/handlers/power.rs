@@ -5,7 +5,7 @@ use tollgate_abi::x86::control::{RFLAGS_IF, RFLAGS_TF};
 
 use crate::devices::cpuid_table::XCR0_OFFERED;
 use crate::exit::{Action, Backend, Event, ExitFacts, GuestRegisters, GuestState, Pause, State, VolatileRegisters};
-use crate::handlers::{delivery, isa_bus};
+use crate::handlers::delivery;
 use crate::machine::Machine;
 
 /// XCR0's consistent values of the components that are offered: each component needs those before it (SDM 1 13.3).
@@ -131,7 +131,7 @@ pub fn halt<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
 #[cold]
 #[inline(never)]
 fn halt_without_timer<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
-    if isa_bus::deadline_tsc(machine).is_none() {
+    if machine.bus_deadline_tsc().is_none() {
         return Action::Stop(Outcome::HaltedForEver);
     }
     fall_asleep(backend, machine)

@@ -93,6 +93,7 @@ impl Interrupts for Svm {
         self.iret();
     }
 
+    #[inline(always)]
     fn halt(&mut self) {
         // The guest is no longer behind STI, though HLT is executed again. Otherwise an interrupt that comes before that, as on
         // QEMU 10, could not be delivered and would wake nobody.

@@ -122,6 +122,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_is_the_earlier_of_the_limit_and_a_deadline() {
+        let mut watch = watch(0, true);
+        assert!(watch.set_bound(500) && !watch.set_bound(500));
+        assert_eq!((watch.bound_tsc, watch.idle_tsc), (500, 500));
+        assert!(watch.set_bound(NEVER));
+        assert_eq!((watch.bound_tsc, watch.idle_tsc), (NEVER, 0), "nothing is to come");
+        watch.set_limit(1000, 1000);
+        assert!(!watch.set_bound(2000) && watch.set_bound(0));
+        assert_eq!((watch.bound_tsc, watch.idle_tsc, watch.limit_tsc), (1, 1, 1000), "0 would be nothing");
+        assert!(watch.set_bound(NEVER));
+        assert_eq!((watch.bound_tsc, watch.idle_tsc), (1000, 1000));
+    }
+
+    #[test]
     fn the_timer_lasts_until_the_watchdog_is_due_and_no_longer_than_its_share_of_the_run() {
         let mut watch = watch(1_000_000, true);
         watch.restart(500);
