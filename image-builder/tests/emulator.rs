@@ -24,6 +24,7 @@ use tollgate_abi::workload::{Ends, TABLE, Workload};
 use tollgate_books::account::Account;
 use tollgate_books::bench::{Baseline, Distribution};
 use tollgate_books::failure::Status;
+use tollgate_books::log::LogReader;
 
 /// A second model, without CET: each model hides exits that the other shows.
 const WITHOUT_CET: &str = "corei7_haswell_4770";
@@ -117,6 +118,9 @@ fn the_default_run_balances_with_the_emulators_own_log() {
     }
     let reported = tollgate_in(run.place.path(), &["report", "serial.log"], &[]);
     assert_eq!(reported.status.code(), Some(0), "{}", text(&reported.stdout));
+    let log = LogReader::read(fs::File::open(run.place.path().join("serial.log")).unwrap()).unwrap();
+    let told = log.verdict.unwrap().records;
+    assert_eq!(told, Some(log.quality.records - 1), "the verdict tells the records before it");
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(crate) fn write<W: Write>(
             exits: observed[row],
             cycles: after.saturating_sub(*before),
         };
-        let _ = record.write(session.sink());
+        let _ = record.write(session.out());
     }
     let word = |at: u64| memory.read_u32(handed.samples_gpa.checked_add(4 * at)?);
     let taken = if handed.samples_gpa == 0 { 0 } else { word(0).map_or(0, u64::from).min(MOST_SAMPLES) };
@@ -89,7 +89,7 @@ impl<W: Write> Session<W> {
                 Sampled::Workload(name) => (Some(name), None),
                 Sampled::Scenario(name) => (None, Some(name)),
             };
-            let _ = records::Samples { workload, scenario, first, ticks: &runs }.write(self.sink());
+            let _ = records::Samples { workload, scenario, first, ticks: &runs }.write(self.out());
         }
     }
 
@@ -97,6 +97,6 @@ impl<W: Write> Session<W> {
     #[inline(never)]
     pub fn calibration(&mut self, times: &Calibration) {
         let &Calibration { empty, frame, whole, inside, .. } = times;
-        let _ = records::Calibration { turns: TURNS, empty, frame, whole, inside }.write(self.sink());
+        let _ = records::Calibration { turns: TURNS, empty, frame, whole, inside }.write(self.out());
     }
 }

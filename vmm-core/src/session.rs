@@ -3,12 +3,14 @@
 //! Everything here happens while no exit is open, so that it costs the account nothing.
 
 mod account;
+mod counted;
 mod marks;
 mod recorded;
 mod scenario;
 mod smis;
 mod window;
 
+pub use counted::Counted;
 pub use scenario::{BeforeScenario, TimedScenario};
 
 use alloc::string::String;
@@ -35,7 +37,9 @@ use crate::vcpu::Vcpu;
 /// A run's output, and its findings so far.
 #[derive(Debug)]
 pub struct Session<W> {
-    out: W,
+    out: Counted<W>,
+    /// Whether this session began the log, so that it knows the number of its records.
+    began: bool,
     window: Option<window::Window>,
     differing: Option<&'static Workload>,
     differing_scenario: Option<&'static Scenario>,
@@ -127,7 +131,8 @@ impl<W: Write> Session<W> {
     /// A session that writes its records to `out`. Errors of the sink are dropped: there is nowhere to report them.
     pub fn new(out: W) -> Self {
         Self {
-            out,
+            out: Counted::new(out),
+            began: true,
             window: None,
             differing: None,
             differing_scenario: None,
@@ -141,8 +146,18 @@ impl<W: Write> Session<W> {
         }
     }
 
-    /// The output that the records go to.
+    /// A session that writes no more than the end of a log, of which others have written the rest.
+    pub fn at_end(out: W) -> Self {
+        Self { began: false, ..Self::new(out) }
+    }
+
+    /// The output that the records go to, for anything but records.
     pub fn sink(&mut self) -> &mut W {
+        &mut self.out.sink
+    }
+
+    /// The output for records.
+    pub fn out(&mut self) -> &mut Counted<W> {
         &mut self.out
     }
 
@@ -165,6 +180,7 @@ impl<W: Write> Session<W> {
             result: result.word(),
             detail: Some(&format_args!("{detail}{separator}{postscript}")),
             remedy: remedy.as_ref().map(|remedy| remedy as &dyn fmt::Display),
+            records: self.began.then_some(self.out.records),
         };
         let _ = record.write(&mut self.out);
     }

@@ -326,6 +326,49 @@ fn no_byte_that_is_damaged_and_no_line_that_is_lost_makes_the_books_differ() {
     }
 }
 
+/// The same run, whose verdict tells the number of records.
+fn counted(log: &str) -> String {
+    let verdict = log.lines().find(|line| line.starts_with("verdict ")).unwrap();
+    let mut counted = LogText(log.replace(&format!("{verdict}\n"), ""));
+    counted.counted_verdict("balanced");
+    counted.0
+}
+
+#[test]
+fn a_record_that_is_cut_out_whole_is_noticed() {
+    let mut guests = LogText(rich());
+    guests.record(Kind::Console).text("text", "a line that nothing else tells of").finish().unwrap();
+    for log in [PLAIN.to_owned(), guests.0, common::two_vcpus().0].map(|log| counted(&log)) {
+        assert_eq!(of_bytes(log.as_bytes()).verdict.to_string(), "balanced", "{log}");
+        let lines: Vec<&str> = log.split_inclusive('\n').collect();
+        let records = lines.iter().filter(|line| line.contains(" ~")).count() - 1;
+        let last = lines.iter().rposition(|line| line.starts_with("verdict ")).unwrap();
+        for at in (0..last).filter(|&at| lines[at].contains(" ~")) {
+            let with = |line: &str| [&lines[..at].concat(), line, &lines[at + 1..].concat()].concat();
+            let account = of_bytes(with("").as_bytes());
+            let lacks = format!("can't be judged: the log lacks 1 of its {records} records");
+            assert!(account.verdict.to_string().starts_with(&lacks), "{}: {}", account.verdict, lines[at]);
+            assert_eq!((account.status, account.findings.len()), (Status::NoVerdict, 0), "{}", lines[at]);
+            assert!(!account.has_whole_ledger(), "it stays out of merged figures");
+            // One that is damaged has left a trace.
+            let damaged = of_bytes(with(&lines[at].replacen(" ~", "x ~", 1)).as_bytes());
+            assert!(!damaged.doubt.unwrap_or_default().contains(" of its "), "{}", lines[at]);
+        }
+    }
+}
+
+#[test]
+fn records_that_are_missing_are_named_where_others_tell_of_them() {
+    let log = counted(&rich());
+    let without = |word: &str| log.split_inclusive('\n').filter(|line| !line.starts_with(word)).collect::<String>();
+    let verdict = |word: &str| of_bytes(without(word).as_bytes()).verdict.to_string();
+    let all = log.lines().count() - 1;
+    let lacks = format!("can't be judged: the log lacks 1 of its {all} records, among them the sums of vCPU 0");
+    assert_eq!(verdict("total "), lacks);
+    let lacks = format!("can't be judged: the log lacks 1 of its {all} records, among them the first record");
+    assert!(verdict("tollgate ").starts_with(&lacks), "{}", verdict("tollgate "));
+}
+
 #[test]
 fn a_difference_between_whole_records_stays_one() {
     let mut log = balanced();

@@ -34,7 +34,7 @@ fn write_fault(detail: fmt::Arguments<'_>) -> ! {
     if SAYS_SO.swap(true, Ordering::AcqRel) {
         (firmware().leave)()
     }
-    let mut session = Session::new(Serial::new());
+    let mut session = Session::at_end(Serial::new());
     let _ = fmt::Write::write_str(session.sink(), "\n");
     let _lost = (firmware().keep_end)();
     session.write_verdict(Judgement::Fault, detail, None);

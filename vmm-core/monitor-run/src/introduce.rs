@@ -38,7 +38,7 @@ pub(crate) fn introduce(session: &mut Session<Serial>, line: &str, options: &Opt
         facts: (facts != Facts::default()).then(|| facts.to_word()),
         options: Some(&line),
     };
-    let _ = record.write(session.sink());
+    let _ = record.write(session.out());
     remark(session);
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn silicon(session: &mut Session<Serial>) {
         processor::cpuid(1, 0);
     }
     let silicon = Silicon::read(processor::cpuid, traps::try_read_msr, processor::is_in_real_time());
-    let _ = silicon.record().write(session.sink());
+    let _ = silicon.record().write(session.out());
     if silicon.smis.is_some() {
         session.count_smis(|| traps::try_read_msr(MSR_SMI_COUNT).unwrap_or(0));
     }
@@ -84,7 +84,7 @@ pub(crate) fn controls<B: Extension>(session: &mut Session<Serial>, backend: &B,
         let [enabled, enabled_high] = [0, 64].map(|first| enabled_from(first, |reason| controls.enable(reason)));
         let record =
             records::Controls { enabled: Some(enabled), enabled_high: Some(enabled_high), ..backend.describe(profile) };
-        let _ = record.write(session.sink());
+        let _ = record.write(session.out());
     }
 }
 

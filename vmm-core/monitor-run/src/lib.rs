@@ -127,12 +127,12 @@ fn run_image(session: &mut Session<Serial>, host: HostState) -> Result<Ending, R
     let model = guest::model(&directory.placing, mapping);
     let (guest, fresh) = (model.ram_bytes(), model.fresh().bytes);
     let record = records::Memory { total: (firmware.memory_bytes)(), guest, fresh };
-    let _ = record.write(session.sink());
+    let _ = record.write(session.out());
     introduce::silicon(session);
     let found = found?;
     for (instruction, reason) in found.probed() {
         let record = records::Probe { instruction: &instruction, reason: reason.ledger_row() as u16 };
-        let _ = record.write(session.sink());
+        let _ = record.write(session.out());
     }
     let guest_hpa = (firmware.guest_memory)(model.memory_bytes())?;
     can_begin(&directory.placing.entry, &found)?;

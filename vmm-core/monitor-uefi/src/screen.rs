@@ -65,7 +65,7 @@ fn for_each_line(log: &[u8], console_lines: usize, say: &mut dyn FnMut(fmt::Argu
             },
             Kind::Exit => show_row(&record, say),
             Kind::Verdict => {
-                let Ok(read::Verdict { result, detail, remedy }) = read::Verdict::of(&record) else { continue };
+                let Ok(read::Verdict { result, detail, remedy, .. }) = read::Verdict::of(&record) else { continue };
                 say(format_args!("\n Verdict: {result}: {}", shown(detail)));
                 if remedy.is_some() {
                     say(format_args!(" Remedy: {}", shown(remedy)));
@@ -155,7 +155,9 @@ mod tests {
             exit(log, 0, &name, 3, 301);
             exit(log, 0, "none", 0, 0);
             exit(log, 15, "CPUID", u64::from(u32::MAX), 1 << 40);
-            records::Verdict { result: "refused", detail: Some(&"why"), remedy: Some(&"how") }.write(log).unwrap();
+            records::Verdict { result: "refused", detail: Some(&"why"), remedy: Some(&"how"), records: None }
+                .write(log)
+                .unwrap();
         });
         let expected = [
             "",

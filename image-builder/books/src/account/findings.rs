@@ -28,7 +28,8 @@ impl<'a> Findings<'a> {
     pub(super) fn of(log: &'a Log) -> Self {
         let missing = log.lost.gaps.iter().cloned().collect();
         let short = log.totals.iter().filter(|&(&vcpu, total)| is_short(log, vcpu, total)).map(|(&vcpu, _)| vcpu);
-        Self { log, wrong: Vec::new(), is_unsure: log.lost.heading, missing, short: short.collect() }
+        let is_unsure = log.lost.heading || log.lost.untraced.is_some();
+        Self { log, wrong: Vec::new(), is_unsure, missing, short: short.collect() }
     }
 
     /// A fault of one record, or of records that are all there.
@@ -36,9 +37,10 @@ impl<'a> Findings<'a> {
         self.wrong.push(sentence);
     }
 
-    /// A difference between records of these kinds. One that a damaged line may have been explains it.
+    /// A difference between records of these kinds. One that a damaged line may have been explains it, and so does one that is missing
+    /// without a trace.
     pub(super) fn between(&mut self, kinds: &[Kind], sentence: String) {
-        if self.log.lost.may_be(kinds) {
+        if self.log.lost.may_be(kinds) || self.log.lost.untraced.is_some() {
             self.is_unsure = true;
         } else {
             self.wrong.push(sentence);
@@ -50,6 +52,7 @@ impl<'a> Findings<'a> {
         match missing {
             _ if self.log.lost.may_be(kinds) => self.is_unsure = true,
             Some(missing) => drop(self.missing.insert(missing)),
+            None if self.log.lost.untraced.is_some() => self.is_unsure = true,
             None => self.wrong.push(sentence()),
         }
     }
@@ -106,11 +109,15 @@ fn doubt(lost: &Lost, missing: &BTreeSet<String>) -> String {
     if lost.heading && !heading_is_damaged {
         missing.insert(0, "the first record, with the platform and the options");
     }
-    if !missing.is_empty() {
-        let more = missing.len().saturating_sub(MOST_NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        missing.truncate(MOST_NAMED);
-        parts.push(format!("the log lacks {}{more}", missing.join(", ")));
+    let more = missing.len().saturating_sub(MOST_NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    missing.truncate(MOST_NAMED);
+    let named = format!("{}{more}", missing.join(", "));
+    match lost.untraced {
+        Some((lost, all)) if missing.is_empty() => parts.push(format!("the log lacks {lost} of its {all} records")),
+        Some((lost, all)) => parts.push(format!("the log lacks {lost} of its {all} records, among them {named}")),
+        None if missing.is_empty() => {}
+        None => parts.push(format!("the log lacks {named}")),
     }
     parts.join("; ")
 }

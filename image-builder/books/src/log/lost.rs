@@ -16,6 +16,8 @@ pub struct Lost {
     pub gaps: Vec<String>,
     /// Whether the first record is lost, and with it everything that it tells: platform, options, number of vCPUs.
     pub heading: bool,
+    /// The records that are missing without a trace, and the number of all that the monitor wrote before its verdict.
+    pub untraced: Option<(u64, u64)>,
     kinds: u64,
     any_kind: bool,
 }
@@ -32,7 +34,7 @@ pub struct LostLine {
 impl Lost {
     /// Whether every record arrived, as far as one can tell.
     pub fn is_nothing(&self) -> bool {
-        self.damaged == 0 && self.gaps.is_empty() && !self.heading
+        self.damaged == 0 && self.gaps.is_empty() && !self.heading && self.untraced.is_none()
     }
 
     /// Whether a record of one of these kinds may be among those that did not arrive.
@@ -49,6 +51,12 @@ impl Lost {
         if self.lines.len() < MOST_TOLD {
             self.lines.push(LostLine { line, kind });
         }
+    }
+
+    /// Notes the number of records that the monitor wrote, where so many came whole. A damaged line is a trace of one.
+    pub(super) fn told(&mut self, written: u64, whole: u64) {
+        let missing = written.saturating_sub(whole.saturating_add(self.damaged));
+        self.untraced = (missing > 0).then_some((missing, written));
     }
 
     /// Notes that records of a kind are missing.

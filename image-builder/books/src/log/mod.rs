@@ -378,6 +378,8 @@ pub struct Verdict {
     pub detail: String,
     /// The remedy, for a person.
     pub remedy: String,
+    /// The records that the monitor wrote before this one; `None` in logs that do not tell.
+    pub records: Option<u64>,
 }
 
 /// The quality of a log.

@@ -377,11 +377,15 @@ impl Run {
                 Ok(())
             }
             Kind::Verdict => {
-                let read::Verdict { result, detail, remedy } = fields.of(read::Verdict::of)?;
+                let read::Verdict { result, detail, remedy, records } = fields.of(read::Verdict::of)?;
+                if let Some(records) = records {
+                    self.log.lost.told(records, self.log.quality.records - 1);
+                }
                 self.log.verdict = Some(Verdict {
                     result: Judged::of(&printable(result)),
                     detail: text(detail),
                     remedy: text(remedy),
+                    records,
                 });
                 Ok(())
             }

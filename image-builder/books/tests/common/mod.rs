@@ -196,6 +196,12 @@ impl LogText {
         self.record(Kind::Verdict).word("result", result).text("detail", detail).finish().unwrap();
     }
 
+    /// A verdict that tells the number of records before it.
+    pub fn counted_verdict(&mut self, result: &str) {
+        let records = self.0.lines().filter(|line| line.contains(" ~")).count() as u64;
+        self.record(Kind::Verdict).word("result", result).number("records", records).finish().unwrap();
+    }
+
     pub fn noise(&mut self, line: &str) {
         writeln!(self.0, "{line}").unwrap();
     }

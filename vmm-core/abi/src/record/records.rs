@@ -558,6 +558,8 @@ records! {
         detail: Quoted optional,
         /// The remedy, for a person.
         remedy: Quoted optional,
+        /// The records that the monitor wrote before this one. If fewer arrived, the others are lost without a trace.
+        records: Number optional,
     }
 }
 
