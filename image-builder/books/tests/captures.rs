@@ -27,7 +27,11 @@ fn read(paths: &[PathBuf]) -> Vec<(String, String)> {
         Accounted::PassedOver(title) => (short(title), "passed over".to_owned()),
         Accounted::Unusable(title, error) => (short(title), error.to_string()),
     };
-    Many::of(paths.to_vec(), |_, account: Account| account.verdict.to_string()).map(one).collect()
+    let digest = |log| {
+        let (status, account) = Account::with_status(&log);
+        (status, account.verdict.to_string())
+    };
+    Many::of(paths.to_vec(), digest).map(one).collect()
 }
 
 fn of_bytes(bytes: &[u8]) -> Account {
@@ -381,6 +385,18 @@ fn a_difference_between_whole_records_stays_one() {
     assert_eq!(account.verdict.to_string(), "differs: reason 10 CPUID: ledger 5, guest 4");
     log.noise("exit      reason=10 ~0000");
     assert!(matches!(of_bytes(log.0.as_bytes()).verdict, Verdict::Unjudged(_)), "its row may have come twice");
+}
+
+#[test]
+fn an_account_of_sums_is_the_whole_one_without_its_parts() {
+    for log in [PLAIN.to_owned(), rich(), common::two_vcpus().0, rich().replacen("count=5", "count=6", 1)] {
+        let log = LogReader::read(log.as_bytes()).unwrap();
+        let (sums, mut whole) = (Account::sums(&log), Account::new(&log, None, None));
+        assert!(sums.per_vcpu.is_empty() && sums.reasons.iter().all(|row| row.keys.is_empty()));
+        whole.per_vcpu.clear();
+        whole.reasons.iter_mut().for_each(|row| (row.keys, row.variants) = (Vec::new(), Vec::new()));
+        assert_eq!(sums, whole);
+    }
 }
 
 #[test]

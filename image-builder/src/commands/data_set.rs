@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tollgate_books::account::Account;
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::{DataSet, Titled};
 
@@ -13,7 +14,7 @@ pub(super) fn write(paths: &[PathBuf], place: Option<&Path>) -> Result<Status, F
         return Err(Failure::usage("a data set is a directory").remedy("name one that is not there yet: --out DIR"));
     };
     let mut data_set = DataSet::create(place)?;
-    let mut reading = Reading::new(paths, |_, account| account);
+    let mut reading = Reading::new(paths, |log| Account::with_status(&log));
     while let Some((title, account)) = reading.next()? {
         let titled = Titled { title, account };
         if !data_set.add(&titled)? {

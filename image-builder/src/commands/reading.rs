@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tollgate_books::account::{Account, Accounted, Many};
+use tollgate_books::account::{Accounted, Many};
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::{Log, LogError};
 use tollgate_books::report::counted;
@@ -24,8 +24,8 @@ pub(super) struct Reading<T> {
 const MOST_NAMED: usize = 5;
 
 impl<T: Send + 'static> Reading<T> {
-    /// Begins to read. `digest` makes of a run the part that is wanted.
-    pub(super) fn new(paths: &[PathBuf], digest: fn(Log, Account) -> T) -> Self {
+    /// Begins to read. `digest` makes of a run its status and the part that is wanted.
+    pub(super) fn new(paths: &[PathBuf], digest: fn(Log) -> (Status, T)) -> Self {
         Self {
             accounts: Many::of(paths.to_vec(), digest),
             only_one: paths.len() == 1 && !paths[0].is_dir(),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use tollgate_books::account::{MOST_KINDS, Merge, Share};
+use tollgate_books::account::{Account, MOST_KINDS, Merge, Share};
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::report::{CsvSigns, Format, Look, Order, Report, Titled, render_merged};
 use tollgate_books::symbols::Symbols;
@@ -86,7 +86,7 @@ fn each(
     look: Look,
     out: Destination,
 ) -> Result<Status, Failure> {
-    let mut reading = Reading::new(paths, |_, account| account);
+    let mut reading = Reading::new(paths, |log| Account::with_status(&log));
     // One file may have several runs: the first two tell.
     let mut first: VecDeque<_> = reading.next()?.into_iter().collect();
     first.extend(reading.next()?);
@@ -118,7 +118,10 @@ fn each(
 
 fn merge(format: Format, paths: &[PathBuf], look: Look, mut out: Destination) -> Result<Status, Failure> {
     let mut merge = Merge::default();
-    let mut reading = Reading::new(paths, |_, account| Share::of(account));
+    let mut reading = Reading::new(paths, |log| {
+        let account = Account::sums(&log);
+        (account.status, Share::of(account))
+    });
     while let Some((title, share)) = reading.next()? {
         if !merge.add(share) {
             let sentence = format!("{title}: more than {MOST_KINDS} kinds of runs are not merged");

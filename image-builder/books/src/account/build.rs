@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use compact_str::CompactString;
 use tollgate_abi::command_line::Options;
 use tollgate_abi::judgement::Judgement;
 use tollgate_abi::record::Kind;
@@ -12,11 +13,29 @@ use super::{
     phases, recorded, row_name, vcpus, verify,
 };
 use crate::audit::Audit;
+use crate::failure::Status;
 use crate::log::{ExitRow, Judged, Log, Named, WorkloadRun};
 
 impl Account {
     /// The account of `log`, with the emulator's own counts if there are any. `kind` is the emulator, if it is known.
     pub fn new(log: &Log, audit: Option<&Audit>, kind: Option<&str>) -> Self {
+        Self::build(log, audit, kind, true)
+    }
+
+    /// The account of `log`, and the status that goes with it.
+    pub fn with_status(log: &Log) -> (Status, Self) {
+        let account = Self::new(log, None, None);
+        (account.status, account)
+    }
+
+    /// The account of `log` for those who add up many: judged like any other, and without the keys and variants of its reasons and
+    /// without the vCPUs by themselves.
+    pub fn sums(log: &Log) -> Self {
+        Self::build(log, None, None, false)
+    }
+
+    /// The account, with the parts of its sums if it is to be `whole`.
+    fn build(log: &Log, audit: Option<&Audit>, kind: Option<&str>, whole: bool) -> Self {
         let refused = log.verdict.as_ref().is_some_and(|verdict| verdict.result.is(Judgement::Refused));
         let options = Options::parse(&log.header.options);
         let accounted = options.as_ref().map_or(true, |options| options.accounting);
@@ -26,13 +45,16 @@ impl Account {
         let guest_keeps_book = options.as_ref().map_or(true, |options| options.guest_keeps_book);
         let has_ledger = accounted && !refused;
         let mut reasons = reasons(log, audit);
+        if whole {
+            add_parts(log, &mut reasons);
+        }
         // A profile of the built-in guest's may enable a reason for a while; a log without an end has no ledger yet.
         let has_cpuid = has_ledger && !guest_keeps_book && log.verdict.is_some();
         let (cpuid, wrong) = if has_cpuid { cpuid::of(log, &reasons) } else { (Vec::new(), Vec::new()) };
         let has_cpuid = !cpuid.is_empty() || !wrong.is_empty();
         let books = if has_ledger { Book::of_run(guest_keeps_book, audit.is_some(), has_cpuid) } else { Vec::new() };
         let totals = totals(log, audit);
-        let per_vcpu = vcpus::of(log, audit);
+        let per_vcpu = if whole { vcpus::of(log, audit) } else { Vec::new() };
         let mut found = Findings::of(log);
         if has_ledger {
             verify::check(log, &options, &books, &reasons, &per_vcpu, &totals, &mut found);
@@ -103,7 +125,7 @@ fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
         .map(|&number| {
             let guest_count = log.tally.as_ref().map(|tally| tally.get(&number).copied().unwrap_or(0));
             let audit_count = audit.map(|audit| audit.count(number));
-            let name = row_name(number).into();
+            let name = CompactString::const_new(row_name(number));
             let of_reason = log.scenarios.iter().filter(|run| run.reason == number);
             let scenario_count = of_reason.map(|run| run.observed).fold(0, u64::saturating_add);
             Reason { number, name, guest_count, scenario_count, audit_count, ..Reason::default() }
@@ -114,12 +136,16 @@ fn reasons(log: &Log, audit: Option<&Audit>) -> Vec<Reason> {
             add(&mut rows[at], row);
         }
     }
+    rows
+}
+
+/// Adds the keys and variants of each reason.
+fn add_parts(log: &Log, reasons: &mut [Reason]) {
     let (mut keys, mut variants) = (parts::keys(log), parts::variants(log));
-    for reason in &mut rows {
+    for reason in reasons {
         reason.keys = keys.remove(&reason.number).unwrap_or_default();
         reason.variants = variants.remove(&reason.number).unwrap_or_default();
     }
-    rows
 }
 
 /// Marks the reasons of which a vCPU's row may be missing, unless the guest's book tells that none is.

@@ -10,7 +10,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use super::Account;
 use crate::failure::Status;
 use crate::log::{Found, Log, LogError, Run, Select, find, is_called_a_log, read_file};
 
@@ -28,7 +27,7 @@ pub enum Accounted<T> {
         title: String,
         /// The status of its account.
         status: Status,
-        /// The digest of its records and its account.
+        /// The digest of its records.
         run: T,
     },
     /// A file of a directory that is called a log and holds no record.
@@ -52,9 +51,9 @@ impl<T> fmt::Debug for Many<T> {
 }
 
 impl<T: Send + 'static> Many<T> {
-    /// Begins to read the files that `paths` name. The thread that has read a run makes of it, by `digest`, the part that is wanted, so
-    /// that the others need not be handed on.
-    pub fn of(paths: Vec<PathBuf>, digest: fn(Log, Account) -> T) -> Self {
+    /// Begins to read the files that `paths` name. The thread that has read a run makes of it, by `digest`, its status and the
+    /// part that is wanted, so that the others need not be made or handed on.
+    pub fn of(paths: Vec<PathBuf>, digest: fn(Log) -> (Status, T)) -> Self {
         let is_one = paths.len() == 1 && !paths[0].is_dir();
         let processors = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
         let threads = if is_one { 1 } else { processors };
@@ -108,7 +107,7 @@ impl<T> Iterator for Many<T> {
 }
 
 /// Reads one file. The taker may have gone.
-fn read<T>(found: Found, digest: fn(Log, Account) -> T, taker: &SyncSender<Accounted<T>>) {
+fn read<T>(found: Found, digest: fn(Log) -> (Status, T), taker: &SyncSender<Accounted<T>>) {
     let (select, listed) = match found {
         Found::Named(select) => (select, false),
         Found::Listed(path) => (Select { path, run: None }, true),
@@ -121,8 +120,8 @@ fn read<T>(found: Found, digest: fn(Log, Account) -> T, taker: &SyncSender<Accou
         let Run { title, in_archive, log } = run;
         let accounted = match log {
             Ok(log) => {
-                let account = Account::new(&log, None, None);
-                Accounted::Run { title, status: account.status, run: digest(log, account) }
+                let (status, run) = digest(log);
+                Accounted::Run { title, status, run }
             }
             Err(LogError::NotOurs { .. }) if listed || in_archive => {
                 if !is_called_a_log(title.as_ref()) {

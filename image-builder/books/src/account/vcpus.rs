@@ -79,7 +79,7 @@ pub(super) fn of(log: &Log, audit: Option<&Audit>) -> Vec<VcpuAccount> {
 fn reason(log: &Log, audit: Option<&Audit>, vcpu: u64, number: u16) -> VcpuReason {
     let row = log.exits.get(&(vcpu, number)).cloned();
     let ExitRow { name, exits, looks, .. } =
-        row.unwrap_or_else(|| ExitRow { name: row_name(number).into(), ..ExitRow::default() });
+        row.unwrap_or_else(|| ExitRow { name: CompactString::const_new(row_name(number)), ..ExitRow::default() });
     let audit_count = audit.and_then(|audit| audit.count_on(vcpu, number));
     VcpuReason { number, name, exits, looks, audit_count }
 }

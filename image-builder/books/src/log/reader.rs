@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 
+use compact_str::CompactString;
 use tollgate_abi::record::records::read;
 use tollgate_abi::record::{Kind, MAX_LINE_BYTES, PROTOCOL, Record, Text};
 use tollgate_abi::virtualization::Facts;
@@ -19,6 +20,7 @@ use super::{
     Total, VariantRow, Verdict, WorkloadEnd, WorkloadRun,
 };
 use super::{marked, recorded};
+use crate::account::row_name;
 use crate::exits::Exits;
 use crate::lines::{Line, Lines};
 use crate::unpacked::Unpacker;
@@ -573,7 +575,9 @@ impl Run {
     fn exit(&mut self, fields: &Fields<'_, '_>) -> Result<(), LogError> {
         let read::Exit { vcpu, reason, name, status, count, cycles, min, max, histogram, looks } =
             fields.of(Record::exit)?;
-        let (name, status) = (short(name), named(status));
+        // Almost every row has the name of the table, which needs no room of its own.
+        let of_table = Some(row_name(reason)).filter(|&known| name.as_plain() == Some(known));
+        let (name, status) = (of_table.map_or_else(|| short(name), CompactString::const_new), named(status));
         let histogram = histogram.iter().flat_map(|histogram| histogram.iter()).collect();
         let exits = Exits { figures: Figures { count, cycles, min, max }, histogram };
         let row = ExitRow { name, status, exits, looks: looks.unwrap_or(0) };

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use tollgate_books::account::Account;
 use tollgate_books::bench::{Identity, Measured};
 use tollgate_books::failure::{Failure, Status};
 use tollgate_books::log::{Header, Log};
@@ -17,7 +18,10 @@ const ASK: &str = "let it measure something: `tollgate image --uefi FILE --workl
 /// # Errors
 /// One of them can't be used: it is no log, its run did not balance, has measured nothing, or was on another machine.
 pub(super) fn measure(paths: &[PathBuf]) -> Result<Outcome, Failure> {
-    let mut reading = Reading::new(paths, |log, account| (log, account));
+    let mut reading = Reading::new(paths, |log| {
+        let (status, account) = Account::with_status(&log);
+        (status, (log, account))
+    });
     let mut measured = Measured::default();
     let mut platform: Option<Identity> = None;
     let mut runs = 0;
