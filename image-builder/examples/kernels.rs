@@ -66,13 +66,13 @@ const TESTS: &[Test] = &[
     test("xsave", 1, "max"),
 ];
 
-/// The operations of `vmexit` that have a row in `bench`, by the name there.
-const OPERATIONS: &[(Test, &str)] = &[
-    (vmexit("cpuid", "cpuid"), "cpuid"),
-    (vmexit("vmcall", "vmcall"), "vmcall"),
-    (vmexit("mov_from_cr8", "mov_from_cr8"), "cr8-read"),
-    (vmexit("mov_to_cr8", "mov_to_cr8"), "cr8-write"),
-    (vmexit("ipi", "self_ipi_x2apic_sti_nop"), "self-ipi"),
+/// Operations of `vmexit`, each a run of its own.
+const OPERATIONS: &[Test] = &[
+    vmexit("cpuid", "cpuid"),
+    vmexit("vmcall", "vmcall"),
+    vmexit("mov_from_cr8", "mov_from_cr8"),
+    vmexit("mov_to_cr8", "mov_to_cr8"),
+    vmexit("ipi", "self_ipi_x2apic_sti_nop"),
 ];
 
 /// Reasons for verdicts that differ: the test, the columns by the beginning of their names, and a sentence.
@@ -272,7 +272,7 @@ fn main() -> ExitCode {
     let _ = write!(text, "\n## Failures, and tests without an end\n\n{remarks}");
     if names.is_empty() || names.iter().any(|name| name == "vmexit") {
         text += "\n## vmexit\n\nTicks of one operation, the loop around it included.\n\n| operation | VT-x (Bochs, tigerlake) | SVM (QEMU TCG) |\n|---|---:|---:|\n";
-        for (test, _) in OPERATIONS {
+        for test in OPERATIONS {
             let figures: Vec<_> = PLACES[..2]
                 .iter()
                 .map(|(_, arguments)| figure(&under_tollgate(test, &folder, place.path(), arguments), test.append))

@@ -1,6 +1,7 @@
 //! The ACPI tables (ACPI 6.5): a hardware-reduced machine with local APICs, an IOAPIC and one UART at it, a register to sleep and one
 //! to reset. A system that reads this looks for no PIC, PIT, PM timer or VGA, and drives no RTC. Those of the machine with an ISA bus
-//! name its devices besides.
+//! name its devices besides. They are hardware-reduced as well: of ACPI's fixed hardware there is the PM timer alone, for
+//! kernels that read its field whatever that flag says.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, ZERO};

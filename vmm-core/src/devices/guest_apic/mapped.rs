@@ -1,8 +1,8 @@
 //! The local APIC's registers in memory, as in xAPIC mode (SDM 3A 12.4.1): the same state as behind the MSRs, with the logical ID
 //! that software chooses, 8 bits of destination, and no access that is refused.
 //!
-//! Both ways are open in either mode, so that a kernel that knows x2APIC mode and one that does not find an APIC that works. Left
-//! out: the mode and the global enable of IA32_APIC_BASE close neither; registers are doublewords alone.
+//! They answer in xAPIC mode alone, which [`crate::handlers::mapped`] sees to. Left out: the MSRs answer in xAPIC mode, too, and
+//! with the APIC switched off in IA32_APIC_BASE; registers are doublewords alone.
 
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
