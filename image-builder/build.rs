@@ -13,10 +13,9 @@ use std::env;
 use std::fmt::Write;
 use std::fs;
 use std::num::NonZeroU64;
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use object::LittleEndian as LE;
 use object::elf::{self, FileHeader64};
@@ -32,38 +31,43 @@ const PROFILE: &str = "bare";
 
 struct Program {
     package: &'static str,
+    /// The compiler's flags for the program and all that it is made of.
     flags: &'static [&'static str],
+    /// Its flags for the last crate, where link-time optimisation makes machine code of all the others.
+    own: &'static [&'static str],
+    may_be_missing: bool,
 }
 
-const BARE_PROGRAMS: [Program; 3] = [
-    Program {
-        package: "monitor",
-        flags: &[
-            "--cfg=bare",
-            "-Ctarget-feature=-sse,-sse2",
-            "-Cno-redzone=yes",
-            "-Crelocation-model=static",
-            "-Cforce-frame-pointers=no",
-        ],
-    },
-    Program {
-        package: "monitor-uefi",
-        flags: &[
-            "--cfg=bare",
-            "-Ctarget-feature=-sse,-sse2",
-            "-Cno-redzone=yes",
-            "-Crelocation-model=pie",
-            "-Cforce-frame-pointers=no",
-        ],
-    },
+/// The flags that both monitors' crates are compiled with, once. They leave open how addresses are formed. Without
+/// `-Crelro-level=off` a crate that leaves it open would call the functions of others through a table.
+const OF_MONITORS: &[&str] = &[
+    "--cfg=bare",
+    "-Ctarget-feature=-sse,-sse2",
+    "-Cno-redzone=yes",
+    "-Cforce-frame-pointers=no",
+    "-Crelro-level=off",
+];
+
+const MONITORS: [Program; 2] = [
+    Program { package: "monitor", flags: OF_MONITORS, own: &["-Crelocation-model=static"], may_be_missing: false },
+    Program { package: "monitor-uefi", flags: OF_MONITORS, own: &["-Crelocation-model=pie"], may_be_missing: false },
+];
+
+const OTHERS: [Program; 2] = [
     Program {
         package: "unikernel-guest",
         flags: &["--cfg=bare", "-Cno-redzone=yes", "-Crelocation-model=static", "-Cforce-frame-pointers=no"],
+        own: &[],
+        may_be_missing: false,
+    },
+    // The client of /dev/kvm, which runs in a user space without a C library.
+    Program {
+        package: "tollgate-peer",
+        flags: &["-Ctarget-feature=+crt-static", "-Cstrip=symbols"],
+        own: &[],
+        may_be_missing: true,
     },
 ];
-
-/// The client of /dev/kvm, which runs in a user space without a C library.
-const PEER: Program = Program { package: "tollgate-peer", flags: &["-Ctarget-feature=+crt-static", "-Cstrip=symbols"] };
 
 const SOURCES: [&str; 5] = ["vmm-core", "unikernel-guest", "image-builder/peer", "Cargo.toml", "Cargo.lock"];
 
@@ -77,34 +81,30 @@ fn main() {
     }
     copy(&ovmf_prebuilt::ovmf_pure_efi(), &out.join("OVMF.fd"));
     let elf = |program: &Program| out.join(program.package).with_extension("elf");
-    let build = |program| build(program, &root, &target_directory(&out, program));
-    // All at once: the link-time optimisation of one is on one core, and leaves the others to the rest.
-    thread::scope(|scope| {
-        let start = |program| scope.spawn(move || build(program));
-        let peer = start(&PEER);
-        for (program, built) in BARE_PROGRAMS.each_ref().map(|program| (program, start(program))) {
-            match result(built) {
+    let build_in = |folder, programs: &[Program]| {
+        let target = target_directory(&out, folder);
+        for program in programs {
+            match build(program, &root, &target) {
                 Ok(built) => copy(&built, &elf(program)),
+                // A system may lack the C library's static form. The tool says so where it needs the client.
+                Err(cause) if program.may_be_missing => {
+                    let why = cause.lines().last().unwrap_or_default();
+                    println!("cargo:warning=`{}` is left out: {why}", program.package);
+                    fs::write(elf(program), []).expect("cargo's directory can be written");
+                }
                 Err(cause) => panic!("{cause}"),
             }
         }
-        // A system may lack the C library's static form. The tool says so where it needs the client.
-        match result(peer) {
-            Ok(built) => copy(&built, &elf(&PEER)),
-            Err(cause) => {
-                println!("cargo:warning=the client of KVM is left out: {}", cause.lines().last().unwrap_or_default());
-                fs::write(elf(&PEER), []).expect("cargo's directory can be written");
-            }
-        }
+    };
+    // At once: the link-time optimisation of one is on one core, and leaves the others to the rest.
+    thread::scope(|scope| {
+        scope.spawn(|| build_in("monitors", &MONITORS));
+        scope.spawn(|| build_in("others", &OTHERS));
     });
     let ready =
         [("MONITOR_ELF", "monitor"), ("GUEST_ELF", "unikernel-guest")].map(|(name, file)| pack(name, file, &out));
     let ready = format!("static READY: &[Ready] = &[{}];", ready.concat());
     fs::write(out.join("packed.rs"), ready).expect("cargo's directory can be written");
-}
-
-fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Packs each loaded segment of a program, and returns the rows for `src/image/packing.rs`. The monitor's boot block is left out: it is
@@ -142,17 +142,17 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }
 
-/// One directory for every profile of the host tool: below the outer target directory, which cargo marks with a tag.
-fn target_directory(out: &Path, program: &Program) -> PathBuf {
+/// A directory for every profile of the host tool: below the outer target directory, which cargo marks with a tag.
+fn target_directory(out: &Path, folder: &str) -> PathBuf {
     let outer = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file()).unwrap_or(out);
-    outer.join(PROFILE).join(program.package)
+    outer.join(PROFILE).join(folder)
 }
 
 /// Builds a program, and returns its file, or the compiler's words.
 fn build(program: &Program, root: &Path, target: &Path) -> Result<PathBuf, String> {
     let mut cargo = Command::new(variable("CARGO"));
-    cargo.current_dir(root).args(["build", "--profile", PROFILE, "--target", TARGET, "--package", program.package]);
-    cargo.arg("--target-dir").arg(target);
+    cargo.current_dir(root).args(["rustc", "--profile", PROFILE, "--target", TARGET, "--package", program.package]);
+    cargo.arg("--target-dir").arg(target).arg("--").args(program.own);
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(is_of_the_outer_build) {
             cargo.env_remove(&name);

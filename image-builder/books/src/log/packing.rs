@@ -88,7 +88,7 @@ pub(super) struct Sizes {
 }
 
 /// Bytes as they are unpacked, if this tool unpacks such bytes by themselves.
-pub(super) fn unpacked<'a>(packing: Packing, packed: impl Read + 'a) -> Option<Box<dyn Read + 'a>> {
+pub(super) fn unpacked<'a>(packing: Packing, packed: Box<dyn Read + 'a>) -> Option<Box<dyn Read + 'a>> {
     let sizes = Sizes::default();
     let counted = Counted { inner: packed, count: Rc::clone(&sizes.packed) };
     let inner: Box<dyn Read + 'a> = match packing {
@@ -178,14 +178,14 @@ impl<R: Read> Read for Frames<R> {
 }
 
 /// Text as ASCII or UTF-8, whatever it was written in: by a byte-order mark, or, in UTF-16 without one, by the zeros of its first letters.
-pub(super) fn decoded<'a>(first: &[u8], text: impl Read + 'a) -> Box<dyn Read + 'a> {
+pub(super) fn decoded<'a>(first: &[u8], text: Box<dyn Read + 'a>) -> Box<dyn Read + 'a> {
     let zeros = |at: usize| first.iter().skip(at).step_by(2).all(|&byte| byte == 0);
     let letters = |at: usize| first.iter().skip(at).step_by(2).all(u8::is_ascii_graphic);
     let encoding = match first.get(..2) {
         Some(b"\xff\xfe" | b"\xfe\xff") => None,
         Some(_) if first.len() >= 8 && zeros(1) && letters(0) => Some(UTF_16LE),
         Some(_) if first.len() >= 8 && zeros(0) && letters(1) => Some(UTF_16BE),
-        _ => return Box::new(text),
+        _ => return text,
     };
     Box::new(DecodeReaderBytesBuilder::new().encoding(encoding).build(text))
 }

@@ -50,12 +50,12 @@ pub(super) fn texts(path: &Path, take: &mut Take<'_>) -> Result<(), LogError> {
         file.rewind()?;
         return archive(file, length, take).map(drop);
     }
-    text(None, &first, whole.take(length), MOST_LAYERS, take).map(drop)
+    text(None, &first, Box::new(whole.take(length)), MOST_LAYERS, take).map(drop)
 }
 
 fn of_stream(stream: impl Read, take: &mut Take<'_>) -> Result<(), LogError> {
     let (first, whole) = peeked(stream)?;
-    text(None, &first, whole, MOST_LAYERS, take).map(drop)
+    text(None, &first, Box::new(whole), MOST_LAYERS, take).map(drop)
 }
 
 /// A stream of which the first bytes have been read, with these in front again.
@@ -68,11 +68,12 @@ fn peeked<R: Read>(mut stream: R) -> io::Result<(Vec<u8>, Peeked<R>)> {
     Ok((first.clone(), Cursor::new(first).chain(stream)))
 }
 
-/// Hands on one text with these first bytes, or the texts that are packed in it.
-fn text<'a>(
+/// Hands on one text with these first bytes, or the texts that are packed in it. Readers are boxed: the decoders are compiled for one
+/// kind of them.
+fn text(
     name: Option<&str>,
     first: &[u8],
-    whole: impl Read + 'a,
+    whole: Box<dyn Read + '_>,
     layers: u32,
     take: &mut Take<'_>,
 ) -> Result<ControlFlow<()>, LogError> {
@@ -81,14 +82,13 @@ fn text<'a>(
         let (file, length) = spooled(whole)?;
         return archive(file, length, take);
     }
-    let unpacked = unpacked(packing, BufReader::new(whole)).filter(|_| layers > 0);
+    let unpacked = unpacked(packing, Box::new(BufReader::new(whole))).filter(|_| layers > 0);
     let (first, whole) = peeked(unpacked.ok_or(LogError::Packed(packing))?)?;
-    let whole: Box<dyn Read + '_> = Box::new(whole);
-    text(name, &first, whole, layers - 1, take)
+    text(name, &first, Box::new(whole), layers - 1, take)
 }
 
 /// Keeps an archive in a file that has no name: its list of files is at its end.
-fn spooled(archive: impl Read) -> Result<(File, u64), LogError> {
+fn spooled(archive: Box<dyn Read + '_>) -> Result<(File, u64), LogError> {
     let mut file = tempfile::tempfile()?;
     let length = io::copy(&mut archive.take(MOST_SPOOLED_BYTES + 1), &mut file)?;
     if length > MOST_SPOOLED_BYTES {
@@ -118,7 +118,7 @@ fn archive(file: File, length: u64, take: &mut Take<'_>) -> Result<ControlFlow<(
         let name = String::from_utf8_lossy(member.name_raw()).into_owned();
         let bounded = Bounded { inner: &mut member, packing: Packing::Zip, sizes: sizes.clone() };
         let (first, whole) = peeked(bounded)?;
-        if text(Some(&name), &first, whole, MOST_LAYERS - 1, take)?.is_break() {
+        if text(Some(&name), &first, Box::new(whole), MOST_LAYERS - 1, take)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
     }
