@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use tollgate_abi::ExitReason;
 use tollgate_abi::key::{
     CR_CLTS, CR_LMSW, CR_READ, KINDS, KeyKind, PAGE_FETCH, PAGE_READ, PAGE_WRITE, PORT_IN, PORT_STRING, SLOTS,
-    VARIANTS, variant,
+    VARIANTS, position_of, variant,
 };
 
 use crate::exit::{Backend, CrAccess, GuestRegisters};
@@ -25,38 +25,66 @@ use crate::ledger::{Account, Book, Ledger, Open};
 struct Slot {
     key: AtomicU64,
     rank: AtomicU64,
+    /// The position of the key's variant, or [`NONE`].
+    variant: AtomicUsize,
     figures: Kept,
+}
+
+impl Slot {
+    const fn empty() -> Self {
+        let (key, rank) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { key, rank, variant: AtomicUsize::new(NONE), figures: Kept::empty() }
+    }
+
+    /// Whether it is the slot of `key`.
+    #[inline(always)]
+    fn is_of(&self, key: u64) -> bool {
+        self.key.load(Relaxed) == key && self.rank.load(Relaxed) > 0
+    }
 }
 
 /// The keys of one reason.
 #[derive(Debug)]
 struct KeyTable {
     slots: [Slot; SLOTS],
+    /// The slot of the last exit: the next is often one of the same key.
+    last: AtomicUsize,
     others: Kept,
 }
 
 impl KeyTable {
     const fn empty() -> Self {
-        Self {
-            slots: [const { Slot { key: AtomicU64::new(0), rank: AtomicU64::new(0), figures: Kept::empty() } }; SLOTS],
-            others: Kept::empty(),
-        }
+        Self { slots: [const { Slot::empty() }; SLOTS], last: AtomicUsize::new(0), others: Kept::empty() }
     }
 
-    /// The slot of `key`. A key without one gets the slot of the least rank. The slot's rank is raised.
-    fn place(&self, key: u64) -> usize {
-        let has = |slot: &Slot| slot.rank.load(Relaxed) > 0 && slot.key.load(Relaxed) == key;
-        let place = self.slots.iter().position(has).unwrap_or_else(|| self.make_room(key));
-        add(&self.slots[place].rank, 1);
-        place
+    /// The place of the slot of `key`, which is of this kind. A key without one gets the slot of the least rank. The slot's rank is
+    /// raised.
+    #[inline(always)]
+    fn place(&self, kind: KeyKind, key: u64) -> (usize, &Slot) {
+        let mut place = self.last.load(Relaxed);
+        if !self.slots.get(place).is_some_and(|slot| slot.is_of(key)) {
+            place = self.find(kind, key);
+            self.last.store(place, Relaxed);
+        }
+        let slot = &self.slots[place];
+        add(&slot.rank, 1);
+        (place, slot)
+    }
+
+    /// [`KeyTable::place`] of a key that was not the last.
+    #[inline(never)]
+    fn find(&self, kind: KeyKind, key: u64) -> usize {
+        self.slots.iter().position(|slot| slot.is_of(key)).unwrap_or_else(|| self.make_room(kind, key))
     }
 
     /// The first slot of the least rank, which is 0 while one is free.
-    fn make_room(&self, key: u64) -> usize {
+    fn make_room(&self, kind: KeyKind, key: u64) -> usize {
         let rank = |&place: &usize| self.slots[place].rank.load(Relaxed);
         let least = (0..SLOTS).min_by_key(rank).unwrap_or(0);
-        self.others.absorb(&self.slots[least].figures);
-        self.slots[least].key.store(key, Relaxed);
+        let slot = &self.slots[least];
+        self.others.absorb(&slot.figures);
+        slot.key.store(key, Relaxed);
+        slot.variant.store(variant(kind, key).unwrap_or(NONE), Relaxed);
         least
     }
 }
@@ -95,7 +123,7 @@ impl Default for Keyed {
 /// The key of an exit that has not been handled yet, if its reason has keys. `rax` and `rcx` are the guest's registers.
 #[inline(never)]
 pub fn key_of<B: Backend>(reason: ExitReason, rax: u64, rcx: u64, backend: &B) -> Option<u64> {
-    let (_, kind) = KINDS.iter().find(|(keyed, _)| *keyed == reason)?;
+    let (_, kind) = KINDS[position_of(reason)?];
     Some(match kind {
         KeyKind::Leaf => rax & 0xffff_ffff,
         KeyKind::Call => rax,
@@ -130,19 +158,18 @@ impl Keyed {
     /// Finds where an exit of `reason` with this key counts, and counts it.
     #[inline(never)]
     fn count(&self, reason: ExitReason, key: Option<u64>) {
-        let position = KINDS.iter().position(|(keyed, _)| *keyed == reason);
-        let (mut table, mut slot, mut of_variant) = (NONE, NONE, NONE);
-        if let (Some(position), Some(key)) = (position, key) {
-            (table, slot) = (position, self.tables[position].place(key));
-            add(&self.tables[table].slots[slot].figures.count, 1);
-            if let Some(variant) = variant(KINDS[table].1, key) {
-                of_variant = variant;
-                add(&self.variants[variant].count, 1);
+        let (mut table, mut slot, mut variant) = (NONE, NONE, NONE);
+        if let (Some(position), Some(key)) = (position_of(reason), key) {
+            let (place, of_key) = self.tables[position].place(KINDS[position].1, key);
+            add(&of_key.figures.count, 1);
+            (table, slot, variant) = (position, place, of_key.variant.load(Relaxed));
+            if let Some(of_variant) = self.variants.get(variant) {
+                add(&of_variant.count, 1);
             }
         }
         self.table.store(table, Relaxed);
         self.slot.store(slot, Relaxed);
-        self.variant.store(of_variant, Relaxed);
+        self.variant.store(variant, Relaxed);
     }
 }
 

@@ -129,6 +129,48 @@ pub const PAGE_WRITE: u64 = 1 << 1;
 /// Bit 2 of a page key: the access is a fetch.
 pub const PAGE_FETCH: u64 = 1 << 2;
 
+/// The position of each reason in [`KINDS`], by its number; [`NO_KEYS`] for one without keys.
+static POSITIONS: [u8; LAST_WITH_KEYS + 1] = {
+    let (mut positions, mut at) = ([NO_KEYS; LAST_WITH_KEYS + 1], 0);
+    while at < KINDS.len() {
+        positions[KINDS[at].0.0 as usize] = at as u8;
+        at += 1;
+    }
+    positions
+};
+const NO_KEYS: u8 = u8::MAX;
+const LAST_WITH_KEYS: usize = ExitReason::EPT_VIOLATION.0 as usize;
+
+/// The position of a reason in [`KINDS`], if it has keys.
+#[inline(always)]
+pub fn position_of(reason: ExitReason) -> Option<usize> {
+    let position = *POSITIONS.get(usize::from(reason.0))?;
+    (position != NO_KEYS).then_some(position.into())
+}
+
+/// The positions in [`VARIANTS`] of an access to a page: each touch of another page is a key of its own, so that these are found
+/// without a search.
+const READ: usize = variant_of(ExitReason::EPT_VIOLATION, "read");
+const WRITE: usize = variant_of(ExitReason::EPT_VIOLATION, "write");
+const FETCH: usize = variant_of(ExitReason::EPT_VIOLATION, "fetch");
+
+/// The position of a variant. Since constants are made of this, the program does not compile if there is none.
+const fn variant_of(reason: ExitReason, name: &str) -> usize {
+    let mut at = 0;
+    while VARIANTS[at].0.0 != reason.0 || !is_same(VARIANTS[at].1.as_bytes(), name.as_bytes()) {
+        at += 1;
+    }
+    at
+}
+
+const fn is_same(left: &[u8], right: &[u8]) -> bool {
+    let mut at = 0;
+    while at < left.len() && at < right.len() && left[at] == right[at] {
+        at += 1;
+    }
+    at == left.len() && at == right.len()
+}
+
 /// The position in [`VARIANTS`] of the variant to which a key belongs, if it has one.
 pub fn variant(kind: KeyKind, key: u64) -> Option<usize> {
     let name = match kind {
@@ -141,9 +183,9 @@ pub fn variant(kind: KeyKind, key: u64) -> Option<usize> {
             (true, true) => "INS",
             (false, true) => "OUTS",
         },
-        KeyKind::Page if key & PAGE_FETCH != 0 => "fetch",
-        KeyKind::Page if key & PAGE_WRITE != 0 => "write",
-        KeyKind::Page => "read",
+        KeyKind::Page if key & PAGE_FETCH != 0 => return Some(FETCH),
+        KeyKind::Page if key & PAGE_WRITE != 0 => return Some(WRITE),
+        KeyKind::Page => return Some(READ),
         KeyKind::Leaf | KeyKind::Call | KeyKind::Msr => return None,
     };
     position(kind, |variant| variant == name)
@@ -223,6 +265,16 @@ impl fmt::Display for Key {
 mod tests {
     use super::*;
     use std::string::ToString;
+    use std::vec::Vec;
+
+    #[test]
+    fn each_reason_with_keys_has_its_position() {
+        let numbers = (0..=u16::MAX).filter_map(|number| position_of(ExitReason(number)).map(|at| (number, at)));
+        let mut numbers: Vec<_> = numbers.collect();
+        numbers.sort_by_key(|&(_, at)| at);
+        let table = KINDS.iter().enumerate().map(|(at, (reason, _))| (reason.0, at));
+        assert_eq!(numbers, table.collect::<Vec<_>>());
+    }
 
     #[test]
     fn keys_read_as_people_write_them() {
