@@ -17,11 +17,14 @@
 //!
 //! Unsafe: `calibration`, `exit::registers`, `host::keyboard`, `host::local_apic`, `host::local_apic::settings`,
 //! `host::registers`, `ledger`, `memory`, `nested`, `stack`, `svm::entry`, `svm::gates`, `svm::instructions`, `svm::probe`,
-//! `svm::scenario_hardware`, `vmx::entry`, `vmx::instructions`, `vmx::scenario_hardware`; and of tests `svm::twins`.
+//! `svm::scenario_hardware`, `vmx::entry`, `vmx::instructions`, `vmx::scenario_hardware`; and of tests `svm::twins`,
+//! `vmx::scripted`.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
 
+#[cfg(test)]
+mod accesses;
 mod bench;
 pub mod board;
 pub mod calibration;

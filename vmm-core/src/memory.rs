@@ -144,16 +144,23 @@ impl WatchedPage {
     /// changed.
     #[inline(always)]
     pub fn read_u32(&self, offset: u64) -> Option<u32> {
+        self.read(offset).map(u32::from_le_bytes)
+    }
+
+    /// Reads the bytes at `offset`, as [`WatchedPage::read_u32`] reads four.
+    #[inline(always)]
+    pub fn read<const BYTES: usize>(&self, offset: u64) -> Option<[u8; BYTES]> {
+        const { assert!(BYTES as u64 <= PAGE_BYTES) };
         // SAFETY: as in `GuestMemory::read`: `watch_page` checked that the quadword lies in the region.
         let is_same = |(at, held): (*const u64, u64)| unsafe { ptr::read_unaligned(at) } == held;
         // There is no loop here, for the sake of the exit path.
         let [first, second, third, fourth] = self.words;
-        if offset > PAGE_BYTES - size_of::<u32>() as u64
+        if offset > PAGE_BYTES - BYTES as u64
             || !(is_same(first) && is_same(second) && is_same(third) && is_same(fourth))
         {
             return None;
         }
-        // SAFETY: as above: the doubleword lies in the page.
+        // SAFETY: as above: the bytes lie in the page.
         Some(unsafe { ptr::read_unaligned(self.page.wrapping_add(offset as usize).cast()) })
     }
 }

@@ -71,10 +71,13 @@ pub struct Stack<A> {
 // SAFETY: stack and frame are touched through the one `Owner` only, since `take` gives it once; the account is `Sync`.
 unsafe impl<A: Sync> Sync for Stack<A> {}
 
-/// The right to run on a [`Stack`].
+/// The right to run guests of one extension on a [`Stack`].
 #[derive(Debug)]
-pub struct Owner<A: 'static> {
+pub struct Owner<A: 'static, B> {
     stack: &'static Stack<A>,
+    /// The addresses of the stubs, by their numbers ([`Enter::stub`]).
+    stubs: &'static Stubs,
+    of: PhantomData<fn(B)>,
 }
 
 impl<A: Account> Stack<A> {
@@ -101,13 +104,16 @@ impl<A: Account> Stack<A> {
     }
 
     /// Takes the stack for this processor; `None` if another has it.
-    pub fn take(&'static self) -> Option<Owner<A>> {
-        (!self.taken.swap(true, Ordering::Acquire)).then_some(Owner { stack: self })
+    pub fn take<B>(&'static self) -> Option<Owner<A, B>>
+    where
+        A: ExitPath<B>,
+    {
+        (!self.taken.swap(true, Ordering::Acquire)).then(|| Owner { stack: self, stubs: A::stubs(), of: PhantomData })
     }
 }
 
 /// A virtualization extension that can enter its guest.
-pub trait Enter: Backend + Sized + fmt::Debug {
+pub trait Enter: Backend + Sized + fmt::Debug + 'static {
     /// The reason that an entry instruction failed without an exit.
     type Failure: fmt::Display;
     /// The operand that the entry instruction takes besides the vCPU's own state.
@@ -116,8 +122,8 @@ pub trait Enter: Backend + Sized + fmt::Debug {
     /// mode.
     ///
     /// # Safety
-    /// `frame` is that of a whole [`Stack<A>`] which this processor owns, and has this vCPU in it; `path` is [`ExitPath::path`]
-    /// of `A`. Nobody else uses the vCPU until the call returns.
+    /// `frame` is that of a whole [`Stack<A>`] which this processor owns, and has this vCPU in it; `path` is one of
+    /// [`ExitPath::stubs`] of `A`. Nobody else uses the vCPU until the call returns.
     ///
     /// # Errors
     /// The entry instruction failed and the guest did not run. A failure past that point is an exit.
@@ -142,19 +148,26 @@ pub trait Enter: Backend + Sized + fmt::Debug {
 
 /// An account with its own exit path under one extension.
 ///
-/// `path` is so short that the compiler inlines it into the image that uses it, and compiles all that it names there: by that image's
-/// profile, which is for size. Marked `inline(never)` it would be compiled here, for speed, and be too large for the ROM.
+/// `stubs` is not inlined, so that all that it names is compiled in this crate, whose profile is for speed. Inlined, it would be
+/// compiled in the image that calls it, for size.
 pub trait ExitPath<B>: Account {
-    /// The address of a stub, by its number ([`Enter::stub`]).
-    fn path(stub: usize) -> u64;
+    /// The addresses of the stubs, by their numbers ([`Enter::stub`]).
+    fn stubs() -> &'static Stubs;
 }
+
+/// Addresses of stubs. An extension with fewer has some of them twice, so that no number is out of range.
+pub type Stubs = [*const (); STUBS];
+const STUBS: usize = 4;
 
 macro_rules! exit_paths {
     ($backend:ty, $stubs:tt: $($account:ty),*) => {$(
         impl $crate::stack::ExitPath<$backend> for $account {
-            fn path(stub: usize) -> u64 {
-                const STUBS: &[*const ()] = &$crate::stack::stubs!($account, $stubs);
-                STUBS[stub] as u64
+            #[inline(never)]
+            fn stubs() -> &'static $crate::stack::Stubs {
+                const {
+                    let stubs = $crate::stack::stubs!($account, $stubs);
+                    &[stubs[0], stubs[1 % stubs.len()], stubs[2 % stubs.len()], stubs[3 % stubs.len()]]
+                }
             }
         }
     )*};
@@ -168,7 +181,7 @@ macro_rules! stubs {
 }
 pub(crate) use stubs;
 
-impl<A: Account> Owner<A> {
+impl<A: ExitPath<B>, B: Enter> Owner<A, B> {
     /// The account of the stack's vCPU.
     pub fn account(&self) -> &'static A {
         &self.stack.account
@@ -184,14 +197,11 @@ impl<A: Account> Owner<A> {
     ///
     /// # Errors
     /// The entry instruction failed and the guest did not run (SDM 3C 27.1, 27.2). A failure past that point is an exit.
-    pub fn run<B: Enter>(&mut self, vcpu: &mut Vcpu<B>) -> Result<(), B::Failure>
-    where
-        A: ExitPath<B>,
-    {
+    pub fn run(&mut self, vcpu: &mut Vcpu<B>) -> Result<(), B::Failure> {
         // The handler finds the account from the frame, so the pointer has to be one to the whole stack.
         let stack: *const Stack<A> = self.stack;
         let frame = stack.wrapping_byte_add(offset_of!(Stack<A>, frame)).cast_mut().cast::<Frame>();
-        let (path, entry_argument) = (A::path(vcpu.backend.stub()), vcpu.backend.entry_argument());
+        let (path, entry_argument) = (self.stubs[vcpu.backend.stub() % STUBS] as u64, vcpu.backend.entry_argument());
         let vcpu: *mut Vcpu<B> = vcpu;
         // SAFETY: the stack stays for ever and is this owner's, which is borrowed; `vcpu` outlives the call, and only
         // `on_exit` uses it until the call returns.
@@ -216,7 +226,7 @@ pub trait AnyOwner<B: Enter> {
     fn run(&mut self, vcpu: &mut Vcpu<B>) -> Result<(), B::Failure>;
 }
 
-impl<A: ExitPath<B>, B: Enter> AnyOwner<B> for Owner<A> {
+impl<A: ExitPath<B>, B: Enter> AnyOwner<B> for Owner<A, B> {
     fn book(&self) -> &'static dyn Book {
         self.account()
     }

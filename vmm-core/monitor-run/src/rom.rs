@@ -11,10 +11,8 @@ use crate::firmware::{self, Firmware};
 use crate::{Refused, ports};
 
 /// The heap: from the end of the image, as link.ld places it, to the guest's memory.
-const HEAP_START: usize = 2 << 20;
-const HEAP_BYTES: usize = 6 << 20;
-
-const _: () = assert!((HEAP_START + HEAP_BYTES) as u64 <= PLACED_HPA);
+const HEAP_START: usize = 0x22_0000;
+const HEAP_BYTES: usize = PLACED_HPA as usize - HEAP_START;
 
 /// The last end that memory can have: below 4 GiB devices and the ROM come.
 const MAPPED_BYTES: u64 = 2 << 30;

@@ -63,16 +63,19 @@ pub fn nothing<B: Backend>(_: &mut VolatileRegisters, _: &mut B, _: &mut Machine
     Some(Action::Advance)
 }
 
-/// An instruction that the guest's processor does not have.
+/// An instruction that the guest's processor does not have. Its event is known here, so that injecting it takes fewer instructions
+/// than handing it to the spine.
 #[inline(always)]
-pub fn undefined<B: Backend>(_: &mut VolatileRegisters, _: &mut B, _: &mut Machine) -> Option<Action> {
-    Some(Action::Inject(Event::UNDEFINED_OPCODE))
+pub fn undefined<B: Backend>(_: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Option<Action> {
+    backend.inject(Event::UNDEFINED_OPCODE);
+    Some(Action::Resume)
 }
 
 /// RDPMC. No performance counter exists, so that every index is out of range.
 #[inline(always)]
-pub fn no_counter<B: Backend>(_: &mut VolatileRegisters, _: &mut B, _: &mut Machine) -> Option<Action> {
-    Some(Action::Inject(Event::GENERAL_PROTECTION))
+pub fn no_counter<B: Backend>(_: &mut VolatileRegisters, backend: &mut B, _: &mut Machine) -> Option<Action> {
+    backend.inject(Event::GENERAL_PROTECTION);
+    Some(Action::Resume)
 }
 
 /// HLT.
@@ -84,7 +87,13 @@ pub fn halt<B: Backend>(_: &mut VolatileRegisters, backend: &mut B, machine: &mu
 /// An exception or NMI.
 #[inline(always)]
 pub fn exception<B: Backend>(_: &mut VolatileRegisters, backend: &mut B, machine: &mut Machine) -> Option<Action> {
-    Some(event::exception(backend, machine))
+    match event::exception_now(backend, machine) {
+        Action::Inject(event) => {
+            backend.inject(event);
+            Some(Action::Resume)
+        }
+        action => Some(action),
+    }
 }
 
 /// An interrupt at the processor's own APIC.

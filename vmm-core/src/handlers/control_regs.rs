@@ -80,7 +80,7 @@ pub fn brief<B: Backend>(registers: &mut VolatileRegisters, backend: &mut B, mac
             Some(Action::Advance)
         }
         CrAccess::Write { .. } | CrAccess::Read { .. } => None,
-        CrAccess::Clts => Some(clear_ts(backend, machine)),
+        CrAccess::Clts => Some(clear_ts(backend)),
         CrAccess::Lmsw { source } => Some(load_low(source, backend, machine)),
     }
 }
@@ -109,15 +109,16 @@ pub fn handle<B: Backend>(
             }
             Action::Advance
         }
-        CrAccess::Clts => clear_ts(backend, machine),
+        CrAccess::Clts => clear_ts(backend),
         CrAccess::Lmsw { source } => load_low(source, backend, machine),
     }
 }
 
-/// CLTS.
+/// CLTS. The other bits of CR0 have been checked when they were written.
 #[inline(never)]
-fn clear_ts<B: GuestState>(backend: &mut B, machine: &Machine) -> Action {
-    write_cr0(backend.get(State::Cr0) & !CR0_TS, backend, machine)
+fn clear_ts<B: GuestState>(backend: &mut B) -> Action {
+    backend.set(State::Cr0, backend.get(State::Cr0) & !CR0_TS);
+    Action::Advance
 }
 
 /// LMSW. It sets PE and never clears it.
@@ -269,7 +270,8 @@ fn write_wide_cr3<B: GuestState>(value: u64, backend: &mut B, machine: &Machine)
 
 #[inline(never)]
 fn write_cr4<B: GuestState>(value: u64, backend: &mut B, machine: &mut Machine) -> Action {
-    if value & !machine.config.cr4_allowed != 0 || value & CR4_PAE == 0 || !backend.is_in_long_mode() {
+    // No bit is set that is not allowed, and PAE is: one test.
+    if (value ^ CR4_PAE) & (!machine.config.cr4_allowed | CR4_PAE) != 0 || !backend.is_in_long_mode() {
         return write_other_cr4(value, backend, machine);
     }
     store_cr4(value, backend, machine)

@@ -20,6 +20,12 @@ const DR6_CAUSES: u64 = DR6_BREAKPOINTS | DR6_BD | DR6_BS;
 /// An exception or NMI.
 #[inline(never)]
 pub fn exception<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
+    exception_now(backend, machine)
+}
+
+/// [`exception`] inlined, for its brief form.
+#[inline(always)]
+pub fn exception_now<B: Backend>(backend: &mut B, machine: &mut Machine) -> Action {
     if backend.takes_own_step() {
         return delivery::resume(backend, machine);
     }

@@ -48,6 +48,17 @@ fn msr_of(state: State) -> Option<Msr> {
     }))
 }
 
+/// IA32_TSC_AUX, which each RDTSCP asks for.
+#[inline(always)]
+pub fn tsc_aux() -> u64 {
+    #[cfg(test)]
+    if let Some(value) = scripted::read(State::TscAux) {
+        return value;
+    }
+    // SAFETY: as in `read`.
+    unsafe { Msr::new(IA32_TSC_AUX).read() }
+}
+
 macro_rules! read_register {
     ($name:literal) => {{
         let value: u64;
@@ -69,6 +80,10 @@ macro_rules! write_register {
 #[cold]
 #[inline(never)]
 pub fn read(state: State) -> u64 {
+    #[cfg(test)]
+    if let Some(value) = scripted::read(state) {
+        return value;
+    }
     match state {
         State::Cr2 => read_register!("cr2"),
         State::Dr0 => read_register!("dr0"),
@@ -90,6 +105,10 @@ pub fn read(state: State) -> u64 {
 #[cold]
 #[inline(never)]
 pub fn write(state: State, value: u64) {
+    #[cfg(test)]
+    if scripted::write(state, value) {
+        return;
+    }
     match state {
         State::Cr2 => write_register!("cr2", value),
         State::Dr0 => write_register!("dr0", value),
@@ -123,4 +142,45 @@ fn write_xcr0(value: u64) {
     unsafe {
         asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nomem, nostack, preserves_flags))
     };
+}
+
+/// The registers of a test that may not touch the processor's: each thread has its own, once it has asked for them.
+#[cfg(test)]
+pub(crate) mod scripted {
+    use std::cell::{Cell, RefCell};
+    use std::collections::HashMap;
+
+    use super::State;
+
+    std::thread_local! {
+        static REGISTERS: RefCell<Option<HashMap<State, u64>>> = const { RefCell::new(None) };
+        static ACCESSES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Gives this thread registers of its own, all 0.
+    pub(crate) fn begin() {
+        REGISTERS.set(Some(HashMap::new()));
+        take_accesses();
+    }
+
+    /// The accesses since the last call.
+    pub(crate) fn take_accesses() -> usize {
+        ACCESSES.take()
+    }
+
+    /// Counts another instruction that only a monitor may execute, if this thread has registers of its own.
+    pub(crate) fn counts() -> bool {
+        let counts = REGISTERS.with_borrow(Option::is_some);
+        ACCESSES.set(ACCESSES.get() + usize::from(counts));
+        counts
+    }
+
+    pub(super) fn read(state: State) -> Option<u64> {
+        counts().then(|| REGISTERS.with_borrow(|registers| registers.as_ref()?.get(&state).copied()).unwrap_or(0))
+    }
+
+    pub(super) fn write(state: State, value: u64) -> bool {
+        REGISTERS.with_borrow_mut(|registers| registers.as_mut().map(|registers| registers.insert(state, value)));
+        counts()
+    }
 }

@@ -31,6 +31,14 @@ impl CodePage {
         }
         self.page.read_u32(rip.wrapping_sub(self.linear))
     }
+
+    /// The bytes from `rip` on, as [`CodePage::peek`] finds four.
+    pub(super) fn read<const BYTES: usize>(&self, rip: u64, cr3: u64) -> Option<[u8; BYTES]> {
+        if cr3 != self.cr3 {
+            return None;
+        }
+        self.page.read(rip.wrapping_sub(self.linear))
+    }
 }
 
 #[cfg(test)]
@@ -45,11 +53,14 @@ mod tests {
         let page = CodePage::new(0x7f_0123, 0x1000, 0x2abc, path, &memory).unwrap();
         assert_eq!(page.peek(0x7f_0ffc, 0x1000), Some(0x90c0_220f));
         assert_eq!(page.peek(0x7f_0ffd, 0x1000), None, "beyond its end");
+        assert_eq!(page.read(0x7f_0ffd, 0x1000), Some([0x22, 0xc0, 0x90]));
+        assert_eq!((page.read::<4>(0x7f_0ffd, 0x1000), page.read::<3>(0x7f_0ffd, 0x2000)), (None, None));
         assert_eq!(page.peek(0x7e_fffc, 0x1000), None, "before it");
         assert_eq!(page.peek(0x7f_0ffc, 0x2000), None, "other tables");
         for gpa in path {
             memory.write_u64(gpa, 0x1000).unwrap();
             assert_eq!(page.peek(0x7f_0ffc, 0x1000), None, "the entry at {gpa:#x} leads elsewhere");
+            assert_eq!(page.read::<4>(0x7f_0ffc, 0x1000), None, "the entry at {gpa:#x} leads elsewhere");
             memory.write_u64(gpa, 0).unwrap();
         }
         assert!(CodePage::new(0x7f_0000, 0x1000, 0x4000, path, &memory).is_none(), "outside the memory");

@@ -51,17 +51,30 @@ impl Svm {
             (false, true) => CodeMode::Bits32,
             (false, false) => CodeMode::Bits16,
         };
+        if mode == CodeMode::Bits64
+            && let Some(bytes) = self.code_in_one_page()
+        {
+            return decode(&bytes, mode);
+        }
         let base = if mode == CodeMode::Bits64 { 0 } else { self.vmcb.get(f::CS.base()) };
         let mut bytes = [0; MAX_BYTES];
         let linear = base.wrapping_add(self.vmcb.get(f::RIP));
         let read = paging::fetch(self, &mut self.memory.share(), self.physical_bits, linear, &mut bytes);
-        if mode == CodeMode::Bits64 && self.code() <= code::DR15_WRITE && self.capabilities.next_rip {
-            // The place of the code is noted for `peek`.
-            let way = paging::path_to(self, &mut self.memory.share(), self.physical_bits, linear);
-            let cr3 = self.vmcb.get(f::CR3);
-            self.code_page.set(way.and_then(|(gpa, path)| CodePage::new(linear, cr3, gpa, path, &self.memory)));
-        }
         decode(&bytes[..read], mode)
+    }
+
+    /// The bytes from RIP on, in 64-bit mode, if as many as an instruction may have lie in one page. The place of the page is noted, for
+    /// the next look and for `peek`.
+    fn code_in_one_page(&self) -> Option<[u8; MAX_BYTES]> {
+        let (rip, cr3) = (self.vmcb.get(f::RIP), self.vmcb.get(f::CR3));
+        let noted = self.code_page.get().and_then(|page| page.read(rip, cr3));
+        if noted.is_some() {
+            return noted;
+        }
+        let (gpa, path) = paging::path_to(self, &mut self.memory.share(), self.physical_bits, rip)?;
+        let page = CodePage::new(rip, cr3, gpa, path, &self.memory);
+        self.code_page.set(page);
+        page?.read(rip, cr3)
     }
 
     /// The RIP behind the instruction that exited.

@@ -8,6 +8,8 @@ use core::marker::PhantomData;
 
 use super::gates;
 use super::vmcb::Vmcb;
+#[cfg(test)]
+use crate::host::registers::scripted;
 
 /// Proof that this processor has EFER.SVME set and a host save area.
 #[derive(Debug)]
@@ -26,6 +28,10 @@ impl SvmOperation {
 
     /// VMSAVE: FS, GS, TR, LDTR and the MSRs that go with them, from the processor to the block.
     pub fn save(&self, vmcb: &Vmcb) {
+        #[cfg(test)]
+        if scripted::counts() {
+            return;
+        }
         // SAFETY: SVM is on, by `self`; the block is a page whose virtual address is its physical one, as for all of the
         // monitor's memory. Not `nomem`: VMSAVE writes to the block.
         unsafe { asm!("vmsave rax", in("rax") vmcb, options(nostack, preserves_flags)) };
@@ -33,12 +39,20 @@ impl SvmOperation {
 
     /// VMLOAD, the inverse of VMSAVE. The monitor uses none of the state that it loads.
     pub fn load(&mut self, vmcb: &Vmcb) {
+        #[cfg(test)]
+        if scripted::counts() {
+            return;
+        }
         // SAFETY: as in `save`; the loaded state matters to the guest alone.
         unsafe { asm!("vmload rax", in("rax") vmcb, options(nostack, preserves_flags)) };
     }
 
     /// INVLPGA: drops the translation of one linear address of the guest with this ASID.
     pub fn invalidate_address(&mut self, linear: u64, asid: u32) {
+        #[cfg(test)]
+        if scripted::counts() {
+            return;
+        }
         // SAFETY: SVM is on; the instruction only drops a cached translation.
         unsafe { asm!("invlpga rax, ecx", in("rax") linear, in("ecx") asid, options(nostack, preserves_flags)) };
     }

@@ -27,7 +27,7 @@ mod scenario_hardware;
 mod state;
 mod timers;
 #[cfg(test)]
-mod twins;
+pub(crate) mod twins;
 pub mod vmcb;
 
 use core::cell::Cell;

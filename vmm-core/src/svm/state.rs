@@ -110,6 +110,7 @@ impl GuestState for Svm {
             State::TrLimit => self.hidden(|| vmcb.part(f::TR.limit())),
             State::TrRights => self.hidden(|| segment::rights(vmcb.part(f::TR.attributes()))),
             State::TscOffset => vmcb.get(f::TSC_OFFSET),
+            State::TscAux => registers::tsc_aux(),
             state => match saved(state) {
                 Some(field) => vmcb.get(field),
                 None => registers::read(state),

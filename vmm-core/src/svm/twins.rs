@@ -22,21 +22,27 @@ use crate::exit::{
 use crate::host::local_apic::LocalApic;
 use crate::host::own_apic::OwnApic;
 use crate::ledger::Ledger;
+use crate::memory::GuestMemory;
 use crate::memory::tests::memory;
 use crate::nested::Table;
 use crate::script::{Script, machine};
 use crate::vcpu::{Flow, Vcpu};
 
 /// The address of the instruction, and the page tables, which map the first 2 MiB to themselves.
-const RIP: u64 = 0x4000;
-const PML4: u64 = 0x1000;
+pub(crate) const RIP: u64 = 0x4000;
+pub(crate) const PML4: u64 = 0x1000;
 
-/// A backend at an exit with this code and information, for an instruction with these bytes.
-fn svm(assisted: bool, code: u32, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) -> Svm {
-    let mut memory = memory(64 << 10);
+/// Writes the page tables.
+pub(crate) fn write_tables(memory: &mut GuestMemory) {
     for (at, entry) in [(PML4, 0x2003), (0x2000, 0x3003), (0x3000, 0x83)] {
         memory.write_u64(at, entry).unwrap();
     }
+}
+
+/// A backend at an exit with this code and information, for an instruction with these bytes.
+pub(crate) fn svm(assisted: bool, code: u32, exitinfo1: u64, exitinfo2: u64, bytes: &[u8]) -> Svm {
+    let mut memory = memory(64 << 10);
+    write_tables(&mut memory);
     memory.write(RIP, bytes).unwrap();
     let vmcb: &'static f::Vmcb = Box::leak(Box::new(f::Vmcb::new()));
     guest_state::write(vmcb, RIP, PML4);
@@ -331,6 +337,16 @@ fn accesses_are_told_by_code_whose_place_is_known() {
     write.vmcb.set(f::EXITCODE, code::DR7_READ.into());
     assert_eq!(write.told_dr_access(), None, "the code writes");
     assert_eq!(write.told_cr_access(), None, "it is no control register");
+}
+
+/// The number of the VMCB's fields that `drive` writes besides RAX, and of the groups of these that an entry reloads then.
+pub(crate) fn writes(vcpu: &mut Vcpu<Svm>, drive: impl FnOnce(&mut Vcpu<Svm>)) -> (usize, usize) {
+    vcpu.backend.vmcb.entered();
+    f::tests::WRITTEN.take();
+    drive(vcpu);
+    let written = f::tests::WRITTEN.take();
+    let clean = vcpu.backend.vmcb.get(f::CLEAN) as u32;
+    (written.into_iter().filter(|&field| field != f::RAX).count(), (f::ALL_CLEAN & !clean).count_ones() as usize)
 }
 
 /// Fields that one exit writes, for the sake of those that the processor has to reload behind it: a clean bit is cleared if a

@@ -14,6 +14,18 @@ use crate::exit::{
 /// CS access rights: L, 64-bit code.
 const CODE_64: u32 = RIGHTS_LONG as u32;
 
+impl Vmx {
+    /// The event of this VM-exit interruption information.
+    #[inline(always)]
+    pub(super) fn event_of(&self, information: u32) -> Option<Event> {
+        qualification::event(
+            information,
+            || self.vmcs.read(f::EXIT_INTERRUPTION_ERROR_CODE),
+            || self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
+        )
+    }
+}
+
 impl ExitFacts for Vmx {
     const NUMBERS: Numbers = Numbers::REASONS;
 
@@ -129,12 +141,7 @@ impl ExitFacts for Vmx {
     }
 
     fn exit_event(&self) -> Option<Event> {
-        let vmcs = &self.vmcs;
-        qualification::event(
-            vmcs.read(f::EXIT_INTERRUPTION_INFORMATION),
-            vmcs.read(f::EXIT_INTERRUPTION_ERROR_CODE),
-            vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
-        )
+        self.event_of(self.vmcs.read(f::EXIT_INTERRUPTION_INFORMATION))
     }
 
     #[inline(always)]
@@ -145,8 +152,8 @@ impl ExitFacts for Vmx {
         }
         qualification::event(
             information,
-            self.vmcs.read(f::IDT_VECTORING_ERROR_CODE),
-            self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
+            || self.vmcs.read(f::IDT_VECTORING_ERROR_CODE),
+            || self.vmcs.read(f::EXIT_INSTRUCTION_LENGTH),
         )
     }
 

@@ -11,6 +11,8 @@ use core::marker::PhantomData;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
 use super::field::{Field, ReadWrite, Value, is_everywhere};
+#[cfg(test)]
+use super::scripted::access;
 
 /// VMfail: the reason that a VMX instruction did not succeed (SDM 3C 31.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,52 +150,33 @@ pub struct CurrentVmcs {
 }
 
 impl CurrentVmcs {
+    /// The VMCS of a test's thread.
+    #[cfg(test)]
+    pub(super) fn scripted() -> Self {
+        Self { _not_send: PhantomData }
+    }
+
     /// VMREAD. A failure is a defect of the monitor (the field exists by the capabilities that chose it) and panics. It is not
     /// looked for where every processor has the field.
     #[inline(always)]
     pub fn read<T: Value, A>(&self, field: Field<T, A>) -> T {
-        let number = field.encoding();
-        let encoding = u64::from(number);
-        let value: u64;
-        // SAFETY: a VMCS is current by `self`; VMREAD of an ordinary field has no side effect. On VMfail the block
-        // diverges into a function that never returns.
-        unsafe {
-            if is_everywhere(number) {
-                asm!("vmread {value}, {field}", value = out(reg) value, field = in(reg) encoding, options(nomem, nostack));
-            } else {
-                asm!("vmread {value}, {field}", "jbe {failed}", value = out(reg) value, field = in(reg) encoding,
-                    failed = sym vmread_failed, options(nomem, nostack));
-            }
-        }
-        T::from_u64(value)
+        // SAFETY: a VMCS is current by `self`.
+        T::from_u64(unsafe { access::read(field.encoding()) })
     }
 
     /// VMWRITE. A failure is a defect of the monitor and panics. It is not looked for where every processor has the field.
     #[inline(always)]
     pub fn write<T: Value>(&mut self, field: Field<T, ReadWrite>, value: T) {
-        let (value, encoding) = (value.to_u64(), u64::from(field.encoding()));
-        // SAFETY: a VMCS is current by `self`; VM entry checks the effect of the value on the guest. On VMfail the block diverges
-        // into a function that never returns.
-        unsafe {
-            if is_everywhere(field.encoding()) {
-                asm!("vmwrite {field}, {value}", value = in(reg) value, field = in(reg) encoding, options(nomem, nostack));
-            } else {
-                asm!("vmwrite {field}, {value}", "jbe {failed}", value = in(reg) value, field = in(reg) encoding,
-                    failed = sym vmwrite_failed, options(nomem, nostack));
-            }
-        }
+        // SAFETY: a VMCS is current by `self`.
+        unsafe { access::write(field.encoding(), value.to_u64()) }
     }
 
     /// Adds to a natural-width field that every processor has.
     #[inline(always)]
     pub fn add(&mut self, field: Field<u64, ReadWrite>, amount: u64) {
         debug_assert!(is_everywhere(field.encoding()));
-        // SAFETY: as for `read` and `write`.
-        unsafe {
-            asm!("vmread {value}, {field}", "add {value}, {amount}", "vmwrite {field}, {value}",
-                value = out(reg) _, field = in(reg) u64::from(field.encoding()), amount = in(reg) amount,
-                options(nomem, nostack));
-        }
+        // SAFETY: a VMCS is current by `self`.
+        unsafe { access::add(field.encoding(), amount) }
     }
 
     /// VMREAD of a 32-bit field as the 64 bits that it delivers, the upper half being zero.
@@ -209,21 +192,21 @@ impl CurrentVmcs {
 
     /// INVVPID, single-context (type 1): all translations of one VPID.
     pub fn invalidate_vpid(&mut self, vpid: u16) {
-        self.invvpid(1, [u64::from(vpid), 0]);
+        self.invvpid(1, vpid, 0);
     }
 
     /// INVVPID, individual-address (type 0): the translations of one address under one VPID.
     pub fn invalidate_address(&mut self, vpid: u16, linear: u64) {
-        self.invvpid(0, [u64::from(vpid), linear]);
+        self.invvpid(0, vpid, linear);
     }
 
-    fn invvpid(&mut self, kind: u64, descriptor: [u64; 2]) {
-        let failed: u8;
-        // SAFETY: in VMX operation, since a VMCS is current; the instruction only drops cached translations of the guest.
-        unsafe {
-            asm!("invvpid {}, [{}]", "setbe {}", in(reg) kind, in(reg) &descriptor, out(reg_byte) failed, options(nostack))
-        };
-        assert!(failed == 0, "INVVPID type {kind} failed for {descriptor:x?}");
+    /// INVVPID. It is not inlined: the descriptor would be on the stack of an exit's arm, which could then not jump on.
+    #[inline(never)]
+    fn invvpid(&mut self, kind: u64, vpid: u16, linear: u64) {
+        let descriptor = [u64::from(vpid), linear];
+        // SAFETY: in VMX operation, since a VMCS is current.
+        let failed = unsafe { access::invvpid(kind, &descriptor) };
+        assert!(!failed, "INVVPID type {kind} failed for {descriptor:x?}");
     }
 
     /// INVEPT, single-context (type 1): all translations of one EPT pointer.
@@ -238,14 +221,89 @@ impl CurrentVmcs {
     }
 }
 
-/// The end of a VMREAD that failed although it can't.
-#[cold]
-extern "C" fn vmread_failed() -> ! {
-    panic!("VMREAD failed: the monitor read a VMCS field that this processor does not have");
-}
+/// The instructions of an exit that need a current VMCS. Host tests have another module in their place, [`scripted`](super::scripted).
+#[cfg(not(test))]
+mod access {
+    use core::arch::asm;
 
-/// The end of a VMWRITE that failed although it can't.
-#[cold]
-extern "C" fn vmwrite_failed() -> ! {
-    panic!("VMWRITE failed: the monitor wrote a VMCS field that this processor does not have");
+    use super::is_everywhere;
+
+    /// VMREAD.
+    ///
+    /// # Safety
+    /// A VMCS is current.
+    #[inline(always)]
+    pub(super) unsafe fn read(number: u32) -> u64 {
+        let encoding = u64::from(number);
+        let value: u64;
+        // SAFETY: a VMCS is current, by the caller's contract; VMREAD of an ordinary field has no side effect. On VMfail the block
+        // diverges into a function that never returns.
+        unsafe {
+            if is_everywhere(number) {
+                asm!("vmread {value}, {field}", value = out(reg) value, field = in(reg) encoding, options(nomem, nostack));
+            } else {
+                asm!("vmread {value}, {field}", "jbe {failed}", value = out(reg) value, field = in(reg) encoding,
+                    failed = sym vmread_failed, options(nomem, nostack));
+            }
+        }
+        value
+    }
+
+    /// VMWRITE.
+    ///
+    /// # Safety
+    /// A VMCS is current.
+    #[inline(always)]
+    pub(super) unsafe fn write(number: u32, value: u64) {
+        let encoding = u64::from(number);
+        // SAFETY: a VMCS is current, by the caller's contract; VM entry checks the effect of the value on the guest. On VMfail the
+        // block diverges into a function that never returns.
+        unsafe {
+            if is_everywhere(number) {
+                asm!("vmwrite {field}, {value}", value = in(reg) value, field = in(reg) encoding, options(nomem, nostack));
+            } else {
+                asm!("vmwrite {field}, {value}", "jbe {failed}", value = in(reg) value, field = in(reg) encoding,
+                    failed = sym vmwrite_failed, options(nomem, nostack));
+            }
+        }
+    }
+
+    /// VMREAD and VMWRITE of a field that every processor has.
+    ///
+    /// # Safety
+    /// A VMCS is current.
+    #[inline(always)]
+    pub(super) unsafe fn add(number: u32, amount: u64) {
+        // SAFETY: as for `read` and `write`.
+        unsafe {
+            asm!("vmread {value}, {field}", "add {value}, {amount}", "vmwrite {field}, {value}",
+                value = out(reg) _, field = in(reg) u64::from(number), amount = in(reg) amount, options(nomem, nostack));
+        }
+    }
+
+    /// INVVPID. True if it failed.
+    ///
+    /// # Safety
+    /// A VMCS is current.
+    #[inline(always)]
+    pub(super) unsafe fn invvpid(kind: u64, descriptor: &[u64; 2]) -> bool {
+        let failed: u8;
+        // SAFETY: in VMX operation, since a VMCS is current; the instruction only drops cached translations of the guest.
+        unsafe {
+            asm!("invvpid {}, [{}]", "setbe {}", in(reg) kind, in(reg) descriptor, out(reg_byte) failed, options(nostack))
+        };
+        failed != 0
+    }
+
+    /// The end of a VMREAD that failed although it can't.
+    #[cold]
+    extern "C" fn vmread_failed() -> ! {
+        panic!("VMREAD failed: the monitor read a VMCS field that this processor does not have");
+    }
+
+    /// The end of a VMWRITE that failed although it can't.
+    #[cold]
+    extern "C" fn vmwrite_failed() -> ! {
+        panic!("VMWRITE failed: the monitor wrote a VMCS field that this processor does not have");
+    }
 }

@@ -4,7 +4,7 @@ use super::field as f;
 use super::state::SHADOW;
 use super::wanted::{INTERRUPT_WINDOW, NMI_WINDOW};
 use super::{Vmx, qualification};
-use crate::exit::{Event, ExitFacts, GuestState, Interrupts, State, VirtualizedApic};
+use crate::exit::{Event, GuestState, Interrupts, State, VirtualizedApic};
 use tollgate_abi::x86::control::{
     ACTIVITY_ACTIVE, ACTIVITY_HLT, BLOCKING_BY_NMI, CR0_PE, EVENT_HAS_ERROR_CODE, RFLAGS_IF, RFLAGS_TF,
 };
@@ -79,10 +79,11 @@ impl Interrupts for Vmx {
     }
 
     fn take_exit_event(&mut self) -> Option<Event> {
-        if self.vmcs.read(f::EXIT_INTERRUPTION_INFORMATION) & UNBLOCKED_BY_IRET != 0 {
+        let information = self.vmcs.read(f::EXIT_INTERRUPTION_INFORMATION);
+        if information & UNBLOCKED_BY_IRET != 0 {
             self.block_nmis_again();
         }
-        self.exit_event()
+        self.event_of(information)
     }
 
     fn take_interrupt(&mut self) -> u8 {

@@ -21,6 +21,8 @@ pub mod qualification;
 pub mod scenario;
 pub mod scenario_frame;
 mod scenario_hardware;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod state;
 mod timers;
 pub mod wanted;

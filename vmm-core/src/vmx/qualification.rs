@@ -54,9 +54,14 @@ pub const fn physical_fault(qualification: u64, gpa: u64) -> PhysicalFault {
     PhysicalFault { gpa, read: bit(qualification, 0), write: bit(qualification, 1), fetch: bit(qualification, 2) }
 }
 
-/// VM-exit interruption information and IDT-vectoring information (tables 25-18, 25-20) share their layout.
+/// VM-exit interruption information and IDT-vectoring information (tables 25-18, 25-20) share their layout. Few events have an error
+/// code or are an instruction's, so that these fields are only read where they count.
 #[inline(always)]
-pub const fn event(information: u32, error_code: u32, instruction_bytes: u32) -> Option<Event> {
+pub fn event(
+    information: u32,
+    error_code: impl FnOnce() -> u32,
+    instruction_bytes: impl FnOnce() -> u32,
+) -> Option<Event> {
     if information >> 31 == 0 {
         return None;
     }
@@ -71,8 +76,8 @@ pub const fn event(information: u32, error_code: u32, instruction_bytes: u32) ->
     Some(Event {
         vector: information as u8,
         kind,
-        error_code: if information >> 11 & 1 != 0 { Some(error_code) } else { None },
-        instruction_bytes: if is_software { instruction_bytes as u8 } else { 0 },
+        error_code: (information >> 11 & 1 != 0).then(error_code),
+        instruction_bytes: if is_software { instruction_bytes() as u8 } else { 0 },
     })
 }
 
@@ -178,9 +183,9 @@ mod tests {
             PhysicalFault { gpa: 0x80_1000, read: false, write: true, fetch: false }
         );
         assert!(physical_fault(0x19c, 0).fetch);
-        assert_eq!(event(0x8000_0306, 0, 2), Some(Event::UNDEFINED_OPCODE));
-        assert_eq!(event(0x8000_0202, 0, 0).map(|event| event.kind), Some(EventKind::Nmi));
-        assert_eq!(event(0x0000_0306, 0, 0), None);
+        assert_eq!(event(0x8000_0306, || 0, || 2), Some(Event::UNDEFINED_OPCODE));
+        assert_eq!(event(0x8000_0202, || 0, || 0).map(|event| event.kind), Some(EventKind::Nmi));
+        assert_eq!(event(0x0000_0306, || 0, || 0), None);
     }
 
     #[test]
@@ -208,7 +213,7 @@ mod tests {
         #[test]
         fn an_injected_event_is_encoded_as_it_was_read(vector in any::<u8>(), kind in prop_oneof![Just(0u32), Just(2), Just(3), Just(4), Just(5), Just(6)], error in any::<Option<u32>>()) {
             let information = u32::from(vector) | kind << 8 | u32::from(error.is_some()) << 11 | 1 << 31;
-            let event = event(information, error.unwrap_or(0), 2).unwrap();
+            let event = event(information, || error.unwrap_or(0), || 2).unwrap();
             prop_assert_eq!(entry_information(event), information);
             prop_assert_eq!(event.error_code, error);
         }

@@ -110,6 +110,7 @@ impl GuestState for Vmx {
             State::SysenterEsp => vmcs.read(f::GUEST_IA32_SYSENTER_ESP),
             State::SysenterEip => vmcs.read(f::GUEST_IA32_SYSENTER_EIP),
             State::TscOffset => vmcs.read(f::TSC_OFFSET),
+            State::TscAux => registers::tsc_aux(),
             live => registers::read(live),
         }
     }
@@ -207,6 +208,7 @@ impl GuestState for Vmx {
         wraps.then_some(Action::Resume)
     }
 
+    #[inline(never)]
     fn flush_translations(&mut self, linear: Option<u64>) {
         match (self.vpid, linear) {
             (0, _) => {}
