@@ -78,17 +78,11 @@ const OPERATIONS: &[Test] = &[
 /// Reasons that more than one verdict has.
 const LONG: &str =
     "It takes longer than the seven minutes that a test gets, so that there is no whole account, either.";
-const TURNS: &str = "Its processors wait for one another without PAUSE, and each wait is a turn of 100 million ticks: the seven minutes were over.";
 const NO_BIOS: &str = "It waits for the timer interrupt of a BIOS, which the machine does not have.";
 
 /// Reasons for verdicts that differ: the test, the columns by the beginning of their names, and a sentence. Verdicts without one are
 /// faults that nobody has looked into yet.
 const REASONS: &[(&str, &str, &str)] = &[
-    ("apic", "SVM", TURNS),
-    ("x2apic", "SVM", TURNS),
-    ("ioapic", "SVM", TURNS),
-    ("smptest", "SVM", TURNS),
-    ("smptest3", "SVM", TURNS),
     ("realmode", "VT-x", NO_BIOS),
     ("realmode", "SVM", NO_BIOS),
     ("sieve", "VT-x", LONG),

@@ -157,7 +157,8 @@ pub trait ExitPath<B>: Account {
 
 /// Addresses of stubs. An extension with fewer has some of them twice, so that no number is out of range.
 pub type Stubs = [*const (); STUBS];
-const STUBS: usize = 4;
+/// The most stubs that an extension has.
+pub(crate) const STUBS: usize = 4;
 
 macro_rules! exit_paths {
     ($backend:ty, $stubs:tt: $($account:ty),*) => {$(
@@ -166,6 +167,7 @@ macro_rules! exit_paths {
             fn stubs() -> &'static $crate::stack::Stubs {
                 const {
                     let stubs = $crate::stack::stubs!($account, $stubs);
+                    assert!(stubs.len() <= $crate::stack::STUBS, "a stub would have no number");
                     &[stubs[0], stubs[1 % stubs.len()], stubs[2 % stubs.len()], stubs[3 % stubs.len()]]
                 }
             }

@@ -10,10 +10,6 @@ use vmm_core::recording::Slot;
 use crate::firmware::{self, Firmware};
 use crate::{Refused, ports};
 
-/// The heap: from the end of the image, as link.ld places it, to the guest's memory.
-const HEAP_START: usize = 0x22_0000;
-const HEAP_BYTES: usize = PLACED_HPA as usize - HEAP_START;
-
 /// The last end that memory can have: below 4 GiB devices and the ROM come.
 const MAPPED_BYTES: u64 = 2 << 30;
 
@@ -38,11 +34,14 @@ pub const fn firmware(start_others: fn(&LocalApic)) -> Firmware {
     }
 }
 
-/// The image's work, from the boot block to the end: on the boot stack, with the first 4 GiB mapped and interrupts off.
-pub fn run(rom: &'static Firmware) -> ! {
-    // SAFETY: once, from the boot block; RAM that nothing else uses (link.ld asserts that the image ends below), mapped to
-    // itself.
-    unsafe { firmware::start(rom, HEAP_START as *mut u8, HEAP_BYTES) };
+/// The image's work, from the boot block to the end: on the boot stack, with the first 4 GiB mapped and interrupts off. The heap
+/// reaches from the end of the image to the guest's memory.
+///
+/// # Safety
+/// It is called once. Nothing else uses the RAM from `image_end` to the guest's, which is mapped to itself.
+pub unsafe fn run(rom: &'static Firmware, image_end: *mut u8) -> ! {
+    // SAFETY: the caller's contract.
+    unsafe { firmware::start(rom, image_end, PLACED_HPA as usize - image_end.addr()) };
     ports::end(crate::run())
 }
 

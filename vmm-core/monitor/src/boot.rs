@@ -33,8 +33,14 @@ const SIPI_VECTOR: u8 = 0xff;
 
 static ROM: Firmware = rom::firmware(|local_apic| local_apic.start_others(SIPI_VECTOR));
 
+unsafe extern "C" {
+    /// The end of the image in RAM, by link.ld.
+    static mut __bss_end: u8;
+}
+
 extern "C" fn rust_main() -> ! {
-    rom::run(&ROM)
+    // SAFETY: called once, by the boot block. link.ld has nothing behind `__bss_end`, and checks that it leaves room for the heap.
+    unsafe { rom::run(&ROM, &raw mut __bss_end) }
 }
 
 /// Bytes of the smallest block in which Bochs gives memory, or less.
