@@ -208,7 +208,6 @@ impl GuestState for Vmx {
         wraps.then_some(Action::Resume)
     }
 
-    #[inline(never)]
     fn flush_translations(&mut self, linear: Option<u64>) {
         match (self.vpid, linear) {
             (0, _) => {}
